@@ -1,0 +1,1 @@
+"""What makes a deployment run: one applier per engine."""

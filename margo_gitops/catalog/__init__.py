@@ -1,0 +1,1 @@
+"""Applications and fleets as files: reading, vendoring, pinning."""

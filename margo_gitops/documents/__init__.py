@@ -1,0 +1,1 @@
+"""Margo documents and our own as typed, immutable values with exact bytes."""

@@ -1,0 +1,276 @@
+"""ApplicationDescription: what a supplier ships as `margo.yaml` (Margo application description, current shape)."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, TypeAlias
+
+from margo_gitops.documents.constraints import DeviceConstraints
+from margo_gitops.documents.declarations import About, Extensions, Items, Keys, Problem, Range, Text
+from margo_gitops.documents.quantities import TIMEOUT_PATTERN
+
+APPLICATION_ID_PATTERN = r"^[a-z0-9-]{1,200}$"
+COMPONENT_NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"
+REVISION_PATTERN = (
+    r"^(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)\.(0|[1-9][0-9]*)"
+    r"(-((0|[1-9][0-9]*|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*)(\.(0|[1-9][0-9]*|[0-9]*[a-zA-Z-][0-9a-zA-Z-]*))*))?"
+    r"(_([0-9a-zA-Z-]+(\.[0-9a-zA-Z-]+)*))?$"
+)
+
+ParameterValue: TypeAlias = str | int | float | bool | tuple[str | int | float | bool, ...]
+"""What a parameter may hold: a scalar, or a list of scalars."""
+
+ProfileType: TypeAlias = Literal["helm", "compose", "custom"]
+
+DataType: TypeAlias = Literal[
+    "string", "integer", "double", "boolean", "array[string]", "array[integer]", "array[double]", "array[boolean]"
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentProperties:
+    """Where a component comes from, and how it is installed."""
+
+    repository: Annotated[
+        str | None,
+        About("OCI repository of the component.", ("oci://registry.example.com/acme/press-hmi",)),
+        Text(pattern=r"^oci://.+", what="an OCI repository, oci://host/name"),
+    ] = None
+    revision: Annotated[
+        str | None,
+        About("Tag in the repository: SemVer without a leading v, build metadata after `_`.", ("1.4.2",)),
+        Text(pattern=REVISION_PATTERN, what="a SemVer version without a leading v (build metadata after _)"),
+    ] = None
+    package_location: Annotated[
+        str | None,
+        About("Older spelling for compose: URL of a tar.gz. Accepted, not written by current suppliers."),
+        Text(pattern=r"^[a-z][a-z0-9+.-]*://.+", what="a URL"),
+    ] = None
+    key_location: Annotated[str | None, About("Older spelling for compose: URL of the supplier's public key.")] = None
+    wait: Annotated[bool, About("Wait until this component is installed before the next one.")] = True
+    timeout: Annotated[
+        str | None,
+        About("Not installed within this time means failed.", ("8m30s",)),
+        Text(pattern=TIMEOUT_PATTERN, what="a time-out of the form 8m30s"),
+    ] = None
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is missing for the component to be found."""
+        if self.package_location is not None and self.repository is None:
+            return
+        for name, value in (("repository", self.repository), ("revision", self.revision)):
+            if value is None:
+                yield Problem((), f"{name} is missing", f"add {name}")
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One installable part of a profile: a Helm chart or a compose project."""
+
+    name: Annotated[
+        str,
+        About("Lower-case letters, digits and dashes; for Helm also the chart's name.", ("press-hmi",)),
+        Text(
+            pattern=COMPONENT_NAME_PATTERN, what="a component name (lower-case letters, digits, dashes)", max_length=200
+        ),
+    ]
+    properties: ComponentProperties
+    extensions: Extensions = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentProfile:
+    """One way to run the application: all its components, installed in this order."""
+
+    type: Annotated[ProfileType, About("Which engine runs it.", ("compose",))]
+    id: Annotated[str, About("Unique within the description.", ("acme-vision-compose",)), Text(min_length=1)]
+    components: Annotated[tuple[Component, ...], Items(minimum=1)]
+    description: str | None = None
+    device_constraints: DeviceConstraints | None = None
+    extensions: Extensions = field(default_factory=dict)
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield component names that stand twice."""
+        for index in repeated([component.name for component in self.components]):
+            yield Problem(("components", index, "name"), f"the component {self.components[index].name} stands twice")
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a parameter goes: a Helm value path, or an environment variable of a compose project."""
+
+    pointer: Annotated[str, About("`a.b.c` in values.yaml, or the variable's name.", ("GREETING",)), Text(min_length=1)]
+    components: Annotated[tuple[str, ...], About("The components that get it."), Items(minimum=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class DescribedParameter:
+    """A parameter that users may set, with its default where there is one."""
+
+    targets: tuple[Target, ...]
+    value: Annotated[ParameterValue | None, About("The default.", ("Hello",))] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """How a parameter is shown to users, and which rules its value must obey."""
+
+    parameter: str
+    name: str
+    schema: Annotated[str, About("Name of a rule in `configuration.schema`.")]
+    description: str | None = None
+    immutable: Annotated[bool, About("The value may not change after the first installation.")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """A group of settings."""
+
+    name: str
+    settings: tuple[Setting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueSchema:
+    """Rules for a parameter's value. All that are given must hold; the type always must."""
+
+    name: str
+    data_type: DataType
+    allow_empty: Annotated[bool, About("Whether the value may be empty.")] = True
+    min_length: Annotated[int | None, Range(minimum=0)] = None
+    max_length: Annotated[int | None, Range(minimum=0)] = None
+    regex_match: Annotated[str | None, About("The whole value must match."), Text(max_length=1000)] = None
+    min_value: float | None = None
+    max_value: float | None = None
+    min_precision: Annotated[int | None, Range(minimum=0)] = None
+    max_precision: Annotated[int | None, Range(minimum=0)] = None
+    multiselect: bool = False
+    options: tuple[str | int | float | bool, ...] | None = None
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield rules that cannot be used."""
+        if self.regex_match is not None:
+            try:
+                re.compile(self.regex_match)
+            except re.error as error:
+                yield Problem(("regexMatch",), f"not a regular expression: {error}")
+
+
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """How users configure the application."""
+
+    sections: tuple[Section, ...]
+    schema: tuple[ValueSchema, ...]
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield schema names that stand twice, and settings that name no schema."""
+        for index in repeated([schema.name for schema in self.schema]):
+            yield Problem(("schema", index, "name"), f"the schema {self.schema[index].name} stands twice")
+        names = {schema.name for schema in self.schema}
+        for at, section in enumerate(self.sections):
+            for index, setting in enumerate(section.settings):
+                if setting.schema not in names:
+                    path = ("sections", at, "settings", index, "schema")
+                    yield Problem(path, f"there is no schema {setting.schema}", "name one of configuration.schema")
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationInformation:
+    """What the catalog shows of the application; all optional."""
+
+    description_file: Annotated[str | None, About("Markdown.", ("./resources/description.md",))] = None
+    icon: str | None = None
+    license_file: str | None = None
+    release_notes: str | None = None
+    site: str | None = None
+    tagline: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Author:
+    """Who made the application."""
+
+    name: str | None = None
+    email: Annotated[str | None, Text(pattern=r"^.*@[a-z0-9.-]*$", what="an e-mail address")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class Organization:
+    """Who is responsible for the application."""
+
+    name: str
+    site: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Catalog:
+    """What users see before they choose the application."""
+
+    organization: Annotated[tuple[Organization, ...], Items(minimum=1)]
+    application: ApplicationInformation | None = None
+    author: tuple[Author, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationMetadata:
+    """Name and version of the application."""
+
+    name: Annotated[str, About("For people; any characters.", ("Line vision",)), Text(min_length=1)]
+    version: Annotated[
+        str, About("Equal to the OCI tag of the package.", ("2.1.0",)), Text(min_length=1, max_length=128)
+    ]
+    catalog: Catalog
+    description: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationDescription:
+    """What a supplier says of an application: profiles, parameters and their rules."""
+
+    api_version: Annotated[Literal["v1"], About("Always v1 in the current shape.")]
+    id: Annotated[
+        str,
+        About("Lower-case letters, digits and dashes.", ("com-acme-vision",)),
+        Text(pattern=APPLICATION_ID_PATTERN, what="an application id (1 to 200 lower-case letters, digits, dashes)"),
+    ]
+    metadata: ApplicationMetadata
+    deployment_profiles: Annotated[tuple[DeploymentProfile, ...], Items(minimum=1)]
+    parameters: Annotated[
+        Mapping[str, DescribedParameter], Keys(r"^[^\s{}]{1,200}$", "a parameter name (no spaces or braces)")
+    ] = field(default_factory=dict)
+    configuration: Configuration | None = None
+    extensions: Extensions = field(default_factory=dict)
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield names that stand twice or lead nowhere."""
+        ids = [profile.id for profile in self.deployment_profiles]
+        for index in repeated(ids):
+            yield Problem(("deploymentProfiles", index, "id"), f"the profile id {ids[index]} stands twice")
+        components = {part.name for profile in self.deployment_profiles for part in profile.components}
+        for name, parameter in self.parameters.items():
+            for at, target in enumerate(parameter.targets):
+                for index, component in enumerate(target.components):
+                    if component not in components:
+                        path = ("parameters", name, "targets", at, "components", index)
+                        yield Problem(path, f"no profile has a component {component}", "name a component of a profile")
+        for at, section in enumerate(self.configuration.sections if self.configuration else ()):
+            for index, setting in enumerate(section.settings):
+                if setting.parameter not in self.parameters:
+                    place = ("configuration", "sections", at, "settings", index, "parameter")
+                    yield Problem(place, f"there is no parameter {setting.parameter}", "name one of parameters")
+
+
+def repeated(names: list[str]) -> list[int]:
+    """Return the indexes at which a name stands again."""
+    seen: Counter[str] = Counter()
+    again = []
+    for index, name in enumerate(names):
+        if seen[name]:
+            again.append(index)
+        seen[name] += 1
+    return again

@@ -1,0 +1,86 @@
+"""Device capabilities: what a device is and offers (Margo device capabilities, current shape)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, TypeAlias
+
+from margo_gitops.documents.declarations import About, Extensions, Items, OtherKeys, Problem, Range, Text
+from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN
+from margo_gitops.documents.quantities import parse_quantity
+
+LabelValue: TypeAlias = str | int | float | bool | tuple[str | int | float, ...]
+"""What a label may hold: a string, number or boolean, or a list of strings or numbers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """One CPU of the device."""
+
+    cores: Annotated[float, Range(minimum=0)]
+    architecture: Literal["amd64", "arm64", "arm"] | None = None
+    others: OtherKeys = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Peripheral:
+    """Something attached to the device."""
+
+    type: Literal["gpu", "display", "camera", "microphone", "speaker"]
+    manufacturer: str | None = None
+    model: str | None = None
+    others: OtherKeys = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Interface:
+    """A way the device communicates."""
+
+    type: Literal["ethernet", "wifi", "cellular", "bluetooth", "usb", "canbus", "rs232"]
+    others: OtherKeys = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceProperties:
+    """What the device is, and what of it Margo may use; a device that hosts nothing gives the first four only."""
+
+    id: Annotated[
+        str,
+        Text(pattern=DEVICE_ID_PATTERN, what="a device id", max_length=DEVICE_ID_MAX_LENGTH),
+        About("The device id."),
+    ]
+    vendor: str
+    model_number: str
+    serial_number: str
+    cpus: tuple[Cpu, ...] = ()
+    memory: Annotated[str | None, About("With a binary unit.", ("8 Gi",))] = None
+    storage: Annotated[str | None, About("With a binary unit.", ("64 Gi",))] = None
+    peripherals: tuple[Peripheral, ...] = ()
+    interfaces: tuple[Interface, ...] = ()
+    otel_collector: Annotated[bool | None, About("An OpenTelemetry collector runs on the device.")] = None
+    supported_runtimes: Annotated[tuple[Literal["oci", "custom"], ...] | None, Items(minimum=1)] = None
+    supported_deployment_types: Annotated[tuple[Literal["helm", "compose", "custom"], ...] | None, Items(minimum=1)] = (
+        None
+    )
+    others: OtherKeys = field(default_factory=dict)
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield amounts that no placement can use."""
+        for name, text in (("memory", self.memory), ("storage", self.storage)):
+            try:
+                if text is not None:
+                    parse_quantity(text)
+            except ValueError as error:
+                yield Problem((name,), str(error), "write it like 8 Gi", severity="warning")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceCapabilities:
+    """A device's properties and labels."""
+
+    properties: DeviceProperties
+    labels: Annotated[Mapping[str, LabelValue], About("For eligibility rules; keys are case-sensitive.")] = field(
+        default_factory=dict
+    )
+    extensions: Extensions = field(default_factory=dict)

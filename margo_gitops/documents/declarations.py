@@ -1,0 +1,95 @@
+"""The notes that a document's declaration is made of, inside `Annotated[...]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
+
+from margo_gitops.documents.nodes import FieldPath, Json
+
+if TYPE_CHECKING:
+    _JsonMapping = Mapping[str, Json]
+else:  # Json is recursive, which annotations read at run time cannot follow
+    _JsonMapping = Mapping
+
+EXTENSION_PATTERN = r"^x-[a-z][a-z0-9-]*-extensions$"
+EXTENSION_KEY = re.compile(EXTENSION_PATTERN[1:-1])
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What a field is for, for people and for editors; with examples."""
+
+    text: str
+    examples: tuple[Json, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """What a string must look like; `what` says it in words ("a SemVer version")."""
+
+    pattern: str = ""
+    what: str = ""
+    min_length: int = 0
+    max_length: int | None = None
+    format: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Range:
+    """Bounds of a number, both inclusive."""
+
+    minimum: float | None = None
+    maximum: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Items:
+    """How many items a list has at least."""
+
+    minimum: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What the keys of a mapping must look like."""
+
+    pattern: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wire:
+    """The name in the file, where it is not the camelCase of the attribute."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExtensionSlot:
+    """Marks the attribute that takes the `x-<name>-extensions` keys of a record (Margo specification extensions)."""
+
+
+Extensions = Annotated[_JsonMapping, ExtensionSlot()]
+"""Vendor extensions by key; each value is a mapping, copied unchanged."""
+
+
+@dataclass(frozen=True, slots=True)
+class OtherKeysSlot:
+    """Marks the attribute that keeps the keys a record does not know, where the standard leaves the record open."""
+
+
+OtherKeys = Annotated[_JsonMapping, OtherKeysSlot()]
+"""Keys that the standard allows but does not name; kept, so that nothing is lost when the record is written again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """What `problems()` of a record yields: a path below the record, and the parts of a finding."""
+
+    path: FieldPath
+    message: str
+    remedy: str = ""
+    severity: str = "error"

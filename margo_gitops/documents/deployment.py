@@ -1,0 +1,125 @@
+"""ApplicationDeployment: one application on one device (Margo desired state, current shape)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar
+
+from margo_gitops.digests import DIGEST_PATTERN, Digest
+from margo_gitops.documents.application import (
+    APPLICATION_ID_PATTERN,
+    Component,
+    ParameterValue,
+    ProfileType,
+    Target,
+    repeated,
+)
+from margo_gitops.documents.constraints import DeviceConstraints
+from margo_gitops.documents.declarations import About, Extensions, Items, OtherKeys, Problem, Text
+from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_TARGET_PATTERN
+
+OWN_EXTENSION = "x-margo-gitops-extensions"
+"""The slot that carries what Margo leaves to vendors; a foreign device ignores it."""
+
+UUID_PATTERN = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentMetadata:
+    """Names of the deployment, and the device it is for."""
+
+    CURRENT_REQUIRES: ClassVar[tuple[str, ...]] = ("deviceId",)
+
+    name: Annotated[
+        str, About("Kubernetes object name, chosen by the fleet manager.", ("line-vision",)), Text(min_length=1)
+    ]
+    namespace: Annotated[
+        str, About("Kubernetes namespace, chosen by the fleet manager.", ("margo",)), Text(min_length=1)
+    ]
+    device_id: Annotated[
+        str | None,
+        About("The device; a child of a gateway as a path; a last `*` lets the gateway choose.", ("press-07",)),
+        Text(pattern=DEVICE_TARGET_PATTERN, what="a device id", max_length=DEVICE_ID_MAX_LENGTH),
+    ] = None
+    labels: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedProfile:
+    """The chosen profile: its type, and its components in order."""
+
+    type: ProfileType
+    components: Annotated[tuple[Component, ...], Items(minimum=1)]
+    device_constraints: DeviceConstraints | None = None
+    extensions: Extensions = field(default_factory=dict)
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield component names that stand twice."""
+        for index in repeated([component.name for component in self.components]):
+            yield Problem(("components", index, "name"), f"the component {self.components[index].name} stands twice")
+
+
+@dataclass(frozen=True, slots=True)
+class DeployedParameter:
+    """A parameter's value and where it goes."""
+
+    value: ParameterValue
+    targets: tuple[Target, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentSpec:
+    """What runs, and with which parameters."""
+
+    application_id: Annotated[
+        str,
+        Text(pattern=APPLICATION_ID_PATTERN, what="an application id (1 to 200 lower-case letters, digits, dashes)"),
+    ]
+    deployment_profile: DeployedProfile
+    parameters: Mapping[str, DeployedParameter] = field(default_factory=dict)
+    extensions: Extensions = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationDeployment:
+    """One application on one device."""
+
+    id: Annotated[
+        str,
+        About("UUID given by the fleet manager; it stays when parameters or revisions change."),
+        Text(pattern=UUID_PATTERN, what="a UUID"),
+    ]
+    metadata: DeploymentMetadata
+    spec: DeploymentSpec
+    others: OtherKeys = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """The content of a component, by digest."""
+
+    component: str
+    url: Annotated[
+        str,
+        About(
+            "Where it lies: a tar.gz by https or file, or a folder by file.", ("https://files.example.com/hmi.tar.gz",)
+        ),
+        Text(pattern=r"^(file|https)://.+", what="a file:// or https:// URL"),
+    ]
+    digest: Annotated[
+        Digest,
+        About("Of the tar.gz; for a folder, of its file list as sha256sum prints it, sorted by path."),
+        Text(pattern=DIGEST_PATTERN, what="a digest, sha256: and 64 lower-case hex digits"),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentExtension:
+    """What this project's renderer tells this project's agent, in `spec.x-margo-gitops-extensions`."""
+
+    deployment: Annotated[str, About("Name of the Deployment in the fleet repo.")]
+    application_version: str
+    profile: Annotated[str, About("Id of the chosen profile.")]
+    after: Annotated[tuple[str, ...], About("Ids of the deployments of this device that must be installed first.")] = ()
+    artifacts: tuple[Artifact, ...] = ()

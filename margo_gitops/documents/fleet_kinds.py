@@ -1,0 +1,243 @@
+"""Our own kinds, what people write into a fleet repo: Fleet, Site, Device, Deployment (docs/fleet-repo.md)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal, TypeAlias
+
+from margo_gitops.documents.application import APPLICATION_ID_PATTERN, ParameterValue
+from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
+from margo_gitops.documents.constraints import MatchExpression
+from margo_gitops.documents.declarations import About, Items, Keys, Problem, Text
+from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN, encode_device_id
+
+API_VERSION = "margo-gitops/v1"
+ApiVersion: TypeAlias = Literal["margo-gitops/v1"]
+
+NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
+
+Name = Annotated[str, Text(pattern=NAME_PATTERN, what="a name (1 to 63 lower-case letters, digits, dashes inside)")]
+DeviceName = Annotated[str, Text(pattern=DEVICE_ID_PATTERN, what="a device id", max_length=DEVICE_ID_MAX_LENGTH)]
+Labels = Annotated[
+    Mapping[str, LabelValue],
+    About("For selectors and expressions.", ({"line": "3"},)),
+    Keys(r"^[A-Za-z0-9]([A-Za-z0-9._/-]{0,251}[A-Za-z0-9])?$", "a label key (letters, digits, and . _ / - inside)"),
+]
+Parameters = Annotated[
+    Mapping[str, ParameterValue],
+    About("Values by parameter name. Text may be a Jinja2 expression.", ({"greeting": "Hello {{ device.id }}"},)),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class NamedMetadata:
+    """A name, unique among the documents of its kind."""
+
+    name: Annotated[Name, About("Unique among the documents of this kind.", ("north",))]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledMetadata:
+    """A name and labels."""
+
+    name: Name
+    labels: Labels = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceMetadata:
+    """The device id and its labels."""
+
+    name: Annotated[DeviceName, About("The device id; a child of a gateway as `gateway/child`.", ("press-07",))]
+    labels: Labels = field(default_factory=dict)
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield an id that no file system could hold."""
+        try:
+            encode_device_id(self.name)
+        except ValueError as error:
+            yield Problem(("name",), str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class SigningPolicy:
+    """Whether rendered state must be signed."""
+
+    required: Annotated[bool, About("Refuse to write unsigned state.")] = False
+
+
+@dataclass(frozen=True, slots=True)
+class ArtifactPolicy:
+    """Where devices find the content of vendored applications."""
+
+    base_url: Annotated[
+        str,
+        About(
+            "The `applications/` folder as devices see it: https, or file for devices that share the disk.",
+            ("https://artifacts.plant.example/applications/", "file:///srv/fleet/applications/"),
+        ),
+        Text(pattern=r"^(file:///|https://[^/]).*/$", what="a file:// or https:// URL that ends with a slash"),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSpec:
+    """What holds for the whole fleet."""
+
+    state_repo: Annotated[
+        str,
+        About("Where rendered state goes: a path (relative to the fleet repo) or a URL.", ("../state.git",)),
+        Text(min_length=1),
+    ]
+    namespace: Annotated[Name, About("`metadata.namespace` of every application deployment.")] = "margo"
+    signing: SigningPolicy = field(default_factory=SigningPolicy)
+    artifacts: ArtifactPolicy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The fleet: one `margo-gitops.yaml` in the root of the repo."""
+
+    api_version: ApiVersion
+    kind: Literal["Fleet"]
+    metadata: NamedMetadata
+    spec: FleetSpec
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSpec:
+    """What the devices of a site share."""
+
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """A site: labels and parameters shared by its devices."""
+
+    api_version: ApiVersion
+    kind: Literal["Site"]
+    metadata: LabelledMetadata
+    spec: SiteSpec = field(default_factory=SiteSpec)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSpec:
+    """Where a device stands, and what it offers."""
+
+    capabilities: Annotated[DeviceCapabilities, About("Margo's device capabilities document.")]
+    site: Annotated[Name | None, About("Name of the Site.")] = None
+    parameters: Parameters = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device: labels, site, capabilities and its own parameters."""
+
+    api_version: ApiVersion
+    kind: Literal["Device"]
+    metadata: DeviceMetadata
+    spec: DeviceSpec
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield capabilities of another device."""
+        capable = self.spec.capabilities.properties.id
+        if capable != self.metadata.name:
+            path = ("spec", "capabilities", "properties", "id")
+            message = f"the capabilities are those of {capable}, the device is {self.metadata.name}"
+            yield Problem(path, message, f"write {self.metadata.name}")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceSelector:
+    """Which devices: those named, and those that match all the other conditions given."""
+
+    all: Annotated[bool, About("Every device of the fleet.")] = False
+    devices: Annotated[tuple[DeviceName, ...], About("Device ids, in addition to those that match.")] = ()
+    sites: Annotated[tuple[Name, ...], About("Any of these sites.")] = ()
+    match_labels: Annotated[Mapping[str, LabelValue], About("Labels that must be equal.", ({"line": "3"},))] = field(
+        default_factory=dict
+    )
+    match_expressions: Annotated[tuple[MatchExpression, ...], About("Conditions on labels; all must hold.")] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield a selector that says nothing, or says too much."""
+        conditions = bool(self.sites or self.match_labels or self.match_expressions)
+        if self.all and (conditions or self.devices):
+            yield Problem(("all",), "all goes with no other condition", "remove all, or the others")
+        if not (self.all or conditions or self.devices):
+            yield Problem((), "selects no device", "give devices, sites, matchLabels or matchExpressions, or all: true")
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationReference:
+    """A version of an application in `applications/`."""
+
+    id: Annotated[str, Text(pattern=APPLICATION_ID_PATTERN, what="an application id"), About("The application's id.")]
+    version: Annotated[str, About("`metadata.version` of its description.", ("2.1.0",)), Text(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """Parameters for some of the deployment's devices; a later overlay wins over an earlier one."""
+
+    name: Name
+    match: DeviceSelector
+    parameters: Annotated[Parameters, About("Values for the devices that match.")]
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentIntentSpec:
+    """What shall run where, and how."""
+
+    application: ApplicationReference
+    placement: DeviceSelector
+    profiles: Annotated[
+        tuple[str, ...], About("Profile ids, best first; needed only where a device could take several.")
+    ] = ()
+    parameters: Parameters = field(default_factory=dict)
+    overlays: tuple[Overlay, ...] = ()
+    after: Annotated[
+        tuple[Name, ...], About("Deployments that must be installed first on a device that has both.")
+    ] = ()
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield overlay names that stand twice."""
+        seen: set[str] = set()
+        for index, overlay in enumerate(self.overlays):
+            if overlay.name in seen:
+                yield Problem(("overlays", index, "name"), f"the overlay {overlay.name} stands twice")
+            seen.add(overlay.name)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """An intent: an application, the devices it goes to, and its parameters."""
+
+    api_version: ApiVersion
+    kind: Literal["Deployment"]
+    metadata: NamedMetadata
+    spec: DeploymentIntentSpec
+
+
+@dataclass(frozen=True, slots=True)
+class LockedApplication:
+    """A pinned version of an application."""
+
+    id: Annotated[str, Text(pattern=APPLICATION_ID_PATTERN, what="an application id")]
+    version: Annotated[str, Text(min_length=1)]
+    digest: Annotated[
+        str,
+        About("Digest of the package folder's file list, as sha256sum prints it, sorted by path."),
+        Text(pattern=r"^sha256:[0-9a-f]{64}$", what="a digest"),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class ApplicationsLock:
+    """`applications.lock`: which bytes each vendored application version has. Written by `margo-gitops app add`."""
+
+    api_version: ApiVersion
+    kind: Literal["ApplicationsLock"]
+    applications: Annotated[tuple[LockedApplication, ...], Items(minimum=0)] = ()

@@ -1,0 +1,172 @@
+"""Read JSON that strangers wrote (RFC 8259), with positions and without floats where an integer stands.
+
+Rules: UTF-8 without a byte order mark, one value, no key twice, nesting and size bounded, integers exact and within 64
+bits, no NaN or Infinity, no lone surrogates.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]  # public, but not in the stubs
+from typing import NoReturn
+
+from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Node, SourceText
+from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER
+from margo_gitops.errors import Location, UnreadableDocument
+
+_SPACE = re.compile(r"[ \t\n\r]*")
+_NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(\.[0-9]+)?([eE][-+]?[0-9]+)?")
+_WORDS = {"true": True, "false": False, "null": None}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+def read_json(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS) -> SourceText:
+    """Return a JSON document as nodes.
+
+    Raises:
+        UnreadableDocument: a rule of this module is broken; the message names it with line and column.
+    """
+    if len(content) > bounds.size:
+        raise UnreadableDocument(
+            f"{len(content)} bytes are more than the {bounds.size} that a document may have", where=Location(file)
+        )
+    try:
+        text = content.decode()
+    except UnicodeDecodeError as error:
+        raise UnreadableDocument(f"byte {error.start} is not UTF-8", where=Location(file)) from error
+    return SourceText(file, _Reader(text, file, bounds).document())
+
+
+class _Reader:
+    """A recursive descent over the text; recursion is bounded by `Bounds.depth`."""
+
+    def __init__(self, text: str, file: str, bounds: Bounds) -> None:
+        self._text = text
+        self._file = file
+        self._bounds = bounds
+        self._nodes = 0
+        self._at = 0
+        # Positions are asked for in rising order, so lines are counted once.
+        self._line = 1
+        self._line_start = 0
+        self._counted = 0
+
+    def document(self) -> Node:
+        node = self._value(0)
+        self._skip_space()
+        if self._at != len(self._text):
+            self._refuse("more text follows the value")
+        return node
+
+    def _value(self, depth: int) -> Node:
+        self._skip_space()
+        self._nodes += 1
+        if self._nodes > self._bounds.nodes:
+            self._refuse(f"more than {self._bounds.nodes} values")
+        if depth > self._bounds.depth:
+            self._refuse(f"nested deeper than {self._bounds.depth} levels")
+        line, column = self._position()
+        node = Node(None, line, column)
+        character = self._text[self._at : self._at + 1]
+        if character == "{":
+            node.value = self._object(depth)
+        elif character == "[":
+            node.value = self._array(depth)
+        elif character == '"':
+            node.value = self._string()
+        else:
+            node.value = self._scalar()
+        return node
+
+    def _object(self, depth: int) -> dict[str, Node]:
+        entries: dict[str, Node] = {}
+        self._at += 1
+        if self._accept("}"):
+            return entries
+        while True:
+            self._skip_space()
+            line, column = self._position()
+            if self._text[self._at : self._at + 1] != '"':
+                self._refuse("a key in double quotes is missing")
+            key = self._string()
+            if key in entries:
+                self._refuse(f"the key {key!r} stands twice, first in line {entries[key].key_line}")
+            if not self._accept(":"):
+                self._refuse("a colon is missing")
+            value = self._value(depth + 1)
+            value.key_line, value.key_column = line, column
+            entries[key] = value
+            if self._accept("}"):
+                return entries
+            if not self._accept(","):
+                self._refuse("a comma or closing brace is missing")
+
+    def _array(self, depth: int) -> list[Node]:
+        items: list[Node] = []
+        self._at += 1
+        if self._accept("]"):
+            return items
+        while True:
+            items.append(self._value(depth + 1))
+            if self._accept("]"):
+                return items
+            if not self._accept(","):
+                self._refuse("a comma or closing bracket is missing")
+
+    def _string(self) -> str:
+        try:
+            text: str
+            text, end = scanstring(self._text, self._at + 1, True)
+        except JSONDecodeError as error:
+            self._at = error.pos
+            self._refuse(error.msg)
+        if _SURROGATE.search(text):
+            self._refuse("the text holds a lone surrogate")
+        self._at = end
+        return text
+
+    def _scalar(self) -> int | float | bool | None:
+        for word, value in _WORDS.items():
+            if self._text.startswith(word, self._at):
+                self._at += len(word)
+                return value
+        match = _NUMBER.match(self._text, self._at)
+        if not match:
+            self._refuse("a value is missing")
+        integer, fraction, exponent = match.groups()
+        if fraction is None and exponent is None:
+            number: int | float = int(integer) if len(integer) < 32 else MAX_INTEGER + 1
+            if not MIN_INTEGER <= number <= MAX_INTEGER:
+                self._refuse("the integer needs more than 64 bits")
+        else:
+            number = float(match.group())
+            if not math.isfinite(number):
+                self._refuse("the number is out of range")
+        self._at = match.end()
+        return number
+
+    def _skip_space(self) -> None:
+        match = _SPACE.match(self._text, self._at)
+        self._at = match.end() if match else self._at
+
+    def _accept(self, character: str) -> bool:
+        self._skip_space()
+        if self._text.startswith(character, self._at):
+            self._at += 1
+            return True
+        return False
+
+    def _position(self) -> tuple[int, int]:
+        newlines = self._text.count("\n", self._counted, self._at)
+        if newlines:
+            self._line += newlines
+            self._line_start = self._text.rindex("\n", self._counted, self._at) + 1
+        self._counted = self._at
+        return self._line, self._at - self._line_start + 1
+
+    def _refuse(self, why: str) -> NoReturn:
+        line, column = self._position()
+        raise UnreadableDocument(
+            "not valid JSON", where=Location(self._file, line, column), why=[why], remedy="mend the syntax here"
+        )

@@ -1,0 +1,210 @@
+"""Which kind of document a file holds, in which shape of the standard, and what is wrong with it.
+
+Margo's current shape (G2) has no `kind`; the older ones have (G1: the signed REST previews, G0: the GitOps drafts of
+2024). A document is recognised by its kind where it has one, else by the fields only its kind has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from margo_gitops.documents.application import ApplicationDescription
+from margo_gitops.documents.capabilities import DeviceCapabilities
+from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.fleet_kinds import API_VERSION, ApplicationsLock, Deployment, Device, Fleet, Site
+from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.manifest import StateManifest
+from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Node, SourceText
+from margo_gitops.documents.records import find
+from margo_gitops.documents.status import DeploymentStatus
+from margo_gitops.documents.upgrade import (
+    upgrade_capabilities,
+    upgrade_deployment,
+    upgrade_description,
+    upgrade_status,
+)
+from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.errors import Finding, InvalidDocument, Location
+
+Shape: TypeAlias = Literal["G0", "G1", "G2", "v1"]
+"""Of the standard: G0, G1, G2 (current). Of our own kinds: v1."""
+
+Document: TypeAlias = (
+    ApplicationDescription
+    | ApplicationDeployment
+    | StateManifest
+    | DeviceCapabilities
+    | DeploymentStatus
+    | Fleet
+    | Site
+    | Device
+    | Deployment
+    | ApplicationsLock
+)
+
+
+@dataclass(frozen=True, slots=True)
+class MargoKind:
+    """How one of Margo's kinds is recognised and read."""
+
+    name: str
+    record: type[Document]
+    older_kinds: dict[str, Shape]
+    upgrade: Callable[[SourceText], SourceText]
+
+
+def _as_it_is(source: SourceText) -> SourceText:
+    return source
+
+
+DESCRIPTION = MargoKind(
+    "ApplicationDescription",
+    ApplicationDescription,
+    {"ApplicationDescription": "G1", "application": "G0"},
+    upgrade_description,
+)
+DEPLOYMENT = MargoKind(
+    "ApplicationDeployment", ApplicationDeployment, {"ApplicationDeployment": "G1"}, upgrade_deployment
+)
+CAPABILITIES = MargoKind(
+    "DeviceCapabilities",
+    DeviceCapabilities,
+    {"DeviceCapabilitiesManifest": "G1", "DeviceCapabilities": "G0"},
+    upgrade_capabilities,
+)
+STATUS = MargoKind(
+    "DeploymentStatus",
+    DeploymentStatus,
+    {"DeploymentStatusManifest": "G1", "DeploymentStatus": "G0"},
+    upgrade_status,
+)
+MANIFEST = MargoKind("StateManifest", StateManifest, {}, _as_it_is)
+MARGO_KINDS = (DESCRIPTION, DEPLOYMENT, CAPABILITIES, STATUS, MANIFEST)
+
+OWN_KINDS: dict[str, type[Document]] = {
+    "Fleet": Fleet,
+    "Site": Site,
+    "Device": Device,
+    "Deployment": Deployment,
+    "ApplicationsLock": ApplicationsLock,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What a file turned out to be.
+
+    Attributes:
+        kind: "ApplicationDeployment", "Device" ...; None where it cannot be told.
+        shape: of the standard, or v1 for our own kinds.
+        value: the document in its current shape; None where it is invalid.
+        findings: everything that is wrong or doubtful.
+    """
+
+    kind: str | None
+    shape: Shape | None
+    value: Document | None
+    findings: tuple[Finding, ...]
+
+
+def read_source(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS) -> SourceText:
+    """Return a file as nodes: JSON if its name says so or it starts with a brace, else YAML.
+
+    Raises:
+        UnreadableDocument: it is neither, safely.
+    """
+    is_json = file.endswith(".json") or content.lstrip()[:1] == b"{"
+    return read_json(content, file, bounds) if is_json else read_yaml(content, file, bounds)
+
+
+def check_document(source: SourceText) -> Checked:
+    """Return what a document is and every finding in it."""
+    root = source.root
+    if not isinstance(root.value, dict):
+        return Checked(None, None, None, (_finding(source, root, "a document must be a mapping"),))
+    if (root.text("apiVersion") or "").startswith("margo-gitops/"):
+        return _check_own(source)
+    kind = _recognise(root)
+    if kind is None:
+        message = "no document of Margo or of this project"
+        return Checked(
+            None, None, None, (_finding(source, root, message, "see docs/documents.md for what each needs"),)
+        )
+    shape = _shape(kind, root)
+    if shape is None:
+        expected = " or ".join(kind.older_kinds)
+        at = root.get("kind") or root
+        message = f"the kind {root.text('kind')!r} is none of an {kind.name}"
+        return Checked(kind.name, None, None, (_finding(source, at, message, f"write {expected}, or remove kind"),))
+    value, findings = find(kind.record, kind.upgrade(source), older_shape=shape != "G2")
+    return Checked(kind.name, shape, value, tuple(findings))
+
+
+def read_as(record: type[Document], source: SourceText) -> Document:
+    """Return a document that must be of one kind, in any shape.
+
+    Raises:
+        InvalidDocument: it is of another kind, or has findings.
+    """
+    checked = check_document(source)
+    if checked.value is not None and isinstance(checked.value, record):
+        return checked.value
+    errors = [finding for finding in checked.findings if finding.severity == "error"]
+    if not errors:
+        errors = [_finding(source, source.root, f"is a {checked.kind}, expected is a {record.__name__}")]
+    raise InvalidDocument(f"not a valid {record.__name__}", errors, where=Location(source.file))
+
+
+def _check_own(source: SourceText) -> Checked:
+    root = source.root
+    kind = root.text("kind")
+    if root.text("apiVersion") != API_VERSION:
+        at = root.get("apiVersion") or root
+        message = f"{root.text('apiVersion')!r} is not known to this version"
+        return Checked(kind, None, None, (_finding(source, at, message, f"write {API_VERSION}"),))
+    if kind not in OWN_KINDS:
+        at = root.get("kind") or root
+        message = f"the kind {kind!r} is none of {', '.join(OWN_KINDS)}"
+        return Checked(None, "v1", None, (_finding(source, at, message),))
+    value, findings = find(OWN_KINDS[kind], source)
+    return Checked(kind, "v1", value, tuple(findings))
+
+
+def _recognise(root: Node) -> MargoKind | None:
+    named = root.text("kind")
+    for kind in MARGO_KINDS:
+        if named is not None and named in kind.older_kinds:
+            return kind
+    marks: tuple[tuple[MargoKind, tuple[str, ...]], ...] = (
+        (DESCRIPTION, ("deploymentProfiles",)),
+        (DEPLOYMENT, ("spec", "deploymentProfile")),
+        (DEPLOYMENT, ("spec", "applicationId")),
+        (MANIFEST, ("manifestVersion",)),
+        (STATUS, ("status", "state")),
+        (STATUS, ("deploymentId",)),
+        (MANIFEST, ("deployments",)),
+        (CAPABILITIES, ("properties",)),
+    )
+    return next((kind for kind, path in marks if root.get(*path) is not None), None)
+
+
+def _shape(kind: MargoKind, root: Node) -> Shape | None:
+    """Return the shape, or None where the document names a kind that is not its own."""
+    named = root.text("kind")
+    if kind is MANIFEST and named is None:
+        references = root.get("deployments")
+        items = references.value if references is not None and isinstance(references.value, list) else []
+        return "G1" if any("/clients/" in (item.text("url") or "") for item in items) else "G2"
+    if "kind" in (root.value if isinstance(root.value, dict) else {}):
+        shape = kind.older_kinds.get(named or "")
+        older_type = "docker-compose" in {
+            node.value for node in root.walk() if isinstance(node.value, str) and len(node.value) < 20
+        }
+        return "G0" if shape and older_type else shape
+    return "G2"
+
+
+def _finding(source: SourceText, node: Node, message: str, remedy: str = "") -> Finding:
+    return Finding(message, Location(source.file, node.line or None, node.column or None), "", remedy)

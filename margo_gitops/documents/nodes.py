@@ -1,0 +1,116 @@
+"""A document as read: plain values that still know their line and column.
+
+Readers build nodes, the upgrade step rewrites them, and `shape` turns them into typed values. Nothing else of the
+project sees a node, so no `dict` of unknown shape travels further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+Scalar: TypeAlias = str | int | float | bool | None
+Json: TypeAlias = "Scalar | list[Json] | dict[str, Json]"
+FieldPath: TypeAlias = tuple[str | int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What a reader accepts of an untrusted document.
+
+    Attributes:
+        size: bytes.
+        depth: nesting of mappings and lists.
+        nodes: values in the whole document.
+    """
+
+    size: int = 1024 * 1024
+    depth: int = 32
+    nodes: int = 50_000
+
+
+DEFAULT_BOUNDS = Bounds()
+
+
+@dataclass(slots=True)
+class Node:
+    """One value of a document: a scalar, a list of nodes, or a mapping of nodes in file order.
+
+    Attributes:
+        line, column: where the value starts, from 1.
+        key_line, key_column: for a mapping's value, where its key starts; 0 elsewhere.
+    """
+
+    value: Scalar | list[Node] | dict[str, Node]
+    line: int = 0
+    column: int = 0
+    key_line: int = 0
+    key_column: int = 0
+
+    def get(self, *path: str | int) -> Node | None:
+        """Return the node at `path`, or None where there is none."""
+        node: Node | None = self
+        for step in path:
+            if node is None:
+                return None
+            if isinstance(node.value, dict) and isinstance(step, str):
+                node = node.value.get(step)
+            elif isinstance(node.value, list) and isinstance(step, int) and 0 <= step < len(node.value):
+                node = node.value[step]
+            else:
+                return None
+        return node
+
+    def text(self, *path: str | int) -> str | None:
+        """Return the string at `path`, or None where there is no string."""
+        node = self.get(*path)
+        return node.value if node is not None and isinstance(node.value, str) else None
+
+    def plain(self) -> Json:
+        """Return the value without positions."""
+        if isinstance(self.value, dict):
+            return {key: child.plain() for key, child in self.value.items()}
+        if isinstance(self.value, list):
+            return [child.plain() for child in self.value]
+        return self.value
+
+    def walk(self) -> Iterator[Node]:
+        """Yield this node and everything below it."""
+        yield self
+        if isinstance(self.value, dict):
+            children = list(self.value.values())
+        else:
+            children = self.value if isinstance(self.value, list) else []
+        for child in children:
+            yield from child.walk()
+
+    @staticmethod
+    def of(value: Json, *, line: int = 0, column: int = 0) -> Node:
+        """Return `value` as nodes that all stand at one place: for values that never were in a file."""
+        if isinstance(value, Mapping):
+            return Node({key: Node.of(child, line=line, column=column) for key, child in value.items()}, line, column)
+        if isinstance(value, list):
+            return Node([Node.of(child, line=line, column=column) for child in value], line, column)
+        return Node(value, line, column)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceText:
+    """A parsed file: its name as people know it, and its root node."""
+
+    file: str
+    root: Node = field(repr=False)
+
+
+def dotted(path: FieldPath) -> str:
+    """Return a path as people write it: `spec.components[0].name`; keys that hold dots are quoted."""
+    text = ""
+    for step in path:
+        if isinstance(step, int):
+            text += f"[{step}]"
+        elif "." in step or "[" in step or not step:
+            text += f'["{step}"]'
+        else:
+            text += f".{step}" if text else step
+    return text

@@ -1,0 +1,172 @@
+"""The one step from older document shapes (G0, G1) to the current one (G2).
+
+It rewrites nodes, so findings of the typed reader still point to the line in the older file. It also mends what
+published examples of the current shape get wrong although the contract refuses it: `wait: "true"` as text.
+
+    U-1  `apiVersion` and `kind` go; a description's `apiVersion` becomes `v1`.
+    U-2  Ids move to the top level from `metadata.id` or `metadata.annotations.id`.
+    U-3  `metadata.annotations.applicationId` becomes `spec.applicationId`; annotations go.
+    U-4  Profile types `helm.v3` and `docker-compose` become `helm` and `compose`.
+    U-5  The prefix `ENV.` of compose pointers goes.
+    U-6  `requiredResources` becomes `deviceConstraints` with the same meaning.
+    U-7  Capabilities: `resources` is spread out, `cpu` becomes `cpus`, `roles` goes, `x86_64` becomes `amd64`.
+    U-8  `wait: "true"` and `"false"` become booleans.
+"""
+
+from __future__ import annotations
+
+from margo_gitops.documents.nodes import Json, Node, SourceText
+
+_PROFILE_TYPES = {"helm.v3": "helm", "docker-compose": "compose"}
+_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+
+
+def upgrade_description(source: SourceText) -> SourceText:
+    """Return an ApplicationDescription in the current shape."""
+    root = _without(source.root, "kind")
+    if "kind" in _entries(source.root):
+        _entries(root)["apiVersion"] = _at(root, "v1")
+    metadata = root.get("metadata")
+    if metadata is not None and "id" in _entries(metadata) and "id" not in _entries(root):
+        _entries(root)["id"] = _entries(metadata)["id"]
+        _entries(root)["metadata"] = _without(metadata, "id")
+    for profile in _items(root.get("deploymentProfiles")):
+        _upgrade_profile(profile)
+    for parameter in _entries(root.get("parameters")).values():
+        _upgrade_targets(parameter)
+    return SourceText(source.file, root)
+
+
+def upgrade_deployment(source: SourceText) -> SourceText:
+    """Return an ApplicationDeployment in the current shape; a device id that an older one lacks stays absent."""
+    root = _without(source.root, "kind", "apiVersion")
+    metadata = root.get("metadata")
+    annotations = _entries(root.get("metadata", "annotations"))
+    if metadata is not None and annotations:
+        if "id" in annotations and "id" not in _entries(root):
+            _entries(root)["id"] = annotations["id"]
+        spec = root.get("spec")
+        if spec is not None and "applicationId" in annotations and "applicationId" not in _entries(spec):
+            moved = {"applicationId": annotations["applicationId"], **_entries(spec)}
+            _entries(root)["spec"] = Node(moved, spec.line, spec.column, spec.key_line, spec.key_column)
+        _entries(root)["metadata"] = _without(metadata, "annotations")
+    profile = root.get("spec", "deploymentProfile")
+    if profile is not None:
+        _upgrade_profile(profile)
+    for parameter in _entries(root.get("spec", "parameters")).values():
+        _upgrade_targets(parameter)
+    return SourceText(source.file, root)
+
+
+def upgrade_capabilities(source: SourceText) -> SourceText:
+    """Return a DeviceCapabilities document in the current shape."""
+    root = _without(source.root, "kind", "apiVersion")
+    properties = root.get("properties")
+    resources = root.get("properties", "resources")
+    if properties is None or (resources is None and "roles" not in _entries(properties)):
+        return SourceText(source.file, root)
+    moved = _entries(_without(properties, "roles", "resources"))
+    for name, value in _entries(resources).items():
+        if name == "cpu":
+            cpus = _items(value) if isinstance(value.value, list) else [value]
+            moved["cpus"] = Node([_upgrade_cpu(cpu) for cpu in cpus], value.line, value.column)
+        else:
+            moved.setdefault(name, value)
+    _entries(root)["properties"] = Node(moved, properties.line, properties.column)
+    return SourceText(source.file, root)
+
+
+def upgrade_status(source: SourceText) -> SourceText:
+    """Return a DeploymentStatus in the current shape; the adopted version that an older one lacks stays absent."""
+    return SourceText(source.file, _without(source.root, "kind", "apiVersion"))
+
+
+def _upgrade_cpu(cpu: Node) -> Node:
+    entries = dict(_entries(cpu))
+    architectures = _items(entries.pop("architectures", None))
+    if architectures:
+        entries.setdefault("architecture", architectures[0])
+    architecture = entries.get("architecture")
+    if architecture is not None:
+        entries["architecture"] = _renamed(architecture, _ARCHITECTURES)
+    return Node(entries, cpu.line, cpu.column)
+
+
+def _upgrade_profile(profile: Node) -> None:
+    entries = _entries(profile)
+    if "type" in entries:
+        entries["type"] = _renamed(entries["type"], _PROFILE_TYPES)
+    for component in _items(profile.get("components")):
+        wait = component.get("properties", "wait")
+        if wait is not None and wait.value in ("true", "false"):
+            wait.value = wait.value == "true"
+    resources = entries.pop("requiredResources", None)
+    if resources is not None and "deviceConstraints" not in entries:
+        entries["deviceConstraints"] = _constraints(resources)
+
+
+def _upgrade_targets(parameter: Node) -> None:
+    for target in _items(parameter.get("targets")):
+        pointer = target.get("pointer")
+        if pointer is not None and isinstance(pointer.value, str):
+            pointer.value = pointer.value.removeprefix("ENV.")
+
+
+def _constraints(resources: Node) -> Node:
+    """Return `requiredResources` as constraints: capacity, and one rule that asks for every item listed."""
+    needed = _entries(resources)
+    capacity: dict[str, Node] = {name: needed[name] for name in ("memory", "storage") if name in needed}
+    if "cpu" in needed:
+        cpu = dict(_entries(needed["cpu"]))
+        if "architectures" in cpu:
+            cpu["architectures"] = Node(
+                [_renamed(item, _ARCHITECTURES) for item in _items(cpu["architectures"])], needed["cpu"].line
+            )
+        capacity["cpu"] = Node(cpu, needed["cpu"].line, needed["cpu"].column)
+    place = {"line": resources.line, "column": resources.column}
+    expressions = [
+        Node.of(_contains(f"/{name}", item), **place)
+        for name in ("peripherals", "interfaces")
+        for item in _items(needed.get(name))
+    ]
+    entries: dict[str, Node] = {}
+    if capacity:
+        entries["capacityRequirements"] = Node(capacity, resources.line, resources.column)
+    if expressions:
+        selector = Node({"matchExpressions": Node(list(expressions), **place)}, **place)
+        rule = Node({"propertySelector": selector}, **place)
+        entries["eligibilityRules"] = Node([rule], **place)
+    return Node(entries, resources.line, resources.column, resources.key_line, resources.key_column)
+
+
+def _contains(pointer: str, item: Node) -> Json:
+    conditions: list[Json] = [
+        {"key": f"/{name}", "operator": "In", "values": [value.plain()]} for name, value in _entries(item).items()
+    ]
+    return {"key": pointer, "operator": "ContainsAny", "itemSelector": {"matchExpressions": conditions}}
+
+
+def _entries(node: Node | None) -> dict[str, Node]:
+    return node.value if node is not None and isinstance(node.value, dict) else {}
+
+
+def _items(node: Node | None) -> list[Node]:
+    return node.value if node is not None and isinstance(node.value, list) else []
+
+
+def _without(node: Node, *keys: str) -> Node:
+    """Return a mapping without some keys, as a new node; any other node as it is."""
+    if not isinstance(node.value, dict):
+        return node
+    kept = {key: child for key, child in node.value.items() if key not in keys}
+    return Node(kept, node.line, node.column, node.key_line, node.key_column)
+
+
+def _renamed(node: Node, names: dict[str, str]) -> Node:
+    if isinstance(node.value, str) and node.value in names:
+        return Node(names[node.value], node.line, node.column, node.key_line, node.key_column)
+    return node
+
+
+def _at(place: Node, value: str) -> Node:
+    return Node(value, place.line, place.column)

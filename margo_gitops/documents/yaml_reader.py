@@ -1,0 +1,158 @@
+"""Read YAML that strangers wrote.
+
+Rules:
+    Y-1  Bytes are UTF-8, at most `Bounds.size`, without NUL; a byte order mark is refused.
+    Y-2  Exactly one document.
+    Y-3  No anchors, no aliases (alias bombs), no tags, no directives, no merge keys.
+    Y-4  Keys are strings, and none stands twice in one mapping.
+    Y-5  Nesting and the number of values are bounded.
+    Y-6  A plain scalar whose meaning differs between YAML 1.1 and 1.2 is refused; quoting it makes it clear.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import yaml
+
+from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Node, SourceText
+from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain, write_text
+from margo_gitops.errors import Location, UnreadableDocument
+
+if TYPE_CHECKING:
+    Loader = yaml.SafeLoader
+else:
+    Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def read_yaml(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS) -> SourceText:
+    """Return the one document of a YAML file as nodes.
+
+    Args:
+        content: the file's bytes.
+        file: its name, for messages.
+        bounds: what is accepted.
+
+    Raises:
+        UnreadableDocument: a rule of this module is broken; the message names it with line and column.
+    """
+    _check_bytes(content, file, bounds)
+    loader = Loader(content)
+    try:
+        return SourceText(file, _EventReader(loader, file, bounds).document())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = Location(file, mark.line + 1, mark.column + 1) if mark else Location(file)
+        why = [" ".join(part.split()) for part in (error.context, error.problem) if part]
+        raise UnreadableDocument("not valid YAML", where=where, why=why, remedy="mend the syntax here") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UnreadableDocument("not valid YAML", where=Location(file), why=[str(error)]) from error
+    finally:
+        loader.dispose()
+
+
+def _check_bytes(content: bytes, file: str, bounds: Bounds) -> None:
+    where = Location(file)
+    if len(content) > bounds.size:
+        raise UnreadableDocument(
+            f"{len(content)} bytes are more than the {bounds.size} that a document may have",
+            where=where,
+            remedy="documents hold settings; put large content into an artifact",
+        )
+    if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise UnreadableDocument(
+            "starts with a byte order mark", where=where, remedy="save the file as UTF-8 without one"
+        )
+    try:
+        content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UnreadableDocument(
+            f"byte {error.start} is not UTF-8", where=Location(file, line), remedy="save the file as UTF-8"
+        ) from error
+
+
+class _EventReader:
+    """Turns parser events into nodes; recursion is bounded by `Bounds.depth`."""
+
+    def __init__(self, loader: Any, file: str, bounds: Bounds) -> None:  # noqa: ANN401  # PyYAML's two loaders share no base
+        self._next = loader.get_event
+        self._file = file
+        self._bounds = bounds
+        self._nodes = 0
+
+    def document(self) -> Node:
+        self._next()  # stream start
+        start = self._next()
+        if isinstance(start, yaml.StreamEndEvent):
+            raise UnreadableDocument(
+                "is empty", where=Location(self._file), remedy="write the document, or delete the file"
+            )
+        if start.version or start.tags:
+            self._refuse(start, "directives (%YAML, %TAG) are not allowed", "remove the line")
+        root = self._node(self._next(), 0)
+        self._next()  # document end
+        rest = self._next()
+        if not isinstance(rest, yaml.StreamEndEvent):
+            self._refuse(rest, "a second document starts here", "one document a file: move it to a file of its own")
+        return root
+
+    def _node(self, event: Any, depth: int) -> Node:  # noqa: ANN401
+        self._nodes += 1
+        if self._nodes > self._bounds.nodes:
+            self._refuse(event, f"more than {self._bounds.nodes} values", "split the document")
+        if depth > self._bounds.depth:
+            self._refuse(event, f"nested deeper than {self._bounds.depth} levels", "flatten the document")
+        if isinstance(event, yaml.AliasEvent):
+            self._refuse(event, f"the alias *{event.anchor} is not allowed", "write the value out")
+        if event.anchor is not None:
+            self._refuse(event, f"the anchor &{event.anchor} is not allowed", "write the value out where it is used")
+        mark = event.start_mark
+        if isinstance(event, yaml.ScalarEvent):
+            return Node(self._scalar(event), mark.line + 1, mark.column + 1)
+        if event.tag is not None:
+            self._refuse(event, f"the tag {event.tag} is not allowed", "remove the tag")
+        if isinstance(event, yaml.SequenceStartEvent):
+            return Node(self._sequence(depth), mark.line + 1, mark.column + 1)
+        return Node(self._mapping(depth), mark.line + 1, mark.column + 1)
+
+    def _sequence(self, depth: int) -> list[Node]:
+        items: list[Node] = []
+        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
+            items.append(self._node(event, depth + 1))
+        return items
+
+    def _mapping(self, depth: int) -> dict[str, Node]:
+        entries: dict[str, Node] = {}
+        while not isinstance(event := self._next(), yaml.MappingEndEvent):
+            key = self._node(event, depth + 1)
+            if not isinstance(key.value, str):
+                self._refuse(event, "a key must be text", "quote the key")
+            if key.value in entries:
+                first = entries[key.value].key_line
+                self._refuse(event, f"the key {key.value!r} stands twice, first in line {first}", "remove one of them")
+            value = self._node(self._next(), depth + 1)
+            value.key_line, value.key_column = key.line, key.column
+            entries[key.value] = value
+        return entries
+
+    def _scalar(self, event: Any) -> str | int | float | bool | None:  # noqa: ANN401
+        if event.tag is not None:
+            self._refuse(
+                event, f"the tag {event.tag} is not allowed", "remove the tag; quote the value to make it text"
+            )
+        text: str = event.value
+        if event.style:  # quoted, literal or folded: always text
+            return text
+        try:
+            return read_plain(text)
+        except AmbiguousScalarError:
+            self._refuse(
+                event,
+                f"{text} means different things to readers of YAML 1.1 and 1.2",
+                f"quote it if it is text ({write_text(text)}), or write the number or boolean in its plain form",
+            )
+
+    def _refuse(self, event: Any, what: str, remedy: str) -> NoReturn:  # noqa: ANN401
+        mark = event.start_mark
+        raise UnreadableDocument(what, where=Location(self._file, mark.line + 1, mark.column + 1), remedy=remedy)

@@ -1,0 +1,125 @@
+"""Plain YAML scalars that mean the same to every reader, and the ones that do not.
+
+YAML 1.1 (PyYAML, older tools) and YAML 1.2 (the core schema; newer tools) disagree on `no`, `on`, `1e3`, `012`, `1:30`,
+dates and more. A scalar is *clear* where both give the same value; every other one is refused on input and quoted on
+output. The rules are those of the YAML 1.1 type repository and of YAML 1.2.2 section 10.3.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+_INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
+_HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
+# Both versions read a float only with a point, and an exponent only with a sign.
+_FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]*(?:[eE][-+][0-9]+)?|\.[0-9]+(?:[eE][-+][0-9]+)?")
+
+_TRUE = frozenset({"true", "True", "TRUE"})
+_FALSE = frozenset({"false", "False", "FALSE"})
+_NULL = frozenset({"", "~", "null", "Null", "NULL"})
+
+_WORDS = frozenset({"y", "yes", "n", "no", "on", "off", "true", "false", "null", "nan", "inf"})
+"""Words, in lower case, that some reader takes for something else than text in some capitalisation."""
+
+_NUMBER_LIKE = re.compile(
+    r"""[-+]?(?:
+        [0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?   # 1:30, base 60
+      | 0[bB][01_]+ | 0[oO]?[0-7_]+ | 0[xX][0-9a-fA-F_]+
+      | [0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?
+      | \.[0-9_]+(?:[eE][-+]?[0-9]+)?
+      | \.(?:inf|Inf|INF) | \.(?:nan|NaN|NAN)
+    )""",
+    re.VERBOSE,
+)
+_DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt \t].*)?")
+
+# What the writer leaves unquoted: it starts with a letter and holds nothing that YAML gives a meaning to.
+_PLAIN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
+
+MAX_INTEGER = 2**64 - 1
+MIN_INTEGER = -(2**63)
+
+_SHORT_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
+_MUST_ESCAPE = re.compile('[\x00-\x1f"\\\\\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]')
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class AmbiguousScalarError(ValueError):
+    """A plain scalar that readers of YAML 1.1 and 1.2 take for different values."""
+
+
+def read_plain(text: str) -> str | int | float | bool | None:
+    """Return the value of a plain (unquoted) scalar.
+
+    Raises:
+        AmbiguousScalarError: YAML 1.1 and 1.2 disagree about it, or it is a number beyond 64 bits or not finite.
+    """
+    if text in _NULL:
+        return None
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    first = text[0]
+    if first.isascii() and first.isalpha():
+        if text.lower() in _WORDS:
+            raise AmbiguousScalarError(text)
+        return text
+    return _read_number(text)
+
+
+def _read_number(text: str) -> str | int | float:
+    if _INTEGER.fullmatch(text) or _HEXADECIMAL.fullmatch(text):
+        if len(text) > 32:
+            raise AmbiguousScalarError(text)
+        number = int(text, 0)
+        if not MIN_INTEGER <= number <= MAX_INTEGER:
+            raise AmbiguousScalarError(text)
+        return number
+    if _FLOAT.fullmatch(text):
+        value = float(text)
+        if not math.isfinite(value):
+            raise AmbiguousScalarError(text)
+        return value
+    if _NUMBER_LIKE.fullmatch(text) or _DATE.fullmatch(text) or text in {"=", "<<"}:
+        raise AmbiguousScalarError(text)
+    return text
+
+
+def write_text(text: str) -> str:
+    """Return `text` as a scalar that every reader takes for exactly this text.
+
+    Raises:
+        ValueError: the text holds a lone surrogate, which no encoding can carry.
+    """
+    if _PLAIN_TEXT.fullmatch(text) and text.lower() not in _WORDS:
+        return text
+    if _SURROGATE.search(text):
+        raise ValueError("text holds a lone surrogate")
+    return f'"{_MUST_ESCAPE.sub(_escape, text)}"'
+
+
+def _escape(match: re.Match[str]) -> str:
+    character = match.group()
+    return _SHORT_ESCAPES.get(character) or f"\\u{ord(character):04x}"
+
+
+def write_number(number: float) -> str:
+    """Return a number that every reader takes for the same number, with an integer staying an integer.
+
+    Raises:
+        ValueError: not finite, or an integer beyond 64 bits.
+    """
+    if isinstance(number, int):
+        if not MIN_INTEGER <= number <= MAX_INTEGER:
+            raise ValueError(f"{number} needs more than 64 bits")
+        return str(number)
+    if not math.isfinite(number):
+        raise ValueError(f"{number} is not finite")
+    mantissa, _, exponent = repr(number).partition("e")
+    if not exponent:
+        return mantissa
+    point = "" if "." in mantissa else ".0"
+    sign = "" if exponent[0] in "+-" else "+"
+    return f"{mantissa}{point}e{sign}{exponent}"

@@ -1,0 +1,1 @@
+"""Intent to exact bytes, purely."""

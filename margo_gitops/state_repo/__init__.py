@@ -1,0 +1,1 @@
+"""The managed state repo: objects, signed commits, all-or-nothing updates."""

@@ -1,0 +1,1 @@
+"""Ways to fetch a snapshot of a device's desired state."""

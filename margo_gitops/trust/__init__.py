@@ -1,0 +1,1 @@
+"""What a device believes: signatures, versions, digests, purely."""

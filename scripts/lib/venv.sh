@@ -1,0 +1,29 @@
+# shellcheck shell=sh
+# make_venv [dev]: a virtual environment with this project installed; sourced by scripts/quickstart and scripts/test.
+
+make_venv() {
+    venv=${MARGO_GITOPS_VENV:-.venv}
+    python=${PYTHON:-python3}
+    "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || {
+        echo "error: $python is older than Python 3.11; name a newer one, for example PYTHON=python3.12" >&2
+        exit 2
+    }
+    if ! [ -x "$venv/bin/pip" ]; then
+        "$python" -m venv "$venv" || {
+            echo "error: cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2
+            exit 2
+        }
+    fi
+    # Installing again costs seconds; the stamp says for which inputs it was done.
+    stamp=$(cat pyproject.toml constraints.txt | cksum)${1:-}
+    if [ "$(cat "$venv/.installed" 2>/dev/null)" != "$stamp" ]; then
+        "$venv/bin/pip" install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+        if [ "${1:-}" = dev ]; then
+            "$venv/bin/pip" install --quiet --disable-pip-version-check -c constraints.txt --group dev
+        fi
+        "$venv/bin/pip" install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+        echo "$stamp" >"$venv/.installed"
+    fi
+    PATH=$(cd "$venv/bin" && pwd):$PATH
+    export PATH
+}
