@@ -1,0 +1,103 @@
+"""The parts of the testbed: started once for all who use them, stopped by the last one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, Protocol, TypeVar
+
+from testbed.docker_engine import DockerEngine, find_engine, start_engine, stop_engine
+from testbed.git_server import GitServer, find_git_server, start_git_server, stop_git_server
+from testbed.places import in_use, locked
+from testbed.ssh_server import SshServer, find_ssh_server, start_ssh_server, stop_ssh_server
+
+
+class Running(Protocol):
+    """A running part; `environment` tells programs and people how to reach it."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """Return environment variables."""
+        ...
+
+
+R = TypeVar("R", bound=Running)
+
+
+@dataclass(frozen=True, slots=True)
+class Part(Generic[R]):
+    """What the testbed can start.
+
+    Attributes:
+        name: its name on the command line.
+        start: starts it, or finds it started; raises UnavailableError.
+        find: returns it if it runs.
+        stop: stops it, with all it left; does nothing where nothing is left.
+    """
+
+    name: str
+    start: Callable[[Path], R]
+    find: Callable[[Path], R | None]
+    stop: Callable[[Path], None]
+
+
+DOCKER: Part[DockerEngine] = Part("docker", start_engine, find_engine, stop_engine)
+GIT: Part[GitServer] = Part("git", start_git_server, find_git_server, stop_git_server)
+SSH: Part[SshServer] = Part("ssh", start_ssh_server, find_ssh_server, stop_ssh_server)
+PARTS: Mapping[str, Part[Any]] = {part.name: part for part in (DOCKER, GIT, SSH)}
+
+
+def bring_up(part: Part[R], state: Path) -> R:
+    """Start a part and keep it until `take_down`."""
+    with _changing(part, state):
+        running = part.start(state)
+        _kept(part, state).touch()
+        return running
+
+
+def take_down(part: Part[R], state: Path) -> bool:
+    """Stop a part; False if a test run uses it, which then stops it at its own end."""
+    with _changing(part, state):
+        _kept(part, state).unlink(missing_ok=True)
+        if in_use(_users(part, state)):
+            return False
+        part.stop(state)
+        return True
+
+
+@contextmanager
+def using(part: Part[R], state: Path) -> Iterator[R]:
+    """Use a part: the first user of this machine starts it, the last one stops it unless a person brought it up.
+
+    Raises:
+        UnavailableError: it cannot run here.
+    """
+    with _changing(part, state):
+        users = locked(_users(part, state), shared=True)
+        users.__enter__()
+        try:
+            running = part.start(state)
+        except BaseException:
+            users.__exit__(None, None, None)
+            raise
+    try:
+        yield running
+    finally:
+        with _changing(part, state):
+            users.__exit__(None, None, None)
+            if not _kept(part, state).exists() and not in_use(_users(part, state)):
+                part.stop(state)
+
+
+def _changing(part: Part[R], state: Path) -> AbstractContextManager[None]:
+    return locked(state / "locks" / part.name)
+
+
+def _users(part: Part[R], state: Path) -> Path:
+    return state / "locks" / f"{part.name}-users"
+
+
+def _kept(part: Part[R], state: Path) -> Path:
+    return state / "locks" / f"{part.name}-kept"

@@ -1,0 +1,30 @@
+"""The rule for real parts that a machine lacks: a person's run skips, CI fails."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+
+def unavailable(reason: str) -> NoReturn:
+    """Skip the test, or fail it where MARGO_GITOPS_REQUIRE_REAL is set.
+
+    Args:
+        reason: what is missing and what to do about it.
+    """
+    if os.environ.get("MARGO_GITOPS_REQUIRE_REAL", "0") not in {"", "0"}:
+        pytest.fail(f"needed, as MARGO_GITOPS_REQUIRE_REAL is set: {reason}", pytrace=False)
+    pytest.skip(reason)
+
+
+def require_program(name: str, package: str) -> Path:
+    """Return the path of a program, or end the test.
+
+    Args:
+        name: the program.
+        package: the Debian package that brings it.
+    """
+    found = shutil.which(name)
+    return Path(found) if found else unavailable(f"no {name}; on Debian: apt-get install {package}")

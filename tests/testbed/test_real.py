@@ -1,0 +1,30 @@
+import sys
+from pathlib import Path
+
+import pytest
+from support.real import require_program, unavailable
+
+
+@pytest.mark.parametrize("value", ["", "0"])
+def test_a_missing_part_skips_a_test_of_a_person(monkeypatch, value):
+    monkeypatch.setenv("MARGO_GITOPS_REQUIRE_REAL", value)
+
+    with pytest.raises(pytest.skip.Exception, match="no engine"):
+        unavailable("no engine")
+
+
+def test_a_missing_part_fails_a_test_of_ci(monkeypatch):
+    monkeypatch.setenv("MARGO_GITOPS_REQUIRE_REAL", "1")
+
+    with pytest.raises(pytest.fail.Exception, match="no engine"):
+        unavailable("no engine")
+
+
+def test_a_missing_program_is_named_with_its_package(monkeypatch):
+    monkeypatch.setenv("MARGO_GITOPS_REQUIRE_REAL", "1")
+    python = Path(sys.executable)
+    monkeypatch.setenv("PATH", str(python.parent))
+
+    assert require_program(python.name, "python3") == python
+    with pytest.raises(pytest.fail.Exception, match="no lathe; on Debian: apt-get install lathe-tools"):
+        require_program("lathe", "lathe-tools")
