@@ -13,6 +13,10 @@ from enum import IntEnum
 from typing import ClassVar
 
 
+MAX_SHOWN = 50
+"""How many errors of one run are printed; one mistake can concern ten thousand devices."""
+
+
 class ExitCode(IntEnum):
     """What a command's exit status means; the same for every command."""
 
@@ -128,6 +132,201 @@ class UnwritableValue(MargoGitopsError):
     code = "MG1003"
 
 
+class ExtraMissing(MargoGitopsError):
+    """A command needs packages that this installation does not have.
+
+    A device installs `margo-gitops` alone. People and pipelines that render install `margo-gitops[operator]`.
+    """
+
+    code = "MG1010"
+    exit_code = ExitCode.USAGE
+
+
+class EnvironmentInvalid(MargoGitopsError):
+    """An environment variable that starts with `MARGO_` is not known, or has a value that cannot be used.
+
+    A misspelt variable would be ignored in silence otherwise, and the setting it was meant for stay at its default.
+    """
+
+    code = "MG1011"
+    exit_code = ExitCode.USAGE
+
+
+# MG11xx: the fleet repo
+
+
+class FleetInvalid(MargoGitopsError):
+    """The fleet repo has documents that do not follow their contract, or do not fit together.
+
+    Each line names one finding with file, line and column. All findings of the repo are shown in one run.
+    """
+
+    code = "MG1101"
+
+    def __init__(self, what: str, findings: Sequence[Finding], *, where: Location | None = None) -> None:
+        super().__init__(what, where=where, why=[str(finding) for finding in findings])
+        self.findings = tuple(findings)
+
+
+class NoFleetRepo(MargoGitopsError):
+    """There is no fleet repo here: no git repository with a `margo-gitops.yaml` in its root."""
+
+    code = "MG1102"
+    exit_code = ExitCode.USAGE
+
+
+class PackageInvalid(MargoGitopsError):
+    """An application package cannot be used.
+
+    Its folder holds no `margo.yaml`, its description or resources have findings, or it holds links or special files.
+    """
+
+    code = "MG1103"
+
+
+class PackageExists(MargoGitopsError):
+    """This version of the application is already in the fleet repo, with other content.
+
+    A version is published once. Raise the version in the package, or pass --replace to overwrite it.
+    """
+
+    code = "MG1104"
+
+
+# MG12xx: rendering
+
+
+class RenderingRefused(MargoGitopsError):
+    """The intent cannot be rendered; every reason found is listed, and nothing was written."""
+
+    code = "MG1200"
+
+    def __init__(self, what: str, errors: Sequence[MargoGitopsError]) -> None:
+        super().__init__(what)
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        shown = [str(error) for error in self.errors[:MAX_SHOWN]]
+        if len(self.errors) > MAX_SHOWN:
+            shown.append(f"and {len(self.errors) - MAX_SHOWN} more")
+        return "\n".join([super().__str__(), *shown])
+
+
+class NotPlaceable(MargoGitopsError):
+    """A device that a deployment selects can run none of the application's profiles.
+
+    Capacity is checked before eligibility rules, as Margo demands. Take the device out of `spec.placement`, add a
+    profile that fits, or correct the device's capabilities.
+    """
+
+    code = "MG1201"
+
+
+class AmbiguousProfile(MargoGitopsError):
+    """A device could run several profiles, and the deployment prefers none.
+
+    Name the profiles in `spec.profiles`, best first.
+    """
+
+    code = "MG1202"
+
+
+class TemplateInvalid(MargoGitopsError):
+    """An expression in a parameter cannot be evaluated.
+
+    Broken syntax, a statement instead of an expression, a name that is not defined, an operation that fails, or a
+    result that no parameter can hold.
+    """
+
+    code = "MG1203"
+
+
+class ParameterInvalid(MargoGitopsError):
+    """A parameter's value breaks a rule of the application's own configuration schema, or may not change any more."""
+
+    code = "MG1204"
+
+
+class ParameterMissing(MargoGitopsError):
+    """A parameter that the application needs has no value in any layer."""
+
+    code = "MG1205"
+
+
+class ReferenceUnknown(MargoGitopsError):
+    """A document names something that does not exist: an application, device, site, profile, deployment or parameter."""
+
+    code = "MG1206"
+
+
+# MG13xx: the state repo
+
+
+class StateRepoUnusable(MargoGitopsError):
+    """The state repo cannot be opened, created or written."""
+
+    code = "MG1301"
+    exit_code = ExitCode.USAGE
+
+
+class StateMoved(MargoGitopsError):
+    """Somebody else moved a ref of the state repo while this render was running; nothing was written.
+
+    Run the render again: it starts from the new state.
+    """
+
+    code = "MG1302"
+    exit_code = ExitCode.TRY_LATER
+
+
+class StateTampered(MargoGitopsError):
+    """The state repo holds what no render wrote: a device branch that differs from the fleet branch.
+
+    Only the renderer writes the state repo. Find out who moved the branch (`git reflog`, the server's audit log), put it
+    back to the commit the message names, and protect the branch.
+    """
+
+    code = "MG1303"
+    exit_code = ExitCode.TRUST
+
+
+class StateDiffers(MargoGitopsError):
+    """The state repo is not what this fleet commit renders to (`render --check`)."""
+
+    code = "MG1304"
+
+
+class SigningKeyUnusable(MargoGitopsError):
+    """The signing key cannot be read, is encrypted, or is no ed25519 key; or signing is required and no key was given."""
+
+    code = "MG1305"
+    exit_code = ExitCode.USAGE
+
+
+class StateUnreachable(MargoGitopsError):
+    """The remote state repo cannot be fetched or pushed."""
+
+    code = "MG1306"
+    exit_code = ExitCode.TRANSPORT
+
+
+class FleetCommitUnknown(MargoGitopsError):
+    """The revision of the fleet repo that was asked for does not exist."""
+
+    code = "MG1307"
+    exit_code = ExitCode.USAGE
+
+
+class FleetCommitOlder(MargoGitopsError):
+    """The state repo was already rendered from a later commit.
+
+    A slow pipeline of an older commit must not undo a newer one. To go back, revert the change in the fleet repo: the
+    revert is a new commit, and versions only go up.
+    """
+
+    code = "MG1308"
+
+
 # MG14xx: transport
 
 
@@ -166,6 +365,31 @@ class SourceMisbehaved(TransportError):
     """
 
     code = "MG1403"
+
+
+class SourceMisconfigured(TransportError):
+    """The settings of the source of desired state cannot work.
+
+    A URL with credentials in it or of an unknown kind, a token or certificate file that cannot be read, settings that
+    contradict each other, or a token that would travel unencrypted. Nothing was sent.
+    """
+
+    code = "MG1404"
+    exit_code = ExitCode.USAGE
+
+
+class SourceBusy(TransportError):
+    """The source asks to come back later.
+
+    HTTP status 429 or 503. What runs on the device keeps running; the agent waits at least as long as the source asks
+    for in its `Retry-After` header, or as its own backoff says where there is none.
+    """
+
+    code = "MG1405"
+
+    def __init__(self, what: str, *, retry_after: float | None = None, remedy: str = "") -> None:
+        super().__init__(what, remedy=remedy)
+        self.retry_after = retry_after
 
 
 # MG15xx: trust
@@ -244,6 +468,31 @@ class StateDocumentInvalid(TrustRefused):
     code = "MG1511"
 
 
+class AllowedSignersInvalid(MargoGitopsError):
+    """The list of keys that may sign state cannot be used.
+
+    A line is not in the form that ssh-keygen(1) gives under ALLOWED SIGNERS, names a certificate authority or a key of
+    a type that is not accepted, or the list is empty. Each finding names its line and column. No state is judged with a
+    list that is only partly understood.
+    """
+
+    code = "MG1512"
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, what: str, findings: Sequence[Finding], *, where: Location | None = None) -> None:
+        super().__init__(what, where=where, why=[str(finding) for finding in findings])
+        self.findings = tuple(findings)
+
+
+class CommitInvalid(TrustRefused):
+    """The commit of a snapshot is none that a renderer writes.
+
+    It is malformed, larger than a commit may be, or its trailers are missing or contradict the manifest.
+    """
+
+    code = "MG1513"
+
+
 # MG16xx: apply
 
 
@@ -297,3 +546,121 @@ class WorkloadUnsupported(ApplyError):
     """The deployment asks for something that this device's appliers cannot do."""
 
     code = "MG1606"
+
+
+class ComposeInvalid(ApplyError):
+    """The compose file of a component cannot be used.
+
+    There is none, Compose refuses it with the deployment's parameters, or it keeps data in a relative folder that the
+    next update would lose. Nothing that runs was touched.
+    """
+
+    code = "MG1607"
+
+
+class ApplierUnusable(ApplyError):
+    """An applier is not installed, cannot be loaded, or its settings cannot work."""
+
+    code = "MG1608"
+    exit_code = ExitCode.USAGE
+
+
+class StorageFailed(ApplyError):
+    """The applier's folder cannot be written: the disk is full, read-only or broken.
+
+    Nothing half done was kept. Free some space, or give the agent another folder; the step then works as it is.
+    """
+
+    code = "MG1609"
+
+
+# MG17xx: the agent
+
+
+class AgentMisconfigured(MargoGitopsError):
+    """The agent's configuration cannot be used.
+
+    A key that is not known, a value outside its bounds, settings that contradict each other, an environment variable
+    that starts with `MARGO_` and means nothing, or a file that the configuration names and that cannot be read. Nothing
+    was started; what runs on the device keeps running.
+    """
+
+    code = "MG1701"
+    exit_code = ExitCode.USAGE
+
+
+class AgentBusy(MargoGitopsError):
+    """Another agent works with this state folder.
+
+    One device has one agent at a time. `agent run` holds the folder as long as it lives; send it SIGHUP to poll now.
+    """
+
+    code = "MG1702"
+    exit_code = ExitCode.TRY_LATER
+
+
+class StateFolderUnusable(MargoGitopsError):
+    """The agent's state folder cannot be created, read or written, or belongs to another device.
+
+    The trust floor of one device means nothing for another: give each device a state folder of its own.
+    """
+
+    code = "MG1703"
+    exit_code = ExitCode.USAGE
+
+
+class StorageFull(MargoGitopsError):
+    """The disk is full: new state could not be stored.
+
+    What was stored before is whole, and what runs keeps running. The agent tries again at its next poll.
+    """
+
+    code = "MG1704"
+    exit_code = ExitCode.APPLY
+
+
+class StoredStateDamaged(MargoGitopsError):
+    """What lies in the state folder is not what was trusted and stored.
+
+    A disk fault, or somebody changed files by hand. The agent treats it as "nothing held" and fetches the state again
+    with its next poll; the trust floor still holds. `agent verify` shows this error.
+    """
+
+    code = "MG1705"
+    exit_code = ExitCode.TRUST
+
+
+class NothingHeld(MargoGitopsError):
+    """The device holds no state yet: no poll has succeeded since the state folder was made."""
+
+    code = "MG1706"
+
+
+class DeploymentUnusable(ApplyError):
+    """A trusted deployment cannot be turned into workloads.
+
+    It waits for a deployment that is not on this device, or for itself through others; two of its parameters write the
+    same place; its artifacts name components it does not have; or no configured applier serves its profile type. The
+    other deployments are applied; what runs of this one keeps running.
+    """
+
+    code = "MG1707"
+
+
+class DependencyNotInstalled(ApplyError):
+    """A deployment waits, because one that must be installed before it is not installed.
+
+    Nothing of it was changed. It is installed as soon as the deployment it waits for is.
+    """
+
+    code = "MG1708"
+
+
+class AgentDefect(MargoGitopsError):
+    """The agent met an error that it does not know.
+
+    This is a defect of the agent: report it, with the log. The agent goes on with its next poll.
+    """
+
+    code = "MG1709"
+    exit_code = ExitCode.APPLY

@@ -87,8 +87,8 @@ class DeploymentProfile:
 
     type: Annotated[ProfileType, About("Which engine runs it.", ("compose",))]
     id: Annotated[str, About("Unique within the description.", ("acme-vision-compose",)), Text(min_length=1)]
-    components: Annotated[tuple[Component, ...], Items(minimum=1)]
-    description: str | None = None
+    components: Annotated[tuple[Component, ...], Items(minimum=1), About("Installed in this order.")]
+    description: Annotated[str | None, About("For people; says what a resource of type `other` means.")] = None
     device_constraints: DeviceConstraints | None = None
     extensions: Extensions = field(default_factory=dict)
 
@@ -110,7 +110,7 @@ class Target:
 class DescribedParameter:
     """A parameter that users may set, with its default where there is one."""
 
-    targets: tuple[Target, ...]
+    targets: Annotated[tuple[Target, ...], About("Where the value goes, for each profile that uses it.")]
     value: Annotated[ParameterValue | None, About("The default.", ("Hello",))] = None
 
 
@@ -118,10 +118,10 @@ class DescribedParameter:
 class Setting:
     """How a parameter is shown to users, and which rules its value must obey."""
 
-    parameter: str
-    name: str
+    parameter: Annotated[str, About("Name of the parameter that the setting changes.")]
+    name: Annotated[str, About("What users see.")]
     schema: Annotated[str, About("Name of a rule in `configuration.schema`.")]
-    description: str | None = None
+    description: Annotated[str | None, About("Help for users.")] = None
     immutable: Annotated[bool, About("The value may not change after the first installation.")] = False
 
 
@@ -129,26 +129,26 @@ class Setting:
 class Section:
     """A group of settings."""
 
-    name: str
-    settings: tuple[Setting, ...]
+    name: Annotated[str, About("Heading that users see.")]
+    settings: Annotated[tuple[Setting, ...], About("In the order shown.")]
 
 
 @dataclass(frozen=True, slots=True)
 class ValueSchema:
     """Rules for a parameter's value. All that are given must hold; the type always must."""
 
-    name: str
-    data_type: DataType
+    name: Annotated[str, About("What settings refer to.")]
+    data_type: Annotated[DataType, About("The type that the value must have.")]
     allow_empty: Annotated[bool, About("Whether the value may be empty.")] = True
-    min_length: Annotated[int | None, Range(minimum=0)] = None
-    max_length: Annotated[int | None, Range(minimum=0)] = None
+    min_length: Annotated[int | None, Range(minimum=0), About("Least number of characters.")] = None
+    max_length: Annotated[int | None, Range(minimum=0), About("Greatest number of characters.")] = None
     regex_match: Annotated[str | None, About("The whole value must match."), Text(max_length=1000)] = None
-    min_value: float | None = None
-    max_value: float | None = None
-    min_precision: Annotated[int | None, Range(minimum=0)] = None
-    max_precision: Annotated[int | None, Range(minimum=0)] = None
-    multiselect: bool = False
-    options: tuple[str | int | float | bool, ...] | None = None
+    min_value: Annotated[float | None, About("Least value, inclusive.")] = None
+    max_value: Annotated[float | None, About("Greatest value, inclusive.")] = None
+    min_precision: Annotated[int | None, Range(minimum=0), About("Least number of decimal places.")] = None
+    max_precision: Annotated[int | None, Range(minimum=0), About("Greatest number of decimal places.")] = None
+    multiselect: Annotated[bool, About("Whether several options may be chosen; the value is then a list.")] = False
+    options: Annotated[tuple[str | int | float | bool, ...] | None, About("What may be chosen.")] = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield rules that cannot be used."""
@@ -163,8 +163,8 @@ class ValueSchema:
 class Configuration:
     """How users configure the application."""
 
-    sections: tuple[Section, ...]
-    schema: tuple[ValueSchema, ...]
+    sections: Annotated[tuple[Section, ...], About("In the order shown.")]
+    schema: Annotated[tuple[ValueSchema, ...], About("Rules that settings refer to by name.")]
 
     def problems(self) -> Iterator[Problem]:
         """Yield schema names that stand twice, and settings that name no schema."""
@@ -183,37 +183,41 @@ class ApplicationInformation:
     """What the catalog shows of the application; all optional."""
 
     description_file: Annotated[str | None, About("Markdown.", ("./resources/description.md",))] = None
-    icon: str | None = None
-    license_file: str | None = None
-    release_notes: str | None = None
-    site: str | None = None
-    tagline: str | None = None
-    tags: tuple[str, ...] = ()
+    icon: Annotated[str | None, About("Path of the icon in the package.")] = None
+    license_file: Annotated[str | None, About("Path of the licence in the package.")] = None
+    release_notes: Annotated[str | None, About("Path of the release notes in the package.")] = None
+    site: Annotated[str | None, About("Web site of the application.")] = None
+    tagline: Annotated[str | None, About("One line for the catalog.")] = None
+    tags: Annotated[tuple[str, ...], About("Words to search for.")] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Author:
     """Who made the application."""
 
-    name: str | None = None
-    email: Annotated[str | None, Text(pattern=r"^.*@[a-z0-9.-]*$", what="an e-mail address")] = None
+    name: Annotated[str | None, About("Name of the author.")] = None
+    email: Annotated[
+        str | None, Text(pattern=r"^.*@[a-z0-9.-]*$", what="an e-mail address"), About("Address of the author.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
 class Organization:
     """Who is responsible for the application."""
 
-    name: str
-    site: str | None = None
+    name: Annotated[str, About("Name of the organization.")]
+    site: Annotated[str | None, About("Web site of the organization.")] = None
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
     """What users see before they choose the application."""
 
-    organization: Annotated[tuple[Organization, ...], Items(minimum=1)]
+    organization: Annotated[
+        tuple[Organization, ...], Items(minimum=1), About("Who is responsible for the application.")
+    ]
     application: ApplicationInformation | None = None
-    author: tuple[Author, ...] = ()
+    author: Annotated[tuple[Author, ...], About("Who made it.")] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,7 +229,7 @@ class ApplicationMetadata:
         str, About("Equal to the OCI tag of the package.", ("2.1.0",)), Text(min_length=1, max_length=128)
     ]
     catalog: Catalog
-    description: str | None = None
+    description: Annotated[str | None, About("What the application does.")] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,9 +243,15 @@ class ApplicationDescription:
         Text(pattern=APPLICATION_ID_PATTERN, what="an application id (1 to 200 lower-case letters, digits, dashes)"),
     ]
     metadata: ApplicationMetadata
-    deployment_profiles: Annotated[tuple[DeploymentProfile, ...], Items(minimum=1)]
+    deployment_profiles: Annotated[
+        tuple[DeploymentProfile, ...],
+        Items(minimum=1),
+        About("Ways to run the application; a device gets one of them."),
+    ]
     parameters: Annotated[
-        Mapping[str, DescribedParameter], Keys(r"^[^\s{}]{1,200}$", "a parameter name (no spaces or braces)")
+        Mapping[str, DescribedParameter],
+        Keys(r"^[^\s{}]{1,200}$", "a parameter name (no spaces or braces)"),
+        About("What users may set, by name."),
     ] = field(default_factory=dict)
     configuration: Configuration | None = None
     extensions: Extensions = field(default_factory=dict)

@@ -18,8 +18,8 @@ LabelValue: TypeAlias = str | int | float | bool | tuple[str | int | float, ...]
 class Cpu:
     """One CPU of the device."""
 
-    cores: Annotated[float, Range(minimum=0)]
-    architecture: Literal["amd64", "arm64", "arm"] | None = None
+    cores: Annotated[float, Range(minimum=0), About("Cores of this CPU that Margo may use.")]
+    architecture: Annotated[Literal["amd64", "arm64", "arm"] | None, About("Instruction set.")] = None
     others: OtherKeys = field(default_factory=dict)
 
 
@@ -27,9 +27,9 @@ class Cpu:
 class Peripheral:
     """Something attached to the device."""
 
-    type: Literal["gpu", "display", "camera", "microphone", "speaker"]
-    manufacturer: str | None = None
-    model: str | None = None
+    type: Annotated[Literal["gpu", "display", "camera", "microphone", "speaker"], About("What it is.")]
+    manufacturer: Annotated[str | None, About("Who made it.")] = None
+    model: Annotated[str | None, About("Its model.")] = None
     others: OtherKeys = field(default_factory=dict)
 
 
@@ -37,7 +37,9 @@ class Peripheral:
 class Interface:
     """A way the device communicates."""
 
-    type: Literal["ethernet", "wifi", "cellular", "bluetooth", "usb", "canbus", "rs232"]
+    type: Annotated[
+        Literal["ethernet", "wifi", "cellular", "bluetooth", "usb", "canbus", "rs232"], About("What it is.")
+    ]
     others: OtherKeys = field(default_factory=dict)
 
 
@@ -50,19 +52,23 @@ class DeviceProperties:
         Text(pattern=DEVICE_ID_PATTERN, what="a device id", max_length=DEVICE_ID_MAX_LENGTH),
         About("The device id."),
     ]
-    vendor: str
-    model_number: str
-    serial_number: str
-    cpus: tuple[Cpu, ...] = ()
+    vendor: Annotated[str, About("Who made the device.")]
+    model_number: Annotated[str, About("The vendor's model number.")]
+    serial_number: Annotated[str, About("The vendor's serial number.")]
+    cpus: Annotated[tuple[Cpu, ...], About("CPUs; they are not added together.")] = ()
     memory: Annotated[str | None, About("With a binary unit.", ("8 Gi",))] = None
     storage: Annotated[str | None, About("With a binary unit.", ("64 Gi",))] = None
-    peripherals: tuple[Peripheral, ...] = ()
-    interfaces: tuple[Interface, ...] = ()
+    peripherals: Annotated[tuple[Peripheral, ...], About("What is attached to the device.")] = ()
+    interfaces: Annotated[tuple[Interface, ...], About("How the device communicates.")] = ()
     otel_collector: Annotated[bool | None, About("An OpenTelemetry collector runs on the device.")] = None
-    supported_runtimes: Annotated[tuple[Literal["oci", "custom"], ...] | None, Items(minimum=1)] = None
-    supported_deployment_types: Annotated[tuple[Literal["helm", "compose", "custom"], ...] | None, Items(minimum=1)] = (
-        None
-    )
+    supported_runtimes: Annotated[
+        tuple[Literal["oci", "custom"], ...] | None, Items(minimum=1), About("What runs containers or other code.")
+    ] = None
+    supported_deployment_types: Annotated[
+        tuple[Literal["helm", "compose", "custom"], ...] | None,
+        Items(minimum=1),
+        About("Which profile types the device installs."),
+    ] = None
     others: OtherKeys = field(default_factory=dict)
 
     def problems(self) -> Iterator[Problem]:

@@ -42,15 +42,15 @@ class DeploymentMetadata:
         About("The device; a child of a gateway as a path; a last `*` lets the gateway choose.", ("press-07",)),
         Text(pattern=DEVICE_TARGET_PATTERN, what="a device id", max_length=DEVICE_ID_MAX_LENGTH),
     ] = None
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: Annotated[Mapping[str, str], About("For people and other tools.")] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class DeployedProfile:
     """The chosen profile: its type, and its components in order."""
 
-    type: ProfileType
-    components: Annotated[tuple[Component, ...], Items(minimum=1)]
+    type: Annotated[ProfileType, About("Which engine runs it.")]
+    components: Annotated[tuple[Component, ...], Items(minimum=1), About("Installed in this order.")]
     device_constraints: DeviceConstraints | None = None
     extensions: Extensions = field(default_factory=dict)
 
@@ -64,8 +64,8 @@ class DeployedProfile:
 class DeployedParameter:
     """A parameter's value and where it goes."""
 
-    value: ParameterValue
-    targets: tuple[Target, ...]
+    value: Annotated[ParameterValue, About("The value.")]
+    targets: Annotated[tuple[Target, ...], About("Where it goes.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +75,12 @@ class DeploymentSpec:
     application_id: Annotated[
         str,
         Text(pattern=APPLICATION_ID_PATTERN, what="an application id (1 to 200 lower-case letters, digits, dashes)"),
+        About("The `id` of the application's description."),
     ]
     deployment_profile: DeployedProfile
-    parameters: Mapping[str, DeployedParameter] = field(default_factory=dict)
+    parameters: Annotated[Mapping[str, DeployedParameter], About("Values by parameter name.")] = field(
+        default_factory=dict
+    )
     extensions: Extensions = field(default_factory=dict)
 
 

@@ -51,7 +51,7 @@ def encode_device_id(device: str) -> str:
             f"{device!r} is too long: {len(encoded)} characters encoded, {ENCODED_MAX_LENGTH} are possible"
         )
     # `con`, `nul` and their like are devices to some file systems.
-    return f"_{ord(encoded[0]):02x}{encoded[1:]}" if encoded in _RESERVED else encoded
+    return f"_{ord(encoded[0]):02x}{encoded[1:]}" if encoded.partition(".")[0] in _RESERVED else encoded
 
 
 _RESERVED = frozenset({"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(1, 10))})

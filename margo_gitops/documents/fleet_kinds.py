@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from margo_gitops.documents.application import APPLICATION_ID_PATTERN, ParameterValue
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
@@ -12,8 +12,8 @@ from margo_gitops.documents.constraints import MatchExpression
 from margo_gitops.documents.declarations import About, Items, Keys, Problem, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN, encode_device_id
 
-API_VERSION = "margo-gitops/v1"
-ApiVersion: TypeAlias = Literal["margo-gitops/v1"]
+API_VERSION: Final = "margo-gitops/v1"
+ApiVersion: TypeAlias = Annotated[Literal["margo-gitops/v1"], About("Version of this project's kinds.")]
 
 NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
 
@@ -41,7 +41,7 @@ class NamedMetadata:
 class LabelledMetadata:
     """A name and labels."""
 
-    name: Name
+    name: Annotated[Name, About("Unique among the documents of this kind.")]
     labels: Labels = field(default_factory=dict)
 
 
@@ -100,7 +100,7 @@ class Fleet:
     """The fleet: one `margo-gitops.yaml` in the root of the repo."""
 
     api_version: ApiVersion
-    kind: Literal["Fleet"]
+    kind: Annotated[Literal["Fleet"], About("What this document is.")]
     metadata: NamedMetadata
     spec: FleetSpec
 
@@ -117,7 +117,7 @@ class Site:
     """A site: labels and parameters shared by its devices."""
 
     api_version: ApiVersion
-    kind: Literal["Site"]
+    kind: Annotated[Literal["Site"], About("What this document is.")]
     metadata: LabelledMetadata
     spec: SiteSpec = field(default_factory=SiteSpec)
 
@@ -136,7 +136,7 @@ class Device:
     """A device: labels, site, capabilities and its own parameters."""
 
     api_version: ApiVersion
-    kind: Literal["Device"]
+    kind: Annotated[Literal["Device"], About("What this document is.")]
     metadata: DeviceMetadata
     spec: DeviceSpec
 
@@ -182,7 +182,7 @@ class ApplicationReference:
 class Overlay:
     """Parameters for some of the deployment's devices; a later overlay wins over an earlier one."""
 
-    name: Name
+    name: Annotated[Name, About("Unique within the deployment.")]
     match: DeviceSelector
     parameters: Annotated[Parameters, About("Values for the devices that match.")]
 
@@ -197,7 +197,7 @@ class DeploymentIntentSpec:
         tuple[str, ...], About("Profile ids, best first; needed only where a device could take several.")
     ] = ()
     parameters: Parameters = field(default_factory=dict)
-    overlays: tuple[Overlay, ...] = ()
+    overlays: Annotated[tuple[Overlay, ...], About("Parameters for some of the devices; a later overlay wins.")] = ()
     after: Annotated[
         tuple[Name, ...], About("Deployments that must be installed first on a device that has both.")
     ] = ()
@@ -216,7 +216,7 @@ class Deployment:
     """An intent: an application, the devices it goes to, and its parameters."""
 
     api_version: ApiVersion
-    kind: Literal["Deployment"]
+    kind: Annotated[Literal["Deployment"], About("What this document is.")]
     metadata: NamedMetadata
     spec: DeploymentIntentSpec
 
@@ -225,8 +225,8 @@ class Deployment:
 class LockedApplication:
     """A pinned version of an application."""
 
-    id: Annotated[str, Text(pattern=APPLICATION_ID_PATTERN, what="an application id")]
-    version: Annotated[str, Text(min_length=1)]
+    id: Annotated[str, Text(pattern=APPLICATION_ID_PATTERN, what="an application id"), About("The application's id.")]
+    version: Annotated[str, Text(min_length=1), About("`metadata.version` of its description.")]
     digest: Annotated[
         str,
         About("Digest of the package folder's file list, as sha256sum prints it, sorted by path."),
@@ -239,5 +239,5 @@ class ApplicationsLock:
     """`applications.lock`: which bytes each vendored application version has. Written by `margo-gitops app add`."""
 
     api_version: ApiVersion
-    kind: Literal["ApplicationsLock"]
-    applications: Annotated[tuple[LockedApplication, ...], Items(minimum=0)] = ()
+    kind: Annotated[Literal["ApplicationsLock"], About("What this document is.")]
+    applications: Annotated[tuple[LockedApplication, ...], Items(minimum=0), About("Sorted by id and version.")] = ()

@@ -31,6 +31,10 @@ def read_json(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS) -> Sou
         raise UnreadableDocument(
             f"{len(content)} bytes are more than the {bounds.size} that a document may have", where=Location(file)
         )
+    if content.startswith(b"\xef\xbb\xbf"):
+        raise UnreadableDocument(
+            "starts with a byte order mark", where=Location(file), remedy="save the file as UTF-8 without one"
+        )
     try:
         text = content.decode()
     except UnicodeDecodeError as error:
@@ -91,7 +95,7 @@ class _Reader:
                 self._refuse("a key in double quotes is missing")
             key = self._string()
             if key in entries:
-                self._refuse(f"the key {key!r} stands twice, first in line {entries[key].key_line}")
+                self._refuse(f"the key {key!r} stands twice, first in line {entries[key].key_line}", (line, column))
             if not self._accept(":"):
                 self._refuse("a colon is missing")
             value = self._value(depth + 1)
@@ -165,8 +169,8 @@ class _Reader:
         self._counted = self._at
         return self._line, self._at - self._line_start + 1
 
-    def _refuse(self, why: str) -> NoReturn:
-        line, column = self._position()
+    def _refuse(self, why: str, place: tuple[int, int] | None = None) -> NoReturn:
+        line, column = place or self._position()
         raise UnreadableDocument(
             "not valid JSON", where=Location(self._file, line, column), why=[why], remedy="mend the syntax here"
         )

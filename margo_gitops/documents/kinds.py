@@ -6,6 +6,7 @@ Margo's current shape (G2) has no `kind`; the older ones have (G1: the signed RE
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -126,6 +127,9 @@ def check_document(source: SourceText) -> Checked:
         return Checked(None, None, None, (_finding(source, root, "a document must be a mapping"),))
     if (root.text("apiVersion") or "").startswith("margo-gitops/"):
         return _check_own(source)
+    if root.text("kind") in OWN_KINDS and "apiVersion" not in root.value:
+        missing = _finding(source, root, "apiVersion is missing", f"add apiVersion: {API_VERSION}")
+        return Checked(root.text("kind"), "v1", None, (missing,))
     kind = _recognise(root)
     if kind is None:
         message = "no document of Margo or of this project"
@@ -134,10 +138,10 @@ def check_document(source: SourceText) -> Checked:
         )
     shape = _shape(kind, root)
     if shape is None:
-        expected = " or ".join(kind.older_kinds)
         at = root.get("kind") or root
-        message = f"the kind {root.text('kind')!r} is none of an {kind.name}"
-        return Checked(kind.name, None, None, (_finding(source, at, message, f"write {expected}, or remove kind"),))
+        message = f"the kind {at.plain()!r} is unknown; by its fields this is meant to be {kind.name}"
+        remedy = " or ".join(["remove kind", *(f"write {older}" for older in kind.older_kinds)])
+        return Checked(kind.name, None, None, (_finding(source, at, message, remedy),))
     value, findings = find(kind.record, kind.upgrade(source), older_shape=shape != "G2")
     return Checked(kind.name, shape, value, tuple(findings))
 
@@ -153,7 +157,7 @@ def read_as(record: type[Document], source: SourceText) -> Document:
         return checked.value
     errors = [finding for finding in checked.findings if finding.severity == "error"]
     if not errors:
-        errors = [_finding(source, source.root, f"is a {checked.kind}, expected is a {record.__name__}")]
+        errors = [_finding(source, source.root, f"this is {checked.kind}, expected is {record.__name__}")]
     raise InvalidDocument(f"not a valid {record.__name__}", errors, where=Location(source.file))
 
 
@@ -165,9 +169,14 @@ def _check_own(source: SourceText) -> Checked:
         message = f"{root.text('apiVersion')!r} is not known to this version"
         return Checked(kind, None, None, (_finding(source, at, message, f"write {API_VERSION}"),))
     if kind not in OWN_KINDS:
+        entries = root.value if isinstance(root.value, dict) else {}
         at = root.get("kind") or root
-        message = f"the kind {kind!r} is none of {', '.join(OWN_KINDS)}"
-        return Checked(None, "v1", None, (_finding(source, at, message),))
+        close = difflib.get_close_matches(kind or "", OWN_KINDS, 1)
+        message = (
+            f"the kind {at.plain()!r} is none of {', '.join(OWN_KINDS)}" if "kind" in entries else "kind is missing"
+        )
+        remedy = f"did you mean {close[0]}?" if close else ""
+        return Checked(None, "v1", None, (_finding(source, at, message, remedy),))
     value, findings = find(OWN_KINDS[kind], source)
     return Checked(kind, "v1", value, tuple(findings))
 
@@ -186,6 +195,10 @@ def _recognise(root: Node) -> MargoKind | None:
         (STATUS, ("deploymentId",)),
         (MANIFEST, ("deployments",)),
         (CAPABILITIES, ("properties",)),
+        # Documents that lack what their kind is known by: still worth findings of their own.
+        (DESCRIPTION, ("metadata", "catalog")),
+        (DEPLOYMENT, ("metadata", "deviceId")),
+        (STATUS, ("adoptedManifestVersion",)),
     )
     return next((kind for kind, path in marks if root.get(*path) is not None), None)
 
@@ -194,16 +207,18 @@ def _shape(kind: MargoKind, root: Node) -> Shape | None:
     """Return the shape, or None where the document names a kind that is not its own."""
     named = root.text("kind")
     if kind is MANIFEST and named is None:
-        references = root.get("deployments")
-        items = references.value if references is not None and isinstance(references.value, list) else []
-        return "G1" if any("/clients/" in (item.text("url") or "") for item in items) else "G2"
+        urls = [root.text("bundle", "url"), *(item.text("url") for item in _items(root.get("deployments")))]
+        return "G1" if any("/clients/" in (url or "") for url in urls) else "G2"
     if "kind" in (root.value if isinstance(root.value, dict) else {}):
         shape = kind.older_kinds.get(named or "")
-        older_type = "docker-compose" in {
-            node.value for node in root.walk() if isinstance(node.value, str) and len(node.value) < 20
-        }
+        places = [root.get("spec", "deploymentProfile"), *_items(root.get("deploymentProfiles"))]
+        older_type = any(place is not None and place.text("type") == "docker-compose" for place in places)
         return "G0" if shape and older_type else shape
     return "G2"
+
+
+def _items(node: Node | None) -> list[Node]:
+    return node.value if node is not None and isinstance(node.value, list) else []
 
 
 def _finding(source: SourceText, node: Node, message: str, remedy: str = "") -> Finding:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from margo_gitops.digests import DIGEST_PATTERN, Digest
 from margo_gitops.documents.application import repeated
@@ -12,7 +12,7 @@ from margo_gitops.documents.declarations import About, Problem, Range, Text
 from margo_gitops.documents.deployment import UUID_PATTERN
 
 MANIFEST_MEDIA_TYPE = "application/vnd.margo.manifest.v1+json"
-BUNDLE_MEDIA_TYPE = "application/vnd.margo.bundle.v1+tar+gzip"
+BUNDLE_MEDIA_TYPE: Final = "application/vnd.margo.bundle.v1+tar+gzip"
 MAX_MANIFEST_VERSION = 2**64 - 1
 
 ManifestDigest = Annotated[
@@ -28,7 +28,7 @@ ResourcePath = Annotated[str, Text(pattern=r"^/[^\s]*$", what="a path that start
 class BundleReference:
     """All deployments of the manifest as one archive."""
 
-    media_type: Literal["application/vnd.margo.bundle.v1+tar+gzip"]
+    media_type: Annotated[Literal["application/vnd.margo.bundle.v1+tar+gzip"], About("Always this media type.")]
     digest: ManifestDigest
     url: Annotated[ResourcePath, About("`/api/v1/bundles/{digest}`")]
     size_bytes: ByteCount = None
@@ -38,7 +38,7 @@ class BundleReference:
 class DeploymentReference:
     """One deployment of the manifest."""
 
-    deployment_id: Annotated[str, Text(pattern=UUID_PATTERN, what="a UUID")]
+    deployment_id: Annotated[str, Text(pattern=UUID_PATTERN, what="a UUID"), About("The `id` of the deployment.")]
     digest: ManifestDigest
     url: Annotated[ResourcePath, About("`/api/v1/deployments/{deploymentId}/{digest}`")]
     size_bytes: ByteCount = None
@@ -54,7 +54,7 @@ class StateManifest:
         Range(minimum=1, maximum=MAX_MANIFEST_VERSION),
     ]
     bundle: Annotated[BundleReference | None, About("null exactly when there are no deployments.")]
-    deployments: tuple[DeploymentReference, ...]
+    deployments: Annotated[tuple[DeploymentReference, ...], About("Everything the device shall run.")]
 
     def problems(self) -> Iterator[Problem]:
         """Yield ids that stand twice, and a bundle that should or should not be there."""

@@ -109,7 +109,9 @@ def dotted(path: FieldPath) -> str:
     for step in path:
         if isinstance(step, int):
             text += f"[{step}]"
-        elif "." in step or "[" in step or not step:
+            continue
+        step = step if len(step) <= 80 else f"{step[:77]}..."
+        if "." in step or "[" in step or not step:
             text += f'["{step}"]'
         else:
             text += f".{step}" if text else step

@@ -108,7 +108,7 @@ class RecordShape(Shape):
         entries = node.value
         if not isinstance(entries, dict):
             return self.mismatch(node, path, report)
-        before = len(report.findings)
+        before = report.errors
         values: dict[str, object] = {}
         for item in self.slots.fields:
             child = entries.get(item.wire)
@@ -117,7 +117,7 @@ class RecordShape(Shape):
             elif item.required or (item.currently_required and not report.older_shape):
                 report.add(node, path, f"{item.wire} is missing", f"add {item.wire}")
         self._read_others(entries, values, path, report)
-        if any(finding.severity == "error" for finding in report.findings[before:]):
+        if report.errors > before:
             return INVALID
         record = self.cls(**values)
         for problem in record.problems() if hasattr(record, "problems") else ():
@@ -143,7 +143,7 @@ class RecordShape(Shape):
             else:
                 close = difflib.get_close_matches(key, self.slots.known, 1)
                 remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(self.slots.known))}"
-                report.add(child, (*path, key), f"unknown key {key!r}", remedy, key=True)
+                report.add(child, (*path, key), f"unknown key {key[:80]!r}", remedy, key=True)
         if extensions:
             values[self.slots.extensions] = extensions
         if others:
@@ -288,8 +288,13 @@ def find(cls: type[T], source: SourceText, *, older_shape: bool = False) -> tupl
     """
     report = Report(source.file, older_shape=older_shape)
     value = record_shape(cls).read(source.root, (), report)
-    invalid = value is INVALID or any(finding.severity == "error" for finding in report.findings)
-    return (None if invalid else cast("T", value)), report.findings
+    findings = report.findings
+    if report.omitted:
+        severity = "error" if report.errors else "warning"
+        findings.append(
+            Finding(f"{report.omitted} more findings are not shown", Location(source.file), severity=severity)
+        )
+    return (None if report.errors else cast("T", value)), findings
 
 
 def read(cls: type[T], source: SourceText) -> T:

@@ -14,6 +14,9 @@ from margo_gitops.errors import Finding, Location
 INVALID = object()
 """What a shape returns instead of a value after it has added findings."""
 
+MAX_FINDINGS = 100
+"""What is shown of one document: a hostile one could have a finding in every value, and agents log what they refuse."""
+
 
 class Report:
     """Collects the findings of one document.
@@ -21,17 +24,26 @@ class Report:
     Attributes:
         file: the document's name, for locations.
         older_shape: whether it was upgraded from an older shape, which lacks what only the current one requires.
+        findings: the first `MAX_FINDINGS`.
+        errors: how many of all findings refuse the document.
+        omitted: how many findings came after the first `MAX_FINDINGS`.
     """
 
     def __init__(self, file: str, *, older_shape: bool = False) -> None:
         self.file = file
         self.older_shape = older_shape
         self.findings: list[Finding] = []
+        self.errors = 0
+        self.omitted = 0
 
     def add(
         self, node: Node, path: FieldPath, message: str, remedy: str = "", *, key: bool = False, severity: str = "error"
     ) -> object:
         """Record a finding at a node (or at its key) and return the marker for "no value"."""
+        self.errors += severity == "error"
+        if len(self.findings) >= MAX_FINDINGS:
+            self.omitted += 1
+            return INVALID
         line, column = (node.key_line, node.key_column) if key and node.key_line else (node.line, node.column)
         location = Location(self.file, line or None, column or None)
         self.findings.append(Finding(message, location, dotted(path), remedy, severity))
@@ -174,7 +186,7 @@ class ChoiceShape(Shape):
         if node.value not in self.choices:
             close = difflib.get_close_matches(node.value, self.choices, 1)
             remedy = f"did you mean {close[0]}?" if close else ""
-            return report.add(node, path, f"{node.value!r} is none of {', '.join(self.choices)}", remedy)
+            return report.add(node, path, f"{node.value[:80]!r} is none of {', '.join(self.choices)}", remedy)
         return node.value
 
     def schema(self, definitions: dict[str, Json]) -> dict[str, Json]:
@@ -221,8 +233,8 @@ class MapShape(Shape):
             return self.mismatch(node, path, report)
         entries: dict[str, object] = {}
         for key, child in node.value.items():
-            if self._pattern and self.keys and not self._pattern.search(key):
-                report.add(child, (*path, key), f"the key {key!r} is not {self.keys.what}", key=True)
+            if self._pattern and self.keys and not (self._pattern.search(key) and "\n" not in key[-1:]):
+                report.add(child, (*path, key), f"the key {key[:80]!r} is not {self.keys.what}", key=True)
                 entries[key] = INVALID
                 continue
             entries[key] = self.item.read(child, (*path, key), report)

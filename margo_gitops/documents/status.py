@@ -20,17 +20,17 @@ SEVERITY: tuple[State, ...] = ("failed", "removing", "installing", "pending", "r
 class StatusError:
     """Why something failed."""
 
-    code: str | None = None
+    code: Annotated[str | None, About("For programs; 101 to 103 are reserved for gateways.")] = None
     source: Annotated[str | None, About("metadata.name of the deployment, or the component's name.")] = None
-    message: str | None = None
+    message: Annotated[str | None, About("For people.")] = None
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentStatus:
     """The state of one component."""
 
-    name: Annotated[str, Text(min_length=1)]
-    state: State
+    name: Annotated[str, Text(min_length=1), About("Name of the component.")]
+    state: Annotated[State, About("Its state.")]
     error: StatusError | None = None
 
 
@@ -38,7 +38,7 @@ class ComponentStatus:
 class OverallStatus:
     """The state of the deployment: that of its most severe component."""
 
-    state: State
+    state: Annotated[State, About("State of the most severe component.")]
     error: StatusError | None = None
 
 
@@ -48,15 +48,19 @@ class DeploymentStatus:
 
     CURRENT_REQUIRES: ClassVar[tuple[str, ...]] = ("adoptedManifestVersion",)
 
-    deployment_id: Annotated[str, Text(min_length=1)]
+    deployment_id: Annotated[str, Text(min_length=1), About("The `id` of the deployment.")]
     status: OverallStatus
-    components: tuple[ComponentStatus, ...]
+    components: Annotated[tuple[ComponentStatus, ...], About("One entry for each component.")]
     adopted_manifest_version: Annotated[
         int | None,
         About("Version of the latest manifest whose revision of this deployment the device has begun to apply."),
         Range(minimum=1, maximum=MAX_MANIFEST_VERSION),
     ] = None
-    device_id: Annotated[str | None, Text(pattern=DEVICE_ID_PATTERN, what="a device id")] = None
+    device_id: Annotated[
+        str | None,
+        Text(pattern=DEVICE_ID_PATTERN, what="a device id"),
+        About("The device, where it is a child of a gateway."),
+    ] = None
     others: OtherKeys = field(default_factory=dict)
 
     def problems(self) -> Iterator[Problem]:

@@ -41,8 +41,9 @@ def upgrade_deployment(source: SourceText) -> SourceText:
     """Return an ApplicationDeployment in the current shape; a device id that an older one lacks stays absent."""
     root = _without(source.root, "kind", "apiVersion")
     metadata = root.get("metadata")
-    annotations = _entries(root.get("metadata", "annotations"))
-    if metadata is not None and annotations:
+    noted = root.get("metadata", "annotations")
+    if metadata is not None and noted is not None and isinstance(noted.value, dict):
+        annotations = noted.value
         if "id" in annotations and "id" not in _entries(root):
             _entries(root)["id"] = annotations["id"]
         spec = root.get("spec")
@@ -100,9 +101,9 @@ def _upgrade_profile(profile: Node) -> None:
         wait = component.get("properties", "wait")
         if wait is not None and wait.value in ("true", "false"):
             wait.value = wait.value == "true"
-    resources = entries.pop("requiredResources", None)
-    if resources is not None and "deviceConstraints" not in entries:
-        entries["deviceConstraints"] = _constraints(resources)
+    if "requiredResources" in entries and "deviceConstraints" not in entries:
+        resources = entries.pop("requiredResources")
+        entries["deviceConstraints"] = _constraints(resources) if isinstance(resources.value, dict) else resources
 
 
 def _upgrade_targets(parameter: Node) -> None:
@@ -115,7 +116,8 @@ def _upgrade_targets(parameter: Node) -> None:
 def _constraints(resources: Node) -> Node:
     """Return `requiredResources` as constraints: capacity, and one rule that asks for every item listed."""
     needed = _entries(resources)
-    capacity: dict[str, Node] = {name: needed[name] for name in ("memory", "storage") if name in needed}
+    # Keys that no shape knows travel along, so that the reader refuses them at their line.
+    capacity = {name: child for name, child in needed.items() if name not in ("cpu", "peripherals", "interfaces")}
     if "cpu" in needed:
         cpu = dict(_entries(needed["cpu"]))
         if "architectures" in cpu:
@@ -141,9 +143,15 @@ def _constraints(resources: Node) -> Node:
 
 def _contains(pointer: str, item: Node) -> Json:
     conditions: list[Json] = [
-        {"key": f"/{name}", "operator": "In", "values": [value.plain()]} for name, value in _entries(item).items()
+        {"key": f"/{_pointer_step(name)}", "operator": "In", "values": [value.plain()]}
+        for name, value in _entries(item).items()
     ]
-    return {"key": pointer, "operator": "ContainsAny", "itemSelector": {"matchExpressions": conditions}}
+    return {"key": pointer, "operator": "ContainsAll", "itemSelector": {"matchExpressions": conditions}}
+
+
+def _pointer_step(key: str) -> str:
+    """Return a key as a step of a JSON Pointer (RFC 6901 section 3)."""
+    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _entries(node: Node | None) -> dict[str, Node]:

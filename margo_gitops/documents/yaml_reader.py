@@ -1,7 +1,8 @@
 """Read YAML that strangers wrote.
 
 Rules:
-    Y-1  Bytes are UTF-8, at most `Bounds.size`, without NUL; a byte order mark is refused.
+    Y-1  Bytes are UTF-8, at most `Bounds.size`; a byte order mark and raw control characters are refused, and so are
+         U+0085, U+2028 and U+2029, which end a line (and a comment) for YAML 1.1 only.
     Y-2  Exactly one document.
     Y-3  No anchors, no aliases (alias bombs), no tags, no directives, no merge keys.
     Y-4  Keys are strings, and none stands twice in one mapping.
@@ -11,18 +12,22 @@ Rules:
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Node, SourceText
-from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain, write_text
+from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain
 from margo_gitops.errors import Location, UnreadableDocument
 
 if TYPE_CHECKING:
     Loader = yaml.SafeLoader
 else:
     Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+_NEVER_RAW = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_yaml(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS) -> SourceText:
@@ -45,7 +50,7 @@ def read_yaml(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS) -> Sou
         where = Location(file, mark.line + 1, mark.column + 1) if mark else Location(file)
         why = [" ".join(part.split()) for part in (error.context, error.problem) if part]
         raise UnreadableDocument("not valid YAML", where=where, why=why, remedy="mend the syntax here") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML's own reader passes odd escapes to chr()
         raise UnreadableDocument("not valid YAML", where=Location(file), why=[str(error)]) from error
     finally:
         loader.dispose()
@@ -64,12 +69,20 @@ def _check_bytes(content: bytes, file: str, bounds: Bounds) -> None:
             "starts with a byte order mark", where=where, remedy="save the file as UTF-8 without one"
         )
     try:
-        content.decode()
+        text = content.decode()
     except UnicodeDecodeError as error:
         line = content.count(b"\n", 0, error.start) + 1
         raise UnreadableDocument(
             f"byte {error.start} is not UTF-8", where=Location(file, line), remedy="save the file as UTF-8"
         ) from error
+    if raw := _NEVER_RAW.search(text):
+        place = Location(file, text.count("\n", 0, raw.start()) + 1, raw.start() - text.rfind("\n", 0, raw.start()))
+        code = ord(raw.group())
+        raise UnreadableDocument(
+            f"the character U+{code:04X} is not allowed",
+            where=place,
+            remedy=f"remove it, or write it as \\u{code:04x} in double quotes",
+        )
 
 
 class _EventReader:
@@ -143,15 +156,14 @@ class _EventReader:
             )
         text: str = event.value
         if event.style:  # quoted, literal or folded: always text
+            if _SURROGATE.search(text):
+                self._refuse(event, "the text holds a lone surrogate", "write the character itself")
             return text
         try:
             return read_plain(text)
-        except AmbiguousScalarError:
-            self._refuse(
-                event,
-                f"{text} means different things to readers of YAML 1.1 and 1.2",
-                f"quote it if it is text ({write_text(text)}), or write the number or boolean in its plain form",
-            )
+        except AmbiguousScalarError as error:
+            shown = text if len(text) <= 40 else f"{text[:37]}..."
+            self._refuse(event, f"{shown} {error.why}", error.remedy)
 
     def _refuse(self, event: Any, what: str, remedy: str) -> NoReturn:  # noqa: ANN401
         mark = event.start_mark

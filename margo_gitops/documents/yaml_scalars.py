@@ -28,10 +28,10 @@ _NUMBER_LIKE = re.compile(
       | 0[bB][01_]+ | 0[oO]?[0-7_]+ | 0[xX][0-9a-fA-F_]+
       | [0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?
       | \.[0-9_]+(?:[eE][-+]?[0-9]+)?
-      | \.(?:inf|Inf|INF) | \.(?:nan|NaN|NAN)
     )""",
     re.VERBOSE,
 )
+_NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF|nan|NaN|NAN)")
 _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt \t].*)?")
 
 # What the writer leaves unquoted: it starts with a letter and holds nothing that YAML gives a meaning to.
@@ -39,6 +39,9 @@ _PLAIN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
 
 MAX_INTEGER = 2**64 - 1
 MIN_INTEGER = -(2**63)
+_LONGEST_NUMBER = 32
+"""Characters; an integer within 64 bits has fewer."""
+_SHOWN_LENGTH = 40
 
 _SHORT_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
 _MUST_ESCAPE = re.compile('[\x00-\x1f"\\\\\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]')
@@ -46,7 +49,25 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class AmbiguousScalarError(ValueError):
-    """A plain scalar that readers of YAML 1.1 and 1.2 take for different values."""
+    """A plain scalar that not every reader takes for the same value.
+
+    Attributes:
+        why: the predicate of a sentence that starts with the scalar.
+        remedy: what to write instead.
+    """
+
+    def __init__(self, why: str, remedy: str) -> None:
+        super().__init__(why)
+        self.why = why
+        self.remedy = remedy
+
+
+def _differs(text: str) -> AmbiguousScalarError:
+    quoted = write_text(text) if len(text) <= _SHOWN_LENGTH else "in double quotes"
+    return AmbiguousScalarError(
+        "means different things to readers of YAML 1.1 and 1.2",
+        f"quote it if it is text ({quoted}), or write the number or boolean in its plain form",
+    )
 
 
 def read_plain(text: str) -> str | int | float | bool | None:
@@ -64,26 +85,28 @@ def read_plain(text: str) -> str | int | float | bool | None:
     first = text[0]
     if first.isascii() and first.isalpha():
         if text.lower() in _WORDS:
-            raise AmbiguousScalarError(text)
+            raise _differs(text)
         return text
     return _read_number(text)
 
 
 def _read_number(text: str) -> str | int | float:
     if _INTEGER.fullmatch(text) or _HEXADECIMAL.fullmatch(text):
-        if len(text) > 32:
-            raise AmbiguousScalarError(text)
-        number = int(text, 0)
+        number = int(text, 0) if len(text) <= _LONGEST_NUMBER else MAX_INTEGER + 1
         if not MIN_INTEGER <= number <= MAX_INTEGER:
-            raise AmbiguousScalarError(text)
+            raise AmbiguousScalarError("needs more than 64 bits", "quote it if it is text")
         return number
     if _FLOAT.fullmatch(text):
         value = float(text)
         if not math.isfinite(value):
-            raise AmbiguousScalarError(text)
+            raise AmbiguousScalarError("is out of the range of numbers", "quote it if it is text")
         return value
-    if _NUMBER_LIKE.fullmatch(text) or _DATE.fullmatch(text) or text in {"=", "<<"}:
-        raise AmbiguousScalarError(text)
+    if _NOT_FINITE.fullmatch(text):
+        raise AmbiguousScalarError("is no number that JSON can hold", "quote it if it is text")
+    if text == "<<":
+        raise AmbiguousScalarError("merges mappings for readers of YAML 1.1 only", "write the merged keys out")
+    if _NUMBER_LIKE.fullmatch(text) or _DATE.fullmatch(text) or text == "=":
+        raise _differs(text)
     return text
 
 

@@ -11,6 +11,9 @@ from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_scalars import write_number, write_text
 from margo_gitops.errors import UnwritableValue
 
+_IMPLICIT_KEY_LENGTH = 1000
+"""Readers look for the colon in the first 1024 characters only (YAML 1.2.2 section 7.4.2); longer keys need `?`."""
+
 
 def write_yaml(value: Json) -> bytes:
     """Return the exact bytes of a document.
@@ -33,7 +36,11 @@ def write_yaml(value: Json) -> bytes:
 def _block(value: dict[str, Json] | list[Json], indent: str, lines: list[str]) -> None:
     if isinstance(value, dict):
         for key, child in value.items():
-            head = f"{indent}{write_text(key)}:"
+            name = write_text(key)
+            if len(name) > _IMPLICIT_KEY_LENGTH:
+                lines.append(f"{indent}? {name}")
+                name = ""
+            head = f"{indent}{name}:"
             if isinstance(child, (dict, list)) and child:
                 lines.append(head)
                 _block(child, indent + "  ", lines)

@@ -1,0 +1,118 @@
+"""A device's desired state as exact bytes: its deployment documents and the manifest over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from margo_gitops.digests import Digest, sha256
+from margo_gitops.documents.bundle import write_bundle
+from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.manifest import (
+    BUNDLE_MEDIA_TYPE,
+    MAX_MANIFEST_VERSION,
+    BundleReference,
+    DeploymentReference,
+    StateManifest,
+)
+from margo_gitops.documents.records import read, write
+from margo_gitops.errors import InvalidDocument, StateTampered, UnreadableDocument
+
+MANIFEST_FILE = "manifest.json"
+DEPLOYMENTS_FOLDER = "deployments"
+
+
+class PreviousState(Protocol):
+    """What was rendered for a device before, as the state repo holds it."""
+
+    @property
+    def manifest(self) -> bytes:
+        """Bytes of the manifest."""
+        ...
+
+    def deployment(self, deployment_id: str) -> bytes | None:
+        """Return a deployment document's bytes; None where there is none of this id."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredState:
+    """What a device shall run.
+
+    Attributes:
+        device: the client: a device without children, or a gateway for itself and its children.
+        site: the name of its site; None for none.
+        version: `manifestVersion`.
+        manifest: exact bytes of `manifest.json`.
+        deployments: exact bytes of each deployment document, by deployment id.
+        changed: whether it differs from what was rendered before.
+    """
+
+    device: str
+    site: str | None
+    version: int
+    manifest: bytes
+    deployments: Mapping[str, bytes]
+    changed: bool
+
+
+def desired_state(
+    device: str, site: str | None, deployments: Mapping[str, bytes], previous: PreviousState | None
+) -> DesiredState:
+    """Return a device's state; its version is one more than the previous one's if, and only if, anything changed.
+
+    Raises:
+        StateTampered: the previous manifest is none, or its version cannot be raised.
+    """
+    if previous is None:
+        return DesiredState(device, site, 1, manifest(1, deployments), deployments, changed=True)
+    version = _version(device, previous.manifest)
+    content = manifest(version, deployments)
+    if content == previous.manifest:
+        return DesiredState(device, site, version, content, deployments, changed=False)
+    if version == MAX_MANIFEST_VERSION:
+        raise StateTampered(f"the manifest version of {device} cannot be raised any more", device=device)
+    return DesiredState(device, site, version + 1, manifest(version + 1, deployments), deployments, changed=True)
+
+
+def _version(device: str, content: bytes) -> int:
+    try:
+        return read(StateManifest, read_json(content, f"{device}: {MANIFEST_FILE}")).manifest_version
+    except (UnreadableDocument, InvalidDocument) as error:
+        raise StateTampered(
+            f"the state repo's {MANIFEST_FILE} of {device} is no manifest", device=device, why=[str(error)]
+        ) from error
+
+
+def manifest(version: int, deployments: Mapping[str, bytes]) -> bytes:
+    """Return the exact bytes of a state manifest (Margo desired state, manifest fields; RFC 8785).
+
+    Args:
+        version: `manifestVersion`.
+        deployments: exact bytes of each deployment document, by deployment id.
+    """
+    references = tuple(
+        DeploymentReference(
+            deployment_id=name,
+            digest=(digest := sha256(deployments[name])),
+            url=f"/api/v1/deployments/{name}/{digest}",
+            size_bytes=len(deployments[name]),
+        )
+        for name in sorted(deployments)
+    )
+    return write_json(write(StateManifest(version, _bundle(deployments), references)))
+
+
+def _bundle(deployments: Mapping[str, bytes]) -> BundleReference | None:
+    if not deployments:
+        return None
+    content = write_bundle(deployments)
+    digest: Digest = sha256(content)
+    return BundleReference(
+        media_type=BUNDLE_MEDIA_TYPE,
+        digest=digest,
+        url=f"/api/v1/bundles/{digest}",
+        size_bytes=len(content),
+    )

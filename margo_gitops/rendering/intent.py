@@ -1,0 +1,90 @@
+"""What people want, as read from one commit of the fleet repo: the renderer's whole input beside the previous state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from margo_gitops.digests import Digest
+from margo_gitops.documents.application import ApplicationDescription
+from margo_gitops.documents.fleet_kinds import Deployment, Device, Fleet, Site
+from margo_gitops.documents.kinds import read_source
+from margo_gitops.errors import Location
+
+T_co = TypeVar("T_co", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Located(Generic[T_co]):
+    """A document and the file it came from.
+
+    Positions are looked up only when an error or an explanation needs one: a fleet of 10,000 devices keeps no trees.
+    """
+
+    value: T_co
+    file: str
+    content: bytes = field(repr=False)
+
+    def at(self, *path: str | int) -> Location:
+        """Return where the field at `path` stands; the nearest one above it that exists, if it does not."""
+        root = read_source(self.content, self.file).root
+        for length in range(len(path), -1, -1):
+            node = root.get(*path[:length])
+            if node is not None:
+                return Location(self.file, node.line, node.column)
+        return Location(self.file)
+
+    def at_key(self, *path: str | int) -> Location:
+        """Return where the key of the field at `path` stands."""
+        node = read_source(self.content, self.file).root.get(*path)
+        if node is None or not node.key_line:
+            return self.at(*path)
+        return Location(self.file, node.key_line, node.key_column)
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentContent:
+    """Where a component's content lies, and its digest.
+
+    Attributes:
+        location: a URL, or a path relative to the `applications/` folder.
+        digest: of the tar.gz, or of the folder's file list.
+        is_folder: whether it is a folder.
+    """
+
+    location: str
+    digest: Digest
+    is_folder: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """One version of an application, as vendored in the fleet repo.
+
+    Attributes:
+        description: in the current shape.
+        digest: of the package folder's file list.
+        contents: the content of components, by component name; components fetched by OCI reference have none.
+    """
+
+    description: Located[ApplicationDescription]
+    digest: Digest
+    contents: Mapping[str, ComponentContent]
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """The fleet repo at one commit.
+
+    Attributes:
+        applications: by (application id, version).
+        applications_lock: digest of `applications.lock`; None where the fleet has none.
+    """
+
+    fleet: Located[Fleet]
+    sites: Mapping[str, Located[Site]]
+    devices: Mapping[str, Located[Device]]
+    deployments: Mapping[str, Located[Deployment]]
+    applications: Mapping[tuple[str, str], Application]
+    applications_lock: Digest | None = None

@@ -1,0 +1,245 @@
+"""Parameter layers: which value a parameter has on a device, and where it was written.
+
+Weakest first: the application's default, the deployment, its overlays in order, the site, the device. A default is the
+supplier's text and taken as it is; in every other layer text may be an expression.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from margo_gitops.documents.application import DeploymentProfile, ParameterValue, Setting, ValueSchema
+from margo_gitops.documents.application import Target as ParameterTarget
+from margo_gitops.documents.deployment import DeployedParameter
+from margo_gitops.documents.fleet_kinds import Deployment
+from margo_gitops.documents.nodes import Json
+from margo_gitops.errors import Location, MargoGitopsError, ParameterInvalid, ParameterMissing, TemplateInvalid
+from margo_gitops.rendering.intent import Application, Intent, Located
+from margo_gitops.rendering.placement import Target, selected
+from margo_gitops.rendering.templates import evaluate
+from margo_gitops.rendering.value_rules import RuleUnusableError, violations
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One place where parameters are written.
+
+    Attributes:
+        name: for people, "site north".
+        document: the file.
+        path: of the mapping of parameters in it.
+        values: as written, by parameter name.
+    """
+
+    name: str
+    document: Located[object]
+    path: tuple[str | int, ...]
+    values: Mapping[str, ParameterValue]
+    is_default: bool = False
+
+    def location(self, parameter: str) -> Location:
+        """Return where a parameter's value stands."""
+        # A description says more of a parameter than its value.
+        return self.document.at(*self.path, parameter, *(("value",) if self.is_default else ()))
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """A value as one layer gives it.
+
+    Attributes:
+        layer: where it is written.
+        written: as it stands there, expressions included.
+        value: evaluated.
+    """
+
+    layer: Layer
+    written: ParameterValue
+    value: ParameterValue
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """A parameter on a device: the value that holds, and the weaker ones it overrides, weakest first."""
+
+    name: str
+    origin: Origin
+    overridden: tuple[Origin, ...]
+    targets: tuple[ParameterTarget, ...]
+
+    @property
+    def value(self) -> ParameterValue:
+        """The value that holds."""
+        return self.origin.value
+
+
+def layers(
+    intent: Intent, deployment: Located[Deployment], application: Application, target: Target
+) -> Iterator[Layer]:
+    """Yield the layers of a deployment on a device, weakest first."""
+    defaults = {
+        name: parameter.value
+        for name, parameter in application.description.value.parameters.items()
+        if parameter.value is not None
+    }
+    yield Layer("application default", application.description, ("parameters",), defaults, is_default=True)
+    spec = deployment.value.spec
+    name = deployment.value.metadata.name
+    yield Layer(f"deployment {name}", deployment, ("spec", "parameters"), spec.parameters)
+    for index, overlay in enumerate(spec.overlays):
+        if selected(overlay.match, target):
+            path = ("spec", "overlays", index, "parameters")
+            yield Layer(f"overlay {overlay.name}", deployment, path, overlay.parameters)
+    if target.site is not None and target.site in intent.sites:
+        site = intent.sites[target.site]
+        yield Layer(f"site {target.site}", site, ("spec", "parameters"), site.value.spec.parameters)
+    device = intent.devices[target.id]
+    yield Layer(f"device {target.id}", device, ("spec", "parameters"), device.value.spec.parameters)
+
+
+def effective_parameters(
+    stack: Sequence[Layer],
+    application: Application,
+    profile: DeploymentProfile,
+    names: Mapping[str, Json],
+    previous: Mapping[str, DeployedParameter] | None,
+) -> tuple[list[Effective], list[MargoGitopsError]]:
+    """Return the parameters of a deployment on a device, in the description's order, and everything wrong with them.
+
+    Only parameters that the chosen profile uses are there, each with the targets in that profile.
+
+    Args:
+        stack: the layers, weakest first.
+        application: the application.
+        profile: the chosen profile.
+        names: what expressions may use.
+        previous: the parameters of this deployment as installed before; None for a new one.
+    """
+    description = application.description.value
+    components = {component.name for component in profile.components}
+    rules = _rules(application)
+    found: list[Effective] = []
+    errors: list[MargoGitopsError] = []
+    for name, parameter in description.parameters.items():
+        targets = tuple(
+            ParameterTarget(target.pointer, tuple(part for part in target.components if part in components))
+            for target in parameter.targets
+            if components.intersection(target.components)
+        )
+        if not targets:
+            continue
+        try:
+            effective = _effective(name, stack, targets, names)
+        except TemplateInvalid as error:
+            errors.append(error)
+            continue
+        errors += _broken_rules(name, effective, rules.get(name, ()), stack, previous)
+        if effective is not None:
+            found.append(effective)
+    return found, errors
+
+
+def _effective(
+    name: str, stack: Sequence[Layer], targets: tuple[ParameterTarget, ...], names: Mapping[str, Json]
+) -> Effective | None:
+    origins = []
+    for layer in stack:
+        if name in layer.values:
+            written = layer.values[name]
+            value = _evaluated(layer, name, written, names) if not layer.is_default else written
+            origins.append(Origin(layer, written, value))
+    if not origins:
+        return None
+    return Effective(name, origins[-1], tuple(origins[:-1]), targets)
+
+
+def _evaluated(layer: Layer, name: str, written: ParameterValue, names: Mapping[str, Json]) -> ParameterValue:
+    try:
+        return evaluate(written, names)
+    except TemplateInvalid as error:
+        raise TemplateInvalid(
+            f"parameter {name}: {error.what}", where=layer.location(name), why=error.why, remedy=error.remedy
+        ) from error
+
+
+Rule = tuple[Setting, ValueSchema]
+
+
+def _rules(application: Application) -> dict[str, list[Rule]]:
+    """Return the settings and schemas that speak of each parameter."""
+    configuration = application.description.value.configuration
+    if configuration is None:
+        return {}
+    schemas = {schema.name: schema for schema in configuration.schema}
+    rules: dict[str, list[Rule]] = {}
+    for section in configuration.sections:
+        for setting in section.settings:
+            if setting.schema in schemas:
+                rules.setdefault(setting.parameter, []).append((setting, schemas[setting.schema]))
+    return rules
+
+
+def _broken_rules(
+    name: str,
+    effective: Effective | None,
+    rules: Sequence[Rule],
+    stack: Sequence[Layer],
+    previous: Mapping[str, DeployedParameter] | None,
+) -> Iterator[MargoGitopsError]:
+    for setting, schema in rules:
+        if effective is None:
+            if not schema.allow_empty:
+                yield ParameterMissing(
+                    f'parameter {name} ("{setting.name}") has no value in any layer',
+                    where=_deployment_layer(stack).document.at("spec"),
+                    remedy=f"give it one in spec.parameters of the deployment: {_rule_text(schema)}",
+                )
+            continue
+        layer = effective.origin.layer
+        try:
+            for violation in violations(schema, effective.value):
+                yield ParameterInvalid(
+                    f'parameter {name} ("{setting.name}") {violation}',
+                    where=layer.location(name),
+                    why=[f"it comes from the layer: {layer.name}"],
+                    remedy=f"the application wants {_rule_text(schema)}",
+                )
+        except RuleUnusableError as error:
+            yield ParameterInvalid(
+                f"parameter {name}: {error}", where=layer.location(name), remedy="tell the application's supplier"
+            )
+        before = previous.get(name) if previous is not None and setting.immutable else None
+        if before is not None and not _equal(before.value, effective.value):
+            yield ParameterInvalid(
+                f'parameter {name} ("{setting.name}") may not change any more: it was installed as {before.value!r}',
+                where=layer.location(name),
+                why=["the application calls this setting immutable"],
+                remedy="put the old value back, or remove the deployment from this device and add it under a new name",
+            )
+
+
+def _deployment_layer(stack: Sequence[Layer]) -> Layer:
+    return stack[1]
+
+
+def _equal(left: ParameterValue, right: ParameterValue) -> bool:
+    return left == right and isinstance(left, bool) == isinstance(right, bool)
+
+
+def _rule_text(schema: ValueSchema) -> str:
+    parts: list[str] = [schema.data_type]
+    for name, value in (
+        ("at least", schema.min_value),
+        ("at most", schema.max_value),
+        ("min length", schema.min_length),
+        ("max length", schema.max_length),
+        ("matching", schema.regex_match),
+    ):
+        if value is not None:
+            parts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+    if schema.options is not None:
+        parts.append(f"one of {', '.join(map(str, schema.options))}")
+    if not schema.allow_empty:
+        parts.append("not empty")
+    return ", ".join(parts)

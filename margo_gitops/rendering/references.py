@@ -1,0 +1,114 @@
+"""Whether the documents of a fleet repo fit together: everything they name exists."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterator
+
+from margo_gitops.documents.application import ApplicationDescription
+from margo_gitops.documents.device_id import client_of
+from margo_gitops.documents.fleet_kinds import Deployment, Device, DeviceSelector, Site
+from margo_gitops.errors import Location, MargoGitopsError, ReferenceUnknown
+from margo_gitops.rendering.intent import Intent, Located
+
+
+def broken_references(intent: Intent) -> Iterator[MargoGitopsError]:
+    """Yield everything that a document names and nobody defines."""
+    for device_id, device in intent.devices.items():
+        site = device.value.spec.site
+        if site is not None and site not in intent.sites:
+            yield _unknown("site", site, intent.sites, device.at("spec", "site"))
+        if client_of(device_id) not in intent.devices:
+            yield ReferenceUnknown(
+                f"device {device_id} is a child of {client_of(device_id)}, which is no device of this fleet",
+                where=device.at("metadata", "name"),
+                remedy=f"add a Device {client_of(device_id)}: the gateway pulls the state of its children",
+            )
+    for deployment in intent.deployments.values():
+        yield from _of_deployment(intent, deployment)
+    yield from _shared_parameters(intent)
+
+
+def _of_deployment(intent: Intent, deployment: Located[Deployment]) -> Iterator[MargoGitopsError]:
+    spec = deployment.value.spec
+    yield from _of_selector(intent, deployment, spec.placement, ("spec", "placement"))
+    for index, overlay in enumerate(spec.overlays):
+        yield from _of_selector(intent, deployment, overlay.match, ("spec", "overlays", index, "match"))
+    for index, name in enumerate(spec.after):
+        if name not in intent.deployments:
+            yield _unknown("deployment", name, intent.deployments, deployment.at("spec", "after", index))
+
+    application = intent.applications.get((spec.application.id, spec.application.version))
+    if application is None:
+        yield _unknown_application(intent, deployment)
+        return
+    description = application.description.value
+    profiles = [profile.id for profile in description.deployment_profiles]
+    for index, profile in enumerate(spec.profiles):
+        if profile not in profiles:
+            yield _unknown("profile", profile, profiles, deployment.at("spec", "profiles", index))
+    yield from _own_parameters(deployment, description)
+
+
+def _unknown_application(intent: Intent, deployment: Located[Deployment]) -> ReferenceUnknown:
+    wanted = deployment.value.spec.application
+    versions = sorted(version for name, version in intent.applications if name == wanted.id)
+    if versions:
+        return ReferenceUnknown(
+            f"there is no version {wanted.version} of the application {wanted.id}",
+            where=deployment.at("spec", "application", "version"),
+            why=[f"versions in this fleet repo: {', '.join(versions)}"],
+            remedy="add it with `margo-gitops app add PATH`, or name one of these",
+        )
+    error = _unknown(
+        "application",
+        wanted.id,
+        {name for name, _ in intent.applications},
+        deployment.at("spec", "application", "id"),
+    )
+    return ReferenceUnknown(
+        error.what, where=error.where, why=error.why, remedy=error.remedy or "add it with `margo-gitops app add PATH`"
+    )
+
+
+def _of_selector(
+    intent: Intent, deployment: Located[Deployment], selector: DeviceSelector, path: tuple[str | int, ...]
+) -> Iterator[MargoGitopsError]:
+    for index, device in enumerate(selector.devices):
+        if device not in intent.devices:
+            yield _unknown("device", device, intent.devices, deployment.at(*path, "devices", index))
+    for index, site in enumerate(selector.sites):
+        if site not in intent.sites:
+            yield _unknown("site", site, intent.sites, deployment.at(*path, "sites", index))
+
+
+def _own_parameters(deployment: Located[Deployment], description: ApplicationDescription) -> Iterator[MargoGitopsError]:
+    spec = deployment.value.spec
+    layers: list[tuple[tuple[str | int, ...], Collection[str]]] = [(("spec", "parameters"), spec.parameters)]
+    layers += [(("spec", "overlays", at, "parameters"), each.parameters) for at, each in enumerate(spec.overlays)]
+    for path, names in layers:
+        for name in names:
+            if name not in description.parameters:
+                where = deployment.at_key(*path, name)
+                yield _unknown(f"parameter of {description.id}", name, description.parameters, where)
+
+
+def _shared_parameters(intent: Intent) -> Iterator[MargoGitopsError]:
+    """Yield parameters of sites and devices that no application of the fleet has."""
+    known = {name for application in intent.applications.values() for name in application.description.value.parameters}
+    documents: list[Located[Site] | Located[Device]] = [*intent.sites.values(), *intent.devices.values()]
+    for document in documents:
+        for name in document.value.spec.parameters:
+            if name not in known:
+                where = document.at_key("spec", "parameters", name)
+                yield _unknown("parameter of any application", name, known, where)
+
+
+def _unknown(what: str, name: str, known: Collection[str], where: Location) -> ReferenceUnknown:
+    close = difflib.get_close_matches(name, known, 1)
+    listed = sorted(known)
+    remedy = f"did you mean {close[0]}?" if close else ""
+    if not close and listed:
+        more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+        remedy = f"known: {', '.join(listed[:8])}{more}"
+    return ReferenceUnknown(f"{name} is no {what}", where=where, remedy=remedy)

@@ -1,0 +1,180 @@
+"""Render: intent and previous state to exact bytes for every device. Pure: the same input gives the same bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+
+from margo_gitops.documents.application import DeploymentProfile
+from margo_gitops.documents.deployment import ApplicationDeployment, DeployedParameter
+from margo_gitops.documents.device_id import client_of
+from margo_gitops.documents.fleet_kinds import Deployment
+from margo_gitops.documents.kinds import read_as, read_source
+from margo_gitops.documents.records import write
+from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.errors import (
+    InvalidDocument,
+    MargoGitopsError,
+    NotPlaceable,
+    ReferenceUnknown,
+    RenderingRefused,
+    StateTampered,
+    UnreadableDocument,
+)
+from margo_gitops.rendering.desired_state import DesiredState, PreviousState, desired_state
+from margo_gitops.rendering.intent import Application, Intent, Located
+from margo_gitops.rendering.placement import Target, select, targets
+from margo_gitops.rendering.references import broken_references
+from margo_gitops.rendering.resolution import Resolved, application_deployment, choose, deployment_id, resolve
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A deployment on a device, with the profile it gets there."""
+
+    deployment: Located[Deployment]
+    application: Application
+    profile: DeploymentProfile
+    target: Target
+
+
+PlacementsByDevice = Mapping[str, Mapping[str, Placement]]
+"""Placements by device id, then by the deployment's name; every device is there."""
+
+
+def place(intent: Intent) -> PlacementsByDevice:
+    """Return where every deployment goes.
+
+    Raises:
+        RenderingRefused: with everything that cannot be placed, and every reference that leads nowhere.
+    """
+    errors = list(broken_references(intent))
+    if not errors:
+        placements, errors = _placements(intent)
+        errors += _cycles(intent)
+        if not errors:
+            return placements
+    raise RenderingRefused("the fleet cannot be rendered", errors)
+
+
+def _placements(intent: Intent) -> tuple[dict[str, dict[str, Placement]], list[MargoGitopsError]]:
+    fleet = targets(intent)
+    placements: dict[str, dict[str, Placement]] = {device: {} for device in fleet}
+    errors: list[MargoGitopsError] = []
+    for name in sorted(intent.deployments):
+        deployment = intent.deployments[name]
+        wanted = deployment.value.spec.application
+        application = intent.applications[wanted.id, wanted.version]
+        chosen = list(select(deployment.value.spec.placement, fleet))
+        if not chosen:
+            errors.append(
+                NotPlaceable(
+                    f"deployment {name} selects no device",
+                    where=deployment.at("spec", "placement"),
+                    remedy="correct spec.placement, or remove the deployment",
+                )
+            )
+        for target in chosen:
+            try:
+                profile = choose(deployment, application, target)
+            except MargoGitopsError as error:
+                errors.append(error)
+            else:
+                placements[target.id][name] = Placement(deployment, application, profile, target)
+    return placements, errors
+
+
+def _cycles(intent: Intent) -> Iterator[MargoGitopsError]:
+    graph = {name: deployment.value.spec.after for name, deployment in intent.deployments.items()}
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        cycle: list[str] = error.args[1]
+        yield ReferenceUnknown(
+            f"deployments wait for each other: {' after '.join(cycle)}",
+            where=intent.deployments[cycle[0]].at("spec", "after"),
+            remedy="remove one of these from spec.after",
+        )
+
+
+def render(intent: Intent, previous: Callable[[str], PreviousState | None]) -> tuple[DesiredState, ...]:
+    """Return the desired state of every device that pulls, sorted by id.
+
+    Args:
+        intent: the fleet.
+        previous: the state of a device as rendered before; None for a device that never had one.
+
+    Raises:
+        RenderingRefused: with every reason; nothing is rendered.
+        StateTampered: the previous state cannot be read.
+    """
+    placements = place(intent)
+    states: list[DesiredState] = []
+    errors: list[MargoGitopsError] = []
+    for client, devices in _by_client(intent).items():
+        before = previous(client)
+        documents: dict[str, bytes] = {}
+        for device in devices:
+            for name in placements[device]:
+                try:
+                    document, found = _document(intent, placements[device], name, before)
+                except MargoGitopsError as error:
+                    errors.append(error)
+                else:
+                    errors += found
+                    documents[document.id] = write_yaml(write(document))
+        if not errors:
+            site = intent.devices[client].value.spec.site
+            states.append(desired_state(client, site, documents, before))
+    if errors:
+        raise RenderingRefused("the fleet cannot be rendered", errors)
+    return tuple(states)
+
+
+def _by_client(intent: Intent) -> dict[str, list[str]]:
+    clients: dict[str, list[str]] = {}
+    for device in sorted(intent.devices):
+        clients.setdefault(client_of(device), []).append(device)
+    return dict(sorted(clients.items()))
+
+
+def _document(
+    intent: Intent, placements: Mapping[str, Placement], name: str, before: PreviousState | None
+) -> tuple[ApplicationDeployment, list[MargoGitopsError]]:
+    resolved, errors = resolve_placement(intent, placements[name], before)
+    fleet = intent.fleet.value.metadata.name
+    first = [
+        deployment_id(fleet, resolved.target.id, other)
+        for other in resolved.deployment.value.spec.after
+        if other in placements
+    ]
+    return application_deployment(resolved, intent, first), errors
+
+
+def resolve_placement(
+    intent: Intent, placement: Placement, before: PreviousState | None
+) -> tuple[Resolved, list[MargoGitopsError]]:
+    """Return a placement with its parameters, and everything wrong with them."""
+    installed = _installed_parameters(intent, placement, before)
+    return resolve(intent, placement.deployment, placement.application, placement.profile, placement.target, installed)
+
+
+def _installed_parameters(
+    intent: Intent, placement: Placement, before: PreviousState | None
+) -> Mapping[str, DeployedParameter] | None:
+    """Return the parameters rendered before, if the application has settings that may not change."""
+    configuration = placement.application.description.value.configuration
+    sections = configuration.sections if configuration else ()
+    if before is None or not any(setting.immutable for section in sections for setting in section.settings):
+        return None
+    name = placement.deployment.value.metadata.name
+    identity = deployment_id(intent.fleet.value.metadata.name, placement.target.id, name)
+    content = before.deployment(identity)
+    if content is None:
+        return None
+    try:
+        document = read_as(ApplicationDeployment, read_source(content, f"{identity}.yaml"))
+    except (UnreadableDocument, InvalidDocument) as error:
+        raise StateTampered(f"the state repo's deployment {identity} is none", why=[str(error)]) from error
+    return document.spec.parameters if isinstance(document, ApplicationDeployment) else None

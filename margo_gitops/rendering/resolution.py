@@ -1,0 +1,201 @@
+"""One deployment on one device, resolved: profile, id, and every parameter with its origin."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from margo_gitops.documents.application import Component, DeploymentProfile
+from margo_gitops.documents.deployment import (
+    OWN_EXTENSION,
+    ApplicationDeployment,
+    Artifact,
+    DeployedParameter,
+    DeployedProfile,
+    DeploymentExtension,
+    DeploymentMetadata,
+    DeploymentSpec,
+)
+from margo_gitops.documents.fleet_kinds import Deployment
+from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.records import write
+from margo_gitops.errors import AmbiguousProfile, MargoGitopsError, NotPlaceable, ReferenceUnknown
+from margo_gitops.rendering.intent import Application, ComponentContent, Intent, Located
+from margo_gitops.rendering.parameters import Effective, effective_parameters, layers
+from margo_gitops.rendering.placement import Target, choose_profile
+
+_DEPLOYMENT_IDS = uuid.UUID("8a2d2b0e-3f0a-5c39-9f2c-6f0d4be0a6a1")
+"""The name space of deployment ids. Never changes: every id in every fleet depends on it."""
+
+
+def deployment_id(fleet: str, device: str, deployment: str) -> str:
+    """Return the UUIDv5 of a deployment on a device: stable, and never stored."""
+    # No name holds a newline, so no two different triples join to the same text.
+    return str(uuid.uuid5(_DEPLOYMENT_IDS, f"{fleet}\n{device}\n{deployment}"))
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """One deployment on one device."""
+
+    id: str
+    target: Target
+    deployment: Located[Deployment]
+    application: Application
+    profile: DeploymentProfile
+    parameters: tuple[Effective, ...]
+
+
+def choose(deployment: Located[Deployment], application: Application, target: Target) -> DeploymentProfile:
+    """Return the profile that a device gets.
+
+    Raises:
+        NotPlaceable, AmbiguousProfile: with the deployment's file and line.
+    """
+    name = deployment.value.metadata.name
+    try:
+        return choose_profile(application.description.value.deployment_profiles, deployment.value.spec.profiles, target)
+    except NotPlaceable as error:
+        raise NotPlaceable(
+            f"deployment {name}: {error.what}",
+            where=deployment.at("spec", "placement"),
+            device=target.id,
+            why=error.why,
+            remedy="take the device out of spec.placement, or correct its capabilities",
+        ) from error
+    except AmbiguousProfile as error:
+        raise AmbiguousProfile(
+            f"deployment {name}: {error.what}",
+            where=deployment.at("spec"),
+            device=target.id,
+            remedy="name the one to use in spec.profiles, best first",
+        ) from error
+
+
+def resolve(
+    intent: Intent,
+    deployment: Located[Deployment],
+    application: Application,
+    profile: DeploymentProfile,
+    target: Target,
+    previous: Mapping[str, DeployedParameter] | None = None,
+) -> tuple[Resolved, list[MargoGitopsError]]:
+    """Return a deployment on a device with all its parameters, and everything wrong with these.
+
+    Args:
+        intent: the fleet.
+        deployment: the deployment.
+        application: its application.
+        profile: what `choose` returned.
+        target: the device.
+        previous: the parameters installed before, for immutable settings.
+    """
+    name = deployment.value.metadata.name
+    identity = deployment_id(intent.fleet.value.metadata.name, target.id, name)
+    names: dict[str, Json] = {
+        **target.names,
+        "application": {
+            "id": application.description.value.id,
+            "version": application.description.value.metadata.version,
+        },
+        "deployment": {"id": identity, "name": name},
+        "profile": {"id": profile.id, "type": profile.type},
+    }
+    stack = tuple(layers(intent, deployment, application, target))
+    parameters, errors = effective_parameters(stack, application, profile, names, previous)
+    return Resolved(identity, target, deployment, application, profile, tuple(parameters)), [
+        _on_device(error, target.id) for error in errors
+    ]
+
+
+def _on_device(error: MargoGitopsError, device: str) -> MargoGitopsError:
+    error.device = device
+    return error
+
+
+def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[str]) -> ApplicationDeployment:
+    """Return Margo's document for a resolved deployment.
+
+    Args:
+        resolved: the deployment.
+        intent: the fleet.
+        after: ids of deployments of the same device that must be installed first.
+
+    Raises:
+        ReferenceUnknown: the application's content is vendored, and the fleet does not say where devices find it.
+    """
+    fleet = intent.fleet.value
+    description = resolved.application.description.value
+    extension = DeploymentExtension(
+        deployment=resolved.deployment.value.metadata.name,
+        application_version=description.metadata.version,
+        profile=resolved.profile.id,
+        after=tuple(after),
+        artifacts=_artifacts(resolved, intent),
+    )
+    return ApplicationDeployment(
+        id=resolved.id,
+        metadata=DeploymentMetadata(
+            name=resolved.deployment.value.metadata.name,
+            namespace=fleet.spec.namespace,
+            device_id=resolved.target.id,
+        ),
+        spec=DeploymentSpec(
+            application_id=description.id,
+            deployment_profile=_deployed_profile(resolved.profile),
+            parameters={
+                parameter.name: DeployedParameter(parameter.value, parameter.targets)
+                for parameter in resolved.parameters
+            },
+            extensions={OWN_EXTENSION: write(extension)},
+        ),
+    )
+
+
+def _without_own(component: Component) -> Component:
+    """Return a component without our own extension: what it says stands resolved in the deployment's."""
+    kept = {key: value for key, value in component.extensions.items() if key != OWN_EXTENSION}
+    return Component(component.name, component.properties, kept)
+
+
+def _deployed_profile(profile: DeploymentProfile) -> DeployedProfile:
+    return DeployedProfile(
+        type=profile.type,
+        components=tuple(_without_own(component) for component in profile.components),
+        device_constraints=profile.device_constraints,
+        extensions=profile.extensions,
+    )
+
+
+def _artifacts(resolved: Resolved, intent: Intent) -> tuple[Artifact, ...]:
+    policy = intent.fleet.value.spec.artifacts
+    artifacts = []
+    for component in resolved.profile.components:
+        content = resolved.application.contents.get(component.name)
+        if content is None:
+            continue
+        if "://" in content.location:
+            url = content.location
+        elif policy is None:
+            remedy = "add it: the applications/ folder as devices see it, https or file"
+            raise _unreachable(intent, resolved, content, "spec.artifacts.baseUrl is missing", remedy)
+        elif content.is_folder and not policy.base_url.startswith("file:"):
+            remedy = "put a tar.gz into the package, or let spec.artifacts.baseUrl be a file:// URL of the folder"
+            raise _unreachable(intent, resolved, content, "a folder cannot be fetched by https", remedy)
+        else:
+            url = policy.base_url + content.location
+        artifacts.append(Artifact(component.name, url, content.digest))
+    return tuple(artifacts)
+
+
+def _unreachable(
+    intent: Intent, resolved: Resolved, content: ComponentContent, reason: str, remedy: str
+) -> ReferenceUnknown:
+    return ReferenceUnknown(
+        f"devices cannot find the content of {resolved.application.description.value.id}: {reason}",
+        where=intent.fleet.at("spec", "artifacts"),
+        device=resolved.target.id,
+        why=[f"it is vendored at applications/{content.location}"],
+        remedy=remedy,
+    )

@@ -1,0 +1,198 @@
+"""Jinja2 expressions in parameter values: sandboxed, and functions of the device and nothing else.
+
+J-1  Only expressions (`{{ … }}`); no statements, no comments, no includes.
+J-2  An undefined name is an error.
+J-3  No I/O, no clock, no randomness: no globals, and only filters and tests whose result depends on their input.
+J-4  A value that is exactly one expression keeps its type; anything else becomes text.
+J-5  Results are bounded, and so are the operators that could make them huge.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER
+from margo_gitops.errors import TemplateInvalid
+
+MAX_SOURCE = 4096
+MAX_RESULT = 65_536
+"""Characters."""
+
+# Functions of their input that cannot make much out of little; `join` and `replace` are bounded below.
+_FILTERS = frozenset({
+    "abs", "capitalize", "count", "d", "default", "first", "float", "int", "items", "last", "length", "list", "lower",
+    "map", "max", "min", "reject", "rejectattr", "reverse", "round", "select", "selectattr", "sort", "string", "sum",
+    "title", "trim", "truncate", "unique", "upper",
+})  # fmt: skip
+_FORMAT = re.compile(r"%[-+ 0]?[0-9]{0,2}(\.[0-9]{1,2})?[sdxXfeg%]")
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """A sandbox without globals and calls, whose operators are bounded."""
+
+    intercepted_binops = frozenset({"*", "**", "%"})
+
+    def call(self, context: Any, called: Any, /, *args: Any, **keywords: Any) -> Any:  # noqa: ANN401, ARG002
+        """Refuse every call: methods of text (`ljust`, `format`) could make huge results (J-5)."""
+        raise SecurityError("calls are not possible, use filters")
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401
+        """Refuse operations whose result could be huge (J-5)."""
+        numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
+        if operator == "**" and not (numbers and abs(left) <= MAX_RESULT and abs(right) <= 64):
+            raise SecurityError("the power is too large")
+        if not numbers:
+            raise SecurityError(f"the operator {operator} takes numbers; use the filters join and format for text")
+        return super().call_binop(context, operator, left, right)
+
+
+def _bounded_join(items: object, separator: str = "") -> str:
+    texts = [str(item) for item in items] if isinstance(items, (list, tuple, Iterator)) else [str(items)]
+    _bound(sum(map(len, texts)) + len(separator) * len(texts))
+    return separator.join(texts)
+
+
+def _bounded_replace(text: object, old: str, new: str) -> str:
+    source = str(text)
+    _bound(len(source) + source.count(old) * len(new))
+    return source.replace(old, new)
+
+
+def _bounded_format(template: str, *values: object) -> str:
+    if _FORMAT.sub("", template).count("%"):
+        raise SecurityError("format takes %s, %d, %x, %f, %e, %g with at most two digits of width and precision")
+    return template % values
+
+
+def _bound(size: int) -> None:
+    if size > MAX_RESULT:
+        raise SecurityError(f"the text would have {size} characters, {MAX_RESULT} are possible")
+
+
+def _environment() -> _Environment:
+    environment = _Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+    environment.globals.clear()
+    environment.filters = {name: rule for name, rule in environment.filters.items() if name in _FILTERS}
+    environment.filters |= {"join": _bounded_join, "replace": _bounded_replace, "format": _bounded_format}
+    return environment
+
+
+_ENVIRONMENT = _environment()
+
+
+class Expression:
+    """A parsed value: text with expressions in it, or exactly one expression."""
+
+    def __init__(self, source: str) -> None:
+        if len(source) > MAX_SOURCE:
+            _refuse(source, f"it has {len(source)} characters, {MAX_SOURCE} are possible")
+        if "{%" in source or "{#" in source:
+            _refuse(source, "statements and comments are not possible, only {{ expressions }}")
+        try:
+            tree = _ENVIRONMENT.parse(source)
+            body = tree.body[0].nodes if tree.body and isinstance(tree.body[0], nodes.Output) else []
+            self._single = len(body) == 1 and not isinstance(body[0], nodes.TemplateData)
+            if self._single:
+                self._expression = _ENVIRONMENT.compile_expression(
+                    source.strip()[2:-2].strip("-+"), undefined_to_none=False
+                )
+            else:
+                self._template = _ENVIRONMENT.from_string(source)
+        except TemplateSyntaxError as error:
+            _refuse(source, error.message or "syntax error")
+        except TemplateError as error:
+            _refuse(source, str(error))
+
+    def evaluate(self, names: Mapping[str, Json]) -> object:
+        """Return the value for one device.
+
+        Raises:
+            jinja2.TemplateError, ArithmeticError, TypeError, ValueError, LookupError: what the expression did wrong.
+        """
+        if self._single:
+            value = self._expression(**names)
+            if isinstance(value, StrictUndefined):
+                str(value)  # raises UndefinedError with jinja2's own text
+            return value
+        return self._template.render(**names)
+
+
+def _refuse(source: str, reason: str) -> NoReturn:
+    raise TemplateInvalid(
+        f"{_short(source)} is not a valid expression", why=[reason], remedy="see docs/fleet-repo.md, Expressions"
+    )
+
+
+def _short(source: str) -> str:
+    return repr(source if len(source) <= 80 else source[:77] + "...")
+
+
+@lru_cache(maxsize=4096)
+def _parse(source: str) -> Expression:
+    return Expression(source)
+
+
+def is_template(value: object) -> bool:
+    """Return whether a parameter value holds an expression."""
+    return isinstance(value, str) and ("{{" in value or "{%" in value or "{#" in value)
+
+
+def evaluate(value: ParameterValue, names: Mapping[str, Json]) -> ParameterValue:
+    """Return a parameter value with its expressions evaluated; a value without any as it is.
+
+    Args:
+        value: as written in the fleet repo.
+        names: what expressions may use, plain values only: `device`, `site`, `fleet`, `application`, `deployment`.
+
+    Raises:
+        TemplateInvalid: syntax, an undefined name, an operation that fails, or a result no parameter can hold.
+    """
+    if isinstance(value, tuple):
+        return tuple(_scalar(evaluate(item, names), item) for item in value)
+    if not isinstance(value, str) or not is_template(value):
+        return value
+    expression = _parse(value)
+    try:
+        result = expression.evaluate(names)
+    except UndefinedError as error:
+        raise TemplateInvalid(
+            f"{_short(value)} uses a name that is not defined",
+            why=[str(error.message)],
+            remedy=f"known names: {', '.join(sorted(names))}; give the label, or use the filter default",
+        ) from error
+    except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
+        reason = str(error) or type(error).__name__
+        raise TemplateInvalid(f"{_short(value)} cannot be evaluated", why=[reason]) from error
+    return _parameter(result, value)
+
+
+def _parameter(result: object, source: str) -> ParameterValue:
+    if isinstance(result, (list, tuple)):
+        return tuple(_scalar(item, source) for item in result)
+    return _scalar(result, source)
+
+
+def _scalar(result: object, source: object) -> str | int | float | bool:
+    if isinstance(result, str) and len(result) > MAX_RESULT:
+        raise TemplateInvalid(f"the result of {_short(str(source))} has more than {MAX_RESULT} characters")
+    if isinstance(result, int) and not MIN_INTEGER <= result <= MAX_INTEGER:
+        raise TemplateInvalid(f"the result of {_short(str(source))} needs more than 64 bits")
+    if isinstance(result, float) and not math.isfinite(result):
+        raise TemplateInvalid(f"the result of {_short(str(source))} is {result}")
+    # Exact types: a subclass could be written in another way by some future library.
+    if type(result) in (str, int, float, bool):
+        return result  # type: ignore[return-value]
+    raise TemplateInvalid(
+        f"the result of {_short(str(source))} is {type(result).__name__}, no text, number, boolean or list of these",
+        remedy="choose one field of it, or turn it into text with the filter string",
+    )

@@ -1,0 +1,132 @@
+"""Whether a parameter's value obeys its application's own schema (Margo application description, configuration schema).
+
+The data type must always match; of the other rules, all that are given must hold. Three readings are ours, because the
+published text contradicts its own examples or leaves it open: `allowEmpty: false` means that the value must not be
+empty, `regexMatch` must match the whole value, and `minPrecision` cannot be broken, since 1.50 is the number 1.5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from decimal import Decimal
+from functools import lru_cache
+
+import regex
+
+from margo_gitops.documents.application import ParameterValue, ValueSchema
+
+REGEX_SECONDS = 0.25
+"""A pattern comes from a supplier; one that backtracks without end must not stop a render."""
+
+
+class RuleUnusableError(ValueError):
+    """A rule of the schema itself cannot be evaluated."""
+
+
+def is_empty(value: ParameterValue | None) -> bool:
+    """Return whether a value counts as empty: absent, "" or a list without items."""
+    return value is None or value in ("", ())
+
+
+def violations(schema: ValueSchema, value: ParameterValue) -> Iterator[str]:
+    """Yield every rule of `schema` that `value` breaks, in words.
+
+    Raises:
+        RuleUnusableError: the schema's `regexMatch` cannot be evaluated in time.
+    """
+    if is_empty(value):
+        # Other rules speak of values that are there: an optional text may be empty and still have a minLength.
+        if not schema.allow_empty:
+            yield "must not be empty (allowEmpty is false)"
+        elif not isinstance(value, _expected(schema)):
+            yield f"must be {_ARTICLES[schema.data_type]}"
+        return
+    if not _has_type(schema, value):
+        yield f"must be {_ARTICLES[schema.data_type]}, is {_described(value)}"
+        return
+    for item in value if isinstance(value, tuple) else (value,):
+        yield from _item_violations(schema, item)
+
+
+def _expected(schema: ValueSchema) -> type:
+    return tuple if schema.multiselect or schema.data_type.startswith("array[") else str
+
+
+def _has_type(schema: ValueSchema, value: ParameterValue) -> bool:
+    kind = schema.data_type.removeprefix("array[").removesuffix("]")
+    if _expected(schema) is tuple:
+        return isinstance(value, tuple) and all(_TYPES[kind](item) for item in value)
+    return not isinstance(value, tuple) and _TYPES[kind](value)
+
+
+_TYPES: dict[str, Callable[[object], bool]] = {
+    "string": lambda value: isinstance(value, str),
+    "boolean": lambda value: isinstance(value, bool),
+    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
+    "double": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+}
+
+_ARTICLES = {
+    "string": "a string",
+    "integer": "an integer",
+    "double": "a number",
+    "boolean": "true or false",
+    "array[string]": "a list of strings",
+    "array[integer]": "a list of integers",
+    "array[double]": "a list of numbers",
+    "array[boolean]": "a list of booleans",
+}
+
+
+def _described(value: ParameterValue) -> str:
+    if isinstance(value, tuple):
+        return f"a list ({', '.join(map(repr, value))[:60]})"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{'a string' if isinstance(value, str) else 'a number'} ({repr(value)[:60]})"
+
+
+def _item_violations(schema: ValueSchema, item: str | float | bool) -> Iterator[str]:
+    if schema.options is not None and not any(
+        item == option and isinstance(item, bool) == isinstance(option, bool) for option in schema.options
+    ):
+        yield f"{item!r} is none of {', '.join(map(str, schema.options))}"
+    if isinstance(item, str):
+        yield from _text_violations(schema, item)
+    elif not isinstance(item, bool):
+        yield from _number_violations(schema, item)
+
+
+def _text_violations(schema: ValueSchema, text: str) -> Iterator[str]:
+    if schema.min_length is not None and len(text) < schema.min_length:
+        yield f"must have at least {schema.min_length} characters, has {len(text)}"
+    if schema.max_length is not None and len(text) > schema.max_length:
+        yield f"must have at most {schema.max_length} characters, has {len(text)}"
+    if schema.regex_match is not None and not _matches(schema.regex_match, text):
+        yield f"{text[:60]!r} does not match {schema.regex_match}"
+
+
+def _number_violations(schema: ValueSchema, number: float) -> Iterator[str]:
+    if schema.min_value is not None and number < schema.min_value:
+        yield f"must be at least {schema.min_value:g}, is {number}"
+    if schema.max_value is not None and number > schema.max_value:
+        yield f"must be at most {schema.max_value:g}, is {number}"
+    if schema.max_precision is not None and _decimals(number) > schema.max_precision:
+        yield f"must have at most {schema.max_precision} decimals, is {number}"
+
+
+def _decimals(number: float) -> int:
+    exponent = Decimal(repr(number)).normalize().as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
+
+
+@lru_cache(maxsize=1024)
+def _compiled(pattern: str) -> regex.Pattern[str]:
+    return regex.compile(pattern)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    try:
+        return _compiled(pattern).fullmatch(text, timeout=REGEX_SECONDS) is not None
+    except (regex.error, TimeoutError) as error:
+        raise RuleUnusableError(f"the rule regexMatch {pattern!r} cannot be evaluated: {error}") from error

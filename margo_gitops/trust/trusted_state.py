@@ -1,0 +1,390 @@
+"""From the bytes of a pull to a state the device believes: pure, and all or nothing.
+
+The rules, in the order they are applied; the first that is broken refuses the whole snapshot, and what runs keeps
+running. Whatever may be large or hostile is bounded before it is read; signed state is verified before it is parsed.
+
+T-1   Bounds: bytes of the manifest, of each deployment, of all together, and number of deployments.        Oversized
+T-2   The commit, if there is one, is well formed (git_commit, C-1 to C-6).                             CommitInvalid
+T-3   The tree id computed from the snapshot's bytes is the commit's tree.                             DigestMismatch
+T-4   Where the policy has signers: there is a commit, signed by a key that is allowed at the commit's time, over
+      these bytes.                                            SignatureMissing, SignerUnknown or SignatureInvalid
+T-5   The commit's trailer `Manifest-Digest` is the sha256 of the manifest's bytes: T-3 alone rests on SHA-1.
+                                                                                      CommitInvalid, DigestMismatch
+T-6   Its trailer `Device` is the client this device belongs to.                       CommitInvalid, ForeignDevice
+T-7   The manifest is JSON that follows its contract; its version is a 64-bit integer, exact (Margo desired state,
+      manifest fields).                                                                        StateDocumentInvalid
+T-8   The commit's trailer `Manifest-Version` is the manifest's version.                                CommitInvalid
+T-9   The deployments are exactly the ones the manifest lists.                                        ContentMismatch
+T-10  Each has the digest the manifest states for it; `sizeBytes` is advisory (Margo desired state, digests).
+                                                                                                       DigestMismatch
+T-11  With a commit, the bundle's digest is that of the bundle written from these deployments. Without, the bundle may
+      be another server's archive of the same files: whoever downloads it checks it.                   DigestMismatch
+T-12  Each deployment follows its contract, and its id is the listed one, whatever the case.     StateDocumentInvalid
+T-13  Each is for this device: its `deviceId` is the device, or a child of it (`device/...`, also `device/*`). Older
+      shapes of the standard have no `deviceId` and mean the client itself.                             ForeignDevice
+T-14  The version is not below the floor's, nor below the policy's minimum.                           VersionRollback
+T-15  The floor's version again means the floor's manifest again, byte for byte.                        VersionReused
+T-16  The version right after the floor's has the floor's commit among its parents, where both have commits. A greater
+      jump is allowed: the device was offline, and history is fetched at depth 1.                    HistoryRewritten
+
+The new floor is the snapshot's version, manifest digest and commit. Seen again (T-15), the old floor stays as it is,
+and gains the commit if it had none: the commit that was trusted first is the one that the next version must descend
+from, so that history rewritten under an unchanged manifest shows at the next version.
+
+    trusted = judge(transport.pull(held), TrustPolicy("press-07", signers), floor)
+    ...                                    # apply trusted.deployments
+    store(trusted.floor)                   # only after success
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Final
+
+from margo_gitops.digests import Digest, sha256
+from margo_gitops.documents.bundle import write_bundle
+from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.device_id import client_of
+from margo_gitops.documents.kinds import Document, read_as, read_source
+from margo_gitops.documents.manifest import DeploymentReference, StateManifest
+from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds
+from margo_gitops.errors import (
+    MAX_SHOWN,
+    CommitInvalid,
+    ContentMismatch,
+    DigestMismatch,
+    ForeignDevice,
+    InvalidDocument,
+    Location,
+    Oversized,
+    SignatureMissing,
+    SignerUnknown,
+    StateDocumentInvalid,
+    TrustRefused,
+    UnreadableDocument,
+)
+from margo_gitops.trust.allowed_signers import AllowedSigners
+from margo_gitops.trust.floor import Floor, raise_floor
+from margo_gitops.trust.git_commit import GitCommit, parse_commit
+from margo_gitops.trust.git_objects import COMMIT, device_tree_id, object_id
+from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.trust.ssh_signature import GIT_NAMESPACE, parse_signature
+
+__all__ = [
+    "DEVICE_TRAILER",
+    "MANIFEST_DIGEST_TRAILER",
+    "MANIFEST_FILE",
+    "MANIFEST_VERSION_TRAILER",
+    "Floor",
+    "StateBounds",
+    "TrustPolicy",
+    "TrustedState",
+    "judge",
+]
+
+MANIFEST_FILE: Final = "manifest.json"
+MANIFEST_DIGEST_TRAILER: Final = "Manifest-Digest"
+MANIFEST_VERSION_TRAILER: Final = "Manifest-Version"
+DEVICE_TRAILER: Final = "Device"
+
+_NODES_PER_REFERENCE: Final = 16
+_TAMPERED: Final = "fetch again; if it stays, find out who or what changed the state between renderer and device"
+_RENDERED: Final = "find out what wrote this commit: only the renderer writes the state repo"
+
+
+@dataclass(frozen=True, slots=True)
+class StateBounds:
+    """How much state a device takes in (T-1).
+
+    Attributes:
+        manifest_bytes: size of the manifest.
+        deployment_bytes: size of each deployment.
+        deployments: how many there are.
+        total_bytes: size of the manifest and all deployments together.
+    """
+
+    manifest_bytes: int = 1024 * 1024
+    deployment_bytes: int = 1024 * 1024
+    deployments: int = 1000
+    total_bytes: int = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class TrustPolicy:
+    """What this device demands of its state.
+
+    Attributes:
+        device: the id of this device.
+        signers: who may sign its state; None accepts unsigned state.
+        bounds: how much of it there may be.
+        minimum_version: the lowest manifest version ever to be accepted, for a device that lost its floor.
+    """
+
+    device: str
+    signers: AllowedSigners | None
+    bounds: StateBounds = field(default_factory=StateBounds)
+    minimum_version: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class TrustedState:
+    """A snapshot that passed every rule.
+
+    Attributes:
+        manifest: the manifest.
+        deployments: every deployment, in the manifest's order.
+        snapshot: the bytes all this was read from.
+        floor: what to store as the new floor once the state is in place.
+        signer: principals and fingerprint of the key that signed it; None where the policy does not ask.
+    """
+
+    manifest: StateManifest
+    deployments: tuple[ApplicationDeployment, ...]
+    snapshot: Snapshot
+    floor: Floor
+    signer: str | None
+
+
+def judge(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
+    """Return the snapshot as a state that this device may apply.
+
+    Args:
+        snapshot: what a transport fetched.
+        policy: what this device demands.
+        floor: the newest state it has trusted; None at first contact, which accepts any version the policy accepts.
+
+    Raises:
+        TrustRefused: of the class that the broken rule names (T-1 to T-16), with the device in it.
+    """
+    try:
+        return _judge(snapshot, policy, floor)
+    except TrustRefused as refusal:
+        refusal.device = policy.device
+        raise
+
+
+def _judge(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
+    _check_bounds(snapshot, policy.bounds)
+    commit = _read_commit(snapshot)
+    _check_tree(snapshot, commit)
+    signer = _check_signature(commit, policy.signers)
+    digest = sha256(snapshot.manifest)
+    _check_trailers(commit, digest, policy.device)
+
+    manifest = _read_manifest(snapshot.manifest, policy.bounds)
+    _check_version_trailer(commit, manifest)
+    _check_content(manifest, snapshot.deployments)
+    _check_digests(manifest, snapshot.deployments)
+    _check_bundle(manifest, snapshot)
+    deployments = tuple(
+        _read_deployment(reference, snapshot.deployments[reference.deployment_id], policy.bounds)
+        for reference in manifest.deployments
+    )
+    for deployment in deployments:
+        _check_device(deployment, policy.device)
+
+    commit_id = None if snapshot.commit is None else object_id(COMMIT, snapshot.commit)
+    offered = Floor(manifest.manifest_version, digest, commit_id)
+    parents = commit.parents if commit else ()
+    return TrustedState(
+        manifest, deployments, snapshot, raise_floor(floor, offered, parents, policy.minimum_version), signer
+    )
+
+
+def _check_bounds(snapshot: Snapshot, bounds: StateBounds) -> None:
+    """T-1."""
+    sizes = {_file(deployment): len(content) for deployment, content in snapshot.deployments.items()}
+    largest = max(sizes, key=sizes.__getitem__, default="")
+    measured = (
+        (len(snapshot.manifest), bounds.manifest_bytes, f"bytes in {MANIFEST_FILE}"),
+        (len(sizes), bounds.deployments, "deployments"),
+        (sizes.get(largest, 0), bounds.deployment_bytes, f"bytes in {largest}"),
+        (len(snapshot.manifest) + sum(sizes.values()), bounds.total_bytes, "bytes in all files together"),
+    )
+    for size, limit, what in measured:
+        if size > limit:
+            raise Oversized(
+                f"the state has {size} {what}; this device takes {limit}",
+                remedy="render less for this device, or raise the bound in its configuration",
+            )
+
+
+def _read_commit(snapshot: Snapshot) -> GitCommit | None:
+    """T-2."""
+    if snapshot.commit is None:
+        return None
+    try:
+        return parse_commit(snapshot.commit)
+    except ValueError as error:
+        raise CommitInvalid("the state's commit is malformed", why=[str(error)], remedy=_RENDERED) from None
+
+
+def _check_tree(snapshot: Snapshot, commit: GitCommit | None) -> None:
+    """T-3."""
+    if commit is None:
+        return
+    try:
+        tree = device_tree_id(snapshot.manifest, snapshot.deployments)
+    except ValueError as error:
+        raise ContentMismatch("a file has a name that no deployment has", why=[str(error)], remedy=_TAMPERED) from None
+    if tree != commit.tree:
+        why = f"the files make the tree {tree}, the commit names {commit.tree}"
+        raise DigestMismatch("the files are not the ones of the commit", why=[why], remedy=_TAMPERED)
+
+
+def _check_signature(commit: GitCommit | None, signers: AllowedSigners | None) -> str | None:
+    """T-4. Returns who signed; None where nobody asks."""
+    if signers is None:
+        return None
+    if commit is None or commit.signature is None:
+        why = "it came without a commit" if commit is None else "its commit has no signature"
+        raise SignatureMissing(
+            "the state is not signed", why=[why], remedy="give the renderer a signing key, or fetch the state by git"
+        )
+
+    signature = parse_signature(commit.signature)
+    at = datetime.fromtimestamp(commit.committed_at, UTC)
+    principals = signers.find(signature.key, GIT_NAMESPACE, at)
+    if principals is None:
+        raise SignerUnknown(
+            f"the key {signature.key.fingerprint} may not sign this device's state",
+            why=signers.objections(signature.key, GIT_NAMESPACE, at),
+            remedy=f"if the renderer has a new key, add it to {signers.file} on the device; else find out whose it is",
+        )
+    # Only now: a stranger's key is not worth the arithmetic.
+    signature.verify(commit.payload, signature.key)
+    return f"{principals} {signature.key.fingerprint}"
+
+
+def _check_trailers(commit: GitCommit | None, digest: Digest, device: str) -> None:
+    """T-5 and T-6."""
+    if commit is None:
+        return
+    stated = _trailer(commit, MANIFEST_DIGEST_TRAILER)
+    if stated != digest:
+        why = f"it has {digest}, the commit states {stated[:80]!r}"
+        raise DigestMismatch(
+            f"{MANIFEST_FILE} is not the one the commit states",
+            where=Location(MANIFEST_FILE),
+            why=[why],
+            remedy=_TAMPERED,
+        )
+    client = client_of(device)
+    meant = _trailer(commit, DEVICE_TRAILER)
+    if meant != client:
+        raise ForeignDevice(
+            f"the state is meant for {meant[:200]!r}, this device's client is {client!r}",
+            remedy="correct the device id or the ref in this device's configuration",
+        )
+
+
+def _trailer(commit: GitCommit, name: str) -> str:
+    value = commit.trailers.get(name)
+    if value is None:
+        raise CommitInvalid(f"the commit's message has no trailer {name}", remedy=_RENDERED)
+    return value
+
+
+def _read_manifest(content: bytes, bounds: StateBounds) -> StateManifest:
+    """T-7."""
+    nodes = max(DEFAULT_BOUNDS.nodes, _NODES_PER_REFERENCE * bounds.deployments)
+    document = _read_document(StateManifest, content, MANIFEST_FILE, Bounds(size=bounds.manifest_bytes, nodes=nodes))
+    if not isinstance(document, StateManifest):
+        raise TypeError(f"a manifest was asked for, not a {type(document).__name__}")
+    return document
+
+
+def _read_document(record: type[Document], content: bytes, file: str, bounds: Bounds) -> Document:
+    try:
+        return read_as(record, read_source(content, file, bounds))
+    except (InvalidDocument, UnreadableDocument) as error:
+        raise StateDocumentInvalid(
+            error.what if error.where else f"{file}: {error.what}",
+            where=error.where,
+            why=error.why,
+            remedy=f"render again with a sound renderer; {error.remedy}" if error.remedy else "render again",
+        ) from error
+
+
+def _check_version_trailer(commit: GitCommit | None, manifest: StateManifest) -> None:
+    """T-8."""
+    if commit is None:
+        return
+    stated = _trailer(commit, MANIFEST_VERSION_TRAILER)
+    # As text, so that no other spelling of the number passes.
+    if stated != str(manifest.manifest_version):
+        raise CommitInvalid(
+            f"the commit states manifest version {stated[:40]!r}, the manifest {manifest.manifest_version}",
+            remedy=_RENDERED,
+        )
+
+
+def _check_content(manifest: StateManifest, deployments: Mapping[str, bytes]) -> None:
+    """T-9."""
+    listed = {reference.deployment_id for reference in manifest.deployments}
+    missing, unlisted = sorted(listed - deployments.keys()), sorted(deployments.keys() - listed)
+    if missing or unlisted:
+        why = [f"{_file(deployment)} is listed, but not there" for deployment in missing]
+        why += [f"{_file(deployment)} is there, but not listed" for deployment in unlisted]
+        raise ContentMismatch(
+            "the deployments are not the ones that the manifest lists", why=why[:MAX_SHOWN], remedy=_TAMPERED
+        )
+
+
+def _check_digests(manifest: StateManifest, deployments: Mapping[str, bytes]) -> None:
+    """T-10."""
+    for reference in manifest.deployments:
+        digest = sha256(deployments[reference.deployment_id])
+        if digest != reference.digest:
+            raise DigestMismatch(
+                "a deployment is not the one that the manifest lists",
+                where=Location(_file(reference.deployment_id)),
+                why=[f"it has {digest}, the manifest states {reference.digest}"],
+                remedy=_TAMPERED,
+            )
+
+
+def _check_bundle(manifest: StateManifest, snapshot: Snapshot) -> None:
+    """T-11."""
+    if snapshot.commit is None or manifest.bundle is None:
+        return
+    digest = sha256(write_bundle(snapshot.deployments))
+    if digest != manifest.bundle.digest:
+        raise DigestMismatch(
+            "the bundle that the manifest names is not the one of these deployments",
+            where=Location(MANIFEST_FILE),
+            why=[f"these deployments make {digest}, the manifest states {manifest.bundle.digest}"],
+            remedy=_RENDERED,
+        )
+
+
+def _read_deployment(reference: DeploymentReference, content: bytes, bounds: StateBounds) -> ApplicationDeployment:
+    """T-12."""
+    file = _file(reference.deployment_id)
+    document = _read_document(ApplicationDeployment, content, file, Bounds(size=bounds.deployment_bytes))
+    if not isinstance(document, ApplicationDeployment):
+        raise TypeError(f"a deployment was asked for, not a {type(document).__name__}")
+    if document.id.lower() != reference.deployment_id.lower():
+        raise StateDocumentInvalid(
+            f"the deployment's id is {document.id}, the manifest lists it as {reference.deployment_id}",
+            where=Location(file),
+            remedy=_RENDERED,
+        )
+    return document
+
+
+def _check_device(deployment: ApplicationDeployment, device: str) -> None:
+    """T-13."""
+    meant = deployment.metadata.device_id
+    if meant is not None and meant != device and not meant.startswith(f"{device}/"):
+        raise ForeignDevice(
+            f"the deployment is for {meant!r}, this device is {device!r}",
+            where=Location(_file(deployment.id)),
+            remedy="correct the device id or the ref in this device's configuration",
+        )
+
+
+def _file(deployment: str) -> str:
+    return f"deployments/{deployment}.yaml"
