@@ -1,0 +1,145 @@
+"""Files to read, from a commit or from a folder: one interface, so that every check runs on both."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+from margo_gitops.errors import Location, PackageInvalid, UnreadableDocument
+
+FileKind = Literal["file", "link", "special"]
+
+
+@dataclass(frozen=True, slots=True)
+class TreeFile:
+    """One entry that is no folder.
+
+    Attributes:
+        path: relative to the tree, with `/` between names.
+        kind: "link" for a symbolic link, "special" for a submodule, device, socket or pipe.
+        size: bytes.
+        read: returns the content.
+    """
+
+    path: str
+    kind: FileKind
+    size: int
+    read: Callable[[], bytes]
+
+
+class FileTree(Protocol):
+    """A tree of files."""
+
+    def files(self, folder: str) -> Iterator[TreeFile]:
+        """Yield every file below `folder`, which may not exist; "" is the tree itself."""
+        ...
+
+    def file(self, path: str) -> TreeFile | None:
+        """Return one file; None where there is none."""
+        ...
+
+
+class DiskTree:
+    """A folder on disk; links are reported, never followed; `.git` is left out."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def files(self, folder: str) -> Iterator[TreeFile]:
+        """Yield every file below a folder, sorted by name at each level."""
+        try:
+            entries = sorted(os.scandir(self.root / folder), key=lambda entry: entry.name)
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except OSError as error:
+            raise _unreadable(folder, error) from error
+        for entry in entries:
+            path = f"{folder}/{entry.name}" if folder else entry.name
+            if entry.name == ".git":
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                yield from self.files(path)
+            else:
+                yield self._entry(path)
+
+    def file(self, path: str) -> TreeFile | None:
+        """Return one file."""
+        return self._entry(path) if os.path.lexists(self.root / path) and not (self.root / path).is_dir() else None
+
+    def _entry(self, path: str) -> TreeFile:
+        place = self.root / path
+        status = place.lstat()
+        kind: FileKind = "special"
+        if stat.S_ISLNK(status.st_mode):
+            kind = "link"
+        elif stat.S_ISREG(status.st_mode):
+            kind = "file"
+        return TreeFile(path, kind, status.st_size, lambda: _read(place, path))
+
+
+def _read(place: Path, path: str) -> bytes:
+    try:
+        # A link or a pipe that took the file's place meanwhile is not opened.
+        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            return file.read()
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: OSError) -> UnreadableDocument:
+    return UnreadableDocument("cannot be read", where=Location(path), why=[error.strerror or str(error)])
+
+
+class SubTree:
+    """A folder of another tree, seen as a tree of its own."""
+
+    def __init__(self, tree: FileTree, folder: str) -> None:
+        self._tree = tree
+        self._folder = folder
+
+    def files(self, folder: str) -> Iterator[TreeFile]:
+        """Yield every file below a folder."""
+        for file in self._tree.files(f"{self._folder}/{folder}" if folder else self._folder):
+            yield TreeFile(file.path[len(self._folder) + 1 :], file.kind, file.size, file.read)
+
+    def file(self, path: str) -> TreeFile | None:
+        """Return one file."""
+        found = self._tree.file(f"{self._folder}/{path}")
+        return found and TreeFile(path, found.kind, found.size, found.read)
+
+
+def plain_files(tree: FileTree, folder: str, *, most: int, largest: int) -> dict[str, TreeFile]:
+    """Return the files below a folder of a package, by path; links and special files are refused.
+
+    Args:
+        tree: the package.
+        folder: where to look; "" for everything.
+        most: how many files are allowed.
+        largest: how many bytes all of them together may have.
+
+    Raises:
+        PackageInvalid: a bound is broken, or an entry is no plain file.
+    """
+    found: dict[str, TreeFile] = {}
+    size = 0
+    for file in tree.files(folder):
+        if file.kind != "file":
+            raise PackageInvalid(
+                f"{file.path} is a {'symbolic link' if file.kind == 'link' else 'special file'}",
+                where=Location(file.path),
+                remedy="packages hold plain files only; copy the file to its place",
+            )
+        found[file.path] = file
+        size += file.size
+        if len(found) > most or size > largest:
+            raise PackageInvalid(
+                f"a package may hold {most} files with {largest} bytes together",
+                where=Location(folder or "."),
+                remedy="ship large content as an image or an artifact by URL",
+            )
+    return found

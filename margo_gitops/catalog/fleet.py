@@ -1,0 +1,189 @@
+"""Read a whole fleet repo into an `Intent`, with every finding in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from margo_gitops.catalog.file_tree import FileTree, SubTree, TreeFile
+from margo_gitops.catalog.fleet_repo import FLEET_FILE
+from margo_gitops.catalog.lock import LOCK_FILE, locked_digests
+from margo_gitops.catalog.package import package_folder, read_package
+from margo_gitops.digests import Digest, sha256
+from margo_gitops.documents.device_id import encode_device_id
+from margo_gitops.documents.fleet_kinds import Deployment, Device, Fleet, Site
+from margo_gitops.documents.nodes import DEFAULT_BOUNDS
+from margo_gitops.documents.records import find
+from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.errors import (
+    Finding,
+    FleetInvalid,
+    InvalidDocument,
+    Location,
+    MargoGitopsError,
+    NoFleetRepo,
+    UnreadableDocument,
+)
+from margo_gitops.rendering.intent import Application, Intent, Located
+
+T = TypeVar("T")
+
+_OTHER_SPELLINGS = (".yml", ".json", ".YAML", ".YML")
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind(Generic[T]):
+    """How the documents of one kind are read and named."""
+
+    folder: str
+    record: type[T]
+    name: Callable[[T], str]
+    fits: Callable[[str, str], bool]
+
+
+def _same_name(stem: str, name: str) -> bool:
+    return stem.rpartition("/")[2] == name
+
+
+def _device_name(stem: str, device: str) -> bool:
+    """Whether a file is named after its device: by its id, or by its one encoding for file names."""
+    return stem == device or stem.endswith(f"/{device}") or stem.rpartition("/")[2] == encode_device_id(device)
+
+
+_SITES = _Kind("sites", Site, lambda site: site.metadata.name, _same_name)
+_DEVICES = _Kind("devices", Device, lambda device: device.metadata.name, _device_name)
+_DEPLOYMENTS = _Kind("deployments", Deployment, lambda deployment: deployment.metadata.name, _same_name)
+
+
+def read_fleet(tree: FileTree) -> Intent:
+    """Return what a fleet repo says.
+
+    Raises:
+        NoFleetRepo: there is no `margo-gitops.yaml`.
+        FleetInvalid: with every finding of every file.
+    """
+    findings: list[Finding] = []
+    fleet = _fleet(tree, findings)
+    sites = _documents(tree, _SITES, findings)
+    devices = _documents(tree, _DEVICES, findings)
+    deployments = _documents(tree, _DEPLOYMENTS, findings)
+    lock = tree.file(LOCK_FILE)
+    applications = _applications(tree, lock, findings)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if fleet is None or errors:
+        noun = "finding" if len(errors) == 1 else "findings"
+        raise FleetInvalid(f"the fleet repo has {len(errors)} {noun}", errors)
+    digest = sha256(lock.read()) if lock else None
+    return Intent(fleet, sites, devices, deployments, applications, digest)
+
+
+def _fleet(tree: FileTree, findings: list[Finding]) -> Located[Fleet] | None:
+    file = tree.file(FLEET_FILE)
+    if file is None:
+        raise NoFleetRepo(
+            f"there is no {FLEET_FILE} in the root of this repository",
+            remedy="change into a fleet repo, or make one with `margo-gitops init DIR`",
+        )
+    return _document(file, Fleet, findings)
+
+
+def _document(file: TreeFile, record: type[T], findings: list[Finding]) -> Located[T] | None:
+    """Return one document; None where it has findings."""
+    if file.kind != "file":
+        findings.append(Finding("is no plain file", Location(file.path), remedy="replace the link by the file itself"))
+        return None
+    if file.size > DEFAULT_BOUNDS.size:
+        findings.append(Finding(f"has {file.size} bytes, {DEFAULT_BOUNDS.size} are possible", Location(file.path)))
+        return None
+    try:
+        content = file.read()
+        value, found = find(record, read_yaml(content, file.path))
+    except UnreadableDocument as error:
+        findings.append(_finding(error))
+        return None
+    findings += found
+    return None if value is None else Located(value, file.path, content)
+
+
+def _finding(error: MargoGitopsError) -> Finding:
+    why = f": {'; '.join(error.why)}" if error.why else ""
+    return Finding(f"{error.what}{why}", error.where, remedy=error.remedy)
+
+
+def _documents(tree: FileTree, kind: _Kind[T], findings: list[Finding]) -> dict[str, Located[T]]:
+    documents: dict[str, Located[T]] = {}
+    for file in tree.files(kind.folder):
+        if file.path.endswith(_OTHER_SPELLINGS):
+            stem = file.path.rpartition(".")[0]
+            findings.append(Finding("would not be read", Location(file.path), remedy=f"rename it to {stem}.yaml"))
+            continue
+        if not file.path.endswith(".yaml"):
+            continue
+        document = _document(file, kind.record, findings)
+        if document is None:
+            continue
+        name = kind.name(document.value)
+        if not kind.fits(file.path[len(kind.folder) + 1 : -len(".yaml")], name):
+            message = f"the file is not named after what it holds, {name}"
+            findings.append(Finding(message, document.at("metadata", "name"), remedy="rename one of the two"))
+        elif name in documents:
+            message = f"{name} stands in {documents[name].file} already"
+            findings.append(Finding(message, document.at("metadata", "name"), remedy="remove one of the two"))
+        else:
+            documents[name] = document
+    return documents
+
+
+def _applications(tree: FileTree, lock: TreeFile | None, findings: list[Finding]) -> dict[tuple[str, str], Application]:
+    pinned = _pinned(lock, findings)
+    applications: dict[tuple[str, str], Application] = {}
+    for folder in _package_folders(tree):
+        try:
+            application = read_package(SubTree(tree, folder), f"{folder}/").application
+        except MargoGitopsError as error:
+            findings.append(_finding(error))
+            continue
+        description = application.description.value
+        key = (description.id, description.metadata.version)
+        if folder != f"applications/{package_folder(description)}":
+            message = f"the folder of {key[0]} {key[1]} must be applications/{package_folder(description)}"
+            findings.append(Finding(message, Location(application.description.file), remedy="add it with app add"))
+        elif problem := _pin_problem(key, application.digest, pinned):
+            findings.append(Finding(problem, Location(folder), remedy="run `margo-gitops app add` on the package"))
+        else:
+            applications[key] = application
+    for key in pinned.keys() - applications.keys():
+        if not any(finding.location and f"{key[0]}/{key[1]}" in finding.location.file for finding in findings):
+            message = f"{key[0]} {key[1]} is locked, but not in applications/"
+            findings.append(Finding(message, Location(LOCK_FILE), remedy="add the package, or remove the entry"))
+    return applications
+
+
+def _pinned(lock: TreeFile | None, findings: list[Finding]) -> dict[tuple[str, str], Digest]:
+    if lock is None:
+        return {}
+    try:
+        return locked_digests(lock.read())
+    except (UnreadableDocument, InvalidDocument) as error:
+        findings.append(_finding(error))
+        return {}
+
+
+def _pin_problem(key: tuple[str, str], digest: Digest, pinned: dict[tuple[str, str], Digest]) -> str:
+    if key not in pinned:
+        return f"{key[0]} {key[1]} is not pinned in {LOCK_FILE}"
+    if pinned[key] != digest:
+        return f"{key[0]} {key[1]} is not what {LOCK_FILE} pins: {digest}, pinned is {pinned[key]}"
+    return ""
+
+
+def _package_folders(tree: FileTree) -> Iterator[str]:
+    """Yield the folders of packages, `applications/<id>/<version>`."""
+    seen = set()
+    for file in tree.files("applications"):
+        parts = file.path.split("/")
+        folder = "/".join(parts[:3])
+        if len(parts) > 3 and folder not in seen:
+            seen.add(folder)
+            yield folder

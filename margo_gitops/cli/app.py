@@ -1,0 +1,132 @@
+"""`margo-gitops app`: the applications of a fleet repo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from margo_gitops.catalog.file_tree import DiskTree
+from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.catalog.package import Package, read_package
+from margo_gitops.catalog.vendor import add_package
+from margo_gitops.cli.options import fleet_option, output_option
+from margo_gitops.documents.application import ApplicationDescription, ParameterValue
+from margo_gitops.errors import ReferenceUnknown
+from margo_gitops.renderer.fleet_input import read_working_tree
+from margo_gitops.rendering.intent import Application
+
+
+@click.group()
+def app() -> None:
+    """Vendor, pin and inspect applications."""
+
+
+@app.command()
+@click.argument("path", type=click.Path(path_type=Path))
+@fleet_option
+@click.option("--replace", is_flag=True, help="Overwrite this version if it is there with other content.")
+def add(path: Path, fleet: Path, replace: bool) -> None:
+    """Copy the package in the folder PATH into the fleet repo, and pin its digest in applications.lock."""
+    vendored = add_package(path, FleetRepo.find(fleet).root, replace=replace)
+    _print_findings(vendored.package)
+    description = vendored.package.application.description.value
+    click.echo(f"{vendored.outcome} {description.id} {description.metadata.version} in {vendored.folder}")
+    click.echo(f"  {vendored.package.application.digest}")
+
+
+@app.command()
+@click.argument("path", type=click.Path(path_type=Path))
+def validate(path: Path) -> None:
+    """Check the package in the folder PATH: its description, resources and components."""
+    package = read_package(DiskTree(path), f"{path}/")
+    _print_findings(package)
+    description = package.application.description.value
+    click.echo(f"{description.id} {description.metadata.version} is valid: {len(package.files)} files")
+    click.echo(f"  {package.application.digest}")
+
+
+@app.command("list")
+@fleet_option
+@output_option
+def list_applications(fleet: Path, output: str) -> None:
+    """List the applications of the fleet repo."""
+    applications = read_working_tree(fleet).applications
+    if output == "json":
+        rows = [_summary(application) for _, application in sorted(applications.items())]
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for (name, version), application in sorted(applications.items()):
+        profiles = ", ".join(profile.id for profile in application.description.value.deployment_profiles)
+        click.echo(f"{name} {version}  {application.description.value.metadata.name}  [{profiles}]")
+
+
+@app.command()
+@click.argument("application")
+@click.argument("version", required=False)
+@fleet_option
+@output_option
+def show(application: str, version: str | None, fleet: Path, output: str) -> None:
+    """Show an APPLICATION: profiles, parameters and their rules. Without VERSION, each version is shown."""
+    applications = read_working_tree(fleet).applications
+    found = [applications[key] for key in sorted(applications) if key[0] == application and version in (None, key[1])]
+    if not found:
+        known = ", ".join(f"{name} {number}" for name, number in sorted(applications)) or "none"
+        raise ReferenceUnknown(
+            f"there is no application {application} {version or ''}".strip(), remedy=f"known: {known}"
+        )
+    if output == "json":
+        click.echo(json.dumps([_summary(each) for each in found], indent=2, ensure_ascii=False))
+        return
+    for each in found:
+        _print_application(each)
+
+
+def _print_findings(package: Package) -> None:
+    for finding in package.findings:
+        click.echo(f"{finding.severity}: {finding}", err=True)
+
+
+def _print_application(application: Application) -> None:
+    description = application.description.value
+    click.echo(f"{description.id} {description.metadata.version}: {description.metadata.name}")
+    if description.metadata.description:
+        click.echo(f"  {description.metadata.description}")
+    click.echo(f"  {application.digest}")
+    for profile in description.deployment_profiles:
+        components = ", ".join(component.name for component in profile.components)
+        click.echo(f"  profile {profile.id} ({profile.type}): {components}")
+    rules = _rules(description)
+    for name, parameter in description.parameters.items():
+        pointers = ", ".join(dict.fromkeys(target.pointer for target in parameter.targets))
+        rule = f"  {rules[name]}" if name in rules else ""
+        click.echo(f"  parameter {name} = {_shown(parameter.value)}  -> {pointers}{rule}")
+
+
+def _rules(description: ApplicationDescription) -> dict[str, str]:
+    configuration = description.configuration
+    if configuration is None:
+        return {}
+    types = {schema.name: schema.data_type for schema in configuration.schema}
+    return {
+        setting.parameter: f"[{types[setting.schema]}{', immutable' if setting.immutable else ''}] {setting.name}"
+        for section in configuration.sections
+        for setting in section.settings
+    }
+
+
+def _shown(value: ParameterValue | None) -> str:
+    return "(no default)" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _summary(application: Application) -> dict[str, object]:
+    description = application.description.value
+    return {
+        "id": description.id,
+        "version": description.metadata.version,
+        "name": description.metadata.name,
+        "digest": application.digest,
+        "profiles": [{"id": profile.id, "type": profile.type} for profile in description.deployment_profiles],
+        "parameters": {name: parameter.value for name, parameter in description.parameters.items()},
+    }

@@ -1,0 +1,102 @@
+"""`margo-gitops`: the commands, found by name and imported only when used.
+
+A device has only what the agent needs; a command that needs more says so instead of failing on an import.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from typing import NoReturn
+
+import click
+
+from margo_gitops import __version__
+from margo_gitops.cli.environment import check_environment
+from margo_gitops.errors import ExitCode, ExtraMissing, MargoGitopsError
+
+_COMMANDS = {
+    "agent": "margo_gitops.cli.agent:agent",
+    "app": "margo_gitops.cli.app:app",
+    "document": "margo_gitops.cli.document:document",
+    "explain": "margo_gitops.cli.explain:explain",
+    "init": "margo_gitops.cli.init:init",
+    "render": "margo_gitops.cli.render:render",
+}
+_EXTRAS = {"jinja2": "operator", "pygit2": "operator", "regex": "operator"}
+
+
+class Commands(click.Group):
+    """A group whose commands are imported when they are asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """Return every command's name."""
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """Return a command.
+
+        Raises:
+            ExtraMissing: it needs packages that are not installed.
+        """
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        try:
+            command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            extra = _EXTRAS.get((error.name or "").partition(".")[0])
+            if extra is None:
+                raise
+            raise ExtraMissing(
+                f"`margo-gitops {cmd_name}` needs the Python package {error.name}",
+                remedy=f"pip install 'margo-gitops[{extra}]'",
+            ) from error
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands; those whose packages are missing with the reason."""
+        rows = []
+        for name in self.list_commands(ctx):
+            try:
+                command = self.get_command(ctx, name)
+            except ExtraMissing as error:
+                rows.append((name, f"({error.remedy})"))
+            else:
+                rows.append((name, command.get_short_help_str(80) if command else ""))
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="margo-gitops")
+def cli() -> None:
+    """Run a factory's Margo edge applications from git.
+
+    Exit codes: 0 done, 1 findings or differences, 2 usage or configuration, 3 transport (retry is sensible), 4 trust
+    refused (never retry blindly), 5 apply failed, 75 try later.
+    """
+
+
+def main() -> NoReturn:
+    """Run the command line and exit with the command's code; no error that people can mend shows a traceback."""
+    try:
+        check_environment(os.environ)
+        code = cli.main(prog_name="margo-gitops", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else ExitCode.OK)
+    except MargoGitopsError as error:
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(ExitCode.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does; Python would complain when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)

@@ -1,0 +1,101 @@
+"""`margo-gitops render`: fleet repo to state repo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from margo_gitops.cli.environment import SIGNING_KEY
+from margo_gitops.cli.options import cache_folder, fleet_option, output_option
+from margo_gitops.errors import StateDiffers
+from margo_gitops.renderer.fleet_input import read_signing_key
+from margo_gitops.renderer.run import Rendered, RenderRequest, check_fleet, render_fleet
+
+_SHOWN = 50
+
+
+@click.command()
+@fleet_option
+@click.option("--rev", default="HEAD", show_default=True, help="The commit of the fleet repo to render.")
+@click.option("--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml.")
+@click.option(
+    "--signing-key",
+    envvar=SIGNING_KEY,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"An OpenSSH ed25519 private key; every commit is signed with it. Also {SIGNING_KEY}.",
+)
+@click.option(
+    "--check", is_flag=True, help="Write nothing; exit 1 if the state repo differs from this commit."
+)
+@click.option("--allow-older", is_flag=True, help="Render a commit although the state repo is ahead of it.")
+@output_option
+def render(
+    fleet: Path, rev: str, state: str | None, signing_key: Path | None, check: bool, allow_older: bool, output: str
+) -> None:
+    """Render a commit of the fleet repo into the state repo.
+
+    Every device's desired state is computed; devices whose state changed get a commit on their branch. All branches
+    move, or none. The same commit always renders to the same bytes.
+    """
+    key = read_signing_key(signing_key) if signing_key and not check else None
+    request = RenderRequest(fleet, rev, state, cache_folder(), key, allow_older)
+    if check:
+        _print_check(check_fleet(request), output)
+    else:
+        _print_rendered(render_fleet(request), output)
+
+
+def _print_check(differences: list[str], output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps({"differences": differences}, indent=2, ensure_ascii=False))
+    if differences:
+        more = [f"and {len(differences) - _SHOWN} more"] if len(differences) > _SHOWN else []
+        raise StateDiffers(
+            "the state repo is not what this fleet commit renders to",
+            why=[*differences[:_SHOWN], *more],
+            remedy="run `margo-gitops render`",
+        )
+    if output == "text":
+        click.echo("the state repo is what this fleet commit renders to")
+
+
+def _print_rendered(rendered: Rendered, output: str) -> None:
+    publication = rendered.publication
+    if output == "json":
+        click.echo(json.dumps(_as_json(rendered), indent=2, ensure_ascii=False))
+        return
+    if rendered.uncommitted:
+        count = len(rendered.uncommitted)
+        files = "file differs" if count == 1 else "files differ"
+        click.echo(f"note: {count} {files} from HEAD and {'is' if count == 1 else 'are'} not rendered", err=True)
+    click.echo(f"fleet   {rendered.commit.id[:12]}  {rendered.commit.subject}")
+    if publication.fleet_commit is None:
+        click.echo(f"nothing changed: {publication.unchanged} devices are up to date")
+        return
+    click.echo(f"state   {publication.fleet_commit[:12]}  {rendered.location}")
+    for change in publication.changes[:_SHOWN]:
+        site = f"{change.site}/" if change.site else ""
+        click.echo(f"  {site}{change.device}: manifest {change.version}, commit {change.commit[:12]}")
+    if len(publication.changes) > _SHOWN:
+        click.echo(f"  and {len(publication.changes) - _SHOWN} more")
+    for device in publication.left:
+        click.echo(f"  {device}: left the fleet; its branch stays, nothing on it stops")
+    click.echo(f"{len(publication.changes)} devices changed, {publication.unchanged} unchanged")
+
+
+def _as_json(rendered: Rendered) -> dict[str, object]:
+    publication = rendered.publication
+    return {
+        "fleetCommit": rendered.commit.id,
+        "stateRepo": rendered.location,
+        "stateCommit": publication.fleet_commit,
+        "changed": [
+            {"device": change.device, "site": change.site, "manifestVersion": change.version, "commit": change.commit}
+            for change in publication.changes
+        ],
+        "unchanged": publication.unchanged,
+        "left": list(publication.left),
+        "uncommitted": list(rendered.uncommitted),
+    }

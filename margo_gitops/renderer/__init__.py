@@ -1,0 +1,1 @@
+"""The renderer: fleet repo to state repo, as one program."""

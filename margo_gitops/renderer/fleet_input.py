@@ -1,0 +1,108 @@
+"""What a run of the renderer starts from: one commit of the fleet repo, and the state repo it goes to."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from margo_gitops.catalog.file_tree import DiskTree
+from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
+from margo_gitops.errors import Location, SigningKeyUnusable
+from margo_gitops.rendering.intent import Intent
+from margo_gitops.state_repo.remote import RemoteState, is_remote
+from margo_gitops.state_repo.state_repo import StateRepo
+from margo_gitops.trust.ssh_signing_key import MAX_KEY_FILE_BYTES, SigningKey, parse_signing_key
+
+
+@dataclass(frozen=True, slots=True)
+class FleetInput:
+    """A commit of the fleet repo, read."""
+
+    repo: FleetRepo
+    commit: FleetCommit
+    intent: Intent
+
+    def state_location(self, override: str | None) -> str:
+        """Return where the state repo is: an absolute path or a URL.
+
+        Args:
+            override: what the person asked for, relative to the working folder; None: what the fleet says, relative to
+                the fleet repo.
+        """
+        if override is not None:
+            return override if is_remote(override) else str(Path(override).absolute())
+        named = self.intent.fleet.value.spec.state_repo
+        return named if is_remote(named) else str((self.repo.root / named).resolve())
+
+
+def read_fleet_commit(fleet: Path, revision: str) -> FleetInput:
+    """Return a commit of the fleet repo.
+
+    Raises:
+        NoFleetRepo, FleetCommitUnknown: there is no such repo or commit.
+        FleetInvalid: with every finding.
+    """
+    repo = FleetRepo.find(fleet)
+    return FleetInput(repo, repo.commit(revision), read_fleet(repo.tree(revision)))
+
+
+def read_working_tree(fleet: Path) -> Intent:
+    """Return what the fleet repo's files say now, committed or not.
+
+    Raises:
+        NoFleetRepo, FleetInvalid: as `read_fleet_commit`.
+    """
+    return read_fleet(DiskTree(FleetRepo.find(fleet).root))
+
+
+@dataclass(frozen=True, slots=True)
+class StateTarget:
+    """The state repo, and its remote where it has one."""
+
+    repo: StateRepo
+    remote: RemoteState | None
+
+
+def open_state(location: str, cache: Path, *, create: bool) -> StateTarget:
+    """Return the state repo at a path or URL.
+
+    Args:
+        location: an absolute path or a URL.
+        cache: a folder for mirrors of remote state repos.
+        create: whether to make one at a path where there is none.
+
+    Raises:
+        StateRepoUnusable, StateUnreachable, StateTampered: it cannot be used.
+    """
+    if is_remote(location):
+        remote = RemoteState(location, cache)
+        return StateTarget(remote.fetch(), remote)
+    return StateTarget(StateRepo.open_or_create(Path(location)) if create else StateRepo.open(Path(location)), None)
+
+
+def read_signing_key(path: Path) -> SigningKey:
+    """Return the key in a file that only its owner can read.
+
+    Raises:
+        SigningKeyUnusable: it cannot be read, others could read it, or it is no such key.
+    """
+    where = Location(str(path))
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            content = file.read(MAX_KEY_FILE_BYTES + 1)
+    except OSError as error:
+        raise SigningKeyUnusable(
+            "the signing key cannot be read", where=where, why=[error.strerror or str(error)], remedy="name its file"
+        ) from error
+    if mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise SigningKeyUnusable(
+            "the signing key can be read by others", where=where, remedy=f"chmod 600 {path}, or make a new key"
+        )
+    try:
+        return parse_signing_key(content)
+    except ValueError as error:
+        raise SigningKeyUnusable("the signing key cannot be used", where=where, why=[str(error)]) from error

@@ -1,0 +1,124 @@
+"""Write git objects as one pack (gitformat-pack): all of a render, or nothing.
+
+A fleet of 10,000 devices makes 60,000 objects; as loose files they would cost ten times the time and most of a
+gigabyte of disk. The pack becomes visible with its index, whose rename is the last step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import tempfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from dulwich.pack import write_pack_index_v2
+
+from margo_gitops.trust.git_objects import BLOB, COMMIT, TREE, object_id
+
+_TYPES = {COMMIT: 1, TREE: 2, BLOB: 3}
+
+
+class ObjectPack:
+    """Collects objects, and writes those that the repository lacks."""
+
+    def __init__(self, exists: Callable[[str], bool]) -> None:
+        """Start an empty pack.
+
+        Args:
+            exists: whether the repository has an object of this id already.
+        """
+        self._exists = exists
+        self._entries: dict[str, tuple[bytes, int]] = {}
+        self._at = 12
+
+    def add(self, kind: bytes, content: bytes) -> str:
+        """Add an object and return its id.
+
+        Args:
+            kind: `BLOB`, `TREE` or `COMMIT`.
+            content: its bytes.
+        """
+        name = object_id(kind, content)
+        if name not in self._entries and not self._exists(name):
+            entry = _entry_header(_TYPES[kind], len(content)) + zlib.compress(content, zlib.Z_BEST_SPEED)
+            self._entries[name] = (entry, self._at)
+            self._at += len(entry)
+        return name
+
+    def __len__(self) -> int:
+        """Return how many objects would be written."""
+        return len(self._entries)
+
+    def write(self, folder: Path) -> None:
+        """Write pack and index into `objects/pack`; nothing for an empty pack.
+
+        Raises:
+            OSError: they cannot be written; nothing is left behind.
+        """
+        if not self._entries:
+            return
+        digest = hashlib.sha1(usedforsecurity=False)
+        content = bytearray(b"PACK" + struct.pack(">LL", 2, len(self._entries)))
+        for entry, _ in self._entries.values():
+            content += entry
+        digest.update(content)
+        checksum = digest.digest()
+        content += checksum
+        index = [
+            (bytes.fromhex(name), offset, zlib.crc32(entry)) for name, (entry, offset) in sorted(self._entries.items())
+        ]
+        stem = folder / f"pack-{checksum.hex()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        _write(stem.with_suffix(".pack"), lambda descriptor: _write_all(descriptor, bytes(content)))
+        _write(stem.with_suffix(".idx"), lambda descriptor: _write_index(descriptor, index, checksum))
+        sync_folder(folder)
+
+
+def _entry_header(kind: int, size: int) -> bytes:
+    """Return type and size of an object (gitformat-pack, object entries)."""
+    byte = kind << 4 | size & 0x0F
+    size >>= 4
+    header = bytearray()
+    while size:
+        header.append(byte | 0x80)
+        byte = size & 0x7F
+        size >>= 7
+    header.append(byte)
+    return bytes(header)
+
+
+def _write(target: Path, write: Callable[[int], None]) -> None:
+    descriptor, name = tempfile.mkstemp(prefix="tmp_pack_", dir=target.parent)
+    try:
+        try:
+            write(descriptor)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        Path(name).chmod(0o444)
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _write_all(descriptor: int, content: bytes) -> None:
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        file.write(content)
+
+
+def _write_index(descriptor: int, index: list[tuple[bytes, int, int]], checksum: bytes) -> None:
+    with os.fdopen(os.dup(descriptor), "wb") as file:
+        write_pack_index_v2(file, index, checksum)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in a folder durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,221 @@
+"""Put a render into the state repo: one fleet commit, one commit per changed device, all refs or none.
+
+P-1  A device commit's tree is the very tree object that the fleet commit holds for this device.
+P-2  Equal input gives equal commit ids: author and dates come from the fleet commit, signatures are ed25519.
+P-3  A device whose state did not change gets no commit; where nothing changed at all, there is none.
+P-4  A device that left the fleet keeps its branch: nothing on a machine stops because a file was deleted, and its
+version goes on where it was if it comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from margo_gitops.digests import Digest, sha256
+from margo_gitops.documents.device_id import FLEET_REF, decode_device_id, device_ref, encode_device_id
+from margo_gitops.errors import StateTampered
+from margo_gitops.rendering.desired_state import DesiredState
+from margo_gitops.state_repo.object_pack import ObjectPack
+from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, NO_SITE, StateRepo
+from margo_gitops.trust.git_commit import Ident, build_commit, format_trailers, sign_commit
+from margo_gitops.trust.git_objects import (
+    BLOB,
+    COMMIT,
+    FOLDER_MODE,
+    TREE,
+    TreeEntry,
+    deployments_tree,
+    device_tree,
+    tree_bytes,
+)
+from margo_gitops.trust.ssh_signing_key import SigningKey
+
+_COMMITTER = ("margo-gitops", "render@margo-gitops.invalid")
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What every commit of a render says of its origin.
+
+    Attributes:
+        fleet_commit: id of the commit of the fleet repo.
+        subject: first line of that commit's message.
+        author: who made that commit, and when.
+        rendered_by: this program and its version.
+        applications_lock: digest of `applications.lock`; None where the fleet has none.
+    """
+
+    fleet_commit: str
+    subject: str
+    author: Ident
+    rendered_by: str
+    applications_lock: Digest | None
+
+    def trailers(self) -> dict[str, str]:
+        """Return the trailers that all commits of the render share."""
+        trailers = {"Fleet-Commit": self.fleet_commit, "Rendered-By": self.rendered_by}
+        if self.applications_lock:
+            trailers["Applications-Lock"] = self.applications_lock
+        return trailers
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceChange:
+    """A device whose state changed: its new version, and the commit on its branch."""
+
+    device: str
+    site: str | None
+    version: int
+    commit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a render put into the state repo.
+
+    Attributes:
+        fleet_commit: id of the new commit of the fleet branch; None where nothing changed.
+        changes: sorted by device.
+        unchanged: how many devices kept their state.
+        left: devices that are in the fleet branch no more.
+    """
+
+    fleet_commit: str | None
+    changes: tuple[DeviceChange, ...]
+    unchanged: int
+    left: tuple[str, ...]
+
+
+def publish(
+    repo: StateRepo,
+    states: Sequence[DesiredState],
+    values: Mapping[str, str],
+    provenance: Provenance,
+    key: SigningKey | None,
+) -> Publication:
+    """Write a render into the state repo.
+
+    Args:
+        repo: the state repo.
+        states: of every device of the fleet.
+        values: all refs, as they were when the render began.
+        provenance: where the render comes from.
+        key: signs every commit; None: nothing is signed.
+
+    Raises:
+        StateMoved: somebody moved a ref since; nothing was written.
+        StateRepoUnusable: the file system refuses; nothing was moved.
+    """
+    pack = repo.new_pack()
+    held = repo.fleet_tree(values)
+    trees = {
+        state.device: _device_tree(pack, state) if state.changed else _kept_tree(repo, state, values)
+        for state in states
+    }
+    left = tuple(sorted(decode_device_id(name) for name in held.keys() - {encode_device_id(each) for each in trees}))
+    root = _fleet_tree(pack, states, trees)
+    parent = values.get(FLEET_REF)
+    changed = [state for state in states if state.changed]
+    if parent is not None and not changed and repo.commit(parent).tree == root:
+        return Publication(None, (), len(states), left)
+
+    committer = Ident(*_COMMITTER, provenance.author.time, provenance.author.offset)
+    seal = _Seal(pack, provenance.author, committer, key)
+    fleet_commit = seal.commit(root, parent, _fleet_message(changed, left, provenance), provenance.trailers())
+    moves = {FLEET_REF: fleet_commit}
+    changes = []
+    for state in changed:
+        ref = device_ref(state.device)
+        trailers = {
+            "State-Commit": fleet_commit,
+            **provenance.trailers(),
+            "Manifest-Digest": sha256(state.manifest),
+            "Manifest-Version": str(state.version),
+            "Device": state.device,
+        }
+        title = f"Manifest {state.version} for {state.device}"
+        moves[ref] = seal.commit(trees[state.device], values.get(ref), title, trailers)
+        changes.append(DeviceChange(state.device, state.site, state.version, moves[ref]))
+    repo.write(pack)
+    repo.refs.move(moves, values)
+    return Publication(fleet_commit, tuple(changes), len(states) - len(changed), left)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seal:
+    """Makes the commits of one render."""
+
+    pack: ObjectPack
+    author: Ident
+    committer: Ident
+    key: SigningKey | None
+
+    def commit(self, tree: str, parent: str | None, title: str, trailers: Mapping[str, str]) -> str:
+        """Add a commit to the pack and return its id."""
+        message = f"{title}\n\n{format_trailers(trailers)}"
+        raw = build_commit(tree, [parent] if parent else [], self.author, self.committer, message)
+        return self.pack.add(COMMIT, sign_commit(raw, self.key) if self.key else raw)
+
+
+def _device_tree(pack: ObjectPack, state: DesiredState) -> str:
+    folder = None
+    if state.deployments:
+        blobs = {name: pack.add(BLOB, content) for name, content in state.deployments.items()}
+        folder = pack.add(TREE, deployments_tree(blobs))
+    return pack.add(TREE, device_tree(pack.add(BLOB, state.manifest), folder))
+
+
+def _kept_tree(repo: StateRepo, state: DesiredState, values: Mapping[str, str]) -> str:
+    held = repo.held(state.device, values)
+    if held is None:
+        raise StateTampered(f"the branch of {state.device} vanished while rendering", device=state.device)
+    return held.tree
+
+
+def _fleet_tree(pack: ObjectPack, states: Iterable[DesiredState], trees: Mapping[str, str]) -> str:
+    sites: dict[str, list[TreeEntry]] = {}
+    for state in states:
+        name = encode_device_id(state.device).encode()
+        sites.setdefault(state.site or NO_SITE, []).append(TreeEntry(name, FOLDER_MODE, trees[state.device]))
+    folders = [
+        TreeEntry(site.encode(), FOLDER_MODE, pack.add(TREE, tree_bytes(devices))) for site, devices in sites.items()
+    ]
+    # An empty folder has no place in git: a fleet without devices is an empty tree.
+    entries = [TreeEntry(DEVICES_FOLDER.encode(), FOLDER_MODE, pack.add(TREE, tree_bytes(folders)))] if folders else []
+    return pack.add(TREE, tree_bytes(entries))
+
+
+_SHOWN = 20
+
+
+def _fleet_message(changed: Sequence[DesiredState], left: Sequence[str], provenance: Provenance) -> str:
+    lines = [f"Render {provenance.subject or provenance.fleet_commit}", ""]
+    lines += [f"{state.device}: manifest {state.version}" for state in changed[:_SHOWN]]
+    if len(changed) > _SHOWN:
+        lines.append(f"and {len(changed) - _SHOWN} more devices")
+    lines += [f"{device}: left the fleet" for device in left[:_SHOWN]]
+    return "\n".join(lines).rstrip()
+
+
+def differences(repo: StateRepo, states: Sequence[DesiredState], values: Mapping[str, str]) -> list[str]:
+    """Return, in words, what a render would change in the state repo; empty for nothing.
+
+    Args:
+        repo: the state repo.
+        states: of every device of the fleet.
+        values: all its refs.
+    """
+    held = repo.fleet_tree(values)
+    found = []
+    for state in states:
+        encoded = encode_device_id(state.device)
+        if encoded not in held:
+            found.append(f"{state.device} is missing")
+        elif state.changed:
+            found.append(f"{state.device} would get manifest {state.version}")
+        elif held[encoded][0] != (state.site or NO_SITE):
+            found.append(f"{state.device} would move from site {held[encoded][0]} to {state.site or NO_SITE}")
+    here = {encode_device_id(state.device) for state in states}
+    found += [f"{decode_device_id(name)} would leave the fleet" for name in sorted(held.keys() - here)]
+    return found

@@ -1,0 +1,191 @@
+"""Move many refs at once: all or none, whatever crashes.
+
+git writes a transaction over many refs as one loose file after the other, so a crash in the middle leaves some moved.
+Here every ref lives in `packed-refs`, and one rename moves them all:
+
+    R-1  One writer at a time: `packed-refs.lock`, which git itself respects.
+    R-2  Under the lock every expected value is compared; one difference, and nothing is written.
+    R-3  Loose refs, which git reads first, are folded in before anything moves; that changes no value.
+    R-4  The new file is complete and synced before it takes the old one's place.
+
+Some other program that writes a loose ref between R-3 and R-4 without this lock would win over the new value; only the
+renderer writes a state repo, and the next render finds and names such a ref.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from margo_gitops.errors import StateMoved, StateRepoUnusable
+from margo_gitops.state_repo.object_pack import sync_folder
+
+_HEADER = b"# pack-refs with: peeled fully-peeled sorted \n"
+_LINE = re.compile(rb"([0-9a-f]{40}) (refs/[^\n]+)")
+
+
+_Packed = dict[str, tuple[str, bytes]]
+"""Object id and peeled line (`^<id>`) of each packed ref, by name."""
+
+
+class Refs:
+    """The refs of a bare repository."""
+
+    def __init__(self, folder: Path) -> None:
+        """Use the repository in `folder`, the one that holds `HEAD`."""
+        self._folder = folder
+        self._packed = folder / "packed-refs"
+
+    def read(self) -> dict[str, str]:
+        """Return the object id of every ref, by full name.
+
+        Raises:
+            StateRepoUnusable: a ref cannot be read.
+        """
+        values = {name: value for name, (value, _) in self._read_packed().items()}
+        values.update(self._loose())
+        return values
+
+    def move(self, changes: Mapping[str, str], expected: Mapping[str, str]) -> None:
+        """Give refs new values.
+
+        Args:
+            changes: new object id by full name.
+            expected: what all refs were when the changes were computed (`read`).
+
+        Raises:
+            StateMoved: a ref has another value than expected, or another writer holds the lock.
+            StateRepoUnusable: the file system refuses.
+        """
+
+        def moved(packed: _Packed) -> _Packed:
+            self._check(changes, expected)
+            return packed | {name: (value, b"") for name, value in changes.items()}
+
+        self._rewrite(moved)
+
+    def reset(self, prefix: str, values: Mapping[str, str]) -> None:
+        """Make the refs below a prefix exactly these, whatever they were: for a mirror that follows its remote.
+
+        Raises:
+            StateMoved: another writer holds the lock.
+            StateRepoUnusable: the file system refuses.
+        """
+
+        def reset(packed: _Packed) -> _Packed:
+            kept = {name: entry for name, entry in packed.items() if not name.startswith(prefix)}
+            return kept | {name: (value, b"") for name, value in values.items()}
+
+        self._rewrite(reset)
+
+    def _rewrite(self, change: Callable[[_Packed], _Packed]) -> None:
+        try:
+            lock = self._lock()
+            try:
+                _write(lock, _format(change(self._folded())))
+                lock.replace(self._packed)
+            except BaseException:
+                lock.unlink()
+                raise
+            sync_folder(self._folder)
+        except OSError as error:
+            raise StateRepoUnusable(
+                f"the refs of {self._folder} cannot be written",
+                why=[str(error)],
+                remedy="nothing was moved; see that the disk is not full and the folder is yours, then render again",
+            ) from error
+
+    def _lock(self) -> Path:
+        lock = self._packed.with_suffix(".lock")
+        try:
+            lock.touch(0o644, exist_ok=False)
+        except FileExistsError:
+            raise StateMoved(
+                "another program is writing the state repo's refs: nothing was written",
+                remedy=f"render again in a moment; if nothing else is running, a crash left {lock}: remove it",
+            ) from None
+        return lock
+
+    def _check(self, changes: Mapping[str, str], expected: Mapping[str, str]) -> None:
+        now = self.read()
+        for name in changes:
+            if now.get(name) != expected.get(name):
+                is_at, was_at = now.get(name, "nothing"), expected.get(name, "nothing")
+                raise StateMoved(
+                    f"{name} was moved while this render was running: nothing was written",
+                    why=[f"it is at {is_at}, this render started from {was_at}"],
+                    remedy="render again: it starts from the new state",
+                )
+
+    def _folded(self) -> _Packed:
+        """Return the packed refs after every loose one was folded in (R-3)."""
+        packed = self._read_packed()
+        loose = self._loose()
+        if loose:
+            packed |= {name: (value, b"") for name, value in loose.items()}
+            fresh = self._packed.with_suffix(".fold")
+            _write(fresh, _format(packed))
+            fresh.replace(self._packed)
+            sync_folder(self._folder)
+            for name, value in loose.items():
+                self._remove_loose(name, value)
+        return packed
+
+    def _read_packed(self) -> _Packed:
+        """Return value and peeled line (`^<id>`) of each packed ref."""
+        try:
+            content = self._packed.read_bytes()
+        except FileNotFoundError:
+            return {}
+        refs: _Packed = {}
+        name = ""
+        for line in content.split(b"\n"):
+            match = _LINE.fullmatch(line)
+            if match:
+                name = os.fsdecode(match[2])
+                refs[name] = (match[1].decode(), b"")
+            elif line.startswith(b"^") and name:
+                refs[name] = (refs[name][0], line + b"\n")
+            elif line and not line.startswith(b"#"):
+                raise StateRepoUnusable(f"{self._packed} holds a line that is no ref: {line[:80]!r}")
+        return refs
+
+    def _loose(self) -> dict[str, str]:
+        values = {}
+        for path in sorted((self._folder / "refs").rglob("*")):
+            if path.is_dir() or path.name.endswith(".lock"):
+                continue
+            with suppress(FileNotFoundError):
+                value = path.read_text(encoding="ascii", errors="replace").strip()
+                if not re.fullmatch(r"[0-9a-f]{40}", value):
+                    raise StateRepoUnusable(f"{path} is no ref that can be moved: {value[:80]!r}")
+                values[path.relative_to(self._folder).as_posix()] = value
+        return values
+
+    def _remove_loose(self, name: str, value: str) -> None:
+        path = self._folder / name
+        lock = path.with_name(f"{path.name}.lock")
+        lock.touch(0o644, exist_ok=False)
+        try:
+            if path.read_text(encoding="ascii").strip() == value:
+                path.unlink()
+        finally:
+            lock.unlink()
+
+
+def _format(packed: Mapping[str, tuple[str, bytes]]) -> bytes:
+    lines = [_HEADER]
+    for name in sorted(packed, key=os.fsencode):
+        value, peeled = packed[name]
+        lines.append(b"%b %b\n%b" % (value.encode(), os.fsencode(name), peeled))
+    return b"".join(lines)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,122 @@
+"""A state repo on a git server: fetched into a local mirror, rendered there, pushed back whole or not at all.
+
+The git program does the talking, because operators have taught it their servers: ssh configuration, credential helpers,
+proxies, certificates. `--atomic` moves all refs or none, and `--force-with-lease` compares each with what was fetched.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF
+from margo_gitops.errors import StateMoved, StateTampered, StateUnreachable
+from margo_gitops.state_repo.state_repo import StateRepo
+
+TIMEOUT_SECONDS = 900
+_TRACKED = "refs/remotes/state/"
+_FLEET = f"{FLEET_REF}:{_TRACKED}fleet"
+_DEVICES = f"{DEVICE_REFS}*:{_TRACKED}devices/*"
+_SCP_LIKE = re.compile(r"[^/:\s]+@?[^/:\s]*:(?!//).+")
+
+
+def is_remote(location: str) -> bool:
+    """Return whether a state repo's location is a URL (or `host:path`, as for ssh), and not a path."""
+    return "://" in location or (_SCP_LIKE.fullmatch(location) is not None and not location.startswith((".", "/")))
+
+
+class RemoteState:
+    """A state repo behind a URL, and its mirror on this machine."""
+
+    def __init__(self, url: str, cache: Path) -> None:
+        """Use the repository at `url`.
+
+        Args:
+            url: of the repository; credentials come from git's own configuration, never from here.
+            cache: a folder of this program; the mirror is made in it.
+        """
+        self.url = url
+        self.mirror = cache / hashlib.sha256(url.encode()).hexdigest()[:32]
+
+    def fetch(self) -> StateRepo:
+        """Return the mirror, equal to the remote.
+
+        Raises:
+            StateUnreachable: the remote does not answer, or refuses.
+            StateTampered: the remote's history was rewritten since this machine saw it last.
+        """
+        repo = StateRepo.open_or_create(self.mirror)
+        result = self._git("fetch", "--prune", "--no-tags", "--no-write-fetch-head", "state")
+        if result.returncode:
+            if "rejected" in result.stdout + result.stderr or "non-fast-forward" in result.stderr:
+                raise StateTampered(
+                    f"the history of {self.url} was rewritten since this machine saw it last",
+                    why=_last_lines(result.stderr),
+                    remedy=f"find out who did it; if it was meant, remove {self.mirror} and render again",
+                )
+            raise StateUnreachable(
+                f"{self.url} cannot be fetched",
+                why=_last_lines(result.stderr),
+                remedy="see that the URL is right and that git can reach it: git ls-remote URL",
+            )
+        values = repo.refs.read()
+        remote = {
+            f"refs/heads/{name.removeprefix(_TRACKED)}": value
+            for name, value in values.items()
+            if name.startswith(_TRACKED)
+        }
+        repo.refs.reset("refs/heads/", remote)
+        return repo
+
+    def push(self) -> None:
+        """Push what was rendered into the mirror: all refs or none.
+
+        Raises:
+            StateMoved: somebody moved a ref of the remote since it was fetched; nothing was pushed.
+            StateUnreachable: the remote does not answer, or refuses.
+        """
+        refspecs = [f"{FLEET_REF}:{FLEET_REF}", f"{DEVICE_REFS}*:{DEVICE_REFS}*"]
+        result = self._git("push", "--atomic", "--force-with-lease", "--porcelain", "state", *refspecs)
+        if not result.returncode:
+            return
+        said = result.stdout + result.stderr
+        if "stale info" in said or "fetch first" in said or "non-fast-forward" in said or "cannot lock ref" in said:
+            raise StateMoved(
+                f"somebody moved a ref of {self.url} while this render was running: nothing was pushed",
+                why=_last_lines(result.stdout),
+                remedy="render again: it starts from the new state",
+            )
+        raise StateUnreachable(
+            f"{self.url} did not take the push: nothing was changed there",
+            why=_last_lines(said),
+            remedy="see that you may push and that the server knows atomic pushes",
+        )
+
+    def _git(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        settings = {"remote.state.url": self.url, "gc.auto": "0", "maintenance.auto": "false"}
+        options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        # The fleet branch only ever grows; a device branch follows it, and `tampered` compares the two.
+        options += ["-c", f"remote.state.fetch={_FLEET}", "-c", f"remote.state.fetch=+{_DEVICES}"]
+        try:
+            return subprocess.run(
+                ["git", "-C", str(self.mirror), *options, *arguments],
+                env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                timeout=TIMEOUT_SECONDS,
+                check=False,
+            )
+        except FileNotFoundError:
+            raise StateUnreachable("the git program is missing", remedy="install git, or render into a path") from None
+        except subprocess.TimeoutExpired:
+            raise StateUnreachable(f"{self.url} did not finish within {TIMEOUT_SECONDS} s") from None
+
+
+def _last_lines(text: str, count: int = 6) -> Sequence[str]:
+    return [line for line in text.strip().splitlines() if line.strip()][-count:]

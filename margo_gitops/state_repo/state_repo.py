@@ -1,0 +1,198 @@
+"""The state repo on disk: what was rendered before, and whether it is still what was rendered."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pygit2
+
+from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF, decode_device_id, device_ref
+from margo_gitops.errors import StateRepoUnusable, StateTampered
+from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
+from margo_gitops.state_repo.object_pack import ObjectPack
+from margo_gitops.state_repo.refs import Refs
+from margo_gitops.trust.git_commit import GitCommit, parse_commit
+
+DEVICES_FOLDER = "devices"
+NO_SITE = "_"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldDevice:
+    """A device's state as a commit of its branch holds it.
+
+    Attributes:
+        commit: id of the commit.
+        tree: id of its tree.
+        manifest: bytes of its manifest.
+    """
+
+    commit: str
+    tree: str
+    manifest: bytes
+    _tree: pygit2.Tree = field(repr=False)
+
+    def deployment(self, deployment_id: str) -> bytes | None:
+        """Return a deployment document's bytes; None where there is none of this id."""
+        blob = _child(self._tree, f"{DEPLOYMENTS_FOLDER}/{deployment_id}.yaml")
+        return bytes(blob.data) if isinstance(blob, pygit2.Blob) else None
+
+    def deployments(self) -> dict[str, bytes]:
+        """Return every deployment document's bytes, by deployment id."""
+        folder = _child(self._tree, DEPLOYMENTS_FOLDER)
+        return {
+            str(blob.name).removesuffix(".yaml"): bytes(blob.data)
+            for blob in (folder if isinstance(folder, pygit2.Tree) else ())
+            if isinstance(blob, pygit2.Blob)
+        }
+
+
+def _child(tree: pygit2.Tree, path: str) -> pygit2.Object | None:
+    try:
+        return tree[path]
+    except KeyError:
+        return None
+
+
+class StateRepo:
+    """A bare repository with the branch `fleet` and one branch per device."""
+
+    def __init__(self, repository: pygit2.Repository) -> None:
+        self._repository = repository
+        self.folder = Path(repository.path)
+        self.refs = Refs(self.folder)
+
+    @classmethod
+    def open(cls, folder: Path) -> StateRepo:
+        """Return the state repo in a folder.
+
+        Raises:
+            StateRepoUnusable: there is none, or it has a format this program cannot write.
+        """
+        try:
+            repository = pygit2.Repository(str(folder))
+        except pygit2.GitError as error:
+            raise StateRepoUnusable(
+                f"there is no state repo at {folder}",
+                why=[str(error)],
+                remedy="render once without --check: that makes it",
+            ) from error
+        if not repository.is_bare:
+            raise StateRepoUnusable(
+                f"{folder} has a work tree: a state repo is bare, because nobody edits it",
+                remedy="name another folder with --state",
+            )
+        return cls(repository)
+
+    @classmethod
+    def open_or_create(cls, folder: Path) -> StateRepo:
+        """Return the state repo in a folder; make an empty one where there is nothing.
+
+        Raises:
+            StateRepoUnusable: something else is there, or it cannot be made.
+        """
+        try:
+            if not folder.exists() or not any(folder.iterdir()):
+                folder.mkdir(parents=True, exist_ok=True)
+                pygit2.init_repository(str(folder), bare=True, initial_head=FLEET_REF.removeprefix("refs/heads/"))
+        except (OSError, pygit2.GitError) as error:
+            raise StateRepoUnusable(f"no state repo can be made at {folder}", why=[str(error)]) from error
+        return cls.open(folder)
+
+    def new_pack(self) -> ObjectPack:
+        """Return an empty pack that takes what the repository lacks."""
+        return ObjectPack(lambda name: name in self._repository)
+
+    def write(self, pack: ObjectPack) -> None:
+        """Make a pack's objects part of the repository; no ref leads to them yet.
+
+        Raises:
+            StateRepoUnusable: the file system refuses; nothing is left behind.
+        """
+        try:
+            pack.write(self.folder / "objects" / "pack")
+        except OSError as error:
+            raise StateRepoUnusable(
+                f"the objects cannot be written to {self.folder}",
+                why=[str(error)],
+                remedy="nothing was changed; see that the disk is not full and the folder is yours, then render again",
+            ) from error
+
+    def commit(self, name: str) -> GitCommit:
+        """Return a commit.
+
+        Raises:
+            StateTampered: there is no such commit, or it is none that a renderer writes.
+        """
+        try:
+            return parse_commit(self._commit(name).read_raw())
+        except ValueError as error:
+            raise StateTampered(f"the commit {name} is none of the renderer's", why=[str(error)]) from error
+
+    def held(self, device: str, values: Mapping[str, str]) -> HeldDevice | None:
+        """Return what a device's branch holds.
+
+        Args:
+            device: the client's id.
+            values: all refs, as `refs.read` returned them.
+
+        Raises:
+            StateTampered: the branch does not hold a device's state.
+        """
+        name = values.get(device_ref(device))
+        if name is None:
+            return None
+        tree = self._commit(name).tree
+        blob = _child(tree, MANIFEST_FILE)
+        if not isinstance(blob, pygit2.Blob):
+            raise StateTampered(
+                f"the branch of {device} holds no {MANIFEST_FILE}",
+                device=device,
+                remedy="put the branch back to the last commit of the renderer",
+            )
+        return HeldDevice(name, str(tree.id), bytes(blob.data), tree)
+
+    def fleet_tree(self, values: Mapping[str, str]) -> dict[str, tuple[str, str]]:
+        """Return (site, tree id) of every device in the fleet branch, by encoded device id; empty before the first.
+
+        Raises:
+            StateTampered: the fleet branch holds something else.
+        """
+        name = values.get(FLEET_REF)
+        if name is None:
+            return {}
+        sites = _child(self._commit(name).tree, DEVICES_FOLDER)
+        return {
+            str(device.name): (str(site.name), str(device.id))
+            for site in (sites if isinstance(sites, pygit2.Tree) else ())
+            if isinstance(site, pygit2.Tree)
+            for device in site
+        }
+
+    def tampered(self, values: Mapping[str, str]) -> Iterator[StateTampered]:
+        """Yield every device branch that does not hold what the fleet branch says it holds."""
+        for encoded, (site, tree) in self.fleet_tree(values).items():
+            ref = f"{DEVICE_REFS}{encoded}"
+            name = values.get(ref)
+            found = str(self._commit(name).tree.id) if name else None
+            if found != tree:
+                yield StateTampered(
+                    f"{ref} is not what the fleet branch holds at {DEVICES_FOLDER}/{site}/{encoded}",
+                    device=decode_device_id(encoded),
+                    why=[
+                        f"its commit {name} has the tree {found}" if name else "the branch is gone",
+                        f"the fleet branch's commit {values[FLEET_REF]} has the tree {tree}",
+                    ],
+                    remedy="find out who moved it, put the branch back to the renderer's last commit, protect it",
+                )
+
+    def _commit(self, name: str) -> pygit2.Commit:
+        try:
+            return self._repository[name].peel(pygit2.Commit)
+        except (KeyError, ValueError, pygit2.GitError) as error:
+            raise StateTampered(
+                f"the state repo lacks the commit {name}, which a branch leads to",
+                remedy="restore the repository from its remote or a backup",
+            ) from error
