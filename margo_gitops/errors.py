@@ -193,6 +193,13 @@ class PackageExists(MargoGitopsError):
     code = "MG1104"
 
 
+class ScaffoldRefused(MargoGitopsError):
+    """A fleet repo cannot be scaffolded there: the folder holds something, or cannot be written."""
+
+    code = "MG1105"
+    exit_code = ExitCode.USAGE
+
+
 # MG12xx: rendering
 
 
@@ -361,7 +368,7 @@ class SourceMisbehaved(TransportError):
     """The source answered with something outside the git subset or its bounds.
 
     A malformed packet, a pack that is truncated, too large or holds what a device tree may not hold (links, executable
-    files, other names), or a redirect to another host. Nothing of the answer is used.
+    files, other names), or a redirect. Nothing of the answer is used.
     """
 
     code = "MG1403"

@@ -5,11 +5,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
-from margo_gitops.agent.environment import CONFIG_VARIABLE, OF_THE_SCRIPTS, OVERRIDES, PREFIX, TOKEN_VARIABLE
+from margo_gitops.agent.environment import (
+    CONFIG_VARIABLE,
+    OF_OTHER_COMMANDS,
+    OF_THE_SCRIPTS,
+    OVERRIDES,
+    PREFIX,
+    TOKEN_VARIABLE,
+)
 from margo_gitops.errors import EnvironmentInvalid
 
-SIGNING_KEY = "MARGO_GITOPS_SIGNING_KEY"
-CACHE = "MARGO_GITOPS_CACHE"
+SIGNING_KEY, CACHE = OF_OTHER_COMMANDS
 
 KNOWN = (SIGNING_KEY, CACHE, CONFIG_VARIABLE, TOKEN_VARIABLE, *OVERRIDES, *OF_THE_SCRIPTS)
 

@@ -28,7 +28,8 @@ _NUMBER_LIKE = re.compile(
       | 0[bB][01_]+ | 0[oO]?[0-7_]+ | 0[xX][0-9a-fA-F_]+
       | [0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?
       | \.[0-9_]+(?:[eE][-+]?[0-9]+)?
-    )""",
+    ) | [-+][0-9_]+                                   # -_1: some readers take it for -1
+    """,
     re.VERBOSE,
 )
 _NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF|nan|NaN|NAN)")

@@ -4,13 +4,14 @@ J-1  Only expressions (`{{ … }}`); no statements, no comments, no includes.
 J-2  An undefined name is an error.
 J-3  No I/O, no clock, no randomness: no globals, and only filters and tests whose result depends on their input.
 J-4  A value that is exactly one expression keeps its type; anything else becomes text.
-J-5  Results are bounded, and so are the operators that could make them huge.
+J-5  Results are bounded, and so are operators and filters that could make them huge, one by one and together.
 """
 
 from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
 from typing import Any, NoReturn
@@ -27,12 +28,14 @@ from margo_gitops.errors import TemplateInvalid
 MAX_SOURCE = 4096
 MAX_RESULT = 65_536
 """Characters."""
+MAX_MADE = 16 * MAX_RESULT
+"""Characters that all filters of one expression may make together."""
 
 # Functions of their input that cannot make much out of little; `join` and `replace` are bounded below.
 _FILTERS = frozenset({
     "abs", "capitalize", "count", "d", "default", "first", "float", "int", "items", "last", "length", "list", "lower",
     "map", "max", "min", "reject", "rejectattr", "reverse", "round", "select", "selectattr", "sort", "string", "sum",
-    "title", "trim", "truncate", "unique", "upper",
+    "title", "trim", "unique", "upper",
 })  # fmt: skip
 _FORMAT = re.compile(r"%[-+ 0]?[0-9]{0,2}(\.[0-9]{1,2})?[sdxXfeg%]")
 
@@ -71,12 +74,28 @@ def _bounded_replace(text: object, old: str, new: str) -> str:
 def _bounded_format(template: str, *values: object) -> str:
     if _FORMAT.sub("", template).count("%"):
         raise SecurityError("format takes %s, %d, %x, %f, %e, %g with at most two digits of width and precision")
+    if not all(isinstance(value, (str, int, float)) for value in values):
+        raise SecurityError("format takes text and numbers")
+    # The widest field of a number is that of a float's 309 digits before, and 99 after the point.
+    _bound(len(template) + sum(len(value) if isinstance(value, str) else 512 for value in values))
     return template % values
 
 
+class _Made(threading.local):
+    """How much text the filters of the current expression made."""
+
+    characters = 0
+
+
+_MADE = _Made()
+
+
 def _bound(size: int) -> None:
+    _MADE.characters += size
     if size > MAX_RESULT:
         raise SecurityError(f"the text would have {size} characters, {MAX_RESULT} are possible")
+    if _MADE.characters > MAX_MADE:
+        raise SecurityError(f"the filters make more than {MAX_MADE} characters together")
 
 
 def _environment() -> _Environment:
@@ -98,8 +117,11 @@ class Expression:
             _refuse(source, f"it has {len(source)} characters, {MAX_SOURCE} are possible")
         if "{%" in source or "{#" in source:
             _refuse(source, "statements and comments are not possible, only {{ expressions }}")
+        _MADE.characters = 0  # constant expressions are evaluated while they are parsed
         try:
             tree = _ENVIRONMENT.parse(source)
+            if any(name.name == "self" for name in tree.find_all(nodes.Name)):
+                _refuse(source, "self is not defined")  # Jinja2 defines it in every template, by no global
             body = tree.body[0].nodes if tree.body and isinstance(tree.body[0], nodes.Output) else []
             self._single = len(body) == 1 and not isinstance(body[0], nodes.TemplateData)
             if self._single:
@@ -112,6 +134,8 @@ class Expression:
             _refuse(source, error.message or "syntax error")
         except TemplateError as error:
             _refuse(source, str(error))
+        except (RecursionError, MemoryError, SyntaxError):
+            _refuse(source, "it is nested too deeply")
 
     def evaluate(self, names: Mapping[str, Json]) -> object:
         """Return the value for one device.
@@ -119,6 +143,7 @@ class Expression:
         Raises:
             jinja2.TemplateError, ArithmeticError, TypeError, ValueError, LookupError: what the expression did wrong.
         """
+        _MADE.characters = 0
         if self._single:
             value = self._expression(**names)
             if isinstance(value, StrictUndefined):
@@ -147,6 +172,13 @@ def is_template(value: object) -> bool:
     return isinstance(value, str) and ("{{" in value or "{%" in value or "{#" in value)
 
 
+_FAILURES = (
+    TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError,
+    NameError,  # 1e400: Jinja2 writes the constant as `inf` into its code
+    RecursionError, MemoryError,
+)  # fmt: skip
+
+
 def evaluate(value: ParameterValue, names: Mapping[str, Json]) -> ParameterValue:
     """Return a parameter value with its expressions evaluated; a value without any as it is.
 
@@ -170,7 +202,7 @@ def evaluate(value: ParameterValue, names: Mapping[str, Json]) -> ParameterValue
             why=[str(error.message)],
             remedy=f"known names: {', '.join(sorted(names))}; give the label, or use the filter default",
         ) from error
-    except (TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError) as error:
+    except _FAILURES as error:
         reason = str(error) or type(error).__name__
         raise TemplateInvalid(f"{_short(value)} cannot be evaluated", why=[reason]) from error
     return _parameter(result, value)

@@ -118,5 +118,8 @@ def _backend(folder: Path, backend: Path, *, push: bool) -> str:
         parameters[f"GIT_CONFIG_KEY_{index}"] = key
         parameters[f"GIT_CONFIG_VALUE_{index}"] = value.format(push=str(push).lower())
     lines = [f'fastcgi_param {name} "{value}";' for name, value in parameters.items()]
+    # git says "do not keep this" in three headers; one is enough, and 90 bytes less in each answer to a poll.
+    lines += [f"fastcgi_hide_header {name};" for name in ("Expires", "Pragma", "Cache-Control")]
+    lines += ["add_header Cache-Control no-cache;"]
     lines += ["fastcgi_buffering off;", f"fastcgi_pass unix:{folder}/fcgiwrap.sock;"]
     return "".join(f"      {line}\n" for line in lines)

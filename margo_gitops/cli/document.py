@@ -1,0 +1,154 @@
+"""`margo-gitops document`: say of any file what it is, and everything that is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import IO, Literal
+
+import click
+
+from margo_gitops.agent.configuration import AgentConfiguration
+from margo_gitops.documents.fleet_kinds import API_VERSION
+from margo_gitops.documents.kinds import check_document, read_source
+from margo_gitops.documents.nodes import DEFAULT_BOUNDS, SourceText
+from margo_gitops.documents.records import find
+from margo_gitops.errors import ExitCode, Finding, Location, UnreadableDocument
+
+STDIN = "-"
+
+Verdict = Literal["valid", "invalid", "unopened"]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedFile:
+    """What one file turned out to be.
+
+    Attributes:
+        file: its name as the user gave it; `<stdin>` for the standard input.
+        verdict: "unopened" for a file that could not be read at all.
+        kind: None where it cannot be told.
+        shape: G0, G1, G2 of the standard, v1 of our own kinds; None where it cannot be told.
+        findings: everything that is wrong (errors) or doubtful (warnings).
+    """
+
+    file: str
+    verdict: Verdict
+    kind: str | None
+    shape: str | None
+    findings: tuple[Finding, ...]
+
+
+@click.group()
+def document() -> None:
+    """Look at documents of Margo and of this project."""
+
+
+@document.command()
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print.")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True)
+@click.pass_context
+def check(context: click.Context, output: str, files: tuple[str, ...]) -> None:
+    """Check YAML or JSON files: kind, shape, and every finding with its place; - reads the standard input.
+
+    Exits 0 if every file is valid (warnings do not count), 1 if one is not, 2 if one cannot be opened.
+    """
+    checked = [check_file(file) for file in files]
+    if output == "json":
+        click.echo(json.dumps([_as_json(item) for item in checked], indent=2))
+    else:
+        for line in as_text(checked):
+            click.echo(line)
+    verdicts = {item.verdict for item in checked}
+    if "unopened" in verdicts:
+        context.exit(ExitCode.USAGE)
+    context.exit(ExitCode.FINDINGS if "invalid" in verdicts else ExitCode.OK)
+
+
+def check_file(file: str) -> CheckedFile:
+    """Return what a file is and every finding in it; a file that cannot be opened is a finding too."""
+    name = "<stdin>" if file == STDIN else file
+    try:
+        content = _read_bounded(sys.stdin.buffer) if file == STDIN else _read_file(file)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        finding = Finding(f"cannot be opened: {why}", Location(name), remedy="give the path of a readable file")
+        return CheckedFile(name, "unopened", None, None, (finding,))
+    try:
+        return _checked(read_source(content, name))
+    except UnreadableDocument as error:
+        message = "; ".join([error.what, *error.why])
+        return CheckedFile(name, "invalid", None, None, (Finding(message, error.where, remedy=error.remedy),))
+
+
+def _checked(source: SourceText) -> CheckedFile:
+    root = source.root
+    value: object
+    shape: str | None
+    # The agent's own file is declared beside the agent, above the layer that knows the other kinds.
+    if root.text("apiVersion") == API_VERSION and root.text("kind") == AgentConfiguration.__name__:
+        kind, shape = root.text("kind"), "v1"
+        value, findings = find(AgentConfiguration, source)
+    else:
+        checked = check_document(source)
+        kind, shape, value, findings = checked.kind, checked.shape, checked.value, list(checked.findings)
+    verdict: Verdict = "invalid" if value is None else "valid"
+    return CheckedFile(source.file, verdict, kind, shape, tuple(sorted(findings, key=_place)))
+
+
+def as_text(checked: Sequence[CheckedFile]) -> Iterator[str]:
+    """Yield the lines that tell people what was found."""
+    for item in checked:
+        kind = f"{item.kind} ({item.shape})" if item.shape else item.kind or "unknown kind"
+        verdict = "cannot be opened" if item.verdict == "unopened" else f"{kind}: {item.verdict}"
+        yield f"{_shown(item.file)}: {verdict}"
+        for finding in item.findings:
+            yield f"  {finding.severity}: {_shown(str(finding))}"
+
+
+def _place(finding: Finding) -> tuple[int, int]:
+    where = finding.location
+    return (where.line or 0, where.column or 0) if where else (0, 0)
+
+
+def _as_json(item: CheckedFile) -> dict[str, object]:
+    return {
+        "file": item.file,
+        "kind": item.kind,
+        "shape": item.shape,
+        "verdict": item.verdict,
+        "findings": [
+            {
+                "severity": finding.severity,
+                "line": finding.location.line if finding.location else None,
+                "column": finding.location.column if finding.location else None,
+                "path": finding.path,
+                "message": finding.message,
+                "remedy": finding.remedy,
+            }
+            for finding in item.findings
+        ],
+    }
+
+
+def _read_file(file: str) -> bytes:
+    # Without O_NONBLOCK a FIFO that nobody writes to would hold the command for ever.
+    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as stream:  # noqa: PTH123  # a descriptor, not a path
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("is no regular file")
+        return _read_bounded(stream)
+
+
+def _read_bounded(stream: IO[bytes]) -> bytes:
+    # One byte more than a document may have: the reader then says that it is too large.
+    return stream.read(DEFAULT_BOUNDS.size + 1)
+
+
+def _shown(text: str) -> str:
+    """Return text whose control characters cannot move a terminal's cursor or colour it."""
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

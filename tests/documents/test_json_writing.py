@@ -1,0 +1,77 @@
+"""Exact JSON bytes (RFC 8785), with integers of 64 bits in full."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER
+from margo_gitops.errors import UnwritableValue
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(MIN_INTEGER, MAX_INTEGER) | texts,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=15,
+)
+
+
+@given(values)
+def test_what_is_written_reads_back(value):
+    content = write_json(value)
+    assert json.loads(content) == value
+    assert repr(read_json(content, "x.json").root.plain()) == repr(json.loads(content))
+
+
+@given(st.dictionaries(texts, st.integers(0, 9), min_size=2, max_size=6), st.randoms())
+def test_the_order_of_keys_takes_no_part(value, random):
+    keys = list(value)
+    random.shuffle(keys)
+    assert write_json({key: value[key] for key in keys}) == write_json(value)
+
+
+def test_keys_are_sorted_by_utf_16_code_units():
+    # RFC 8785 section 3.2.3, the example
+    value = {
+        "\u20ac": "Euro Sign",
+        "\r": "Carriage Return",
+        "\ufb33": "Hebrew Letter Dalet With Dagesh",
+        "1": "One",
+        "\U0001f600": "Emoji: Grinning Face",
+        "\u0080": "Control",
+        "\u00f6": "Latin Small Letter O With Diaeresis",
+    }
+    assert list(json.loads(write_json(value)).values()) == [
+        "Carriage Return",
+        "One",
+        "Control",
+        "Latin Small Letter O With Diaeresis",
+        "Euro Sign",
+        "Emoji: Grinning Face",
+        "Hebrew Letter Dalet With Dagesh",
+    ]
+
+
+def test_text_and_literals_have_the_shortest_escapes():
+    # RFC 8785 section 3.2.2, the example without its floats
+    value = {"string": "\u20ac$\u000f\u000aA'\u0042\u0022\u005c\\\"/", "literals": [None, True, False], "n": [56, -1]}
+    expected = '{"literals":[null,true,false],"n":[56,-1],"string":"€$\\u000f\\nA\'B\\"\\\\\\\\\\"/"}'
+    assert write_json(value) == expected.encode()
+
+
+def test_short_escapes_are_used_where_there_are_any():
+    assert write_json("\b\t\n\f\r\x00\x1f\x7f\u2028") == b'"\\b\\t\\n\\f\\r\\u0000\\u001f\x7f\xe2\x80\xa8"'
+
+
+@pytest.mark.parametrize("version", [1, 2**53 + 1, MAX_INTEGER])
+def test_manifest_versions_are_written_in_full(version):
+    assert write_json({"manifestVersion": version}) == f'{{"manifestVersion":{version}}}'.encode()
+
+
+@pytest.mark.parametrize("value", [1.5, float("nan"), 2**64, -(2**63) - 1, "\ud800", {"\ud800": 1}, [{"a": 0.0}]])
+def test_what_no_reader_could_read_back_is_not_written(value):
+    with pytest.raises(UnwritableValue):
+        write_json(value)
