@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
-
 MAX_SHOWN = 50
 """How many errors of one run are printed; one mistake can concern ten thousand devices."""
 
@@ -261,7 +260,10 @@ class ParameterMissing(MargoGitopsError):
 
 
 class ReferenceUnknown(MargoGitopsError):
-    """A document names something that does not exist: an application, device, site, profile, deployment or parameter."""
+    """A document names something that does not exist.
+
+    An application, device, site, profile, deployment or parameter. The message says which names are known.
+    """
 
     code = "MG1206"
 
@@ -289,8 +291,8 @@ class StateMoved(MargoGitopsError):
 class StateTampered(MargoGitopsError):
     """The state repo holds what no render wrote: a device branch that differs from the fleet branch.
 
-    Only the renderer writes the state repo. Find out who moved the branch (`git reflog`, the server's audit log), put it
-    back to the commit the message names, and protect the branch.
+    Only the renderer writes the state repo. Find out who moved the branch (`git reflog`, the server's audit log), put
+    it back to the commit the message names, and protect the branch.
     """
 
     code = "MG1303"
@@ -304,7 +306,10 @@ class StateDiffers(MargoGitopsError):
 
 
 class SigningKeyUnusable(MargoGitopsError):
-    """The signing key cannot be read, is encrypted, or is no ed25519 key; or signing is required and no key was given."""
+    """The signing key cannot be used, or none was given where the fleet wants signed state.
+
+    The file cannot be read, others can read it, or it is encrypted or no ed25519 key.
+    """
 
     code = "MG1305"
     exit_code = ExitCode.USAGE
@@ -671,3 +676,13 @@ class AgentDefect(MargoGitopsError):
 
     code = "MG1709"
     exit_code = ExitCode.APPLY
+
+
+class ApplierDefect(ApplyError):
+    """An applier ended with an error that its contract does not know.
+
+    This is a defect of the applier, perhaps of a plug-in: report it to its makers, with the log. Other deployments go
+    on.
+    """
+
+    code = "MG1710"

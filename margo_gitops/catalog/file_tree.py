@@ -13,6 +13,9 @@ from margo_gitops.errors import Location, PackageInvalid, UnreadableDocument
 
 FileKind = Literal["file", "link", "special"]
 
+MAX_DEPTH = 100
+"""Folders in folders; nobody keeps that many, and each level costs stack."""
+
 
 @dataclass(frozen=True, slots=True)
 class TreeFile:
@@ -62,6 +65,7 @@ class DiskTree:
             if entry.name == ".git":
                 continue
             if entry.is_dir(follow_symlinks=False):
+                check_depth(path)
                 yield from self.files(path)
             else:
                 yield self._entry(path)
@@ -79,6 +83,18 @@ class DiskTree:
         elif stat.S_ISREG(status.st_mode):
             kind = "file"
         return TreeFile(path, kind, status.st_size, lambda: _read(place, path))
+
+
+def check_depth(folder: str) -> None:
+    """Refuse folders that lie too deep.
+
+    Raises:
+        UnreadableDocument: this one does.
+    """
+    if folder.count("/") >= MAX_DEPTH:
+        raise UnreadableDocument(
+            f"lies in more than {MAX_DEPTH} folders", where=Location("/".join(folder.split("/")[:4]))
+        )
 
 
 def _read(place: Path, path: str) -> bytes:
@@ -113,7 +129,9 @@ class SubTree:
         return found and TreeFile(path, found.kind, found.size, found.read)
 
 
-def plain_files(tree: FileTree, folder: str, *, most: int, largest: int) -> dict[str, TreeFile]:
+def plain_files(
+    tree: FileTree, folder: str, *, most: int, largest: int, file_prefix: str = ""
+) -> dict[str, TreeFile]:
     """Return the files below a folder of a package, by path; links and special files are refused.
 
     Args:
@@ -121,6 +139,7 @@ def plain_files(tree: FileTree, folder: str, *, most: int, largest: int) -> dict
         folder: where to look; "" for everything.
         most: how many files are allowed.
         largest: how many bytes all of them together may have.
+        file_prefix: what stands before file names in messages, with a slash at its end.
 
     Raises:
         PackageInvalid: a bound is broken, or an entry is no plain file.
@@ -131,7 +150,7 @@ def plain_files(tree: FileTree, folder: str, *, most: int, largest: int) -> dict
         if file.kind != "file":
             raise PackageInvalid(
                 f"{file.path} is a {'symbolic link' if file.kind == 'link' else 'special file'}",
-                where=Location(file.path),
+                where=Location(f"{file_prefix}{file.path}"),
                 remedy="packages hold plain files only; copy the file to its place",
             )
         found[file.path] = file
@@ -139,7 +158,7 @@ def plain_files(tree: FileTree, folder: str, *, most: int, largest: int) -> dict
         if len(found) > most or size > largest:
             raise PackageInvalid(
                 f"a package may hold {most} files with {largest} bytes together",
-                where=Location(folder or "."),
+                where=Location(f"{file_prefix}{folder}" or "."),
                 remedy="ship large content as an image or an artifact by URL",
             )
     return found

@@ -9,7 +9,7 @@ from pathlib import Path
 import pygit2
 from pygit2.enums import FileMode
 
-from margo_gitops.catalog.file_tree import FileKind, TreeFile
+from margo_gitops.catalog.file_tree import FileKind, TreeFile, check_depth
 from margo_gitops.errors import FleetCommitUnknown, NoFleetRepo
 
 FLEET_FILE = "margo-gitops.yaml"
@@ -58,6 +58,7 @@ class GitTree:
     def _walk(self, tree: pygit2.Tree, prefix: str) -> Iterator[TreeFile]:
         for entry in tree:
             if isinstance(entry, pygit2.Tree):
+                check_depth(f"{prefix}{entry.name}")
                 yield from self._walk(entry, f"{prefix}{entry.name}/")
             else:
                 yield _entry(f"{prefix}{entry.name}", entry)

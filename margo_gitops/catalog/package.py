@@ -51,7 +51,7 @@ def read_package(tree: FileTree, file_prefix: str = "") -> Package:
     Raises:
         PackageInvalid: with every finding.
     """
-    files = plain_files(tree, "", most=MAX_FILES, largest=MAX_BYTES)
+    files = plain_files(tree, "", most=MAX_FILES, largest=MAX_BYTES, file_prefix=file_prefix)
     if DESCRIPTION_FILE not in files:
         raise PackageInvalid(
             f"the package holds no {DESCRIPTION_FILE}",

@@ -13,6 +13,7 @@ from margo_gitops.catalog.file_tree import DiskTree, plain_files
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
 from margo_gitops.catalog.lock import LOCK_FILE, locked_digests, write_lock
 from margo_gitops.catalog.package import MAX_BYTES, MAX_FILES, Package, package_digest, package_folder, read_package
+from margo_gitops.digests import Digest
 from margo_gitops.errors import Location, NoFleetRepo, PackageExists, PackageInvalid
 
 
@@ -57,7 +58,7 @@ def add_package(source: Path, fleet: Path, *, replace: bool = False) -> Vendored
     target = fleet / folder
 
     lock = fleet / LOCK_FILE
-    pins = locked_digests(lock.read_bytes()) if lock.exists() else {}
+    pins = _pins(lock)
     there = None
     if target.exists():
         there = package_digest(plain_files(DiskTree(target), "", most=MAX_FILES, largest=MAX_BYTES))
@@ -78,10 +79,24 @@ def add_package(source: Path, fleet: Path, *, replace: bool = False) -> Vendored
     return Vendored(package, folder, outcome)
 
 
+def _pins(lock: Path) -> dict[tuple[str, str], Digest]:
+    try:
+        return locked_digests(lock.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise PackageInvalid(
+            "the lock file cannot be read", where=Location(LOCK_FILE), why=[str(error)], remedy="put back the file"
+        ) from error
+
+
 def _put(package: Package, target: Path) -> None:
     """Write a package beside its place, then move it there."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=".incoming-", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=".incoming-", dir=target.parent))
+    except OSError as error:
+        raise PackageInvalid(f"the package cannot be copied to {target}", why=[str(error)]) from error
     try:
         fresh.chmod(0o755)
         for path, file in package.files.items():

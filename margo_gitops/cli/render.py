@@ -26,9 +26,7 @@ _SHOWN = 50
     type=click.Path(path_type=Path, dir_okay=False),
     help=f"An OpenSSH ed25519 private key; every commit is signed with it. Also {SIGNING_KEY}.",
 )
-@click.option(
-    "--check", is_flag=True, help="Write nothing; exit 1 if the state repo differs from this commit."
-)
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if the state repo differs from this commit.")
 @click.option("--allow-older", is_flag=True, help="Render a commit although the state repo is ahead of it.")
 @output_option
 def render(

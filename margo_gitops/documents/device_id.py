@@ -9,6 +9,7 @@ lower-case hex digits; so encoded names are lower case and decode to exactly one
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 DEVICE_ID_PATTERN = r"^[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*$"
 DEVICE_TARGET_PATTERN = r"^[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*(/\*)?$"
@@ -34,6 +35,7 @@ def client_of(device: str) -> str:
     return device.partition("/")[0]
 
 
+@lru_cache(maxsize=32_768)
 def encode_device_id(device: str) -> str:
     """Return the name of a device in refs, tree paths and file names: one path segment, lower case.
 

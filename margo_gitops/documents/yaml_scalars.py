@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
@@ -111,12 +112,26 @@ def _read_number(text: str) -> str | int | float:
     return text
 
 
+_SHORT = 128
+"""Characters; longer text is rarely written twice."""
+
+
 def write_text(text: str) -> str:
     """Return `text` as a scalar that every reader takes for exactly this text.
 
     Raises:
         ValueError: the text holds a lone surrogate, which no encoding can carry.
     """
+    return _short_text(text) if len(text) <= _SHORT else _text(text)
+
+
+@lru_cache(maxsize=16_384)
+def _short_text(text: str) -> str:
+    """Remember the spelling of short text: keys and names come again in every document of a fleet."""
+    return _text(text)
+
+
+def _text(text: str) -> str:
     if _PLAIN_TEXT.fullmatch(text) and text.lower() not in _WORDS:
         return text
     if _SURROGATE.search(text):

@@ -15,6 +15,24 @@ _IMPLICIT_KEY_LENGTH = 1000
 """Readers look for the colon in the first 1024 characters only (YAML 1.2.2 section 7.4.2); longer keys need `?`."""
 
 
+class Prewritten(dict[str, Json]):
+    """A mapping that stands in many documents: its lines are made once for each indentation.
+
+    It must not change any more once it was written.
+    """
+
+    def __init__(self, value: dict[str, Json]) -> None:
+        super().__init__(value)
+        self._lines: dict[str, list[str]] = {}
+
+    def lines(self, indent: str) -> list[str]:
+        """Return the mapping's lines."""
+        if indent not in self._lines:
+            self._lines[indent] = []
+            _block(dict(self), indent, self._lines[indent])
+        return self._lines[indent]
+
+
 def write_yaml(value: Json) -> bytes:
     """Return the exact bytes of a document.
 
@@ -34,6 +52,9 @@ def write_yaml(value: Json) -> bytes:
 
 
 def _block(value: dict[str, Json] | list[Json], indent: str, lines: list[str]) -> None:
+    if isinstance(value, Prewritten):
+        lines += value.lines(indent)
+        return
     if isinstance(value, dict):
         for key, child in value.items():
             name = write_text(key)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +64,8 @@ def render_fleet(request: RenderRequest) -> Rendered:
     Raises:
         MargoGitopsError: of MG11xx to MG13xx; nothing was written.
     """
-    fleet = read_fleet_commit(request.fleet, request.revision)
+    with _without_collections():
+        fleet = read_fleet_commit(request.fleet, request.revision)
     if request.key is None and fleet.intent.fleet.value.spec.signing.required:
         raise SigningKeyUnusable(
             "this fleet wants signed state, and no signing key was given",
@@ -98,7 +102,20 @@ def _states(fleet: FleetInput, target: StateTarget, values: dict[str, str]) -> t
         raise tampered[0]
     if tampered:
         raise RenderingRefused("the state repo was changed by somebody else", tampered)
-    return render(fleet.intent, lambda device: target.repo.held(device, values))
+    with _without_collections():
+        return render(fleet.intent, lambda device: target.repo.held(device, values))
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Switch the search for cyclic garbage off: a render makes millions of objects and no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _provenance(fleet: FleetInput) -> Provenance:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from margo_gitops.documents.application import DeploymentProfile, ParameterValue, Setting, ValueSchema
 from margo_gitops.documents.application import Target as ParameterTarget
@@ -15,6 +16,7 @@ from margo_gitops.documents.deployment import DeployedParameter
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import Location, MargoGitopsError, ParameterInvalid, ParameterMissing, TemplateInvalid
+from margo_gitops.rendering.by_id import ById
 from margo_gitops.rendering.intent import Application, Intent, Located
 from margo_gitops.rendering.placement import Target, selected
 from margo_gitops.rendering.templates import evaluate
@@ -78,12 +80,7 @@ def layers(
     intent: Intent, deployment: Located[Deployment], application: Application, target: Target
 ) -> Iterator[Layer]:
     """Yield the layers of a deployment on a device, weakest first."""
-    defaults = {
-        name: parameter.value
-        for name, parameter in application.description.value.parameters.items()
-        if parameter.value is not None
-    }
-    yield Layer("application default", application.description, ("parameters",), defaults, is_default=True)
+    yield _defaults(ById(application))
     spec = deployment.value.spec
     name = deployment.value.metadata.name
     yield Layer(f"deployment {name}", deployment, ("spec", "parameters"), spec.parameters)
@@ -116,25 +113,15 @@ def effective_parameters(
         names: what expressions may use.
         previous: the parameters of this deployment as installed before; None for a new one.
     """
-    description = application.description.value
-    components = {component.name for component in profile.components}
-    rules = _rules(application)
     found: list[Effective] = []
     errors: list[MargoGitopsError] = []
-    for name, parameter in description.parameters.items():
-        targets = tuple(
-            ParameterTarget(target.pointer, tuple(part for part in target.components if part in components))
-            for target in parameter.targets
-            if components.intersection(target.components)
-        )
-        if not targets:
-            continue
+    for name, targets, rules in _used_parameters(ById(application), ById(profile)):
         try:
             effective = _effective(name, stack, targets, names)
         except TemplateInvalid as error:
             errors.append(error)
             continue
-        errors += _broken_rules(name, effective, rules.get(name, ()), stack, previous)
+        errors += _broken_rules(name, effective, rules, stack, previous)
         if effective is not None:
             found.append(effective)
     return found, errors
@@ -166,6 +153,25 @@ def _evaluated(layer: Layer, name: str, written: ParameterValue, names: Mapping[
 Rule = tuple[Setting, ValueSchema]
 
 
+@lru_cache(maxsize=1024)
+def _used_parameters(
+    application: ById[Application], profile: ById[DeploymentProfile]
+) -> tuple[tuple[str, tuple[ParameterTarget, ...], tuple[Rule, ...]], ...]:
+    """Return the parameters that a profile uses: name, targets in this profile, and the rules for their values."""
+    components = {component.name for component in profile.value.components}
+    rules = _rules(application.value)
+    used = []
+    for name, parameter in application.value.description.value.parameters.items():
+        targets = tuple(
+            ParameterTarget(target.pointer, tuple(part for part in target.components if part in components))
+            for target in parameter.targets
+            if components.intersection(target.components)
+        )
+        if targets:
+            used.append((name, targets, tuple(rules.get(name, ()))))
+    return tuple(used)
+
+
 def _rules(application: Application) -> dict[str, list[Rule]]:
     """Return the settings and schemas that speak of each parameter."""
     configuration = application.description.value.configuration
@@ -178,6 +184,15 @@ def _rules(application: Application) -> dict[str, list[Rule]]:
             if setting.schema in schemas:
                 rules.setdefault(setting.parameter, []).append((setting, schemas[setting.schema]))
     return rules
+
+
+@lru_cache(maxsize=1024)
+def _defaults(application: ById[Application]) -> Layer:
+    """Return the weakest layer: what the supplier wrote."""
+    description = application.value.description
+    parameters = description.value.parameters
+    values = {name: parameter.value for name, parameter in parameters.items() if parameter.value is not None}
+    return Layer("application default", description, ("parameters",), values, is_default=True)
 
 
 def _broken_rules(

@@ -11,8 +11,6 @@ from margo_gitops.documents.deployment import ApplicationDeployment, DeployedPar
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.kinds import read_as, read_source
-from margo_gitops.documents.records import write
-from margo_gitops.documents.yaml_writer import write_yaml
 from margo_gitops.errors import (
     InvalidDocument,
     MargoGitopsError,
@@ -23,6 +21,7 @@ from margo_gitops.errors import (
     UnreadableDocument,
 )
 from margo_gitops.rendering.desired_state import DesiredState, PreviousState, desired_state
+from margo_gitops.rendering.document_writer import DocumentWriter
 from margo_gitops.rendering.intent import Application, Intent, Located
 from margo_gitops.rendering.placement import Target, select, targets
 from margo_gitops.rendering.references import broken_references
@@ -110,6 +109,7 @@ def render(intent: Intent, previous: Callable[[str], PreviousState | None]) -> t
         StateTampered: the previous state cannot be read.
     """
     placements = place(intent)
+    writer = DocumentWriter()
     states: list[DesiredState] = []
     errors: list[MargoGitopsError] = []
     for client, devices in _by_client(intent).items():
@@ -123,7 +123,7 @@ def render(intent: Intent, previous: Callable[[str], PreviousState | None]) -> t
                     errors.append(error)
                 else:
                     errors += found
-                    documents[document.id] = write_yaml(write(document))
+                    documents[document.id] = writer.write(document)
         if not errors:
             site = intent.devices[client].value.spec.site
             states.append(desired_state(client, site, documents, before))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from margo_gitops.documents.application import Component, DeploymentProfile
 from margo_gitops.documents.deployment import (
@@ -21,6 +22,7 @@ from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.errors import AmbiguousProfile, MargoGitopsError, NotPlaceable, ReferenceUnknown
+from margo_gitops.rendering.by_id import ById
 from margo_gitops.rendering.intent import Application, ComponentContent, Intent, Located
 from margo_gitops.rendering.parameters import Effective, effective_parameters, layers
 from margo_gitops.rendering.placement import Target, choose_profile
@@ -29,6 +31,7 @@ _DEPLOYMENT_IDS = uuid.UUID("8a2d2b0e-3f0a-5c39-9f2c-6f0d4be0a6a1")
 """The name space of deployment ids. Never changes: every id in every fleet depends on it."""
 
 
+@lru_cache(maxsize=65_536)
 def deployment_id(fleet: str, device: str, deployment: str) -> str:
     """Return the UUIDv5 of a deployment on a device: stable, and never stored."""
     # No name holds a newline, so no two different triples join to the same text.
@@ -143,7 +146,7 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
         ),
         spec=DeploymentSpec(
             application_id=description.id,
-            deployment_profile=_deployed_profile(resolved.profile),
+            deployment_profile=_deployed_profile(ById(resolved.profile)),
             parameters={
                 parameter.name: DeployedParameter(parameter.value, parameter.targets)
                 for parameter in resolved.parameters
@@ -153,19 +156,21 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
     )
 
 
+@lru_cache(maxsize=1024)
+def _deployed_profile(profile: ById[DeploymentProfile]) -> DeployedProfile:
+    """Return the profile as devices get it; one object for all devices, so that it is written once."""
+    return DeployedProfile(
+        type=profile.value.type,
+        components=tuple(_without_own(component) for component in profile.value.components),
+        device_constraints=profile.value.device_constraints,
+        extensions=profile.value.extensions,
+    )
+
+
 def _without_own(component: Component) -> Component:
     """Return a component without our own extension: what it says stands resolved in the deployment's."""
     kept = {key: value for key, value in component.extensions.items() if key != OWN_EXTENSION}
     return Component(component.name, component.properties, kept)
-
-
-def _deployed_profile(profile: DeploymentProfile) -> DeployedProfile:
-    return DeployedProfile(
-        type=profile.type,
-        components=tuple(_without_own(component) for component in profile.components),
-        device_constraints=profile.device_constraints,
-        extensions=profile.extensions,
-    )
 
 
 def _artifacts(resolved: Resolved, intent: Intent) -> tuple[Artifact, ...]:

@@ -128,5 +128,6 @@ def _compiled(pattern: str) -> regex.Pattern[str]:
 def _matches(pattern: str, text: str) -> bool:
     try:
         return _compiled(pattern).fullmatch(text, timeout=REGEX_SECONDS) is not None
-    except (regex.error, TimeoutError) as error:
-        raise RuleUnusableError(f"the rule regexMatch {pattern!r} cannot be evaluated: {error}") from error
+    except (regex.error, TimeoutError, RecursionError, OverflowError) as error:
+        shown = pattern if len(pattern) <= 80 else f"{pattern[:77]}..."
+        raise RuleUnusableError(f"the rule regexMatch {shown!r} cannot be evaluated: {error}") from error

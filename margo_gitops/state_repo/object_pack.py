@@ -11,7 +11,7 @@ import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from dulwich.pack import write_pack_index_v2
@@ -22,17 +22,20 @@ _TYPES = {COMMIT: 1, TREE: 2, BLOB: 3}
 
 
 class ObjectPack:
-    """Collects objects, and writes those that the repository lacks."""
+    """Collects objects, and writes those that are not known to be in the repository.
 
-    def __init__(self, exists: Callable[[str], bool]) -> None:
-        """Start an empty pack.
+    An object that stands in two packs does no harm but cost space, so only what is cheaply known is left out: asking
+    libgit2 for each object of a first render takes as long as compressing it.
+    """
 
-        Args:
-            exists: whether the repository has an object of this id already.
-        """
-        self._exists = exists
+    def __init__(self) -> None:
+        self._known: set[str] = set()
         self._entries: dict[str, tuple[bytes, int]] = {}
         self._at = 12
+
+    def know(self, names: Iterable[str]) -> None:
+        """Leave out objects that the repository has."""
+        self._known.update(names)
 
     def add(self, kind: bytes, content: bytes) -> str:
         """Add an object and return its id.
@@ -42,7 +45,7 @@ class ObjectPack:
             content: its bytes.
         """
         name = object_id(kind, content)
-        if name not in self._entries and not self._exists(name):
+        if name not in self._entries and name not in self._known:
             entry = _entry_header(_TYPES[kind], len(content)) + zlib.compress(content, zlib.Z_BEST_SPEED)
             self._entries[name] = (entry, self._at)
             self._at += len(entry)
@@ -72,8 +75,14 @@ class ObjectPack:
         ]
         stem = folder / f"pack-{checksum.hex()}"
         folder.mkdir(parents=True, exist_ok=True)
+        if stem.with_suffix(".pack").exists() and stem.with_suffix(".idx").exists():
+            return  # the same objects, of a render whose refs could not be moved
         _write(stem.with_suffix(".pack"), lambda descriptor: _write_all(descriptor, bytes(content)))
-        _write(stem.with_suffix(".idx"), lambda descriptor: _write_index(descriptor, index, checksum))
+        try:
+            _write(stem.with_suffix(".idx"), lambda descriptor: _write_index(descriptor, index, checksum))
+        except BaseException:
+            stem.with_suffix(".pack").unlink()
+            raise
         sync_folder(folder)
 
 

@@ -13,11 +13,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from margo_gitops.digests import Digest, sha256
-from margo_gitops.documents.device_id import FLEET_REF, decode_device_id, device_ref, encode_device_id
-from margo_gitops.errors import StateTampered
+from margo_gitops.documents.device_id import FLEET_REF, device_ref, encode_device_id
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.state_repo.object_pack import ObjectPack
-from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, NO_SITE, StateRepo
+from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, NO_SITE, HeldDevice, StateRepo, device_of
 from margo_gitops.trust.git_commit import Ident, build_commit, format_trailers, sign_commit
 from margo_gitops.trust.git_objects import (
     BLOB,
@@ -107,13 +106,10 @@ def publish(
         StateMoved: somebody moved a ref since; nothing was written.
         StateRepoUnusable: the file system refuses; nothing was moved.
     """
-    pack = repo.new_pack()
+    pack = ObjectPack()
     held = repo.fleet_tree(values)
-    trees = {
-        state.device: _device_tree(pack, state) if state.changed else _kept_tree(repo, state, values)
-        for state in states
-    }
-    left = tuple(sorted(decode_device_id(name) for name in held.keys() - {encode_device_id(each) for each in trees}))
+    trees = {state.device: _device_tree(pack, state, repo.held(state.device, values)) for state in states}
+    left = tuple(sorted(device_of(name) for name in held.keys() - {encode_device_id(each) for each in trees}))
     root = _fleet_tree(pack, states, trees)
     parent = values.get(FLEET_REF)
     changed = [state for state in states if state.changed]
@@ -158,19 +154,16 @@ class _Seal:
         return self.pack.add(COMMIT, sign_commit(raw, self.key) if self.key else raw)
 
 
-def _device_tree(pack: ObjectPack, state: DesiredState) -> str:
+def _device_tree(pack: ObjectPack, state: DesiredState, held: HeldDevice | None) -> str:
+    if held is not None:
+        if not state.changed:
+            return held.tree
+        pack.know(held.object_ids())
     folder = None
     if state.deployments:
         blobs = {name: pack.add(BLOB, content) for name, content in state.deployments.items()}
         folder = pack.add(TREE, deployments_tree(blobs))
     return pack.add(TREE, device_tree(pack.add(BLOB, state.manifest), folder))
-
-
-def _kept_tree(repo: StateRepo, state: DesiredState, values: Mapping[str, str]) -> str:
-    held = repo.held(state.device, values)
-    if held is None:
-        raise StateTampered(f"the branch of {state.device} vanished while rendering", device=state.device)
-    return held.tree
 
 
 def _fleet_tree(pack: ObjectPack, states: Iterable[DesiredState], trees: Mapping[str, str]) -> str:
@@ -217,5 +210,5 @@ def differences(repo: StateRepo, states: Sequence[DesiredState], values: Mapping
         elif held[encoded][0] != (state.site or NO_SITE):
             found.append(f"{state.device} would move from site {held[encoded][0]} to {state.site or NO_SITE}")
     here = {encode_device_id(state.device) for state in states}
-    found += [f"{decode_device_id(name)} would leave the fleet" for name in sorted(held.keys() - here)]
+    found += [f"{device_of(name)} would leave the fleet" for name in sorted(held.keys() - here)]
     return found

@@ -100,13 +100,7 @@ class Refs:
 
     def _lock(self) -> Path:
         lock = self._packed.with_suffix(".lock")
-        try:
-            lock.touch(0o644, exist_ok=False)
-        except FileExistsError:
-            raise StateMoved(
-                "another program is writing the state repo's refs: nothing was written",
-                remedy=f"render again in a moment; if nothing else is running, a crash left {lock}: remove it",
-            ) from None
+        _take(lock)
         return lock
 
     def _check(self, changes: Mapping[str, str], expected: Mapping[str, str]) -> None:
@@ -127,8 +121,12 @@ class Refs:
         if loose:
             packed |= {name: (value, b"") for name, value in loose.items()}
             fresh = self._packed.with_suffix(".fold")
-            _write(fresh, _format(packed))
-            fresh.replace(self._packed)
+            try:
+                _write(fresh, _format(packed))
+                fresh.replace(self._packed)
+            except BaseException:
+                fresh.unlink(missing_ok=True)
+                raise
             sync_folder(self._folder)
             for name, value in loose.items():
                 self._remove_loose(name, value)
@@ -160,6 +158,8 @@ class Refs:
                 continue
             with suppress(FileNotFoundError):
                 value = path.read_text(encoding="ascii", errors="replace").strip()
+                if value.startswith("ref: refs/remotes/"):
+                    continue  # git 2.48 and later write refs/remotes/<name>/HEAD with every fetch
                 if not re.fullmatch(r"[0-9a-f]{40}", value):
                     raise StateRepoUnusable(f"{path} is no ref that can be moved: {value[:80]!r}")
                 values[path.relative_to(self._folder).as_posix()] = value
@@ -168,12 +168,23 @@ class Refs:
     def _remove_loose(self, name: str, value: str) -> None:
         path = self._folder / name
         lock = path.with_name(f"{path.name}.lock")
-        lock.touch(0o644, exist_ok=False)
+        _take(lock)
         try:
-            if path.read_text(encoding="ascii").strip() == value:
+            # Deleted since it was folded in: somebody moved it, and the check that follows the folding says so.
+            if path.exists() and path.read_text(encoding="ascii").strip() == value:
                 path.unlink()
         finally:
             lock.unlink()
+
+
+def _take(lock: Path) -> None:
+    try:
+        lock.touch(0o644, exist_ok=False)
+    except FileExistsError:
+        raise StateMoved(
+            "another program is writing the state repo's refs: nothing was written",
+            remedy=f"render again in a moment; if nothing else is running, a crash left {lock}: remove it",
+        ) from None
 
 
 def _format(packed: Mapping[str, tuple[str, bytes]]) -> bytes:

@@ -18,6 +18,8 @@ from margo_gitops.trust.git_commit import GitCommit, parse_commit
 DEVICES_FOLDER = "devices"
 NO_SITE = "_"
 
+_PUT_BACK = "find out who moved it, put the branch back to the renderer's last commit, protect it"
+
 
 @dataclass(frozen=True, slots=True)
 class HeldDevice:
@@ -39,14 +41,24 @@ class HeldDevice:
         blob = _child(self._tree, f"{DEPLOYMENTS_FOLDER}/{deployment_id}.yaml")
         return bytes(blob.data) if isinstance(blob, pygit2.Blob) else None
 
-    def deployments(self) -> dict[str, bytes]:
-        """Return every deployment document's bytes, by deployment id."""
+    def object_ids(self) -> list[str]:
+        """Return the ids of the deployment documents."""
         folder = _child(self._tree, DEPLOYMENTS_FOLDER)
-        return {
-            str(blob.name).removesuffix(".yaml"): bytes(blob.data)
-            for blob in (folder if isinstance(folder, pygit2.Tree) else ())
-            if isinstance(blob, pygit2.Blob)
-        }
+        return [str(blob.id) for blob in (folder if isinstance(folder, pygit2.Tree) else ())]
+
+
+def device_of(encoded: str) -> str:
+    """Return the device that a folder of the fleet branch is about.
+
+    Raises:
+        StateTampered: none: no render wrote it.
+    """
+    try:
+        return decode_device_id(encoded)
+    except ValueError as error:
+        raise StateTampered(
+            f"the fleet branch holds a folder {encoded}, which no render wrote", why=[str(error)], remedy=_PUT_BACK
+        ) from error
 
 
 def _child(tree: pygit2.Tree, path: str) -> pygit2.Object | None:
@@ -100,10 +112,6 @@ class StateRepo:
         except (OSError, pygit2.GitError) as error:
             raise StateRepoUnusable(f"no state repo can be made at {folder}", why=[str(error)]) from error
         return cls.open(folder)
-
-    def new_pack(self) -> ObjectPack:
-        """Return an empty pack that takes what the repository lacks."""
-        return ObjectPack(lambda name: name in self._repository)
 
     def write(self, pack: ObjectPack) -> None:
         """Make a pack's objects part of the repository; no ref leads to them yet.
@@ -172,7 +180,14 @@ class StateRepo:
         }
 
     def tampered(self, values: Mapping[str, str]) -> Iterator[StateTampered]:
-        """Yield every device branch that does not hold what the fleet branch says it holds."""
+        """Yield every device branch that does not hold what the fleet branch says it holds, and a fleet branch lost."""
+        orphans = [name for name in values if name.startswith(DEVICE_REFS)] if FLEET_REF not in values else []
+        if orphans:
+            yield StateTampered(
+                f"{FLEET_REF} is gone, and {len(orphans)} device branches are there",
+                why=[f"one of them is {min(orphans)}"],
+                remedy=_PUT_BACK,
+            )
         for encoded, (site, tree) in self.fleet_tree(values).items():
             ref = f"{DEVICE_REFS}{encoded}"
             name = values.get(ref)
@@ -180,12 +195,12 @@ class StateRepo:
             if found != tree:
                 yield StateTampered(
                     f"{ref} is not what the fleet branch holds at {DEVICES_FOLDER}/{site}/{encoded}",
-                    device=decode_device_id(encoded),
+                    device=device_of(encoded),
                     why=[
                         f"its commit {name} has the tree {found}" if name else "the branch is gone",
                         f"the fleet branch's commit {values[FLEET_REF]} has the tree {tree}",
                     ],
-                    remedy="find out who moved it, put the branch back to the renderer's last commit, protect it",
+                    remedy=_PUT_BACK,
                 )
 
     def _commit(self, name: str) -> pygit2.Commit:

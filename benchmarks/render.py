@@ -1,0 +1,106 @@
+"""What a render costs, beside a floor measured in the same run: hash, compress and write the same bytes, nothing else.
+
+Usage: python benchmarks/render.py [DEVICES ...]        default: 1000 10000
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+from fleets import commit, make_fleet
+
+ROUNDS = 3
+
+
+def main() -> None:
+    """Measure each fleet size and print a table."""
+    print(f"{'devices':>8} {'what':<26} {'seconds':>8} {'of floor':>9} {'peak MB':>8}")
+    for devices in [int(text) for text in sys.argv[1:]] or [1000, 10_000]:
+        with tempfile.TemporaryDirectory() as folder:
+            measure(devices, Path(folder))
+
+
+def measure(devices: int, folder: Path) -> None:
+    """Print the figures of one fleet size: the best of some rounds, floor and render taken in turns."""
+    fleet = folder / "fleet"
+    make_fleet(fleet, devices)
+    first: list[tuple[float, float]] = []
+    floors: list[float] = []
+    for number in range(ROUNDS):
+        state = folder / f"state-{number}.git"
+        first.append(render(fleet, state))
+        objects = read_objects(state)
+        floors.append(timed(lambda content=objects, at=number: write_floor(content, folder / f"floor-{at}")))
+    floor = min(floors)
+    state = folder / "state-0.git"
+    nothing = render(fleet, state)
+    site = fleet / "sites" / "site-000.yaml"
+    text = site.read_text(encoding="utf-8")
+    site.write_text(f"{text}spec:\n  parameters:\n    greeting: Salve\n", encoding="utf-8")
+    commit(fleet, "Change one site")
+    one_site = render(fleet, state)
+    rows = [
+        ("floor", (floor, 0.0)),
+        ("first render", min(first)),
+        ("render, nothing new", nothing),
+        ("render, one site changed", one_site),
+    ]
+    for what, (seconds, memory) in rows:
+        print(f"{devices:>8} {what:<26} {seconds:>8.2f} {seconds / floor:>9.1f} {memory or '':>8}", flush=True)
+
+
+def render(fleet: Path, state: Path) -> tuple[float, float]:
+    """Return seconds and peak memory (MB) of one `margo-gitops render` in its own process."""
+    command = [sys.executable, "-m", "margo_gitops", "render", "--fleet", str(fleet), "--state", str(state)]
+    start = time.perf_counter()
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - start
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(f"render failed with status {process.returncode}")
+    return seconds, round(usage.ru_maxrss / 1024)
+
+
+def read_objects(state: Path) -> list[tuple[bytes, bytes]]:
+    """Return every object of a state repo: its kind and its bytes."""
+    command = ["git", "-C", str(state), "cat-file", "--batch-all-objects", "--batch", "--buffer"]
+    output = subprocess.run(command, check=True, capture_output=True).stdout
+    objects = []
+    at = 0
+    while at < len(output):
+        end = output.index(b"\n", at)
+        _, kind, size = output[at:end].split()
+        objects.append((kind, output[end + 1 : end + 1 + int(size)]))
+        at = end + 2 + int(size)
+    return objects
+
+
+def write_floor(objects: list[tuple[bytes, bytes]], target: Path) -> None:
+    """Hash, compress and write objects: what no renderer can do without."""
+    with target.open("wb") as file:
+        for kind, content in objects:
+            hashlib.sha1(b"%b %d\0" % (kind, len(content)) + content, usedforsecurity=False).digest()
+            hashlib.sha256(content).digest()
+            file.write(zlib.compress(content, zlib.Z_BEST_SPEED))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def timed(action: Callable[[], None]) -> float:
+    """Return how many seconds an action took."""
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
