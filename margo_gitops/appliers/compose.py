@@ -1,0 +1,318 @@
+"""The applier for the profile type `compose`: Docker or Podman, through Compose v2.
+
+How the promises of `applier` are kept:
+
+    A-1  `prepare` unpacks into a new revision, lets Compose check it, and pulls images by the engine's own command.
+    A-2  Containers carry the workload's digest; if all of them run with it, nothing is called.
+    A-3  The last good revision stays on disk until a new one runs; it is started again when that one does not.
+    A-4  Only projects whose containers carry this device's label are touched; labels suffice to remove them.
+    A-5  Compose holds the applier's lock while it lives, so a restarted agent waits for what a killed one began.
+    A-6  `observe` is one question to the engine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey
+from margo_gitops.appliers.archives import ArchiveBounds
+from margo_gitops.appliers.artifacts import ArtifactCache
+from margo_gitops.appliers.compose_engine import ComposeEngine
+from margo_gitops.appliers.compose_project import (
+    DEVICE,
+    Container,
+    environment_of,
+    observed,
+    override_file,
+    project_name,
+    redacted,
+)
+from margo_gitops.appliers.compose_revision import CONTENT, OVERRIDE, Revision, RevisionRecord, Revisions
+from margo_gitops.appliers.compose_running import REMOVE_SECONDS, RunningProject
+from margo_gitops.appliers.compose_source import (
+    ComposeModel,
+    compose_file_in,
+    read_model,
+)
+from margo_gitops.appliers.settings import Settings
+from margo_gitops.appliers.storage import new_folder, storing
+from margo_gitops.errors import (
+    ApplyError,
+    ArtifactUnavailable,
+    ComposeInvalid,
+    EngineUnavailable,
+    InstallFailed,
+    RemoveFailed,
+    StorageFailed,
+    WorkloadUnsupported,
+)
+
+_INHERITED = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "XDG_RUNTIME_DIR")
+_POLL_SECONDS = 0.25
+
+
+def create(context: ApplierContext) -> ComposeApplier:
+    """Return the applier, from the settings command, dockerHost, dockerConfig, removeVolumes, caFile, maxArtifactBytes.
+
+    Raises:
+        ApplierUnusable: unknown or wrong settings.
+    """
+    settings = Settings("compose", context.settings)
+    command = settings.arguments("command") or ("docker", "compose")
+    environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+    if host := settings.text("dockerHost"):
+        environment["DOCKER_HOST"] = host
+    if config := settings.path("dockerConfig"):
+        environment["DOCKER_CONFIG"] = str(config)
+    remove_volumes = settings.flag("removeVolumes")
+    ca_file = settings.path("caFile")
+    bounds = ArchiveBounds(packed=settings.number("maxArtifactBytes", ArchiveBounds().packed))
+    settings.finish()
+    if len(command) != 2 or command[1] != "compose":
+        raise settings.wrong("command", 'must be an engine\'s client and "compose": ["docker", "compose"]')
+    return ComposeApplier(
+        context.device,
+        context.folder,
+        ComposeEngine(command, environment),
+        ArtifactCache(context.folder / "artifacts", ca_file=ca_file, bounds=bounds),
+        remove_volumes=remove_volumes,
+    )
+
+
+class ComposeApplier:
+    """Runs components as Compose projects.
+
+    Args:
+        device: this device's id; containers carry it as a label.
+        folder: of this applier's own.
+        engine: the engine and its client.
+        artifacts: the content of components.
+        remove_volumes: whether removing a workload deletes its named volumes too.
+    """
+
+    profile_types: Sequence[str] = ("compose",)
+
+    def __init__(
+        self,
+        device: str,
+        folder: Path,
+        engine: ComposeEngine,
+        artifacts: ArtifactCache,
+        *,
+        remove_volumes: bool = False,
+    ) -> None:
+        self._device = device
+        self._folder = folder
+        self._engine = engine
+        self._artifacts = artifacts
+        self._revisions = Revisions(folder / "workloads")
+        self._remove_volumes = remove_volumes
+
+    def prepare(self, workload: Workload) -> None:
+        """Fetch the content, let Compose check it, and pull the images that are missing.
+
+        Raises:
+            EngineUnavailable: the engine does not answer.
+            ArtifactUnavailable: content or an image cannot be fetched.
+            ArtifactRefused: the content is not what was promised.
+            ComposeInvalid: the compose file cannot be used.
+            WorkloadUnsupported: a parameter cannot be an environment variable, or there is no content.
+            StorageFailed: the disk does not take it.
+        """
+        deadline = time.monotonic() + workload.timeout_seconds
+        with self._locked(deadline):
+            self._project(workload.key).containers()
+            self._prepare(workload, deadline)
+
+    def install(self, workload: Workload) -> None:
+        """Make the project run as asked for; with `wait`, return when it runs and is healthy.
+
+        Raises:
+            InstallFailed: it did not start, or not in time; `reinstated` says whether what ran before runs again.
+            ApplyError: what `prepare` raises, when preparing was left out.
+        """
+        key = workload.key
+        project = self._project(key)
+        deadline = time.monotonic() + workload.timeout_seconds
+        with self._locked(deadline) as lock:
+            before = project.containers()
+            current = self._revisions.current(key)
+            revision = self._revisions.find(key, workload.digest)
+            if revision and _as_asked(before, workload):
+                if current != revision:
+                    self._made_current(key, revision)
+                return
+
+            revision = self._prepare(workload, deadline)
+            try:
+                waited = before if workload.component.properties.wait else None
+                problem = project.start(revision, deadline, lock, waited)
+                if not problem:
+                    self._made_current(key, revision)
+                    return
+            except ApplyError as error:
+                # The engine or the disk failed halfway: nobody can say any more what runs.
+                error.reinstated = False
+                raise
+            problem += project.logs(revision.record.environment)
+            reinstated = _reinstate(project, revision, current, before, lock)
+            raise _install_failed(workload, problem, reinstated=reinstated, first=not before)
+
+    def remove(self, key: WorkloadKey) -> None:
+        """Stop and delete a project, its networks and, if so configured, its volumes.
+
+        Raises:
+            EngineUnavailable: the engine does not answer.
+            RemoveFailed: something is left.
+        """
+        project = self._project(key)
+        with self._locked(time.monotonic() + REMOVE_SECONDS) as lock:
+            project.containers()
+            problem = project.down(self._revisions.current(key), lock)
+            if left := project.containers():
+                names = ", ".join(sorted(container.service for container in left))
+                raise RemoveFailed(
+                    f"{key} is still there: {names}", why=problem, remedy="stop its containers, then try again"
+                )
+            if self._remove_volumes:
+                project.drop_volumes()
+            self._revisions.remove(key)
+            self._artifacts.prune(self._revisions.artifacts())
+
+    def observe(self) -> Sequence[Observed]:
+        """Return what the engine runs for this device, sorted by key.
+
+        Raises:
+            EngineUnavailable: the engine does not answer.
+        """
+        return observed(self._engine.containers(DEVICE, self._device))
+
+    def _prepare(self, workload: Workload, deadline: float) -> Revision:
+        key = workload.key
+        if workload.artifact is None:
+            raise WorkloadUnsupported(
+                f"the deployment names no content for component {workload.component.name}",
+                remedy="give the component an artifact in the fleet repo; OCI registries are not read by this agent",
+            )
+        environment = environment_of(workload)
+        revision = self._revisions.find(key, workload.digest)
+        if revision is None:
+            self._revisions.forget_prepared(key)
+            with storing(self._folder), new_folder(self._revisions.place(key, workload.digest)) as folder:
+                content = folder / CONTENT
+                content.mkdir()
+                self._artifacts.place(workload.artifact, content, seconds=deadline - time.monotonic())
+                compose_file = compose_file_in(content, workload.component.name)
+                model = self._model(workload, ["--file", str(compose_file)], environment, deadline)
+                model.check_paths(content, workload.component.name)
+                (folder / OVERRIDE).write_bytes(override_file(workload, self._device, model.services))
+                RevisionRecord(
+                    workload.digest,
+                    workload.artifact.digest,
+                    str(compose_file.relative_to(folder)),
+                    environment,
+                    workload.timeout_seconds,
+                ).write(folder)
+            revision = self._revisions.find(key, workload.digest)
+            if revision is None:
+                raise StorageFailed(f"the revision of {key} cannot be read back", remedy="check the disk")
+        else:
+            model = self._model(workload, revision.files, environment, deadline)
+        self._pull(workload, model, deadline)
+        return revision
+
+    def _model(
+        self, workload: Workload, files: Sequence[str], environment: Mapping[str, str], deadline: float
+    ) -> ComposeModel:
+        arguments = ["--project-name", project_name(workload.key), *files, "config", "--format", "json"]
+        left = max(deadline - time.monotonic(), 1.0)
+        done = self._engine.compose(*arguments, parameters=environment, seconds=left)
+        if done.status != 0:
+            raise ComposeInvalid(
+                f"Compose refuses the compose file of component {workload.component.name}",
+                why=[redacted(line, environment) for line in done.last_lines],
+                remedy="correct the compose file or the parameters; `docker compose config` shows the same",
+            )
+        return read_model(done.output, workload.component.name)
+
+    def _pull(self, workload: Workload, model: ComposeModel, deadline: float) -> None:
+        for image, platform in model.images:
+            if self._engine.client("image", "inspect", "--format", "{{.Id}}", image, seconds=20.0).status == 0:
+                continue
+            where = ["--platform", platform] if platform else []
+            left = max(deadline - time.monotonic(), 1.0)
+            done = self._engine.client("pull", "--quiet", *where, image, seconds=left)
+            if done.status != 0:
+                raise ArtifactUnavailable(
+                    f"the image {image} of component {workload.component.name} cannot be pulled",
+                    why=["it took too long"] if done.status is None else done.last_lines,
+                    remedy="check the registry and this device's access to it; what runs keeps running",
+                )
+
+    def _project(self, key: WorkloadKey) -> RunningProject:
+        return RunningProject(self._engine, self._device, key, self._folder)
+
+    def _made_current(self, key: WorkloadKey, revision: Revision) -> None:
+        self._revisions.make_current(key, revision)
+        self._artifacts.prune(self._revisions.artifacts())
+
+    @contextmanager
+    def _locked(self, deadline: float) -> Iterator[int]:
+        """Hold the applier's lock; a Compose client that an earlier agent left behind may still hold it."""
+        with storing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise EngineUnavailable(
+                            "an earlier step still runs", remedy="wait for it, or stop its docker process"
+                        ) from None
+                    time.sleep(_POLL_SECONDS)
+            yield descriptor
+        finally:
+            os.close(descriptor)
+
+
+def _reinstate(
+    project: RunningProject, failed: Revision, current: Revision | None, before: Sequence[Container], lock: int
+) -> bool:
+    """Let run what ran before; return whether it does."""
+    try:
+        if current is None or current.folder == failed.folder:
+            if not before:
+                return not project.down(failed, lock)
+            return False
+        deadline = time.monotonic() + current.record.timeout_seconds
+        return not project.start(current, deadline, lock, project.containers())
+    except ApplyError:
+        return False
+
+
+def _as_asked(containers: Sequence[Container], workload: Workload) -> bool:
+    return [(state.key, state.digest, state.condition) for state in observed(containers)] == [
+        (workload.key, workload.digest, "running")
+    ]
+
+
+def _install_failed(workload: Workload, why: Sequence[str], *, reinstated: bool, first: bool) -> InstallFailed:
+    after = "what ran before runs again" if reinstated else "what ran before does not run"
+    if first and reinstated:
+        after = "nothing ran before, and nothing does now"
+    name = f"component {workload.component.name} of {workload.deployment.metadata.name}"
+    error = InstallFailed(
+        f"{name} does not run as asked for; {after}",
+        why=why,
+        remedy="correct the application or its parameters, and deploy again",
+    )
+    error.reinstated = reinstated
+    return error

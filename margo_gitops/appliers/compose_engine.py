@@ -1,0 +1,161 @@
+"""The engine and its Compose client: what to ask them, and what their answers mean."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from margo_gitops.appliers.compose_project import (
+    COMPONENT,
+    DEPLOYMENT,
+    DEVICE,
+    DIGEST,
+    ONCE,
+    PROJECT,
+    SERVICE,
+    SERVICES,
+    Container,
+)
+from margo_gitops.appliers.programs import Finished, run_program
+from margo_gitops.errors import EngineUnavailable
+
+_LABELS = (DEVICE, DEPLOYMENT, COMPONENT, DIGEST, SERVICES, ONCE, PROJECT, SERVICE)
+_LIST_FORMAT = "\t".join(
+    ["{{.ID}}", "{{.State}}", "{{json .Status}}", *(f'{{{{json (.Label "{label}")}}}}' for label in _LABELS)]
+)
+_HISTORY_FORMAT = "{{.Id}}\t{{.RestartCount}}\t{{if .State.Health}}{{.State.Health.Status}}{{end}}"
+_QUERY_SECONDS = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What only a look at one container tells.
+
+    Attributes:
+        restarts: how often the engine has restarted it.
+        health: starting, healthy, unhealthy; empty or none without a health check. Podman lists no health.
+    """
+
+    restarts: int = 0
+    health: str = ""
+
+
+class ComposeEngine:
+    """An engine and its Compose client.
+
+    Args:
+        command: the Compose client, `docker compose` or the like; its program answers the engine's own commands too.
+        environment: the whole environment of every call.
+    """
+
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+        self._compose = tuple(command)
+        self._client = command[0]
+        self._environment = dict(environment)
+
+    def compose(
+        self,
+        *arguments: str,
+        parameters: Mapping[str, str],
+        seconds: float,
+        folder: Path | None = None,
+        keep_open: int | None = None,
+    ) -> Finished:
+        """Run a Compose command.
+
+        Args:
+            arguments: what follows `docker compose`.
+            parameters: variables for interpolation, beside the client's own environment.
+            seconds: after which the client and all it started is stopped.
+            folder: where it runs.
+            keep_open: a descriptor that the client holds while it lives.
+
+        Raises:
+            EngineUnavailable: there is no such program.
+        """
+        environment = {**parameters, **self._environment}
+        return self._run([*self._compose, *arguments], environment, seconds, folder, keep_open)
+
+    def containers(self, label: str, value: str) -> list[Container]:
+        """Return all containers with this label, running or not.
+
+        Raises:
+            EngineUnavailable: the engine does not answer.
+        """
+        arguments = ["ps", "--all", "--no-trunc", "--filter", f"label={label}={value}", "--format", _LIST_FORMAT]
+        found = []
+        for line in self.query(*arguments).splitlines():
+            fields = line.split("\t")
+            if len(fields) == len(_LABELS) + 3:
+                status, *labels = [_text(field) for field in fields[2:]]
+                found.append(Container(fields[0], fields[1].lower(), status, dict(zip(_LABELS, labels, strict=True))))
+        return found
+
+    def histories(self, containers: Sequence[Container]) -> dict[str, History]:
+        """Return how often the engine has restarted each container, and its health, by id.
+
+        Raises:
+            EngineUnavailable: the engine does not answer.
+        """
+        if not containers:
+            return {}
+        identities = [container.identity for container in containers]
+        done = self.client("inspect", "--format", _HISTORY_FORMAT, *identities, seconds=_QUERY_SECONDS)
+        histories = {}
+        # A container may vanish between listing and asking; the others are still answered.
+        for line in done.output.splitlines():
+            identity, count, health = [*line.split("\t"), "", ""][:3]
+            histories[identity] = History(int(count) if count.isdigit() else 0, health)
+        return histories
+
+    def query(self, *arguments: str) -> str:
+        """Return what a quick question to the engine answers.
+
+        Raises:
+            EngineUnavailable: it does not answer, or refuses.
+        """
+        done = self.client(*arguments, seconds=_QUERY_SECONDS)
+        if done.status == 0:
+            return done.output
+        if done.status is None:
+            raise _unavailable(self._client, [f"no answer within {_QUERY_SECONDS:.0f} s"])
+        raise _unavailable(self._client, done.last_lines)
+
+    def client(self, *arguments: str, seconds: float) -> Finished:
+        """Run one of the engine's own commands.
+
+        Raises:
+            EngineUnavailable: there is no such program.
+        """
+        return self._run([self._client, *arguments], self._environment, seconds, None, None)
+
+    def _run(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        seconds: float,
+        folder: Path | None,
+        keep_open: int | None,
+    ) -> Finished:
+        try:
+            return run_program(arguments, environment, seconds=seconds, folder=folder, keep_open=keep_open)
+        except OSError as error:
+            raise _unavailable(self._client, [f"{arguments[0]}: {error.strerror or error}"]) from error
+
+
+def _text(field: str) -> str:
+    try:
+        value = json.loads(field)
+    except ValueError:
+        return ""
+    return value if isinstance(value, str) else ""
+
+
+def _unavailable(client: str, why: Sequence[str]) -> EngineUnavailable:
+    return EngineUnavailable(
+        f"the {Path(client).name} engine does not answer",
+        why=why,
+        remedy=f"start it, and let this user reach it; `{client} version` shows whether it answers",
+    )

@@ -1,0 +1,179 @@
+"""What a workload is to Compose: names, environment, labels, verdicts. Pure.
+
+N-1  The project name holds the whole deployment id, so that no two deployments share a project.
+N-2  Parameters reach Compose as environment variables; which service gets which is for the compose file to say.
+N-3  Every container carries labels that say whose it is, so that the engine alone tells what runs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
+from margo_gitops.appliers.parameters import parameter_text
+from margo_gitops.digests import Digest, parse_digest
+from margo_gitops.documents.nodes import Json
+from margo_gitops.errors import WorkloadUnsupported
+
+DEVICE = "org.margo-gitops.device"
+DEPLOYMENT = "org.margo-gitops.deployment-id"
+COMPONENT = "org.margo-gitops.component"
+DIGEST = "org.margo-gitops.digest"
+SERVICES = "org.margo-gitops.services"
+ONCE = "org.margo-gitops.runs-once"
+PROJECT = "com.docker.compose.project"
+SERVICE = "com.docker.compose.service"
+
+_LONGEST_COMPONENT = 60
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# These steer the client itself; COMPOSE_PROFILES is meant for the compose file.
+_RESERVED = re.compile(
+    r"PATH|HOME|XDG_RUNTIME_DIR|LD_.*|DOCKER_.*|COMPOSE_(?!PROFILES$).*|BUILDX_.*|BUILDKIT_.*|PODMAN_.*|CONTAINERS?_.*"
+)
+_EXIT = re.compile(r"Exited \((\d+)\)", re.IGNORECASE)
+_SHORTEST_REDACTED = 4
+
+
+def project_name(key: WorkloadKey) -> str:
+    """Return the Compose project of a workload: `<component>-<deployment id>`, at most 97 characters.
+
+    A long component name is shortened; the `_` before its hash keeps it apart from every name that is not, because no
+    component name holds one (Margo application description, component name).
+    """
+    component = key.component
+    if len(component) > _LONGEST_COMPONENT:
+        tail = hashlib.sha256(component.encode()).hexdigest()[:24]
+        component = f"{component[: _LONGEST_COMPONENT - 25]}_{tail}"
+    return f"{component}-{key.deployment_id}"
+
+
+def environment_of(workload: Workload) -> dict[str, str]:
+    """Return the environment variables that the deployment's parameters are (Margo application description, pointer).
+
+    Raises:
+        WorkloadUnsupported: a pointer that is no name of a variable or steers Compose itself, or a value with a NUL.
+    """
+    environment: dict[str, str] = {}
+    for pointer, value in workload.values.items():
+        name = pointer.removeprefix("ENV.")
+        problem = ""
+        if not _VARIABLE.fullmatch(name):
+            problem = "is no name of an environment variable"
+        elif _RESERVED.fullmatch(name):
+            problem = "is a variable that steers Compose itself"
+        text = parameter_text(value)
+        if "\0" in text:
+            problem = "gets a value with a NUL, which no environment variable can hold"
+        if problem:
+            raise WorkloadUnsupported(
+                f"the pointer {pointer} of component {workload.component.name} {problem}",
+                remedy="choose another pointer in the application description",
+            )
+        environment[name] = text
+    return environment
+
+
+def override_file(workload: Workload, device: str, services: Mapping[str, Json]) -> bytes:
+    """Return the compose file that is laid over the component's own: labels, and no pulls behind our back (A-1)."""
+    names = ",".join(sorted(services))
+    additions: dict[str, Json] = {}
+    for name, service in sorted(services.items()):
+        settings = service if isinstance(service, dict) else {}
+        labels: dict[str, Json] = {
+            DEVICE: device,
+            DEPLOYMENT: workload.key.deployment_id,
+            COMPONENT: workload.key.component,
+            DIGEST: workload.digest,
+            SERVICES: names,
+            ONCE: "true" if settings.get("restart") in (None, "no", "on-failure") else "false",
+        }
+        additions[name] = {"labels": labels}
+        if "build" not in settings:
+            additions[name] = {"labels": labels, "pull_policy": "missing"}
+    return json.dumps({"services": additions}, indent=2).encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container as the engine lists it.
+
+    Attributes:
+        identity: the engine's id.
+        state: created, running, restarting, paused, exited, dead, ...
+        status: the engine's words, with exit code and health.
+        labels: those of ours and of Compose that it carries.
+    """
+
+    identity: str
+    state: str
+    status: str
+    labels: Mapping[str, str]
+
+    @property
+    def service(self) -> str:
+        """The service of the compose file, or the id where there is none."""
+        return self.labels.get(SERVICE) or self.identity[:12]
+
+    @property
+    def key(self) -> WorkloadKey | None:
+        """The workload it belongs to, None for a container that is not ours."""
+        deployment, component = self.labels.get(DEPLOYMENT, ""), self.labels.get(COMPONENT, "")
+        return WorkloadKey(deployment, component) if deployment and component else None
+
+    @property
+    def condition(self) -> Literal["running", "starting", "degraded"]:
+        """What it is doing; one that ran to its end as it should counts as running."""
+        status = self.status.lower()
+        if self.state == "running":
+            if "unhealthy" in status:
+                return "degraded"
+            return "starting" if "starting" in status else "running"
+        if self.state in ("created", "initialized", "configured"):
+            return "starting"
+        exited = _EXIT.match(self.status)
+        done = self.state == "exited" and exited and exited.group(1) == "0" and self.labels.get(ONCE) == "true"
+        return "running" if done else "degraded"
+
+
+def observed(containers: Iterable[Container]) -> list[Observed]:
+    """Return what the engine says of each workload, sorted by key."""
+    groups: dict[WorkloadKey, list[Container]] = {}
+    for container in containers:
+        if container.key:
+            groups.setdefault(container.key, []).append(container)
+    return [_observed(key, groups[key]) for key in sorted(groups)]
+
+
+def _observed(key: WorkloadKey, containers: Sequence[Container]) -> Observed:
+    parts = sorted(f"{container.service}: {container.status or container.state}" for container in containers)
+    conditions = {container.condition for container in containers}
+    expected = {name for container in containers for name in container.labels.get(SERVICES, "").split(",") if name}
+    missing = sorted(expected - {container.service for container in containers})
+    parts += [f"{name}: missing" for name in missing]
+    condition: Literal["running", "starting", "degraded"] = "running"
+    if "degraded" in conditions or missing:
+        condition = "degraded"
+    elif "starting" in conditions:
+        condition = "starting"
+    return Observed(key, _digest(containers), condition, "; ".join(parts)[:500])
+
+
+def _digest(containers: Sequence[Container]) -> Digest | None:
+    digests = {container.labels.get(DIGEST, "") for container in containers}
+    try:
+        return parse_digest(digests.pop()) if len(digests) == 1 else None
+    except ValueError:
+        return None
+
+
+def redacted(text: str, environment: Mapping[str, str]) -> str:
+    """Return `text` with parameter values replaced by their names; values of under four characters stay."""
+    for name, value in sorted(environment.items(), key=lambda item: -len(item[1])):
+        if len(value) >= _SHORTEST_REDACTED:
+            text = text.replace(value, f"<{name}>")
+    return text

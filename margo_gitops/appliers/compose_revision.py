@@ -1,0 +1,174 @@
+"""The revisions of a workload on disk: the content it runs from, and what it takes to run it again.
+
+    <folder>/<deployment id>/<component>/
+        revisions/<digest>/content/...      the unpacked artifact, this workload's own copy
+        revisions/<digest>/override.yaml    labels
+        revisions/<digest>/revision.json    compose file, parameters, time-out (mode 0600)
+        current -> revisions/<digest>       the last one that ran as asked for
+
+`current` moves only after an installation has succeeded, so that it always names what to reinstate.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from margo_gitops.appliers.applier import WorkloadKey
+from margo_gitops.appliers.storage import point, remove_tree, storing, sweep
+from margo_gitops.digests import Digest, parse_digest
+
+CONTENT = "content"
+OVERRIDE = "override.yaml"
+_RECORD = "revision.json"
+_LARGEST_RECORD = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionRecord:
+    """What `revision.json` holds.
+
+    Attributes:
+        digest: of the workload.
+        artifact: of its content.
+        compose_file: relative to the revision's folder.
+        environment: the parameters.
+        timeout_seconds: how long it may take to start.
+    """
+
+    digest: Digest
+    artifact: Digest
+    compose_file: str
+    environment: dict[str, str]
+    timeout_seconds: int
+
+    def write(self, folder: Path) -> None:
+        """Write the record into a revision's folder.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        path = folder / _RECORD
+        path.touch(mode=0o600)
+        content = {
+            "digest": self.digest,
+            "artifact": self.artifact,
+            "composeFile": self.compose_file,
+            "environment": self.environment,
+            "timeoutSeconds": self.timeout_seconds,
+        }
+        path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+
+    @staticmethod
+    def read(folder: Path) -> RevisionRecord | None:
+        """Return a revision's record, or None where it is missing or damaged: then the revision is made anew."""
+        try:
+            if (folder / _RECORD).stat().st_size > _LARGEST_RECORD:
+                return None
+            content = json.loads((folder / _RECORD).read_bytes())
+            record = RevisionRecord(
+                parse_digest(content["digest"]),
+                parse_digest(content["artifact"]),
+                str(content["composeFile"]),
+                {str(name): str(value) for name, value in content["environment"].items()},
+                int(content["timeoutSeconds"]),
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+        return record if (folder / record.compose_file).is_file() and (folder / OVERRIDE).is_file() else None
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """A revision that can run: its folder, and its record."""
+
+    folder: Path
+    record: RevisionRecord
+
+    @property
+    def files(self) -> list[str]:
+        """The arguments that name its compose files."""
+        return ["--file", str(self.folder / self.record.compose_file), "--file", str(self.folder / OVERRIDE)]
+
+
+class Revisions:
+    """The revisions of all workloads of an applier.
+
+    Args:
+        folder: where they lie; made when needed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def place(self, key: WorkloadKey, digest: Digest) -> Path:
+        """Return the folder of a revision, whether it is there or not."""
+        return self._of(key) / "revisions" / digest.removeprefix("sha256:")
+
+    def find(self, key: WorkloadKey, digest: Digest) -> Revision | None:
+        """Return a revision that is there, whole and readable."""
+        folder = self.place(key, digest)
+        record = RevisionRecord.read(folder)
+        return Revision(folder, record) if record and record.digest == digest else None
+
+    def current(self, key: WorkloadKey) -> Revision | None:
+        """Return the last revision that ran as asked for, if it is known."""
+        link = self._of(key) / "current"
+        try:
+            folder = self._of(key) / link.readlink()
+        except OSError:
+            return None
+        record = RevisionRecord.read(folder)
+        return Revision(folder, record) if record else None
+
+    def make_current(self, key: WorkloadKey, revision: Revision) -> None:
+        """Remember that this revision runs as asked for, and delete all others.
+
+        Raises:
+            StorageFailed: the folder cannot be written.
+        """
+        with storing(self._folder):
+            point(self._of(key) / "current", f"revisions/{revision.folder.name}")
+            self._keep(key, {revision.folder})
+
+    def forget_prepared(self, key: WorkloadKey) -> None:
+        """Delete what was prepared for a workload but never ran, and what a killed process left.
+
+        Raises:
+            StorageFailed: the folder cannot be written.
+        """
+        current = self.current(key)
+        with storing(self._folder):
+            sweep(self._of(key))
+            self._keep(key, {current.folder} if current else set())
+
+    def remove(self, key: WorkloadKey) -> None:
+        """Delete everything of a workload.
+
+        Raises:
+            StorageFailed: the folder cannot be written.
+        """
+        with storing(self._folder):
+            remove_tree(self._of(key))
+            with suppress(OSError):
+                self._of(key).parent.rmdir()
+
+    def artifacts(self) -> set[Digest]:
+        """Return the digests of the content that revisions were made of."""
+        return {record.artifact for folder in self._all() if (record := RevisionRecord.read(folder))}
+
+    def _all(self) -> Iterator[Path]:
+        return self._folder.glob("*/*/revisions/*")
+
+    def _keep(self, key: WorkloadKey, folders: set[Path]) -> None:
+        revisions = self._of(key) / "revisions"
+        sweep(revisions)
+        for folder in list(revisions.iterdir()) if revisions.exists() else []:
+            if folder not in folders:
+                remove_tree(folder)
+
+    def _of(self, key: WorkloadKey) -> Path:
+        return self._folder / key.deployment_id / key.component

@@ -1,0 +1,188 @@
+"""One Compose project on the engine: start it, wait until it is healthy, take it down, tell what it said."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from margo_gitops.appliers.applier import WorkloadKey
+from margo_gitops.appliers.compose_engine import ComposeEngine, History
+from margo_gitops.appliers.compose_project import DEVICE, PROJECT, Container, observed, project_name, redacted
+from margo_gitops.appliers.compose_revision import Revision
+from margo_gitops.errors import ApplyError, RemoveFailed, WorkloadUnsupported
+
+REMOVE_SECONDS = 120.0
+# A container without a health check counts as started when it has run this long without a restart.
+_SETTLE_SECONDS = 2.0
+_POLL_SECONDS = 0.25
+_LOG_LINES = "15"
+_LONGEST_LOG = 2000
+
+
+class RunningProject:
+    """The project of a workload, as the engine has it.
+
+    Args:
+        engine: the engine.
+        device: this device's id; containers without it are somebody else's.
+        key: the workload.
+        folder: where the client runs; without a compose file of its own, lest the client takes that one.
+    """
+
+    def __init__(self, engine: ComposeEngine, device: str, key: WorkloadKey, folder: Path) -> None:
+        self._engine = engine
+        self._device = device
+        self._key = key
+        self._folder = folder
+        self.name = project_name(key)
+
+    def start(
+        self, revision: Revision, deadline: float, lock: int, wait_beside: Sequence[Container] | None
+    ) -> list[str]:
+        """Start a revision, and return why it does not run; nothing if it does.
+
+        Args:
+            revision: what to start.
+            deadline: on the monotonic clock; starting ends then.
+            lock: a descriptor that Compose holds while it lives.
+            wait_beside: the containers there were before, to wait until all are healthy; None does not wait.
+        """
+        counted = self._engine.histories(wait_beside) if wait_beside is not None else {}
+        self._repair()
+        done = self._engine.compose(
+            "--project-name",
+            self.name,
+            *revision.files,
+            "up",
+            "--detach",
+            "--remove-orphans",
+            "--quiet-pull",
+            parameters=revision.record.environment,
+            seconds=max(deadline - time.monotonic(), 1.0),
+            folder=revision.folder,
+            keep_open=lock,
+        )
+        if done.status is None:
+            return ["it did not start in time"]
+        if done.status != 0:
+            return [redacted(line, revision.record.environment) for line in done.last_lines]
+        return [] if wait_beside is None else self._wait(counted, deadline)
+
+    def _repair(self) -> None:
+        """Remove replacements that a killed Compose had created beside what runs: it trips over them."""
+        found = self.containers()
+        for container in found:
+            twins = [other for other in found if other.service == container.service]
+            if container.state == "created" and len(twins) > 1:
+                self._engine.client("rm", "--force", container.identity, seconds=REMOVE_SECONDS)
+
+    def _wait(self, counted: Mapping[str, History], deadline: float) -> list[str]:
+        settled: float | None = None
+        while True:
+            containers = self.containers()
+            states = observed(containers)
+            told = self._engine.histories(containers)
+            again = [found for found in containers if _restarts(told, found) > _restarts(counted, found)]
+            if again:
+                return [f"{found.service} stopped, and was restarted by the engine" for found in again]
+            if any(state.condition == "degraded" for state in states):
+                return [state.detail for state in states]
+            if sick := [found for found in containers if told.get(found.identity, History()).health == "unhealthy"]:
+                return [f"{found.service} is unhealthy" for found in sick]
+
+            now = time.monotonic()
+            healths = [told.get(found.identity, History()).health for found in containers]
+            running = all(state.condition == "running" for state in states) and "starting" not in healths
+            running = running and bool(states)
+            settled = (settled or now) if running else None
+            proven = all(health == "healthy" for health in healths)
+            if running and settled is not None and (proven or now - settled >= _SETTLE_SECONDS):
+                return []
+            if now > deadline:
+                return ["it did not become healthy in time", *(state.detail for state in states)]
+            time.sleep(_POLL_SECONDS)
+
+    def down(self, revision: Revision | None, lock: int) -> list[str]:
+        """Remove containers and networks; return why not."""
+        problem: list[str] = []
+        # With the compose file the order of services is known; without it, labels suffice.
+        for files, environment in [
+            *([(revision.files, revision.record.environment)] if revision else []),
+            ([], {}),
+        ]:
+            done = self._engine.compose(
+                "--project-name",
+                self.name,
+                *files,
+                "down",
+                "--remove-orphans",
+                parameters=environment,
+                seconds=REMOVE_SECONDS,
+                folder=self._folder,
+                keep_open=lock,
+            )
+            if done.status == 0:
+                return []
+            problem = [redacted(line, environment) for line in done.last_lines] or ["it took too long"]
+        return problem
+
+    def drop_volumes(self) -> None:
+        """Delete the project's named volumes.
+
+        Raises:
+            RemoveFailed: one is still there.
+        """
+        volumes = self._engine.query("volume", "ls", "--quiet", "--filter", f"label={PROJECT}={self.name}")
+        if names := volumes.split():
+            done = self._engine.client("volume", "rm", *names, seconds=REMOVE_SECONDS)
+            if done.status != 0:
+                raise RemoveFailed(
+                    f"volumes of {self._key} are still there", why=done.last_lines, remedy="remove them by hand"
+                )
+
+    def containers(self) -> list[Container]:
+        """Return the project's containers, running or not.
+
+        Raises:
+            EngineUnavailable: the engine does not answer.
+            WorkloadUnsupported: some of them are not this device's (A-4).
+        """
+        found = self._engine.containers(PROJECT, self.name)
+        foreign = [container for container in found if container.labels.get(DEVICE) != self._device]
+        if foreign:
+            names = ", ".join(sorted(container.identity[:12] for container in foreign))
+            raise WorkloadUnsupported(
+                f"the Compose project {self.name} holds containers that are not this device's: {names}",
+                remedy="remove them, or rename that project; this agent touches only what it installed",
+            )
+        return found
+
+    def logs(self, environment: Mapping[str, str]) -> list[str]:
+        """Return the last lines of the containers that do not run well, without parameter values."""
+        until = time.monotonic() + _SETTLE_SECONDS
+        lines: list[str] = []
+        try:
+            # The engine writes the last words of a container a moment after it says that it has stopped.
+            while not (lines := self._last_words(environment)) and time.monotonic() < until:
+                time.sleep(_POLL_SECONDS)
+        except ApplyError:
+            return lines
+        return lines
+
+    def _last_words(self, environment: Mapping[str, str]) -> list[str]:
+        containers = self.containers()
+        told = self._engine.histories(containers)
+        lines: list[str] = []
+        for container in containers:
+            # Between two restarts a container looks as if it ran.
+            if container.condition == "running" and not _restarts(told, container):
+                continue
+            done = self._engine.client("logs", "--tail", _LOG_LINES, container.identity, seconds=10.0)
+            said = redacted((done.output + done.complaint).strip(), environment)[-_LONGEST_LOG:]
+            lines += [f"{container.service}: {line[:300]}" for line in said.splitlines()]
+        return lines
+
+
+def _restarts(told: Mapping[str, History], container: Container) -> int:
+    return told.get(container.identity, History()).restarts

@@ -1,0 +1,109 @@
+"""A component's compose file, as Compose itself understands it. Pure but for looking which files there are.
+
+Source: Margo application registry, compose archive: one top-level folder that holds `compose.yaml`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from margo_gitops.documents.nodes import Json
+from margo_gitops.errors import ComposeInvalid
+
+# Margo knows the first name only; the others are what older packages hold, in the order in which Compose looks.
+_NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")
+
+
+def compose_file_in(content: Path, component: str) -> Path:
+    """Return the compose file: in the content's root, or in its one top-level folder.
+
+    Raises:
+        ComposeInvalid: there is none.
+    """
+    folders = [path for path in content.iterdir() if path.is_dir() and not path.is_symlink()]
+    for folder in [content, *(folders if len(folders) == 1 else [])]:
+        for name in _NAMES:
+            path = folder / name
+            if path.is_file() and not path.is_symlink():
+                return path
+    raise ComposeInvalid(
+        f"the content of component {component} holds no compose.yaml",
+        remedy="put compose.yaml into the one top-level folder of the archive",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class ComposeModel:
+    """The compose file as Compose resolved it.
+
+    Attributes:
+        services: by name.
+        images: every image to be had before starting, with its platform where one is asked for; sorted.
+        paths: files and folders of this device that services use, with the service that does.
+    """
+
+    services: Mapping[str, Json]
+    images: tuple[tuple[str, str], ...]
+    paths: tuple[tuple[Path, str], ...]
+
+    def check_paths(self, content: Path, component: str) -> None:
+        """Refuse paths below the content that are not part of it: the next update would lose what is written there.
+
+        Raises:
+            ComposeInvalid: there is one.
+        """
+        for path, user in self.paths:
+            if path.is_relative_to(content) and not path.exists():
+                raise ComposeInvalid(
+                    f"{user} of component {component} uses {path.relative_to(content)}, which is not in its content",
+                    remedy="keep data in a named volume, and put configuration files into the content",
+                )
+
+
+def read_model(output: str, component: str) -> ComposeModel:
+    """Return what `docker compose config --format json` printed.
+
+    Raises:
+        ComposeInvalid: it is not understood, or it has no services.
+    """
+    try:
+        model: Json = json.loads(output)
+    except ValueError:
+        model = None
+    services = _mapping(model, "services")
+    if not services:
+        raise ComposeInvalid(f"the compose file of component {component} has no services", remedy="add a service")
+    images = set()
+    for service in services.values():
+        image, platform = _text(service, "image"), _text(service, "platform")
+        if image and "build" not in _plain(service):
+            images.add((image, platform))
+    return ComposeModel(services, tuple(sorted(images)), tuple(_paths(model, services)))
+
+
+def _paths(model: Json, services: Mapping[str, Json]) -> Iterator[tuple[Path, str]]:
+    for name, service in services.items():
+        volumes = _plain(service).get("volumes")
+        for volume in volumes if isinstance(volumes, list) else []:
+            if _text(volume, "type") == "bind" and (source := _text(volume, "source")):
+                yield Path(source), f"service {name}"
+    for kind in ("configs", "secrets"):
+        for name, entry in _mapping(model, kind).items():
+            if source := _text(entry, "file"):
+                yield Path(source), f"{kind[:-1]} {name}"
+
+
+def _plain(value: Json) -> Mapping[str, Json]:
+    return value if isinstance(value, dict) else {}
+
+
+def _mapping(value: Json, name: str) -> Mapping[str, Json]:
+    return _plain(_plain(value).get(name))
+
+
+def _text(value: Json, name: str) -> str:
+    text = _plain(value).get(name)
+    return text if isinstance(text, str) else ""

@@ -1,0 +1,292 @@
+"""The applier for other tools: writes what the device shall run into a folder, and calls a hook on every change.
+
+    <folder>/<deployment id>/<component>/
+        deployment.yaml     the trusted deployment
+        values.json         parameter values of this component, by pointer
+        values.env          the same for shells and systemd (EnvironmentFile), where every pointer is a variable's name
+        workload.json       deployment id, component, digest, device
+        content/            the unpacked content, where the deployment names any
+
+`<component>` is a symbolic link that moves from one revision to the next in one step. The hook is called as
+`<hook> <event> <folder>` with the event `installed` or `removed`; when it fails, the previous revision is put back.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey
+from margo_gitops.appliers.archives import ArchiveBounds
+from margo_gitops.appliers.artifacts import ArtifactCache
+from margo_gitops.appliers.parameters import parameter_text
+from margo_gitops.appliers.programs import run_program
+from margo_gitops.appliers.settings import Settings
+from margo_gitops.appliers.storage import new_folder, point, remove_tree, storing, sweep, write_private
+from margo_gitops.digests import Digest, parse_digest
+from margo_gitops.documents import records
+from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.errors import ApplierUnusable, InstallFailed, RemoveFailed
+
+_INHERITED = ("PATH", "HOME")
+_REVISIONS = ".revisions"
+_RECORD = "workload.json"
+_DONE = ".installed"
+_LARGEST_RECORD = 64 * 1024
+_HOOK_SECONDS = 60
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_QUOTED = re.compile(r'["\\$`]')
+
+
+def create(context: ApplierContext) -> FilesApplier:
+    """Return the applier, from the settings folder, hook, hookTimeoutSeconds, caFile and maxArtifactBytes.
+
+    Raises:
+        ApplierUnusable: unknown or wrong settings, or no folder.
+    """
+    settings = Settings("files", context.settings)
+    folder = settings.path("folder")
+    hook = settings.arguments("hook")
+    hook_seconds = settings.number("hookTimeoutSeconds", _HOOK_SECONDS)
+    ca_file = settings.path("caFile")
+    bounds = ArchiveBounds(packed=settings.number("maxArtifactBytes", ArchiveBounds().packed))
+    settings.finish()
+    if folder is None:
+        raise ApplierUnusable("the applier files has no folder", remedy="set folder to the path where it shall write")
+    cache = ArtifactCache(context.folder / "artifacts", ca_file=ca_file, bounds=bounds)
+    return FilesApplier(context.device, folder, cache, hook=hook, hook_seconds=hook_seconds)
+
+
+class FilesApplier:
+    """Writes workloads into a folder.
+
+    Args:
+        device: this device's id.
+        folder: where to write; several devices never share one.
+        artifacts: the content of components.
+        hook: program and arguments to run after a change; event and folder are added.
+        hook_seconds: how long it may take.
+    """
+
+    profile_types: Sequence[str] = ("helm", "compose", "custom")
+
+    def __init__(
+        self,
+        device: str,
+        folder: Path,
+        artifacts: ArtifactCache,
+        *,
+        hook: Sequence[str] | None = None,
+        hook_seconds: float = _HOOK_SECONDS,
+    ) -> None:
+        self._device = device
+        self._folder = folder
+        self._artifacts = artifacts
+        self._hook = hook
+        self._hook_seconds = hook_seconds
+
+    def prepare(self, workload: Workload) -> None:
+        """Write the new revision beside the one in place.
+
+        Raises:
+            ArtifactUnavailable: content cannot be fetched.
+            ArtifactRefused: the content is not what was promised.
+            StorageFailed: the disk does not take it.
+        """
+        place = self._place(workload.key, workload.digest)
+        with storing(self._folder):
+            if _record(place):
+                return
+            sweep(place.parent)
+            with new_folder(place) as folder:
+                self._write(workload, folder)
+
+    def install(self, workload: Workload) -> None:
+        """Put the revision in place, and call the hook.
+
+        Raises:
+            InstallFailed: the hook failed; the previous revision is in place again.
+            ApplyError: what `prepare` raises, when preparing was left out.
+        """
+        self.prepare(workload)
+        key = workload.key
+        place = self._place(key, workload.digest)
+        link = self._link(key)
+        if _target(link) == place and (place / _DONE).exists():
+            self._tidy(key, place)
+            return
+        with storing(self._folder):
+            point(link, os.path.relpath(place, link.parent))
+        if problem := self._call("installed", link):
+            reinstated = self._put_back(key, place)
+            error = InstallFailed(
+                f"the hook refused component {key.component} of {workload.deployment.metadata.name}",
+                why=problem,
+                remedy="the hook's own output says why; the previous revision is in place"
+                if reinstated
+                else "the hook's own output says why; the previous revision could not be put back",
+            )
+            error.reinstated = reinstated
+            raise error
+        with storing(self._folder):
+            (place / _DONE).touch()
+        self._tidy(key, place)
+
+    def remove(self, key: WorkloadKey) -> None:
+        """Take a workload's folder away, and call the hook.
+
+        Raises:
+            RemoveFailed: the hook failed; the folder is gone all the same and the next removal calls it again.
+            StorageFailed: the disk does not take it.
+        """
+        link = self._link(key)
+        if self._is_foreign(_target(link)):
+            return
+        revisions = self._folder / _REVISIONS / key.deployment_id / key.component
+        if not link.is_symlink() and not revisions.exists():
+            return
+        with storing(self._folder):
+            link.unlink(missing_ok=True)
+        # Revisions go last: as long as they are there, a removal that was cut off is taken up again.
+        if problem := self._call("removed", link):
+            raise RemoveFailed(f"the hook failed when {key} was removed", why=problem, remedy="correct the hook")
+        with storing(self._folder):
+            remove_tree(revisions)
+            for folder in (revisions.parent, link.parent):
+                if folder.exists() and not any(folder.iterdir()):
+                    folder.rmdir()
+        self._artifacts.prune(set(self._used()))
+
+    def observe(self) -> Sequence[Observed]:
+        """Return what lies in the folder, sorted by key.
+
+        Raises:
+            StorageFailed: it cannot be read.
+        """
+        found = []
+        with storing(self._folder):
+            for link in self._folder.glob("*/*"):
+                if link.parent.name == _REVISIONS or not link.is_symlink():
+                    continue
+                place = _target(link)
+                record = _record(place) if place else None
+                key = WorkloadKey(link.parent.name, link.name)
+                if self._is_foreign(place):
+                    continue
+                if place is None or record is None:
+                    found.append(Observed(key, None, "degraded", "its record cannot be read"))
+                else:
+                    done = (place / _DONE).exists()
+                    digest = _digest(record.get("digest"))
+                    found.append(Observed(key, digest if done else None, "unknown", str(link)))
+        return sorted(found, key=lambda item: item.key)
+
+    def _write(self, workload: Workload, folder: Path) -> None:
+        folder.chmod(0o755)
+        values: dict[str, Json] = {
+            pointer: list(value) if isinstance(value, tuple) else value for pointer, value in workload.values.items()
+        }
+        record: dict[str, Json] = {
+            "deploymentId": workload.key.deployment_id,
+            "component": workload.key.component,
+            "digest": workload.digest,
+            "device": self._device,
+            "artifact": workload.artifact.digest if workload.artifact else None,
+        }
+        if workload.artifact:
+            content = folder / "content"
+            content.mkdir()
+            self._artifacts.place(workload.artifact, content, seconds=workload.timeout_seconds)
+        (folder / "deployment.yaml").write_bytes(write_yaml(records.write(workload.deployment)))
+        write_private(folder / "values.json", write_json(values))
+        lines = [f"{name}={_quoted(parameter_text(value))}\n" for name, value in workload.values.items()]
+        if all(_VARIABLE.fullmatch(name) for name in workload.values):
+            write_private(folder / "values.env", "".join(lines).encode())
+        (folder / _RECORD).write_bytes(write_json(record))
+
+    def _put_back(self, key: WorkloadKey, failed: Path) -> bool:
+        link = self._link(key)
+        with storing(self._folder):
+            # Not what the link led to: that may be a revision whose hook was cut off.
+            before = next((path.parent for path in failed.parent.glob(f"*/{_DONE}") if path.parent != failed), None)
+            if before is None:
+                link.unlink(missing_ok=True)
+                return not self._call("removed", link)
+            point(link, os.path.relpath(before, link.parent))
+        return not self._call("installed", link)
+
+    def _call(self, event: str, folder: Path) -> list[str]:
+        """Return why the hook failed; nothing if it did not."""
+        if self._hook is None:
+            return []
+        environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        started = time.monotonic()
+        try:
+            done = run_program([*self._hook, event, str(folder)], environment, seconds=self._hook_seconds)
+        except OSError as error:
+            return [f"{self._hook[0]}: {error.strerror or error}"]
+        if done.status is None:
+            return [f"it did not end within {time.monotonic() - started:.0f} s", *done.last_lines]
+        return [] if done.status == 0 else [f"it ended with status {done.status}", *done.last_lines]
+
+    def _tidy(self, key: WorkloadKey, place: Path) -> None:
+        with storing(self._folder):
+            sweep(self._link(key).parent)
+            sweep(place.parent)
+            for folder in list(place.parent.iterdir()):
+                if folder != place:
+                    remove_tree(folder)
+        self._artifacts.prune(set(self._used()))
+
+    def _used(self) -> Iterator[Digest]:
+        for place in (self._folder / _REVISIONS).glob("*/*/*"):
+            record = _record(place)
+            if record and (digest := _digest(record.get("artifact"))):
+                yield digest
+
+    def _place(self, key: WorkloadKey, digest: Digest) -> Path:
+        name = digest.removeprefix("sha256:")
+        return self._folder / _REVISIONS / key.deployment_id / key.component / name
+
+    def _link(self, key: WorkloadKey) -> Path:
+        return self._folder / key.deployment_id / key.component
+
+    def _is_foreign(self, place: Path | None) -> bool:
+        record = _record(place) if place else None
+        return record is not None and record.get("device") != self._device
+
+
+def _target(link: Path) -> Path | None:
+    try:
+        return Path(os.path.normpath(link.parent / link.readlink()))
+    except OSError:
+        return None
+
+
+def _record(place: Path) -> dict[str, Json] | None:
+    """Return a revision's record; None where it is missing or damaged."""
+    path = place / _RECORD
+    try:
+        if path.stat().st_size > _LARGEST_RECORD:
+            return None
+        content: Json = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
+
+
+def _digest(value: Json) -> Digest | None:
+    try:
+        return parse_digest(value) if isinstance(value, str) else None
+    except ValueError:
+        return None
+
+
+def _quoted(text: str) -> str:
+    return '"' + _QUOTED.sub(lambda match: "\\" + match.group(), text) + '"'

@@ -1,0 +1,117 @@
+"""Runs a program: an argument list, the environment it gets and no other, bounded time and output."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+_PATIENCE_SECONDS = 5.0
+_LONGEST_OUTPUT = 4 * 1024 * 1024
+_CHUNK = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a program ended.
+
+    Attributes:
+        status: its exit status; None where it ran out of time and was killed.
+        output: its standard output, at most 4 MiB.
+        complaint: its standard error, at most 4 MiB.
+    """
+
+    status: int | None
+    output: str
+    complaint: str
+
+    @property
+    def last_lines(self) -> list[str]:
+        """What it complained about last, for people: at most ten lines of 300 characters."""
+        text = self.complaint.strip() or self.output.strip()
+        return [line[:300] for line in text.splitlines()[-10:]]
+
+
+def run_program(
+    arguments: Sequence[str],
+    environment: Mapping[str, str],
+    *,
+    seconds: float,
+    folder: Path | None = None,
+    keep_open: int | None = None,
+) -> Finished:
+    """Run a program in a session of its own, and stop it with all it started when its time is over.
+
+    Args:
+        arguments: the program and its arguments.
+        environment: its whole environment; the program itself is looked up in its PATH.
+        seconds: how long it may take.
+        folder: where it runs.
+        keep_open: a descriptor that it, and what it starts, hold while they live.
+
+    Raises:
+        OSError: there is no such program, or it cannot be started.
+    """
+    process = subprocess.Popen(
+        arguments,
+        env=environment,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        pass_fds=() if keep_open is None else (keep_open,),
+    )
+    with process:
+        try:
+            output, complaint, in_time = _communicate(process, time.monotonic() + seconds)
+        finally:
+            _stop(process)
+    return Finished(process.returncode if in_time else None, output, complaint)
+
+
+def _communicate(process: subprocess.Popen[bytes], deadline: float) -> tuple[str, str, bool]:
+    streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
+    collected: dict[int, bytearray] = {stream.fileno(): bytearray() for stream in streams}
+    numbers = list(collected)
+    in_time = True
+    with selectors.DefaultSelector() as selector:
+        for stream in streams:
+            selector.register(stream, selectors.EVENT_READ)
+        while selector.get_map():
+            left = deadline - time.monotonic()
+            ready = selector.select(left) if left > 0 else []
+            if not ready:
+                in_time = False
+                break
+            for key, _ in ready:
+                chunk = os.read(key.fd, _CHUNK)
+                if not chunk:
+                    selector.unregister(key.fileobj)
+                elif len(collected[key.fd]) < _LONGEST_OUTPUT:
+                    collected[key.fd] += chunk
+    if in_time:
+        try:
+            process.wait(max(deadline - time.monotonic(), 0.1))
+        except subprocess.TimeoutExpired:
+            in_time = False
+    output, complaint = (bytes(collected[number]).decode(errors="replace") for number in numbers)
+    return output, complaint, in_time
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """Stop a program that still runs, and all that it started: politely first, so that it can tidy up."""
+    if process.poll() is not None:
+        return
+    for number, seconds in ((signal.SIGTERM, _PATIENCE_SECONDS), (signal.SIGKILL, _PATIENCE_SECONDS)):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(seconds)
+            return

@@ -1,0 +1,116 @@
+"""An applier's settings: plain values from the agent configuration, each asked for once, none left over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from margo_gitops.documents.nodes import Json
+from margo_gitops.errors import ApplierUnusable
+
+
+class Settings:
+    """Takes settings by name and type; `finish` refuses the names nobody asked for.
+
+    Args:
+        applier: the applier's name, for messages.
+        values: the settings as configured.
+    """
+
+    def __init__(self, applier: str, values: Mapping[str, Json]) -> None:
+        self._applier = applier
+        self._left = dict(values)
+        self._known: list[str] = []
+
+    def text(self, name: str) -> str | None:
+        """Return a text that is not empty, or None where it is not set.
+
+        Raises:
+            ApplierUnusable: another type.
+        """
+        value = self._take(name)
+        if value is None:
+            return None
+        if not isinstance(value, str) or not value:
+            raise self.wrong(name, "must be a text that is not empty")
+        return value
+
+    def path(self, name: str) -> Path | None:
+        """Return an absolute path, or None where it is not set.
+
+        Raises:
+            ApplierUnusable: another type, or a relative path.
+        """
+        text = self.text(name)
+        if text is None:
+            return None
+        if not text.startswith("/") or "\0" in text:
+            raise self.wrong(name, "must be an absolute path")
+        return Path(text)
+
+    def flag(self, name: str) -> bool:
+        """Return true or false; false where it is not set.
+
+        Raises:
+            ApplierUnusable: another type.
+        """
+        value = self._take(name)
+        if value is None:
+            return False
+        if not isinstance(value, bool):
+            raise self.wrong(name, "must be true or false")
+        return value
+
+    def number(self, name: str, default: int, *, minimum: int = 1) -> int:
+        """Return a whole number of at least `minimum`.
+
+        Raises:
+            ApplierUnusable: another type, or too small.
+        """
+        value = self._take(name)
+        if value is None:
+            return default
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise self.wrong(name, f"must be a whole number of at least {minimum}")
+        return value
+
+    def arguments(self, name: str) -> tuple[str, ...] | None:
+        """Return a program and its arguments, or None where it is not set.
+
+        Raises:
+            ApplierUnusable: no list of texts, or an empty one.
+        """
+        value = self._take(name)
+        if value is None:
+            return None
+        words = (
+            [word for word in value if isinstance(word, str) and word and "\0" not in word]
+            if isinstance(value, list)
+            else []
+        )
+        if not isinstance(value, list) or not words or len(words) != len(value):
+            raise self.wrong(name, "must be a list of texts: a program and its arguments")
+        return tuple(words)
+
+    def finish(self) -> None:
+        """Refuse what is left.
+
+        Raises:
+            ApplierUnusable: an unknown name.
+        """
+        if self._left:
+            unknown = ", ".join(sorted(self._left))
+            raise ApplierUnusable(
+                f"the applier {self._applier} has no setting {unknown}",
+                remedy=f"its settings are {', '.join(sorted(self._known))}",
+            )
+
+    def wrong(self, name: str, rule: str) -> ApplierUnusable:
+        """Return the error that a setting breaks a rule; the value is not shown, it could be a secret."""
+        return ApplierUnusable(
+            f"the setting {name} of the applier {self._applier} {rule}", remedy=f"correct {name} in the configuration"
+        )
+
+    def _take(self, name: str) -> Json:
+        self._known.append(name)
+        return self._left.pop(name, None)

@@ -1,0 +1,510 @@
+"""The compose applier on a real engine."""
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from workload_making import artifact_of, compose_archive, entry, leftovers, tar_gz, tree, workload
+
+from margo_gitops.appliers.applier import ApplierContext, Workload, WorkloadKey
+from margo_gitops.appliers.compose import ComposeApplier, create
+from margo_gitops.appliers.compose_project import project_name
+from margo_gitops.errors import (
+    ArtifactRefused,
+    ArtifactUnavailable,
+    ComposeInvalid,
+    EngineUnavailable,
+    InstallFailed,
+    StorageFailed,
+    WorkloadUnsupported,
+)
+
+pytestmark = pytest.mark.real
+
+IMAGE = "margo-gitops-test/busybox:1"
+NEXT_IMAGE = "margo-gitops-test/busybox:2"
+
+
+def compose(image: str = IMAGE, command: str = "sleep 3600", extra: str = "") -> str:
+    return f"""
+services:
+  web:
+    image: {image}
+    command: [sh, -c, "trap 'exit 0' TERM; {command} & wait $$!"]
+    environment:
+      GREETING: "${{GREETING:-none}}"
+    restart: always
+{extra}"""
+
+
+DB = f"  db:\n    image: {IMAGE}\n    command: [sleep, '3600']\n    stop_signal: SIGKILL\n"
+
+
+FAILING = compose(command="").replace("trap 'exit 0' TERM;  & wait $$!", "echo cannot find its disk; exit 3")
+
+
+@dataclass
+class Site:
+    """An applier for a device of its own on the shared engine, with what a person at the engine would see."""
+
+    folder: Path
+    environment: dict[str, str]
+    settings: dict[str, object] = field(default_factory=dict)
+    device: str = field(default_factory=lambda: f"press-{uuid.uuid4().hex[:12]}")
+    identity: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def applier(self) -> ComposeApplier:
+        state = self.folder / "state"
+        state.mkdir(exist_ok=True)
+        return create(ApplierContext(self.device, state, self.settings))
+
+    def docker(self, *arguments: str) -> str:
+        return subprocess.run(
+            ["docker", *arguments], env=self.environment, capture_output=True, check=True, timeout=60
+        ).stdout.decode()
+
+    def containers(self) -> list[str]:
+        listed = self.docker("ps", "-aq", "--no-trunc", "--filter", f"label=org.margo-gitops.device={self.device}")
+        return sorted(listed.split())
+
+    def variable(self, name: str) -> str | None:
+        (container,) = json.loads(self.docker("inspect", *self.containers()))
+        found = [item.partition("=")[2] for item in container["Config"]["Env"] if item.startswith(f"{name}=")]
+        return found[0] if found else None
+
+    def workload(self, source: str, values=None, files=None, **more) -> Workload:
+        artifact = artifact_of(compose_archive(source, files), self.folder)
+        return workload(artifact, values, deployment_id=more.pop("deployment_id", self.identity), **more)
+
+
+@pytest.fixture
+def site(docker_engine, tmp_path, monkeypatch) -> Iterator[Site]:
+    environment = {**docker_engine.environment}
+    for name in ("DOCKER_HOST", "DOCKER_CONFIG"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    site = Site(tmp_path, environment)
+    yield site
+    if containers := site.containers():
+        site.docker("rm", "--force", "--volumes", *containers)
+    networks = site.docker("network", "ls", "-q", "--filter", f"name={site.identity}").split()
+    if networks:
+        site.docker("network", "rm", *networks)
+
+
+def test_a_component_is_installed_seen_and_removed(site):
+    applier = site.applier()
+    item = site.workload(compose(), {"GREETING": "Hello"})
+    applier.prepare(item)
+    assert site.containers() == []
+    applier.install(item)
+    (seen,) = applier.observe()
+    assert (seen.key, seen.digest, seen.condition) == (item.key, item.digest, "running")
+    assert site.variable("GREETING") == "Hello"
+    applier.remove(item.key)
+    assert list(applier.observe()) == []
+    assert site.docker("network", "ls", "-q", "--filter", f"name={site.identity}") == ""
+    assert tree(site.folder / "state") == {"lock", "artifacts", "workloads"}
+
+
+def test_nothing_changed_means_nothing_touched(site):
+    item = site.workload(compose())
+    site.applier().install(item)
+    before = site.docker("inspect", *site.containers())
+    site.applier().prepare(item)
+    site.applier().install(item)
+    assert site.docker("inspect", *site.containers()) == before
+
+
+def test_an_update_runs_in_place_with_the_new_content_and_parameters(site):
+    applier = site.applier()
+    applier.install(site.workload(compose(), {"GREETING": "old"}))
+    item = site.workload(compose(NEXT_IMAGE), {"GREETING": "new"})
+    applier.prepare(item)
+    assert site.variable("GREETING") == "old"
+    applier.install(item)
+    assert site.variable("GREETING") == "new"
+    assert site.variable("IMAGE_VERSION") == "2"
+    (seen,) = applier.observe()
+    assert seen.digest == item.digest
+    revisions = site.folder / "state/workloads" / str(item.key) / "revisions"
+    assert [path.name for path in revisions.iterdir()] == [item.digest[7:]]
+    assert len(list((site.folder / "state/artifacts").iterdir())) == 1
+
+
+AWKWARD = (
+    "", " ", "a b", " lead and trail ", "$HOME", "${HOME}", "$$", "$", "'", '"', "`id`", "\\", "a\\", "\\n",
+    "a\nb\n", "#", "a #b", "a: b", "- x", "{}", "%s", "ü€😀", "\t", "=", "a=b", "'\"$\\", "!x", "*", "&a",
+    "\r", "\x01", "on", "0123", "~",
+)  # fmt: skip
+
+
+def test_parameters_arrive_byte_for_byte(site):
+    source = (
+        "services:\n  web:\n    image: "
+        + IMAGE
+        + "\n    command: [sleep, '3600']\n    stop_signal: SIGKILL\n    environment:\n"
+    )
+    values = {f"V{number}": text for number, text in enumerate(AWKWARD)}
+    source += "".join(f'      I_{name}: "${{{name}}}"\n      {name}:\n' for name in values)
+    site.applier().install(site.workload(source, values, wait=False))
+    (container,) = json.loads(site.docker("inspect", *site.containers()))
+    got = dict(item.split("=", 1) for item in container["Config"]["Env"])
+    assert {name: got.get(name) for name in values} == values
+    assert {name: got.get(f"I_{name}") for name in values} == values
+
+
+def test_f1_an_image_that_cannot_be_pulled_leaves_the_old_container_up(site):
+    applier = site.applier()
+    applier.install(site.workload(compose()))
+    before = site.containers()
+    item = site.workload(compose("127.0.0.1:1/margo-gitops-test/none:9"))
+    for step in (applier.prepare, applier.install):
+        with pytest.raises(ArtifactUnavailable, match="none:9") as caught:
+            step(item)
+        assert "component hmi" in str(caught.value)
+    assert site.containers() == before
+    assert applier.observe()[0].condition == "running"
+
+
+def test_f22_two_deployments_of_one_application_share_no_path_and_no_project(site):
+    applier = site.applier()
+    source = compose(extra="    volumes: [./conf:/conf:ro]\n")
+    one = site.workload(source, files={"conf/x": b"1"})
+    two = site.workload(source, files={"conf/x": b"1"}, deployment_id=str(uuid.uuid4()))
+    try:
+        applier.install(one)
+        applier.install(two)
+        found = json.loads(site.docker("inspect", *site.containers()))
+        assert len({item["Config"]["Labels"]["com.docker.compose.project"] for item in found}) == 2
+        assert len({item["Mounts"][0]["Source"] for item in found}) == 2
+        applier.remove(one.key)
+        assert [seen.key for seen in applier.observe()] == [two.key]
+        assert applier.observe()[0].condition == "running"
+    finally:
+        applier.remove(two.key)
+
+
+def test_f20_a_removed_component_leaves_nothing_that_keeps_it_alive(site):
+    item = site.workload(compose())
+    site.applier().install(item)
+    site.applier().remove(item.key)
+    site.applier().remove(item.key)
+    assert list(site.applier().observe()) == []
+    assert tree(site.folder / "state/workloads") == set()
+
+
+def test_a_removal_needs_no_folder_only_labels(site):
+    item = site.workload(compose())
+    site.applier().install(item)
+    subprocess.run(["rm", "-r", site.folder / "state"], check=True)
+    site.applier().remove(item.key)
+    assert site.containers() == []
+
+
+@pytest.mark.parametrize("lost", ["state", "state/artifacts", "record"])
+def test_f14_lost_or_damaged_files_of_the_applier_are_made_again(site, lost):
+    item = site.workload(compose())
+    site.applier().install(item)
+    before = site.containers()
+    if lost == "record":
+        next((site.folder / "state/workloads").rglob("revision.json")).write_bytes(b"{")
+    else:
+        subprocess.run(["rm", "-r", site.folder / lost], check=True)
+    site.applier().install(item)
+    assert len(site.containers()) == 1
+    later = site.workload(compose(), {"GREETING": "later"})
+    site.applier().install(later)
+    assert site.variable("GREETING") == "later"
+    assert before != site.containers()
+
+
+def test_a_component_that_does_not_start_gives_way_to_the_previous_one(site):
+    applier = site.applier()
+    good = site.workload(compose(), {"GREETING": "good"})
+    applier.install(good)
+    bad = site.workload(FAILING, {"GREETING": "verysecret"})
+    applier.prepare(bad)
+    with pytest.raises(InstallFailed, match="component hmi of line-hmi") as caught:
+        applier.install(bad)
+    assert caught.value.reinstated
+    assert "web: cannot find its disk" in str(caught.value)
+    assert "verysecret" not in str(caught.value)
+    (seen,) = applier.observe()
+    assert (seen.digest, seen.condition) == (good.digest, "running")
+    assert site.variable("GREETING") == "good"
+    again = site.workload(compose(), {"GREETING": "mended"})
+    applier.install(again)
+    assert site.variable("GREETING") == "mended"
+
+
+def test_a_first_installation_that_fails_leaves_no_containers(site):
+    applier = site.applier()
+    with pytest.raises(InstallFailed) as caught:
+        applier.install(site.workload(FAILING))
+    assert caught.value.reinstated
+    assert site.containers() == []
+
+
+def test_a_program_that_does_not_exist_is_told_with_the_engines_reason(site):
+    with pytest.raises(InstallFailed, match="nowhere") as caught:
+        site.applier().install(site.workload(f"services:\n  web:\n    image: {IMAGE}\n    command: [/nowhere]\n"))
+    assert caught.value.remedy
+
+
+UNHEALTHY = "    healthcheck: {test: [CMD, 'false'], interval: 1s, retries: 1, start_period: 0s}\n"
+NEVER_HEALTHY = "    healthcheck: {test: [CMD, 'sleep', '60'], interval: 1s, timeout: 50s}\n"
+HEALTHY = "    healthcheck: {test: [CMD, 'true'], interval: 1s}\n"
+
+
+@pytest.mark.parametrize(
+    ("check", "timeout", "reason"), [(UNHEALTHY, "0m30s", "unhealthy"), (NEVER_HEALTHY, "0m4s", "in time")]
+)
+def test_a_component_that_is_not_healthy_in_time_has_failed(site, check, timeout, reason):
+    good = site.workload(compose(extra=HEALTHY))
+    site.applier().install(good)
+    with pytest.raises(InstallFailed, match=reason) as caught:
+        site.applier().install(site.workload(compose(extra=check), timeout=timeout))
+    assert caught.value.reinstated
+    assert site.applier().observe()[0].digest == good.digest
+
+
+def test_without_wait_the_installation_does_not_wait_for_health(site):
+    applier = site.applier()
+    applier.install(site.workload(compose(extra=NEVER_HEALTHY), wait=False))
+    assert applier.observe()[0].condition == "starting"
+
+
+def test_a_service_that_runs_once_and_ends_well_is_no_failure(site):
+    source = compose(extra="    depends_on: {init: {condition: service_completed_successfully}}\n")
+    source += f"  init:\n    image: {IMAGE}\n    command: [sh, -c, 'exit 0']\n"
+    applier = site.applier()
+    applier.install(site.workload(source))
+    assert applier.observe()[0].condition == "running"
+    assert len(site.containers()) == 2
+
+
+def test_a_container_that_somebody_removed_is_missed_and_comes_back(site):
+    applier = site.applier()
+    item = site.workload(compose(extra=DB))
+    applier.install(item)
+    kept = site.docker("ps", "-q", "--no-trunc", "--filter", f"name={site.identity}-web").strip()
+    site.docker("rm", "--force", f"{project_name(item.key)}-db-1")
+    assert "db: missing" in applier.observe()[0].detail
+    applier.install(item)
+    assert applier.observe()[0].condition == "running"
+    assert kept in site.containers()
+
+
+def test_a_service_that_is_gone_from_the_file_is_gone_from_the_engine(site):
+    applier = site.applier()
+    applier.install(site.workload(compose(extra=DB)))
+    applier.install(site.workload(compose()))
+    assert len(site.containers()) == 1
+
+
+@pytest.mark.parametrize(
+    ("source", "values", "error", "reason"),
+    [
+        ("services: [\n", {}, ComposeInvalid, "refuses"),
+        ("services:\n  web:\n    imag: x\n", {}, ComposeInvalid, "imag"),
+        ("services: {}\n", {}, ComposeInvalid, ""),
+        (compose(extra="    ports: ['${PORT}:80']\n"), {"PORT": "verysecret"}, ComposeInvalid, "PORT"),
+        (compose(extra="    volumes: [./data:/data]\n"), {}, ComposeInvalid, "app/data"),
+        (compose(extra="    env_file: none.env\n"), {}, ComposeInvalid, "none.env"),
+        (compose(), {"a.b": "x"}, WorkloadUnsupported, "a.b"),
+    ],
+)
+def test_a_compose_file_that_cannot_be_used_is_refused_before_anything_is_touched(site, source, values, error, reason):
+    applier = site.applier()
+    applier.install(site.workload(compose()))
+    before = site.containers()
+    with pytest.raises(error, match=reason or None) as caught:
+        applier.prepare(site.workload(source, values))
+    assert "hmi" in str(caught.value)
+    assert "verysecret" not in str(caught.value)
+    assert caught.value.remedy
+    assert site.containers() == before
+    assert leftovers(site.folder) == []
+
+
+def test_content_without_a_compose_file_is_refused(site):
+    artifact = artifact_of(tar_gz(entry("app/readme", b"x")), site.folder)
+    with pytest.raises(ComposeInvalid, match=r"no compose\.yaml"):
+        site.applier().prepare(workload(artifact))
+
+
+def test_a_deployment_without_content_is_refused(site):
+    with pytest.raises(WorkloadUnsupported, match="names no content"):
+        site.applier().prepare(workload(None))
+
+
+def test_tampered_content_is_refused_and_what_runs_keeps_running(site):
+    applier = site.applier()
+    applier.install(site.workload(compose()))
+    before = site.containers()
+    item = site.workload(compose(NEXT_IMAGE))
+    Path(item.artifact.url.removeprefix("file://")).write_bytes(compose_archive(compose(command="evil")))
+    with pytest.raises(ArtifactRefused):
+        applier.prepare(item)
+    assert site.containers() == before
+
+
+def test_an_engine_that_does_not_run_is_told_quickly(site, monkeypatch):
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{site.folder}/none.sock")
+    applier = site.applier()
+    item = site.workload(compose())
+    started = time.monotonic()
+    for step in (
+        lambda: applier.prepare(item),
+        lambda: applier.install(item),
+        applier.observe,
+        lambda: applier.remove(item.key),
+    ):
+        with pytest.raises(EngineUnavailable, match="docker engine does not answer") as caught:
+            step()
+        assert "none.sock" in str(caught.value)
+        assert "start it" in caught.value.remedy
+    assert time.monotonic() - started < 10
+    monkeypatch.setenv("DOCKER_HOST", site.environment["DOCKER_HOST"])
+
+
+def test_a_missing_client_is_told(site, monkeypatch):
+    monkeypatch.setenv("PATH", str(site.folder))
+    with pytest.raises(EngineUnavailable, match="docker engine does not answer"):
+        site.applier().observe()
+    monkeypatch.setenv("PATH", site.environment["PATH"])
+
+
+def test_a_full_disk_keeps_what_runs_and_nothing_half_done(site):
+    good = site.workload(compose())
+    site.applier().install(good)
+    disk = site.folder / "state/workloads" / str(good.key) / "revisions"
+    bad = site.workload(compose(), {"GREETING": "x"}, files={"big": os.urandom(900_000)})
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    small = site.folder / "small"
+    small.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=700k", "x", small], check=True)
+    try:
+        subprocess.run(["cp", "-a", *disk.iterdir(), small], check=True)
+        subprocess.run(["mount", "--bind", small, disk], check=True)
+        before = site.containers()
+        try:
+            with pytest.raises(StorageFailed, match="No space left") as caught:
+                site.applier().prepare(bad)
+        finally:
+            subprocess.run(["umount", disk], check=True)
+        assert "free space" in caught.value.remedy
+        assert leftovers(site.folder) == []
+        assert site.containers() == before
+    finally:
+        subprocess.run(["umount", small], check=True)
+    site.applier().install(bad)
+    assert site.variable("GREETING") == "x"
+
+
+def test_containers_of_somebody_else_are_never_touched(site):
+    item = site.workload(compose())
+    name = f"{project_name(item.key)}-web-1"
+    labels = [
+        "--label",
+        f"com.docker.compose.project={project_name(item.key)}",
+        "--label",
+        "com.docker.compose.service=web",
+    ]
+    site.docker("run", "--detach", "--name", name, *labels, IMAGE, "sleep", "3600")
+    try:
+        for step in (lambda: site.applier().install(item), lambda: site.applier().remove(item.key)):
+            with pytest.raises(WorkloadUnsupported, match="not this device's"):
+                step()
+        assert site.docker("inspect", "--format", "{{.State.Running}}", name).strip() == "true"
+    finally:
+        site.docker("rm", "--force", name)
+
+
+def test_volumes_outlive_a_removal_unless_configured_otherwise(site):
+    source = compose(extra="    volumes: [data:/data]\nvolumes:\n  data:\n")
+    item = site.workload(source)
+    volumes = ["volume", "ls", "-q", "--filter", f"name={site.identity}"]
+    site.applier().install(item)
+    site.applier().remove(item.key)
+    assert len(site.docker(*volumes).split()) == 1
+    site.settings["removeVolumes"] = True
+    site.applier().install(item)
+    site.applier().remove(item.key)
+    assert site.docker(*volumes) == ""
+
+
+def _install(site: Site, item: Workload) -> None:
+    os.setsid()
+    for name, value in site.environment.items():
+        os.environ[name] = value
+    site.applier().install(item)
+
+
+@pytest.mark.parametrize("after", [0.05, 0.2, 0.5, 0.9, 1.4])
+def test_an_installation_that_was_killed_is_finished_by_the_next(site, after):
+    old = site.workload(compose(), {"GREETING": "old"})
+    site.applier().install(old)
+    new = site.workload(compose(NEXT_IMAGE), {"GREETING": "new"})
+    agent = multiprocessing.get_context("spawn").Process(target=_install, args=(site, new))
+    agent.start()
+    deadline = time.monotonic() + after + 0.3
+    while agent.is_alive() and time.monotonic() < deadline:
+        agent.join(0.02)
+    if agent.pid and agent.is_alive():
+        os.kill(agent.pid, signal.SIGKILL)
+    agent.join()
+    agent.close()
+    site.applier().install(new)
+    (seen,) = site.applier().observe()
+    assert (seen.digest, seen.condition) == (new.digest, "running")
+    assert site.variable("GREETING") == "new"
+    assert leftovers(site.folder) == []
+
+
+def test_a_removal_that_was_cut_off_is_finished_by_the_next(site):
+    item = site.workload(compose())
+    site.applier().install(item)
+    site.docker("rm", "--force", *site.containers())
+    site.applier().remove(item.key)
+    assert site.docker("network", "ls", "-q", "--filter", f"name={site.identity}") == ""
+    assert tree(site.folder / "state/workloads") == set()
+
+
+def test_an_unknown_workload_is_removed_without_a_word(site):
+    site.applier().remove(WorkloadKey(str(uuid.uuid4()), "hmi"))
+
+
+def test_a_replacement_that_a_killed_compose_left_beside_the_running_one_is_cleared(site):
+    applier = site.applier()
+    item = site.workload(compose(), {"GREETING": "old"})
+    applier.install(item)
+    (running,) = json.loads(site.docker("inspect", *site.containers()))
+    # What Compose makes before it stops the old container: see its recreate step.
+    labels = [part for name, value in running["Config"]["Labels"].items() for part in ("--label", f"{name}={value}")]
+    site.docker("create", "--name", f"{running['Id'][:12]}_{running['Name'][1:]}", *labels, IMAGE, "sleep", "1")
+    applier.install(site.workload(compose(), {"GREETING": "new"}))
+    assert site.variable("GREETING") == "new"
+
+
+def test_a_compose_file_where_the_agent_happens_to_run_is_never_used(site, monkeypatch):
+    item = site.workload(compose())
+    site.applier().install(item)
+    elsewhere = site.folder / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "compose.yaml").write_text("services: [\n")
+    monkeypatch.chdir(elsewhere)
+    subprocess.run(["rm", "-r", site.folder / "state"], check=True)
+    site.applier().remove(item.key)
+    assert site.containers() == []

@@ -1,0 +1,149 @@
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from workload_making import workload
+
+from margo_gitops.appliers.applier import WorkloadKey
+from margo_gitops.appliers.compose_project import (
+    COMPONENT,
+    DEPLOYMENT,
+    DEVICE,
+    DIGEST,
+    ONCE,
+    SERVICE,
+    SERVICES,
+    Container,
+    environment_of,
+    observed,
+    override_file,
+    project_name,
+    redacted,
+)
+from margo_gitops.appliers.compose_source import read_model
+from margo_gitops.appliers.parameters import parameter_text
+from margo_gitops.errors import ComposeInvalid, WorkloadUnsupported
+
+IDS = st.uuids().map(str)
+COMPONENTS = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,198}[a-z0-9])?", fullmatch=True)
+
+
+@given(COMPONENTS, IDS)
+def test_a_project_name_is_valid_for_compose_bounded_and_holds_the_whole_id(component, identity):
+    name = project_name(WorkloadKey(identity, component))
+    assert len(name) <= 97
+    assert name.endswith(identity)
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_")
+    assert name[0].isalnum()
+
+
+@given(COMPONENTS, COMPONENTS, IDS, IDS)
+def test_f22_two_workloads_never_share_a_project(one, other, identity, another):
+    keys = {WorkloadKey(identity, one), WorkloadKey(another, other), WorkloadKey(identity, other)}
+    assert len({project_name(key) for key in keys}) == len(keys)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("a b", "a b"), (True, "true"), (False, "false"), (0, "0"), (-7, "-7"), (2.0, "2.0"), (0.1, "0.1"), ("", ""),
+        ((), "[]"), (("a", 'b"', "ü"), '["a","b\\"","ü"]'), ((1, 2.5, True), "[1,2.5,true]"),
+    ],
+)  # fmt: skip
+def test_values_become_text(value, text):
+    assert parameter_text(value) == text
+
+
+def test_a_pointer_may_carry_the_old_prefix():
+    assert environment_of(workload(None, {"ENV.GREETING": "Hello", "PORT": 80})) == {"GREETING": "Hello", "PORT": "80"}
+
+
+@pytest.mark.parametrize(
+    "pointer", ["a.b", "1A", "A-B", "", "A=B", "PATH", "DOCKER_HOST", "COMPOSE_FILE", "LD_PRELOAD"]
+)
+def test_a_pointer_that_no_service_can_get_is_refused(pointer):
+    with pytest.raises(WorkloadUnsupported, match="hmi"):
+        environment_of(workload(None, {pointer: "x"}))
+
+
+def test_compose_profiles_may_be_chosen_by_a_parameter():
+    assert environment_of(workload(None, {"COMPOSE_PROFILES": "debug"})) == {"COMPOSE_PROFILES": "debug"}
+
+
+def test_a_value_with_a_nul_is_refused_without_showing_it():
+    with pytest.raises(WorkloadUnsupported, match="NUL") as caught:
+        environment_of(workload(None, {"KEY": "secret\0"}))
+    assert "secret" not in str(caught.value)
+
+
+def test_every_container_is_labelled_and_no_value_is_written_into_the_override():
+    item = workload(None, {"KEY": "verysecret"})
+    override = override_file(item, "press-07", {"web": {"restart": "always", "image": "x"}, "init": {"build": "."}})
+    assert b"verysecret" not in override
+    services = json.loads(override)["services"]
+    assert services["web"]["labels"] == {
+        DEVICE: "press-07",
+        DEPLOYMENT: item.key.deployment_id,
+        COMPONENT: "hmi",
+        DIGEST: item.digest,
+        SERVICES: "init,web",
+        ONCE: "false",
+    }
+    assert services["web"]["pull_policy"] == "missing"
+    assert "pull_policy" not in services["init"]
+    assert services["init"]["labels"][ONCE] == "true"
+
+
+def container(service, state, status, *, once="false", services="db,web", digest="sha256:" + "0" * 64, key="k"):
+    labels = {DEPLOYMENT: key, COMPONENT: "hmi", DIGEST: digest, SERVICES: services, SERVICE: service, ONCE: once}
+    return Container("0" * 64, state, status, labels)
+
+
+UP = container("web", "running", "Up 2 minutes")
+
+
+@pytest.mark.parametrize(
+    ("other", "condition"),
+    [
+        (container("db", "running", "Up 2 minutes (healthy)"), "running"),
+        (container("db", "running", "Up 2 minutes (health: starting)"), "starting"),
+        (container("db", "created", "Created"), "starting"),
+        (container("db", "running", "Up 2 minutes (unhealthy)"), "degraded"),
+        (container("db", "restarting", "Restarting (1) 2 seconds ago"), "degraded"),
+        (container("db", "exited", "Exited (1) 2 seconds ago"), "degraded"),
+        (container("db", "exited", "Exited (0) 2 seconds ago"), "degraded"),
+        (container("db", "exited", "Exited (0) 2 seconds ago", once="true"), "running"),
+        (container("db", "exited", "Exited (137) 2 seconds ago", once="true"), "degraded"),
+        (container("db", "paused", "Up 2 minutes (Paused)"), "degraded"),
+        (container("db", "dead", "Dead"), "degraded"),
+        (None, "degraded"),
+    ],
+)
+def test_a_workload_is_as_well_as_its_worst_container(other, condition):
+    (found,) = observed([UP, other] if other else [UP])
+    assert found.condition == condition
+    assert found.digest == UP.labels[DIGEST]
+    if other is None:
+        assert "db: missing" in found.detail
+
+
+def test_mixed_digests_are_no_digest():
+    (found,) = observed([UP, container("db", "running", "Up", digest="sha256:" + "1" * 64)])
+    assert found.digest is None
+
+
+def test_workloads_are_told_apart_and_sorted():
+    assert [
+        found.key.deployment_id for found in observed([container("web", "running", "Up", key=key) for key in "cab"])
+    ] == ["a", "b", "c"]
+
+
+def test_values_in_messages_are_replaced_by_their_names():
+    assert redacted("bad port: hunter22, on", {"PORT": "hunter22", "FLAG": "on"}) == "bad port: <PORT>, on"
+
+
+@pytest.mark.parametrize("output", ["", "[]", "null", '{"services": {}}', '{"services": []}', "{"])
+def test_a_compose_file_without_services_is_refused(output):
+    with pytest.raises(ComposeInvalid, match="no services"):
+        read_model(output, "hmi")

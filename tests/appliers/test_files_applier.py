@@ -1,0 +1,232 @@
+import json
+import subprocess
+import uuid
+from pathlib import Path
+
+import pytest
+import yaml
+from workload_making import artifact_of, compose_archive, leftovers, tree, workload
+
+from margo_gitops.appliers.applier import ApplierContext, WorkloadKey
+from margo_gitops.appliers.files import create
+from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.records import read
+from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.errors import ArtifactRefused, InstallFailed, RemoveFailed
+
+ID = str(uuid.uuid4())
+
+
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def make(tmp_path, out):
+    def applier(device="press-07", **settings):
+        state = tmp_path / f"state-{device}"
+        state.mkdir(exist_ok=True)
+        return create(ApplierContext(device, state, {"folder": str(out), **settings}))
+
+    return applier
+
+
+@pytest.fixture
+def hook(tmp_path):
+    """A hook that writes down its calls, and fails where the file `refuse` names the value it finds."""
+    path = tmp_path / "hook"
+    path.write_text(
+        f"""#!/bin/sh
+        echo "$@" >> {tmp_path}/calls
+        refused=$(cat {tmp_path}/refuse 2>/dev/null || echo nothing-at-all)
+        if [ -e "$3/values.json" ] && grep -q "$refused" "$3/values.json"; then
+            echo disk not found >&2
+            exit 7
+        fi
+        """
+    )
+    path.chmod(0o755)
+    return path
+
+
+def calls(tmp_path):
+    path = tmp_path / "calls"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def item(tmp_path, values=None, source="services: {}\n", **more):
+    artifact = artifact_of(compose_archive(source), tmp_path)
+    return workload(artifact, values, deployment_id=more.pop("deployment_id", ID), **more)
+
+
+def test_a_workload_becomes_a_folder_with_all_another_tool_needs(tmp_path, out, make):
+    wanted = item(tmp_path, {"GREETING": 'say "hi" to $USER\n', "PORT": 80, "TAGS": ("a", "b"), "ON": True})
+    applier = make()
+    applier.prepare(wanted)
+    assert list(applier.observe()) == []
+    applier.install(wanted)
+    folder = out / ID / "hmi"
+    assert (folder / "content/app/compose.yaml").read_text() == "services: {}\n"
+    assert json.loads((folder / "values.json").read_bytes()) == {
+        "GREETING": 'say "hi" to $USER\n', "PORT": 80, "TAGS": ["a", "b"], "ON": True,
+    }  # fmt: skip
+    deployment = read(ApplicationDeployment, read_yaml((folder / "deployment.yaml").read_bytes(), "deployment.yaml"))
+    assert deployment == wanted.deployment
+    assert yaml.safe_load((folder / "deployment.yaml").read_bytes())["id"] == ID
+    (seen,) = applier.observe()
+    assert (seen.key, seen.digest, seen.condition) == (wanted.key, wanted.digest, "unknown")
+
+
+def test_values_for_shells_arrive_byte_for_byte(tmp_path, out, make):
+    values = {
+        f"V{number}": text
+        for number, text in enumerate(["a b", "$HOME", "`id`", "'", '"', "\\", "a\\", "x\ny", "#", "ü", ""])
+    }
+    make().install(item(tmp_path, values))
+    shell = f". {out / ID / 'hmi' / 'values.env'}; " + " ".join(f"printf '%s\\0' \"${name}\";" for name in values)
+    said = subprocess.run(["sh", "-c", shell], capture_output=True, check=True).stdout.decode().split("\0")
+    assert said[:-1] == list(values.values())
+
+
+def test_values_are_for_their_owner_only(tmp_path, out, make):
+    make().install(item(tmp_path, {"KEY": "x"}))
+    assert {(out / ID / "hmi" / name).stat().st_mode & 0o777 for name in ("values.json", "values.env")} == {0o600}
+
+
+def test_pointers_that_are_no_variables_get_no_environment_file(tmp_path, out, make):
+    make().install(item(tmp_path, {"image.tag": "x"}, profile="helm"))
+    assert not (out / ID / "hmi/values.env").exists()
+    assert json.loads((out / ID / "hmi/values.json").read_bytes()) == {"image.tag": "x"}
+
+
+def test_a_workload_without_content_is_written_all_the_same(out, make):
+    make().install(workload(None, {"a.b": 1}, deployment_id=ID, profile="helm"))
+    assert not (out / ID / "hmi/content").exists()
+
+
+def test_a_change_moves_the_link_and_leaves_one_revision(tmp_path, out, make, hook):
+    applier = make(hook=[str(hook), "extra"])
+    applier.install(item(tmp_path, {"A": "old"}))
+    before = (out / ID / "hmi").resolve()
+    applier.install(item(tmp_path, {"A": "new"}))
+    assert (out / ID / "hmi").resolve() != before
+    assert not before.exists()
+    assert json.loads((out / ID / "hmi/values.json").read_bytes()) == {"A": "new"}
+    assert calls(tmp_path) == [f"extra installed {out}/{ID}/hmi"] * 2
+
+
+def test_no_change_calls_no_hook(tmp_path, make, hook):
+    for _ in range(2):
+        make(hook=[str(hook)]).install(item(tmp_path))
+    assert len(calls(tmp_path)) == 1
+
+
+def test_a_hook_that_fails_puts_the_previous_revision_back(tmp_path, out, make, hook):
+    applier = make(hook=[str(hook), "x"])
+    old = item(tmp_path, {"A": "old"})
+    applier.install(old)
+    (tmp_path / "refuse").write_text("evil")
+    with pytest.raises(InstallFailed, match="hmi of line-hmi") as caught:
+        applier.install(item(tmp_path, {"A": "evil"}))
+    assert caught.value.reinstated
+    assert "disk not found" in str(caught.value)
+    assert "status 7" in str(caught.value)
+    assert json.loads((out / ID / "hmi/values.json").read_bytes()) == {"A": "old"}
+    assert applier.observe()[0].digest == old.digest
+
+
+def test_a_first_installation_whose_hook_fails_leaves_no_folder(tmp_path, out, make, hook):
+    (tmp_path / "refuse").write_text("evil")
+    with pytest.raises(InstallFailed):
+        make(hook=[str(hook), "x"]).install(item(tmp_path, {"A": "evil"}))
+    assert not (out / ID / "hmi").exists()
+    assert list(make().observe()) == []
+
+
+def test_a_hook_that_hangs_is_stopped(tmp_path, make):
+    with pytest.raises(InstallFailed) as caught:
+        make(hook=["sh", "-c", "sleep 600"], hookTimeoutSeconds=1).install(item(tmp_path))
+    assert "did not end" in str(caught.value)
+
+
+def test_a_missing_hook_is_named(tmp_path, make):
+    with pytest.raises(InstallFailed) as caught:
+        make(hook=["/nowhere/hook"]).install(item(tmp_path))
+    assert "/nowhere/hook" in str(caught.value)
+
+
+def test_an_installation_cut_off_before_its_hook_ended_is_not_seen_as_done(tmp_path, out, make, hook):
+    old, new = item(tmp_path, {"A": "old"}), item(tmp_path, {"A": "evil"})
+    applier = make(hook=[str(hook), "x"])
+    applier.install(old)
+    applier.prepare(new)
+    link = out / ID / "hmi"
+    link.unlink()
+    link.symlink_to(f"../.revisions/{ID}/hmi/{new.digest[7:]}")
+    assert applier.observe()[0].digest is None
+    (tmp_path / "refuse").write_text("evil")
+    with pytest.raises(InstallFailed) as caught:
+        applier.install(new)
+    assert caught.value.reinstated
+    assert applier.observe()[0].digest == old.digest
+
+
+def test_f20_a_removed_workload_leaves_no_file(tmp_path, out, make, hook):
+    applier = make(hook=[str(hook)])
+    applier.install(item(tmp_path))
+    for _ in range(2):
+        applier.remove(WorkloadKey(ID, "hmi"))
+    assert tree(out) <= {".revisions"}
+    assert calls(tmp_path)[1:] == [f"removed {out}/{ID}/hmi"]
+
+
+def test_a_removal_whose_hook_failed_is_taken_up_again(tmp_path, out, make):
+    applier = make(hook=["sh", "-c", f'[ "$0" != removed ] || [ -e {tmp_path}/allow ]'])
+    applier.install(item(tmp_path))
+    with pytest.raises(RemoveFailed):
+        applier.remove(WorkloadKey(ID, "hmi"))
+    assert not (out / ID / "hmi").exists()
+    (tmp_path / "allow").touch()
+    applier.remove(WorkloadKey(ID, "hmi"))
+    assert tree(out) <= {".revisions"}
+
+
+def test_f22_two_deployments_share_no_folder(tmp_path, out, make):
+    other = str(uuid.uuid4())
+    applier = make()
+    applier.install(item(tmp_path, {"A": "1"}))
+    applier.install(item(tmp_path, {"A": "2"}, deployment_id=other))
+    assert (out / ID / "hmi").resolve() != (out / other / "hmi").resolve()
+    applier.remove(WorkloadKey(ID, "hmi"))
+    assert [seen.key.deployment_id for seen in applier.observe()] == [other]
+
+
+def test_what_another_device_wrote_is_neither_seen_nor_removed(tmp_path, out, make):
+    make("press-08").install(item(tmp_path))
+    assert list(make().observe()) == []
+    make().remove(WorkloadKey(ID, "hmi"))
+    assert (out / ID / "hmi/workload.json").exists()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", None])
+def test_f14_a_damaged_record_is_seen_and_mended(tmp_path, out, make, damage):
+    wanted = item(tmp_path)
+    make().install(wanted)
+    record = out / ID / "hmi/workload.json"
+    record.unlink() if damage is None else record.write_bytes(damage)
+    (seen,) = make().observe()
+    assert (seen.digest, seen.condition) == (None, "degraded")
+    make().install(wanted)
+    assert make().observe()[0].digest == wanted.digest
+
+
+def test_tampered_content_leaves_the_folder_as_it_was(tmp_path, out, make):
+    make().install(item(tmp_path, {"A": "old"}))
+    before = tree(out)
+    bad = item(tmp_path, {"A": "new"}, source="services: {x: {}}\n")
+    Path(bad.artifact.url.removeprefix("file://")).write_bytes(b"tampered")
+    with pytest.raises(ArtifactRefused):
+        make().prepare(bad)
+    assert tree(out) == before
+    assert leftovers(tmp_path) == []
