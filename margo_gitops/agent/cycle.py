@@ -1,0 +1,207 @@
+"""One cycle of the agent: pull, judge, store, apply, report. The order is what keeps a device safe.
+
+C-1  One cycle at a time: the caller holds the state folder's lock (failure mode F5).
+C-2  Nothing is stored before it is trusted, nothing is applied before it is stored.
+C-3  The floor is raised as soon as a state is stored, before anything of it is applied; a device that dies in between
+     raises it at its next start. So the trusted version never goes down, not even during an update (F13).
+C-4  The source is told that a state is held only when all of it lies on disk, verified (F2).
+C-5  Whatever becomes of the pull, the held state is applied: what somebody stopped comes back, what was cut off is
+     finished, without a network.
+C-6  What is damaged on disk counts as nothing held and is fetched again (F14). It is never applied.
+C-7  A refused snapshot changes nothing but the journal: a security event.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from margo_gitops.agent.events import Event, Reason, Record, refusal
+from margo_gitops.agent.floor_files import FloorFiles
+from margo_gitops.agent.journal import Journal
+from margo_gitops.agent.reconcile import Reconciler, Reconciliation
+from margo_gitops.agent.store import TrustedStore
+from margo_gitops.errors import (
+    ExitCode,
+    MargoGitopsError,
+    SourceMisbehaved,
+    StateFolderUnusable,
+    StorageFull,
+    StoredStateDamaged,
+    TransportError,
+    TrustRefused,
+)
+from margo_gitops.transport.transport import Transport, Unchanged
+from margo_gitops.trust.floor import Floor
+from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
+
+PollResult = Literal["new", "unchanged", "failed", "refused", "none"]
+
+_WORST_FIRST: Final = (ExitCode.TRUST, ExitCode.USAGE, ExitCode.APPLY, ExitCode.TRANSPORT, ExitCode.TRY_LATER)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a cycle ended.
+
+    Attributes:
+        poll: what the source had; "none" where it was not asked.
+        version: the manifest version that is held now; None where nothing is.
+        poll_error: why there is no new state, where the poll failed or was refused.
+        reconciliation: how far the held state was applied; None where nothing is held.
+    """
+
+    poll: PollResult
+    version: int | None
+    poll_error: MargoGitopsError | None
+    reconciliation: Reconciliation | None
+
+    @property
+    def errors(self) -> tuple[MargoGitopsError, ...]:
+        """Everything that did not work."""
+        failures = self.reconciliation.failures if self.reconciliation else ()
+        return (*((self.poll_error,) if self.poll_error else ()), *failures)
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """What `agent once` ends with: the worst of what happened."""
+        codes = {error.exit_code for error in self.errors}
+        if self.reconciliation and not self.reconciliation.complete:
+            codes.add(ExitCode.APPLY)
+        return next((code for code in _WORST_FIRST if code in codes), ExitCode.OK)
+
+
+class Cycle:
+    """Runs cycles of one device.
+
+    Attributes:
+        policy: asked at the start of each cycle, so that a changed list of signers counts at once.
+    """
+
+    def __init__(
+        self,
+        *,
+        policy: Callable[[], TrustPolicy],
+        transport: Transport,
+        store: TrustedStore,
+        floors: FloorFiles,
+        journal: Journal,
+        reconciler: Reconciler,
+        record: Record,
+        clock: Callable[[], float],
+    ) -> None:
+        self.policy = policy
+        self._transport = transport
+        self._store = store
+        self._floors = floors
+        self._journal = journal
+        self._reconciler = reconciler
+        self._record = record
+        self._clock = clock
+        self._judged: tuple[Snapshot, TrustPolicy, Floor | None, TrustedState] | None = None
+
+    def run(self, *, poll: bool = True, patient: bool = False) -> Outcome:
+        """Do one cycle.
+
+        Args:
+            poll: whether to ask the source; without, only what is held is applied.
+            patient: whether content that failed rests before it is tried again.
+
+        Raises:
+            AgentMisconfigured: the list of signers cannot be read.
+            StateFolderUnusable: the floor, the held state or the journal cannot be read or written.
+            StorageFull: the journal cannot be written; what runs keeps running.
+        """
+        policy = self.policy()
+        floor = self._read_floor()
+        held = self._load_held(policy, floor)
+        result: PollResult = "none"
+        error: MargoGitopsError | None = None
+        if poll:
+            result, held, error = self._poll(policy, floor, held)
+        reconciliation = self._reconciler.reconcile(held, patient=patient) if held else None
+        return Outcome(result, held.manifest.manifest_version if held else None, error, reconciliation)
+
+    def _read_floor(self) -> Floor | None:
+        reading = self._floors.mend()
+        for path in reading.damaged:
+            self._record(Event(Reason.FLOOR_DAMAGED, f"a copy of the trust floor is damaged: {path}"))
+        for path in reading.mended:
+            self._record(Event(Reason.FLOOR_MENDED, f"a copy of the trust floor was written again: {path}"))
+        return reading.floor
+
+    def _load_held(self, policy: TrustPolicy, floor: Floor | None) -> TrustedState | None:
+        """Return what is held, verified again from the first byte (C-6), with the floor raised to it (C-3)."""
+        try:
+            snapshot = self._store.load()
+            if snapshot is None:
+                return None
+            held = self._judge(snapshot, policy, floor)
+        except (StoredStateDamaged, TrustRefused) as error:
+            self._record(Event.of(Reason.STATE_DAMAGED, error))
+            return None
+        if floor is None:
+            text = f"the trust floor was gone; it starts again at the held version {held.floor.version}"
+            self._record(Event(Reason.FIRST_CONTACT, text))
+        self._raise_floor(held.floor)
+        return held
+
+    def _poll(
+        self, policy: TrustPolicy, floor: Floor | None, held: TrustedState | None
+    ) -> tuple[PollResult, TrustedState | None, MargoGitopsError | None]:
+        """Return how the poll ended, and the state that is held now."""
+        try:
+            answer = self._transport.pull(held.snapshot if held else None)
+            if isinstance(answer, Unchanged):
+                if held is None:
+                    raise SourceMisbehaved("the source says that nothing changed, but this device holds nothing")
+                return self._polled("unchanged", None), held, None
+            state = self._judge(answer, policy, held.floor if held else floor)
+            self._store.save(state)
+        except TransportError as error:
+            self._record(Event.of(Reason.POLL_FAILED, error))
+            return self._polled("failed", error), held, error
+        except TrustRefused as error:
+            self._record(refusal(error))
+            return self._polled("refused", error), held, error
+        except (StorageFull, StateFolderUnusable) as error:
+            self._record(Event.of(Reason.STORAGE_FAILED, error))
+            return self._polled("failed", error), held, error
+        if held is None and floor is None:
+            text = f"first contact: version {state.floor.version} is trusted without an older one to compare with"
+            self._record(Event(Reason.FIRST_CONTACT, text))
+        self._raise_floor(state.floor)
+        by = f", signed by {state.signer}" if state.signer else ", unsigned"
+        revision = state.snapshot.revision
+        self._record(Event(Reason.STATE_TRUSTED, f"version {state.floor.version} at {revision}{by}"))
+        return self._polled("new", None), state, None
+
+    def _judge(self, snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
+        """Return the verdict on a snapshot; the last one is kept, for a device that polls and polls."""
+        if self._judged is None or self._judged[:3] != (snapshot, policy, floor):
+            self._judged = (snapshot, policy, floor, judge(snapshot, policy, floor))
+        return self._judged[3]
+
+    def _raise_floor(self, floor: Floor) -> None:
+        for error in self._floors.raise_to(floor):
+            self._record(Event.of(Reason.FLOOR_COPY_FAILED, error))
+
+    def _polled(self, result: PollResult, error: MargoGitopsError | None) -> PollResult:
+        """Keep how the poll ended, for `agent status`."""
+        now = self._clock()
+        facts = {
+            "poll.at": repr(now),
+            "poll.result": result,
+            "poll.code": error.code if error else "",
+            "poll.error": str(error) if error else "",
+        }
+        if result in ("new", "unchanged"):
+            facts["poll.answered_at"] = repr(now)
+            if self._journal.facts().get("poll.result") == "failed":
+                self._record(Event(Reason.POLL_RECOVERED, "the source answers again"))
+        with contextlib.suppress(StorageFull):  # a full disk must not keep the held state from being applied
+            self._journal.set_facts(facts)
+        return result

@@ -1,0 +1,76 @@
+"""The environment variables of the agent: few, all listed here, and a misspelt one is an error (failure mode F24)."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from margo_gitops.documents.nodes import FieldPath
+from margo_gitops.errors import AgentMisconfigured
+
+PREFIX: Final = "MARGO_"
+CONFIG_VARIABLE: Final = "MARGO_GITOPS_CONFIG"
+TOKEN_VARIABLE: Final = "MARGO_GITOPS_TOKEN"  # noqa: S105  # the variable's name, no secret
+
+OVERRIDES: Final[Mapping[str, FieldPath]] = {
+    "MARGO_GITOPS_DEVICE": ("device",),
+    "MARGO_GITOPS_STATE_FOLDER": ("stateFolder",),
+    "MARGO_GITOPS_GIT_URL": ("source", "git", "url"),
+    "MARGO_GITOPS_GIT_CA_FILE": ("source", "git", "caFile"),
+    "MARGO_GITOPS_ALLOWED_SIGNERS": ("trust", "allowedSigners"),
+    "MARGO_GITOPS_POLL_INTERVAL": ("poll", "interval"),
+}
+"""Which key of the configuration each variable overrides."""
+
+OF_THE_SCRIPTS: Final = ("MARGO_GITOPS_REQUIRE_REAL", "MARGO_GITOPS_VENV", "MARGO_GITOPS_TESTBED")
+"""Variables of the project's own scripts; the agent ignores them."""
+
+OF_OTHER_COMMANDS: Final = ("MARGO_GITOPS_SIGNING_KEY", "MARGO_GITOPS_CACHE")
+"""Variables that only the operator's commands use (docs/cli.md); a machine may run both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the environment says.
+
+    Attributes:
+        config: the configuration file, where it names one.
+        overrides: values by the path of the key they override; None removes the key.
+    """
+
+    config: str | None = None
+    overrides: Mapping[tuple[str, ...], str | None] = field(default_factory=dict)
+
+
+def read_environment(variables: Mapping[str, str]) -> Environment:
+    """Return what the environment says to the agent.
+
+    Raises:
+        AgentMisconfigured: a variable starts with `MARGO_` and means nothing, or is empty; every one is listed. Values
+            are never shown.
+    """
+    known = (*OVERRIDES, CONFIG_VARIABLE, TOKEN_VARIABLE, *OF_THE_SCRIPTS, *OF_OTHER_COMMANDS)
+    mistakes = []
+    for name in sorted(variables):
+        if name.upper().startswith(PREFIX) and name not in known:
+            close = difflib.get_close_matches(name.upper(), known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+            mistakes.append(f"{name} is not known; {hint}")
+        elif name in known and name not in (*OF_THE_SCRIPTS, *OF_OTHER_COMMANDS) and not variables[name]:
+            mistakes.append(f"{name} is empty; unset it, or give it a value")
+    if mistakes:
+        raise AgentMisconfigured(
+            "the environment has variables that mean nothing here", why=mistakes, remedy="correct or unset them"
+        )
+    overrides: dict[tuple[str, ...], str | None] = {
+        tuple(map(str, path)): variables[name] for name, path in OVERRIDES.items() if name in variables
+    }
+    if "MARGO_GITOPS_ALLOWED_SIGNERS" in variables:
+        overrides["trust", "unsigned"] = None
+    if TOKEN_VARIABLE in variables:
+        # The token stays in the environment, where only this process sees it: children get one of their own.
+        overrides["source", "git", "tokenEnvironment"] = TOKEN_VARIABLE
+        overrides["source", "git", "tokenFile"] = None
+    return Environment(variables.get(CONFIG_VARIABLE), overrides)

@@ -1,0 +1,223 @@
+"""What `agent status` and `agent verify` say: read only, beside a running agent, without network or engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from margo_gitops.agent.agent import JOURNAL_FILE, STORE_FOLDER, floor_files, read_policy
+from margo_gitops.agent.configuration import LoadedConfiguration
+from margo_gitops.agent.journal import Journal, RecordedDeployment, RecordedEvent, RecordedWorkload
+from margo_gitops.agent.logs import printable
+from margo_gitops.agent.status import deployment_status
+from margo_gitops.agent.store import TrustedStore
+from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.records import write
+from margo_gitops.documents.status import DeploymentStatus
+from margo_gitops.errors import Location, MargoGitopsError, NothingHeld, StoredStateDamaged
+from margo_gitops.trust.floor import Floor
+from margo_gitops.trust.trusted_state import TrustedState, judge
+
+_STATUS_EVENTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReport:
+    """How a device stands.
+
+    Attributes:
+        device: its id.
+        revision: of the held state; None where nothing is held.
+        version: its manifest version; None where nothing is held, or what is held is not trusted.
+        problem: why what is held cannot be used; None where it can.
+        floor: the trust floor; None before the first contact.
+        facts: how the last poll ended, as the journal keeps it.
+        deployments: what is recorded of each deployment, with its components.
+        statuses: Margo's status documents of them, in the same order.
+        events: the latest security events, newest first.
+    """
+
+    device: str
+    revision: str | None
+    version: int | None
+    problem: MargoGitopsError | None
+    floor: Floor | None
+    facts: dict[str, str]
+    deployments: tuple[tuple[RecordedDeployment, tuple[RecordedWorkload, ...]], ...]
+    statuses: tuple[DeploymentStatus, ...]
+    events: tuple[RecordedEvent, ...]
+
+
+def verify_held(configuration: LoadedConfiguration) -> TrustedState:
+    """Return the held state after every check that a freshly fetched one has to pass, from the bytes on disk.
+
+    Raises:
+        NothingHeld: there is none yet.
+        StoredStateDamaged: the bytes are not those that were stored.
+        TrustRefused: a check failed: signature, digest, version against the floor ...
+        AgentMisconfigured: the list of signers cannot be read.
+    """
+    floor = floor_files(configuration).read().floor
+    policy = read_policy(configuration)
+    snapshot = TrustedStore(configuration.state_folder / STORE_FOLDER).load()
+    if snapshot is None:
+        raise NothingHeld(
+            "this device holds no state yet",
+            where=Location(str(configuration.state_folder)),
+            device=configuration.device,
+            remedy="run `margo-gitops agent once`",
+        )
+    state = judge(snapshot, policy, floor)
+    if floor is None:
+        raise StoredStateDamaged(
+            "the trust floor is gone",
+            where=Location(str(configuration.state_folder)),
+            why=["without it, an older state would be accepted"],
+            remedy="find out who removed it; the agent's next cycle starts it again at the held version",
+        )
+    return state
+
+
+def report(configuration: LoadedConfiguration) -> AgentReport:
+    """Return how the device stands.
+
+    Raises:
+        StateFolderUnusable: the state folder cannot be read.
+    """
+    floor = floor_files(configuration).read().floor
+    version, revision, problem = _held(configuration)
+    journal = Journal.peek(configuration.state_folder / JOURNAL_FILE)
+    if journal is None:
+        return AgentReport(configuration.device, revision, version, problem, floor, {}, (), (), ())
+    with journal:
+        components: dict[str, list[RecordedWorkload]] = {}
+        for workload in journal.workloads():
+            components.setdefault(workload.key.deployment_id, []).append(workload)
+        deployments = tuple((item, tuple(components.get(item.id, ()))) for item in journal.deployments())
+        return AgentReport(
+            configuration.device,
+            revision,
+            version,
+            problem,
+            floor,
+            journal.facts(),
+            deployments,
+            tuple(deployment_status(item, workloads) for item, workloads in deployments),
+            tuple(journal.events(_STATUS_EVENTS, security=True)),
+        )
+
+
+def _held(configuration: LoadedConfiguration) -> tuple[int | None, str | None, MargoGitopsError | None]:
+    try:
+        state = verify_held(configuration)
+    except NothingHeld:
+        return None, None, None
+    except MargoGitopsError as error:
+        return None, None, error
+    return state.manifest.manifest_version, state.snapshot.revision, None
+
+
+def as_json(report: AgentReport) -> dict[str, Json]:
+    """Return a report as plain values: the contract of `agent status --output json` (docs/agent.md)."""
+    facts = report.facts
+    floor = report.floor
+    return {
+        "device": report.device,
+        "held": {"version": report.version, "revision": report.revision} if report.version is not None else None,
+        "problem": {"code": report.problem.code, "message": str(report.problem)} if report.problem else None,
+        "floor": {"version": floor.version, "manifestDigest": floor.manifest_digest, "commit": floor.commit}
+        if floor
+        else None,
+        "poll": {
+            "at": _moment(facts.get("poll.at")),
+            "answeredAt": _moment(facts.get("poll.answered_at")),
+            "result": facts.get("poll.result"),
+            "code": facts.get("poll.code") or None,
+            "error": facts.get("poll.error") or None,
+            "requests": _number(facts.get("poll.requests")),
+            "bytesUp": _number(facts.get("poll.bytes_up")),
+            "bytesDown": _number(facts.get("poll.bytes_down")),
+        },
+        "deployments": [
+            {
+                "name": deployment.name,
+                "status": write(status),
+                "components": [_component(workload) for workload in workloads],
+            }
+            for (deployment, workloads), status in zip(report.deployments, report.statuses, strict=True)
+        ],
+        "securityEvents": [
+            {
+                "at": _moment(repr(item.last_at)),
+                "reason": item.event.reason.value,
+                "code": item.event.code or None,
+                "count": item.count,
+                "text": item.event.text,
+            }
+            for item in report.events
+        ],
+    }
+
+
+def _component(workload: RecordedWorkload) -> dict[str, Json]:
+    return {
+        "name": workload.key.component,
+        "applier": workload.applier,
+        "wanted": workload.wanted,
+        "installed": workload.installed,
+        "state": workload.state,
+        "attempts": workload.attempts,
+        "changedAt": _moment(repr(workload.changed_at)),
+    }
+
+
+def as_text(report: AgentReport) -> str:
+    """Return a report for people."""
+    facts = report.facts
+    held = f"version {report.version} at {report.revision}" if report.version is not None else "nothing"
+    lines = [
+        f"device   {report.device}",
+        f"held     {held}",
+        f"floor    version {report.floor.version}" if report.floor else "floor    none",
+        f"poll     {_poll_text(facts)}",
+    ]
+    if report.problem:
+        lines.append(f"problem  {_first_line(str(report.problem))}")
+    rows = [("DEPLOYMENT", "COMPONENT", "STATE", "VERSION", "MESSAGE")]
+    for deployment, workloads in report.deployments:
+        rows += [
+            (deployment.name, item.key.component, item.state, str(deployment.adopted), _first_line(item.message))
+            for item in workloads
+        ]
+    if len(rows) > 1:
+        widths = [max(len(row[column]) for row in rows) for column in range(4)]
+        lines += ["", *("  ".join([*map(str.ljust, row, widths), row[-1]]).rstrip() for row in rows)]
+    if report.events:
+        lines += ["", "SECURITY EVENTS"]
+        for item in report.events:
+            times = f" ({item.count} times)" if item.count > 1 else ""
+            lines.append(
+                f"{_moment(repr(item.last_at))}  {item.event.reason.value}{times}: {_first_line(item.event.text)}"
+            )
+    return "\n".join(lines)
+
+
+def _poll_text(facts: dict[str, str]) -> str:
+    if "poll.at" not in facts:
+        return "never"
+    text = f"{facts.get('poll.result')} at {_moment(facts['poll.at'])}"
+    if facts.get("poll.requests", "0") != "0":
+        text += f", {facts['poll.requests']} requests, {facts['poll.bytes_down']} bytes down"
+    return f"{text}: {_first_line(facts['poll.error'])}" if facts.get("poll.error") else text
+
+
+def _first_line(text: str) -> str:
+    return printable(text.partition("\n")[0])
+
+
+def _moment(seconds: str | None) -> str | None:
+    return datetime.fromtimestamp(float(seconds), UTC).isoformat(timespec="seconds") if seconds else None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text else None

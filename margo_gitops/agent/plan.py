@@ -1,0 +1,210 @@
+"""What has to be done so that a device runs what its state asks for; a value, made before anything is touched. Pure.
+
+A-1..A-6 are the appliers' promises (margo_gitops/appliers/applier.py). The plan adds:
+
+L-1  Everything that changes is prepared before anything is installed.
+L-2  Workloads are installed in order: deployments as `desired_deployments` sorts them, components as listed.
+L-3  What is gone from the state is removed last, and only when everything new was prepared (failure mode F1).
+L-4  After a failure the rest of that deployment, and the deployments that wait for it, are left as they are;
+     independent deployments go on. What ran before keeps running (A-3).
+L-5  Where wanted and observed agree, nothing is done. An installation that was begun, and of which the journal knows
+     no good end, is done again (A-5).
+L-6  A workload that moved to another applier is installed there first, then removed where it was.
+L-7  Content that failed is not installed again before its pause is over; other content is, at once.
+L-8  What an applier holds whose engine does not answer is left alone, and so is what runs of a refused deployment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from margo_gitops.agent.journal import RecordedWorkload
+from margo_gitops.agent.schedule import retry_pause
+from margo_gitops.agent.workloads import DesiredDeployment
+from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
+from margo_gitops.errors import ApplyError, WorkloadUnsupported
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A workload to prepare and install.
+
+    Attributes:
+        applier: who does it.
+        workload: what.
+        reason: why, for people: "new", "changed", "degraded" ...
+        rests: whether it failed and its pause is not over (L-7): it is prepared, but not installed.
+    """
+
+    applier: str
+    workload: Workload
+    reason: str
+    rests: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """A workload to remove, from the applier that holds it."""
+
+    applier: str
+    key: WorkloadKey
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The steps, in order: all `changes` are prepared, then installed, then `removals` are done.
+
+    Attributes:
+        changes: what to prepare and install.
+        removals: what to remove.
+        kept: what already runs as asked for, with its applier.
+        gone: what the journal remembers and no engine holds, and the state does not ask for: to be forgotten.
+        refused: deployments that cannot be applied at all, by id.
+        silent: appliers that hold something of this device, or should, and whose engine did not answer.
+        after: which deployments each one waits for.
+    """
+
+    changes: tuple[Change, ...]
+    removals: tuple[Removal, ...]
+    kept: tuple[tuple[str, Workload], ...]
+    gone: tuple[WorkloadKey, ...]
+    refused: Mapping[str, ApplyError]
+    silent: Mapping[str, ApplyError]
+    after: Mapping[str, Sequence[str]]
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is to be done."""
+        return not (self.changes or self.removals or self.gone)
+
+    def obstacle(self, deployment_id: str, failed: Iterable[str]) -> str | None:
+        """Return the deployment that keeps another from being installed, or None (L-4).
+
+        Args:
+            deployment_id: the one to be installed.
+            failed: ids of deployments of which a step failed, or that were left because of another.
+        """
+        stopped = {*failed, *self.refused}
+        return next((name for name in (deployment_id, *self.after.get(deployment_id, ())) if name in stopped), None)
+
+
+def make_plan(
+    desired: Sequence[DesiredDeployment],
+    observed: Mapping[str, Sequence[Observed]],
+    recorded: Iterable[RecordedWorkload],
+    serving: Mapping[str, str],
+    *,
+    silent: Mapping[str, ApplyError] | None = None,
+    now: float | None = None,
+) -> Plan:
+    """Return what has to be done.
+
+    Args:
+        desired: the deployments, in the order of installation.
+        observed: what each applier's engine holds, by the applier's name.
+        recorded: what the journal remembers.
+        serving: the applier for each profile type.
+        silent: appliers whose engine did not answer, with the reason (L-8).
+        now: the time, where pauses after failures count (L-7); None to try everything.
+    """
+    silent = silent or {}
+    holdings = {(applier, item.key): item for applier, items in observed.items() for item in items}
+    memory = {item.key: item for item in recorded}
+    changes: list[Change] = []
+    kept: list[tuple[str, Workload]] = []
+    refused: dict[str, ApplyError] = {}
+    wanted: dict[WorkloadKey, str] = {}
+    for deployment in desired:
+        applier = serving.get(deployment.document.spec.deployment_profile.type)
+        refusal = deployment.refusal or silent.get(applier or "")
+        if refusal or applier is None:
+            refused[deployment.id] = refusal or _unserved(deployment, serving)
+            continue
+        for workload in deployment.workloads:
+            wanted[workload.key] = applier
+            holding = holdings.get((applier, workload.key))
+            remembered = memory.get(workload.key)
+            reason = _reason(workload, applier, holding, remembered)
+            if reason:
+                rests = _rests(workload, remembered, now)
+                changes.append(Change(applier, workload, reason, rests))
+            else:
+                kept.append((applier, workload))
+    removals = [
+        Removal(applier, key)
+        for applier, key in holdings
+        if wanted.get(key) != applier and key.deployment_id not in refused
+    ]
+    removals += [
+        Removal(item.applier, item.key)
+        for item in memory.values()
+        # Begun and not ended well: done again, although the engine shows nothing any more (A-4, A-5).
+        if item.state == "removing"
+        and item.applier in observed
+        and item.key not in wanted
+        and (item.applier, item.key) not in holdings
+    ]
+    held = {removal.key for removal in removals}
+    gone = sorted(
+        item.key
+        for item in memory.values()
+        if item.key not in wanted | dict.fromkeys(held)
+        and item.key.deployment_id not in refused
+        and item.applier not in silent
+    )
+    return Plan(
+        tuple(changes),
+        tuple(_backwards(removals, memory)),
+        tuple(kept),
+        tuple(gone),
+        refused,
+        {
+            name: error
+            for name, error in silent.items()
+            if error in refused.values() or any(item.applier == name for item in memory.values())
+        },
+        {deployment.id: deployment.after for deployment in desired},
+    )
+
+
+def _backwards(removals: Sequence[Removal], memory: Mapping[WorkloadKey, RecordedWorkload]) -> list[Removal]:
+    """Return the removals sorted, the components of one deployment from the last to the first."""
+
+    def rank(item: Removal) -> tuple[str, str, int, str]:
+        position = memory[item.key].position if item.key in memory else 0
+        return item.applier, item.key.deployment_id, -position, item.key.component
+
+    return sorted(removals, key=rank)
+
+
+def _reason(workload: Workload, applier: str, holding: Observed | None, memory: RecordedWorkload | None) -> str | None:
+    """Return why a workload must be installed, or None where it runs as asked for (L-5)."""
+    if holding is None:
+        return "new" if memory is None or memory.installed is None else "missing"
+    # An engine that cannot tell what it runs is believed to run what was installed last.
+    remembered = memory.installed if memory is not None and memory.applier == applier else None
+    if (holding.digest or remembered) != workload.digest:
+        return "changed"
+    if holding.condition in ("starting", "degraded"):
+        return holding.condition
+    # The engine shows the new digest as soon as an installation begins; only the journal knows that it ended.
+    return "unconfirmed" if memory is not None and memory.installed != workload.digest else None
+
+
+def _rests(workload: Workload, memory: RecordedWorkload | None, now: float | None) -> bool:
+    if now is None or memory is None or memory.wanted != workload.digest:
+        return False
+    if memory.state != "failed" or not memory.attempts:
+        return False
+    # A clock that went back must not make the pause longer.
+    return 0 <= now - memory.changed_at < retry_pause(memory.attempts)
+
+
+def _unserved(deployment: DesiredDeployment, serving: Mapping[str, str]) -> WorkloadUnsupported:
+    kind = deployment.document.spec.deployment_profile.type
+    return WorkloadUnsupported(
+        f"the deployment {deployment.document.metadata.name} has a profile of type {kind}, which no applier serves",
+        why=[f"served here: {', '.join(sorted(serving)) or 'nothing'}"],
+        remedy="add an applier to the agent's configuration, or place the deployment elsewhere",
+    )

@@ -1,0 +1,155 @@
+"""The trusted snapshot on disk: what the device holds while there is no network.
+
+stateFolder/trusted/current                     -> the generation that counts (symbolic link)
+stateFolder/trusted/<digest of index.json>/
+    index.json                                  revision, and the digest of every other file
+    manifest.json  deployments/<id>.yaml  commit    exact bytes, as fetched
+
+H-1  Only a state that passed `judge` is stored.
+H-2  The revision is part of the generation: a device that says "I hold X" holds all of X (failure mode F2).
+H-3  A generation appears whole, by one rename; the link moves only to a whole generation.
+H-4  Every byte is verified when read; what is damaged or missing counts as "nothing held" (failure mode F14).
+H-5  When the disk is full the generation before stays, untouched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from margo_gitops.agent.durable import (
+    TEMPORARY_PREFIX,
+    disk_errors,
+    make_folder,
+    point_link,
+    remove_tree,
+    write_folder,
+)
+from margo_gitops.digests import DIGEST_PATTERN, Digest, sha256
+from margo_gitops.documents.declarations import Keys, Text
+from margo_gitops.documents.deployment import UUID_PATTERN
+from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.records import read, write
+from margo_gitops.errors import InvalidDocument, Location, StoredStateDamaged, UnreadableDocument
+from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.trust.trusted_state import TrustedState
+
+_REMEDY: Final = "nothing to do: the agent fetches the state again; look after the disk if this comes back"
+_LARGEST_FILE: Final = 64 * 1024 * 1024
+
+_Digest = Annotated[Digest, Text(pattern=DIGEST_PATTERN, what="a digest")]
+
+
+@dataclass(frozen=True, slots=True)
+class _Index:
+    """What a generation holds."""
+
+    format: Literal["margo-gitops-snapshot/1"]
+    revision: str
+    manifest: _Digest
+    deployments: Annotated[Mapping[str, _Digest], Keys(UUID_PATTERN, "a UUID")]
+    commit: _Digest | None
+
+
+class TrustedStore:
+    """Keeps one trusted snapshot in a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._link = folder / "current"
+
+    def load(self) -> Snapshot | None:
+        """Return what is held; None where nothing was ever stored.
+
+        Raises:
+            StoredStateDamaged: what lies there is not what was stored (H-4).
+            StateFolderUnusable: the folder cannot be read.
+        """
+        with disk_errors(self._link):
+            if not self._link.is_symlink():
+                return None
+            generation = self._folder / self._link.readlink().name
+        encoded = self._file(generation / "index.json", _as_digest(generation.name))
+        try:
+            index = read(_Index, read_json(encoded, str(generation / "index.json")))
+        except (UnreadableDocument, InvalidDocument) as error:
+            raise StoredStateDamaged("the index is damaged", why=[str(error)], remedy=_REMEDY) from error
+        return Snapshot(
+            manifest=self._file(generation / "manifest.json", index.manifest),
+            deployments={
+                name: self._file(generation / "deployments" / f"{name}.yaml", digest)
+                for name, digest in index.deployments.items()
+            },
+            commit=self._file(generation / "commit", index.commit) if index.commit else None,
+            revision=index.revision,
+        )
+
+    def save(self, state: TrustedState) -> None:
+        """Hold this state from now on, durably, instead of the one before (H-1 to H-3).
+
+        Raises:
+            StorageFull: the disk is full; the state before is still held (H-5).
+            StateFolderUnusable: the folder cannot be written.
+        """
+        snapshot = state.snapshot
+        index = _Index(
+            "margo-gitops-snapshot/1",
+            snapshot.revision,
+            sha256(snapshot.manifest),
+            {name: sha256(content) for name, content in snapshot.deployments.items()},
+            sha256(snapshot.commit) if snapshot.commit is not None else None,
+        )
+        files = {"index.json": write_json(write(index)), "manifest.json": snapshot.manifest}
+        files |= {f"deployments/{name}.yaml": content for name, content in snapshot.deployments.items()}
+        if snapshot.commit is not None:
+            files["commit"] = snapshot.commit
+        make_folder(self._folder)
+        name = sha256(files["index.json"]).replace(":", "-")
+        with disk_errors(self._folder):
+            # The same content may lie there damaged: it is written again, never trusted.
+            if (self._folder / name).exists():
+                self._link.unlink(missing_ok=True)
+                remove_tree(self._folder / name)
+        write_folder(self._folder / name, files)
+        point_link(self._link, name)
+        self.clean()
+
+    def clean(self) -> None:
+        """Remove generations that no longer count, and what an interrupted write left behind.
+
+        Raises:
+            StateFolderUnusable: the folder cannot be read or written.
+        """
+        with disk_errors(self._folder):
+            if not self._folder.is_dir():
+                return
+            current = self._link.readlink().name if self._link.is_symlink() else ""
+            for entry in self._folder.iterdir():
+                if entry.name.startswith((TEMPORARY_PREFIX, "sha256-")) and entry.name != current:
+                    remove_tree(entry)
+
+    def _file(self, path: Path, digest: Digest | None) -> bytes:
+        """Return the bytes of a file that has this digest."""
+        try:
+            with path.open("rb") as file:
+                content = file.read(_LARGEST_FILE)
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+            raise StoredStateDamaged(
+                f"a file cannot be read: {reason}", where=Location(str(path)), remedy=_REMEDY
+            ) from error
+        if sha256(content) != digest:
+            raise StoredStateDamaged(
+                "the file is not what was stored",
+                where=Location(str(path)),
+                why=[f"stored was {digest}"],
+                remedy=_REMEDY,
+            )
+        return content
+
+
+def _as_digest(name: str) -> Digest:
+    return Digest(name.replace("-", ":", 1))

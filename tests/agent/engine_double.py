@@ -1,0 +1,100 @@
+"""An engine in memory that keeps the promises A-1 to A-6, and can fail or be killed between any two of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
+from margo_gitops.digests import Digest
+from margo_gitops.errors import ArtifactUnavailable, EngineUnavailable, InstallFailed, RemoveFailed
+
+
+class Killed(BaseException):
+    """The process is gone: nothing of the agent runs after this."""
+
+
+@dataclass
+class Engine:
+    """What survives the agent: what is prepared, what runs, whether each is whole.
+
+    Attributes:
+        running: digests by key; a digest in `half` was begun and not ended.
+        log: every step that was ended, for tests of the order.
+    """
+
+    prepared: set[Digest] = field(default_factory=set)
+    running: dict[WorkloadKey, Digest] = field(default_factory=dict)
+    half: set[WorkloadKey] = field(default_factory=set)
+    log: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class EngineDouble:
+    """An applier for an `Engine`.
+
+    Attributes:
+        broken: predicates for steps that fail: "prepare", "install", "remove", by deployment and component.
+        alive: called before each effect; raises Killed where the process ends.
+        answers: whether the engine answers at all.
+        tells_digest: whether observing shows digests.
+    """
+
+    engine: Engine
+    profile_types: Sequence[str] = ("compose",)
+    broken: set[tuple[str, str]] = field(default_factory=set)
+    alive: Callable[[], None] = lambda: None
+    answers: bool = True
+    tells_digest: bool = True
+
+    def prepare(self, workload: Workload) -> None:
+        self.alive()
+        if ("crash", name(workload)) in self.broken:
+            raise ZeroDivisionError("a defect of the applier")
+        if ("prepare", name(workload)) in self.broken:
+            raise ArtifactUnavailable(f"{name(workload)} cannot be fetched")
+        self.engine.prepared.add(workload.digest)
+        self.engine.log.append(("prepare", name(workload)))
+        self.alive()
+
+    def install(self, workload: Workload) -> None:
+        self.alive()
+        assert workload.digest in self.engine.prepared, "installed before it was prepared"
+        before = self.engine.running.get(workload.key)
+        if before == workload.digest and workload.key not in self.engine.half:
+            return
+        self.engine.running[workload.key] = workload.digest
+        self.engine.half.add(workload.key)
+        self.alive()
+        if ("install", name(workload)) in self.broken:
+            self.engine.half.discard(workload.key)
+            if before is None:
+                del self.engine.running[workload.key]
+            else:
+                self.engine.running[workload.key] = before
+            raise InstallFailed(f"{name(workload)} does not start")
+        self.engine.half.discard(workload.key)
+        self.engine.log.append(("install", name(workload)))
+        self.alive()
+
+    def remove(self, key: WorkloadKey) -> None:
+        self.alive()
+        if ("remove", str(key)) in self.broken:
+            raise RemoveFailed(f"{key} does not go")
+        self.engine.running.pop(key, None)
+        self.engine.half.discard(key)
+        self.engine.log.append(("remove", str(key)))
+        self.alive()
+
+    def observe(self) -> Sequence[Observed]:
+        if not self.answers:
+            raise EngineUnavailable("the engine does not answer")
+        return [
+            # A half-done installation looks whole: the worst that A-6 allows.
+            Observed(key, digest if self.tells_digest else None, "running")
+            for key, digest in sorted(self.engine.running.items())
+        ]
+
+
+def name(workload: Workload) -> str:
+    return f"{workload.deployment.metadata.name}/{workload.component.name}"

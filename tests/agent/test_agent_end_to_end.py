@@ -1,0 +1,353 @@
+"""The agent as a process: a real git repository, the real `files` applier, real signals."""
+
+import json
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from device_world import STRANGER, World, deployment_bytes, deployment_id, snapshot_of
+
+TIMEOUT = 30.0
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "world")
+
+
+def eventually(what: Callable[[], bool]) -> None:
+    end = time.monotonic() + TIMEOUT
+    while not what():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def held_version(world: World) -> int | None:
+    held = json.loads(world.agent("status", "--output", "json").stdout)["held"]
+    return held["version"] if held else None
+
+
+def test_a_commit_becomes_files_and_the_next_one_replaces_them(world: World) -> None:
+    world.publish({1: deployment_bytes(1, values={"GREETING": "hello"})})
+    first = world.agent("once")
+    assert (first.returncode, world.value(1)) == (0, 'GREETING="hello"\n'), first.stderr
+    world.publish({1: deployment_bytes(1, values={"GREETING": "good morning"})})
+    second = world.agent("once")
+    assert (second.returncode, world.value(1)) == (0, 'GREETING="good morning"\n'), second.stderr
+    third = world.agent("once")
+    assert third.returncode == 0
+    assert "unchanged" in third.stdout
+    assert "WorkloadInstalled" not in third.stderr
+
+
+def test_what_is_gone_from_the_state_is_removed(world: World) -> None:
+    world.publish({1: deployment_bytes(1), 2: deployment_bytes(2)})
+    assert world.agent("once").returncode == 0
+    world.publish({2: deployment_bytes(2)})
+    assert world.agent("once").returncode == 0
+    assert world.value(1) is None
+    assert world.value(2) is not None
+    world.publish({})
+    assert world.agent("once").returncode == 0
+    assert world.value(2) is None
+
+
+def test_offline_the_held_state_is_applied_and_the_exit_code_is_3(world: World) -> None:
+    world.publish({1: deployment_bytes(1)})
+    assert world.agent("once").returncode == 0
+    shutil.rmtree(world.output)
+    world.repository.path.rename(world.folder / "unplugged.git")
+    result = world.agent("once")
+    assert result.returncode == 3
+    assert world.value(1) is not None, "what somebody removed did not come back"
+
+
+@pytest.mark.parametrize(
+    ("attack", "code"),
+    [
+        ("unsigned", "MG1501"),
+        ("stranger", "MG1503"),
+        ("older", "MG1504"),
+        ("reused", "MG1505"),
+        ("foreign", "MG1509"),
+    ],
+)
+def test_a_refused_state_changes_nothing_and_is_a_security_event(world: World, attack: str, code: str) -> None:
+    world.publish({1: deployment_bytes(1)})
+    world.publish({1: deployment_bytes(1, values={"GREETING": "second"})})
+    assert world.agent("once").returncode == 0
+    parents = (world.versions[-1].revision,)
+    evil = {1: deployment_bytes(1, values={"GREETING": "evil"})}
+    foreign = {1: deployment_bytes(1, device="press-08")}
+    world.put(
+        {
+            "unsigned": snapshot_of(3, evil, parents=parents, key=None),
+            "stranger": snapshot_of(3, evil, parents=parents, key=STRANGER),
+            "older": world.versions[0],
+            "reused": snapshot_of(2, evil, parents=parents),
+            "foreign": snapshot_of(3, foreign, parents=parents, device="press-08"),
+        }[attack]
+    )
+    result = world.agent("once")
+    assert result.returncode == 4, result.stderr
+    assert code in result.stderr
+    assert world.value(1) == 'GREETING="second"\n'
+    report = json.loads(world.agent("status", "--output", "json").stdout)
+    assert report["held"]["version"] == 2
+    assert report["poll"]["result"] == "refused"
+    assert code in {event["code"] for event in report["securityEvents"]}
+
+
+def test_f14_damaged_or_lost_state_is_fetched_again(world: World) -> None:
+    world.publish({1: deployment_bytes(1)})
+    assert world.agent("once").returncode == 0
+    (document,) = (world.state / "trusted").glob("sha256-*/deployments/*.yaml")
+    document.write_bytes(document.read_bytes().replace(b"hello", b"evil!"))
+    verdict = world.agent("verify")
+    assert verdict.returncode == 4
+    assert "MG1705" in verdict.stderr
+    assert world.agent("once").returncode == 0
+    assert world.agent("verify").returncode == 0
+    shutil.rmtree(world.state / "trusted")
+    assert world.agent("verify").returncode == 1
+    assert world.agent("once").returncode == 0
+    assert world.agent("verify").returncode == 0
+
+
+def test_f4_the_floor_survives_the_loss_of_the_state_folder(world: World) -> None:
+    world.publish({1: deployment_bytes(1)})
+    old = world.versions[0]
+    world.publish({1: deployment_bytes(1, values={"GREETING": "second"})})
+    assert world.agent("once").returncode == 0
+    shutil.rmtree(world.state)
+    world.put(old)
+    result = world.agent("once")
+    assert result.returncode == 4
+    assert "MG1504" in result.stderr
+
+
+def test_a_damaged_journal_is_rebuilt_from_what_runs(world: World) -> None:
+    world.publish({1: deployment_bytes(1)})
+    assert world.agent("once").returncode == 0
+    (world.state / "journal.sqlite3").write_bytes(b"not a database, but long enough to look like one" * 100)
+    result = world.agent("once")
+    assert result.returncode == 0, result.stderr
+    assert "JournalRebuilt" in result.stderr
+    assert "WorkloadInstalled" not in result.stderr
+    report = json.loads(world.agent("status", "--output", "json").stdout)
+    assert report["deployments"][0]["status"]["status"]["state"] == "installed"
+
+
+def test_a_workload_that_fails_ends_with_5_and_what_ran_is_back(world: World, tmp_path: Path) -> None:
+    hook = tmp_path / "hook"
+    hook.write_text('#!/bin/sh\n! grep -q broken "$2/values.env"\n')
+    hook.chmod(0o755)
+    world.configure(appliers={"files": {"folder": str(world.output), "hook": [str(hook)]}})
+    world.publish({1: deployment_bytes(1)})
+    assert world.agent("once").returncode == 0
+    world.publish({1: deployment_bytes(1, values={"GREETING": "broken"}), 2: deployment_bytes(2)})
+    result = world.agent("once")
+    assert result.returncode == 5
+    assert world.value(1) == 'GREETING="hello"\n'
+    assert world.value(2) is not None, "an independent deployment was held up"
+    report = json.loads(world.agent("status", "--output", "json").stdout)
+    status = report["deployments"][0]["status"]
+    assert status["status"]["state"] == "failed"
+    assert status["status"]["error"]["source"] == "app-1"
+    assert status["adoptedManifestVersion"] == 2
+
+
+def test_a_second_agent_ends_with_75(world: World) -> None:
+    world.publish({1: deployment_bytes(1)})
+    with subprocess.Popen(world.command("run"), env=world.environment(), stderr=subprocess.PIPE, text=True) as running:
+        try:
+            eventually(lambda: world.value(1) is not None)
+            second = world.agent("once")
+            assert second.returncode == 75
+            assert str(running.pid) in second.stderr
+            assert world.agent("status").returncode == 0
+        finally:
+            running.send_signal(signal.SIGTERM)
+            running.communicate(timeout=TIMEOUT)
+        assert running.returncode == 0
+
+
+def test_run_follows_the_branch_polls_on_sighup_and_stops_on_sigterm(world: World) -> None:
+    world.configure(poll={"interval": "1h", "jitter": "1s"})
+    with subprocess.Popen(
+        world.command("run", "--log-format", "json"), env=world.environment(), stderr=subprocess.PIPE, text=True
+    ) as running:
+        try:
+            eventually(lambda: (world.state / "journal.sqlite3").exists() and _polled(world))
+            world.publish({1: deployment_bytes(1)})
+            running.send_signal(signal.SIGHUP)
+            eventually(lambda: world.value(1) is not None)
+            assert running.poll() is None, "an unreachable source ended the agent"
+        finally:
+            running.send_signal(signal.SIGTERM)
+            _, log = running.communicate(timeout=TIMEOUT)
+        assert running.returncode == 0
+    events = [json.loads(line) for line in log.splitlines()]
+    reasons = [event["reason"] for event in events]
+    assert "PollFailed" in reasons
+    assert reasons.index("PollFailed") < reasons.index("FirstContact") < reasons.index("WorkloadInstalled")
+
+
+def _polled(world: World) -> bool:
+    try:
+        with sqlite3.connect(f"file:{world.state / 'journal.sqlite3'}?mode=ro", uri=True) as connection:
+            found = connection.execute("SELECT count(*) FROM facts WHERE name = 'poll.at'").fetchone()[0]
+    except sqlite3.OperationalError:
+        return False
+    finally:
+        connection.close()
+    return bool(found)
+
+
+def test_sigterm_cuts_off_a_pull_that_hangs(world: World) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        mute.settimeout(TIMEOUT)
+        world.configure(source={"git": {"url": f"http://127.0.0.1:{mute.getsockname()[1]}/state.git"}})
+        with subprocess.Popen(
+            world.command("run"), env=world.environment(), stderr=subprocess.PIPE, text=True
+        ) as running:
+            connection, _ = mute.accept()
+            with connection:
+                assert connection.recv(10_000)
+                started = time.monotonic()
+                running.send_signal(signal.SIGTERM)
+                _, log = running.communicate(timeout=TIMEOUT)
+    assert running.returncode == 0
+    assert time.monotonic() - started < 10
+    assert "cut off by a signal" in log
+
+
+def test_kill_9_at_any_moment_then_restart_ends_in_the_same_state(world: World, tmp_path: Path) -> None:
+    """The hook of the `files` applier kills the agent in the middle of an installation, each time a little later."""
+    hook = tmp_path / "hook"
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    hook.write_text(
+        "#!/bin/sh\n"
+        f'mark="{marks}/$(basename "$(dirname "$2")")-$(basename "$2")-$1"\n'
+        'if [ ! -e "$mark" ]; then touch "$mark"; kill -9 "$PPID"; fi\n'
+    )
+    hook.chmod(0o755)
+    world.configure(appliers={"files": {"folder": str(world.output), "hook": [str(hook)]}})
+    world.publish({1: deployment_bytes(1, components=("web", "data")), 2: deployment_bytes(2, after=[1])})
+    statuses = [world.agent("once").returncode for _ in range(4)]
+    assert statuses == [-signal.SIGKILL] * 3 + [0]
+    assert all(world.value(*place) for place in ((1, "web"), (1, "data"), (2, "web")))
+    world.publish({2: deployment_bytes(2)})
+    statuses = [world.agent("once").returncode for _ in range(3)]
+    assert statuses == [-signal.SIGKILL] * 2 + [0]
+    assert world.value(1) is None
+    assert world.agent("verify").returncode == 0
+    report = json.loads(world.agent("status", "--output", "json").stdout)
+    assert [item["name"] for item in report["deployments"]] == ["app-2"]
+
+
+def test_f2_killed_between_fetch_and_apply_the_next_start_finishes_without_network(
+    world: World, tmp_path: Path
+) -> None:
+    hook = tmp_path / "hook"
+    hook.write_text(f'#!/bin/sh\nif [ ! -e "{tmp_path}/again" ]; then touch "{tmp_path}/again"; kill -9 "$PPID"; fi\n')
+    hook.chmod(0o755)
+    world.configure(appliers={"files": {"folder": str(world.output), "hook": [str(hook)]}})
+    world.publish({1: deployment_bytes(1)})
+    assert world.agent("once").returncode == -signal.SIGKILL
+    world.repository.path.rename(world.folder / "unplugged.git")
+    assert world.agent("once").returncode == 3
+    assert world.value(1) is not None
+    assert held_version(world) == 1
+
+
+def test_a_state_of_which_one_blob_is_missing_leaves_no_revision_behind(world: World) -> None:
+    """F2: a partial fetch must not count as held."""
+    world.publish({1: deployment_bytes(1)})
+    assert world.agent("once").returncode == 0
+    snapshot = world.publish({1: deployment_bytes(1, values={"GREETING": "second"})})
+    blob = world.repository.run("rev-parse", f"{snapshot.revision}:deployments/{deployment_id(1)}.yaml")
+    path = world.repository.path / "objects" / blob[:2] / blob[2:]
+    kept = path.read_bytes()
+    path.unlink()
+    assert world.agent("once").returncode == 3
+    assert held_version(world) == 1
+    path.write_bytes(kept)
+    assert world.agent("once").returncode == 0
+    assert world.value(1) == 'GREETING="second"\n'
+
+
+@pytest.mark.real
+def test_a_full_disk_leaves_the_old_state_whole(world: World, tmp_path: Path) -> None:
+    """On a small file system of its own, where the machine lets us mount one."""
+    from support.real import unavailable
+
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", disk], capture_output=True, timeout=30
+    )
+    if mounted.returncode:
+        unavailable(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        world.configure(stateFolder=str(disk / "agent"))
+        world.publish({1: deployment_bytes(1)})
+        assert world.agent("once").returncode == 0
+        big = {number: deployment_bytes(number, values={"TEXT": "x" * 30_000}) for number in range(2, 30)}
+        world.publish({1: deployment_bytes(1), **big})
+        result = world.agent("once")
+        assert result.returncode == 5, result.stderr
+        assert "MG1704" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert world.value(1) == 'GREETING="hello"\n'
+        assert world.agent("verify").returncode == 0
+        assert held_version(world) == 1
+        world.put(world.versions[0])
+    finally:
+        subprocess.run(["umount", disk], check=True, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "hint"),
+    [
+        ({"MARGO_GITOPS_DEVCE": "press-07"}, 2, "did you mean MARGO_GITOPS_DEVICE?"),
+        ({"MARGO_TOKEN": "secret-value"}, 2, "MARGO_TOKEN: "),
+        ({"MARGO_GITOPS_REQUIRE_REAL": "1"}, 0, ""),
+    ],
+)
+def test_f24_a_misspelt_variable_is_an_error(world: World, variables: dict[str, str], code: int, hint: str) -> None:
+    world.publish({})
+    result = world.agent("once", **variables)
+    assert result.returncode == code, result.stderr
+    assert hint in result.stderr
+    assert "secret-value" not in result.stderr
+
+
+def test_the_environment_overrides_the_file(world: World) -> None:
+    world.publish({})
+    result = world.agent("once", MARGO_GITOPS_STATE_FOLDER=str(world.folder / "other"))
+    assert result.returncode == 0
+    assert (world.folder / "other" / "floor.json").exists()
+    assert not world.state.exists()
+
+
+def test_a_state_folder_of_another_device_is_refused(world: World) -> None:
+    world.publish({})
+    assert world.agent("once").returncode == 0
+    result = world.agent("once", MARGO_GITOPS_DEVICE="press-08")
+    assert result.returncode == 2
+    assert "press-07" in result.stderr
+
+
+def test_nothing_that_the_agent_keeps_is_readable_for_others(world: World) -> None:
+    world.publish({1: deployment_bytes(1)})
+    assert world.agent("once").returncode == 0
+    assert world.state.stat().st_mode & 0o077 == 0
+    assert (world.state / "journal.sqlite3").stat().st_mode & 0o077 == 0

@@ -1,0 +1,114 @@
+"""From a commit to a container: the agent with the compose applier on a real Docker engine."""
+
+import json
+import subprocess
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from device_world import World, deployment_bytes
+from testbed.docker_engine import DockerEngine
+from testbed.test_image import TEST_IMAGE
+
+from margo_gitops.digests import sha256
+from margo_gitops.documents.folder_digest import folder_digest
+from margo_gitops.documents.nodes import Json
+
+pytestmark = pytest.mark.real
+
+COMPOSE = f"""
+services:
+  web:
+    image: {TEST_IMAGE}
+    command: [sh, -c, "[ $$GREETING != broken ] || exit 3; trap 'exit 0' TERM; sleep 3600 & wait $$!"]
+    environment:
+      GREETING: "${{GREETING}}"
+"""
+
+
+class Site(World):
+    """A device on the shared engine, under a name of its own."""
+
+    engine: dict[str, str]
+
+    def docker(self, *arguments: str) -> str:
+        return subprocess.run(
+            ["docker", *arguments], env=self.engine, capture_output=True, check=True, timeout=60, text=True
+        ).stdout
+
+    def greetings(self) -> list[str]:
+        """Return the greeting of each running container of this device."""
+        listed = self.docker("ps", "-q", "--filter", f"label=org.margo-gitops.device={self.device}").split()
+        if not listed:
+            return []
+        return [
+            item.partition("=")[2]
+            for container in json.loads(self.docker("inspect", *listed))
+            for item in container["Config"]["Env"]
+            if item.startswith("GREETING=")
+        ]
+
+    def application(self, greeting: str) -> dict[int, bytes]:
+        folder = self.folder / "application"
+        folder.mkdir(exist_ok=True)
+        (folder / "compose.yaml").write_text(COMPOSE)
+        digest = folder_digest({"compose.yaml": sha256(COMPOSE.encode())})
+        artifact: Json = {"component": "web", "url": folder.as_uri(), "digest": digest}
+        values: dict[str, Json] = {"GREETING": greeting}
+        number = int(self.device.removeprefix("press-"))  # ids are the fleet's: no two devices share one
+        extension: dict[str, Json] = {"artifacts": [artifact]}
+        return {number: deployment_bytes(number, values=values, extension=extension, device=self.device)}
+
+
+@pytest.fixture
+def site(docker_engine: DockerEngine, tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path / "site", device=f"press-{uuid.uuid4().int % 10**8}")
+    site.engine = dict(docker_engine.environment)
+    site.configure(appliers={"compose": {}})
+    yield site
+    site.publish({})
+    site.agent("once", **site.engine)
+
+
+def test_commits_become_containers_updates_replace_them_and_failures_leave_them(site: Site) -> None:
+    site.publish(site.application("hello"))
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, site.greetings()) == (0, ["hello"]), result.stderr
+
+    site.publish(site.application("welcome"))
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, site.greetings()) == (0, ["welcome"]), result.stderr
+
+    site.publish(site.application("broken"))
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, site.greetings()) == (5, ["welcome"]), result.stderr
+
+    site.publish(site.application("mended"))
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, site.greetings()) == (0, ["mended"]), result.stderr
+
+    # Somebody removes the container while there is no network: it comes back.
+    container = site.docker("ps", "-q", "--filter", f"label=org.margo-gitops.device={site.device}").strip()
+    site.docker("rm", "-f", container)
+    site.repository.path.rename(site.folder / "unplugged.git")
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, site.greetings()) == (3, ["mended"]), result.stderr
+    (site.folder / "unplugged.git").rename(site.repository.path)
+
+    site.publish({})
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, site.greetings()) == (0, []), result.stderr
+
+
+def test_without_an_engine_the_agent_says_so_and_forgets_nothing(site: Site) -> None:
+    site.publish(site.application("hello"))
+    assert site.agent("once", **site.engine).returncode == 0
+    gone = {**site.engine, "DOCKER_HOST": f"unix://{site.folder}/no-engine.sock"}
+    site.publish(site.application("welcome"))
+    result = site.agent("once", **gone)
+    assert result.returncode == 5
+    assert "MG1601" in result.stderr
+    assert site.greetings() == ["hello"]
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, site.greetings()) == (0, ["welcome"]), result.stderr

@@ -1,0 +1,413 @@
+"""What a device keeps on disk: the store (H-1..H-5), the floor (D-1..D-5), the journal (J-1..J-5), the lock."""
+
+import errno
+import multiprocessing
+import os
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from device_world import DEVICE, deployment_bytes, snapshot_of
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from margo_gitops.agent import durable
+from margo_gitops.agent.events import Event, Reason
+from margo_gitops.agent.floor_files import FloorFiles
+from margo_gitops.agent.journal import (
+    MAX_EVENTS,
+    MAX_SECURITY_EVENTS,
+    Journal,
+    RecordedDeployment,
+    RecordedWorkload,
+)
+from margo_gitops.agent.lock import AgentLock
+from margo_gitops.agent.store import TrustedStore
+from margo_gitops.appliers.applier import WorkloadKey
+from margo_gitops.digests import Digest, sha256
+from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION
+from margo_gitops.errors import AgentBusy, StateFolderUnusable, StorageFull, StoredStateDamaged
+from margo_gitops.trust.floor import Floor
+from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
+
+
+def trusted(version: int, greeting: str = "hello", *, commit: bool = True) -> TrustedState:
+    snapshot = snapshot_of(version, {1: deployment_bytes(1, values={"GREETING": greeting})}, key=None)
+    return judge(snapshot if commit else replace(snapshot, commit=None), TrustPolicy(DEVICE, None), None)
+
+
+# The store
+
+
+@pytest.mark.parametrize("commit", [True, False])
+def test_what_is_saved_is_loaded_byte_for_byte(tmp_path: Path, commit: bool) -> None:
+    store = TrustedStore(tmp_path / "trusted")
+    assert store.load() is None
+    for version in (1, 2):
+        state = trusted(version, commit=commit)
+        store.save(state)
+        assert TrustedStore(tmp_path / "trusted").load() == state.snapshot
+    assert len(list((tmp_path / "trusted").glob("sha256-*"))) == 1, "older generations stay behind"
+
+
+def files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_f14_any_damage_is_found_and_cured_by_saving_again(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("store") / "trusted"
+    store, state = TrustedStore(folder), trusted(1)
+    store.save(state)
+    victim = data.draw(st.sampled_from(files_of(folder)))
+    content = bytearray(victim.read_bytes())
+    how = data.draw(st.sampled_from(["flip", "cut", "lose", "grow"]))
+    if how == "flip":
+        content[data.draw(st.integers(0, len(content) - 1))] ^= 1 << data.draw(st.integers(0, 7))
+    elif how == "cut":
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    elif how == "grow":
+        content += b"\n"
+    victim.unlink()
+    if how != "lose":
+        victim.write_bytes(content)
+    with pytest.raises(StoredStateDamaged):
+        store.load()
+    store.save(state)
+    assert store.load() == state.snapshot
+
+
+def test_a_link_that_leads_out_of_the_store_is_not_followed(tmp_path: Path) -> None:
+    store = TrustedStore(tmp_path / "trusted")
+    store.save(trusted(1))
+    outside = tmp_path / "outside"
+    (tmp_path / "trusted" / "current").resolve().rename(outside)
+    link = tmp_path / "trusted" / "current"
+    link.unlink()
+    link.symlink_to(outside)
+    with pytest.raises(StoredStateDamaged):
+        store.load()
+
+
+def test_what_an_interrupted_save_left_behind_is_removed(tmp_path: Path) -> None:
+    store, state = TrustedStore(tmp_path), trusted(1)
+    store.save(state)
+    (tmp_path / ".new-sha256-1").mkdir()
+    (tmp_path / "sha256-2").mkdir()
+    store.clean()
+    assert store.load() == state.snapshot
+    assert sorted(path.name[:7] for path in tmp_path.iterdir()) == ["current", "sha256-"]
+
+
+class CutOff(BaseException):
+    """The power is gone."""
+
+
+def test_cut_off_at_any_system_call_the_old_state_or_the_new_is_held_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = trusted(1), trusted(2, "good morning")
+    calls = 0
+    while True:
+        folder = tmp_path / str(calls)
+        store = TrustedStore(folder)
+        store.save(old)
+        with monkeypatch.context() as patched:
+            left = [calls]
+
+            def limited(real: object, left: list[int] = left) -> object:
+                def call(*arguments: object, **options: object) -> object:
+                    left[0] -= 1
+                    if left[0] < 0:
+                        raise CutOff
+                    return real(*arguments, **options)  # type: ignore[operator]
+
+                return call
+
+            for name in ("write", "fsync", "mkdir", "rename", "replace", "symlink", "unlink", "rmdir"):
+                patched.setattr(os, name, limited(getattr(os, name)))
+            try:
+                store.save(new)
+            except CutOff:
+                done = False
+            else:
+                done = True
+        assert TrustedStore(folder).load() in (old.snapshot, new.snapshot)
+        TrustedStore(folder).clean()
+        TrustedStore(folder).save(new)
+        assert TrustedStore(folder).load() == new.snapshot
+        if done:
+            assert calls > 10
+            return
+        calls += 1
+
+
+def test_a_full_disk_is_a_clear_error_and_the_old_state_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, old = TrustedStore(tmp_path), trusted(1)
+    store.save(old)
+
+    def full(_descriptor: int, _content: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(StorageFull, match="no space left on device") as caught:
+            store.save(trusted(2))
+    assert str(tmp_path) in str(caught.value)
+    assert caught.value.remedy
+    assert store.load() == old.snapshot
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+# The floor
+
+
+def floor(version: int) -> Floor:
+    return Floor(version, sha256(str(version).encode()), "1" * 40)
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Path, Path]:
+    return tmp_path / "state" / "floor.json", tmp_path / "copy" / "floor.json"
+
+
+def test_the_floor_is_kept_in_both_places_with_every_digit(places: tuple[Path, Path]) -> None:
+    files = FloorFiles(DEVICE, *places)
+    assert files.read().floor is None
+    assert files.raise_to(floor(MAX_MANIFEST_VERSION)) == []
+    for place in places:
+        assert FloorFiles(DEVICE, place, None).read().floor == floor(MAX_MANIFEST_VERSION)
+
+
+def test_the_floor_never_goes_down(places: tuple[Path, Path]) -> None:
+    files = FloorFiles(DEVICE, *places)
+    files.raise_to(floor(5))
+    files.raise_to(floor(4))
+    assert files.read().floor == floor(5)
+
+
+def test_a_floor_gains_the_commit_it_lacked(places: tuple[Path, Path]) -> None:
+    files = FloorFiles(DEVICE, *places)
+    files.raise_to(replace(floor(5), commit=None))
+    files.raise_to(floor(5))
+    assert files.read().floor == floor(5)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+@pytest.mark.parametrize("how", ["lost", "damaged", "behind"])
+def test_the_greater_copy_wins_and_mends_the_other(places: tuple[Path, Path], which: int, how: str) -> None:
+    files = FloorFiles(DEVICE, *places)
+    files.raise_to(floor(4))
+    behind = places[which].read_bytes()
+    files.raise_to(floor(5))
+    whole = places[which].read_bytes()
+    if how == "lost":
+        places[which].unlink()
+    else:
+        places[which].write_bytes(behind if how == "behind" else whole.replace(b'"version\\":5', b'"version\\":3'))
+    reading = files.mend()
+    assert reading.floor == floor(5)
+    assert reading.mended == (places[which],)
+    assert reading.damaged == ((places[which],) if how == "damaged" else ())
+    assert places[0].read_bytes() == places[1].read_bytes() == whole
+
+
+@given(st.data())
+def test_a_changed_floor_file_is_never_believed(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    place = tmp_path_factory.mktemp("floor") / "floor.json"
+    files = FloorFiles(DEVICE, place, None)
+    files.raise_to(floor(5))
+    content = bytearray(place.read_bytes())
+    content[data.draw(st.integers(0, len(content) - 2))] ^= 1 << data.draw(st.integers(0, 6))
+    place.write_bytes(content)
+    try:
+        assert files.read().floor in (None, floor(5))
+    except StateFolderUnusable:
+        pytest.fail("a damaged file was taken for another device's")
+
+
+def test_the_floor_of_another_device_is_refused(places: tuple[Path, Path]) -> None:
+    FloorFiles("press-08", *places).raise_to(floor(1))
+    with pytest.raises(StateFolderUnusable, match="press-08"):
+        FloorFiles(DEVICE, *places).read()
+
+
+def test_a_copy_that_cannot_be_written_is_told_and_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    files = FloorFiles(DEVICE, tmp_path / "floor.json", tmp_path / "file" / "floor.json")
+    assert [error.code for error in files.raise_to(floor(1))] == ["MG1703"]
+    reading = files.mend()
+    assert reading.floor == floor(1)
+    assert reading.damaged == (tmp_path / "file" / "floor.json",)
+    assert reading.mended == ()
+
+
+# The journal
+
+KEY = WorkloadKey("1", "web")
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Iterator[Journal]:
+    with Journal.open(tmp_path / "journal.sqlite3", 0) as opened:
+        yield opened
+
+
+def test_records_come_back_as_they_were(journal: Journal) -> None:
+    deployments = [RecordedDeployment("2", "b", DEVICE, MAX_MANIFEST_VERSION), RecordedDeployment("1", "a", "", 1)]
+    workload = RecordedWorkload(KEY, "compose", Digest("x"), None, "failed", "MG1604", "why", 3, 1.5, 2)
+    journal.adopt(deployments)
+    journal.record([workload])
+    assert journal.deployments() == deployments
+    assert journal.workloads() == [workload]
+    journal.forget(KEY)
+    assert journal.workloads() == []
+    assert journal.deployments() == deployments[:1]
+
+
+def test_the_same_event_again_only_counts(journal: Journal) -> None:
+    for now in range(5):
+        journal.note(Event(Reason.POLL_FAILED, "no route"), now)
+    (kept,) = journal.events()
+    assert (kept.count, kept.first_at, kept.last_at) == (5, 0, 4)
+
+
+def test_security_events_outlive_a_flood_of_others_and_nothing_grows_for_ever(journal: Journal) -> None:
+    journal.note(Event(Reason.STATE_REFUSED, "somebody tried"), 0)
+    with sqlite3.connect(journal._path, isolation_level=None) as flood:
+        flood.execute("BEGIN")
+        flood.executemany(
+            "INSERT INTO events (first_at, last_at, count, reason, code, subject, text, security) "
+            "VALUES (?1, ?1, 1, 'PollFailed', '', '', ?1, 0)",
+            [(at,) for at in range(MAX_EVENTS * 2)],
+        )
+        flood.execute("COMMIT")
+    flood.close()
+    journal.note(Event(Reason.WORKLOAD_INSTALLED, "last"), 1)
+    assert len(journal.events(100_000)) == MAX_EVENTS + 1
+    assert [item.event.text for item in journal.events(security=True)] == ["somebody tried"]
+    assert MAX_SECURITY_EVENTS > 0
+
+
+def test_an_outgoing_status_is_kept_once_and_only_news_counts(journal: Journal) -> None:
+    assert journal.post("1", b"{}", 0)
+    assert not journal.post("1", b"{}", 1)
+    assert journal.post("1", b'{"a":1}', 2)
+    assert journal.outbox() == {"1": b'{"a":1}'}
+
+
+@pytest.mark.parametrize("damage", [b"no database at all " * 300, b"SQLite format 3\0" + b"\xff" * 8000])
+def test_a_damaged_journal_is_set_aside_and_a_new_one_begun(tmp_path: Path, damage: bytes) -> None:
+    path = tmp_path / "journal.sqlite3"
+    path.write_bytes(damage)
+    with Journal.open(path, 42) as journal:
+        assert journal.set_aside == tmp_path / "journal.sqlite3.damaged-42"
+        assert journal.set_aside.read_bytes() == damage
+        journal.set_facts({"a": "b"})
+    with Journal.open(path, 43) as journal:
+        assert journal.set_aside is None
+        assert journal.facts() == {"a": "b"}
+
+
+def test_a_journal_of_a_newer_version_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    Journal.open(path, 0).__exit__(None, None, None)
+    with sqlite3.connect(path) as connection:
+        connection.execute("PRAGMA user_version = 99")
+    connection.close()
+    with Journal.open(path, 1) as journal:
+        assert journal.set_aside is not None
+
+
+def test_a_journal_without_its_tables_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    Journal.open(path, 0).__exit__(None, None, None)
+    with sqlite3.connect(path) as connection:
+        connection.execute("DROP TABLE outbox")
+    connection.close()
+    with Journal.open(path, 1) as journal:
+        assert journal.set_aside is not None
+        assert journal.outbox() == {}
+
+
+def test_a_journal_that_is_damaged_under_a_running_agent_fails_once_and_works_again(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    with Journal.open(path, 0) as journal:
+        journal.set_facts({"a": "b"})
+        journal._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        with path.open("r+b") as file:
+            file.seek(0)
+            file.write(b"\xff" * path.stat().st_size)
+        journal._connection.execute("PRAGMA shrink_memory")  # so that SQLite reads its pages again
+        with pytest.raises(StateFolderUnusable):
+            journal.facts()
+        journal.set_facts({"a": "d"})
+        assert journal.facts() == {"a": "d"}
+        assert journal.set_aside is not None
+
+
+def test_the_journal_is_readable_beside_its_writer_and_after_it(tmp_path: Path, journal: Journal) -> None:
+    journal.set_facts({"a": "b"})
+    reader = Journal.peek(tmp_path / "journal.sqlite3")
+    assert reader is not None
+    with reader:
+        assert reader.facts() == {"a": "b"}
+    journal.__exit__(None, None, None)
+    reader = Journal.peek(tmp_path / "journal.sqlite3")
+    assert reader is not None
+    with reader:
+        assert reader.facts() == {"a": "b"}
+    assert Journal.peek(tmp_path / "none.sqlite3") is None
+
+
+# The lock and the disk
+
+
+def _hold(path: Path, ready: "multiprocessing.synchronize.Event", end: "multiprocessing.synchronize.Event") -> None:
+    with AgentLock(path):
+        ready.set()
+        end.wait(60)
+
+
+def test_one_state_folder_has_one_agent_and_a_killed_one_leaves_no_lock(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready, end = context.Event(), context.Event()
+    other = context.Process(target=_hold, args=(tmp_path / "lock", ready, end))
+    other.start()
+    assert ready.wait(60)
+    with pytest.raises(AgentBusy, match=str(other.pid)) as caught, AgentLock(tmp_path / "lock"):
+        pass
+    assert caught.value.exit_code == 75
+    other.kill()
+    other.join(60)
+    other.close()
+    with AgentLock(tmp_path / "lock"):
+        pass
+
+
+def test_a_state_folder_that_cannot_be_made_says_where_and_why(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StateFolderUnusable, match=str(tmp_path / "file")), AgentLock(tmp_path / "file" / "lock"):
+        pass
+
+
+def test_a_replaced_file_is_old_or_new_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    durable.replace_file(path, b"old")
+    real = os.write
+
+    def half(descriptor: int, content: bytes) -> int:
+        if len(content) > 1:
+            return real(descriptor, content[:1])
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "write", half)
+    with pytest.raises(StateFolderUnusable):
+        durable.replace_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

@@ -1,0 +1,198 @@
+"""The agent as a service: the rules S-1 to S-3 of margo_gitops.agent.run, its signals, its log, and systemd."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from margo_gitops.agent.cycle import Outcome
+from margo_gitops.agent.events import Event, Reason
+from margo_gitops.agent.interruptions import Interruptions
+from margo_gitops.agent.logs import EventLog, LogFormat
+from margo_gitops.agent.notify import ServiceManager
+from margo_gitops.agent.run import Service
+from margo_gitops.agent.schedule import Schedule
+from margo_gitops.errors import MargoGitopsError, SourceBusy, SourceUnreachable, StorageFull
+
+SCHEDULE = Schedule("press-07", 60, 0)
+
+
+@dataclass
+class Life:
+    """Time, and an agent in it that is stopped after some polls."""
+
+    cycle: Callable[[int], MargoGitopsError | None]
+    polls: int
+    now: float = 0.0
+    polled_at: list[float] = field(default_factory=list)
+    kinds: list[bool] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    asked: bool = False
+
+    def run(self, *, poll: bool = True, patient: bool = False) -> Outcome:
+        self.kinds.append(poll)
+        if not poll:
+            return Outcome("none", None, None, None)
+        assert patient
+        self.polled_at.append(self.now)
+        error = self.cycle(len(self.polled_at))
+        return Outcome("failed" if error else "unchanged", None, error, None)
+
+    def stopping(self) -> bool:
+        return len(self.polled_at) >= self.polls
+
+    def take_poll(self) -> bool:
+        asked, self.asked = self.asked, False
+        return asked
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+
+    def live(self) -> None:
+        Service(
+            cycles=self,
+            schedule=SCHEDULE,
+            waiting=self,
+            manager=ServiceManager({}),
+            record=self.events.append,
+            clock=lambda: self.now,
+            timer=lambda: self.now,
+        ).run()
+
+    @property
+    def pauses(self) -> list[int]:
+        return [round((b - a) / 60) for a, b in zip(self.polled_at, self.polled_at[1:], strict=False)]
+
+
+def test_the_held_state_is_applied_before_the_source_is_asked() -> None:
+    life = Life(lambda _: None, 2)
+    life.live()
+    assert life.kinds == [False, True, True]
+
+
+def test_polls_keep_their_pace() -> None:
+    life = Life(lambda _: None, 6)
+    life.live()
+    assert life.pauses[1:] == [1, 1, 1, 1]
+
+
+def test_failures_slow_the_agent_down_and_success_brings_it_back() -> None:
+    life = Life(lambda count: SourceUnreachable("no route") if 2 <= count <= 5 else None, 9)
+    life.live()
+    assert life.pauses[1:] == [1, 2, 4, 8, 1, 1, 1]
+
+
+def test_a_source_that_asks_to_wait_is_obeyed() -> None:
+    life = Life(lambda count: SourceBusy("later", retry_after=600) if count == 2 else None, 4)
+    life.live()
+    assert life.pauses[1] >= 10
+
+
+def _defect(count: int) -> None:
+    if count == 2:
+        raise ZeroDivisionError("a defect")
+    if count == 3:
+        raise StorageFull("the disk is full")
+
+
+def test_no_error_of_a_cycle_ends_the_agent() -> None:
+    life = Life(_defect, 5)
+    life.live()
+    assert [(event.reason, event.code) for event in life.events] == [
+        (Reason.DEFECT, "MG1709"),
+        (Reason.STORAGE_FAILED, "MG1704"),
+    ]
+    assert "ZeroDivisionError" in life.events[0].text
+    assert "_defect" in life.events[0].text, "a developer cannot see where"
+
+
+def test_asked_to_poll_now_it_does() -> None:
+    life = Life(lambda _: None, 3)
+    life.asked = True
+    life.live()
+    assert life.polled_at[0] == 0
+
+
+def test_a_signal_ends_a_wait_at_once_even_if_it_came_before() -> None:
+    with Interruptions() as interruptions:
+        os.kill(os.getpid(), signal.SIGHUP)
+        started = time.monotonic()
+        interruptions.wait(60)
+        assert interruptions.take_poll()
+        assert not interruptions.take_poll()
+        assert not interruptions.stopping()
+        os.kill(os.getpid(), signal.SIGTERM)
+        interruptions.wait(60)
+        assert interruptions.stopping()
+        assert time.monotonic() - started < 30
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("abstract", [False, True])
+def test_systemd_hears_of_start_life_and_end(tmp_path: Path, abstract: bool) -> None:
+    name = f"margo-{os.getpid()}" if abstract else str(tmp_path / "notify")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+        listener.bind(f"\0{name}" if abstract else name)
+        listener.settimeout(10)
+        manager = ServiceManager({"NOTIFY_SOCKET": f"@{name}" if abstract else name, "WATCHDOG_USEC": "30000000"})
+        manager.ready()
+        manager.alive("holds version 7")
+        manager.stopping()
+        heard = [listener.recv(1000) for _ in range(3)]
+    assert heard == [b"READY=1", b"WATCHDOG=1\nSTATUS=holds version 7", b"STOPPING=1"]
+    assert manager.heartbeat == 15
+
+
+def test_without_systemd_nothing_is_said_and_nothing_fails(tmp_path: Path) -> None:
+    for variables in ({}, {"WATCHDOG_USEC": "1"}, {"NOTIFY_SOCKET": str(tmp_path / "nobody")}):
+        manager = ServiceManager(variables)
+        manager.ready()
+        assert manager.heartbeat is None
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_an_event_is_one_line_whatever_it_holds(form: LogFormat) -> None:
+    stream = io.StringIO()
+    EventLog(form, lambda: 0.0, stream).write(
+        Event(Reason.STATE_REFUSED, "first\nsecond \x1b[31m\r\u2028end", "MG1507", "press-07")
+    )
+    line = stream.getvalue()
+    assert line.count("\n") == 1
+    assert line.isascii()
+    assert "\x1b" not in line
+    if form == "json":
+        assert json.loads(line) | {"text": ""} == {
+            "time": "1970-01-01T00:00:00.000+00:00",
+            "level": "security",
+            "reason": "StateRefused",
+            "code": "MG1507",
+            "subject": "press-07",
+            "text": "",
+        }
+    else:
+        assert line.startswith("1970-01-01T00:00:00.000+00:00 security StateRefused press-07: first; second")
+
+
+def test_a_log_that_is_closed_stops_nothing() -> None:
+    stream = io.StringIO()
+    stream.close()
+    EventLog("text", lambda: 0.0, stream).write(Event(Reason.POLL_FAILED, "no route"))
+
+
+def test_the_agent_needs_nothing_of_the_operators_side() -> None:
+    program = (
+        "import sys, margo_gitops.cli.agent; "
+        "print(*{'pygit2', 'jinja2', 'regex', 'jsonschema', 'margo_gitops.rendering', 'margo_gitops.catalog', "
+        "'margo_gitops.state_repo'}.intersection(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == []
