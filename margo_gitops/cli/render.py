@@ -70,7 +70,7 @@ def _print_rendered(rendered: Rendered, output: str) -> None:
         click.echo(f"note: {count} {files} from HEAD and {'is' if count == 1 else 'are'} not rendered", err=True)
     click.echo(f"fleet   {rendered.commit.id[:12]}  {rendered.commit.subject}")
     if publication.fleet_commit is None:
-        click.echo(f"nothing changed: {publication.unchanged} devices are up to date")
+        click.echo(f"nothing changed: {_devices(publication.unchanged)} up to date")
         return
     click.echo(f"state   {publication.fleet_commit[:12]}  {rendered.location}")
     for change in publication.changes[:_SHOWN]:
@@ -80,7 +80,11 @@ def _print_rendered(rendered: Rendered, output: str) -> None:
         click.echo(f"  and {len(publication.changes) - _SHOWN} more")
     for device in publication.left:
         click.echo(f"  {device}: left the fleet; its branch stays, nothing on it stops")
-    click.echo(f"{len(publication.changes)} devices changed, {publication.unchanged} unchanged")
+    click.echo(f"{_devices(len(publication.changes))} changed, {publication.unchanged} unchanged")
+
+
+def _devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count} devices"
 
 
 def _as_json(rendered: Rendered) -> dict[str, object]:
