@@ -129,9 +129,7 @@ class SubTree:
         return found and TreeFile(path, found.kind, found.size, found.read)
 
 
-def plain_files(
-    tree: FileTree, folder: str, *, most: int, largest: int, file_prefix: str = ""
-) -> dict[str, TreeFile]:
+def plain_files(tree: FileTree, folder: str, *, most: int, largest: int, file_prefix: str = "") -> dict[str, TreeFile]:
     """Return the files below a folder of a package, by path; links and special files are refused.
 
     Args:

@@ -144,4 +144,6 @@ class FleetRepo:
 
     def uncommitted(self) -> list[str]:
         """Return the paths that differ from HEAD, which a render of HEAD does not see; sorted."""
+        if self._repository.is_bare:
+            return []
         return sorted(self._repository.status(untracked_files="normal"))

@@ -11,7 +11,7 @@ from pathlib import Path
 from margo_gitops import __version__
 from margo_gitops.catalog.fleet_repo import FleetCommit
 from margo_gitops.documents.device_id import FLEET_REF
-from margo_gitops.errors import FleetCommitOlder, RenderingRefused, SigningKeyUnusable
+from margo_gitops.errors import MAX_SHOWN, FleetCommitOlder, SigningKeyUnusable, StateTampered
 from margo_gitops.renderer.fleet_input import FleetInput, StateTarget, open_state, read_fleet_commit
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.render import render
@@ -101,7 +101,12 @@ def _states(fleet: FleetInput, target: StateTarget, values: dict[str, str]) -> t
     if len(tampered) == 1:
         raise tampered[0]
     if tampered:
-        raise RenderingRefused("the state repo was changed by somebody else", tampered)
+        more = [f"and {len(tampered) - MAX_SHOWN} more"] if len(tampered) > MAX_SHOWN else []
+        raise StateTampered(
+            f"{len(tampered)} branches of the state repo were changed by somebody else",
+            why=[*(error.what for error in tampered[:MAX_SHOWN]), *more],
+            remedy=tampered[0].remedy,
+        )
     with _without_collections():
         return render(fleet.intent, lambda device: target.repo.held(device, values))
 
@@ -125,9 +130,14 @@ def _provenance(fleet: FleetInput) -> Provenance:
     return Provenance(commit.id, _plain(commit.subject), author, rendered_by, fleet.intent.applications_lock)
 
 
+_MAX_PLAIN = 500
+"""Characters; a commit that devices fetch has bounds, and a subject may be as long as somebody likes."""
+
+
 def _plain(text: str) -> str:
-    """Return text without what has a meaning in a commit's headers, or none to people."""
-    return "".join(character for character in text if character.isprintable() and character not in "<>").strip()
+    """Return text without what has a meaning in a commit's headers, or none to people; not too much of it."""
+    kept = "".join(character for character in text if character.isprintable() and character not in "<>").strip()
+    return kept if len(kept) <= _MAX_PLAIN else f"{kept[: _MAX_PLAIN - 3]}..."
 
 
 def _refuse_older(fleet: FleetInput, target: StateTarget, values: dict[str, str]) -> None:

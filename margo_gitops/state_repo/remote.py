@@ -19,8 +19,15 @@ from margo_gitops.state_repo.state_repo import StateRepo
 
 TIMEOUT_SECONDS = 900
 _TRACKED = "refs/remotes/state/"
-_FLEET = f"{FLEET_REF}:{_TRACKED}fleet"
+_TRACKED_FLEET = f"{_TRACKED}fleet"
+# A pattern, because git fails where a remote has no ref of an exact name, as an empty one has none.
+_FLEET = f"{FLEET_REF}*:{_TRACKED_FLEET}*"
 _DEVICES = f"{DEVICE_REFS}*:{_TRACKED}devices/*"
+_ELSEWHERE = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE",
+    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_REPLACE_REF_BASE",
+)  # fmt: skip
+"""What git tells the hooks of one repository; in another it would do harm."""
 _SCP_LIKE = re.compile(r"[^/:\s]+@?[^/:\s]*:(?!//).+")
 
 
@@ -50,27 +57,30 @@ class RemoteState:
             StateTampered: the remote's history was rewritten since this machine saw it last.
         """
         repo = StateRepo.open_or_create(self.mirror)
+        known = repo.refs.read().get(_TRACKED_FLEET)
         result = self._git("fetch", "--prune", "--no-tags", "--no-write-fetch-head", "state")
         if result.returncode:
             if "rejected" in result.stdout + result.stderr or "non-fast-forward" in result.stderr:
-                raise StateTampered(
-                    f"the history of {self.url} was rewritten since this machine saw it last",
-                    why=_last_lines(result.stderr),
-                    remedy=f"find out who did it; if it was meant, remove {self.mirror} and render again",
-                )
+                raise self._rewritten(_last_lines(result.stderr))
             raise StateUnreachable(
                 f"{self.url} cannot be fetched",
                 why=_last_lines(result.stderr),
                 remedy="see that the URL is right and that git can reach it: git ls-remote URL",
             )
         values = repo.refs.read()
-        remote = {
-            f"refs/heads/{name.removeprefix(_TRACKED)}": value
-            for name, value in values.items()
-            if name.startswith(_TRACKED)
-        }
+        if known is not None and _TRACKED_FLEET not in values:
+            repo.refs.move({_TRACKED_FLEET: known}, {})  # remembered, so that the next render refuses too
+            raise self._rewritten([f"the branch {FLEET_REF} is gone; it was at {known}"])
+        remote = {f"refs/heads/{name.removeprefix(_TRACKED)}": value for name, value in values.items() if _ours(name)}
         repo.refs.reset("refs/heads/", remote)
         return repo
+
+    def _rewritten(self, why: Sequence[str]) -> StateTampered:
+        return StateTampered(
+            f"the history of {self.url} was rewritten since this machine saw it last",
+            why=why,
+            remedy=f"find out who did it; if it was meant, remove {self.mirror} and render again",
+        )
 
     def push(self) -> None:
         """Push what was rendered into the mirror: all refs or none.
@@ -97,6 +107,7 @@ class RemoteState:
         )
 
     def _git(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        variables = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
         settings = {"remote.state.url": self.url, "gc.auto": "0", "maintenance.auto": "false"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # The fleet branch only ever grows; a device branch follows it, and `tampered` compares the two.
@@ -104,7 +115,7 @@ class RemoteState:
         try:
             return subprocess.run(
                 ["git", "-C", str(self.mirror), *options, *arguments],
-                env={**os.environ, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+                env={**variables, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
                 text=True,
@@ -116,6 +127,10 @@ class RemoteState:
             raise StateUnreachable("the git program is missing", remedy="install git, or render into a path") from None
         except subprocess.TimeoutExpired:
             raise StateUnreachable(f"{self.url} did not finish within {TIMEOUT_SECONDS} s") from None
+
+
+def _ours(tracked: str) -> bool:
+    return tracked == _TRACKED_FLEET or tracked.startswith(f"{_TRACKED}devices/")
 
 
 def _last_lines(text: str, count: int = 6) -> Sequence[str]:

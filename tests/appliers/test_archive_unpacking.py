@@ -80,7 +80,15 @@ def test_set_uid_and_group_write_bits_are_not_kept(tmp_path):
     assert stat.S_IMODE((content / "a").stat().st_mode) == 0o755
 
 
-@pytest.mark.parametrize("archive", [b"", b"no gzip", gzip.compress(b"no tar" * 200), gzip.compress(b"")[:10]])
+NO_ARCHIVES = {
+    "empty": b"",
+    "no gzip": b"no gzip",
+    "no tar": gzip.compress(b"no tar" * 200),
+    "a gzip header": gzip.compress(b"")[:10],
+}
+
+
+@pytest.mark.parametrize("archive", NO_ARCHIVES.values(), ids=NO_ARCHIVES)
 def test_what_is_no_tar_gz_is_refused(tmp_path, archive):
     with pytest.raises(ArtifactRefused):
         unpacked(archive, tmp_path)

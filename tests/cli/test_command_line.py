@@ -1,0 +1,140 @@
+"""The command line as a whole: the environment, missing extras, and what an edge device must not load."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from support.command_line import margo_gitops
+from support.git_cli import GIT_ENVIRONMENT
+
+WITHOUT = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {missing!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+OPERATOR = ("pygit2", "jinja2", "regex")
+
+
+def test_help_lists_every_command(tmp_path: Path):
+    outcome = margo_gitops("--help", cwd=tmp_path)
+    assert outcome.code == 0
+    for command in ("agent", "app", "document", "explain", "init", "render"):
+        assert f"\n  {command}" in outcome.stdout
+        assert margo_gitops(command, "--help", cwd=tmp_path).code == 0
+
+
+def test_the_version_is_that_of_the_package(tmp_path: Path):
+    from margo_gitops import __version__
+
+    assert margo_gitops("--version", cwd=tmp_path).stdout == f"margo-gitops, version {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["nosuch"], ["render", "--nosuch"], ["app"], ["app", "nosuch"], ["explain"]])
+def test_what_cannot_be_understood_is_exit_code_2(tmp_path: Path, arguments: list[str]):
+    outcome = margo_gitops(*arguments, cwd=tmp_path)
+    assert outcome.code == 2, outcome
+
+
+# F24
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("MARGO_GITOPS_SIGNINGKEY", "did you mean MARGO_GITOPS_SIGNING_KEY?"),
+        ("MARGO_GITOPS_CASHE", "did you mean MARGO_GITOPS_CACHE?"),
+        ("margo_gitops_cache", "did you mean MARGO_GITOPS_CACHE?"),
+        ("MARGO_XYZZY", "known are"),
+    ],
+)
+def test_a_misspelt_variable_is_an_error_that_never_shows_its_value(tmp_path: Path, name: str, hint: str):
+    """F24."""
+    outcome = margo_gitops("--help", cwd=tmp_path, environment={name: "s3cret-value"})
+    assert outcome.code == 2, outcome
+    assert f"{name}: {hint}" in outcome.stderr
+    assert "s3cret-value" not in outcome.stderr + outcome.stdout
+
+
+def test_other_variables_are_none_of_our_business(tmp_path: Path):
+    assert margo_gitops("--help", cwd=tmp_path, environment={"MARGOT": "x", "MY_MARGO_X": "y"}).code == 0
+
+
+# Extras
+
+
+@pytest.mark.parametrize("missing", [(name,) for name in OPERATOR] + [OPERATOR], ids=str)
+def test_a_device_without_the_operators_packages_has_the_agent(tmp_path: Path, missing: tuple[str, ...]):
+    prelude = WITHOUT.format(missing=missing)
+    assert margo_gitops("agent", "--help", cwd=tmp_path, prelude=prelude).code == 0
+    assert margo_gitops("document", "--help", cwd=tmp_path, prelude=prelude).code == 0
+    outcome = margo_gitops("render", cwd=tmp_path, prelude=prelude)
+    assert outcome.code == 2, outcome
+    assert "pip install 'margo-gitops[operator]'" in outcome.stderr
+    listed = margo_gitops("--help", cwd=tmp_path, prelude=prelude)
+    assert listed.code == 0
+    assert "margo-gitops[operator]" in listed.stdout
+
+
+def test_another_missing_module_is_a_defect_and_shown_as_one(tmp_path: Path):
+    with pytest.raises(AssertionError, match="Traceback"):
+        margo_gitops("render", cwd=tmp_path, prelude=WITHOUT.format(missing=("uuid",)))
+
+
+FORBIDDEN = (
+    *OPERATOR,
+    "jsonschema",
+    "watchfiles",
+    "kubernetes",
+    "margo_gitops.rendering",
+    "margo_gitops.catalog",
+    "margo_gitops.state_repo",
+    "margo_gitops.renderer",
+)
+
+
+def test_the_edge_agent_loads_nothing_of_the_operators_side():
+    code = """
+import importlib, json, pkgutil, sys
+import margo_gitops.cli.main, margo_gitops.cli.agent
+for package in ("agent", "appliers", "transport", "trust", "documents"):
+    found = importlib.import_module(f"margo_gitops.{package}")
+    for module in pkgutil.walk_packages(found.__path__, f"margo_gitops.{package}."):
+        importlib.import_module(module.name)
+print(json.dumps(sorted(sys.modules)))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=dict(GIT_ENVIRONMENT), capture_output=True, text=True, check=True, timeout=60
+    )
+    loaded = json.loads(done.stdout)
+    assert [name for name in loaded if name.startswith(tuple(FORBIDDEN))] == []
+
+
+def test_help_loads_no_more_than_it_shows(tmp_path: Path):
+    """`agent` on a small device starts without importing the commands of the operator."""
+    code = "import sys; import margo_gitops.cli.main; print(sorted(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert "pygit2" not in done.stdout
+    assert "jinja2" not in done.stdout
+
+
+# Ends
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path):
+    code = "import sys; sys.argv=['margo-gitops','--help']; from margo_gitops.cli.main import main; main()"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=pipe, stderr=subprocess.PIPE, check=False, timeout=60, cwd=tmp_path
+        )
+    assert done.returncode in (1, 141)  # Click answers a broken pipe with 1, this program with 141
+    assert done.stderr == b""

@@ -1,0 +1,274 @@
+"""Rendering into a state repo on a git server: fetched, rendered, pushed whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from support.command_line import Outcome, margo_gitops
+from support.fleet import FleetFolder
+from support.git_cli import Git
+from testbed.git_server import GitServer
+from testbed.ssh_server import SshServer
+
+from margo_gitops.errors import StateMoved, StateTampered
+from margo_gitops.state_repo.remote import RemoteState, is_remote
+
+
+@dataclass
+class Served:
+    """A state repo behind a URL, and the same repository on this disk."""
+
+    url: str
+    git: Git
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class Rendering:
+    """A fleet that is rendered into a served state repo."""
+
+    fleet: FleetFolder
+    served: Served
+
+    def __call__(self, *options: str, **environment: str) -> Outcome:
+        everything = {**self.served.environment, **environment}
+        arguments = ("render", "--state", self.served.url, *options)
+        return margo_gitops(*arguments, cwd=self.fleet.root, environment=everything)
+
+    def change(self, value: int) -> None:
+        self.fleet.change("margo-gitops.yaml", '"namespace": "n', f'"namespace": "n{value}')
+        self.fleet.commit(f"Change to {value}")
+
+    def refs(self) -> dict[str, str]:
+        lines = self.served.git.run("for-each-ref", "--format=%(refname) %(objectname)").splitlines()
+        return dict(line.split(" ") for line in lines)
+
+
+@pytest.fixture
+def committed(tmp_path: Path) -> FleetFolder:
+    fleet = FleetFolder.empty(tmp_path / "fleet", namespace="n")
+    fleet.put(".gitignore", ".cache\n")
+    for name in ("a", "b"):
+        fleet.device(name)
+    fleet.application()
+    fleet.deployment("web")
+    fleet.commit("First")
+    return fleet
+
+
+def on_disk(tmp_path: Path) -> Served:
+    path = tmp_path / "state.git"
+    return Served(f"file://{path}", Git(path).init(bare=True))
+
+
+@pytest.fixture
+def rendering(committed: FleetFolder, tmp_path: Path) -> Rendering:
+    return Rendering(committed, on_disk(tmp_path))
+
+
+def whole_life(rendering: Rendering) -> None:
+    """First push, nothing new, an update, somebody else's move, all seen by git."""
+    first = rendering()
+    assert first.code == 0, first
+    refs = rendering.refs()
+    assert sorted(refs) == ["refs/heads/devices/a", "refs/heads/devices/b", "refs/heads/fleet"]
+    rendering.served.git.run("fsck", "--strict")
+    again = rendering()
+    assert (again.code, rendering.refs()) == (0, refs), again
+    assert "nothing changed" in again.stdout
+    assert rendering("--check").code == 0
+
+    rendering.change(1)
+    assert rendering("--check").code == 1
+    assert rendering.refs() == refs
+    assert rendering().code == 0
+    after = rendering.refs()
+    assert all(after[name] != refs[name] for name in refs)
+    assert rendering.served.git.run("rev-parse", "fleet^") == refs["refs/heads/fleet"]
+
+    other = rendering.served.git.run("commit-tree", "devices/b^{tree}", "-p", "devices/a", "-m", "theirs")
+    rendering.served.git.run("update-ref", "refs/heads/devices/a", other)
+    refused = rendering()
+    assert refused.code == 4, refused
+    assert "refs/heads/devices/a is not what the fleet branch holds" in refused.stderr
+    assert rendering.refs() == after | {"refs/heads/devices/a": other}
+
+
+def test_a_state_repo_at_a_file_url(rendering: Rendering):
+    whole_life(rendering)
+
+
+@pytest.mark.real
+def test_a_state_repo_on_a_web_server(committed: FleetFolder, git_server: GitServer):
+    repository = git_server.add_repository()
+    header = {
+        "GIT_CONFIG_COUNT": "2",
+        "GIT_CONFIG_KEY_0": "http.extraHeader",
+        "GIT_CONFIG_VALUE_0": f"Authorization: Bearer {git_server.token}",
+        "GIT_CONFIG_KEY_1": "safe.directory",
+        "GIT_CONFIG_VALUE_1": "*",
+    }
+    whole_life(Rendering(committed, Served(repository.http("push/token"), Git(repository.path), header)))
+
+
+@pytest.mark.real
+def test_a_state_repo_behind_ssh(committed: FleetFolder, ssh_server: SshServer, tmp_path: Path):
+    served = on_disk(tmp_path)
+    url = ssh_server.url(served.git.path)
+    whole_life(Rendering(committed, Served(url, served.git, {"GIT_SSH_COMMAND": ssh_server.command})))
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("way", ["push/token", "open", "forbidden", "broken"])
+def test_a_server_that_refuses_is_exit_code_3_and_nothing_is_pushed(
+    committed: FleetFolder, git_server: GitServer, way: str
+):
+    repository = git_server.add_repository()
+    rendering = Rendering(committed, Served(repository.http(way), Git(repository.path)))
+    outcome = rendering()
+    assert outcome.code == 3, outcome
+    assert "remedy:" in outcome.stderr
+    assert rendering.refs() == {}
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/state.git", "file:///nowhere/state.git", "ssh://127.0.0.1:1/x"])
+def test_a_server_that_cannot_be_reached_is_exit_code_3(committed: FleetFolder, url: str):
+    outcome = margo_gitops("render", "--state", url, cwd=committed.root)
+    assert outcome.code == 3, outcome
+    assert "[MG1306]" in outcome.stderr
+    assert url in outcome.stderr
+
+
+# Somebody else writes between our fetch and our push.
+
+
+@pytest.fixture
+def fetched(rendering: Rendering, tmp_path: Path) -> Callable[[], RemoteState]:
+    """A render that has fetched, rendered, and not pushed yet."""
+    assert rendering().code == 0
+
+    def run() -> RemoteState:
+        remote = RemoteState(rendering.served.url, tmp_path / "mirror")
+        repo = remote.fetch()
+        rendering.change(2)
+        local = margo_gitops("render", "--state", repo.folder, cwd=rendering.fleet.root)
+        assert local.code == 0, local
+        return remote
+
+    return run
+
+
+@pytest.mark.parametrize("ref", ["refs/heads/fleet", "refs/heads/devices/b"])
+@pytest.mark.parametrize("what", ["moved on", "set back", "deleted"])
+def test_a_ref_that_moved_since_the_fetch_stops_the_whole_push(
+    rendering: Rendering, fetched: Callable[[], RemoteState], ref: str, what: str, monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in rendering.served.git.environment.items():
+        monkeypatch.setenv(name, value)
+    rendering.change(1)
+    assert rendering().code == 0
+    remote = fetched()
+    git = rendering.served.git
+    if what == "moved on":
+        git.run("update-ref", ref, git.run("commit-tree", f"{ref}^{{tree}}", "-p", ref, "-m", "theirs"))
+    elif what == "set back":
+        git.run("update-ref", ref, f"{ref}^")
+    else:
+        git.run("update-ref", "-d", ref)
+    before = rendering.refs()
+    with pytest.raises(StateMoved) as caught:
+        remote.push()
+    assert "nothing was pushed" in str(caught.value)
+    assert rendering.refs() == before
+
+
+def test_a_push_without_interference_moves_all_refs(
+    rendering: Rendering, fetched: Callable[[], RemoteState], monkeypatch: pytest.MonkeyPatch
+):
+    for name, value in rendering.served.git.environment.items():
+        monkeypatch.setenv(name, value)
+    remote = fetched()
+    before = rendering.refs()
+    remote.push()
+    assert all(value != before[name] for name, value in rendering.refs().items())
+
+
+# F27: the history of the remote was rewritten since this machine saw it last.
+
+
+@pytest.mark.parametrize("what", ["set back", "another root", "deleted", "all deleted"])
+def test_a_fleet_branch_whose_history_was_rewritten_is_refused(rendering: Rendering, what: str):
+    assert rendering().code == 0
+    rendering.change(1)
+    assert rendering().code == 0
+    git = rendering.served.git
+    if what == "set back":
+        for name in rendering.refs():
+            git.run("update-ref", name, f"{name}^")
+    elif what == "another root":
+        git.run("update-ref", "refs/heads/fleet", git.run("commit-tree", "fleet^{tree}", "-m", "theirs"))
+    else:
+        for name in rendering.refs() if what == "all deleted" else ["refs/heads/fleet"]:
+            git.run("update-ref", "-d", name)
+    before = rendering.refs()
+    for _ in range(2):  # it stays refused
+        outcome = rendering()
+        assert outcome.code == 4, outcome
+        assert StateTampered.code in outcome.stderr
+        assert "remedy:" in outcome.stderr
+        assert rendering.refs() == before
+
+
+def test_an_environment_that_points_git_elsewhere_does_no_harm(rendering: Rendering):
+    """A hook of the fleet repo runs with GIT_DIR set: git must still work in the mirror."""
+    before = rendering.fleet.git.run("for-each-ref")
+    outcome = rendering(GIT_DIR=str(rendering.fleet.root / ".git"), GIT_INDEX_FILE="/nonexistent", GIT_PREFIX="x/")
+    assert outcome.code == 0, outcome
+    assert sorted(rendering.refs()) == ["refs/heads/devices/a", "refs/heads/devices/b", "refs/heads/fleet"]
+    assert rendering.fleet.git.run("for-each-ref") == before
+
+
+def test_a_missing_git_program_is_named(rendering: Rendering):
+    outcome = rendering(PATH="/nonexistent")
+    assert outcome.code == 3, outcome
+    assert "the git program is missing" in outcome.stderr
+
+
+def test_tags_and_other_branches_of_the_remote_are_left_alone(rendering: Rendering):
+    assert rendering().code == 0
+    git = rendering.served.git
+    git.run("tag", "audited", "fleet")
+    git.run("branch", "other", "fleet")
+    before = rendering.refs()
+    rendering.change(1)
+    assert rendering().code == 0
+    after = rendering.refs()
+    assert {name for name in before if before[name] == after[name]} == {"refs/heads/other", "refs/tags/audited"}
+
+
+@pytest.mark.parametrize(
+    ("location", "remote"),
+    [
+        ("https://git.example.com/state.git", True),
+        ("ssh://git@git.example.com/state.git", True),
+        ("file:///srv/state.git", True),
+        ("git@git.example.com:state.git", True),
+        ("git.example.com:state.git", True),
+        ("/srv/state.git", False),
+        ("../state.git", False),
+        ("state.git", False),
+        ("./odd:name", False),
+        ("/srv/odd:name", False),
+    ],
+)
+def test_a_location_is_a_url_or_a_path(location: str, remote: bool):
+    assert is_remote(location) is remote
+
+
+def test_the_mirror_can_be_cloned_by_git(rendering: Rendering, tmp_path: Path):
+    assert rendering().code == 0
+    (mirror,) = (path for path in (rendering.fleet.root / ".cache").rglob("HEAD") if path.parent.name != "logs")
+    Git(mirror.parent).run("fsck", "--strict")

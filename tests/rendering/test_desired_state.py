@@ -1,0 +1,209 @@
+"""What a render gives each device: exact bytes, stable ids, and a version that only goes up."""
+
+import io
+import json
+import tarfile
+import uuid
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.fleet import FleetFolder, Held, documents, parameter, values
+
+from margo_gitops.digests import sha256
+from margo_gitops.documents.bundle import write_bundle
+from margo_gitops.errors import StateTampered
+from margo_gitops.rendering.desired_state import MAX_MANIFEST_VERSION, desired_state, manifest
+from margo_gitops.rendering.resolution import deployment_id
+
+
+@pytest.fixture
+def small(fleet: FleetFolder) -> FleetFolder:
+    fleet.device("a", setting=1)
+    fleet.device("b", setting=2)
+    fleet.application(parameters={"setting": parameter(value=0)})
+    fleet.deployment("web")
+    return fleet
+
+
+def test_rendering_twice_gives_the_same_bytes(small: FleetFolder):
+    assert small.render() == small.render()
+
+
+def test_the_order_in_which_files_were_written_does_not_matter(small: FleetFolder, tmp_path: Path):
+    other = FleetFolder(tmp_path / "other")
+    for path in sorted((path for path in small.root.rglob("*") if path.is_file()), reverse=True):
+        other.put(str(path.relative_to(small.root)), path.read_bytes())
+    assert other.render() == small.render()
+
+
+def test_ids_are_uuid_v5_of_fleet_device_and_deployment(small: FleetFolder):
+    (name,) = small.render()["a"].deployments
+    assert uuid.UUID(name).version == 5
+    assert name == deployment_id("plant", "a", "web")
+
+
+def test_the_ids_of_a_fleet_never_change():
+    assert deployment_id("plant", "press-01", "web") == str(
+        uuid.uuid5(uuid.UUID("8a2d2b0e-3f0a-5c39-9f2c-6f0d4be0a6a1"), "plant\npress-01\nweb")
+    )
+
+
+NAMES = st.from_regex(r"[a-z0-9-]{1,4}", fullmatch=True)
+
+
+@given(st.sets(st.tuples(NAMES, NAMES, NAMES), min_size=2, max_size=20))
+def test_different_deployments_have_different_ids(triples: set[tuple[str, str, str]]):
+    assert len({deployment_id(*triple) for triple in triples}) == len(triples)
+
+
+def test_a_new_device_starts_with_version_1_and_an_unchanged_one_keeps_its_version(small: FleetFolder):
+    first = small.render()
+    assert {state.version for state in first.values()} == {1}
+    second = small.render(first)
+    assert [(state.version, state.changed) for state in second.values()] == [(1, False), (1, False)]
+    assert second["a"].manifest == first["a"].manifest
+
+
+def test_only_the_device_that_changed_gets_a_new_version(small: FleetFolder):
+    first = small.render()
+    small.device("a", setting=5)
+    second = small.render(first)
+    assert (second["a"].version, second["a"].changed) == (2, True)
+    assert (second["b"].version, second["b"].changed) == (1, False)
+
+
+def test_taking_a_change_back_raises_the_version_again_and_never_lowers_it(small: FleetFolder):
+    first = small.render()
+    small.device("a", setting=5)
+    second = small.render(first)
+    small.device("a", setting=1)
+    third = small.render(second)
+    assert third["a"].version == 3
+    assert third["a"].deployments == first["a"].deployments
+
+
+@settings(max_examples=30)
+@given(st.lists(st.sets(st.sampled_from("abc")), min_size=1, max_size=8))
+def test_versions_never_repeat_and_rise_exactly_with_each_change(history: list[set[str]]):
+    state = None
+    for wanted in history:
+        before = state
+        content = {deployment_id("f", "d", name): name.encode() for name in wanted}
+        state = desired_state("d", None, content, Held(before) if before else None)
+        if before is None:
+            assert (state.version, state.changed) == (1, True)
+        else:
+            assert state.changed == (before.deployments != content)
+            assert state.version == before.version + state.changed
+
+
+def test_a_device_without_deployments_gets_a_manifest_without_bundle(fleet: FleetFolder):
+    fleet.device("a")
+    state = fleet.render()["a"]
+    assert json.loads(state.manifest) == {"manifestVersion": 1, "bundle": None, "deployments": []}
+    assert state.deployments == {}
+    assert state.changed
+
+
+def test_the_manifest_states_digest_size_and_url_of_every_deployment_and_of_the_bundle(small: FleetFolder):
+    small.deployment("other")
+    state = small.render()["a"]
+    read = json.loads(state.manifest)
+    assert set(read) == {"manifestVersion", "bundle", "deployments"}
+    assert [each["deploymentId"] for each in read["deployments"]] == sorted(state.deployments)
+    for each in read["deployments"]:
+        content = state.deployments[each["deploymentId"]]
+        assert (each["digest"], each["sizeBytes"]) == (sha256(content), len(content))
+        assert each["url"] == f"/api/v1/deployments/{each['deploymentId']}/{each['digest']}"
+    bundle = write_bundle(state.deployments)
+    assert (read["bundle"]["digest"], read["bundle"]["sizeBytes"]) == (sha256(bundle), len(bundle))
+    assert read["bundle"]["mediaType"] == "application/vnd.margo.bundle.v1+tar+gzip"
+    with tarfile.open(fileobj=io.BytesIO(bundle)) as archive:
+        assert sorted(archive.getnames()) == sorted(f"{name}.yaml" for name in state.deployments)
+
+
+def test_the_manifest_is_canonical_json(small: FleetFolder):
+    content = small.render()["a"].manifest
+    assert content == json.dumps(json.loads(content), sort_keys=True, separators=(",", ":")).encode()
+
+
+def test_children_of_a_gateway_are_rendered_into_the_gateways_state(fleet: FleetFolder):
+    for name in ("gw", "gw/a", "gw/b"):
+        fleet.device(name)
+    fleet.application(parameters={"setting": parameter()})
+    fleet.deployment("web", on=["gw/a", "gw/b"], parameters={"setting": "{{ device.id }}"})
+    states = fleet.render()
+    assert list(states) == ["gw"]
+    found = documents(states["gw"])
+    assert {name: each.spec.parameters["setting"].value for name, each in found.items()} == {
+        "gw/a web": "gw/a",
+        "gw/b web": "gw/b",
+    }
+
+
+def test_a_deployment_waits_only_for_those_on_the_same_device(fleet: FleetFolder):
+    fleet.device("a")
+    fleet.device("b")
+    fleet.application()
+    fleet.deployment("base", on=["a"])
+    fleet.deployment("web", after=["base"])
+    states = fleet.render()
+
+    def after(device: str) -> object:
+        return documents(states[device])[f"{device} web"].spec.extensions
+
+    assert deployment_id("plant", "a", "base") in str(after("a"))
+    assert deployment_id("plant", "a", "base") not in str(after("b"))
+    assert "'after': ['" not in str(after("b"))
+
+
+def test_a_removed_deployment_vanishes_from_the_state(small: FleetFolder):
+    first = small.render()
+    small.remove("deployments/web.yaml")
+    second = small.render(first)
+    assert (second["a"].version, second["a"].deployments) == (2, {})
+
+
+NO_MANIFESTS = [
+    b"",
+    b"{}",
+    b'{"manifestVersion":0}',
+    b'{"manifestVersion":-1}',
+    b'{"manifestVersion":1.5}',
+    b'{"manifestVersion":01}',
+    b'{"manifestVersion":18446744073709551616}',
+    b'{"manifestVersion":' + b"9" * 5000 + b"}",
+    b'{"manifestVersion":1}\n',
+]
+
+
+@pytest.mark.parametrize("content", NO_MANIFESTS, ids=lambda content: content[:40].decode())
+def test_what_was_before_must_be_a_manifest_of_a_renderer(content: bytes):
+    class Broken:
+        manifest = content
+
+        def deployment(self, _deployment_id: str) -> None:
+            return None
+
+    with pytest.raises(StateTampered, match="none that a renderer wrote"):
+        desired_state("a", None, {}, Broken())
+
+
+def test_a_version_that_cannot_be_raised_is_an_error_and_no_overflow():
+    class Last:
+        manifest = manifest(MAX_MANIFEST_VERSION, {deployment_id("f", "a", "web"): b""})
+
+        def deployment(self, _deployment_id: str) -> None:
+            return None
+
+    with pytest.raises(StateTampered, match="cannot be raised"):
+        desired_state("a", None, {}, Last())
+
+
+def test_every_change_of_the_manifest_is_seen(small: FleetFolder):
+    first = small.render()
+    small.fleet(namespace="other")
+    assert all(state.changed for state in small.render(first).values())
+    assert values(small.render()["b"], "web") == {"setting": 2}

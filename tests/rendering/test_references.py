@@ -1,0 +1,114 @@
+"""Everything that a document names must exist; what is missing is named with its place and a suggestion."""
+
+from collections.abc import Callable
+
+import pytest
+from support.fleet import FleetFolder, parameter, rules
+
+from margo_gitops.errors import MargoGitopsError, ReferenceUnknown, RenderingRefused
+
+
+@pytest.fixture
+def sound(fleet: FleetFolder) -> FleetFolder:
+    fleet.site("north")
+    fleet.device("press-01", site="north")
+    fleet.application(parameters={"setting": parameter(value=1)})
+    fleet.deployment("base")
+    fleet.deployment("web", after=["base"])
+    assert fleet.render()["press-01"].deployments
+    return fleet
+
+
+def refusals(fleet: FleetFolder) -> list[MargoGitopsError]:
+    with pytest.raises(RenderingRefused) as caught:
+        fleet.render()
+    return list(caught.value.errors)
+
+
+Change = Callable[[FleetFolder], None]
+
+BROKEN: list[tuple[str, str, str, Change]] = [
+    ("devices/a.yaml", "nort is no site", "did you mean north?", lambda f: f.device("a", site="nort")),
+    ("devices/gw/a.yaml", "gw/a is a child of gw", "add a Device gw", lambda f: f.device("gw/a")),
+    ("devices/a.yaml", "zz is no parameter of any", "known: setting", lambda f: f.device("a", zz=1)),
+    ("sites/south.yaml", "settin is no parameter of any", "did you mean setting?", lambda f: f.site("south", settin=1)),
+    ("deployments/x.yaml", "press-1 is no device", "mean press-01?", lambda f: f.deployment("x", on=["press-1"])),
+    ("deployments/x.yaml", "zz is no site", "known: north", lambda f: f.deployment("x", on={"sites": ["zz"]})),
+    ("deployments/x.yaml", "wep is no deployment", "did you mean web?", lambda f: f.deployment("x", after=["wep"])),
+    ("deployments/x.yaml", "ap is no application", "did you mean app?", lambda f: f.deployment("x", "ap")),
+    ("deployments/x.yaml", "no version 2.0.0 of", "app add", lambda f: f.deployment("x", version="2.0.0")),
+    ("deployments/x.yaml", "helm is no profile", "known: compose", lambda f: f.deployment("x", profiles=["helm"])),
+    (
+        "deployments/x.yaml",
+        "sett is no parameter of app",
+        "did you mean setting?",
+        lambda f: f.deployment("x", parameters={"sett": 1}),
+    ),
+    (
+        "deployments/x.yaml",
+        "nowhere is no device",
+        "known: press-01",
+        lambda f: f.deployment("x", overlays=[{"name": "o", "match": {"devices": ["nowhere"]}, "parameters": {}}]),
+    ),
+    (
+        "deployments/x.yaml",
+        "none is no parameter of app",
+        "known: setting",
+        lambda f: f.deployment("x", overlays=[{"name": "o", "match": {"all": True}, "parameters": {"none": 1}}]),
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "message", "remedy", "change"), BROKEN, ids=[case[1] for case in BROKEN])
+def test_a_name_that_nobody_defines_is_an_error_with_place_and_remedy(
+    sound: FleetFolder, file: str, message: str, remedy: str, change: Change
+):
+    change(sound)
+    (error,) = refusals(sound)
+    assert isinstance(error, ReferenceUnknown)
+    assert message in str(error)
+    assert remedy in error.remedy
+    assert error.where is not None
+    assert error.where.file == file
+    assert error.where.line is not None
+
+
+def test_all_broken_references_are_named_in_one_run(sound: FleetFolder):
+    sound.device("a", site="nort")
+    sound.deployment("x", "ap", after=["wep"])
+    assert len(refusals(sound)) == 3
+
+
+@pytest.mark.parametrize("chain", [["web"], ["base", "web"]], ids=["itself", "each other"])
+def test_deployments_that_wait_for_each_other_are_refused(sound: FleetFolder, chain: list[str]):
+    for name, first in zip(chain, chain[1:] + chain[:1], strict=True):
+        sound.deployment(name, after=[first])
+    (error,) = refusals(sound)
+    assert "deployments wait for each other" in str(error)
+    assert all(name in str(error) for name in chain)
+
+
+def test_vendored_content_needs_a_place_where_devices_find_it(fleet: FleetFolder):
+    fleet.device("a")
+    component = {
+        "name": "compose",
+        "properties": {"repository": "oci://r.example.com/a", "revision": "1.0.0"},
+        "x-margo-gitops-extensions": {"artifact": {"path": "files"}},
+    }
+    fleet.put("applications/app/1.0.0/files/compose.yaml", "services: {}\n")
+    fleet.application(deploymentProfiles=[{"type": "compose", "id": "compose", "components": [component]}])
+    fleet.deployment("web")
+    (error,) = refusals(fleet)
+    assert "spec.artifacts.baseUrl is missing" in str(error)
+    fleet.fleet(artifacts={"baseUrl": "https://artifacts.example.com/applications/"})
+    (error,) = refusals(fleet)
+    assert "a folder cannot be fetched by https" in str(error)
+    fleet.fleet(artifacts={"baseUrl": "file:///srv/applications/"})
+    assert b"file:///srv/applications/app/1.0.0/files" in b"".join(fleet.render()["a"].deployments.values())
+
+
+def test_a_rule_for_an_unused_parameter_is_no_error(sound: FleetFolder):
+    sound.application(
+        parameters={"setting": parameter(value="x")}, configuration=rules({"dataType": "string", "allowEmpty": False})
+    )
+    assert sound.render()["press-01"].changed

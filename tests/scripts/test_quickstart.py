@@ -1,0 +1,58 @@
+"""`scripts/quickstart`: what a person sees in the first minute, with a Docker engine and without."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from testbed.docker_engine import DockerEngine
+
+CHECKOUT = Path(__file__).parents[2]
+
+
+def quickstart(environment: Mapping[str, str]) -> str:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "COV_", "COVERAGE_"))}
+    done = subprocess.run(
+        [CHECKOUT / "scripts/quickstart"],
+        env={**kept, "MARGO_GITOPS_VENV": sys.prefix, "NO_COLOR": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def test_without_an_engine_it_applies_files_and_shows_the_device_converge(tmp_path: Path):
+    said = quickstart({"DOCKER_HOST": f"unix://{tmp_path}/none.sock", "TMPDIR": str(tmp_path)})
+    assert "get their applications as files" in said
+    assert 'press-01 ran:  GREETING="Grüezi from press-01"' in said
+    assert 'press-01 runs: GREETING="Guten Morgen, press-01"' in said
+    assert "from site north  sites/north.yaml:9:15" in said
+    assert 'Good "git" signature' in said
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.real
+def test_with_an_engine_the_container_runs_with_the_new_environment(docker_engine: DockerEngine, tmp_path: Path):
+    path = f"{docker_engine.environment['PATH']}:{os.environ['PATH']}"
+    said = quickstart({**docker_engine.environment, "PATH": path, "TMPDIR": str(tmp_path)})
+    assert "run their applications as containers" in said
+    assert "press-01 ran:  GREETING=Grüezi from press-01" in said
+    assert "press-01 runs: GREETING=Guten Morgen, press-01" in said
+    assert "line-monitor-1" in said
+    assert list(tmp_path.iterdir()) == []
+    left = subprocess.run(
+        ["docker", "ps", "--all", "--quiet", "--filter", "ancestor=margo-gitops-quickstart/shell:1"],
+        env=dict(docker_engine.environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert left.stdout == ""

@@ -1,0 +1,48 @@
+"""Publishing into a state repo without a fleet repo: devices as the content of their deployments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from margo_gitops.rendering.desired_state import DesiredState, desired_state
+from margo_gitops.rendering.resolution import deployment_id
+from margo_gitops.state_repo.publication import Provenance, Publication, publish
+from margo_gitops.state_repo.state_repo import StateRepo
+from margo_gitops.trust.git_commit import Ident
+from margo_gitops.trust.ssh_signing_key import SigningKey
+from support.git_cli import Git
+
+
+class Renderer:
+    """Publishes devices, given as the content of their deployments by name."""
+
+    def __init__(self, folder: Path) -> None:
+        self.repo = StateRepo.open_or_create(folder)
+        self.git = Git(folder)
+        self.time = 1_700_000_000
+
+    def refs(self) -> dict[str, str]:
+        return self.repo.refs.read()
+
+    def states(self, devices: Mapping[str, Mapping[str, bytes]], site: str | None = "north") -> list[DesiredState]:
+        values = self.refs()
+        states = []
+        for device, content in sorted(devices.items()):
+            documents = {deployment_id("plant", device, name): body for name, body in content.items()}
+            states.append(desired_state(device, site, documents, self.repo.held(device, values)))
+        return states
+
+    def publish(
+        self,
+        devices: Mapping[str, Mapping[str, bytes]],
+        *,
+        site: str | None = "north",
+        values: Mapping[str, str] | None = None,
+        key: SigningKey | None = None,
+        subject: str = "Change it",
+    ) -> Publication:
+        states = self.states(devices, site)
+        author = Ident("Ada", "ada@example.com", self.time, 60)
+        provenance = Provenance("c" * 40, subject, author, "margo-gitops test", None)
+        return publish(self.repo, states, self.refs() if values is None else values, provenance, key)
