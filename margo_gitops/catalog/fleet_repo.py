@@ -135,6 +135,13 @@ class FleetRepo:
             remedy = "commit something first" if unborn else "name a branch, tag or commit id"
             raise FleetCommitUnknown(f"{revision} is no commit of {self.root}", remedy=remedy) from error
 
+    def knows(self, commit: str) -> bool:
+        """Return whether this clone has a commit, by its full id."""
+        try:
+            return isinstance(self._repository.get(commit), pygit2.Commit)
+        except ValueError:
+            return False
+
     def is_ancestor(self, older: str, newer: str) -> bool:
         """Return whether `newer` comes after `older`; False where this repo does not know one of them."""
         try:

@@ -49,14 +49,14 @@ def _print(explanation: Explanation) -> None:
 def _print_parameter(parameter: Effective) -> None:
     pointers = ", ".join(target.pointer for target in parameter.targets)
     click.echo(f"    {parameter.name} = {_shown(parameter.value)}  -> {pointers}")
-    click.echo(f"      from {_origin(parameter.name, parameter.origin)}")
+    written = f": {_shown(parameter.origin.written)}" if parameter.origin.written != parameter.value else ""
+    click.echo(f"      from {_origin(parameter.name, parameter.origin)}{written}")
     for origin in reversed(parameter.overridden):
-        click.echo(f"      over {_origin(parameter.name, origin)}: {_shown(origin.value)}")
+        click.echo(f"      over {_origin(parameter.name, origin)}: {_shown(origin.written)}")
 
 
 def _origin(name: str, origin: Origin) -> str:
-    written = f", written {_shown(origin.written)}" if origin.written != origin.value else ""
-    return f"{origin.layer.name}  {origin.layer.location(name)}{written}"
+    return f"{origin.layer.name}  {origin.layer.location(name)}"
 
 
 def _shown(value: ParameterValue) -> str:
@@ -94,5 +94,4 @@ def _origin_json(name: str, origin: Origin) -> dict[str, object]:
         "line": location.line,
         "column": location.column,
         "written": origin.written,
-        "value": origin.value,
     }

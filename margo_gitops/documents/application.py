@@ -155,7 +155,7 @@ class ValueSchema:
         if self.regex_match is not None:
             try:
                 re.compile(self.regex_match)
-            except re.error as error:
+            except (re.error, OverflowError, RecursionError) as error:
                 yield Problem(("regexMatch",), f"not a regular expression: {error}")
 
 

@@ -141,11 +141,26 @@ def _plain(text: str) -> str:
 
 
 def _refuse_older(fleet: FleetInput, target: StateTarget, values: dict[str, str]) -> None:
-    """Refuse to undo a newer render, as a slow pipeline of an older commit would."""
+    """Refuse to undo a newer render, as a slow pipeline of an older commit would.
+
+    A pipeline's clone may not have the newer commit; then the dates decide.
+    """
     tip = values.get(FLEET_REF)
-    rendered = target.repo.commit(tip).trailers.get("Fleet-Commit") if tip else None
-    if rendered and rendered != fleet.commit.id and fleet.repo.is_ancestor(fleet.commit.id, rendered):
+    if tip is None:
+        return
+    state = target.repo.commit(tip)
+    rendered = state.trailers.get("Fleet-Commit", "")
+    if rendered == fleet.commit.id:
+        return
+    if fleet.repo.knows(rendered):
+        older = fleet.repo.is_ancestor(fleet.commit.id, rendered)
+        why = f"{rendered[:12]} comes after {fleet.commit.id[:12]}"
+    else:
+        older = fleet.commit.time < state.committed_at
+        why = f"{rendered[:12]} is not in this clone, and has a later date than {fleet.commit.id[:12]}"
+    if older:
         raise FleetCommitOlder(
-            f"the state repo is ahead: it was rendered from {rendered[:12]}, which comes after {fleet.commit.id[:12]}",
+            f"the state repo is ahead: it was rendered from {rendered[:12]}",
+            why=[why],
             remedy="render the newer commit; to go back, revert in the fleet repo; or pass --allow-older",
         )

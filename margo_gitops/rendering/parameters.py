@@ -53,27 +53,30 @@ class Origin:
     Attributes:
         layer: where it is written.
         written: as it stands there, expressions included.
-        value: evaluated.
     """
 
     layer: Layer
     written: ParameterValue
-    value: ParameterValue
 
 
 @dataclass(frozen=True, slots=True)
 class Effective:
-    """A parameter on a device: the value that holds, and the weaker ones it overrides, weakest first."""
+    """A parameter on a device.
+
+    Attributes:
+        name: of the parameter.
+        value: that holds, evaluated.
+        origin: where it is written.
+        overridden: the weaker ones, weakest first. They are not evaluated: an expression that means nothing on this
+            device does no harm where the device has a value of its own.
+        targets: where it goes, in the chosen profile.
+    """
 
     name: str
+    value: ParameterValue
     origin: Origin
     overridden: tuple[Origin, ...]
     targets: tuple[ParameterTarget, ...]
-
-    @property
-    def value(self) -> ParameterValue:
-        """The value that holds."""
-        return self.origin.value
 
 
 def layers(
@@ -130,15 +133,13 @@ def effective_parameters(
 def _effective(
     name: str, stack: Sequence[Layer], targets: tuple[ParameterTarget, ...], names: Mapping[str, Json]
 ) -> Effective | None:
-    origins = []
-    for layer in stack:
-        if name in layer.values:
-            written = layer.values[name]
-            value = _evaluated(layer, name, written, names) if not layer.is_default else written
-            origins.append(Origin(layer, written, value))
+    origins = [Origin(layer, layer.values[name]) for layer in stack if name in layer.values]
     if not origins:
         return None
-    return Effective(name, origins[-1], tuple(origins[:-1]), targets)
+    strongest = origins[-1]
+    layer, written = strongest.layer, strongest.written
+    value = written if layer.is_default else _evaluated(layer, name, written, names)
+    return Effective(name, value, strongest, tuple(origins[:-1]), targets)
 
 
 def _evaluated(layer: Layer, name: str, written: ParameterValue, names: Mapping[str, Json]) -> ParameterValue:

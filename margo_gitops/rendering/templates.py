@@ -3,7 +3,8 @@
 J-1  Only expressions (`{{ … }}`); no statements, no comments, no includes.
 J-2  An undefined name is an error.
 J-3  No I/O, no clock, no randomness: no globals, and only filters and tests whose result depends on their input.
-J-4  A value that is exactly one expression keeps its type; anything else becomes text.
+J-4  A value that is exactly one expression keeps its type; anything else becomes text, with true and false in lower
+     case.
 J-5  Results are bounded, and so are operators and filters that could make them huge, one by one and together.
 """
 
@@ -98,8 +99,21 @@ def _bound(size: int) -> None:
         raise SecurityError(f"the filters make more than {MAX_MADE} characters together")
 
 
+def _in_text(value: object) -> object:
+    """Return a value as it stands within text: true and false as YAML and JSON write them."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if value is None:
+        raise SecurityError("an expression within text gives nothing; use the filter default")
+    if isinstance(value, (list, tuple, dict)):
+        raise SecurityError("an expression within text gives a list or mapping; use join, or choose one field")
+    return value
+
+
 def _environment() -> _Environment:
-    environment = _Environment(undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True)
+    environment = _Environment(
+        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_in_text
+    )
     environment.globals.clear()
     environment.filters = {name: rule for name, rule in environment.filters.items() if name in _FILTERS}
     environment.filters |= {"join": _bounded_join, "replace": _bounded_replace, "format": _bounded_format}

@@ -44,6 +44,7 @@ def refused(source: Any) -> TemplateInvalid:
         ("line-{{ device.labels.line }}", "line-3"),
         ("{{ device.id | upper }}", "PRESS-01"),
         ("{{ device.labels.zones | join('+') }}", "a+b"),
+        ("is {{ device.labels.line == 3 }}", "is true"),
         ("{{ '%s/%03d' | format(device.id, device.labels.line) }}", "press-01/003"),
         ("{{ device.labels.spare and 'yes' or 'no' }}", "yes"),
         ("{{ 'x' if site.name == 'south' else 'y' }}", "y"),
@@ -193,6 +194,13 @@ def test_deep_nesting_is_an_error_and_no_crash(opening: str):
     depth = 4000 // len(opening + closing)
     with suppress(TemplateInvalid):
         evaluate("{{ " + opening * depth + "1" + closing * depth + " }}", NAMES)
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"), [("a {{ none }}", "gives nothing"), ("a {{ device.labels.zones }}", "a list or mapping")]
+)
+def test_text_takes_only_what_has_one_spelling(source: str, problem: str):
+    assert problem in str(refused(source))
 
 
 def test_sources_and_results_are_bounded():

@@ -73,7 +73,12 @@ def test_where_each_value_stands_is_known_by_file_line_and_column(fleet: FleetFo
     for origin in (found.origin, *found.overridden):
         location = origin.layer.location("setting")
         line = (fleet.root / location.file).read_text().splitlines()[location.line - 1]
-        assert line[location.column - 1 :].startswith(f'"{origin.value}"')
+        assert line[location.column - 1 :].startswith(f'"{origin.written}"')
+
+
+def test_an_expression_that_a_stronger_layer_overrides_need_not_make_sense_on_this_device(fleet: FleetFolder):
+    written(fleet, {"deployment web": "{{ device.labels.nowhere }}", "device a": "mine"})
+    assert values(fleet.render()["a"], "web") == {"setting": "mine"}
 
 
 def test_a_default_is_the_suppliers_text_and_no_expression(fleet: FleetFolder):
