@@ -80,7 +80,7 @@ def test_a_broken_file_is_a_finding_with_its_place(
     assert any(each.startswith(place) and problem in each for each in findings(sound)), findings(sound)
 
 
-def test_features_that_do_not_exist_are_errors_and_never_ignored(sound: FleetFolder):
+def test_f25_features_that_do_not_exist_are_errors_and_never_ignored(sound: FleetFolder):
     """F25: what looks accepted and does nothing is worse than an error."""
     for key in ("rollout", "windows", "suspend", "rollback"):
         sound.deployment("web", **{key: {"maxUnavailable": 1}})

@@ -55,7 +55,7 @@ def test_what_cannot_be_understood_is_exit_code_2(tmp_path: Path, arguments: lis
         ("MARGO_XYZZY", "known are"),
     ],
 )
-def test_a_misspelt_variable_is_an_error_that_never_shows_its_value(tmp_path: Path, name: str, hint: str):
+def test_f24_a_misspelt_variable_is_an_error_that_never_shows_its_value(tmp_path: Path, name: str, hint: str):
     """F24."""
     outcome = margo_gitops("--help", cwd=tmp_path, environment={name: "s3cret-value"})
     assert outcome.code == 2, outcome

@@ -336,7 +336,7 @@ PLACES = [
 ]
 
 
-def test_equal_fleet_commits_give_equal_commit_ids_on_every_machine(fleet: FleetFolder, tmp_path: Path):
+def test_f21_equal_fleet_commits_give_equal_commit_ids_on_every_machine(fleet: FleetFolder, tmp_path: Path):
     """F21: time zone, locale, hash seed, working folder and the renderer's own clock do not matter."""
     key = write_signing_key(tmp_path / "key")
     first = fleet.git.run("rev-parse", "HEAD")

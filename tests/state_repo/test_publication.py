@@ -108,7 +108,7 @@ def test_equal_input_gives_equal_commit_ids(tmp_path: Path, key: SigningKey, sig
     assert refs[0] == refs[1]
 
 
-def test_rendering_nothing_new_makes_no_commit(renderer: Renderer):
+def test_f21_rendering_nothing_new_makes_no_commit(renderer: Renderer):
     """F21: no churn."""
     renderer.publish(DEVICES)
     before = renderer.refs()
@@ -130,7 +130,7 @@ def test_only_devices_that_changed_get_a_commit(renderer: Renderer):
     assert renderer.git.run("rev-parse", "fleet^") == before["refs/heads/fleet"]
 
 
-def test_a_removed_deployment_leaves_no_file_in_any_tree(renderer: Renderer):
+def test_f20_a_removed_deployment_leaves_no_file_in_any_tree(renderer: Renderer):
     """F20: a stale rendered file would keep a removed application alive."""
     renderer.publish(DEVICES)
     renderer.publish({**DEVICES, "b": {"web": b"2"}})
@@ -215,7 +215,7 @@ def test_a_device_branch_that_was_moved_is_named_with_both_commits(renderer: Ren
     assert error.exit_code == 4
 
 
-def test_a_device_branch_that_was_set_back_is_found(renderer: Renderer):
+def test_f27_a_device_branch_that_was_set_back_is_found(renderer: Renderer):
     renderer.publish(DEVICES)
     renderer.publish({**DEVICES, "a": {"web": b"9"}})
     renderer.git.run("update-ref", "refs/heads/devices/a", "refs/heads/devices/a^")
@@ -229,7 +229,7 @@ def test_a_device_branch_that_was_deleted_is_found(renderer: Renderer):
     assert "the branch is gone" in str(error)
 
 
-def test_a_fleet_branch_that_was_set_back_is_found(renderer: Renderer):
+def test_f27_a_fleet_branch_that_was_set_back_is_found(renderer: Renderer):
     renderer.publish(DEVICES)
     renderer.publish({**DEVICES, "a": {"web": b"9"}})
     renderer.git.run("update-ref", "refs/heads/fleet", "refs/heads/fleet^")
@@ -286,7 +286,7 @@ DEVICE_IDS = st.from_regex(r"[A-Za-z0-9._~-]{1,8}(/[A-Za-z0-9._~-]{1,8}){0,2}", 
 
 
 @given(st.sets(DEVICE_IDS, min_size=2, max_size=30))
-def test_no_two_devices_share_a_ref_or_path_even_on_a_disk_that_folds_case(devices: set[str]):
+def test_f22_no_two_devices_share_a_ref_or_path_even_on_a_disk_that_folds_case(devices: set[str]):
     """F22."""
     encoded = {encode_device_id(device).casefold() for device in devices}
     assert len(encoded) == len(devices)

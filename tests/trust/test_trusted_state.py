@@ -339,28 +339,28 @@ def test_a_gateways_deployment_is_none_of_its_childs():
 # T-14 to T-16
 
 
-def test_F3_an_older_version_is_refused():
+def test_f3_an_older_version_is_refused():
     newest = DeviceState(version=9)
     error = refusal(VersionRollback, DeviceState(version=8).over_git(), floor=newest.floor)
     assert "8" in error.what
     assert "9" in error.what
 
 
-def test_F3_an_older_version_is_refused_over_http_too():
+def test_f3_an_older_version_is_refused_over_http_too():
     floor = replace(DeviceState(version=9).floor, commit=None)
     refusal(VersionRollback, DeviceState(version=8).over_http(), UNSIGNED, floor)
 
 
-def test_F3_an_equal_version_with_other_content_is_refused():
+def test_f3_an_equal_version_with_other_content_is_refused():
     other = STATE.but(deployments={VISION: deployment(VISION, greeting="Goodbye")})
     refusal(VersionReused, other.over_git(), floor=STATE.floor)
 
 
-def test_F3_an_equal_version_with_the_same_manifest_is_the_same_state():
+def test_f3_an_equal_version_with_the_same_manifest_is_the_same_state():
     assert judge(STATE.over_git(), SIGNED, STATE.floor).floor == STATE.floor
 
 
-def test_F3_a_version_beyond_2_to_the_53_keeps_every_digit():
+def test_f3_a_version_beyond_2_to_the_53_keeps_every_digit():
     floor = DeviceState(version=TWO_TO_53 + 1).floor
     # As doubles these versions are equal to the floor's, or to each other's.
     refusal(VersionRollback, DeviceState(version=TWO_TO_53).over_git(), floor=floor)
@@ -368,28 +368,28 @@ def test_F3_a_version_beyond_2_to_the_53_keeps_every_digit():
     assert judge(follower.over_git(), SIGNED, floor).floor.version == 9_007_199_254_740_994
 
 
-def test_F3_the_last_version_is_2_to_the_64_minus_1():
+def test_f3_the_last_version_is_2_to_the_64_minus_1():
     last = DeviceState(version=LAST_VERSION)
     assert judge(last.over_git(), SIGNED, None).floor.version == 18_446_744_073_709_551_615
     refusal(VersionRollback, DeviceState(version=LAST_VERSION - 1).over_git(), floor=last.floor)
 
 
 @pytest.mark.parametrize("version", ["0", "-1", "1.0", "1e3", "18446744073709551616", '"1"', "true", "null", "NaN"])
-def test_F3_a_version_that_is_no_unsigned_64_bit_integer_is_refused(version):
+def test_f3_a_version_that_is_no_unsigned_64_bit_integer_is_refused(version):
     manifest = f'{{"manifestVersion":{version},"bundle":null,"deployments":[]}}'.encode()
     state = STATE.but(deployments={}, manifest_text=manifest)
     refusal(StateDocumentInvalid, state.over_git())
     refusal(StateDocumentInvalid, state.over_http(), UNSIGNED)
 
 
-def test_F13_a_desired_version_that_goes_down_leaves_the_floor_where_it_was():
+def test_f13_a_desired_version_that_goes_down_leaves_the_floor_where_it_was():
     newer = STATE.next()
     floor = judge(newer.over_git(), SIGNED, STATE.floor).floor
     refusal(VersionRollback, STATE.over_git(), floor=floor)
     assert judge(newer.next().over_git(), SIGNED, floor).floor.version == 3
 
 
-def test_F13_content_goes_back_only_under_a_new_version():
+def test_f13_content_goes_back_only_under_a_new_version():
     changed = STATE.next(deployments={VISION: deployment(VISION, greeting="Goodbye")})
     reverted = changed.next(deployments=STATE.deployments)
     trusted = judge(reverted.over_git(), SIGNED, changed.floor)
@@ -397,25 +397,25 @@ def test_F13_content_goes_back_only_under_a_new_version():
     assert trusted.snapshot.deployments == STATE.deployments
 
 
-def test_F27_a_rewritten_history_is_refused():
+def test_f27_a_rewritten_history_is_refused():
     rewritten = STATE.but(version=2, parents=("4" * 40,))
     error = refusal(HistoryRewritten, rewritten.over_git(), floor=STATE.floor)
     assert STATE.commit_id in str(error)
     assert "4" * 40 in str(error)
 
 
-def test_F27_a_history_begun_anew_is_refused():
+def test_f27_a_history_begun_anew_is_refused():
     refusal(HistoryRewritten, STATE.but(version=2).over_git(), floor=STATE.floor)
 
 
-def test_F27_history_rewritten_under_an_unchanged_manifest_shows_at_the_next_version():
+def test_f27_history_rewritten_under_an_unchanged_manifest_shows_at_the_next_version():
     resigned = STATE.but(committed_at=RENDERED_AT + 1)
     floor = judge(resigned.over_git(), SIGNED, STATE.floor).floor
     assert floor == STATE.floor
     refusal(HistoryRewritten, resigned.next().over_git(), floor=floor)
 
 
-def test_F27_a_merge_that_keeps_the_trusted_commit_among_its_parents_is_believed():
+def test_f27_a_merge_that_keeps_the_trusted_commit_among_its_parents_is_believed():
     merged = STATE.but(version=2, parents=("4" * 40, STATE.commit_id))
     assert judge(merged.over_git(), SIGNED, STATE.floor).floor.version == 2
 
@@ -470,7 +470,7 @@ def test_whatever_comes_is_refused_by_name_or_is_what_the_renderer_wrote(snapsho
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 6), st.booleans(), st.sampled_from(["Hello", "Goodbye"])), max_size=12))
-def test_F3_no_sequence_of_states_lowers_the_floor_or_gives_a_version_two_contents(offers):
+def test_f3_no_sequence_of_states_lowers_the_floor_or_gives_a_version_two_contents(offers):
     floor = None
     contents = {}
     for version, by_git, greeting in offers:
