@@ -66,7 +66,10 @@ class Finding:
 
 
 class MargoGitopsError(Exception):
-    """Base of all errors of this project."""
+    """Base of all errors of this project.
+
+    Nobody meets it as such: every error below has a code of its own.
+    """
 
     code: ClassVar[str] = "MG1000"
     exit_code: ClassVar[ExitCode] = ExitCode.FINDINGS
@@ -168,7 +171,10 @@ class FleetInvalid(MargoGitopsError):
 
 
 class NoFleetRepo(MargoGitopsError):
-    """There is no fleet repo here: no git repository with a `margo-gitops.yaml` in its root."""
+    """There is no fleet repo here: no git repository with a `margo-gitops.yaml` in its root.
+
+    Change into one, name it with `--fleet`, or make one with `margo-gitops init DIR`.
+    """
 
     code = "MG1102"
     exit_code = ExitCode.USAGE
@@ -193,7 +199,10 @@ class PackageExists(MargoGitopsError):
 
 
 class ScaffoldRefused(MargoGitopsError):
-    """A fleet repo cannot be scaffolded there: the folder holds something, or cannot be written."""
+    """A fleet repo cannot be scaffolded there: the folder holds something, or cannot be written.
+
+    Name a folder that does not exist yet or is empty. Nothing of what is there was touched.
+    """
 
     code = "MG1105"
     exit_code = ExitCode.USAGE
@@ -203,7 +212,11 @@ class ScaffoldRefused(MargoGitopsError):
 
 
 class RenderingRefused(MargoGitopsError):
-    """The intent cannot be rendered; every reason found is listed, and nothing was written."""
+    """The intent cannot be rendered; every reason found is listed, and nothing was written.
+
+    Each reason has a code and a page of its own. Mend them in the fleet repo, commit, and render again; devices keep
+    the state they have.
+    """
 
     code = "MG1200"
 
@@ -231,7 +244,7 @@ class NotPlaceable(MargoGitopsError):
 class AmbiguousProfile(MargoGitopsError):
     """A device could run several profiles, and the deployment prefers none.
 
-    Name the profiles in `spec.profiles`, best first.
+    Name the profiles in `spec.profiles`, best first. A guess would change when the supplier adds a third.
     """
 
     code = "MG1202"
@@ -248,13 +261,21 @@ class TemplateInvalid(MargoGitopsError):
 
 
 class ParameterInvalid(MargoGitopsError):
-    """A parameter's value breaks a rule of the application's own configuration schema, or may not change any more."""
+    """A parameter's value breaks a rule of the application's own configuration schema, or may not change any more.
+
+    The message names the layer, file and line that the value comes from, and what the application wants there. Correct
+    the value; `margo-gitops explain DEVICE DEPLOYMENT` shows all layers. A setting that the application calls immutable
+    keeps the value it was installed with: put that back, or add the deployment anew under another name.
+    """
 
     code = "MG1204"
 
 
 class ParameterMissing(MargoGitopsError):
-    """A parameter that the application needs has no value in any layer."""
+    """A parameter that the application needs has no value in any layer.
+
+    Give it one in `spec.parameters` of the deployment, an overlay, the site or the device.
+    """
 
     code = "MG1205"
 
@@ -272,7 +293,11 @@ class ReferenceUnknown(MargoGitopsError):
 
 
 class StateRepoUnusable(MargoGitopsError):
-    """The state repo cannot be opened, created or written."""
+    """The state repo cannot be opened, created or written.
+
+    It must be a bare git repository that the renderer may write, on a disk with space left; `margo-gitops render` makes
+    it where there is nothing. Nothing was moved.
+    """
 
     code = "MG1301"
     exit_code = ExitCode.USAGE
@@ -300,7 +325,11 @@ class StateTampered(MargoGitopsError):
 
 
 class StateDiffers(MargoGitopsError):
-    """The state repo is not what this fleet commit renders to (`render --check`)."""
+    """The state repo is not what this fleet commit renders to (`render --check`).
+
+    Either the commit was not rendered yet, or the state repo was rendered from another one. Each difference is listed;
+    `margo-gitops render` makes them equal.
+    """
 
     code = "MG1304"
 
@@ -316,14 +345,22 @@ class SigningKeyUnusable(MargoGitopsError):
 
 
 class StateUnreachable(MargoGitopsError):
-    """The remote state repo cannot be fetched or pushed."""
+    """The remote state repo cannot be fetched or pushed.
+
+    Network, credentials, rights, or a server without atomic pushes; the last lines that git said are shown. Nothing was
+    changed there. See that `git ls-remote URL` works for the same user, then render again.
+    """
 
     code = "MG1306"
     exit_code = ExitCode.TRANSPORT
 
 
 class FleetCommitUnknown(MargoGitopsError):
-    """The revision of the fleet repo that was asked for does not exist."""
+    """The revision of the fleet repo that was asked for does not exist.
+
+    Name a branch, a tag or a commit id of this repository. A shallow clone lacks older commits; a new repository has
+    none before the first one is made.
+    """
 
     code = "MG1307"
     exit_code = ExitCode.USAGE
@@ -343,7 +380,10 @@ class FleetCommitOlder(MargoGitopsError):
 
 
 class TransportError(MargoGitopsError):
-    """Base of what goes wrong between the device and the state: retrying later is sensible."""
+    """Base of what goes wrong between the device and the state: retrying later is sensible.
+
+    What runs on the device keeps running; the agent tries again by itself.
+    """
 
     code = "MG1400"
     exit_code = ExitCode.TRANSPORT
@@ -408,74 +448,122 @@ class SourceBusy(TransportError):
 
 
 class TrustRefused(MargoGitopsError):
-    """Base of every reason to distrust a snapshot: it is rejected whole, and what runs keeps running."""
+    """Base of every reason to distrust a snapshot: it is rejected whole, and what runs keeps running.
+
+    Each is recorded as a security event. Never answer one by weakening the device's policy: find out first how such a
+    state came to be served.
+    """
 
     code = "MG1500"
     exit_code = ExitCode.TRUST
 
 
 class SignatureMissing(TrustRefused):
-    """The state is not signed, but this device accepts signed state only."""
+    """The state is not signed, but this device accepts signed state only.
+
+    Render with `--signing-key`, and set `spec.signing.required` in the fleet so that it cannot be forgotten. If every
+    render is signed, somebody else wrote the branch.
+    """
 
     code = "MG1501"
 
 
 class SignatureInvalid(TrustRefused):
-    """The signature does not belong to these bytes, or is no SSH signature."""
+    """The signature does not belong to these bytes, or is no SSH signature.
+
+    The commit was changed after it was signed, or signed by a program that signs in another way (GPG, X.509). Compare
+    it with the state repo: `git log --show-signature`.
+    """
 
     code = "MG1502"
 
 
 class SignerUnknown(TrustRefused):
-    """The state is signed by a key that is not in the device's allowed-signers list, or not allowed for this use."""
+    """The state is signed by a key that is not in the device's allowed-signers list, or not allowed for this use.
+
+    The message shows the key's fingerprint. If it is the renderer's new key, add its line to the list on the device; if
+    nobody knows it, somebody else wrote the branch. A line may limit its key to some uses (`namespaces`, which must
+    take in `git`) and to a time.
+    """
 
     code = "MG1503"
 
 
 class VersionRollback(TrustRefused):
-    """The manifest version is lower than one this device has already trusted."""
+    """The manifest version is lower than one this device has already trusted.
+
+    An old state is served: a server restored from a backup, a stale mirror, or an attack. Put the state repo back to
+    its latest commit. To go back on purpose, revert in the fleet repo: the revert renders to a higher version.
+    """
 
     code = "MG1504"
 
 
 class VersionReused(TrustRefused):
-    """The manifest version was already used for other content."""
+    """The manifest version was already used for other content.
+
+    Two renders started from the same state, or a branch was rewritten. Put the state repo back to the commit that the
+    device trusts, then render again: the next version is higher.
+    """
 
     code = "MG1505"
 
 
 class HistoryRewritten(TrustRefused):
-    """The commit is no child of the one this device trusts, although its version says so."""
+    """The commit is no child of the one this device trusts, although its version says so.
+
+    The device's branch was rewritten, or written by somebody else. Put it back to the renderer's commits, and protect
+    it.
+    """
 
     code = "MG1506"
 
 
 class DigestMismatch(TrustRefused):
-    """Bytes do not have the digest that the manifest, or the commit, states for them."""
+    """Bytes do not have the digest that the manifest, or the commit, states for them.
+
+    They were damaged or changed on their way or on the server. `git fsck` on the server tells which; a good clone of
+    the state repo mends it.
+    """
 
     code = "MG1507"
 
 
 class ContentMismatch(TrustRefused):
-    """The files of a snapshot are not exactly the ones its manifest lists."""
+    """The files of a snapshot are not exactly the ones its manifest lists.
+
+    A file is missing or too many: no render wrote this. Put the branch back to the renderer's last commit.
+    """
 
     code = "MG1508"
 
 
 class ForeignDevice(TrustRefused):
-    """The state is meant for another device."""
+    """The state is meant for another device.
+
+    The agent's `device` names another device than its source serves, or somebody mixed up branches. Compare the agent's
+    configuration with the fleet repo.
+    """
 
     code = "MG1509"
 
 
 class Oversized(TrustRefused):
-    """A snapshot exceeds the bounds on the number or size of its documents."""
+    """A snapshot exceeds the bounds on the number or size of its documents.
+
+    The bounds keep a bad server from filling the disk. A state that is meant to be so large belongs onto several
+    devices, or its content into artifacts.
+    """
 
     code = "MG1510"
 
 
 class StateDocumentInvalid(TrustRefused):
-    """The manifest or a deployment of a snapshot does not follow its contract."""
+    """The manifest or a deployment of a snapshot does not follow its contract.
+
+    The renderer checks what it writes, so either a newer renderer wrote it than this agent understands, or none did.
+    Compare the `Rendered-By` trailer with the agent's version; `margo-gitops document check FILE` shows every finding.
+    """
 
     code = "MG1511"
 
@@ -520,14 +608,22 @@ class ApplyError(MargoGitopsError):
 
 
 class EngineUnavailable(ApplyError):
-    """The engine that runs workloads does not answer."""
+    """The engine that runs workloads does not answer.
+
+    Start it, and see that the agent's user may talk to it. What runs keeps running; the agent tries again at its next
+    poll.
+    """
 
     code = "MG1601"
     exit_code = ExitCode.APPLY
 
 
 class ArtifactUnavailable(ApplyError):
-    """The content of a component cannot be fetched."""
+    """The content of a component cannot be fetched.
+
+    The URL comes from `spec.artifacts.baseUrl` of the fleet, or from the application. See that the device reaches it
+    and that the file is there. What runs keeps running; the agent tries again at its next poll.
+    """
 
     code = "MG1602"
 
@@ -543,19 +639,31 @@ class ArtifactRefused(ApplyError):
 
 
 class InstallFailed(ApplyError):
-    """A workload did not start, or did not become healthy in time."""
+    """A workload did not start, or did not become healthy in time.
+
+    The message ends with what the engine said. Correct the parameter or the application. What ran before runs again
+    where that was possible.
+    """
 
     code = "MG1604"
 
 
 class RemoveFailed(ApplyError):
-    """A workload could not be removed completely."""
+    """A workload could not be removed completely.
+
+    Something still uses it, or the engine refused; the message ends with what it said. The agent tries again at its
+    next poll.
+    """
 
     code = "MG1605"
 
 
 class WorkloadUnsupported(ApplyError):
-    """The deployment asks for something that this device's appliers cannot do."""
+    """The deployment asks for something that this device's appliers cannot do.
+
+    A component without content, a pointer that the applier does not know, or a name that something else on the device
+    has taken. The remedy in the message says which; what runs keeps running.
+    """
 
     code = "MG1606"
 
@@ -571,7 +679,11 @@ class ComposeInvalid(ApplyError):
 
 
 class ApplierUnusable(ApplyError):
-    """An applier is not installed, cannot be loaded, or its settings cannot work."""
+    """An applier is not installed, cannot be loaded, or its settings cannot work.
+
+    The message lists the appliers that are installed. Install the missing package, or correct `appliers` in the agent's
+    configuration.
+    """
 
     code = "MG1608"
     exit_code = ExitCode.USAGE
@@ -643,7 +755,10 @@ class StoredStateDamaged(MargoGitopsError):
 
 
 class NothingHeld(MargoGitopsError):
-    """The device holds no state yet: no poll has succeeded since the state folder was made."""
+    """The device holds no state yet: no poll has succeeded since the state folder was made.
+
+    `margo-gitops agent once` polls and says what stands in the way.
+    """
 
     code = "MG1706"
 
