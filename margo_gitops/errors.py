@@ -317,7 +317,8 @@ class StateTampered(MargoGitopsError):
     """The state repo holds what no render wrote: a device branch that differs from the fleet branch.
 
     Only the renderer writes the state repo. Find out who moved the branch (`git reflog`, the server's audit log), put
-    it back to the commit the message names, and protect the branch.
+    it back to the renderer's last commit of this device (docs/state-repo.md shows how to find it), and protect the
+    branch.
     """
 
     code = "MG1303"

@@ -20,13 +20,14 @@ from margo_gitops.agent.journal import Journal
 from margo_gitops.agent.lock import AgentLock
 from margo_gitops.agent.logs import EventLog, LogFormat
 from margo_gitops.agent.notify import ServiceManager
+from margo_gitops.agent.poll_record import PollRecord
 from margo_gitops.agent.reconcile import Reconciler
 from margo_gitops.agent.run import Service
 from margo_gitops.agent.schedule import Schedule
 from margo_gitops.agent.store import TrustedStore
 from margo_gitops.appliers.applier import Applier
 from margo_gitops.appliers.registry import create_applier
-from margo_gitops.errors import AgentMisconfigured, Location, MargoGitopsError, StorageFull
+from margo_gitops.errors import AgentMisconfigured, Location, MargoGitopsError
 from margo_gitops.transport.git.git_transport import GitTransport
 from margo_gitops.transport.transport import Unchanged
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, parse_allowed_signers
@@ -105,19 +106,19 @@ def working_agent(
             record = _recorder(journal, log, clock)
             if journal.set_aside:
                 record(Event(Reason.JOURNAL_REBUILT, f"the journal could not be used and lies at {journal.set_aside}"))
-            transport.journal = journal
             reconciler = Reconciler(create_appliers(configuration), journal, record, clock, interruptions.stopping)
-            cycle = Cycle(
-                policy=lambda: read_policy(configuration),
-                transport=transport,
-                store=store,
-                floors=floor_files(configuration),
-                journal=journal,
-                reconciler=reconciler,
-                record=record,
-                clock=clock,
-            )
-            yield Parts(cycle, journal, record)
+            with contextlib.closing(PollRecord(journal, clock)) as polls:
+                transport.polls = polls
+                cycle = Cycle(
+                    policy=lambda: read_policy(configuration),
+                    transport=transport,
+                    store=store,
+                    floors=floor_files(configuration),
+                    polls=polls,
+                    reconciler=reconciler,
+                    record=record,
+                )
+                yield Parts(cycle, journal, record)
 
 
 def floor_files(configuration: LoadedConfiguration) -> FloorFiles:
@@ -179,16 +180,16 @@ def _recorder(journal: Journal, log: EventLog, clock: Clock) -> Record:
 
 
 class AgentTransport:
-    """A git transport whose pulls a signal to stop may cut off, and that keeps in the journal what each cost.
+    """A git transport whose pulls a signal to stop may cut off, and that tells what each cost.
 
     Attributes:
-        journal: where the cost is kept; None keeps it nowhere.
+        polls: who is told; None is nobody.
     """
 
     def __init__(self, transport: GitTransport, interruptions: Interruptions) -> None:
         self._transport = transport
         self._interruptions = interruptions
-        self.journal: Journal | None = None
+        self.polls: PollRecord | None = None
 
     def pull(self, held: Snapshot | None) -> Snapshot | Unchanged:
         """Return what the transport returns.
@@ -201,11 +202,8 @@ class AgentTransport:
             with self._interruptions.abortable():
                 return self._transport.pull(held)
         finally:
-            used = self._transport.cost - before
-            if self.journal is not None:
-                facts = {"requests": used.requests, "bytes_up": used.bytes_up, "bytes_down": used.bytes_down}
-                with contextlib.suppress(StorageFull):
-                    self.journal.set_facts({f"poll.{name}": str(number) for name, number in facts.items()})
+            if self.polls is not None:
+                self.polls.spent(self._transport.cost - before)
 
     def close(self) -> None:
         """Close the kept connection."""

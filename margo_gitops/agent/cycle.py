@@ -13,14 +13,13 @@ C-7  A refused snapshot changes nothing but the journal: a security event.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 from margo_gitops.agent.events import Event, Reason, Record, refusal
 from margo_gitops.agent.floor_files import FloorFiles
-from margo_gitops.agent.journal import Journal
+from margo_gitops.agent.poll_record import PollRecord, PollResult
 from margo_gitops.agent.reconcile import Reconciler, Reconciliation
 from margo_gitops.agent.store import TrustedStore
 from margo_gitops.errors import (
@@ -37,8 +36,6 @@ from margo_gitops.transport.transport import Transport, Unchanged
 from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
-
-PollResult = Literal["new", "unchanged", "failed", "refused", "none"]
 
 _WORST_FIRST: Final = (ExitCode.TRUST, ExitCode.USAGE, ExitCode.APPLY, ExitCode.TRANSPORT, ExitCode.TRY_LATER)
 
@@ -88,19 +85,17 @@ class Cycle:
         transport: Transport,
         store: TrustedStore,
         floors: FloorFiles,
-        journal: Journal,
+        polls: PollRecord,
         reconciler: Reconciler,
         record: Record,
-        clock: Callable[[], float],
     ) -> None:
         self.policy = policy
         self._transport = transport
         self._store = store
         self._floors = floors
-        self._journal = journal
+        self._polls = polls
         self._reconciler = reconciler
         self._record = record
-        self._clock = clock
         self._judged: tuple[Snapshot, TrustPolicy, Floor | None, TrustedState] | None = None
 
     def run(self, *, poll: bool = True, patient: bool = False) -> Outcome:
@@ -190,18 +185,7 @@ class Cycle:
             self._record(Event.of(Reason.FLOOR_COPY_FAILED, error))
 
     def _polled(self, result: PollResult, error: MargoGitopsError | None) -> PollResult:
-        """Keep how the poll ended, for `agent status`."""
-        now = self._clock()
-        facts = {
-            "poll.at": repr(now),
-            "poll.result": result,
-            "poll.code": error.code if error else "",
-            "poll.error": str(error) if error else "",
-        }
-        if result in ("new", "unchanged"):
-            facts["poll.answered_at"] = repr(now)
-            if self._journal.facts().get("poll.result") == "failed":
-                self._record(Event(Reason.POLL_RECOVERED, "the source answers again"))
-        with contextlib.suppress(StorageFull):  # a full disk must not keep the held state from being applied
-            self._journal.set_facts(facts)
+        """Remember how the poll ended, for `agent status`."""
+        if self._polls.ended(result, error):
+            self._record(Event(Reason.POLL_RECOVERED, "the source answers again"))
         return result

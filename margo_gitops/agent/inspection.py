@@ -9,6 +9,7 @@ from margo_gitops.agent.agent import JOURNAL_FILE, STORE_FOLDER, floor_files, re
 from margo_gitops.agent.configuration import LoadedConfiguration
 from margo_gitops.agent.journal import Journal, RecordedDeployment, RecordedEvent, RecordedWorkload
 from margo_gitops.agent.logs import printable
+from margo_gitops.agent.poll_record import KEPT_EVERY
 from margo_gitops.agent.status import deployment_status
 from margo_gitops.agent.store import TrustedStore
 from margo_gitops.documents.nodes import Json
@@ -31,7 +32,7 @@ class AgentReport:
         version: its manifest version; None where nothing is held, or what is held is not trusted.
         problem: why what is held cannot be used; None where it can.
         floor: the trust floor; None before the first contact.
-        facts: how the last poll ended, as the journal keeps it.
+        facts: how the last poll ended that the journal keeps; a later one may have ended alike.
         deployments: what is recorded of each deployment, with its components.
         statuses: Margo's status documents of them, in the same order.
         events: the latest security events, newest first.
@@ -208,6 +209,7 @@ def _poll_text(facts: dict[str, str]) -> str:
     text = f"{facts.get('poll.result')} at {_moment(facts['poll.at'])}"
     if facts.get("poll.requests", "0") != "0":
         text += f", {facts['poll.requests']} requests, {facts['poll.bytes_down']} bytes down"
+    text += f" (noted every {KEPT_EVERY / 60:.0f} minutes while polls end alike)"
     return f"{text}: {_first_line(facts['poll.error'])}" if facts.get("poll.error") else text
 
 

@@ -257,12 +257,10 @@ class Journal:
 
     def post(self, deployment_id: str, document: bytes, now: float) -> bool:
         """Put the latest status of a deployment into the outbox; return whether it says something new."""
+        held = self._rows("SELECT document FROM outbox WHERE deployment = ?", deployment_id)
+        if held and held[0][0] == document:
+            return False
         with self._transaction():
-            held = self._connection.execute(
-                "SELECT document FROM outbox WHERE deployment = ?", (deployment_id,)
-            ).fetchone()
-            if held is not None and held[0] == document:
-                return False
             self._connection.execute(
                 "INSERT INTO outbox (deployment, changed_at, document) VALUES (?, ?, ?) "
                 "ON CONFLICT (deployment) DO UPDATE SET changed_at = excluded.changed_at, document = excluded.document",

@@ -207,7 +207,7 @@ def _check_bounds(snapshot: Snapshot, bounds: StateBounds) -> None:
         if size > limit:
             raise Oversized(
                 f"the state has {size} {what}; this device takes {limit}",
-                remedy="render less for this device, or raise the bound in its configuration",
+                remedy="render less for this device, or put large content into artifacts",
             )
 
 

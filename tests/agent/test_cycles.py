@@ -22,6 +22,7 @@ from margo_gitops.agent.cycle import Cycle, Outcome
 from margo_gitops.agent.events import Event, Reason
 from margo_gitops.agent.floor_files import FloorFiles
 from margo_gitops.agent.journal import Journal
+from margo_gitops.agent.poll_record import PollRecord
 from margo_gitops.agent.reconcile import Reconciler
 from margo_gitops.agent.store import TrustedStore
 from margo_gitops.errors import ExitCode, SourceUnreachable
@@ -71,12 +72,11 @@ class Device:
                 transport=self.source,
                 store=TrustedStore(state / "trusted"),
                 floors=self.floors,
-                journal=journal,
+                polls=PollRecord(journal, lambda: 0),
                 reconciler=Reconciler(
                     {"engine": EngineDouble(self.engine, alive=alive)}, journal, self.record, lambda: 0, lambda: False
                 ),
                 record=self.record,
-                clock=lambda: 0,
             ).run(**options)
 
     @property
