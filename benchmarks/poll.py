@@ -1,0 +1,270 @@
+"""What an idle poll costs, beside `git ls-remote` against the same server, and what an idle agent costs its device.
+
+The server is nginx with `git http-backend` on the loopback; the state repo is rendered and signed as in a plant. All
+rows of a size are taken in turns, so that a busy moment of the machine meets each. Bytes are what nginx logged.
+
+Usage: python benchmarks/poll.py [REFS ...]        default: 1 1000 10000
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fleets import commit, make_fleet
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT / "scripts" / "lib"), str(ROOT / "tests")]
+
+from support.git_cli import GIT_ENVIRONMENT, Git  # noqa: E402
+from testbed.git_server import GitServer, ServedRepository  # noqa: E402
+from testbed.parts import GIT, using  # noqa: E402
+from testbed.places import state_folder  # noqa: E402
+
+from margo_gitops.documents.device_id import device_ref  # noqa: E402
+from margo_gitops.transport.git.git_transport import GitTransport  # noqa: E402
+from margo_gitops.transport.git.source import GitSource  # noqa: E402
+from margo_gitops.transport.transport import UNCHANGED, Unchanged  # noqa: E402
+
+ROUNDS = 21
+POLLS = 30
+DEVICE = "press-00000"
+LIMIT_SECONDS = 120
+
+
+@dataclass
+class Row:
+    """One way to ask: what it does, and what it took."""
+
+    what: str
+    ask: Callable[[], None]
+    seconds: list[float] = field(default_factory=list)
+    requests: int = 0
+    up: int = 0
+    down: int = 0
+
+
+def main() -> None:
+    """Measure each size of state repo, and print the tables."""
+    sizes = [int(text) for text in sys.argv[1:]] or [1, 1000, 10_000]
+    with tempfile.TemporaryDirectory() as folder, using(GIT, state_folder()) as server:
+        for refs in sizes:
+            world = Path(folder, str(refs))
+            served = serve(server, world, refs)
+            # The repository is served from a temporary folder: the link to it goes with this run.
+            try:
+                show_polls(served, refs, measure_polls(server, served))
+                show_agent(server, served, world)
+            finally:
+                (server.folder / "repositories" / served.route).unlink()
+
+
+def serve(server: GitServer, world: Path, devices: int) -> ServedRepository:
+    """Render a signed state repo with so many device branches, and serve it."""
+    make_fleet(world / "fleet", devices)
+    settings = world / "fleet" / "margo-gitops.yaml"
+    text = settings.read_text(encoding="utf-8").replace("file:///srv/my-fleet", f"file://{world}/fleet")
+    settings.write_text(text, encoding="utf-8")
+    commit(world / "fleet", "Let devices fetch from here")
+    key = world / "renderer"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "renderer", "-f", key], check=True)
+    public = key.with_suffix(".pub").read_text(encoding="utf-8")
+    (world / "allowed_signers").write_text(f'renderer namespaces="git" {public}', encoding="utf-8")
+    state = world / "state.git"
+    command = [sys.executable, "-m", "margo_gitops", "render", "--fleet", str(world / "fleet")]
+    subprocess.run([*command, "--state", str(state), "--signing-key", str(key)], check=True, stdout=subprocess.DEVNULL)
+    # nginx answers as another user.
+    for part in (world, world.parent, state):
+        part.chmod(0o755)
+    return server.add_repository(state, "state")
+
+
+def measure_polls(server: GitServer, served: ServedRepository) -> list[Row]:
+    """Return what each way to ask took; every answer is checked to be the one that the others gave.
+
+    `git ls-remote URL REF` sorts out the other refs at its own end; `git fetch` asks for one ref, as the poll does.
+    """
+    source = GitSource(url=served.http(), device=DEVICE)
+    with ExitStack() as stack:
+        kept = GitTransport(source)
+        stack.callback(kept.close)
+        held = kept.pull(None)
+        assert not isinstance(held, Unchanged)
+        ref = device_ref(DEVICE)
+
+        def poll_kept() -> None:
+            assert kept.pull(held) is UNCHANGED
+
+        def poll_cold() -> None:
+            transport = GitTransport(source)
+            try:
+                assert transport.pull(held) is UNCHANGED
+            finally:
+                transport.close()
+
+        def ls_remote(*names: str) -> None:
+            found = subprocess.run(
+                ["git", "ls-remote", served.http(), *names], env=GIT_ENVIRONMENT, check=True, capture_output=True
+            ).stdout
+            assert f"{held.revision}\t{ref}\n".encode() in found
+
+        clone = Git(served.path.parent / "clone").init(bare=True)
+        clone.run("fetch", "--quiet", served.http(), ref)
+        assert clone.run("rev-parse", "FETCH_HEAD") == held.revision
+
+        def fetch() -> None:
+            clone.run("fetch", "--quiet", served.http(), ref)
+
+        rows = [
+            Row("git ls-remote URL REF", lambda: ls_remote(ref)),
+            Row("git ls-remote URL", ls_remote),
+            Row("git fetch URL REF", fetch),
+            Row("poll, new connection", poll_cold),
+            Row("poll, kept connection", poll_kept),
+        ]
+        for row in rows:
+            row.requests, row.up, row.down = logged(server, served, row.ask)
+        for _ in range(ROUNDS):
+            for row in rows:
+                start = time.perf_counter()
+                row.ask()
+                row.seconds.append(time.perf_counter() - start)
+    return rows
+
+
+def logged(server: GitServer, served: ServedRepository, ask: Callable[[], None]) -> tuple[int, int, int]:
+    """Return requests, bytes up and bytes down of one question, as the server logged them; asked until two agree."""
+    found = [ask_logged(server, served, ask)]
+    while len(found) < 2 or found[-1] != found[-2]:
+        found.append(ask_logged(server, served, ask))
+    return found[-1]
+
+
+def ask_logged(server: GitServer, served: ServedRepository, ask: Callable[[], None]) -> tuple[int, int, int]:
+    """Ask once, and return what the server logged."""
+    before = settled(server, served)
+    ask()
+    mine = server.requests(served)[before : settled(server, served)]
+    return len(mine), sum(int(each["received"]) for each in mine), sum(int(each["sent"]) for each in mine)
+
+
+def settled(server: GitServer, served: ServedRepository) -> int:
+    """Return how many requests were logged, once no more come: the server writes them down after its answer."""
+    count, same = -1, 0
+    while same < 5:
+        now = len(server.requests(served))
+        count, same = now, same + 1 if now == count else 0
+        time.sleep(0.1)
+    return count
+
+
+def show_polls(served: ServedRepository, devices: int, rows: list[Row]) -> None:
+    """Print seconds, requests and bytes, and how they stand to git's best."""
+    refs = len(Git(served.path).run("for-each-ref").splitlines())
+    print(f"\n{devices} devices, {refs} refs; median of {ROUNDS}")
+    print(f"{'what':<24} {'ms':>8} {'ratio':>6} {'requests':>9} {'up':>7} {'down':>9} {'ratio':>7}")
+    best = rows[0]
+    for row in rows:
+        seconds = statistics.median(row.seconds)
+        time_ratio = seconds / statistics.median(best.seconds)
+        bytes_ratio = (row.up + row.down) / (best.up + best.down)
+        print(
+            f"{row.what:<24} {seconds * 1000:>8.1f} {time_ratio:>6.2f} {row.requests:>9} {row.up:>7} {row.down:>9} "
+            f"{bytes_ratio:>7.3f}",
+            flush=True,
+        )
+
+
+def show_agent(server: GitServer, served: ServedRepository, world: Path) -> None:
+    """Print what an agent that polls every second, and finds nothing new, takes from its device."""
+    (world / "agent.yaml").write_text(
+        f"""\
+apiVersion: margo-gitops/v1
+kind: AgentConfiguration
+device: {DEVICE}
+stateFolder: agent
+source:
+  git:
+    url: {served.http()}
+trust:
+  allowedSigners: allowed_signers
+  floorCopy: elsewhere/floor.json
+poll:
+  interval: 1s
+appliers:
+  files:
+    folder: {world}/output
+""",
+        encoding="utf-8",
+    )
+    config = ["--config", str(world / "agent.yaml")]
+    agent = [sys.executable, "-m", "margo_gitops", "agent"]
+    subprocess.run([*agent, "once", *config], check=True, stdout=subprocess.DEVNULL)
+    once = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([*agent, "once", *config], check=True, stdout=subprocess.DEVNULL)
+        once.append(time.perf_counter() - start)
+    with running([sys.executable, "-c", "import time; time.sleep(3600)"]) as bare:
+        wait_until(lambda: resident(bare.pid) > 0)
+        time.sleep(1)
+        empty = resident(bare.pid)
+    with running([*agent, "run", *config]) as process:
+        begun = len(server.requests(served))
+        wait_until(lambda: len(server.requests(served)) >= begun + 5)
+        start, before = len(server.requests(served)), usage(process.pid)
+        wait_until(lambda: len(server.requests(served)) >= start + POLLS)
+        polls, after = len(server.requests(served)) - start, usage(process.pid)
+        memory = resident(process.pid)
+    cpu, written = after[0] - before[0], after[1] - before[1]
+    print(f"agent run, {polls} idle polls: {memory / 1024:.1f} MB resident (an empty Python: {empty / 1024:.1f} MB),")
+    print(f"  {1000 * cpu / polls:.1f} ms CPU a poll, {written / polls:.0f} bytes to disk a poll")
+    print(f"agent once, nothing new, whole process: {statistics.median(once):.2f} s", flush=True)
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program while the context lasts."""
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def wait_until(true: Callable[[], bool]) -> None:
+    """Wait for something to become true."""
+    deadline = time.monotonic() + LIMIT_SECONDS
+    while not true():
+        if time.monotonic() > deadline:
+            sys.exit("the agent does not poll")
+        time.sleep(0.05)
+
+
+def resident(pid: int) -> int:
+    """Return the resident memory of a process, kB."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
+
+
+def usage(pid: int) -> tuple[float, int]:
+    """Return the CPU seconds that a process used, and the bytes that it made the disk write."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    lines = Path(f"/proc/{pid}/io").read_text(encoding="utf-8").splitlines()
+    written = next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
+    return seconds, written
+
+
+if __name__ == "__main__":
+    main()

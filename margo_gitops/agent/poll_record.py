@@ -1,0 +1,89 @@
+"""How the last poll ended and what it cost, for `agent status`: kept in the journal, but not at every poll.
+
+K-1  A poll that ended otherwise than the one before is kept at once.
+K-2  Of polls that end alike one is kept every five minutes: a device polls for years, and flash wears.
+K-3  What is not kept yet is kept when the agent ends in order.
+K-4  A full disk keeps no poll from being followed by its cycle.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Final, Literal
+
+from margo_gitops.agent.journal import Journal
+from margo_gitops.errors import MargoGitopsError, StorageFull
+from margo_gitops.transport.git.cost import Cost
+
+PollResult = Literal["new", "unchanged", "failed", "refused", "none"]
+
+KEPT_EVERY: Final = 300.0
+"""Seconds between two polls that end alike and are kept (K-2)."""
+
+_OUTCOME: Final = ("poll.result", "poll.code", "poll.error")
+
+
+class PollRecord:
+    """Remembers polls, and keeps the last one in the journal where that is worth a write."""
+
+    def __init__(self, journal: Journal, clock: Callable[[], float]) -> None:
+        """Take up what the journal says of the last poll.
+
+        Args:
+            journal: where it is kept; stays open longer than this record.
+            clock: the time, seconds since the epoch; may jump.
+
+        Raises:
+            StateFolderUnusable: the journal cannot be read.
+        """
+        self._journal = journal
+        self._clock = clock
+        self._kept = {name: value for name, value in journal.facts().items() if name.startswith("poll.")}
+        self._last = dict(self._kept)
+
+    def spent(self, cost: Cost) -> None:
+        """Remember what the poll that ends next has cost."""
+        self._last |= {
+            "poll.requests": str(cost.requests),
+            "poll.bytes_up": str(cost.bytes_up),
+            "poll.bytes_down": str(cost.bytes_down),
+        }
+
+    def ended(self, result: PollResult, error: MargoGitopsError | None) -> bool:
+        """Remember how a poll ended, and return whether the source answers again after it did not.
+
+        Raises:
+            StateFolderUnusable: the journal cannot be written.
+        """
+        failed_before = self._last.get("poll.result") == "failed"
+        answered = result in ("new", "unchanged")
+        now = self._clock()
+        self._last |= {
+            "poll.at": repr(now),
+            "poll.result": result,
+            "poll.code": error.code if error else "",
+            "poll.error": str(error) if error else "",
+        }
+        if answered:
+            self._last["poll.answered_at"] = repr(now)
+        if self._is_due(now):
+            with contextlib.suppress(StorageFull):
+                self._keep()
+        return answered and failed_before
+
+    def close(self) -> None:
+        """Keep what is not kept yet (K-3); an error is no reason to end otherwise than well."""
+        with contextlib.suppress(MargoGitopsError):
+            self._keep()
+
+    def _is_due(self, now: float) -> bool:
+        if any(self._kept.get(name) != self._last[name] for name in _OUTCOME):
+            return True
+        # A clock that went back makes a poll due as well: the kept time would lie in the future.
+        return not 0 <= now - float(self._kept.get("poll.at", "-inf")) < KEPT_EVERY
+
+    def _keep(self) -> None:
+        if self._last != self._kept:
+            self._journal.set_facts(self._last)
+            self._kept = dict(self._last)
