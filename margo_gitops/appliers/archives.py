@@ -88,8 +88,26 @@ def _unpack_members(tar: tarfile.TarFile, folder: Path, bounds: ArchiveBounds) -
                 continue
             raise ArtifactRefused(f"{_shown(member.name)} in the archive names its folder, but is none")
         _check_member(member, path, kinds)
-        member.name = str(path)
-        tar.extract(member, folder, filter="data")
+        _write_member(tar, member, path, folder)
+
+
+def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: PurePosixPath, folder: Path) -> None:
+    """Write a member that was checked; tarfile's own extraction filters are not in every Python 3.11."""
+    place = folder / path
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if member.isdir():
+        place.mkdir(exist_ok=True)
+    elif member.issym():
+        place.symlink_to(member.linkname)
+    elif member.islnk():
+        place.hardlink_to(folder / _path(member.linkname))
+    else:
+        content = tar.extractfile(member)
+        with place.open("xb") as file:
+            while content is not None and (chunk := content.read(_CHUNK)):
+                file.write(chunk)
+            # R-5: what is left is who may run it.
+            os.fchmod(file.fileno(), 0o755 if member.mode & stat.S_IXUSR else 0o644)
 
 
 def _check_member(member: tarfile.TarInfo, path: PurePosixPath, kinds: dict[PurePosixPath, str]) -> None:

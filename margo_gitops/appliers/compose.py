@@ -30,7 +30,6 @@ from margo_gitops.appliers.compose_project import (
     observed,
     override_file,
     project_name,
-    redacted,
 )
 from margo_gitops.appliers.compose_revision import CONTENT, OVERRIDE, Revision, RevisionRecord, Revisions
 from margo_gitops.appliers.compose_running import REMOVE_SECONDS, RunningProject
@@ -235,7 +234,7 @@ class ComposeApplier:
         if done.status != 0:
             raise ComposeInvalid(
                 f"Compose refuses the compose file of component {workload.component.name}",
-                why=[redacted(line, environment) for line in done.last_lines],
+                why=done.last_lines(environment),
                 remedy="correct the compose file or the parameters; `docker compose config` shows the same",
             )
         return read_model(done.output, workload.component.name)
@@ -250,7 +249,7 @@ class ComposeApplier:
             if done.status != 0:
                 raise ArtifactUnavailable(
                     f"the image {image} of component {workload.component.name} cannot be pulled",
-                    why=["it took too long"] if done.status is None else done.last_lines,
+                    why=["it took too long"] if done.status is None else done.last_lines(),
                     remedy="check the registry and this device's access to it; what runs keeps running",
                 )
 

@@ -121,7 +121,7 @@ class ComposeEngine:
             return done.output
         if done.status is None:
             raise _unavailable(self._client, [f"no answer within {_QUERY_SECONDS:.0f} s"])
-        raise _unavailable(self._client, done.last_lines)
+        raise _unavailable(self._client, done.last_lines())
 
     def client(self, *arguments: str, seconds: float) -> Finished:
         """Run one of the engine's own commands.

@@ -36,7 +36,6 @@ _RESERVED = re.compile(
     r"PATH|HOME|XDG_RUNTIME_DIR|LD_.*|DOCKER_.*|COMPOSE_(?!PROFILES$).*|BUILDX_.*|BUILDKIT_.*|PODMAN_.*|CONTAINERS?_.*"
 )
 _EXIT = re.compile(r"Exited \((\d+)\)", re.IGNORECASE)
-_SHORTEST_REDACTED = 4
 
 
 def project_name(key: WorkloadKey) -> str:
@@ -169,11 +168,3 @@ def _digest(containers: Sequence[Container]) -> Digest | None:
         return parse_digest(digests.pop()) if len(digests) == 1 else None
     except ValueError:
         return None
-
-
-def redacted(text: str, environment: Mapping[str, str]) -> str:
-    """Return `text` with parameter values replaced by their names; values of under four characters stay."""
-    for name, value in sorted(environment.items(), key=lambda item: -len(item[1])):
-        if len(value) >= _SHORTEST_REDACTED:
-            text = text.replace(value, f"<{name}>")
-    return text

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from margo_gitops.appliers.applier import WorkloadKey
 from margo_gitops.appliers.compose_engine import ComposeEngine, History
-from margo_gitops.appliers.compose_project import DEVICE, PROJECT, Container, observed, project_name, redacted
+from margo_gitops.appliers.compose_project import DEVICE, PROJECT, Container, observed, project_name
 from margo_gitops.appliers.compose_revision import Revision
+from margo_gitops.appliers.redaction import redacted
 from margo_gitops.errors import ApplyError, RemoveFailed, WorkloadUnsupported
 
 REMOVE_SECONDS = 120.0
@@ -66,7 +67,7 @@ class RunningProject:
         if done.status is None:
             return ["it did not start in time"]
         if done.status != 0:
-            return [redacted(line, revision.record.environment) for line in done.last_lines]
+            return done.last_lines(revision.record.environment)
         return [] if wait_beside is None else self._wait(counted, deadline)
 
     def _repair(self) -> None:
@@ -124,7 +125,7 @@ class RunningProject:
             )
             if done.status == 0:
                 return []
-            problem = [redacted(line, environment) for line in done.last_lines] or ["it took too long"]
+            problem = done.last_lines(environment) or ["it took too long"]
         return problem
 
     def drop_volumes(self) -> None:
@@ -138,7 +139,7 @@ class RunningProject:
             done = self._engine.client("volume", "rm", *names, seconds=REMOVE_SECONDS)
             if done.status != 0:
                 raise RemoveFailed(
-                    f"volumes of {self._key} are still there", why=done.last_lines, remedy="remove them by hand"
+                    f"volumes of {self._key} are still there", why=done.last_lines(), remedy="remove them by hand"
                 )
 
     def containers(self) -> list[Container]:

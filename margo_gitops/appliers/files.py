@@ -203,7 +203,8 @@ class FilesApplier:
             content = folder / "content"
             content.mkdir()
             self._artifacts.place(workload.artifact, content, seconds=workload.timeout_seconds)
-        (folder / "deployment.yaml").write_bytes(write_yaml(records.write(workload.deployment)))
+        # All three hold the parameters' values, which may be secrets.
+        write_private(folder / "deployment.yaml", write_yaml(records.write(workload.deployment)))
         write_private(folder / "values.json", write_json(values))
         lines = [f"{name}={_quoted(parameter_text(value))}\n" for name, value in workload.values.items()]
         if all(_VARIABLE.fullmatch(name) for name in workload.values):
@@ -232,8 +233,8 @@ class FilesApplier:
         except OSError as error:
             return [f"{self._hook[0]}: {error.strerror or error}"]
         if done.status is None:
-            return [f"it did not end within {time.monotonic() - started:.0f} s", *done.last_lines]
-        return [] if done.status == 0 else [f"it ended with status {done.status}", *done.last_lines]
+            return [f"it did not end within {time.monotonic() - started:.0f} s", *done.last_lines()]
+        return [] if done.status == 0 else [f"it ended with status {done.status}", *done.last_lines()]
 
     def _tidy(self, key: WorkloadKey, place: Path) -> None:
         with storing(self._folder):

@@ -11,7 +11,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
+from margo_gitops.appliers.redaction import redacted
+
+NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 _PATIENCE_SECONDS = 5.0
 _LONGEST_OUTPUT = 4 * 1024 * 1024
 _CHUNK = 64 * 1024
@@ -31,10 +35,13 @@ class Finished:
     output: str
     complaint: str
 
-    @property
-    def last_lines(self) -> list[str]:
-        """What it complained about last, for people: at most ten lines of 300 characters."""
-        text = self.complaint.strip() or self.output.strip()
+    def last_lines(self, parameters: Mapping[str, str] = NO_PARAMETERS) -> list[str]:
+        """Return what it complained about last, for people: at most ten lines of 300 characters.
+
+        Args:
+            parameters: their values are hidden, all of each, before lines are cut.
+        """
+        text = redacted(self.complaint.strip() or self.output.strip(), parameters)
         return [line[:300] for line in text.splitlines()[-10:]]
 
 

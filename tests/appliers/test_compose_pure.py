@@ -19,10 +19,11 @@ from margo_gitops.appliers.compose_project import (
     observed,
     override_file,
     project_name,
-    redacted,
 )
 from margo_gitops.appliers.compose_source import read_model
 from margo_gitops.appliers.parameters import parameter_text
+from margo_gitops.appliers.programs import Finished
+from margo_gitops.appliers.redaction import redacted
 from margo_gitops.errors import ComposeInvalid, WorkloadUnsupported
 
 IDS = st.uuids().map(str)
@@ -147,3 +148,9 @@ def test_values_in_messages_are_replaced_by_their_names():
 def test_a_compose_file_without_services_is_refused(output):
     with pytest.raises(ComposeInvalid, match="no services"):
         read_model(output, "hmi")
+
+
+def test_a_value_is_hidden_whole_before_lines_are_cut():
+    long, lines = "k" * 400, "-----BEGIN-----\nsecret\n-----END-----"
+    said = Finished(1, "", f"bad: {long}\nbad: {lines}\n").last_lines({"TOKEN": long, "PEM": lines})
+    assert said == ["bad: <TOKEN>", "bad: <PEM>"]
