@@ -50,6 +50,7 @@ class Finding:
         path: the field as people write it, `spec.parameters.greeting`; empty for the document itself.
         remedy: what to do next; empty where the message already says it.
         severity: "error" refuses the document, "warning" does not.
+        rule: id of the rule that is broken (docs/rules.md); empty where a document breaks its contract.
     """
 
     message: str
@@ -57,6 +58,7 @@ class Finding:
     path: str = ""
     remedy: str = ""
     severity: str = "error"
+    rule: str = ""
 
     def __str__(self) -> str:
         head = f"{self.location}: " if self.location else ""
@@ -187,6 +189,7 @@ class PackageInvalid(MargoGitopsError):
     """
 
     code = "MG1103"
+    findings: tuple[Finding, ...] = ()
 
 
 class PackageExists(MargoGitopsError):
@@ -287,6 +290,7 @@ class ReferenceUnknown(MargoGitopsError):
     """
 
     code = "MG1206"
+    kind = ""  # what the name was to be the name of: "site", "device" ...
 
 
 # MG13xx: the state repo
@@ -368,13 +372,25 @@ class FleetCommitUnknown(MargoGitopsError):
 
 
 class FleetCommitOlder(MargoGitopsError):
-    """The state repo was already rendered from a later commit.
+    """The state repo was rendered from a commit that the one to render does not build on.
 
-    A slow pipeline of an older commit must not undo a newer one. To go back, revert the change in the fleet repo: the
-    revert is a new commit, and versions only go up.
+    A slow pipeline of an older commit must not undo a newer one, and a side branch is nothing to render. A shallow
+    clone cannot tell: fetch the whole history (`fetch-depth: 0` in many pipelines). To go back, revert the change in
+    the fleet repo: the revert is a new commit, and versions only go up.
     """
 
     code = "MG1308"
+
+
+class StateForeign(MargoGitopsError):
+    """The state repo belongs to another fleet, or was not written by this renderer.
+
+    Every deployment would get another id there: all workloads of all devices would be removed and installed anew. Name
+    the right state repo, or a new folder.
+    """
+
+    code = "MG1309"
+    exit_code = ExitCode.USAGE
 
 
 # MG14xx: transport
@@ -623,7 +639,8 @@ class ArtifactUnavailable(ApplyError):
     """The content of a component cannot be fetched.
 
     The URL comes from `spec.artifacts.baseUrl` of the fleet, or from the application. See that the device reaches it
-    and that the file is there. What runs keeps running; the agent tries again at its next poll.
+    and that the file is there. What runs keeps running; the agent tries again after a pause that doubles each time, up
+    to an hour, and at once when asked with SIGHUP.
     """
 
     code = "MG1602"
@@ -643,7 +660,8 @@ class InstallFailed(ApplyError):
     """A workload did not start, or did not become healthy in time.
 
     The message ends with what the engine said. Correct the parameter or the application. What ran before runs again
-    where that was possible.
+    where that was possible; then the update is quarantined, and tried again only when its content changes or somebody
+    asks (SIGHUP, `margo-gitops agent once --retry`). Where nothing ran before, the agent tries again after a pause.
     """
 
     code = "MG1604"
@@ -652,8 +670,8 @@ class InstallFailed(ApplyError):
 class RemoveFailed(ApplyError):
     """A workload could not be removed completely.
 
-    Something still uses it, or the engine refused; the message ends with what it said. The agent tries again at its
-    next poll.
+    Something still uses it, or the engine refused; the message ends with what it said. The agent tries again after a
+    pause.
     """
 
     code = "MG1605"
@@ -802,3 +820,128 @@ class ApplierDefect(ApplyError):
     """
 
     code = "MG1710"
+
+
+class DeviceIneligible(ApplyError):
+    """This device may not, or cannot, run the deployment.
+
+    Its profile names eligibility rules or capacity that the device's capabilities do not meet, or rules while the agent
+    has no capabilities of that device: a device evaluates the rules itself before it deploys (Margo device
+    constraints). Nothing of it was changed. Place the deployment elsewhere, or correct the capabilities.
+    """
+
+    code = "MG1711"
+
+
+class StepInterrupted(ApplyError):
+    """A step was left because the agent was asked to stop.
+
+    Nothing has failed: the step is taken up again when the agent starts.
+    """
+
+    code = "MG1712"
+
+
+# MG19xx: publishing
+
+
+class PublishTargetUnusable(MargoGitopsError):
+    """The target of publishing cannot be read or written.
+
+    A folder that holds other files, a full disk, missing rights, a bucket that refuses. At any moment every published
+    manifest finds what it leads to: publish again once the cause is gone.
+    """
+
+    code = "MG1901"
+    exit_code = ExitCode.USAGE
+
+
+class PublishBusy(MargoGitopsError):
+    """Another publisher works on this target.
+
+    Let it finish, then publish again: a run that finds nothing new writes nothing.
+    """
+
+    code = "MG1902"
+    exit_code = ExitCode.TRY_LATER
+
+
+class PublishDiffers(MargoGitopsError):
+    """The target is not what the state repo holds (`publish --check`).
+
+    It was not published since the last render, or somebody changed published files. Each difference is listed;
+    `margo-gitops publish` makes them equal, except for files that hold other bytes than their names say: remove those
+    first.
+    """
+
+    code = "MG1903"
+
+
+class PublishGoesBack(MargoGitopsError):
+    """The target is ahead of the state repo, or holds another manifest of the same version; nothing was published.
+
+    Devices refuse a manifest whose version does not go up. Most often the state repo was restored from an old backup:
+    restore it to its newest state, or render again until its versions are above the published ones.
+    """
+
+    code = "MG1904"
+    exit_code = ExitCode.TRUST
+
+
+# MG18xx: the server
+
+
+class ServerMisconfigured(MargoGitopsError):
+    """The server's configuration, or a file that it names, cannot be used.
+
+    Each line names a mistake with its place. The server does not start. A list of tokens or of accepted clients that
+    gets a mistake while the server runs is not taken over: what held before holds on, and the log says so.
+    """
+
+    code = "MG1801"
+    exit_code = ExitCode.USAGE
+
+
+class ServerBusy(MargoGitopsError):
+    """Another server works with the same folder of reports.
+
+    One journal has one writer. Give each server a folder of its own, and let one of them alone take reports.
+    """
+
+    code = "MG1802"
+    exit_code = ExitCode.TRY_LATER
+
+
+class ReportsUnusable(MargoGitopsError):
+    """The journal of reports cannot be read or written.
+
+    A report is acknowledged once it is on disk; without a disk none is. Reading the state goes on.
+    """
+
+    code = "MG1803"
+    exit_code = ExitCode.USAGE
+
+
+# MG182x: the audit
+
+
+class AuditFailed(MargoGitopsError):
+    """The state repo's history is not what the fleet repo's commits render to.
+
+    The first bad commit is named, with the branch, the file, and what is expected and found there. Nothing after it was
+    looked at. Somebody other than the renderer wrote it, or a ref was moved: find out who, keep a copy of the
+    repository as evidence, and restore the branches from a clone that verifies. `docs/audit.md` lists every finding.
+    """
+
+    code = "MG1820"
+    exit_code = ExitCode.TRUST
+
+
+class AuditUnusable(MargoGitopsError):
+    """What an audit was asked for is not there: a commit, a device, a time before the first render.
+
+    The message names it, and the remedy says how to list what there is.
+    """
+
+    code = "MG1821"
+    exit_code = ExitCode.USAGE

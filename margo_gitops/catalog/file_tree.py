@@ -42,7 +42,15 @@ class FileTree(Protocol):
         ...
 
     def file(self, path: str) -> TreeFile | None:
-        """Return one file; None where there is none."""
+        """Return one entry that is no folder; None where there is none."""
+        ...
+
+
+class RootTree(FileTree, Protocol):
+    """The tree of a whole repository."""
+
+    def names(self) -> list[str]:
+        """Return the names in its root, folders too."""
         ...
 
 
@@ -72,11 +80,24 @@ class DiskTree:
 
     def file(self, path: str) -> TreeFile | None:
         """Return one file."""
-        return self._entry(path) if os.path.lexists(self.root / path) and not (self.root / path).is_dir() else None
+        place = self.root / path
+        if not os.path.lexists(place) or (place.is_dir() and not place.is_symlink()):
+            return None
+        return self._entry(path)
+
+    def names(self) -> list[str]:
+        """Return the names in the folder."""
+        try:
+            return sorted(path.name for path in self.root.iterdir())
+        except OSError as error:
+            raise _unreadable(".", error) from error
 
     def _entry(self, path: str) -> TreeFile:
         place = self.root / path
-        status = place.lstat()
+        try:
+            status = place.lstat()
+        except OSError as error:
+            raise _unreadable(path, error) from error
         kind: FileKind = "special"
         if stat.S_ISLNK(status.st_mode):
             kind = "link"

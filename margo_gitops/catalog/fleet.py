@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import PurePosixPath
 from typing import Generic, TypeVar
 
-from margo_gitops.catalog.file_tree import FileTree, SubTree, TreeFile
+from margo_gitops.catalog.file_tree import FileTree, RootTree, SubTree, TreeFile
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
 from margo_gitops.catalog.lock import LOCK_FILE, locked_digests
 from margo_gitops.catalog.package import package_folder, read_package
@@ -23,13 +26,17 @@ from margo_gitops.errors import (
     Location,
     MargoGitopsError,
     NoFleetRepo,
+    PackageInvalid,
     UnreadableDocument,
 )
+from margo_gitops.rendering.by_id import ById
 from margo_gitops.rendering.intent import Application, Intent, Located
 
 T = TypeVar("T")
 
-_OTHER_SPELLINGS = (".yml", ".json", ".YAML", ".YML")
+_FOLDERS = ("sites", "devices", "deployments", "applications")
+_FOR_PEOPLE = re.compile(r"\..*|.*~|README|.*\.(md|txt)")
+"""Files that may stand beside documents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,26 +63,52 @@ _DEVICES = _Kind("devices", Device, lambda device: device.metadata.name, _device
 _DEPLOYMENTS = _Kind("deployments", Deployment, lambda deployment: deployment.metadata.name, _same_name)
 
 
-def read_fleet(tree: FileTree) -> Intent:
+def read_fleet(tree: RootTree) -> Intent:
     """Return what a fleet repo says.
 
     Raises:
         NoFleetRepo: there is no `margo-gitops.yaml`.
         FleetInvalid: with every finding of every file.
     """
-    findings: list[Finding] = []
+    intent, findings = find_fleet(tree)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if intent is None or errors:
+        noun = "finding" if len(errors) == 1 else "findings"
+        raise FleetInvalid(f"the fleet repo has {len(errors)} {noun}", errors)
+    return intent
+
+
+def find_fleet(tree: RootTree) -> tuple[Intent | None, list[Finding]]:
+    """Return what a fleet repo says as far as it can be read, and every finding, warnings too.
+
+    Documents with findings are left out; without a readable `margo-gitops.yaml` there is no intent.
+
+    Raises:
+        NoFleetRepo: there is no `margo-gitops.yaml`.
+    """
+    findings: list[Finding] = list(_misplaced(tree))
     fleet = _fleet(tree, findings)
     sites = _documents(tree, _SITES, findings)
     devices = _documents(tree, _DEVICES, findings)
     deployments = _documents(tree, _DEPLOYMENTS, findings)
     lock = tree.file(LOCK_FILE)
     applications = _applications(tree, lock, findings)
-    errors = [finding for finding in findings if finding.severity == "error"]
-    if fleet is None or errors:
-        noun = "finding" if len(errors) == 1 else "findings"
-        raise FleetInvalid(f"the fleet repo has {len(errors)} {noun}", errors)
-    digest = sha256(lock.read()) if lock else None
-    return Intent(fleet, sites, devices, deployments, applications, digest)
+    if fleet is None:
+        return None, findings
+    digest = sha256(lock.read()) if lock and lock.kind == "file" else None
+    return Intent(fleet, sites, devices, deployments, applications, digest), findings
+
+
+def _misplaced(tree: RootTree) -> Iterator[Finding]:
+    """Yield what would be read as "there is nothing", and stop every workload of the fleet."""
+    names = tree.names()
+    for folder in _FOLDERS:
+        if tree.file(folder) is not None:
+            remedy = "links and submodules are not followed: put the files here"
+            yield Finding("is no folder", Location(folder), remedy=remedy, rule="R101")
+        for name in names:
+            if name != folder and name.lower() == folder:
+                yield Finding("would not be read", Location(name), remedy=f"rename it to {folder}", rule="R102")
 
 
 def _fleet(tree: FileTree, findings: list[Finding]) -> Located[Fleet] | None:
@@ -91,14 +124,17 @@ def _fleet(tree: FileTree, findings: list[Finding]) -> Located[Fleet] | None:
 def _document(file: TreeFile, record: type[T], findings: list[Finding]) -> Located[T] | None:
     """Return one document; None where it has findings."""
     if file.kind != "file":
-        findings.append(Finding("is no plain file", Location(file.path), remedy="replace the link by the file itself"))
+        findings.append(
+            Finding("is no plain file", Location(file.path), remedy="replace the link by the file itself", rule="R101")
+        )
         return None
     if file.size > DEFAULT_BOUNDS.size:
-        findings.append(Finding(f"has {file.size} bytes, {DEFAULT_BOUNDS.size} are possible", Location(file.path)))
+        message = f"has {file.size} bytes, {DEFAULT_BOUNDS.size} are possible"
+        findings.append(Finding(message, Location(file.path), rule=UnreadableDocument.code))
         return None
     try:
         content = file.read()
-        value, found = find(record, read_yaml(content, file.path))
+        value, found = _found(ById(record), content, file.path)
     except UnreadableDocument as error:
         findings.append(_finding(error))
         return None
@@ -106,19 +142,26 @@ def _document(file: TreeFile, record: type[T], findings: list[Finding]) -> Locat
     return None if value is None else Located(value, file.path, content)
 
 
+@lru_cache(maxsize=32_768)
+def _found(record: ById[type[T]], content: bytes, path: str) -> tuple[T | None, tuple[Finding, ...]]:
+    """Return what `find` says; once for the same bytes, because two commits, or two saves, share most files."""
+    value, findings = find(record.value, read_yaml(content, path))
+    return value, tuple(findings)
+
+
 def _finding(error: MargoGitopsError) -> Finding:
     why = f": {'; '.join(error.why)}" if error.why else ""
-    return Finding(f"{error.what}{why}", error.where, remedy=error.remedy)
+    return Finding(f"{error.what}{why}", error.where, remedy=error.remedy, rule=error.code)
 
 
 def _documents(tree: FileTree, kind: _Kind[T], findings: list[Finding]) -> dict[str, Located[T]]:
     documents: dict[str, Located[T]] = {}
     for file in tree.files(kind.folder):
-        if file.path.endswith(_OTHER_SPELLINGS):
-            stem = file.path.rpartition(".")[0]
-            findings.append(Finding("would not be read", Location(file.path), remedy=f"rename it to {stem}.yaml"))
-            continue
-        if not file.path.endswith(".yaml"):
+        name = file.path.rpartition("/")[2]
+        if file.kind == "file" and not name.endswith(".yaml"):
+            if not _FOR_PEOPLE.fullmatch(name):
+                remedy = f"rename it to {file.path.removesuffix(PurePosixPath(file.path).suffix)}.yaml, or move it"
+                findings.append(Finding("would not be read", Location(file.path), remedy=remedy, rule="R102"))
             continue
         document = _document(file, kind.record, findings)
         if document is None:
@@ -126,10 +169,12 @@ def _documents(tree: FileTree, kind: _Kind[T], findings: list[Finding]) -> dict[
         name = kind.name(document.value)
         if not kind.fits(file.path[len(kind.folder) + 1 : -len(".yaml")], name):
             message = f"the file is not named after what it holds, {name}"
-            findings.append(Finding(message, document.at("metadata", "name"), remedy="rename one of the two"))
+            where = document.at("metadata", "name")
+            findings.append(Finding(message, where, remedy="rename one of the two", rule="R103"))
         elif name in documents:
             message = f"{name} stands in {documents[name].file} already"
-            findings.append(Finding(message, document.at("metadata", "name"), remedy="remove one of the two"))
+            where = document.at("metadata", "name")
+            findings.append(Finding(message, where, remedy="remove one of the two", rule="R104"))
         else:
             documents[name] = document
     return documents
@@ -140,23 +185,32 @@ def _applications(tree: FileTree, lock: TreeFile | None, findings: list[Finding]
     applications: dict[tuple[str, str], Application] = {}
     for folder in _package_folders(tree):
         try:
-            application = read_package(SubTree(tree, folder), f"{folder}/").application
+            package = read_package(SubTree(tree, folder), f"{folder}/")
+        except PackageInvalid as error:
+            findings += [replace(each, rule=error.code) for each in error.findings or [_finding(error)]]
+            continue
         except MargoGitopsError as error:
             findings.append(_finding(error))
             continue
+        application = package.application
+        findings += package.findings
         description = application.description.value
         key = (description.id, description.metadata.version)
         if folder != f"applications/{package_folder(description)}":
             message = f"the folder of {key[0]} {key[1]} must be applications/{package_folder(description)}"
-            findings.append(Finding(message, Location(application.description.file), remedy="add it with app add"))
+            where = Location(application.description.file)
+            findings.append(Finding(message, where, remedy="add it with app add", rule="R105"))
         elif problem := _pin_problem(key, application.digest, pinned):
-            findings.append(Finding(problem, Location(folder), remedy="run `margo-gitops app add` on the package"))
+            remedy = "run `margo-gitops app add` on the package"
+            rule = "R107" if key in pinned else "R106"
+            findings.append(Finding(problem, Location(folder), remedy=remedy, rule=rule))
         else:
             applications[key] = application
     for key in pinned.keys() - applications.keys():
         if not any(finding.location and f"{key[0]}/{key[1]}" in finding.location.file for finding in findings):
             message = f"{key[0]} {key[1]} is locked, but not in applications/"
-            findings.append(Finding(message, Location(LOCK_FILE), remedy="add the package, or remove the entry"))
+            remedy = "add the package, or remove the entry"
+            findings.append(Finding(message, Location(LOCK_FILE), remedy=remedy, rule="R108"))
     return applications
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pygit2
-from pygit2.enums import FileMode
+from pygit2.enums import DiffOption, FileMode
 
-from margo_gitops.catalog.file_tree import FileKind, TreeFile, check_depth
+from margo_gitops.catalog.file_tree import DiskTree, FileKind, TreeFile, check_depth
 from margo_gitops.errors import FleetCommitUnknown, NoFleetRepo
 
 FLEET_FILE = "margo-gitops.yaml"
@@ -63,8 +63,12 @@ class GitTree:
             else:
                 yield _entry(f"{prefix}{entry.name}", entry)
 
+    def names(self) -> list[str]:
+        """Return the names in the root."""
+        return [str(entry.name) for entry in self._tree]
+
     def file(self, path: str) -> TreeFile | None:
-        """Return one file."""
+        """Return one entry that is no folder."""
         if path not in self._tree:
             return None
         entry = self._tree[path]
@@ -76,6 +80,34 @@ def _entry(path: str, entry: pygit2.Object) -> TreeFile:
     if not isinstance(entry, pygit2.Blob):
         return TreeFile(path, "special", 0, bytes)
     return TreeFile(path, kind, entry.size, lambda: bytes(entry.data))
+
+
+class WorkingTree(DiskTree):
+    """The files of a work tree as a commit of all of them would hold them: what git ignores is not there."""
+
+    def __init__(self, repository: pygit2.Repository, root: Path) -> None:
+        super().__init__(root)
+        self._repository = repository
+        self._tracked = frozenset(entry.path for entry in repository.index)
+
+    def files(self, folder: str) -> Iterator[TreeFile]:
+        """Yield every file below a folder, sorted by name at each level."""
+        return (file for file in super().files(folder) if self._kept(file.path))
+
+    def file(self, path: str) -> TreeFile | None:
+        """Return one entry that is no folder."""
+        found = super().file(path)
+        return found if found is not None and self._kept(path) else None
+
+    def _kept(self, path: str) -> bool:
+        return path in self._tracked or not self._repository.path_is_ignored(path)
+
+
+def owner_remedy(error: pygit2.GitError) -> str:
+    """Return what to do where git does not trust a repository of another user; empty for any other error."""
+    if "not owned by current user" not in str(error):
+        return ""
+    return "if you trust it: git config --global --add safe.directory FOLDER"
 
 
 class FleetRepo:
@@ -97,7 +129,9 @@ class FleetRepo:
             found = pygit2.discover_repository(str(start))
             repository = pygit2.Repository(found) if found else None
         except pygit2.GitError as error:
-            raise NoFleetRepo(f"{start}: {error}", remedy=remedy) from error
+            raise NoFleetRepo(
+                f"{start} cannot be read", why=[str(error)], remedy=owner_remedy(error) or remedy
+            ) from error
         if repository is None:
             raise NoFleetRepo(f"{start} lies in no git repository", remedy=remedy)
         return cls(repository, Path(repository.workdir or repository.path))
@@ -127,6 +161,10 @@ class FleetRepo:
         """
         return GitTree(self._repository, self._commit(revision).tree)
 
+    def working_tree(self) -> WorkingTree:
+        """Return the files as they are now, committed or not, without those that git ignores."""
+        return WorkingTree(self._repository, self.root)
+
     def _commit(self, revision: str) -> pygit2.Commit:
         try:
             return self._repository.revparse_single(revision).peel(pygit2.Commit)
@@ -149,8 +187,29 @@ class FleetRepo:
         except (KeyError, ValueError, pygit2.GitError):
             return False
 
+    def changed_files(self, since: str, revision: str | None) -> frozenset[str]:
+        """Return the paths that differ between two commits, or a commit and the files as they are; removed ones too.
+
+        Args:
+            since: the older commit.
+            revision: the newer one; None: the files, untracked ones too.
+
+        Raises:
+            FleetCommitUnknown: one of them names no commit.
+        """
+        before = self._commit(since).tree
+        if revision is None:
+            flags = DiffOption.INCLUDE_UNTRACKED | DiffOption.RECURSE_UNTRACKED_DIRS
+            diff = before.diff_to_workdir(flags)
+        else:
+            diff = before.diff_to_tree(self._commit(revision).tree)
+        return frozenset(file.path for delta in diff.deltas for file in (delta.old_file, delta.new_file))
+
     def uncommitted(self) -> list[str]:
-        """Return the paths that differ from HEAD, which a render of HEAD does not see; sorted."""
+        """Return the paths that differ from HEAD, which a render of HEAD does not see; none where git cannot tell."""
         if self._repository.is_bare:
             return []
-        return sorted(self._repository.status(untracked_files="normal"))
+        try:
+            return sorted(self._repository.status(untracked_files="normal"))
+        except (pygit2.GitError, OSError):
+            return []

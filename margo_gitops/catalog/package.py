@@ -98,7 +98,9 @@ def package_digest(files: dict[str, TreeFile]) -> Digest:
 
 
 def _invalid(name: str, findings: list[Finding]) -> PackageInvalid:
-    return PackageInvalid("the package cannot be used", where=Location(name), why=[str(each) for each in findings])
+    error = PackageInvalid("the package cannot be used", where=Location(name), why=[str(each) for each in findings])
+    error.findings = tuple(findings)
+    return error
 
 
 def _version_findings(description: ApplicationDescription, source: SourceText) -> Iterator[Finding]:

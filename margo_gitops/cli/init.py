@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from pathlib import Path
 
 import click
@@ -29,6 +30,6 @@ def init(folder: Path, name: str | None, state: str | None, artifacts_url: str |
     if made.commit is None:
         click.echo("git does not know who you are yet, so nothing is committed:")
         click.echo("  git config --global user.name NAME && git config --global user.email ADDRESS")
-        click.echo(f"  git -C {folder} commit -m 'Scaffold the fleet'")
+        click.echo(f"  git -C {shlex.quote(str(folder))} commit -m 'Scaffold the fleet'")
     click.echo("next:")
-    click.echo(f"  margo-gitops render --fleet {folder}")
+    click.echo(f"  margo-gitops render --fleet {shlex.quote(str(folder))}")

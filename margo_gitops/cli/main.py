@@ -22,9 +22,20 @@ _COMMANDS = {
     "document": "margo_gitops.cli.document:document",
     "explain": "margo_gitops.cli.explain:explain",
     "init": "margo_gitops.cli.init:init",
+    "plan": "margo_gitops.cli.plan:plan",
+    "publish": "margo_gitops.cli.publish:publish",
     "render": "margo_gitops.cli.render:render",
+    "serve": "margo_gitops.cli.serve:serve",
+    "validate": "margo_gitops.cli.validate:validate",
 }
-_EXTRAS = {"jinja2": "operator", "pygit2": "operator", "regex": "operator"}
+_EXTRAS = {
+    "jinja2": "operator",
+    "pygit2": "operator",
+    "regex": "operator",
+    "watchfiles": "operator",
+    "starlette": "server",
+    "uvicorn": "server",
+}
 
 
 class Commands(click.Group):
@@ -96,7 +107,15 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
-    except BrokenPipeError:
+    except OSError as error:
+        _end_on(error)
+
+
+def _end_on(error: OSError) -> NoReturn:
+    """End on an error of the output: what a command does to files and networks has errors of its own."""
+    if isinstance(error, BrokenPipeError):
         # The reader of our output went away, as `| head` does; Python would complain when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    click.echo(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
+    sys.exit(ExitCode.USAGE)

@@ -9,8 +9,11 @@ import click
 
 from margo_gitops.cli.environment import SIGNING_KEY
 from margo_gitops.cli.options import cache_folder, fleet_option, output_option
-from margo_gitops.errors import StateDiffers
+from margo_gitops.documents.records import write
+from margo_gitops.errors import MargoGitopsError, StateDiffers
 from margo_gitops.renderer.fleet_input import read_signing_key
+from margo_gitops.renderer.plan import PlanRequest
+from margo_gitops.renderer.plan_text import as_text
 from margo_gitops.renderer.run import Rendered, RenderRequest, check_fleet, render_fleet
 
 _SHOWN = 50
@@ -27,22 +30,53 @@ _SHOWN = 50
     help=f"An OpenSSH ed25519 private key; every commit is signed with it. Also {SIGNING_KEY}.",
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the state repo differs from this commit.")
-@click.option("--allow-older", is_flag=True, help="Render a commit although the state repo is ahead of it.")
+@click.option("--allow-older", is_flag=True, help="Render a commit that does not build on the one rendered before.")
+@click.option("--resign", is_flag=True, help="Sign anew what another key signed; every such device gets a new version.")
+@click.option("--watch", is_flag=True, help="Write nothing; show the plan now and after every save, until interrupted.")
 @output_option
 def render(
-    fleet: Path, rev: str, state: str | None, signing_key: Path | None, check: bool, allow_older: bool, output: str
+    fleet: Path,
+    rev: str,
+    state: str | None,
+    signing_key: Path | None,
+    check: bool,
+    allow_older: bool,
+    resign: bool,
+    watch: bool,
+    output: str,
 ) -> None:
     """Render a commit of the fleet repo into the state repo.
 
     Every device's desired state is computed; devices whose state changed get a commit on their branch. All branches
     move, or none. The same commit always renders to the same bytes.
     """
+    if watch:
+        _watch(PlanRequest(fleet, None, None, state, cache_folder()), output)
+        return
     key = read_signing_key(signing_key) if signing_key and not check else None
-    request = RenderRequest(fleet, rev, state, cache_folder(), key, allow_older)
+    request = RenderRequest(fleet, rev, state, cache_folder(), key, allow_older, resign)
     if check:
         _print_check(check_fleet(request), output)
     else:
         _print_rendered(render_fleet(request), output)
+
+
+def _watch(request: PlanRequest, output: str) -> None:
+    # Only this option needs the package that watches files.
+    from margo_gitops.renderer.watch import watch_fleet
+
+    for saved in watch_fleet(request):
+        if output == "json":
+            plan = {"error": str(saved.plan)} if isinstance(saved.plan, MargoGitopsError) else write(saved.plan)
+            click.echo(json.dumps({"saved": saved.files, "plan": plan}, ensure_ascii=False))
+            continue
+        if saved.files:
+            more = f" and {len(saved.files) - 3} more" if len(saved.files) > 3 else ""
+            click.echo(f"\nsaved  {', '.join(saved.files[:3])}{more}")
+        if isinstance(saved.plan, MargoGitopsError):
+            click.echo(f"error: {saved.plan}", err=True)
+        else:
+            click.echo("\n".join(as_text(saved.plan)))
 
 
 def _print_check(differences: list[str], output: str) -> None:

@@ -172,7 +172,7 @@ def holds(expression: MatchExpression, found: _Found) -> bool:
     if isinstance(found, _Absent):
         return False
     if expression.operator == "Exists":
-        return True
+        return _scalars(found) is not None or _is_list_of_objects(found)
     return _OPERATORS[expression.operator](expression, found)
 
 
@@ -226,6 +226,10 @@ def _scalars(found: Json) -> list[Json] | None:
     if isinstance(found, list):
         return None if any(isinstance(item, (dict, list)) for item in found) else found
     return None if isinstance(found, dict) or found is None else [found]
+
+
+def _is_list_of_objects(found: Json) -> bool:
+    return isinstance(found, list) and all(isinstance(item, dict) for item in found)
 
 
 def _shares(left: Sequence[Json], right: Sequence[Json]) -> bool:

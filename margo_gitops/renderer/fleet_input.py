@@ -7,7 +7,6 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
 from margo_gitops.errors import Location, SigningKeyUnusable
@@ -32,10 +31,21 @@ class FleetInput:
             override: what the person asked for, relative to the working folder; None: what the fleet says, relative to
                 the fleet repo.
         """
-        if override is not None:
-            return override if is_remote(override) else str(Path(override).absolute())
-        named = self.intent.fleet.value.spec.state_repo
-        return named if is_remote(named) else str((self.repo.root / named).resolve())
+        return state_location(self.repo.root, self.intent, override)
+
+
+def state_location(root: Path, intent: Intent, override: str | None) -> str:
+    """Return where the state repo is: an absolute path or a URL.
+
+    Args:
+        root: of the fleet repo.
+        intent: the fleet.
+        override: what the person asked for, relative to the working folder; None: what the fleet says.
+    """
+    if override is not None:
+        return override if is_remote(override) else str(Path(override).absolute())
+    named = intent.fleet.value.spec.state_repo
+    return named if is_remote(named) else str((root / named).resolve())
 
 
 def read_fleet_commit(fleet: Path, revision: str) -> FleetInput:
@@ -55,7 +65,7 @@ def read_working_tree(fleet: Path) -> Intent:
     Raises:
         NoFleetRepo, FleetInvalid: as `read_fleet_commit`.
     """
-    return read_fleet(DiskTree(FleetRepo.find(fleet).root))
+    return read_fleet(FleetRepo.find(fleet).working_tree())
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +74,11 @@ class StateTarget:
 
     repo: StateRepo
     remote: RemoteState | None
+
+    def release(self) -> None:
+        """Let other processes of this machine use the mirror of a remote."""
+        if self.remote is not None:
+            self.remote.release()
 
 
 def open_state(location: str, cache: Path, *, create: bool) -> StateTarget:

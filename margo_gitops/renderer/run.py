@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from margo_gitops import __version__
 from margo_gitops.catalog.fleet_repo import FleetCommit
-from margo_gitops.documents.device_id import FLEET_REF
-from margo_gitops.errors import MAX_SHOWN, FleetCommitOlder, SigningKeyUnusable, StateTampered
+from margo_gitops.errors import MAX_SHOWN, SigningKeyUnusable, StateTampered
 from margo_gitops.renderer.fleet_input import FleetInput, StateTarget, open_state, read_fleet_commit
-from margo_gitops.rendering.desired_state import DesiredState
+from margo_gitops.renderer.guards import refuse_foreign, refuse_older
+from margo_gitops.rendering.desired_state import DesiredState, raised
+from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.publication import Provenance, Publication, differences, publish
-from margo_gitops.trust.git_commit import Ident
+from margo_gitops.trust.git_commit import MAX_TIME, Ident
 from margo_gitops.trust.ssh_signing_key import SigningKey
 
 
@@ -30,7 +31,8 @@ class RenderRequest:
         state: where the state repo is; None: as the fleet says.
         cache: a folder for mirrors of remote state repos.
         key: signs the commits.
-        allow_older: render a commit that the state repo is ahead of.
+        allow_older: render a commit that does not build on the one rendered before.
+        resign: sign everything anew that another key signed.
     """
 
     fleet: Path
@@ -39,6 +41,7 @@ class RenderRequest:
     cache: Path
     key: SigningKey | None = None
     allow_older: bool = False
+    resign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +67,7 @@ def render_fleet(request: RenderRequest) -> Rendered:
     Raises:
         MargoGitopsError: of MG11xx to MG13xx; nothing was written.
     """
-    with _without_collections():
+    with without_collections():
         fleet = read_fleet_commit(request.fleet, request.revision)
     if request.key is None and fleet.intent.fleet.value.spec.signing.required:
         raise SigningKeyUnusable(
@@ -72,16 +75,38 @@ def render_fleet(request: RenderRequest) -> Rendered:
             where=fleet.intent.fleet.at("spec", "signing", "required"),
             remedy="pass --signing-key FILE, or set MARGO_GITOPS_SIGNING_KEY to the file's path",
         )
+    uncommitted = tuple(fleet.repo.uncommitted())
     location = fleet.state_location(request.state)
     target = open_state(location, request.cache, create=True)
+    try:
+        publication = _publish(fleet, target, request)
+    finally:
+        target.release()
+    return Rendered(fleet.commit, location, publication, uncommitted)
+
+
+def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest) -> Publication:
     values = target.repo.refs.read()
+    refuse_foreign(fleet, target, values)
     if not request.allow_older:
-        _refuse_older(fleet, target, values)
-    states = _states(fleet, target, values)
-    publication = publish(target.repo, states, values, _provenance(fleet), request.key)
+        refuse_older(fleet, target, values)
+    states = rendered_states(fleet.intent, target, values)
+    if request.key is not None:
+        states = tuple(_signed_anew(states, target, values, request.key, others=request.resign))
+    publication = publish(target.repo, states, values, provenance(fleet), request.key)
     if target.remote is not None and publication.fleet_commit is not None:
         target.remote.push()
-    return Rendered(fleet.commit, location, publication, tuple(fleet.repo.uncommitted()))
+    return publication
+
+
+def _signed_anew(
+    states: Iterable[DesiredState], target: StateTarget, values: dict[str, str], key: SigningKey, *, others: bool
+) -> Iterator[DesiredState]:
+    """Yield the states: what nobody signed, and with `others` what another key signed, gets a new version."""
+    for state in states:
+        signature = None if state.changed else target.repo.signature(state.device, values)
+        signed = signature is not None and (not others or signature.key == key.public)
+        yield state if state.changed or signed else raised(state)
 
 
 def check_fleet(request: RenderRequest) -> list[str]:
@@ -93,10 +118,33 @@ def check_fleet(request: RenderRequest) -> list[str]:
     fleet = read_fleet_commit(request.fleet, request.revision)
     target = open_state(fleet.state_location(request.state), request.cache, create=False)
     values = target.repo.refs.read()
-    return differences(target.repo, _states(fleet, target, values), values)
+    try:
+        refuse_foreign(fleet, target, values)
+        states = rendered_states(fleet.intent, target, values)
+        found = differences(target.repo, states, values)
+        if fleet.intent.fleet.value.spec.signing.required:
+            found += [
+                f"{state.device} is not signed"
+                for state in states
+                if not state.changed and target.repo.signature(state.device, values) is None
+            ]
+        return found
+    finally:
+        target.release()
 
 
-def _states(fleet: FleetInput, target: StateTarget, values: dict[str, str]) -> tuple[DesiredState, ...]:
+def rendered_states(intent: Intent, target: StateTarget, values: dict[str, str]) -> tuple[DesiredState, ...]:
+    """Return the state of every device as a render into a state repo makes it.
+
+    Args:
+        intent: the fleet.
+        target: the state repo.
+        values: all its refs, as they were when the render began.
+
+    Raises:
+        RenderingRefused: with every reason.
+        StateTampered: the state repo holds what no render wrote.
+    """
     tampered = list(target.repo.tampered(values))
     if len(tampered) == 1:
         raise tampered[0]
@@ -107,12 +155,12 @@ def _states(fleet: FleetInput, target: StateTarget, values: dict[str, str]) -> t
             why=[*(error.what for error in tampered[:MAX_SHOWN]), *more],
             remedy=tampered[0].remedy,
         )
-    with _without_collections():
-        return render(fleet.intent, lambda device: target.repo.held(device, values))
+    with without_collections():
+        return render(intent, lambda device: target.repo.held(device, values))
 
 
 @contextmanager
-def _without_collections() -> Iterator[None]:
+def without_collections() -> Iterator[None]:
     """Switch the search for cyclic garbage off: a render makes millions of objects and no cycles."""
     enabled = gc.isenabled()
     gc.disable()
@@ -123,11 +171,15 @@ def _without_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _provenance(fleet: FleetInput) -> Provenance:
+def provenance(fleet: FleetInput) -> Provenance:
+    """Return what the commits of a render say of its origin."""
     commit = fleet.commit
-    author = Ident(_plain(commit.author_name), _plain(commit.author_email), commit.time, commit.offset)
+    # git takes any number for a time; what calendars do not know is brought to their ends.
+    time = min(max(commit.time, 0), MAX_TIME)
+    author = Ident(_plain(commit.author_name), _plain(commit.author_email), time, commit.offset)
     rendered_by = f"margo-gitops {__version__}"
-    return Provenance(commit.id, _plain(commit.subject), author, rendered_by, fleet.intent.applications_lock)
+    name = fleet.intent.fleet.value.metadata.name
+    return Provenance(name, commit.id, _plain(commit.subject), author, rendered_by, fleet.intent.applications_lock)
 
 
 _MAX_PLAIN = 500
@@ -138,29 +190,3 @@ def _plain(text: str) -> str:
     """Return text without what has a meaning in a commit's headers, or none to people; not too much of it."""
     kept = "".join(character for character in text if character.isprintable() and character not in "<>").strip()
     return kept if len(kept) <= _MAX_PLAIN else f"{kept[: _MAX_PLAIN - 3]}..."
-
-
-def _refuse_older(fleet: FleetInput, target: StateTarget, values: dict[str, str]) -> None:
-    """Refuse to undo a newer render, as a slow pipeline of an older commit would.
-
-    A pipeline's clone may not have the newer commit; then the dates decide.
-    """
-    tip = values.get(FLEET_REF)
-    if tip is None:
-        return
-    state = target.repo.commit(tip)
-    rendered = state.trailers.get("Fleet-Commit", "")
-    if rendered == fleet.commit.id:
-        return
-    if fleet.repo.knows(rendered):
-        older = fleet.repo.is_ancestor(fleet.commit.id, rendered)
-        why = f"{rendered[:12]} comes after {fleet.commit.id[:12]}"
-    else:
-        older = fleet.commit.time < state.committed_at
-        why = f"{rendered[:12]} is not in this clone, and has a later date than {fleet.commit.id[:12]}"
-    if older:
-        raise FleetCommitOlder(
-            f"the state repo is ahead: it was rendered from {rendered[:12]}",
-            why=[why],
-            remedy="render the newer commit; to go back, revert in the fleet repo; or pass --allow-older",
-        )

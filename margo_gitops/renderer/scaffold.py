@@ -15,6 +15,7 @@ import pygit2
 from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
+from margo_gitops.documents.yaml_scalars import write_text
 from margo_gitops.errors import ScaffoldRefused
 
 _TEMPLATE_NAME = "my-fleet"
@@ -49,7 +50,8 @@ def scaffold(folder: Path, name: str, state_repo: str | None, artifacts_url: str
         ScaffoldRefused: something is there already, or the file system refuses.
     """
     target = folder.absolute()
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+    # A clone of an empty repository holds .git, and is the usual start on a git host.
+    if target.exists() and (not target.is_dir() or any(entry.name != ".git" for entry in target.iterdir())):
         raise ScaffoldRefused(f"{folder} is not empty", remedy="name a new folder")
     made = not target.exists()
     try:
@@ -60,13 +62,15 @@ def scaffold(folder: Path, name: str, state_repo: str | None, artifacts_url: str
             {
                 _TEMPLATE_STATE: state_repo or f"../{target.name}-state.git",
                 _TEMPLATE_URL: artifacts_url or f"file://{quote(str(target))}/applications/",
-                f"name: {_TEMPLATE_NAME}": f"name: {name}",
+                _TEMPLATE_NAME: name,
             },
         )
         read_fleet(DiskTree(target))
         return Scaffold(target, _commit(target))
     except BaseException as error:
         for entry in target.iterdir() if target.is_dir() else ():
+            if not made and entry.name == ".git":
+                continue
             shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
         if made and target.is_dir():
             target.rmdir()
@@ -86,10 +90,12 @@ def _template() -> Iterator[Path]:
 
 
 def _fill_in(path: Path, replacements: dict[str, str]) -> None:
-    text = path.read_text(encoding="utf-8")
-    for placeholder, value in replacements.items():
-        text = text.replace(placeholder, value)
-    path.write_text(text, encoding="utf-8")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    for index, line in enumerate(lines):
+        key, _, value = line.partition(": ")
+        if value in replacements:
+            lines[index] = f"{key}: {write_text(replacements[value])}"
+    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
 
 
 def _commit(folder: Path) -> str | None:

@@ -71,11 +71,21 @@ def desired_state(
         return DesiredState(device, site, 1, manifest(1, deployments), deployments, changed=True)
     version = _version(device, previous.manifest)
     content = manifest(version, deployments)
-    if content == previous.manifest:
-        return DesiredState(device, site, version, content, deployments, changed=False)
-    if version == MAX_MANIFEST_VERSION:
-        raise StateTampered(f"the manifest version of {device} cannot be raised any more", device=device)
-    return DesiredState(device, site, version + 1, manifest(version + 1, deployments), deployments, changed=True)
+    held = DesiredState(device, site, version, content, deployments, changed=False)
+    return held if content == previous.manifest else raised(held)
+
+
+def raised(state: DesiredState) -> DesiredState:
+    """Return a state with the next version.
+
+    Raises:
+        StateTampered: there is no next version.
+    """
+    if state.version == MAX_MANIFEST_VERSION:
+        raise StateTampered(f"the manifest version of {state.device} cannot be raised any more", device=state.device)
+    version = state.version + 1
+    content = manifest(version, state.deployments)
+    return DesiredState(state.device, state.site, version, content, state.deployments, changed=True)
 
 
 def _version(device: str, content: bytes) -> int:

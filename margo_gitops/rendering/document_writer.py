@@ -10,7 +10,7 @@ from margo_gitops.rendering.by_id import ById
 
 
 class DocumentWriter:
-    """Writes the documents of one render. The bytes are those of `write_yaml(write(document))`."""
+    """Writes the documents of one render."""
 
     def __init__(self) -> None:
         self._profiles: dict[ById[DeployedProfile], Prewritten] = {}
@@ -26,8 +26,8 @@ class DocumentWriter:
             "applicationId": spec.application_id,
             "deploymentProfile": self._profile(spec.deployment_profile),
         }
-        if spec.parameters:
-            body["parameters"] = {name: write(value) for name, value in spec.parameters.items()}
+        # Always there: one published schema requires it, the other allows it.
+        body["parameters"] = {name: write(value) for name, value in spec.parameters.items()}
         body.update(spec.extensions)
         plain: dict[str, Json] = {"id": document.id, "metadata": write(document.metadata), "spec": body}
         return write_yaml(plain)

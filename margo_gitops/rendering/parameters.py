@@ -6,6 +6,7 @@ supplier's text and taken as it is; in every other layer text may be an expressi
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -124,6 +125,7 @@ def effective_parameters(
         except TemplateInvalid as error:
             errors.append(error)
             continue
+        errors += _control_characters(effective)
         errors += _broken_rules(name, effective, rules, stack, previous)
         if effective is not None:
             found.append(effective)
@@ -194,6 +196,21 @@ def _defaults(application: ById[Application]) -> Layer:
     parameters = description.value.parameters
     values = {name: parameter.value for name, parameter in parameters.items() if parameter.value is not None}
     return Layer("application default", description, ("parameters",), values, is_default=True)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+
+
+def _control_characters(effective: Effective | None) -> Iterator[MargoGitopsError]:
+    """Yield text that no environment variable or file of settings can hold."""
+    value = effective.value if effective else None
+    for text in value if isinstance(value, tuple) else (value,):
+        if effective and isinstance(text, str) and (found := _CONTROL.search(text)):
+            yield ParameterInvalid(
+                f"parameter {effective.name} holds the control character U+{ord(found[0]):04X}",
+                where=effective.origin.layer.location(effective.name),
+                remedy="take it out; tabs and line ends are possible",
+            )
 
 
 def _broken_rules(

@@ -11,6 +11,8 @@ from margo_gitops.documents.fleet_kinds import Deployment, Device, DeviceSelecto
 from margo_gitops.errors import Location, MargoGitopsError, ReferenceUnknown
 from margo_gitops.rendering.intent import Intent, Located
 
+SHARED_PARAMETER = "parameter of any application"
+
 
 def broken_references(intent: Intent) -> Iterator[MargoGitopsError]:
     """Yield everything that a document names and nobody defines."""
@@ -19,10 +21,13 @@ def broken_references(intent: Intent) -> Iterator[MargoGitopsError]:
         if site is not None and site not in intent.sites:
             yield _unknown("site", site, intent.sites, device.at("spec", "site"))
         if client_of(device_id) not in intent.devices:
-            yield ReferenceUnknown(
-                f"device {device_id} is a child of {client_of(device_id)}, which is no device of this fleet",
-                where=device.at("metadata", "name"),
-                remedy=f"add a Device {client_of(device_id)}: the gateway pulls the state of its children",
+            yield _of_kind(
+                "device",
+                ReferenceUnknown(
+                    f"device {device_id} is a child of {client_of(device_id)}, which is no device of this fleet",
+                    where=device.at("metadata", "name"),
+                    remedy=f"add a Device {client_of(device_id)}: the gateway pulls the state of its children",
+                ),
             )
     for deployment in intent.deployments.values():
         yield from _of_deployment(intent, deployment)
@@ -51,6 +56,10 @@ def _of_deployment(intent: Intent, deployment: Located[Deployment]) -> Iterator[
 
 
 def _unknown_application(intent: Intent, deployment: Located[Deployment]) -> ReferenceUnknown:
+    return _of_kind("application", _application_error(intent, deployment))
+
+
+def _application_error(intent: Intent, deployment: Located[Deployment]) -> ReferenceUnknown:
     wanted = deployment.value.spec.application
     versions = sorted(version for name, version in intent.applications if name == wanted.id)
     if versions:
@@ -101,7 +110,7 @@ def _shared_parameters(intent: Intent) -> Iterator[MargoGitopsError]:
         for name in document.value.spec.parameters:
             if name not in known:
                 where = document.at_key("spec", "parameters", name)
-                yield _unknown("parameter of any application", name, known, where)
+                yield _unknown(SHARED_PARAMETER, name, known, where)
 
 
 def _unknown(what: str, name: str, known: Collection[str], where: Location) -> ReferenceUnknown:
@@ -111,4 +120,9 @@ def _unknown(what: str, name: str, known: Collection[str], where: Location) -> R
     if not close and listed:
         more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
         remedy = f"known: {', '.join(listed[:8])}{more}"
-    return ReferenceUnknown(f"{name} is no {what}", where=where, remedy=remedy)
+    return _of_kind(what, ReferenceUnknown(f"{name} is no {what}", where=where, remedy=remedy))
+
+
+def _of_kind(kind: str, error: ReferenceUnknown) -> ReferenceUnknown:
+    error.kind = kind
+    return error

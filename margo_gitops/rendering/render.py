@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
@@ -50,14 +50,18 @@ def place(intent: Intent) -> PlacementsByDevice:
     """
     errors = list(broken_references(intent))
     if not errors:
-        placements, errors = _placements(intent)
-        errors += _cycles(intent)
+        placements, errors = find_placements(intent)
         if not errors:
             return placements
     raise RenderingRefused("the fleet cannot be rendered", errors)
 
 
-def _placements(intent: Intent) -> tuple[dict[str, dict[str, Placement]], list[MargoGitopsError]]:
+def find_placements(intent: Intent) -> tuple[PlacementsByDevice, list[MargoGitopsError]]:
+    """Return where deployments go as far as they can be placed, and everything that cannot.
+
+    Args:
+        intent: the fleet; every deployment's application is there.
+    """
     fleet = targets(intent)
     placements: dict[str, dict[str, Placement]] = {device: {} for device in fleet}
     errors: list[MargoGitopsError] = []
@@ -81,6 +85,7 @@ def _placements(intent: Intent) -> tuple[dict[str, dict[str, Placement]], list[M
                 errors.append(error)
             else:
                 placements[target.id][name] = Placement(deployment, application, profile, target)
+    errors += _cycles(intent)
     return placements, errors
 
 
@@ -97,12 +102,15 @@ def _cycles(intent: Intent) -> Iterator[MargoGitopsError]:
         )
 
 
-def render(intent: Intent, previous: Callable[[str], PreviousState | None]) -> tuple[DesiredState, ...]:
+def render(
+    intent: Intent, previous: Callable[[str], PreviousState | None], only: Collection[str] | None = None
+) -> tuple[DesiredState, ...]:
     """Return the desired state of every device that pulls, sorted by id.
 
     Args:
         intent: the fleet.
         previous: the state of a device as rendered before; None for a device that never had one.
+        only: the devices to render; None: all.
 
     Raises:
         RenderingRefused: with every reason; nothing is rendered.
@@ -113,6 +121,8 @@ def render(intent: Intent, previous: Callable[[str], PreviousState | None]) -> t
     states: list[DesiredState] = []
     errors: list[MargoGitopsError] = []
     for client, devices in _by_client(intent).items():
+        if only is not None and client not in only:
+            continue
         before = previous(client)
         documents: dict[str, bytes] = {}
         for device in devices:
@@ -143,13 +153,27 @@ def _document(
     intent: Intent, placements: Mapping[str, Placement], name: str, before: PreviousState | None
 ) -> tuple[ApplicationDeployment, list[MargoGitopsError]]:
     resolved, errors = resolve_placement(intent, placements[name], before)
+    return document_of(intent, resolved, placements), errors
+
+
+def document_of(intent: Intent, resolved: Resolved, placements: Mapping[str, Placement]) -> ApplicationDeployment:
+    """Return the document of a resolved deployment.
+
+    Args:
+        intent: the fleet.
+        resolved: the deployment.
+        placements: all deployments of the same device, by name.
+
+    Raises:
+        ReferenceUnknown: devices could not find the application's content.
+    """
     fleet = intent.fleet.value.metadata.name
     first = [
         deployment_id(fleet, resolved.target.id, other)
         for other in resolved.deployment.value.spec.after
         if other in placements
     ]
-    return application_deployment(resolved, intent, first), errors
+    return application_deployment(resolved, intent, first)
 
 
 def resolve_placement(

@@ -3,8 +3,8 @@
 P-1  A device commit's tree is the very tree object that the fleet commit holds for this device.
 P-2  Equal input gives equal commit ids: author and dates come from the fleet commit, signatures are ed25519.
 P-3  A device whose state did not change gets no commit; where nothing changed at all, there is none.
-P-4  A device that left the fleet keeps its branch: nothing on a machine stops because a file was deleted, and its
-version goes on where it was if it comes back.
+P-4  A device that left the fleet keeps its branch, and its tree stays in the fleet branch below `left/`: nothing on a
+     machine stops because a file was deleted, and its version goes on where it was if it comes back.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.device_id import FLEET_REF, device_ref, encode_device_id
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.state_repo.object_pack import ObjectPack
-from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, NO_SITE, HeldDevice, StateRepo, device_of
+from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, LEFT_FOLDER, NO_SITE, HeldDevice, StateRepo, device_of
 from margo_gitops.trust.git_commit import Ident, build_commit, format_trailers, sign_commit
 from margo_gitops.trust.git_objects import (
     BLOB,
@@ -30,6 +30,7 @@ from margo_gitops.trust.git_objects import (
 )
 from margo_gitops.trust.ssh_signing_key import SigningKey
 
+FLEET_TRAILER = "Fleet"
 _COMMITTER = ("margo-gitops", "render@margo-gitops.invalid")
 
 
@@ -38,6 +39,7 @@ class Provenance:
     """What every commit of a render says of its origin.
 
     Attributes:
+        fleet: its name.
         fleet_commit: id of the commit of the fleet repo.
         subject: first line of that commit's message.
         author: who made that commit, and when.
@@ -45,6 +47,7 @@ class Provenance:
         applications_lock: digest of `applications.lock`; None where the fleet has none.
     """
 
+    fleet: str
     fleet_commit: str
     subject: str
     author: Ident
@@ -53,10 +56,15 @@ class Provenance:
 
     def trailers(self) -> dict[str, str]:
         """Return the trailers that all commits of the render share."""
-        trailers = {"Fleet-Commit": self.fleet_commit, "Rendered-By": self.rendered_by}
+        trailers = {FLEET_TRAILER: self.fleet, "Fleet-Commit": self.fleet_commit, "Rendered-By": self.rendered_by}
         if self.applications_lock:
             trailers["Applications-Lock"] = self.applications_lock
         return trailers
+
+    @property
+    def committer(self) -> Ident:
+        """Who makes the commits: the renderer, at the author's time, as no clock has a say."""
+        return Ident(*_COMMITTER, self.author.time, self.author.offset)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,30 +116,24 @@ def publish(
     """
     pack = ObjectPack()
     held = repo.fleet_tree(values)
+    gone = repo.left_tree(values) | {name: tree for name, (_, tree) in held.items()}
     trees = {state.device: _device_tree(pack, state, repo.held(state.device, values)) for state in states}
-    left = tuple(sorted(device_of(name) for name in held.keys() - {encode_device_id(each) for each in trees}))
-    root = _fleet_tree(pack, states, trees)
+    here = {encode_device_id(device) for device in trees}
+    left = tuple(sorted(device_of(name) for name in held.keys() - here))
+    root = _fleet_tree(pack, states, trees, {name: tree for name, tree in gone.items() if name not in here})
     parent = values.get(FLEET_REF)
     changed = [state for state in states if state.changed]
     if parent is not None and not changed and repo.commit(parent).tree == root:
         return Publication(None, (), len(states), left)
 
-    committer = Ident(*_COMMITTER, provenance.author.time, provenance.author.offset)
-    seal = _Seal(pack, provenance.author, committer, key)
-    fleet_commit = seal.commit(root, parent, _fleet_message(changed, left, provenance), provenance.trailers())
+    seal = _Seal(pack, provenance, key)
+    fleet_commit = seal.commit(root, parent, fleet_message(changed, left, provenance))
     moves = {FLEET_REF: fleet_commit}
     changes = []
     for state in changed:
         ref = device_ref(state.device)
-        trailers = {
-            "State-Commit": fleet_commit,
-            **provenance.trailers(),
-            "Manifest-Digest": sha256(state.manifest),
-            "Manifest-Version": str(state.version),
-            "Device": state.device,
-        }
-        title = f"Manifest {state.version} for {state.device}"
-        moves[ref] = seal.commit(trees[state.device], values.get(ref), title, trailers)
+        message = device_message(state, fleet_commit, provenance)
+        moves[ref] = seal.commit(trees[state.device], values.get(ref), message)
         changes.append(DeviceChange(state.device, state.site, state.version, moves[ref]))
     repo.write(pack)
     repo.refs.move(moves, values)
@@ -143,14 +145,13 @@ class _Seal:
     """Makes the commits of one render."""
 
     pack: ObjectPack
-    author: Ident
-    committer: Ident
+    provenance: Provenance
     key: SigningKey | None
 
-    def commit(self, tree: str, parent: str | None, title: str, trailers: Mapping[str, str]) -> str:
+    def commit(self, tree: str, parent: str | None, message: str) -> str:
         """Add a commit to the pack and return its id."""
-        message = f"{title}\n\n{format_trailers(trailers)}"
-        raw = build_commit(tree, [parent] if parent else [], self.author, self.committer, message)
+        origin = self.provenance
+        raw = build_commit(tree, [parent] if parent else [], origin.author, origin.committer, message)
         return self.pack.add(COMMIT, sign_commit(raw, self.key) if self.key else raw)
 
 
@@ -166,7 +167,9 @@ def _device_tree(pack: ObjectPack, state: DesiredState, held: HeldDevice | None)
     return pack.add(TREE, device_tree(pack.add(BLOB, state.manifest), folder))
 
 
-def _fleet_tree(pack: ObjectPack, states: Iterable[DesiredState], trees: Mapping[str, str]) -> str:
+def _fleet_tree(
+    pack: ObjectPack, states: Iterable[DesiredState], trees: Mapping[str, str], left: Mapping[str, str]
+) -> str:
     sites: dict[str, list[TreeEntry]] = {}
     for state in states:
         name = encode_device_id(state.device).encode()
@@ -174,21 +177,52 @@ def _fleet_tree(pack: ObjectPack, states: Iterable[DesiredState], trees: Mapping
     folders = [
         TreeEntry(site.encode(), FOLDER_MODE, pack.add(TREE, tree_bytes(devices))) for site, devices in sites.items()
     ]
+    gone = [TreeEntry(name.encode(), FOLDER_MODE, tree) for name, tree in left.items()]
     # An empty folder has no place in git: a fleet without devices is an empty tree.
-    entries = [TreeEntry(DEVICES_FOLDER.encode(), FOLDER_MODE, pack.add(TREE, tree_bytes(folders)))] if folders else []
+    entries = [
+        TreeEntry(name.encode(), FOLDER_MODE, pack.add(TREE, tree_bytes(inside)))
+        for name, inside in ((DEVICES_FOLDER, folders), (LEFT_FOLDER, gone))
+        if inside
+    ]
     return pack.add(TREE, tree_bytes(entries))
 
 
 _SHOWN = 20
 
 
-def _fleet_message(changed: Sequence[DesiredState], left: Sequence[str], provenance: Provenance) -> str:
+def fleet_message(changed: Sequence[DesiredState], left: Sequence[str], provenance: Provenance) -> str:
+    """Return the message of a fleet commit, trailers included.
+
+    Args:
+        changed: the devices whose state changed, sorted by id.
+        left: the devices that were there before and are no more, sorted.
+        provenance: where the render comes from.
+    """
     lines = [f"Render {provenance.subject or provenance.fleet_commit}", ""]
     lines += [f"{state.device}: manifest {state.version}" for state in changed[:_SHOWN]]
     if len(changed) > _SHOWN:
         lines.append(f"and {len(changed) - _SHOWN} more devices")
     lines += [f"{device}: left the fleet" for device in left[:_SHOWN]]
-    return "\n".join(lines).rstrip()
+    title = "\n".join(lines).rstrip()
+    return f"{title}\n\n{format_trailers(provenance.trailers())}"
+
+
+def device_message(state: DesiredState, fleet_commit: str, provenance: Provenance) -> str:
+    """Return the message of a device commit, trailers included.
+
+    Args:
+        state: the device's new state.
+        fleet_commit: id of the commit of the fleet branch.
+        provenance: where the render comes from.
+    """
+    trailers = {
+        "State-Commit": fleet_commit,
+        **provenance.trailers(),
+        "Manifest-Digest": sha256(state.manifest),
+        "Manifest-Version": str(state.version),
+        "Device": state.device,
+    }
+    return f"Manifest {state.version} for {state.device}\n\n{format_trailers(trailers)}"
 
 
 def differences(repo: StateRepo, states: Sequence[DesiredState], values: Mapping[str, str]) -> list[str]:

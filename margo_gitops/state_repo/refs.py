@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -45,8 +45,13 @@ class Refs:
         Raises:
             StateRepoUnusable: a ref cannot be read.
         """
-        values = {name: value for name, (value, _) in self._read_packed().items()}
-        values.update(self._loose())
+        try:
+            values = {name: value for name, (value, _) in self._read_packed().items()}
+            values.update(self._loose())
+        except OSError as error:
+            raise StateRepoUnusable(
+                f"the refs of {self._folder} cannot be read", why=[str(error)], remedy="see that its files are yours"
+            ) from error
         return values
 
     def move(self, changes: Mapping[str, str], expected: Mapping[str, str]) -> None:
@@ -117,7 +122,8 @@ class Refs:
     def _folded(self) -> _Packed:
         """Return the packed refs after every loose one was folded in (R-3)."""
         packed = self._read_packed()
-        loose = self._loose()
+        # Tags stay loose: folded in they would lack what an annotated one leads to.
+        loose = {name: value for name, value in self._loose().items() if not name.startswith("refs/tags/")}
         if loose:
             packed |= {name: (value, b"") for name, value in loose.items()}
             fresh = self._packed.with_suffix(".fold")
@@ -153,17 +159,27 @@ class Refs:
 
     def _loose(self) -> dict[str, str]:
         values = {}
-        for path in sorted((self._folder / "refs").rglob("*")):
-            if path.is_dir() or path.name.endswith(".lock"):
-                continue
+        for path in self._loose_files():
             with suppress(FileNotFoundError):
                 value = path.read_text(encoding="ascii", errors="replace").strip()
                 if value.startswith("ref: refs/remotes/"):
                     continue  # git 2.48 and later write refs/remotes/<name>/HEAD with every fetch
                 if not re.fullmatch(r"[0-9a-f]{40}", value):
-                    raise StateRepoUnusable(f"{path} is no ref that can be moved: {value[:80]!r}")
+                    raise StateRepoUnusable(
+                        f"{path} is no ref that can be moved: {value[:80]!r}",
+                        remedy="a crash or another program left it there; see what git says (git fsck), then remove it",
+                    )
                 values[path.relative_to(self._folder).as_posix()] = value
         return values
+
+    def _loose_files(self) -> Iterator[Path]:
+        """Yield the files of loose refs; a folder that cannot be read is an error, not an empty one."""
+        for folder, folders, files in os.walk(self._folder / "refs", onerror=_raise):
+            folders.sort()
+            for name in sorted(files):
+                # Names that git never gives a ref: locks, and what desktops leave behind.
+                if not name.startswith(".") and not name.endswith(".lock"):
+                    yield Path(folder, name)
 
     def _remove_loose(self, name: str, value: str) -> None:
         path = self._folder / name
@@ -175,6 +191,10 @@ class Refs:
                 path.unlink()
         finally:
             lock.unlink()
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _take(lock: Path) -> None:

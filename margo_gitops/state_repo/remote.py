@@ -1,20 +1,23 @@
 """A state repo on a git server: fetched into a local mirror, rendered there, pushed back whole or not at all.
 
 The git program does the talking, because operators have taught it their servers: ssh configuration, credential helpers,
-proxies, certificates. `--atomic` moves all refs or none, and `--force-with-lease` compares each with what was fetched.
+proxies, certificates. `--atomic` moves all refs or none, and `--force-with-lease` compares each with what was fetched;
+a lock on the mirror keeps every other process from fetching in between.
 """
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import re
 import subprocess
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
 from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF
-from margo_gitops.errors import StateMoved, StateTampered, StateUnreachable
+from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable
 from margo_gitops.state_repo.state_repo import StateRepo
 
 TIMEOUT_SECONDS = 900
@@ -29,6 +32,9 @@ _ELSEWHERE = (
 )  # fmt: skip
 """What git tells the hooks of one repository; in another it would do harm."""
 _SCP_LIKE = re.compile(r"[^/:\s]+@?[^/:\s]*:(?!//).+")
+
+
+_PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
 
 
 def is_remote(location: str) -> bool:
@@ -46,16 +52,26 @@ class RemoteState:
             url: of the repository; credentials come from git's own configuration, never from here.
             cache: a folder of this program; the mirror is made in it.
         """
+        if _PASSWORD.search(url):
+            raise StateRepoUnusable(
+                "the state repo's URL holds a password, which would end up in logs and process lists",
+                remedy="take it out of the URL and give it to git's credential helper",
+            )
         self.url = url
+        self._lock: weakref.finalize[..., RemoteState] | None = None
         self.mirror = cache / hashlib.sha256(url.encode()).hexdigest()[:32]
 
     def fetch(self) -> StateRepo:
         """Return the mirror, equal to the remote.
 
+        From here until `release` no other process uses the mirror.
+
         Raises:
+            StateMoved: another process uses the mirror.
             StateUnreachable: the remote does not answer, or refuses.
             StateTampered: the remote's history was rewritten since this machine saw it last.
         """
+        self._take()
         repo = StateRepo.open_or_create(self.mirror)
         known = repo.refs.read().get(_TRACKED_FLEET)
         result = self._git("fetch", "--prune", "--no-tags", "--no-write-fetch-head", "state")
@@ -74,6 +90,26 @@ class RemoteState:
         remote = {f"refs/heads/{name.removeprefix(_TRACKED)}": value for name, value in values.items() if _ours(name)}
         repo.refs.reset("refs/heads/", remote)
         return repo
+
+    def _take(self) -> None:
+        try:
+            self.mirror.parent.mkdir(parents=True, exist_ok=True)
+            lock = os.open(self.mirror.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            # Whoever forgets to release it does so when it is collected.
+            self._lock = weakref.finalize(self, os.close, lock)
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise StateMoved(
+                f"another render on this machine works with {self.url}", remedy="render again when it is done"
+            ) from None
+        except OSError as error:
+            raise StateRepoUnusable(f"the mirror of {self.url} cannot be used", why=[str(error)]) from error
+
+    def release(self) -> None:
+        """Let other processes use the mirror."""
+        if self._lock is not None:
+            self._lock()
 
     def _rewritten(self, why: Sequence[str]) -> StateTampered:
         return StateTampered(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,13 +12,16 @@ from pathlib import Path
 import pygit2
 
 from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF, decode_device_id, device_ref
-from margo_gitops.errors import StateRepoUnusable, StateTampered
+from margo_gitops.errors import SignatureInvalid, StateRepoUnusable, StateTampered
 from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
+from margo_gitops.trust.ssh_signature import SshSignature, parse_signature
 
 DEVICES_FOLDER = "devices"
+LEFT_FOLDER = "left"
+"""Holds the last state of devices that left the fleet."""
 NO_SITE = "_"
 
 _PUT_BACK = "find out who moved it, put the branch back to the renderer's last commit, protect it"
@@ -68,6 +74,27 @@ def _child(tree: pygit2.Tree, path: str) -> pygit2.Object | None:
         return None
 
 
+def _create(folder: Path) -> None:
+    """Make an empty repository beside its place and move it there: a crash leaves no half of one."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        pygit2.init_repository(str(fresh), bare=True, initial_head=FLEET_REF.removeprefix("refs/heads/"))
+        fresh.chmod(0o777 & ~_umask())
+        fresh.replace(folder)
+    except BaseException as error:
+        shutil.rmtree(fresh, ignore_errors=True)
+        # Another renderer may have made it in the meantime.
+        if not (isinstance(error, OSError) and (folder / "HEAD").exists()):
+            raise
+
+
+def _umask() -> int:
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
 class StateRepo:
     """A bare repository with the branch `fleet` and one branch per device."""
 
@@ -86,11 +113,13 @@ class StateRepo:
         try:
             repository = pygit2.Repository(str(folder))
         except pygit2.GitError as error:
-            raise StateRepoUnusable(
-                f"there is no state repo at {folder}",
-                why=[str(error)],
-                remedy="render once without --check: that makes it",
-            ) from error
+            if not folder.exists():
+                remedy = "render once without --check: that makes it"
+            elif "not owned by current user" in str(error):
+                remedy = f"if you trust it: git config --global --add safe.directory {folder}"
+            else:
+                remedy = "name another folder with --state, or remove this one if nothing in it is needed"
+            raise StateRepoUnusable(f"there is no state repo at {folder}", why=[str(error)], remedy=remedy) from error
         if not repository.is_bare:
             raise StateRepoUnusable(
                 f"{folder} has a work tree: a state repo is bare, because nobody edits it",
@@ -107,10 +136,12 @@ class StateRepo:
         """
         try:
             if not folder.exists() or not any(folder.iterdir()):
-                folder.mkdir(parents=True, exist_ok=True)
-                pygit2.init_repository(str(folder), bare=True, initial_head=FLEET_REF.removeprefix("refs/heads/"))
+                _create(folder)
         except (OSError, pygit2.GitError) as error:
-            raise StateRepoUnusable(f"no state repo can be made at {folder}", why=[str(error)]) from error
+            remedy = "name another folder with --state, or make room there"
+            raise StateRepoUnusable(
+                f"no state repo can be made at {folder}", why=[str(error)], remedy=remedy
+            ) from error
         return cls.open(folder)
 
     def write(self, pack: ObjectPack) -> None:
@@ -162,6 +193,17 @@ class StateRepo:
             )
         return HeldDevice(name, str(tree.id), bytes(blob.data), tree)
 
+    def signature(self, device: str, values: Mapping[str, str]) -> SshSignature | None:
+        """Return the signature of a device's latest commit, not verified; None where it has none that can be read."""
+        name = values.get(device_ref(device))
+        raw = self._commit(name).read_raw() if name else b""
+        if b"\ngpgsig " not in raw:
+            return None
+        try:
+            return parse_signature(parse_commit(raw).signature or "")
+        except (ValueError, SignatureInvalid):
+            return None
+
     def fleet_tree(self, values: Mapping[str, str]) -> dict[str, tuple[str, str]]:
         """Return (site, tree id) of every device in the fleet branch, by encoded device id; empty before the first.
 
@@ -179,22 +221,37 @@ class StateRepo:
             for device in site
         }
 
+    def left_tree(self, values: Mapping[str, str]) -> dict[str, str]:
+        """Return the tree id of every device that left the fleet, by encoded device id.
+
+        Raises:
+            StateTampered: the fleet branch holds something else.
+        """
+        name = values.get(FLEET_REF)
+        devices = _child(self._commit(name).tree, LEFT_FOLDER) if name else None
+        return {str(device.name): str(device.id) for device in (devices if isinstance(devices, pygit2.Tree) else ())}
+
     def tampered(self, values: Mapping[str, str]) -> Iterator[StateTampered]:
         """Yield every device branch that does not hold what the fleet branch says it holds, and a fleet branch lost."""
-        orphans = [name for name in values if name.startswith(DEVICE_REFS)] if FLEET_REF not in values else []
-        if orphans:
-            yield StateTampered(
-                f"{FLEET_REF} is gone, and {len(orphans)} device branches are there",
-                why=[f"one of them is {min(orphans)}"],
-                remedy=_PUT_BACK,
-            )
-        for encoded, (site, tree) in self.fleet_tree(values).items():
+        branches = {name for name in values if name.startswith(DEVICE_REFS)}
+        if FLEET_REF not in values:
+            if branches:
+                yield StateTampered(
+                    f"{FLEET_REF} is gone, and {len(branches)} device branches are there",
+                    why=[f"one of them is {min(branches)}"],
+                    remedy=_PUT_BACK,
+                )
+            return
+        places = {name: (f"{DEVICES_FOLDER}/{site}", tree) for name, (site, tree) in self.fleet_tree(values).items()}
+        places |= {name: (LEFT_FOLDER, tree) for name, tree in self.left_tree(values).items()}
+        for encoded, (folder, tree) in places.items():
             ref = f"{DEVICE_REFS}{encoded}"
+            branches.discard(ref)
             name = values.get(ref)
             found = str(self._commit(name).tree.id) if name else None
             if found != tree:
                 yield StateTampered(
-                    f"{ref} is not what the fleet branch holds at {DEVICES_FOLDER}/{site}/{encoded}",
+                    f"{ref} is not what the fleet branch holds at {folder}/{encoded}",
                     device=device_of(encoded),
                     why=[
                         f"its commit {name} has the tree {found}" if name else "the branch is gone",
@@ -202,6 +259,10 @@ class StateRepo:
                     ],
                     remedy=_PUT_BACK,
                 )
+        for ref in sorted(branches):
+            yield StateTampered(
+                f"{ref} is a branch that no render made", why=[f"it is at {values[ref]}"], remedy=_PUT_BACK
+            )
 
     def _commit(self, name: str) -> pygit2.Commit:
         try:

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 from support.fleet import FleetFolder, profile
 
+from margo_gitops.catalog.file_tree import DiskTree
+from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.lock import LOCK_FILE
 from margo_gitops.errors import FleetInvalid, NoFleetRepo, UnreadableDocument
 
@@ -218,3 +221,36 @@ def test_a_profile_without_a_type_is_a_finding_in_the_package(sound: FleetFolder
     (finding,) = findings(sound)
     assert "applications/app/1.0.0/margo.yaml:" in finding
     assert "type" in finding
+
+
+@pytest.mark.parametrize("tree", ["disk", "commit"])
+@pytest.mark.parametrize("folder", ["deployments", "devices", "sites", "applications"])
+@pytest.mark.parametrize("as_what", ["link", "file", "submodule", "other case"])
+def test_a_folder_that_is_none_is_a_finding_and_never_an_empty_fleet(
+    sound: FleetFolder, tree: str, folder: str, as_what: str
+):
+    if as_what == "submodule" and tree == "disk":
+        pytest.skip("on disk a submodule is a folder")
+    place = sound.root / folder
+    moved = sound.root / ("moved" if as_what != "other case" else folder.capitalize())
+    if place.exists():
+        place.rename(moved)
+    if as_what == "link":
+        place.symlink_to("moved")
+    elif as_what == "file":
+        place.write_text("")
+    elif as_what == "other case":
+        moved.mkdir(exist_ok=True)
+        (moved / "x.yaml").write_text("")
+    sound.git.init()
+    if as_what == "submodule":
+        sound.git.run("update-index", "--add", "--cacheinfo", f"160000,{'1' * 40},{folder}")
+        sound.git.run("commit", "--quiet", "--message", "x", "--allow-empty")
+        sound.git.run("add", "margo-gitops.yaml")
+    else:
+        sound.git.run("add", "--all")
+    sound.git.run("commit", "--quiet", "--message", "x", "--allow-empty")
+    with pytest.raises(FleetInvalid) as caught:
+        read_fleet(DiskTree(sound.root) if tree == "disk" else FleetRepo.find(sound.root).tree("HEAD"))
+    names = {finding.location.file for finding in caught.value.findings if finding.location}
+    assert names & {folder, folder.capitalize()}

@@ -42,29 +42,31 @@ def refs(fleet: FleetFolder) -> dict[str, str]:
 def test_a_commit_before_the_rendered_one_is_refused_and_nothing_moves(fleet: FleetFolder):
     render(fleet.root, "HEAD")
     before = refs(fleet)
-    with pytest.raises(FleetCommitOlder, match="comes after"):
+    with pytest.raises(FleetCommitOlder, match="does not build on"):
         render(fleet.root, "HEAD~1")
     assert refs(fleet) == before
 
 
-def test_a_clone_without_the_newer_commit_goes_by_the_dates(fleet: FleetFolder, tmp_path: Path):
-    slow = tmp_path / "slow"
-    fleet.git.run("clone", "--quiet", ".", str(slow))
-    fleet.git.run("-C", str(slow), "reset", "--quiet", "--hard", "HEAD~1")
-    fleet.git.run("-C", str(slow), "update-ref", "-d", "refs/remotes/origin/main")
-    fleet.git.run("-C", str(slow), "update-ref", "-d", "refs/remotes/origin/HEAD")
-    fleet.git.run("-C", str(slow), "reflog", "expire", "--expire=now", "--all")
-    fleet.git.run("-C", str(slow), "gc", "--quiet", "--prune=now")
+def test_a_side_branch_is_refused(fleet: FleetFolder):
+    render(fleet.root, "HEAD")
+    fleet.git.run("switch", "--quiet", "--create", "side", "HEAD~1")
+    fleet.change("sites/north.yaml", "Grüezi", "Salve")
+    commit_at(fleet, "2026-01-03T12:00:00Z", "side")
+    with pytest.raises(FleetCommitOlder, match="does not build on"):
+        render(fleet.root, "HEAD")
+
+
+def test_a_clone_that_does_not_know_the_rendered_commit_cannot_tell(fleet: FleetFolder, tmp_path: Path):
     render(fleet.root, "HEAD")
     before = refs(fleet)
-    with pytest.raises(FleetCommitOlder, match="not in this clone"):
-        render(slow, "HEAD")
-    assert refs(fleet) == before
-
-
-def test_a_shallow_clone_of_a_newer_commit_renders(fleet: FleetFolder, tmp_path: Path):
-    render(fleet.root, "HEAD~1")
+    fleet.change("sites/north.yaml", "Guten Morgen", "Salve")
+    commit_at(fleet, "2026-01-03T12:00:00Z", "three")
     fleet.git.run("clone", "--quiet", "--depth=1", f"file://{fleet.root}", str(tmp_path / "shallow"))
+    with pytest.raises(FleetCommitOlder) as caught:
+        render(tmp_path / "shallow", "HEAD")
+    assert "fetch-depth: 0" in caught.value.remedy
+    assert refs(fleet) == before
+    fleet.git.run("-C", str(tmp_path / "shallow"), "fetch", "--quiet", "--unshallow")
     assert render(tmp_path / "shallow", "HEAD").publication.changes
 
 

@@ -66,6 +66,7 @@ def test_commits_say_where_they_come_from(renderer: Renderer):
     manifest = renderer.git.run_bytes("cat-file", "blob", "devices/a:manifest.json")
     assert trailers == {
         "State-Commit": fleet,
+        "Fleet": "plant",
         "Fleet-Commit": "c" * 40,
         "Rendered-By": "margo-gitops test",
         "Manifest-Digest": sha256(manifest),
@@ -340,3 +341,23 @@ def test_several_branches_that_were_moved_are_all_named(renderer: Renderer):
     errors = tampered(renderer)
     assert "devices/b" in str(RenderingRefused("the state repo was changed", errors))
     assert len(errors) == 2
+
+
+def test_a_device_that_left_cannot_come_back_with_an_older_version(renderer: Renderer):
+    for content in (b"1", b"2", b"3"):
+        renderer.publish({"a": {"web": content}, "b": {}})
+    renderer.publish({"b": {}})
+    ref = device_ref("a")
+    renderer.git.run("update-ref", ref, f"{ref}~1")
+    (error,) = tampered(renderer)
+    assert "left/a" in error.what
+    renderer.git.run("update-ref", "-d", ref)
+    (error,) = tampered(renderer)
+    assert "the branch is gone" in error.why
+
+
+def test_a_branch_that_no_render_made_is_found(renderer: Renderer):
+    renderer.publish({"a": {}})
+    renderer.git.run("update-ref", device_ref("zzz"), device_ref("a"))
+    (error,) = tampered(renderer)
+    assert "no render made" in error.what

@@ -44,5 +44,5 @@ class Renderer:
     ) -> Publication:
         states = self.states(devices, site)
         author = Ident("Ada", "ada@example.com", self.time, 60)
-        provenance = Provenance("c" * 40, subject, author, "margo-gitops test", None)
+        provenance = Provenance("plant", "c" * 40, subject, author, "margo-gitops test", None)
         return publish(self.repo, states, self.refs() if values is None else values, provenance, key)

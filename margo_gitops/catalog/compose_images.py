@@ -1,0 +1,182 @@
+"""The images that a vendored compose file names, and how well a name pins what it stands for.
+
+The file is a stranger's: it is read event by event, so that neither its depth nor its aliases cost anything.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import tarfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from margo_gitops.catalog.component_content import COMPOSE_FILE
+from margo_gitops.catalog.file_tree import FileTree
+from margo_gitops.errors import Location, UnreadableDocument
+from margo_gitops.rendering.intent import ComponentContent
+
+if TYPE_CHECKING:
+    Loader = yaml.SafeLoader
+else:
+    Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+MAX_BYTES = 1024 * 1024
+MAX_EVENTS = 100_000
+MAX_ARCHIVE_BYTES = 64 * 1024 * 1024
+MAX_ARCHIVE_ENTRIES = 10_000
+
+_MOVING = frozenset({"latest", "stable", "main", "master", "edge", "nightly", "dev", "develop", "current", "rolling"})
+_VARIABLE = re.compile(r"\$(?:\$|\{(?P<braced>\w+)(?::?(?P<sign>[-?+])(?P<word>[^}]*))?\}|(?P<plain>\w+))")
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceImage:
+    """What a service of a compose file runs.
+
+    Attributes:
+        service: its name.
+        image: as written, variables included; None where it is built on the device.
+        location: where that stands.
+    """
+
+    service: str
+    image: str | None
+    location: Location
+
+    def variables(self) -> frozenset[str]:
+        """Return the names of the variables in the image's name."""
+        found = _VARIABLE.finditer(self.image or "")
+        return frozenset(name for match in found if (name := match["braced"] or match["plain"]))
+
+    def named(self, environment: Mapping[str, str]) -> str:
+        """Return the image's name with its variables replaced, as Compose does."""
+        return _VARIABLE.sub(lambda match: _replaced(match, environment), self.image or "")
+
+
+def _replaced(match: re.Match[str], environment: Mapping[str, str]) -> str:
+    name = match["braced"] or match["plain"]
+    if not name:
+        return "$"
+    if match["sign"] == "+":
+        return match["word"] if environment.get(name) else ""
+    return environment.get(name) or (match["word"] if match["sign"] == "-" else "")
+
+
+def pinning_rule(image: str) -> str | None:
+    """Return the rule that an image's name breaks; None for one with a digest."""
+    if "@sha256:" in image:
+        return None
+    tag = image.rpartition("/")[2].partition(":")[2]
+    return "R202" if tag and tag.lower() not in _MOVING else "R201"
+
+
+def service_images(tree: FileTree, content: ComponentContent) -> list[ServiceImage]:
+    """Return the images of a component that the package brings along.
+
+    Args:
+        tree: the fleet repo.
+        content: of a compose component.
+
+    Raises:
+        UnreadableDocument: its compose file cannot be looked into.
+    """
+    path = f"applications/{content.location}"
+    if content.is_folder:
+        path = f"{path}/{COMPOSE_FILE}"
+    file = tree.file(path)
+    if file is None or file.kind != "file":
+        return []
+    if content.is_folder:
+        if file.size > MAX_BYTES:
+            raise UnreadableDocument(f"has more than {MAX_BYTES} bytes", where=Location(path))
+        return list(_images(file.read(), path))
+    found = _in_archive(file.read(), path)
+    # Lines count inside the archive; an editor can only open the archive itself.
+    return [ServiceImage(each.service, each.image, Location(path)) for each in _images(found, path)] if found else []
+
+
+def _in_archive(archive: bytes, path: str) -> bytes | None:
+    """Return the compose file of a tar.gz; None where there is none."""
+    left = MAX_ARCHIVE_BYTES
+    try:
+        with tarfile.open(fileobj=io.BytesIO(archive), mode="r|gz") as tar:
+            for count, member in enumerate(tar):
+                left -= member.size
+                if left < 0 or count >= MAX_ARCHIVE_ENTRIES:
+                    raise UnreadableDocument("the archive is too large to be looked into", where=Location(path))
+                parts = [part for part in member.name.split("/") if part not in ("", ".")]
+                if member.isfile() and len(parts) <= 2 and parts[-1:] == [COMPOSE_FILE] and member.size <= MAX_BYTES:
+                    file = tar.extractfile(member)
+                    return file.read() if file else None
+    except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
+        raise UnreadableDocument("is no tar.gz", where=Location(path), why=[str(error)]) from error
+    return None
+
+
+def _images(content: bytes, path: str) -> Iterator[ServiceImage]:
+    """Yield the image, or the build, of every service; also of fragments that services may merge (`x-…`)."""
+    loader = Loader(content)
+    try:
+        yield from _walk(loader, path)
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise UnreadableDocument(
+            "is not valid YAML", where=Location(path), why=[" ".join(str(error).split())]
+        ) from error
+    finally:
+        loader.dispose()
+
+
+def _walk(loader: Any, path: str) -> Iterator[ServiceImage]:  # noqa: ANN401  # PyYAML's two loaders share no base
+    # One entry for each open mapping or list: its last key; None while a key is expected; "" in a list.
+    keys: list[str | None] = []
+    built: dict[str, Location] = {}
+    with_image: set[str] = set()
+    for _ in range(MAX_EVENTS):
+        event = loader.get_event()
+        if event is None or isinstance(event, yaml.StreamEndEvent):
+            yield from (ServiceImage(name, None, at) for name, at in built.items() if name not in with_image)
+            return
+        if isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
+            keys.pop()
+            _value_ended(keys)
+            continue
+        if not isinstance(event, yaml.NodeEvent):
+            continue
+        expects_key = bool(keys) and keys[-1] is None
+        mark = event.start_mark
+        where = Location(path, mark.line + 1, mark.column + 1) if mark else Location(path)
+        service = _service(keys)
+        if service and keys[-1] == "build":
+            built.setdefault(service, where)
+        if isinstance(event, yaml.ScalarEvent):
+            if expects_key:
+                keys[-1] = event.value
+                continue
+            if service and keys[-1] == "image":
+                with_image.add(service)
+                yield ServiceImage(service, event.value, where)
+            _value_ended(keys)
+        elif isinstance(event, yaml.AliasEvent):
+            _value_ended(keys)
+        else:
+            keys.append(None if isinstance(event, yaml.MappingStartEvent) else "")
+    raise UnreadableDocument(f"has more than {MAX_EVENTS} values", where=Location(path))
+
+
+def _value_ended(keys: list[str | None]) -> None:
+    if keys and keys[-1] != "":
+        keys[-1] = None
+
+
+def _service(keys: list[str | None]) -> str | None:
+    """Return the service whose field comes next: `services.NAME.FIELD`, or `x-NAME.FIELD`."""
+    if len(keys) == 3 and keys[0] == "services" and keys[1]:
+        return keys[1]
+    if len(keys) == 2 and keys[0] and keys[0].startswith("x-"):
+        return keys[0]
+    return None

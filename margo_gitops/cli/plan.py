@@ -1,0 +1,64 @@
+"""`margo-gitops plan`: what a render would change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from margo_gitops.cli.options import cache_folder, fleet_option
+from margo_gitops.documents.records import write
+from margo_gitops.errors import ExitCode, MargoGitopsError
+from margo_gitops.renderer.plan import PlanRequest, exit_code, plan_fleet
+from margo_gitops.renderer.plan_markdown import as_markdown
+from margo_gitops.renderer.plan_text import as_text
+
+
+@click.command()
+@click.argument("device", required=False)
+@fleet_option
+@click.option("--rev", help="The commit of the fleet repo that would be rendered. Default: the files as they are now.")
+@click.option("--base", help="A commit of the fleet repo to compare with. Default: the state repo as it is.")
+@click.option("--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml.")
+@click.option("--details", is_flag=True, help="Show every device with each changed value and where it is written.")
+@click.option(
+    "--output",
+    type=click.Choice(["text", "json", "markdown"]),
+    default="text",
+    show_default=True,
+    help="How to print; json follows schemas/plan.schema.json, markdown fits a merge request's comment.",
+)
+@click.pass_context
+def plan(
+    context: click.Context,
+    device: str | None,
+    fleet: Path,
+    rev: str | None,
+    base: str | None,
+    state: str | None,
+    details: bool,
+    output: str,
+) -> None:
+    """Show what a render would change; with DEVICE, on that device only. Nothing is written.
+
+    Devices that join, leave or change, their deployments, profiles, revisions and parameters, where each changed value
+    is written, and which workloads start, restart or stop. It is the render itself that is compared, so what it names
+    is what a render changes.
+
+    Exits 0 if nothing changes, 1 if something does, 2 or more if nothing could be rendered or compared.
+    """
+    try:
+        made = plan_fleet(PlanRequest(fleet, rev, base, state, cache_folder(), device))
+    except MargoGitopsError as error:
+        # 1 means differences here, so an error that ends other commands with 1 ends this one with 2.
+        click.echo(f"error: {error}", err=True)
+        context.exit(ExitCode.USAGE if error.exit_code == ExitCode.FINDINGS else error.exit_code)
+    if output == "json":
+        click.echo(json.dumps(write(made), indent=2, ensure_ascii=False))
+    elif output == "markdown":
+        click.echo(as_markdown(made), nl=False)
+    else:
+        for line in as_text(made, details=details or device is not None):
+            click.echo(line)
+    context.exit(exit_code(made))

@@ -1,0 +1,65 @@
+"""`margo-gitops validate`: everything that is wrong with a fleet repo."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+import click
+
+from margo_gitops.catalog.rules import RULES
+from margo_gitops.cli.options import cache_folder, fleet_option
+from margo_gitops.errors import ExitCode
+from margo_gitops.renderer.finding_formats import FORMATS
+from margo_gitops.renderer.validate import ValidateRequest, validate_fleet
+
+
+@click.command()
+@fleet_option
+@click.option("--rev", help="A commit of the fleet repo. Default: the files as they are now.")
+@click.option("--since", help="Show only findings of the change since this commit: in changed files, or new elsewhere.")
+@click.option("--state", help="The state repo, a path or a URL: check settings that may not change too.")
+@click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")
+@click.option("--explain", metavar="RULE", help="Print what a rule is about, and check nothing.")
+@click.option(
+    "--output",
+    type=click.Choice(sorted(FORMATS)),
+    default="text",
+    show_default=True,
+    help="How to print: for people, or as a pipeline's report.",
+)
+@click.pass_context
+def validate(
+    context: click.Context,
+    fleet: Path,
+    rev: str | None,
+    since: str | None,
+    state: str | None,
+    strict: bool,
+    explain: str | None,
+    output: str,
+) -> None:
+    """Check a fleet repo: every finding in one run, with its rule, file, line, reason and remedy. Nothing is written.
+
+    Documents, references, placement, parameters, packages and their pins are errors, as `render` would refuse them;
+    what is not pinned, such as images without a digest, is a warning.
+
+    Exits 0 if there are no errors, 1 if there are, 2 or more if nothing could be checked.
+    """
+    if explain is not None:
+        click.echo(_explained(explain))
+        return
+    found = validate_fleet(ValidateRequest(fleet, rev, since, state, cache_folder()))
+    click.echo(FORMATS[output](found), nl=False)
+    failed = found.errors or (strict and found.warnings)
+    context.exit(ExitCode.FINDINGS if failed else ExitCode.OK)
+
+
+def _explained(name: str) -> str:
+    rule = RULES.get(name.upper())
+    if rule is None:
+        close = difflib.get_close_matches(name.upper(), RULES, 1)
+        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(RULES))}"
+        raise click.BadParameter(f"there is no rule {name}; {hint}", param_hint="--explain")
+    text = click.wrap_text(rule.text.replace("`", ""), 100)
+    return f"{rule.id} ({rule.severity}): {rule.title}\n\n{text}\n\nThe page: docs/rules.md#{rule.id.lower()}"

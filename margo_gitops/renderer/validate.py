@@ -1,0 +1,291 @@
+"""Validate: everything that can be checked without writing, in one run.
+
+V-1  An error here is a refusal of `render`, and what `render` refuses is an error here (settings that may not change
+     only where the state repo is given).
+V-2  Warnings are what is not pinned: the same commit may run something else tomorrow.
+V-3  `--since REV` shows a finding if its file was changed since REV, or if REV did not have it: what the change caused
+     elsewhere is shown, what was there before and elsewhere is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from margo_gitops.appliers.parameters import parameter_text
+from margo_gitops.catalog.compose_images import ServiceImage, pinning_rule, service_images
+from margo_gitops.catalog.file_tree import RootTree
+from margo_gitops.catalog.fleet import find_fleet
+from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.catalog.lock import LOCK_FILE
+from margo_gitops.catalog.rules import RULES
+from margo_gitops.documents.application import Component
+from margo_gitops.errors import (
+    Finding,
+    InvalidDocument,
+    Location,
+    MargoGitopsError,
+    NoFleetRepo,
+    UnreadableDocument,
+)
+from margo_gitops.renderer.fleet_input import open_state
+from margo_gitops.renderer.run import without_collections
+from margo_gitops.renderer.validation import RuleFinding, Validation, make_validation
+from margo_gitops.rendering.desired_state import PreviousState
+from margo_gitops.rendering.intent import Application, Intent
+from margo_gitops.rendering.reasons import judge
+from margo_gitops.rendering.resolution import Resolved
+from margo_gitops.state_repo.remote import is_remote
+
+WORKING_TREE = "working tree"
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateRequest:
+    """What to validate.
+
+    Attributes:
+        fleet: a folder in the fleet repo.
+        revision: a commit; None: the files as they are now.
+        since: show only findings of the change since this commit; None: all.
+        state: the state repo, for settings that may not change; None: they are not checked.
+        cache: a folder for mirrors of remote state repos.
+    """
+
+    fleet: Path
+    revision: str | None
+    since: str | None
+    state: str | None
+    cache: Path
+
+
+def validate_fleet(request: ValidateRequest) -> Validation:
+    """Return everything that is wrong with a fleet repo.
+
+    Raises:
+        NoFleetRepo, FleetCommitUnknown: there is no such repo or commit.
+        MargoGitopsError: the state repo cannot be read.
+    """
+    repo = FleetRepo.find(request.fleet)
+    subject = repo.commit(request.revision).id if request.revision else WORKING_TREE
+    since = repo.commit(request.since).id if request.since else None
+    with _previous(request) as previous, without_collections():
+        findings = list(_findings(_tree(repo, request.revision), previous))
+        if since is not None:
+            changed = repo.changed_files(since, request.revision)
+            known = {each.identity for each in _findings_before(repo, since, previous)}
+            findings = [each for each in findings if _is_changed(each, changed) or each.identity not in known]
+    return make_validation(subject, since, findings)
+
+
+def _is_changed(finding: RuleFinding, changed: frozenset[str]) -> bool:
+    if finding.file is None or finding.file in changed:
+        return True
+    # Some findings are of a package's folder.
+    return any(path.startswith(f"{finding.file}/") for path in changed)
+
+
+Previous = Callable[[str], PreviousState | None]
+
+
+@contextmanager
+def _previous(request: ValidateRequest) -> Iterator[Previous]:
+    if request.state is None:
+        yield lambda _device: None
+        return
+    location = request.state if is_remote(request.state) else str(Path(request.state).absolute())
+    target = open_state(location, request.cache, create=False)
+    try:
+        values = target.repo.refs.read()
+        yield lambda device: target.repo.held(device, values)
+    finally:
+        target.release()
+
+
+def _tree(repo: FleetRepo, revision: str | None) -> RootTree:
+    return repo.tree(revision) if revision else repo.working_tree()
+
+
+def _findings_before(repo: FleetRepo, since: str, previous: Previous) -> Iterator[RuleFinding]:
+    try:
+        yield from _findings(_tree(repo, since), previous)
+    except NoFleetRepo:
+        return
+
+
+def _findings(tree: RootTree, previous: Previous) -> Iterator[RuleFinding]:
+    try:
+        intent, found = find_fleet(tree)
+    except UnreadableDocument as error:  # folders in folders in folders: nothing was read
+        yield _of_error(error)
+        return
+    yield from map(_of_finding, found)
+    if intent is None:
+        return
+    judgement = judge(intent, previous, _unread(found))
+    yield from map(_of_error, judgement.errors)
+    yield from _unpinned(tree, intent, judgement.resolved)
+
+
+_KINDS = {
+    "sites": "site",
+    "devices": "device",
+    "deployments": "deployment",
+    "applications": "application",
+    LOCK_FILE: "application",
+}
+
+
+def _unread(findings: list[Finding]) -> frozenset[str]:
+    """Return the kinds of which some documents could not be read."""
+    files = [each.location.file for each in findings if each.severity == "error" and each.location]
+    return frozenset(_KINDS[top] for file in files if (top := file.split("/")[0].lower()) in _KINDS)
+
+
+def _of_finding(finding: Finding) -> RuleFinding:
+    where = finding.location
+    message = f"{finding.path}: {finding.message}" if finding.path else finding.message
+    return RuleFinding(
+        rule=finding.rule or InvalidDocument.code,
+        severity="warning" if finding.severity == "warning" else "error",
+        message=message,
+        file=where.file if where else None,
+        line=where.line if where else None,
+        column=where.column if where else None,
+        device=None,
+        devices=0,
+        why=(),
+        remedy=finding.remedy,
+    )
+
+
+def _of_error(error: MargoGitopsError) -> RuleFinding:
+    where = error.where
+    return RuleFinding(
+        rule=error.code,
+        severity="error",
+        message=error.what,
+        file=where.file if where else None,
+        line=where.line if where else None,
+        column=where.column if where else None,
+        device=error.device,
+        devices=1 if error.device else 0,
+        why=error.why,
+        remedy=error.remedy,
+    )
+
+
+def _warning(rule: str, message: str, where: Location, remedy: str, device: str | None = None) -> RuleFinding:
+    return RuleFinding(
+        rule=rule,
+        severity=RULES[rule].severity,
+        message=message,
+        file=where.file,
+        line=where.line,
+        column=where.column,
+        device=device,
+        devices=1 if device else 0,
+        why=(),
+        remedy=remedy,
+    )
+
+
+_PIN = {
+    "R201": ("names what moves", "name a version and its digest, image:1.2.3@sha256:…"),
+    "R202": ("has no digest", "add it: image:1.2.3@sha256:…"),
+}
+
+
+def _unpinned(tree: RootTree, intent: Intent, resolved: tuple[Resolved, ...]) -> Iterator[RuleFinding]:
+    """Yield what is not pinned: of every vendored application, then of values that name images."""
+    variable: dict[tuple[int, str], list[ServiceImage]] = {}
+    for application in intent.applications.values():
+        yield from _application_images(tree, application, variable)
+    seen: set[tuple[str, Location]] = set()
+    for each in resolved:
+        for component in each.profile.components:
+            for image in variable.get((id(each.application), component.name), ()):
+                yield from _unpinned_value(each, component, image, seen)
+
+
+def _application_images(
+    tree: RootTree, application: Application, variable: dict[tuple[int, str], list[ServiceImage]]
+) -> Iterator[RuleFinding]:
+    description = application.description
+    seen: set[str] = set()
+    for index, profile in enumerate(description.value.deployment_profiles):
+        for at, component in enumerate(profile.components):
+            if component.name in seen:
+                continue
+            seen.add(component.name)
+            content = application.contents.get(component.name)
+            if content is None:
+                where = description.at("deploymentProfiles", index, "components", at, "properties")
+                yield _of_registry(component, where)
+            elif profile.type == "compose" and "://" not in content.location:
+                try:
+                    images = service_images(tree, content)
+                except UnreadableDocument as error:
+                    where = error.where or Location(content.location)
+                    reasons = "; ".join([error.what, *error.why])
+                    yield _warning("R204", reasons, where, "mend the file, so that its images can be checked")
+                    continue
+                for image in images:
+                    if image.variables():
+                        variable.setdefault((id(application), component.name), []).append(image)
+                    else:
+                        yield from _unpinned_image(image)
+
+
+def _of_registry(component: Component, where: Location) -> RuleFinding:
+    properties = component.properties
+    if properties.repository is None:
+        return _warning(
+            "R205",
+            f"component {component.name} is fetched from {properties.package_location} without a digest",
+            where,
+            "bring the content along, or name it by url and digest",
+        )
+    return _warning(
+        "R206",
+        f"component {component.name} is fetched by the tag {properties.revision}",
+        where,
+        "forbid the registry to move tags, or bring the content along",
+    )
+
+
+def _unpinned_image(image: ServiceImage) -> Iterator[RuleFinding]:
+    if image.image is None:
+        yield _warning(
+            "R203",
+            f"service {image.service} builds its image on the device",
+            image.location,
+            "build it once, push it, and name it with its digest",
+        )
+        return
+    name = image.named({})
+    if rule := pinning_rule(name):
+        what, remedy = _PIN[rule]
+        yield _warning(rule, f"service {image.service}: the image {name} {what}", image.location, remedy)
+
+
+def _unpinned_value(
+    resolved: Resolved, component: Component, image: ServiceImage, seen: set[tuple[str, Location]]
+) -> Iterator[RuleFinding]:
+    """Yield an image whose name comes from parameters, at the place where the value is written."""
+    named = image.variables()
+    environment: dict[str, str] = {}
+    where = image.location
+    for parameter in resolved.parameters:
+        for target in parameter.targets:
+            if target.pointer in named and component.name in target.components:
+                environment[target.pointer] = parameter_text(parameter.value)
+                where = parameter.origin.layer.location(parameter.name)
+    name = image.named(environment)
+    rule = pinning_rule(name)
+    if rule is not None and (name, where) not in seen:
+        seen.add((name, where))
+        what, remedy = _PIN[rule]
+        yield _warning(rule, f"service {image.service}: the image {name} {what}", where, remedy)

@@ -1,0 +1,88 @@
+"""What `margo-gitops validate` finds, as a value; `schemas/validation.schema.json` is made from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Annotated, Literal
+
+from margo_gitops.catalog.rules import Severity
+from margo_gitops.documents.declarations import About
+from margo_gitops.documents.fleet_kinds import API_VERSION
+
+
+@dataclass(frozen=True, slots=True)
+class RuleFinding:
+    """A place where a rule is broken."""
+
+    rule: Annotated[str, About("Id of the rule (docs/rules.md).", ("MG1201", "R201"))]
+    severity: Annotated[Severity, About("`error` refuses the fleet; `warning` may do harm; `note` is worth knowing.")]
+    message: Annotated[str, About("What is wrong.")]
+    file: Annotated[str | None, About("Relative to the fleet repo; null where it is in no file.")]
+    line: Annotated[int | None, About("From 1; null where only the file is known.")]
+    column: Annotated[int | None, About("From 1; null where only the file is known.")]
+    device: Annotated[str | None, About("The device concerned; null where it is none or all.")]
+    devices: Annotated[int, About("How many devices share this finding; one of them is named.")]
+    why: Annotated[tuple[str, ...], About("The reasons.")]
+    remedy: Annotated[str, About("What to do; may be empty.")]
+
+    @property
+    def identity(self) -> tuple[str, str | None, str]:
+        """What stays the same when lines move."""
+        return self.rule, self.file, self.message
+
+    @property
+    def place(self) -> str:
+        """`file:line:column`; empty where it is in no file."""
+        return ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
+
+    @property
+    def sentence(self) -> str:
+        """The message with its reasons, the devices and the remedy, on one line."""
+        parts = [self.message]
+        if self.device and self.device not in self.message:
+            parts[0] += f" (device {self.device})"
+        if self.devices > 1:
+            parts[0] += f" (and {self.devices - 1} more device{'s' if self.devices > 2 else ''})"
+        parts += self.why
+        if self.remedy:
+            parts.append(f"remedy: {self.remedy}")
+        return "; ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Everything that was found."""
+
+    api_version: Literal["margo-gitops/v1"]
+    kind: Annotated[Literal["Validation"], About("What this document is.")]
+    subject: Annotated[str, About("What was checked: a commit id, or `working tree`.")]
+    since: Annotated[str | None, About("Only findings of the change since this commit are there; null: all.")]
+    errors: Annotated[int, About("How many.")]
+    warnings: Annotated[int, About("How many.")]
+    notes: Annotated[int, About("How many.")]
+    findings: Annotated[tuple[RuleFinding, ...], About("Sorted by file and place.")]
+
+
+def make_validation(subject: str, since: str | None, findings: list[RuleFinding]) -> Validation:
+    """Return findings, sorted and counted; equal ones of several devices become one."""
+    merged: dict[tuple[object, ...], list[RuleFinding]] = {}
+    for each in findings:
+        # What differs by device alone is told once: one mistake can concern ten thousand devices.
+        key = (each.rule, each.file, each.line, each.column, _without_device(each), each.remedy)
+        merged.setdefault(key, []).append(each)
+    told = [replace(group[0], devices=len({each.device for each in group} - {None})) for group in merged.values()]
+    told.sort(key=lambda each: (each.file or "", each.line or 0, each.column or 0, each.rule, each.message))
+    return Validation(
+        api_version=API_VERSION,
+        kind="Validation",
+        subject=subject,
+        since=since,
+        errors=sum(each.severity == "error" for each in told),
+        warnings=sum(each.severity == "warning" for each in told),
+        notes=sum(each.severity == "note" for each in told),
+        findings=tuple(told),
+    )
+
+
+def _without_device(finding: RuleFinding) -> str:
+    return finding.message.replace(finding.device, "") if finding.device else finding.message

@@ -1,0 +1,194 @@
+"""What a render would change, as a value: what `margo-gitops plan` prints, and what it says as JSON.
+
+The unit is the device that pulls: one without children, or a gateway with its children. A device that leaves the fleet
+keeps its branch and what runs on it (P-4), so it is counted as leaving, and nothing on it stops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.declarations import About
+from margo_gitops.documents.fleet_kinds import API_VERSION
+from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
+
+ChangeKind = Literal["added", "removed", "changed"]
+Effect = Literal["starts", "restarts", "stops"]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueOrigin:
+    """Where a value is written in the fleet repo."""
+
+    layer: Annotated[str, About("The layer, weakest to strongest as docs/fleet-repo.md says.", ("site north",))]
+    file: Annotated[str, About("Relative to the fleet repo.", ("sites/north.yaml",))]
+    line: Annotated[int | None, About("From 1; null where only the file is known.")]
+    column: Annotated[int | None, About("From 1; null where only the file is known.")]
+    written: Annotated[ParameterValue, About("As it stands there, expressions included.")]
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterChange:
+    """A parameter whose value changes on a device."""
+
+    name: Annotated[str, About("Of the parameter.")]
+    before: Annotated[ParameterValue | None, About("The value now; null where there is none.")]
+    after: Annotated[ParameterValue | None, About("The new value; null where there will be none.")]
+    origin: Annotated[ValueOrigin | None, About("Where the new value is written; null where there will be none.")]
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """Anything else of a deployment that changes."""
+
+    field: Annotated[str, About("What.", ("application.version", "profile.components.hmi.properties.revision"))]
+    before: Annotated[ParameterValue | None, About("Now; null where there is none.")]
+    after: Annotated[ParameterValue | None, About("Then; null where there will be none.")]
+
+
+@dataclass(frozen=True, slots=True)
+class WorkloadChange:
+    """A component that starts, restarts or stops on a device."""
+
+    component: Annotated[str, About("Of the profile.")]
+    effect: Annotated[Effect, About("What happens to it.")]
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentChange:
+    """A deployment on a device that is added, removed or changed."""
+
+    id: Annotated[str, About("Of Margo's deployment document.")]
+    device: Annotated[str, About("The device; for a gateway's child, the child.")]
+    deployment: Annotated[str, About("Name of the Deployment in the fleet repo.")]
+    change: Annotated[ChangeKind, About("What happens to it.")]
+    fields: Annotated[tuple[FieldChange, ...], About("What changes beside parameters, sorted.")]
+    parameters: Annotated[tuple[ParameterChange, ...], About("Sorted by name.")]
+    workloads: Annotated[tuple[WorkloadChange, ...], About("Components that start, restart or stop.")]
+
+    @property
+    def file(self) -> str:
+        """The document's path on the device's branch."""
+        return f"{DEPLOYMENTS_FOLDER}/{self.id}.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceChange:
+    """A device that joins the fleet, leaves it, or gets another state."""
+
+    device: Annotated[str, About("The device that pulls.")]
+    site: Annotated[str | None, About("Its site; null for none.")]
+    site_before: Annotated[str | None, About("Its site before; null for none.")]
+    change: Annotated[ChangeKind, About("`removed`: it leaves the fleet; its branch stays, nothing on it stops.")]
+    version_before: Annotated[int | None, About("`manifestVersion` now; null where it never had a state.")]
+    version_after: Annotated[int | None, About("`manifestVersion` then; null for a device that leaves.")]
+    deployments: Annotated[tuple[DeploymentChange, ...], About("Sorted by device and name.")]
+
+    def files(self) -> Iterator[str]:
+        """Yield the files of the device's branch that change."""
+        if self.change != "removed" and self.version_before != self.version_after:
+            yield MANIFEST_FILE
+            yield from (each.file for each in self.deployments)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many devices, deployments on devices, and workloads change."""
+
+    devices_added: int
+    devices_changed: int
+    devices_removed: int
+    deployments_added: int
+    deployments_changed: int
+    deployments_removed: int
+    workloads_starting: int
+    workloads_restarting: int
+    workloads_stopping: int
+
+
+@dataclass(frozen=True, slots=True)
+class SiteCounts:
+    """The counts of one site."""
+
+    site: Annotated[str | None, About("Its name; null for devices without a site.")]
+    counts: Annotated[Counts, About("What changes there.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A reason why nothing can be rendered."""
+
+    rule: Annotated[str, About("The error's code, or the rule's id (docs/rules.md).", ("MG1201",))]
+    message: Annotated[str, About("What is wrong.")]
+    file: Annotated[str | None, About("Where; null where it is in no file.")]
+    line: Annotated[int | None, About("From 1; null where only the file is known.")]
+    column: Annotated[int | None, About("From 1; null where only the file is known.")]
+    device: Annotated[str | None, About("The device that cannot take it; null where none is concerned.")]
+    why: Annotated[tuple[str, ...], About("The reasons.")]
+    remedy: Annotated[str, About("What to do; may be empty.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a render would change."""
+
+    api_version: Literal["margo-gitops/v1"]
+    kind: Annotated[Literal["Plan"], About("What this document is.")]
+    subject: Annotated[str, About("What would be rendered: a commit id, or `working tree`.")]
+    base: Annotated[str, About("What it is compared with.", ("the state repo, rendered from 1f0c2b9d4a77",))]
+    notes: Annotated[tuple[str, ...], About("What a reader should know, for people.")]
+    counts: Annotated[Counts, About("Of the whole fleet.")]
+    sites: Annotated[tuple[SiteCounts, ...], About("Sites where something changes, sorted.")]
+    devices: Annotated[tuple[DeviceChange, ...], About("Devices that change, sorted.")]
+    unchanged: Annotated[int, About("Devices that keep their state.")]
+    refusals: Annotated[tuple[Refusal, ...], About("Why nothing can be rendered; then no device changes.")]
+
+    @property
+    def empty(self) -> bool:
+        """Whether a render would change nothing, and could be done."""
+        return not (self.devices or self.refusals)
+
+
+def make_plan(
+    subject: str,
+    base: str,
+    devices: Iterable[DeviceChange],
+    *,
+    unchanged: int = 0,
+    notes: Iterable[str] = (),
+    refusals: Iterable[Refusal] = (),
+) -> Plan:
+    """Return a plan with its counts."""
+    found = tuple(devices)
+    sites: dict[str | None, list[DeviceChange]] = {}
+    for device in found:
+        sites.setdefault(device.site, []).append(device)
+    by_site = tuple(SiteCounts(site, _counts(sites[site])) for site in sorted(sites, key=lambda name: name or ""))
+    return Plan(
+        API_VERSION, "Plan", subject, base, tuple(notes), _counts(found), by_site, found, unchanged, tuple(refusals)
+    )
+
+
+def _counts(devices: Iterable[DeviceChange]) -> Counts:
+    numbers: dict[str, int] = {}
+    for device in devices:
+        numbers[device.change] = numbers.get(device.change, 0) + 1
+        for deployment in device.deployments:
+            key = f"deployment {deployment.change}"
+            numbers[key] = numbers.get(key, 0) + 1
+            for workload in deployment.workloads:
+                numbers[workload.effect] = numbers.get(workload.effect, 0) + 1
+    return Counts(
+        devices_added=numbers.get("added", 0),
+        devices_changed=numbers.get("changed", 0),
+        devices_removed=numbers.get("removed", 0),
+        deployments_added=numbers.get("deployment added", 0),
+        deployments_changed=numbers.get("deployment changed", 0),
+        deployments_removed=numbers.get("deployment removed", 0),
+        workloads_starting=numbers.get("starts", 0),
+        workloads_restarting=numbers.get("restarts", 0),
+        workloads_stopping=numbers.get("stops", 0),
+    )

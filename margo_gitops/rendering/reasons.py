@@ -1,0 +1,93 @@
+"""Everything for which a render would refuse a fleet, in one run: where `render` stops at the first kind, this goes on.
+
+What follows from another finding is not told: a device whose site is unknown is not blamed for expressions that use
+its site, and a deployment of an unknown application is not placed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from margo_gitops.documents.device_id import client_of
+from margo_gitops.errors import MargoGitopsError, NotPlaceable, ReferenceUnknown
+from margo_gitops.rendering.desired_state import PreviousState
+from margo_gitops.rendering.document_writer import DocumentWriter
+from margo_gitops.rendering.intent import Intent
+from margo_gitops.rendering.references import SHARED_PARAMETER, broken_references
+from margo_gitops.rendering.render import document_of, find_placements, resolve_placement
+from margo_gitops.rendering.resolution import Resolved
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A fleet as far as it can be rendered.
+
+    Attributes:
+        errors: why it cannot be; empty where a render would succeed.
+        resolved: every deployment on every device that could be resolved.
+    """
+
+    errors: tuple[MargoGitopsError, ...]
+    resolved: tuple[Resolved, ...]
+
+
+def judge(
+    intent: Intent,
+    previous: Callable[[str], PreviousState | None] = lambda _device: None,
+    unread: frozenset[str] = frozenset(),
+) -> Judgement:
+    """Return everything that is wrong with a fleet.
+
+    Args:
+        intent: the fleet.
+        previous: the state of a device as rendered before, for settings that may not change.
+        unread: kinds ("site", "device", "deployment", "application") of which some documents could not be read: a name
+            that leads nowhere may be defined there, and is not told.
+    """
+    broken = list(broken_references(intent))
+    blamed = {error.where.file for error in broken if error.where}
+    errors = [error for error in broken if not _may_be_unread(error, unread)]
+    placeable = {
+        name: each
+        for name, each in intent.deployments.items()
+        if (each.value.spec.application.id, each.value.spec.application.version) in intent.applications
+    }
+    sound = replace(intent, deployments=placeable)
+    placements, found = find_placements(sound)
+    errors += [
+        error
+        for error in found
+        if not _follows(error, intent, blamed)
+        # One that selects no device may select one that could not be read.
+        and not (isinstance(error, NotPlaceable) and error.device is None and {"device", "site"} & unread)
+    ]
+    resolved = []
+    writer = DocumentWriter()
+    for device, placed in placements.items():
+        before = previous(client_of(device))
+        for placement in placed.values():
+            try:
+                each, wrong = resolve_placement(sound, placement, before)
+                found = wrong
+                if not wrong:
+                    writer.write(document_of(sound, each, placed))
+                resolved.append(each)
+            except MargoGitopsError as error:
+                found = [error]
+            errors += [error for error in found if not _follows(error, intent, blamed)]
+    return Judgement(tuple(errors), tuple(resolved))
+
+
+def _may_be_unread(error: MargoGitopsError, unread: frozenset[str]) -> bool:
+    kind = error.kind if isinstance(error, ReferenceUnknown) else ""
+    # Which parameters a site or a device may give follows from the applications.
+    return kind in unread or (kind == SHARED_PARAMETER and "application" in unread)
+
+
+def _follows(error: MargoGitopsError, intent: Intent, blamed: set[str]) -> bool:
+    """Whether an error may only be there because of a reference that is told already."""
+    if error.device is not None and error.device in intent.devices and intent.devices[error.device].file in blamed:
+        return True
+    # A deployment that names unknown devices or sites may select none for that reason.
+    return isinstance(error, NotPlaceable) and error.device is None and bool(error.where and error.where.file in blamed)
