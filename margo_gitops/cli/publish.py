@@ -1,0 +1,131 @@
+"""`margo-gitops publish`: state repo to static files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import click
+
+from margo_gitops.cli.options import cache_folder, fleet_option, output_option
+from margo_gitops.errors import MAX_SHOWN, ExtraMissing, PublishDiffers
+from margo_gitops.publishing.folder import FolderTarget
+from margo_gitops.publishing.publication import Published, differences
+from margo_gitops.publishing.publication import publish as publish_state
+from margo_gitops.publishing.target import PublishTarget
+from margo_gitops.renderer.fleet_input import open_state, read_fleet_commit
+from margo_gitops.state_repo.remote import is_remote
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
+    """A whole number and a unit: s, m, h or d; at most ten years."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return seconds."""
+        match = re.fullmatch(r"([0-9]{1,9})([smhd])", str(value))
+        seconds = int(match[1]) * _UNITS[match[2]] if match else -1
+        if not 0 <= seconds <= 3650 * 86_400:
+            self.fail(f"{value!r} is no duration such as 30m, 24h or 7d", param, ctx)
+        return seconds
+
+
+@click.command()
+@click.argument("target")
+@fleet_option
+@click.option("--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml.")
+@click.option(
+    "--keep",
+    type=Duration(),
+    default="24h",
+    show_default=True,
+    help="How long replaced content stays, for devices in the middle of a download.",
+)
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if the target differs from the state repo.")
+@output_option
+def publish(target: str, fleet: Path, state: str | None, keep: int, check: bool, output: str) -> None:
+    """Publish the state of every device as static files in TARGET: a folder, or s3://BUCKET/PREFIX.
+
+    A web server or CDN in front of it serves the Margo desired state API (docs/publishing.md). Content comes first,
+    manifests last, so that at any moment every manifest finds what it leads to. Only what is new is written.
+    """
+    location = _state_location(fleet, state)
+    repo = open_state(location, cache_folder(), create=False).repo
+    with _open_target(target) as place:
+        if check:
+            _print_check(differences(repo, place), output)
+        else:
+            _print_published(publish_state(repo, place, keep), target, output)
+
+
+def _state_location(fleet: Path, state: str | None) -> str:
+    if state is not None:
+        return state if is_remote(state) else str(Path(state).absolute())
+    return read_fleet_commit(fleet, "HEAD").state_location(None)
+
+
+@contextmanager
+def _open_target(target: str) -> Iterator[PublishTarget]:
+    if "://" not in target:
+        yield FolderTarget(Path(target).absolute())
+        return
+    try:
+        from margo_gitops.publishing.bucket import BucketTarget  # only who has a bucket needs boto3
+    except ModuleNotFoundError as error:
+        raise ExtraMissing(
+            f"publishing into a bucket needs the Python package {error.name}",
+            remedy="pip install 'margo-gitops[operator,s3]'",
+        ) from error
+    with closing(BucketTarget(target)) as bucket:
+        yield bucket
+
+
+def _print_check(found: list[str], output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps({"differences": found}, indent=2, ensure_ascii=False))
+    if found:
+        more = [f"and {len(found) - MAX_SHOWN} more"] if len(found) > MAX_SHOWN else []
+        raise PublishDiffers(
+            "the target is not what the state repo holds",
+            why=[*found[:MAX_SHOWN], *more],
+            remedy="run `margo-gitops publish`",
+        )
+    if output == "text":
+        click.echo("the target is what the state repo holds")
+
+
+def _print_published(published: Published, target: str, output: str) -> None:
+    if output == "json":
+        click.echo(json.dumps(_as_json(published, target), indent=2, ensure_ascii=False))
+        return
+    for change in published.changed[:MAX_SHOWN]:
+        click.echo(f"  {change.device}: manifest {change.version}")
+    if len(published.changed) > MAX_SHOWN:
+        click.echo(f"  and {len(published.changed) - MAX_SHOWN} more")
+    for device in published.left:
+        click.echo(f"  {device}: not in the state repo; keeps its last manifest")
+    click.echo(
+        f"{_count(len(published.changed), 'device')} changed, {published.unchanged} unchanged; "
+        f"{_count(published.written, 'object')} written, {published.collected} collected"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def _as_json(published: Published, target: str) -> dict[str, object]:
+    return {
+        "target": target,
+        "changed": [{"device": each.device, "manifestVersion": each.version} for each in published.changed],
+        "unchanged": published.unchanged,
+        "left": list(published.left),
+        "objectsWritten": published.written,
+        "objectsCollected": published.collected,
+    }

@@ -1,0 +1,32 @@
+"""`margo-gitops serve`: the state repo over HTTP."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from margo_gitops.server.configuration import load_server_configuration
+from margo_gitops.server.run import serve as run_server
+
+
+@click.command()
+@click.option(
+    "--config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    required=True,
+    help="The server's configuration.",
+)
+@click.option("--check", is_flag=True, help="Check the configuration and end.")
+def serve(config: Path, check: bool) -> None:
+    """Serve the state repo to devices over HTTP, and take their reports.
+
+    Ends with SIGTERM or SIGINT, after what was begun is answered. Every report that was acknowledged is on disk.
+
+    Exit status: 0 ended, 2 usage or configuration, 75 another server has the journal of reports.
+    """
+    configuration = load_server_configuration(config)
+    if check:
+        click.echo(f"{config}: ok")
+        return
+    run_server(configuration)

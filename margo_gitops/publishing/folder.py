@@ -1,0 +1,260 @@
+"""A folder as the target: what nginx, Caddy or any other web server hands out.
+
+    <target>/<encoded device>/api/v1/deployments/manifest       a link to ../../../manifests/<digest>
+    <target>/<encoded device>/api/v1/deployments/<id>/<digest>
+    <target>/<encoded device>/api/v1/bundles/<digest>
+    <target>/<encoded device>/manifests/<digest>
+
+F-1  Each file is written beside its place, synced, then renamed into it; the link is replaced by a rename.
+F-2  A manifest's time of change is the second it was published in, and later than its predecessor's: web servers that
+     make ETags of time and size never give two manifests the same one.
+F-3  A folder that holds files of somebody else is refused: publishing collects garbage.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from margo_gitops.digests import sha256
+from margo_gitops.documents.device_id import decode_device_id
+from margo_gitops.errors import (
+    InvalidDocument,
+    Location,
+    PublishBusy,
+    PublishTargetUnusable,
+    UnreadableDocument,
+)
+from margo_gitops.publishing.layout import (
+    BUNDLES,
+    DEPLOYMENTS,
+    MANIFEST_LINK,
+    MANIFESTS,
+    MAX_MANIFEST_BYTES,
+    PublishedObject,
+    read_manifest,
+)
+from margo_gitops.publishing.retention import DatedManifest, expired
+
+LOCK_FILE: Final = ".margo-gitops-publish"
+"""In every target; what starts with a dot is no device."""
+_TEMPORARY: Final = ".new-"
+
+
+class FolderTarget:
+    """A folder that one publisher at a time writes, and any number of web servers read."""
+
+    def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
+        """Use a folder; nothing is made before `exclusive`.
+
+        Args:
+            folder: the target.
+            clock: returns seconds since 1970.
+        """
+        self._folder = folder
+        self._clock = clock
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Hold the folder's lock; the kernel drops it when the process ends, however it ends."""
+        with _disk_errors(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._refuse_foreign()
+            descriptor = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise PublishBusy(
+                    "another publisher works on this target",
+                    where=Location(str(self._folder)),
+                    remedy="let it finish, then publish again",
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    def devices(self) -> Iterable[str]:
+        """Return the encoded ids of all devices that were ever published here."""
+        with _disk_errors(self._folder):
+            return [entry.name for entry in self._folder.iterdir() if _is_device(entry.name) and entry.is_dir()]
+
+    def manifest(self, device: str) -> bytes | None:
+        """Return the manifest that a device is given now; None for none."""
+        return self._read(self._folder / device / MANIFEST_LINK, MAX_MANIFEST_BYTES)
+
+    def objects(self, device: str) -> frozenset[str]:
+        """Return the paths of all objects that are there for a device."""
+        with _disk_errors(self._folder / device):
+            return frozenset(str(path.relative_to(self._folder / device)) for path in self._object_files(device))
+
+    def read(self, device: str, path: str) -> bytes | None:
+        """Return an object's bytes; None where it is not there."""
+        return self._read(self._folder / device / path, None)
+
+    def put(self, device: str, wanted: PublishedObject, content: bytes) -> None:
+        """Write an object, whole or not at all."""
+        path = self._folder / device / wanted.path
+        with _disk_errors(path):
+            _write(path, content)
+
+    def switch(self, device: str, manifest: bytes) -> None:
+        """Give the device this manifest from one moment to the next; all its objects are there and durable."""
+        digest = sha256(manifest)
+        link = self._folder / device / MANIFEST_LINK
+        with _disk_errors(link):
+            now = int(self._clock())
+            current = self._current(device)
+            if current is not None:
+                now = max(now, int(current.published) + 1)
+                for each in self._manifests(device):
+                    if each.published > current.published:  # a publisher died before the device was told of it
+                        (self._folder / device / MANIFESTS / each.digest).unlink()
+            _write(self._folder / device / MANIFESTS / digest, manifest, time=now)
+            _make_folder(link.parent)
+            temporary = link.with_name(f"{_TEMPORARY}{link.name}")
+            temporary.unlink(missing_ok=True)
+            temporary.symlink_to(Path(*[".."] * MANIFEST_LINK.count("/"), MANIFESTS, digest))
+            temporary.replace(link)
+            _sync_folder(link.parent)
+
+    def collect(self, device: str, keep: float) -> int:
+        """Remove what no manifest of the last `keep` seconds leads to; return how many objects went."""
+        folder = self._folder / device
+        with _disk_errors(folder):
+            manifests = self._manifests(device)
+            current = self._current(device)
+            if current is None:
+                return 0
+            gone = expired(manifests, current.digest, self._clock(), keep)
+            for digest in gone:
+                (folder / MANIFESTS / digest).unlink()
+            used: set[str] = set()
+            for each in manifests:
+                if each.digest not in gone:
+                    used |= self._used(device, each.digest)
+            return self._remove_unused(device, used)
+
+    def _used(self, device: str, digest: str) -> set[str]:
+        path = self._folder / device / MANIFESTS / digest
+        try:
+            content = read_manifest(self._read(path, MAX_MANIFEST_BYTES) or b"", str(path))
+        except (InvalidDocument, UnreadableDocument) as error:
+            raise PublishTargetUnusable(
+                "a published manifest was changed by somebody else, so nothing is collected",
+                where=Location(str(path)),
+                why=[str(error)],
+                remedy="remove the file; publish again if it was the current one",
+            ) from error
+        return {each.path for each in content.objects}
+
+    def _remove_unused(self, device: str, used: set[str]) -> int:
+        folder = self._folder / device
+        removed = 0
+        for path in self._object_files(device):
+            if str(path.relative_to(folder)) not in used:
+                path.unlink()
+                removed += 1
+                with suppress(OSError):  # other revisions of the deployment are there
+                    path.parent.rmdir()
+        # A publisher that died left these.
+        for place in (f"{DEPLOYMENTS}/*", DEPLOYMENTS, BUNDLES, MANIFESTS):
+            for path in folder.glob(f"{place}/{_TEMPORARY}*"):
+                path.unlink()
+        return removed
+
+    def _object_files(self, device: str) -> list[Path]:
+        folder = self._folder / device
+        files = [*folder.glob(f"{DEPLOYMENTS}/*/*"), *folder.glob(f"{BUNDLES}/*")]
+        return [path for path in files if not path.name.startswith(_TEMPORARY)]
+
+    def _manifests(self, device: str) -> list[DatedManifest]:
+        return [
+            DatedManifest(path.name, path.stat().st_mtime)
+            for path in (self._folder / device / MANIFESTS).glob("sha256:*")
+        ]
+
+    def _current(self, device: str) -> DatedManifest | None:
+        link = self._folder / device / MANIFEST_LINK
+        try:
+            return DatedManifest(link.readlink().name, link.stat().st_mtime)
+        except FileNotFoundError:
+            return None
+
+    def _read(self, path: Path, limit: int | None) -> bytes | None:
+        with _disk_errors(path):
+            try:
+                with path.open("rb") as file:
+                    content = file.read() if limit is None else file.read(limit + 1)
+            except FileNotFoundError:
+                return None
+        if limit is not None and len(content) > limit:
+            raise PublishTargetUnusable(f"a manifest of more than {limit} bytes", where=Location(str(path)))
+        return content
+
+    def _refuse_foreign(self) -> None:
+        entries = {entry.name for entry in self._folder.iterdir()}
+        if LOCK_FILE not in entries and entries - {"lost+found"}:
+            raise PublishTargetUnusable(
+                "this folder holds other files, and publishing removes what it does not know",
+                where=Location(str(self._folder)),
+                remedy="name an empty folder, or one that does not exist yet",
+            )
+
+
+def _is_device(name: str) -> bool:
+    try:
+        decode_device_id(name)
+    except ValueError:
+        return False
+    return True
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise PublishTargetUnusable(
+            f"the target cannot be used: {(error.strerror or str(error)).lower()}",
+            where=Location(str(error.filename or path)),
+            remedy="see that the disk is not full and the folder is yours; publish again, nothing is half done",
+        ) from error
+
+
+def _write(path: Path, content: bytes, time: int | None = None) -> None:
+    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
+    _make_folder(path.parent)
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    try:
+        view = memoryview(content)
+        while view:
+            view = view[os.write(descriptor, view) :]
+        if time is not None:
+            os.utime(descriptor, (time, time))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _make_folder(path: Path) -> None:
+    if path.is_dir():
+        return
+    _make_folder(path.parent)
+    path.mkdir(exist_ok=True)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

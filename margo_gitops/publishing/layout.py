@@ -1,0 +1,99 @@
+"""Where each resource of a device lies on a target, and with which headers it is to be served.
+
+L-1  A device's files are below its encoded id, in the same URL layout that the Margo API has (Margo desired state,
+     endpoints), so that a server maps a request to a file by putting the caller's folder before the path.
+L-2  Everything but the manifest is named by its digest, so it never changes.
+L-3  In a folder, `api/v1/deployments` is both a resource and a folder of others; there the manifest is the link
+     `api/v1/deployments/manifest`, which leads to `manifests/<digest>`: one rename switches content and digest.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from margo_gitops.digests import Digest
+from margo_gitops.documents.kinds import read_as, read_source
+from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE, StateManifest
+from margo_gitops.documents.nodes import Bounds
+
+DEPLOYMENT_MEDIA_TYPE: Final = "application/yaml"
+DEPLOYMENTS: Final = "api/v1/deployments"
+BUNDLES: Final = "api/v1/bundles"
+MANIFESTS: Final = "manifests"
+MANIFEST_LINK: Final = f"{DEPLOYMENTS}/manifest"
+
+MANIFEST_CACHING: Final = "private, no-cache"
+OBJECT_CACHING: Final = "private, max-age=31536000, immutable"
+"""Content that is named by its digest may be kept for ever, by the device alone (Margo desired state, caching)."""
+
+MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
+_BOUNDS: Final = Bounds(size=MAX_MANIFEST_BYTES, nodes=1_000_000)
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedObject:
+    """A resource that its digest names.
+
+    Attributes:
+        path: below the device's folder.
+        digest: of its bytes.
+        media_type: its Content-Type.
+        deployment_id: of a deployment; None for a bundle.
+    """
+
+    path: str
+    digest: Digest
+    media_type: str
+    deployment_id: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestContent:
+    """A manifest's version, and what it leads to."""
+
+    version: int
+    objects: tuple[PublishedObject, ...]
+
+
+def read_manifest(content: bytes, file: str) -> ManifestContent:
+    """Return what a manifest leads to.
+
+    Args:
+        content: exact bytes of the manifest.
+        file: its name, for messages.
+
+    Raises:
+        InvalidDocument, UnreadableDocument: it is no manifest.
+    """
+    manifest = read_as(StateManifest, read_source(content, file, _BOUNDS))
+    assert isinstance(manifest, StateManifest)  # noqa: S101  # read_as returns the kind that it was asked for
+    objects = [
+        PublishedObject(
+            f"{DEPLOYMENTS}/{reference.deployment_id}/{reference.digest}",
+            reference.digest,
+            DEPLOYMENT_MEDIA_TYPE,
+            reference.deployment_id,
+        )
+        for reference in manifest.deployments
+    ]
+    if manifest.bundle is not None:
+        digest = manifest.bundle.digest
+        objects.append(PublishedObject(f"{BUNDLES}/{digest}", digest, BUNDLE_MEDIA_TYPE, None))
+    return ManifestContent(manifest.manifest_version, tuple(objects))
+
+
+__all__ = [
+    "BUNDLES",
+    "DEPLOYMENTS",
+    "DEPLOYMENT_MEDIA_TYPE",
+    "MANIFESTS",
+    "MANIFEST_CACHING",
+    "MANIFEST_LINK",
+    "MANIFEST_MEDIA_TYPE",
+    "MAX_MANIFEST_BYTES",
+    "OBJECT_CACHING",
+    "ManifestContent",
+    "PublishedObject",
+    "read_manifest",
+]

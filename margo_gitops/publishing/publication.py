@@ -1,0 +1,182 @@
+"""Publishing: bring a target to what the state repo holds.
+
+P-1  One publisher at a time; the state repo is read under the target's lock, so a slow publisher never undoes a newer.
+P-2  Everything is judged before anything is written: a state repo that was tampered with, and a manifest that would not
+     go up (a state repo restored from an old backup, failure mode F26), change nothing.
+P-3  Objects come first, the manifest last: whatever crashes when, each manifest finds all it leads to.
+P-4  Only what is missing is written. What is there and has its digest as its name is not written again.
+P-5  A device that left the fleet keeps its last manifest: absence is the one thing that removes workloads, and leaving
+     the fleet is no order to stop.
+P-6  What no manifest leads to any more stays for a grace period, for devices that are in the middle of a download.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from margo_gitops.digests import sha256
+from margo_gitops.documents.bundle import write_bundle
+from margo_gitops.documents.device_id import encode_device_id
+from margo_gitops.errors import MAX_SHOWN, InvalidDocument, PublishGoesBack, StateTampered, UnreadableDocument
+from margo_gitops.publishing.layout import ManifestContent, PublishedObject, read_manifest
+from margo_gitops.publishing.target import PublishTarget
+from margo_gitops.state_repo.served_state import DeviceState, ServedState, StateView
+from margo_gitops.state_repo.state_repo import StateRepo
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedDevice:
+    """A device that got a new manifest."""
+
+    device: str
+    version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """What a publisher did.
+
+    Attributes:
+        changed: devices with a new manifest.
+        unchanged: how many devices had theirs already.
+        left: encoded ids of devices on the target that the state repo does not know.
+        written: how many objects were written.
+        collected: how many objects were removed.
+    """
+
+    changed: tuple[PublishedDevice, ...]
+    unchanged: int
+    left: tuple[str, ...]
+    written: int
+    collected: int
+
+
+def publish(repo: StateRepo, target: PublishTarget, keep: float) -> Published:
+    """Bring a target to what the state repo holds.
+
+    Args:
+        repo: the state repo.
+        target: where to publish.
+        keep: seconds for which objects stay that no manifest leads to any more.
+
+    Raises:
+        PublishBusy: another publisher is at work.
+        PublishGoesBack: the target is ahead of the state repo.
+        PublishTargetUnusable: the target refuses.
+        StateTampered: the state repo does not hold what a renderer wrote.
+    """
+    with target.exclusive():
+        view = _view(repo)
+        changed = _changed(view, target)
+        written = sum(_put_objects(target, device, view) for device in view.devices())
+        for each in changed:
+            content = view.manifest(each.device)
+            if content is not None:
+                target.switch(encode_device_id(each.device), content)
+        there = sorted(target.devices())
+        collected = sum(target.collect(device, keep) for device in there)
+    known = {encode_device_id(device) for device in view.devices()}
+    left = tuple(device for device in there if device not in known)
+    return Published(changed, len(known) - len(changed), left, written, collected)
+
+
+def differences(repo: StateRepo, target: PublishTarget) -> list[str]:
+    """Return how a target differs from the state repo, every byte compared; empty: not at all.
+
+    Raises:
+        PublishTargetUnusable: the target refuses.
+        StateTampered: the state repo does not hold what a renderer wrote.
+    """
+    view = _view(repo)
+    found = []
+    for device in view.devices():
+        state, manifest = _state(view, device)
+        encoded = encode_device_id(device)
+        held = target.manifest(encoded)
+        if held is None:
+            found.append(f"{device}: not published")
+            continue
+        if held != state.manifest:
+            found.append(f"{device}: another manifest than version {manifest.version} of the state repo")
+            continue
+        for each in manifest.objects:
+            content = target.read(encoded, each.path)
+            if content is None:
+                found.append(f"{device}: {each.path} is missing")
+            elif sha256(content) != each.digest:
+                found.append(f"{device}: {each.path} holds other bytes")
+    return found
+
+
+def _view(repo: StateRepo) -> StateView:
+    for error in repo.tampered(repo.refs.read()):
+        raise error
+    return ServedState(repo).view()
+
+
+def _state(view: StateView, device: str) -> tuple[DeviceState, ManifestContent]:
+    state = view.state(device)
+    try:
+        if state is None:
+            raise StateTampered(f"the branch of {device} is gone", device=device)
+        return state, read_manifest(state.manifest, f"{device}: manifest.json")
+    except (InvalidDocument, UnreadableDocument) as error:
+        raise StateTampered(
+            f"the state repo's manifest of {device} is none", device=device, why=[str(error)]
+        ) from error
+
+
+def _changed(view: StateView, target: PublishTarget) -> tuple[PublishedDevice, ...]:
+    """Return the devices that need a new manifest; refuse if one of them would go back (P-2)."""
+    changed, back = [], []
+    for device in view.devices():
+        state, manifest = _state(view, device)
+        held = target.manifest(encode_device_id(device))
+        if held == state.manifest:
+            continue
+        published = _version(held, device)
+        if published >= manifest.version:
+            back.append(f"{device}: version {published} is published, the state repo holds version {manifest.version}")
+        changed.append(PublishedDevice(device, manifest.version))
+    if back:
+        more = [f"and {len(back) - MAX_SHOWN} more"] if len(back) > MAX_SHOWN else []
+        raise PublishGoesBack(
+            "the target is ahead of the state repo: nothing was published",
+            why=[*back[:MAX_SHOWN], *more],
+            remedy="restore the state repo to its newest state; devices would refuse these manifests",
+        )
+    return tuple(changed)
+
+
+def _version(content: bytes | None, device: str) -> int:
+    if content is None:
+        return 0
+    try:
+        return read_manifest(content, f"{device}: published manifest").version
+    except (InvalidDocument, UnreadableDocument):
+        return 0  # what no device can read holds no device back
+
+
+def _put_objects(target: PublishTarget, device: str, view: StateView) -> int:
+    state, manifest = _state(view, device)
+    encoded = encode_device_id(device)
+    there = target.objects(encoded)
+    missing = [each for each in manifest.objects if each.path not in there]
+    for each in missing:
+        target.put(encoded, each, _content(state, each, device))
+    return len(missing)
+
+
+def _content(state: DeviceState, wanted: PublishedObject, device: str) -> bytes:
+    if wanted.deployment_id is None:
+        content = write_bundle(state.deployments) if state.deployments else b""
+    else:
+        content = state.deployments.get(wanted.deployment_id, b"")
+    if sha256(content) != wanted.digest:
+        raise StateTampered(
+            f"the state repo's manifest of {device} leads to content that is not there",
+            device=device,
+            why=[f"{wanted.path} has the digest {sha256(content)}"],
+            remedy="put the branch back to the last commit of the renderer",
+        )
+    return content

@@ -1,0 +1,257 @@
+"""The server's configuration: one YAML file; everything unknown is an error. docs/http.md is the reference.
+
+    apiVersion: margo-gitops/v1
+    kind: ServerConfiguration
+    stateRepo: plant-state.git
+    listen: {address: 127.0.0.1, port: 8443}
+    identity:
+      bearer: {tokens: device-tokens}
+
+Paths are relative to the file.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from margo_gitops.documents.declarations import About, Items, Problem, Range, Text
+from margo_gitops.documents.fleet_kinds import ApiVersion
+from margo_gitops.documents.nodes import Bounds
+from margo_gitops.documents.records import find
+from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.errors import Location, ServerMisconfigured, UnreadableDocument
+from margo_gitops.server.identity import is_client, is_loopback
+
+_BOUNDS: Final = Bounds(size=64 * 1024, depth=12, nodes=2_000)
+
+FilePath = Annotated[str, Text(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True)
+class ListenSettings:
+    """Where the server listens."""
+
+    address: Annotated[str, About("An IP address of this machine.")] = "127.0.0.1"
+    port: Annotated[int, About("The port; 0 takes any free one."), Range(minimum=0, maximum=65_535)] = 8080
+    base_path: Annotated[
+        str,
+        About("A prefix of all paths of the API.", ("/v1alpha2/margo",)),
+        Text(pattern=r"^(/[A-Za-z0-9._~-]+)*$", what="a path without a slash at its end"),
+    ] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """The server's own certificate; without it, a proxy in front ends TLS."""
+
+    certificate: Annotated[FilePath, About("The server's certificate and intermediates (PEM).")]
+    key: Annotated[FilePath, About("Its private key (PEM).")]
+    client_trust: Annotated[
+        FilePath | None, About("Trust bundle (PEM) that certificates of clients must lead to; for `mutualTls`.")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class BearerSettings:
+    """Devices send `Authorization: Bearer <token>`."""
+
+    tokens: Annotated[FilePath, About("File with the sha256 of each device's tokens.")]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertSettings:
+    """A proxy in front ends mutual TLS and forwards the client's certificate (RFC 9440)."""
+
+    proxies: Annotated[
+        tuple[str, ...],
+        Items(minimum=1),
+        About("Addresses or networks of the proxies.", (["10.0.0.5", "10.1.0.0/24"],)),
+    ]
+    accepted: Annotated[FilePath, About("File with the SPIFFE IDs of the accepted clients.")]
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is no network."""
+        for index, proxy in enumerate(self.proxies):
+            try:
+                ipaddress.ip_network(proxy)
+            except ValueError as error:
+                yield Problem(("proxies", index), str(error), "write it like 10.0.0.5 or 10.1.0.0/24")
+
+
+@dataclass(frozen=True, slots=True)
+class MutualTlsSettings:
+    """Devices present an X.509-SVID on their own connection."""
+
+    accepted: Annotated[FilePath, About("File with the SPIFFE IDs of the accepted clients.")]
+
+
+@dataclass(frozen=True, slots=True)
+class NobodyAskedSettings:
+    """Nobody is asked who it is; on the loopback only."""
+
+    device: Annotated[str | None, About("Who a caller is that sends no `Margo-Device` header.")] = None
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield a device that can be no client."""
+        if self.device is not None and not is_client(self.device):
+            yield Problem(("device",), f"{self.device!r} is no client: a device id without a slash")
+
+
+@dataclass(frozen=True, slots=True)
+class IdentitySettings:
+    """How devices say who they are: exactly one of these."""
+
+    bearer: Annotated[BearerSettings | None, About("Tokens.")] = None
+    client_cert: Annotated[ClientCertSettings | None, About("Certificates, from a proxy.")] = None
+    mutual_tls: Annotated[MutualTlsSettings | None, About("Certificates, from the connection.")] = None
+    none: Annotated[NobodyAskedSettings | None, About("For trying things out on one machine.")] = None
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield a choice that was not made, or was made twice."""
+        made = [way for way in (self.bearer, self.client_cert, self.mutual_tls, self.none) if way is not None]
+        if len(made) != 1:
+            yield Problem((), f"names {len(made)} ways", "name exactly one of bearer, clientCert, mutualTls, none")
+
+
+@dataclass(frozen=True, slots=True)
+class DiscoverySettings:
+    """What `/.well-known/margo` says."""
+
+    trust_domain: Annotated[
+        str, About("The trust domain."), Text(pattern=r"^[a-z0-9._-]{1,255}$", what="a trust domain's name")
+    ]
+    public_url: Annotated[
+        str,
+        About("Where devices reach this server."),
+        Text(pattern=r"^https://[^\s?#]*[^\s?#/]$", what="an https URL without a slash at its end"),
+    ]
+    trust_bundle: Annotated[FilePath, About("The authorities that devices shall trust (PEM).")]
+    refresh_seconds: Annotated[int, About("How often devices should look for a new bundle."), Range(minimum=1)] = 300
+
+
+@dataclass(frozen=True, slots=True)
+class ReportSettings:
+    """What becomes of reports."""
+
+    folder: Annotated[
+        FilePath | None, About("Where the journal is kept; by default `margo-gitops` in the state repo's folder.")
+    ] = None
+    commit_seconds: Annotated[
+        float, About("Time between two commits to refs/heads/reports."), Range(minimum=0.1, maximum=86_400)
+    ] = 30.0
+    commit_reports: Annotated[
+        int, About("This many changed reports are committed at once, and no later."), Range(minimum=1, maximum=10_000)
+    ] = 1000
+    per_device: Annotated[int, About("On how many subjects a device may report."), Range(minimum=1)] = 1000
+    any_device_id: Annotated[
+        bool, About("Take capabilities of device ids that do not start with the client's own id.")
+    ] = False
+
+
+@dataclass(frozen=True, slots=True)
+class LimitSettings:
+    """What one device, and all together, may ask of the server. Addresses have no limits."""
+
+    requests_per_minute: Annotated[float, About("Of one device, on and on."), Range(minimum=1)] = 600.0
+    burst: Annotated[int, About("Of one device, at once."), Range(minimum=1)] = 300
+    requests_at_once: Annotated[int, About("Of one device, being worked on, waiting ones too."), Range(minimum=1)] = 8
+    requests_of_all: Annotated[int, About("Of all devices, waiting ones too."), Range(minimum=1)] = 50_000
+    wait_seconds: Annotated[
+        float, About("Longest wait of a poll for a change; 0: none waits."), Range(minimum=0, maximum=3600)
+    ] = 55.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfiguration:
+    """What `margo-gitops serve` does."""
+
+    api_version: ApiVersion
+    kind: Literal["ServerConfiguration"]
+    state_repo: Annotated[FilePath, About("The state repo: a bare repository on this machine.")]
+    identity: IdentitySettings
+    listen: ListenSettings = field(default_factory=ListenSettings)
+    tls: Annotated[TlsSettings | None, About("TLS by the server itself.")] = None
+    discovery: Annotated[DiscoverySettings | None, About("Serve /.well-known/margo and the trust bundle.")] = None
+    profile: Annotated[
+        Literal["lenient", "strict"], About("strict: the contract to the letter; lenient: what real devices need.")
+    ] = "lenient"
+    allowed_signers: Annotated[
+        FilePath | None, About("Serve only what one of these keys has signed (ssh-keygen's format).")
+    ] = None
+    reports: ReportSettings = field(default_factory=ReportSettings)
+    limits: LimitSettings = field(default_factory=LimitSettings)
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what would expose devices to each other, or could not work."""
+        try:
+            ipaddress.ip_address(self.listen.address)
+        except ValueError:
+            yield Problem(("listen", "address"), f"{self.listen.address!r} is no IP address")
+            return
+        local = is_loopback(self.listen.address)
+        if self.identity.none is not None and not local:
+            yield Problem(("identity", "none"), "nobody is asked who it is: possible on the loopback only")
+        if self.identity.bearer is not None and self.tls is None and not local:
+            remedy = "add tls, or listen on the loopback with a proxy in front"
+            yield Problem(("identity", "bearer"), "tokens would travel in clear text", remedy)
+        if self.identity.mutual_tls is not None and (self.tls is None or self.tls.client_trust is None):
+            yield Problem(("identity", "mutualTls"), "needs tls with clientTrust")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedServerConfiguration:
+    """A configuration with the folder that its paths are relative to."""
+
+    content: ServerConfiguration
+    folder: Path
+
+    def path(self, name: str) -> Path:
+        """Return a path of the configuration as an absolute one."""
+        return (self.folder.absolute() / name).absolute()
+
+    @property
+    def state_repo(self) -> Path:
+        """The state repo."""
+        return self.path(self.content.state_repo)
+
+    @property
+    def journal(self) -> Path:
+        """The journal of reports."""
+        folder = self.content.reports.folder
+        return (self.path(folder) if folder else self.state_repo / "margo-gitops") / "reports.sqlite"
+
+
+def load_server_configuration(file: Path) -> LoadedServerConfiguration:
+    """Return the configuration in a file.
+
+    Raises:
+        ServerMisconfigured: the file cannot be read, or has mistakes; each is listed with line and column.
+    """
+    try:
+        with file.open("rb") as opened:
+            source = read_yaml(opened.read(_BOUNDS.size + 1), str(file), _BOUNDS)
+    except OSError as error:
+        raise ServerMisconfigured(
+            "the server's configuration cannot be read",
+            where=Location(str(file)),
+            why=[error.strerror or str(error)],
+            remedy="name the file with --config; docs/http.md has an example",
+        ) from error
+    except UnreadableDocument as error:
+        raise ServerMisconfigured(
+            f"the server's configuration cannot be read: {error.what}",
+            where=error.where,
+            why=error.why,
+            remedy=error.remedy,
+        ) from error
+    configuration, findings = find(ServerConfiguration, source)
+    if configuration is None:
+        errors = [str(finding) for finding in findings if finding.severity == "error"]
+        raise ServerMisconfigured(
+            "the server's configuration has mistakes", where=Location(str(file)), why=errors, remedy="correct the file"
+        )
+    return LoadedServerConfiguration(configuration, file.absolute().parent)

@@ -1,0 +1,208 @@
+"""The resources that devices read: manifest, single deployments, bundles (Margo desired state API, current contract).
+
+D-1  Stored bytes, and digests of them; nothing is written anew.
+D-2  An ETag is the quoted digest of the content before any content coding.
+D-3  What a client cannot have and what there is not are one answer.
+D-4  A state older than what the device says it adopted is never served: the state repo went back (failure mode F26).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Final
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope
+
+from margo_gitops.digests import Digest
+from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
+from margo_gitops.errors import MargoGitopsError
+from margo_gitops.server.compression import Compressed
+from margo_gitops.server.identity import Caller, header
+from margo_gitops.server.journal import ReportJournal
+from margo_gitops.server.limits import spread
+from margo_gitops.server.paths import Resource
+from margo_gitops.server.preconditions import accepts, holds, takes_gzip, wait_seconds
+from margo_gitops.server.problems import (
+    BUNDLE_NOT_FOUND,
+    DEPLOYMENT_NOT_FOUND,
+    NO_STATE,
+    NOT_ACCEPTABLE,
+    STATE_UNUSABLE,
+    Problem,
+    RequestRefused,
+)
+from margo_gitops.server.report_reading import Profile
+from margo_gitops.server.state_watch import StateWatch
+from margo_gitops.state_repo.served_state import DeviceState, StateView
+from margo_gitops.trust.allowed_signers import AllowedSigners
+from margo_gitops.trust.trusted_state import TrustPolicy, judge
+
+_LOG = logging.getLogger("margo_gitops.server")
+
+DEPLOYMENT_MEDIA_TYPE: Final = "application/yaml"
+_MUTABLE: Final = "private, no-cache"
+_IMMUTABLE: Final = "private, max-age=31536000, immutable"
+_SMALLEST_COMPRESSED: Final = 256
+_JUDGED: Final = 100_000
+_BACK_SECONDS: Final = 60
+
+
+class DesiredStateResources:
+    """Answers the reading requests of an identified client."""
+
+    def __init__(
+        self,
+        watch: StateWatch,
+        journal: ReportJournal | None,
+        *,
+        longest_wait: float,
+        profile: Profile,
+        signers: AllowedSigners | None = None,
+    ) -> None:
+        """Serve the state that a watch sees.
+
+        Args:
+            watch: sees the state.
+            journal: knows what devices adopted; None where no reports are taken.
+            longest_wait: seconds that a request may wait for a change; 0: none may.
+            profile: strict refuses a wrong Accept on every resource, lenient on the manifest only.
+            signers: who may have signed what is served; None: not checked here.
+        """
+        self._watch = watch
+        self._journal = journal
+        self._longest_wait = longest_wait
+        self._profile = profile
+        self._signers = signers
+        self._compressed = Compressed()
+        self._judged: OrderedDict[str, bool] = OrderedDict()
+
+    async def manifest(self, scope: Scope, receive: Receive, caller: Caller) -> Response:
+        """Answer a request for the manifest; one that waits is answered at the next change.
+
+        Raises:
+            RequestRefused: 406, or 503 where there is no state to serve.
+        """
+        self._check_accept(scope, MANIFEST_MEDIA_TYPE)
+        state = self._state(self._watch.look(), caller)
+        held = header(scope, b"if-none-match")
+        wait = wait_seconds(header(scope, b"prefer"), self._longest_wait)
+        applied = {"Preference-Applied": f"wait={wait:.0f}"} if wait else {}
+        deadline = time.monotonic() + (wait or 0)
+        while wait and holds(held, state.manifest_digest):
+            left = deadline - time.monotonic()
+            if left <= 0 or not await self._watch.wait(caller.client, left, receive):
+                break
+            state = self._state(self._watch.look(), caller)
+        return await self._answer(
+            scope, state.manifest, state.manifest_digest, MANIFEST_MEDIA_TYPE, {"Cache-Control": _MUTABLE, **applied}
+        )
+
+    async def deployment(self, scope: Scope, caller: Caller, resource: Resource) -> Response:
+        """Answer a request for one deployment document.
+
+        Raises:
+            RequestRefused: 404, 406, 503.
+        """
+        self._check_accept(scope, DEPLOYMENT_MEDIA_TYPE)
+        view = self._watch.look()
+        content = self._found(
+            lambda: view.deployment(caller.client, resource.deployment_id, resource.digest), DEPLOYMENT_NOT_FOUND
+        )
+        return await self._answer(
+            scope, content, Digest(resource.digest), DEPLOYMENT_MEDIA_TYPE, {"Cache-Control": _IMMUTABLE}
+        )
+
+    async def bundle(self, scope: Scope, caller: Caller, resource: Resource) -> Response:
+        """Answer a request for a bundle.
+
+        Raises:
+            RequestRefused: 404, 406, 503.
+        """
+        self._check_accept(scope, BUNDLE_MEDIA_TYPE)
+        view = self._watch.look()
+        content = self._found(lambda: view.bundle(caller.client, resource.digest), BUNDLE_NOT_FOUND)
+        return await self._answer(
+            scope, content, Digest(resource.digest), BUNDLE_MEDIA_TYPE, {"Cache-Control": _IMMUTABLE}
+        )
+
+    def _found(self, find: Callable[[], bytes | None], missing: Problem) -> bytes:
+        try:
+            content = find()
+        except MargoGitopsError as error:
+            _LOG.error("a state cannot be served: %s", error)
+            raise RequestRefused(STATE_UNUSABLE) from error
+        if content is None:
+            raise RequestRefused(missing)
+        return content
+
+    def _check_accept(self, scope: Scope, media_type: str) -> None:
+        if media_type != MANIFEST_MEDIA_TYPE and self._profile == "lenient":
+            return  # the contract lists 406 for the manifest alone, and generated clients send odd headers
+        # Several Accept lines are one list (RFC 9110 5.3).
+        lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"]
+        if not accepts(", ".join(lines) if lines else None, media_type):
+            raise RequestRefused(NOT_ACCEPTABLE.because(f"This resource is {media_type}."))
+
+    def _state(self, view: StateView, caller: Caller) -> DeviceState:
+        client = caller.client
+        try:
+            state = view.state(client)
+            if state is None:
+                raise RequestRefused(NO_STATE.later(spread(client, _BACK_SECONDS)))
+            if self._signers is not None and not self._is_signed(state, client, self._signers):
+                raise RequestRefused(STATE_UNUSABLE.later(spread(client, _BACK_SECONDS)))
+            version = manifest_version(state.manifest)
+        except (MargoGitopsError, ValueError) as error:
+            _LOG.error("the state of %s cannot be served: %s", client, error)
+            raise RequestRefused(STATE_UNUSABLE.later(spread(client, _BACK_SECONDS))) from error
+        adopted = self._journal.adopted(client) if self._journal else 0
+        if version < adopted:
+            _LOG.error("the state repo holds version %d of %s, which has adopted %d", version, client, adopted)
+            raise RequestRefused(STATE_UNUSABLE.later(spread(client, _BACK_SECONDS)))
+        return state
+
+    def _is_signed(self, state: DeviceState, client: str, signers: AllowedSigners) -> bool:
+        known = self._judged.get(state.commit)
+        if known is None:
+            try:
+                judge(state.snapshot, TrustPolicy(client, signers), None)
+                known = True
+            except MargoGitopsError as error:
+                _LOG.error("the state of %s is not served: %s", client, error)
+                known = False
+            self._judged[state.commit] = known
+            if len(self._judged) > _JUDGED:
+                self._judged.popitem(last=False)
+        return known
+
+    async def _answer(
+        self, scope: Scope, content: bytes, digest: Digest, media_type: str, headers: dict[str, str]
+    ) -> Response:
+        headers = {"ETag": f'"{digest}"', "Vary": "Accept-Encoding", **headers}
+        if holds(header(scope, b"if-none-match"), digest):
+            return Response(status_code=304, headers=headers)
+        if takes_gzip(header(scope, b"accept-encoding")) and len(content) >= _SMALLEST_COMPRESSED:
+            content = await self._compressed.of(digest, content)
+            headers["Content-Encoding"] = "gzip"
+        if scope["method"] == "HEAD":
+            return Response(b"", 200, {**headers, "Content-Length": str(len(content))}, media_type)
+        return Response(content, 200, headers, media_type)
+
+
+@lru_cache(maxsize=16_384)
+def manifest_version(manifest: bytes) -> int:
+    """Return the version of a manifest.
+
+    Raises:
+        ValueError: it is none.
+    """
+    version = json.loads(manifest).get("manifestVersion")
+    if not isinstance(version, int):
+        raise ValueError("the manifest has no version")  # noqa: TRY004  # content that is wrong, not a caller's mistake
+    return version

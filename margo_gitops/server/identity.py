@@ -1,0 +1,111 @@
+"""Who calls: a layer of its own, so that the resources never see a header, a token or a certificate.
+
+Each way to identify a client answers with the client, or with nothing; every reason for nothing gets the same refusal,
+so that nothing is learnt from trying.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+
+from starlette.types import Scope
+
+from margo_gitops.documents.device_id import encode_device_id
+
+Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+DEVICE_HEADER: Final = b"margo-device"
+_LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who calls, and how that is known.
+
+    Attributes:
+        client: the client's id: the first segment of its device ids.
+        evidence: for the record of a report: `token`, `none`, or the SPIFFE ID.
+    """
+
+    client: str
+    evidence: str
+
+
+class Identify(Protocol):
+    """One way to identify a client, asked on every request."""
+
+    challenge: tuple[tuple[str, str], ...]
+    """Headers of the refusal."""
+
+    def __call__(self, scope: Scope) -> Caller | None:
+        """Return who sent a request; None where that is not known, not accepted, or accepted no more."""
+        ...
+
+
+class NobodyAsked:
+    """No identification, for trying things out on one machine: the caller says who it is, in `Margo-Device`."""
+
+    challenge: tuple[tuple[str, str], ...] = ()
+
+    def __init__(self, device: str | None) -> None:
+        """Believe everybody on this machine.
+
+        Args:
+            device: who a caller is that does not say so; None: nobody.
+        """
+        self._device = device
+
+    def __call__(self, scope: Scope) -> Caller | None:
+        """Return who the caller says it is, if it is on this machine."""
+        # A web page elsewhere can make a browser here ask: such a request names the page's host.
+        host = (header(scope, b"host") or "").lower()
+        name = host if host.endswith("]") else host.rpartition(":")[0] or host
+        if name not in _LOCAL_NAMES or not is_loopback(peer(scope)):
+            return None
+        device = header(scope, DEVICE_HEADER) or self._device
+        return Caller(device, "none") if device and is_client(device) else None
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """Return a header that stands exactly once; None for none, and for several, which proxies read differently."""
+    values = [value for key, value in scope["headers"] if key == name]
+    return values[0].decode("latin-1").strip() if len(values) == 1 else None
+
+
+def peer(scope: Scope) -> str:
+    """Return the address of the other end of the connection; empty where there is none."""
+    client = scope.get("client")
+    return str(client[0]) if client else ""
+
+
+def is_loopback(address: str) -> bool:
+    """Return whether an address is of this machine alone."""
+    parsed = _address(address)
+    return parsed is not None and parsed.is_loopback
+
+
+def is_within(address: str, networks: Sequence[Network]) -> bool:
+    """Return whether an address is in one of the networks."""
+    parsed = _address(address)
+    return parsed is not None and any(parsed in network for network in networks)
+
+
+def is_client(text: str) -> bool:
+    """Return whether a text can be a client's id: a device id of one segment that refs and files can hold."""
+    try:
+        encode_device_id(text)
+    except ValueError:
+        return False
+    return "/" not in text and text not in {".", ".."}
+
+
+def _address(text: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        parsed = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    mapped = parsed.ipv4_mapped if isinstance(parsed, ipaddress.IPv6Address) else None
+    return mapped or parsed

@@ -1,0 +1,292 @@
+"""The journal of reports: what is acknowledged is on disk, and what was said before is not written again.
+
+J-1  A report is acknowledged after the transaction that holds it is on disk (SQLite, WAL, synchronous=FULL).
+J-2  Reports that come meanwhile share the next transaction: one flush for all that wait, whoever sent them.
+J-3  A device keeps one report for each subject: the newest. How many subjects it may have is bounded.
+J-4  A report that says what the last one said changes nothing, and costs no flush.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, TypeAlias, TypeVar, cast
+
+from margo_gitops.errors import Location, ReportsUnusable, ServerBusy
+from margo_gitops.state_repo.report_branch import ReportKey, ReportKind
+
+T = TypeVar("T")
+Job: TypeAlias = Callable[[sqlite3.Connection], object]
+Kept: TypeAlias = Literal["created", "updated", "unchanged", "full", "no-gateway"]
+
+_MAX_BATCH: Final = 500
+_MAX_VERSION: Final = 2**63 - 1
+_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS report (
+    client TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    name TEXT NOT NULL,
+    content BLOB,              -- NULL: removed, and not yet committed
+    evidence TEXT NOT NULL,
+    adopted INTEGER NOT NULL,
+    received INTEGER NOT NULL,
+    change INTEGER NOT NULL,
+    committed INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (client, kind, name)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS uncommitted ON report (change) WHERE committed = 0;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One valid report.
+
+    Attributes:
+        key: whose, and about what.
+        content: exact bytes that go into the branch.
+        evidence: how the client was identified.
+        adopted: `adoptedManifestVersion`; 0 for none.
+        received: seconds since the epoch.
+        gateway: the device whose capabilities must be known first; empty for none.
+    """
+
+    key: ReportKey
+    content: bytes
+    evidence: str
+    received: int
+    adopted: int = 0
+    gateway: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Uncommitted:
+    """A change that is not in the branch yet."""
+
+    key: ReportKey
+    content: bytes | None
+    evidence: str
+    change: int
+
+
+class ReportJournal:
+    """Keeps the reports; one thread writes, any coroutine waits."""
+
+    def __init__(self, file: Path, per_device: int) -> None:
+        """Open the journal.
+
+        Args:
+            file: the SQLite file; made where there is none.
+            per_device: how many subjects a client may report on.
+
+        Raises:
+            ServerBusy: another server has it open.
+            ReportsUnusable: it cannot be opened.
+        """
+        self._per_device = per_device
+        self._file = file
+        try:
+            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise _unusable(file, error) from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._connection = _open(file)
+        except BlockingIOError as error:
+            os.close(self._lock)
+            raise ServerBusy(f"another server works with {file}", where=Location(str(file))) from error
+        except (sqlite3.Error, OSError) as error:
+            os.close(self._lock)
+            raise _unusable(file, error) from error
+        row = self._connection.execute("SELECT coalesce(max(change), 0) FROM report").fetchone()
+        self._change = int(row[0])
+        rows = self._connection.execute("SELECT client, max(adopted) FROM report GROUP BY client")
+        self._adopted: dict[str, int] = {client: int(version) for client, version in rows if version}
+        self._jobs: queue.SimpleQueue[tuple[Job, Future[object]] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Write what waits and end."""
+        self._jobs.put(None)
+        self._thread.join()
+        self._connection.close()
+        os.close(self._lock)
+
+    async def keep(self, report: Report) -> Kept:
+        """Keep a report; when this returns, it is on disk (J-1).
+
+        Raises:
+            ReportsUnusable: the disk refuses; the report is not kept.
+        """
+        client = report.key.client
+
+        def kept(connection: sqlite3.Connection) -> tuple[Kept, int]:
+            outcome = self._keep(connection, report)
+            row = connection.execute("SELECT max(adopted) FROM report WHERE client = ?", (client,)).fetchone()
+            return outcome, int(row[0] or 0)
+
+        outcome, adopted = await self._do(kept)
+        if adopted:
+            self._adopted[client] = adopted
+        return outcome
+
+    async def remove(self, client: str, device: str, received: int, evidence: str) -> bool:
+        """Forget the capabilities of a device and of its children; return whether there were any.
+
+        Raises:
+            ReportsUnusable: the disk refuses; nothing was removed.
+        """
+        return await self._do(lambda connection: self._remove(connection, client, device, received, evidence))
+
+    async def has(self, key: ReportKey) -> bool:
+        """Return whether there is a report on this.
+
+        Raises:
+            ReportsUnusable: the disk refuses.
+        """
+        return await self._do(lambda connection: _held(connection, key) is not None)
+
+    def adopted(self, client: str) -> int:
+        """Return the highest manifest version that a client's reports say it adopted; 0 for none."""
+        return self._adopted.get(client, 0)
+
+    async def uncommitted(self, limit: int) -> list[Uncommitted]:
+        """Return the oldest changes that are not in the branch.
+
+        Raises:
+            ReportsUnusable: the disk refuses.
+        """
+
+        def oldest(connection: sqlite3.Connection) -> list[Uncommitted]:
+            rows = connection.execute(
+                "SELECT client, kind, name, content, evidence, change FROM report WHERE committed = 0"
+                " ORDER BY change LIMIT ?",
+                (limit,),
+            )
+            return [
+                Uncommitted(ReportKey(client, cast("ReportKind", kind), name), content, evidence, change)
+                for client, kind, name, content, evidence, change in rows
+            ]
+
+        return await self._do(oldest)
+
+    async def committed(self, changes: Sequence[Uncommitted]) -> None:
+        """Remember that these are in the branch; what changed since is not among them.
+
+        Raises:
+            ReportsUnusable: the disk refuses.
+        """
+
+        def mark(connection: sqlite3.Connection) -> None:
+            rows = [(each.key.client, each.key.kind, each.key.name, each.change) for each in changes]
+            same = "WHERE client = ? AND kind = ? AND name = ? AND change = ?"
+            connection.executemany(f"UPDATE report SET committed = 1 {same}", rows)  # noqa: S608
+            connection.executemany(f"DELETE FROM report {same} AND content IS NULL", rows)  # noqa: S608
+
+        await self._do(mark)
+
+    def _keep(self, connection: sqlite3.Connection, report: Report) -> Kept:
+        key = report.key
+        if report.gateway and _held(connection, ReportKey(key.client, "capabilities", report.gateway)) is None:
+            return "no-gateway"
+        held = _held(connection, key)
+        if held == (report.content, min(report.adopted, _MAX_VERSION)):
+            return "unchanged"
+        if held is None:
+            count = connection.execute("SELECT count(*) FROM report WHERE client = ?", (key.client,)).fetchone()[0]
+            if count >= self._per_device:
+                return "full"
+        self._change += 1
+        connection.execute(
+            "INSERT OR REPLACE INTO report (client, kind, name, content, evidence, adopted, received, change)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                *(key.client, key.kind, key.name, report.content, report.evidence),
+                *(min(report.adopted, _MAX_VERSION), report.received, self._change),
+            ),
+        )
+        return "created" if held is None else "updated"
+
+    def _remove(self, connection: sqlite3.Connection, client: str, device: str, received: int, evidence: str) -> bool:
+        if _held(connection, ReportKey(client, "capabilities", device)) is None:
+            return False
+        self._change += 1
+        connection.execute(
+            "UPDATE report SET content = NULL, committed = 0, received = ?, evidence = ?, change = ?"
+            " WHERE client = ? AND kind = 'capabilities' AND content IS NOT NULL"
+            " AND (name = ? OR substr(name, 1, ?) = ?)",
+            (received, evidence, self._change, client, device, len(device) + 1, f"{device}/"),
+        )
+        return True
+
+    async def _do(self, job: Callable[[sqlite3.Connection], T]) -> T:
+        future: Future[object] = Future()
+        self._jobs.put((job, future))
+        return cast("T", await asyncio.shield(asyncio.wrap_future(future)))
+
+    def _work(self) -> None:
+        ended = False
+        while not ended:
+            batch = [self._jobs.get()]
+            with contextlib.suppress(queue.Empty):
+                while len(batch) < _MAX_BATCH:
+                    batch.append(self._jobs.get_nowait())
+            ended = None in batch
+            self._transact([each for each in batch if each is not None])
+
+    def _transact(self, batch: Sequence[tuple[Job, Future[object]]]) -> None:
+        """Do all jobs in one transaction, then, and only then, say so (J-1, J-2)."""
+        results: list[object] = []
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            results.extend(job(self._connection) for job, _ in batch)
+            self._connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001  # whoever waits must hear of it, whatever it is
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+            for _, future in batch:
+                future.set_exception(_unusable(self._file, error))
+            return
+        for (_, future), result in zip(batch, results, strict=True):
+            future.set_result(result)
+
+
+def _open(file: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.executescript(_SCHEMA)
+    except BaseException:
+        connection.close()
+        raise
+    file.chmod(0o600)
+    return connection
+
+
+def _held(connection: sqlite3.Connection, key: ReportKey) -> tuple[bytes, int] | None:
+    row: tuple[bytes | None, int] | None = connection.execute(
+        "SELECT content, adopted FROM report WHERE client = ? AND kind = ? AND name = ?",
+        (key.client, key.kind, key.name),
+    ).fetchone()
+    return None if row is None or row[0] is None else (row[0], row[1])
+
+
+def _unusable(file: Path, error: Exception) -> ReportsUnusable:
+    return ReportsUnusable(
+        "the journal of reports cannot be used",
+        where=Location(str(file)),
+        why=[str(error)],
+        remedy="see that the disk is not full and the folder is yours",
+    )

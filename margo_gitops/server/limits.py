@@ -1,0 +1,92 @@
+"""Limits for each device, never for an address: a plant stands behind one address (failure mode F18)."""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+_KEPT_BUCKETS: Final = 200_000
+
+
+@dataclass(slots=True)
+class _Bucket:
+    tokens: float
+    at: float
+
+
+class RateLimit:
+    """A token bucket for each device: a burst at once, then a steady rate."""
+
+    def __init__(self, per_minute: float, burst: int, clock: Callable[[], float]) -> None:
+        """Limit requests.
+
+        Args:
+            per_minute: how many a device may make, on and on.
+            burst: how many at once.
+            clock: seconds since some moment; never jumps.
+        """
+        self._rate = per_minute / 60
+        self._burst = burst
+        self._clock = clock
+        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+
+    def take(self, client: str) -> int | None:
+        """Count a request; return None if it may pass, else the seconds until one may."""
+        now = self._clock()
+        bucket = self._buckets.get(client)
+        if bucket is None:
+            bucket = self._buckets[client] = _Bucket(float(self._burst), now)
+            if len(self._buckets) > _KEPT_BUCKETS:
+                self._buckets.popitem(last=False)
+        else:
+            self._buckets.move_to_end(client)
+        bucket.tokens = min(float(self._burst), bucket.tokens + (now - bucket.at) * self._rate)
+        bucket.at = now
+        if bucket.tokens >= 1:
+            bucket.tokens -= 1
+            return None
+        return max(1, int((1 - bucket.tokens) / self._rate) + 1)
+
+
+class InFlight:
+    """How many requests of each device, and of all, are being worked on."""
+
+    def __init__(self, per_device: int, total: int) -> None:
+        self._per_device = per_device
+        self._total = total
+        self._devices: dict[str, int] = {}
+        self.count = 0
+
+    def enter(self, client: str) -> bool:
+        """Count a request in; return whether its device has not too many already."""
+        mine = self._devices.get(client, 0)
+        if mine >= self._per_device or self.full:
+            return False
+        self._devices[client] = mine + 1
+        self.count += 1
+        return True
+
+    @property
+    def full(self) -> bool:
+        """Whether there are too many of all devices."""
+        return self.count >= self._total
+
+    def leave(self, client: str) -> None:
+        """Count a request out."""
+        self.count -= 1
+        mine = self._devices[client] - 1
+        if mine:
+            self._devices[client] = mine
+        else:
+            del self._devices[client]
+
+
+def spread(client: str, seconds: int) -> int:
+    """Return a time to come back between `seconds` and twice that, always the same for a device.
+
+    Devices that were sent away together do not come back together (failure mode F17).
+    """
+    return seconds + zlib.crc32(client.encode()) % (seconds + 1)

@@ -1,0 +1,96 @@
+"""Puts reports from the journal into the branch, many at a time, and who sent them into the message."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from margo_gitops.errors import MargoGitopsError
+from margo_gitops.server.journal import ReportJournal, Uncommitted
+from margo_gitops.server.report_reading import summary
+from margo_gitops.state_repo.report_branch import ReportBranch
+
+_LOG = logging.getLogger("margo_gitops.server")
+_NAMED: Final = 200
+"""How many reports of a commit have a line of their own."""
+
+
+class ReportCommits:
+    """Commits when enough reports wait, or when the oldest has waited long enough."""
+
+    def __init__(
+        self, journal: ReportJournal, branch: ReportBranch, *, every: float, batch: int, clock: Callable[[], float]
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            journal: has the reports.
+            branch: gets them.
+            every: seconds from one commit to the next.
+            batch: how many reports make a commit before that, and how many it holds at most.
+            clock: the time, seconds since the epoch.
+        """
+        self._journal = journal
+        self._branch = branch
+        self._every = every
+        self._batch = batch
+        self._clock = clock
+        self._waiting = 0
+        self._enough = asyncio.Event()
+        self._stopping = False
+
+    def changed(self) -> None:
+        """Say that a report changed."""
+        self._waiting += 1
+        if self._waiting >= self._batch:
+            self._enough.set()
+
+    def stop(self) -> None:
+        """Let `run` commit what waits, and end."""
+        self._stopping = True
+        self._enough.set()
+
+    async def run(self) -> None:
+        """Commit until `stop`; what the last run of the server left is committed first."""
+        while True:
+            last = self._stopping
+            self._enough.clear()
+            self._waiting = 0
+            try:
+                while await self.commit_once() == self._batch:
+                    pass
+            except MargoGitopsError as error:
+                _LOG.error("%s", error)
+            if last:
+                return
+            if not self._stopping:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._enough.wait(), self._every)
+
+    async def commit_once(self) -> int:
+        """Commit what waits, at most one batch; return how many reports that were.
+
+        Raises:
+            MargoGitopsError: it cannot be committed now; nothing is lost.
+        """
+        changes = await self._journal.uncommitted(self._batch)
+        if changes:
+            await asyncio.to_thread(self._commit, changes)
+            await self._journal.committed(changes)
+        return len(changes)
+
+    def _commit(self, changes: list[Uncommitted]) -> None:
+        clients = sorted({each.key.client for each in changes})
+        title = f"Reports of {clients[0]}" if len(clients) == 1 else f"Reports of {len(clients)} devices"
+        lines = [
+            f"{each.key.client}: {summary(each.content, (each.key.kind, each.key.name))}" for each in changes[:_NAMED]
+        ]
+        if len(changes) > _NAMED:
+            lines.append(f"and {len(changes) - _NAMED} more reports")
+        senders = sorted({(each.key.client, each.evidence) for each in changes})
+        trailers = [("Reported-By", f"{client} ({evidence})") for client, evidence in senders]
+        content = {each.key: each.content for each in changes}
+        self._branch.commit(content, "\n".join([title, "", *lines]), trailers, int(self._clock()))

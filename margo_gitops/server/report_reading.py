@@ -1,0 +1,163 @@
+"""What devices send, checked (pure): capabilities and deployment status, in their current shape.
+
+The body is untrusted: bounded, read once, and written again in one normal form, so that a report which says the same is
+the same bytes. `strict` is the contract to the letter; `lenient` takes what real devices send and do no harm with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from margo_gitops.documents.capabilities import DeviceCapabilities, DeviceProperties
+from margo_gitops.documents.device_id import client_of, encode_device_id
+from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.kinds import CAPABILITIES, STATUS, MargoKind
+from margo_gitops.documents.nodes import Bounds, SourceText
+from margo_gitops.documents.records import find
+from margo_gitops.documents.status import DeploymentStatus
+from margo_gitops.errors import UnreadableDocument
+from margo_gitops.server.problems import (
+    INVALID_REQUEST,
+    NOT_AUTHORIZED,
+    SEMANTIC_ERROR,
+    FieldError,
+    RequestRefused,
+)
+
+Profile: TypeAlias = Literal["lenient", "strict"]
+
+MAX_BODY: Final = 256 * 1024
+_BOUNDS: Final = Bounds(size=MAX_BODY, depth=16, nodes=5_000)
+_MAX_ERRORS: Final = 20
+_HOSTING: Final = ("cpus", "memory", "storage", "supportedRuntimes", "supportedDeploymentTypes", "otelCollector")
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReport:
+    """A valid deployment status: its normal form, and what the server needs of it."""
+
+    content: bytes
+    adopted: int
+    device: str
+
+
+def read_capabilities(body: bytes, device: str, profile: Profile) -> bytes:
+    """Return a device's capabilities in their normal form (Margo device capabilities).
+
+    Args:
+        body: of the request.
+        device: the device id in the path.
+        profile: how exactly the contract is followed.
+
+    Raises:
+        RequestRefused: 400 for what is no JSON, 422 for what is no valid document of this device.
+    """
+    source, older = _read(body, CAPABILITIES, profile)
+    value, errors = _found(DeviceCapabilities, source, older=older)
+    if isinstance(value, DeviceCapabilities):
+        if value.properties.id != device:
+            errors = [FieldError("properties.id", f"must be {device}, the device id in the path")]
+        elif profile == "strict":
+            errors = list(_not_to_the_letter(value.properties))
+    if errors:
+        raise RequestRefused(SEMANTIC_ERROR.because("These are no valid capabilities of this device.", errors))
+    return _normal(source)
+
+
+def read_status(body: bytes, deployment_id: str, profile: Profile) -> StatusReport:
+    """Return a deployment status in its normal form (Margo deployment status).
+
+    Args:
+        body: of the request.
+        deployment_id: the deployment in the path.
+        profile: how exactly the contract is followed; the lenient one does without `adoptedManifestVersion`.
+
+    Raises:
+        RequestRefused: 400 for what is no JSON, 422 for what is no valid status of this deployment.
+    """
+    source, older = _read(body, STATUS, profile)
+    value, errors = _found(DeploymentStatus, source, older=older or profile == "lenient")
+    if not isinstance(value, DeploymentStatus) or errors:
+        raise RequestRefused(SEMANTIC_ERROR.because("This is no valid status of this deployment.", errors))
+    if value.deployment_id.lower() != deployment_id.lower():
+        wrong = FieldError("deploymentId", f"must be {deployment_id}, the deployment in the path")
+        raise RequestRefused(SEMANTIC_ERROR.because("This is the status of another deployment.", [wrong]))
+    return StatusReport(_normal(source), value.adopted_manifest_version or 0, value.device_id or "")
+
+
+def check_scope(client: str, device: str, *, any_device_id: bool) -> None:
+    """Check that a device is one of this client's, and can be a file's name.
+
+    Raises:
+        RequestRefused: 403 for another client's device, with nothing said; 422 for a name too long.
+    """
+    if not any_device_id and client_of(device) != client:
+        raise RequestRefused(NOT_AUTHORIZED)
+    try:
+        encode_device_id(device)
+    except ValueError:
+        raise RequestRefused(SEMANTIC_ERROR.because("The device id is too long.")) from None
+
+
+def _read(body: bytes, kind: MargoKind, profile: Profile) -> tuple[SourceText, bool]:
+    """Return a body as nodes in the current shape, and whether it was of an older one."""
+    try:
+        source = read_json(body, "body", _BOUNDS)
+    except UnreadableDocument as error:
+        raise RequestRefused(
+            INVALID_REQUEST.because(f"The body is no JSON that can be read safely: {error.what}")
+        ) from None
+    if not isinstance(source.root.value, dict):
+        raise RequestRefused(SEMANTIC_ERROR.because("The body must be a JSON object."))
+    if profile == "lenient" and source.root.text("kind") in kind.older_kinds:
+        return kind.upgrade(source), True
+    return source, False
+
+
+def _found(record: type, source: SourceText, *, older: bool) -> tuple[object | None, list[FieldError]]:
+    value, findings = find(record, source, older_shape=older)
+    errors = [FieldError(each.path, each.message) for each in findings if each.severity == "error"]
+    return value, errors[:_MAX_ERRORS]
+
+
+def _not_to_the_letter(properties: DeviceProperties) -> Iterator[FieldError]:
+    """Yield what the contract demands of a device that hosts workloads, and the lenient profile does not."""
+    values: dict[str, object] = {
+        "cpus": properties.cpus or None,
+        "memory": properties.memory,
+        "storage": properties.storage,
+        "supportedRuntimes": properties.supported_runtimes,
+        "supportedDeploymentTypes": properties.supported_deployment_types,
+        "otelCollector": properties.otel_collector,
+    }
+    if all(value is None for value in values.values()) and not (properties.peripherals or properties.interfaces):
+        return  # a gateway that hosts nothing
+    for name in _HOSTING:
+        if values[name] is None:
+            yield FieldError(f"properties.{name}", "is missing; a device that hosts workloads gives it")
+    if properties.otel_collector is False:
+        yield FieldError("properties.otelCollector", "must be true: a hosting device runs a collector")
+
+
+def _normal(source: SourceText) -> bytes:
+    """Return a document with sorted keys, indented: small differences for git, and for whoever reads it."""
+    text = json.dumps(source.root.plain(), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
+    return text.encode() + b"\n"
+
+
+def summary(content: bytes | None, subject: Sequence[str]) -> str:
+    """Return a report in a few words, for the message of a commit.
+
+    Args:
+        content: its normal form; None for one removed.
+        subject: kind and name.
+    """
+    if content is None:
+        return f"{' '.join(subject)} removed"
+    document = json.loads(content)
+    status = document.get("status") if isinstance(document, dict) else None
+    state = status.get("state") if isinstance(status, dict) else None
+    return f"{' '.join(subject)} {state}" if isinstance(state, str) else " ".join(subject)

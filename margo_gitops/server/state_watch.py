@@ -1,0 +1,132 @@
+"""Sees renders as they come, and wakes the devices that wait for one.
+
+W-1  A request sees what was rendered before it came: it looks first.
+W-2  Nothing can be lost between two looks: who waits compares what it holds with what there is, before and after.
+W-3  Who waits holds no thread, and at most a few waits for each device; one too many is answered at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from typing import Final
+
+from starlette.types import Receive
+
+from margo_gitops.documents.device_id import DEVICE_REFS, decode_device_id
+from margo_gitops.errors import MargoGitopsError
+from margo_gitops.state_repo.served_state import ServedState, StateView
+
+_LOG = logging.getLogger("margo_gitops.server")
+_WAITS_OF_ONE_DEVICE: Final = 2
+
+
+class StateWatch:
+    """The state as it is now, and who waits for the next."""
+
+    def __init__(self, state: ServedState, max_waiting: int) -> None:
+        """Watch a state repo.
+
+        Args:
+            state: the state repo.
+            max_waiting: how many requests may wait at once.
+        """
+        self._state = state
+        self._max_waiting = max_waiting
+        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        self._count = 0
+        self._closed = False
+        self._complaint = ""
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait."""
+        return self._count
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the last look could read the state repo."""
+        return not self._complaint
+
+    def look(self) -> StateView:
+        """Return the state as it is now (W-1); wake who waits for what changed."""
+        before = self._state.view()
+        try:
+            changed = self._state.refresh()
+            self._complaint = ""
+        except (MargoGitopsError, OSError) as error:
+            # What was rendered before stays right until the repository can be read again.
+            if str(error) != self._complaint:
+                _LOG.error("the state repo cannot be read: %s", error)
+            self._complaint = str(error)
+            return before
+        view = self._state.view()
+        if changed and self._waiting:
+            self._wake(_moved(before, view))
+        return view
+
+    async def run(self, interval: float) -> None:
+        """Look for ever, so that who waits hears of a render within `interval` seconds."""
+        while True:
+            await asyncio.sleep(interval)
+            self.look()
+
+    def close(self) -> None:
+        """Wake everybody; nobody waits any more."""
+        self._closed = True
+        self._wake(list(self._waiting))
+
+    async def wait(self, client: str, seconds: float, receive: Receive) -> bool:
+        """Wait for a change of a client's state.
+
+        Args:
+            client: whose.
+            seconds: at most.
+            receive: of the request, so that one whose sender went away is let go.
+
+        Returns:
+            Whether the client's state changed; False too where there are too many waits (W-3).
+        """
+        mine = self._waiting.setdefault(client, [])
+        if self._closed or self._count >= self._max_waiting or len(mine) >= _WAITS_OF_ONE_DEVICE:
+            self._drop_empty(client)
+            return False
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        mine.append(woken)
+        self._count += 1
+        gone = asyncio.ensure_future(_gone(receive))
+        try:
+            await asyncio.wait({woken, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            return woken.done() and not self._closed
+        finally:
+            self._count -= 1
+            mine.remove(woken)
+            self._drop_empty(client)
+            gone.cancel()
+
+    def _drop_empty(self, client: str) -> None:
+        if not self._waiting.get(client, True):
+            del self._waiting[client]
+
+    def _wake(self, clients: Iterable[str]) -> None:
+        for client in clients:
+            for woken in self._waiting.get(client, ()):
+                if not woken.done():
+                    woken.set_result(None)
+
+
+async def _gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+def _moved(before: StateView, after: StateView) -> list[str]:
+    changed = []
+    for ref in {**before.refs, **after.refs}:
+        if ref.startswith(DEVICE_REFS) and before.refs.get(ref) != after.refs.get(ref):
+            try:
+                changed.append(decode_device_id(ref.removeprefix(DEVICE_REFS)))
+            except ValueError:
+                continue  # no client has such a name
+    return changed

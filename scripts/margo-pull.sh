@@ -1,0 +1,682 @@
+#!/bin/sh
+# margo-pull: fetch a device's desired state over the Margo API, verify it, switch to it, call a hook.
+#
+# For devices without git and without Python: a POSIX sh with its utilities, curl, sha256sum, tar and gzip suffice.
+# docs/publishing.md tells how to use it; `margo-pull.sh --help` lists the settings.
+#
+# Rules (Margo desired state, client algorithm):
+#   P-1  The manifest's bytes have exactly the form of RFC 8785; any other form is refused, as is any other algorithm
+#        than sha256.
+#   P-2  Its version is greater than the held one, as a 64-bit number; the same version means the same bytes.
+#   P-3  Every document has the digest that the manifest states, or nothing of the answer is used. Sizes are advisory.
+#   P-4  A listed document that is not there (404) is an error, never a removal. Only absence from the manifest removes.
+#   P-5  The state switches in one step, after all is verified and on disk.
+#   P-6  Version and digest are kept from then on; the ETag only after the hook succeeded, so that it is called again.
+#   P-7  Redirects are never followed; every answer, and what a bundle unpacks to, is bounded.
+
+set -u
+LC_ALL=C
+export LC_ALL
+umask 077
+unset CDPATH
+
+OK=0 USAGE=2 TRANSPORT=3 TRUST=4 APPLY=5 TRY_LATER=75
+MANIFEST_LIMIT=1048576
+MANIFEST_TYPE=application/vnd.margo.manifest.v1+json
+BUNDLE_TYPE=application/vnd.margo.bundle.v1+tar+gzip
+DEPLOYMENT_TYPE=application/yaml
+
+usage() {
+    cat <<'END'
+Usage: margo-pull.sh [OPTION VALUE]...
+
+Each option is an environment variable too: --url is MARGO_PULL_URL, --token-file is MARGO_PULL_TOKEN_FILE.
+
+  --url URL            base URL; /api/v1/deployments follows it
+  --state FOLDER       where state is kept (default /var/lib/margo-pull); FOLDER/current leads to the state to run
+  --hook PROGRAM       called as PROGRAM NEW-FOLDER OLD-FOLDER VERSION when the state changed; OLD-FOLDER may be empty
+  --token-file FILE    holds a bearer token
+  --ca-file FILE       certificates that the server's is checked with, instead of the system's
+  --cert-file FILE     client certificate, with its chain
+  --key-file FILE      its private key
+  --every SECONDS      go on for ever, one poll each SECONDS; without it: one poll, then exit
+  --status yes|no      report each changed deployment to the server (default no)
+  --timeout SECONDS    for one request (default 300)
+  --max-bytes BYTES    of one answer, and of a state's documents together (default 67108864)
+
+Exit status: 0 up to date or switched, 2 usage, 3 transport, 4 trust refused, 5 the hook failed, 75 try later.
+END
+}
+
+say() { printf 'margo-pull: %s\n' "$*" >&2; }
+
+# fail STATUS MESSAGE...: end this poll.
+fail() {
+    status=$1
+    shift
+    say "error: $*"
+    exit "$status"
+}
+
+refuse() { fail "$TRUST" "security event: $*; what runs stays as it is"; }
+
+# ---- settings
+
+read_settings() {
+    for name in $(env | sed -n 's/^\(MARGO_PULL_[A-Za-z0-9_]*\)=.*/\1/p'); do
+        case $name in
+            MARGO_PULL_URL | MARGO_PULL_STATE | MARGO_PULL_HOOK | MARGO_PULL_TOKEN_FILE | MARGO_PULL_CA_FILE) ;;
+            MARGO_PULL_CERT_FILE | MARGO_PULL_KEY_FILE | MARGO_PULL_EVERY | MARGO_PULL_STATUS) ;;
+            MARGO_PULL_TIMEOUT | MARGO_PULL_MAX_BYTES) ;;
+            *) fail "$USAGE" "$name means nothing here; margo-pull.sh --help lists what does" ;;
+        esac
+    done
+    url=${MARGO_PULL_URL:-} state=${MARGO_PULL_STATE:-/var/lib/margo-pull} hook=${MARGO_PULL_HOOK:-}
+    token_file=${MARGO_PULL_TOKEN_FILE:-} ca_file=${MARGO_PULL_CA_FILE:-}
+    cert_file=${MARGO_PULL_CERT_FILE:-} key_file=${MARGO_PULL_KEY_FILE:-}
+    every=${MARGO_PULL_EVERY:-} report=${MARGO_PULL_STATUS:-no}
+    timeout=${MARGO_PULL_TIMEOUT:-300} max_bytes=${MARGO_PULL_MAX_BYTES:-67108864}
+    while [ $# -gt 0 ]; do
+        case $1 in
+            -h | --help) usage && exit "$OK" ;;
+            --*) [ $# -gt 1 ] || fail "$USAGE" "$1 needs a value" ;;
+        esac
+        case $1 in
+            --url) url=$2 ;;
+            --state) state=$2 ;;
+            --hook) hook=$2 ;;
+            --token-file) token_file=$2 ;;
+            --ca-file) ca_file=$2 ;;
+            --cert-file) cert_file=$2 ;;
+            --key-file) key_file=$2 ;;
+            --every) every=$2 ;;
+            --status) report=$2 ;;
+            --timeout) timeout=$2 ;;
+            --max-bytes) max_bytes=$2 ;;
+            *) fail "$USAGE" "$1 is no option; margo-pull.sh --help lists them" ;;
+        esac
+        shift 2
+    done
+    check_settings
+}
+
+check_settings() {
+    for program in curl sha256sum tar gzip awk sed; do
+        command -v "$program" >/dev/null || fail "$USAGE" "the program $program is missing"
+    done
+    url=${url%/}
+    case $url in
+        https://?* | http://?*) ;;
+        *) fail "$USAGE" "--url must start with https:// (or http://)" ;;
+    esac
+    case $url in
+        *[!A-Za-z0-9.:/_~%-]*) fail "$USAGE" "--url holds characters that do not belong there; credentials go into files" ;;
+    esac
+    case $url in
+        https://* | http://127.0.0.1* | http://localhost*) ;;
+        *) [ -z "$token_file" ] || fail "$USAGE" "a token would travel unencrypted: use https://" ;;
+    esac
+    for number in "$timeout" "$max_bytes" "${every:-1}"; do
+        case $number in
+            '' | 0* | *[!0-9]* | ????????????*) fail "$USAGE" "$number is no positive whole number" ;;
+        esac
+    done
+    case $report in
+        yes | no) ;;
+        *) fail "$USAGE" "--status is yes or no" ;;
+    esac
+    case $state in
+        /*) ;;
+        *) state=$PWD/$state ;;
+    esac
+    for file in "$token_file" "$ca_file" "$cert_file" "$key_file"; do
+        [ -z "$file" ] || [ -r "$file" ] || fail "$USAGE" "$file cannot be read"
+    done
+    [ -z "$hook" ] || command -v "$hook" >/dev/null || fail "$USAGE" "the hook $hook cannot be run"
+    mkdir -p "$state/states" || fail "$USAGE" "$state cannot be used"
+}
+
+# ---- one at a time: the lock is the newest state/lock.N; it ends with the process that is named in it
+
+# identity PID: tells a process from a later one with the same number, also after a restart of the device.
+identity() {
+    kill -0 "$1" 2>/dev/null || [ -d "/proc/$1" ] || return 1
+    boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null)
+    started=$(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | awk '{ print ($1 ~ /[ZX]/ ? "dead" : $20) }')
+    [ "$started" != dead ] || return 1
+    printf '%s %s %s\n' "$1" "${started:-unknown}" "${boot:-unknown}"
+}
+
+newest_lock() {
+    newest=0
+    for entry in "$state"/lock.*; do
+        number=${entry##*.}
+        case $number in
+            '' | *[!0-9]* | ??????????*) continue ;;
+        esac
+        [ "$number" -le "$newest" ] || newest=$number
+    done
+}
+
+take_lock() {
+    newest_lock
+    if [ "$newest" -gt 0 ]; then
+        holder=$(cat "$state/lock.$newest")
+        [ -z "$holder" ] || [ "$(identity "${holder%% *}")" != "$holder" ] ||
+            fail "$TRY_LATER" "another margo-pull works with $state (process ${holder%% *})"
+    fi
+    mine=$((newest + 1))
+    identity $$ >"$state/new-lock.$$" || fail "$USAGE" "$state cannot be written"
+    ln "$state/new-lock.$$" "$state/lock.$mine" 2>/dev/null || fail "$TRY_LATER" "another margo-pull was faster"
+    newest_lock
+    [ "$newest" -eq "$mine" ] || fail "$TRY_LATER" "another margo-pull was faster"
+    for entry in "$state"/lock.* "$state"/new-lock.*; do
+        [ "$entry" = "$state/lock.$mine" ] || rm -f "$entry"
+    done
+}
+
+# ---- what is held: one small file, replaced in one step
+
+store() { # FILE CONTENT
+    printf '%s\n' "$2" >"$1.new" && { sync "$1.new" 2>/dev/null || sync; } && mv -f "$1.new" "$1" &&
+        { sync "$state" 2>/dev/null || sync; } || fail "$USAGE" "$1 cannot be written: is the disk full?"
+}
+
+field() { sed -n "s/^$1 //p" "$state/held"; }
+
+read_held() {
+    version=0 manifest_digest='' applied=yes etag='' folder='' previous=''
+    [ -e "$state/held" ] || return 0
+    version=$(field version) manifest_digest=$(field manifest) applied=$(field applied) etag=$(field etag)
+    case "$(sed -n 1p "$state/held") $applied" in
+        'margo-pull 1 yes' | 'margo-pull 1 no') ;;
+        *) refuse "$state/held is damaged: it says which version was trusted last; remove it only if you know" ;;
+    esac
+    is_version "$version" && is_digest "$manifest_digest" ||
+        refuse "$state/held is damaged: it says which version was trusted last; remove it only if you know"
+    folder=$state/states/$version-${manifest_digest#sha256:}
+    previous=$(field previous)
+    # Documents that were lost or changed are fetched again: without the ETag the server sends the manifest.
+    intact || applied=no
+    [ "$applied" = yes ] || etag=''
+}
+
+intact() { # whether the held state is on disk as it was verified
+    [ -f "$folder/manifest.json" ] && [ "$(sha256 "$folder/manifest.json")" = "$manifest_digest" ] || return 1
+    read_manifest "$folder/manifest.json" | sed -n 's/^deployment //p' | while read -r id digest; do
+        [ -f "$folder/deployments/$id.yaml" ] && [ "$(sha256 "$folder/deployments/$id.yaml")" = "$digest" ] || exit 1
+    done
+}
+
+write_held() { # APPLIED ETAG
+    store "$state/held" "margo-pull 1
+version $version
+manifest $manifest_digest
+applied $1
+etag $2
+previous $previous"
+}
+
+is_digest() {
+    case $1 in
+        sha256:*[!0-9a-f]* | '') return 1 ;;
+        sha256:*) [ ${#1} -eq 71 ] ;;
+        *) return 1 ;;
+    esac
+}
+
+is_version() {
+    case $1 in
+        '' | 0* | *[!0-9]*) return 1 ;;
+        *) ! greater "$1" 18446744073709551615 ;;
+    esac
+}
+
+# greater A B: whether A > B, for whole numbers of any size without leading zeros.
+greater() {
+    [ ${#1} -eq ${#2} ] || { [ ${#1} -gt ${#2} ] && return 0 || return 1; }
+    awk 'BEGIN { exit !((ARGV[1] "") > (ARGV[2] "")) }' "$1" "$2"
+}
+
+sha256() {
+    # shellcheck disable=SC2046  # two words: the digest and a dash
+    set -- $(sha256sum <"$1")
+    printf 'sha256:%s' "$1"
+}
+
+size_of() { wc -c <"$1" | tr -d ' '; }
+
+point_current() {
+    target=states/${folder##*/}
+    [ "$(ls -ld "$state/current" 2>/dev/null | sed 's/.* -> //')" = "$target" ] && return 0
+    rm -f "$state/current.new"
+    ln -s "$target" "$state/current.new" || fail "$USAGE" "$state/current cannot be written"
+    # mv -T is no POSIX, but it is the one way that has no moment without a link.
+    mv -fT "$state/current.new" "$state/current" 2>/dev/null ||
+        { rm -f "$state/current" && mv -f "$state/current.new" "$state/current"; } ||
+        fail "$USAGE" "$state/current cannot be written"
+}
+
+# ---- HTTP
+
+# Secrets reach curl through its standard input: arguments can be seen by every user of the device.
+curl_settings() { # ETAG
+    [ -z "$token" ] || printf 'header = "Authorization: Bearer %s"\n' "$token"
+    [ -z "$1" ] || printf 'header = "If-None-Match: %s"\n' "$(printf '%s' "$1" | sed 's/["\\]/\\&/g')"
+}
+
+# request PATH LIMIT ETAG CURL-OPTION...: sets $http; the body is in work/body, the headers are in work/headers.
+request() {
+    path=$1 limit=$2 tag=$3
+    shift 3
+    rm -f "$work/body" "$work/headers"
+    : >"$work/body"
+    [ -z "$ca_file" ] || set -- --cacert "$ca_file" "$@"
+    [ -z "$cert_file" ] || set -- --cert "$cert_file" "$@"
+    [ -z "$key_file" ] || set -- --key "$key_file" "$@"
+    http=$(
+        # Older curl do not bound an answer whose length the server does not say; the file system's limit does.
+        ulimit -f $((limit / 512 + 2)) 2>/dev/null
+        curl_settings "$tag" | curl -q --config - --silent --show-error --globoff --proto '=http,https' \
+            --max-redirs 0 --connect-timeout 30 --max-time "$timeout" --max-filesize "$limit" \
+            --user-agent margo-pull/1 --dump-header "$work/headers" --output "$work/body" \
+            --write-out '%{http_code}' "$@" "$url$path"
+    )
+    status=$?
+    case $status in
+        0) ;;
+        # 63: more than --max-filesize; 23 and 153: the file system's limit.
+        63 | 153) refuse "$path is larger than $limit bytes" ;;
+        23) [ "$(size_of "$work/body")" -lt "$limit" ] || refuse "$path is larger than $limit bytes"
+            fail "$TRANSPORT" "$path could not be stored: is the disk full?" ;;
+        18) fail "$TRANSPORT" "$path broke off in the middle" ;;
+        *) fail "$TRANSPORT" "$path cannot be fetched (curl status $status)" ;;
+    esac
+    case $http in
+        2?? | 304) [ "$(size_of "$work/body")" -le "$limit" ] || refuse "$path is larger than $limit bytes" ;;
+        429 | 503)
+            header retry-after >"$state/retry-after"
+            fail "$TRY_LATER" "the server is busy (HTTP $http)"
+            ;;
+    esac
+}
+
+header() { # NAME: its value in the last answer, without what no header of ours holds
+    awk -v name="$1:" '
+        /^HTTP\// { value = "" }
+        tolower(substr($0, 1, length(name))) == name {
+            value = substr($0, length(name) + 1)
+            gsub(/^[ \t]+|[ \t\r]+$/, "", value)
+        }
+        END { if (length(value) <= 200 && value !~ /[^ -~]/) print value }' "$work/headers"
+}
+
+fetch() { # PATH LIMIT TYPE: a document that the manifest leads to
+    request "$1" "$2" '' --header "Accept: $3"
+    case $http in
+        200) ;;
+        404) fail "$TRANSPORT" "$1 is listed, and the server does not have it (HTTP 404): nothing is removed" ;;
+        3??) fail "$TRANSPORT" "$1 answers with a redirect (HTTP $http), which is not followed" ;;
+        *) fail "$TRANSPORT" "$1 answers with HTTP $http" ;;
+    esac
+}
+
+# ---- the manifest (P-1)
+
+# Splitting at the quotes leaves strings in even places and everything else between them, because no string holds an
+# escape. So the document is a list of pieces that must come in one order.
+read_manifest() { # FILE: prints "version N", "bundle DIGEST", "deployment ID DIGEST"..., "end"; or "bad WHY"
+    [ "$(tr -cd ' -~' <"$1" | wc -c)" -eq "$(wc -c <"$1")" ] || {
+        echo 'bad not printable ASCII without line ends'
+        return
+    }
+    awk '
+        function bad(why) { if (!wrong) wrong = why; return 0 }
+        function hex(text, count) { return length(text) == count && text !~ /[^0-9a-f]/ }
+        function digest(text) { return substr(text, 1, 7) == "sha256:" && hex(substr(text, 8), 64) }
+        function uuid(text, part) {
+            return length(text) == 36 && split(tolower(text), part, "-") == 5 && hex(part[1], 8) &&
+                hex(part[2], 4) && hex(part[3], 4) && hex(part[4], 4) && hex(part[5], 12)
+        }
+        function expect(text) { if ((piece[at++] "") != text) bad("expected " text " as piece " at - 1) }
+        function string(name) { expect(name); expect(":"); return piece[at++] }
+        function take_digest(text) {
+            text = string("digest")
+            if (!digest(text)) bad("a digest that is no sha256 digest")
+            return text
+        }
+        function take_size() {
+            if (piece[at] != "sizeBytes") return
+            at++
+            if (piece[at++] !~ /^:(0|[1-9][0-9]*),$/) bad("sizeBytes is no number")
+        }
+        function take_url(wanted) { if (string("url") != wanted) bad("a url that is not " wanted) }
+        function take_bundle(name) {
+            name = take_digest()
+            expect(",")
+            if (string("mediaType") != type) bad("a bundle of another media type")
+            expect(",")
+            take_size()
+            take_url("/api/v1/bundles/" name)
+            expect("},")
+            print "bundle", name
+        }
+        function take_deployment(id, name) {
+            id = string("deploymentId")
+            if (!uuid(id)) bad("a deploymentId that is no UUID")
+            if ((tolower(id) in seen)) bad("a deployment that stands twice")
+            seen[tolower(id)] = 1
+            expect(",")
+            name = take_digest()
+            expect(",")
+            take_size()
+            take_url("/api/v1/deployments/" id "/" name)
+            print "deployment", id, name
+            count++
+        }
+        NR > 1 { bad("more than one line") }
+        NR == 1 {
+            if (index($0, "\\")) bad("an escape")
+            pieces = split($0, piece, "\"")
+            at = 1
+            expect("{")
+            expect("bundle")
+            if (piece[at] == ":{") { at++; bundle = 1; take_bundle() } else expect(":null,")
+            expect("deployments")
+            if (piece[at] == ":[{") {
+                do { at++; take_deployment() } while (!wrong && piece[at] == "},{")
+                expect("}],")
+            } else expect(":[],")
+            expect("manifestVersion")
+            number = piece[at++]
+            if (number !~ /^:[1-9][0-9]*[}]$/) bad("manifestVersion is no whole number from 1")
+            if (at != pieces + 1) bad("something after the end")
+            if (!wrong && bundle != (count > 0)) bad("a bundle that should not be there, or is missing")
+            print "version", substr(number, 2, length(number) - 2)
+        }
+        END { print (wrong ? "bad " wrong : "end") }' type="$BUNDLE_TYPE" "$1"
+}
+
+# ---- building a state (P-3)
+
+listed() { sed -n 's/^deployment //p' "$work/listed"; }
+
+build() { # leaves the complete state in work/state
+    mkdir -p "$work/state/deployments" && cp "$work/manifest.json" "$work/state/manifest.json" ||
+        fail "$USAGE" "$work cannot be written: is the disk full?"
+    reuse
+    missing=$(wc -l <"$work/missing") total=$(listed | wc -l)
+    # A bundle is one request for everything; single documents are the better deal when few changed.
+    if [ "$missing" -gt 2 ] && [ $((missing * 2)) -gt "$total" ]; then
+        fetch_bundle
+    else
+        left=$max_bytes
+        while read -r id digest; do
+            fetch "/api/v1/deployments/$id/$digest" "$left" "$DEPLOYMENT_TYPE"
+            left=$((left - $(size_of "$work/body")))
+            mv "$work/body" "$work/state/deployments/$id.yaml" || fail "$USAGE" "$work cannot be written"
+        done <"$work/missing"
+    fi
+    verify
+}
+
+reuse() { # what the held state has already is copied, the rest goes on the list work/missing
+    : >"$work/missing"
+    while read -r id digest; do
+        old=$folder/deployments/$id.yaml
+        if [ -n "$folder" ] && [ -f "$old" ] && [ "$(sha256 "$old")" = "$digest" ]; then
+            cp "$old" "$work/state/deployments/$id.yaml" || fail "$USAGE" "$work cannot be written: is the disk full?"
+        else
+            printf '%s %s\n' "$id" "$digest" >>"$work/missing"
+        fi
+    done <"$work/wanted"
+}
+
+fetch_bundle() {
+    digest=$(sed -n 's/^bundle //p' "$work/listed")
+    fetch "/api/v1/bundles/$digest" "$max_bytes" "$BUNDLE_TYPE"
+    [ "$(sha256 "$work/body")" = "$digest" ] || refuse "the bundle does not have the digest $digest"
+    # Names and headers of the archive are not counted as documents: twice the bound, and some for small ones.
+    (
+        ulimit -f $((max_bytes / 256 + 2048)) 2>/dev/null
+        gzip -dc <"$work/body" >"$work/bundle.tar"
+    ) || refuse "the bundle is no gzip file, or unpacks to more than it may"
+    # Through a pipe, tar does not guess at further compression.
+    # shellcheck disable=SC2002
+    cat "$work/bundle.tar" | tar -tf - >"$work/names" || refuse "the bundle is no tar archive"
+    sed 's/ .*/.yaml/' "$work/wanted" | sort >"$work/expected"
+    sort "$work/names" | cmp -s - "$work/expected" || refuse "the bundle does not hold exactly what the manifest lists"
+    while read -r id digest; do
+        # To standard output: links, owners, modes and paths of the archive mean nothing then.
+        # shellcheck disable=SC2002
+        (
+            ulimit -f $((max_bytes / 512 + 2)) 2>/dev/null
+            cat "$work/bundle.tar" | tar -xOf - "$id.yaml" >"$work/state/deployments/$id.yaml"
+        ) || refuse "the bundle cannot be unpacked"
+    done <"$work/missing"
+}
+
+verify() {
+    bytes=0
+    while read -r id digest; do
+        file=$work/state/deployments/$id.yaml
+        [ "$(sha256 "$file")" = "$digest" ] || refuse "deployment $id does not have the digest $digest"
+        bytes=$((bytes + $(size_of "$file")))
+        [ "$bytes" -le "$max_bytes" ] || refuse "the documents have more than $max_bytes bytes together"
+    done <"$work/wanted"
+}
+
+# ---- one poll
+
+poll() {
+    read_held
+    token=''
+    if [ -n "$token_file" ]; then
+        token=$(cat "$token_file")
+        case $token in
+            '' | *[!A-Za-z0-9._~+/=-]*) fail "$USAGE" "$token_file does not hold a bearer token" ;;
+        esac
+    fi
+    work=$state/work.$$
+    rm -rf "$state"/work.* "$state"/*.new
+    mkdir "$work" || fail "$USAGE" "$state cannot be written"
+    trap 'rm -rf "$work"' EXIT
+    [ -z "$folder" ] || [ ! -d "$folder" ] || point_current
+
+    request /api/v1/deployments "$MANIFEST_LIMIT" "$etag" --header "Accept: $MANIFEST_TYPE"
+    case $http in
+        200) take ;;
+        304) [ -n "$etag" ] || fail "$TRANSPORT" "the server says 304 although it was not told what is held" ;;
+        3??) fail "$TRANSPORT" "the server answers with a redirect (HTTP $http), which is not followed" ;;
+        *) fail "$TRANSPORT" "the server answers with HTTP $http" ;;
+    esac
+    send_reports
+}
+
+take() { # the manifest in work/body
+    mv "$work/body" "$work/manifest.json"
+    new_etag=$(header etag)
+    new_digest=$(sha256 "$work/manifest.json")
+    read_manifest "$work/manifest.json" >"$work/listed"
+    verdict=$(tail -n 1 "$work/listed")
+    [ "$verdict" = end ] || refuse "the manifest is not of the expected form: ${verdict#bad }"
+    new_version=$(sed -n 's/^version //p' "$work/listed")
+    is_version "$new_version" || refuse "the manifest's version has more than 64 bits"
+    if [ "$new_version" = "$version" ]; then
+        [ "$new_digest" = "$manifest_digest" ] || refuse "another manifest of the same version $version"
+        if [ "$applied" = yes ]; then
+            [ "$new_etag" = "$etag" ] || write_held yes "$new_etag"
+            return 0
+        fi
+    elif ! greater "$new_version" "$version"; then
+        refuse "version $new_version is older than the held version $version"
+    fi
+
+    listed >"$work/wanted"
+    if [ "$new_version" != "$version" ] || ! intact; then
+        build
+        switch
+    fi
+    apply
+}
+
+switch() { # P-5
+    [ "$new_version" = "$version" ] || previous=$folder
+    version=$new_version manifest_digest=$new_digest
+    folder=$state/states/$version-${manifest_digest#sha256:}
+    rm -rf "$folder"
+    sync
+    mv "$work/state" "$folder" || fail "$USAGE" "$folder cannot be made"
+    write_held no ''
+    point_current
+}
+
+apply() { # P-6
+    if [ -n "$hook" ]; then
+        "$hook" "$folder" "$previous" "$version" </dev/null || {
+            status=$?
+            note_reports failed
+            send_reports
+            fail "$APPLY" "the hook failed with status $status for version $version; it is called again at the next poll"
+        }
+    fi
+    note_reports installed
+    write_held yes "$new_etag"
+    for old in "$state"/states/*; do
+        case $old in
+            "$folder" | "$previous") ;;
+            *) rm -rf "$old" ;;
+        esac
+    done
+    say "version $version: $(wc -l <"$work/wanted" | tr -d ' ') deployments"
+}
+
+# ---- status: noted on disk first, sent when the server takes it
+
+note_reports() { # STATE: of every deployment that is new, changed or gone
+    [ "$report" = yes ] || return 0
+    : >"$work/reports"
+    while read -r id digest; do
+        old=$previous/deployments/$id.yaml
+        [ "$1" = installed ] && [ -n "$previous" ] && [ -f "$old" ] && [ "$(sha256 "$old")" = "$digest" ] ||
+            printf '%s %s %s\n' "$id" "$1" "$version" >>"$work/reports"
+    done <"$work/wanted"
+    for old in "${previous:-/nonexistent}"/deployments/*.yaml; do
+        name=${old##*/}
+        [ ! -f "$old" ] || [ -f "$folder/deployments/$name" ] || [ "$1" = failed ] ||
+            printf '%s removed %s\n' "${name%.yaml}" "$version" >>"$work/reports"
+    done
+    store "$state/reports" "$(cat "$work/reports")"
+}
+
+send_reports() {
+    [ "$report" = yes ] && [ -s "$state/reports" ] || return 0
+    while read -r id reported adopted; do
+        [ -n "$id" ] || continue
+        status_document "$id" "$reported" "$adopted" >"$work/status.json"
+        # In a subshell: a server that takes no status must not spoil the poll.
+        (
+            request "/api/v1/deployments/$id/status" 65536 '' --header 'Content-Type: application/json' \
+                --data-binary "@$work/status.json"
+            case $http in
+                2??) ;;
+                4??) say "the server refuses the status of $id (HTTP $http)" ;;
+                *) fail "$TRANSPORT" "the status of $id answers with HTTP $http" ;;
+            esac
+        ) || {
+            say "status is sent again at the next poll"
+            return 0
+        }
+    done <"$state/reports"
+    rm -f "$state/reports"
+}
+
+status_document() { # ID STATE VERSION
+    file=$folder/deployments/$1.yaml
+    [ -f "$file" ] || file=${previous:-/nonexistent}/deployments/$1.yaml
+    error=''
+    [ "$2" != failed ] || error=',"error":{"code":"hook-failed","message":"the hook of margo-pull failed"}'
+    components=$(component_names "$file" | awk -v state="$2" -v error="$error" '
+        { printf "%s{\"name\":\"%s\",\"state\":\"%s\"%s}", (NR > 1 ? "," : ""), $0, state, error }')
+    printf '{"adoptedManifestVersion":%s,"components":[%s],"deploymentId":"%s","status":{"state":"%s"%s}}' \
+        "$3" "$components" "$1" "$2" "$error"
+}
+
+# component_names FILE: of spec.deploymentProfile.components, as block YAML with plain or simply quoted names.
+component_names() {
+    [ -f "$1" ] || return 0
+    awk '
+        { match($0, /^ */); depth = RLENGTH; line = substr($0, depth + 1) }
+        line == "" || line ~ /^#/ { next }
+        inside && (depth < start || (depth == start && line !~ /^-/)) { inside = 0 }
+        profile && depth <= outer { profile = 0 }
+        line ~ /^deploymentProfile: *$/ { profile = 1; outer = depth; next }
+        profile && !inside && line ~ /^components: *$/ { inside = 1; start = depth; item = -1; next }
+        inside && line ~ /^- / {
+            if (item < 0) item = depth
+            if (depth == item) { key = depth + 2; sub(/^- +/, "", line); depth = key }
+        }
+        inside && depth == key && line ~ /^name: / {
+            sub(/^name: */, "", line)
+            gsub(/^["\047]|["\047] *$/, "", line)
+            if (line ~ /^[A-Za-z0-9._-]+$/) print line
+        }' "$1"
+}
+
+# ---- going on for ever: each device at its own second of the period, also after everybody was cut off at once
+
+phase_of() {
+    {
+        cat /etc/machine-id 2>/dev/null || uname -n
+        printf '%s %s\n' "$url" "$state"
+        [ -z "$token_file" ] || cat "$token_file"
+    } >"$state/phase.new"
+    digits=$(sha256 "$state/phase.new")
+    digits=${digits#sha256:}
+    rm -f "$state/phase.new"
+    printf '%d' $((0x$(printf '%.7s' "$digits") % every))
+}
+
+pause() { # SECONDS; SIGHUP ends it
+    sleep "$1" &
+    sleeping=$!
+    wait "$sleeping"
+    kill "$sleeping" 2>/dev/null
+    sleeping=''
+}
+
+go_on() {
+    phase=$(phase_of) failures=0 sleeping=''
+    trap ':' HUP
+    trap '[ -z "$sleeping" ] || kill "$sleeping" 2>/dev/null; exit 143' TERM
+    trap '[ -z "$sleeping" ] || kill "$sleeping" 2>/dev/null; exit 130' INT
+    # A device that has state waits for its turn: with the power of a plant, all of its devices come back at once.
+    [ -e "$state/held" ] || (poll)
+    while :; do
+        now=$(date +%s)
+        wait_for=$((every - (now - phase) % every))
+        if [ -s "$state/retry-after" ]; then
+            asked=$(cat "$state/retry-after")
+            case $asked in
+                '' | *[!0-9]* | ??????*) ;;
+                *) [ "$asked" -le "$wait_for" ] || wait_for=$((asked + (every - (now + asked - phase) % every) % every)) ;;
+            esac
+        fi
+        rm -f "$state/retry-after"
+        pause $((wait_for + every * ((1 << failures) - 1)))
+        (poll)
+        case $? in
+            "$TRANSPORT" | "$TRY_LATER") [ "$failures" -ge 4 ] || failures=$((failures + 1)) ;;
+            *) failures=0 ;;
+        esac
+    done
+}
+
+read_settings "$@"
+take_lock
+if [ -n "$every" ]; then
+    go_on
+else
+    (poll)
+    exit $?
+fi

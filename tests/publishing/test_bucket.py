@@ -1,0 +1,181 @@
+"""An S3-compatible bucket as the target, against moto's server."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from support.command_line import margo_gitops
+from support.fleet import FleetFolder
+from support.published import FIRST, SECOND, Plant
+
+from margo_gitops.digests import sha256
+from margo_gitops.errors import PublishBusy, PublishTargetUnusable
+from margo_gitops.publishing.layout import read_manifest
+from margo_gitops.publishing.publication import Published, differences, publish
+
+boto3 = pytest.importorskip("boto3")
+moto_server = pytest.importorskip("moto.server")
+
+from margo_gitops.publishing.bucket import LOCK_KEY, BucketTarget  # noqa: E402  # needs boto3
+
+pytestmark = pytest.mark.real
+BUCKET = "plant"
+URL = f"s3://{BUCKET}/state"
+
+
+@pytest.fixture
+def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        url = f"http://{host}:{port}"
+        for name, value in environment(url).items():
+            monkeypatch.setenv(name, value)
+        with closing(boto3.client("s3")) as client:
+            client.create_bucket(Bucket=BUCKET)
+        yield url
+    finally:
+        server.stop()
+        moto_reset()
+
+
+def moto_reset() -> None:
+    from moto.core.models import DEFAULT_ACCOUNT_ID
+    from moto.s3.models import s3_backends
+
+    s3_backends[DEFAULT_ACCOUNT_ID]["aws"].reset()
+
+
+def environment(url: str) -> dict[str, str]:
+    return {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_REGION": "us-east-1",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/nonexistent",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+    }
+
+
+@pytest.fixture
+def target(endpoint: str) -> Iterator[BucketTarget]:
+    with closing(BucketTarget(URL)) as target:
+        yield target
+
+
+def to_bucket(plant: Plant, target: BucketTarget, devices: dict | None = None, keep: float = 86_400.0) -> Published:
+    if devices is not None:
+        plant.render(devices)
+    return publish(plant.renderer.repo, target, keep)
+
+
+def get(endpoint: str, path: str) -> tuple[int, dict[str, str], bytes]:
+    with closing(http.client.HTTPConnection(endpoint.removeprefix("http://"), timeout=10)) as connection:
+        connection.request("GET", path, headers={"Authorization": "AWS4-HMAC-SHA256 Credential=test/x/us-east-1/s3/y"})
+        answer = connection.getresponse()
+        return answer.status, {name.title(): value for name, value in answer.getheaders()}, answer.read()
+
+
+def keys() -> dict[str, tuple[str, datetime]]:
+    with closing(boto3.client("s3")) as client:
+        found = client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
+        return {each["Key"]: (each["ETag"], each["LastModified"]) for each in found}
+
+
+def test_every_url_is_a_key_with_the_right_headers(plant: Plant, target: BucketTarget, endpoint: str):
+    published = to_bucket(plant, target, FIRST)
+    assert (len(published.changed), published.written) == (3, 7)
+    base = f"/{BUCKET}/state/press-01"
+    status, headers, content = get(endpoint, f"{base}/api/v1/deployments")
+    assert (status, headers["Content-Type"]) == (200, "application/vnd.margo.manifest.v1+json")
+    assert headers["Cache-Control"] == "private, no-cache"
+    manifest = json.loads(content)
+    for each in (manifest["bundle"], *manifest["deployments"]):
+        status, headers, body = get(endpoint, base + each["url"])
+        assert (status, sha256(body)) == (200, each["digest"])
+        assert headers["Content-Type"] == each.get("mediaType", "application/yaml")
+        assert headers["Cache-Control"] == "private, max-age=31536000, immutable"
+    assert differences(plant.renderer.repo, target) == []
+
+
+def test_a_second_run_writes_nothing(plant: Plant, target: BucketTarget):
+    to_bucket(plant, target, FIRST)
+    before = keys()
+    published = to_bucket(plant, target)
+    assert (published.changed, published.unchanged, published.written) == ((), 3, 0)
+    assert keys() == before
+    assert f"state/{LOCK_KEY}" not in before
+
+
+def test_only_what_changed_is_written_and_replaced_content_goes_after_its_time(plant: Plant, target: BucketTarget):
+    to_bucket(plant, target, FIRST)
+    before = keys()
+    time.sleep(1.1)  # the store's times have whole seconds
+    assert to_bucket(plant, target, SECOND).written == 2
+    after = keys()
+    assert set(before) < set(after)
+    assert [key for key in before if before[key] != after[key]] == ["state/press-01/api/v1/deployments"]
+    later = datetime.now(tz=UTC) + timedelta(hours=25)
+    with closing(BucketTarget(URL, later.timestamp)) as tomorrow:
+        assert to_bucket(plant, tomorrow).collected == 2
+    assert len(keys()) == len(before)
+    assert differences(plant.renderer.repo, target) == []
+
+
+def test_what_was_removed_by_hand_is_found_and_written_again(plant: Plant, target: BucketTarget):
+    to_bucket(plant, target, FIRST)
+    manifest = target.manifest("mixer-01")
+    assert manifest is not None
+    path = read_manifest(manifest, "").objects[0].path
+    with closing(boto3.client("s3")) as client:
+        client.delete_object(Bucket=BUCKET, Key=f"state/mixer-01/{path}")
+    assert differences(plant.renderer.repo, target) == [f"mixer-01: {path} is missing"]
+    assert to_bucket(plant, target).written == 1
+    assert differences(plant.renderer.repo, target) == []
+
+
+def test_one_publisher_at_a_time(plant: Plant, target: BucketTarget):
+    with target.exclusive(), closing(BucketTarget(URL)) as other, pytest.raises(PublishBusy):
+        to_bucket(plant, other, FIRST)
+    to_bucket(plant, target)
+
+
+def test_the_lock_of_a_publisher_that_died_is_taken_over(
+    plant: Plant, target: BucketTarget, monkeypatch: pytest.MonkeyPatch
+):
+    with closing(boto3.client("s3")) as client:
+        client.put_object(Bucket=BUCKET, Key=f"state/{LOCK_KEY}", Body=b"elsewhere 1\n")
+    with pytest.raises(PublishBusy, match="another publisher"):
+        to_bucket(plant, target, FIRST)
+    monkeypatch.setattr("margo_gitops.publishing.bucket.STALE_SECONDS", -5)
+    assert len(to_bucket(plant, target).changed) == 3
+    assert f"state/{LOCK_KEY}" not in keys()
+
+
+@pytest.mark.parametrize("url", ["s3://", "s3:///prefix", "https://plant/x", "s3://key:secret@plant/x", "s3://plant?x"])
+def test_a_url_that_names_no_bucket_is_refused(url: str):
+    with pytest.raises(PublishTargetUnusable, match="is no bucket"):
+        BucketTarget(url)
+
+
+def test_the_command_publishes_into_a_bucket(endpoint: str, tmp_path: Path):
+    fleet = FleetFolder.from_template(tmp_path / "fleet")
+    fleet.commit("Make the fleet")
+    assert margo_gitops("render", cwd=fleet.root).code == 0
+    outcome = margo_gitops("publish", URL, cwd=fleet.root, environment=environment(endpoint))
+    assert outcome.code == 0, outcome
+    assert "4 devices changed" in outcome.stdout
+    checked = margo_gitops("publish", URL, "--check", cwd=fleet.root, environment=environment(endpoint))
+    assert checked.code == 0, checked
+    missing = margo_gitops("publish", "s3://nowhere", cwd=fleet.root, environment=environment(endpoint))
+    assert (missing.code, "MG1901" in missing.stderr) == (2, True), missing

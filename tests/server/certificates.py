@@ -1,0 +1,106 @@
+"""X.509-SVIDs made for a test: a trust domain with its authority, servers and clients."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+DAY = timedelta(days=1)
+
+
+def spiffe_id(client: str, wfm: str = "main", domain: str = "plant.example") -> str:
+    return f"spiffe://{domain}/margo/wfm/{wfm}/client/{client}"
+
+
+@dataclass(frozen=True)
+class Issued:
+    """A certificate with its key."""
+
+    certificate: x509.Certificate
+    key: ec.EllipticCurvePrivateKey
+
+    @property
+    def der(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.DER)
+
+    def write(self, folder: Path, name: str) -> tuple[Path, Path]:
+        """Write certificate and key as PEM; returns their paths."""
+        certificate, key = folder / f"{name}.pem", folder / f"{name}.key"
+        certificate.write_bytes(self.certificate.public_bytes(serialization.Encoding.PEM))
+        key.write_bytes(
+            self.key.private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        return certificate, key
+
+
+class Authority:
+    """Signs certificates."""
+
+    def __init__(self, name: str = "plant authority") -> None:
+        self.issued = _issue(name, None, [x509.BasicConstraints(ca=True, path_length=0)], usage={"key_cert_sign": True})
+
+    def client(
+        self,
+        *uris: str,
+        ca: bool = False,
+        usage: dict[str, bool] | None = None,
+        begins: timedelta = -DAY,
+        ends: timedelta = DAY,
+    ) -> Issued:
+        names = [x509.UniformResourceIdentifier(uri) for uri in uris]
+        extensions: list[x509.ExtensionType] = [x509.BasicConstraints(ca=ca, path_length=None)]
+        if names:
+            extensions.append(x509.SubjectAlternativeName(names))
+        return _issue("", self.issued, extensions, usage=usage or {}, begins=begins, ends=ends)
+
+    def server(self) -> Issued:
+        names = x509.SubjectAlternativeName(
+            [
+                x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+                x509.UniformResourceIdentifier("spiffe://plant.example/margo/wfm/main"),
+            ]
+        )
+        return _issue("server", self.issued, [names, x509.BasicConstraints(ca=False, path_length=None)], usage={})
+
+
+def _issue(
+    name: str,
+    issuer: Issued | None,
+    extensions: list[x509.ExtensionType],
+    *,
+    usage: dict[str, bool],
+    begins: timedelta = -DAY,
+    ends: timedelta = DAY,
+) -> Issued:
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)] if name else [])
+    now = datetime.now(UTC).replace(microsecond=0)
+    flags = dict.fromkeys(
+        (
+            *("content_commitment", "key_encipherment", "data_encipherment", "key_agreement"),
+            *("key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+        ),
+        False,
+    ) | {"digital_signature": True}
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer.certificate.subject if issuer else subject)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now + begins)
+        .not_valid_after(now + ends)
+        .add_extension(x509.KeyUsage(**{**flags, **usage}), critical=True)
+    )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+    return Issued(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)

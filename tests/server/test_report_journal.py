@@ -1,0 +1,116 @@
+"""The journal: what is acknowledged is on disk, once, and bounded."""
+
+import asyncio
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from margo_gitops.errors import ReportsUnusable, ServerBusy
+from margo_gitops.server.journal import Report, ReportJournal
+from margo_gitops.state_repo.report_branch import ReportKey
+
+
+def report(name: str, content: bytes = b"{}\n", client: str = "press-01", **more: int | str) -> Report:
+    return Report(ReportKey(client, "status", name), content, "token", 1, **more)
+
+
+def capabilities(device: str, gateway: str = "") -> Report:
+    return Report(ReportKey("gw", "capabilities", device), b"{}\n", "token", 1, gateway=gateway)
+
+
+def test_what_is_kept_is_there_after_a_restart(tmp_path: Path) -> None:
+    file = tmp_path / "folder" / "reports.sqlite"
+    journal = ReportJournal(file, 10)
+    assert asyncio.run(journal.keep(report("a", adopted=7))) == "created"
+    assert asyncio.run(journal.keep(report("a", adopted=7))) == "unchanged"
+    assert asyncio.run(journal.keep(report("a", b"new\n", adopted=8))) == "updated"
+    journal.close()
+    journal = ReportJournal(file, 10)
+    assert journal.adopted("press-01") == 8
+    assert [each.content for each in asyncio.run(journal.uncommitted(10))] == [b"new\n"]
+    assert file.stat().st_mode & 0o077 == 0
+    journal.close()
+
+
+def test_reports_of_many_devices_at_once_are_all_kept(tmp_path: Path) -> None:
+    journal = ReportJournal(tmp_path / "reports.sqlite", 10)
+
+    async def all_at_once() -> list[str]:
+        reports = [report(f"r-{n % 10}", b"%d\n" % n, f"press-{n // 10}") for n in range(2000)]
+        return list(await asyncio.gather(*(journal.keep(each) for each in reports)))
+
+    assert asyncio.run(all_at_once()) == ["created"] * 2000
+    assert len(asyncio.run(journal.uncommitted(5000))) == 2000
+    journal.close()
+
+
+def test_a_change_during_a_commit_is_committed_later(tmp_path: Path) -> None:
+    journal = ReportJournal(tmp_path / "reports.sqlite", 10)
+    asyncio.run(journal.keep(report("a", b"1\n")))
+    taken = asyncio.run(journal.uncommitted(10))
+    asyncio.run(journal.keep(report("a", b"2\n")))
+    asyncio.run(journal.committed(taken))
+    left = asyncio.run(journal.uncommitted(10))
+    assert [each.content for each in left] == [b"2\n"]
+    asyncio.run(journal.committed(left))
+    assert asyncio.run(journal.uncommitted(10)) == []
+    journal.close()
+
+
+def test_a_gateway_takes_its_children_along(tmp_path: Path) -> None:
+    journal = ReportJournal(tmp_path / "reports.sqlite", 10)
+    assert asyncio.run(journal.keep(capabilities("gw/a", "gw"))) == "no-gateway"
+    for device, gateway in (("gw", ""), ("gw/a", "gw"), ("gw/a/b", "gw/a"), ("gw-2", "")):
+        assert asyncio.run(journal.keep(capabilities(device, gateway))) == "created"
+    assert asyncio.run(journal.remove("gw", "gw", 2, "token"))
+    assert not asyncio.run(journal.remove("gw", "gw", 2, "token"))
+    assert not asyncio.run(journal.has(ReportKey("gw", "capabilities", "gw/a/b")))
+    assert asyncio.run(journal.has(ReportKey("gw", "capabilities", "gw-2")))
+    changes = asyncio.run(journal.uncommitted(10))
+    assert sorted(each.key.name for each in changes if each.content is None) == ["gw", "gw/a", "gw/a/b"]
+    asyncio.run(journal.committed(changes))
+    assert asyncio.run(journal.keep(capabilities("gw"))) == "created"
+    journal.close()
+
+
+def test_the_subjects_of_a_device_are_bounded_and_others_are_not_concerned(tmp_path: Path) -> None:
+    journal = ReportJournal(tmp_path / "reports.sqlite", 2)
+    outcomes = [asyncio.run(journal.keep(report(name))) for name in ("a", "b", "c", "a")]
+    assert outcomes == ["created", "created", "full", "unchanged"]
+    assert asyncio.run(journal.keep(report("c", client="press-02"))) == "created"
+    journal.close()
+
+
+def test_a_version_that_was_said_by_mistake_can_be_taken_back(tmp_path: Path) -> None:
+    journal = ReportJournal(tmp_path / "reports.sqlite", 2)
+    asyncio.run(journal.keep(report("a", b"1\n", adopted=2**64 - 1)))
+    assert journal.adopted("press-01") == 2**63 - 1
+    asyncio.run(journal.keep(report("a", b"2\n", adopted=3)))
+    assert journal.adopted("press-01") == 3
+    assert journal.adopted("nobody") == 0
+    journal.close()
+
+
+def test_a_second_journal_on_the_same_file_is_refused(tmp_path: Path) -> None:
+    journal = ReportJournal(tmp_path / "reports.sqlite", 2)
+    with pytest.raises(ServerBusy):
+        ReportJournal(tmp_path / "reports.sqlite", 2)
+    journal.close()
+    ReportJournal(tmp_path / "reports.sqlite", 2).close()
+
+
+def test_a_file_that_is_no_journal_is_said(tmp_path: Path) -> None:
+    (tmp_path / "reports.sqlite").write_bytes(b"not a database, not at all" * 100)
+    with pytest.raises(ReportsUnusable):
+        ReportJournal(tmp_path / "reports.sqlite", 2)
+
+
+def test_a_report_that_cannot_be_written_is_not_acknowledged(tmp_path: Path) -> None:
+    journal = ReportJournal(tmp_path / "reports.sqlite", 2)
+    other = sqlite3.connect(tmp_path / "reports.sqlite")
+    other.execute("DROP TABLE report")
+    other.close()
+    with pytest.raises(ReportsUnusable):
+        asyncio.run(journal.keep(report("a")))
+    journal.close()
