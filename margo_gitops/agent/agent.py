@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.configuration import LoadedConfiguration
 from margo_gitops.agent.cycle import Cycle, Outcome
 from margo_gitops.agent.durable import disk_errors, make_folder
+from margo_gitops.agent.eligibility import read_eligibility
 from margo_gitops.agent.events import Event, Reason, Record
 from margo_gitops.agent.floor_files import FloorFiles
 from margo_gitops.agent.interruptions import Interruptions
@@ -22,17 +23,21 @@ from margo_gitops.agent.logs import EventLog, LogFormat
 from margo_gitops.agent.notify import ServiceManager
 from margo_gitops.agent.poll_record import PollRecord
 from margo_gitops.agent.reconcile import Reconciler
-from margo_gitops.agent.run import Service
+from margo_gitops.agent.run import Cycles, Service
 from margo_gitops.agent.schedule import Schedule
 from margo_gitops.agent.store import TrustedStore
+from margo_gitops.agent.workloads import DeviceLimits
 from margo_gitops.appliers.applier import Applier
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.errors import AgentMisconfigured, Location, MargoGitopsError
 from margo_gitops.transport.git.git_transport import GitTransport
-from margo_gitops.transport.transport import Unchanged
+from margo_gitops.transport.transport import PollHints, Unchanged
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, parse_allowed_signers
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustPolicy
+
+if TYPE_CHECKING:
+    from margo_gitops.transport.http.http_transport import HttpTransport
 
 JOURNAL_FILE: Final = "journal.sqlite3"
 FLOOR_FILE: Final = "floor.json"
@@ -47,20 +52,26 @@ Clock = Callable[[], float]
 class Parts:
     """What a working agent consists of, while it holds the lock."""
 
-    cycle: Cycle
+    cycle: Cycles
+    transport: AgentTransport
     journal: Journal
     record: Record
 
 
-def run_once(configuration: LoadedConfiguration, log_format: LogFormat) -> Outcome:
+def run_once(configuration: LoadedConfiguration, log_format: LogFormat, *, retry: bool = False) -> Outcome:
     """Poll once, apply, and return how it went.
+
+    Args:
+        configuration: the agent's.
+        log_format: of standard error.
+        retry: whether to try quarantined updates again.
 
     Raises:
         AgentBusy: another agent works with this state folder.
         MargoGitopsError: nothing could be done; the error says why.
     """
     with Interruptions() as interruptions, working_agent(configuration, log_format, interruptions) as parts:
-        return parts.cycle.run()
+        return parts.cycle.run(retry=retry)
 
 
 def run_service(configuration: LoadedConfiguration, log_format: LogFormat) -> None:
@@ -70,23 +81,48 @@ def run_service(configuration: LoadedConfiguration, log_format: LogFormat) -> No
         AgentBusy: another agent works with this state folder.
         MargoGitopsError: the agent could not start; the error says why.
     """
-    with Interruptions() as interruptions, working_agent(configuration, log_format, interruptions) as parts:
+    manager = ServiceManager(os.environ)
+    with (
+        Interruptions() as interruptions,
+        working_agent(
+            configuration, log_format, interruptions, heartbeat=manager.alive, interrupted=interruptions.called
+        ) as parts,
+    ):
+        schedule = Schedule(configuration.device, configuration.interval, configuration.jitter)
+        # A wait gives no signs of life, and jitter may double it.
+        longest = min(configuration.wait, (manager.heartbeat or float("inf")) / 2)
+        parts.transport.patience = lambda: schedule.patience(time.time(), longest)
         Service(
             cycles=parts.cycle,
-            schedule=Schedule(configuration.device, configuration.interval, configuration.jitter),
+            schedule=schedule,
             waiting=interruptions,
-            manager=ServiceManager(os.environ),
+            manager=manager,
             record=parts.record,
             clock=time.time,
             timer=time.monotonic,
+            hints=lambda: parts.transport.hints,
         ).run()
 
 
 @contextlib.contextmanager
 def working_agent(
-    configuration: LoadedConfiguration, log_format: LogFormat, interruptions: Interruptions, clock: Clock = time.time
+    configuration: LoadedConfiguration,
+    log_format: LogFormat,
+    interruptions: Interruptions,
+    clock: Clock = time.time,
+    heartbeat: Callable[[], None] = lambda: None,
+    interrupted: Callable[[], bool] | None = None,
 ) -> Iterator[Parts]:
     """Hold the state folder's lock, and an agent ready to do cycles, while the context lasts.
+
+    Args:
+        configuration: the agent's.
+        log_format: of standard error.
+        interruptions: signals.
+        clock: the time, seconds since the epoch.
+        heartbeat: called before each step of a component.
+        interrupted: whether to leave what is still to be done; asked between steps and by steps that wait. By default,
+            whether a signal to stop came.
 
     Raises:
         AgentBusy: another agent works with this state folder.
@@ -95,8 +131,12 @@ def working_agent(
         ApplierUnusable: an applier is not installed, or its settings cannot work.
         StateFolderUnusable: the state folder cannot be used.
     """
-    transport = AgentTransport(GitTransport(configuration.git_source()), interruptions)
-    read_policy(configuration)  # a list of signers that cannot be read is told at once, not at the first poll
+    http = create_http_transport(configuration)
+    transport = AgentTransport(http or GitTransport(configuration.git_source()), interruptions, http)
+    limits = DeviceLimits(
+        read_eligibility(configuration.device, configuration.capabilities_files), configuration.longest_timeout
+    )
+    interrupted = interrupted or interruptions.stopping
     folder = configuration.state_folder
     log = EventLog(log_format, clock)
     with AgentLock(folder / LOCK_FILE), contextlib.closing(transport):
@@ -106,11 +146,20 @@ def working_agent(
             record = _recorder(journal, log, clock)
             if journal.set_aside:
                 record(Event(Reason.JOURNAL_REBUILT, f"the journal could not be used and lies at {journal.set_aside}"))
-            reconciler = Reconciler(create_appliers(configuration), journal, record, clock, interruptions.stopping)
+            reconciler = Reconciler(
+                create_appliers(configuration, interrupted),
+                journal,
+                record,
+                clock,
+                interrupted,
+                limits=limits,
+                heartbeat=heartbeat,
+            )
             with contextlib.closing(PollRecord(journal, clock)) as polls:
                 transport.polls = polls
-                cycle = Cycle(
+                cycle: Cycles = Cycle(
                     policy=lambda: read_policy(configuration),
+                    fallback=read_policy(configuration, signed=False),
                     transport=transport,
                     store=store,
                     floors=floor_files(configuration),
@@ -118,7 +167,47 @@ def working_agent(
                     reconciler=reconciler,
                     record=record,
                 )
-                yield Parts(cycle, journal, record)
+                if http is not None:
+                    cycle = _reporting(cycle, http, configuration, journal, record, interruptions)
+                yield Parts(cycle, transport, journal, record)
+
+
+def create_http_transport(configuration: LoadedConfiguration) -> HttpTransport | None:
+    """Return the transport of an HTTP source, nothing opened yet; None where the source is another.
+
+    Raises:
+        SourceMisconfigured: its settings cannot work.
+    """
+    if configuration.content.source.http is None:
+        return None
+    # A device with another source does not load what speaks HTTP.
+    from margo_gitops.transport.http.http_transport import HttpTransport
+
+    return HttpTransport(configuration.http_source())
+
+
+def _reporting(
+    cycles: Cycles,
+    transport: HttpTransport,
+    configuration: LoadedConfiguration,
+    journal: Journal,
+    record: Record,
+    interruptions: Interruptions,
+) -> Cycles:
+    """Return the cycles, each followed by reports to the server."""
+    from margo_gitops.agent.reports import Reporter, ReportingCycles
+
+    reporter = Reporter(
+        transport=transport,
+        device=configuration.device,
+        capabilities=configuration.capabilities_files,
+        statuses=configuration.reports_status,
+        journal=journal,
+        record=record,
+        timer=time.monotonic,
+        abortable=interruptions.abortable,
+    )
+    return ReportingCycles(cycles, reporter)
 
 
 def floor_files(configuration: LoadedConfiguration) -> FloorFiles:
@@ -126,8 +215,12 @@ def floor_files(configuration: LoadedConfiguration) -> FloorFiles:
     return FloorFiles(configuration.device, configuration.state_folder / FLOOR_FILE, configuration.floor_copy)
 
 
-def read_policy(configuration: LoadedConfiguration) -> TrustPolicy:
+def read_policy(configuration: LoadedConfiguration, *, signed: bool = True) -> TrustPolicy:
     """Return what the device demands of its state, with the list of signers as it is now.
+
+    Args:
+        configuration: the agent's.
+        signed: whether to demand a signature where the configuration does; without, no list is read.
 
     Raises:
         AgentMisconfigured: the list cannot be read.
@@ -135,7 +228,7 @@ def read_policy(configuration: LoadedConfiguration) -> TrustPolicy:
     """
     trust = configuration.content.trust
     signers = None
-    if trust.allowed_signers is not None:
+    if signed and trust.allowed_signers is not None:
         path = configuration.path(trust.allowed_signers)
         signers = parse_allowed_signers(_read_list(path), str(path))
     return TrustPolicy(configuration.device, signers, minimum_version=trust.minimum_version)
@@ -153,8 +246,12 @@ def _read_list(path: Path) -> bytes:
         ) from error
 
 
-def create_appliers(configuration: LoadedConfiguration) -> Mapping[str, Applier]:
+def create_appliers(configuration: LoadedConfiguration, interrupted: Callable[[], bool]) -> Mapping[str, Applier]:
     """Return the configured appliers by name, in the configuration's order.
+
+    Args:
+        configuration: the agent's.
+        interrupted: whether the agent was asked to stop.
 
     Raises:
         ApplierUnusable: one is not installed, or its settings cannot work.
@@ -163,7 +260,7 @@ def create_appliers(configuration: LoadedConfiguration) -> Mapping[str, Applier]
     for name in configuration.content.appliers:
         folder = configuration.state_folder / APPLIERS_FOLDER / name
         make_folder(folder)
-        appliers[name] = create_applier(name, configuration.applier_context(name, folder))
+        appliers[name] = create_applier(name, configuration.applier_context(name, folder, interrupted))
     return appliers
 
 
@@ -180,16 +277,33 @@ def _recorder(journal: Journal, log: EventLog, clock: Clock) -> Record:
 
 
 class AgentTransport:
-    """A git transport whose pulls a signal to stop may cut off, and that tells what each cost.
+    """A transport whose pulls a signal to stop may cut off, and that tells what each cost.
 
     Attributes:
         polls: who is told; None is nobody.
+        patience: says how many seconds the next pull may wait for a change.
     """
 
-    def __init__(self, transport: GitTransport, interruptions: Interruptions) -> None:
+    def __init__(
+        self, transport: GitTransport | HttpTransport, interruptions: Interruptions, http: HttpTransport | None = None
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            transport: what pulls.
+            interruptions: signals.
+            http: the same transport where it is one that can wait for a change.
+        """
         self._transport = transport
+        self._http = http
         self._interruptions = interruptions
         self.polls: PollRecord | None = None
+        self.patience: Callable[[], int] = int
+
+    @property
+    def hints(self) -> PollHints:
+        """What the source said at the last pull about the next one."""
+        return self._http.hints if self._http is not None else PollHints()
 
     def pull(self, held: Snapshot | None) -> Snapshot | Unchanged:
         """Return what the transport returns.
@@ -198,6 +312,8 @@ class AgentTransport:
             TransportError: as the transport does.
         """
         before = self._transport.cost
+        if self._http is not None:
+            self._http.patience = self.patience()
         try:
             with self._interruptions.abortable():
                 return self._transport.pull(held)

@@ -15,14 +15,14 @@ Paths are relative to the file. docs/agent.md is the reference; a test keeps the
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from margo_gitops.agent.durable import disk_errors
 from margo_gitops.agent.environment import Environment
-from margo_gitops.appliers.applier import ApplierContext
+from margo_gitops.appliers.applier import ApplierContext, never
 from margo_gitops.documents.declarations import About, Keys, OtherKeys, Problem, Range, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN
 from margo_gitops.documents.fleet_kinds import ApiVersion
@@ -31,6 +31,7 @@ from margo_gitops.documents.records import find
 from margo_gitops.documents.yaml_reader import read_yaml
 from margo_gitops.errors import AgentMisconfigured, Location, MargoGitopsError, UnreadableDocument
 from margo_gitops.transport.git.source import GitSource
+from margo_gitops.transport.http.source import HttpSource
 
 DEFAULT_CONFIGURATION: Final = Path("/etc/margo-gitops/agent.yaml")
 DURATION_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(s|m|h|d)$"
@@ -39,6 +40,9 @@ _BOUNDS: Final = Bounds(size=64 * 1024, depth=12, nodes=2_000)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SHORTEST_INTERVAL: Final = 1.0
 _LONGEST_INTERVAL: Final = 30 * 86400.0
+_LONGEST_WAIT: Final = 300.0
+_SHORTEST_TIMEOUT: Final = 1.0
+_LONGEST_TIMEOUT: Final = 86400.0
 
 FilePath = Annotated[str, Text(min_length=1)]
 Duration = Annotated[
@@ -49,21 +53,14 @@ Duration = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class GitSettings:
-    """A git repository that holds rendered state."""
+class WebSettings:
+    """What every source on the network has."""
 
     url: Annotated[
         str,
-        About(
-            "The state repo: https, http, ssh or file. Never with credentials in it.", ("https://git.example/s.git",)
-        ),
+        About("Where the source is; never with credentials in it.", ("https://git.example/s.git",)),
         Text(min_length=1),
     ]
-    ref: Annotated[
-        str | None,
-        About("Read this ref instead of the device's own branch.", ("refs/heads/devices/press-07",)),
-        Text(min_length=1),
-    ] = None
     token_file: Annotated[
         FilePath | None, About("File that holds an access token and nothing else; read again when it changes.")
     ] = None
@@ -79,8 +76,6 @@ class GitSettings:
     ca_file: Annotated[FilePath | None, About("Certificates (PEM) to trust instead of the system's.")] = None
     client_certificate: Annotated[FilePath | None, About("Certificate chain (PEM) that the device presents.")] = None
     client_key: Annotated[FilePath | None, About("Private key (PEM) of the client certificate.")] = None
-    ssh_identity: Annotated[FilePath | None, About("Private key for ssh.")] = None
-    known_hosts: Annotated[FilePath | None, About("Host keys of the ssh server.")] = None
     proxy_from_environment: Annotated[bool, About("Honour http_proxy, https_proxy and no_proxy.")] = False
     connect_timeout: Annotated[Duration, About("Longest connection attempt, TLS included.")] = "15s"
     read_timeout: Annotated[Duration, About("Longest silence of the source.")] = "30s"
@@ -88,10 +83,54 @@ class GitSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class SourceSettings:
-    """Where the desired state comes from."""
+class GitSettings(WebSettings):
+    """A git repository that holds rendered state: https, http, ssh or file."""
 
-    git: Annotated[GitSettings, About("Pull by git.")]
+    ref: Annotated[
+        str | None,
+        About("Read this ref instead of the device's own branch.", ("refs/heads/devices/press-07",)),
+        Text(min_length=1),
+    ] = None
+    ssh_identity: Annotated[FilePath | None, About("Private key for ssh.")] = None
+    known_hosts: Annotated[FilePath | None, About("Host keys of the ssh server.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSettings(WebSettings):
+    """A server of the Margo API, or static files in its layout: https or http."""
+
+    wait: Annotated[
+        Duration, About("How long the server may keep a poll waiting for a change; 0 for not at all.", ("60s",))
+    ] = 0
+    server_spiffe_id: Annotated[
+        str | None,
+        About(
+            "The SPIFFE ID that the server's certificate must have; then its host name does not count.",
+            ("spiffe://plant.example/margo/wfm/main",),
+        ),
+        Text(min_length=1),
+    ] = None
+    report_status: Annotated[bool, About("Send the status of each deployment when it changes.")] = True
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield a wait during which the agent would be lost to everything else."""
+        if seconds(self.wait) > _LONGEST_WAIT:
+            yield Problem(("wait",), f"must be at most 5m, is {self.wait}")
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """Where the desired state comes from: exactly one of the two is given."""
+
+    git: Annotated[GitSettings | None, About("Pull by git.")] = None
+    http: Annotated[HttpSettings | None, About("Pull over HTTP, from a server of the Margo API or static files.")] = (
+        None
+    )
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield a choice that was not made, or was made twice."""
+        if (self.git is None) == (self.http is None):
+            yield Problem((), "must name exactly one of git and http", "keep the one that the state comes from")
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +206,24 @@ class AgentConfiguration:
         Keys(r"^[a-z][a-z0-9-]{0,62}$", "an applier's name"),
     ]
     poll: PollSettings = field(default_factory=PollSettings)
+    capabilities: Annotated[
+        tuple[FilePath, ...],
+        About(
+            "Margo capabilities documents: of this device first, then of its children. Eligibility rules are held "
+            "against them, and they are sent to an HTTP source when they change.",
+            ("capabilities.yaml",),
+        ),
+    ] = ()
+    longest_timeout: Annotated[
+        Duration, About("The longest that one step of a component may take, whatever its document says.", ("15m",))
+    ] = "15m"
 
     def problems(self) -> Iterator[Problem]:
         """Yield a device that could apply nothing."""
         if not self.appliers:
             yield Problem(("appliers",), "names no applier", "add one, such as compose: {} or files: {...}")
+        if not _SHORTEST_TIMEOUT <= seconds(self.longest_timeout) <= _LONGEST_TIMEOUT:
+            yield Problem(("longestTimeout",), f"must be 1s to 1d, is {self.longest_timeout}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +271,8 @@ class LoadedConfiguration:
             SourceMisconfigured: they cannot work.
         """
         git = self.content.source.git
+        if git is None:
+            raise TypeError("the source is no git source")
         return GitSource(
             url=git.url,
             device=self.device if git.ref is None else None,
@@ -238,9 +292,62 @@ class LoadedConfiguration:
             pull_seconds=seconds(git.pull_timeout),
         )
 
-    def applier_context(self, name: str, folder: Path) -> ApplierContext:
-        """Return what the factory of an applier gets."""
-        return ApplierContext(self.device, folder, self.content.appliers[name].values)
+    def http_source(self) -> HttpSource:
+        """Return the settings of the HTTP source.
+
+        Raises:
+            SourceMisconfigured: they cannot work.
+        """
+        http = self.content.source.http
+        if http is None:
+            raise TypeError("the source is no HTTP source")
+        return HttpSource(
+            url=http.url,
+            token_file=self._optional(http.token_file),
+            token_variable=http.token_environment,
+            username=http.username,
+            allow_plain_token=http.allow_plain_token,
+            ca_file=self._optional(http.ca_file),
+            client_certificate=self._optional(http.client_certificate),
+            client_key=self._optional(http.client_key),
+            server_spiffe_id=http.server_spiffe_id,
+            proxy_from_environment=http.proxy_from_environment,
+            connect_seconds=seconds(http.connect_timeout),
+            read_seconds=seconds(http.read_timeout),
+            pull_seconds=seconds(http.pull_timeout),
+        )
+
+    @property
+    def wait(self) -> float:
+        """The most seconds that a server may keep a poll waiting for a change."""
+        http = self.content.source.http
+        return seconds(http.wait) if http is not None else 0.0
+
+    @property
+    def longest_timeout(self) -> int:
+        """The most seconds that one step of a component may take."""
+        return round(seconds(self.content.longest_timeout))
+
+    @property
+    def capabilities_files(self) -> tuple[Path, ...]:
+        """That document, and those of its children."""
+        return tuple(self.path(name) for name in self.content.capabilities)
+
+    @property
+    def reports_status(self) -> bool:
+        """Whether the status of each deployment is sent."""
+        http = self.content.source.http
+        return http is not None and http.report_status
+
+    def applier_context(self, name: str, folder: Path, interrupted: Callable[[], bool] = never) -> ApplierContext:
+        """Return what the factory of an applier gets.
+
+        Args:
+            name: of the applier.
+            folder: of its own.
+            interrupted: whether the agent was asked to stop.
+        """
+        return ApplierContext(self.device, folder, self.content.appliers[name].values, interrupted)
 
     def _optional(self, name: str | None) -> Path | None:
         return self.path(name) if name is not None else None
@@ -294,7 +401,7 @@ def seconds(duration: float | str) -> float:
 def _overridden(source: SourceText, environment: Environment) -> SourceText:
     """Return the document with the values that the environment names in place of the file's."""
     root = _copy(source.root)
-    for path, value in environment.overrides.items():
+    for path, value in (*environment.overrides.items(), *_token_overrides(root, environment)):
         *parents, last = path
         node: Node = root
         for step in parents:
@@ -309,6 +416,15 @@ def _overridden(source: SourceText, environment: Environment) -> SourceText:
         else:
             node.value[last] = Node(value)
     return SourceText(source.file, root)
+
+
+def _token_overrides(root: Node, environment: Environment) -> Iterator[tuple[tuple[str, ...], str | None]]:
+    """Yield what the token of the environment overrides, in whichever source there is."""
+    source = root.get("source")
+    if environment.token_variable is not None and source is not None and isinstance(source.value, dict):
+        for kind in source.value:
+            yield ("source", kind, "tokenEnvironment"), environment.token_variable
+            yield ("source", kind, "tokenFile"), None
 
 
 def _copy(node: Node) -> Node:

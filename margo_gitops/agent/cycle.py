@@ -9,6 +9,10 @@ C-5  Whatever becomes of the pull, the held state is applied: what somebody stop
      finished, without a network.
 C-6  What is damaged on disk counts as nothing held and is fetched again (F14). It is never applied.
 C-7  A refused snapshot changes nothing but the journal: a security event.
+C-8  While the list of signers cannot be read nothing is fetched, for nobody could say whose it is. What is held is
+     applied: it was trusted when it was stored. It counts as held if it is, byte for byte, what this process trusted
+     last; after a start, if it passes every rule but the signature's and its manifest is the one of the trust floor.
+     A security event says so.
 """
 
 from __future__ import annotations
@@ -23,6 +27,8 @@ from margo_gitops.agent.poll_record import PollRecord, PollResult
 from margo_gitops.agent.reconcile import Reconciler, Reconciliation
 from margo_gitops.agent.store import TrustedStore
 from margo_gitops.errors import (
+    AgentMisconfigured,
+    AllowedSignersInvalid,
     ExitCode,
     MargoGitopsError,
     SourceMisbehaved,
@@ -76,12 +82,14 @@ class Cycle:
 
     Attributes:
         policy: asked at the start of each cycle, so that a changed list of signers counts at once.
+        fallback: what the held state must obey while the list of signers cannot be read (C-8).
     """
 
     def __init__(
         self,
         *,
         policy: Callable[[], TrustPolicy],
+        fallback: TrustPolicy,
         transport: Transport,
         store: TrustedStore,
         floors: FloorFiles,
@@ -90,6 +98,7 @@ class Cycle:
         record: Record,
     ) -> None:
         self.policy = policy
+        self.fallback = fallback
         self._transport = transport
         self._store = store
         self._floors = floors
@@ -97,33 +106,44 @@ class Cycle:
         self._reconciler = reconciler
         self._record = record
         self._judged: tuple[Snapshot, TrustPolicy, Floor | None, TrustedState] | None = None
+        self._last_held: TrustedState | None = None
+        self._has_judged = False
+        self._told: set[Event] = set()
+        self._telling: set[Event] = set()
 
-    def run(self, *, poll: bool = True, patient: bool = False) -> Outcome:
+    def run(self, *, poll: bool = True, patient: bool = False, retry: bool = False) -> Outcome:
         """Do one cycle.
 
         Args:
             poll: whether to ask the source; without, only what is held is applied.
-            patient: whether content that failed rests before it is tried again.
+            patient: whether what failed rests before it is tried again.
+            retry: whether to try quarantined updates again.
 
         Raises:
-            AgentMisconfigured: the list of signers cannot be read.
             StateFolderUnusable: the floor, the held state or the journal cannot be read or written.
             StorageFull: the journal cannot be written; what runs keeps running.
         """
-        policy = self.policy()
-        floor = self._read_floor()
-        held = self._load_held(policy, floor)
+        self._told, self._telling = self._telling, set()
         result: PollResult = "none"
         error: MargoGitopsError | None = None
-        if poll:
-            result, held, error = self._poll(policy, floor, held)
-        reconciliation = self._reconciler.reconcile(held, patient=patient) if held else None
+        floor = self._read_floor()
+        try:
+            policy = self.policy()
+        except (AgentMisconfigured, AllowedSignersInvalid) as unreadable:
+            error = unreadable
+            held = self._load_unjudged(unreadable, floor)
+        else:
+            held = self._load_held(policy, floor)
+            if poll:
+                result, held, error = self._poll(policy, floor, held)
+            self._last_held, self._has_judged = held, True
+        reconciliation = self._reconciler.reconcile(held, patient=patient, retry=retry) if held else None
         return Outcome(result, held.manifest.manifest_version if held else None, error, reconciliation)
 
     def _read_floor(self) -> Floor | None:
         reading = self._floors.mend()
         for path in reading.damaged:
-            self._record(Event(Reason.FLOOR_DAMAGED, f"a copy of the trust floor is damaged: {path}"))
+            self._tell(Event(Reason.FLOOR_DAMAGED, f"a copy of the trust floor is damaged: {path}"))
         for path in reading.mended:
             self._record(Event(Reason.FLOOR_MENDED, f"a copy of the trust floor was written again: {path}"))
         return reading.floor
@@ -136,12 +156,34 @@ class Cycle:
                 return None
             held = self._judge(snapshot, policy, floor)
         except (StoredStateDamaged, TrustRefused) as error:
-            self._record(Event.of(Reason.STATE_DAMAGED, error))
+            self._tell(Event.of(Reason.STATE_DAMAGED, error))
             return None
         if floor is None:
             text = f"the trust floor was gone; it starts again at the held version {held.floor.version}"
             self._record(Event(Reason.FIRST_CONTACT, text))
         self._raise_floor(held.floor)
+        return held
+
+    def _load_unjudged(self, unreadable: MargoGitopsError, floor: Floor | None) -> TrustedState | None:
+        """Return what is held while nobody can say who may sign (C-8)."""
+        try:
+            snapshot = self._store.load()
+            if snapshot is None:
+                held = None
+            elif self._has_judged:
+                # What was refused while the list could be read is not let in because it cannot.
+                same = self._last_held is not None and snapshot == self._last_held.snapshot
+                held = self._last_held if same else None
+            else:
+                held = self._judge(snapshot, self.fallback, floor)
+                if floor is None or held.floor.manifest_digest != floor.manifest_digest:
+                    held = None
+        except (StoredStateDamaged, TrustRefused) as error:
+            self._tell(Event.of(Reason.STATE_DAMAGED, error))
+            held = None
+        then = "what is held is applied, its signature unseen" if held else "what is held is not applied"
+        text = f"{unreadable}\n  nothing is fetched meanwhile; {then}"
+        self._tell(Event(Reason.SIGNERS_UNREADABLE, text, unreadable.code))
         return held
 
     def _poll(
@@ -182,7 +224,13 @@ class Cycle:
 
     def _raise_floor(self, floor: Floor) -> None:
         for error in self._floors.raise_to(floor):
-            self._record(Event.of(Reason.FLOOR_COPY_FAILED, error))
+            self._tell(Event.of(Reason.FLOOR_COPY_FAILED, error))
+
+    def _tell(self, event: Event) -> None:
+        """Record what stands wrong, unless it stood so at the cycle before: an idle cycle writes nothing."""
+        if event not in self._told | self._telling:
+            self._record(event)
+        self._telling.add(event)
 
     def _polled(self, result: PollResult, error: MargoGitopsError | None) -> PollResult:
         """Remember how the poll ended, for `agent status`."""

@@ -38,10 +38,12 @@ class Environment:
     Attributes:
         config: the configuration file, where it names one.
         overrides: values by the path of the key they override; None removes the key.
+        token_variable: the variable that holds the access token, in place of the source's own settings.
     """
 
     config: str | None = None
     overrides: Mapping[tuple[str, ...], str | None] = field(default_factory=dict)
+    token_variable: str | None = None
 
 
 def read_environment(variables: Mapping[str, str]) -> Environment:
@@ -69,8 +71,6 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
     }
     if "MARGO_GITOPS_ALLOWED_SIGNERS" in variables:
         overrides["trust", "unsigned"] = None
-    if TOKEN_VARIABLE in variables:
-        # The token stays in the environment, where only this process sees it: children get one of their own.
-        overrides["source", "git", "tokenEnvironment"] = TOKEN_VARIABLE
-        overrides["source", "git", "tokenFile"] = None
-    return Environment(variables.get(CONFIG_VARIABLE), overrides)
+    # The token stays in the environment, where only this process sees it: children get one of their own.
+    token = TOKEN_VARIABLE if TOKEN_VARIABLE in variables else None
+    return Environment(variables.get(CONFIG_VARIABLE), overrides, token)

@@ -20,6 +20,7 @@ class Reason(Enum):
     STATE_TRUSTED = "StateTrusted"
     STATE_REFUSED = "StateRefused"
     STATE_DAMAGED = "StateDamaged"
+    SIGNERS_UNREADABLE = "SignersUnreadable"
     FLOOR_DAMAGED = "FloorDamaged"
     FLOOR_MENDED = "FloorMended"
     FLOOR_COPY_FAILED = "FloorCopyFailed"
@@ -30,6 +31,9 @@ class Reason(Enum):
     WORKLOAD_FAILED = "WorkloadFailed"
     WORKLOAD_REMOVED = "WorkloadRemoved"
     DEPLOYMENT_WAITS = "DeploymentWaits"
+    REPORT_FAILED = "ReportFailed"
+    REPORT_REFUSED = "ReportRefused"
+    REPORT_RECOVERED = "ReportRecovered"
     STORAGE_FAILED = "StorageFailed"
     DEFECT = "Defect"
 
@@ -49,6 +53,7 @@ _SECURITY = frozenset(
         Reason.FIRST_CONTACT,
         Reason.STATE_REFUSED,
         Reason.STATE_DAMAGED,
+        Reason.SIGNERS_UNREADABLE,
         Reason.FLOOR_DAMAGED,
         Reason.FLOOR_MENDED,
         Reason.FLOOR_COPY_FAILED,
@@ -58,12 +63,15 @@ _FAILURES = frozenset(
     {
         Reason.STATE_REFUSED,
         Reason.STATE_DAMAGED,
+        Reason.SIGNERS_UNREADABLE,
         Reason.FLOOR_DAMAGED,
         Reason.FLOOR_COPY_FAILED,
         Reason.JOURNAL_REBUILT,
         Reason.POLL_FAILED,
         Reason.WORKLOAD_FAILED,
         Reason.DEPLOYMENT_WAITS,
+        Reason.REPORT_FAILED,
+        Reason.REPORT_REFUSED,
         Reason.STORAGE_FAILED,
         Reason.DEFECT,
     }

@@ -150,10 +150,10 @@ def as_json(report: AgentReport) -> dict[str, Json]:
         "securityEvents": [
             {
                 "at": _moment(repr(item.last_at)),
-                "reason": item.event.reason.value,
-                "code": item.event.code or None,
+                "reason": item.reason,
+                "code": item.code or None,
                 "count": item.count,
-                "text": item.event.text,
+                "text": item.text,
             }
             for item in report.events
         ],
@@ -167,6 +167,7 @@ def _component(workload: RecordedWorkload) -> dict[str, Json]:
         "wanted": workload.wanted,
         "installed": workload.installed,
         "state": workload.state,
+        "failure": workload.failure or None,
         "attempts": workload.attempts,
         "changedAt": _moment(repr(workload.changed_at)),
     }
@@ -197,9 +198,7 @@ def as_text(report: AgentReport) -> str:
         lines += ["", "SECURITY EVENTS"]
         for item in report.events:
             times = f" ({item.count} times)" if item.count > 1 else ""
-            lines.append(
-                f"{_moment(repr(item.last_at))}  {item.event.reason.value}{times}: {_first_line(item.event.text)}"
-            )
+            lines.append(f"{_moment(repr(item.last_at))}  {printable(item.reason)}{times}: {_first_line(item.text)}")
     return "\n".join(lines)
 
 

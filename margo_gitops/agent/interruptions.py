@@ -47,6 +47,10 @@ class Interruptions:
         """Return whether the agent shall end."""
         return self._stop
 
+    def called(self) -> bool:
+        """Return whether a signal waits to be followed: to end, or to poll now."""
+        return self._stop or self._poll
+
     def take_poll(self) -> bool:
         """Return whether a poll was asked for since the last call."""
         asked, self._poll = self._poll, False

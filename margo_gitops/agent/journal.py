@@ -16,10 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self, cast
+from typing import Final, Literal, Self, TypeAlias, cast
 
 from margo_gitops.agent.durable import make_folder
-from margo_gitops.agent.events import Event, Reason
+from margo_gitops.agent.events import Event
 from margo_gitops.agent.journal_file import DAMAGE, journal_errors, open_sound, set_aside, uri_path
 from margo_gitops.appliers.applier import WorkloadKey
 from margo_gitops.digests import Digest
@@ -29,6 +29,9 @@ MAX_EVENTS: Final = 2_000
 MAX_SECURITY_EVENTS: Final = 500
 MAX_STATUSES: Final = 2_000
 LONGEST_MESSAGE: Final = 4_000
+
+Failure: TypeAlias = Literal["", "preparing", "installing", "quarantined", "removing"]
+"""How the last try ended: well or not at all; which step failed; or an update that failed and is not tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +43,14 @@ class RecordedDeployment:
         name: `metadata.name`, the source of its errors.
         device: `metadata.deviceId`.
         adopted: the version of the latest manifest with a revision of it that was begun to be applied.
+        position: its place in the state it came with, from 0.
     """
 
     id: str
     name: str
     device: str
     adopted: int
+    position: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +64,10 @@ class RecordedWorkload:
         installed: the digest that was last installed with success.
         state: in Margo's words.
         code, message: of the error, where the last step failed; empty else.
-        attempts: how often installing the wanted digest was begun in a row.
-        changed_at: when the state last changed, seconds since the epoch.
+        attempts: how often a step towards the wanted digest failed, or installing it was begun, in a row.
+        changed_at: when the state last changed or a step last failed, seconds since the epoch.
         position: its place among the components of its deployment, from 0.
+        failure: how the last try ended.
     """
 
     key: WorkloadKey
@@ -74,13 +80,24 @@ class RecordedWorkload:
     attempts: int = 0
     changed_at: float = 0.0
     position: int = 0
+    failure: Failure = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedEvent:
-    """An event as kept; equal ones in a row are one, with a count."""
+    """An event as kept; equal ones in a row are one, with a count.
 
-    event: Event
+    Attributes:
+        reason: of which kind it is; perhaps one that only a newer agent knows.
+        text, code, subject: as of `Event`.
+        first_at, last_at: when it came first and last, seconds since the epoch.
+        count: how often it came.
+    """
+
+    reason: str
+    text: str
+    code: str
+    subject: str
     first_at: float
     last_at: float
     count: int
@@ -145,18 +162,13 @@ class Journal:
 
     # Deployments and their components
 
-    def adopt(self, deployments: Sequence[RecordedDeployment]) -> None:
-        """Record that these deployments, in this order, are applied from now on; others stay until forgotten."""
-        with self._transaction():
-            self._connection.executemany(
-                "INSERT INTO deployments (id, name, device, adopted, position) VALUES (?, ?, ?, ?, ?) "
-                "ON CONFLICT (id) DO UPDATE SET name = excluded.name, device = excluded.device, "
-                "adopted = excluded.adopted, position = excluded.position",
-                [(item.id, item.name, item.device, str(item.adopted), at) for at, item in enumerate(deployments)],
-            )
+    def record(self, workloads: Sequence[RecordedWorkload], deployments: Sequence[RecordedDeployment] = ()) -> None:
+        """Record components and deployments at once, in place of what was recorded of them.
 
-    def record(self, workloads: Sequence[RecordedWorkload]) -> None:
-        """Record components, in place of what was recorded of them."""
+        Args:
+            workloads: components.
+            deployments: deployments, with the version of which they are applied from now on.
+        """
         rows = [
             (
                 item.key.deployment_id,
@@ -170,12 +182,19 @@ class Journal:
                 item.message[:LONGEST_MESSAGE],
                 item.attempts,
                 item.changed_at,
+                item.failure,
             )
             for item in workloads
         ]
         with self._transaction():
             self._connection.executemany(
-                "INSERT OR REPLACE INTO workloads VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", rows
+                "INSERT OR REPLACE INTO workloads (deployment, component, position, applier, wanted, installed, state, "
+                "code, message, attempts, changed_at, failure) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                rows,
+            )
+            self._connection.executemany(
+                "INSERT OR REPLACE INTO deployments (id, name, device, adopted, position) VALUES (?, ?, ?, ?, ?)",
+                [(item.id, item.name, item.device, str(item.adopted), item.position) for item in deployments],
             )
 
     def forget(self, key: WorkloadKey) -> None:
@@ -191,14 +210,17 @@ class Journal:
 
     def deployments(self) -> list[RecordedDeployment]:
         """Return what is recorded of deployments, in the order of the state they came with."""
-        rows = self._rows("SELECT id, name, device, adopted FROM deployments ORDER BY position, id")
-        return [RecordedDeployment(str(row[0]), str(row[1]), str(row[2]), int(str(row[3]))) for row in rows]
+        rows = self._rows("SELECT id, name, device, adopted, position FROM deployments ORDER BY position, id")
+        return [
+            RecordedDeployment(str(row[0]), str(row[1]), str(row[2]), int(str(row[3])), int(str(row[4])))
+            for row in rows
+        ]
 
     def workloads(self) -> list[RecordedWorkload]:
         """Return what is recorded of components, those of one deployment in their order."""
         rows = self._rows(
             "SELECT deployment, component, applier, wanted, installed, state, code, message, attempts, changed_at, "
-            "position FROM workloads ORDER BY deployment, position, component"
+            "position, failure FROM workloads ORDER BY deployment, position, component"
         )
         return [_workload(row) for row in rows]
 
@@ -245,7 +267,10 @@ class Journal:
         )
         return [
             RecordedEvent(
-                Event(Reason(row[0]), str(row[1]), str(row[2]), str(row[3])),
+                str(row[0]),
+                str(row[1]),
+                str(row[2]),
+                str(row[3]),
                 float(str(row[4])),
                 float(str(row[5])),
                 int(str(row[6])),
@@ -277,6 +302,16 @@ class Journal:
         """Return the latest status documents by deployment id."""
         rows = self._rows("SELECT deployment, document FROM outbox ORDER BY deployment")
         return {str(row[0]): cast("bytes", row[1]) for row in rows}
+
+    def receipts(self) -> dict[str, str]:
+        """Return what was last noted as arrived, by deployment id."""
+        rows = self._rows("SELECT deployment, receipt FROM outbox WHERE receipt IS NOT NULL")
+        return {str(row[0]): str(row[1]) for row in rows}
+
+    def acknowledge(self, deployment_id: str, receipt: str) -> None:
+        """Note that a status of a deployment arrived; `receipt` says which one, and where."""
+        with self._transaction():
+            self._connection.execute("UPDATE outbox SET receipt = ? WHERE deployment = ?", (receipt, deployment_id))
 
     # Single facts
 
@@ -327,7 +362,8 @@ class Journal:
 
 
 def _workload(row: tuple[object, ...]) -> RecordedWorkload:
-    deployment, component, applier, wanted, installed, state, code, message, attempts, changed_at, position = row
+    deployment, component, applier, wanted, installed, state, code, message, attempts, changed_at, *rest = row
+    position, failure = rest
     return RecordedWorkload(
         WorkloadKey(str(deployment), str(component)),
         str(applier),
@@ -339,4 +375,5 @@ def _workload(row: tuple[object, ...]) -> RecordedWorkload:
         int(str(attempts)),
         float(str(changed_at)),
         int(str(position)),
+        cast("Failure", failure),
     )

@@ -11,7 +11,7 @@ from typing import Final
 from margo_gitops.agent.durable import disk_error
 from margo_gitops.errors import Location, MargoGitopsError, StateFolderUnusable, StorageFull
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 3
 DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 _TABLES: Final = frozenset({"deployments", "workloads", "events", "outbox", "facts"})
 _SCHEMA: Final = """
@@ -21,7 +21,7 @@ CREATE TABLE deployments (
 CREATE TABLE workloads (
     deployment TEXT NOT NULL, component TEXT NOT NULL, position INTEGER NOT NULL, applier TEXT NOT NULL,
     wanted TEXT, installed TEXT, state TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL,
-    attempts INTEGER NOT NULL, changed_at REAL NOT NULL,
+    attempts INTEGER NOT NULL, changed_at REAL NOT NULL, failure TEXT NOT NULL DEFAULT '',
     PRIMARY KEY (deployment, component)
 ) STRICT;
 CREATE TABLE events (
@@ -29,10 +29,18 @@ CREATE TABLE events (
     reason TEXT NOT NULL, security INTEGER NOT NULL, code TEXT NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL
 ) STRICT;
 CREATE TABLE outbox (
-    deployment TEXT PRIMARY KEY, changed_at REAL NOT NULL, document BLOB NOT NULL
+    deployment TEXT PRIMARY KEY, changed_at REAL NOT NULL, document BLOB NOT NULL, receipt TEXT
 ) STRICT;
 CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 """
+_UPGRADES: Final = (
+    "",
+    # From version 1, which did not know what had arrived.
+    "ALTER TABLE outbox ADD COLUMN receipt TEXT;",
+    # From version 2, which did not know which step had failed.
+    "ALTER TABLE workloads ADD COLUMN failure TEXT NOT NULL DEFAULT '';",
+)
+"""By the version that is upgraded, each to the next one."""
 
 
 def open_sound(path: Path) -> sqlite3.Connection:
@@ -49,8 +57,9 @@ def open_sound(path: Path) -> sqlite3.Connection:
         (version,) = connection.execute("PRAGMA user_version").fetchone()
         tables = {str(row[0]) for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         _check_sound(str(verdict), int(version), tables)
-        if version == 0:
-            connection.executescript(f"BEGIN IMMEDIATE; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        if version < SCHEMA_VERSION:
+            script = _SCHEMA if version == 0 else " ".join(_UPGRADES[version:])
+            connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
     except BaseException:
         connection.close()
         raise
@@ -61,9 +70,9 @@ def open_sound(path: Path) -> sqlite3.Connection:
 def _check_sound(verdict: str, version: int, tables: set[str]) -> None:
     if verdict != "ok":
         raise sqlite3.DatabaseError(f"the journal is damaged: {verdict}")
-    if version not in (0, SCHEMA_VERSION):
+    if not 0 <= version <= SCHEMA_VERSION:
         raise sqlite3.DatabaseError(f"the journal has schema version {version}")
-    if version == SCHEMA_VERSION and not tables >= _TABLES:
+    if version and not tables >= _TABLES:
         raise sqlite3.DatabaseError("tables of the journal are missing")
 
 

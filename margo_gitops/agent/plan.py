@@ -4,14 +4,19 @@ A-1..A-6 are the appliers' promises (margo_gitops/appliers/applier.py). The plan
 
 L-1  Everything that changes is prepared before anything is installed.
 L-2  Workloads are installed in order: deployments as `desired_deployments` sorts them, components as listed.
-L-3  What is gone from the state is removed last, and only when everything new was prepared (failure mode F1).
+L-3  What is gone from the state is removed last, and only when everything new was prepared (failure mode F1): nothing
+     is refused, no engine that is needed is silent, nothing failed to be fetched. Of a deployment that is wanted still
+     nothing is removed before all of it is installed: a renamed component goes when its successor runs.
 L-4  After a failure the rest of that deployment, and the deployments that wait for it, are left as they are;
      independent deployments go on. What ran before keeps running (A-3).
 L-5  Where wanted and observed agree, nothing is done. An installation that was begun, and of which the journal knows
      no good end, is done again (A-5).
 L-6  A workload that moved to another applier is installed there first, then removed where it was.
-L-7  Content that failed is not installed again before its pause is over; other content is, at once.
+L-7  Content that could not be prepared, installed or removed is not tried again before its pause is over; other
+     content is, at once, and so is what has come to run by itself.
 L-8  What an applier holds whose engine does not answer is left alone, and so is what runs of a refused deployment.
+L-9  An update that failed, and after which what ran before runs again, is quarantined: each attempt would take a
+     running line down. It is tried again when somebody asks, when its content changes, or when what ran before stops.
 """
 
 from __future__ import annotations
@@ -34,21 +39,32 @@ class Change:
         applier: who does it.
         workload: what.
         reason: why, for people: "new", "changed", "degraded" ...
-        rests: whether it failed and its pause is not over (L-7): it is prepared, but not installed.
+        rests: whether it failed and is not to be tried again yet (L-7, L-9): it is neither prepared nor installed.
+        unprepared: whether it rests because it could not be prepared.
+        replaces: whether other content of the component is there now.
     """
 
     applier: str
     workload: Workload
     reason: str
     rests: bool = False
+    unprepared: bool = False
+    replaces: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A workload to remove, from the applier that holds it."""
+    """A workload to remove, from the applier that holds it.
+
+    Attributes:
+        applier: who does it.
+        key: which.
+        rests: whether removing it failed and its pause is not over (L-7).
+    """
 
     applier: str
     key: WorkloadKey
+    rests: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +94,11 @@ class Plan:
         """Whether nothing is to be done."""
         return not (self.changes or self.removals or self.gone)
 
+    @property
+    def unprepared(self) -> set[str]:
+        """The deployments of which something could not be prepared, and rests."""
+        return {change.workload.key.deployment_id for change in self.changes if change.rests and change.unprepared}
+
     def obstacle(self, deployment_id: str, failed: Iterable[str]) -> str | None:
         """Return the deployment that keeps another from being installed, or None (L-4).
 
@@ -97,6 +118,7 @@ def make_plan(
     *,
     silent: Mapping[str, ApplyError] | None = None,
     now: float | None = None,
+    retry: bool = False,
 ) -> Plan:
     """Return what has to be done.
 
@@ -106,7 +128,8 @@ def make_plan(
         recorded: what the journal remembers.
         serving: the applier for each profile type.
         silent: appliers whose engine did not answer, with the reason (L-8).
-        now: the time, where pauses after failures count (L-7); None to try everything.
+        now: the time, where pauses after failures count (L-7); None to try everything that is not quarantined.
+        retry: whether to try what is quarantined as well (L-9).
     """
     silent = silent or {}
     holdings = {(applier, item.key): item for applier, items in observed.items() for item in items}
@@ -127,17 +150,16 @@ def make_plan(
             remembered = memory.get(workload.key)
             reason = _reason(workload, applier, holding, remembered)
             if reason:
-                rests = _rests(workload, remembered, now)
-                changes.append(Change(applier, workload, reason, rests))
+                changes.append(_change(applier, workload, reason, holding, remembered, now, retry=retry))
             else:
                 kept.append((applier, workload))
     removals = [
-        Removal(applier, key)
+        Removal(applier, key, _removal_rests(applier, memory.get(key), now))
         for applier, key in holdings
         if wanted.get(key) != applier and key.deployment_id not in refused
     ]
     removals += [
-        Removal(item.applier, item.key)
+        Removal(item.applier, item.key, _removal_rests(item.applier, item, now))
         for item in memory.values()
         # Begun and not ended well: done again, although the engine shows nothing any more (A-4, A-5).
         if item.state == "removing"
@@ -186,19 +208,45 @@ def _reason(workload: Workload, applier: str, holding: Observed | None, memory: 
     remembered = memory.installed if memory is not None and memory.applier == applier else None
     if (holding.digest or remembered) != workload.digest:
         return "changed"
-    if holding.condition in ("starting", "degraded"):
+    unconfirmed = memory is not None and memory.installed != workload.digest
+    # A component that is not waited for may take its time once it was started.
+    patient = not workload.component.properties.wait and memory is not None and not unconfirmed
+    if holding.condition == "degraded" or (holding.condition == "starting" and not patient):
         return holding.condition
     # The engine shows the new digest as soon as an installation begins; only the journal knows that it ended.
-    return "unconfirmed" if memory is not None and memory.installed != workload.digest else None
+    return "unconfirmed" if unconfirmed else None
 
 
-def _rests(workload: Workload, memory: RecordedWorkload | None, now: float | None) -> bool:
-    if now is None or memory is None or memory.wanted != workload.digest:
-        return False
-    if memory.state != "failed" or not memory.attempts:
-        return False
+def _change(
+    applier: str,
+    workload: Workload,
+    reason: str,
+    holding: Observed | None,
+    memory: RecordedWorkload | None,
+    now: float | None,
+    *,
+    retry: bool,
+) -> Change:
+    held = memory.installed if memory is not None and memory.applier == applier else None
+    replaces = holding is not None and (holding.digest or held) != workload.digest
+    failure = memory.failure if memory is not None and memory.wanted == workload.digest else ""
+    if memory is None or not failure:
+        return Change(applier, workload, reason, replaces=replaces)
+    rests = _pauses(memory, now)
+    if holding is not None and holding.digest == workload.digest and holding.condition == "running":
+        rests = False
+    elif failure == "quarantined" and holding is not None and holding.condition != "degraded":
+        rests = not retry
+    return Change(applier, workload, reason, rests, failure == "preparing", replaces)
+
+
+def _removal_rests(applier: str, memory: RecordedWorkload | None, now: float | None) -> bool:
+    return memory is not None and memory.applier == applier and memory.failure == "removing" and _pauses(memory, now)
+
+
+def _pauses(memory: RecordedWorkload, now: float | None) -> bool:
     # A clock that went back must not make the pause longer.
-    return 0 <= now - memory.changed_at < retry_pause(memory.attempts)
+    return now is not None and 0 <= now - memory.changed_at < retry_pause(memory.attempts)
 
 
 def _unserved(deployment: DesiredDeployment, serving: Mapping[str, str]) -> WorkloadUnsupported:

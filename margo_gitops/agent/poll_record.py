@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from margo_gitops.agent.journal import Journal
 from margo_gitops.errors import MargoGitopsError, StorageFull
-from margo_gitops.transport.git.cost import Cost
+from margo_gitops.transport.web.cost import Cost
 
 PollResult = Literal["new", "unchanged", "failed", "refused", "none"]
 

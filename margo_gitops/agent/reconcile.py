@@ -7,19 +7,32 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from typing import Final
 
 from margo_gitops.agent.events import Event, Reason, Record
-from margo_gitops.agent.journal import Journal, RecordedDeployment, RecordedWorkload
+from margo_gitops.agent.journal import Failure, Journal, RecordedDeployment, RecordedWorkload
 from margo_gitops.agent.plan import Change, Plan, make_plan
 from margo_gitops.agent.status import deployment_status
-from margo_gitops.agent.workloads import DesiredDeployment, desired_deployments
+from margo_gitops.agent.workloads import DesiredDeployment, DeviceLimits, desired_deployments
 from margo_gitops.appliers.applier import Applier, Observed, Workload, WorkloadKey
 from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.status import State
-from margo_gitops.errors import ApplierDefect, ApplyError, DependencyNotInstalled, MargoGitopsError
+from margo_gitops.errors import (
+    ApplierDefect,
+    ApplyError,
+    DependencyNotInstalled,
+    InstallFailed,
+    MargoGitopsError,
+    StepInterrupted,
+)
 from margo_gitops.trust.trusted_state import TrustedState
+
+_QUARANTINED: Final = (
+    "\n  it is not tried again before its content changes, or somebody asks (SIGHUP, `agent once --retry`): what ran "
+    "before runs"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +52,21 @@ class Reconciliation:
 
 @dataclass(slots=True)
 class _Progress:
-    """What happened so far: failures in order, deployments that stopped, whether all was prepared."""
+    """What happened so far.
 
-    failures: list[ApplyError] = field(default_factory=list)
-    failed: set[str] = field(default_factory=set)
+    Attributes:
+        version: of the manifest that is applied.
+        failures: in order.
+        failed: deployments of which a step failed or rests, or that wait for another.
+        prepared: whether all that is wanted can be prepared, and was.
+        left: whether something is still to be done.
+    """
+
+    version: int
+    failures: list[ApplyError]
+    failed: set[str]
+    prepared: bool
     left: bool = False
-    prepared: bool = True
 
 
 class Reconciler:
@@ -56,6 +78,8 @@ class Reconciler:
         record: keeps events.
         clock: the time, seconds since the epoch.
         stopping: asked between steps; once true, the rest is left for the next start.
+        limits: what this device allows.
+        heartbeat: called before each step.
     """
 
     def __init__(
@@ -65,34 +89,40 @@ class Reconciler:
         record: Record,
         clock: Callable[[], float],
         stopping: Callable[[], bool],
+        *,
+        limits: DeviceLimits | None = None,
+        heartbeat: Callable[[], None] = lambda: None,
     ) -> None:
         self.appliers = appliers
         self.journal = journal
         self.record = record
         self.clock = clock
         self.stopping = stopping
+        self.limits = limits or DeviceLimits()
+        self.heartbeat = heartbeat
+        self._told: set[str] = set()
 
-    def reconcile(self, state: TrustedState, *, patient: bool) -> Reconciliation:
+    def reconcile(self, state: TrustedState, *, patient: bool, retry: bool = False) -> Reconciliation:
         """Bring the device to a state, as far as it goes, and return how far that was.
 
         Args:
             state: what was trusted.
-            patient: whether content that failed rests before it is tried again.
+            patient: whether what failed rests before it is tried again.
+            retry: whether to try quarantined updates again.
 
         Raises:
             StorageFull: a step could not be recorded, so it was not begun.
             StateFolderUnusable: the journal cannot be written.
         """
-        desired = desired_deployments(state.deployments)
-        self._adopt(desired, state.manifest.manifest_version)
-        plan = self._plan(desired, patient=patient)
-        progress = _Progress()
-        for error in dict.fromkeys([*plan.silent.values(), *plan.refused.values()]):
-            progress.failures.append(error)
-            self.record(Event.of(Reason.WORKLOAD_FAILED, error))
-        self._record_start(desired, plan)
+        desired = desired_deployments(state.deployments, self.limits)
+        plan = self._plan(desired, patient=patient, retry=retry)
+        obstacles = list(dict.fromkeys([*plan.silent.values(), *plan.refused.values()]))
+        prepared = not (plan.refused or plan.unprepared)
+        progress = _Progress(state.manifest.manifest_version, obstacles, plan.unprepared, prepared)
+        self._tell(obstacles)
+        self._record_start(desired, plan, progress)
         for change in plan.changes:
-            self._prepare(change, progress)
+            self._prepare(change, plan, progress)
         for change in plan.changes:
             self._install(change, plan, progress)
         self._remove(plan, progress)
@@ -100,16 +130,15 @@ class Reconciler:
         complete = not (progress.failures or progress.failed or progress.left)
         return Reconciliation(plan, tuple(progress.failures), complete)
 
-    def _adopt(self, desired: Sequence[DesiredDeployment], version: int) -> None:
-        """Record which manifest version is applied from now on; it also says which deployments shall be gone."""
-        wanted = {item.id for item in desired}
-        recorded = self.journal.deployments()
-        leaving = [replace(item, adopted=version) for item in recorded if item.id not in wanted]
-        adopted = [*(_recorded(item, version) for item in desired), *leaving]
-        if adopted != recorded:
-            self.journal.adopt(adopted)
+    def _tell(self, obstacles: Iterable[ApplyError]) -> None:
+        """Record what stands in the way of the whole cycle, unless it stood there at the cycle before."""
+        errors = {str(error): error for error in obstacles}
+        for text, error in errors.items():
+            if text not in self._told:
+                self.record(Event.of(Reason.WORKLOAD_FAILED, error))
+        self._told = set(errors)
 
-    def _plan(self, desired: Sequence[DesiredDeployment], *, patient: bool) -> Plan:
+    def _plan(self, desired: Sequence[DesiredDeployment], *, patient: bool, retry: bool) -> Plan:
         serving: dict[str, str] = {}
         observed: dict[str, Sequence[Observed]] = {}
         silent: dict[str, ApplyError] = {}
@@ -122,66 +151,93 @@ class Reconciler:
             except ApplyError as error:
                 silent[name] = error
         now = self.clock() if patient else None
-        return make_plan(desired, observed, self.journal.workloads(), serving, silent=silent, now=now)
+        return make_plan(desired, observed, self.journal.workloads(), serving, silent=silent, now=now, retry=retry)
 
-    def _record_start(self, desired: Iterable[DesiredDeployment], plan: Plan) -> None:
-        """Record every component's part in the plan, in the order of its deployment."""
+    def _record_start(self, desired: Iterable[DesiredDeployment], plan: Plan, progress: _Progress) -> None:
+        """Record every component's part in the plan, in the order of its deployment, with the version they are of.
+
+        Both at once: a status must never name a version and show the components of the one before.
+        """
         memory = self._memory()
+        known = {item.id: item for item in self.journal.deployments()}
         changes = {change.workload.key: change for change in plan.changes}
         kept = {workload.key: (applier, workload) for applier, workload in plan.kept}
-        for deployment in desired:
+        for place, deployment in enumerate(desired):
             refusal = plan.refused.get(deployment.id)
             rows = []
             for position, key in enumerate(deployment.keys):
                 blank = RecordedWorkload(key, "", None, None, "pending", changed_at=self.clock())
                 held = replace(memory.get(key) or blank, position=position)
-                if refusal is not None:
-                    rows.append(self._now(held, "failed", refusal))
+                if deployment.refusal is not None:
+                    rows.append(replace(self._now(held, "failed", deployment.refusal), attempts=0, failure=""))
+                elif refusal is not None:
+                    # An engine that falls silent for a while must not hide what failed on it before.
+                    rows.append(held if held.failure else self._now(held, "failed", refusal))
                 elif key in kept:
                     applier, workload = kept[key]
                     rows.append(self._as_installed(held, applier, workload))
                 else:
                     rows.append(self._as_pending(held, changes[key]))
-            self._save(rows, memory)
+            adopted = _recorded(deployment, progress.version, place)
+            # An idle cycle writes nothing.
+            if adopted != known.get(deployment.id) or any(memory.get(row.key) != row for row in rows):
+                self.journal.record(rows, [adopted])
         for key in plan.gone:
-            self._forget(key)
+            self._forget(key, progress)
         self._post_statuses()
 
-    def _prepare(self, change: Change, progress: _Progress) -> None:
+    def _prepare(self, change: Change, plan: Plan, progress: _Progress) -> None:
         if self.stopping():
             progress.left, progress.prepared = True, False
             return
+        if change.rests or change.workload.key.deployment_id in plan.unprepared:
+            return
+        self.heartbeat()
         try:
             with _contract(change.applier):
                 self.appliers[change.applier].prepare(change.workload)
+        except StepInterrupted:
+            progress.left, progress.prepared = True, False
         except ApplyError as error:
             progress.prepared = False
-            self._fail(change, error, progress, attempt=False)
+            self._fail(change, error, progress, "preparing")
 
     def _install(self, change: Change, plan: Plan, progress: _Progress) -> None:
         workload, deployment_id = change.workload, change.workload.key.deployment_id
         if self.stopping():
             progress.left = True
             return
+        if change.rests:
+            progress.failed.add(deployment_id)
+            return
         obstacle = plan.obstacle(deployment_id, progress.failed)
         if obstacle is not None:
             self._wait(change, obstacle, progress)
             return
-        if change.rests:
-            progress.failed.add(deployment_id)
-            return
         held = self._memory()[workload.key]
         # From here on nobody knows what lies there, until the installation ends well.
         begun = replace(
-            self._now(held, "installing"), applier=change.applier, installed=None, attempts=held.attempts + 1
+            self._now(held, "installing"),
+            applier=change.applier,
+            installed=None,
+            attempts=held.attempts + 1,
+            failure="",
         )
         self.journal.record([begun])
         self._post_statuses([deployment_id])
+        self.heartbeat()
         try:
             with _contract(change.applier):
                 self.appliers[change.applier].install(workload)
+                if change.reason == "degraded":
+                    _check_mended(self.appliers[change.applier], workload)
+        except StepInterrupted:
+            progress.left = True
+            progress.failed.add(deployment_id)
+            return
         except ApplyError as error:
-            self._fail(change, error, progress, attempt=True)
+            broken_update = isinstance(error, InstallFailed) and error.reinstated and change.replaces
+            self._fail(change, error, progress, "quarantined" if broken_update else "installing")
             return
         self.journal.record([self._as_installed(begun, change.applier, workload)])
         self.record(Event(Reason.WORKLOAD_INSTALLED, f"{_name(workload)} ({change.reason})", "", str(workload.key)))
@@ -199,53 +255,73 @@ class Reconciler:
         error = DependencyNotInstalled(
             f"{_name(change.workload)} waits for the deployment {obstacle}, which is not installed"
         )
-        self.journal.record([self._now(held, "pending", error)])
-        self.record(Event.of(Reason.DEPLOYMENT_WAITS, error, key.deployment_id))
+        waiting = self._now(held, "pending", error)
+        if waiting != held:
+            self.journal.record([waiting])
+            self.record(Event.of(Reason.DEPLOYMENT_WAITS, error, key.deployment_id))
 
     def _remove(self, plan: Plan, progress: _Progress) -> None:
-        """Remove what is gone, if everything new was prepared (L-3)."""
+        """Remove what is gone, if everything new was prepared, and what it belongs to is installed (L-3)."""
         moved = {change.workload.key for change in plan.changes} | {workload.key for _, workload in plan.kept}
         for removal in plan.removals:
             if not progress.prepared or self.stopping():
                 progress.left = True
                 return
-            if removal.key in moved and removal.key.deployment_id in progress.failed:
-                progress.left = True  # it does not run at its new applier yet
+            if removal.rests or removal.key.deployment_id in progress.failed:
+                progress.left = True  # what follows it does not run yet
                 continue
-            held = self._memory().get(removal.key) or RecordedWorkload(
-                removal.key, removal.applier, None, None, "removing"
-            )
+            blank = RecordedWorkload(removal.key, removal.applier, None, None, "removing")
+            held = self._memory().get(removal.key) or blank
+            begun = replace(self._now(held, "removing"), wanted=None)
             if removal.key not in moved:
-                self.journal.record([replace(self._now(held, "removing"), wanted=None)])
+                self.journal.record([begun], self._adopted(removal.key.deployment_id, progress.version))
                 self._post_statuses([removal.key.deployment_id])
+            self.heartbeat()
             try:
                 with _contract(removal.applier):
                     self.appliers[removal.applier].remove(removal.key)
+            except StepInterrupted:
+                progress.left = True
+                return
             except ApplyError as error:
                 progress.failures.append(error)
                 self.record(Event.of(Reason.WORKLOAD_FAILED, error, str(removal.key)))
                 if removal.key not in moved:
-                    self.journal.record([replace(self._now(held, "removing", error), wanted=None)])
+                    attempts = held.attempts + 1 if held.failure == "removing" else 1
+                    failed = replace(self._now(begun, "removing", error), changed_at=self.clock())
+                    self.journal.record([replace(failed, attempts=attempts, failure="removing")])
                 continue
             self.record(Event(Reason.WORKLOAD_REMOVED, f"{removal.key} from {removal.applier}", "", str(removal.key)))
             if removal.key not in moved:
-                self._forget(removal.key)
+                self._forget(removal.key, progress)
 
-    def _fail(self, change: Change, error: ApplyError, progress: _Progress, *, attempt: bool) -> None:
+    def _fail(self, change: Change, error: ApplyError, progress: _Progress, failure: Failure) -> None:
         key = change.workload.key
         progress.failures.append(error)
         progress.failed.add(key.deployment_id)
         held = self._memory()[key]
-        # A failed preparation is no attempt: what was prepared at last is installed at once.
-        attempts = held.attempts if attempt else 0
-        self.journal.record([replace(self._now(held, "failed", error), applier=change.applier, attempts=attempts)])
-        self.record(Event.of(Reason.WORKLOAD_FAILED, error, str(key)))
+        message = f"{error}{_QUARANTINED if failure == 'quarantined' else ''}"
+        failed = replace(
+            self._now(held, "failed", error, message=message),
+            applier=change.applier,
+            # An installation was counted when it was begun. Other steps count when they fail, so that they rest too.
+            attempts=held.attempts + 1 if failure == "preparing" else held.attempts,
+            changed_at=self.clock(),
+            failure=failure,
+        )
+        self.journal.record([failed])
+        self.record(Event(Reason.WORKLOAD_FAILED, message, error.code, str(key)))
         self._post_statuses([key.deployment_id])
 
-    def _forget(self, key: WorkloadKey) -> None:
+    def _adopted(self, deployment_id: str, version: int) -> list[RecordedDeployment]:
+        """Return what to record of a deployment whose components go: from this version on it shall be gone."""
+        return [replace(item, adopted=version) for item in self.journal.deployments() if item.id == deployment_id]
+
+    def _forget(self, key: WorkloadKey, progress: _Progress) -> None:
         """Tell that a component is removed, then forget it."""
         held = self._memory().get(key) or RecordedWorkload(key, "", None, None, "removed")
-        self.journal.record([replace(self._now(held, "removed"), wanted=None, installed=None)])
+        removed = replace(self._now(held, "removed"), wanted=None, installed=None, failure="")
+        self.journal.record([removed], self._adopted(key.deployment_id, progress.version))
         self._post_statuses([key.deployment_id])
         rest = [item for item in self.journal.workloads() if item.key.deployment_id == key.deployment_id]
         # The status names all components, so those that are removed stay until the last one is.
@@ -262,26 +338,22 @@ class Reconciler:
 
     def _as_installed(self, held: RecordedWorkload, applier: str, workload: Workload) -> RecordedWorkload:
         done = self._now(held, "installed")
-        return replace(done, applier=applier, wanted=workload.digest, installed=workload.digest, attempts=0)
+        return replace(done, applier=applier, wanted=workload.digest, installed=workload.digest, attempts=0, failure="")
 
     def _as_pending(self, held: RecordedWorkload, change: Change) -> RecordedWorkload:
         """Return the record of a component that is about to change; what failed before stays known."""
         if held.wanted == change.workload.digest and held.state in ("failed", "installing", "pending"):
             return held
-        return replace(self._now(held, "pending"), applier=change.applier, wanted=change.workload.digest, attempts=0)
+        fresh = replace(self._now(held, "pending"), applier=change.applier, wanted=change.workload.digest)
+        return replace(fresh, attempts=0, failure="")
 
     def _now(
         self, held: RecordedWorkload, state: State, error: MargoGitopsError | None = None, *, message: str = ""
     ) -> RecordedWorkload:
-        code, text = (error.code, str(error)) if error is not None else ("", message)
+        code, text = (error.code, message or str(error)) if error is not None else ("", message)
         if (held.state, held.code, held.message) == (state, code, text):
             return held
         return replace(held, state=state, code=code, message=text, changed_at=self.clock())
-
-    def _save(self, rows: Sequence[RecordedWorkload], memory: Mapping[WorkloadKey, RecordedWorkload]) -> None:
-        """Record rows, unless the journal already says all of it: an idle cycle writes nothing."""
-        if any(memory.get(row.key) != row for row in rows):
-            self.journal.record(rows)
 
     def _post_statuses(self, only: Sequence[str] | None = None) -> None:
         """Put the current status of these deployments, or of all, into the outbox."""
@@ -307,9 +379,16 @@ def _contract(applier: str) -> Iterator[None]:
         ) from error
 
 
-def _recorded(deployment: DesiredDeployment, version: int) -> RecordedDeployment:
+def _check_mended(applier: Applier, workload: Workload) -> None:
+    """Raise `InstallFailed` where a component is still degraded: with `wait: false` nobody else looks."""
+    for found in applier.observe():
+        if found.key == workload.key and found.condition == "degraded":
+            raise InstallFailed(f"{_name(workload)} was started again and does not stay up", why=[found.detail])
+
+
+def _recorded(deployment: DesiredDeployment, version: int, position: int) -> RecordedDeployment:
     metadata = deployment.document.metadata
-    return RecordedDeployment(deployment.id, metadata.name, metadata.device_id or "", version)
+    return RecordedDeployment(deployment.id, metadata.name, metadata.device_id or "", version, position)
 
 
 def _name(workload: Workload) -> str:

@@ -2,26 +2,37 @@
 
 S-1  At the start the held state is applied at once, without the network; then the source is polled.
 S-2  No error of a cycle ends the agent: it is recorded with its code, and the next poll comes, later each time.
-S-3  A signal to stop is obeyed between two steps; what was begun is finished or taken up at the next start.
+S-3  A source that kept the poll waiting for a change is asked again at once; every other one at the next slot.
+S-4  A signal to stop is obeyed between two steps; what was begun is finished or taken up at the next start.
+S-5  Between polls the held state is applied every minute, or every interval where that is shorter, however long the
+     source is away or asks to wait: what runs here is mended here.
+S-6  Who asks for a poll (SIGHUP) is not made to wait: the running step is finished, or left where it only waits, the
+     poll comes next, and what rests or is quarantined is tried as well.
 """
 
 from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Literal, Protocol, TypeAlias
 
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.events import Event, Reason, Record
 from margo_gitops.agent.notify import ServiceManager
 from margo_gitops.agent.schedule import Schedule
 from margo_gitops.errors import AgentDefect, MargoGitopsError
+from margo_gitops.transport.transport import PollHints
+
+LONGEST_UNMENDED_SECONDS: Final = 60.0
+"""The longest time between two cycles, unless one of them takes longer (S-5)."""
+
+_Call: TypeAlias = Literal["due", "asked", "end"]
 
 
 class Cycles(Protocol):
     """What does one cycle."""
 
-    def run(self, *, poll: bool = True, patient: bool = False) -> Outcome:
+    def run(self, *, poll: bool = True, patient: bool = False, retry: bool = False) -> Outcome:
         """Do one cycle."""
         ...
 
@@ -55,6 +66,7 @@ class Service:
         record: Record,
         clock: Callable[[], float],
         timer: Callable[[], float],
+        hints: Callable[[], PollHints] = PollHints,
     ) -> None:
         """Take the parts.
 
@@ -66,6 +78,7 @@ class Service:
             record: keeps events.
             clock: the time, seconds since the epoch; may jump.
             timer: seconds since some moment; never jumps.
+            hints: what the source said at the last poll about the next one.
         """
         self._cycles = cycles
         self._schedule = schedule
@@ -74,6 +87,7 @@ class Service:
         self._record = record
         self._clock = clock
         self._timer = timer
+        self._hints = hints
 
     def run(self) -> None:
         """Run cycles until a signal asks to stop."""
@@ -81,17 +95,26 @@ class Service:
         self._cycle(poll=False)
         failures = 0
         delay = self._schedule.first_delay()
-        while self._wait(delay):
-            error = self._cycle(poll=True)
+        while (call := self._wait(delay)) != "end":
+            error = self._cycle(poll=True, asked=call == "asked")
             failures = failures + 1 if error else 0
-            retry_after = getattr(error, "retry_after", None)
-            delay = self._schedule.delay(self._clock(), failures=failures, retry_after=retry_after)
+            delay = self._delay(error, failures)
         self._manager.stopping()
 
-    def _cycle(self, *, poll: bool) -> MargoGitopsError | None:
+    def _delay(self, error: MargoGitopsError | None, failures: int) -> float:
+        """Return the seconds until the next poll (S-3)."""
+        now = self._clock()
+        if error is not None:
+            return self._schedule.delay(now, failures=failures, retry_after=getattr(error, "retry_after", None))
+        hints = self._hints()
+        if hints.waited and not hints.pause:
+            return 0.0
+        return self._schedule.delay(now, retry_after=hints.pause, wished=hints.interval)
+
+    def _cycle(self, *, poll: bool, asked: bool = False) -> MargoGitopsError | None:
         """Do one cycle and return why the poll did not work, if it did not (S-2)."""
         try:
-            outcome = self._cycles.run(poll=poll, patient=True)
+            outcome = self._cycles.run(poll=poll, patient=not asked, retry=asked)
         except MargoGitopsError as error:
             self._record(Event.of(Reason.STORAGE_FAILED, error))
             return error
@@ -100,18 +123,29 @@ class Service:
             self._record(Event.of(Reason.DEFECT, defect))
             return defect
         self._manager.alive(f"holds version {outcome.version}" if outcome.version else "holds nothing yet")
-        return outcome.poll_error
+        # A source that was not asked is not to be spared.
+        return outcome.poll_error if outcome.poll != "none" else None
 
-    def _wait(self, seconds: float) -> bool:
-        """Wait for the next poll, with signs of life; return whether there is one."""
-        end = self._timer() + seconds
+    def _wait(self, seconds: float) -> _Call:
+        """Wait for the next poll, mending what runs (S-5), with signs of life; return why the wait is over."""
+        pause = min(self._schedule.interval, LONGEST_UNMENDED_SECONDS)
+        begin = self._timer()
+        end, mend = begin + seconds, begin + pause
         while not self._waiting.stopping():
-            left = end - self._timer()
-            if left <= 0 or self._waiting.take_poll():
-                return True
-            self._waiting.wait(min(left, self._manager.heartbeat or left))
-            self._manager.alive()
-        return False
+            # A poll that comes soon mends as well.
+            due = mend if end - mend > pause / 2 else end
+            left = due - self._timer()
+            if self._waiting.take_poll():
+                return "asked"
+            if left > 0:
+                self._waiting.wait(min(left, self._manager.heartbeat or left))
+                self._manager.alive()
+            elif due == end:
+                return "due"
+            else:
+                self._cycle(poll=False)
+                mend = self._timer() + pause
+        return "end"
 
 
 def _places(error: Exception) -> list[str]:

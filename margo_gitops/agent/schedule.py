@@ -7,6 +7,11 @@
     P-4  After the n-th failure in a row, 2^(n-1) - 1 slots are skipped, until the pause reaches an hour.
     P-5  A source that asks to wait (`Retry-After`) is not asked again before that time.
     P-6  The first poll after a start comes within the jitter.
+    P-7  A source that wishes for fewer polls is asked less often: its interval replaces a shorter one of the
+         configuration, so that slots spread over the longer one. Nobody can ask for more.
+    P-8  Where the source keeps a poll waiting for a change, the wait ends at the device's own slot, counted with the
+         longest wait as the interval. So a fleet whose waits were all cut off, or all answered, at one moment is
+         spread again one wait later, without an echo (failure mode F17).
 
 Times are seconds since the epoch. A clock that is wrong moves the slots, never the pace.
 """
@@ -22,7 +27,7 @@ LONGEST_PAUSE_SECONDS: Final = 3600.0
 """How long failures may stretch the time between two polls (P-4); longer intervals stay as they are."""
 
 LONGEST_RETRY_AFTER_SECONDS: Final = 24 * 3600.0
-"""A source cannot silence a device for longer than this (P-5)."""
+"""A source cannot silence a device for longer than this (P-5, P-7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,19 +48,42 @@ class Schedule:
         """Return how many seconds after its start the agent polls for the first time (P-6)."""
         return _fraction(self.device, "start") * self.jitter
 
-    def delay(self, now: float, *, failures: int = 0, retry_after: float | None = None) -> float:
+    def delay(
+        self, now: float, *, failures: int = 0, retry_after: float | None = None, wished: float | None = None
+    ) -> float:
         """Return how many seconds to wait before the next poll; always positive.
 
         Args:
             now: the time.
             failures: polls that failed in a row, up to now.
             retry_after: seconds the source asked to wait, if it did.
+            wished: seconds between two polls that the source wishes for, if it does.
         """
+        interval = max(self.interval, min(wished or 0.0, LONGEST_RETRY_AFTER_SECONDS))
         pause = max(self._backoff(failures), min(retry_after or 0.0, LONGEST_RETRY_AFTER_SECONDS))
-        phase = _fraction(self.device, "phase") * self.interval
-        slot = math.floor((now + pause - phase) / self.interval) + 1
-        begin = slot * self.interval + phase
+        begin, slot = self._slot(now + pause, interval)
         return begin - now + _fraction(self.device, str(slot)) * self.jitter
+
+    def patience(self, now: float, longest: float) -> int:
+        """Return how many whole seconds the source may keep a poll waiting for a change; 0 for none (P-8).
+
+        Args:
+            now: the time.
+            longest: the longest wait, in seconds; jitter comes on top, in the proportion it has for polls.
+        """
+        if longest < 1:
+            return 0
+        begin, slot = self._slot(now, longest)
+        # Jitter as for polls: without it, those that come from a jittered poll would meet those that do not.
+        end = begin + _fraction(self.device, str(slot)) * self.jitter * longest / self.interval
+        # Rounded up: an end before the slot would make a second, short wait of it.
+        return math.ceil(end - now)
+
+    def _slot(self, after: float, interval: float) -> tuple[float, int]:
+        """Return when the first slot after a moment begins, and its number."""
+        phase = _fraction(self.device, "phase") * interval
+        number = math.floor((after - phase) / interval) + 1
+        return number * interval + phase, number
 
     def _backoff(self, failures: int) -> float:
         skipped: int = 2 ** min(failures - 1, 32) - 1 if failures > 0 else 0

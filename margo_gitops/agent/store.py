@@ -10,10 +10,12 @@ H-2  The revision is part of the generation: a device that says "I hold X" holds
 H-3  A generation appears whole, by one rename; the link moves only to a whole generation.
 H-4  Every byte is verified when read; what is damaged or missing counts as "nothing held" (failure mode F14).
 H-5  When the disk is full the generation before stays, untouched.
+H-6  Whoever reads beside the agent sees one generation or the next, never a mixture.
 """
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +41,7 @@ from margo_gitops.trust.trusted_state import TrustedState
 
 _REMEDY: Final = "nothing to do: the agent fetches the state again; look after the disk if this comes back"
 _LARGEST_FILE: Final = 64 * 1024 * 1024
+_MOST_REPLACED: Final = 10
 
 _Digest = Annotated[Digest, Text(pattern=DIGEST_PATTERN, what="a digest")]
 
@@ -64,14 +67,35 @@ class TrustedStore:
     def load(self) -> Snapshot | None:
         """Return what is held; None where nothing was ever stored.
 
+        A reader beside the agent (`agent status`) may find a generation gone that was replaced meanwhile (H-6).
+
         Raises:
             StoredStateDamaged: what lies there is not what was stored (H-4).
             StateFolderUnusable: the folder cannot be read.
         """
+        generation = self._current()
+        for _ in range(_MOST_REPLACED):
+            try:
+                return self._load(generation) if generation else None
+            except StoredStateDamaged:
+                # Damage stays where it is; a generation that was replaced leads to another one.
+                before, generation = generation, self._current()
+                if generation == before:
+                    raise
+        return self._load(generation) if generation else None
+
+    def _current(self) -> Path | None:
         with disk_errors(self._link):
-            if not self._link.is_symlink():
+            try:
+                return self._folder / self._link.readlink().name
+            except FileNotFoundError:
                 return None
-            generation = self._folder / self._link.readlink().name
+            except OSError as error:
+                if error.errno == errno.EINVAL:  # no link: nothing that this agent wrote
+                    return None
+                raise
+
+    def _load(self, generation: Path) -> Snapshot:
         encoded = self._file(generation / "index.json", _as_digest(generation.name))
         try:
             index = read(_Index, read_json(encoded, str(generation / "index.json")))

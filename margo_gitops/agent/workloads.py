@@ -6,22 +6,27 @@ W-3  A deployment that waits for one that is not there, or for itself through ot
      that wait for it.
 W-4  A component gets the parameters whose targets name it. Two parameters that write one place with different values
      are refused (never "the last one wins").
-W-5  A workload's digest covers what makes it run: profile type, component, artifact digest, values. Where the artifact
-     lies, and names for people, do not count.
+W-5  A workload's digest covers what makes it run, and nothing else: profile type; the component's name, repository,
+     revision, packageLocation and extensions; artifact digest; values. Where the artifact lies, how long installing
+     may take, and names for people, do not count. A field that the standard gains counts only once it is listed here:
+     a new agent must not restart what runs.
+W-6  A deployment whose eligibility rules or capacity this device does not meet is refused (rules E-1 to E-3 of
+     margo_gitops.agent.eligibility).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
-from margo_gitops.appliers.applier import Workload, WorkloadKey
+from margo_gitops.agent.eligibility import Eligibility
+from margo_gitops.appliers.applier import LONGEST_TIMEOUT_SECONDS, Workload, WorkloadKey
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.application import Component, ParameterValue
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, Artifact, DeploymentExtension
 from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.nodes import Json, Node, SourceText
-from margo_gitops.documents.records import read, write
+from margo_gitops.documents.records import read
 from margo_gitops.errors import ApplyError, DeploymentUnusable, InvalidDocument
 
 
@@ -53,16 +58,36 @@ class DesiredDeployment:
         return tuple(WorkloadKey(self.id, component.name) for component in components)
 
 
-def desired_deployments(documents: Sequence[ApplicationDeployment]) -> tuple[DesiredDeployment, ...]:
-    """Return the deployments in the order they are installed in (W-1 to W-5).
+@dataclass(frozen=True, slots=True)
+class DeviceLimits:
+    """What this device allows.
+
+    Attributes:
+        eligibility: which deployments it may run.
+        longest_seconds: how long one step of a component may take, whatever its document says.
+    """
+
+    eligibility: Eligibility = field(default_factory=Eligibility)
+    longest_seconds: int = LONGEST_TIMEOUT_SECONDS
+
+
+def desired_deployments(
+    documents: Sequence[ApplicationDeployment], limits: DeviceLimits | None = None
+) -> tuple[DesiredDeployment, ...]:
+    """Return the deployments in the order they are installed in (W-1 to W-6).
 
     Args:
         documents: the trusted deployments, in the manifest's order.
+        limits: what the device allows; None is a device that says nothing of itself.
     """
-    return _in_order([_desired(document) for document in documents])
+    limits = limits or DeviceLimits()
+    return _in_order([_desired(document, limits) for document in documents])
 
 
-def _desired(document: ApplicationDeployment) -> DesiredDeployment:
+def _desired(document: ApplicationDeployment, limits: DeviceLimits) -> DesiredDeployment:
+    objection = limits.eligibility.objection(document)
+    if objection is not None:
+        return DesiredDeployment(document, (), (), objection)
     try:
         extension = _extension(document)
         artifacts = {artifact.component: artifact for artifact in extension.artifacts} if extension else {}
@@ -70,7 +95,8 @@ def _desired(document: ApplicationDeployment) -> DesiredDeployment:
         unknown = sorted(artifacts.keys() - {component.name for component in components})
         if unknown:
             raise _unusable(document, f"it has an artifact for {unknown[0]}, which is no component of it")
-        workloads = tuple(_workload(document, item, artifacts.get(item.name)) for item in components)
+        longest = limits.longest_seconds
+        workloads = tuple(_workload(document, item, artifacts.get(item.name), longest) for item in components)
     except DeploymentUnusable as error:
         return DesiredDeployment(document, (), (), error)
     after = dict.fromkeys(name.lower() for name in extension.after) if extension else {}
@@ -91,7 +117,9 @@ def _extension(document: ApplicationDeployment) -> DeploymentExtension | None:
         ) from error
 
 
-def _workload(document: ApplicationDeployment, component: Component, artifact: Artifact | None) -> Workload:
+def _workload(
+    document: ApplicationDeployment, component: Component, artifact: Artifact | None, longest_seconds: int
+) -> Workload:
     values: dict[str, ParameterValue] = {}
     for name, parameter in document.spec.parameters.items():
         for target in parameter.targets:
@@ -100,7 +128,8 @@ def _workload(document: ApplicationDeployment, component: Component, artifact: A
             held = values.setdefault(target.pointer, parameter.value)
             if _tagged_value(held) != _tagged_value(parameter.value):
                 raise _unusable(document, f"the parameter {name} and another one both write {target.pointer}")
-    return Workload(document, component, artifact, values, _digest(document, component, artifact, values))
+    digest = _digest(document, component, artifact, values)
+    return Workload(document, component, artifact, values, digest, longest_seconds)
 
 
 def _digest(
@@ -109,9 +138,15 @@ def _digest(
     artifact: Artifact | None,
     values: Mapping[str, ParameterValue],
 ) -> Digest:
+    properties = component.properties
+    # The list of W-5. A change of it restarts every component of every device: the golden test guards it.
     content: dict[str, Json] = {
         "type": document.spec.deployment_profile.type,
-        "component": _tagged(write(component)),
+        "name": component.name,
+        "repository": properties.repository,
+        "revision": properties.revision,
+        "packageLocation": properties.package_location,
+        "extensions": _tagged(dict(component.extensions)),
         "artifact": artifact.digest if artifact else None,
         "values": {pointer: _tagged_value(value) for pointer, value in values.items()},
     }

@@ -15,7 +15,7 @@ Plug-ins register a factory under the entry point group `margo_gitops.appliers`;
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -31,6 +31,9 @@ ENTRY_POINT_GROUP = "margo_gitops.appliers"
 DEFAULT_TIMEOUT_SECONDS = 600
 """For a component that names no time-out; Margo leaves it open."""
 
+LONGEST_TIMEOUT_SECONDS = 900
+"""A document's time-out counts up to here, unless the device's configuration says otherwise."""
+
 
 @dataclass(frozen=True, slots=True)
 class Workload:
@@ -42,6 +45,7 @@ class Workload:
         artifact: where its content lies, by digest; None where the deployment names none.
         values: parameter values by pointer, only those whose targets name this component, in the document's order.
         digest: over component, artifact digest and values: equal digests mean that nothing needs to change.
+        longest_seconds: how long this device lets one step take, whatever the document says.
     """
 
     deployment: ApplicationDeployment
@@ -49,6 +53,7 @@ class Workload:
     artifact: Artifact | None
     values: Mapping[str, ParameterValue]
     digest: Digest
+    longest_seconds: int = LONGEST_TIMEOUT_SECONDS
 
     @property
     def key(self) -> WorkloadKey:
@@ -57,9 +62,14 @@ class Workload:
 
     @property
     def timeout_seconds(self) -> int:
-        """How long an installation may take."""
+        """How long a step may take: what the document says, as far as this device lets it."""
         timeout = self.component.properties.timeout
-        return parse_timeout(timeout) if timeout else DEFAULT_TIMEOUT_SECONDS
+        if not timeout:
+            return min(DEFAULT_TIMEOUT_SECONDS, self.longest_seconds)
+        try:
+            return min(parse_timeout(timeout), self.longest_seconds)
+        except ValueError:  # more digits than any clock has
+            return self.longest_seconds
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -91,6 +101,11 @@ class Observed:
     detail: str = ""
 
 
+def never() -> bool:
+    """Return False: for an applier that nobody interrupts."""
+    return False
+
+
 @dataclass(frozen=True, slots=True)
 class ApplierContext:
     """What an applier's factory gets.
@@ -99,11 +114,14 @@ class ApplierContext:
         device: this device's id.
         folder: a folder of this applier's own, inside the agent's state folder; it exists.
         settings: the applier's part of the agent configuration, as plain values; the factory checks it.
+        interrupted: whether the agent was asked to stop; asked in loops that wait, which then raise `StepInterrupted`
+            and leave everything as it is: the step is started again later (A-5).
     """
 
     device: str
     folder: Path
     settings: Mapping[str, Json]
+    interrupted: Callable[[], bool] = never
 
 
 class Applier(Protocol):

@@ -15,11 +15,11 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey
+from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, never
 from margo_gitops.appliers.archives import ArchiveBounds
 from margo_gitops.appliers.artifacts import ArtifactCache
 from margo_gitops.appliers.compose_engine import ComposeEngine
@@ -47,6 +47,7 @@ from margo_gitops.errors import (
     EngineUnavailable,
     InstallFailed,
     RemoveFailed,
+    StepInterrupted,
     StorageFailed,
     WorkloadUnsupported,
 )
@@ -80,6 +81,7 @@ def create(context: ApplierContext) -> ComposeApplier:
         ComposeEngine(command, environment),
         ArtifactCache(context.folder / "artifacts", ca_file=ca_file, bounds=bounds),
         remove_volumes=remove_volumes,
+        interrupted=context.interrupted,
     )
 
 
@@ -92,6 +94,7 @@ class ComposeApplier:
         engine: the engine and its client.
         artifacts: the content of components.
         remove_volumes: whether removing a workload deletes its named volumes too.
+        interrupted: whether the agent was asked to stop; ends every wait.
     """
 
     profile_types: Sequence[str] = ("compose",)
@@ -104,6 +107,7 @@ class ComposeApplier:
         artifacts: ArtifactCache,
         *,
         remove_volumes: bool = False,
+        interrupted: Callable[[], bool] = never,
     ) -> None:
         self._device = device
         self._folder = folder
@@ -111,6 +115,7 @@ class ComposeApplier:
         self._artifacts = artifacts
         self._revisions = Revisions(folder / "workloads")
         self._remove_volumes = remove_volumes
+        self._interrupted = interrupted
 
     def prepare(self, workload: Workload) -> None:
         """Fetch the content, let Compose check it, and pull the images that are missing.
@@ -254,7 +259,7 @@ class ComposeApplier:
                 )
 
     def _project(self, key: WorkloadKey) -> RunningProject:
-        return RunningProject(self._engine, self._device, key, self._folder)
+        return RunningProject(self._engine, self._device, key, self._folder, self._interrupted)
 
     def _made_current(self, key: WorkloadKey, revision: Revision) -> None:
         self._revisions.make_current(key, revision)
@@ -276,6 +281,8 @@ class ComposeApplier:
                         raise EngineUnavailable(
                             "an earlier step still runs", remedy="wait for it, or stop its docker process"
                         ) from None
+                    if self._interrupted():
+                        raise StepInterrupted("an earlier step still runs") from None
                     time.sleep(_POLL_SECONDS)
             yield descriptor
         finally:
@@ -293,6 +300,8 @@ def _reinstate(
             return False
         deadline = time.monotonic() + current.record.timeout_seconds
         return not project.start(current, deadline, lock, project.containers())
+    except StepInterrupted:
+        raise  # the next start takes all of it up
     except ApplyError:
         return False
 

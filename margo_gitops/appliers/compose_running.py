@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from margo_gitops.appliers.applier import WorkloadKey
+from margo_gitops.appliers.applier import WorkloadKey, never
 from margo_gitops.appliers.compose_engine import ComposeEngine, History
 from margo_gitops.appliers.compose_project import DEVICE, PROJECT, Container, observed, project_name
 from margo_gitops.appliers.compose_revision import Revision
 from margo_gitops.appliers.redaction import redacted
-from margo_gitops.errors import ApplyError, RemoveFailed, WorkloadUnsupported
+from margo_gitops.errors import ApplyError, RemoveFailed, StepInterrupted, WorkloadUnsupported
 
 REMOVE_SECONDS = 120.0
 # A container without a health check counts as started when it has run this long without a restart.
@@ -29,9 +29,18 @@ class RunningProject:
         device: this device's id; containers without it are somebody else's.
         key: the workload.
         folder: where the client runs; without a compose file of its own, lest the client takes that one.
+        interrupted: whether the agent was asked to stop.
     """
 
-    def __init__(self, engine: ComposeEngine, device: str, key: WorkloadKey, folder: Path) -> None:
+    def __init__(
+        self,
+        engine: ComposeEngine,
+        device: str,
+        key: WorkloadKey,
+        folder: Path,
+        interrupted: Callable[[], bool] = never,
+    ) -> None:
+        self._interrupted = interrupted
         self._engine = engine
         self._device = device
         self._key = key
@@ -48,6 +57,9 @@ class RunningProject:
             deadline: on the monotonic clock; starting ends then.
             lock: a descriptor that Compose holds while it lives.
             wait_beside: the containers there were before, to wait until all are healthy; None does not wait.
+
+        Raises:
+            StepInterrupted: the agent was asked to stop; what was started is left as it is.
         """
         counted = self._engine.histories(wait_beside) if wait_beside is not None else {}
         self._repair()
@@ -102,6 +114,8 @@ class RunningProject:
                 return []
             if now > deadline:
                 return ["it did not become healthy in time", *(state.detail for state in states)]
+            if self._interrupted():
+                raise StepInterrupted(f"{self._key} was started; whether it becomes healthy was not awaited")
             time.sleep(_POLL_SECONDS)
 
     def down(self, revision: Revision | None, lock: int) -> list[str]:

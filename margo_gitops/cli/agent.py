@@ -37,9 +37,10 @@ def agent() -> None:
 @agent.command()
 @_config
 @_log_format
-def once(config: Path | None, log_format: LogFormat) -> None:
+@click.option("--retry", is_flag=True, help="Try updates again that failed and are quarantined.")
+def once(config: Path | None, log_format: LogFormat, *, retry: bool) -> None:
     """Poll once, apply, end."""
-    outcome = run_once(_load(config), log_format)
+    outcome = run_once(_load(config), log_format, retry=retry)
     version = f"version {outcome.version}" if outcome.version is not None else "nothing"
     click.echo(f"poll: {outcome.poll}; holds {version}")
     sys.exit(outcome.exit_code)
@@ -49,7 +50,7 @@ def once(config: Path | None, log_format: LogFormat) -> None:
 @_config
 @_log_format
 def run(config: Path | None, log_format: LogFormat) -> None:
-    """Poll and apply until SIGTERM or SIGINT; SIGHUP polls now."""
+    """Poll and apply until SIGTERM or SIGINT; SIGHUP polls now, and tries what failed again."""
     run_service(_load(config), log_format)
 
 

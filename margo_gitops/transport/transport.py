@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 from margo_gitops.trust.snapshot import Snapshot
@@ -14,6 +15,21 @@ class Unchanged:
 UNCHANGED = Unchanged()
 
 
+@dataclass(frozen=True, slots=True)
+class PollHints:
+    """What a source said about the next poll.
+
+    Attributes:
+        waited: it kept the last request waiting for a change, as asked.
+        interval: seconds between two polls that it wishes for; None where it says nothing.
+        pause: seconds before which it wants no other request; None where it says nothing.
+    """
+
+    waited: bool = False
+    interval: float | None = None
+    pause: float | None = None
+
+
 class Transport(Protocol):
     """Fetches a device's desired state from one source. Keeps its connection between calls."""
 
@@ -22,6 +38,7 @@ class Transport(Protocol):
 
         Raises:
             TransportError: nothing usable came; nothing has changed on this side.
+            TrustRefused: what came cannot be trusted, which shows before all of it is there.
         """
         ...
 

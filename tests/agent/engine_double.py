@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
 from margo_gitops.digests import Digest
-from margo_gitops.errors import ArtifactUnavailable, EngineUnavailable, InstallFailed, RemoveFailed
+from margo_gitops.errors import ArtifactUnavailable, EngineUnavailable, InstallFailed, RemoveFailed, StepInterrupted
 
 
 class Killed(BaseException):
@@ -21,12 +22,16 @@ class Engine:
     Attributes:
         running: digests by key; a digest in `half` was begun and not ended.
         log: every step that was ended, for tests of the order.
+        tried: every step that was begun; "replace" is an installation over other content.
+        conditions: of what does not run well, by key.
     """
 
     prepared: set[Digest] = field(default_factory=set)
     running: dict[WorkloadKey, Digest] = field(default_factory=dict)
     half: set[WorkloadKey] = field(default_factory=set)
     log: list[tuple[str, str]] = field(default_factory=list)
+    tried: list[tuple[str, str]] = field(default_factory=list)
+    conditions: dict[WorkloadKey, Literal["starting", "degraded"]] = field(default_factory=dict)
 
 
 @dataclass
@@ -49,6 +54,7 @@ class EngineDouble:
 
     def prepare(self, workload: Workload) -> None:
         self.alive()
+        self.engine.tried.append(("prepare", name(workload)))
         if ("crash", name(workload)) in self.broken:
             raise ZeroDivisionError("a defect of the applier")
         if ("prepare", name(workload)) in self.broken:
@@ -62,10 +68,15 @@ class EngineDouble:
         assert workload.digest in self.engine.prepared, "installed before it was prepared"
         before = self.engine.running.get(workload.key)
         if before == workload.digest and workload.key not in self.engine.half:
+            if workload.key in self.engine.conditions:
+                self.engine.tried.append(("restart", name(workload)))
             return
+        self.engine.tried.append(("replace" if before not in (None, workload.digest) else "install", name(workload)))
         self.engine.running[workload.key] = workload.digest
         self.engine.half.add(workload.key)
         self.alive()
+        if ("interrupt", name(workload)) in self.broken:
+            raise StepInterrupted(f"{name(workload)} was left")
         if ("install", name(workload)) in self.broken:
             self.engine.half.discard(workload.key)
             if before is None:
@@ -79,6 +90,7 @@ class EngineDouble:
 
     def remove(self, key: WorkloadKey) -> None:
         self.alive()
+        self.engine.tried.append(("remove", str(key)))
         if ("remove", str(key)) in self.broken:
             raise RemoveFailed(f"{key} does not go")
         self.engine.running.pop(key, None)
@@ -91,7 +103,7 @@ class EngineDouble:
             raise EngineUnavailable("the engine does not answer")
         return [
             # A half-done installation looks whole: the worst that A-6 allows.
-            Observed(key, digest if self.tells_digest else None, "running")
+            Observed(key, digest if self.tells_digest else None, self.engine.conditions.get(key, "running"))
             for key, digest in sorted(self.engine.running.items())
         ]
 

@@ -28,7 +28,8 @@ KEYS = sorted(
         key
         for cls in records()
         for key, *_ in iterate_fields(cls)
-        if (cls.__name__, key) not in {("SourceSettings", "git"), ("ApplierSettings", "values")}
+        if (cls.__name__, key)
+        not in {("SourceSettings", "git"), ("SourceSettings", "http"), ("ApplierSettings", "values")}
     }
 )
 
@@ -57,6 +58,9 @@ def test_nothing_is_documented_that_is_not_there() -> None:
 
 
 def test_the_example_is_a_valid_configuration() -> None:
-    (example,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    example, over_http = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert read(AgentConfiguration, read_yaml(example.encode(), "agent.yaml")).device == "press-07"
     assert get_type_hints(AgentConfiguration)
+    others = re.sub(r"^(source|trust):\n(  .*\n)+", "", example, flags=re.MULTILINE)
+    read_over_http = read(AgentConfiguration, read_yaml((others + over_http).encode(), "agent.yaml"))
+    assert read_over_http.source.http is not None

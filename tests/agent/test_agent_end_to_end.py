@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from device_world import STRANGER, World, deployment_bytes, deployment_id, snapshot_of
+from device_world import DEVICE, STRANGER, World, deployment_bytes, deployment_id, snapshot_of
 
 TIMEOUT = 30.0
 
@@ -161,6 +161,68 @@ def test_a_workload_that_fails_ends_with_5_and_what_ran_is_back(world: World, tm
     assert status["status"]["state"] == "failed"
     assert status["status"]["error"]["source"] == "app-1"
     assert status["adoptedManifestVersion"] == 2
+
+
+def test_a_broken_update_is_tried_again_only_when_somebody_asks(world: World, tmp_path: Path) -> None:
+    hook, calls = tmp_path / "hook", tmp_path / "calls"
+    hook.write_text(f'#!/bin/sh\necho x >> {calls}\n! grep -q broken "$2/values.env"\n')
+    hook.chmod(0o755)
+    world.configure(appliers={"files": {"folder": str(world.output), "hook": [str(hook)]}})
+    world.publish({1: deployment_bytes(1)})
+    assert world.agent("once").returncode == 0
+    world.publish({1: deployment_bytes(1, values={"GREETING": "broken"})})
+    assert world.agent("once").returncode == 5
+    called = calls.read_text()
+    again = world.agent("once")
+    assert again.returncode == 5, "a device that does not run what it should says so"
+    assert calls.read_text() == called, "what runs was taken down again"
+    report = json.loads(world.agent("status", "--output", "json").stdout)
+    (component,) = report["deployments"][0]["components"]
+    assert component["failure"] == "quarantined"
+    assert "--retry" in report["deployments"][0]["status"]["components"][0]["error"]["message"]
+    assert world.agent("once", "--retry").returncode == 5
+    assert calls.read_text() != called
+    hook.write_text("#!/bin/sh\n")
+    assert world.agent("once", "--retry").returncode == 0
+    assert world.value(1) == 'GREETING="broken"\n'
+
+
+RULES = b"""    type: compose
+    deviceConstraints:
+      eligibilityRules:
+        - labelSelector:
+            matchExpressions:
+              - key: zone
+                operator: In
+                values: [explosion-proof]
+"""
+
+
+def test_the_device_itself_evaluates_eligibility_rules(world: World) -> None:
+    world.publish({1: deployment_bytes(1).replace(b"    type: compose\n", RULES), 2: deployment_bytes(2)})
+    result = world.agent("once")
+    assert (result.returncode, world.value(1)) == (5, None)
+    assert "MG1711" in result.stderr
+    assert world.value(2) is not None
+    capabilities = {"id": DEVICE, "vendor": "v", "modelNumber": "m", "serialNumber": "s"}
+    for zone, value in (("hall", None), ("explosion-proof", 'GREETING="hello"\n')):
+        (world.folder / "capabilities.json").write_text(
+            json.dumps({"properties": capabilities, "labels": {"zone": zone}})
+        )
+        world.configure(capabilities=["capabilities.json"])
+        assert world.agent("once").returncode == (5 if value is None else 0)
+        assert world.value(1) == value
+
+
+def test_a_broken_list_of_signers_ends_once_with_2_and_what_is_held_is_kept_running(world: World) -> None:
+    world.publish({1: deployment_bytes(1)})
+    assert world.agent("once").returncode == 0
+    (world.output / deployment_id(1) / "web").unlink()
+    (world.folder / "allowed_signers").write_text("oops\n")
+    result = world.agent("once")
+    assert result.returncode == 2
+    assert "SignersUnreadable" in result.stderr
+    assert world.value(1) is not None
 
 
 def test_a_second_agent_ends_with_75(world: World) -> None:

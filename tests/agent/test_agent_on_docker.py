@@ -1,9 +1,11 @@
 """From a commit to a container: the agent with the compose applier on a real Docker engine."""
 
 import json
+import signal
 import subprocess
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,10 @@ services:
     command: [sh, -c, "[ $$GREETING != broken ] || exit 3; trap 'exit 0' TERM; sleep 3600 & wait $$!"]
     environment:
       GREETING: "${{GREETING}}"
+    healthcheck:
+      test: [CMD-SHELL, "[ $$GREETING != sick ]"]
+      interval: 1s
+      start_period: 1h
 """
 
 
@@ -112,3 +118,34 @@ def test_without_an_engine_the_agent_says_so_and_forgets_nothing(site: Site) -> 
     assert site.greetings() == ["hello"]
     result = site.agent("once", **site.engine)
     assert (result.returncode, site.greetings()) == (0, ["welcome"]), result.stderr
+
+
+def test_a_revert_comes_through_and_a_stop_is_obeyed_while_an_update_waits_to_become_healthy(site: Site) -> None:
+    site.configure(appliers={"compose": {}}, poll={"interval": "1h", "jitter": "1s"})
+    site.publish(site.application("hello"))
+    assert site.agent("once", **site.engine).returncode == 0
+    site.publish(site.application("sick"))
+    with subprocess.Popen(site.command("run"), env=site.environment(**site.engine)) as running:
+        try:
+            eventually(lambda: site.greetings() == ["sick"])
+            site.publish(site.application("hello"))
+            running.send_signal(signal.SIGHUP)
+            eventually(lambda: site.greetings() == ["hello"])
+            site.publish(site.application("sick"))
+            running.send_signal(signal.SIGHUP)
+            eventually(lambda: site.greetings() == ["sick"])
+        finally:
+            started = time.monotonic()
+            running.send_signal(signal.SIGTERM)
+            running.wait(60)
+    assert (running.returncode, time.monotonic() - started < 20) == (0, True)
+    site.publish(site.application("hello"))
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, site.greetings()) == (0, ["hello"]), result.stderr
+
+
+def eventually(happened: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not happened():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)

@@ -61,7 +61,11 @@ def test_defaults(world: World) -> None:
         ({"device": "press 07"}, "is not a device id"),
         ({"appliers": {}}, "names no applier"),
         ({"appliers": {"Compose": {}}}, "an applier's name"),
-        ({"source": {"http": {}}}, "unknown key 'http'"),
+        ({"source": {"oci": {}}}, "unknown key 'oci'"),
+        ({"source": {"http": {}}}, "url is missing"),
+        ({"source": {}}, "exactly one of git and http"),
+        ({"source": {"git": {"url": "file:///s.git"}, "http": {"url": "https://x.example"}}}, "exactly one of git"),
+        ({"source": {"http": {"url": "https://x.example", "wait": "1h"}}}, "must be at most 5m"),
         ({"kind": "Agent"}, "is none of AgentConfiguration"),
         ({"rollback": True}, "unknown key 'rollback'"),
     ],
@@ -127,6 +131,9 @@ def test_the_token_of_the_environment_wins_over_the_file_and_stays_where_it_is(w
     source = loaded.git_source()
     assert (source.token_file, source.token_variable) == (None, "MARGO_GITOPS_TOKEN")
     assert "hunter2" not in repr(loaded) + repr(source)
+    world.configure(source={"http": {"url": "https://wfm.example.com/margo", "tokenFile": "token"}})
+    over_http = load(world, MARGO_GITOPS_TOKEN="hunter2").http_source()
+    assert (over_http.token_file, over_http.token_variable) == (None, "MARGO_GITOPS_TOKEN")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
-"""One cycle: the rules C-1 to C-7 of margo_gitops.agent.cycle, against a source that lies and disks that forget."""
+"""One cycle: the rules C-1 to C-8 of margo_gitops.agent.cycle, against a source that lies and disks that forget."""
 
+import contextlib
 import errno
 import os
 import shutil
@@ -29,7 +30,7 @@ from margo_gitops.errors import ExitCode, SourceUnreachable
 from margo_gitops.transport.transport import UNCHANGED, Unchanged
 from margo_gitops.trust.allowed_signers import parse_allowed_signers
 from margo_gitops.trust.snapshot import Snapshot
-from margo_gitops.trust.trusted_state import TrustPolicy
+from margo_gitops.trust.trusted_state import TrustPolicy, judge
 
 
 @dataclass
@@ -64,11 +65,17 @@ class Device:
     copy: bool = True
 
     def cycle(self, alive: Callable[[], None] = lambda: None, **options: bool) -> Outcome:
+        with self.agent(alive) as cycle:
+            return cycle.run(**options)
+
+    @contextlib.contextmanager
+    def agent(self, alive: Callable[[], None] = lambda: None) -> Iterator[Cycle]:
         state = self.folder / "state"
         self.events.clear()
         with Journal.open(state / "journal.sqlite3", 0) as journal:
-            return Cycle(
+            yield Cycle(
                 policy=lambda: TrustPolicy(DEVICE, parse_allowed_signers(self.signers.encode(), "allowed_signers")),
+                fallback=TrustPolicy(DEVICE, None),
                 transport=self.source,
                 store=TrustedStore(state / "trusted"),
                 floors=self.floors,
@@ -77,7 +84,7 @@ class Device:
                     {"engine": EngineDouble(self.engine, alive=alive)}, journal, self.record, lambda: 0, lambda: False
                 ),
                 record=self.record,
-            ).run(**options)
+            )
 
     @property
     def floors(self) -> FloorFiles:
@@ -298,6 +305,79 @@ def test_a_signer_who_is_not_trusted_any_more_takes_the_held_state_with_him(devi
     outcome = device.cycle()
     assert (outcome.poll, outcome.version) == ("refused", None)
     assert device.engine.running == before, "what runs keeps running"
+
+
+@pytest.mark.parametrize("broken", ["", "no signer at all\n"])
+def test_a_broken_list_of_signers_stops_the_polls_and_nothing_else(device: Device, broken: str) -> None:
+    device.source.snapshot = ONE
+    device.cycle()
+    device.source.snapshot = TWO
+    device.engine.running.clear()
+    device.signers = broken
+    outcome = device.cycle()
+    assert (outcome.poll, outcome.version, outcome.exit_code) == ("none", 1, ExitCode.USAGE)
+    assert device.engine.running, "what is held is not kept running"
+    assert (Reason.SIGNERS_UNREADABLE, "MG1512") in [(event.reason, event.code) for event in device.events]
+    assert len(device.source.asked_with) == 1
+    device.signers = ALLOWED_SIGNERS
+    assert device.cycle().version == 2
+
+
+def test_a_broken_list_of_signers_is_told_once_and_again_after_it_was_mended(device: Device) -> None:
+    device.source.snapshot = ONE
+    device.cycle()
+    with device.agent() as cycle:
+        for signers in ("", "", ALLOWED_SIGNERS, ""):
+            device.signers = signers
+            cycle.run()
+    assert device.reasons.count(Reason.SIGNERS_UNREADABLE) == 2
+
+
+def test_what_stands_wrong_on_the_disk_is_told_once(device: Device) -> None:
+    device.source.snapshot = ONE
+    device.cycle()
+    (document,) = (device.folder / "state" / "trusted").glob("sha256-*/deployments/*")
+    document.write_bytes(TAMPERED[deployment_id(1)])
+    (device.folder / "copy.json").unlink()
+    (device.folder / "copy.json").mkdir()
+    device.source.snapshot = None
+    with device.agent() as cycle:
+        for _ in range(5):
+            cycle.run(poll=False)
+    assert device.reasons == [Reason.FLOOR_DAMAGED, Reason.STATE_DAMAGED]
+
+
+@pytest.mark.parametrize("how", ["another version", "no floor", "no state"])
+def test_without_signers_a_started_agent_applies_only_the_state_of_the_floor(device: Device, how: str) -> None:
+    device.source.snapshot = ONE
+    device.cycle()
+    other = judge(replace(TWO, commit=None), TrustPolicy(DEVICE, None), None)
+    device.engine.running.clear()
+    match how:
+        case "another version":
+            TrustedStore(device.folder / "state" / "trusted").save(other)
+        case "no floor":
+            (device.folder / "state" / "floor.json").unlink()
+            (device.folder / "copy.json").unlink()
+        case "no state":
+            shutil.rmtree(device.folder / "state" / "trusted")
+    device.signers = ""
+    assert device.cycle().reconciliation is None
+    assert device.engine.running == {}
+    assert Reason.SIGNERS_UNREADABLE in device.reasons
+
+
+def test_what_was_refused_is_not_let_in_because_the_list_of_signers_breaks(device: Device) -> None:
+    device.source.snapshot = ONE
+    device.cycle()
+    device.engine.running.clear()
+    device.source.snapshot = None
+    with device.agent() as cycle:
+        device.signers = f"stranger@example.com {STRANGER.public}\n"
+        assert cycle.run().reconciliation is None
+        device.signers = ""
+        assert cycle.run().reconciliation is None
+    assert device.engine.running == {}
 
 
 def test_unchanged_from_a_source_that_was_told_nothing_is_a_lie(device: Device) -> None:

@@ -1,4 +1,4 @@
-"""What a device keeps on disk: the store (H-1..H-5), the floor (D-1..D-5), the journal (J-1..J-5), the lock."""
+"""What a device keeps on disk: the store (H-1..H-6), the floor (D-1..D-5), the journal (J-1..J-5), the lock."""
 
 import errno
 import multiprocessing
@@ -19,6 +19,7 @@ from margo_gitops.agent.floor_files import FloorFiles
 from margo_gitops.agent.journal import (
     MAX_EVENTS,
     MAX_SECURITY_EVENTS,
+    Failure,
     Journal,
     RecordedDeployment,
     RecordedWorkload,
@@ -80,6 +81,23 @@ def test_f14_any_damage_is_found_and_cured_by_saving_again(
         store.load()
     store.save(state)
     assert store.load() == state.snapshot
+
+
+def test_h6_a_reader_beside_the_agent_sees_one_generation_or_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, one, two = TrustedStore(tmp_path / "trusted"), trusted(1), trusted(2)
+    store.save(one)
+    real, replaced = TrustedStore._file, []
+
+    def replace_before_reading(self: TrustedStore, path: Path, digest: Digest | None) -> bytes:
+        if path.name == "manifest.json" and not replaced:
+            replaced.append(path)
+            store.save(two)
+        return real(self, path, digest)
+
+    monkeypatch.setattr(TrustedStore, "_file", replace_before_reading)
+    assert TrustedStore(tmp_path / "trusted").load() == two.snapshot
 
 
 def test_a_link_that_leads_out_of_the_store_is_not_followed(tmp_path: Path) -> None:
@@ -259,10 +277,10 @@ def journal(tmp_path: Path) -> Iterator[Journal]:
 
 
 def test_records_come_back_as_they_were(journal: Journal) -> None:
-    deployments = [RecordedDeployment("2", "b", DEVICE, MAX_MANIFEST_VERSION), RecordedDeployment("1", "a", "", 1)]
-    workload = RecordedWorkload(KEY, "compose", Digest("x"), None, "failed", "MG1604", "why", 3, 1.5, 2)
-    journal.adopt(deployments)
-    journal.record([workload])
+    deployments = [RecordedDeployment("2", "b", DEVICE, MAX_MANIFEST_VERSION), RecordedDeployment("1", "a", "", 1, 1)]
+    failure: Failure = "quarantined"
+    workload = RecordedWorkload(KEY, "compose", Digest("x"), None, "failed", "MG1604", "why", 3, 1.5, 2, failure)
+    journal.record([workload], deployments)
     assert journal.deployments() == deployments
     assert journal.workloads() == [workload]
     journal.forget(KEY)
@@ -290,8 +308,35 @@ def test_security_events_outlive_a_flood_of_others_and_nothing_grows_for_ever(jo
     flood.close()
     journal.note(Event(Reason.WORKLOAD_INSTALLED, "last"), 1)
     assert len(journal.events(100_000)) == MAX_EVENTS + 1
-    assert [item.event.text for item in journal.events(security=True)] == ["somebody tried"]
+    assert [item.text for item in journal.events(security=True)] == ["somebody tried"]
     assert MAX_SECURITY_EVENTS > 0
+
+
+def test_an_event_that_only_a_newer_agent_knows_is_shown_as_it_is(journal: Journal) -> None:
+    with sqlite3.connect(journal._path, isolation_level=None) as newer:
+        newer.execute(
+            "INSERT INTO events (first_at, last_at, count, reason, code, subject, text, security) "
+            "VALUES (1, 1, 1, 'StateStale', 'MG1799', '', 'old', 1)"
+        )
+    newer.close()
+    (kept,) = journal.events(security=True)
+    assert (kept.reason, kept.code, kept.text) == ("StateStale", "MG1799", "old")
+
+
+def test_a_journal_of_version_1_keeps_what_it_says(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    Journal.open(path, 0).__exit__(None, None, None)
+    with sqlite3.connect(path, isolation_level=None) as older:
+        older.execute("ALTER TABLE workloads DROP COLUMN failure")
+        older.execute("ALTER TABLE outbox DROP COLUMN receipt")
+        older.execute("PRAGMA user_version = 1")
+        older.execute("INSERT INTO workloads VALUES ('1', 'web', 0, 'compose', 'x', 'x', 'installed', '', '', 0, 1.5)")
+    older.close()
+    with Journal.open(path, 1) as journal:
+        assert journal.set_aside is None
+        assert journal.workloads() == [
+            RecordedWorkload(KEY, "compose", Digest("x"), Digest("x"), "installed", changed_at=1.5)
+        ]
 
 
 def test_an_outgoing_status_is_kept_once_and_only_news_counts(journal: Journal) -> None:

@@ -14,7 +14,7 @@ from margo_gitops.agent.interruptions import Interruptions
 from margo_gitops.agent.journal import Journal
 from margo_gitops.agent.poll_record import KEPT_EVERY, PollRecord
 from margo_gitops.errors import MargoGitopsError, SourceUnreachable, StateFolderUnusable, StorageFull
-from margo_gitops.transport.git.cost import Cost
+from margo_gitops.transport.web.cost import Cost
 
 MINUTE = 60.0
 UNREACHABLE = SourceUnreachable("no route to the source")

@@ -1,10 +1,13 @@
-"""Plans, and how they are carried out: rules L-1 to L-8 of margo_gitops.agent.plan; convergence after any kill."""
+"""Plans, and how they are carried out: rules L-1 to L-9 of margo_gitops.agent.plan; convergence after any kill."""
 
 import contextlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Final
 
 import pytest
 from device_world import DEVICE, deployment_bytes, deployment_id, snapshot_of
@@ -12,11 +15,13 @@ from engine_double import Engine, EngineDouble, Killed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from margo_gitops.agent.eligibility import Eligibility
 from margo_gitops.agent.events import Event, Reason
-from margo_gitops.agent.journal import Journal
+from margo_gitops.agent.journal import Journal, RecordedWorkload
 from margo_gitops.agent.reconcile import Reconciler, Reconciliation
-from margo_gitops.agent.workloads import desired_deployments
-from margo_gitops.appliers.applier import WorkloadKey
+from margo_gitops.agent.status import deployment_status
+from margo_gitops.agent.workloads import DeviceLimits, desired_deployments
+from margo_gitops.appliers.applier import Observed, WorkloadKey
 from margo_gitops.digests import Digest
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
 
@@ -34,7 +39,12 @@ class Device:
         return EngineDouble(self.engine)
 
     def reconcile(
-        self, state: TrustedState, *doubles: EngineDouble, patient: bool = False, stop_after: int | None = None
+        self,
+        state: TrustedState,
+        *doubles: EngineDouble,
+        patient: bool = False,
+        retry: bool = False,
+        stop_after: int | None = None,
     ) -> Reconciliation:
         asked = iter(range(10_000))
         with Journal.open(self.folder / "journal.sqlite3", self.now) as journal:
@@ -46,7 +56,33 @@ class Device:
                 lambda: self.now,
                 lambda: stop_after is not None and next(asked) >= stop_after,
             )
-            return reconciler.reconcile(state, patient=patient)
+            return reconciler.reconcile(state, patient=patient, retry=retry)
+
+    def live(self, state: TrustedState, *doubles: EngineDouble, minutes: int) -> None:
+        """Let an agent reconcile once a minute, in one life."""
+        with Journal.open(self.folder / "journal.sqlite3", self.now) as journal:
+            appliers = {f"engine{at}": double for at, double in enumerate(doubles or (self.double(),))}
+            reconciler = Reconciler(appliers, journal, self.events.append, lambda: self.now, lambda: False)
+            for _ in range(minutes):
+                self.now += 60
+                reconciler.reconcile(state, patient=True)
+
+    def tried(self, kind: str) -> int:
+        return sum(1 for tried, _ in self.engine.tried if tried == kind)
+
+    def recorded(self, key: str) -> RecordedWorkload:
+        with Journal.open(self.folder / "journal.sqlite3", self.now) as journal:
+            return next(item for item in journal.workloads() if str(item.key) == key)
+
+    def statuses(self) -> dict[str, tuple[int | None, str]]:
+        """Return the adopted version and the state of each deployment that is still known."""
+        with Journal.open(self.folder / "journal.sqlite3", self.now) as journal:
+            workloads = journal.workloads()
+            found = [
+                deployment_status(item, [each for each in workloads if each.key.deployment_id == item.id])
+                for item in journal.deployments()
+            ]
+        return {item.deployment_id: (item.adopted_manifest_version, item.status.state) for item in found}
 
     def states(self) -> dict[str, str]:
         with Journal.open(self.folder / "journal.sqlite3", self.now) as journal:
@@ -285,6 +321,233 @@ def test_the_outbox_says_what_became_of_each_deployment(device: Device) -> None:
     assert '"adoptedManifestVersion":2' in outbox[deployment_id(2)]
 
 
+def test_a_renamed_component_goes_only_when_its_successor_runs(device: Device) -> None:
+    device.reconcile(state({1: deployment_bytes(1, components=("web",))}))
+    renamed = state({1: deployment_bytes(1, components=("hmi",))}, 2)
+    double = device.double()
+    double.broken.add(("install", "app-1/hmi"))
+    assert not device.reconcile(renamed, double).complete
+    assert [key.component for key in device.engine.running] == ["web"], "nothing runs any more"
+    device.live(renamed, double, minutes=300)
+    assert [key.component for key in device.engine.running] == ["web"]
+    assert device.reconcile(renamed).complete
+    assert [key.component for key in device.engine.running] == ["hmi"]
+
+
+def test_what_is_replaced_by_a_refused_deployment_stays(device: Device) -> None:
+    device.reconcile(state({1: deployment_bytes(1)}))
+    assert not device.reconcile(state({2: deployment_bytes(2, kind="helm")}, 2)).complete
+    assert [str(key) for key in device.engine.running] == [f"{deployment_id(1)}/web"]
+
+
+def test_what_is_replaced_by_what_a_silent_engine_should_run_stays(device: Device) -> None:
+    files = EngineDouble(Engine(), profile_types=("custom",), answers=False)
+    device.reconcile(state({1: deployment_bytes(1)}))
+    device.reconcile(state({2: deployment_bytes(2, kind="custom")}, 2), device.double(), files)
+    assert [str(key) for key in device.engine.running] == [f"{deployment_id(1)}/web"]
+
+
+def test_content_that_cannot_be_fetched_rests_longer_each_time_and_nothing_is_removed_meanwhile(device: Device) -> None:
+    device.reconcile(state({1: deployment_bytes(1), 3: deployment_bytes(3)}))
+    newer = state({1: deployment_bytes(1, values={"GREETING": "new"})}, 2)
+    double = device.double()
+    double.broken.add(("prepare", "app-1/web"))
+    device.engine.tried.clear()
+    device.live(newer, double, minutes=240)
+    assert 5 <= device.tried("prepare") <= 10
+    assert len(device.engine.running) == 2
+    assert device.recorded(f"{deployment_id(1)}/web").failure == "preparing"
+    device.now += 3600
+    assert device.reconcile(newer, patient=True).complete, "a first installation after a good fetch waits for nothing"
+    assert device.engine.running == wanted(newer)
+
+
+def test_a_broken_update_takes_what_runs_down_once(device: Device) -> None:
+    old = state({1: deployment_bytes(1)})
+    device.reconcile(old)
+    newer = state({1: deployment_bytes(1, values={"GREETING": "new"})}, 2)
+    double = device.double()
+    double.broken.add(("install", "app-1/web"))
+    device.live(newer, double, minutes=1440)
+    assert device.tried("replace") == 1
+    assert device.engine.running == wanted(old)
+    held = device.recorded(f"{deployment_id(1)}/web")
+    assert (held.state, held.code, held.failure) == ("failed", "MG1604", "quarantined")
+    assert "--retry" in held.message
+    assert not device.reconcile(newer, double).complete
+    assert device.tried("replace") == 1, "`agent once` took the line down"
+    device.reconcile(newer, double, retry=True)
+    assert device.tried("replace") == 2, "somebody asked"
+    assert device.reconcile(newer, retry=True).complete
+    assert device.engine.running == wanted(newer)
+
+
+def test_a_quarantined_update_is_tried_when_its_content_changes_or_what_ran_before_stops(device: Device) -> None:
+    device.reconcile(state({1: deployment_bytes(1), 2: deployment_bytes(2)}))
+    double = device.double()
+    double.broken |= {("install", "app-1/web"), ("install", "app-2/web")}
+    newer = state({number: deployment_bytes(number, values={"GREETING": "new"}) for number in (1, 2)}, 2)
+    device.live(newer, double, minutes=100)
+    assert device.tried("replace") == 2
+    newest = {1: deployment_bytes(1, values={"GREETING": "newest"}), 2: deployment_bytes(2, values={"GREETING": "new"})}
+    device.now += 60
+    device.reconcile(state(newest, 3), patient=True)
+    (key,) = [key for key in device.engine.running if key.deployment_id == deployment_id(1)]
+    assert device.engine.running[key] == wanted(state(newest, 3))[key]
+    device.engine.running = {key: digest for key, digest in device.engine.running.items() if "00000001" in str(key)}
+    device.reconcile(state(newest, 3), patient=True)
+    assert device.engine.running == wanted(state(newest, 3))
+
+
+def test_a_first_installation_that_fails_is_tried_again_and_again(device: Device) -> None:
+    double = device.double()
+    double.broken.add(("install", "app-1/web"))
+    device.live(state({1: deployment_bytes(1)}), double, minutes=240)
+    assert 5 <= device.tried("install") <= 10
+    assert device.recorded(f"{deployment_id(1)}/web").failure == "installing"
+
+
+def test_a_removal_that_fails_rests(device: Device) -> None:
+    device.reconcile(state({1: deployment_bytes(1)}))
+    double = device.double()
+    double.broken.add(("remove", f"{deployment_id(1)}/web"))
+    device.live(state({}, 2), double, minutes=240)
+    assert 5 <= device.tried("remove") <= 10
+    device.now += 3600
+    assert device.reconcile(state({}, 2), patient=True).complete
+
+
+def test_an_agent_that_can_do_nothing_about_it_tells_of_it_once(device: Device) -> None:
+    files = EngineDouble(Engine(), profile_types=("custom",), answers=False)
+    trusted = state(
+        {
+            1: deployment_bytes(1, kind="helm"),
+            2: deployment_bytes(2, kind="custom"),
+            3: deployment_bytes(3, after=[1]),
+            4: deployment_bytes(4, after=[9]),
+        }
+    )
+    device.live(trusted, device.double(), files, minutes=1)
+    assert [event.code for event in device.events] == ["MG1601", "MG1606", "MG1707", "MG1708"]
+    written = (device.folder / "journal.sqlite3").read_bytes()
+    device.events.clear()
+    device.live(trusted, device.double(), files, minutes=50)
+    assert [event.code for event in device.events] == ["MG1601", "MG1606", "MG1707"], "a new agent tells it once again"
+    assert (device.folder / "journal.sqlite3").read_bytes() == written
+
+
+def test_a_component_that_healed_by_itself_counts_at_once(device: Device) -> None:
+    trusted = state({1: deployment_bytes(1), 2: deployment_bytes(2, after=[1])})
+    device.reconcile(trusted)
+    (key, *_) = device.engine.running
+    device.engine.conditions[key] = "degraded"
+    device.live(trusted, minutes=130)
+    assert device.states()[str(key)] == "failed"
+    device.engine.conditions.clear()
+    device.now += 60
+    assert device.reconcile(trusted, patient=True).complete
+    assert set(device.states().values()) == {"installed"}
+
+
+def test_what_does_not_stay_up_is_failed_and_not_started_at_every_poll(device: Device) -> None:
+    trusted = state({1: deployment_bytes(1)})
+    device.reconcile(trusted)
+    (key,) = device.engine.running
+    device.engine.conditions[key] = "degraded"
+    device.live(trusted, minutes=240)
+    assert 5 <= device.tried("restart") <= 10
+    assert device.recorded(str(key)).failure == "installing"
+
+
+def test_a_component_that_is_not_waited_for_may_take_its_time(device: Device) -> None:
+    patient = deployment_bytes(1).replace(b'revision: "1.0.0"\n', b'revision: "1.0.0"\n          wait: false\n')
+    for content, restarts in ((patient, 0), (deployment_bytes(1), 1)):
+        device.reconcile(state({1: content}))
+        device.engine.conditions = dict.fromkeys(device.engine.running, "starting")
+        device.reconcile(state({1: content}))
+        assert device.tried("restart") == restarts
+        device.engine.conditions.clear()
+
+
+def test_no_status_says_installed_of_a_version_whose_content_does_not_run(device: Device) -> None:
+    device.reconcile(state({1: deployment_bytes(1), 2: deployment_bytes(2), 3: deployment_bytes(3)}))
+    newer = state({1: deployment_bytes(1, values={"GREETING": "new"}), 2: deployment_bytes(2)}, 2)
+    seen = []
+
+    def look() -> None:
+        seen.append(device.statuses())
+
+    class Watched(EngineDouble):
+        def observe(self) -> Sequence[Observed]:
+            look()
+            return super().observe()
+
+    device.reconcile(newer, Watched(device.engine, alive=look))
+    assert seen[0] == {deployment_id(number): (1, "installed") for number in (1, 2, 3)}, "nothing was begun yet"
+    content = deployment_id(1)
+    assert {status[content] for status in seen} == {
+        (1, "installed"),
+        (2, "pending"),
+        (2, "installing"),
+        (2, "installed"),
+    }
+    installed = [at for at, status in enumerate(seen) if status[content] == (2, "installed")]
+    assert installed[0] > max(at for at, status in enumerate(seen) if status[content] == (2, "installing"))
+    assert {status[deployment_id(2)] for status in seen[1:]} == {(2, "installed")}, "it runs as version 2 asks"
+    gone = [status[deployment_id(3)] for status in seen if deployment_id(3) in status]
+    assert set(gone) == {(1, "installed"), (2, "removing")}
+
+
+def test_each_step_gives_a_sign_of_life(device: Device) -> None:
+    signs: list[str] = []
+    with Journal.open(device.folder / "journal.sqlite3", 0) as journal:
+        reconciler = Reconciler(
+            {"engine": device.double()},
+            journal,
+            device.events.append,
+            lambda: 0,
+            lambda: False,
+            heartbeat=lambda: signs.append("alive"),
+        )
+        reconciler.reconcile(state({1: deployment_bytes(1, components=("a", "b"))}), patient=True)
+        reconciler.reconcile(state({}, 2), patient=True)
+    assert len(signs) == len(device.steps) == 6
+
+
+def test_an_interrupted_installation_is_no_failure_and_is_taken_up_again(device: Device) -> None:
+    trusted = state({1: deployment_bytes(1), 2: deployment_bytes(2, after=[1])})
+    double = device.double()
+    double.broken.add(("interrupt", "app-1/web"))
+    outcome = device.reconcile(trusted, double)
+    assert (outcome.failures, outcome.complete) == ((), False)
+    assert device.states()[f"{deployment_id(1)}/web"] == "installing"
+    assert device.reconcile(trusted, patient=True).complete
+
+
+RULE: Final = b"""    type: compose
+    deviceConstraints:
+      eligibilityRules:
+        - labelSelector:
+            matchExpressions:
+              - key: zone
+                operator: In
+                values: [explosion-proof]
+"""
+
+
+def test_a_deployment_whose_rules_this_device_does_not_meet_is_refused_and_what_ran_of_it_stays(device: Device) -> None:
+    device.reconcile(state({1: deployment_bytes(1), 2: deployment_bytes(2)}))
+    ruled = deployment_bytes(1, values={"GREETING": "new"}).replace(b"    type: compose\n", RULE)
+    newer = state({1: ruled, 3: deployment_bytes(3)}, 2)
+    before = dict(device.engine.running)
+    outcome = device.reconcile(newer)
+    assert [error.code for error in outcome.failures] == ["MG1711"]
+    assert before.items() <= device.engine.running.items()
+    assert device.states()[f"{deployment_id(1)}/web"] == "failed"
+    assert device.states()[f"{deployment_id(3)}/web"] == "installed"
+    assert Eligibility() == DeviceLimits().eligibility
+
+
 # Properties: any sequence of states, any failures, killed anywhere.
 
 numbers = st.integers(min_value=1, max_value=4)
@@ -299,7 +562,7 @@ def device_states(draw: st.DrawFn) -> dict[int, bytes]:
         deployments[number] = deployment_bytes(
             number,
             values={"GREETING": draw(st.sampled_from(["a", "b"]))},
-            components=draw(st.sampled_from([("web",), ("web", "data")])),
+            components=draw(st.sampled_from([("web",), ("web", "data"), ("hmi",), ("hmi", "data")])),
             after=draw(st.lists(st.sampled_from(others), max_size=1)) if others else (),
         )
     return deployments
@@ -309,9 +572,21 @@ def device_states(draw: st.DrawFn) -> dict[int, bytes]:
 def failures(draw: st.DrawFn) -> set[tuple[str, str]]:
     steps = st.tuples(
         st.sampled_from(["prepare", "install"]),
-        st.builds("app-{}/{}".format, numbers, st.sampled_from(["web", "data"])),
+        st.builds("app-{}/{}".format, numbers, st.sampled_from(["web", "data", "hmi"])),
     )
     return draw(st.sets(steps, max_size=2))
+
+
+def assert_what_may_go(before: Mapping[WorkloadKey, Digest], trusted: TrustedState, engine: Engine) -> None:
+    """L-3: nothing goes away before what is wanted is prepared and, of the same deployment, installed."""
+    target = wanted(trusted)
+    gone = before.keys() - engine.running.keys()
+    assert not gone & target.keys(), "something that is wanted went away"
+    assert not gone or set(target.values()) <= engine.prepared, "something went although not all is prepared"
+    for key in gone:
+        own = {other: digest for other, digest in target.items() if other.deployment_id == key.deployment_id}
+        assert own.items() <= engine.running.items(), "a deployment lost a component before its successor runs"
+        assert not own.keys() & engine.half
 
 
 def kill_after(steps: int) -> Iterator[None]:
@@ -330,16 +605,39 @@ def test_killed_anywhere_with_any_failures_the_device_ends_in_the_same_state(
         for version, (deployments, broken, steps) in enumerate(rounds, start=1):
             trusted = state(deployments, version)
             life = kill_after(steps)
-            double = EngineDouble(device.engine, broken=broken, alive=lambda life=life: next(life))
-            before = set(device.engine.running)
+            double = EngineDouble(device.engine, broken=broken, alive=partial(next, life))
+            before = dict(device.engine.running)
             device.engine.log.clear()
             with contextlib.suppress(Killed):
                 device.reconcile(trusted, double)
             kinds = [kind for kind, _ in device.engine.log]
             assert kinds == sorted(kinds, key=["prepare", "install", "remove"].index), "a step came too early"
-            assert before & set(wanted(trusted)) <= set(device.engine.running), "something that is wanted went away"
-        assert device.reconcile(trusted).complete
+            assert_what_may_go(before, trusted, device.engine)
+        assert device.reconcile(trusted, retry=True).complete
         assert device.engine.running == wanted(trusted)
         assert device.engine.half == set()
         assert device.reconcile(trusted).plan.empty
         assert device.states() == {str(key): "installed" for key in wanted(trusted)}
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(device_states(), device_states(), failures())
+def test_failures_never_wear_a_device_out_and_what_is_mended_comes_up(
+    first: dict[int, bytes], second: dict[int, bytes], broken: set[tuple[str, str]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        device = Device(Path(folder))
+        device.reconcile(state(first))
+        before = dict(device.engine.running)
+        trusted = state(second, 2)
+        device.engine.tried.clear()
+        device.live(trusted, EngineDouble(device.engine, broken=broken), minutes=90)
+        assert_what_may_go(before, trusted, device.engine)
+        tried = Counter(device.engine.tried)
+        assert all(tried["replace", name] <= 1 for _, name in broken), "a running line was taken down again"
+        assert all(tried[step] <= 8 for step in broken), "what fails does not rest"
+        device.now += 3600
+        device.reconcile(trusted, patient=True)
+        device.now += 3600
+        assert device.reconcile(trusted, retry=True).complete
+        assert device.engine.running == wanted(trusted)

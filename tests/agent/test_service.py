@@ -35,14 +35,19 @@ class Life:
     now: float = 0.0
     polled_at: list[float] = field(default_factory=list)
     kinds: list[bool] = field(default_factory=list)
+    cycles_at: list[float] = field(default_factory=list)
+    patient: list[tuple[bool, bool]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     asked: bool = False
+    schedule: Schedule = SCHEDULE
 
-    def run(self, *, poll: bool = True, patient: bool = False) -> Outcome:
+    def run(self, *, poll: bool = True, patient: bool = False, retry: bool = False) -> Outcome:
         self.kinds.append(poll)
+        self.cycles_at.append(self.now)
         if not poll:
+            assert patient
             return Outcome("none", None, None, None)
-        assert patient
+        self.patient.append((patient, retry))
         self.polled_at.append(self.now)
         error = self.cycle(len(self.polled_at))
         return Outcome("failed" if error else "unchanged", None, error, None)
@@ -60,7 +65,7 @@ class Life:
     def live(self) -> None:
         Service(
             cycles=self,
-            schedule=SCHEDULE,
+            schedule=self.schedule,
             waiting=self,
             manager=ServiceManager({}),
             record=self.events.append,
@@ -120,6 +125,25 @@ def test_asked_to_poll_now_it_does() -> None:
     life.asked = True
     life.live()
     assert life.polled_at[0] == 0
+    assert life.patient == [(False, True), (True, False), (True, False)], "who asks is not made to wait"
+
+
+@pytest.mark.parametrize("error", [SourceUnreachable("no route"), SourceBusy("later", retry_after=86_400)])
+@pytest.mark.parametrize("interval", [60, 600, 86_400])
+def test_what_runs_is_mended_every_minute_however_long_the_source_is_away(
+    error: MargoGitopsError, interval: int
+) -> None:
+    life = Life(lambda _: error, 8, schedule=Schedule("press-07", interval, interval / 10))
+    life.live()
+    gaps = [after - before for before, after in zip(life.cycles_at, life.cycles_at[1:], strict=False)]
+    assert max(gaps) <= 90
+    assert life.polled_at[-1] - life.polled_at[-2] > 3000, "the source is spared"
+
+
+def test_an_agent_whose_polls_work_does_no_cycles_between_them() -> None:
+    life = Life(lambda _: None, 20, schedule=Schedule("press-07", 60, 6))
+    life.live()
+    assert life.kinds.count(False) == 1
 
 
 def test_a_signal_ends_a_wait_at_once_even_if_it_came_before() -> None:

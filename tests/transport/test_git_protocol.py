@@ -14,7 +14,8 @@ from margo_gitops.transport.git.fetch import fetch_request, read_fetch
 from margo_gitops.transport.git.limits import GitLimits
 from margo_gitops.transport.git.ls_refs import ls_refs_request, read_ls_refs
 from margo_gitops.transport.git.objects import ObjectID
-from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, Mark, PacketReader, packet, shown
+from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, Mark, PacketReader, packet
+from margo_gitops.transport.incoming import shown
 
 REF = b"refs/heads/devices/press-07"
 ONE, TWO = ObjectID(b"1" * 40), ObjectID(b"2" * 40)

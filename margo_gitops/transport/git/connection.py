@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from margo_gitops.transport.git.deadline import Deadline
-from margo_gitops.transport.git.pktline import Read
+from margo_gitops.transport.incoming import Read
+from margo_gitops.transport.web.deadline import Deadline
 
 
 class Connection(Protocol):

@@ -21,7 +21,7 @@ from dulwich.objects import parse_tree
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.transport.git.limits import GitLimits
 from margo_gitops.transport.git.objects import GitObject, Kind, Lookup, ObjectID, object_id
-from margo_gitops.transport.git.pktline import shown
+from margo_gitops.transport.incoming import shown
 from margo_gitops.trust.git_objects import (
     DEPLOYMENTS_NAME,
     FILE_MODE,

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
 from margo_gitops.transport.git.capabilities import Capabilities
 from margo_gitops.transport.git.objects import ObjectID
-from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, Mark, PacketReader, packet, shown
+from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, Mark, PacketReader, packet
+from margo_gitops.transport.incoming import shown
 
 _SHALLOW = re.compile(rb"(?:un)?shallow [0-9a-f]{40}")
 _PACK, _PROGRESS, _ERROR = 1, 2, 3

@@ -11,14 +11,14 @@ from typing import Protocol
 
 from margo_gitops import __version__
 from margo_gitops.errors import SourceRefused
-from margo_gitops.transport.git.cost import Cost, Meter
-from margo_gitops.transport.git.deadline import Deadline
 from margo_gitops.transport.git.device_tree import HeldState, held_state, read_snapshot
 from margo_gitops.transport.git.limits import GitLimits
 from margo_gitops.transport.git.objects import Lookup, ObjectID
 from margo_gitops.transport.git.protocol_v2 import RemoteRepository
 from margo_gitops.transport.git.source import GitSource
 from margo_gitops.transport.transport import UNCHANGED, Unchanged
+from margo_gitops.transport.web.cost import Cost, Meter
+from margo_gitops.transport.web.deadline import Deadline
 from margo_gitops.trust.snapshot import Snapshot
 
 _AGENT = f"margo-gitops/{__version__}".encode()

@@ -7,7 +7,8 @@ import re
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.transport.git.capabilities import Capabilities
 from margo_gitops.transport.git.objects import ObjectID
-from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, Mark, PacketReader, packet, shown
+from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, Mark, PacketReader, packet
+from margo_gitops.transport.incoming import shown
 
 _LINE = re.compile(rb"([0-9a-f]{40}) ([^ \0\n]+)")
 

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from enum import Enum
-from typing import TypeAlias
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
-
-Read: TypeAlias = Callable[[int], bytes]
-"""Returns as many bytes as asked for; fewer only at the end."""
+from margo_gitops.transport.incoming import Read, shown
 
 FLUSH = b"0000"
 DELIMITER = b"0001"
 
 _LONGEST = 65520
 _HEX = frozenset(b"0123456789abcdefABCDEF")
-_SHOWN = 200
 
 
 class Mark(Enum):
@@ -30,12 +25,6 @@ class Mark(Enum):
 def packet(payload: bytes) -> bytes:
     """Return `payload` framed as one packet."""
     return b"%04x%s" % (len(payload) + 4, payload)
-
-
-def shown(text: bytes) -> str:
-    """Return what a server wrote, bounded and printable, so that it can stand in a message."""
-    readable = text[:_SHOWN].decode(errors="replace").strip()
-    return "".join(character if character.isprintable() else "?" for character in readable)
 
 
 class PacketReader:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from margo_gitops.transport.git.capabilities import Capabilities, read_capabilities
 from margo_gitops.transport.git.connection import Connection
-from margo_gitops.transport.git.deadline import Deadline
 from margo_gitops.transport.git.device_tree import HeldState
 from margo_gitops.transport.git.fetch import fetch_request, read_fetch
 from margo_gitops.transport.git.limits import GitLimits
@@ -12,6 +11,7 @@ from margo_gitops.transport.git.ls_refs import ls_refs_request, read_ls_refs
 from margo_gitops.transport.git.objects import Lookup, ObjectID
 from margo_gitops.transport.git.pack import read_pack
 from margo_gitops.transport.git.pktline import PacketReader
+from margo_gitops.transport.web.deadline import Deadline
 
 
 class RemoteRepository:

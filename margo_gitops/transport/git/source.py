@@ -1,31 +1,28 @@
-"""Where a device reads its desired state by git, and how it proves who it is.
-
-Rules, checked before anything is sent:
-
-1. The URL is http, https, ssh or file, of this form only, and holds no credentials (an SSH user is a name, no secret).
-2. A secret travels encrypted: over https, over the loopback, or where the settings say otherwise in so many words.
-3. A setting that belongs to another kind of URL is an error: it would look as if it protected something.
-4. A secret is named by its file or its environment variable. It never is in a setting, an argument, a log or an error.
-"""
+"""Where a device reads its desired state by git: the settings, checked by the rules of `transport.web.source`."""
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 from dulwich.refs import Ref, check_ref_format
 
 from margo_gitops.documents.device_id import device_ref
 from margo_gitops.errors import SourceMisconfigured
+from margo_gitops.transport.web.source import (
+    TLS_SETTINGS,
+    check_foreign,
+    check_secrets,
+    check_times,
+    parse_address,
+    refuse_settings,
+)
 
 _KINDS = ("https", "http", "ssh", "file")
-_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _SSH_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.:-]*")
-_HTTP_ONLY = ("token_file", "token_variable", "username", "ca_file", "client_certificate", "client_key")
+_HTTP_ONLY = ("token_file", "token_variable", "username", *TLS_SETTINGS)
 _SSH_ONLY = ("ssh_identity", "ssh_known_hosts")
 
 
@@ -71,17 +68,16 @@ class GitSource:
     pull_seconds: float = 300
 
     def __post_init__(self) -> None:
-        """Check the rules of this module.
+        """Check the settings.
 
         Raises:
-            SourceMisconfigured: one is broken.
+            SourceMisconfigured: they cannot work, or would give a secret away.
         """
-        address = _address(self.url)
+        address = _parts(self.url)
         _check_ref(self.device, self.ref)
         self._check_kind(address)
-        self._check_secrets(address)
-        if min(self.connect_seconds, self.read_seconds, self.pull_seconds) <= 0:
-            raise SourceMisconfigured("a bound on time is not positive", remedy="give it in seconds, more than 0")
+        check_secrets(self, address)
+        check_times(self)
 
     @property
     def address(self) -> SplitResult:
@@ -98,77 +94,30 @@ class GitSource:
         if address.scheme != "ssh":
             foreign += [name for name in _SSH_ONLY if getattr(self, name)]
         if address.scheme == "http":
-            foreign += [name for name in ("ca_file", "client_certificate", "client_key") if getattr(self, name)]
-        if foreign:
-            raise SourceMisconfigured(
-                f"{', '.join(foreign)} cannot be used with a URL of the kind {address.scheme}://",
-                remedy="remove the setting, or correct the URL",
-            )
-
-    def _check_secrets(self, address: SplitResult) -> None:
-        if self.token_file and self.token_variable:
-            _refuse("the token is given twice, by a file and by an environment variable", "keep one of them")
-        if self.token_variable and not _ENVIRONMENT_NAME.fullmatch(self.token_variable):
-            _refuse(
-                "the name of the token's environment variable is no name",
-                "give the variable's name, not the token itself",
-            )
-        token = bool(self.token_file or self.token_variable)
-        if self.username is not None:
-            if not token:
-                _refuse("a username is given, but no token", "name the file or the variable that holds it")
-            if not self.username.isprintable() or ":" in self.username:
-                _refuse("the username holds a colon or characters that cannot be printed", "correct it")
-        if self.client_key and not self.client_certificate:
-            _refuse("a client key is given, but no client certificate", "name the certificate's file too")
-        if token and address.scheme == "http" and not self.allow_plain_token and not _is_loopback(address.hostname):
-            _refuse(
-                f"the token would travel unencrypted to {address.hostname}",
-                "use https, or allow a plain token where nobody else can listen",
-            )
+            foreign += [name for name in TLS_SETTINGS if getattr(self, name)]
+        check_foreign(foreign, address)
 
 
-def _address(url: str) -> SplitResult:
-    """Return the parts of a URL that passes rule 1. What is refused is not shown: it may hold a secret."""
+def _parts(url: str) -> SplitResult:
     remedy = "give https://host/path, ssh://user@host/path or file:///path"
-    if not url.isascii() or not url.isprintable() or " " in url:
-        _refuse("the URL of the source holds blanks or characters that no URL may hold", remedy)
-    try:
-        address = urlsplit(url)
-        _ = address.port
-    except ValueError:
-        _refuse("the URL of the source is no URL", remedy)
-    if address.scheme not in _KINDS:
-        _refuse(f"the URL of the source is of none of the kinds {', '.join(_KINDS)}", remedy)
-    if address.password is not None or (address.username is not None and address.scheme != "ssh"):
-        _refuse(
-            "the URL of the source holds credentials, which end up in process lists and logs",
-            "take them out, and name a file or a variable that holds the token",
-        )
-    _check_place(address, remedy)
-    return address
-
-
-def _check_place(address: SplitResult, remedy: str) -> None:
-    if address.query or address.fragment:
-        _refuse("the URL of the source holds a query or a fragment", remedy)
+    address = parse_address(url, _KINDS, remedy)
     if address.path in ("", "/"):
-        _refuse("the URL of the source names no repository", remedy)
-    if address.scheme == "file":
-        if address.netloc not in ("", "localhost"):
-            _refuse("a file URL names another machine", "give file:///path with three slashes")
-    elif not address.hostname or address.port == 0:
-        _refuse("the URL of the source names no host", remedy)
+        refuse_settings("the URL of the source names no repository", remedy)
+    if address.scheme == "file" and address.netloc not in ("", "localhost"):
+        refuse_settings("a file URL names another machine", "give file:///path with three slashes")
     if address.scheme == "ssh":
+        if not address.hostname or address.port == 0:
+            refuse_settings("the URL of the source names no host", remedy)
         # A leading dash would become an option of ssh.
-        for name in (address.hostname or "", address.username or "git"):
+        for name in (address.hostname, address.username or "git"):
             if not _SSH_NAME.fullmatch(name):
-                _refuse("the host or the user of the ssh URL holds characters that no such name holds", remedy)
+                refuse_settings("the host or the user of the ssh URL holds characters that no such name holds", remedy)
+    return address
 
 
 def _check_ref(device: str | None, ref: str | None) -> None:
     if (device is None) == (ref is None):
-        _refuse("either a device or a ref is needed, and not both", "name the device")
+        refuse_settings("either a device or a ref is needed, and not both", "name the device")
     if device is not None:
         try:
             device_ref(device)
@@ -177,17 +126,4 @@ def _check_ref(device: str | None, ref: str | None) -> None:
                 str(error), remedy="give the id of the device as the fleet repo names it"
             ) from error
     if ref is not None and not (ref.isascii() and ref.startswith("refs/") and check_ref_format(Ref(ref.encode()))):
-        _refuse(f"{ref!r} is no full name of a ref", "give it as refs/heads/…")
-
-
-def _is_loopback(host: str | None) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host or "").is_loopback
-    except ValueError:
-        return False
-
-
-def _refuse(what: str, remedy: str) -> NoReturn:
-    raise SourceMisconfigured(what, remedy=remedy)
+        refuse_settings(f"{ref!r} is no full name of a ref", "give it as refs/heads/…")

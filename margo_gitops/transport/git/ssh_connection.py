@@ -21,10 +21,11 @@ from typing import cast
 from urllib.parse import unquote
 
 from margo_gitops.errors import SourceMisconfigured, SourceRefused, SourceUnreachable, TransportError
-from margo_gitops.transport.git.cost import Meter
-from margo_gitops.transport.git.deadline import Deadline
-from margo_gitops.transport.git.pktline import FLUSH, Read, shown
+from margo_gitops.transport.git.pktline import FLUSH
 from margo_gitops.transport.git.source import GitSource
+from margo_gitops.transport.incoming import Read, shown
+from margo_gitops.transport.web.cost import Meter
+from margo_gitops.transport.web.deadline import Deadline
 
 _KEPT_ENVIRONMENT = ("HOME", "USER", "LOGNAME", "PATH", "SSH_AUTH_SOCK")
 _LONGEST_COMPLAINT = 4096

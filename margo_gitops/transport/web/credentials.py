@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from margo_gitops.errors import SourceMisconfigured
-from margo_gitops.transport.git.source import GitSource
+from margo_gitops.transport.web.source import WebSource
 
 _LONGEST_TOKEN = 16 * 1024
 
@@ -15,7 +15,7 @@ _LONGEST_TOKEN = 16 * 1024
 class Credentials:
     """Makes the Authorization header of each request; a token file is read again only when it changed."""
 
-    def __init__(self, source: GitSource) -> None:
+    def __init__(self, source: WebSource) -> None:
         """Take the settings; nothing is read yet."""
         self._source = source
         self._stamp: tuple[int, int, int] | None = None

@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 
-from margo_gitops.errors import SourceMisconfigured
-from margo_gitops.transport.git.source import GitSource
+from margo_gitops.errors import SourceMisconfigured, SourceUnreachable
+from margo_gitops.transport.incoming import shown
+from margo_gitops.transport.web.source import WebSource
 
+_Certificate = Mapping[str, object]
 _Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class TlsSettings:
     """The TLS context of a source; made anew when one of its files changes, as certificates are renewed in place."""
 
-    def __init__(self, source: GitSource) -> None:
-        """Take the settings; nothing is read yet."""
+    def __init__(self, source: WebSource, spiffe_id: str | None = None) -> None:
+        """Take the settings; nothing is read yet.
+
+        Args:
+            source: where the certificates are.
+            spiffe_id: who the server must be, in place of the host it is reached at (Margo identity profile).
+        """
         self._source = source
+        self._spiffe_id = spiffe_id
         self._files = [
             path for path in (source.ca_file, source.client_certificate, source.client_key) if path is not None
         ]
@@ -39,12 +48,34 @@ class TlsSettings:
             self._stamp = stamp
         return self._context
 
+    def check_server(self, certificate: _Certificate | None) -> None:
+        """Check who the server is, where that is not a matter of its host name: exactly one URI, and that one.
+
+        Args:
+            certificate: of a chain that was verified, as `ssl.SSLSocket.getpeercert` gives it.
+
+        Raises:
+            SourceUnreachable: it is somebody else.
+        """
+        if self._spiffe_id is None:
+            return
+        names = (certificate or {}).get("subjectAltName")
+        uris = [str(pair[1]) for pair in names if pair[0] == "URI"] if isinstance(names, tuple) else []
+        if uris != [self._spiffe_id]:
+            found = ", ".join(shown(uri.encode()) for uri in uris) or "none"
+            raise SourceUnreachable(
+                f"the server's SPIFFE ID is {found}, not {self._spiffe_id}",
+                remedy="check the URL, and the SPIFFE ID in the settings of the source",
+            )
+
     def _make(self) -> ssl.SSLContext:
         ca_file, certificate, key = self._source.ca_file, self._source.client_certificate, self._source.client_key
         try:
             context = ssl.create_default_context(cafile=ca_file)
         except OSError as error:
             raise _unusable("the CA file", ca_file, error, "it should hold certificates in PEM form") from error
+        # The chain is verified either way.
+        context.check_hostname = self._spiffe_id is None
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["http/1.1"])
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import io
 import socket
 import ssl
+from collections.abc import Mapping
 from typing import BinaryIO
 
 from margo_gitops.errors import SourceMisbehaved, SourceUnreachable
-from margo_gitops.transport.git.cost import Meter
-from margo_gitops.transport.git.deadline import Deadline
+from margo_gitops.transport.web.cost import Meter
+from margo_gitops.transport.web.deadline import Deadline
 
 # What may come before the first exchange: a proxy's answer.
 _TALK_BYTES = 64 * 1024
@@ -92,6 +93,10 @@ class MeteredSocket:
         session = self._raw.session if isinstance(self._raw, ssl.SSLSocket) else None
         self._raw.close()
         return session
+
+    def certificate(self) -> Mapping[str, object] | None:
+        """Return the other side's certificate, verified by the context of `encrypt`; None without TLS."""
+        return self._raw.getpeercert() if isinstance(self._raw, ssl.SSLSocket) else None
 
     def encrypt(self, context: ssl.SSLContext, host: str, session: ssl.SSLSession | None, seconds: float) -> None:
         """Start TLS within `seconds`, resuming `session` where the server still knows it.

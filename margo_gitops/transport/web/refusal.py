@@ -1,16 +1,17 @@
-"""What a status other than 200 means for a device, and what to do about it."""
+"""What a status other than a success means for a device, and what to do about it."""
 
 from __future__ import annotations
 
 import email.utils
 import http.client
 import time
+from dataclasses import dataclass
 from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
 from margo_gitops.errors import SourceBusy, SourceMisbehaved, SourceRefused, TransportError
-from margo_gitops.transport.git.pktline import shown
-from margo_gitops.transport.git.source import GitSource
+from margo_gitops.transport.incoming import shown
+from margo_gitops.transport.web.source import WebSource
 
 LONGEST_RETRY_AFTER = 24 * 3600.0
 """Seconds; a server that asks for more is asked again after a day, so that a wrong header does not lose a device."""
@@ -19,35 +20,39 @@ _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
-def check_answer(response: http.client.HTTPResponse, content_type: str, source: GitSource) -> None:
-    """Return where the answer may be read.
+@dataclass(frozen=True, slots=True)
+class Wording:
+    """What remedies call the parts of a source.
 
-    Raises:
-        SourceRefused: the server refuses: 401, 403, 404, another status.
-        SourceBusy: it asks to come back later: 429, 503.
-        SourceMisbehaved: a redirect, another content type, or a compressed answer.
+    Attributes:
+        resource: what is read.
+        server: who answers.
+        endings: what is cut off from the target of a redirect, so that it can be written into the settings.
     """
-    if response.status != HTTPStatus.OK:
-        raise _refusal(response, source)
-    answered = (response.getheader("Content-Type") or "nothing").partition(";")[0].strip().lower()
-    if answered != content_type:
-        raise SourceMisbehaved(
-            f"the server answers with {shown(answered.encode())} instead of {content_type}",
-            remedy="check that the URL is the one of a git repository, served by `git http-backend` or its like",
-        )
-    if (response.getheader("Content-Encoding") or "identity").lower() != "identity":
-        raise SourceMisbehaved(
-            "the answer is compressed, which nobody asked for", remedy="turn compression off for git"
-        )
+
+    resource: str
+    server: str
+    endings: tuple[str, ...] = ()
 
 
-def _refusal(response: http.client.HTTPResponse, source: GitSource) -> TransportError:
+def refusal(
+    response: http.client.HTTPResponse, source: WebSource, wording: Wording, detail: str = ""
+) -> TransportError:
+    """Return the error that an answer without success is: refused, busy, or a redirect that is not followed.
+
+    Args:
+        response: the answer.
+        source: where it comes from.
+        wording: what remedies call things.
+        detail: what the server adds in words; bounded and printable.
+    """
     status = response.status
     said = f"the server answers {status} {shown(response.reason.encode())}".rstrip()
+    said += f": {detail}" if detail else ""
     if status in _BUSY:
         return SourceBusy(f"{said}: come back later", retry_after=retry_after(response.getheader("Retry-After")))
     if status in _REDIRECTS:
-        return _redirect(said, response.getheader("Location") or "", source)
+        return _redirect(said, response.getheader("Location") or "", source, wording)
     if status == HTTPStatus.UNAUTHORIZED:
         has_token = source.token_file or source.token_variable
         remedy = (
@@ -58,21 +63,24 @@ def _refusal(response: http.client.HTTPResponse, source: GitSource) -> Transport
         )
         return SourceRefused(said, remedy=remedy)
     if status == HTTPStatus.FORBIDDEN:
-        return SourceRefused(said, remedy="let this device's identity read the repository")
+        return SourceRefused(said, remedy=f"let this device's identity read the {wording.resource}")
     if status == HTTPStatus.NOT_FOUND:
         return SourceRefused(
-            said, remedy="check the URL; many servers also answer so where this identity may not see the repository"
+            said,
+            remedy=f"check the URL; many servers also answer so where this identity may not see the {wording.resource}",
         )
-    return SourceRefused(said, remedy="see the log of the git server")
+    return SourceRefused(said, remedy=f"see the log of the {wording.server}")
 
 
-def _redirect(said: str, location: str, source: GitSource) -> SourceMisbehaved:
+def _redirect(said: str, location: str, source: WebSource, wording: Wording) -> SourceMisbehaved:
     try:
         target = urlsplit(urljoin(source.url, location))
         host = target.netloc.rpartition("@")[2]
     except ValueError:
         return SourceMisbehaved(f"{said}, to nowhere", remedy="check the URL")
-    path = target.path.removesuffix("/info/refs").removesuffix("/git-upload-pack")
+    path = target.path
+    for ending in wording.endings:
+        path = path.removesuffix(ending)
     return SourceMisbehaved(
         f"{said}, which is not followed: to {shown(f'{target.scheme}://{host}{path}'.encode())}",
         remedy="if that is where the state comes from now, write it into the settings of the source",

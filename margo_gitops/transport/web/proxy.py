@@ -10,7 +10,7 @@ from typing import cast
 from urllib.parse import unquote, urlsplit
 
 from margo_gitops.errors import SourceMisbehaved, SourceMisconfigured, SourceRefused
-from margo_gitops.transport.git.metered_socket import MeteredSocket
+from margo_gitops.transport.web.metered_socket import MeteredSocket
 
 
 @dataclass(frozen=True, slots=True)

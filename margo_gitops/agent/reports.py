@@ -1,0 +1,230 @@
+"""What the device tells its server: capabilities, and the status of each deployment (Margo capabilities and status).
+
+R-1  Only what changed is sent: what arrived is noted in the journal, durably, with the server it arrived at. So a
+     restart repeats nothing but what was cut off, and another server is told everything.
+R-2  Reports go out after a cycle, never inside one, and only where the poll was answered: a server that is away delays
+     nothing. One sending takes half a minute at most; what is left goes out after the next cycle.
+R-3  After a failure the next attempt comes later each time, up to an hour, and not before the server's `Retry-After`.
+R-4  A document that the server will not have (400, 409, 413, 415, 422) is not sent again until it changes.
+R-5  Capabilities come first, those of a gateway before those of its children: a server may refuse what it hears of a
+     device that it does not know.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from http import HTTPStatus
+from pathlib import Path
+from typing import Final
+
+from margo_gitops.agent.cycle import Outcome
+from margo_gitops.agent.durable import disk_errors
+from margo_gitops.agent.events import Event, Reason, Record
+from margo_gitops.agent.journal import Journal
+from margo_gitops.agent.run import Cycles
+from margo_gitops.agent.schedule import retry_pause
+from margo_gitops.digests import sha256
+from margo_gitops.documents.capabilities import DeviceCapabilities
+from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.kinds import read_as, read_source
+from margo_gitops.documents.records import write
+from margo_gitops.errors import (
+    AgentMisconfigured,
+    InvalidDocument,
+    Location,
+    MargoGitopsError,
+    TransportError,
+    UnreadableDocument,
+)
+from margo_gitops.transport.http.api import Reply
+from margo_gitops.transport.http.http_transport import HttpTransport
+from margo_gitops.transport.http.problem import error_of
+from margo_gitops.transport.web.deadline import Deadline
+
+LONGEST_SENDING: Final = 30.0
+"""Seconds that one sending takes at most (R-2)."""
+
+_ARRIVED: Final = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT})
+_UNWANTED: Final = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.CONFLICT,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        HTTPStatus.UNPROCESSABLE_ENTITY,
+    }
+)
+_CAPABILITIES_FACT: Final = "report.capabilities."
+_LARGEST_FILE: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Report:
+    """One document that the server does not have yet."""
+
+    subject: str
+    send: Callable[[Deadline], Reply]
+    acknowledge: Callable[[], None]
+
+
+class Reporter:
+    """Sends reports to the server that the state comes from."""
+
+    def __init__(
+        self,
+        *,
+        transport: HttpTransport,
+        device: str,
+        capabilities: Sequence[Path],
+        statuses: bool,
+        journal: Journal,
+        record: Record,
+        timer: Callable[[], float],
+        abortable: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        """Take the parts; nothing is sent yet.
+
+        Args:
+            transport: to the server.
+            device: this device's id.
+            capabilities: files that say what the device and its children are and offer, the device's first.
+            statuses: whether statuses are sent; static files take none.
+            journal: its outbox holds the statuses.
+            record: keeps events.
+            timer: seconds since some moment; never jumps.
+            abortable: a signal to stop may cut off what is done inside.
+        """
+        self._transport = transport
+        self._device = device
+        self._capabilities = capabilities
+        self._statuses = statuses
+        self._journal = journal
+        self._record = record
+        self._timer = timer
+        self._abortable = abortable
+        self._failures = 0
+        self._not_before = 0.0
+
+    def send(self) -> None:
+        """Send what the server does not have yet (R-1 to R-5); what goes wrong is recorded, and is nobody's trouble."""
+        begin = self._timer()
+        if begin < self._not_before:
+            return
+        try:
+            for report in self._waiting():
+                if self._timer() - begin >= LONGEST_SENDING:
+                    return
+                self._deliver(report, LONGEST_SENDING - (self._timer() - begin))
+        except MargoGitopsError as error:
+            self._failures += 1
+            pause = max(retry_pause(self._failures), getattr(error, "retry_after", None) or 0.0)
+            self._not_before = self._timer() + pause
+            self._record(Event.of(Reason.REPORT_FAILED, error))
+            return
+        if self._failures:
+            self._failures = 0
+            self._record(Event(Reason.REPORT_RECOVERED, "the server takes reports again"))
+
+    def _waiting(self) -> Iterator[_Report]:
+        told = self._journal.facts()
+        for path in self._capabilities:
+            capabilities = read_capabilities(path, self._device)
+            name, document = capabilities.properties.id, write_json(write(capabilities))
+            receipt = self._receipt(document)
+            if told.get(_CAPABILITIES_FACT + name) != receipt:
+                yield self._capabilities_of(name, document, receipt)
+        if not self._statuses:
+            return
+        arrived = self._journal.receipts()
+        for deployment, document in self._journal.outbox().items():
+            receipt = self._receipt(document)
+            if arrived.get(deployment) != receipt:
+                yield self._status(deployment, document, receipt)
+
+    def _capabilities_of(self, device: str, document: bytes, receipt: str) -> _Report:
+        return _Report(
+            device,
+            lambda deadline: self._transport.send_capabilities(device, document, deadline),
+            lambda: self._journal.set_facts({_CAPABILITIES_FACT + device: receipt}),
+        )
+
+    def _status(self, deployment: str, document: bytes, receipt: str) -> _Report:
+        return _Report(
+            deployment,
+            lambda deadline: self._transport.send_status(deployment, document, deadline),
+            lambda: self._journal.acknowledge(deployment, receipt),
+        )
+
+    def _deliver(self, report: _Report, seconds: float) -> None:
+        with self._abortable():
+            reply = report.send(Deadline(seconds, min(seconds, self._transport.source.read_seconds)))
+        if reply.status in _UNWANTED:
+            error = error_of(reply, self._transport.source)
+            self._record(Event.of(Reason.REPORT_REFUSED, error, report.subject))
+        elif reply.status not in _ARRIVED:
+            raise error_of(reply, self._transport.source)
+        report.acknowledge()
+
+    def _receipt(self, document: bytes) -> str:
+        """Return what says that this document is where the device reports to (R-1)."""
+        return sha256(f"{self._transport.source.url}\0".encode() + document)
+
+
+class ReportingCycles:
+    """Cycles that are followed by reports."""
+
+    def __init__(self, cycles: Cycles, reporter: Reporter) -> None:
+        self._cycles = cycles
+        self._reporter = reporter
+
+    def run(self, *, poll: bool = True, patient: bool = False, retry: bool = False) -> Outcome:
+        """Do one cycle, then report (R-2).
+
+        Raises:
+            MargoGitopsError: as the cycle does.
+        """
+        outcome = self._cycles.run(poll=poll, patient=patient, retry=retry)
+        if outcome.poll != "none" and not isinstance(outcome.poll_error, TransportError):
+            self._reporter.send()
+        return outcome
+
+
+def read_capabilities(path: Path, device: str) -> DeviceCapabilities:
+    """Return what a file says of this device, or of a child of it.
+
+    Args:
+        path: a Margo capabilities document, JSON or YAML.
+        device: this device's id.
+
+    Raises:
+        AgentMisconfigured: it cannot be read, has mistakes, or is about another device.
+    """
+    try:
+        with disk_errors(path), path.open("rb") as file:
+            content = file.read(_LARGEST_FILE + 1)
+        document = read_as(DeviceCapabilities, read_source(content, str(path)))
+    except (InvalidDocument, UnreadableDocument) as error:
+        raise AgentMisconfigured(
+            f"the device's capabilities cannot be used: {error.what}", where=error.where, why=error.why, remedy=_REMEDY
+        ) from error
+    except MargoGitopsError as error:
+        raise AgentMisconfigured(
+            f"the device's capabilities cannot be read: {error.what.partition(': ')[2]}",
+            where=Location(str(path)),
+            remedy=_REMEDY,
+        ) from error
+    if not isinstance(document, DeviceCapabilities):
+        raise TypeError(f"capabilities were asked for, not {type(document).__name__}")
+    owner = document.properties.id
+    if owner != device and not owner.startswith(f"{device}/"):
+        raise AgentMisconfigured(
+            f"the capabilities are those of {owner!r}, this device is {device!r}",
+            where=Location(str(path)),
+            remedy="correct properties.id, or the device of the configuration",
+        )
+    return document
+
+
+_REMEDY: Final = "correct the file, or `capabilities`; `margo-gitops document check FILE` shows every mistake"

@@ -1,0 +1,292 @@
+"""Pull over HTTP: a manifest, and the deployments it lists (Margo desired state, client algorithm).
+
+Rules:
+
+1.  The manifest is asked for with the entity tag of what is held; 304 means unchanged, and so do equal bytes.
+2.  A version that is not greater than the held one is refused before anything else is fetched; `judge` has the floor.
+3.  What is held already is not fetched again: deployments are known by their digests, whatever is held under which id.
+4.  First sync and many changes come in the bundle, few changes one by one. A bundle whose bytes have another digest
+    than the manifest states refuses the whole update. One that cannot be had, or lacks files, is made up for singly.
+5.  Every digest is verified over the bytes that came, decoded. Sizes are advisory.
+6.  A listed deployment that the server does not have fails the pull; it never removes anything. The manifest may have
+    changed meanwhile, so it is fetched once more first.
+7.  All or nothing: a snapshot is whole, and its entity tag is only ever told back to the server it came from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from http import HTTPStatus
+from typing import Final
+
+from margo_gitops import __version__
+from margo_gitops.digests import Digest, sha256
+from margo_gitops.documents.kinds import read_as, read_source
+from margo_gitops.documents.manifest import (
+    BUNDLE_MEDIA_TYPE,
+    MANIFEST_MEDIA_TYPE,
+    BundleReference,
+    DeploymentReference,
+    StateManifest,
+)
+from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds
+from margo_gitops.errors import (
+    DigestMismatch,
+    InvalidDocument,
+    Location,
+    SourceMisbehaved,
+    SourceRefused,
+    StateDocumentInvalid,
+    TransportError,
+    UnreadableDocument,
+)
+from margo_gitops.transport.http.api import MANIFEST_PATH, DeviceApi, Reply
+from margo_gitops.transport.http.bundle_reader import read_bundle
+from margo_gitops.transport.http.choice import bundle_is_cheaper
+from margo_gitops.transport.http.entity_tag import condition, revision_of
+from margo_gitops.transport.http.limits import HttpLimits
+from margo_gitops.transport.http.problem import error_of
+from margo_gitops.transport.http.source import HttpSource
+from margo_gitops.transport.incoming import shown
+from margo_gitops.transport.transport import UNCHANGED, PollHints, Unchanged
+from margo_gitops.transport.web.connection import WebConnection
+from margo_gitops.transport.web.cost import Cost, Meter
+from margo_gitops.transport.web.deadline import Deadline
+from margo_gitops.transport.web.refusal import retry_after
+from margo_gitops.trust.floor import Floor, raise_floor
+from margo_gitops.trust.snapshot import Snapshot
+
+POLL_INTERVAL_HEADER: Final = "X-Poll-Interval"
+"""Seconds between polls that a server wishes for, on an answer that went well."""
+
+_MANIFEST_TYPES: Final = frozenset({MANIFEST_MEDIA_TYPE, "application/json", "application/octet-stream", ""})
+_DEPLOYMENT_TYPE: Final = "application/yaml"
+_NODES_PER_REFERENCE: Final = 16
+_EARLY: Final = 2.0  # seconds by which a wait may end early
+_TAMPERED: Final = "fetch again; if it stays, find out who or what changed the state between renderer and device"
+
+
+class HttpTransport:
+    """Pulls one device's state from one server, and sends its reports there. Not for two threads at a time.
+
+    Attributes:
+        patience: whole seconds that the next pull lets the server wait for a change (RFC 7240, wait); 0 for none.
+        hints: what the server said at the last pull about the next one.
+        source: the settings.
+    """
+
+    def __init__(self, source: HttpSource, limits: HttpLimits | None = None) -> None:
+        """Take the settings; nothing is opened or read yet.
+
+        Args:
+            source: where from, and as whom.
+            limits: bounds on what a server may send; None for the default ones.
+
+        Raises:
+            SourceMisconfigured: the environment names a proxy that is none.
+        """
+        self.source = source
+        self.patience = 0
+        self.hints = PollHints()
+        self._shortest_wait = 0.0
+        self._limits = limits or HttpLimits()
+        self._meter = Meter()
+        connection = WebConnection(source, self._meter, f"margo-gitops/{__version__}", source.server_spiffe_id)
+        self._api = DeviceApi(source, self._limits, connection)
+
+    @property
+    def cost(self) -> Cost:
+        """What all pulls and reports together have used so far."""
+        return self._meter.read()
+
+    def pull(self, held: Snapshot | None) -> Snapshot | Unchanged:
+        """Return the state that the server has, or `UNCHANGED` where it is the one that `held` is.
+
+        Raises:
+            SourceUnreachable: no connection, or no answer in time.
+            SourceRefused: the server knows this device not, or does not have what it lists.
+            SourceMisbehaved: the answer breaks the contract or its bounds.
+            SourceMisconfigured: a file or variable that the settings name cannot be used.
+            SourceBusy: the server asks to come back later.
+            TrustRefused: manifest, version or content is not what a device may believe.
+        """
+        self.hints = PollHints()
+        begin = time.monotonic()
+        try:
+            result = self._pull(held)
+        except BaseException:
+            self._api.close()
+            raise
+        if isinstance(result, Unchanged) and time.monotonic() - begin < self._shortest_wait:
+            # A server that says it waits, and does not, would be asked without a pause.
+            self.hints = replace(self.hints, waited=False)
+        return result
+
+    def send_status(self, deployment_id: str, document: bytes, deadline: Deadline) -> Reply:
+        """Send what became of a deployment; any status code is an answer.
+
+        Raises:
+            TransportError: none came.
+        """
+        return self._api.post_status(deployment_id, document, deadline)
+
+    def send_capabilities(self, device: str, document: bytes, deadline: Deadline) -> Reply:
+        """Send what a device is and offers; any status code is an answer.
+
+        Raises:
+            TransportError: none came.
+        """
+        return self._api.put_capabilities(device, document, deadline)
+
+    def close(self) -> None:
+        """Close the kept connection. A later `pull` opens a new one."""
+        self._api.close()
+
+    def _pull(self, held: Snapshot | None) -> Snapshot | Unchanged:
+        reply = self._manifest(held, self.patience if held else 0)
+        if reply.status == HTTPStatus.NOT_MODIFIED:
+            if held is None:
+                raise SourceMisbehaved("the server says that nothing changed, but nothing was said to be held")
+            return UNCHANGED
+        # After the wait for a change: what follows has the time of a pull of its own.
+        deadline = Deadline(self.source.pull_seconds, self.source.read_seconds)
+        try:
+            return self._snapshot(reply, held, deadline)
+        except SourceRefused:
+            again = self._manifest(None, 0)
+            if again.body == reply.body:
+                raise
+            return self._snapshot(again, held, deadline)
+
+    def _manifest(self, held: Snapshot | None, wait: int) -> Reply:
+        """Return an answer with status 200, or 304 where nothing changed (rule 1)."""
+        headers = {}
+        if held is not None:
+            headers["If-None-Match"] = condition(held, self.source.url)
+        if wait > 0:
+            headers["Prefer"] = f"wait={wait}"
+        deadline = Deadline(self.source.pull_seconds + wait, self.source.read_seconds + wait)
+        target = self._api.path_of(MANIFEST_PATH)
+        reply = self._api.get(target, MANIFEST_MEDIA_TYPE, self._limits.manifest_bytes, deadline, headers)
+        if reply.status not in (HTTPStatus.OK, HTTPStatus.NOT_MODIFIED):
+            raise error_of(reply, self.source)
+        applied = _applied_wait(reply.header("Preference-Applied"), wait)
+        self._shortest_wait = max(applied / 2, applied - _EARLY)
+        self.hints = PollHints(
+            waited=applied > 0,
+            interval=retry_after(reply.header(POLL_INTERVAL_HEADER)),
+            pause=retry_after(reply.header("Retry-After")),
+        )
+        return reply
+
+    def _snapshot(self, reply: Reply, held: Snapshot | None, deadline: Deadline) -> Snapshot | Unchanged:
+        if held is not None and reply.body == held.manifest:
+            return UNCHANGED
+        manifest = self._read_manifest(reply)
+        if held is not None:
+            self._check_newer(manifest, reply.body, held)
+        contents = {sha256(content): content for content in held.deployments.values()} if held else {}
+        missing = {item.digest: item for item in manifest.deployments if item.digest not in contents}
+        if manifest.bundle and bundle_is_cheaper(manifest, missing, self._limits.bundle_bytes):
+            contents |= self._fetch_bundle(manifest.bundle, missing, deadline)
+        total = sum(len(contents.get(digest, b"")) for digest in missing)
+        for digest in [digest for digest in missing if digest not in contents]:
+            contents[digest] = self._fetch_deployment(missing[digest], deadline)
+            total += len(contents[digest])
+            if total > self._limits.total_bytes:
+                raise SourceMisbehaved(f"the deployments are larger than {self._limits.total_bytes} bytes together")
+        deployments = {item.deployment_id: contents[item.digest] for item in manifest.deployments}
+        return Snapshot(reply.body, deployments, None, revision_of(reply.header("ETag"), reply.body, self.source.url))
+
+    def _read_manifest(self, reply: Reply) -> StateManifest:
+        content_type = (reply.header("Content-Type") or "").partition(";")[0].strip().lower()
+        if content_type not in _MANIFEST_TYPES:
+            raise SourceMisbehaved(
+                f"the server answers with {shown(content_type.encode())} instead of {MANIFEST_MEDIA_TYPE}",
+                remedy="check that the URL is the base of the API, what stands before /api/v1/deployments",
+            )
+        nodes = max(DEFAULT_BOUNDS.nodes, _NODES_PER_REFERENCE * self._limits.deployments)
+        bounds = Bounds(size=self._limits.manifest_bytes, nodes=nodes)
+        try:
+            manifest = read_as(StateManifest, read_source(reply.body, "manifest.json", bounds))
+        except (InvalidDocument, UnreadableDocument) as error:
+            raise StateDocumentInvalid(
+                error.what if error.where else f"manifest.json: {error.what}",
+                where=error.where,
+                why=error.why,
+                remedy="find out what serves this manifest: the renderer writes none of this kind",
+            ) from error
+        if not isinstance(manifest, StateManifest):
+            raise TypeError(f"a manifest was asked for, not a {type(manifest).__name__}")
+        if len(manifest.deployments) > self._limits.deployments:
+            raise SourceMisbehaved(
+                f"the manifest lists {len(manifest.deployments)} deployments; "
+                f"this device takes {self._limits.deployments}",
+            )
+        return manifest
+
+    def _check_newer(self, manifest: StateManifest, content: bytes, held: Snapshot) -> None:
+        """Rule 2."""
+        before = read_as(StateManifest, read_source(held.manifest, "manifest.json"))
+        if isinstance(before, StateManifest):
+            floor = Floor(before.manifest_version, sha256(held.manifest))
+            raise_floor(floor, Floor(manifest.manifest_version, sha256(content)), (), 1)
+
+    def _fetch_bundle(
+        self, bundle: BundleReference, missing: Mapping[Digest, DeploymentReference], deadline: Deadline
+    ) -> dict[Digest, bytes]:
+        """Return the missing deployments that the bundle has; none where it cannot be had (rule 4)."""
+        target = self._api.path_of(bundle.url)
+        try:
+            reply = self._api.get(target, BUNDLE_MEDIA_TYPE, self._limits.bundle_bytes, deadline)
+            if reply.status != HTTPStatus.OK:
+                raise error_of(reply, self.source)
+        except (SourceRefused, SourceMisbehaved):
+            return {}
+        if (digest := sha256(reply.body)) != bundle.digest:
+            raise DigestMismatch(
+                "the bundle is not the one that the manifest names",
+                where=Location("manifest.json"),
+                why=[f"it has {digest}, the manifest states {bundle.digest}"],
+                remedy=_TAMPERED,
+            )
+        try:
+            return read_bundle(reply.body, missing, self._limits.archive_bytes)
+        except ValueError:
+            return {}
+
+    def _fetch_deployment(self, reference: DeploymentReference, deadline: Deadline) -> bytes:
+        target = self._api.path_of(reference.url)
+        reply = self._api.get(target, _DEPLOYMENT_TYPE, self._limits.deployment_bytes, deadline)
+        if reply.status != HTTPStatus.OK:
+            raise self._not_had(reference, reply)
+        if (digest := sha256(reply.body)) != reference.digest:
+            raise DigestMismatch(
+                "a deployment is not the one that the manifest lists",
+                where=Location(f"deployments/{reference.deployment_id}.yaml"),
+                why=[f"it has {digest}, the manifest states {reference.digest}"],
+                remedy=_TAMPERED,
+            )
+        return reply.body
+
+    def _not_had(self, reference: DeploymentReference, reply: Reply) -> TransportError:
+        """Rule 6."""
+        error = error_of(reply, self.source)
+        if reply.status != HTTPStatus.NOT_FOUND:
+            return error
+        return SourceRefused(
+            f"the server lists deployment {reference.deployment_id}, but does not have it: {error.what}",
+            remedy="see the log of the server. What runs keeps running: nothing is removed because of this",
+        )
+
+
+def _applied_wait(applied: str | None, wait: int) -> int:
+    """Return how many seconds the server waits for a change, as it says; 0 where it does not (RFC 7240, 3)."""
+    for preference in (applied or "").lower().split(","):
+        name, _, value = preference.partition("=")
+        if wait > 0 and name.strip() == "wait":
+            seconds = value.strip().strip('"')
+            return min(wait, int(seconds[:9])) if seconds.isascii() and seconds.isdecimal() else wait
+    return 0

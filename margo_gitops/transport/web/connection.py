@@ -1,0 +1,223 @@
+"""One kept HTTP connection to the server of one source.
+
+Rules:
+
+1. Credentials go out with the first request, not after a 401.
+2. The connection is kept from pull to pull. Where the server closed it meanwhile, it is opened once more; whatever is
+   sent says the same when it is said twice, so that sending it again does no harm.
+3. No redirect is followed, not even to the same server: the settings say where state comes from, and nothing else does.
+4. An answer is bounded in bytes, headers and framing included, and in time.
+5. TLS 1.2 or newer, sessions resumed; the server's host name is checked, or its SPIFFE ID in place of it.
+"""
+
+from __future__ import annotations
+
+import http.client
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import cast
+from urllib.parse import urlsplit
+
+from margo_gitops.errors import SourceMisbehaved, SourceRefused, SourceUnreachable, TransportError
+from margo_gitops.transport.incoming import Read
+from margo_gitops.transport.web.cost import Meter
+from margo_gitops.transport.web.credentials import Credentials
+from margo_gitops.transport.web.deadline import Deadline
+from margo_gitops.transport.web.metered_socket import MeteredSocket, connect
+from margo_gitops.transport.web.proxy import open_tunnel, proxy_for
+from margo_gitops.transport.web.source import WebSource
+from margo_gitops.transport.web.tls import TlsSettings
+
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+# Status line, headers and the framing of chunks, on top of what an answer may hold.
+_FRAMING_BYTES = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The head of an answer, and a reader of its body."""
+
+    response: http.client.HTTPResponse
+    read: Read
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        return self.response.status
+
+    def header(self, name: str) -> str | None:
+        """Return the value of a header, all of them joined where it stands several times."""
+        return self.response.getheader(name)
+
+
+class WebConnection:
+    """Speaks with the server of one source. Not for two threads at a time."""
+
+    def __init__(self, source: WebSource, meter: Meter, agent: str, spiffe_id: str | None = None) -> None:
+        """Take the settings; nothing is opened or read yet.
+
+        Args:
+            source: an http or https source.
+            meter: counts what passes.
+            agent: this program's name and version, the `User-Agent`.
+            spiffe_id: who the server must be, in place of the host it is reached at.
+
+        Raises:
+            SourceMisconfigured: the environment names a proxy that is none.
+        """
+        address = urlsplit(source.url)
+        self._source = source
+        self._meter = meter
+        self._agent = agent
+        self._host = address.hostname or ""
+        self._port = address.port or _DEFAULT_PORTS[address.scheme]
+        self._authority = address.netloc
+        self._credentials = Credentials(source)
+        self._tls = TlsSettings(source, spiffe_id) if address.scheme == "https" else None
+        self._proxy = proxy_for(address.scheme, self._authority) if source.proxy_from_environment else None
+        self._socket: MeteredSocket | None = None
+        self._session: ssl.SSLSession | None = None
+
+    def close(self) -> None:
+        """Close the connection; the next request opens one."""
+        if self._socket is not None:
+            self._session = self._socket.shut() or self._session
+            self._socket = None
+
+    @contextmanager
+    def exchange(
+        self,
+        method: str,
+        target: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        limit: int,
+        deadline: Deadline,
+    ) -> Iterator[Answer]:
+        """Send a request and yield the answer, of at most `limit` bytes; its end is checked when the block ends.
+
+        Args:
+            method: such as GET.
+            target: path and query, absolute.
+            headers: of this request alone; lengths, host and credentials come by themselves.
+            body: what is sent; empty for none.
+            limit: bytes of the body of the answer, as sent.
+            deadline: when it must have come.
+
+        Raises:
+            TransportError: no usable answer came, or bytes follow what the block read.
+        """
+        request = self._request(method, target, headers, body)
+        finished = False
+        try:
+            with self._respond(method, request, limit, deadline) as response:
+                read = _reader(response)
+                yield Answer(response, read)
+                if read(1):
+                    raise SourceMisbehaved("bytes follow the end of the answer")
+                finished = not response.will_close
+        except ssl.SSLError as error:
+            raise _tls_refusal(error) from error
+        except OSError as error:
+            raise SourceUnreachable(f"the connection broke: {error.strerror or type(error).__name__}") from error
+        except http.client.HTTPException as error:
+            raise SourceMisbehaved(f"the answer is broken HTTP: {type(error).__name__}") from error
+        finally:
+            if not finished:
+                self.close()
+
+    def _request(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        if self._proxy is not None and self._tls is None:
+            target = f"http://{self._authority}{target}"
+        lines = [
+            f"{method} {target} HTTP/1.1",
+            f"Host: {self._authority}",
+            f"User-Agent: {self._agent}",
+        ]
+        if (authorization := self._credentials.authorization()) is not None:
+            lines.append(f"Authorization: {authorization}")
+        if self._proxy is not None and self._proxy.authorization and self._tls is None:
+            lines.append(f"Proxy-Authorization: {self._proxy.authorization}")
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        if body:
+            lines.append(f"Content-Length: {len(body)}")
+        return "\r\n".join([*lines, "", ""]).encode() + body
+
+    def _respond(self, method: str, request: bytes, limit: int, deadline: Deadline) -> http.client.HTTPResponse:
+        if self._tls is not None and self._tls.changed():
+            self.close()
+            self._session = None
+        kept = self._socket
+        if kept is not None:
+            try:
+                return self._send(kept, method, request, limit, deadline)
+            except TransportError:
+                raise
+            except OSError:
+                if kept.received:
+                    raise
+                self.close()
+        self._socket = opened = self._open(deadline)
+        return self._send(opened, method, request, limit, deadline)
+
+    def _send(
+        self, connection: MeteredSocket, method: str, request: bytes, limit: int, deadline: Deadline
+    ) -> http.client.HTTPResponse:
+        connection.expect(limit + _FRAMING_BYTES, deadline)
+        self._meter.requests += 1
+        connection.sendall(request)
+        response = http.client.HTTPResponse(cast("socket.socket", connection), method=method)
+        try:
+            response.begin()
+        except BaseException:
+            response.close()
+            raise
+        return response
+
+    def _open(self, deadline: Deadline) -> MeteredSocket:
+        host, port = (self._proxy.host, self._proxy.port) if self._proxy else (self._host, self._port)
+        opened = connect(host, port, self._source.connect_seconds, self._meter, deadline)
+        try:
+            if self._tls is not None:
+                if self._proxy is not None:
+                    open_tunnel(opened, self._proxy, f"{_bracketed(self._host)}:{self._port}")
+                opened.encrypt(self._tls.context(), self._host, self._session, self._source.connect_seconds)
+                self._tls.check_server(opened.certificate())
+        except BaseException:
+            opened.shut()
+            raise
+        return opened
+
+
+def _reader(response: http.client.HTTPResponse) -> Read:
+    def read(size: int) -> bytes:
+        try:
+            return response.read(size)
+        except (http.client.HTTPException, ValueError) as error:
+            raise SourceMisbehaved("the answer ends early, or is broken HTTP") from error
+
+    return read
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _tls_refusal(error: ssl.SSLError) -> TransportError:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return SourceUnreachable(
+            f"the server's certificate is not trusted: {error.verify_message}",
+            remedy="check the host name, the device's clock, and the CA file of the source",
+        )
+    reason = (error.reason or type(error).__name__).lower().replace("_", " ")
+    if "alert" in reason:
+        return SourceRefused(
+            f"the server ended TLS: {reason}",
+            remedy="check the client certificate and key of the source, and their dates",
+        )
+    return SourceUnreachable(
+        f"TLS failed: {reason}", remedy="check that the server speaks TLS 1.2 or newer on this port"
+    )

@@ -1,0 +1,182 @@
+"""Where a device reads over HTTP, and how it proves who it is: what every source of this kind has, and its rules.
+
+Rules, checked before anything is sent:
+
+1. The URL is of one of the kinds named, of this form only, and holds no credentials (an SSH user is a name, no secret).
+2. A secret travels encrypted: over https, over the loopback, or where the settings say otherwise in so many words.
+3. A setting that belongs to another kind of URL is an error: it would look as if it protected something.
+4. A secret is named by its file or its environment variable. It never is in a setting, an argument, a log or an error.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn, Protocol
+from urllib.parse import SplitResult, urlsplit
+
+from margo_gitops.errors import SourceMisconfigured
+
+TLS_SETTINGS = ("ca_file", "client_certificate", "client_key")
+_ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+class WebSource(Protocol):
+    """The settings of a source over http or https."""
+
+    @property
+    def url(self) -> str:
+        """`https://host[:port]/path` or `http://…`."""
+        ...
+
+    @property
+    def token_file(self) -> Path | None:
+        """File that holds the token and nothing else; read again whenever it changes."""
+        ...
+
+    @property
+    def token_variable(self) -> str | None:
+        """Name of the environment variable that holds the token; read at each request."""
+        ...
+
+    @property
+    def username(self) -> str | None:
+        """Send the token as the password of this user (Basic) instead of as a bearer token."""
+        ...
+
+    @property
+    def allow_plain_token(self) -> bool:
+        """Let the token travel over http to another machine."""
+        ...
+
+    @property
+    def ca_file(self) -> Path | None:
+        """Certificates (PEM) to trust instead of the system's."""
+        ...
+
+    @property
+    def client_certificate(self) -> Path | None:
+        """Certificate chain (PEM) to present to the server."""
+        ...
+
+    @property
+    def client_key(self) -> Path | None:
+        """Its private key (PEM, unencrypted); None where it is in the file of the certificate."""
+        ...
+
+    @property
+    def proxy_from_environment(self) -> bool:
+        """Honour http_proxy, https_proxy and no_proxy."""
+        ...
+
+    @property
+    def connect_seconds(self) -> float:
+        """Bound on one connection attempt, TLS included."""
+        ...
+
+    @property
+    def read_seconds(self) -> float:
+        """Bound on each wait for the other side."""
+        ...
+
+    @property
+    def pull_seconds(self) -> float:
+        """Bound on one whole pull."""
+        ...
+
+
+def parse_address(url: str, kinds: Sequence[str], remedy: str) -> SplitResult:
+    """Return the parts of a URL that passes rule 1. What is refused is not shown: it may hold a secret.
+
+    Raises:
+        SourceMisconfigured: it does not pass.
+    """
+    if not url.isascii() or not url.isprintable() or " " in url:
+        refuse_settings("the URL of the source holds blanks or characters that no URL may hold", remedy)
+    try:
+        address = urlsplit(url)
+        _ = address.port
+    except ValueError:
+        refuse_settings("the URL of the source is no URL", remedy)
+    if address.scheme not in kinds:
+        refuse_settings(f"the URL of the source is of none of the kinds {', '.join(kinds)}", remedy)
+    if address.password is not None or (address.username is not None and address.scheme != "ssh"):
+        refuse_settings(
+            "the URL of the source holds credentials, which end up in process lists and logs",
+            "take them out, and name a file or a variable that holds the token",
+        )
+    if address.query or address.fragment:
+        refuse_settings("the URL of the source holds a query or a fragment", remedy)
+    if address.scheme in ("http", "https") and (not address.hostname or address.port == 0):
+        refuse_settings("the URL of the source names no host", remedy)
+    return address
+
+
+def check_secrets(source: WebSource, address: SplitResult) -> None:
+    """Check how the device proves who it is (rules 2 and 4).
+
+    Raises:
+        SourceMisconfigured: it cannot work, or would give the secret away.
+    """
+    if source.token_file and source.token_variable:
+        refuse_settings("the token is given twice, by a file and by an environment variable", "keep one of them")
+    if source.token_variable and not _ENVIRONMENT_NAME.fullmatch(source.token_variable):
+        refuse_settings(
+            "the name of the token's environment variable is no name", "give the variable's name, not the token itself"
+        )
+    token = bool(source.token_file or source.token_variable)
+    if source.username is not None:
+        if not token:
+            refuse_settings("a username is given, but no token", "name the file or the variable that holds it")
+        if not source.username.isprintable() or ":" in source.username:
+            refuse_settings("the username holds a colon or characters that cannot be printed", "correct it")
+    if source.client_key and not source.client_certificate:
+        refuse_settings("a client key is given, but no client certificate", "name the certificate's file too")
+    if token and address.scheme == "http" and not source.allow_plain_token and not _is_loopback(address.hostname):
+        refuse_settings(
+            f"the token would travel unencrypted to {address.hostname}",
+            "use https, or allow a plain token where nobody else can listen",
+        )
+
+
+def check_foreign(foreign: Sequence[str], address: SplitResult) -> None:
+    """Refuse settings that belong to another kind of URL (rule 3).
+
+    Raises:
+        SourceMisconfigured: there are such.
+    """
+    if foreign:
+        refuse_settings(
+            f"{', '.join(foreign)} cannot be used with a URL of the kind {address.scheme}://",
+            "remove the setting, or correct the URL",
+        )
+
+
+def check_times(source: WebSource) -> None:
+    """Check the bounds on time.
+
+    Raises:
+        SourceMisconfigured: one is not positive.
+    """
+    if min(source.connect_seconds, source.read_seconds, source.pull_seconds) <= 0:
+        refuse_settings("a bound on time is not positive", "give it in seconds, more than 0")
+
+
+def refuse_settings(what: str, remedy: str) -> NoReturn:
+    """Refuse the settings of a source.
+
+    Raises:
+        SourceMisconfigured: always.
+    """
+    raise SourceMisconfigured(what, remedy=remedy)
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host or "").is_loopback
+    except ValueError:
+        return False

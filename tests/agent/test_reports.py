@@ -1,0 +1,231 @@
+"""Reports to the server: rules R-1 to R-5 of margo_gitops.agent.reports, against a server on the loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from device_world import DEVICE
+from support.faulty_http import Answer
+from support.margo_server import MargoServer, margo_server, problem
+
+from margo_gitops.agent.cycle import Outcome
+from margo_gitops.agent.events import Event, Reason
+from margo_gitops.agent.journal import Journal
+from margo_gitops.agent.reports import LONGEST_SENDING, Reporter, ReportingCycles
+from margo_gitops.errors import MargoGitopsError, SourceUnreachable, VersionRollback
+from margo_gitops.transport.http.http_transport import HttpTransport
+from margo_gitops.transport.http.source import HttpSource
+
+
+@dataclass
+class Device:
+    """A reporter in a time of its own."""
+
+    journal: Journal
+    transport: HttpTransport
+    capabilities: tuple[Path, ...] = ()
+    now: float = 0.0
+    events: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.reporter = Reporter(
+            transport=self.transport,
+            device=DEVICE,
+            capabilities=self.capabilities,
+            statuses=True,
+            journal=self.journal,
+            record=self.events.append,
+            timer=lambda: self.now,
+            abortable=contextlib.nullcontext,
+        )
+
+    def post(self, *numbers: int, word: str = "installed") -> None:
+        for number in numbers:
+            self.journal.post(f"{number:04d}", json.dumps({"state": word}).encode(), self.now)
+
+    def reasons(self) -> list[Reason]:
+        return [event.reason for event in self.events]
+
+
+@pytest.fixture
+def server() -> Iterator[MargoServer]:
+    with margo_server() as made:
+        yield made
+
+
+@pytest.fixture
+def device(tmp_path: Path, server: MargoServer) -> Iterator[Device]:
+    transport = HttpTransport(HttpSource(server.base()))
+    with Journal.open(tmp_path / "journal.sqlite3", 0) as journal, contextlib.closing(transport):
+        yield Device(journal, transport)
+
+
+def sent(server: MargoServer) -> list[str]:
+    return [path.removeprefix("/api/v1/") for _, path, _ in server.reports]
+
+
+def test_only_what_changed_is_sent_on_one_connection(device: Device, server: MargoServer) -> None:
+    device.post(1, 2)
+    device.reporter.send()
+    device.reporter.send()
+    device.post(2, word="removed")
+    device.reporter.send()
+    assert sent(server) == ["deployments/0001/status", "deployments/0002/status", "deployments/0002/status"]
+    assert server.requests[0].headers["content-type"] == "application/json"
+    assert device.transport.cost.connections == 1
+
+
+def test_what_changed_back_before_it_was_sent_is_not_sent(device: Device, server: MargoServer) -> None:
+    device.post(1)
+    device.reporter.send()
+    device.post(1, word="installing")
+    device.post(1)
+    device.reporter.send()
+    assert len(server.reports) == 1
+
+
+def test_another_server_is_told_everything(device: Device, server: MargoServer) -> None:
+    device.post(1)
+    device.reporter.send()
+    with margo_server() as other, contextlib.closing(HttpTransport(HttpSource(other.base()))) as transport:
+        moved = Device(device.journal, transport)
+        moved.reporter.send()
+        assert sent(other) == sent(server)
+
+
+@pytest.mark.parametrize(
+    ("answer", "pauses"),
+    [(problem(500, "no"), [60, 120, 240]), (Answer(503, [("Retry-After", "1000")], b""), [1000, 1000, 1000])],
+)
+def test_f16_after_failures_the_next_attempt_comes_later_each_time(
+    device: Device, server: MargoServer, answer: Answer, pauses: list[float]
+) -> None:
+    server.faults.append(lambda *_: answer)
+    device.post(1, 2)
+    for pause in pauses:
+        before = len(server.requests)
+        device.reporter.send()
+        device.now += pause - 1
+        device.reporter.send()
+        assert len(server.requests) == before + 1, "one request, and then patience"
+        device.now += 1
+    server.faults.clear()
+    device.reporter.send()
+    assert device.reasons() == [*[Reason.REPORT_FAILED] * 3, Reason.REPORT_RECOVERED]
+    assert device.journal.receipts().keys() == {"0001", "0002"}
+
+
+@pytest.mark.parametrize("status", [400, 409, 413, 415, 422])
+def test_a_document_that_is_refused_is_not_sent_again_until_it_changes(
+    device: Device, server: MargoServer, status: int
+) -> None:
+    server.report_status = status
+    device.post(1, 2)
+    device.reporter.send()
+    device.reporter.send()
+    assert len(server.reports) == 2, "the second is sent although the first was refused"
+    assert device.reasons() == [Reason.REPORT_REFUSED] * 2
+    device.post(1, word="failed")
+    device.reporter.send()
+    assert len(server.reports) == 3
+
+
+def test_one_sending_takes_half_a_minute_and_the_next_goes_on_where_it_ended(
+    device: Device, server: MargoServer
+) -> None:
+    def slow(*_: object) -> None:
+        device.now += LONGEST_SENDING / 3
+
+    server.faults.append(slow)
+    device.post(*range(5))
+    device.reporter.send()
+    assert len(server.reports) == 3
+    device.reporter.send()
+    assert len(server.reports) == 5
+    assert device.events == []
+
+
+def test_what_arrived_is_known_after_a_kill(device: Device, server: MargoServer, tmp_path: Path) -> None:
+    device.post(1, 2)
+    server.faults.append(lambda request, _: problem(500, "no") if "0002" in request.path else None)
+    device.reporter.send()
+    with Journal.open(tmp_path / "journal.sqlite3", 0) as journal:
+        assert journal.receipts().keys() == {"0001"}
+
+
+def test_capabilities_of_a_gateway_come_before_those_of_its_children_and_before_statuses(
+    device: Device, server: MargoServer, tmp_path: Path
+) -> None:
+    files = []
+    for owner in (DEVICE, f"{DEVICE}/arm"):
+        files.append(tmp_path / f"{len(files)}.json")
+        properties = {"id": owner, "vendor": "acme", "modelNumber": "7", "serialNumber": "1"}
+        files[-1].write_text(json.dumps({"properties": properties}))
+    gateway = Device(device.journal, device.transport, tuple(files))
+    gateway.post(1)
+    gateway.reporter.send()
+    gateway.reporter.send()
+    assert sent(server) == [f"capabilities/{DEVICE}", f"capabilities/{DEVICE}/arm", "deployments/0001/status"]
+    files[1].write_text("{}")
+    gateway.post(1, word="failed")
+    gateway.reporter.send()
+    assert gateway.reasons() == [Reason.REPORT_FAILED]
+
+
+@pytest.mark.parametrize(
+    ("poll", "error", "sends"),
+    [
+        ("none", None, False),
+        ("failed", SourceUnreachable("away"), False),
+        ("unchanged", None, True),
+        ("refused", VersionRollback("older"), True),
+    ],
+)
+def test_a_server_that_is_away_is_told_nothing(
+    device: Device, server: MargoServer, poll: str, error: MargoGitopsError | None, sends: bool
+) -> None:
+    class Cycles:
+        def run(self, **_: bool) -> Outcome:
+            return Outcome(poll, 1, error, None)  # type: ignore[arg-type]  # a word of PollResult
+
+    device.post(1)
+    ReportingCycles(Cycles(), device.reporter).run()
+    assert bool(server.reports) is sends
+
+
+def test_a_journal_of_the_first_version_keeps_its_outbox_and_sends_it(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(FIRST_VERSION)
+    with Journal.open(path, 1) as journal:
+        assert journal.set_aside is None
+        assert (journal.outbox(), journal.receipts()) == ({"0001": b"{}"}, {})
+        journal.acknowledge("0001", "there")
+        assert journal.receipts() == {"0001": "there"}
+
+
+FIRST_VERSION = """
+CREATE TABLE deployments (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, device TEXT NOT NULL, adopted TEXT NOT NULL, position INTEGER NOT NULL
+) STRICT;
+CREATE TABLE workloads (
+    deployment TEXT NOT NULL, component TEXT NOT NULL, position INTEGER NOT NULL, applier TEXT NOT NULL,
+    wanted TEXT, installed TEXT, state TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL,
+    attempts INTEGER NOT NULL, changed_at REAL NOT NULL,
+    PRIMARY KEY (deployment, component)
+) STRICT;
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, first_at REAL NOT NULL, last_at REAL NOT NULL, count INTEGER NOT NULL,
+    reason TEXT NOT NULL, security INTEGER NOT NULL, code TEXT NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL
+) STRICT;
+CREATE TABLE outbox (deployment TEXT PRIMARY KEY, changed_at REAL NOT NULL, document BLOB NOT NULL) STRICT;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+INSERT INTO outbox VALUES ('0001', 0, CAST('{}' AS BLOB));
+PRAGMA user_version = 1;
+"""

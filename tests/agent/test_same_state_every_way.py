@@ -1,0 +1,120 @@
+"""One fleet, pulled by git, from `margo-gitops serve` and from static files: the same bytes held, the same applied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from device_world import World
+from server.serving import ServedFleet, served_fleet, until
+from support.published import Plant
+from support.static_server import TOKENS, nginx
+
+from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.nodes import Json
+from margo_gitops.rendering.resolution import deployment_id
+
+DEVICE = "press-01"
+
+
+def content(name: str, greeting: str) -> bytes:
+    component: Json = {"name": "web", "properties": {"repository": "oci://r.example/app", "revision": "1.0.0"}}
+    target: Json = {"pointer": "GREETING", "components": ["web"]}
+    return write_json(
+        {
+            "id": deployment_id("plant", DEVICE, name),
+            "metadata": {"name": name, "namespace": "margo", "deviceId": DEVICE},
+            "spec": {
+                "applicationId": "com-example-app",
+                "deploymentProfile": {"type": "compose", "components": [component]},
+                "parameters": {"greeting": {"value": greeting, "targets": [target]}},
+            },
+        }
+    )
+
+
+RENDERS = (
+    {"hmi": content("hmi", "hello"), "mes": content("mes", "hello")},
+    {"hmi": content("hmi", "good morning"), "opc": content("opc", "hello")},
+    {},
+)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """Return every file in a folder with its content, by its path in it."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
+
+
+def held(world: World) -> dict[str, bytes]:
+    """Return the stored state without what a transport adds: the commit, and its name in the index."""
+    stored = files((world.state / "trusted" / "current").resolve())
+    return {name: body for name, body in stored.items() if name not in ("commit", "index.json")}
+
+
+def device(folder: Path, source: Json) -> World:
+    world = World(folder, device=DEVICE)
+    (folder / "token").write_text(TOKENS[DEVICE])
+    world.configure(source=source, trust={"unsigned": True})
+    return world
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Iterator[ServedFleet]:
+    with served_fleet(tmp_path) as made:
+        made.render({DEVICE: RENDERS[0]})
+        made.tokens[DEVICE] = TOKENS[DEVICE]
+        made.write_tokens()
+        yield made.start()
+
+
+def states(fleet: ServedFleet) -> dict[str, str]:
+    """Return what the server has committed of each deployment's state, by its name."""
+    names = {deployment_id("plant", DEVICE, name): name for name in ("hmi", "mes", "opc")}
+    statuses = [report for report in fleet.reports().values() if "deploymentId" in report]
+    return {names[report["deploymentId"]]: report["status"]["state"] for report in statuses}
+
+
+def follow(fleet: ServedFleet, worlds: list[World], plant: Plant | None = None) -> None:
+    """Render one state after the other, and compare the devices after each."""
+    for number, rendered in enumerate(RENDERS):
+        fleet.render({DEVICE: rendered})
+        if plant is not None:
+            plant.publish()
+        for world in worlds:
+            result = world.agent("once")
+            assert result.returncode == 0, result.stderr
+        first, *others = worlds
+        assert len(held(first)) == 1 + len(rendered)
+        assert number == 2 or b"hello" in b"".join(files(first.output).values())
+        for other in others:
+            assert held(other) == held(first)
+            assert files(other.output) == files(first.output)
+
+
+def test_by_git_and_from_the_server(fleet: ServedFleet, tmp_path: Path) -> None:
+    by_git = device(tmp_path / "git", {"git": {"url": f"file://{tmp_path}/state.git"}})
+    over_http = device(tmp_path / "http", {"http": {"url": fleet.url, "tokenFile": "token"}})
+    follow(fleet, [by_git, over_http])
+    until(lambda: states(fleet) == dict.fromkeys(("hmi", "mes", "opc"), "removed"))
+
+
+@pytest.mark.real
+def test_by_git_from_the_server_and_from_static_files(fleet: ServedFleet, tmp_path: Path) -> None:
+    plant = Plant(tmp_path)
+    plant.publish()
+    (tmp_path / "nginx").mkdir()
+    with nginx(tmp_path / "nginx", plant.folder) as server:
+        static: Json = {
+            "url": server.https,
+            "tokenFile": "token",
+            "caFile": str(server.folder / "authority.pem"),
+            "reportStatus": False,
+        }
+        worlds = [
+            device(tmp_path / "git", {"git": {"url": f"file://{tmp_path}/state.git"}}),
+            device(tmp_path / "http", {"http": {"url": fleet.url, "tokenFile": "token"}}),
+            device(tmp_path / "static", {"http": static}),
+        ]
+        follow(fleet, worlds, plant)
