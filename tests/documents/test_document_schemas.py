@@ -37,6 +37,7 @@ CROSS_FIELD_RULES = re.compile(
     r"|the capabilities are those of|characters encoded"
     r"|selects no device|all goes with no other condition"
     r"|says nothing about signatures|unsigned can only be true|contradict each other"
+    r"|must name exactly one of git and http"
     r"|must be 1s to 30d|must be less than the interval|names no applier"
 )
 

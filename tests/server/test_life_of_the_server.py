@@ -114,7 +114,7 @@ def test_a_render_is_visible_at_once_and_whole(fleet: ServedFleet) -> None:
                 assert client.get(reference["url"]).status_code == 200
 
 
-def test_F16_a_storm_of_polls_is_answered_with_304_and_with_a_time_to_come_back(fleet: ServedFleet) -> None:  # noqa: N802
+def test_f16_a_storm_of_polls_is_answered_with_304_and_with_a_time_to_come_back(fleet: ServedFleet) -> None:
     """Polls cost nothing but their headers; whoever polls too fast hears when to come back."""
     fleet.start(limits={"requestsPerMinute": 120, "burst": 50})
     with fleet.client("press-01") as client:
@@ -127,7 +127,7 @@ def test_F16_a_storm_of_polls_is_answered_with_304_and_with_a_time_to_come_back(
     assert all("Retry-After" in answer.headers for answer in answers if answer.status_code == 429)
 
 
-def test_F17_devices_that_are_sent_away_together_do_not_come_back_together(fleet: ServedFleet) -> None:  # noqa: N802
+def test_f17_devices_that_are_sent_away_together_do_not_come_back_together(fleet: ServedFleet) -> None:
     devices = [f"new-{number}" for number in range(40)]
     for device in devices:
         fleet.token(device)
@@ -141,7 +141,7 @@ def test_F17_devices_that_are_sent_away_together_do_not_come_back_together(fleet
     assert len(set(back.values())) > 20
 
 
-def test_F18_devices_behind_one_address_have_limits_of_their_own(fleet: ServedFleet) -> None:  # noqa: N802
+def test_f18_devices_behind_one_address_have_limits_of_their_own(fleet: ServedFleet) -> None:
     fleet.start(limits={"requestsPerMinute": 1, "burst": 3})
     with fleet.client("press-01") as greedy:
         assert [greedy.get("/api/v1/deployments").status_code for _ in range(5)] == [200, 200, 200, 429, 429]
@@ -149,7 +149,7 @@ def test_F18_devices_behind_one_address_have_limits_of_their_own(fleet: ServedFl
         assert [modest.get("/api/v1/deployments").status_code for _ in range(3)] == [200, 200, 200]
 
 
-def test_F26_a_state_repo_restored_from_an_old_backup_is_not_pushed_to_devices(fleet: ServedFleet) -> None:  # noqa: N802
+def test_f26_a_state_repo_restored_from_an_old_backup_is_not_pushed_to_devices(fleet: ServedFleet) -> None:
     """The device said what it has adopted: an older state is not served, until the repository is ahead again."""
     old = fleet.renderer.refs()
     fleet.render(FLEET | {"press-01": {"hmi": b"two\n"}})

@@ -61,7 +61,7 @@ def test_who_holds_it_gets_304_without_body(reading: ServedFleet, resource: str)
 
 
 @pytest.mark.parametrize("resource", ["manifest", "deployment", "bundle"])
-def test_HEAD_gives_the_headers_of_GET(reading: ServedFleet, resource: str) -> None:  # noqa: N802
+def test_head_gives_the_headers_of_get(reading: ServedFleet, resource: str) -> None:
     with reading.client("press-01") as client:
         url = _url(reading, resource)
         for encoding in ("identity", "gzip"):
@@ -88,7 +88,7 @@ def test_the_digest_is_of_the_content_before_compression(reading: ServedFleet) -
         assert plain.content == HMI
 
 
-def test_without_Accept_the_manifest_is_served(reading: ServedFleet) -> None:  # noqa: N802
+def test_without_accept_the_manifest_is_served(reading: ServedFleet) -> None:
     answer = reading.get_raw(MANIFEST, reading.tokens["press-01"])
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b'"manifestVersion":1' in answer
