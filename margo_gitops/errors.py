@@ -888,7 +888,7 @@ class PublishGoesBack(MargoGitopsError):
     exit_code = ExitCode.TRUST
 
 
-# MG18xx: the server
+# MG18xx: the server, and from MG1820 on the audit
 
 
 class ServerMisconfigured(MargoGitopsError):
@@ -922,15 +922,12 @@ class ReportsUnusable(MargoGitopsError):
     exit_code = ExitCode.USAGE
 
 
-# MG182x: the audit
-
-
 class AuditFailed(MargoGitopsError):
     """The state repo's history is not what the fleet repo's commits render to.
 
     The first bad commit is named, with the branch, the file, and what is expected and found there. Nothing after it was
     looked at. Somebody other than the renderer wrote it, or a ref was moved: find out who, keep a copy of the
-    repository as evidence, and restore the branches from a clone that verifies. `docs/audit.md` lists every finding.
+    repository as evidence, and restore the branches from a clone that verifies. `docs/audit.md` lists what is checked.
     """
 
     code = "MG1820"

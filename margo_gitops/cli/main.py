@@ -19,6 +19,7 @@ from margo_gitops.errors import ExitCode, ExtraMissing, MargoGitopsError
 _COMMANDS = {
     "agent": "margo_gitops.cli.agent:agent",
     "app": "margo_gitops.cli.app:app",
+    "audit": "margo_gitops.cli.audit:audit",
     "document": "margo_gitops.cli.document:document",
     "explain": "margo_gitops.cli.explain:explain",
     "init": "margo_gitops.cli.init:init",

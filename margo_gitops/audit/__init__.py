@@ -1,0 +1,1 @@
+"""The audit: what ran where, who asked for it, and the proof that nobody else wrote it."""

@@ -1,0 +1,181 @@
+"""The state repo's history in words of deployments: which devices a fleet commit changed, and how."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Annotated, Literal
+
+from margo_gitops.audit.history import BadObjectError, DevicePlace, HeldTree, StateObjects
+from margo_gitops.audit.tree_comparison import manifest_version
+from margo_gitops.documents.declarations import About
+from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.device_id import FLEET_REF, client_of, encode_device_id
+from margo_gitops.documents.kinds import read_as, read_source
+from margo_gitops.errors import InvalidDocument, StateTampered, UnreadableDocument
+from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER
+from margo_gitops.state_repo.state_repo import LEFT_FOLDER, device_of
+from margo_gitops.trust.git_commit import GitCommit
+from margo_gitops.trust.git_objects import BLOB
+
+Change = Literal["added", "changed", "removed"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentEntry:
+    """A deployment that a commit brought to a device, took away or changed."""
+
+    name: Annotated[str, About("As in the fleet repo.")]
+    device: Annotated[str, About("The device; for a gateway's child, the child.")]
+    change: Annotated[Change, About("What happened to it.")]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceEntry:
+    """A device that a commit changed."""
+
+    device: Annotated[str, About("The client: it has a branch.")]
+    change: Annotated[
+        Literal["added", "changed", "moved", "left", "returned"],
+        About("`moved`: to another site; `left` and `returned`: the fleet."),
+    ]
+    version: Annotated[int | None, About("Its manifestVersion from here on; null where it did not change.")]
+    deployments: tuple[DeploymentEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LogEntry:
+    """One commit of the branch `fleet`."""
+
+    commit: Annotated[str, About("Its id.")]
+    fleet_commit: Annotated[str, About("The commit of the fleet repo that was rendered.")]
+    author: Annotated[str, About("Of the fleet commit.")]
+    date: Annotated[str, About("Of the fleet commit, RFC 3339.")]
+    subject: Annotated[str, About("First line of the fleet commit's message.")]
+    devices: tuple[DeviceEntry, ...]
+
+
+@dataclass(slots=True)
+class HistoryLog:
+    """Reads a history; what was read of a document is kept."""
+
+    objects: StateObjects
+    _names: dict[str, tuple[str, str]] = field(default_factory=dict)
+
+    def entries(self, device: str | None = None, deployment: str | None = None) -> Iterator[LogEntry]:
+        """Yield the history, newest first.
+
+        Args:
+            device: only what concerns this device; None: all.
+            deployment: only what concerns this deployment; None: all.
+
+        Raises:
+            StateTampered: an object is missing or none that a renderer wrote; `audit verify` says more.
+        """
+        tip = self.objects.refs().get(FLEET_REF)
+        try:
+            name = tip
+            while name is not None:
+                commit = self.objects.commit(name)
+                parent = commit.parents[0] if commit.parents else None
+                devices = tuple(self._devices(commit, parent, device, deployment))
+                if devices or (device is None and deployment is None):
+                    yield _entry(name, commit, devices)
+                name = parent
+        except BadObjectError as error:
+            raise StateTampered(
+                f"the state repo's history cannot be read: {error}",
+                remedy="see what is wrong: margo-gitops audit verify",
+            ) from error
+
+    def _devices(
+        self, commit: GitCommit, parent: str | None, device: str | None, deployment: str | None
+    ) -> Iterator[DeviceEntry]:
+        before = self.objects.places(self.objects.commit(parent).tree) if parent else {}
+        after = self.objects.places(commit.tree)
+        only = encode_device_id(client_of(device)) if device is not None else None
+        for encoded in sorted({*before, *after}, key=device_of):
+            if before.get(encoded) == after.get(encoded) or only not in (None, encoded):
+                continue
+            entry = self._device(encoded, before, after)
+            if deployment is None or any(each.name == deployment for each in entry.deployments):
+                yield entry
+
+    def _device(self, encoded: str, before: Mapping[str, DevicePlace], after: Mapping[str, DevicePlace]) -> DeviceEntry:
+        was, now = before.get(encoded), after.get(encoded)
+        changed = now is not None and (was is None or was.tree != now.tree)
+        version = manifest_version(HeldTree(self.objects, now.tree).manifest) if now and changed else None
+        old, new = (
+            {path: blob for path, blob in HeldTree(self.objects, place.tree).files().items() if _is_deployment(path)}
+            if place and changed
+            else {}
+            for place in (was, now)
+        )
+        deployments = []
+        for path in {*old, *new}:
+            if old.get(path) != new.get(path):
+                change: Change = "added" if path not in old else "removed" if path not in new else "changed"
+                name, device = self._named(new.get(path) or old[path], path)
+                deployments.append(DeploymentEntry(name, device, change))
+        deployments.sort(key=lambda each: (each.name, each.device))
+        return DeviceEntry(device_of(encoded), _change(was, now), version, tuple(deployments))
+
+    def _named(self, blob: str, path: str) -> tuple[str, str]:
+        if blob not in self._names:
+            self._names[blob] = names_of(read_deployment(self.objects.read(blob, BLOB), path), path)
+        return self._names[blob]
+
+
+def _is_deployment(path: str) -> bool:
+    return path.startswith(f"{DEPLOYMENTS_FOLDER}/")
+
+
+def read_deployment(content: bytes, path: str) -> ApplicationDeployment | None:
+    """Return a deployment document; None where it is none."""
+    try:
+        document = read_as(ApplicationDeployment, read_source(content, path))
+    except (UnreadableDocument, InvalidDocument):
+        return None
+    return document if isinstance(document, ApplicationDeployment) else None
+
+
+def names_of(document: ApplicationDeployment | None, path: str) -> tuple[str, str]:
+    """Return a deployment's name and device; its file where it is none."""
+    return (document.metadata.name, document.metadata.device_id or "") if document else (path, "")
+
+
+def _change(
+    was: DevicePlace | None, now: DevicePlace | None
+) -> Literal["added", "changed", "moved", "left", "returned"]:
+    if was is None:
+        return "added"
+    if now is None or (now.folder == LEFT_FOLDER and was.folder != LEFT_FOLDER):
+        return "left"
+    if was.folder == LEFT_FOLDER and now.folder != LEFT_FOLDER:
+        return "returned"
+    return "changed" if was.tree != now.tree else "moved"
+
+
+def _entry(name: str, commit: GitCommit, devices: tuple[DeviceEntry, ...]) -> LogEntry:
+    return LogEntry(
+        commit=name,
+        fleet_commit=commit.trailers.get("Fleet-Commit", ""),
+        author=f"{commit.author.name} <{commit.author.email}>",
+        date=date_of(commit.author.time, commit.author.offset),
+        subject=commit.message.partition("\n")[0].removeprefix("Render "),
+        devices=devices,
+    )
+
+
+def date_of(time: int, offset: int) -> str:
+    """Return a commit's date as RFC 3339 text, in its author's own time zone.
+
+    Args:
+        time: seconds since 1970-01-01 UTC.
+        offset: minutes east of UTC.
+    """
+    try:
+        return datetime.fromtimestamp(time, timezone(timedelta(minutes=offset))).isoformat()
+    except (ValueError, OverflowError, OSError):
+        return f"{time} s after 1970-01-01 UTC"

@@ -1,0 +1,139 @@
+"""How a tree differs from what a render makes: by device, file, and the first line that differs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from margo_gitops.audit.history import BadObjectError, DevicePlace, HeldTree, StateObjects
+from margo_gitops.digests import sha256
+from margo_gitops.documents.kinds import read_as, read_source
+from margo_gitops.documents.manifest import StateManifest
+from margo_gitops.errors import InvalidDocument, UnreadableDocument
+from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
+from margo_gitops.trust.git_objects import BLOB, FOLDER_MODE, TREE, TreeEntry, blob_id, object_id, tree_bytes, tree_id
+
+
+@dataclass(frozen=True, slots=True)
+class TreeDifference:
+    """One file or folder that is not what a render makes.
+
+    Attributes:
+        path: in the fleet commit's tree.
+        what: is wrong.
+        expected, found: what should be there and what is, as text; None where that says nothing.
+    """
+
+    path: str
+    what: str
+    expected: str | None
+    found: str | None
+
+
+def files_differ(
+    objects: StateObjects, folder: str, expected: Mapping[str, bytes], tree: str
+) -> Iterator[TreeDifference]:
+    """Yield every file of a device's tree that is not what a render makes; the deployments before the manifest.
+
+    Raises:
+        BadObjectError: an object of the tree cannot be read.
+    """
+    found = HeldTree(objects, tree).files()
+    # The manifest differs with each deployment: it is named first only where nothing else differs.
+    for path in sorted({*expected, *found}, key=lambda path: (path == MANIFEST_FILE, path)):
+        place = f"{folder}/{path}"
+        if path not in expected:
+            yield TreeDifference(place, "the file is none that a render writes", None, found[path])
+        elif path not in found:
+            yield TreeDifference(place, "the file is missing", blob_id(expected[path]), None)
+        elif blob_id(expected[path]) != found[path]:
+            yield _content(place, path, expected[path], objects.read(found[path], BLOB))
+
+
+def _content(place: str, path: str, expected: bytes, found: bytes) -> TreeDifference:
+    if path == MANIFEST_FILE:
+        versions = manifest_version(expected), manifest_version(found)
+        if versions[0] != versions[1]:
+            return TreeDifference(place, "manifestVersion is wrong", str(versions[0]), str(versions[1]))
+        return TreeDifference(place, "the manifest is another one", _short(expected), _short(found))
+    ours, theirs = expected.split(b"\n"), found.split(b"\n")
+    for number, (one, other) in enumerate(zip(ours, theirs, strict=False), start=1):
+        if one != other:
+            return TreeDifference(place, f"line {number} is another one", _short(one.strip()), _short(other.strip()))
+    return TreeDifference(place, "the file has another length", f"{len(expected)} bytes", f"{len(found)} bytes")
+
+
+_MAX_SHOWN = 120
+
+
+def _short(content: bytes) -> str:
+    text = "".join(each if each.isprintable() else "?" for each in content.decode("utf-8", "replace"))
+    return text if len(text) <= _MAX_SHOWN else f"{text[: _MAX_SHOWN - 1]}…"
+
+
+def manifest_version(content: bytes) -> int | None:
+    """Return the version that a manifest says; None where it is no manifest."""
+    manifest = read_manifest(content)
+    return manifest.manifest_version if manifest else None
+
+
+def read_manifest(content: bytes) -> StateManifest | None:
+    """Return a manifest; None where these bytes are none."""
+    try:
+        document = read_as(StateManifest, read_source(content, MANIFEST_FILE))
+    except (UnreadableDocument, InvalidDocument):
+        return None
+    return document if isinstance(document, StateManifest) else None
+
+
+def unsound(objects: StateObjects, folder: str, tree: str, version: int) -> Iterator[TreeDifference]:
+    """Yield what is wrong with a device's tree whatever made it: its files are those that its manifest names.
+
+    Args:
+        objects: the state repo.
+        folder: of the device in the fleet commit's tree.
+        tree: id of the device's tree.
+        version: that the manifest must have.
+
+    Raises:
+        BadObjectError: an object of the tree cannot be read.
+    """
+    held = HeldTree(objects, tree)
+    manifest = read_manifest(held.manifest)
+    if manifest is None:
+        yield TreeDifference(f"{folder}/{MANIFEST_FILE}", "the manifest is none", None, None)
+        return
+    if manifest.manifest_version != version:
+        place = f"{folder}/{MANIFEST_FILE}"
+        yield TreeDifference(place, "manifestVersion is wrong", str(version), str(manifest.manifest_version))
+    named = {f"{DEPLOYMENTS_FOLDER}/{each.deployment_id}.yaml": each.digest for each in manifest.deployments}
+    files = held.files()
+    for path in sorted({*named, *files} - {MANIFEST_FILE}):
+        if path not in named:
+            yield TreeDifference(f"{folder}/{path}", "the manifest does not name this file", None, files[path])
+        elif path not in files:
+            yield TreeDifference(f"{folder}/{path}", "the file is missing", named[path], None)
+        elif (digest := sha256(objects.read(files[path], BLOB))) != named[path]:
+            yield TreeDifference(f"{folder}/{path}", "the file is not what the manifest names", named[path], digest)
+
+
+def root_tree(places: Mapping[str, DevicePlace]) -> str:
+    """Return the id of the tree that holds devices at these places, and nothing else.
+
+    Raises:
+        BadObjectError: a name that no tree can hold.
+    """
+    inside: dict[str, dict[str, list[TreeEntry]]] = {}
+    for encoded, each in places.items():
+        top, _, site = each.folder.partition("/")
+        entry = TreeEntry(encoded.encode("utf-8", "surrogateescape"), FOLDER_MODE, each.tree)
+        inside.setdefault(top, {}).setdefault(site, []).append(entry)
+    try:
+        tops = []
+        for top, sites in inside.items():
+            entries = sites.pop("", [])
+            entries += [TreeEntry(site.encode(), FOLDER_MODE, tree_id(devices)) for site, devices in sites.items()]
+            tops.append(TreeEntry(top.encode(), FOLDER_MODE, object_id(TREE, tree_bytes(entries))))
+        return tree_id(tops)
+    except ValueError as error:
+        raise BadObjectError("", str(error)) from error

@@ -1,0 +1,59 @@
+"""What `margo-gitops audit verify` finds, as a value."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from margo_gitops.documents.declarations import About
+
+
+@dataclass(frozen=True, slots=True)
+class AuditFinding:
+    """Something in the state repo's history that no render made, or that cannot be proven."""
+
+    severity: Annotated[Literal["error", "warning"], About("An `error` means that the history does not verify.")]
+    commit: Annotated[str, About("The commit of the branch `fleet`; empty where it is about none.")]
+    fleet_commit: Annotated[str, About("The commit of the fleet repo that it names; empty for none.")]
+    ref: Annotated[str, About("The branch concerned.", ("refs/heads/devices/press-07",))]
+    file: Annotated[str | None, About("The path in that fleet commit's tree; null where it is no file.")]
+    what: Annotated[str, About("What is wrong.")]
+    expected: Annotated[str | None, About("What should be there; null where that says nothing.")]
+    found: Annotated[str | None, About("What is there; null where that says nothing.")]
+
+    @property
+    def sentence(self) -> str:
+        """The finding on one line."""
+        place = f"{self.ref}: {self.file}" if self.file else self.ref
+        parts = [f"{self.commit[:12]}: {place}: {self.what}" if self.commit else f"{place}: {self.what}"]
+        if self.expected is not None:
+            parts.append(f"expected {self.expected}")
+        if self.found is not None:
+            parts.append(f"found {self.found}")
+        return ", ".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """The result of a verification."""
+
+    api_version: Literal["margo-gitops/v1"]
+    kind: Annotated[Literal["Verification"], About("What this document is.")]
+    state_repo: Annotated[str, About("Path or URL.")]
+    tip: Annotated[str | None, About("The newest commit of the branch `fleet`; null for an empty state repo.")]
+    since: Annotated[str | None, About("Nothing up to and including this commit was looked at; null: all was.")]
+    commits: Annotated[int, About("How many commits of the branch `fleet` are good.")]
+    device_commits: Annotated[int, About("How many commits of device branches are good.")]
+    verified: Annotated[str | None, About("The last good commit of the branch `fleet`; null for none.")]
+    signed_by: Annotated[tuple[str, ...], About("The signers of all these commits, sorted.")]
+    findings: Annotated[tuple[AuditFinding, ...], About("Warnings, and the errors of the first bad commit.")]
+
+    @property
+    def errors(self) -> tuple[AuditFinding, ...]:
+        """What makes the history a bad one."""
+        return tuple(each for each in self.findings if each.severity == "error")
+
+    @property
+    def warnings(self) -> tuple[AuditFinding, ...]:
+        """What could not be proven, or was unusual."""
+        return tuple(each for each in self.findings if each.severity == "warning")

@@ -1,0 +1,252 @@
+"""Verify a state repo's history: every commit rendered again from its own fleet commit, oldest first."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from margo_gitops.audit.checkpoint import Checkpoint
+from margo_gitops.audit.commit_check import CommitCheck
+from margo_gitops.audit.history import BadObjectError, StateObjects
+from margo_gitops.audit.state import AuditRequest, opened
+from margo_gitops.audit.verification import AuditFinding, Verification
+from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF
+from margo_gitops.documents.fleet_kinds import API_VERSION
+from margo_gitops.errors import AuditUnusable
+from margo_gitops.trust.allowed_signers import AllowedSigners
+
+Progress = Callable[[int, int], None]
+"""Called with how many commits are done, and of how many."""
+
+_CHECKPOINT_EVERY: Final = 20
+_SMALLEST_RANGE: Final = 10
+"""Commits; the first one of a range is rendered whole, so shorter ranges save nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyOptions:
+    """What to verify.
+
+    Attributes:
+        since: a commit of the state repo, or one of the fleet repo that was rendered; None: everything.
+        signers: who may have signed; None: nobody need have.
+        jobs: how many processes.
+        resume: go on after the last commit that was verified with the same options.
+    """
+
+    since: str | None = None
+    signers: AllowedSigners | None = None
+    jobs: int = 1
+    resume: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Range:
+    """Commits of the branch `fleet` that one process checks, with all that it needs."""
+
+    state: Path
+    fleet: Path
+    signers: AllowedSigners | None
+    chain: tuple[str, ...]
+    branches: dict[str, tuple[str, ...]]
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    good: int
+    device_commits: int
+    signed_by: frozenset[str]
+    findings: tuple[AuditFinding, ...]
+
+    @property
+    def failed(self) -> bool:
+        return any(each.severity == "error" for each in self.findings)
+
+
+def verify(request: AuditRequest, options: VerifyOptions, progress: Progress | None = None) -> Verification:
+    """Return whether a state repo's history is what the fleet repo's commits render to.
+
+    Raises:
+        AuditUnusable: `since` is no commit of this history.
+        MargoGitopsError: one of the repos cannot be read.
+    """
+    with opened(request) as (fleet, objects, location):
+        signers = options.signers
+        listed = repr((signers.file, signers.signers)) if signers else ""
+        checkpoint = Checkpoint.of(request.cache, location, str(fleet.root), listed, options.since or "")
+        return _verify(fleet, objects, location, options, checkpoint, progress or (lambda _done, _of: None))
+
+
+def _verify(
+    fleet: FleetRepo,
+    objects: StateObjects,
+    location: str,
+    options: VerifyOptions,
+    checkpoint: Checkpoint,
+    progress: Progress,
+) -> Verification:
+    refs = objects.refs()
+    tip = refs.get(FLEET_REF)
+    known = checkpoint.read()
+    findings: list[AuditFinding] = []
+    chain: tuple[str, ...] = ()
+    try:
+        chain = objects.branch(tip) if tip else ()
+    except BadObjectError as error:
+        findings.append(_lost(FLEET_REF, error.name, str(error)))
+    branches: dict[str, tuple[str, ...]] = {}
+    for ref, name in sorted(refs.items()):
+        if ref.startswith(DEVICE_REFS):
+            try:
+                branches[ref.removeprefix(DEVICE_REFS)] = objects.branch(name)
+            except BadObjectError as error:
+                findings.append(_lost(ref, tip or "", str(error)))
+    if not findings and known is not None and known not in chain:
+        what = "the branch was moved back or rewritten: a commit that was verified before is no more in its history"
+        findings.append(AuditFinding("error", tip or "", "", FLEET_REF, None, what, known, tip or "nothing"))
+    since = _since(objects, chain, options.since) if options.since and not findings else None
+    start = chain.index(since) + 1 if since else 0
+    if options.resume and known in chain:
+        start = max(start, chain.index(known) + 1)
+    good, device_commits, signed_by = 0, 0, set[str]()
+    if not findings:
+        whole = _Range(objects.folder, fleet.root, options.signers, chain, branches, start, len(chain))
+        for checked in _checked(whole, options.jobs, progress):
+            good += checked.good
+            device_commits += checked.device_commits
+            signed_by |= checked.signed_by
+            findings += checked.findings
+            if good:
+                checkpoint.write(chain[start + good - 1])
+            if checked.failed:
+                break
+    done = start + good
+    return Verification(
+        api_version=API_VERSION,
+        kind="Verification",
+        state_repo=location,
+        tip=tip,
+        since=chain[start - 1] if start else None,
+        commits=good,
+        device_commits=device_commits,
+        verified=chain[done - 1] if done else None,
+        signed_by=tuple(sorted(signed_by)),
+        findings=tuple(findings),
+    )
+
+
+def _lost(ref: str, tip: str, what: str) -> AuditFinding:
+    return AuditFinding("error", tip, "", ref, None, what, None, None)
+
+
+def _since(objects: StateObjects, chain: tuple[str, ...], revision: str) -> str:
+    found = objects.resolve(revision)
+    if found in chain:
+        return found or ""
+    # People know the commits of the fleet repo by heart, not those of the state repo.
+    for name in reversed(chain):
+        if len(revision) >= 7 and objects.commit(name).trailers.get("Fleet-Commit", "").startswith(revision):
+            return name
+    raise AuditUnusable(
+        f"{revision} is no commit of the branch fleet, and none that was rendered into it",
+        remedy="list them: margo-gitops audit log",
+    )
+
+
+def _checked(whole: _Range, jobs: int, progress: Progress) -> Iterator[_Checked]:
+    """Yield the results of parts of a history, in its order."""
+    count = whole.end - whole.start
+    size = max(_SMALLEST_RANGE, -(-count // max(jobs, 1)))
+    if jobs < 2 or count <= size:
+        yield from _in_order(whole, progress)
+        return
+    ranges = [_part(whole, start, min(start + size, whole.end)) for start in range(whole.start, whole.end, size)]
+    done = 0
+    # Processes start afresh: libgit2 and the caches of a fork are nobody's business to share.
+    with ProcessPoolExecutor(len(ranges), mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            for part, checked in zip(ranges, pool.map(_check_range, ranges), strict=True):
+                done += part.end - part.start
+                progress(done, count)
+                yield checked
+        except BrokenProcessPool as error:
+            raise AuditUnusable(
+                "one of the processes was ended, most often because memory was short", remedy="verify with fewer --jobs"
+            ) from error
+
+
+def _part(whole: _Range, start: int, end: int) -> _Range:
+    return _Range(whole.state, whole.fleet, whole.signers, whole.chain, whole.branches, start, end)
+
+
+def _check_range(part: _Range) -> _Checked:
+    good, device_commits, signed_by, findings = 0, 0, frozenset[str](), tuple[AuditFinding, ...]()
+    for checked in _in_order(part, lambda _done, _of: None):
+        good += checked.good
+        device_commits += checked.device_commits
+        signed_by |= checked.signed_by
+        findings += checked.findings
+    return _Checked(good, device_commits, signed_by, findings)
+
+
+def _in_order(part: _Range, progress: Progress) -> Iterator[_Checked]:
+    """Yield the results of a range, a few commits at a time; the last one is that of the first bad commit."""
+    objects = StateObjects(part.state)
+    check = CommitCheck(objects, FleetRepo.find(part.fleet), part.signers, part.chain, part.branches)
+    findings = list(_begin(check, part.start))
+    good = seen = 0
+    for index in range(part.start, part.end):
+        if any(each.severity == "error" for each in findings):
+            break
+        found = check.check(index)
+        findings += found
+        good += not any(each.severity == "error" for each in found)
+        progress(index + 1 - part.start, part.end - part.start)
+        if good and good % _CHECKPOINT_EVERY == 0:
+            yield _Checked(good, check.device_commits - seen, frozenset(check.signed_by), tuple(findings))
+            seen, good, findings = check.device_commits, 0, []
+    if part.end == len(part.chain) and not any(each.severity == "error" for each in findings):
+        findings += _left_over(check)
+    yield _Checked(good, check.device_commits - seen, frozenset(check.signed_by), tuple(findings))
+
+
+def _begin(check: CommitCheck, start: int) -> Iterator[AuditFinding]:
+    """Find where each device branch stands at the start; yield those that are not where the fleet branch is."""
+    if not start:
+        return
+    before = frozenset(check.chain[:start])
+    name = check.chain[start - 1]
+    try:
+        for encoded, branch in check.branches.items():
+            at = 0
+            while at < len(branch) and check.objects.commit(branch[at]).trailers.get("State-Commit") in before:
+                at += 1
+            check.next[encoded] = at
+        for encoded, place in check.objects.places(check.objects.commit(name).tree).items():
+            at = check.next.get(encoded, 0)
+            tree = check.objects.commit(check.branches[encoded][at - 1]).tree if at else "nothing"
+            if tree != place.tree:
+                what = "the branch was moved: it does not hold what the branch fleet held here"
+                ref = f"{DEVICE_REFS}{encoded}"
+                yield AuditFinding("error", name, "", ref, f"{place.folder}/{encoded}", what, place.tree, tree)
+    except BadObjectError as error:
+        yield _lost(FLEET_REF, name, str(error))
+
+
+def _left_over(check: CommitCheck) -> Iterator[AuditFinding]:
+    """Yield the device branches that go on after the last fleet commit, as they do where that branch was moved back."""
+    tip = check.chain[-1] if check.chain else ""
+    for encoded, branch in sorted(check.branches.items()):
+        at = check.next.get(encoded, 0)
+        if at < len(branch):
+            what = "the branch goes on after the branch fleet: fleet was moved back, or somebody else wrote this"
+            ref = f"{DEVICE_REFS}{encoded}"
+            yield AuditFinding("error", tip, "", ref, None, what, branch[at - 1] if at else "no commit", branch[at])

@@ -1,0 +1,184 @@
+"""`margo-gitops audit`: what ran where, who asked for it, and the proof that nobody else wrote it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+
+import click
+
+from margo_gitops.audit.log import HistoryLog
+from margo_gitops.audit.state import AuditRequest, opened
+from margo_gitops.audit.text import log_lines, printable, trace_lines, verification_lines
+from margo_gitops.audit.trace import TraceRequest
+from margo_gitops.audit.trace import trace as trace_device
+from margo_gitops.audit.verification import Verification
+from margo_gitops.audit.verify import VerifyOptions
+from margo_gitops.audit.verify import verify as verify_history
+from margo_gitops.cli.options import cache_folder, fleet_option, output_option
+from margo_gitops.documents.device_id import is_device_id
+from margo_gitops.documents.records import write
+from margo_gitops.errors import MAX_SHOWN, AuditFailed, AuditUnusable, Location
+from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
+
+_state_option = click.option(
+    "--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml."
+)
+_signers_option = click.option(
+    "--allowed-signers",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A list of signers, as ssh-keygen(1) has it.",
+)
+
+
+@click.group()
+def audit() -> None:
+    """Read the fleet's history, trace a value to its author, and verify everything that was ever rendered."""
+
+
+@audit.command()
+@fleet_option
+@_state_option
+@click.option("--since", help="Begin after this commit of the state repo, or of the fleet repo.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="How many processes.")
+@click.option("--resume", is_flag=True, help="Go on after the last commit that was verified with these options.")
+@_signers_option
+@output_option
+def verify(
+    fleet: Path,
+    state: str | None,
+    since: str | None,
+    jobs: int,
+    resume: bool,
+    allowed_signers: Path | None,
+    output: str,
+) -> None:
+    """Prove that the state repo holds what the fleet repo's commits render to, and nothing else.
+
+    Every commit of the branch fleet is rendered again from its own fleet commit, oldest first, and compared to the
+    byte; so are the device branches, versions, trailers, authors, dates and signatures. With --allowed-signers every
+    commit must be signed by one of them.
+
+    Exits 0 if all is good, 4 if not: then the first bad commit is named, with file, expected and found.
+    """
+    options = VerifyOptions(since, _signers(allowed_signers), jobs, resume)
+    request = AuditRequest(fleet, state, cache_folder())
+    if sys.stderr.isatty():
+        with click.progressbar(length=1, label="verifying", file=sys.stderr) as bar:
+
+            def progress(done: int, total: int) -> None:
+                bar.length = total
+                bar.update(done - bar.pos)
+
+            result = verify_history(request, options, progress)
+    else:
+        result = verify_history(request, options)
+    if output == "json":
+        click.echo(json.dumps(write(result), indent=2, ensure_ascii=False))
+    else:
+        for line in verification_lines(result):
+            click.echo(printable(line))
+    _fail(result)
+
+
+def _fail(result: Verification) -> None:
+    errors = result.errors
+    if not errors:
+        return
+    first = errors[0]
+    place = f" at {first.commit[:12]}" if first.commit else ""
+    rendered = f", rendered from {first.fleet_commit[:12]}" if first.fleet_commit else ""
+    more = [f"and {len(errors) - MAX_SHOWN} more"] if len(errors) > MAX_SHOWN else []
+    raise AuditFailed(
+        f"the history of {result.state_repo} is bad{place}{rendered}",
+        why=[*(printable(each.sentence) for each in errors[:MAX_SHOWN]), *more],
+        remedy="keep a copy as evidence, find out who wrote it, restore the branches from a clone that verifies",
+    )
+
+
+@audit.command()
+@fleet_option
+@_state_option
+@click.option("--device", help="Only what concerns this device.")
+@click.option("--deployment", help="Only what concerns this deployment.")
+@click.option("-n", "count", type=click.IntRange(min=1), help="How many commits at most. Default: all.")
+@output_option
+def log(
+    fleet: Path, state: str | None, device: str | None, deployment: str | None, count: int | None, output: str
+) -> None:
+    """Show the fleet's history, newest first: who changed what, on which devices, to which version."""
+    if device is not None:
+        _check_device(device)
+    with opened(AuditRequest(fleet, state, cache_folder())) as (_, objects, _location):
+        entries = islice(HistoryLog(objects).entries(device, deployment), count)
+        if output == "json":
+            click.echo(json.dumps({"commits": [write(each) for each in entries]}, indent=2, ensure_ascii=False))
+            return
+        for line in log_lines(entries):
+            click.echo(printable(line))
+
+
+@audit.command()
+@click.argument("device")
+@fleet_option
+@_state_option
+@click.option("--at", help="A time, 2026-11-21T09:30:00+01:00; UTC where it names no zone. Default: now.")
+@click.option("--deployment", help="Only this deployment.")
+@click.option("--parameter", help="Only this parameter.")
+@_signers_option
+@output_option
+def trace(
+    device: str,
+    fleet: Path,
+    state: str | None,
+    at: str | None,
+    deployment: str | None,
+    parameter: str | None,
+    allowed_signers: Path | None,
+    output: str,
+) -> None:
+    """Show what DEVICE should run, each value with the line that says it, that line's author, and the signature."""
+    _check_device(device)
+    request = TraceRequest(device, _time(at), deployment, parameter, _signers(allowed_signers))
+    with opened(AuditRequest(fleet, state, cache_folder())) as (repo, objects, _location):
+        traced = trace_device(repo, objects, request)
+    if output == "json":
+        click.echo(json.dumps(write(traced), indent=2, ensure_ascii=False))
+        return
+    for line in trace_lines(traced):
+        click.echo(printable(line))
+
+
+def _check_device(device: str) -> None:
+    if not is_device_id(device):
+        raise AuditUnusable(f"{printable(device)!r} is no device id", remedy="list them: ls devices/")
+
+
+def _time(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except ValueError:
+        raise AuditUnusable(
+            f"{printable(text)!r} is no time", remedy="write 2026-11-21 or 2026-11-21T09:30:00+01:00"
+        ) from None
+
+
+def _signers(path: Path | None) -> AllowedSigners | None:
+    if path is None:
+        return None
+    try:
+        with path.open("rb") as file:
+            return parse_allowed_signers(file.read(MAX_LIST_BYTES + 1), str(path))
+    except OSError as error:
+        raise AuditUnusable(
+            "the list of allowed signers cannot be read",
+            where=Location(str(path)),
+            why=[error.strerror or str(error)],
+            remedy="name its file",
+        ) from error
