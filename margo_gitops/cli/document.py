@@ -18,8 +18,10 @@ from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, SourceText
 from margo_gitops.documents.records import find
 from margo_gitops.errors import ExitCode, Finding, Location, UnreadableDocument
+from margo_gitops.server.configuration import ServerConfiguration
 
 STDIN = "-"
+_CONFIGURATIONS: dict[str, type] = {record.__name__: record for record in (AgentConfiguration, ServerConfiguration)}
 
 Verdict = Literal["valid", "invalid", "unopened"]
 
@@ -89,10 +91,11 @@ def _checked(source: SourceText) -> CheckedFile:
     root = source.root
     value: object
     shape: str | None
-    # The agent's own file is declared beside the agent, above the layer that knows the other kinds.
-    if root.text("apiVersion") == API_VERSION and root.text("kind") == AgentConfiguration.__name__:
+    # A program's own file is declared beside the program, above the layer that knows the other kinds.
+    record = _CONFIGURATIONS.get(root.text("kind") or "") if root.text("apiVersion") == API_VERSION else None
+    if record is not None:
         kind, shape = root.text("kind"), "v1"
-        value, findings = find(AgentConfiguration, source)
+        value, findings = find(record, source)
     else:
         checked = check_document(source)
         kind, shape, value, findings = checked.kind, checked.shape, checked.value, list(checked.findings)

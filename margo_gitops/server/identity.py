@@ -9,11 +9,12 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
-
-from starlette.types import Scope
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from margo_gitops.documents.device_id import encode_device_id
+
+if TYPE_CHECKING:  # the configuration is checked where no web framework is installed, too
+    from starlette.types import Scope
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 

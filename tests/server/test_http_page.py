@@ -27,7 +27,7 @@ def test_every_key_is_documented_and_nothing_else() -> None:
 
 
 def test_the_example_is_a_valid_configuration(tmp_path: Path) -> None:
-    found = re.search(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+    found = re.search(r"server.yaml <<CONFIG\n(.*?)CONFIG", PAGE, re.DOTALL)
     assert found
     file = tmp_path / "server.yaml"
     file.write_text(found[1])
