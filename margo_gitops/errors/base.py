@@ -1,0 +1,95 @@
+"""What every error is: a message with its place, reasons and remedy, a code and an exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import ClassVar
+
+MAX_SHOWN = 50
+"""How many errors of one run are printed; one mistake can concern ten thousand devices."""
+
+
+class ExitCode(IntEnum):
+    """What a command's exit status means; the same for every command."""
+
+    OK = 0
+    FINDINGS = 1
+    USAGE = 2
+    TRANSPORT = 3
+    TRUST = 4
+    APPLY = 5
+    TRY_LATER = 75
+
+
+@dataclass(frozen=True, slots=True)
+class Location:
+    """A place in a file; `line` and `column` count from 1, as editors do, and are None where only the file is known."""
+
+    file: str
+    line: int | None = None
+    column: int | None = None
+
+    def __str__(self) -> str:
+        return ":".join(str(part) for part in (self.file, self.line, self.column) if part is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that is wrong in a document.
+
+    Attributes:
+        message: what is wrong, and which value is.
+        location: where; None for a document that never was in a file.
+        path: the field as people write it, `spec.parameters.greeting`; empty for the document itself.
+        remedy: what to do next; empty where the message already says it.
+        severity: "error" refuses the document, "warning" does not.
+        rule: id of the rule that is broken (docs/rules.md); empty where a document breaks its contract.
+    """
+
+    message: str
+    location: Location | None = None
+    path: str = ""
+    remedy: str = ""
+    severity: str = "error"
+    rule: str = ""
+
+    def __str__(self) -> str:
+        head = f"{self.location}: " if self.location else ""
+        path = f"{self.path}: " if self.path else ""
+        tail = f" ({self.remedy})" if self.remedy else ""
+        return f"{head}{path}{self.message}{tail}"
+
+
+class MargoGitopsError(Exception):
+    """Base of all errors of this project.
+
+    Nobody meets it as such: every error below has a code of its own.
+    """
+
+    code: ClassVar[str] = "MG1000"
+    exit_code: ClassVar[ExitCode] = ExitCode.FINDINGS
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        where: Location | None = None,
+        device: str | None = None,
+        why: Sequence[str] = (),
+        remedy: str = "",
+    ) -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.device = device
+        self.why = tuple(why)
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        head = f"{self.where}: " if self.where else ""
+        lines = [f"{head}{self.what} [{self.code}]", *(f"  {reason}" for reason in self.why)]
+        if self.remedy:
+            lines.append(f"  remedy: {self.remedy}")
+        return "\n".join(lines)
