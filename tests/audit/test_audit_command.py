@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import World
+from audited_world import World
 from support.command_line import Outcome, margo_gitops
 
 

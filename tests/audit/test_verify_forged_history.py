@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from conftest import World
+from audited_world import World
 from forging import DEVICES
 
 from margo_gitops.audit.verification import AuditFinding

@@ -9,7 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from conftest import World, new_world
+from audited_world import World, new_world
 from forging import DEVICES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
