@@ -10,8 +10,7 @@ from pathlib import Path
 from margo_gitops.audit.history import StateObjects
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.renderer.fleet_input import open_state, state_location
-from margo_gitops.state_repo.remote import is_remote
+from margo_gitops.renderer.fleet_input import named_location, open_state, state_location
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ def opened(request: AuditRequest) -> Iterator[tuple[FleetRepo, StateObjects, str
     if request.state is None:
         location = state_location(fleet.root, read_fleet(fleet.tree("HEAD")), None)
     else:
-        location = request.state if is_remote(request.state) else str(Path(request.state).absolute())
+        location = named_location(request.state)
     target = open_state(location, request.cache, create=False)
     try:
         yield fleet, StateObjects(target.repo.folder), location

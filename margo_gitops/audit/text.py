@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from margo_gitops.audit.log import DeviceEntry, LogEntry
 from margo_gitops.audit.trace import Trace, TracedDeployment
 from margo_gitops.audit.verification import Verification
+from margo_gitops.renderer.wording import counted
 
 _SHOWN = 20
 
@@ -25,8 +26,8 @@ def verification_lines(result: Verification) -> Iterator[str]:
         yield "nothing to verify: the state repo is empty"
         return
     since = f" since {result.since[:12]}" if result.since else ""
-    devices = _count(result.device_commits, "device commit")
-    yield f"{_count(result.commits, 'fleet commit')}{since} and {devices} verified"
+    devices = counted(result.device_commits, "device commit")
+    yield f"{counted(result.commits, 'fleet commit')}{since} and {devices} verified"
     for signer in result.signed_by:
         yield f"signed by {signer}"
 
@@ -39,7 +40,7 @@ def log_lines(entries: Iterable[LogEntry]) -> Iterator[str]:
         for device in entry.devices[:_SHOWN]:
             yield from _device_lines(device)
         if len(entry.devices) > _SHOWN:
-            yield f"  and {_count(len(entry.devices) - _SHOWN, 'more device')}"
+            yield f"  and {counted(len(entry.devices) - _SHOWN, 'more device')}"
 
 
 def _device_lines(entry: DeviceEntry) -> Iterator[str]:
@@ -79,7 +80,3 @@ def _traced(deployment: TracedDeployment, device: str) -> Iterator[str]:
         yield f"      from {each.layer}  {each.file}:{each.line}"
         if each.line_commit is not None:
             yield f"      {each.line_commit[:12]}  {each.line_author}  {each.line_date}  {each.line_subject}"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

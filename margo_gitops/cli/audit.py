@@ -21,7 +21,7 @@ from margo_gitops.audit.verify import verify as verify_history
 from margo_gitops.cli.options import cache_folder, fleet_option, output_option
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.records import write
-from margo_gitops.errors import MAX_SHOWN, AuditFailed, AuditUnusable, Location
+from margo_gitops.errors import AuditFailed, AuditUnusable, Location, listed
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
 
 _state_option = click.option(
@@ -91,10 +91,9 @@ def _fail(result: Verification) -> None:
     first = errors[0]
     place = f" at {first.commit[:12]}" if first.commit else ""
     rendered = f", rendered from {first.fleet_commit[:12]}" if first.fleet_commit else ""
-    more = [f"and {len(errors) - MAX_SHOWN} more"] if len(errors) > MAX_SHOWN else []
     raise AuditFailed(
         f"the history of {result.state_repo} is bad{place}{rendered}",
-        why=[*(printable(each.sentence) for each in errors[:MAX_SHOWN]), *more],
+        why=listed(printable(each.sentence) for each in errors),
         remedy="keep a copy as evidence, find out who wrote it, restore the branches from a clone that verifies",
     )
 

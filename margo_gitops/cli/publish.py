@@ -11,13 +11,13 @@ from pathlib import Path
 import click
 
 from margo_gitops.cli.options import cache_folder, fleet_option, output_option
-from margo_gitops.errors import MAX_SHOWN, ExtraMissing, PublishDiffers
+from margo_gitops.errors import ExtraMissing, PublishDiffers, listed
 from margo_gitops.publishing.folder import FolderTarget
 from margo_gitops.publishing.publication import Published, differences
 from margo_gitops.publishing.publication import publish as publish_state
 from margo_gitops.publishing.target import PublishTarget
-from margo_gitops.renderer.fleet_input import open_state, read_fleet_commit
-from margo_gitops.state_repo.remote import is_remote
+from margo_gitops.renderer.fleet_input import named_location, open_state, read_fleet_commit
+from margo_gitops.renderer.wording import counted
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
@@ -66,7 +66,7 @@ def publish(target: str, fleet: Path, state: str | None, keep: int, check: bool,
 
 def _state_location(fleet: Path, state: str | None) -> str:
     if state is not None:
-        return state if is_remote(state) else str(Path(state).absolute())
+        return named_location(state)
     return read_fleet_commit(fleet, "HEAD").state_location(None)
 
 
@@ -90,10 +90,9 @@ def _print_check(found: list[str], output: str) -> None:
     if output == "json":
         click.echo(json.dumps({"differences": found}, indent=2, ensure_ascii=False))
     if found:
-        more = [f"and {len(found) - MAX_SHOWN} more"] if len(found) > MAX_SHOWN else []
         raise PublishDiffers(
             "the target is not what the state repo holds",
-            why=[*found[:MAX_SHOWN], *more],
+            why=listed(found),
             remedy="run `margo-gitops publish`",
         )
     if output == "text":
@@ -104,20 +103,14 @@ def _print_published(published: Published, target: str, output: str) -> None:
     if output == "json":
         click.echo(json.dumps(_as_json(published, target), indent=2, ensure_ascii=False))
         return
-    for change in published.changed[:MAX_SHOWN]:
-        click.echo(f"  {change.device}: manifest {change.version}")
-    if len(published.changed) > MAX_SHOWN:
-        click.echo(f"  and {len(published.changed) - MAX_SHOWN} more")
+    for line in listed(f"{change.device}: manifest {change.version}" for change in published.changed):
+        click.echo(f"  {line}")
     for device in published.left:
         click.echo(f"  {device}: not in the state repo; keeps its last manifest")
     click.echo(
-        f"{_count(len(published.changed), 'device')} changed, {published.unchanged} unchanged; "
-        f"{_count(published.written, 'object')} written, {published.collected} collected"
+        f"{counted(len(published.changed), 'device')} changed, {published.unchanged} unchanged; "
+        f"{counted(published.written, 'object')} written, {published.collected} collected"
     )
-
-
-def _count(number: int, noun: str) -> str:
-    return f"1 {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _as_json(published: Published, target: str) -> dict[str, object]:

@@ -10,13 +10,13 @@ import click
 from margo_gitops.cli.environment import SIGNING_KEY
 from margo_gitops.cli.options import cache_folder, fleet_option, output_option
 from margo_gitops.documents.records import write
-from margo_gitops.errors import MargoGitopsError, StateDiffers
+from margo_gitops.errors import MargoGitopsError, StateDiffers, listed
 from margo_gitops.renderer.fleet_input import read_signing_key
 from margo_gitops.renderer.plan import PlanRequest
 from margo_gitops.renderer.plan_text import as_text
 from margo_gitops.renderer.run import Rendered, RenderRequest, check_fleet, render_fleet
-
-_SHOWN = 50
+from margo_gitops.renderer.wording import counted
+from margo_gitops.state_repo.publication import DeviceChange
 
 
 @click.command()
@@ -83,10 +83,9 @@ def _print_check(differences: list[str], output: str) -> None:
     if output == "json":
         click.echo(json.dumps({"differences": differences}, indent=2, ensure_ascii=False))
     if differences:
-        more = [f"and {len(differences) - _SHOWN} more"] if len(differences) > _SHOWN else []
         raise StateDiffers(
             "the state repo is not what this fleet commit renders to",
-            why=[*differences[:_SHOWN], *more],
+            why=listed(differences),
             remedy="run `margo-gitops render`",
         )
     if output == "text":
@@ -104,21 +103,19 @@ def _print_rendered(rendered: Rendered, output: str) -> None:
         click.echo(f"note: {count} {files} from HEAD and {'is' if count == 1 else 'are'} not rendered", err=True)
     click.echo(f"fleet   {rendered.commit.id[:12]}  {rendered.commit.subject}")
     if publication.fleet_commit is None:
-        click.echo(f"nothing changed: {_devices(publication.unchanged)} up to date")
+        click.echo(f"nothing changed: {counted(publication.unchanged, 'device')} up to date")
         return
     click.echo(f"state   {publication.fleet_commit[:12]}  {rendered.location}")
-    for change in publication.changes[:_SHOWN]:
-        site = f"{change.site}/" if change.site else ""
-        click.echo(f"  {site}{change.device}: manifest {change.version}, commit {change.commit[:12]}")
-    if len(publication.changes) > _SHOWN:
-        click.echo(f"  and {len(publication.changes) - _SHOWN} more")
+    for line in listed(_change(change) for change in publication.changes):
+        click.echo(f"  {line}")
     for device in publication.left:
         click.echo(f"  {device}: left the fleet; its branch stays, nothing on it stops")
-    click.echo(f"{_devices(len(publication.changes))} changed, {publication.unchanged} unchanged")
+    click.echo(f"{counted(len(publication.changes), 'device')} changed, {publication.unchanged} unchanged")
 
 
-def _devices(count: int) -> str:
-    return "1 device" if count == 1 else f"{count} devices"
+def _change(change: DeviceChange) -> str:
+    site = f"{change.site}/" if change.site else ""
+    return f"{site}{change.device}: manifest {change.version}, commit {change.commit[:12]}"
 
 
 def _as_json(rendered: Rendered) -> dict[str, object]:

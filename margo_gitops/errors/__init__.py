@@ -31,7 +31,7 @@ from margo_gitops.errors.apply import (
     StorageFailed,
     WorkloadUnsupported,
 )
-from margo_gitops.errors.base import MAX_SHOWN, ExitCode, Finding, Location, MargoGitopsError
+from margo_gitops.errors.base import MAX_SHOWN, ExitCode, Finding, Location, MargoGitopsError, listed
 from margo_gitops.errors.documents import (
     EnvironmentInvalid,
     ExtraMissing,
@@ -170,4 +170,5 @@ __all__ = [
     "VersionReused",
     "VersionRollback",
     "WorkloadUnsupported",
+    "listed",
 ]

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
 MAX_SHOWN = 50
 """How many errors of one run are printed; one mistake can concern ten thousand devices."""
+
+
+def listed(lines: Iterable[str]) -> list[str]:
+    """Return the first lines, and how many more there are: what an error shows of a long list."""
+    every = list(lines)
+    more = [f"and {len(every) - MAX_SHOWN} more"] if len(every) > MAX_SHOWN else []
+    return [*every[:MAX_SHOWN], *more]
 
 
 class ExitCode(IntEnum):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from margo_gitops.errors.base import MAX_SHOWN, MargoGitopsError
+from margo_gitops.errors.base import MargoGitopsError, listed
 
 
 class RenderingRefused(MargoGitopsError):
@@ -21,10 +21,7 @@ class RenderingRefused(MargoGitopsError):
         self.errors = tuple(errors)
 
     def __str__(self) -> str:
-        shown = [str(error) for error in self.errors[:MAX_SHOWN]]
-        if len(self.errors) > MAX_SHOWN:
-            shown.append(f"and {len(self.errors) - MAX_SHOWN} more")
-        return "\n".join([super().__str__(), *shown])
+        return "\n".join([super().__str__(), *listed(map(str, self.errors))])
 
 
 class NotPlaceable(MargoGitopsError):

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from margo_gitops.digests import sha256
 from margo_gitops.documents.bundle import write_bundle
 from margo_gitops.documents.device_id import encode_device_id
-from margo_gitops.errors import MAX_SHOWN, InvalidDocument, PublishGoesBack, StateTampered, UnreadableDocument
+from margo_gitops.errors import InvalidDocument, PublishGoesBack, StateTampered, UnreadableDocument, listed
 from margo_gitops.publishing.layout import ManifestContent, PublishedObject, read_manifest
 from margo_gitops.publishing.target import PublishTarget
 from margo_gitops.state_repo.served_state import DeviceState, ServedState, StateView
@@ -139,10 +139,9 @@ def _changed(view: StateView, target: PublishTarget) -> tuple[PublishedDevice, .
             back.append(f"{device}: version {published} is published, the state repo holds version {manifest.version}")
         changed.append(PublishedDevice(device, manifest.version))
     if back:
-        more = [f"and {len(back) - MAX_SHOWN} more"] if len(back) > MAX_SHOWN else []
         raise PublishGoesBack(
             "the target is ahead of the state repo: nothing was published",
-            why=[*back[:MAX_SHOWN], *more],
+            why=listed(back),
             remedy="restore the state repo to its newest state; devices would refuse these manifests",
         )
     return tuple(changed)

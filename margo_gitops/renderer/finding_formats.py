@@ -13,6 +13,7 @@ from margo_gitops.catalog.rules import RULES
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.renderer.validation import RuleFinding, Validation
+from margo_gitops.renderer.wording import counted
 
 _FLEET_FILE = "margo-gitops.yaml"
 """Where a finding is shown that is in no file; every one of these formats wants a place."""
@@ -33,14 +34,14 @@ def _text_lines(validation: Validation) -> Iterator[str]:
         if each.device and each.device not in each.message:
             devices = f" (device {each.device})"
         if each.devices > 1:
-            devices += f" (and {_number(each.devices - 1, 'more device')})"
+            devices += f" (and {counted(each.devices - 1, 'more device')})"
         yield f"{place}{each.severity}: {each.message}{devices} [{each.rule}]"
         for reason in each.why:
             yield f"  {reason}"
         if each.remedy:
             yield f"  remedy: {each.remedy}"
     told = [
-        _number(count, noun)
+        counted(count, noun)
         for count, noun in ((validation.errors, "error"), (validation.warnings, "warning"), (validation.notes, "note"))
         if count
     ]
@@ -50,10 +51,6 @@ def _text_lines(validation: Validation) -> Iterator[str]:
         worst = min(validation.findings, key=lambda each: ("error", "warning", "note").index(each.severity))
         rule = worst.rule
         yield f"what a rule is about: margo-gitops validate --explain {rule}"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _printable(text: str) -> str:
@@ -88,7 +85,7 @@ def as_junit(validation: Validation) -> str:
         errors = [each for each in found if each.severity == "error"]
         others = [each for each in found if each.severity != "error"]
         if errors:
-            message = errors[0].message if len(errors) == 1 else _number(len(errors), "error")
+            message = errors[0].message if len(errors) == 1 else counted(len(errors), "error")
             failure = ET.SubElement(case, "failure", {"type": errors[0].rule, "message": _xml(message)})
             failure.text = _xml("\n".join(map(_line, errors)))
         if others:

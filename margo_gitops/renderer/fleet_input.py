@@ -34,6 +34,11 @@ class FleetInput:
         return state_location(self.repo.root, self.intent, override)
 
 
+def named_location(named: str) -> str:
+    """Return a state repo's location as a person names it, a URL or a path: paths become absolute."""
+    return named if is_remote(named) else str(Path(named).absolute())
+
+
 def state_location(root: Path, intent: Intent, override: str | None) -> str:
     """Return where the state repo is: an absolute path or a URL.
 
@@ -43,7 +48,7 @@ def state_location(root: Path, intent: Intent, override: str | None) -> str:
         override: what the person asked for, relative to the working folder; None: what the fleet says.
     """
     if override is not None:
-        return override if is_remote(override) else str(Path(override).absolute())
+        return named_location(override)
     named = intent.fleet.value.spec.state_repo
     return named if is_remote(named) else str((root / named).resolve())
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from margo_gitops.documents.application import ParameterValue
+from margo_gitops.renderer.wording import counted
 from margo_gitops.rendering.plan import Counts, DeploymentChange, DeviceChange, Plan, Refusal
 
 SHOWN = 20
@@ -98,7 +99,7 @@ def headline(plan: Plan) -> str:
         reasons = "1 reason" if len(plan.refusals) == 1 else f"{len(plan.refusals)} reasons"
         return f"refused: nothing can be rendered, for {reasons}"
     if plan.empty:
-        return f"no difference: {_number(plan.unchanged, 'device')} unchanged"
+        return f"no difference: {counted(plan.unchanged, 'device')} unchanged"
     counts = plan.counts
     parts = [
         f"{number} {verb}"
@@ -120,10 +121,6 @@ def headline(plan: Plan) -> str:
         if number
     ]
     return f"devices: {', '.join(parts)}; workloads: {', '.join(workloads) or 'none is touched'}"
-
-
-def _number(count: int, noun: str) -> str:
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 TABLE_HEADING = ("site", "devices", "deployments", "start", "restart", "stop")
@@ -215,7 +212,7 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 def _cause_line(cause: Cause) -> str:
     origin = f"  from {cause.origin}" if cause.origin else ""
-    return f"  {cause.deployment}: {cause.what}{origin}  ({_number(cause.devices, 'device')})"
+    return f"  {cause.deployment}: {cause.what}{origin}  ({counted(cause.devices, 'device')})"
 
 
 def _device_line(device: DeviceChange) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from margo_gitops import __version__
 from margo_gitops.catalog.fleet_repo import FleetCommit
-from margo_gitops.errors import MAX_SHOWN, SigningKeyUnusable, StateTampered
+from margo_gitops.errors import SigningKeyUnusable, StateTampered, listed
 from margo_gitops.renderer.fleet_input import FleetInput, StateTarget, open_state, read_fleet_commit
 from margo_gitops.renderer.guards import refuse_foreign, refuse_older
 from margo_gitops.rendering.desired_state import DesiredState, raised
@@ -149,10 +149,9 @@ def rendered_states(intent: Intent, target: StateTarget, values: dict[str, str])
     if len(tampered) == 1:
         raise tampered[0]
     if tampered:
-        more = [f"and {len(tampered) - MAX_SHOWN} more"] if len(tampered) > MAX_SHOWN else []
         raise StateTampered(
             f"{len(tampered)} branches of the state repo were changed by somebody else",
-            why=[*(error.what for error in tampered[:MAX_SHOWN]), *more],
+            why=listed(error.what for error in tampered),
             remedy=tampered[0].remedy,
         )
     with without_collections():

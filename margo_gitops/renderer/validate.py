@@ -30,14 +30,13 @@ from margo_gitops.errors import (
     NoFleetRepo,
     UnreadableDocument,
 )
-from margo_gitops.renderer.fleet_input import open_state
+from margo_gitops.renderer.fleet_input import named_location, open_state
 from margo_gitops.renderer.run import without_collections
 from margo_gitops.renderer.validation import RuleFinding, Validation, make_validation
 from margo_gitops.rendering.desired_state import PreviousState
 from margo_gitops.rendering.intent import Application, Intent
 from margo_gitops.rendering.reasons import judge
 from margo_gitops.rendering.resolution import Resolved
-from margo_gitops.state_repo.remote import is_remote
 
 WORKING_TREE = "working tree"
 
@@ -95,8 +94,7 @@ def _previous(request: ValidateRequest) -> Iterator[Previous]:
     if request.state is None:
         yield lambda _device: None
         return
-    location = request.state if is_remote(request.state) else str(Path(request.state).absolute())
-    target = open_state(location, request.cache, create=False)
+    target = open_state(named_location(request.state), request.cache, create=False)
     try:
         values = target.repo.refs.read()
         yield lambda device: target.repo.held(device, values)

@@ -116,11 +116,17 @@ def publish(
     """
     pack = ObjectPack()
     held = repo.fleet_tree(values)
-    gone = repo.left_tree(values) | {name: tree for name, (_, tree) in held.items()}
-    trees = {state.device: _device_tree(pack, state, repo.held(state.device, values)) for state in states}
+    known = repo.left_tree(values) | {name: tree for name, (_, tree) in held.items()}
+    trees = {
+        # P-1: what did not change is in the fleet branch already.
+        state.device: _device_tree(pack, state, repo.held(state.device, values))
+        if state.changed
+        else known[encode_device_id(state.device)]
+        for state in states
+    }
     here = {encode_device_id(device) for device in trees}
     left = tuple(sorted(device_of(name) for name in held.keys() - here))
-    root = _fleet_tree(pack, states, trees, {name: tree for name, tree in gone.items() if name not in here})
+    root = _fleet_tree(pack, states, trees, {name: tree for name, tree in known.items() if name not in here})
     parent = values.get(FLEET_REF)
     changed = [state for state in states if state.changed]
     if parent is not None and not changed and repo.commit(parent).tree == root:
@@ -157,8 +163,6 @@ class _Seal:
 
 def _device_tree(pack: ObjectPack, state: DesiredState, held: HeldDevice | None) -> str:
     if held is not None:
-        if not state.changed:
-            return held.tree
         pack.know(held.object_ids())
     folder = None
     if state.deployments:
