@@ -171,6 +171,22 @@ def test_a_damaged_pack_is_found(repository: DeviceRepository, suffix: str, plac
     assert found.manifest == MANIFEST
 
 
+@pytest.mark.parametrize("beyond", [100, 0x55000000])
+def test_an_index_that_leads_beyond_its_end_is_damage_and_no_crash(repository: DeviceRepository, beyond: int) -> None:
+    tip = repository.commit(MANIFEST, {FIRST: b"content"})
+    git(repository.path, "gc", "--quiet", "--prune=now")
+    (file,) = (repository.path / "objects/pack").glob("*.idx")
+    content = bytearray(file.read_bytes())
+    objects = int.from_bytes(content[8 + 255 * 4 : 8 + 256 * 4], "big")
+    # The fan-out table: the commit is looked for among more names than there are.
+    place = 8 + int(tip[:2], 16) * 4
+    content[place : place + 4] = (objects + beyond).to_bytes(4, "big")
+    file.chmod(0o644)
+    file.write_bytes(content)
+    with pytest.raises(SourceMisbehaved):
+        GitTransport(source_of(repository)).pull(None)
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"../../../../../../etc/passwd", b"ref: refs/heads/devices/press-07\n", b"z" * 41]
 )

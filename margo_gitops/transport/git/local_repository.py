@@ -27,7 +27,7 @@ from margo_gitops.transport.web.deadline import Deadline
 _PIECE = 16 * 1024
 _LONGEST_CHAIN = 4096
 # What dulwich raises on files that are no packs or indexes.
-_DAMAGE = (AssertionError, ValueError, IndexError, struct.error, ChecksumMismatch)
+_DAMAGE = (AssertionError, ValueError, IndexError, TypeError, struct.error, ChecksumMismatch)
 _OBJECT_ID = re.compile(rb"[0-9a-f]{40}")
 
 
