@@ -11,23 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
 
-from margo_gitops.agent.durable import disk_errors
-from margo_gitops.documents.capabilities import DeviceCapabilities
+from margo_gitops.agent.capabilities_file import capabilities_unusable, read_capabilities
 from margo_gitops.documents.deployment import ApplicationDeployment
-from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.matching import DeviceFacts, unmet
-from margo_gitops.errors import (
-    AgentMisconfigured,
-    DeviceIneligible,
-    InvalidDocument,
-    Location,
-    MargoGitopsError,
-    UnreadableDocument,
-)
-
-_LARGEST_FILE: Final = 1024 * 1024
+from margo_gitops.errors import DeviceIneligible
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,39 +68,14 @@ def read_eligibility(device: str, files: Iterable[Path]) -> Eligibility:
     """
     facts: dict[str, DeviceFacts] = {}
     for path in files:
-        capabilities = _read(path)
+        capabilities = read_capabilities(path)
         owner = capabilities.properties.id
         if not facts and owner != device:
-            raise _wrong(path, f"it describes {owner}; the first document describes this device, {device}")
+            why = f"it describes {owner}; the first document describes this device, {device}"
+            raise capabilities_unusable(path, why)
         if facts and not owner.startswith(f"{device}/"):
-            raise _wrong(path, f"it describes {owner}, which is no child of {device}")
+            raise capabilities_unusable(path, f"it describes {owner}, which is no child of {device}")
         if owner in facts:
-            raise _wrong(path, f"another file describes {owner} already")
+            raise capabilities_unusable(path, f"another file describes {owner} already")
         facts[owner] = DeviceFacts.of(capabilities)
     return Eligibility(device, facts)
-
-
-def _read(path: Path) -> DeviceCapabilities:
-    try:
-        with disk_errors(path), path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-    except MargoGitopsError as error:
-        raise _wrong(path, error.what.partition(": ")[2]) from error
-    if len(content) > _LARGEST_FILE:
-        raise _wrong(path, f"it is larger than {_LARGEST_FILE} bytes")
-    try:
-        document = read_as(DeviceCapabilities, read_source(content, str(path)))
-    except (InvalidDocument, UnreadableDocument) as error:
-        raise _wrong(path, *str(error).splitlines()) from error
-    if not isinstance(document, DeviceCapabilities):
-        raise TypeError(f"capabilities were asked for, not {type(document).__name__}")
-    return document
-
-
-def _wrong(path: Path, *why: str) -> AgentMisconfigured:
-    return AgentMisconfigured(
-        "the device's capabilities cannot be used",
-        where=Location(str(path)),
-        why=why,
-        remedy="correct the document, or `capabilities` in the agent's configuration",
-    )

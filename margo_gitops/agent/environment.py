@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -46,6 +46,19 @@ class Environment:
     token_variable: str | None = None
 
 
+KNOWN: Final = (*OF_OTHER_COMMANDS, CONFIG_VARIABLE, TOKEN_VARIABLE, *OVERRIDES, *OF_THE_SCRIPTS)
+"""Every variable that starts with `MARGO_` and means something."""
+
+
+def unknown_variables(variables: Mapping[str, str]) -> Iterator[str]:
+    """Yield, in words, each variable that starts with `MARGO_` and means nothing; values are never shown."""
+    for name in sorted(variables):
+        if name.upper().startswith(PREFIX) and name not in KNOWN:
+            close = difflib.get_close_matches(name.upper(), KNOWN, 1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(KNOWN)}"
+            yield f"{name}: {hint}"
+
+
 def read_environment(variables: Mapping[str, str]) -> Environment:
     """Return what the environment says to the agent.
 
@@ -53,15 +66,9 @@ def read_environment(variables: Mapping[str, str]) -> Environment:
         AgentMisconfigured: a variable starts with `MARGO_` and means nothing, or is empty; every one is listed. Values
             are never shown.
     """
-    known = (*OVERRIDES, CONFIG_VARIABLE, TOKEN_VARIABLE, *OF_THE_SCRIPTS, *OF_OTHER_COMMANDS)
-    mistakes = []
-    for name in sorted(variables):
-        if name.upper().startswith(PREFIX) and name not in known:
-            close = difflib.get_close_matches(name.upper(), known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-            mistakes.append(f"{name} is not known; {hint}")
-        elif name in known and name not in (*OF_THE_SCRIPTS, *OF_OTHER_COMMANDS) and not variables[name]:
-            mistakes.append(f"{name} is empty; unset it, or give it a value")
+    ours = (*OVERRIDES, CONFIG_VARIABLE, TOKEN_VARIABLE)
+    empty = [f"{name} is empty; unset it, or give it a value" for name in ours if variables.get(name) == ""]
+    mistakes = sorted([*unknown_variables(variables), *empty])
     if mistakes:
         raise AgentMisconfigured(
             "the environment has variables that mean nothing here", why=mistakes, remedy="correct or unset them"

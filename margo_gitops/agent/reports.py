@@ -19,8 +19,8 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
+from margo_gitops.agent.capabilities_file import capabilities_unusable, read_capabilities
 from margo_gitops.agent.cycle import Outcome
-from margo_gitops.agent.durable import disk_errors
 from margo_gitops.agent.events import Event, Reason, Record
 from margo_gitops.agent.journal import Journal
 from margo_gitops.agent.run import Cycles
@@ -28,16 +28,8 @@ from margo_gitops.agent.schedule import retry_pause
 from margo_gitops.digests import sha256
 from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.json_writer import write_json
-from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.records import write
-from margo_gitops.errors import (
-    AgentMisconfigured,
-    InvalidDocument,
-    Location,
-    MargoGitopsError,
-    TransportError,
-    UnreadableDocument,
-)
+from margo_gitops.errors import MargoGitopsError, TransportError
 from margo_gitops.transport.http.api import Reply
 from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.transport.http.problem import error_of
@@ -57,7 +49,6 @@ _UNWANTED: Final = frozenset(
     }
 )
 _CAPABILITIES_FACT: Final = "report.capabilities."
-_LARGEST_FILE: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +121,7 @@ class Reporter:
     def _waiting(self) -> Iterator[_Report]:
         told = self._journal.facts()
         for path in self._capabilities:
-            capabilities = read_capabilities(path, self._device)
+            capabilities = _own_capabilities(path, self._device)
             name, document = capabilities.properties.id, write_json(write(capabilities))
             receipt = self._receipt(document)
             if told.get(_CAPABILITIES_FACT + name) != receipt:
@@ -191,40 +182,14 @@ class ReportingCycles:
         return outcome
 
 
-def read_capabilities(path: Path, device: str) -> DeviceCapabilities:
+def _own_capabilities(path: Path, device: str) -> DeviceCapabilities:
     """Return what a file says of this device, or of a child of it.
 
-    Args:
-        path: a Margo capabilities document, JSON or YAML.
-        device: this device's id.
-
     Raises:
-        AgentMisconfigured: it cannot be read, has mistakes, or is about another device.
+        AgentMisconfigured: it cannot be used, or is about another device.
     """
-    try:
-        with disk_errors(path), path.open("rb") as file:
-            content = file.read(_LARGEST_FILE + 1)
-        document = read_as(DeviceCapabilities, read_source(content, str(path)))
-    except (InvalidDocument, UnreadableDocument) as error:
-        raise AgentMisconfigured(
-            f"the device's capabilities cannot be used: {error.what}", where=error.where, why=error.why, remedy=_REMEDY
-        ) from error
-    except MargoGitopsError as error:
-        raise AgentMisconfigured(
-            f"the device's capabilities cannot be read: {error.what.partition(': ')[2]}",
-            where=Location(str(path)),
-            remedy=_REMEDY,
-        ) from error
-    if not isinstance(document, DeviceCapabilities):
-        raise TypeError(f"capabilities were asked for, not {type(document).__name__}")
+    document = read_capabilities(path)
     owner = document.properties.id
     if owner != device and not owner.startswith(f"{device}/"):
-        raise AgentMisconfigured(
-            f"the capabilities are those of {owner!r}, this device is {device!r}",
-            where=Location(str(path)),
-            remedy="correct properties.id, or the device of the configuration",
-        )
+        raise capabilities_unusable(path, f"it describes {owner}, this device is {device}")
     return document
-
-
-_REMEDY: Final = "correct the file, or `capabilities`; `margo-gitops document check FILE` shows every mistake"

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping
 
-from margo_gitops.agent.environment import (
-    CONFIG_VARIABLE,
-    OF_OTHER_COMMANDS,
-    OF_THE_SCRIPTS,
-    OVERRIDES,
-    PREFIX,
-    TOKEN_VARIABLE,
-)
+from margo_gitops.agent.environment import KNOWN, OF_OTHER_COMMANDS, unknown_variables
 from margo_gitops.errors import EnvironmentInvalid
 
-SIGNING_KEY, CACHE = OF_OTHER_COMMANDS
+__all__ = ["CACHE", "KNOWN", "SIGNING_KEY", "check_environment"]
 
-KNOWN = (SIGNING_KEY, CACHE, CONFIG_VARIABLE, TOKEN_VARIABLE, *OVERRIDES, *OF_THE_SCRIPTS)
+SIGNING_KEY, CACHE = OF_OTHER_COMMANDS
 
 
 def check_environment(variables: Mapping[str, str]) -> None:
@@ -26,11 +18,7 @@ def check_environment(variables: Mapping[str, str]) -> None:
     Raises:
         EnvironmentInvalid: naming each that is not; values are never shown.
     """
-    unknown = []
-    for name in sorted(variables):
-        if name.upper().startswith(PREFIX) and name not in KNOWN:
-            close = difflib.get_close_matches(name.upper(), KNOWN, 1)
-            unknown.append(f"{name}: did you mean {close[0]}?" if close else f"{name}: known are {', '.join(KNOWN)}")
+    unknown = list(unknown_variables(variables))
     if unknown:
         raise EnvironmentInvalid(
             "the environment has variables that mean nothing here", why=unknown, remedy="correct or unset them"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from dulwich.refs import Ref, check_ref_format
 
@@ -13,6 +13,7 @@ from margo_gitops.documents.device_id import device_ref
 from margo_gitops.errors import SourceMisconfigured
 from margo_gitops.transport.web.source import (
     TLS_SETTINGS,
+    WebSource,
     check_foreign,
     check_secrets,
     check_times,
@@ -27,45 +28,22 @@ _SSH_ONLY = ("ssh_identity", "ssh_known_hosts")
 
 
 @dataclass(frozen=True, slots=True)
-class GitSource:
+class GitSource(WebSource):
     """Settings of one source; made once, checked when made.
 
+    Its URL is `https://host[:port]/path`, `http://…`, `ssh://[user@]host[:port]/path` or `file:///path`.
+
     Attributes:
-        url: `https://host[:port]/path`, `http://…`, `ssh://[user@]host[:port]/path` or `file:///path`.
         device: the device whose branch is read.
         ref: a full ref name instead of a device.
-        token_file: file that holds the token and nothing else; read again whenever it changes.
-        token_variable: name of the environment variable that holds the token; read at each pull.
-        username: send the token as the password of this user (Basic) instead of as a bearer token.
-        allow_plain_token: let the token travel over http to another machine.
-        ca_file: certificates (PEM) to trust instead of the system's.
-        client_certificate: certificate chain (PEM) to present to the server.
-        client_key: its private key (PEM, unencrypted); None where it is in the file of the certificate.
         ssh_identity: private key file for ssh; None leaves the choice to ssh's own configuration.
         ssh_known_hosts: file with the server's host keys; None leaves the choice to ssh's own configuration.
-        proxy_from_environment: honour http_proxy, https_proxy and no_proxy. Off: a proxy sees every plain request, and
-            the environment of a service is the last place where anybody looks for one.
-        connect_seconds: bound on one connection attempt, TLS included.
-        read_seconds: bound on each wait for the other side.
-        pull_seconds: bound on one whole pull.
     """
 
-    url: str
     device: str | None = None
     ref: str | None = None
-    token_file: Path | None = None
-    token_variable: str | None = None
-    username: str | None = None
-    allow_plain_token: bool = False
-    ca_file: Path | None = None
-    client_certificate: Path | None = None
-    client_key: Path | None = None
     ssh_identity: Path | None = None
     ssh_known_hosts: Path | None = None
-    proxy_from_environment: bool = False
-    connect_seconds: float = 15
-    read_seconds: float = 30
-    pull_seconds: float = 300
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -78,11 +56,6 @@ class GitSource:
         self._check_kind(address)
         check_secrets(self, address)
         check_times(self)
-
-    @property
-    def address(self) -> SplitResult:
-        """The URL in its parts."""
-        return urlsplit(self.url)
 
     @property
     def ref_name(self) -> bytes:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
-from urllib.parse import SplitResult, urlsplit
 
 from margo_gitops.transport.web.source import (
     TLS_SETTINGS,
+    WebSource,
     check_foreign,
     check_secrets,
     check_times,
@@ -23,38 +22,17 @@ _REMEDY: Final = "give https://host[:port], with the path that stands before /ap
 
 
 @dataclass(frozen=True, slots=True)
-class HttpSource:
+class HttpSource(WebSource):
     """Settings of one source; made once, checked when made.
 
+    Its URL is the base of the API, `https://host[:port][/prefix]`: what stands before `/api/v1/deployments`. A poll
+    that waits for a change waits longer than `read_seconds`, and does not count for `pull_seconds`.
+
     Attributes:
-        url: base of the API, `https://host[:port][/prefix]`: what stands before `/api/v1/deployments`.
-        token_file: file that holds the token and nothing else; read again whenever it changes.
-        token_variable: name of the environment variable that holds the token; read at each request.
-        username: send the token as the password of this user (Basic) instead of as a bearer token.
-        allow_plain_token: let the token travel over http to another machine.
-        ca_file: certificates (PEM) to trust instead of the system's.
-        client_certificate: certificate chain (PEM) to present to the server; read again whenever it changes.
-        client_key: its private key (PEM, unencrypted); None where it is in the file of the certificate.
         server_spiffe_id: the SPIFFE ID that the server's certificate must have; then its host name does not count.
-        proxy_from_environment: honour http_proxy, https_proxy and no_proxy.
-        connect_seconds: bound on one connection attempt, TLS included.
-        read_seconds: bound on each wait for the other side; a poll that waits for a change waits longer.
-        pull_seconds: bound on one whole pull, without what it waits for a change.
     """
 
-    url: str
-    token_file: Path | None = None
-    token_variable: str | None = None
-    username: str | None = None
-    allow_plain_token: bool = False
-    ca_file: Path | None = None
-    client_certificate: Path | None = None
-    client_key: Path | None = None
     server_spiffe_id: str | None = None
-    proxy_from_environment: bool = False
-    connect_seconds: float = 15
-    read_seconds: float = 30
-    pull_seconds: float = 300
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -75,11 +53,6 @@ class HttpSource:
             refuse_settings("the SPIFFE ID of the server is none", "give it as spiffe://<trust domain>/margo/wfm/<id>")
         check_secrets(self, address)
         check_times(self)
-
-    @property
-    def address(self) -> SplitResult:
-        """The URL in its parts."""
-        return urlsplit(self.url)
 
     @property
     def prefix(self) -> str:

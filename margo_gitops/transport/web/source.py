@@ -13,8 +13,9 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 from margo_gitops.errors import SourceMisconfigured
@@ -23,68 +24,43 @@ TLS_SETTINGS = ("ca_file", "client_certificate", "client_key")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-class WebSource(Protocol):
-    """The settings of a source over http or https."""
+@dataclass(frozen=True, slots=True)
+class WebSource:
+    """The settings of a source over http or https; each kind of source adds its own, and checks all when it is made.
+
+    Attributes:
+        url: where it is; which forms are possible is the kind's own matter.
+        token_file: file that holds the token and nothing else; read again whenever it changes.
+        token_variable: name of the environment variable that holds the token; read at each request.
+        username: send the token as the password of this user (Basic) instead of as a bearer token.
+        allow_plain_token: let the token travel over http to another machine.
+        ca_file: certificates (PEM) to trust instead of the system's.
+        client_certificate: certificate chain (PEM) to present to the server; read again whenever it changes.
+        client_key: its private key (PEM, unencrypted); None where it is in the file of the certificate.
+        proxy_from_environment: honour http_proxy, https_proxy and no_proxy. Off: a proxy sees every plain request, and
+            the environment of a service is the last place where anybody looks for one.
+        connect_seconds: bound on one connection attempt, TLS included.
+        read_seconds: bound on each wait for the other side.
+        pull_seconds: bound on one whole pull.
+    """
+
+    url: str
+    token_file: Path | None = None
+    token_variable: str | None = None
+    username: str | None = None
+    allow_plain_token: bool = False
+    ca_file: Path | None = None
+    client_certificate: Path | None = None
+    client_key: Path | None = None
+    proxy_from_environment: bool = False
+    connect_seconds: float = 15
+    read_seconds: float = 30
+    pull_seconds: float = 300
 
     @property
-    def url(self) -> str:
-        """`https://host[:port]/path` or `http://…`."""
-        ...
-
-    @property
-    def token_file(self) -> Path | None:
-        """File that holds the token and nothing else; read again whenever it changes."""
-        ...
-
-    @property
-    def token_variable(self) -> str | None:
-        """Name of the environment variable that holds the token; read at each request."""
-        ...
-
-    @property
-    def username(self) -> str | None:
-        """Send the token as the password of this user (Basic) instead of as a bearer token."""
-        ...
-
-    @property
-    def allow_plain_token(self) -> bool:
-        """Let the token travel over http to another machine."""
-        ...
-
-    @property
-    def ca_file(self) -> Path | None:
-        """Certificates (PEM) to trust instead of the system's."""
-        ...
-
-    @property
-    def client_certificate(self) -> Path | None:
-        """Certificate chain (PEM) to present to the server."""
-        ...
-
-    @property
-    def client_key(self) -> Path | None:
-        """Its private key (PEM, unencrypted); None where it is in the file of the certificate."""
-        ...
-
-    @property
-    def proxy_from_environment(self) -> bool:
-        """Honour http_proxy, https_proxy and no_proxy."""
-        ...
-
-    @property
-    def connect_seconds(self) -> float:
-        """Bound on one connection attempt, TLS included."""
-        ...
-
-    @property
-    def read_seconds(self) -> float:
-        """Bound on each wait for the other side."""
-        ...
-
-    @property
-    def pull_seconds(self) -> float:
-        """Bound on one whole pull."""
-        ...
+    def address(self) -> SplitResult:
+        """The URL in its parts."""
+        return urlsplit(self.url)
 
 
 def parse_address(url: str, kinds: Sequence[str], remedy: str) -> SplitResult:
