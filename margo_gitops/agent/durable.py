@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
+from margo_gitops.durability import sync_folder, write_synced
 from margo_gitops.errors import Location, MargoGitopsError, StateFolderUnusable, StorageFull
 
 TEMPORARY_PREFIX: Final = ".new-"
@@ -62,7 +62,7 @@ def replace_file(path: Path, content: bytes) -> None:
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     with disk_errors(path):
         try:
-            _write_synced(temporary, content)
+            write_synced(temporary, content, mode=0o600)
             temporary.replace(path)
             sync_folder(path.parent)
         except OSError:
@@ -90,7 +90,7 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
                 target = temporary / name
                 target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 folders.add(target.parent)
-                _write_synced(target, content)
+                write_synced(target, content, mode=0o600)
             for folder in folders:
                 sync_folder(folder)
             temporary.rename(path)
@@ -121,23 +121,3 @@ def remove_tree(path: Path) -> None:
         path.unlink(missing_ok=True)
     else:
         shutil.rmtree(path)
-
-
-def sync_folder(path: Path) -> None:
-    """Make renames inside a folder durable."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

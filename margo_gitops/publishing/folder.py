@@ -23,6 +23,7 @@ from typing import Final
 
 from margo_gitops.digests import sha256
 from margo_gitops.documents.device_id import decode_device_id
+from margo_gitops.durability import sync_folder, write_synced
 from margo_gitops.errors import (
     InvalidDocument,
     Location,
@@ -121,7 +122,7 @@ class FolderTarget:
             temporary.unlink(missing_ok=True)
             temporary.symlink_to(Path(*[".."] * MANIFEST_LINK.count("/"), MANIFESTS, digest))
             temporary.replace(link)
-            _sync_folder(link.parent)
+            sync_folder(link.parent)
 
     def collect(self, device: str, keep: float) -> int:
         """Remove what no manifest of the last `keep` seconds leads to; return how many objects went."""
@@ -230,18 +231,9 @@ def _disk_errors(path: Path) -> Iterator[None]:
 def _write(path: Path, content: bytes, time: int | None = None) -> None:
     temporary = path.with_name(f"{_TEMPORARY}{path.name}")
     _make_folder(path.parent)
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
-    try:
-        view = memoryview(content)
-        while view:
-            view = view[os.write(descriptor, view) :]
-        if time is not None:
-            os.utime(descriptor, (time, time))
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    write_synced(temporary, content, mode=0o644, time=time)
     temporary.replace(path)
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def _make_folder(path: Path) -> None:
@@ -249,12 +241,4 @@ def _make_folder(path: Path) -> None:
         return
     _make_folder(path.parent)
     path.mkdir(exist_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync_folder(path.parent)

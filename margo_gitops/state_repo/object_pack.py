@@ -16,6 +16,7 @@ from pathlib import Path
 
 from dulwich.pack import write_pack_index_v2
 
+from margo_gitops.durability import sync_folder
 from margo_gitops.trust.git_objects import BLOB, COMMIT, TREE, object_id
 
 _TYPES = {COMMIT: 1, TREE: 2, BLOB: 3}
@@ -122,12 +123,3 @@ def _write_all(descriptor: int, content: bytes) -> None:
 def _write_index(descriptor: int, index: list[tuple[bytes, int, int]], checksum: bytes) -> None:
     with os.fdopen(os.dup(descriptor), "wb") as file:
         write_pack_index_v2(file, index, checksum)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in a folder durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

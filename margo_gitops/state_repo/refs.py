@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from margo_gitops.durability import sync_folder, write_synced
 from margo_gitops.errors import StateMoved, StateRepoUnusable
-from margo_gitops.state_repo.object_pack import sync_folder
 
 _HEADER = b"# pack-refs with: peeled fully-peeled sorted \n"
 _LINE = re.compile(rb"([0-9a-f]{40}) (refs/[^\n]+)")
@@ -90,7 +90,7 @@ class Refs:
         try:
             lock = self._lock()
             try:
-                _write(lock, _format(change(self._folded())))
+                write_synced(lock, _format(change(self._folded())), mode=0o644)
                 lock.replace(self._packed)
             except BaseException:
                 lock.unlink()
@@ -128,7 +128,7 @@ class Refs:
             packed |= {name: (value, b"") for name, value in loose.items()}
             fresh = self._packed.with_suffix(".fold")
             try:
-                _write(fresh, _format(packed))
+                write_synced(fresh, _format(packed), mode=0o644)
                 fresh.replace(self._packed)
             except BaseException:
                 fresh.unlink(missing_ok=True)
@@ -213,10 +213,3 @@ def _format(packed: Mapping[str, tuple[str, bytes]]) -> bytes:
         value, peeled = packed[name]
         lines.append(b"%b %b\n%b" % (value.encode(), os.fsencode(name), peeled))
     return b"".join(lines)
-
-
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
