@@ -38,9 +38,9 @@ class Site(World):
 
     engine: dict[str, str]
 
-    def docker(self, *arguments: str) -> str:
+    def docker(self, *arguments: str, check: bool = True) -> str:
         return subprocess.run(
-            ["docker", *arguments], env=self.engine, capture_output=True, check=True, timeout=60, text=True
+            ["docker", *arguments], env=self.engine, capture_output=True, check=check, timeout=60, text=True
         ).stdout
 
     def greetings(self) -> list[str]:
@@ -50,7 +50,8 @@ class Site(World):
             return []
         return [
             item.partition("=")[2]
-            for container in json.loads(self.docker("inspect", *listed))
+            # A container that went away since it was listed makes inspect fail, and print the others all the same.
+            for container in json.loads(self.docker("inspect", *listed, check=False))
             for item in container["Config"]["Env"]
             if item.startswith("GREETING=")
         ]
