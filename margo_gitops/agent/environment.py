@@ -24,7 +24,22 @@ OVERRIDES: Final[Mapping[str, FieldPath]] = {
 }
 """Which key of the configuration each variable overrides."""
 
-OF_THE_SCRIPTS: Final = ("MARGO_GITOPS_REQUIRE_REAL", "MARGO_GITOPS_VENV", "MARGO_GITOPS_TESTBED")
+OF_THE_SCRIPTS: Final = (
+    "MARGO_GITOPS_REQUIRE_REAL",
+    "MARGO_GITOPS_VENV",
+    "MARGO_GITOPS_TESTBED",
+    "MARGO_PULL_URL",
+    "MARGO_PULL_STATE",
+    "MARGO_PULL_HOOK",
+    "MARGO_PULL_TOKEN_FILE",
+    "MARGO_PULL_CA_FILE",
+    "MARGO_PULL_CERT_FILE",
+    "MARGO_PULL_KEY_FILE",
+    "MARGO_PULL_EVERY",
+    "MARGO_PULL_STATUS",
+    "MARGO_PULL_TIMEOUT",
+    "MARGO_PULL_MAX_BYTES",
+)
 """Variables of the project's own scripts; the agent ignores them."""
 
 OF_OTHER_COMMANDS: Final = ("MARGO_GITOPS_SIGNING_KEY", "MARGO_GITOPS_CACHE")

@@ -163,6 +163,11 @@ class LimitSettings:
     wait_seconds: Annotated[
         float, About("Longest wait of a poll for a change; 0: none waits."), Range(minimum=0, maximum=3600)
     ] = 55.0
+    poll_seconds: Annotated[
+        int | None,
+        About("Devices are asked to poll no more often than this (`X-Poll-Interval`); else they decide."),
+        Range(minimum=1, maximum=86_400),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,6 +45,7 @@ from margo_gitops.trust.trusted_state import TrustPolicy, judge
 
 _LOG = logging.getLogger("margo_gitops.server")
 
+POLL_INTERVAL_HEADER: Final = "X-Poll-Interval"
 DEPLOYMENT_MEDIA_TYPE: Final = "application/yaml"
 _MUTABLE: Final = "private, no-cache"
 _IMMUTABLE: Final = "private, max-age=31536000, immutable"
@@ -63,6 +64,7 @@ class DesiredStateResources:
         *,
         longest_wait: float,
         profile: Profile,
+        poll_seconds: int | None = None,
         signers: AllowedSigners | None = None,
     ) -> None:
         """Serve the state that a watch sees.
@@ -72,11 +74,13 @@ class DesiredStateResources:
             journal: knows what devices adopted; None where no reports are taken.
             longest_wait: seconds that a request may wait for a change; 0: none may.
             profile: strict refuses a wrong Accept on every resource, lenient on the manifest only.
+            poll_seconds: how often devices should poll at most; None: they decide.
             signers: who may have signed what is served; None: not checked here.
         """
         self._watch = watch
         self._journal = journal
         self._longest_wait = longest_wait
+        self._hints = {POLL_INTERVAL_HEADER: str(poll_seconds)} if poll_seconds else {}
         self._profile = profile
         self._signers = signers
         self._compressed = Compressed()
@@ -100,7 +104,11 @@ class DesiredStateResources:
                 break
             state = self._state(self._watch.look(), caller)
         return await self._answer(
-            scope, state.manifest, state.manifest_digest, MANIFEST_MEDIA_TYPE, {"Cache-Control": _MUTABLE, **applied}
+            scope,
+            state.manifest,
+            state.manifest_digest,
+            MANIFEST_MEDIA_TYPE,
+            {"Cache-Control": _MUTABLE, **self._hints, **applied},
         )
 
     async def deployment(self, scope: Scope, caller: Caller, resource: Resource) -> Response:

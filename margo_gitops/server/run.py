@@ -74,6 +74,7 @@ def serve(configuration: LoadedServerConfiguration) -> None:
                 watch,
                 journal,
                 longest_wait=content.limits.wait_seconds,
+                poll_seconds=content.limits.poll_seconds,
                 profile=content.profile,
                 signers=signers,
             ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,10 @@ from pathlib import Path
 import pytest
 from support.command_line import margo_gitops
 from support.git_cli import GIT_ENVIRONMENT
+
+from margo_gitops.cli.environment import KNOWN
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 WITHOUT = """
 import sys
@@ -61,6 +66,13 @@ def test_f24_a_misspelt_variable_is_an_error_that_never_shows_its_value(tmp_path
     assert outcome.code == 2, outcome
     assert f"{name}: {hint}" in outcome.stderr
     assert "s3cret-value" not in outcome.stderr + outcome.stdout
+
+
+def test_the_variables_of_the_small_puller_are_known(tmp_path: Path):
+    usage = subprocess.run([SCRIPTS / "margo-pull.sh", "--help"], capture_output=True, check=True, text=True).stdout
+    options = re.findall(r"^  --([a-z-]+)", usage, re.MULTILINE)
+    names = {f"MARGO_PULL_{option.upper().replace('-', '_')}" for option in options}
+    assert names == {name for name in KNOWN if name.startswith("MARGO_PULL_")}
 
 
 def test_other_variables_are_none_of_our_business(tmp_path: Path):

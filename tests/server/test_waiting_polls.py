@@ -123,3 +123,17 @@ def test_where_waiting_is_off_nobody_waits(fleet: ServedFleet, limits: dict[str,
     assert answer.status_code == 304
     assert came - began < 2
     assert "Preference-Applied" not in answer.headers
+
+
+def test_devices_are_told_how_often_to_poll_where_the_operator_says_so(fleet: ServedFleet) -> None:
+    fleet.start(limits={"pollSeconds": 300})
+    with fleet.client("press-01") as client:
+        first = client.get(MANIFEST)
+        idle = client.get(MANIFEST, headers={"If-None-Match": first.headers["ETag"]})
+    assert (first.headers["X-Poll-Interval"], idle.status_code, idle.headers["X-Poll-Interval"]) == ("300", 304, "300")
+
+
+def test_devices_decide_how_often_to_poll_where_nobody_says_so(fleet: ServedFleet) -> None:
+    fleet.start()
+    with fleet.client("press-01") as client:
+        assert "X-Poll-Interval" not in client.get(MANIFEST).headers
