@@ -17,7 +17,7 @@ PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 PROBLEM_TYPES: Final = "https://docs.margo.org/specification/margo-management-interface/problem-types"
 """Base of the registered types. OpenAPI rc.3 prints a shorter base; the registry's own page is right."""
 
-_RETRYABLE: Final = (429, 500, 503)
+RETRYABLE: Final = (429, 500, 503)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ class Problem:
             content["detail"] = self.detail
         if self.errors:
             content["errors"] = [{"field": each.field, "message": each.message} for each in self.errors]
-        retryable = self.status in _RETRYABLE
+        retryable = self.status in RETRYABLE
         content |= {"retryable": retryable, "backoffStrategy": "exponential" if retryable else "none"}
         headers = {"Cache-Control": "no-store", **dict(self.headers)}
         if retryable and self.retry_after is not None:
