@@ -66,6 +66,7 @@ class Authority:
         names = x509.SubjectAlternativeName(
             [
                 x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
+                x509.DNSName("localhost"),
                 x509.UniformResourceIdentifier("spiffe://plant.example/margo/wfm/main"),
             ]
         )
