@@ -12,13 +12,15 @@ from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER
 from margo_gitops.errors import UnwritableValue
 
+_PLAIN_FROM, _PLAIN_UNTIL = 1e-4, 1e16
+"""Between these, Python writes a float without an exponent."""
+
 
 def write_json(value: Json) -> bytes:
     """Return the exact bytes of a JSON document, without a newline at the end.
 
     Raises:
-        UnwritableValue: a float (no Margo document that we write as JSON holds one), an integer beyond 64 bits, or text
-            with a lone surrogate.
+        UnwritableValue: a float below 0.0001 or above 10^16, an integer beyond 64 bits, or text with a lone surrogate.
     """
     try:
         return json.dumps(_ordered(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
@@ -33,7 +35,14 @@ def _ordered(value: Json) -> Json:
     if isinstance(value, list):
         return [_ordered(item) for item in value]
     if isinstance(value, float):
-        raise ValueError(f"{value} is no integer")  # noqa: TRY004  # a value out of range, not a caller's mistake
+        return _number(value)
     if isinstance(value, int) and not MIN_INTEGER <= value <= MAX_INTEGER:
         raise ValueError(f"{value} needs more than 64 bits")
     return value
+
+
+def _number(value: float) -> Json:
+    """Return a number that `json` writes as RFC 8785 section 3.2.2.3 has it, where Python's form is that one."""
+    if abs(value) >= _PLAIN_UNTIL or 0 < abs(value) < _PLAIN_FROM or value != value:
+        raise ValueError(f"{value} is too large or too small a number")
+    return int(value) if value.is_integer() else value

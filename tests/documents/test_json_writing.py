@@ -71,7 +71,23 @@ def test_manifest_versions_are_written_in_full(version):
     assert write_json({"manifestVersion": version}) == f'{{"manifestVersion":{version}}}'.encode()
 
 
-@pytest.mark.parametrize("value", [1.5, float("nan"), 2**64, -(2**63) - 1, "\ud800", {"\ud800": 1}, [{"a": 0.0}]])
+@pytest.mark.parametrize(
+    ("value", "content"), [(2.4, b"2.4"), (4.0, b"4"), (-0.0, b"0"), (0.0001, b"0.0001"), (1e15, b"1000000000000000")]
+)
+def test_numbers_are_written_as_ecmascript_does(value, content):
+    # RFC 8785 section 3.2.2.3; 2.4 cores are what a device may offer
+    assert write_json(value) == content
+
+
+@given(st.floats(1e-4, 1e15) | st.floats(-1e15, -1e-4))
+def test_a_number_reads_back_as_it_was(value):
+    assert json.loads(write_json(value)) == value
+    assert b"e" not in write_json(value)
+
+
+@pytest.mark.parametrize(
+    "value", [1e-5, 1e16, float("inf"), float("nan"), 2**64, -(2**63) - 1, "\ud800", {"\ud800": 1}, [{"a": 1e-9}]]
+)
 def test_what_no_reader_could_read_back_is_not_written(value):
     with pytest.raises(UnwritableValue):
         write_json(value)
