@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import IO
 
 from margo_gitops.appliers.redaction import redacted
 
@@ -52,6 +53,7 @@ def run_program(
     seconds: float,
     folder: Path | None = None,
     keep_open: int | None = None,
+    reads: IO[bytes] | None = None,
 ) -> Finished:
     """Run a program in a session of its own, and stop it with all it started when its time is over.
 
@@ -61,6 +63,7 @@ def run_program(
         seconds: how long it may take.
         folder: where it runs.
         keep_open: a descriptor that it, and what it starts, hold while they live.
+        reads: the file that is its standard input; None: an empty one.
 
     Raises:
         OSError: there is no such program, or it cannot be started.
@@ -69,7 +72,7 @@ def run_program(
         arguments,
         env=environment,
         cwd=folder,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if reads is None else reads,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,

@@ -16,7 +16,7 @@ from typing import Annotated
 
 from margo_gitops.catalog.file_tree import TreeFile
 from margo_gitops.digests import DIGEST_PATTERN, Digest, sha256
-from margo_gitops.documents.declarations import About, Problem, Text
+from margo_gitops.documents.declarations import About, Problem, Range, Text
 from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.folder_digest import folder_digest
 from margo_gitops.documents.nodes import Node, SourceText
@@ -48,6 +48,9 @@ class ComponentArtifact:
     digest: Annotated[
         Digest | None, About("Of the tar.gz at `url`."), Text(pattern=DIGEST_PATTERN, what="a digest, sha256:<64 hex>")
     ] = None
+    size_bytes: Annotated[
+        int | None, Range(0), About("Of the tar.gz at `url`, so that a plan can say what devices download.", (18_230,))
+    ] = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield what does not say exactly one place."""
@@ -55,6 +58,8 @@ class ComponentArtifact:
             yield Problem((), "needs exactly one of path and url")
         if (self.url is None) != (self.digest is None):
             yield Problem((), "url and digest go together", "add the digest: sha256sum FILE")
+        if self.path is not None and self.size_bytes is not None:
+            yield Problem(("sizeBytes",), "sizeBytes goes with url: the size of a file of the package is known")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,17 +107,18 @@ def _content(
 ) -> ComponentContent | str:
     """Return the content, or what is wrong with it."""
     if artifact.url is not None and artifact.digest is not None:
-        return ComponentContent(artifact.url, artifact.digest, is_folder=False)
+        return ComponentContent(artifact.url, artifact.digest, is_folder=False, size=artifact.size_bytes)
     path = artifact.path or ""
     location = f"{folder}/{path}"
     if path in files:
         if not path.endswith((".tar.gz", ".tgz")):
             return f"{path} is neither a folder nor a tar.gz"
-        return ComponentContent(location, sha256(files[path].read()), is_folder=False)
+        return ComponentContent(location, sha256(files[path].read()), is_folder=False, size=files[path].size)
     inside = {name[len(path) + 1 :]: file for name, file in files.items() if name.startswith(f"{path}/")}
     if not inside:
         return f"the package has no {path}"
     if profile_type == "compose" and COMPOSE_FILE not in inside:
         return f"{path} holds no {COMPOSE_FILE}"
     digests = {name: sha256(file.read()) for name, file in inside.items()}
-    return ComponentContent(location, folder_digest(digests), is_folder=True)
+    size = sum(file.size for file in inside.values())
+    return ComponentContent(location, folder_digest(digests), is_folder=True, size=size)

@@ -78,6 +78,21 @@ def read_fleet(tree: RootTree) -> Intent:
     return intent
 
 
+def read_fleet_document(tree: FileTree) -> Located[Fleet]:
+    """Return `margo-gitops.yaml` alone: all that a command needs which asks where the state repo is.
+
+    Raises:
+        NoFleetRepo: there is none.
+        FleetInvalid: with its findings.
+    """
+    findings: list[Finding] = []
+    fleet = _fleet(tree, findings)
+    errors = [finding for finding in findings if finding.severity == "error"]
+    if fleet is None or errors:
+        raise FleetInvalid(f"{FLEET_FILE} has {len(errors)} finding{'' if len(errors) == 1 else 's'}", errors)
+    return fleet
+
+
 def find_fleet(tree: RootTree) -> tuple[Intent | None, list[Finding]]:
     """Return what a fleet repo says as far as it can be read, and every finding, warnings too.
 

@@ -10,6 +10,7 @@ import pygit2
 from pygit2.enums import DiffOption, FileMode
 
 from margo_gitops.catalog.file_tree import DiskTree, FileKind, TreeFile, check_depth
+from margo_gitops.catalog.fleet_history import FleetHistory
 from margo_gitops.errors import FleetCommitUnknown, NoFleetRepo
 
 FLEET_FILE = "margo-gitops.yaml"
@@ -161,6 +162,10 @@ class FleetRepo:
         """
         return GitTree(self._repository, self._commit(revision).tree)
 
+    def history(self) -> FleetHistory:
+        """Return the commits, as policies judge them."""
+        return FleetHistory(self._repository)
+
     def working_tree(self) -> WorkingTree:
         """Return the files as they are now, committed or not, without those that git ignores."""
         return WorkingTree(self._repository, self.root)
@@ -179,6 +184,14 @@ class FleetRepo:
             return isinstance(self._repository.get(commit), pygit2.Commit)
         except ValueError:
             return False
+
+    def object(self, name: str) -> tuple[str, bytes] | None:
+        """Return type and bytes of an object by its full id; None where this clone lacks it."""
+        try:
+            found = self._repository[name]
+        except (KeyError, ValueError):
+            return None
+        return str(found.type_str), bytes(found.read_raw())
 
     def is_ancestor(self, older: str, newer: str) -> bool:
         """Return whether `newer` comes after `older`; False where this repo does not know one of them."""

@@ -1,7 +1,8 @@
 """The rules that `margo-gitops validate` checks, and their ids; docs/rules.md is written from this table.
 
 A rule that is an error of the tree has that error's code; the others have ids of their own: R1 the files of the fleet
-repo and how they fit together, R2 what is not pinned, so that the same commit may run something else tomorrow.
+repo and how they fit together, R2 what is not pinned, so that the same commit may run something else tomorrow; R3 the
+fleet's policy.
 Ids are stable: an id is never reused for another meaning.
 """
 
@@ -130,6 +131,20 @@ _OWN = (
         "Margo names components by repository and revision, and a registry may let a tag be pushed again. Forbid that"
         " in the registry (immutable tags), or bring the content along in the package.",
     ),
+    Rule(
+        "R207",
+        "note",
+        "A compose file lies at a URL, so its images are not looked at.",
+        "The archive has a digest, so it cannot change; whether the images in it are pinned, nobody checked. Bring the"
+        " content along in the package to have it checked.",
+    ),
+    Rule(
+        "R301",
+        "note",
+        "A freeze is over.",
+        "`spec.policy.freezes` holds one whose end is before the date of the change. It forbids nothing any more."
+        " Remove it.",
+    ),
 )
 
 _ERRORS: tuple[type[MargoGitopsError], ...] = (
@@ -143,6 +158,12 @@ _ERRORS: tuple[type[MargoGitopsError], ...] = (
     errors.ParameterInvalid,
     errors.ParameterMissing,
     errors.ReferenceUnknown,
+    errors.PolicyUnusable,
+    errors.CommitNotSigned,
+    errors.ReviewMissing,
+    errors.SiteFrozen,
+    errors.ApplicationNotAllowed,
+    errors.RegistryNotAllowed,
     errors.StateTampered,
 )
 

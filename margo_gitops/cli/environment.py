@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from margo_gitops.agent.environment import KNOWN, OF_OTHER_COMMANDS, unknown_variables
 from margo_gitops.errors import EnvironmentInvalid
 
-__all__ = ["CACHE", "KNOWN", "SIGNING_KEY", "check_environment"]
+__all__ = ["CACHE", "FRESHNESS_KEY", "KNOWN", "SIGNING_KEY", "check_environment"]
 
-SIGNING_KEY, CACHE = OF_OTHER_COMMANDS
+SIGNING_KEY, CACHE, FRESHNESS_KEY = OF_OTHER_COMMANDS
 
 
 def check_environment(variables: Mapping[str, str]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from margo_gitops.cli.name_completion import complete_deployments, complete_devices
 from margo_gitops.cli.options import fleet_option, output_option
 from margo_gitops.documents.application import ParameterValue
 from margo_gitops.renderer.fleet_input import read_fleet_commit, read_working_tree
@@ -16,8 +17,8 @@ from margo_gitops.rendering.parameters import Effective, Origin
 
 
 @click.command()
-@click.argument("device")
-@click.argument("deployment")
+@click.argument("device", shell_complete=complete_devices)
+@click.argument("deployment", shell_complete=complete_deployments)
 @fleet_option
 @click.option("--rev", help="A commit of the fleet repo. Default: the files as they are now.")
 @output_option

@@ -11,8 +11,10 @@ import sys
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from margo_gitops import __version__
+from margo_gitops.cli.completion import VARIABLE, answer
 from margo_gitops.cli.environment import check_environment
 from margo_gitops.errors import ExitCode, ExtraMissing, MargoGitopsError
 
@@ -20,19 +22,30 @@ _COMMANDS = {
     "agent": "margo_gitops.cli.agent:agent",
     "app": "margo_gitops.cli.app:app",
     "audit": "margo_gitops.cli.audit:audit",
+    "conformance": "margo_gitops.cli.conformance:conformance",
+    "completion": "margo_gitops.cli.completion:completion",
+    "deploy": "margo_gitops.cli.deploy:deploy",
+    "device": "margo_gitops.cli.device:device",
     "document": "margo_gitops.cli.document:document",
     "explain": "margo_gitops.cli.explain:explain",
+    "freshness": "margo_gitops.cli.freshness:freshness",
     "init": "margo_gitops.cli.init:init",
     "plan": "margo_gitops.cli.plan:plan",
     "publish": "margo_gitops.cli.publish:publish",
     "render": "margo_gitops.cli.render:render",
+    "revert": "margo_gitops.cli.revert:revert",
     "serve": "margo_gitops.cli.serve:serve",
+    "status": "margo_gitops.cli.status:status",
     "validate": "margo_gitops.cli.validate:validate",
 }
 _EXTRAS = {
+    "google": "operator",
+    "in_toto_attestation": "operator",
+    "securesystemslib": "operator",
     "jinja2": "operator",
     "pygit2": "operator",
     "regex": "operator",
+    "ruamel": "operator",
     "watchfiles": "operator",
     "starlette": "server",
     "uvicorn": "server",
@@ -67,6 +80,11 @@ class Commands(click.Group):
             ) from error
         return command if isinstance(command, click.Command) else None
 
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Return the commands and options that start so; no command is imported for it."""
+        names = [CompletionItem(name) for name in self.list_commands(ctx) if name.startswith(incomplete)]
+        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands; those whose packages are missing with the reason."""
         rows = []
@@ -93,6 +111,8 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with the command's code; no error that people can mend shows a traceback."""
+    if VARIABLE in os.environ:
+        answer(cli)
     try:
         check_environment(os.environ)
         code = cli.main(prog_name="margo-gitops", standalone_mode=False)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from margo_gitops.cli.environment import CACHE
+from margo_gitops.cli.environment import CACHE, SIGNING_KEY
 
 fleet_option = click.option(
     "--fleet",
@@ -18,6 +19,53 @@ fleet_option = click.option(
 output_option = click.option(
     "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print."
 )
+
+
+signing_key_option = click.option(
+    "--signing-key",
+    envvar=SIGNING_KEY,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"An OpenSSH ed25519 private key; every commit is signed with it. Also {SIGNING_KEY}.",
+)
+policy_command_option = click.option(
+    "--allow-policy-command",
+    is_flag=True,
+    help="Run the command of the fleet's policy, as it was before the change. Look at what it does first.",
+)
+before_merge_option = click.option(
+    "--before-merge",
+    is_flag=True,
+    help="For a merge request: reviews, and the merge with its signature, are still to come.",
+)
+at_option = click.option(
+    "--at",
+    metavar="TIME",
+    help="Judge freezes as if files were committed at this time: 2026-12-24T12:00+01:00. Default: now.",
+)
+
+
+def date_of_files(at: str | None, revision: str | None) -> int:
+    """Return the date that freezes are judged by where files are not committed, in seconds since 1970-01-01 UTC.
+
+    Args:
+        at: as the person wrote it; None: now.
+        revision: the commit that is judged; None: the files.
+
+    Raises:
+        click.UsageError: it is no time, or there is a commit, which has a date of its own.
+    """
+    if at is None:
+        return int(datetime.now(UTC).timestamp())
+    if revision is not None:
+        raise click.UsageError("--at is for files that are not committed; a commit is judged by its own date")
+    try:
+        moment = datetime.fromisoformat(at)
+        seconds = int(moment.timestamp())
+    except (ValueError, OverflowError) as error:
+        raise click.BadParameter(f"{error}; write 2026-12-24T12:00+01:00", param_hint="--at") from error
+    if moment.tzinfo is None:
+        raise click.BadParameter("it names no time zone; write 2026-12-24T12:00+01:00", param_hint="--at")
+    return seconds
 
 
 def cache_folder() -> Path:

@@ -7,20 +7,35 @@ from pathlib import Path
 
 import click
 
-from margo_gitops.cli.options import cache_folder, fleet_option
+from margo_gitops.cli.name_completion import complete_devices
+from margo_gitops.cli.options import (
+    at_option,
+    before_merge_option,
+    cache_folder,
+    date_of_files,
+    fleet_option,
+    policy_command_option,
+    signing_key_option,
+)
 from margo_gitops.documents.records import write
 from margo_gitops.errors import ExitCode, MargoGitopsError
+from margo_gitops.renderer.fleet_input import read_signing_key
 from margo_gitops.renderer.plan import PlanRequest, exit_code, plan_fleet
 from margo_gitops.renderer.plan_markdown import as_markdown
 from margo_gitops.renderer.plan_text import as_text
 
 
 @click.command()
-@click.argument("device", required=False)
+@click.argument("device", required=False, shell_complete=complete_devices)
 @fleet_option
 @click.option("--rev", help="The commit of the fleet repo that would be rendered. Default: the files as they are now.")
 @click.option("--base", help="A commit of the fleet repo to compare with. Default: the state repo as it is.")
 @click.option("--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml.")
+@signing_key_option
+@click.option("--resign", is_flag=True, help="As `render --resign`: show what is signed anew because another key did.")
+@at_option
+@before_merge_option
+@policy_command_option
 @click.option("--details", is_flag=True, help="Show every device with each changed value and where it is written.")
 @click.option(
     "--output",
@@ -37,19 +52,38 @@ def plan(
     rev: str | None,
     base: str | None,
     state: str | None,
+    signing_key: Path | None,
+    resign: bool,
+    at: str | None,
+    before_merge: bool,
+    allow_policy_command: bool,
     details: bool,
     output: str,
 ) -> None:
     """Show what a render would change; with DEVICE, on that device only. Nothing is written.
 
     Devices that join, leave or change, their deployments, profiles, revisions and parameters, where each changed value
-    is written, and which workloads start, restart or stop. It is the render itself that is compared, so what it names
-    is what a render changes.
+    is written, which workloads start, restart or stop, what devices download, and what the fleet's policy says. It is
+    the render itself that is compared, so what it names is what a render changes.
 
     Exits 0 if nothing changes, 1 if something does, 2 or more if nothing could be rendered or compared.
     """
+    date = date_of_files(at, rev)
     try:
-        made = plan_fleet(PlanRequest(fleet, rev, base, state, cache_folder(), device))
+        request = PlanRequest(
+            fleet,
+            rev,
+            base,
+            state,
+            cache_folder(),
+            device,
+            key=read_signing_key(signing_key) if signing_key else None,
+            resign=resign,
+            at=date,
+            before_merge=before_merge,
+            policy_command=allow_policy_command,
+        )
+        made = plan_fleet(request)
     except MargoGitopsError as error:
         # 1 means differences here, so an error that ends other commands with 1 ends this one with 2.
         click.echo(f"error: {error}", err=True)

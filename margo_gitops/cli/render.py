@@ -7,8 +7,15 @@ from pathlib import Path
 
 import click
 
-from margo_gitops.cli.environment import SIGNING_KEY
-from margo_gitops.cli.options import cache_folder, fleet_option, output_option
+from margo_gitops.cli.environment import FRESHNESS_KEY
+from margo_gitops.cli.options import (
+    cache_folder,
+    date_of_files,
+    fleet_option,
+    output_option,
+    policy_command_option,
+    signing_key_option,
+)
 from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError, StateDiffers, listed
 from margo_gitops.renderer.fleet_input import read_signing_key
@@ -16,22 +23,25 @@ from margo_gitops.renderer.plan import PlanRequest
 from margo_gitops.renderer.plan_text import as_text
 from margo_gitops.renderer.run import Rendered, RenderRequest, check_fleet, render_fleet
 from margo_gitops.renderer.wording import counted
-from margo_gitops.state_repo.publication import DeviceChange
+from margo_gitops.state_repo.publication import DeviceChange, Publication
 
 
 @click.command()
 @fleet_option
 @click.option("--rev", default="HEAD", show_default=True, help="The commit of the fleet repo to render.")
 @click.option("--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml.")
+@signing_key_option
 @click.option(
-    "--signing-key",
-    envvar=SIGNING_KEY,
+    "--freshness-key",
+    envvar=FRESHNESS_KEY,
     type=click.Path(path_type=Path, dir_okay=False),
-    help=f"An OpenSSH ed25519 private key; every commit is signed with it. Also {SIGNING_KEY}.",
+    help=f"A key that signs a statement of freshness with the render. Also {FRESHNESS_KEY}; else the signing key, "
+    "where the fleet has spec.freshness.",
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the state repo differs from this commit.")
 @click.option("--allow-older", is_flag=True, help="Render a commit that does not build on the one rendered before.")
 @click.option("--resign", is_flag=True, help="Sign anew what another key signed; every such device gets a new version.")
+@policy_command_option
 @click.option("--watch", is_flag=True, help="Write nothing; show the plan now and after every save, until interrupted.")
 @output_option
 def render(
@@ -39,9 +49,11 @@ def render(
     rev: str,
     state: str | None,
     signing_key: Path | None,
+    freshness_key: Path | None,
     check: bool,
     allow_older: bool,
     resign: bool,
+    allow_policy_command: bool,
     watch: bool,
     output: str,
 ) -> None:
@@ -51,10 +63,15 @@ def render(
     move, or none. The same commit always renders to the same bytes.
     """
     if watch:
-        _watch(PlanRequest(fleet, None, None, state, cache_folder()), output)
+        # Commits do not change while somebody edits, and looking at them takes longer than a save should.
+        date = date_of_files(None, None)
+        _watch(PlanRequest(fleet, None, None, state, cache_folder(), at=date, commits=False), output)
         return
     key = read_signing_key(signing_key) if signing_key and not check else None
-    request = RenderRequest(fleet, rev, state, cache_folder(), key, allow_older, resign)
+    fresh = read_signing_key(freshness_key) if freshness_key and not check else None
+    request = RenderRequest(
+        fleet, rev, state, cache_folder(), key, allow_older, resign, fresh, policy_command=allow_policy_command
+    )
     if check:
         _print_check(check_fleet(request), output)
     else:
@@ -94,6 +111,10 @@ def _print_check(differences: list[str], output: str) -> None:
 
 def _print_rendered(rendered: Rendered, output: str) -> None:
     publication = rendered.publication
+    if rendered.unattested:
+        click.echo(
+            "note: no key signs statements of freshness; devices hear of this render, not that it is new", err=True
+        )
     if output == "json":
         click.echo(json.dumps(_as_json(rendered), indent=2, ensure_ascii=False))
         return
@@ -104,6 +125,7 @@ def _print_rendered(rendered: Rendered, output: str) -> None:
     click.echo(f"fleet   {rendered.commit.id[:12]}  {rendered.commit.subject}")
     if publication.fleet_commit is None:
         click.echo(f"nothing changed: {counted(publication.unchanged, 'device')} up to date")
+        _print_freshness(publication)
         return
     click.echo(f"state   {publication.fleet_commit[:12]}  {rendered.location}")
     for line in listed(_change(change) for change in publication.changes):
@@ -111,6 +133,12 @@ def _print_rendered(rendered: Rendered, output: str) -> None:
     for device in publication.left:
         click.echo(f"  {device}: left the fleet; its branch stays, nothing on it stops")
     click.echo(f"{counted(len(publication.changes), 'device')} changed, {publication.unchanged} unchanged")
+    _print_freshness(publication)
+
+
+def _print_freshness(publication: Publication) -> None:
+    if publication.freshness is not None:
+        click.echo(f"fresh until {publication.freshness.statement.expires}")
 
 
 def _change(change: DeviceChange) -> str:
@@ -131,4 +159,5 @@ def _as_json(rendered: Rendered) -> dict[str, object]:
         "unchanged": publication.unchanged,
         "left": list(publication.left),
         "uncommitted": list(rendered.uncommitted),
+        "freshUntil": publication.freshness.statement.expires if publication.freshness else None,
     }

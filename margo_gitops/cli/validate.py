@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from margo_gitops.catalog.rules import RULES
-from margo_gitops.cli.options import cache_folder, fleet_option
+from margo_gitops.cli.options import at_option, before_merge_option, cache_folder, date_of_files, fleet_option
 from margo_gitops.errors import ExitCode
 from margo_gitops.renderer.finding_formats import FORMATS
 from margo_gitops.renderer.validate import ValidateRequest, validate_fleet
@@ -19,6 +19,8 @@ from margo_gitops.renderer.validate import ValidateRequest, validate_fleet
 @click.option("--rev", help="A commit of the fleet repo. Default: the files as they are now.")
 @click.option("--since", help="Show only findings of the change since this commit: in changed files, or new elsewhere.")
 @click.option("--state", help="The state repo, a path or a URL: check settings that may not change too.")
+@at_option
+@before_merge_option
 @click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")
 @click.option("--explain", metavar="RULE", help="Print what a rule is about, and check nothing.")
 @click.option(
@@ -35,6 +37,8 @@ def validate(
     rev: str | None,
     since: str | None,
     state: str | None,
+    at: str | None,
+    before_merge: bool,
     strict: bool,
     explain: str | None,
     output: str,
@@ -42,14 +46,16 @@ def validate(
     """Check a fleet repo: every finding in one run, with its rule, file, line, reason and remedy. Nothing is written.
 
     Documents, references, placement, parameters, packages and their pins are errors, as `render` would refuse them;
-    what is not pinned, such as images without a digest, is a warning.
+    what is not pinned, such as images without a digest, is a warning. The fleet's policy is obeyed too: what may be
+    deployed, and with --since freezes, signatures and reviews of the change.
 
     Exits 0 if there are no errors, 1 if there are, 2 or more if nothing could be checked.
     """
     if explain is not None:
         click.echo(_explained(explain))
         return
-    found = validate_fleet(ValidateRequest(fleet, rev, since, state, cache_folder()))
+    date = date_of_files(at, rev)
+    found = validate_fleet(ValidateRequest(fleet, rev, since, state, cache_folder(), date, before_merge))
     click.echo(FORMATS[output](found), nl=False)
     failed = found.errors or (strict and found.warnings)
     context.exit(ExitCode.FINDINGS if failed else ExitCode.OK)

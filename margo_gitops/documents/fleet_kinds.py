@@ -8,17 +8,14 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from margo_gitops.documents.application import APPLICATION_ID_PATTERN, ParameterValue
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
-from margo_gitops.documents.constraints import MatchExpression
 from margo_gitops.documents.declarations import About, Items, Keys, Problem, Text
-from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN, encode_device_id
+from margo_gitops.documents.device_id import encode_device_id
+from margo_gitops.documents.device_selector import DeviceName, DeviceSelector, Name
+from margo_gitops.documents.fleet_policy import Policy
 
 API_VERSION: Final = "margo-gitops/v1"
 ApiVersion: TypeAlias = Annotated[Literal["margo-gitops/v1"], About("Version of this project's kinds.")]
 
-NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"
-
-Name = Annotated[str, Text(pattern=NAME_PATTERN, what="a name (1 to 63 lower-case letters, digits, dashes inside)")]
-DeviceName = Annotated[str, Text(pattern=DEVICE_ID_PATTERN, what="a device id", max_length=DEVICE_ID_MAX_LENGTH)]
 Labels = Annotated[
     Mapping[str, LabelValue],
     About("For selectors and expressions.", ({"line": "3"},)),
@@ -68,6 +65,19 @@ class SigningPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class FreshnessPolicy:
+    """Signed statements that a state is the newest; each render makes one with the key that it is given for it."""
+
+    valid_for: Annotated[
+        str,
+        About("How long a device believes a statement; renew it at least twice in this time.", ("7d",)),
+        Text(
+            pattern=r"^([1-9][0-9]{0,3}[mh]|[1-9][0-9]?d|[12][0-9]{2}d|3[0-5][0-9]d|36[0-6]d)$", what="90m, 36h or 7d"
+        ),
+    ] = "7d"
+
+
+@dataclass(frozen=True, slots=True)
 class ArtifactPolicy:
     """Where devices find the content of vendored applications."""
 
@@ -93,6 +103,10 @@ class FleetSpec:
     namespace: Annotated[Name, About("`metadata.namespace` of every application deployment.")] = "margo"
     signing: SigningPolicy = field(default_factory=SigningPolicy)
     artifacts: ArtifactPolicy | None = None
+    freshness: Annotated[
+        FreshnessPolicy | None, About("Let devices know when they are shown nothing new for too long.")
+    ] = None
+    policy: Policy | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +141,10 @@ class DeviceSpec:
     """Where a device stands, and what it offers."""
 
     capabilities: Annotated[DeviceCapabilities, About("Margo's device capabilities document.")]
+    capabilities_from: Annotated[
+        Literal["reports"] | None,
+        About("`reports`: `margo-gitops device refresh` keeps `capabilities` equal to what the device reports."),
+    ] = None
     site: Annotated[Name | None, About("Name of the Site.")] = None
     parameters: Parameters = field(default_factory=dict)
 
@@ -147,27 +165,6 @@ class Device:
             path = ("spec", "capabilities", "properties", "id")
             message = f"the capabilities are those of {capable}, the device is {self.metadata.name}"
             yield Problem(path, message, f"write {self.metadata.name}")
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceSelector:
-    """Which devices: those named, and those that match all the other conditions given."""
-
-    all: Annotated[bool, About("Every device of the fleet.")] = False
-    devices: Annotated[tuple[DeviceName, ...], About("Device ids, in addition to those that match.")] = ()
-    sites: Annotated[tuple[Name, ...], About("Any of these sites.")] = ()
-    match_labels: Annotated[Mapping[str, LabelValue], About("Labels that must be equal.", ({"line": "3"},))] = field(
-        default_factory=dict
-    )
-    match_expressions: Annotated[tuple[MatchExpression, ...], About("Conditions on labels; all must hold.")] = ()
-
-    def problems(self) -> Iterator[Problem]:
-        """Yield a selector that says nothing, or says too much."""
-        conditions = bool(self.sites or self.match_labels or self.match_expressions)
-        if self.all and (conditions or self.devices):
-            yield Problem(("all",), "all goes with no other condition", "remove all, or the others")
-        if not (self.all or conditions or self.devices):
-            yield Problem((), "selects no device", "give devices, sites, matchLabels or matchExpressions, or all: true")
 
 
 @dataclass(frozen=True, slots=True)

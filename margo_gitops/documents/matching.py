@@ -134,11 +134,11 @@ def _rule_unmet(rule: EligibilityRule, facts: DeviceFacts) -> Iterator[str]:
     for expression in rule.property_selector.match_expressions if rule.property_selector else ():
         found = resolve(facts.properties, expression.key)
         if not holds(expression, found):
-            yield f"{_words(expression)}, the device has {_shown(found)}"
+            yield f"{condition_text(expression)} needed, the device has {_shown(found)}"
     for expression in rule.label_selector.match_expressions if rule.label_selector else ():
         label: _Found = facts.labels.get(expression.key, _ABSENT)
         if not holds(expression, label):
-            yield f"label {_words(expression)}, the device has {_shown(label)}"
+            yield f"label {condition_text(expression)} needed, the device has {_shown(label)}"
 
 
 def selects(selector: Selector, labels: Mapping[str, LabelValue]) -> bool:
@@ -236,13 +236,14 @@ def _shares(left: Sequence[Json], right: Sequence[Json]) -> bool:
     return any(a == b and isinstance(a, bool) == isinstance(b, bool) for a in left for b in right)
 
 
-def _words(expression: MatchExpression) -> str:
+def condition_text(expression: MatchExpression) -> str:
+    """Return a condition in words, as reasons tell it: `/vendor In Northstar`."""
     values = f" {', '.join(map(str, expression.values))}" if expression.values else ""
     inner = ""
     if expression.item_selector:
         joint = " and " if expression.operator == "ContainsAll" else " or "
-        inner = f" ({joint.join(_words(each) for each in expression.item_selector.match_expressions)})"
-    return f"{expression.key} {expression.operator}{values}{inner} needed"
+        inner = f" ({joint.join(condition_text(each) for each in expression.item_selector.match_expressions)})"
+    return f"{expression.key} {expression.operator}{values}{inner}"
 
 
 def _shown(found: _Found) -> str:

@@ -57,3 +57,14 @@ class ScaffoldRefused(MargoGitopsError):
 
     code = "MG1105"
     exit_code = ExitCode.USAGE
+
+
+class UpgradeRefused(MargoGitopsError):
+    """The scaffold of this fleet repo cannot be brought up to date.
+
+    Changes are not committed, so that nobody could tell them from what the upgrade does; or a newer margo-gitops made
+    the scaffold; or files cannot be written, or git is missing, which merges what you changed with what is new.
+    """
+
+    code = "MG1121"
+    exit_code = ExitCode.USAGE

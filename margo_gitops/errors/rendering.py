@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from margo_gitops.errors.base import MargoGitopsError, listed
+from margo_gitops.errors.base import ExitCode, MargoGitopsError, listed
 
 
 class RenderingRefused(MargoGitopsError):
@@ -81,3 +81,79 @@ class ReferenceUnknown(MargoGitopsError):
 
     code = "MG1206"
     kind = ""  # what the name was to be the name of: "site", "device" ...
+
+
+class PolicyUnusable(MargoGitopsError):
+    """The fleet's policy cannot be applied, so nothing can be told of the change.
+
+    A file that the policy names is not there or cannot be read, or the policy's command cannot be run, takes too long,
+    or does not end as docs/policy.md says. Nothing was written. Mend what the message names; the policy in force is the
+    one of the commit before the change.
+    """
+
+    code = "MG1220"
+    exit_code = ExitCode.USAGE
+
+
+class CommitNotSigned(MargoGitopsError):
+    """A commit has no signature that the fleet's policy accepts.
+
+    `spec.policy.signatures` names the list of those who may sign, as it stood before the commit; the key must be valid
+    at the commit's date. Sign the commit anew (`git commit --amend --no-edit -S`), or, if it is merged already, let
+    somebody on the list answer for it: a signed commit with the trailer `Approves: COMMIT`.
+    """
+
+    code = "MG1221"
+
+
+class ReviewMissing(MargoGitopsError):
+    """A change was reviewed by fewer people than the fleet's policy wants.
+
+    Reviewers stand in the commit that brings the change to the main line, as `Reviewed-by: Name <mail>`; those who
+    wrote the change do not count. If it is merged already, a later commit with the reviewers' trailers and
+    `Approves: COMMIT` heals it.
+    """
+
+    code = "MG1222"
+
+
+class SiteFrozen(MargoGitopsError):
+    """The change reaches devices that are frozen at the date of its commit.
+
+    `spec.policy.freezes` says which devices, from when to when, and why. Leave these devices out of the change, wait
+    until the freeze is over and commit then, or end the freeze in a commit of its own, which needs the reviews of a
+    change of policy.
+    """
+
+    code = "MG1223"
+
+
+class ApplicationNotAllowed(MargoGitopsError):
+    """An application, or this version of it, may not be deployed there.
+
+    `spec.policy.applications` lists what may. Deploy an allowed version, or allow this one in a change of its own: a
+    change is judged by the policy before it as well as by its own.
+    """
+
+    code = "MG1224"
+
+
+class RegistryNotAllowed(MargoGitopsError):
+    """An image, a chart or other content of a component comes from a place that is not allowed there.
+
+    `spec.policy.registries` lists the hosts. Use an application version that takes its content from one of them, mirror
+    the content there, or allow the host in a change of its own. What cannot be told, such as an image that the device
+    builds, is not allowed either.
+    """
+
+    code = "MG1225"
+
+
+class CommandRefuses(MargoGitopsError):
+    """The command of the fleet's policy found something in the plan.
+
+    `spec.policy.command` names the program, as it was before the change; the message is its own words. Change what it
+    asks for, or the program, in a change of its own.
+    """
+
+    code = "MG1226"

@@ -36,6 +36,17 @@ class ReportsUnusable(MargoGitopsError):
     exit_code = ExitCode.USAGE
 
 
+class ClientRegistryUnusable(MargoGitopsError):
+    """The registry of client ids cannot be read or written.
+
+    Devices of the older contract are known by the ids in it. It lies beside the journal of reports; a backup of that
+    folder has both. Without it, devices have to be onboarded again, and get other ids.
+    """
+
+    code = "MG1810"
+    exit_code = ExitCode.USAGE
+
+
 class AuditFailed(MargoGitopsError):
     """The state repo's history is not what the fleet repo's commits render to.
 

@@ -68,3 +68,24 @@ class SourceBusy(TransportError):
     def __init__(self, what: str, *, retry_after: float | None = None, remedy: str = "") -> None:
         super().__init__(what, remedy=remedy)
         self.retry_after = retry_after
+
+
+class OnboardingRefused(TransportError):
+    """The server of the older contract issues no client id to this device.
+
+    Without one, no path on the server is the device's. The answer's status says why: 401, it did not believe the
+    signature, mostly because of the device's clock; 403, it does not accept the certificate; 409, it has issued an id
+    for this certificate before, which this device no longer has.
+    """
+
+    code = "MG1450"
+
+
+class ClientIdUnusable(TransportError):
+    """The client id that a server of the older contract has issued cannot be read or written.
+
+    It is kept in the state folder. Without it the device would ask for it again at each start, and some servers tell
+    it only once.
+    """
+
+    code = "MG1451"

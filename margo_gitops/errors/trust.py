@@ -151,3 +151,64 @@ class CommitInvalid(TrustRefused):
     """
 
     code = "MG1513"
+
+
+class FreshnessInvalid(TrustRefused):
+    """A proof of freshness is none: it is malformed, too large, or its hashes do not lead to what was signed.
+
+    It was damaged or changed on its way, or made by something else than `margo-gitops`. Fetch it again; make it again
+    with `margo-gitops freshness renew`. What the device held before stays in force until it expires.
+    """
+
+    code = "MG1520"
+
+
+class FreshnessForeign(TrustRefused):
+    """A proof of freshness speaks of another fleet, or of other devices.
+
+    The source serves another fleet's state repo, a file was carried to the wrong device, or somebody shows this device
+    a statement that was not made for it. Compare the fleet's name with the `Fleet` trailer of the state's commit.
+    """
+
+    code = "MG1521"
+
+
+class FreshnessRollback(TrustRefused):
+    """A proof of freshness is older than the one this device holds.
+
+    A stale mirror or a server restored from a backup, or somebody who shows an old statement on purpose. Renew the
+    statement; if that does not help, find out what the device's source really serves.
+    """
+
+    code = "MG1522"
+
+
+class FreshnessContradicted(TrustRefused):
+    """The signed statement names other content for a version than the state that is offered.
+
+    Two states of one version exist, and only one of them is the fleet's: somebody forged or reused a version. Compare
+    the manifest's digest with the state repo's; then render again, which takes the next version.
+    """
+
+    code = "MG1523"
+
+
+class StateNotFresh(TrustRefused):
+    """A state was not taken because nothing proves that it is the newest, and this device wants proof.
+
+    The agent's configuration says `freshness.onExpiry: hold`. What runs keeps running. Renew the statement with
+    `margo-gitops freshness renew`, or carry one to the device: `margo-gitops freshness export` and `margo-gitops agent
+    freshness import`. A device whose clock is wrong cannot tell: set its clock.
+    """
+
+    code = "MG1524"
+
+
+class FreshnessMissing(MargoGitopsError):
+    """There is no statement of freshness where one was looked for.
+
+    A state repo has one as soon as `margo-gitops render --freshness-key` or `margo-gitops freshness renew` has made
+    it; a device, as soon as it has fetched or imported one.
+    """
+
+    code = "MG1525"

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
-from margo_gitops.errors import Location, SigningKeyUnusable
+from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.remote import RemoteState, is_remote
+from margo_gitops.state_repo.signing_key_file import read_signing_key as read_signing_key
 from margo_gitops.state_repo.state_repo import StateRepo
-from margo_gitops.trust.ssh_signing_key import MAX_KEY_FILE_BYTES, SigningKey, parse_signing_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +47,17 @@ def state_location(root: Path, intent: Intent, override: str | None) -> str:
     """
     if override is not None:
         return named_location(override)
-    named = intent.fleet.value.spec.state_repo
+    return state_location_of(root, intent.fleet.value)
+
+
+def state_location_of(root: Path, fleet: Fleet) -> str:
+    """Return where a fleet says that its state repo is: an absolute path or a URL.
+
+    Args:
+        root: of the fleet repo.
+        fleet: its `margo-gitops.yaml`.
+    """
+    named = fleet.spec.state_repo
     return named if is_remote(named) else str((root / named).resolve())
 
 
@@ -86,43 +94,19 @@ class StateTarget:
             self.remote.release()
 
 
-def open_state(location: str, cache: Path, *, create: bool) -> StateTarget:
+def open_state(location: str, cache: Path, *, create: bool, reports: bool = False) -> StateTarget:
     """Return the state repo at a path or URL.
 
     Args:
         location: an absolute path or a URL.
         cache: a folder for mirrors of remote state repos.
         create: whether to make one at a path where there is none.
+        reports: whether what devices reported is fetched too.
 
     Raises:
         StateRepoUnusable, StateUnreachable, StateTampered: it cannot be used.
     """
     if is_remote(location):
-        remote = RemoteState(location, cache)
+        remote = RemoteState(location, cache, reports=reports)
         return StateTarget(remote.fetch(), remote)
     return StateTarget(StateRepo.open_or_create(Path(location)) if create else StateRepo.open(Path(location)), None)
-
-
-def read_signing_key(path: Path) -> SigningKey:
-    """Return the key in a file that only its owner can read.
-
-    Raises:
-        SigningKeyUnusable: it cannot be read, others could read it, or it is no such key.
-    """
-    where = Location(str(path))
-    try:
-        with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            content = file.read(MAX_KEY_FILE_BYTES + 1)
-    except OSError as error:
-        raise SigningKeyUnusable(
-            "the signing key cannot be read", where=where, why=[error.strerror or str(error)], remedy="name its file"
-        ) from error
-    if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise SigningKeyUnusable(
-            "the signing key can be read by others", where=where, remedy=f"chmod 600 {path}, or make a new key"
-        )
-    try:
-        return parse_signing_key(content)
-    except ValueError as error:
-        raise SigningKeyUnusable("the signing key cannot be used", where=where, why=[str(error)]) from error

@@ -6,33 +6,28 @@ no state repo is read: what a merge request changes, whatever was rendered meanw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
-from margo_gitops.documents.device_id import FLEET_REF, client_of
-from margo_gitops.errors import (
-    ExitCode,
-    Finding,
-    FleetCommitUnknown,
-    FleetInvalid,
-    InvalidDocument,
-    MargoGitopsError,
-    ReferenceUnknown,
-    RenderingRefused,
-)
+from margo_gitops.documents.device_id import client_of
+from margo_gitops.errors import ExitCode, FleetCommitUnknown, FleetInvalid, ReferenceUnknown, RenderingRefused
 from margo_gitops.renderer.fleet_input import FleetInput, StateTarget, open_state, state_location
 from margo_gitops.renderer.guards import refuse_foreign
-from margo_gitops.renderer.run import rendered_states, without_collections
+from margo_gitops.renderer.planned import Judging, Sides, judgement, planned, with_verdicts
+from margo_gitops.renderer.policy_history import Span
+from margo_gitops.renderer.refusals import cannot_take, reasons, refusals
+from margo_gitops.renderer.run import held_fleet, rendered_from, rendered_states, signed_anew, without_collections
 from margo_gitops.rendering.desired_state import DesiredState, raised
-from margo_gitops.rendering.difference import FleetState, difference, rendered_fleet
+from margo_gitops.rendering.difference import FleetState, rendered_fleet
 from margo_gitops.rendering.intent import Intent
-from margo_gitops.rendering.plan import Plan, Refusal, make_plan
+from margo_gitops.rendering.plan import Plan, make_plan
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.remote import is_remote
-from margo_gitops.state_repo.state_repo import NO_SITE, device_of
+from margo_gitops.trust.ssh_signing_key import SigningKey
 
 WORKING_TREE = "working tree"
 
@@ -48,6 +43,12 @@ class PlanRequest:
         state: where the state repo is; None: as the fleet says.
         cache: a folder for mirrors of remote state repos.
         device: show only what concerns this one; None: all.
+        key: what a render would sign with; None: a key that signs nothing anew.
+        resign: whether that render would sign anew what another key signed.
+        at: the date of files that are not committed, for freezes, in seconds since 1970-01-01 UTC; None: HEAD's.
+        before_merge: whether reviews, and the merge with its signature, are still to come.
+        commits: whether the policy looks at commits: signatures and reviews.
+        policy_command: whether the policy's command may be run.
     """
 
     fleet: Path
@@ -56,6 +57,12 @@ class PlanRequest:
     state: str | None
     cache: Path
     device: str | None = None
+    key: SigningKey | None = None
+    resign: bool = False
+    at: int | None = None
+    before_merge: bool = False
+    commits: bool = True
+    policy_command: bool = False
 
 
 Render = Callable[[Intent, StateTarget, dict[str, str]], tuple[DesiredState, ...]]
@@ -81,69 +88,117 @@ def _whole_plan(request: PlanRequest, renders: Render) -> Plan:
     repo = FleetRepo.find(request.fleet)
     subject = repo.commit(request.revision).id if request.revision else WORKING_TREE
     base = f"commit {repo.commit(request.base).id[:12]}" if request.base else "the state repo"
+    intent = None
     try:
-        intent = _read(repo, request.revision)
+        tree: RootTree = repo.tree(request.revision) if request.revision else repo.working_tree()
+        with without_collections():
+            intent = read_fleet(tree)
+        planning = _Planning(request, repo, subject, tree, intent)
         if request.base:
             before = _rendered_before(repo, request.base)
             with without_collections():
                 states = render(intent, before.previous)
-            return _plan(request, subject, base, before, states, intent)
-        return _plan_after_state(request, repo, subject, intent, renders)
+            return planning.plan(base, before, states, repo.commit(request.base).id)
+        return _plan_after_state(planning, renders)
     except (FleetInvalid, RenderingRefused) as error:
-        return make_plan(subject, base, (), refusals=refusals(error))
+        found = refusals(error)
+        sites = cannot_take(found, intent) if intent else ()
+        return make_plan(subject, base, (), refusals=found, cannot_take=sites)
 
 
-def _read(repo: FleetRepo, revision: str | None) -> Intent:
-    with without_collections():
-        return read_fleet(repo.tree(revision) if revision else repo.working_tree())
+@dataclass(frozen=True, slots=True)
+class _Planning:
+    """What is planned: a request, and the fleet that it names."""
+
+    request: PlanRequest
+    repo: FleetRepo
+    subject: str
+    tree: RootTree
+    intent: Intent
+
+    def plan(
+        self,
+        base: str,
+        before: FleetState,
+        states: tuple[DesiredState, ...],
+        base_commit: str | None,
+        notes: Iterable[str] = (),
+    ) -> Plan:
+        """Return the plan, and what the policy says of it.
+
+        Args:
+            base: what it is compared with, for people.
+            before: what is there.
+            states: what a render makes.
+            base_commit: the commit that `before` was rendered from; None where that is not known.
+            notes: what a reader should know.
+        """
+        request = self.request
+        if request.device is not None and not {request.device, client_of(request.device)} & {
+            *self.intent.devices,
+            *before.sites,
+        }:
+            raise ReferenceUnknown(f"{request.device} is no device of this fleet", remedy="list them: ls devices/")
+        sides = Sides(self.subject, base, before, states, self.intent, self.tree)
+        revision = self.subject if request.revision else None
+        at = self._head_date() if request.at is None else request.at
+        span = Span(self.repo, revision, base_commit, named=bool(request.base), at=at)
+        judging = Judging(span, request.before_merge, request.commits, request.policy_command)
+        with without_collections():
+            made = planned(sides, notes)
+            return with_verdicts(made, judgement(sides, judging, lambda: made))
+
+    def _head_date(self) -> int:
+        try:
+            return self.repo.history().commit(self.repo.commit("HEAD").id).committed_at
+        except FleetCommitUnknown:
+            return 0
 
 
 def _rendered_before(repo: FleetRepo, revision: str) -> FleetState:
     try:
         with without_collections():
-            return rendered_fleet(render(_read(repo, revision), lambda _device: None))
+            return rendered_fleet(render(read_fleet(repo.tree(revision)), lambda _device: None))
     except (FleetInvalid, RenderingRefused) as error:
         raise FleetCommitUnknown(
             f"the base {revision} cannot be rendered, so nothing can be compared with it",
-            why=[str(reason) for reason in _errors(error)][:5],
+            why=[str(reason) for reason in reasons(error)][:5],
             remedy="name a base that can, or leave --base out to compare with the state repo",
         ) from error
 
 
-def _plan_after_state(request: PlanRequest, repo: FleetRepo, subject: str, intent: Intent, renders: Render) -> Plan:
-    location = state_location(repo.root, intent, request.state)
+def _plan_after_state(planning: _Planning, renders: Render) -> Plan:
+    request = planning.request
+    location = state_location(planning.repo.root, planning.intent, request.state)
     if not is_remote(location) and _nothing_at(Path(location)):
         with without_collections():
-            states = render(intent, lambda _device: None)
+            states = render(planning.intent, lambda _device: None)
         note = f"there is no state repo at {location} yet: the first render makes it"
-        return _plan(request, subject, "nothing", rendered_fleet(()), states, intent, [note])
+        return planning.plan("nothing", rendered_fleet(()), states, None, [note])
     target = open_state(location, request.cache, create=False)
     try:
-        return _plan_after(request, repo, subject, intent, target, renders)
+        return _plan_after(planning, target, renders)
     finally:
         target.release()
 
 
-def _plan_after(
-    request: PlanRequest, repo: FleetRepo, subject: str, intent: Intent, target: StateTarget, renders: Render
-) -> Plan:
+def _plan_after(planning: _Planning, target: StateTarget, renders: Render) -> Plan:
+    request, repo, intent = planning.request, planning.repo, planning.intent
     values = target.repo.refs.read()
     refuse_foreign(FleetInput(repo, _NO_COMMIT, intent), target, values)
     states = renders(intent, target, values)
-    if intent.fleet.value.spec.signing.required:
+    if request.key is not None:
+        states = tuple(signed_anew(states, target, values, request.key, others=request.resign))
+    elif intent.fleet.value.spec.signing.required:
         # A render of this fleet has a key, and gives what nobody signed a new version.
         states = tuple(
             state if state.changed or target.repo.signature(state.device, values) else raised(state) for state in states
         )
-    sites = {
-        device_of(encoded): None if site == NO_SITE else site
-        for encoded, (site, _) in target.repo.fleet_tree(values).items()
-    }
-    before = FleetState(sites, lambda device: target.repo.held(device, values))
-    rendered = _rendered_from(target, values)
+    rendered = rendered_from(target, values)
     base = f"the state repo, rendered from {rendered[:12]}" if rendered else "the state repo"
     notes = _behind(repo, request.revision or "HEAD", rendered)
-    return _plan(request, subject, base, before, states, intent, notes)
+    known = rendered if rendered and repo.knows(rendered) else None
+    return planning.plan(base, held_fleet(target, values), states, known, notes)
 
 
 _NO_COMMIT = FleetCommit("", "", "", 0, 0, "")
@@ -152,11 +207,6 @@ _NO_COMMIT = FleetCommit("", "", "", 0, 0, "")
 
 def _nothing_at(folder: Path) -> bool:
     return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
-
-
-def _rendered_from(target: StateTarget, values: dict[str, str]) -> str:
-    tip = values.get(FLEET_REF)
-    return target.repo.commit(tip).trailers.get("Fleet-Commit", "") if tip else ""
 
 
 def _behind(repo: FleetRepo, revision: str, rendered: str) -> Iterator[str]:
@@ -172,67 +222,25 @@ def _behind(repo: FleetRepo, revision: str, rendered: str) -> Iterator[str]:
         )
 
 
-def _plan(
-    request: PlanRequest,
-    subject: str,
-    base: str,
-    before: FleetState,
-    states: Sequence[DesiredState],
-    intent: Intent,
-    notes: Iterable[str] = (),
-) -> Plan:
-    if request.device is not None and not {request.device, client_of(request.device)} & {
-        *intent.devices,
-        *before.sites,
-    }:
-        raise ReferenceUnknown(f"{request.device} is no device of this fleet", remedy="list them: ls devices/")
-    with without_collections():
-        changes = tuple(difference(before, states, intent))
-    here = sum(change.change != "removed" for change in changes)
-    return make_plan(subject, base, changes, unchanged=len(states) - here, notes=notes)
-
-
-def refusals(error: FleetInvalid | RenderingRefused) -> tuple[Refusal, ...]:
-    """Return every reason of a refusal."""
-    return tuple(map(_refusal, _errors(error)))
-
-
-def _errors(error: FleetInvalid | RenderingRefused) -> Sequence[MargoGitopsError | Finding]:
-    return error.findings if isinstance(error, FleetInvalid) else error.errors
-
-
-def _refusal(reason: MargoGitopsError | Finding) -> Refusal:
-    why: tuple[str, ...]
-    device: str | None
-    if isinstance(reason, Finding):
-        where, rule, why, device = reason.location, reason.rule or InvalidDocument.code, (), None
-        message = f"{reason.path}: {reason.message}" if reason.path else reason.message
-    else:
-        where, rule, why, device, message = reason.where, reason.code, reason.why, reason.device, reason.what
-    return Refusal(
-        rule=rule,
-        message=message,
-        file=where.file if where else None,
-        line=where.line if where else None,
-        column=where.column if where else None,
-        device=device,
-        why=why,
-        remedy=reason.remedy,
-    )
-
-
 def only_device(plan: Plan, device: str) -> Plan:
     """Return the part of a plan that concerns one device; for a gateway's child, its gateway."""
     client = client_of(device)
     found = [each for each in plan.devices if each.device == client]
-    reasons = [each for each in plan.refusals if each.device in (device, client)]
+    named = [each for each in plan.refusals if each.device in (device, client)]
     return make_plan(
-        plan.subject, plan.base, found, unchanged=0 if found else 1, notes=plan.notes, refusals=reasons or plan.refusals
+        plan.subject,
+        plan.base,
+        found,
+        unchanged=0 if found else 1,
+        notes=plan.notes,
+        refusals=named or plan.refusals,
+        cannot_take=plan.cannot_take,
+        policy=plan.policy,
     )
 
 
 def exit_code(plan: Plan) -> ExitCode:
     """Return what the command ends with: 0 no difference, 1 differences, 2 the render would be refused."""
-    if plan.refusals:
+    if plan.refused:
         return ExitCode.USAGE
     return ExitCode.FINDINGS if plan.devices else ExitCode.OK

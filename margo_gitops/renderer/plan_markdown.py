@@ -12,7 +12,9 @@ from margo_gitops.renderer.plan_text import (
     causes,
     deployment_details,
     device_summary,
+    download_line,
     headline,
+    site_refusal,
     table_rows,
 )
 from margo_gitops.rendering.plan import DeviceChange, Plan, Refusal
@@ -48,6 +50,9 @@ def _head(plan: Plan) -> Iterator[str]:
     yield f"### Plan: {headline(plan)}"
     yield ""
     yield f"{code(plan.subject[:12])} against {_plain(plan.base)}."
+    if loaded := download_line(plan.counts.download):
+        yield ""
+        yield f"To download: {_plain(loaded)}."
     for note in plan.notes:
         yield ""
         yield f"**Note:** {_plain(note)}"
@@ -59,6 +64,12 @@ def _sections(plan: Plan) -> Iterator[str]:
         yield "\n".join(_refusal(each) for each in plan.refusals[:_ROWS])
         if len(plan.refusals) > _ROWS:
             yield f"and {len(plan.refusals) - _ROWS} more reasons."
+    if plan.cannot_take:
+        sites = [f"- {_plain(site_refusal(each))}" for each in plan.cannot_take[:_ROWS]]
+        more = [f"- and {len(plan.cannot_take) - _ROWS} more sites"] if len(plan.cannot_take) > _ROWS else []
+        yield "\n".join(["Cannot take it:", "", *sites, *more])
+    if plan.policy:
+        yield "\n".join(_policy(plan))
     if plan.sites:
         rows = table_rows(plan)
         yield "\n".join(_table(TABLE_HEADING, [rows[-1], *rows[: _ROWS - 1]] if len(rows) > _ROWS else rows))
@@ -76,6 +87,19 @@ def _refusal(refusal: Refusal) -> str:
     return (
         f"- {f'{code(place)} ' if place else ''}{_plain(refusal.message + reasons)}{device} [{refusal.rule}].{remedy}"
     )
+
+
+def _policy(plan: Plan) -> Iterator[str]:
+    yield "| policy | | |"
+    yield "| --- | --- | --- |"
+    yield from (_line((each.part, f"**{each.outcome}**", _cell(each.message))) for each in plan.policy)
+    reasons = [reason for each in plan.policy for reason in each.reasons]
+    if reasons:
+        yield ""
+        yield from map(_refusal, reasons[:_ROWS])
+    if len(reasons) > _ROWS:
+        yield ""
+        yield f"and {len(reasons) - _ROWS} more reasons."
 
 
 def _table(heading: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:

@@ -11,8 +11,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from margo_gitops.documents.application import ParameterValue
-from margo_gitops.renderer.wording import counted
-from margo_gitops.rendering.plan import Counts, DeploymentChange, DeviceChange, Plan, Refusal
+from margo_gitops.renderer.wording import byte_count, counted
+from margo_gitops.rendering.plan import (
+    Counts,
+    DeploymentChange,
+    DeviceChange,
+    Download,
+    Plan,
+    PolicyVerdict,
+    Refusal,
+    SiteRefusal,
+)
 
 SHOWN = 20
 """Lines of each part that are shown without --details."""
@@ -98,7 +107,13 @@ def headline(plan: Plan) -> str:
     if plan.refusals:
         reasons = "1 reason" if len(plan.refusals) == 1 else f"{len(plan.refusals)} reasons"
         return f"refused: nothing can be rendered, for {reasons}"
-    if plan.empty:
+    if plan.refused:
+        return f"refused by the fleet's policy, for {counted(len(plan.breaches), 'reason')}; {_changes(plan)}"
+    return _changes(plan)
+
+
+def _changes(plan: Plan) -> str:
+    if not plan.devices:
         return f"no difference: {counted(plan.unchanged, 'device')} unchanged"
     counts = plan.counts
     parts = [
@@ -121,6 +136,15 @@ def headline(plan: Plan) -> str:
         if number
     ]
     return f"devices: {', '.join(parts)}; workloads: {', '.join(workloads) or 'none is touched'}"
+
+
+def download_line(download: Download) -> str:
+    """Return what has to be downloaded, in words; empty for nothing."""
+    parts = [byte_count(download.bytes)] if download.bytes else []
+    if download.unknown:
+        noun = "image or chart" if download.unknown == 1 else "images or charts"
+        parts.append(f"{download.unknown} {noun} of unknown size")
+    return " and ".join(parts)
 
 
 TABLE_HEADING = ("site", "devices", "deployments", "start", "restart", "stop")
@@ -161,6 +185,8 @@ def _printable(text: str) -> str:
 def _lines(plan: Plan, *, details: bool) -> Iterator[str]:
     yield f"plan  {plan.subject[:12]} against {plan.base}"
     yield headline(plan)
+    if loaded := download_line(plan.counts.download):
+        yield f"to download: {loaded}"
     for note in plan.notes:
         yield f"note: {note}"
     most = None if details else SHOWN
@@ -169,6 +195,14 @@ def _lines(plan: Plan, *, details: bool) -> Iterator[str]:
         yield from _cut(
             [line for each in plan.refusals for line in _refusal_lines(each)], None if details else 3 * SHOWN
         )
+    if plan.cannot_take:
+        yield ""
+        yield "cannot take it"
+        yield from _cut([f"  {site_refusal(each)}" for each in plan.cannot_take], most)
+    if plan.policy:
+        yield ""
+        yield "policy"
+        yield from _cut([line for each in plan.policy for line in _verdict_lines(each)], None if details else 3 * SHOWN)
     if plan.sites:
         yield ""
         yield from _table([TABLE_HEADING, *table_rows(plan)])
@@ -201,6 +235,19 @@ def _refusal_lines(refusal: Refusal) -> Iterator[str]:
         yield f"    {reason}"
     if refusal.remedy:
         yield f"    remedy: {refusal.remedy}"
+
+
+def site_refusal(refusal: SiteRefusal) -> str:
+    """Return the devices of a site that cannot take what is wanted, in one line."""
+    more = f" and {len(refusal.devices) - SHOWN} more" if len(refusal.devices) > SHOWN else ""
+    named = ", ".join(refusal.devices[:SHOWN])
+    return f"{refusal.site or '(no site)'}: {counted(len(refusal.devices), 'device')}: {named}{more}"
+
+
+def _verdict_lines(verdict: PolicyVerdict) -> Iterator[str]:
+    yield f"  {verdict.outcome}  {verdict.part}: {verdict.message}"
+    for reason in verdict.reasons:
+        yield from (f"  {line}" for line in _refusal_lines(reason))
 
 
 def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
@@ -245,6 +292,8 @@ def device_summary(device: DeviceChange) -> str:
         if names:
             more = f" and {len(names) - 3} more" if len(names) > 3 else ""
             parts.append(f"{effect} {', '.join(names[:3])}{more}")
+    if loaded := download_line(device.download):
+        parts.append(f"downloads {loaded}")
     return "; ".join(parts)
 
 

@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from margo_gitops import __version__
 from margo_gitops.catalog.fleet_repo import FleetCommit
+from margo_gitops.documents.device_id import FLEET_REF
+from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.errors import SigningKeyUnusable, StateTampered, listed
 from margo_gitops.renderer.fleet_input import FleetInput, StateTarget, open_state, read_fleet_commit
 from margo_gitops.renderer.guards import refuse_foreign, refuse_older
+from margo_gitops.renderer.planned import Judging, Sides, judgement, planned, refuse_skipped_command
+from margo_gitops.renderer.policy import refuse_breaches
+from margo_gitops.renderer.policy_history import Span
 from margo_gitops.rendering.desired_state import DesiredState, raised
+from margo_gitops.rendering.difference import FleetState
 from margo_gitops.rendering.intent import Intent
+from margo_gitops.rendering.plan import Plan
 from margo_gitops.rendering.render import render
+from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
 from margo_gitops.state_repo.publication import Provenance, Publication, differences, publish
+from margo_gitops.state_repo.state_repo import NO_SITE, device_of
 from margo_gitops.trust.git_commit import MAX_TIME, Ident
 from margo_gitops.trust.ssh_signing_key import SigningKey
 
@@ -33,6 +43,9 @@ class RenderRequest:
         key: signs the commits.
         allow_older: render a commit that does not build on the one rendered before.
         resign: sign everything anew that another key signed.
+        freshness_key: signs a statement of freshness; None: `key` does, where the fleet has `spec.freshness`.
+        now: the time of that statement.
+        policy_command: whether the policy's command may be run.
     """
 
     fleet: Path
@@ -42,6 +55,9 @@ class RenderRequest:
     key: SigningKey | None = None
     allow_older: bool = False
     resign: bool = False
+    freshness_key: SigningKey | None = None
+    now: datetime | None = None
+    policy_command: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +69,14 @@ class Rendered:
         location: of the state repo.
         publication: what is new there.
         uncommitted: files that differ from the fleet repo's HEAD, and were not rendered.
+        unattested: the fleet has `spec.freshness`, but no key signed a statement.
     """
 
     commit: FleetCommit
     location: str
     publication: Publication
     uncommitted: tuple[str, ...]
+    unattested: bool = False
 
 
 def render_fleet(request: RenderRequest) -> Rendered:
@@ -82,7 +100,8 @@ def render_fleet(request: RenderRequest) -> Rendered:
         publication = _publish(fleet, target, request)
     finally:
         target.release()
-    return Rendered(fleet.commit, location, publication, uncommitted)
+    unattested = fleet.intent.fleet.value.spec.freshness is not None and _renewal(fleet, request) is None
+    return Rendered(fleet.commit, location, publication, uncommitted, unattested)
 
 
 def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest) -> Publication:
@@ -92,14 +111,66 @@ def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest) -> 
         refuse_older(fleet, target, values)
     states = rendered_states(fleet.intent, target, values)
     if request.key is not None:
-        states = tuple(_signed_anew(states, target, values, request.key, others=request.resign))
-    publication = publish(target.repo, states, values, provenance(fleet), request.key)
-    if target.remote is not None and publication.fleet_commit is not None:
+        states = tuple(signed_anew(states, target, values, request.key, others=request.resign))
+    _obey_policy(fleet, target, values, states, request)
+    publication = publish(target.repo, states, values, provenance(fleet), request.key, _renewal(fleet, request))
+    if target.remote is not None and (publication.fleet_commit is not None or publication.freshness is not None):
         target.remote.push()
     return publication
 
 
-def _signed_anew(
+def _obey_policy(
+    fleet: FleetInput,
+    target: StateTarget,
+    values: dict[str, str],
+    states: tuple[DesiredState, ...],
+    request: RenderRequest,
+) -> None:
+    """Refuse what the fleet's policy refuses, so that a merge which should not have been does not reach devices."""
+    rendered = rendered_from(target, values)
+    base = rendered if rendered and fleet.repo.knows(rendered) else None
+    span = Span(fleet.repo, fleet.commit.id, base, named=False, at=0)
+    before = held_fleet(target, values)
+    sides = Sides(fleet.commit.id, "the state repo", before, states, fleet.intent, fleet.repo.tree(fleet.commit.id))
+    made: list[Plan] = []
+
+    def plan() -> Plan:
+        if not made:
+            made.append(planned(sides))
+        return made[0]
+
+    with without_collections():
+        verdicts = judgement(sides, Judging(span, command=request.policy_command), plan)
+    refuse_breaches(verdicts)
+    refuse_skipped_command(verdicts, sides, span)
+
+
+def held_fleet(target: StateTarget, values: dict[str, str]) -> FleetState:
+    """Return what a state repo holds as what is there before a render."""
+    sites = {
+        device_of(encoded): None if site == NO_SITE else site
+        for encoded, (site, _) in target.repo.fleet_tree(values).items()
+    }
+    return FleetState(sites, lambda device: target.repo.held(device, values))
+
+
+def rendered_from(target: StateTarget, values: Mapping[str, str]) -> str:
+    """Return the id of the fleet commit that a state repo was rendered from; empty before the first render."""
+    tip = values.get(FLEET_REF)
+    return target.repo.commit(tip).trailers.get("Fleet-Commit", "") if tip else ""
+
+
+def _renewal(fleet: FleetInput, request: RenderRequest) -> Renewal | None:
+    """Return how to make a statement of freshness; None where nobody wants one, or no key can sign it."""
+    policy = fleet.intent.fleet.value.spec.freshness
+    key = request.freshness_key or (request.key if policy is not None else None)
+    if key is None:
+        return None
+    valid_for = parse_valid_for(policy.valid_for) if policy is not None else DEFAULT_VALID_FOR
+    return Renewal(key, request.now or datetime.now(UTC), valid_for)
+
+
+def signed_anew(
     states: Iterable[DesiredState], target: StateTarget, values: dict[str, str], key: SigningKey, *, others: bool
 ) -> Iterator[DesiredState]:
     """Yield the states: what nobody signed, and with `others` what another key signed, gets a new version."""

@@ -3,7 +3,9 @@
 V-1  An error here is a refusal of `render`, and what `render` refuses is an error here (settings that may not change
      only where the state repo is given).
 V-2  Warnings are what is not pinned: the same commit may run something else tomorrow.
-V-3  `--since REV` shows a finding if its file was changed since REV, or if REV did not have it: what the change caused
+V-3  The fleet's policy is obeyed (docs/policy.md): where applications and their content may come from, always; freezes,
+     signatures and reviews of the change since a commit, where one is named.
+V-4  `--since REV` shows a finding if its file was changed since REV, or if REV did not have it: what the change caused
      elsewhere is shown, what was there before and elsewhere is not.
 """
 
@@ -14,25 +16,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from margo_gitops.appliers.parameters import parameter_text
 from margo_gitops.catalog.compose_images import ServiceImage, pinning_rule, service_images
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import find_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.lock import LOCK_FILE
-from margo_gitops.catalog.rules import RULES
 from margo_gitops.documents.application import Component
 from margo_gitops.errors import (
     Finding,
-    InvalidDocument,
     Location,
-    MargoGitopsError,
     NoFleetRepo,
     UnreadableDocument,
 )
+from margo_gitops.renderer.content_sources import image_name
 from margo_gitops.renderer.fleet_input import named_location, open_state
+from margo_gitops.renderer.policy_findings import policy_of_change, policy_of_content
+from margo_gitops.renderer.policy_history import Span
 from margo_gitops.renderer.run import without_collections
-from margo_gitops.renderer.validation import RuleFinding, Validation, make_validation
+from margo_gitops.renderer.validation import RuleFinding, Validation, make_validation, of_error, of_finding, of_rule
 from margo_gitops.rendering.desired_state import PreviousState
 from margo_gitops.rendering.intent import Application, Intent
 from margo_gitops.rendering.reasons import judge
@@ -51,6 +52,8 @@ class ValidateRequest:
         since: show only findings of the change since this commit; None: all.
         state: the state repo, for settings that may not change; None: they are not checked.
         cache: a folder for mirrors of remote state repos.
+        at: the date of files that are not committed, for freezes, in seconds since 1970-01-01 UTC.
+        before_merge: whether reviews, and the merge with its signature, are still to come.
     """
 
     fleet: Path
@@ -58,6 +61,8 @@ class ValidateRequest:
     since: str | None
     state: str | None
     cache: Path
+    at: int = 0
+    before_merge: bool = False
 
 
 def validate_fleet(request: ValidateRequest) -> Validation:
@@ -70,13 +75,30 @@ def validate_fleet(request: ValidateRequest) -> Validation:
     repo = FleetRepo.find(request.fleet)
     subject = repo.commit(request.revision).id if request.revision else WORKING_TREE
     since = repo.commit(request.since).id if request.since else None
+    span = Span(repo, subject if request.revision else None, since, named=since is not None, at=request.at)
+    tree = _tree(repo, request.revision)
     with _previous(request) as previous, without_collections():
-        findings = list(_findings(_tree(repo, request.revision), previous))
+        findings = list(_findings(tree, previous, span))
         if since is not None:
             changed = repo.changed_files(since, request.revision)
             known = {each.identity for each in _findings_before(repo, since, previous)}
             findings = [each for each in findings if _is_changed(each, changed) or each.identity not in known]
+            findings += policy_of_change(tree, span, before_merge=request.before_merge)
     return make_validation(subject, since, findings)
+
+
+def validate_tree(tree: RootTree, subject: str) -> Validation:
+    """Return everything that is wrong with the files of a fleet repo, wherever they are held.
+
+    Args:
+        tree: the files.
+        subject: what they are, for people.
+
+    Raises:
+        NoFleetRepo: there is no `margo-gitops.yaml`.
+    """
+    with without_collections():
+        return make_validation(subject, None, list(_findings(tree, lambda _device: None, None)))
 
 
 def _is_changed(finding: RuleFinding, changed: frozenset[str]) -> bool:
@@ -108,23 +130,24 @@ def _tree(repo: FleetRepo, revision: str | None) -> RootTree:
 
 def _findings_before(repo: FleetRepo, since: str, previous: Previous) -> Iterator[RuleFinding]:
     try:
-        yield from _findings(_tree(repo, since), previous)
+        yield from _findings(_tree(repo, since), previous, None)
     except NoFleetRepo:
         return
 
 
-def _findings(tree: RootTree, previous: Previous) -> Iterator[RuleFinding]:
+def _findings(tree: RootTree, previous: Previous, span: Span | None) -> Iterator[RuleFinding]:
     try:
         intent, found = find_fleet(tree)
     except UnreadableDocument as error:  # folders in folders in folders: nothing was read
-        yield _of_error(error)
+        yield of_error(error)
         return
-    yield from map(_of_finding, found)
+    yield from map(of_finding, found)
     if intent is None:
         return
     judgement = judge(intent, previous, _unread(found))
-    yield from map(_of_error, judgement.errors)
+    yield from map(of_error, judgement.errors)
     yield from _unpinned(tree, intent, judgement.resolved)
+    yield from policy_of_content(tree, intent, judgement.resolved, span)
 
 
 _KINDS = {
@@ -140,54 +163,6 @@ def _unread(findings: list[Finding]) -> frozenset[str]:
     """Return the kinds of which some documents could not be read."""
     files = [each.location.file for each in findings if each.severity == "error" and each.location]
     return frozenset(_KINDS[top] for file in files if (top := file.split("/")[0].lower()) in _KINDS)
-
-
-def _of_finding(finding: Finding) -> RuleFinding:
-    where = finding.location
-    message = f"{finding.path}: {finding.message}" if finding.path else finding.message
-    return RuleFinding(
-        rule=finding.rule or InvalidDocument.code,
-        severity="warning" if finding.severity == "warning" else "error",
-        message=message,
-        file=where.file if where else None,
-        line=where.line if where else None,
-        column=where.column if where else None,
-        device=None,
-        devices=0,
-        why=(),
-        remedy=finding.remedy,
-    )
-
-
-def _of_error(error: MargoGitopsError) -> RuleFinding:
-    where = error.where
-    return RuleFinding(
-        rule=error.code,
-        severity="error",
-        message=error.what,
-        file=where.file if where else None,
-        line=where.line if where else None,
-        column=where.column if where else None,
-        device=error.device,
-        devices=1 if error.device else 0,
-        why=error.why,
-        remedy=error.remedy,
-    )
-
-
-def _warning(rule: str, message: str, where: Location, remedy: str, device: str | None = None) -> RuleFinding:
-    return RuleFinding(
-        rule=rule,
-        severity=RULES[rule].severity,
-        message=message,
-        file=where.file,
-        line=where.line,
-        column=where.column,
-        device=device,
-        devices=1 if device else 0,
-        why=(),
-        remedy=remedy,
-    )
 
 
 _PIN = {
@@ -222,13 +197,17 @@ def _application_images(
             if content is None:
                 where = description.at("deploymentProfiles", index, "components", at, "properties")
                 yield _of_registry(component, where)
-            elif profile.type == "compose" and "://" not in content.location:
+            elif profile.type == "compose" and "://" in content.location:
+                where = description.at("deploymentProfiles", index, "components", at)
+                message = f"component {component.name} lies at {content.location}: its images are not looked at"
+                yield of_rule("R207", message, where, "bring the content along in the package")
+            elif profile.type == "compose":
                 try:
                     images = service_images(tree, content)
                 except UnreadableDocument as error:
                     where = error.where or Location(content.location)
                     reasons = "; ".join([error.what, *error.why])
-                    yield _warning("R204", reasons, where, "mend the file, so that its images can be checked")
+                    yield of_rule("R204", reasons, where, "mend the file, so that its images can be checked")
                     continue
                 for image in images:
                     if image.variables():
@@ -240,13 +219,13 @@ def _application_images(
 def _of_registry(component: Component, where: Location) -> RuleFinding:
     properties = component.properties
     if properties.repository is None:
-        return _warning(
+        return of_rule(
             "R205",
             f"component {component.name} is fetched from {properties.package_location} without a digest",
             where,
             "bring the content along, or name it by url and digest",
         )
-    return _warning(
+    return of_rule(
         "R206",
         f"component {component.name} is fetched by the tag {properties.revision}",
         where,
@@ -256,7 +235,7 @@ def _of_registry(component: Component, where: Location) -> RuleFinding:
 
 def _unpinned_image(image: ServiceImage) -> Iterator[RuleFinding]:
     if image.image is None:
-        yield _warning(
+        yield of_rule(
             "R203",
             f"service {image.service} builds its image on the device",
             image.location,
@@ -266,24 +245,17 @@ def _unpinned_image(image: ServiceImage) -> Iterator[RuleFinding]:
     name = image.named({})
     if rule := pinning_rule(name):
         what, remedy = _PIN[rule]
-        yield _warning(rule, f"service {image.service}: the image {name} {what}", image.location, remedy)
+        yield of_rule(rule, f"service {image.service}: the image {name} {what}", image.location, remedy)
 
 
 def _unpinned_value(
     resolved: Resolved, component: Component, image: ServiceImage, seen: set[tuple[str, Location]]
 ) -> Iterator[RuleFinding]:
     """Yield an image whose name comes from parameters, at the place where the value is written."""
-    named = image.variables()
-    environment: dict[str, str] = {}
-    where = image.location
-    for parameter in resolved.parameters:
-        for target in parameter.targets:
-            if target.pointer in named and component.name in target.components:
-                environment[target.pointer] = parameter_text(parameter.value)
-                where = parameter.origin.layer.location(parameter.name)
-    name = image.named(environment)
+    name, written = image_name(resolved.parameters, component, image)
+    where = written or image.location
     rule = pinning_rule(name)
     if rule is not None and (name, where) not in seen:
         seen.add((name, where))
         what, remedy = _PIN[rule]
-        yield _warning(rule, f"service {image.service}: the image {name} {what}", where, remedy)
+        yield of_rule(rule, f"service {image.service}: the image {name} {what}", where, remedy)

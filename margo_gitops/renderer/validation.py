@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from margo_gitops.catalog.rules import Severity
+from margo_gitops.catalog.rules import RULES, Severity
 from margo_gitops.documents.declarations import About
 from margo_gitops.documents.fleet_kinds import API_VERSION
+from margo_gitops.errors import Finding, InvalidDocument, Location, MargoGitopsError
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,3 +87,54 @@ def make_validation(subject: str, since: str | None, findings: list[RuleFinding]
 
 def _without_device(finding: RuleFinding) -> str:
     return finding.message.replace(finding.device, "") if finding.device else finding.message
+
+
+def of_finding(finding: Finding) -> RuleFinding:
+    """Return a finding of a document as one of a rule."""
+    where = finding.location
+    message = f"{finding.path}: {finding.message}" if finding.path else finding.message
+    return RuleFinding(
+        rule=finding.rule or InvalidDocument.code,
+        severity="warning" if finding.severity == "warning" else "error",
+        message=message,
+        file=where.file if where else None,
+        line=where.line if where else None,
+        column=where.column if where else None,
+        device=None,
+        devices=0,
+        why=(),
+        remedy=finding.remedy,
+    )
+
+
+def of_error(error: MargoGitopsError, severity: Severity = "error") -> RuleFinding:
+    """Return an error of the tree as a finding of the rule that has its code."""
+    where = error.where
+    return RuleFinding(
+        rule=error.code,
+        severity=severity,
+        message=error.what,
+        file=where.file if where else None,
+        line=where.line if where else None,
+        column=where.column if where else None,
+        device=error.device,
+        devices=1 if error.device else 0,
+        why=error.why,
+        remedy=error.remedy,
+    )
+
+
+def of_rule(rule: str, message: str, where: Location, remedy: str, device: str | None = None) -> RuleFinding:
+    """Return a finding of a rule that has an id of its own, with the rule's severity."""
+    return RuleFinding(
+        rule=rule,
+        severity=RULES[rule].severity,
+        message=message,
+        file=where.file,
+        line=where.line,
+        column=where.column,
+        device=device,
+        devices=1 if device else 0,
+        why=(),
+        remedy=remedy,
+    )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TypeVar
 
 from margo_gitops.documents.device_id import client_of
+from margo_gitops.documents.fleet_kinds import FleetSpec
 from margo_gitops.rendering.intent import Intent, Located
 from margo_gitops.rendering.render import PlacementsByDevice
 
@@ -20,7 +22,7 @@ def affected(
     A device's state follows from its own document, its site's, those of the deployments placed on it, and what all
     devices share: the fleet's document and the applications.
     """
-    if before.fleet.content != after.fleet.content or _digests(before) != _digests(after):
+    if _shared(before) != _shared(after) or _digests(before) != _digests(after):
         return None
     devices = _changed(before.devices, after.devices)
     sites = _changed(before.sites, after.sites)
@@ -35,6 +37,12 @@ def affected(
         if placed_before.get(name, {}).keys() != placed_after.get(name, {}).keys():
             devices.add(name)
     return frozenset(map(client_of, devices))
+
+
+def _shared(intent: Intent) -> tuple[str, FleetSpec]:
+    """Return what the fleet's document says to all devices: the policy says who may change them, not what they get."""
+    fleet = intent.fleet.value
+    return fleet.metadata.name, replace(fleet.spec, policy=None)
 
 
 def _digests(intent: Intent) -> dict[tuple[str, str], str]:

@@ -69,7 +69,7 @@ def desired_state(
     """
     if previous is None:
         return DesiredState(device, site, 1, manifest(1, deployments), deployments, changed=True)
-    version = _version(device, previous.manifest)
+    version = rendered_version(device, previous.manifest)
     content = manifest(version, deployments)
     held = DesiredState(device, site, version, content, deployments, changed=False)
     return held if content == previous.manifest else raised(held)
@@ -88,7 +88,12 @@ def raised(state: DesiredState) -> DesiredState:
     return DesiredState(state.device, state.site, version, content, state.deployments, changed=True)
 
 
-def _version(device: str, content: bytes) -> int:
+def rendered_version(device: str, content: bytes) -> int:
+    """Return the version of a manifest that a render wrote.
+
+    Raises:
+        StateTampered: it is none of ours.
+    """
     # Keys are sorted (RFC 8785), so the version stands last: no need to parse ten thousand manifests.
     match = _VERSION.search(content)
     if match is None or int(match[1]) > MAX_MANIFEST_VERSION:

@@ -26,12 +26,15 @@ from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import read, write
 from margo_gitops.errors import InvalidDocument, Location, StateTampered, UnreadableDocument
 from margo_gitops.rendering.desired_state import MANIFEST_FILE, DesiredState, PreviousState
+from margo_gitops.rendering.downloads import NOTHING_KNOWN, ContentFacts, artifacts_of, download, needed
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective
 from margo_gitops.rendering.plan import (
+    NOTHING_TO_DOWNLOAD,
     ChangeKind,
     DeploymentChange,
     DeviceChange,
+    Download,
     Effect,
     FieldChange,
     ParameterChange,
@@ -77,13 +80,16 @@ def rendered_fleet(states: Iterable[DesiredState]) -> FleetState:
     return FleetState({name: each.state.site for name, each in held.items()}, held.get)
 
 
-def difference(before: FleetState, states: Sequence[DesiredState], intent: Intent) -> Iterator[DeviceChange]:
+def difference(
+    before: FleetState, states: Sequence[DesiredState], intent: Intent, facts: ContentFacts = NOTHING_KNOWN
+) -> Iterator[DeviceChange]:
     """Yield what changes, sorted by device.
 
     Args:
         before: what is there.
         states: what `render` made of the intent after `before.previous`.
         intent: the fleet.
+        facts: sizes of content, for what devices download.
 
     Raises:
         StateTampered: what is there cannot be read.
@@ -97,6 +103,7 @@ def difference(before: FleetState, states: Sequence[DesiredState], intent: Inten
         site_before = before.sites.get(state.device)
         if joined or state.changed or site_before != state.site:
             held = before.previous(state.device)
+            pairs = list(_pairs(state, held)) if state.changed else []
             yield DeviceChange(
                 device=state.device,
                 site=state.site,
@@ -104,7 +111,8 @@ def difference(before: FleetState, states: Sequence[DesiredState], intent: Inten
                 change="added" if joined else "changed",
                 version_before=_manifest(state.device, held).manifest_version if held else None,
                 version_after=state.version,
-                deployments=tuple(_deployments(state, held, origins)) if state.changed else (),
+                deployments=tuple(_deployments(state, pairs, origins)),
+                download=_download(state.device, held, pairs, facts),
             )
     while gone:
         yield _leaving(gone.pop(), before)
@@ -114,7 +122,7 @@ def _leaving(device: str, before: FleetState) -> DeviceChange:
     held = before.previous(device)
     version = _manifest(device, held).manifest_version if held else None
     site = before.sites[device]
-    return DeviceChange(device, site, site, "removed", version, None, ())
+    return DeviceChange(device, site, site, "removed", version, None, (), NOTHING_TO_DOWNLOAD)
 
 
 def _manifest(device: str, held: PreviousState) -> StateManifest:
@@ -140,20 +148,49 @@ def _document(identity: str, content: bytes, device: str) -> ApplicationDeployme
     return document
 
 
-def _deployments(state: DesiredState, held: PreviousState | None, origins: _Origins) -> list[DeploymentChange]:
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """A deployment document as it was and as it will be; None where it was not, or will not be."""
+
+    identity: str
+    before: ApplicationDeployment | None
+    after: ApplicationDeployment | None
+
+
+def _pairs(state: DesiredState, held: PreviousState | None) -> Iterator[_Pair]:
+    """Yield the documents that differ."""
     device = state.device
-    references = _manifest(device, held).deployments if held else ()
-    names = [reference.deployment_id for reference in references]
-    found = []
+    names = _names(device, held)
     for identity in dict.fromkeys([*names, *state.deployments]):
         old = held.deployment(identity) if held and identity in names else None
         new = state.deployments.get(identity)
-        if old == new:
-            continue
-        before = _document(identity, old, device) if old is not None else None
-        after = _document(identity, new, device) if new is not None else None
-        found.append(_deployment(identity, before, after, origins.of(device, identity)))
+        if old != new:
+            before = _document(identity, old, device) if old is not None else None
+            after = _document(identity, new, device) if new is not None else None
+            yield _Pair(identity, before, after)
+
+
+def _names(device: str, held: PreviousState | None) -> list[str]:
+    return [reference.deployment_id for reference in _manifest(device, held).deployments] if held else []
+
+
+def _deployments(state: DesiredState, pairs: Iterable[_Pair], origins: _Origins) -> list[DeploymentChange]:
+    found = [
+        _deployment(each.identity, each.before, each.after, origins.of(state.device, each.identity)) for each in pairs
+    ]
     return sorted(found, key=lambda each: (each.device, each.deployment))
+
+
+def _download(device: str, held: PreviousState | None, pairs: Sequence[_Pair], facts: ContentFacts) -> Download:
+    wanted = needed((each.after for each in pairs if each.after), facts)
+    fetched = wanted.without(needed((each.before for each in pairs if each.before), facts))
+    if held is not None and not fetched.empty:
+        # Only now the documents that stay are read: most changes need nothing new.
+        stays = set(_names(device, held)) - {each.identity for each in pairs}
+        contents = ((name, held.deployment(name)) for name in sorted(stays))
+        kept = (_document(name, content, device) for name, content in contents if content is not None)
+        fetched = fetched.without(needed(kept, facts))
+    return download(fetched, facts) if not fetched.empty else NOTHING_TO_DOWNLOAD
 
 
 def _deployment(
@@ -265,13 +302,7 @@ def _running(document: ApplicationDeployment | None) -> dict[str, str]:
     if document is None:
         return {}
     spec = document.spec
-    own = spec.extensions.get(OWN_EXTENSION, {})
-    listed = own.get("artifacts", []) if isinstance(own, dict) else []
-    artifacts = {
-        item["component"]: item["digest"]
-        for item in (listed if isinstance(listed, list) else [])
-        if isinstance(item, dict)
-    }
+    artifacts = artifacts_of(document)
     return {
         component.name: json.dumps(
             [

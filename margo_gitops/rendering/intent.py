@@ -51,11 +51,13 @@ class ComponentContent:
         location: a URL, or a path relative to the `applications/` folder.
         digest: of the tar.gz, or of the folder's file list.
         is_folder: whether it is a folder.
+        size: bytes to download; None where nobody says.
     """
 
     location: str
     digest: Digest
     is_folder: bool
+    size: int | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from margo_gitops.rendering.by_id import ById
 from margo_gitops.rendering.intent import Application, Intent, Located
 from margo_gitops.rendering.placement import Target, selected
 from margo_gitops.rendering.templates import evaluate
-from margo_gitops.rendering.value_rules import RuleUnusableError, violations
+from margo_gitops.rendering.value_rules import RuleUnusableError, rule_text, violations
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,7 +226,7 @@ def _broken_rules(
                 yield ParameterMissing(
                     f'parameter {name} ("{setting.name}") has no value in any layer',
                     where=_deployment_layer(stack).document.at("spec"),
-                    remedy=f"give it one in spec.parameters of the deployment: {_rule_text(schema)}",
+                    remedy=f"give it one in spec.parameters of the deployment: {rule_text(schema)}",
                 )
             continue
         layer = effective.origin.layer
@@ -236,7 +236,7 @@ def _broken_rules(
                     f'parameter {name} ("{setting.name}") {violation}',
                     where=layer.location(name),
                     why=[f"it comes from the layer: {layer.name}"],
-                    remedy=f"the application wants {_rule_text(schema)}",
+                    remedy=f"the application wants {rule_text(schema)}",
                 )
         except RuleUnusableError as error:
             yield ParameterInvalid(
@@ -258,21 +258,3 @@ def _deployment_layer(stack: Sequence[Layer]) -> Layer:
 
 def _equal(left: ParameterValue, right: ParameterValue) -> bool:
     return left == right and isinstance(left, bool) == isinstance(right, bool)
-
-
-def _rule_text(schema: ValueSchema) -> str:
-    parts: list[str] = [schema.data_type]
-    for name, value in (
-        ("at least", schema.min_value),
-        ("at most", schema.max_value),
-        ("min length", schema.min_length),
-        ("max length", schema.max_length),
-        ("matching", schema.regex_match),
-    ):
-        if value is not None:
-            parts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
-    if schema.options is not None:
-        parts.append(f"one of {', '.join(map(str, schema.options))}")
-    if not schema.allow_empty:
-        parts.append("not empty")
-    return ", ".join(parts)

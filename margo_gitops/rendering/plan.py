@@ -17,6 +17,8 @@ from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FI
 
 ChangeKind = Literal["added", "removed", "changed"]
 Effect = Literal["starts", "restarts", "stops"]
+PolicyPart = Literal["signatures", "reviews", "freezes", "applications", "registries", "command", "files"]
+Outcome = Literal["passed", "refused", "pending", "skipped"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,17 @@ class DeploymentChange:
 
 
 @dataclass(frozen=True, slots=True)
+class Download:
+    """What has to be downloaded beside the state itself; what a device holds already is not counted."""
+
+    bytes: Annotated[int, About("Of content whose size is known.")]
+    unknown: Annotated[int, About("How many images, charts and other contents there are of unknown size.")]
+
+
+NOTHING_TO_DOWNLOAD = Download(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceChange:
     """A device that joins the fleet, leaves it, or gets another state."""
 
@@ -86,6 +99,7 @@ class DeviceChange:
     version_before: Annotated[int | None, About("`manifestVersion` now; null where it never had a state.")]
     version_after: Annotated[int | None, About("`manifestVersion` then; null for a device that leaves.")]
     deployments: Annotated[tuple[DeploymentChange, ...], About("Sorted by device and name.")]
+    download: Annotated[Download, About("What it has to download for this.")]
 
     def files(self) -> Iterator[str]:
         """Yield the files of the device's branch that change."""
@@ -107,6 +121,7 @@ class Counts:
     workloads_starting: int
     workloads_restarting: int
     workloads_stopping: int
+    download: Annotated[Download, About("What all devices together have to download.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +147,27 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class SiteRefusal:
+    """The devices of a site that cannot take what is wanted."""
+
+    site: Annotated[str | None, About("Its name; null for devices without a site.")]
+    devices: Annotated[tuple[str, ...], About("Their ids, sorted.")]
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyVerdict:
+    """What one part of the fleet's policy says (docs/policy.md)."""
+
+    part: Annotated[PolicyPart, About("Of `spec.policy`; `files`: whether what it names can be used.")]
+    outcome: Annotated[
+        Outcome,
+        About("`pending`: reviews that the change still needs; `skipped`: not judged here, the message says why."),
+    ]
+    message: Annotated[str, About("In one sentence.")]
+    reasons: Annotated[tuple[Refusal, ...], About("Why it refuses, or what is pending.")]
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What a render would change."""
 
@@ -145,11 +181,23 @@ class Plan:
     devices: Annotated[tuple[DeviceChange, ...], About("Devices that change, sorted.")]
     unchanged: Annotated[int, About("Devices that keep their state.")]
     refusals: Annotated[tuple[Refusal, ...], About("Why nothing can be rendered; then no device changes.")]
+    cannot_take: Annotated[tuple[SiteRefusal, ...], About("Devices that the refusals name, by site.")]
+    policy: Annotated[tuple[PolicyVerdict, ...], About("What the fleet's policy says; empty where it has none.")]
+
+    @property
+    def breaches(self) -> tuple[Refusal, ...]:
+        """Why the policy refuses; empty where it does not."""
+        return tuple(reason for each in self.policy if each.outcome == "refused" for reason in each.reasons)
+
+    @property
+    def refused(self) -> bool:
+        """Whether a render is refused: for what cannot be rendered, or by the policy."""
+        return bool(self.refusals) or any(each.outcome == "refused" for each in self.policy)
 
     @property
     def empty(self) -> bool:
         """Whether a render would change nothing, and could be done."""
-        return not (self.devices or self.refusals)
+        return not (self.devices or self.refused)
 
 
 def make_plan(
@@ -160,6 +208,8 @@ def make_plan(
     unchanged: int = 0,
     notes: Iterable[str] = (),
     refusals: Iterable[Refusal] = (),
+    cannot_take: Iterable[SiteRefusal] = (),
+    policy: Iterable[PolicyVerdict] = (),
 ) -> Plan:
     """Return a plan with its counts."""
     found = tuple(devices)
@@ -168,13 +218,27 @@ def make_plan(
         sites.setdefault(device.site, []).append(device)
     by_site = tuple(SiteCounts(site, _counts(sites[site])) for site in sorted(sites, key=lambda name: name or ""))
     return Plan(
-        API_VERSION, "Plan", subject, base, tuple(notes), _counts(found), by_site, found, unchanged, tuple(refusals)
+        api_version=API_VERSION,
+        kind="Plan",
+        subject=subject,
+        base=base,
+        notes=tuple(notes),
+        counts=_counts(found),
+        sites=by_site,
+        devices=found,
+        unchanged=unchanged,
+        refusals=tuple(refusals),
+        cannot_take=tuple(cannot_take),
+        policy=tuple(policy),
     )
 
 
 def _counts(devices: Iterable[DeviceChange]) -> Counts:
     numbers: dict[str, int] = {}
+    known = unknown = 0
     for device in devices:
+        known += device.download.bytes
+        unknown += device.download.unknown
         numbers[device.change] = numbers.get(device.change, 0) + 1
         for deployment in device.deployments:
             key = f"deployment {deployment.change}"
@@ -191,4 +255,5 @@ def _counts(devices: Iterable[DeviceChange]) -> Counts:
         workloads_starting=numbers.get("starts", 0),
         workloads_restarting=numbers.get("restarts", 0),
         workloads_stopping=numbers.get("stops", 0),
+        download=Download(known, unknown),
     )

@@ -48,6 +48,26 @@ def violations(schema: ValueSchema, value: ParameterValue) -> Iterator[str]:
         yield from _item_violations(schema, item)
 
 
+def rule_text(schema: ValueSchema) -> str:
+    """Return what a schema wants, in words: `integer, at least 1, at most 3600`."""
+    parts: list[str] = [schema.data_type]
+    for name, value in (
+        ("at least", schema.min_value),
+        ("at most", schema.max_value),
+        ("min length", schema.min_length),
+        ("max length", schema.max_length),
+        ("decimals at most", schema.max_precision),
+        ("matching", schema.regex_match),
+    ):
+        if value is not None:
+            parts.append(f"{name} {value:g}" if isinstance(value, float) else f"{name} {value}")
+    if schema.options is not None:
+        parts.append(f"{'any' if schema.multiselect else 'one'} of {', '.join(map(str, schema.options))}")
+    if not schema.allow_empty:
+        parts.append("not empty")
+    return ", ".join(parts)
+
+
 def _expected(schema: ValueSchema) -> type:
     return tuple if schema.multiselect or schema.data_type.startswith("array[") else str
 

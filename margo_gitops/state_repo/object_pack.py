@@ -47,7 +47,7 @@ class ObjectPack:
         """
         name = object_id(kind, content)
         if name not in self._entries and name not in self._known:
-            entry = _entry_header(_TYPES[kind], len(content)) + zlib.compress(content, zlib.Z_BEST_SPEED)
+            entry = entry_header(_TYPES[kind], len(content)) + zlib.compress(content, zlib.Z_BEST_SPEED)
             self._entries[name] = (entry, self._at)
             self._at += len(entry)
         return name
@@ -87,7 +87,7 @@ class ObjectPack:
         sync_folder(folder)
 
 
-def _entry_header(kind: int, size: int) -> bytes:
+def entry_header(kind: int, size: int) -> bytes:
     """Return type and size of an object (gitformat-pack, object entries)."""
     byte = kind << 4 | size & 0x0F
     size >>= 4

@@ -5,6 +5,8 @@ P-2  Equal input gives equal commit ids: author and dates come from the fleet co
 P-3  A device whose state did not change gets no commit; where nothing changed at all, there is none.
 P-4  A device that left the fleet keeps its branch, and its tree stays in the fleet branch below `left/`: nothing on a
      machine stops because a file was deleted, and its version goes on where it was if it comes back.
+P-5  A statement of freshness moves with the state that it speaks of. Where nothing changed, it is renewed once half of
+     its life is over, so that equal renders in a row write nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from dataclasses import dataclass
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.device_id import FLEET_REF, device_ref, encode_device_id
 from margo_gitops.rendering.desired_state import DesiredState
+from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, add_statement, is_due, leaf_of, left_leaves, renew
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, LEFT_FOLDER, NO_SITE, HeldDevice, StateRepo, device_of
 from margo_gitops.trust.git_commit import Ident, build_commit, format_trailers, sign_commit
@@ -86,12 +89,14 @@ class Publication:
         changes: sorted by device.
         unchanged: how many devices kept their state.
         left: devices that are in the fleet branch no more.
+        freshness: the new statement of freshness; None where none was made.
     """
 
     fleet_commit: str | None
     changes: tuple[DeviceChange, ...]
     unchanged: int
     left: tuple[str, ...]
+    freshness: Renewed | None = None
 
 
 def publish(
@@ -100,6 +105,7 @@ def publish(
     values: Mapping[str, str],
     provenance: Provenance,
     key: SigningKey | None,
+    renewal: Renewal | None = None,
 ) -> Publication:
     """Write a render into the state repo.
 
@@ -109,6 +115,7 @@ def publish(
         values: all refs, as they were when the render began.
         provenance: where the render comes from.
         key: signs every commit; None: nothing is signed.
+        renewal: how to make a statement of freshness (freshness_refs); None: none is made.
 
     Raises:
         StateMoved: somebody moved a ref since; nothing was written.
@@ -130,7 +137,8 @@ def publish(
     parent = values.get(FLEET_REF)
     changed = [state for state in states if state.changed]
     if parent is not None and not changed and repo.commit(parent).tree == root:
-        return Publication(None, (), len(states), left)
+        renewed = renew(repo, values, renewal) if renewal and is_due(repo, values, renewal.issued) else None
+        return Publication(None, (), len(states), left, renewed)
 
     seal = _Seal(pack, provenance, key)
     fleet_commit = seal.commit(root, parent, fleet_message(changed, left, provenance))
@@ -141,9 +149,14 @@ def publish(
         message = device_message(state, fleet_commit, provenance)
         moves[ref] = seal.commit(trees[state.device], values.get(ref), message)
         changes.append(DeviceChange(state.device, state.site, state.version, moves[ref]))
+    renewed = None
+    if renewal is not None:
+        leaves = [leaf_of(state.device, state.manifest) for state in states]
+        leaves += left_leaves(repo, [name for name in known if name not in here], values)
+        renewed = add_statement(pack, leaves, provenance.fleet, fleet_commit, renewal, values)
     repo.write(pack)
-    repo.refs.move(moves, values)
-    return Publication(fleet_commit, tuple(changes), len(states) - len(changed), left)
+    repo.refs.move({**moves, **(renewed.moves if renewed else {})}, values)
+    return Publication(fleet_commit, tuple(changes), len(states) - len(changed), left, renewed)
 
 
 @dataclass(frozen=True, slots=True)

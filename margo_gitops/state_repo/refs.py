@@ -54,11 +54,11 @@ class Refs:
             ) from error
         return values
 
-    def move(self, changes: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    def move(self, changes: Mapping[str, str | None], expected: Mapping[str, str]) -> None:
         """Give refs new values.
 
         Args:
-            changes: new object id by full name.
+            changes: new object id by full name; None removes the ref.
             expected: what all refs were when the changes were computed (`read`).
 
         Raises:
@@ -68,7 +68,8 @@ class Refs:
 
         def moved(packed: _Packed) -> _Packed:
             self._check(changes, expected)
-            return packed | {name: (value, b"") for name, value in changes.items()}
+            kept = {name: entry for name, entry in packed.items() if name not in changes}
+            return kept | {name: (value, b"") for name, value in changes.items() if value is not None}
 
         self._rewrite(moved)
 
@@ -108,7 +109,7 @@ class Refs:
         _take(lock)
         return lock
 
-    def _check(self, changes: Mapping[str, str], expected: Mapping[str, str]) -> None:
+    def _check(self, changes: Mapping[str, str | None], expected: Mapping[str, str]) -> None:
         now = self.read()
         for name in changes:
             if now.get(name) != expected.get(name):

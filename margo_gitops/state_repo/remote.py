@@ -17,7 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF
+from margo_gitops.documents.freshness import FRESHNESS_REFS
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable
+from margo_gitops.state_repo.refs import Refs
+from margo_gitops.state_repo.report_branch import REPORTS_REF
 from margo_gitops.state_repo.state_repo import StateRepo
 
 TIMEOUT_SECONDS = 900
@@ -26,6 +29,9 @@ _TRACKED_FLEET = f"{_TRACKED}fleet"
 # A pattern, because git fails where a remote has no ref of an exact name, as an empty one has none.
 _FLEET = f"{FLEET_REF}*:{_TRACKED_FLEET}*"
 _DEVICES = f"{DEVICE_REFS}*:{_TRACKED}devices/*"
+_FRESHNESS = f"{FRESHNESS_REFS}*:{_TRACKED}freshness/*"
+_TRACKED_REPORTS = f"{_TRACKED}reports"
+_REPORTS = f"{REPORTS_REF}*:{_TRACKED_REPORTS}*"
 _ELSEWHERE = (
     "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE",
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_REPLACE_REF_BASE",
@@ -45,12 +51,13 @@ def is_remote(location: str) -> bool:
 class RemoteState:
     """A state repo behind a URL, and its mirror on this machine."""
 
-    def __init__(self, url: str, cache: Path) -> None:
+    def __init__(self, url: str, cache: Path, *, reports: bool = False) -> None:
         """Use the repository at `url`.
 
         Args:
             url: of the repository; credentials come from git's own configuration, never from here.
             cache: a folder of this program; the mirror is made in it.
+            reports: fetch the branch of reports too, which no render needs.
         """
         if _PASSWORD.search(url):
             raise StateRepoUnusable(
@@ -58,6 +65,7 @@ class RemoteState:
                 remedy="take it out of the URL and give it to git's credential helper",
             )
         self.url = url
+        self._reports = reports
         self._lock: weakref.finalize[..., RemoteState] | None = None
         self.mirror = cache / hashlib.sha256(url.encode()).hexdigest()[:32]
 
@@ -125,11 +133,17 @@ class RemoteState:
             StateMoved: somebody moved a ref of the remote since it was fetched; nothing was pushed.
             StateUnreachable: the remote does not answer, or refuses.
         """
-        refspecs = [f"{FLEET_REF}:{FLEET_REF}", f"{DEVICE_REFS}*:{DEVICE_REFS}*"]
+        refspecs = [f"{FLEET_REF}:{FLEET_REF}", f"{DEVICE_REFS}*:{DEVICE_REFS}*", *self._freshness_refspecs()]
         result = self._git("push", "--atomic", "--force-with-lease", "--porcelain", "state", *refspecs)
         if not result.returncode:
             return
         said = result.stdout + result.stderr
+        if re.search(rf"{FRESHNESS_REFS}.*\[remote rejected\] \((non-fast-forward|deletion prohibited)", said):
+            raise StateUnreachable(
+                f"{self.url} lets nobody replace {FRESHNESS_REFS}*: nothing was changed there",
+                why=_last_lines(said),
+                remedy="allow force pushes and deletions there, and only there (docs/freshness.md, On a git server)",
+            )
         if "stale info" in said or "fetch first" in said or "non-fast-forward" in said or "cannot lock ref" in said:
             raise StateMoved(
                 f"somebody moved a ref of {self.url} while this render was running: nothing was pushed",
@@ -142,12 +156,24 @@ class RemoteState:
             remedy="see that you may push and that the server knows atomic pushes",
         )
 
+    def _freshness_refspecs(self) -> list[str]:
+        """Return what to push of the statements: all there are, and the removal of shards that are no more."""
+        values = Refs(self.mirror).read()
+        shards = {name.removeprefix(FRESHNESS_REFS) for name in values if name.startswith(FRESHNESS_REFS)}
+        tracked = f"{_TRACKED}freshness/"
+        known = {name.removeprefix(tracked) for name in values if name.startswith(tracked)}
+        gone = [f":{FRESHNESS_REFS}{shard}" for shard in sorted(known - shards)]
+        return [*([f"{FRESHNESS_REFS}*:{FRESHNESS_REFS}*"] if shards else []), *gone]
+
     def _git(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         variables = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
         settings = {"remote.state.url": self.url, "gc.auto": "0", "maintenance.auto": "false"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # The fleet branch only ever grows; a device branch follows it, and `tampered` compares the two.
         options += ["-c", f"remote.state.fetch={_FLEET}", "-c", f"remote.state.fetch=+{_DEVICES}"]
+        options += ["-c", f"remote.state.fetch=+{_FRESHNESS}"]
+        if self._reports:
+            options += ["-c", f"remote.state.fetch={_REPORTS}"]
         try:
             return subprocess.run(
                 ["git", "-C", str(self.mirror), *options, *arguments],
@@ -166,7 +192,9 @@ class RemoteState:
 
 
 def _ours(tracked: str) -> bool:
-    return tracked == _TRACKED_FLEET or tracked.startswith(f"{_TRACKED}devices/")
+    return tracked in (_TRACKED_FLEET, _TRACKED_REPORTS) or tracked.startswith(
+        (f"{_TRACKED}devices/", f"{_TRACKED}freshness/")
+    )
 
 
 def _last_lines(text: str, count: int = 6) -> Sequence[str]:

@@ -50,7 +50,12 @@ class ReportKey:
         """Where it stands in the branch."""
         client = encode_device_id(self.client)
         name = encode_device_id(self.name) if self.kind == "capabilities" else self.name.lower()
-        return hashlib.sha256(client.encode()).hexdigest()[:2], client, self.kind, f"{name}.json"
+        return bucket_of(self.client), client, self.kind, f"{name}.json"
+
+
+def bucket_of(client: str) -> str:
+    """Return the folder that a client's folder lies in: two hex digits."""
+    return hashlib.sha256(encode_device_id(client).encode()).hexdigest()[:2]
 
 
 class ReportBranch:

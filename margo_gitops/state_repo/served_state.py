@@ -19,10 +19,12 @@ import pygit2
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.bundle import write_bundle
 from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF, decode_device_id, device_ref
+from margo_gitops.documents.freshness import FRESHNESS_REFS
 from margo_gitops.errors import StateTampered
 from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
 from margo_gitops.state_repo.ref_watch import RefWatch
 from margo_gitops.state_repo.state_repo import StateRepo
+from margo_gitops.trust.freshness_tree import FRESHNESS_FILE, possible_shards
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.snapshot import Snapshot
 
@@ -98,7 +100,7 @@ class ServedState:
                 return False
             self._read = values
             # Other branches, as that of the reports, are no state.
-            served = {name: value for name, value in values.items() if name.startswith(DEVICE_REFS)}
+            served = {name: value for name, value in values.items() if name.startswith((DEVICE_REFS, FRESHNESS_REFS))}
             if FLEET_REF in values:
                 served[FLEET_REF] = values[FLEET_REF]
             if served == self._view.refs:
@@ -177,6 +179,16 @@ class StateView:
                 return content
         return None
 
+    def proof(self, client: str) -> bytes | None:
+        """Return the proof of freshness for this client; None where there is none.
+
+        Raises:
+            StateTampered: its ref holds something else.
+        """
+        commits = (self.refs.get(f"{FRESHNESS_REFS}{shard}") for shard in possible_shards(client))
+        commit = next((commit for commit in commits if commit), None)
+        return self._objects.file(commit, FRESHNESS_FILE, client) if commit else None
+
     def bundle(self, client: str, digest: str) -> bytes | None:
         """Return the bundle of this client with exactly this digest, rebuilt; None where it has none.
 
@@ -246,6 +258,15 @@ class _Objects:
             while self._held > self._limit and len(self._kept) > 1:
                 self._held -= self._kept.popitem(last=False)[1].size
             return found
+
+    def file(self, name: str, path: str, client: str) -> bytes:
+        """Return a file of a commit."""
+        with self._lock:
+            try:
+                blob = self._repository[name].peel(pygit2.Commit).tree[path].peel(pygit2.Blob)
+                return bytes(blob.data)
+            except (KeyError, ValueError, pygit2.GitError) as error:
+                raise _not_a_state(client, f"{name} holds no {path}") from error
 
     def _read(self, name: str, client: str) -> DeviceState:
         try:

@@ -193,6 +193,15 @@ class StateRepo:
             )
         return HeldDevice(name, str(tree.id), bytes(blob.data), tree)
 
+    def file(self, name: str, path: str) -> bytes | None:
+        """Return a file's bytes as the commit `name` holds it; None where it holds none.
+
+        Raises:
+            StateTampered: there is no such commit.
+        """
+        blob = _child(self._commit(name).tree, path)
+        return bytes(blob.data) if isinstance(blob, pygit2.Blob) else None
+
     def signature(self, device: str, values: Mapping[str, str]) -> SshSignature | None:
         """Return the signature of a device's latest commit, not verified; None where it has none that can be read."""
         name = values.get(device_ref(device))

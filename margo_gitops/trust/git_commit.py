@@ -210,7 +210,7 @@ def parse_trailers(message: str) -> Mapping[str, str]:
     """
     trailers: dict[str, str] = {}
     seen: set[str] = set()
-    for key, value in _trailer_block(message.split("\n")):
+    for key, value in trailer_lines(message):
         if key.lower() in seen:
             raise ValueError(f"the trailer {key} stands twice")
         seen.add(key.lower())
@@ -218,7 +218,9 @@ def parse_trailers(message: str) -> Mapping[str, str]:
     return MappingProxyType(trailers)
 
 
-def _trailer_block(lines: list[str]) -> list[tuple[str, str]]:
+def trailer_lines(message: str) -> list[tuple[str, str]]:
+    """Return the trailers of a commit message (C-5), in order, also those that stand more than once."""
+    lines = message.split("\n")
     end = len(lines)
     while end and not lines[end - 1].strip(_SPACE):
         end -= 1

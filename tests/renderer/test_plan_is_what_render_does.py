@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -133,7 +134,11 @@ def edits(draw: st.DrawFn) -> Edit:
     return lambda fleet: fleet.remove(path) if (fleet.root / path).exists() else None
 
 
-@settings(max_examples=25, deadline=None)
+EXAMPLES = int(os.environ.get("PLAN_EXAMPLES", "25"))
+"""Histories of up to four changes each; PLAN_EXAMPLES=300 makes more than 500 changes."""
+
+
+@settings(max_examples=EXAMPLES, deadline=None)
 @given(st.lists(st.lists(edits(), min_size=1, max_size=3), min_size=1, max_size=4))
 def test_a_render_changes_exactly_the_devices_and_files_that_the_plan_named(steps: list[list[Edit]]):
     with TemporaryDirectory() as folder:

@@ -7,8 +7,10 @@ import re
 from margo_gitops.renderer.plan_markdown import MAX_LENGTH, as_markdown, code
 from margo_gitops.renderer.plan_text import SHOWN, as_text
 from margo_gitops.rendering.plan import (
+    NOTHING_TO_DOWNLOAD,
     DeploymentChange,
     DeviceChange,
+    Download,
     ParameterChange,
     Plan,
     Refusal,
@@ -29,7 +31,7 @@ def changed(device: str, before: str, after: str, site: str | None = "north", ve
         parameters=(ParameterChange("greeting", before, after, origin),),
         workloads=(WorkloadChange("ui", "restarts"),),
     )
-    return DeviceChange(device, site, site, "changed", version, version + 1, (web,))
+    return DeviceChange(device, site, site, "changed", version, version + 1, (web,), Download(2_000, 1))
 
 
 def plan_of(*devices: DeviceChange, **more: object) -> Plan:
@@ -37,13 +39,14 @@ def plan_of(*devices: DeviceChange, **more: object) -> Plan:
 
 
 def test_the_text_of_a_small_plan():
-    leaving = DeviceChange("old", "south", "south", "removed", 4, None, ())
+    leaving = DeviceChange("old", "south", "south", "removed", 4, None, (), NOTHING_TO_DOWNLOAD)
     text = "\n".join(as_text(plan_of(changed("press-01", "Hello", "Hi"), leaving, unchanged=2)))
     assert (
         text
         == """\
 plan  working tree against the state repo, rendered from 1f0c2b9d4a77
 devices: 1 changed, 1 leaving, 2 unchanged; workloads: 1 restart
+to download: 2.0 kB and 1 image or chart of unknown size
 
   site       devices   deployments  start  restart  stop
   north      +0 ~1 -0  +0 ~1 -0     0      1        0
@@ -54,7 +57,7 @@ why
   web: parameter greeting "Hello" -> "Hi"  from site north, sites/north.yaml:8  (1 device)
 
 devices
-  ~ north/press-01: manifest 1 -> 2; restarts web/ui
+  ~ north/press-01: manifest 1 -> 2; restarts web/ui; downloads 2.0 kB and 1 image or chart of unknown size
   - south/old: leaves the fleet; its branch stays, nothing on it stops"""
     )
 
@@ -88,6 +91,8 @@ def test_the_markdown_of_a_small_plan():
 
 `working tree` against the state repo, rendered from 1f0c2b9d4a77.
 
+To download: 2.0 kB and 1 image or chart of unknown size.
+
 **Note:** mind the gap
 
 | site | devices | deployments | start | restart | stop |
@@ -98,7 +103,8 @@ def test_the_markdown_of_a_small_plan():
 | --- | --- | --- | --- |
 | web | `parameter greeting "Hello" -> "Hi"` | `site north, sites/north.yaml:8` | 1 |
 
-<details><summary>north/press-01: manifest 1 -&gt; 2; restarts web/ui</summary>
+<details><summary>north/press-01: manifest 1 -&gt; 2; restarts web/ui; downloads 2.0 kB and 1 image or chart of \
+unknown size</summary>
 
 - `web` changed
   - `greeting = "Hello" -> "Hi" from site north, sites/north.yaml:8:15`

@@ -326,6 +326,20 @@ def test_variables_are_replaced_as_compose_does(written: str, environment: dict[
     assert ServiceImage("web", written, Location("compose.yaml")).named(environment) == named
 
 
+def test_a_compose_file_at_a_url_is_noted_because_nobody_looks_into_it(tmp_path: Path):
+    fleet = FleetFolder.empty(tmp_path / "fleet")
+    component = profile()["components"][0] | {
+        "x-margo-gitops-extensions": {
+            "artifact": {"url": "https://files.example.com/ui.tar.gz", "digest": f"sha256:{'0' * 64}"}
+        }
+    }
+    fleet.application(deploymentProfiles=[profile() | {"components": [component]}])
+    fleet.commit()
+    (found,) = of_rule(validate(fleet), "R207")
+    assert (found.severity, found.file) == ("note", "applications/app/1.0.0/margo.yaml")
+    assert found.line is not None
+
+
 def test_every_finding_has_the_severity_of_its_rule(fleet: FleetFolder):
     fleet.put("sites/west.yaml", "x: [")
     fleet.put("deployments/other.yml", "")

@@ -4,12 +4,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 from margo_gitops.errors import SignatureInvalid
 from margo_gitops.trust.allowed_signers import AllowedSigners
-from margo_gitops.trust.git_commit import GitCommit
 from margo_gitops.trust.ssh_key import SshPublicKey
 from margo_gitops.trust.ssh_signature import GIT_NAMESPACE, parse_signature
+
+
+class SignedCommit(Protocol):
+    """What a signature of a commit is judged by: a `GitCommit`, or a commit that people made."""
+
+    @property
+    def signature(self) -> str | None:
+        """The armor of its signature, or None."""
+        ...
+
+    @property
+    def payload(self) -> bytes:
+        """The exact bytes that a signature covers."""
+        ...
+
+    @property
+    def committed_at(self) -> int:
+        """When it was made: seconds since 1970-01-01 UTC."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +46,7 @@ class Signed:
     objection: str = ""
 
 
-def check_signature(commit: GitCommit, signers: AllowedSigners | None) -> Signed:
+def check_signature(commit: SignedCommit, signers: AllowedSigners | None) -> Signed:
     """Return who signed a commit.
 
     Args:

@@ -146,7 +146,7 @@ class StateObjects:
         if entries is None:
             if len(self._trees) >= _MAX_CACHED_TREES:
                 self._trees.clear()
-            entries = self._trees[name] = _entries(name, self.read(name, TREE))
+            entries = self._trees[name] = tree_entries(name, self.read(name, TREE))
         return entries
 
     def places(self, tree: str) -> dict[str, DevicePlace]:
@@ -212,7 +212,16 @@ def _text(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 
 
-def _entries(name: str, content: bytes) -> tuple[TreeEntry, ...]:
+def tree_entries(name: str, content: bytes) -> tuple[TreeEntry, ...]:
+    """Return the entries of a tree object, whatever their modes.
+
+    Args:
+        name: its id, for the message.
+        content: its bytes.
+
+    Raises:
+        BadObjectError: it is no tree.
+    """
     entries = []
     at = 0
     while at < len(content):

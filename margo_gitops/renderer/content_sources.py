@@ -1,0 +1,167 @@
+"""Where the content of deployments comes from: images that vendored compose files name, charts, archives at a URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from margo_gitops.appliers.parameters import parameter_text
+from margo_gitops.catalog.compose_images import ServiceImage, service_images
+from margo_gitops.catalog.file_tree import FileTree
+from margo_gitops.digests import Digest
+from margo_gitops.documents.application import Component, DeploymentProfile
+from margo_gitops.errors import Location, UnreadableDocument
+from margo_gitops.rendering.intent import Application, ComponentContent, Intent
+from margo_gitops.rendering.parameters import Effective
+from margo_gitops.rendering.placement import Target
+from margo_gitops.rendering.policies.sources import Deployed, Source
+from margo_gitops.rendering.render import PlacementsByDevice, resolve_placement
+from margo_gitops.rendering.resolution import Resolved
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A deployment on a device.
+
+    Attributes:
+        deployed: the deployment and its site.
+        application, profile: what it runs there.
+        parameters: its values, made when they are asked for.
+    """
+
+    deployed: Deployed
+    application: Application
+    profile: DeploymentProfile
+    parameters: Callable[[], tuple[Effective, ...]]
+
+
+def placed(intent: Intent, placements: PlacementsByDevice) -> Iterator[Placed]:
+    """Yield every deployment on every device of a fleet that can be rendered."""
+    for on_device in placements.values():
+        for placement in on_device.values():
+            yield Placed(
+                Deployed(placement.deployment, placement.target.site, placement.target.id),
+                placement.application,
+                placement.profile,
+                lambda placement=placement: resolve_placement(intent, placement, None)[0].parameters,  # type: ignore[misc]
+            )
+
+
+def placed_of(resolved: Iterable[Resolved]) -> Iterator[Placed]:
+    """Yield every deployment on every device, as far as they could be resolved."""
+    for each in resolved:
+        target: Target = each.target
+        yield Placed(
+            Deployed(each.deployment, target.site, target.id),
+            each.application,
+            each.profile,
+            lambda each=each: each.parameters,  # type: ignore[misc]
+        )
+
+
+def deployed(every: Iterable[Placed]) -> list[Deployed]:
+    """Return each deployment once for each site."""
+    found: dict[tuple[str, str | None], Deployed] = {}
+    for each in every:
+        found.setdefault((each.deployed.deployment.value.metadata.name, each.deployed.site), each.deployed)
+    return list(found.values())
+
+
+@dataclass(slots=True)
+class Images:
+    """The images of vendored content; every compose file is read once."""
+
+    tree: FileTree
+    _found: dict[str, list[ServiceImage] | UnreadableDocument] = field(default_factory=dict)
+
+    def of(self, content: ComponentContent) -> list[ServiceImage]:
+        """Return the images that a vendored component names.
+
+        Raises:
+            UnreadableDocument: its compose file cannot be looked into.
+        """
+        if content.location not in self._found:
+            try:
+                self._found[content.location] = service_images(self.tree, content)
+            except UnreadableDocument as error:
+                self._found[content.location] = error
+        found = self._found[content.location]
+        if isinstance(found, UnreadableDocument):
+            raise found
+        return found
+
+
+def image_name(
+    parameters: Iterable[Effective], component: Component, image: ServiceImage
+) -> tuple[str, Location | None]:
+    """Return an image's name with the values of parameters in it, and where the value is written; None for nowhere."""
+    named = image.variables()
+    environment: dict[str, str] = {}
+    where = None
+    for parameter in parameters:
+        for target in parameter.targets:
+            if target.pointer in named and component.name in target.components:
+                environment[target.pointer] = parameter_text(parameter.value)
+                where = parameter.origin.layer.location(parameter.name)
+    return image.named(environment), where
+
+
+def sources(every: Iterable[Placed], images: Images) -> list[Source]:
+    """Return where all content comes from, each source once for each deployment and site.
+
+    What lies in the fleet repo comes from the fleet repo, and is not there; what it names is.
+    """
+    found: dict[tuple[str, str | None, str, str, str], Source] = {}
+    seen: set[tuple[str, str | None, str]] = set()
+    for each in every:
+        name, site = each.deployed.deployment.value.metadata.name, each.deployed.site
+        fixed = (name, site, each.profile.id) not in seen
+        seen.add((name, site, each.profile.id))
+        for component in each.profile.components:
+            for source in _of_component(each, component, images, fixed=fixed):
+                found.setdefault((name, site, source.what, source.reference, str(source.where)), source)
+    return list(found.values())
+
+
+def _of_component(each: Placed, component: Component, images: Images, *, fixed: bool) -> Iterator[Source]:
+    content = each.application.contents.get(component.name)
+    what = f"component {component.name}"
+    if content is None:
+        if fixed:
+            properties = component.properties
+            yield Source(each.deployed, what, properties.repository or properties.package_location or "")
+    elif "://" in content.location:
+        if fixed:
+            yield Source(each.deployed, what, content.location)
+    elif each.profile.type == "compose":
+        yield from _of_images(each, component, content, images, fixed=fixed)
+
+
+def _of_images(
+    each: Placed, component: Component, content: ComponentContent, images: Images, *, fixed: bool
+) -> Iterator[Source]:
+    try:
+        found = images.of(content)
+    except UnreadableDocument as error:
+        if fixed:
+            problem = f"names images that cannot be told ({error.what})"
+            yield Source(each.deployed, f"component {component.name}", "", named_at=error.where, problem=problem)
+        return
+    for image in found:
+        what = f"the image of service {image.service}"
+        if image.variables():
+            name, where = image_name(each.parameters(), component, image)
+            problem = "" if name else "has no name"
+            yield Source(each.deployed, what, name, where, image.location, problem)
+        elif fixed:
+            problem = "is built on the device, from what cannot be told" if image.image is None else ""
+            yield Source(each.deployed, what, image.named({}), None, image.location, problem)
+
+
+def content_by_digest(intent: Intent) -> Mapping[Digest, ComponentContent]:
+    """Return the content of every vendored application, by its digest."""
+    return {
+        content.digest: content
+        for application in intent.applications.values()
+        for content in application.contents.values()
+    }

@@ -1,0 +1,197 @@
+"""Whether applications may be deployed where they are, and whether their content comes from where it may."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from margo_gitops.documents.fleet_kinds import Deployment
+from margo_gitops.documents.fleet_policy import AllowedApplication
+from margo_gitops.documents.version_ranges import in_range
+from margo_gitops.errors import ApplicationNotAllowed, Location, RegistryNotAllowed
+from margo_gitops.rendering.intent import Located
+from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Deployed:
+    """A deployment at a site; one for all of its devices there.
+
+    Attributes:
+        deployment: the document.
+        site: the name; None for devices without a site.
+        device: one of them.
+    """
+
+    deployment: Located[Deployment]
+    site: str | None
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a deployment's content comes from.
+
+    Attributes:
+        deployed: what uses it, and where.
+        what: for people: "the image of service hmi", "component press-hmi".
+        reference: an image's name, an `oci://` reference or a URL; empty where that cannot be told.
+        where: the line that is to be changed; None: the deployment's.
+        named_at: where the reference is written, where that is another line.
+        problem: why it cannot be told.
+    """
+
+    deployed: Deployed
+    what: str
+    reference: str
+    where: Location | None = None
+    named_at: Location | None = None
+    problem: str = ""
+
+
+def judge_applications(policies: Sequence[PolicyInForce], deployed: Iterable[Deployed]) -> Verdict | None:
+    """Return whether every application may be deployed where it is; None where no policy lists any.
+
+    Args:
+        policies: in force.
+        deployed: every deployment at every site.
+    """
+    ruled = [force for force in policies if force.policy.applications]
+    if not ruled:
+        return None
+    reasons: dict[tuple[str, str], ApplicationNotAllowed] = {}
+    known = list(deployed)
+    for force in ruled:
+        for each in known:
+            error = _application_refusal(force, each)
+            if error is not None:
+                reasons.setdefault((error.what, str(error.where)), error)
+    if reasons:
+        return Verdict("applications", "refused", "applications that are not allowed", tuple(reasons.values()))
+    return Verdict("applications", "passed", "every application is allowed where it is deployed")
+
+
+def _application_refusal(force: PolicyInForce, deployed: Deployed) -> ApplicationNotAllowed | None:
+    rules = force.policy.applications
+    if rules is None:
+        return None
+    allowed, named = _of_site(rules.sites, rules.default, deployed.site)
+    wanted = deployed.deployment.value.spec.application
+    if allowed is None or any(_allows(each, wanted.id, wanted.version) for each in allowed):
+        return None
+    known = [each for each in allowed if _matches(each.id, wanted.id)]
+    what = f"{wanted.id} {wanted.version}" if known else wanted.id
+    field = "version" if known else "id"
+    listed = ", ".join(f"{each.id} {each.versions}".strip() for each in known or allowed) or "nothing"
+    return ApplicationNotAllowed(
+        f"{what} may not be deployed {_at(deployed.site)}",
+        where=deployed.deployment.at("spec", "application", field),
+        why=[f"allowed there: {listed} ({force.at('applications', *named)})", *force.origin()],
+        remedy="deploy what is allowed, or allow this in a change of its own",
+    )
+
+
+def _allows(allowed: AllowedApplication, name: str, version: str) -> bool:
+    return _matches(allowed.id, name) and (not allowed.versions or in_range(version, allowed.versions))
+
+
+def _matches(pattern: str, name: str) -> bool:
+    return re.fullmatch(".*".join(map(re.escape, pattern.split("*"))), name) is not None
+
+
+def _at(site: str | None) -> str:
+    return f"at site {site}" if site else "on devices without a site"
+
+
+def _of_site(sites: Mapping[str, T], default: T | None, site: str | None) -> tuple[T | None, tuple[str, ...]]:
+    """Return what holds at a site, and the path where that stands."""
+    if site is not None and site in sites:
+        return sites[site], ("sites", site)
+    return default, ("default",)
+
+
+def judge_registries(policies: Sequence[PolicyInForce], sources: Iterable[Source]) -> Verdict | None:
+    """Return whether all content comes from where it may; None where no policy says where.
+
+    Args:
+        policies: in force.
+        sources: of every deployment at every site; asked only where a policy says where.
+    """
+    ruled = [force for force in policies if force.policy.registries]
+    if not ruled:
+        return None
+    known = list(sources)
+    reasons: dict[tuple[str, str], RegistryNotAllowed] = {}
+    for force in ruled:
+        for each in known:
+            error = _registry_refusal(force, each)
+            if error is not None:
+                reasons.setdefault((error.what, str(error.where)), error)
+    if reasons:
+        return Verdict("registries", "refused", "content from places that are not allowed", tuple(reasons.values()))
+    return Verdict("registries", "passed", "all content comes from allowed places")
+
+
+def _registry_refusal(force: PolicyInForce, source: Source) -> RegistryNotAllowed | None:
+    rules = force.policy.registries
+    if rules is None:
+        return None
+    deployed = source.deployed
+    allowed, named = _of_site(rules.sites, rules.default, deployed.site)
+    if allowed is None:
+        return None
+    place = place_of(source.reference) if source.reference else ""
+    if place and not source.problem and any(_below(place, each) for each in allowed):
+        return None
+    deployment = deployed.deployment
+    application = deployment.value.spec.application
+    what = f"{source.what} of {application.id} {application.version}"
+    told = source.problem or f"comes from {place}"
+    written = [f"it is written at {source.named_at}"] if source.named_at else []
+    return RegistryNotAllowed(
+        f"{what} {told}, which is not allowed {_at(deployed.site)}",
+        where=source.where or deployment.at("spec", "application"),
+        why=[
+            *written,
+            f"allowed there: {', '.join(allowed) or 'nothing'} ({force.at('registries', *named)})",
+            *force.origin(),
+        ],
+        remedy="take the content from an allowed place, or allow this one in a change of its own",
+    )
+
+
+def place_of(reference: str) -> str:
+    """Return host and path of an image's name, an `oci://` reference or a URL.
+
+    An image without a host is Docker Hub's, as every engine takes it: `busybox` is docker.io/library/busybox.
+    """
+    scheme, separator, rest = reference.partition("://")
+    if separator:
+        return reference if scheme == "file" else _without_user(rest)
+    name = reference.partition("@")[0]
+    host, slash, path = name.partition("/")
+    if not slash or not ("." in host or ":" in host or host == "localhost"):
+        host, path = "docker.io", name if slash else f"library/{name}"
+    last = path.rpartition("/")[2]
+    tagged = path[: len(path) - len(last)] + last.partition(":")[0]
+    if host.lower() in ("index.docker.io", "registry-1.docker.io"):
+        host = "docker.io"
+    return f"{host.lower()}/{tagged}"
+
+
+def _without_user(rest: str) -> str:
+    host, slash, path = rest.partition("/")
+    return f"{host.rpartition('@')[2].lower()}{slash}{path}"
+
+
+def _below(place: str, allowed: str) -> bool:
+    """Whether a place is the allowed one, or lies below it: a path is a prefix by whole parts."""
+    if ".." in place.split("/"):
+        return False
+    host, slash, path = allowed.rstrip("/").partition("/")
+    wanted = f"{host.lower()}{slash}{path}"
+    return place == wanted or place.startswith(f"{wanted}/")
