@@ -11,8 +11,13 @@ from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.package import Package, read_package
 from margo_gitops.catalog.vendor import add_package
+from margo_gitops.cli.edit_options import Editing, edit_options
+from margo_gitops.cli.name_completion import complete_applications, complete_deployments, complete_versions
 from margo_gitops.cli.options import fleet_option, output_option
 from margo_gitops.documents.application import ApplicationDescription, ParameterValue
+from margo_gitops.editing.upgrade import Upgrade, UpgradeRequest
+from margo_gitops.editing.upgrade import upgrade as upgrade_deployments
+from margo_gitops.editing.vendoring import add_edit
 from margo_gitops.errors import ReferenceUnknown
 from margo_gitops.renderer.fleet_input import read_working_tree
 from margo_gitops.rendering.intent import Application
@@ -27,13 +32,75 @@ def app() -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 @fleet_option
 @click.option("--replace", is_flag=True, help="Overwrite this version if it is there with other content.")
-def add(path: Path, fleet: Path, replace: bool) -> None:
+@edit_options
+def add(path: Path, fleet: Path, replace: bool, commit: bool, branch: str | None, dry_run: bool) -> None:
     """Copy the package in the folder PATH into the fleet repo, and pin its digest in applications.lock."""
+    editing = Editing(fleet, commit, branch, dry_run)
+    if commit or dry_run:
+        base = editing.base()
+        package = read_package(DiskTree(path), f"{path}/")
+        _print_findings(package)
+        editing.finish(base, add_edit(base, package, replace=replace))
+        return
+    editing.refuse_branch()
     vendored = add_package(path, FleetRepo.find(fleet).root, replace=replace)
     _print_findings(vendored.package)
     description = vendored.package.application.description.value
     click.echo(f"{vendored.outcome} {description.id} {description.metadata.version} in {vendored.folder}")
     click.echo(f"  {vendored.package.application.digest}")
+
+
+@app.command()
+@click.argument("application", metavar="APP", shell_complete=complete_applications)
+@click.argument("source", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--to", "version", metavar="VERSION", help="A version in the fleet repo.", shell_complete=complete_versions
+)
+@click.option(
+    "--deployment",
+    "deployments",
+    multiple=True,
+    metavar="NAME",
+    help="Upgrade this one only; may be given several times. Default: every deployment of APP.",
+    shell_complete=complete_deployments,
+)
+@fleet_option
+@edit_options
+def upgrade(
+    application: str,
+    source: Path | None,
+    version: str | None,
+    deployments: tuple[str, ...],
+    fleet: Path,
+    commit: bool,
+    branch: str | None,
+    dry_run: bool,
+) -> None:
+    """Move the deployments of APP to another version: that of the package in SOURCE, that of --to, or the newest.
+
+    The package is vendored and pinned as `app add` does. What changes for the deployments is printed: parameters with
+    their defaults and rules, profiles with what they need of devices. If a deployment would break, each reason is told,
+    and nothing is written.
+    """
+    editing = Editing(fleet, commit, branch, dry_run)
+    base = editing.base()
+    package = read_package(DiskTree(source), f"{source}/") if source is not None else None
+    made = upgrade_deployments(base, UpgradeRequest(application, package, version, deployments))
+    if package is not None:
+        _print_findings(package)
+    _print_steps(application, made, to_errors=dry_run)
+    editing.finish(base, made.edit)
+
+
+def _print_steps(application: str, made: Upgrade, *, to_errors: bool) -> None:
+    for step in made.steps:
+        click.echo(f"{application} {step.version} -> {made.version}: {', '.join(step.deployments)}", err=to_errors)
+        for each in step.differences:
+            click.echo(f"  {each.subject} {each.change}", err=to_errors)
+            for detail in each.details:
+                click.echo(f"    {detail}", err=to_errors)
+        if not step.differences:
+            click.echo("  parameters and profiles are the same", err=to_errors)
 
 
 @app.command()
@@ -63,8 +130,8 @@ def list_applications(fleet: Path, output: str) -> None:
 
 
 @app.command()
-@click.argument("application")
-@click.argument("version", required=False)
+@click.argument("application", shell_complete=complete_applications)
+@click.argument("version", required=False, shell_complete=complete_versions)
 @fleet_option
 @output_option
 def show(application: str, version: str | None, fleet: Path, output: str) -> None:

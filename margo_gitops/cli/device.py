@@ -1,0 +1,184 @@
+"""`margo-gitops device`: the devices of a fleet repo."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from margo_gitops.cli.device_refresh import refresh
+from margo_gitops.cli.edit_options import Editing, edit_options
+from margo_gitops.cli.name_completion import complete_assignments, complete_devices, complete_sites
+from margo_gitops.cli.options import fleet_option, output_option
+from margo_gitops.documents.fleet_kinds import Device
+from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.records import write
+from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.editing.devices import DeviceRequest, add_device, device_parameters, read_capabilities_file
+from margo_gitops.editing.placed import PlacedDeployment, known_device, placed_deployments
+from margo_gitops.editing.selectors import typed_labels
+from margo_gitops.editing.values import plain_values
+from margo_gitops.renderer.fleet_input import read_working_tree
+from margo_gitops.renderer.wording import printable
+from margo_gitops.rendering.intent import Intent
+from margo_gitops.rendering.placement import targets
+
+
+@click.group()
+def device() -> None:
+    """Add, list, show and refresh devices."""
+
+
+device.add_command(refresh)
+
+
+@device.command()
+@click.argument("device_id", metavar="ID", shell_complete=complete_devices)
+@click.option(
+    "--capabilities",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Margo's capabilities document, as the device or its data sheet says; any shape, JSON or YAML.",
+)
+@click.option("--site", metavar="SITE", help="The site it stands at.", shell_complete=complete_sites)
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be given several times.")
+@click.option(
+    "--param",
+    "parameters",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter of this device; may be given several times.",
+    shell_complete=complete_assignments,
+)
+@click.option("--update", is_flag=True, help="Change a device that is there; what is not given stays.")
+@fleet_option
+@edit_options
+def add(
+    device_id: str,
+    capabilities: Path | None,
+    site: str | None,
+    labels: tuple[str, ...],
+    parameters: tuple[str, ...],
+    update: bool,
+    fleet: Path,
+    commit: bool,
+    branch: str | None,
+    dry_run: bool,
+) -> None:
+    """Add the device ID to the fleet, with what it is and offers; with --update, change it.
+
+    A label's value gets the type that the fleet's labels of that key have: 3 is a number where the others are. In
+    double quotes it is text; [a, b] is a list.
+    """
+    editing = Editing(fleet, commit, branch, dry_run)
+    base = editing.base()
+    request = DeviceRequest(
+        device_id,
+        read_capabilities_file(capabilities) if capabilities is not None else None,
+        site,
+        typed_labels(labels, base.intent),
+        device_parameters(base.intent, parameters),
+        update,
+    )
+    editing.finish(base, add_device(base, request))
+
+
+@device.command("list")
+@click.option("--site", metavar="SITE", help="Only the devices of this site.", shell_complete=complete_sites)
+@fleet_option
+@output_option
+def list_devices(site: str | None, fleet: Path, output: str) -> None:
+    """List the devices of the fleet, each with its site, its deployment types and its labels."""
+    intent = read_working_tree(fleet)
+    rows = [_row(each.device, dict(each.labels)) for each in targets(intent).values() if site in (None, each.site)]
+    if output == "json":
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    cells = [(str(row["id"]), str(row["site"] or "-"), _types(row), _labels_text(row)) for row in rows]
+    widths = [max((len(row[at]) for row in cells), default=0) for at in range(3)]
+    for row in cells:
+        click.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+
+
+@device.command()
+@click.argument("device_id", metavar="ID", shell_complete=complete_devices)
+@fleet_option
+@click.option(
+    "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True, help="How to print."
+)
+def show(device_id: str, fleet: Path, output: str) -> None:
+    """Show the device ID: what it is and offers, its labels and parameters, and what is deployed on it."""
+    intent = read_working_tree(fleet)
+    known = known_device(intent, device_id).value
+    row = _row(known, dict(targets(intent)[device_id].labels))
+    row["parameters"] = plain_values(known.spec.parameters)
+    row["capabilities"] = write(known.spec.capabilities)
+    placed = placed_deployments(intent, device_id)
+    row["deployments"] = [_placed_row(each) for each in placed]
+    if output == "json":
+        click.echo(json.dumps(row, indent=2, ensure_ascii=False))
+    elif output == "yaml":
+        click.echo(write_yaml(row).decode(), nl=False)
+    else:
+        _print_device(intent, known, row, placed)
+
+
+def _row(known: Device, labels: dict[str, object]) -> dict[str, Json]:
+    spec = known.spec
+    plain: dict[str, Json] = {key: _plain(value) for key, value in sorted(labels.items())}
+    types = spec.capabilities.properties.supported_deployment_types or ()
+    return {"id": known.metadata.name, "site": spec.site, "deploymentTypes": list(types), "labels": plain}
+
+
+def _plain(value: object) -> Json:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, (str, int, float, bool)) else None
+
+
+def _placed_row(each: PlacedDeployment) -> dict[str, Json]:
+    row: dict[str, Json] = {
+        "name": each.name,
+        "application": each.application,
+        "version": each.version,
+        "profile": each.profile,
+    }
+    return row | ({"problem": each.problem} if each.problem else {})
+
+
+def _types(row: dict[str, Json]) -> str:
+    types = row["deploymentTypes"]
+    return ",".join(map(str, types)) if isinstance(types, list) and types else "-"
+
+
+def _labels_text(row: dict[str, Json]) -> str:
+    labels = row["labels"]
+    if not isinstance(labels, dict):
+        return ""
+    return " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in labels.items())
+
+
+def _print_device(intent: Intent, known: Device, row: dict[str, Json], placed: tuple[PlacedDeployment, ...]) -> None:
+    properties = known.spec.capabilities.properties
+    click.echo(f"{known.metadata.name}  {intent.devices[known.metadata.name].file}")
+    made = f"{properties.vendor} {properties.model_number}, serial number {properties.serial_number}"
+    click.echo(f"  {printable(made)}")
+    lines = {
+        "site": str(row["site"] or "none"),
+        "labels": _labels_text(row) or "none",
+        "runs": _types(row),
+        "cpus": ", ".join(f"{cpu.cores:g} x {cpu.architecture or 'any'}" for cpu in properties.cpus),
+        "memory": properties.memory or "",
+        "storage": properties.storage or "",
+    }
+    for name, value in lines.items():
+        if value:
+            click.echo(f"  {name:<8}  {printable(value)}")
+    for name, parameter in plain_values(known.spec.parameters).items():
+        click.echo(f"  parameter {name} = {json.dumps(parameter, ensure_ascii=False)}")
+    for each in placed:
+        outcome = f"[{each.profile}]" if not each.problem else f"cannot run: {printable(each.problem)}"
+        click.echo(f"  deployment {each.name}: {each.application} {each.version}  {outcome}")
+    if not placed:
+        click.echo("  no deployment")

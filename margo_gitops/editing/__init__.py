@@ -1,0 +1,1 @@
+"""Changes to a fleet repo that people ask for by command: edited files, checked before they are written."""

@@ -1,0 +1,144 @@
+"""Put an edit into a commit on a branch of its own: no file, index or checked-out branch of the person is touched.
+
+libgit2 makes the objects; the git program makes the commit, because it knows who the person is and how they sign.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Mapping
+
+import pygit2
+from pygit2.enums import FileMode
+
+from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.editing.edit import Base, Edit
+from margo_gitops.errors import CommitNotMade
+
+TIMEOUT_SECONDS = 300
+"""Signing may ask for a passphrase or a touch of a key."""
+
+_NONE = "0" * 40
+
+
+def branch_start(repo: FleetRepo, branch: str | None) -> str:
+    """Return the revision that an edit for a branch starts from: the branch where it exists, else the last commit.
+
+    Args:
+        repo: the fleet repo.
+        branch: as the person named it; None: one will be made.
+
+    Raises:
+        CommitNotMade: it is no name for a branch, or it is checked out, so that moving it would disturb files.
+    """
+    if branch is None:
+        return "HEAD"
+    repository = pygit2.Repository(str(repo.root))
+    _check_name(branch)
+    if branch not in repository.branches.local:
+        return "HEAD"
+    if repository.branches.local[branch].is_checked_out():
+        raise CommitNotMade(
+            f"the branch {branch} is checked out",
+            remedy="leave out --commit and commit the files yourself, or name another branch",
+        )
+    return f"refs/heads/{branch}"
+
+
+def _check_name(branch: str) -> None:
+    if not pygit2.reference_is_valid_name(f"refs/heads/{branch}") or branch.startswith("-"):
+        raise CommitNotMade(f"{branch!r} is no name for a branch", remedy="name another one with --branch")
+
+
+def commit_edit(base: Base, edit: Edit, branch: str | None) -> tuple[str, str]:
+    """Make the commit, and the branch that holds it.
+
+    Args:
+        base: a commit, and what the edit was made for.
+        edit: the edit.
+        branch: its name; one that exists gets one commit more. None: the edit's own, which must not exist.
+
+    Returns:
+        The branch and the commit's id.
+
+    Raises:
+        CommitNotMade: git does not know the author, the branch exists or was moved meanwhile, or git refuses.
+    """
+    name = branch or edit.branch
+    _check_name(name)
+    repository = pygit2.Repository(str(base.repo.root))
+    if branch is None and name in repository.branches.local:
+        raise CommitNotMade(
+            f"there is a branch {name} already",
+            remedy=f"name another one with --branch, or add to this one with --branch {name}",
+        )
+    parent = base.repo.commit(base.revision or "HEAD").id
+    tree = _tree(repository, parent, edit)
+    where = ["-C", str(base.repo.root)]
+    sign = ["-S"] if _git([*where, "config", "--type=bool", "--get", "commit.gpgSign"]).stdout.strip() == "true" else []
+    message = f"{edit.title}\n\n{edit.body}\n" if edit.body else f"{edit.title}\n"
+    made = _git([*where, "-c", "user.useConfigOnly=true", "commit-tree", *sign, tree, "-p", parent, "-F", "-"], message)
+    if made.returncode:
+        raise _refused(made.stderr)
+    commit = made.stdout.strip()
+    old = parent if name in repository.branches.local else _NONE
+    moved = _git([*where, "update-ref", "-m", f"margo-gitops: {edit.title}", f"refs/heads/{name}", commit, old])
+    if moved.returncode:
+        raise CommitNotMade(f"the branch {name} cannot be set", why=_lines(moved.stderr))
+    return name, commit
+
+
+def _refused(said: str) -> CommitNotMade:
+    if "user.email" in said or "user.name" in said or "identity" in said or "no email was given" in said:
+        remedy = "git config --global user.name NAME && git config --global user.email ADDRESS"
+        return CommitNotMade("git does not know who you are, so nothing is committed", remedy=remedy)
+    return CommitNotMade("git refuses to make the commit", why=_lines(said))
+
+
+def _lines(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line.strip()][-6:]
+
+
+def _tree(repository: pygit2.Repository, parent: str, edit: Edit) -> str:
+    """Return the tree of the commit with the edit."""
+    index = pygit2.Index()
+    index.read_tree(repository[parent].peel(pygit2.Tree))
+    for change in edit.changes:
+        if change.after is None:
+            index.remove(change.path)
+            continue
+        mode = index[change.path].mode if change.path in index else FileMode.BLOB
+        index.add(pygit2.IndexEntry(change.path, repository.create_blob(change.after), mode))
+    return str(index.write_tree(repository))
+
+
+def _git(arguments: list[str], given: str = "") -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(
+            ["git", *arguments],
+            env=_variables(os.environ),
+            input=given,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_SECONDS,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise CommitNotMade("the git program is missing", remedy="install git, or leave out --commit") from None
+    except subprocess.TimeoutExpired:
+        raise CommitNotMade(f"git did not finish within {TIMEOUT_SECONDS} s") from None
+
+
+def _variables(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return what git and a signing program need; what points git at another repository is left out."""
+    elsewhere = (
+        "GIT_DIR",
+        "GIT_WORK_TREE",
+        "GIT_INDEX_FILE",
+        "GIT_OBJECT_DIRECTORY",
+        "GIT_COMMON_DIR",
+        "GIT_NAMESPACE",
+    )
+    return {**{name: value for name, value in variables.items() if name not in elsewhere}, "LC_ALL": "C.UTF-8"}

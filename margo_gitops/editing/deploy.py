@@ -1,0 +1,199 @@
+"""Deploy an application: create or change a Deployment."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from margo_gitops.documents.application import ApplicationDescription, ParameterValue
+from margo_gitops.documents.device_selector import NAME_PATTERN, DeviceSelector
+from margo_gitops.documents.fleet_kinds import API_VERSION, Deployment
+from margo_gitops.documents.kinds import read_source
+from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.records import write
+from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
+from margo_gitops.editing.round_trip import new_document, rewritten
+from margo_gitops.editing.schema_line import schema_line
+from margo_gitops.editing.unknown_names import unknown
+from margo_gitops.editing.values import check_parameter_name, check_value, plain_values
+from margo_gitops.editing.versions import newest
+from margo_gitops.errors import EditImpossible, Location, ReferenceUnknown
+from margo_gitops.rendering.intent import Intent, Located
+
+
+@dataclass(frozen=True, slots=True)
+class DeployTarget:
+    """Which Deployment is meant, and what it will run.
+
+    Attributes:
+        name: of the Deployment.
+        known: as it is; None for a new one.
+        description: of the version that it will run.
+    """
+
+    name: str
+    known: Located[Deployment] | None
+    description: ApplicationDescription
+
+    @property
+    def version(self) -> str:
+        """The version that it will run."""
+        return self.description.metadata.version
+
+
+@dataclass(frozen=True, slots=True)
+class DeployRequest:
+    """What a Deployment shall be; what is not given stays as it is.
+
+    Attributes:
+        application: id of the application.
+        version: None: as it is; for a new Deployment the newest one in the fleet repo.
+        name: of the Deployment; None: that of this application, or for a new one the application's id.
+        placement: where it goes.
+        parameters: values to set, typed as the application wants them.
+        unset: names of parameters to take out of the Deployment.
+        profiles: ids, best first; empty: as they are.
+    """
+
+    application: str
+    version: str | None = None
+    name: str | None = None
+    placement: DeviceSelector | None = None
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    unset: tuple[str, ...] = ()
+    profiles: tuple[str, ...] = ()
+
+
+def deploy_target(intent: Intent, application: str, version: str | None, name: str | None) -> DeployTarget:
+    """Return which Deployment a person means.
+
+    Raises:
+        ReferenceUnknown: there is no such application or version.
+        EditImpossible: the name is none, or is of another application; or several Deployments could be meant.
+    """
+    versions = [number for each, number in intent.applications if each == application]
+    if not versions:
+        raise unknown("application", application, {each for each, _ in intent.applications})
+    known = _known(intent, application, name)
+    chosen = version or (known.value.spec.application.version if known else newest(versions))
+    if chosen not in versions:
+        raise ReferenceUnknown(
+            f"there is no version {chosen} of the application {application}",
+            why=[f"versions in this fleet repo: {', '.join(sorted(versions))}"],
+            remedy="name one of these, or add it with `margo-gitops app add PATH`",
+        )
+    final = known.value.metadata.name if known else name or application
+    if not re.search(NAME_PATTERN, final):
+        raise EditImpossible(
+            f"{final!r} is no name for a deployment",
+            remedy="pass --name with 1 to 63 lower-case letters, digits and inner dashes",
+        )
+    return DeployTarget(final, known, intent.applications[application, chosen].description.value)
+
+
+def _known(intent: Intent, application: str, name: str | None) -> Located[Deployment] | None:
+    """Return the Deployment that is there already; None for a new one."""
+    if name is not None:
+        found = intent.deployments.get(name)
+        if found is not None and found.value.spec.application.id != application:
+            raise EditImpossible(
+                f"the deployment {name} is of the application {found.value.spec.application.id}",
+                where=found.at("spec", "application", "id"),
+                remedy="another name makes another deployment: --name NAME",
+            )
+        return found
+    having = [each for each in intent.deployments.values() if each.value.spec.application.id == application]
+    if len(having) > 1:
+        names = ", ".join(sorted(each.value.metadata.name for each in having))
+        raise EditImpossible(
+            f"several deployments are of {application}: {names}", remedy="name one, or a new one: --name NAME"
+        )
+    return having[0] if having else None
+
+
+def deploy(base: Base, request: DeployRequest) -> Edit:
+    """Return the edit that creates or changes a Deployment.
+
+    Raises:
+        ReferenceUnknown, EditImpossible: as `deploy_target`; or a new Deployment is to go nowhere.
+        ParameterNotTyped: a parameter is not the application's, or breaks its rules.
+        NotEditable: the Deployment's file cannot be changed.
+    """
+    target = deploy_target(base.intent, request.application, request.version, request.name)
+    for name, value in request.parameters.items():
+        check_parameter_name(target.description, name)
+        check_value(target.description, name, value)
+    change = _new(base, target, request) if target.known is None else _changed(target.known, target, request)
+    return make_edit(f"Deploy {target.name} {target.version}", ["deploy", target.name, target.version], [change])
+
+
+def _new(base: Base, target: DeployTarget, request: DeployRequest) -> FileChange:
+    if request.placement is None:
+        raise EditImpossible(f"the deployment {target.name} is new: say where it goes", remedy="pass --to SELECTOR")
+    path = f"deployments/{target.name}.yaml"
+    if base.tree.file(path) is not None:
+        raise EditImpossible(
+            "the file is there already, and cannot be read",
+            where=Location(path),
+            remedy="see what is wrong with it: margo-gitops validate",
+        )
+    spec: dict[str, Json] = {
+        "application": {"id": request.application, "version": target.version},
+        "placement": write(request.placement),
+    }
+    if request.profiles:
+        spec["profiles"] = list(request.profiles)
+    if request.parameters:
+        spec["parameters"] = plain_values(request.parameters)
+    document: dict[str, Json] = {
+        "apiVersion": API_VERSION,
+        "kind": "Deployment",
+        "metadata": {"name": target.name},
+        "spec": spec,
+    }
+    return FileChange(path, None, new_document(document, schema_line(base.tree, "deployment", path)))
+
+
+def _changed(known: Located[Deployment], target: DeployTarget, request: DeployRequest) -> FileChange:
+    document = read_source(known.content, known.file).root.plain()
+    spec = document.get("spec") if isinstance(document, dict) else None
+    application = spec.get("application") if isinstance(spec, dict) else None
+    if not isinstance(spec, dict) or not isinstance(application, dict):
+        raise EditImpossible("the file holds no deployment", where=Location(known.file))
+    application["version"] = target.version
+    if request.placement is not None and request.placement != known.value.spec.placement:
+        spec["placement"] = write(request.placement)
+    if request.profiles:
+        spec["profiles"] = list(request.profiles)
+    written = spec.get("parameters")
+    parameters = dict(written) if isinstance(written, dict) else {}
+    for name in request.unset:
+        if name not in parameters:
+            raise EditImpossible(
+                f"the deployment {target.name} does not set {name}",
+                where=known.at("spec"),
+                remedy=f"it sets: {', '.join(parameters) or 'nothing'}",
+            )
+        del parameters[name]
+    parameters.update(plain_values(request.parameters))
+    if parameters:
+        spec["parameters"] = parameters
+    else:
+        spec.pop("parameters", None)
+    return FileChange(known.file, known.content, rewritten(known.content, known.file, document))
+
+
+def with_version(known: Located[Deployment], version: str) -> FileChange:
+    """Return the change that makes a Deployment run another version of its application.
+
+    Raises:
+        NotEditable: its file cannot be changed.
+    """
+    document = read_source(known.content, known.file).root.plain()
+    spec = document.get("spec") if isinstance(document, dict) else None
+    application = spec.get("application") if isinstance(spec, dict) else None
+    if not isinstance(application, dict):
+        raise EditImpossible("the file holds no deployment", where=Location(known.file))
+    application["version"] = version
+    return FileChange(known.file, known.content, rewritten(known.content, known.file, document))

@@ -1,0 +1,195 @@
+"""Add devices to a fleet, and change them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
+from margo_gitops.documents.device_id import encode_device_id, is_device_id
+from margo_gitops.documents.fleet_kinds import API_VERSION, Device
+from margo_gitops.documents.kinds import CAPABILITIES, read_as, read_source
+from margo_gitops.documents.nodes import Json
+from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
+from margo_gitops.editing.round_trip import new_document, rewritten
+from margo_gitops.editing.schema_line import schema_line
+from margo_gitops.editing.selectors import typed_scalar
+from margo_gitops.editing.values import plain_values, typed_value
+from margo_gitops.editing.versions import version_key
+from margo_gitops.errors import EditImpossible, Location
+from margo_gitops.rendering.intent import Intent, Located
+
+MAX_CAPABILITIES_BYTES = 1024 * 1024
+
+_PLAIN_SEGMENT = re.compile(r"[a-z0-9][a-z0-9.-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceRequest:
+    """A device that shall be in the fleet.
+
+    Attributes:
+        device: its id.
+        capabilities: Margo's document, in its current shape; None: as they are.
+        site: name of its site; None: none, or as it is.
+        labels, parameters: besides those it has.
+        update: whether the device is there already and shall be changed.
+    """
+
+    device: str
+    capabilities: Mapping[str, Json] | None
+    site: str | None = None
+    labels: Mapping[str, LabelValue] = field(default_factory=dict)
+    parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
+    update: bool = False
+
+
+def read_capabilities_file(path: Path) -> dict[str, Json]:
+    """Return what a file says of a device, in any shape of the standard, JSON or YAML; keys of its own are kept.
+
+    Raises:
+        EditImpossible: it cannot be read, or is too large.
+        UnreadableDocument, InvalidDocument: it is no capabilities document.
+    """
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_CAPABILITIES_BYTES + 1)
+    except OSError as error:
+        why = [error.strerror or str(error)]
+        raise EditImpossible("the capabilities cannot be read", where=Location(str(path)), why=why) from error
+    if len(content) > MAX_CAPABILITIES_BYTES:
+        raise EditImpossible(f"has more than {MAX_CAPABILITIES_BYTES} bytes", where=Location(str(path)))
+    return capabilities_of(content, str(path))
+
+
+def capabilities_of(content: bytes, file: str) -> dict[str, Json]:
+    """Return a capabilities document as a Device has it: in the current shape, with keys of its own.
+
+    Args:
+        content: in any shape of the standard, JSON or YAML.
+        file: its name, for messages.
+
+    Raises:
+        UnreadableDocument, InvalidDocument: it is no capabilities document.
+    """
+    source = read_source(content, file)
+    read_as(DeviceCapabilities, source)
+    plain = CAPABILITIES.upgrade(source).root.plain()
+    fields = plain if isinstance(plain, dict) else {}
+    return {name: value for name, value in fields.items() if name not in ("apiVersion", "kind")}
+
+
+def add_device(base: Base, request: DeviceRequest) -> Edit:
+    """Return the edit that adds or changes a device.
+
+    Raises:
+        EditImpossible: the device is there already, or is not there to be changed; or its id is none.
+        NotEditable: its file cannot be changed.
+    """
+    if not is_device_id(request.device):
+        raise EditImpossible(
+            f"{request.device!r} is no device id",
+            remedy="write letters, digits, and . _ ~ - ; a child as gateway/child",
+        )
+    known = base.intent.devices.get(request.device)
+    if request.update:
+        if known is None:
+            _refuse_unreadable(base, request.device)
+            raise EditImpossible(f"{request.device} is no device of this fleet", remedy="leave out --update to add it")
+        return _changed(known, request)
+    if known is not None:
+        raise EditImpossible(
+            f"{request.device} is a device of this fleet already",
+            where=Location(known.file),
+            remedy="pass --update to change it, or edit the file",
+        )
+    if request.capabilities is None:
+        raise EditImpossible("a new device needs its capabilities", remedy="pass --capabilities FILE")
+    path = _refuse_unreadable(base, request.device)
+    metadata: dict[str, Json] = {"name": request.device}
+    if request.labels:
+        metadata["labels"] = _labels(request.labels)
+    spec: dict[str, Json] = {"site": request.site} if request.site is not None else {}
+    if request.parameters:
+        spec["parameters"] = plain_values(request.parameters)
+    spec["capabilities"] = dict(request.capabilities)
+    document: dict[str, Json] = {"apiVersion": API_VERSION, "kind": "Device", "metadata": metadata, "spec": spec}
+    content = new_document(document, schema_line(base.tree, "device", path))
+    return make_edit(
+        f"Add device {request.device}",
+        ["device", request.device],
+        [FileChange(path, None, content)],
+        _site_notes(request),
+    )
+
+
+_VALIDATE = "see what is wrong with it: margo-gitops validate"
+
+
+def _site_notes(request: DeviceRequest) -> list[str]:
+    return [] if request.site is not None else [f"{request.device} has no site; give it one with --site"]
+
+
+def _refuse_unreadable(base: Base, device: str) -> str:
+    """Return the file of a device that is not known; one that is there cannot be read."""
+    path = _path(device)
+    if base.tree.file(path) is not None:
+        raise EditImpossible("the file is there already, and cannot be read", where=Location(path), remedy=_VALIDATE)
+    return path
+
+
+def _path(device: str) -> str:
+    """Return the file of a device: its id where every file system keeps the id apart from others."""
+    plain = all(_PLAIN_SEGMENT.fullmatch(part) and encode_device_id(part) == part for part in device.split("/"))
+    return f"devices/{device if plain else encode_device_id(device)}.yaml"
+
+
+def _changed(known: Located[Device], request: DeviceRequest) -> Edit:
+    document = read_source(known.content, known.file).root.plain()
+    if not isinstance(document, dict):
+        raise EditImpossible("the file holds no device", where=Location(known.file), remedy=_VALIDATE)
+    spec = _mapping(document, "spec")
+    if request.capabilities is not None:
+        spec["capabilities"] = dict(request.capabilities)
+    if request.site is not None:
+        spec["site"] = request.site
+    if request.labels:
+        _mapping(_mapping(document, "metadata"), "labels").update(_labels(request.labels))
+    if request.parameters:
+        _mapping(spec, "parameters").update(plain_values(request.parameters))
+    change = FileChange(known.file, known.content, rewritten(known.content, known.file, document))
+    return make_edit(f"Change device {request.device}", ["device", request.device], [change])
+
+
+def _mapping(parent: dict[str, Json], key: str) -> dict[str, Json]:
+    """Return the mapping below a key, which is made where it is missing."""
+    child = parent.get(key)
+    if not isinstance(child, dict):
+        child = parent[key] = {}
+    return child
+
+
+def _labels(labels: Mapping[str, LabelValue]) -> dict[str, Json]:
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in labels.items()}
+
+
+def device_parameters(intent: Intent, assignments: Sequence[str]) -> dict[str, ParameterValue]:
+    """Return the values of `name=value` texts for a device or site, which any application may have.
+
+    Raises:
+        EditImpossible: one is no assignment.
+        ParameterNotTyped: a value breaks the rules of the newest application that has the parameter.
+    """
+    values: dict[str, ParameterValue] = {}
+    newest_first = sorted(intent.applications, key=lambda key: (key[0], version_key(key[1])), reverse=True)
+    for assignment in assignments:
+        name, equals, text = assignment.partition("=")
+        if not equals or not name:
+            raise EditImpossible(f"{assignment!r} is no parameter", remedy="write NAME=VALUE")
+        descriptions = [intent.applications[key].description.value for key in newest_first]
+        having = next((each for each in descriptions if name in each.parameters), None)
+        values[name] = typed_value(having, name, text) if having is not None else typed_scalar(text)
+    return values

@@ -1,0 +1,155 @@
+"""Change a YAML document and nothing else of its file: comments, order, quotes, indentation and line ends stay.
+
+E-1  The file is read by ruamel.yaml, changed where its value differs, and written in a normal form; only the lines in
+     which the normal forms before and after differ are put into the file.
+E-2  Comment lines and empty lines are never removed; a comment behind a value stays while the value's line stays.
+E-3  What comes out is read again by this project's own reader: it says exactly the new value, or the edit is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections import Counter
+
+from ruamel.yaml import YAML
+from ruamel.yaml.emitter import Emitter
+from ruamel.yaml.error import YAMLError
+
+from margo_gitops.documents.kinds import read_source
+from margo_gitops.documents.nodes import Json, Node
+from margo_gitops.editing.line_merge import lines_of_values, merge_edit
+from margo_gitops.editing.yaml_nodes import NodeRepresenter, change, fresh
+from margo_gitops.errors import Location, NotEditable, UnreadableDocument
+
+_NO_FOLDING = 1_000_000
+"""Columns; longer than any line that a document may have."""
+
+
+def rewritten(content: bytes, file: str, value: Json) -> bytes:
+    """Return a document's file with another value.
+
+    Args:
+        content: the file, as the strict reader takes it.
+        file: its name, for messages.
+        value: what the document shall say.
+
+    Raises:
+        UnreadableDocument: the file is no such document.
+        NotEditable: it cannot be changed without losing something.
+    """
+    source = read_source(content, file)
+    before = source.root.plain()
+    if _same(before, value):
+        return content
+    ending = "\r\n" if b"\r\n" in content else "\n"
+    text = content.decode()
+    lines = [line.removesuffix("\r") for line in text.split("\n")]
+    last = [lines.pop()] if lines[-1] == "" else []
+    try:
+        if content.lstrip()[:1] == b"{" and _is_json(text):
+            normal, edited = _json_lines(before), _json_lines(value)
+        else:
+            kept = [lines[at] for at in lines_of_values(lines)]
+            normal, edited = _yaml_lines(source.root, kept, before, value)
+        for whole_blocks in (False, True):
+            merged = merge_edit(lines, normal, edited, whole_blocks=whole_blocks)
+            made = ending.join([*merged, *last]).encode()
+            if _says(made, file, value):
+                return made
+    except (YAMLError, ValueError) as error:
+        raise _not_editable(file, str(error).splitlines()[0]) from error
+    raise _not_editable(file, "the edit would change more than was asked for")
+
+
+def _not_editable(file: str, why: str) -> NotEditable:
+    return NotEditable(
+        "the file cannot be edited by a command", where=Location(file), why=[why], remedy="edit it by hand"
+    )
+
+
+def new_document(value: Json, header: str = "") -> bytes:
+    """Return a new file that says `value`.
+
+    Args:
+        value: the document.
+        header: comment lines above it, each with its newline.
+    """
+    writer = _yaml(2, 4, 2)
+    stream = io.StringIO()
+    writer.dump(fresh(value, new_file=True), stream)
+    return (header + stream.getvalue()).encode()
+
+
+def _says(content: bytes, file: str, value: Json) -> bool:
+    try:
+        return _same(read_source(content, file).root.plain(), value)
+    except UnreadableDocument:
+        return False
+
+
+def _same(left: Json, right: Json) -> bool:
+    return json.dumps(left, sort_keys=True) == json.dumps(right, sort_keys=True)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _json_lines(value: Json) -> list[str]:
+    return json.dumps(value, indent=2, ensure_ascii=False).split("\n")
+
+
+def _yaml_lines(root: Node, lines: list[str], before: Json, value: Json) -> tuple[list[str], list[str]]:
+    """Return the normal form without and with the edit."""
+    writer = _yaml(*_indentation(root))
+    document = writer.load("\n".join([*lines, ""]))
+    normal = _dumped(writer, document)
+    edited = _dumped(writer, change(document, before, value))
+    return normal, edited
+
+
+def _dumped(writer: YAML, document: object) -> list[str]:
+    stream = io.StringIO()
+    writer.dump(document, stream)
+    return stream.getvalue().removesuffix("\n").split("\n")
+
+
+class _Emitter(Emitter):
+    """Writes long keys as short ones; YAML 1.2.2 allows 1,024 characters (section 7.4.2)."""
+
+    MAX_SIMPLE_KEY_LENGTH = 1000
+
+
+def _yaml(mapping: int, sequence: int, offset: int) -> YAML:
+    writer = YAML(typ="rt", pure=True)
+    writer.Emitter = _Emitter
+    writer.Representer = NodeRepresenter
+    writer.preserve_quotes = True
+    writer.width = _NO_FOLDING
+    writer.indent(mapping=mapping, sequence=sequence, offset=offset)
+    return writer
+
+
+def _indentation(root: Node) -> tuple[int, int, int]:
+    """Return how a file is indented: columns of a mapping, of an item's content, and of its dash."""
+    mappings: Counter[int] = Counter()
+    lists: Counter[tuple[int, int]] = Counter()
+    for node in root.walk():
+        if not isinstance(node.value, dict):
+            continue
+        for child in node.value.values():
+            if isinstance(child.value, dict) and child.value and child.line > child.key_line:
+                first = next(iter(child.value.values()))
+                mappings[first.key_column - child.key_column] += 1
+            elif isinstance(child.value, list) and child.value and child.line > child.key_line:
+                lists[child.value[0].column - child.key_column, child.column - child.key_column] += 1
+    mapping = mappings.most_common(1)[0][0] if mappings else 2
+    sequence, offset = lists.most_common(1)[0][0] if lists else (4, 2)
+    if not (0 < mapping <= 9 and offset >= 0 and offset + 2 <= sequence <= 12):
+        return 2, 4, 2
+    return mapping, sequence, offset
