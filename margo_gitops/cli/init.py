@@ -1,35 +1,201 @@
-"""`margo-gitops init`: a fleet repo that renders as it is."""
+"""`margo-gitops init`: a fleet repo that renders as it is, and later versions of its scaffold."""
 
 from __future__ import annotations
 
 import re
 import shlex
+import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast, get_args
 
 import click
 
-from margo_gitops.documents.fleet_kinds import NAME_PATTERN
-from margo_gitops.errors import ScaffoldRefused
-from margo_gitops.renderer.scaffold import scaffold
+from margo_gitops.errors import ExitCode, ScaffoldRefused
+from margo_gitops.renderer.scaffold import (
+    Scaffold,
+    check_target,
+    default_artifacts_url,
+    default_state_repo,
+    scaffold,
+)
+from margo_gitops.renderer.scaffold_merge import FileUpgrade, OnConflict
+from margo_gitops.renderer.scaffold_template import FIRST_SITE, Answers, CiKind
+from margo_gitops.renderer.scaffold_upgrade import Upgraded, upgrade
+from margo_gitops.state_repo.remote import is_remote
+
+_ONLY_NEW = ("name", "state", "artifacts_url", "site", "sign", "yes")
+_ONLY_UPGRADE = ("conflicts", "allow_dirty")
+_FATES = {
+    "added": "",
+    "updated": "",
+    "merged": "with your changes",
+    "removed": "the scaffold no longer has it",
+    "left": "yours; the scaffold no longer has it, or it is behind a link",
+    "deleted": "by you, and stays so",
+    "marked": "with conflict markers: edit them",
+    "conflict": "you and the scaffold changed the same lines; yours are kept, the scaffold's are",
+}
 
 
 @click.command()
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path, file_okay=False))
+@click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--name", help="The fleet's name. Default: the folder's.")
 @click.option("--state", help="The state repo, a path or a URL. Default: a folder beside DIR.")
 @click.option("--artifacts-url", help="The applications/ folder as devices see it. Default: this folder, by file://.")
-def init(folder: Path, name: str | None, state: str | None, artifacts_url: str | None) -> None:
-    """Scaffold a fleet repo in DIR: two sites, four devices, two applications, ready to render."""
-    fleet = name or re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-")
-    if not re.search(NAME_PATTERN, fleet):
-        raise ScaffoldRefused(
-            f"{fleet!r} is no name for a fleet", remedy="pass --name with 1 to 63 lower-case letters, digits and dashes"
-        )
-    made = scaffold(folder, fleet, state, artifacts_url)
-    click.echo(f"scaffolded the fleet {fleet} in {folder}")
+@click.option("--site", help="The first site's name. Default: north.")
+@click.option("--ci", type=click.Choice(get_args(CiKind)), help="Whose pipelines to write. Default: both.")
+@click.option("--sign/--no-sign", default=None, help="Refuse to write unsigned state. Default: do not.")
+@click.option("--yes", is_flag=True, help="Ask nothing: what no option says is as by default.")
+@click.option("--upgrade", "upgrading", is_flag=True, help="Bring the scaffold in DIR, or here, up to date.")
+@click.option(
+    "--conflicts",
+    type=click.Choice(get_args(OnConflict)),
+    default="keep",
+    help="With --upgrade, for lines that you and the scaffold changed. keep: the file stays as it is, and the next "
+    "upgrade tries again; mine, theirs: these lines win; mark: both, with conflict markers. Default: keep.",
+)
+@click.option("--allow-dirty", is_flag=True, help="With --upgrade: although there are changes that are not committed.")
+@click.pass_context
+def init(
+    context: click.Context,
+    folder: Path | None,
+    name: str | None,
+    state: str | None,
+    artifacts_url: str | None,
+    site: str | None,
+    ci: CiKind | None,
+    sign: bool | None,
+    yes: bool,
+    upgrading: bool,
+    conflicts: OnConflict,
+    allow_dirty: bool,
+) -> None:
+    """Scaffold a fleet repo in DIR: two sites, four devices, two applications, pipelines, hooks and editor settings.
+
+    It renders as it is. On a terminal, init asks for what no option says.
+
+    With --upgrade, the pipelines, hooks, schemas and editor settings of a scaffold become those of this version. What
+    you changed in them stays, what you deleted stays deleted, and no file that says what runs where is touched. Nothing
+    is committed. Exits 1 if you and the scaffold changed the same lines.
+    """
+    _refuse_mixture(context, upgrading=upgrading)
+    if upgrading:
+        done = upgrade(folder or Path(), ci=ci, on_conflict=conflicts, allow_dirty=allow_dirty)
+        _print_upgraded(done)
+        context.exit(ExitCode.FINDINGS if done.conflicts else ExitCode.OK)
+    if folder is None:
+        raise click.UsageError("Missing argument 'DIR'.")
+    wanted = _Wanted(name, state, artifacts_url, site, ci, sign)
+    if not yes and sys.stdin.isatty() and sys.stderr.isatty():
+        check_target(folder)
+        wanted = _asked(folder, wanted)
+    answers = Answers(wanted.name or _name_of(folder), wanted.ci or "both", wanted.site or FIRST_SITE)
+    made = scaffold(
+        folder,
+        answers,
+        state_repo=wanted.state,
+        artifacts_url=wanted.artifacts_url,
+        sign=bool(wanted.sign),
+    )
+    _print_scaffolded(folder, made, answers, wanted)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """What options say; None: nothing."""
+
+    name: str | None
+    state: str | None
+    artifacts_url: str | None
+    site: str | None
+    ci: CiKind | None
+    sign: bool | None
+
+
+def _refuse_mixture(context: click.Context, *, upgrading: bool) -> None:
+    """Refuse options that would mean nothing."""
+    for option in _ONLY_NEW if upgrading else _ONLY_UPGRADE:
+        if context.get_parameter_source(option) is click.core.ParameterSource.COMMANDLINE:
+            flag = "--" + option.replace("_", "-")
+            raise click.UsageError(f"{flag} {'does not go with' if upgrading else 'goes only with'} --upgrade.")
+
+
+def _name_of(folder: Path) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-")
+
+
+def _asked(folder: Path, wanted: _Wanted) -> _Wanted:
+    """Return what options say, and people answer to the other questions."""
+
+    def ask(question: str, default: str) -> str:
+        return str(click.prompt(question, default=default, err=True))
+
+    def name_of(what: str, default: str) -> str:
+        while True:
+            given = ask(what, default)
+            try:
+                Answers(given if what == "name of the fleet" else "fleet", site=given).check()
+            except ScaffoldRefused as error:
+                click.echo(f"  {error.what}: {error.remedy}", err=True)
+            else:
+                return given
+
+    if wanted.name is None:
+        wanted = replace(wanted, name=name_of("name of the fleet", _name_of(folder)))
+    if wanted.site is None:
+        wanted = replace(wanted, site=name_of("name of the first site", FIRST_SITE))
+    if wanted.state is None:
+        wanted = replace(wanted, state=ask("state repo, a path or a URL", default_state_repo(folder)))
+    if wanted.artifacts_url is None:
+        question = "the applications/ folder as devices see it"
+        wanted = replace(wanted, artifacts_url=ask(question, default_artifacts_url(folder)))
+    if wanted.ci is None:
+        choice = click.Choice(get_args(CiKind))
+        wanted = replace(wanted, ci=cast("CiKind", click.prompt("pipelines of", "both", type=choice, err=True)))
+    if wanted.sign is None:
+        wanted = replace(wanted, sign=click.confirm("refuse to write unsigned state", default=False, err=True))
+    return wanted
+
+
+def _print_scaffolded(folder: Path, made: Scaffold, answers: Answers, wanted: _Wanted) -> None:
+    place = shlex.quote(str(folder))
+    click.echo(f"scaffolded the fleet {answers.name} in {folder}")
     if made.commit is None:
         click.echo("git does not know who you are yet, so nothing is committed:")
         click.echo("  git config --global user.name NAME && git config --global user.email ADDRESS")
-        click.echo(f"  git -C {shlex.quote(str(folder))} commit -m 'Scaffold the fleet'")
+        click.echo(f"  git -C {place} commit -m 'Scaffold the fleet'")
     click.echo("next:")
-    click.echo(f"  margo-gitops render --fleet {shlex.quote(str(folder))}")
+    if wanted.sign:
+        key = shlex.quote(f"{folder.absolute().name}-signing-key")
+        click.echo(f"  ssh-keygen -q -t ed25519 -N '' -C renderer -f {key}")
+        click.echo(f"  margo-gitops render --fleet {place} --signing-key {key}")
+    else:
+        click.echo(f"  margo-gitops render --fleet {place}")
+    if answers.ci != "none" and not (wanted.state and is_remote(wanted.state)):
+        click.echo(f"before a pipeline renders: write the URL of the state repo into {folder / 'margo-gitops.yaml'}")
+
+
+def _print_upgraded(done: Upgraded) -> None:
+    told = [file for file in done.files if file.fate in _FATES]
+    before = f"{done.before} -> " if done.before != done.after else ""
+    click.echo(f"scaffold {before if done.before else ''}{done.after}  {done.root}")
+    for file in told:
+        for line in _upgrade_lines(file):
+            click.echo(line)
+    written = [file for file in told if file.content is not None or file.fate == "removed"]
+    if done.conflicts:
+        click.echo("next: write the scaffold's change into these files yourself, or say whose lines win:")
+        click.echo("  margo-gitops init --upgrade --allow-dirty --conflicts mine|theirs|mark")
+    if written:
+        root = shlex.quote(str(done.root).rstrip("/"))
+        click.echo("next: look at it, and commit it")
+        click.echo(f"  git -C {root} add --all && git -C {root} diff --cached")
+    elif not done.conflicts:
+        click.echo("up to date")
+
+
+def _upgrade_lines(file: FileUpgrade) -> list[str]:
+    about = _FATES[file.fate]
+    first = f"  {file.fate:<9} {file.path}{f'  ({about})' if about else ''}"
+    return [first, *(f"      {line}" for line in file.told)]

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from importlib import resources
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -14,14 +11,9 @@ import pygit2
 
 from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet import read_fleet
-from margo_gitops.catalog.fleet_repo import FLEET_FILE
-from margo_gitops.documents.yaml_scalars import write_text
 from margo_gitops.errors import ScaffoldRefused
-
-_TEMPLATE_NAME = "my-fleet"
-_TEMPLATE_URL = "file:///srv/my-fleet/applications/"
-_TEMPLATE_STATE = "../my-fleet-state.git"
-_BRANCH = "main"
+from margo_gitops.renderer.scaffold_record import RECORD_FILE, new_record, scaffolded, write_record
+from margo_gitops.renderer.scaffold_template import DEFAULT_BRANCH, Answers, FirstSettings, fleet_files, tooling_files
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,34 +29,66 @@ class Scaffold:
     commit: str | None
 
 
-def scaffold(folder: Path, name: str, state_repo: str | None, artifacts_url: str | None) -> Scaffold:
+def default_state_repo(folder: Path) -> str:
+    """Return where the state of a fleet repo goes if nobody says: a folder beside it."""
+    return f"../{folder.absolute().name}-state.git"
+
+
+def default_artifacts_url(folder: Path) -> str:
+    """Return where devices find content if nobody says: in this very folder, for those that share the disk."""
+    return f"file://{quote(str(folder.absolute()))}/applications/"
+
+
+def check_target(folder: Path) -> None:
+    """Refuse a folder that holds something.
+
+    Raises:
+        ScaffoldRefused: it does.
+    """
+    # A clone of an empty repository holds .git, and is the usual start on a git host.
+    if folder.exists() and (not folder.is_dir() or any(entry.name != ".git" for entry in folder.iterdir())):
+        remedy = "name a new folder"
+        if (folder / RECORD_FILE).exists():
+            remedy += f", or bring this scaffold up to date: margo-gitops init --upgrade {folder}"
+        raise ScaffoldRefused(f"{folder} is not empty", remedy=remedy)
+
+
+def scaffold(
+    folder: Path,
+    answers: Answers,
+    *,
+    state_repo: str | None = None,
+    artifacts_url: str | None = None,
+    sign: bool = False,
+) -> Scaffold:
     """Make a fleet repo that renders as it is; on any error nothing is left behind.
 
     Args:
         folder: must not exist, or be empty.
-        name: of the fleet.
+        answers: what the scaffold depends on; the branch is that of the clone, where there is one.
         state_repo: path or URL of the state repo; None: a folder beside the fleet repo.
         artifacts_url: the applications/ folder as devices see it; None: this very folder.
+        sign: whether unsigned state is refused.
 
     Raises:
-        ScaffoldRefused: something is there already, or the file system refuses.
+        ScaffoldRefused: something is there already, a name is none, or the file system refuses.
     """
+    check_target(folder)
+    answers = replace(answers, branch=_branch(folder))
+    answers.check()
     target = folder.absolute()
-    # A clone of an empty repository holds .git, and is the usual start on a git host.
-    if target.exists() and (not target.is_dir() or any(entry.name != ".git" for entry in target.iterdir())):
-        raise ScaffoldRefused(f"{folder} is not empty", remedy="name a new folder")
     made = not target.exists()
+    settings = FirstSettings(
+        state_repo or default_state_repo(folder), artifacts_url or default_artifacts_url(folder), sign
+    )
+    tooling = tooling_files(answers)
+    record = new_record(answers, {path: scaffolded(path, content) for path, content in tooling.items()})
+    files = {**fleet_files(answers, settings), **tooling, RECORD_FILE: write_record(record)}
     try:
-        with _template() as template:
-            shutil.copytree(template, target, dirs_exist_ok=True)
-        _fill_in(
-            target / FLEET_FILE,
-            {
-                _TEMPLATE_STATE: state_repo or f"../{target.name}-state.git",
-                _TEMPLATE_URL: artifacts_url or f"file://{quote(str(target))}/applications/",
-                _TEMPLATE_NAME: name,
-            },
-        )
+        for path, content in files.items():
+            place = target / path
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(content)
         read_fleet(DiskTree(target))
         return Scaffold(target, _commit(target))
     except BaseException as error:
@@ -81,25 +105,17 @@ def scaffold(folder: Path, name: str, state_repo: str | None, artifacts_url: str
         raise
 
 
-@contextmanager
-def _template() -> Iterator[Path]:
-    """Yield the template's folder: inside the installed package, or beside it in a checkout."""
-    packaged = resources.files("margo_gitops") / "_data" / "repo-template"
-    with resources.as_file(packaged) as folder:
-        yield folder if folder.is_dir() else Path(__file__).parents[2] / "repo-template"
-
-
-def _fill_in(path: Path, replacements: dict[str, str]) -> None:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    for index, line in enumerate(lines):
-        key, _, value = line.partition(": ")
-        if value in replacements:
-            lines[index] = f"{key}: {write_text(replacements[value])}"
-    path.write_text("\n".join([*lines, ""]), encoding="utf-8")
+def _branch(folder: Path) -> str:
+    """Return the branch that the first commit makes: a clone of an empty repository has the host's default branch."""
+    try:
+        head = pygit2.Repository(str(folder)).lookup_reference("HEAD").target
+    except (KeyError, ValueError, pygit2.GitError):
+        return DEFAULT_BRANCH
+    return str(head).removeprefix("refs/heads/")
 
 
 def _commit(folder: Path) -> str | None:
-    repository = pygit2.init_repository(str(folder), initial_head=_BRANCH)
+    repository = pygit2.init_repository(str(folder), initial_head=DEFAULT_BRANCH)
     repository.index.add_all()
     repository.index.write()
     try:

@@ -1,0 +1,158 @@
+"""Bring the tooling of a scaffolded fleet repo up to date; what runs where is never touched."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from margo_gitops import __version__
+from margo_gitops.catalog.fleet_repo import FLEET_FILE, FleetRepo
+from margo_gitops.documents.fleet_kinds import Fleet
+from margo_gitops.documents.records import read
+from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.errors import Location, NoFleetRepo, UpgradeRefused, listed
+from margo_gitops.renderer.scaffold_merge import FileUpgrade, OnConflict, upgrade_file
+from margo_gitops.renderer.scaffold_record import (
+    RECORD_FILE,
+    ScaffoldRecord,
+    new_record,
+    read_record,
+    scaffolded,
+    write_record,
+)
+from margo_gitops.renderer.scaffold_template import FIRST_SITE, Answers, CiKind, tooling_files
+
+
+@dataclass(frozen=True, slots=True)
+class Upgraded:
+    """What an upgrade did.
+
+    Attributes:
+        root: of the fleet repo.
+        before: the version that scaffolded it last; None: before scaffolds were recorded.
+        after: the version now.
+        files: what became of each file, sorted by path.
+    """
+
+    root: Path
+    before: str | None
+    after: str
+    files: tuple[FileUpgrade, ...]
+
+    @property
+    def conflicts(self) -> tuple[FileUpgrade, ...]:
+        """The files that were not upgraded, because both sides changed the same lines."""
+        return tuple(file for file in self.files if file.fate == "conflict")
+
+
+def upgrade(
+    folder: Path, *, ci: CiKind | None = None, on_conflict: OnConflict = "keep", allow_dirty: bool = False
+) -> Upgraded:
+    """Write what this version scaffolds into a fleet repo, merged with what people changed; nothing is committed.
+
+    Args:
+        folder: a folder in the fleet repo.
+        ci: whose pipelines shall be there; None: as before.
+        on_conflict: what becomes of lines that both changed.
+        allow_dirty: upgrade although the fleet repo has changes that are not committed.
+
+    Raises:
+        NoFleetRepo: there is none.
+        UpgradeRefused: changes are not committed, a newer version scaffolded it, or the file system refuses.
+        UnreadableDocument, InvalidDocument: the record or `margo-gitops.yaml` is damaged.
+    """
+    repo = FleetRepo.find(folder)
+    root = repo.root
+    if not (root / FLEET_FILE).is_file():
+        raise NoFleetRepo(
+            f"there is no {FLEET_FILE} in {root}", remedy="name a fleet repo, or make one with `margo-gitops init DIR`"
+        )
+    dirty = repo.uncommitted()
+    if dirty and not allow_dirty:
+        raise UpgradeRefused(
+            f"{root} has changes that are not committed",
+            why=listed(dirty),
+            remedy="commit them first, so that you see what the upgrade does; or pass --allow-dirty",
+        )
+    record = _record(root)
+    if record is not None and _release(record.version) > _release(__version__):
+        raise UpgradeRefused(
+            f"margo-gitops {record.version} scaffolded this, and this is {__version__}",
+            where=Location(RECORD_FILE),
+            remedy=f"pip install 'margo-gitops[operator]>={record.version}'",
+        )
+    answers = _answers(root, record)
+    if ci is not None:
+        answers = replace(answers, ci=ci)
+    files = _upgraded_files(root, record, answers, on_conflict)
+    kept = {file.path: file.record for file in files if file.record is not None}
+    try:
+        for file in files:
+            _apply(root, file)
+        _write(root / RECORD_FILE, write_record(new_record(answers, kept)))
+    except OSError as error:
+        raise UpgradeRefused(
+            f"{root} cannot be written", why=[str(error)], remedy="make it writable, and upgrade again"
+        ) from error
+    return Upgraded(root, record.version if record else None, __version__, tuple(files))
+
+
+def _upgraded_files(
+    root: Path, record: ScaffoldRecord | None, answers: Answers, on_conflict: OnConflict
+) -> list[FileUpgrade]:
+    before = record.by_path() if record else {}
+    now = tooling_files(answers)
+    files = []
+    for path in sorted({*before, *now}):
+        theirs = now.get(path)
+        if _behind_link(root, path):
+            # What a link leads to is not the scaffold's.
+            kept = scaffolded(path, theirs) if theirs is not None else None
+            files.append(FileUpgrade(path, "left", None, kept))
+            continue
+        place = root / path
+        mine = place.read_bytes() if place.is_file() else None
+        files.append(upgrade_file(path, before.get(path), mine, theirs, on_conflict))
+    return files
+
+
+def _behind_link(root: Path, path: str) -> bool:
+    place = root / path
+    return any(each.is_symlink() for each in (place, *place.parents) if each.is_relative_to(root) and each != root)
+
+
+def _record(root: Path) -> ScaffoldRecord | None:
+    place = root / RECORD_FILE
+    return read_record(place.read_bytes()) if place.is_file() else None
+
+
+def _answers(root: Path, record: ScaffoldRecord | None) -> Answers:
+    """Return what was answered; what follows from the fleet itself where nothing is recorded."""
+    if record is not None:
+        return record.answers
+    fleet = read(Fleet, read_yaml((root / FLEET_FILE).read_bytes(), FLEET_FILE))
+    sites = sorted(path.stem for path in (root / "sites").glob("*.yaml"))
+    return Answers(fleet.metadata.name, "both", FIRST_SITE if FIRST_SITE in sites or not sites else sites[0])
+
+
+def _apply(root: Path, file: FileUpgrade) -> None:
+    place = root / file.path
+    if file.fate == "removed":
+        place.unlink()
+        parent = place.parent
+        while parent != root and not any(parent.iterdir()):
+            parent.rmdir()
+            parent = parent.parent
+    elif file.content is not None:
+        _write(place, file.content)
+
+
+def _write(place: Path, content: bytes) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if not place.is_file() or place.read_bytes() != content:
+        place.write_bytes(content)
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in re.findall(r"[0-9]+", version.partition("+")[0])[:3])

@@ -1,0 +1,462 @@
+"""The commands in the pipelines of a scaffolded fleet refuse what is wrong, and render, sign and push what is right."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree import ElementTree as ET
+
+import pytest
+import yaml
+from support.command_line import margo_gitops
+from support.fleet import TEMPLATE, FleetFolder, write_signing_key
+from support.git_cli import Git
+from support.git_host import TOKEN, GitHost, git_host
+from support.pipelines import Ran, Runner, github, gitlab, shell
+from testbed.git_server import GitServer
+from testbed.ssh_server import SshServer
+
+from margo_gitops.renderer.fleet_input import read_signing_key
+from margo_gitops.renderer.run import RenderRequest, render_fleet
+from margo_gitops.renderer.scaffold import scaffold
+from margo_gitops.renderer.scaffold_template import Answers
+
+HOSTS = ["github", "gitlab"]
+
+
+@dataclass
+class Plant:
+    """A scaffolded fleet with a remote, a state repo, and pipelines that run.
+
+    Attributes:
+        host: whose pipelines.
+        fleet: an operator's clone.
+        remote: the fleet's remote.
+        state: the state repo.
+        runner: runs the pipelines.
+        api: the git host's API.
+        secrets: what the pipelines of main know.
+        key: of the renderer.
+    """
+
+    host: str
+    fleet: FleetFolder
+    remote: Git
+    state: Git
+    runner: Runner
+    api: GitHost
+    secrets: dict[str, str]
+    key: Path
+
+    def propose(self, message: str) -> None:
+        """Commit what was changed to a branch, and push it."""
+        branch = self.fleet.git.run("branch", "--show-current")
+        if branch == "main":
+            self.fleet.git.run("switch", "--quiet", "--create", "change")
+        self.fleet.commit(message)
+        self.fleet.git.run("push", "--quiet", "origin", "HEAD")
+
+    def merge(self) -> None:
+        """Merge the branch as the host does, and push main."""
+        self.fleet.git.run("switch", "--quiet", "main")
+        self.fleet.git.run("merge", "--quiet", "--no-ff", "-m", "Merge the change", "change")
+        self.fleet.git.run("branch", "--quiet", "-D", "change")
+        self.fleet.git.run("push", "--quiet", "origin", "main")
+
+    def review(self) -> Ran:
+        """Run the pipeline of the merge request."""
+        if self.host == "github":
+            return github(self.runner, "review.yml", "origin/change", token=TOKEN)
+        base = self.fleet.git.run("merge-base", "main", "change")
+        return gitlab(self.runner, "origin/change", {"PLAN_TOKEN": TOKEN}, base=base)
+
+    def render(self) -> Ran:
+        """Run the pipeline of main."""
+        if self.host == "github":
+            return github(self.runner, "render.yml", "origin/main", secrets=self.secrets)
+        return gitlab(self.runner, "origin/main", self.secrets)
+
+    def refs(self) -> dict[str, str]:
+        """Return what the state repo's branches point to."""
+        lines = self.state.run("for-each-ref", "--format=%(refname:short) %(objectname)").splitlines()
+        return dict(line.split(" ") for line in lines)
+
+
+@pytest.fixture
+def api() -> Iterator[GitHost]:
+    with git_host() as host:
+        yield host
+
+
+@pytest.fixture
+def plant(request: pytest.FixtureRequest, tmp_path: Path, git: Callable[[str], Git], api: GitHost) -> Plant:
+    """A fleet as `init` makes it, whose main is rendered already."""
+    host = getattr(request, "param", "github")
+    remote, state = git("fleet.git").init(bare=True), git("state.git").init(bare=True)
+    git("fleet").init()
+    answers = Answers("plant", "github" if host == "github" else "gitlab")
+    scaffold(tmp_path / "fleet", answers, state_repo=f"file://{state.path}", sign=True)
+    fleet = FleetFolder(tmp_path / "fleet")
+    fleet.git.run("remote", "add", "origin", f"file://{remote.path}")
+    fleet.commit("Scaffold the fleet")
+    fleet.git.run("push", "--quiet", "origin", "main")
+    key = write_signing_key(tmp_path / "key")
+    secrets = {"FLEET_SIGNING_KEY": key.read_text()}
+    runner = Runner(tmp_path / "runner", remote.path, api.url)
+    return Plant(host, fleet, remote, state, runner, api, secrets, key)
+
+
+def annotations(plant: Plant, ran: Ran) -> list[str]:
+    """Return the errors that the host shows in the change, as "rule file:line"."""
+    if plant.host == "github":
+        found = re.findall(r"^::error file=([^,]+),line=(\d+),col=\d+,title=(\w+)%3A ", ran.log, re.MULTILINE)
+        return [f"{rule} {file}:{line}" for file, line, rule in found]
+    report = json.loads((ran.workspace / "code-quality.json").read_text())
+    failures = ET.parse(ran.workspace / "tests.xml").getroot().findall("testsuite/testcase/failure")
+    told = [
+        f"{each['check_name']} {each['location']['path']}:{each['location']['lines']['begin']}"
+        for each in report
+        if each["severity"] == "critical"
+    ]
+    assert len(failures) == len({each.split(":")[0].split(" ")[1] for each in told})
+    return told
+
+
+@pytest.mark.parametrize("plant", HOSTS, indirect=True)
+def test_a_good_change_is_planned_in_one_comment_then_rendered_signed_and_pushed(plant: Plant) -> None:
+    first = plant.render()
+    assert not first.failed, first.log
+    before = plant.refs()
+    assert sorted(before) == [
+        *(f"devices/{name}" for name in ("cell-01", "mixer-01", "press-01", "sensor-01")),
+        "fleet",
+    ]
+
+    plant.api.say("Looks good")
+    plant.fleet.change("sites/north.yaml", "Grüezi", "Servus")
+    plant.propose("Greet in Bavarian")
+    ran = plant.review()
+    assert not ran.failed, ran.log
+    assert annotations(plant, ran) == []
+    (plan,) = plant.api.plans
+    assert plan.startswith("<!-- margo-gitops plan -->\n")
+    assert "1 changed, 3 unchanged" in plan
+    if plant.host == "github":
+        assert (ran.temporary.parent / "summary").read_text() == plan
+    assert plant.refs() == before, "a review writes no state"
+
+    plant.fleet.change("sites/south.yaml", "kind: Site", "kind: Site\nspec:\n  parameters: {greeting: Moin}")
+    plant.propose("Greet in Hamburg")
+    assert not plant.review().failed
+    (plan,) = plant.api.plans
+    assert "3 changed, 1 unchanged" in plan, "the comment is replaced"
+
+    plant.merge()
+    ran = plant.render()
+    assert not ran.failed, ran.log
+    after = plant.refs()
+    assert {name for name in after if after[name] != before[name]} == {
+        *("devices/cell-01", "devices/mixer-01", "devices/press-01", "fleet")
+    }
+    allowed = f"gpg.ssh.allowedSignersFile={plant.key}.allowed"
+    for ref in after:
+        plant.state.run("-c", allowed, "verify-commit", ref)
+    assert plant.fleet.git.run("rev-parse", "main") in plant.state.run("log", "-1", "fleet")
+    assert list(ran.temporary.iterdir()) == [], "secrets are gone"
+    assert "PRIVATE KEY" not in ran.log
+    assert TOKEN not in ran.log
+
+    again = plant.render()
+    assert not again.failed, again.log
+    assert plant.refs() == after
+
+
+def wrong_parameter(fleet: FleetFolder) -> str:
+    fleet.change("deployments/line-monitor.yaml", "intervalSeconds: 60", "intervalSeconds: 0")
+    return "MG1204 deployments/line-monitor.yaml:22"
+
+
+def unplaceable(fleet: FleetFolder) -> str:
+    fleet.change("deployments/greeting.yaml", "[press-01, mixer-01, cell-01]", "[press-01, sensor-01]")
+    return "MG1201 deployments/greeting.yaml:10"
+
+
+def unreadable(fleet: FleetFolder) -> str:
+    fleet.change("sites/north.yaml", "kind: Site", "kind: Sight")
+    return "MG1001 sites/north.yaml:3"
+
+
+MISTAKES = [
+    *((host, mistake) for host in HOSTS for mistake in (wrong_parameter, unplaceable)),
+    ("github", unreadable),
+]
+
+
+@pytest.mark.parametrize(
+    ("plant", "mistake"),
+    MISTAKES,
+    indirect=["plant"],
+    ids=[f"{host}-{mistake.__name__}" for host, mistake in MISTAKES],
+)
+def test_a_mistake_is_refused_at_its_line_and_reaches_no_device(
+    plant: Plant, mistake: Callable[[FleetFolder], str]
+) -> None:
+    where = mistake(plant.fleet)
+    plant.propose("Make a mistake")
+    ran = plant.review()
+    assert ran.failed == (["Validate", "Plan"] if plant.host == "github" else ["validate", "plan"]), ran.log
+    assert annotations(plant, ran) == [where]
+    (plan,) = plant.api.plans
+    assert plan.startswith("<!-- margo-gitops plan -->\n")
+    assert "### No plan" in plan or "refused" in plan
+
+    plant.merge()
+    merged = plant.render()
+    assert merged.failed == (["Validate"] if plant.host == "github" else ["render"])
+    assert plant.refs() == {}
+
+
+POLICY = """\
+  policy:
+    freezes:
+      - reason: Year-end production
+        begins: "2000-12-20T00:00+01:00"
+        ends: "2900-01-07T06:00+01:00"
+        match: {sites: [north]}
+    applications:
+      sites:
+        south: [{id: com-example-greeting, versions: ">=1 <2"}]
+"""
+
+
+def not_allowed(fleet: FleetFolder) -> str:
+    fleet.change("deployments/line-monitor.yaml", "sites: [north]\n", "sites: [north]\n    devices: [mixer-01]\n")
+    return "MG1224 deployments/line-monitor.yaml:7"
+
+
+def frozen(fleet: FleetFolder) -> str:
+    fleet.change("sites/north.yaml", "Grüezi", "Servus")
+    return "MG1223 margo-gitops.yaml:17"
+
+
+def loosening(fleet: FleetFolder) -> str:
+    """Lift the freeze in the change that it refuses."""
+    fleet.change("sites/north.yaml", "Grüezi", "Servus")
+    fleet.change("margo-gitops.yaml", POLICY, "")
+    return "MG1223 margo-gitops.yaml:17"
+
+
+BREACHES = [("github", not_allowed), ("gitlab", frozen), ("github", loosening)]
+
+
+@pytest.mark.parametrize(
+    ("plant", "breach"),
+    BREACHES,
+    indirect=["plant"],
+    ids=[f"{host}-{breach.__name__}" for host, breach in BREACHES],
+)
+def test_a_breach_of_policy_is_refused_at_its_line_and_reaches_no_device(
+    plant: Plant, breach: Callable[[FleetFolder], str]
+) -> None:
+    _render_by_hand(plant)
+    plant.fleet.put("margo-gitops.yaml", (plant.fleet.root / "margo-gitops.yaml").read_text() + POLICY)
+    plant.fleet.change("deployments/line-monitor.yaml", "    devices: [mixer-01]\n", "")
+    plant.fleet.commit("Write down the policy")
+    plant.fleet.git.run("push", "--quiet", "origin", "main")
+    _render_by_hand(plant)
+    before = plant.refs()
+
+    where = breach(plant.fleet)
+    plant.propose("Break the policy")
+    ran = plant.review()
+    assert ran.failed == (["Validate", "Plan"] if plant.host == "github" else ["validate", "plan"]), ran.log
+    assert annotations(plant, ran) == [where]
+    (plan,) = plant.api.plans
+    assert "refused by the fleet's policy" in plan
+
+    plant.merge()
+    merged = plant.render()
+    assert merged.failed
+    assert where.split(" ")[0] in merged.log
+    assert plant.refs() == before
+
+
+def test_a_change_that_obeys_the_policy_passes_and_a_missing_review_waits_for_the_merge(plant: Plant) -> None:
+    policy = "  policy:\n    reviews:\n      default: {count: 1}\n"
+    plant.fleet.put("margo-gitops.yaml", (plant.fleet.root / "margo-gitops.yaml").read_text() + policy)
+    plant.fleet.commit("Ask for reviews")
+    plant.fleet.git.run("push", "--quiet", "origin", "main")
+    _render_by_hand(plant)
+    before = plant.refs()
+
+    plant.fleet.change("sites/north.yaml", "Grüezi", "Servus")
+    plant.propose("Greet in Bavarian")
+    ran = plant.review()
+    assert not ran.failed, ran.log
+    plant.fleet.git.run("switch", "--quiet", "main")
+    message = "Merge the change\n\nReviewed-by: Bob <bob@plant.example>"
+    plant.fleet.git.run("merge", "--quiet", "--no-ff", "-m", message, "change")
+    plant.fleet.git.run("push", "--quiet", "origin", "main")
+    ran = plant.render()
+    assert not ran.failed, ran.log
+    assert plant.refs()["devices/press-01"] != before["devices/press-01"]
+
+
+def script(plant: Plant, *command: str, plan: str = "", **variables: str) -> Ran:
+    """Run one command of the pipelines in a checkout of main."""
+    ran, of_system = plant.runner.begin("origin/main")
+    (ran.workspace / "plan.md").write_text(plan)
+    if not shell(["sh", "-c"], " ".join(command), ran, of_system | plant.secrets | variables):
+        ran.failed.append(command[1])
+    return ran
+
+
+RENDER = ("sh", ".margo-gitops/ci/render.sh")
+COMMENT = ("python3", ".margo-gitops/ci/comment.py", "plan.md")
+PLAN = "<!-- margo-gitops plan -->\n### Plan: new\n"
+
+
+def of_host(plant: Plant, token: str) -> dict[str, str]:
+    """Return the variables by which the comment's script finds the change."""
+    if plant.host == "gitlab":
+        merge_request = {"CI_PROJECT_ID": "42", "CI_MERGE_REQUEST_IID": "7"}
+        return {"CI_API_V4_URL": plant.api.url, "PLAN_TOKEN": token, **merge_request}
+    event = plant.runner.folder / "event.json"
+    event.parent.mkdir(exist_ok=True)
+    event.write_text('{"pull_request": {"number": 7}}')
+    of_event = {"GITHUB_REPOSITORY": "plant/fleet", "GITHUB_EVENT_PATH": str(event)}
+    return {"GITHUB_ACTIONS": "true", "GITHUB_API_URL": plant.api.url, "GITHUB_TOKEN": token, **of_event}
+
+
+@pytest.mark.parametrize("plant", HOSTS, indirect=True)
+def test_the_comment_is_found_behind_a_hundred_others(plant: Plant) -> None:
+    for number in range(150):
+        plant.api.say(f"Comment {number}")
+    plant.api.say("<!-- margo-gitops plan -->\nby a person", bot=False)
+    plant.api.say("<!-- margo-gitops plan -->\nof yesterday", bot=True)
+    ran = script(plant, *COMMENT, plan=PLAN, **of_host(plant, TOKEN))
+    assert not ran.failed, ran.log
+    assert len(plant.api.comments) == 152
+    assert plant.api.comments[-1]["body"] == PLAN
+    assert plant.api.comments[-2]["body"].endswith("by a person")
+
+
+@pytest.mark.parametrize("plant", HOSTS, indirect=True)
+def test_who_may_not_comment_passes_and_says_so(plant: Plant) -> None:
+    plant.api.writable = False
+    ran = script(plant, *COMMENT, plan=PLAN, **of_host(plant, TOKEN))
+    assert (ran.failed, ran.log) == ([], "the plan is not written as a comment: 403 Forbidden\n")
+    ran = script(plant, *COMMENT, plan=PLAN, **of_host(plant, "wrong"))
+    assert (ran.failed, ran.log) == ([], "the plan is not written as a comment: 401 Unauthorized\n")
+    ran = script(plant, *COMMENT, plan=PLAN, **of_host(plant, ""))
+    assert (ran.failed, "is not set" in ran.log) == ([], True)
+    assert plant.api.comments == []
+
+
+def test_a_host_that_does_not_answer_fails_without_a_traceback(plant: Plant) -> None:
+    variables = of_host(plant, TOKEN) | {"GITHUB_API_URL": "http://127.0.0.1:1"}
+    ran = script(plant, *COMMENT, plan=PLAN, **variables)
+    assert ran.failed
+    assert "the plan is not written as a comment: " in ran.log
+    assert "Traceback" not in ran.log
+    assert TOKEN not in ran.log
+
+
+def test_a_state_repo_that_is_a_folder_is_refused_before_a_render_is_lost(plant: Plant) -> None:
+    _render_into(plant, "../state.git", plant.state)
+    ran = script(plant, *RENDER)
+    assert ran.failed
+    assert "remedy: make an empty repository for the state" in ran.log
+    assert plant.refs() == {}
+
+
+def test_without_its_key_a_fleet_that_signs_is_not_rendered(plant: Plant) -> None:
+    plant.secrets.clear()
+    ran = script(plant, *RENDER)
+    assert ran.failed
+    assert "this fleet wants signed state" in ran.log
+    assert plant.refs() == {}
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("given", ["as itself", "as a file"])
+def test_a_token_pushes_to_a_state_repo_over_https(plant: Plant, git_server: GitServer, given: str) -> None:
+    repository = git_server.add_repository()
+    user, password = git_server.basic
+    _render_into(plant, repository.http("push/basic"), Git(repository.path))
+    if given == "as a file":
+        password = str(git_server.password_file)
+    plant.secrets |= {"STATE_REPO_TOKEN": password, "FLEET_SIGNING_KEY": str(plant.key)}
+    ran = script(plant, *RENDER, STATE_REPO_USER=user)
+    assert not ran.failed, ran.log
+    assert "fleet" in plant.refs()
+    assert git_server.basic[1] not in ran.log
+    assert list(ran.temporary.iterdir()) == []
+
+
+@pytest.mark.real
+def test_a_deploy_key_pushes_to_a_state_repo_over_ssh(plant: Plant, ssh_server: SshServer) -> None:
+    _render_into(plant, ssh_server.url(plant.state.path), plant.state)
+    plant.secrets |= {
+        "STATE_REPO_SSH_KEY": ssh_server.identity_file.read_text(),
+        "STATE_REPO_KNOWN_HOSTS": ssh_server.known_hosts_file.read_text(),
+    }
+    ran = script(plant, *RENDER)
+    assert not ran.failed, ran.log
+    assert "fleet" in plant.refs()
+    assert list(ran.temporary.iterdir()) == []
+
+
+@pytest.mark.real
+def test_a_host_with_another_key_is_not_trusted(plant: Plant, ssh_server: SshServer) -> None:
+    _render_into(plant, ssh_server.url(plant.state.path), plant.state)
+    plant.secrets |= {
+        "STATE_REPO_SSH_KEY": ssh_server.identity_file.read_text(),
+        "STATE_REPO_KNOWN_HOSTS": ssh_server.other_known_hosts_file.read_text(),
+    }
+    ran = script(plant, *RENDER)
+    assert ran.failed
+    assert ran.log.count("trying again in 0 s") == 3, "what cannot be reached is tried again before it fails"
+    assert plant.refs() == {}
+
+
+def _render_by_hand(plant: Plant) -> None:
+    """Render as the pipeline of main does, sooner."""
+    cache = plant.runner.folder / "cache"
+    render_fleet(RenderRequest(plant.fleet.root, "HEAD", None, cache, read_signing_key(plant.key)))
+
+
+def _render_into(plant: Plant, url: str, state: Git) -> None:
+    plant.fleet.change("margo-gitops.yaml", f"file://{plant.state.path}", url)
+    plant.fleet.commit("Render elsewhere")
+    plant.fleet.git.run("push", "--quiet", "origin", "main")
+    plant.state = state
+
+
+def test_the_hook_checks_the_fleet_when_one_of_its_files_changes(plant: Plant) -> None:
+    configuration = yaml.safe_load((plant.fleet.root / ".pre-commit-config.yaml").read_text())
+    (repository,) = configuration["repos"]
+    (hook,) = repository["hooks"]
+    assert (repository["repo"], hook["language"], hook["pass_filenames"]) == ("local", "system", False)
+    files = re.compile(hook["files"])
+    checked = {path for path in plant.fleet.git.run("ls-files").splitlines() if files.search(path)}
+    own = ("sites/", "devices/", "deployments/", "applications/", "margo-gitops.yaml", "applications.lock")
+    assert checked == {path for path in plant.fleet.git.run("ls-files").splitlines() if path.startswith(own)}
+    program, *arguments = hook["entry"].split()
+    assert program == "margo-gitops"
+    assert margo_gitops(*arguments, cwd=plant.fleet.root).code == 0
+    wrong_parameter(plant.fleet)
+    assert margo_gitops(*arguments, cwd=plant.fleet.root).code == 1
+
+
+def test_every_action_is_pinned_by_its_commit_and_no_job_may_more_than_it_needs() -> None:
+    for name in ("review.yml", "render.yml"):
+        workflow = yaml.safe_load((TEMPLATE / ".github/workflows" / name).read_text())
+        allowed = {"contents": "read"} | ({"pull-requests": "write"} if name == "review.yml" else {})
+        assert workflow["permissions"] == allowed
+        used = [step["uses"] for job in workflow["jobs"].values() for step in job["steps"] if "uses" in step]
+        assert used
+        assert all(re.fullmatch(r"actions/\w+@[0-9a-f]{40}", each) for each in used)
