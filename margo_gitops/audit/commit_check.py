@@ -19,9 +19,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from margo_gitops import __version__
-from margo_gitops.audit.history import BadObjectError, DevicePlace, HeldTree, StateObjects
 from margo_gitops.audit.rerender import Rerender, folders
-from margo_gitops.audit.signatures import check_signature
 from margo_gitops.audit.tree_comparison import TreeDifference, files_differ, manifest_version, root_tree, unsound
 from margo_gitops.audit.verification import AuditFinding
 from margo_gitops.catalog.fleet import read_fleet
@@ -33,8 +31,10 @@ from margo_gitops.renderer.run import provenance, without_collections
 from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE, DesiredState, raised
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.publication import Provenance, device_message, fleet_message
+from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, HeldTree, StateObjects
 from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, LEFT_FOLDER, device_of
 from margo_gitops.trust.allowed_signers import AllowedSigners
+from margo_gitops.trust.commit_signature import check_signature
 from margo_gitops.trust.git_commit import GitCommit, Ident, build_commit, parse_trailers
 from margo_gitops.trust.git_objects import BLOB, device_tree_id
 from margo_gitops.trust.ssh_key import SshPublicKey
@@ -101,6 +101,7 @@ class CommitCheck:
     Attributes:
         chain: ids of the branch `fleet`, oldest first.
         branches: ids of each device branch, oldest first, by encoded device id.
+        strict: what another version rendered must be what this one renders.
         next: index of the next commit of each device branch.
         device_commits: how many of them were good.
         signed_by: the signers so far.
@@ -111,6 +112,7 @@ class CommitCheck:
     signers: AllowedSigners | None
     chain: tuple[str, ...]
     branches: Mapping[str, tuple[str, ...]]
+    strict: bool = False
     next: dict[str, int] = field(default_factory=dict)
     device_commits: int = 0
     signed_by: set[str] = field(default_factory=set)
@@ -146,7 +148,7 @@ class CommitCheck:
         if not _RENDERED_BY.fullmatch(rendered_by):
             yield context.finding("the trailer Rendered-By is wrong", THIS_VERSION, rendered_by or "nothing")
             rendered_by = THIS_VERSION
-        if rendered_by != THIS_VERSION:
+        if rendered_by != THIS_VERSION and not self.strict:
             context.severity = "warning"
         context.fleet_commit = commit.trailers.get("Fleet-Commit", "")
         if not self.fleet.knows(context.fleet_commit):
@@ -182,11 +184,11 @@ class CommitCheck:
             device_of(name) for name, each in before.items() if each.folder != LEFT_FOLDER and name not in here
         )
         states = sorted(changed.values(), key=lambda state: state.device)
-        exact = rendered_by == THIS_VERSION
+        exact = self.strict or rendered_by == THIS_VERSION
         message = fleet_message(states, left, origin)
         expected = Expected(commit.tree, parents, origin, message, origin.trailers(), exact)
         yield from _metadata(context, commit, expected, FLEET_REF)
-        if not exact and (found or rendered_by not in self._versions_told):
+        if rendered_by != THIS_VERSION and (found or rendered_by not in self._versions_told):
             self._versions_told.add(rendered_by)
             same = "this version renders it otherwise" if found else "this version renders the same"
             yield context.finding(f"rendered by another version: {same}", THIS_VERSION, rendered_by, severity="warning")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Literal
 
-from margo_gitops.audit.history import BadObjectError, DevicePlace, HeldTree, StateObjects
+from margo_gitops.audit.adoption import adopted_at, adoptions, moment
 from margo_gitops.audit.tree_comparison import manifest_version
 from margo_gitops.documents.declarations import About
 from margo_gitops.documents.deployment import ApplicationDeployment
@@ -15,6 +15,7 @@ from margo_gitops.documents.device_id import FLEET_REF, client_of, encode_device
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.errors import InvalidDocument, StateTampered, UnreadableDocument
 from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER
+from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, HeldTree, StateObjects
 from margo_gitops.state_repo.state_repo import LEFT_FOLDER, device_of
 from margo_gitops.trust.git_commit import GitCommit
 from margo_gitops.trust.git_objects import BLOB
@@ -41,6 +42,10 @@ class DeviceEntry:
         About("`moved`: to another site; `left` and `returned`: the fleet."),
     ]
     version: Annotated[int | None, About("Its manifestVersion from here on; null where it did not change.")]
+    adopted: Annotated[
+        str | None,
+        About("When its reports first named this version or a later one, RFC 3339; null where none did."),
+    ]
     deployments: tuple[DeploymentEntry, ...]
 
 
@@ -62,6 +67,7 @@ class HistoryLog:
 
     objects: StateObjects
     _names: dict[str, tuple[str, str]] = field(default_factory=dict)
+    _adoptions: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
 
     def entries(self, device: str | None = None, deployment: str | None = None) -> Iterator[LogEntry]:
         """Yield the history, newest first.
@@ -73,9 +79,10 @@ class HistoryLog:
         Raises:
             StateTampered: an object is missing or none that a renderer wrote; `audit verify` says more.
         """
-        tip = self.objects.refs().get(FLEET_REF)
+        refs = self.objects.refs()
         try:
-            name = tip
+            self._adoptions = adoptions(self.objects, refs, client_of(device) if device is not None else None)
+            name = refs.get(FLEET_REF)
             while name is not None:
                 commit = self.objects.commit(name)
                 parent = commit.parents[0] if commit.parents else None
@@ -119,7 +126,10 @@ class HistoryLog:
                 name, device = self._named(new.get(path) or old[path], path)
                 deployments.append(DeploymentEntry(name, device, change))
         deployments.sort(key=lambda each: (each.name, each.device))
-        return DeviceEntry(device_of(encoded), _change(was, now), version, tuple(deployments))
+        client = device_of(encoded)
+        time = adopted_at(self._adoptions.get(client, []), version) if version is not None else None
+        adopted = moment(time) if time is not None else None
+        return DeviceEntry(client, _change(was, now), version, adopted, tuple(deployments))
 
     def _named(self, blob: str, path: str) -> tuple[str, str]:
         if blob not in self._names:

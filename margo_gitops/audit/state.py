@@ -7,10 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from margo_gitops.audit.history import StateObjects
-from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.renderer.fleet_input import named_location, open_state, state_location
+from margo_gitops.documents.device_id import FLEET_REF
+from margo_gitops.errors import AuditUnusable
+from margo_gitops.renderer.fleet_input import named_location, open_state, state_location_of
+from margo_gitops.state_repo.state_objects import StateObjects
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +39,38 @@ def opened(request: AuditRequest) -> Iterator[tuple[FleetRepo, StateObjects, str
     """
     fleet = FleetRepo.find(request.fleet)
     if request.state is None:
-        location = state_location(fleet.root, read_fleet(fleet.tree("HEAD")), None)
+        location = state_location_of(fleet.root, read_fleet_document(fleet.tree("HEAD")).value)
     else:
         location = named_location(request.state)
-    target = open_state(location, request.cache, create=False)
+    target = open_state(location, request.cache, create=False, reports=True)
     try:
         yield fleet, StateObjects(target.repo.folder), location
     finally:
         target.release()
+
+
+def resolved_since(objects: StateObjects, revision: str, chain: tuple[str, ...] | None = None) -> str:
+    """Return the commit of the branch `fleet` that a revision of the state repo, or of the fleet repo, names.
+
+    Args:
+        objects: the state repo.
+        revision: a commit of the state repo, or the beginning of a commit id of the fleet repo.
+        chain: the commits of the branch `fleet`, oldest first; None: they are read.
+
+    Raises:
+        AuditUnusable: it names none.
+    """
+    if chain is None:
+        tip = objects.refs().get(FLEET_REF)
+        chain = objects.branch(tip) if tip else ()
+    found = objects.resolve(revision)
+    if found in chain:
+        return found or ""
+    # People know the commits of the fleet repo by heart, not those of the state repo.
+    for name in reversed(chain):
+        if len(revision) >= 7 and objects.commit(name).trailers.get("Fleet-Commit", "").startswith(revision):
+            return name
+    raise AuditUnusable(
+        f"{revision} is no commit of the branch fleet, and none that was rendered into it",
+        remedy="list them: margo-gitops audit log",
+    )

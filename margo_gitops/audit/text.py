@@ -6,16 +6,11 @@ import json
 from collections.abc import Iterable, Iterator
 
 from margo_gitops.audit.log import DeviceEntry, LogEntry
-from margo_gitops.audit.trace import Trace, TracedDeployment
+from margo_gitops.audit.trace import Trace, TracedDeployment, TracedReport
 from margo_gitops.audit.verification import Verification
 from margo_gitops.renderer.wording import counted
 
 _SHOWN = 20
-
-
-def printable(text: str) -> str:
-    """Return text whose control characters cannot move a terminal's cursor or colour it."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def verification_lines(result: Verification) -> Iterator[str]:
@@ -28,6 +23,8 @@ def verification_lines(result: Verification) -> Iterator[str]:
     since = f" since {result.since[:12]}" if result.since else ""
     devices = counted(result.device_commits, "device commit")
     yield f"{counted(result.commits, 'fleet commit')}{since} and {devices} verified"
+    if result.report_commits:
+        yield f"{counted(result.report_commits, 'commit')} of reports verified"
     for signer in result.signed_by:
         yield f"signed by {signer}"
 
@@ -46,7 +43,8 @@ def log_lines(entries: Iterable[LogEntry]) -> Iterator[str]:
 def _device_lines(entry: DeviceEntry) -> Iterator[str]:
     what = "" if entry.change == "changed" else f"  {entry.change}"
     version = f"  manifest {entry.version}" if entry.version is not None else ""
-    yield f"  {entry.device}{version}{what}"
+    adopted = f"  adopted {utc(entry.adopted)}" if entry.adopted is not None else ""
+    yield f"  {entry.device}{version}{what}{adopted}"
     for each in entry.deployments:
         child = f" on {each.device}" if each.device not in ("", entry.device) else ""
         yield f"    {each.change:<7}  {each.name}{child}"
@@ -60,18 +58,42 @@ def trace_lines(trace: Trace) -> Iterator[str]:
     yield f"  fleet commit  {trace.fleet_commit[:12]}  {trace.subject}"
     yield f"  author        {trace.author}"
     yield f"  signature     {trace.signature}"
+    yield f"  adopted       {_adopted(trace)}"
     for note in trace.notes:
         yield f"  note: {note}"
     for deployment in trace.deployments:
-        yield from _traced(deployment, trace.device)
+        yield from _traced(deployment, trace)
     if not trace.deployments:
         yield "  runs nothing"
 
 
-def _traced(deployment: TracedDeployment, device: str) -> Iterator[str]:
-    child = f" on {deployment.device}" if deployment.device != device else ""
+def _adopted(trace: Trace) -> str:
+    if trace.adopted is None:
+        return "nothing is reported"
+    when = f" since {utc(trace.adopted_at)}" if trace.adopted_at is not None else ""
+    same = "" if trace.adopted == trace.version else f", not {trace.version}"
+    return f"manifest {trace.adopted}{same}{when}"
+
+
+def _reported(reported: TracedReport | None) -> str:
+    if reported is None:
+        return "not reported"
+    error = f": {reported.error}" if reported.error else ""
+    version = f" by manifest {reported.adopted}" if reported.adopted is not None else ""
+    return f"{reported.state}{version}, reported {utc(reported.at)} with {reported.evidence or 'no evidence'}{error}"
+
+
+def utc(moment: str) -> str:
+    """Return a time in UTC as people write it, with a Z."""
+    return moment.replace("+00:00", "Z")
+
+
+def _traced(deployment: TracedDeployment, trace: Trace) -> Iterator[str]:
+    child = f" on {deployment.device}" if deployment.device != trace.device else ""
     application = f"{deployment.application} {deployment.application_version or ''}".rstrip()
     yield f"  {deployment.name}{child}: {application}, profile {deployment.profile or '?'}"
+    if trace.adopted is not None or deployment.reported is not None:
+        yield f"    {_reported(deployment.reported)}"
     for each in deployment.parameters:
         yield f"    {each.name} = {json.dumps(each.value, ensure_ascii=False)}"
         if each.line is None:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Annotated, Literal
 
 import pygit2
 
-from margo_gitops.audit.history import BadObjectError, HeldTree, StateObjects
+from margo_gitops.audit.adoption import StatusSince, adopted_at, adoptions, moment, statuses_at
 from margo_gitops.audit.log import date_of, read_deployment
-from margo_gitops.audit.signatures import check_signature
 from margo_gitops.audit.tree_comparison import manifest_version
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
@@ -19,12 +18,15 @@ from margo_gitops.documents.declarations import About
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment
 from margo_gitops.documents.device_id import FLEET_REF, client_of, device_ref, encode_device_id
 from margo_gitops.documents.fleet_kinds import API_VERSION
+from margo_gitops.documents.status import State
 from margo_gitops.errors import AuditUnusable, Location, MargoGitopsError, StateTampered
 from margo_gitops.rendering.explain import explain
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective
+from margo_gitops.state_repo.state_objects import BadObjectError, HeldTree, StateObjects
 from margo_gitops.state_repo.state_repo import LEFT_FOLDER
 from margo_gitops.trust.allowed_signers import AllowedSigners
+from margo_gitops.trust.commit_signature import check_signature
 from margo_gitops.trust.git_commit import GitCommit
 from margo_gitops.trust.git_objects import BLOB
 
@@ -45,6 +47,18 @@ class TracedParameter:
 
 
 @dataclass(frozen=True, slots=True)
+class TracedReport:
+    """What the device said of a deployment."""
+
+    state: Annotated[State, About("As reported.")]
+    adopted: Annotated[int | None, About("The manifestVersion that the report names.")]
+    error: Annotated[str | None, About("Why it failed, as the device says.")]
+    at: Annotated[str, About("When the report was committed, RFC 3339.")]
+    evidence: Annotated[str, About("How the server knew the device; empty where the commit does not say.")]
+    commit: Annotated[str, About("The commit of the branch `reports`.")]
+
+
+@dataclass(frozen=True, slots=True)
 class TracedDeployment:
     """A deployment that a device should run."""
 
@@ -54,6 +68,7 @@ class TracedDeployment:
     application: Annotated[str, About("The application's id.")]
     application_version: Annotated[str | None, About("Its version; null where the document does not say.")]
     profile: Annotated[str | None, About("The chosen profile; null where the document does not say.")]
+    reported: Annotated[TracedReport | None, About("What did run; null where nothing was reported by then.")]
     parameters: tuple[TracedParameter, ...]
 
 
@@ -67,6 +82,8 @@ class Trace:
     at: Annotated[str | None, About("The time that was asked for; null: now.")]
     state_commit: Annotated[str, About("The commit on the device's branch.")]
     version: Annotated[int | None, About("Its manifestVersion.")]
+    adopted: Annotated[int | None, About("The highest manifestVersion that it had reported; null for none.")]
+    adopted_at: Annotated[str | None, About("When that was first reported, RFC 3339.")]
     left: Annotated[bool, About("Whether the device was no more in the fleet at that time.")]
     fleet_commit: Annotated[str, About("The commit of the fleet repo that brought this state.")]
     author: Annotated[str, About("Of the fleet commit.")]
@@ -155,7 +172,17 @@ def _trace(fleet: FleetRepo, objects: StateObjects, request: TraceRequest) -> Tr
     ]
     lines = Lines(fleet, fleet_commit)
     wanted = [each for each in documents if _wanted(each, request)]
-    deployments = [_deployment(each, fleet, intent, lines, request.parameter, notes) for each in wanted]
+    refs = objects.refs()
+    reported = statuses_at(objects, refs, client, request.at)
+    adopted = max((each.status.adopted or 0 for each in reported.values()), default=0) or None
+    steps = adoptions(objects, refs, client).get(client, []) if adopted is not None else []
+    since = adopted_at(steps, adopted) if adopted is not None else None
+    deployments = [
+        replace(
+            _deployment(each, fleet, intent, lines, request.parameter, notes), reported=_reported(reported.get(each.id))
+        )
+        for each in wanted
+    ]
     if request.deployment is not None and not deployments:
         known = ", ".join(sorted({each.metadata.name for each in documents})) or "nothing"
         raise AuditUnusable(
@@ -173,6 +200,8 @@ def _trace(fleet: FleetRepo, objects: StateObjects, request: TraceRequest) -> Tr
         at=request.at.isoformat() if request.at else None,
         state_commit=name,
         version=manifest_version(held.manifest),
+        adopted=adopted,
+        adopted_at=moment(since) if since is not None else None,
         left=left,
         fleet_commit=fleet_commit,
         author=f"{commit.author.name} <{commit.author.email}>",
@@ -236,11 +265,21 @@ def _deployment(
         application=document.spec.application_id,
         application_version=_text(own.get("applicationVersion")),
         profile=_text(own.get("profile")),
+        reported=None,
         parameters=tuple(
             _parameter(name, each.value, origins.get(name), fleet, lines, notes)
             for name, each in document.spec.parameters.items()
             if parameter in (None, name)
         ),
+    )
+
+
+def _reported(found: StatusSince | None) -> TracedReport | None:
+    if found is None:
+        return None
+    status = found.status
+    return TracedReport(
+        status.state, status.adopted, status.error or None, moment(found.time), found.evidence, found.commit
     )
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from margo_gitops.audit.history import BadObjectError, DevicePlace, HeldTree, StateObjects
 from margo_gitops.digests import sha256
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
+from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, HeldTree, StateObjects
 from margo_gitops.trust.git_objects import BLOB, FOLDER_MODE, TREE, TreeEntry, blob_id, object_id, tree_bytes, tree_id
 
 

@@ -13,7 +13,7 @@ class AuditFinding:
     """Something in the state repo's history that no render made, or that cannot be proven."""
 
     severity: Annotated[Literal["error", "warning"], About("An `error` means that the history does not verify.")]
-    commit: Annotated[str, About("The commit of the branch `fleet`; empty where it is about none.")]
+    commit: Annotated[str, About("The commit of the branch `fleet`, or of `reports`; empty where it is about none.")]
     fleet_commit: Annotated[str, About("The commit of the fleet repo that it names; empty for none.")]
     ref: Annotated[str, About("The branch concerned.", ("refs/heads/devices/press-07",))]
     file: Annotated[str | None, About("The path in that fleet commit's tree; null where it is no file.")]
@@ -44,6 +44,7 @@ class Verification:
     since: Annotated[str | None, About("Nothing up to and including this commit was looked at; null: all was.")]
     commits: Annotated[int, About("How many commits of the branch `fleet` are good.")]
     device_commits: Annotated[int, About("How many commits of device branches are good.")]
+    report_commits: Annotated[int, About("How many commits of the branch `reports` are good.")]
     verified: Annotated[str | None, About("The last good commit of the branch `fleet`; null for none.")]
     signed_by: Annotated[tuple[str, ...], About("The signers of all these commits, sorted.")]
     findings: Annotated[tuple[AuditFinding, ...], About("Warnings, and the errors of the first bad commit.")]

@@ -6,19 +6,21 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from margo_gitops.audit.checkpoint import Checkpoint
 from margo_gitops.audit.commit_check import CommitCheck
-from margo_gitops.audit.history import BadObjectError, StateObjects
-from margo_gitops.audit.state import AuditRequest, opened
+from margo_gitops.audit.freshness_check import check_freshness
+from margo_gitops.audit.report_check import ReportCheck
+from margo_gitops.audit.state import AuditRequest, opened, resolved_since
 from margo_gitops.audit.verification import AuditFinding, Verification
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.errors import AuditUnusable
+from margo_gitops.state_repo.state_objects import BadObjectError, StateObjects
 from margo_gitops.trust.allowed_signers import AllowedSigners
 
 Progress = Callable[[int, int], None]
@@ -38,12 +40,14 @@ class VerifyOptions:
         signers: who may have signed; None: nobody need have.
         jobs: how many processes.
         resume: go on after the last commit that was verified with the same options.
+        strict: what another version rendered, and this one renders otherwise, is an error and no warning.
     """
 
     since: str | None = None
     signers: AllowedSigners | None = None
     jobs: int = 1
     resume: bool = False
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,7 @@ class _Range:
     branches: dict[str, tuple[str, ...]]
     start: int
     end: int
+    strict: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +86,12 @@ def verify(request: AuditRequest, options: VerifyOptions, progress: Progress | N
     with opened(request) as (fleet, objects, location):
         signers = options.signers
         listed = repr((signers.file, signers.signers)) if signers else ""
-        checkpoint = Checkpoint.of(request.cache, location, str(fleet.root), listed, options.since or "")
-        return _verify(fleet, objects, location, options, checkpoint, progress or (lambda _done, _of: None))
+        strict = ("strict",) if options.strict else ()
+        checkpoint = Checkpoint.of(request.cache, location, str(fleet.root), listed, options.since or "", *strict)
+        reports = ReportCheck(objects, Checkpoint.of(request.cache, location, "reports"))
+        result = _verify(fleet, objects, location, options, checkpoint, progress or (lambda _done, _of: None))
+        reports.run(objects.refs(), resume=options.resume)
+        return replace(result, report_commits=reports.commits, findings=(*result.findings, *reports.findings))
 
 
 def _verify(
@@ -112,13 +121,13 @@ def _verify(
     if not findings and known is not None and known not in chain:
         what = "the branch was moved back or rewritten: a commit that was verified before is no more in its history"
         findings.append(AuditFinding("error", tip or "", "", FLEET_REF, None, what, known, tip or "nothing"))
-    since = _since(objects, chain, options.since) if options.since and not findings else None
+    since = resolved_since(objects, options.since, chain) if options.since and not findings else None
     start = chain.index(since) + 1 if since else 0
     if options.resume and known in chain:
         start = max(start, chain.index(known) + 1)
     good, device_commits, signed_by = 0, 0, set[str]()
     if not findings:
-        whole = _Range(objects.folder, fleet.root, options.signers, chain, branches, start, len(chain))
+        whole = _Range(objects.folder, fleet.root, options.signers, chain, branches, start, len(chain), options.strict)
         for checked in _checked(whole, options.jobs, progress):
             good += checked.good
             device_commits += checked.device_commits
@@ -128,6 +137,8 @@ def _verify(
                 checkpoint.write(chain[start + good - 1])
             if checked.failed:
                 break
+        if not any(each.severity == "error" for each in findings):
+            findings += check_freshness(objects, refs, chain, options.signers)
     done = start + good
     return Verification(
         api_version=API_VERSION,
@@ -137,6 +148,7 @@ def _verify(
         since=chain[start - 1] if start else None,
         commits=good,
         device_commits=device_commits,
+        report_commits=0,
         verified=chain[done - 1] if done else None,
         signed_by=tuple(sorted(signed_by)),
         findings=tuple(findings),
@@ -145,20 +157,6 @@ def _verify(
 
 def _lost(ref: str, tip: str, what: str) -> AuditFinding:
     return AuditFinding("error", tip, "", ref, None, what, None, None)
-
-
-def _since(objects: StateObjects, chain: tuple[str, ...], revision: str) -> str:
-    found = objects.resolve(revision)
-    if found in chain:
-        return found or ""
-    # People know the commits of the fleet repo by heart, not those of the state repo.
-    for name in reversed(chain):
-        if len(revision) >= 7 and objects.commit(name).trailers.get("Fleet-Commit", "").startswith(revision):
-            return name
-    raise AuditUnusable(
-        f"{revision} is no commit of the branch fleet, and none that was rendered into it",
-        remedy="list them: margo-gitops audit log",
-    )
 
 
 def _checked(whole: _Range, jobs: int, progress: Progress) -> Iterator[_Checked]:
@@ -184,7 +182,7 @@ def _checked(whole: _Range, jobs: int, progress: Progress) -> Iterator[_Checked]
 
 
 def _part(whole: _Range, start: int, end: int) -> _Range:
-    return _Range(whole.state, whole.fleet, whole.signers, whole.chain, whole.branches, start, end)
+    return _Range(whole.state, whole.fleet, whole.signers, whole.chain, whole.branches, start, end, whole.strict)
 
 
 def _check_range(part: _Range) -> _Checked:
@@ -200,7 +198,9 @@ def _check_range(part: _Range) -> _Checked:
 def _in_order(part: _Range, progress: Progress) -> Iterator[_Checked]:
     """Yield the results of a range, a few commits at a time; the last one is that of the first bad commit."""
     objects = StateObjects(part.state)
-    check = CommitCheck(objects, FleetRepo.find(part.fleet), part.signers, part.chain, part.branches)
+    check = CommitCheck(
+        objects, FleetRepo.find(part.fleet), part.signers, part.chain, part.branches, strict=part.strict
+    )
     findings = list(_begin(check, part.start))
     good = seen = 0
     for index in range(part.start, part.end):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 
@@ -12,26 +11,19 @@ import click
 
 from margo_gitops.audit.log import HistoryLog
 from margo_gitops.audit.state import AuditRequest, opened
-from margo_gitops.audit.text import log_lines, printable, trace_lines, verification_lines
+from margo_gitops.audit.text import log_lines, trace_lines, verification_lines
 from margo_gitops.audit.trace import TraceRequest
 from margo_gitops.audit.trace import trace as trace_device
 from margo_gitops.audit.verification import Verification
 from margo_gitops.audit.verify import VerifyOptions
 from margo_gitops.audit.verify import verify as verify_history
+from margo_gitops.cli.audit_evidence import check_evidence, export
+from margo_gitops.cli.audit_options import check_device, read_signers, signers_option, state_option, time_of
+from margo_gitops.cli.name_completion import complete_devices
 from margo_gitops.cli.options import cache_folder, fleet_option, output_option
-from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.records import write
-from margo_gitops.errors import AuditFailed, AuditUnusable, Location, listed
-from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
-
-_state_option = click.option(
-    "--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml."
-)
-_signers_option = click.option(
-    "--allowed-signers",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A list of signers, as ssh-keygen(1) has it.",
-)
+from margo_gitops.errors import AuditFailed, listed
+from margo_gitops.renderer.wording import printable
 
 
 @click.group()
@@ -41,11 +33,12 @@ def audit() -> None:
 
 @audit.command()
 @fleet_option
-@_state_option
+@state_option
 @click.option("--since", help="Begin after this commit of the state repo, or of the fleet repo.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="How many processes.")
 @click.option("--resume", is_flag=True, help="Go on after the last commit that was verified with these options.")
-@_signers_option
+@click.option("--strict", is_flag=True, help="Commits rendered by another version must be what this one renders.")
+@signers_option
 @output_option
 def verify(
     fleet: Path,
@@ -53,6 +46,7 @@ def verify(
     since: str | None,
     jobs: int,
     resume: bool,
+    strict: bool,
     allowed_signers: Path | None,
     output: str,
 ) -> None:
@@ -64,7 +58,7 @@ def verify(
 
     Exits 0 if all is good, 4 if not: then the first bad commit is named, with file, expected and found.
     """
-    options = VerifyOptions(since, _signers(allowed_signers), jobs, resume)
+    options = VerifyOptions(since, read_signers(allowed_signers), jobs, resume, strict)
     request = AuditRequest(fleet, state, cache_folder())
     if sys.stderr.isatty():
         with click.progressbar(length=1, label="verifying", file=sys.stderr) as bar:
@@ -100,7 +94,7 @@ def _fail(result: Verification) -> None:
 
 @audit.command()
 @fleet_option
-@_state_option
+@state_option
 @click.option("--device", help="Only what concerns this device.")
 @click.option("--deployment", help="Only what concerns this deployment.")
 @click.option("-n", "count", type=click.IntRange(min=1), help="How many commits at most. Default: all.")
@@ -108,9 +102,9 @@ def _fail(result: Verification) -> None:
 def log(
     fleet: Path, state: str | None, device: str | None, deployment: str | None, count: int | None, output: str
 ) -> None:
-    """Show the fleet's history, newest first: who changed what, on which devices, to which version."""
+    """Show the fleet's history, newest first: who changed what, on which devices, to which version, adopted when."""
     if device is not None:
-        _check_device(device)
+        check_device(device)
     with opened(AuditRequest(fleet, state, cache_folder())) as (_, objects, _location):
         entries = islice(HistoryLog(objects).entries(device, deployment), count)
         if output == "json":
@@ -121,13 +115,13 @@ def log(
 
 
 @audit.command()
-@click.argument("device")
+@click.argument("device", shell_complete=complete_devices)
 @fleet_option
-@_state_option
+@state_option
 @click.option("--at", help="A time, 2026-11-21T09:30:00+01:00; UTC where it names no zone. Default: now.")
 @click.option("--deployment", help="Only this deployment.")
 @click.option("--parameter", help="Only this parameter.")
-@_signers_option
+@signers_option
 @output_option
 def trace(
     device: str,
@@ -139,9 +133,9 @@ def trace(
     allowed_signers: Path | None,
     output: str,
 ) -> None:
-    """Show what DEVICE should run, each value with the line that says it, that line's author, and the signature."""
-    _check_device(device)
-    request = TraceRequest(device, _time(at), deployment, parameter, _signers(allowed_signers))
+    """Show what DEVICE should run and did run: each value with the line that says it, its author, and the signature."""
+    check_device(device)
+    request = TraceRequest(device, time_of(at), deployment, parameter, read_signers(allowed_signers))
     with opened(AuditRequest(fleet, state, cache_folder())) as (repo, objects, _location):
         traced = trace_device(repo, objects, request)
     if output == "json":
@@ -151,33 +145,5 @@ def trace(
         click.echo(printable(line))
 
 
-def _check_device(device: str) -> None:
-    if not is_device_id(device):
-        raise AuditUnusable(f"{printable(device)!r} is no device id", remedy="list them: ls devices/")
-
-
-def _time(text: str | None) -> datetime | None:
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-        return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    except ValueError:
-        raise AuditUnusable(
-            f"{printable(text)!r} is no time", remedy="write 2026-11-21 or 2026-11-21T09:30:00+01:00"
-        ) from None
-
-
-def _signers(path: Path | None) -> AllowedSigners | None:
-    if path is None:
-        return None
-    try:
-        with path.open("rb") as file:
-            return parse_allowed_signers(file.read(MAX_LIST_BYTES + 1), str(path))
-    except OSError as error:
-        raise AuditUnusable(
-            "the list of allowed signers cannot be read",
-            where=Location(str(path)),
-            why=[error.strerror or str(error)],
-            remedy="name its file",
-        ) from error
+audit.add_command(export)
+audit.add_command(check_evidence)

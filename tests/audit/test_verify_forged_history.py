@@ -425,3 +425,31 @@ def test_another_version_is_no_excuse_for_files_that_the_manifest_does_not_name(
     of_another_version(world, sound=False)
     found = first(world)
     assert found.what == "the file is not what the manifest names"
+
+
+def test_strict_takes_no_other_version_as_an_excuse(world: World):
+    of_another_version(world, sound=True)
+    found = first(world, strict=True)
+    assert found.commit == at(world)
+    assert found.file is not None
+    assert "/a/deployments/" in found.file
+
+
+def test_strict_accepts_what_another_version_rendered_the_same(world: World):
+    forger, commit = world.forger, at(world)
+    for each in (commit, *(forger.commit_of(device, commit) for device in ("a", "b", "gw"))):
+        forger.replace(each, "Rendered-By: margo-gitops ", "Rendered-By: margo-gitops 9.")
+    forger.write()
+    result = world.verify(strict=True)
+    assert (result.errors, result.commits) == ((), 7)
+    assert ["this version renders the same" in each.what for each in result.warnings] == [True]
+
+
+def test_strict_compares_messages_to_the_byte(world: World):
+    forger, commit = world.forger, at(world)
+    for each in (commit, *(forger.commit_of(device, commit) for device in ("a", "b", "gw"))):
+        forger.replace(each, "Rendered-By: margo-gitops ", "Rendered-By: margo-gitops 9.")
+    forger.replace(commit, "a: manifest 2", "a: manifest 3")
+    forger.write()
+    assert world.verify().errors == ()
+    assert first(world, strict=True).what == "the message or the headers are wrong"

@@ -1,0 +1,232 @@
+"""Collect evidence from both repos: the states asked for, and every git object that proves them."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import cast
+
+from margo_gitops import __version__
+from margo_gitops.audit.evidence import (
+    Evidence,
+    EvidenceObject,
+    EvidenceState,
+    Subject,
+    fleet_commit_of,
+    subjects_of,
+)
+from margo_gitops.audit.evidence_envelope import sealed, statement_payload
+from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.catalog.lock import LOCK_FILE
+from margo_gitops.digests import sha256
+from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF, encode_device_id
+from margo_gitops.documents.records import write
+from margo_gitops.errors import EvidenceUnusable, FleetCommitUnknown, StateTampered
+from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, StateObjects, tree_entries
+from margo_gitops.state_repo.state_repo import device_of
+from margo_gitops.trust.commit_signature import check_signature
+from margo_gitops.trust.git_commit import GitCommit
+from margo_gitops.trust.git_objects import BLOB, COMMIT, FOLDER_MODE, TREE
+from margo_gitops.trust.ssh_signing_key import SigningKey
+
+MAX_EVIDENCE_BYTES = 256 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ExportRequest:
+    """What to export.
+
+    Attributes:
+        device: a client; None: all of them.
+        at: the states of this time, with a time zone; None: of now.
+        since: a commit of the branch `fleet`: every state that came after it; None: only those in force.
+        now: when the export is made.
+    """
+
+    device: str | None
+    at: datetime | None
+    since: str | None
+    now: datetime
+
+
+def export_evidence(fleet: FleetRepo, objects: StateObjects, request: ExportRequest, key: SigningKey) -> bytes:
+    """Return an evidence file.
+
+    Args:
+        fleet: the fleet repo.
+        objects: the state repo.
+        request: what to export.
+        key: signs the file.
+
+    Raises:
+        EvidenceUnusable: there is nothing to export, or it would be too large.
+        StateTampered: an object of the state repo is missing or none that a renderer wrote.
+        FleetCommitUnknown: the fleet repo lacks a commit that a state was rendered from.
+    """
+    try:
+        subjects, evidence = _Export(fleet, objects, request).collect()
+    except BadObjectError as error:
+        raise StateTampered(
+            f"the state repo's history cannot be read: {error}", remedy="see what is wrong: margo-gitops audit verify"
+        ) from error
+    content = sealed(statement_payload(subjects, write(evidence)), key)
+    if len(content) > MAX_EVIDENCE_BYTES:
+        raise EvidenceUnusable(
+            f"the evidence would have {len(content)} bytes, {MAX_EVIDENCE_BYTES} are possible",
+            remedy="export fewer devices, or less of the history",
+        )
+    return content
+
+
+@dataclass(slots=True)
+class _Export:
+    fleet: FleetRepo
+    objects: StateObjects
+    request: ExportRequest
+    _found: dict[str, EvidenceObject] = field(default_factory=dict)
+    _refs: Mapping[str, str] = field(default_factory=dict)
+    _places: dict[str, dict[str, DevicePlace]] = field(default_factory=dict)
+
+    def collect(self) -> tuple[tuple[Subject, ...], Evidence]:
+        self._refs = self.objects.refs()
+        states, subjects, fleet = [], [], ""
+        for encoded, name, in_force in self._chosen():
+            commit = self.objects.commit(name)
+            state = self._state(encoded, name, commit, in_force)
+            files = {
+                path: (sha256(content).removeprefix("sha256:"), blob)
+                for path, (blob, content) in self._device_files(commit.tree).items()
+            }
+            states.append(state)
+            subjects.append((f"{DEVICE_REFS}{encoded}", name, commit.tree, files))
+            fleet = commit.trailers.get("Fleet", "")
+        if not states:
+            raise EvidenceUnusable("there is nothing to export", remedy="see what there is: margo-gitops audit log")
+        evidence = Evidence(
+            fleet=fleet,
+            exported_at=self.request.now.astimezone(UTC).isoformat(timespec="seconds"),
+            exported_by=f"margo-gitops {__version__}",
+            states=tuple(states),
+            objects=tuple(self._found[each] for each in sorted(self._found)),
+        )
+        return subjects_of(subjects), evidence
+
+    def _chosen(self) -> Iterator[tuple[str, str, str]]:
+        """Yield (encoded device, device commit, commit of `fleet` in which it is in force), by device, oldest first."""
+        request = self.request
+        tip = self._refs.get(FLEET_REF)
+        chain = self.objects.branch(tip) if tip else ()
+        latest = request.at.timestamp() if request.at is not None else float("inf")
+        # As everywhere in an audit the branch's order counts, not the dates alone.
+        upto = next(
+            (at for at in range(len(chain), 0, -1) if self.objects.commit(chain[at - 1]).committed_at <= latest), 0
+        )
+        newest = chain[upto - 1] if upto else None
+        places = self._held(self.objects.commit(newest).tree) if newest else {}
+        wanted = sorted(places) if request.device is None else [encode_device_id(request.device)]
+        after = chain.index(request.since) if request.since is not None else -1
+        brought = frozenset(chain[after + 1 : upto])
+        for encoded in wanted:
+            ref = f"{DEVICE_REFS}{encoded}"
+            if newest is None or encoded not in places or ref not in self._refs:
+                raise EvidenceUnusable(
+                    f"{device_of(encoded)} had no state then",
+                    remedy=f"see when it got one: margo-gitops audit log --device {device_of(encoded)}",
+                )
+            branch = self.objects.branch(self._refs[ref])
+            if request.since is None:
+                held = next(
+                    (each for each in reversed(branch) if self.objects.commit(each).tree == places[encoded].tree), None
+                )
+                if held is None:
+                    raise BadObjectError(places[encoded].tree, f"no commit of {ref} has this tree")
+                yield encoded, held, newest
+                continue
+            for each in branch:
+                by = self.objects.commit(each).trailers.get("State-Commit", "")
+                if by in brought:
+                    yield encoded, each, by
+
+    def _state(self, encoded: str, name: str, commit: GitCommit, in_force: str) -> EvidenceState:
+        trailers = commit.trailers
+        brought = trailers.get("State-Commit", "")
+        self._state_object(name, COMMIT)
+        places = []
+        for each in dict.fromkeys((brought, in_force)):
+            root = self.objects.commit(each).tree
+            place = self._held(root).get(encoded)
+            if place is None:
+                raise BadObjectError(each, f"its tree does not hold {encoded}")
+            self._state_object(each, COMMIT)
+            self._path(root, place.folder)
+            places.append(f"{place.folder}/{encoded}")
+        fleet_commit = trailers.get("Fleet-Commit", "")
+        raw = self._fleet_object(fleet_commit, COMMIT)
+        lock = trailers.get("Applications-Lock")
+        if lock is not None:
+            root = raw[5:45].decode("ascii", "replace")
+            entries = {each.name: each.id for each in tree_entries(root, self._fleet_object(root, TREE))}
+            if LOCK_FILE.encode() in entries:
+                self._fleet_object(entries[LOCK_FILE.encode()], BLOB)
+        signed = check_signature(commit, None)
+        return EvidenceState(
+            device=device_of(encoded),
+            manifest_version=trailers.get("Manifest-Version", ""),
+            device_commit=name,
+            state_commit=brought,
+            in_force=in_force,
+            place=places[-1],
+            signer=signed.signer,
+            rendered_by=trailers.get("Rendered-By", ""),
+            applications_lock=lock,
+            fleet_commit=fleet_commit_of(fleet_commit, raw),
+        )
+
+    def _held(self, root: str) -> dict[str, DevicePlace]:
+        """Return where a tree of the branch `fleet` holds each device; read once for all devices."""
+        if root not in self._places:
+            self._places[root] = self.objects.places(root)
+        return self._places[root]
+
+    def _path(self, root: str, folder: str) -> None:
+        """Take up the trees on the way to a device's folder."""
+        tree = root
+        self._state_object(tree, TREE)
+        for part in folder.split("/"):
+            tree = next(each.id for each in self.objects.tree(tree) if each.name == part.encode())
+            self._state_object(tree, TREE)
+
+    def _device_files(self, tree: str) -> dict[str, tuple[str, bytes]]:
+        """Take up a device's tree and everything in it; return blob id and content by path."""
+        files = {}
+        self._state_object(tree, TREE)
+        for entry in self.objects.tree(tree):
+            path = entry.name.decode("utf-8", "backslashreplace")
+            if entry.mode == FOLDER_MODE:
+                below = self._device_files(entry.id)
+                files.update({f"{path}/{name}": each for name, each in below.items()})
+            else:
+                files[path] = entry.id, self._state_object(entry.id, BLOB)
+        return files
+
+    def _state_object(self, name: str, kind: bytes) -> bytes:
+        content = self.objects.read(name, kind)
+        self._take(name, kind, content)
+        return content
+
+    def _fleet_object(self, name: str, kind: bytes) -> bytes:
+        found = self.fleet.object(name)
+        if found is None or found[0] != kind.decode():
+            raise FleetCommitUnknown(
+                f"the fleet repo lacks the {kind.decode()} {name}, which a state was rendered from",
+                remedy="fetch the whole fleet repo: git fetch --unshallow",
+            )
+        self._take(name, kind, found[1])
+        return found[1]
+
+    def _take(self, name: str, kind: bytes, content: bytes) -> None:
+        if name not in self._found:
+            named = cast("object", kind.decode())
+            self._found[name] = EvidenceObject(name, named, base64.b64encode(content).decode())  # type: ignore[arg-type]

@@ -1,0 +1,137 @@
+"""`margo-gitops status`: what the fleet should run, and what its devices say they run."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import cast
+
+import click
+
+from margo_gitops.cli.options import cache_folder, fleet_option
+from margo_gitops.documents.device_id import is_device_id
+from margo_gitops.documents.records import write
+from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.editing.selectors import parse_selector
+from margo_gitops.errors import ExitCode, MargoGitopsError, StatusUnusable
+from margo_gitops.fleet_status.filters import StatusFilter
+from margo_gitops.fleet_status.reading import StatusRequest, read_status
+from margo_gitops.fleet_status.status import DEVICE_STATES, DeviceState, FleetStatus
+from margo_gitops.fleet_status.text import status_lines
+from margo_gitops.fleet_status.watch import StatusWatch
+from margo_gitops.renderer.wording import printable
+
+_CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+
+
+@click.command()
+@click.argument("device", required=False)
+@fleet_option
+@click.option("--state-repo", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml.")
+@click.option("--device", "devices", multiple=True, metavar="ID", help="Only this device.")
+@click.option("--site", "sites", multiple=True, metavar="NAME", help="Only devices of this site.")
+@click.option(
+    "-l",
+    "--label",
+    "labels",
+    multiple=True,
+    metavar="SELECTOR",
+    help="Only devices that a selector of `deploy --to` selects: line=3,zone!=wet, line in (1, 2), !line.",
+)
+@click.option("--application", "applications", multiple=True, metavar="ID", help="Only devices that should run it.")
+@click.option(
+    "--state",
+    "states",
+    multiple=True,
+    type=click.Choice(DEVICE_STATES),
+    help="Only devices in this state.",
+)
+@click.option("--details", is_flag=True, help="Show every device with each of its deployments.")
+@click.option("--watch", is_flag=True, help="Show it again at every change, until interrupted.")
+@click.option(
+    "--output",
+    type=click.Choice(["text", "json", "yaml"]),
+    default="text",
+    show_default=True,
+    help="How to print; json and yaml follow schemas/fleet-status.schema.json.",
+)
+@click.pass_context
+def status(
+    context: click.Context,
+    device: str | None,
+    fleet: Path,
+    state_repo: str | None,
+    devices: tuple[str, ...],
+    sites: tuple[str, ...],
+    labels: tuple[str, ...],
+    applications: tuple[str, ...],
+    states: tuple[str, ...],
+    details: bool,
+    watch: bool,
+    output: str,
+) -> None:
+    """Show the fleet: desired and adopted version, state and last report of each device; with DEVICE, of that one.
+
+    Filters of one kind are alternatives, filters of different kinds must all hold.
+
+    Exits 0 if every device shown runs what it should, 1 if one does not, 2 or more if that cannot be told.
+    """
+    named = (device, *devices) if device is not None else devices
+    wanted = StatusFilter(
+        devices=frozenset(map(_device, named)),
+        sites=frozenset(sites),
+        applications=frozenset(applications),
+        states=frozenset(cast("tuple[DeviceState, ...]", states)),
+        labels=tuple(partial(parse_selector, each) for each in labels),
+    )
+    request = StatusRequest(fleet, state_repo, cache_folder(), wanted)
+    details = details or bool(named)
+    if watch:
+        _watch(request, output, details=details)
+        return
+    try:
+        found = read_status(request)
+    except MargoGitopsError as error:
+        # 1 means that a device does not run what it should, so an error that ends other commands with 1 ends this in 2.
+        click.echo(f"error: {error}", err=True)
+        context.exit(ExitCode.USAGE if error.exit_code == ExitCode.FINDINGS else error.exit_code)
+    _print(found, output, details=details)
+    context.exit(ExitCode.OK if found.as_desired else ExitCode.FINDINGS)
+
+
+def _print(found: FleetStatus, output: str, *, details: bool) -> None:
+    if output == "json":
+        click.echo(json.dumps(write(found), indent=2, ensure_ascii=False))
+    elif output == "yaml":
+        click.echo(write_yaml(write(found)).decode(), nl=False)
+    else:
+        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+        for line in status_lines(found, details=details, colour=colour):
+            click.echo(line, color=colour)
+
+
+def _watch(request: StatusRequest, output: str, *, details: bool) -> None:
+    screen = output == "text" and sys.stdout.isatty()
+    for number, found in enumerate(StatusWatch(request, Event()).changes()):
+        if isinstance(found, MargoGitopsError):
+            click.echo(f"error: {found}", err=True)
+        elif output == "json":
+            click.echo(json.dumps(write(found), ensure_ascii=False))
+        elif output == "yaml":
+            click.echo("---\n" + write_yaml(write(found)).decode(), nl=False)
+        else:
+            if number and not screen:
+                click.echo("")
+            click.echo(_CLEAR if screen else "", nl=False, color=screen)
+            _print(found, output, details=details)
+        sys.stdout.flush()
+
+
+def _device(text: str) -> str:
+    if not is_device_id(text):
+        raise StatusUnusable(f"{printable(text)!r} is no device id", remedy="list them: margo-gitops status")
+    return text

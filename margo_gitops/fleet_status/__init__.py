@@ -1,0 +1,1 @@
+"""The fleet as its devices report it, beside what they should run."""

@@ -1,0 +1,108 @@
+"""What devices should run, read from the branch `fleet`: as much of a document as a status needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, field
+from typing import Final
+
+from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.kinds import read_as, read_source
+from margo_gitops.errors import InvalidDocument, UnreadableDocument
+from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
+from margo_gitops.state_repo.state_objects import BadObjectError, HeldTree, StateObjects
+from margo_gitops.trust.git_objects import BLOB
+
+_PLAIN: Final = r'([^\s"\']+)'
+_NAME: Final = re.compile(rf"^metadata:\n  name: {_PLAIN}$", re.MULTILINE)
+_DEVICE: Final = re.compile(rf"^  deviceId: {_PLAIN}$", re.MULTILINE)
+_APPLICATION: Final = re.compile(rf"^spec:\n  applicationId: {_PLAIN}$", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class NamedDeployment:
+    """What people call a deployment.
+
+    Attributes:
+        name: in the fleet repo.
+        device: the device; for a gateway's child, the child.
+        application: the application's id.
+    """
+
+    name: str
+    device: str
+    application: str
+
+
+@dataclass(slots=True)
+class Desired:
+    """The desired state of one device.
+
+    Attributes:
+        version: manifestVersion.
+        deployments: blob ids of the documents, by deployment id; None where the tree lacks one.
+    """
+
+    version: int
+    deployments: dict[str, str | None]
+
+
+@dataclass(slots=True)
+class DesiredReader:
+    """Reads device trees; what was read of a document is kept, as most stay the same from one look to the next."""
+
+    objects: StateObjects
+    _names: dict[str, NamedDeployment | None] = field(default_factory=dict)
+
+    def read(self, tree: str) -> Desired:
+        """Return what a device's tree says.
+
+        Raises:
+            BadObjectError: it is none that a renderer writes.
+        """
+        held = HeldTree(self.objects, tree)
+        files = held.files()
+        name = files.get(MANIFEST_FILE)
+        if name is None:
+            raise BadObjectError(tree, f"this tree of a device holds no {MANIFEST_FILE}")
+        version, ids = _manifest(name, self.objects.read(name, BLOB))
+        return Desired(version, {each: files.get(f"{DEPLOYMENTS_FOLDER}/{each}.yaml") for each in ids})
+
+    def named(self, blob: str) -> NamedDeployment | None:
+        """Return what a deployment document is called; None where it is none.
+
+        Raises:
+            BadObjectError: the blob is missing.
+        """
+        if blob not in self._names:
+            self._names[blob] = _named(self.objects.read(blob, BLOB))
+        return self._names[blob]
+
+
+def _manifest(name: str, content: bytes) -> tuple[int, list[str]]:
+    try:
+        document = json.loads(content)
+        version = document["manifestVersion"]
+        ids = [each["deploymentId"] for each in document.get("deployments") or ()]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise BadObjectError(name, "it is no state manifest") from error
+    if not isinstance(version, int) or not all(isinstance(each, str) for each in ids):
+        raise BadObjectError(name, "it is no state manifest")
+    return version, ids
+
+
+def _named(content: bytes) -> NamedDeployment | None:
+    # The renderer has one spelling for all it writes; a name that needs quotes, or another writer, is read in full.
+    text = content.decode("utf-8", "replace")
+    name, device, application = _NAME.search(text), _DEVICE.search(text), _APPLICATION.search(text)
+    if name and device and application:
+        return NamedDeployment(name[1], device[1], application[1])
+    try:
+        document = read_as(ApplicationDeployment, read_source(content, "deployment.yaml"))
+    except (UnreadableDocument, InvalidDocument):
+        return None
+    if not isinstance(document, ApplicationDeployment):
+        return None
+    metadata = document.metadata
+    return NamedDeployment(metadata.name, metadata.device_id or "", document.spec.application_id)

@@ -1,0 +1,291 @@
+"""Read the status of a fleet from its state repo: the branches `fleet` and `reports`, and the fleet repo for labels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from margo_gitops.catalog.fleet import find_fleet, read_fleet_document
+from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.documents.device_id import FLEET_REF, client_of, decode_device_id
+from margo_gitops.documents.fleet_kinds import API_VERSION
+from margo_gitops.errors import StateTampered, StatusUnusable
+from margo_gitops.fleet_status.desired import Desired, DesiredReader
+from margo_gitops.fleet_status.filters import StatusFilter
+from margo_gitops.fleet_status.status import (
+    DeploymentReport,
+    DeviceStatus,
+    FleetStatus,
+    by_site,
+    counted_states,
+    judge_device,
+)
+from margo_gitops.renderer.fleet_input import named_location, open_state, state_location_of
+from margo_gitops.renderer.run import without_collections
+from margo_gitops.rendering.placement import selected, targets
+from margo_gitops.state_repo.reported import ReportedStatus, Reports
+from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, StateObjects
+from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, LEFT_FOLDER, NO_SITE
+
+_SEARCHED: Final = 20_000
+"""How many commits of the branch of reports are searched for a device that was not seen: about a second."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    """What to look at.
+
+    Attributes:
+        fleet: a folder in the fleet repo.
+        state: where the state repo is; None: as the fleet says.
+        cache: a folder for mirrors of remote state repos.
+        filter: which devices.
+    """
+
+    fleet: Path
+    state: str | None
+    cache: Path
+    filter: StatusFilter = field(default_factory=StatusFilter)
+
+
+@contextmanager
+def opened_state(request: StatusRequest) -> Iterator[tuple[StateObjects, str]]:
+    """Return the state repo, its reports fetched, and where it is; the fleet repo is needed only where it says that.
+
+    Raises:
+        MargoGitopsError: one of them is not there or cannot be read.
+    """
+    if request.state is None:
+        repo = FleetRepo.find(request.fleet)
+        location = state_location_of(repo.root, read_fleet_document(repo.tree("HEAD")).value)
+    else:
+        location = named_location(request.state)
+    target = open_state(location, request.cache, create=False, reports=True)
+    try:
+        yield StateObjects(target.repo.folder), location
+    finally:
+        target.release()
+
+
+def read_status(request: StatusRequest) -> FleetStatus:
+    """Return the status of a fleet.
+
+    Raises:
+        StatusUnusable: a device that was asked for is not there, or labels are asked for without a fleet repo.
+        StateTampered: the state repo holds what no render and no server wrote.
+        MargoGitopsError: one of the repos cannot be read.
+    """
+    with opened_state(request) as (objects, location), without_collections():
+        return StatusReader(objects, location, request).read()
+
+
+@dataclass(slots=True)
+class StatusReader:
+    """Reads the status of one state repo, as often as one likes; what cannot change is kept."""
+
+    objects: StateObjects
+    location: str
+    request: StatusRequest
+    _desired: DesiredReader = field(init=False)
+    _seen: _LastSeen = field(init=False)
+    _by_labels: tuple[str | None, frozenset[str]] | None = None
+
+    def __post_init__(self) -> None:
+        """Start with nothing read."""
+        self._desired = DesiredReader(self.objects)
+        self._seen = _LastSeen(Reports(self.objects))
+
+    def read(self, refs: Mapping[str, str] | None = None) -> FleetStatus:
+        """Return the status as it is now.
+
+        Args:
+            refs: all refs of the state repo; None: they are read.
+
+        Raises:
+            StatusUnusable, StateTampered: as `read_status`.
+        """
+        try:
+            return self._read(self.objects.refs() if refs is None else refs)
+        except BadObjectError as error:
+            raise StateTampered(
+                f"the state repo cannot be read: {error}", remedy="see what is wrong: margo-gitops audit verify"
+            ) from error
+
+    def _read(self, refs: Mapping[str, str]) -> FleetStatus:
+        tip = refs.get(FLEET_REF)
+        commit = self.objects.commit(tip) if tip else None
+        fleet_commit = commit.trailers.get("Fleet-Commit") if commit else None
+        reports = Reports(self.objects)
+        reported = reports.tip(refs)
+        folders = self._folders(reports, reported)
+        places = self._places(self.objects.places(commit.tree) if commit else {}, fleet_commit)
+        found = []
+        for device, place in places.items():
+            site = _site(place)
+            status = self._device(device, site, place, reports.statuses(folders[device]) if device in folders else {})
+            if status is not None:
+                found.append(status)
+        devices = self._with_times(found, reported, frozenset(folders))
+        return FleetStatus(
+            api_version=API_VERSION,
+            kind="FleetStatus",
+            state_repo=self.location,
+            state_commit=tip,
+            fleet_commit=fleet_commit,
+            reports_commit=reported,
+            searched_to=_time(self._seen.searched_to),
+            counts=counted_states(devices),
+            sites=by_site(devices),
+            devices=devices,
+        )
+
+    def _folders(self, reports: Reports, tip: str | None) -> dict[str, str]:
+        """Return the tree of each client's reports: of all, or only of those that were asked for."""
+        if tip is None:
+            return {}
+        tree = reports.commit(tip).tree
+        if self.request.filter.devices:
+            named = {client: reports.client(tree, client) for client in self.request.filter.clients}
+            return {client: folder for client, folder in named.items() if folder is not None}
+        return dict(reports.clients(tree))
+
+    def _places(self, places: Mapping[str, DevicePlace], fleet_commit: str | None) -> dict[str, DevicePlace]:
+        """Return the devices that the filter lets through as far as their place tells, sorted by site and id."""
+        wanted = self.request.filter
+        found = {}
+        for encoded, place in places.items():
+            try:
+                device = decode_device_id(encoded)
+            except ValueError as error:
+                raise BadObjectError(place.tree, f"its folder {encoded} is no device's") from error
+            if wanted.place(device, _site(place), left=place.folder == LEFT_FOLDER):
+                found[device] = place
+        if missing := sorted(wanted.clients - found.keys()):
+            raise StatusUnusable(
+                f"{missing[0]} is no device of this fleet, or not of the sites named",
+                remedy="list them: margo-gitops status",
+            )
+        if wanted.labels:
+            selected_clients = self._selected(fleet_commit)
+            found = {device: place for device, place in found.items() if device in selected_clients}
+        return dict(sorted(found.items(), key=lambda item: (_site(item[1]) is None, _site(item[1]) or "", item[0])))
+
+    def _selected(self, fleet_commit: str | None) -> frozenset[str]:
+        """Return the clients that the selectors select, by the labels of the commit that was rendered."""
+        if self._by_labels is None or self._by_labels[0] != fleet_commit:
+            repo = FleetRepo.find(self.request.fleet)
+            revision = fleet_commit if fleet_commit and repo.knows(fleet_commit) else "HEAD"
+            intent, _ = find_fleet(repo.tree(revision))
+            if intent is None:
+                raise StatusUnusable(
+                    "the labels of devices are not known: the fleet repo cannot be read",
+                    remedy="see what is wrong: margo-gitops validate",
+                )
+            selectors = [each(intent) for each in self.request.filter.labels]
+            clients = {
+                client_of(device)
+                for device, target in targets(intent).items()
+                if all(selected(each, target) for each in selectors)
+            }
+            self._by_labels = (fleet_commit, frozenset(clients))
+        return self._by_labels[1]
+
+    def _device(
+        self, device: str, site: str | None, place: DevicePlace, reported: Mapping[str, ReportedStatus]
+    ) -> DeviceStatus | None:
+        wanted = self.request.filter
+        desired = self._desired.read(place.tree)
+        state, adopted = judge_device(desired.version, desired.deployments, reported)
+        if place.folder == LEFT_FOLDER:
+            state = "left"
+        if wanted.states and state not in wanted.states:
+            return None
+        deployments = tuple(
+            sorted(self._deployments(device, desired, reported), key=lambda each: (each.name, each.device))
+        )
+        if wanted.applications and not any(
+            each.wanted and each.application in wanted.applications for each in deployments
+        ):
+            return None
+        return DeviceStatus(device, site, state, desired.version, adopted, None, deployments)
+
+    def _deployments(
+        self, device: str, desired: Desired, reported: Mapping[str, ReportedStatus]
+    ) -> Iterator[DeploymentReport]:
+        for each, blob in desired.deployments.items():
+            named = self._desired.named(blob) if blob else None
+            status = reported.get(each)
+            yield DeploymentReport(
+                name=named.name if named else each,
+                id=each,
+                device=named.device if named else device,
+                application=named.application if named else None,
+                wanted=True,
+                state=status.state if status else None,
+                adopted=status.adopted if status else None,
+                error=(status.error or None) if status else None,
+            )
+        for each, status in reported.items():
+            # What is removed is as it should be; only what is not gone yet is worth a word.
+            if each not in desired.deployments and status.state != "removed":
+                yield DeploymentReport(
+                    each, each, status.device or device, None, False, status.state, status.adopted, status.error or None
+                )
+
+    def _with_times(
+        self, devices: list[DeviceStatus], tip: str | None, reported: frozenset[str]
+    ) -> tuple[DeviceStatus, ...]:
+        times = self._seen.update(tip, reported.intersection(each.device for each in devices))
+        return tuple(replace(each, last_seen=_time(times.get(each.device))) for each in devices)
+
+
+class _LastSeen:
+    """When each client's last report was committed: the branch is walked back until all that matter were met."""
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+        self._tip: str | None = None
+        self._times: dict[str, int] = {}
+        self._whole = False
+        self.searched_to: int | None = None
+
+    def update(self, tip: str | None, wanted: frozenset[str]) -> Mapping[str, int]:
+        """Return the times known; at least those of the wanted clients that were met."""
+        self.searched_to = None
+        if tip is None:
+            return self._times
+        known, fresh = self._tip, dict[str, int]()
+        met_known = False
+        missing = set(wanted)
+        for count, commit in enumerate(self._reports.history(tip)):
+            if commit.id == known:
+                met_known = True
+                missing -= self._times.keys()
+                if self._whole or not missing:
+                    break
+            for client in commit.senders:
+                fresh.setdefault(client, commit.time)
+                missing.discard(client)
+            if not missing and known is None:
+                break
+            if count >= _SEARCHED:
+                self.searched_to = commit.time
+                break
+        else:
+            self._whole = True
+        self._times = {**self._times, **fresh} if met_known or known is None else fresh
+        self._tip = tip
+        return self._times
+
+
+def _site(place: DevicePlace) -> str | None:
+    site = place.folder.removeprefix(f"{DEVICES_FOLDER}/")
+    return None if site == NO_SITE or place.folder == LEFT_FOLDER else site
+
+
+def _time(seconds: int | None) -> str | None:
+    return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds is not None else None

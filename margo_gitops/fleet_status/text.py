@@ -1,0 +1,156 @@
+"""A fleet's status for a terminal: counts by site, what is stuck and why, then the devices.
+
+Five devices or five thousand: the first two parts stay short, because the same failure is told once with the number of
+devices; the third has the most urgent devices first, and is cut unless somebody asks for the details.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from margo_gitops.fleet_status.status import (
+    DEVICE_STATES,
+    DeploymentReport,
+    DeviceState,
+    DeviceStatus,
+    FleetStatus,
+    StateCounts,
+)
+from margo_gitops.renderer.wording import counted, printable
+
+SHOWN: Final = 20
+"""Lines of each part that are shown without --details."""
+
+_NAMED: Final = 3
+_LONGEST: Final = 300
+_COLOURS: Final[dict[str, str]] = {"failed": "31", "ahead": "31", "silent": "33", "behind": "33", "applying": "36"}
+_HEADING: Final = ("site", "devices", "installed", "applying", "behind", "failed", "silent", "ahead")
+
+
+def status_lines(status: FleetStatus, *, details: bool = False, colour: bool = False) -> Iterator[str]:
+    """Yield a status.
+
+    Args:
+        status: what to show.
+        details: every device, with each of its deployments.
+        colour: colour states, for a terminal.
+    """
+    if status.state_commit is None:
+        yield "nothing was rendered yet: the state repo is empty"
+        return
+    yield f"fleet    {(status.fleet_commit or '?')[:12]}  state {status.state_commit[:12]}"
+    yield f"devices  {_summary(status.counts)}"
+    if status.reports_commit is None:
+        yield "note: no device ever reported to this state repo; docs/status.md says how reports get there"
+    if len(status.sites) > 1:
+        yield ""
+        rows = [(each.site or "(no site)", *_numbers(each.counts)) for each in status.sites]
+        yield from _table([_HEADING, *rows, ("all sites", *_numbers(status.counts))])
+    if stuck := list(_stuck(status)):
+        yield ""
+        yield "stuck"
+        yield from _cut(stuck, None if details else 2 * SHOWN)
+    if status.devices:
+        yield ""
+        urgent = sorted(status.devices, key=lambda each: DEVICE_STATES.index(each.state))
+        shown = urgent if details else urgent[:SHOWN]
+        yield from _devices(shown, details=details, colour=colour)
+        if len(shown) < len(urgent):
+            yield f"  and {counted(len(urgent) - len(shown), 'more device')}: see them with --details"
+
+
+def _summary(counts: StateCounts) -> str:
+    parts = [f"{number} {name}" for name, number in _named(counts) if number]
+    return f"{counts.devices}: {', '.join(parts)}" if parts else "none"
+
+
+def _named(counts: StateCounts) -> list[tuple[str, int]]:
+    return list(zip(_HEADING[2:], (counts.installed, *_others(counts)), strict=True))
+
+
+def _others(counts: StateCounts) -> tuple[int, ...]:
+    return counts.applying, counts.behind, counts.failed, counts.silent, counts.ahead
+
+
+def _numbers(counts: StateCounts) -> tuple[str, ...]:
+    return tuple(map(str, (counts.devices, counts.installed, *_others(counts))))
+
+
+def _stuck(status: FleetStatus) -> Iterator[str]:
+    """Yield each failure once, the most frequent first, and what a device that is ahead means."""
+    failures: dict[tuple[str, str], list[str]] = {}
+    for device in status.devices:
+        for each in device.deployments:
+            if each.state == "failed":
+                places = failures.setdefault((each.name, each.error or "the device does not say why"), [])
+                places.append(_place(device, each))
+    for (name, error), places in sorted(failures.items(), key=lambda item: (-len(item[1]), item[0])):
+        more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
+        yield f"  {name}: failed on {', '.join(places[:_NAMED])}{more}"
+        yield f"    {_short(printable(error))}"
+    ahead = [_place(each, None) for each in status.devices if each.state == "ahead"]
+    if ahead:
+        more = f" and {len(ahead) - _NAMED} more" if len(ahead) > _NAMED else ""
+        yield f"  {', '.join(ahead[:_NAMED])}{more}: adopted a manifest newer than the state repo's"
+        yield "    was the state repo moved back, or restored from a backup? margo-gitops audit verify"
+
+
+def _place(device: DeviceStatus, deployment: DeploymentReport | None) -> str:
+    name = deployment.device if deployment is not None and deployment.device else device.device
+    return f"{device.site}/{name}" if device.site else name
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+
+
+def _devices(devices: Sequence[DeviceStatus], *, details: bool, colour: bool) -> Iterator[str]:
+    heading = ("device", "state", "desired", "adopted", "last report")
+    rows = [
+        (
+            _place(each, None),
+            each.state,
+            str(each.desired),
+            str(each.adopted) if each.adopted is not None else "-",
+            _time(each.last_seen),
+        )
+        for each in devices
+    ]
+    lines = iter(_table([heading, *rows]))
+    yield next(lines)
+    for each, line in zip(devices, lines, strict=True):
+        yield _coloured(line, each.state) if colour else line
+        if details:
+            for deployment in each.deployments:
+                yield _deployment(each, deployment)
+
+
+def _deployment(device: DeviceStatus, each: DeploymentReport) -> str:
+    child = f" on {each.device}" if each.device not in ("", device.device) else ""
+    state = each.state or "not reported"
+    adopted = f", manifest {each.adopted}" if each.adopted is not None else ""
+    gone = "" if each.wanted else " (to be removed)"
+    error = f": {_short(printable(each.error))}" if each.error else ""
+    return f"      {each.name}{child}: {state}{adopted}{gone}{error}"
+
+
+def _time(moment: str | None) -> str:
+    return moment.replace("+00:00", "Z") if moment else "-"
+
+
+def _coloured(line: str, state: DeviceState) -> str:
+    code = _COLOURS.get(state)
+    return line.replace(f" {state} ", f" \x1b[{code}m{state}\x1b[0m ", 1) if code else line
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        yield "  ".join(["", *(cell.ljust(width) for cell, width in zip(row, widths, strict=True))]).rstrip()
+
+
+def _cut(lines: Sequence[str], most: int | None) -> Iterator[str]:
+    yield from lines[:most]
+    if most is not None and len(lines) > most:
+        yield f"  and {len(lines) - most} more lines: see them with --details"

@@ -1,0 +1,68 @@
+"""See a status change: a few `stat` calls a second for a state repo on this machine, else a fetch now and then."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from threading import Event
+from typing import Final
+
+from margo_gitops.errors import MargoGitopsError
+from margo_gitops.fleet_status.reading import StatusReader, StatusRequest, opened_state
+from margo_gitops.fleet_status.status import FleetStatus
+from margo_gitops.state_repo.ref_watch import RefWatch
+from margo_gitops.state_repo.remote import is_remote
+
+LOOK_SECONDS: Final = 0.3
+"""Between two looks at a state repo on this machine."""
+
+FETCH_SECONDS: Final = 15.0
+"""Between two fetches from a remote one."""
+
+
+@dataclass(slots=True)
+class StatusWatch:
+    """Yields the status now and after every change.
+
+    Attributes:
+        request: what to look at.
+        stop: ends the watch when set.
+    """
+
+    request: StatusRequest
+    stop: Event
+
+    def changes(self) -> Iterator[FleetStatus | MargoGitopsError]:
+        """Yield a status, or the error that stands in its way, each time that another one is to be shown.
+
+        Raises:
+            MargoGitopsError: there is no state repo to begin with.
+        """
+        reader: StatusReader | None = None
+        refs: RefWatch | None = None
+        before: Mapping[str, str] | None = None
+        shown: FleetStatus | str | None = None
+        while True:
+            pause = LOOK_SECONDS
+            try:
+                if reader is None or is_remote(reader.location):
+                    with opened_state(self.request) as (objects, location):
+                        reader = reader or StatusReader(objects, location, self.request)
+                        refs = refs or RefWatch(objects.folder)
+                    pause = FETCH_SECONDS if is_remote(reader.location) else LOOK_SECONDS
+                now = refs.read() if refs else {}
+                if now != before:
+                    status = reader.read(now)
+                    before = now
+                    if status != shown:
+                        shown = status
+                        yield status
+            except MargoGitopsError as error:
+                if reader is None:
+                    raise
+                pause = FETCH_SECONDS if is_remote(reader.location) else LOOK_SECONDS
+                if str(error) != shown:
+                    shown = str(error)
+                    yield error
+            if self.stop.wait(pause):
+                return

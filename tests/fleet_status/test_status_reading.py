@@ -1,0 +1,226 @@
+"""The status of a fleet, read from a state repo that a renderer and a server wrote."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+from support.reporting import Reporter
+from support.state_publishing import Renderer
+
+from margo_gitops.editing.selectors import parse_selector
+from margo_gitops.errors import NoFleetRepo, StateTampered, StatusUnusable
+from margo_gitops.fleet_status import reading
+from margo_gitops.fleet_status.filters import StatusFilter
+from margo_gitops.fleet_status.reading import StatusReader, StatusRequest, read_status
+from margo_gitops.fleet_status.status import FleetStatus
+from margo_gitops.fleet_status.text import status_lines
+from margo_gitops.rendering.resolution import deployment_id
+from margo_gitops.state_repo.state_objects import StateObjects
+
+
+def document(device: str, name: str, application: str = "com-example-web") -> bytes:
+    identifier = deployment_id("plant", device, name)
+    return (
+        f'id: "{identifier}"\nmetadata:\n  name: {name}\n  namespace: margo\n  deviceId: {device}\n'
+        f"spec:\n  applicationId: {application}\n  deploymentProfile:\n    type: compose\n    components:\n"
+        f'      - name: web\n        properties:\n          repository: "oci://example.com/web"\n'
+        f'          revision: "1.0.0"\n'
+    ).encode()
+
+
+class Fleet:
+    """A state repo of three devices, and their reports."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "state.git"
+        self.renderer = Renderer(self.folder)
+        self.publish("a", "b", "c")
+        self.reporter = Reporter(self.folder)
+
+    def publish(self, *devices: str, revision: str = "") -> None:
+        self.renderer.publish(
+            {
+                each: {
+                    "web": document(each, "web") + revision.encode(),
+                    "hmi": document(each, "hmi", "com-example-hmi"),
+                }
+                for each in devices
+            }
+        )
+
+    def read(self, **chosen: object) -> FleetStatus:
+        wanted = StatusFilter(**chosen)  # type: ignore[arg-type]
+        return read_status(StatusRequest(self.folder.parent, str(self.folder), self.folder.parent / "cache", wanted))
+
+    def states(self, **chosen: object) -> dict[str, str]:
+        return {each.device: each.state for each in self.read(**chosen).devices}
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> Fleet:
+    return Fleet(tmp_path)
+
+
+def test_what_devices_should_run_stands_beside_what_they_report(fleet: Fleet):
+    fleet.reporter.report("a")
+    fleet.reporter.report("b", "failed", error="no space left", only=0)
+    found = fleet.read()
+    assert {each.device: (each.state, each.desired, each.adopted) for each in found.devices} == {
+        "a": ("installed", 1, 1),
+        "b": ("failed", 1, 1),
+        "c": ("silent", 1, None),
+    }
+    assert (found.counts.devices, found.counts.installed, found.counts.failed, found.counts.silent) == (3, 1, 1, 1)
+    assert [each.site for each in found.sites] == ["north"]
+    assert not found.as_desired
+    failed = [each for each in found.devices[1].deployments if each.state == "failed"]
+    assert [each.error for each in failed] == ["web: no space left"]
+    assert {each.name for each in found.devices[0].deployments} == {"hmi", "web"}
+    assert found.devices[0].last_seen == "2027-01-15T08:01:00+00:00"
+    assert found.devices[2].last_seen is None
+
+
+def test_a_new_version_leaves_devices_behind_until_they_adopt_it(fleet: Fleet):
+    for each in "abc":
+        fleet.reporter.report(each)
+    assert fleet.read().as_desired
+    fleet.publish("a", "b", "c", revision="# 2\n")
+    assert set(fleet.states().values()) == {"behind"}
+    fleet.reporter.report("a", "installing", only=0)
+    assert fleet.states() == {"a": "applying", "b": "behind", "c": "behind"}
+    fleet.reporter.report("a")
+    assert fleet.states()["a"] == "installed"
+
+
+def test_filters_choose_devices(fleet: Fleet):
+    fleet.reporter.report("a")
+    assert fleet.states(states=frozenset({"installed"})) == {"a": "installed"}
+    assert fleet.states(devices=frozenset({"b/axis"})) == {"b": "silent"}
+    assert fleet.states(sites=frozenset({"south"})) == {}
+    assert list(fleet.states(sites=frozenset({"north"}))) == ["a", "b", "c"]
+    assert list(fleet.states(applications=frozenset({"com-example-hmi"}))) == ["a", "b", "c"]
+    assert fleet.states(applications=frozenset({"com-example-none"})) == {}
+    with pytest.raises(StatusUnusable, match="z is no device"):
+        fleet.states(devices=frozenset({"z"}))
+
+
+def test_a_device_that_left_is_shown_on_request_and_does_not_count(fleet: Fleet):
+    for each in "ab":
+        fleet.reporter.report(each)
+    fleet.publish("a", "b")
+    assert fleet.read().as_desired
+    assert fleet.states() == {"a": "installed", "b": "installed"}
+    assert fleet.states(states=frozenset({"left"})) == {"c": "left"}
+    assert fleet.read(devices=frozenset({"c"})).counts.devices == 0
+
+
+def test_labels_need_a_fleet_repo(fleet: Fleet):
+    with pytest.raises(NoFleetRepo):
+        fleet.read(labels=(partial(parse_selector, "line=3"),))
+
+
+def test_a_device_that_is_asked_for_costs_no_other_devices_objects(fleet: Fleet):
+    fleet.reporter.report("a")
+    fleet.reporter.report("b")
+    objects = StateObjects(fleet.folder)
+    read: list[str] = []
+    original = objects.read
+
+    class Counting(StateObjects):
+        def read(self, name: str, kind: bytes) -> bytes:
+            read.append(name)
+            return original(name, kind)
+
+    request = StatusRequest(fleet.folder, str(fleet.folder), fleet.folder, StatusFilter(devices=frozenset({"a"})))
+    StatusReader(Counting(fleet.folder), "state", request).read()
+    others = {
+        line.split()[2]
+        for device in "bc"
+        for line in fleet.renderer.git.run("ls-tree", "-r", f"refs/heads/devices/{device}").splitlines()
+    }
+    assert read
+    assert not others.intersection(read)
+
+
+def test_a_reader_sees_what_came_since_its_last_look(fleet: Fleet):
+    request = StatusRequest(fleet.folder, str(fleet.folder), fleet.folder)
+    reader = StatusReader(StateObjects(fleet.folder), "state", request)
+    fleet.reporter.report("a")
+    first = reader.read()
+    fleet.reporter.report("b")
+    fleet.reporter.report("a", "failed", error="later")
+    second = reader.read()
+    fresh = StatusReader(StateObjects(fleet.folder), "state", request).read()
+    assert second == fresh
+    assert [each.last_seen for each in first.devices] == ["2027-01-15T08:01:00+00:00", None, None]
+    assert [each.last_seen for each in second.devices] == [
+        "2027-01-15T08:03:00+00:00",
+        "2027-01-15T08:02:00+00:00",
+        None,
+    ]
+
+
+def test_a_long_branch_of_reports_is_searched_so_far_and_the_status_says_it(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(reading, "_SEARCHED", 3)
+    fleet.reporter.report("b")
+    for number in range(5):
+        fleet.reporter.report("a", adopted=number + 1)
+    found = fleet.read()
+    assert found.searched_to == "2027-01-15T08:03:00+00:00"
+    assert [each.last_seen for each in found.devices][1:] == [None, None]
+
+
+def test_a_tree_that_no_render_wrote_is_an_error_that_names_the_audit(fleet: Fleet):
+    git = fleet.renderer.git
+    index = {"GIT_INDEX_FILE": str(fleet.folder / "index")}
+    git.run("read-tree", "fleet", environment=index)
+    blob = git.run("hash-object", "-w", "--stdin", content=b"[]")
+    git.run("update-index", "--cacheinfo", f"100644,{blob},devices/north/a/manifest.json", environment=index)
+    tree = git.run("write-tree", environment=index)
+    raw = git.run_bytes("cat-file", "commit", "fleet")
+    old = git.run("rev-parse", "fleet^{tree}")
+    forged = git.run("hash-object", "-t", "commit", "-w", "--stdin", content=raw.replace(old.encode(), tree.encode()))
+    git.run("update-ref", "refs/heads/fleet", forged)
+    with pytest.raises(StateTampered, match="no state manifest"):
+        fleet.read()
+
+
+def test_an_empty_state_repo_has_a_status(tmp_path: Path):
+    Renderer(tmp_path / "state.git")
+    request = StatusRequest(tmp_path, str(tmp_path / "state.git"), tmp_path)
+    found = read_status(request)
+    assert found.devices == ()
+    assert "nothing was rendered yet" in "\n".join(status_lines(found))
+
+
+def test_text_tells_the_same_failure_once(fleet: Fleet):
+    for each in "abc":
+        fleet.reporter.report(each, "failed", error="pull access \x1b[31mdenied", only=1)
+    text = "\n".join(status_lines(fleet.read()))
+    assert text.count("denied") == 1
+    assert "\x1b" not in text
+    assert "failed on north/a, north/b, north/c" in text
+    assert text.index("stuck") < text.index("last report")
+
+
+def test_text_is_short_for_many_devices(tmp_path: Path):
+    fleet = Fleet(tmp_path)
+    fleet.publish(*(f"press-{number:03}" for number in range(200)))
+    fleet.reporter.report("press-150", "failed", error="broken")
+    lines = list(status_lines(fleet.read()))
+    assert len(lines) < 40
+    assert "and 180 more devices: see them with --details" in lines[-1]
+    table = next(index for index, line in enumerate(lines) if "last report" in line)
+    assert "press-150" in lines[table + 1]
+    assert len(list(status_lines(fleet.read(), details=True))) > 600
+
+
+def test_devices_that_left_are_shown_by_name_or_state_only():
+    assert not StatusFilter().place("a", None, left=True)
+    assert StatusFilter(devices=frozenset({"a/child"})).place("a", None, left=True)
+    assert StatusFilter(states=frozenset({"left"})).place("a", None, left=True)
+    assert not StatusFilter(sites=frozenset({"north"})).place("a", "south", left=False)
