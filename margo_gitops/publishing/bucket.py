@@ -3,6 +3,7 @@
     <prefix>/<encoded device>/api/v1/deployments                      the manifest
     <prefix>/<encoded device>/api/v1/deployments/<id>/<digest>
     <prefix>/<encoded device>/api/v1/bundles/<digest>
+    <prefix>/<encoded device>/api/v1/freshness                        the proof of freshness
     <prefix>/<encoded device>/manifests/<digest>                      when each manifest was published
 
 B-1  A write is whole or not at all, and carries its sha256, which the store compares.
@@ -35,10 +36,13 @@ from margo_gitops.errors import InvalidDocument, Location, PublishBusy, PublishT
 from margo_gitops.publishing.layout import (
     BUNDLES,
     DEPLOYMENTS,
+    FRESHNESS,
+    FRESHNESS_MEDIA_TYPE,
     MANIFEST_CACHING,
     MANIFEST_MEDIA_TYPE,
     MANIFESTS,
     MAX_MANIFEST_BYTES,
+    MAX_PROOF_BYTES,
     OBJECT_CACHING,
     PublishedObject,
     read_manifest,
@@ -145,6 +149,14 @@ class BucketTarget:
                     self._delete(f"{device}/{MANIFESTS}/{name}")
         self._put(f"{device}/{MANIFESTS}/{digest}", manifest, MANIFEST_MEDIA_TYPE, OBJECT_CACHING)
         self._put(f"{device}/{DEPLOYMENTS}", manifest, MANIFEST_MEDIA_TYPE, MANIFEST_CACHING)
+
+    def proof(self, device: str) -> bytes | None:
+        """Return the proof of freshness that a device is given now; None for none."""
+        return self._get(f"{device}/{FRESHNESS}", MAX_PROOF_BYTES)
+
+    def put_proof(self, device: str, shard: str, content: bytes) -> None:  # noqa: ARG002  # a bucket has no links
+        """Give the device this proof, which is that of all devices of a shard, from one moment to the next."""
+        self._put(f"{device}/{FRESHNESS}", content, FRESHNESS_MEDIA_TYPE, MANIFEST_CACHING)
 
     def collect(self, device: str, keep: float) -> int:
         """Remove what no manifest of the last `keep` seconds leads to; return how many objects went."""

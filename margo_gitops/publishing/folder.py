@@ -4,6 +4,7 @@
     <target>/<encoded device>/api/v1/deployments/<id>/<digest>
     <target>/<encoded device>/api/v1/bundles/<digest>
     <target>/<encoded device>/manifests/<digest>
+    <target>/<encoded device>/api/v1/freshness                  a link to ../../../_freshness/<shard>.json
 
 F-1  Each file is written beside its place, synced, then renamed into it; the link is replaced by a rename.
 F-2  A manifest's time of change is the second it was published in, and later than its predecessor's: web servers that
@@ -34,9 +35,11 @@ from margo_gitops.errors import (
 from margo_gitops.publishing.layout import (
     BUNDLES,
     DEPLOYMENTS,
+    FRESHNESS,
     MANIFEST_LINK,
     MANIFESTS,
     MAX_MANIFEST_BYTES,
+    MAX_PROOF_BYTES,
     PublishedObject,
     read_manifest,
 )
@@ -45,6 +48,7 @@ from margo_gitops.publishing.retention import DatedManifest, expired
 LOCK_FILE: Final = ".margo-gitops-publish"
 """In every target; what starts with a dot is no device."""
 _TEMPORARY: Final = ".new-"
+_PROOFS: Final = "_freshness"
 
 
 class FolderTarget:
@@ -117,12 +121,22 @@ class FolderTarget:
                     if each.published > current.published:  # a publisher died before the device was told of it
                         (self._folder / device / MANIFESTS / each.digest).unlink()
             _write(self._folder / device / MANIFESTS / digest, manifest, time=now)
-            _make_folder(link.parent)
-            temporary = link.with_name(f"{_TEMPORARY}{link.name}")
-            temporary.unlink(missing_ok=True)
-            temporary.symlink_to(Path(*[".."] * MANIFEST_LINK.count("/"), MANIFESTS, digest))
-            temporary.replace(link)
-            sync_folder(link.parent)
+            _point(link, Path(*[".."] * MANIFEST_LINK.count("/"), MANIFESTS, digest))
+
+    def proof(self, device: str) -> bytes | None:
+        """Return the proof of freshness that a device is given now; None for none."""
+        return self._read(self._folder / device / FRESHNESS, MAX_PROOF_BYTES)
+
+    def put_proof(self, device: str, shard: str, content: bytes) -> None:
+        """Give the device this proof, which is that of all devices of a shard, from one moment to the next."""
+        path = self._folder / _PROOFS / f"{shard}.json"
+        link = self._folder / device / FRESHNESS
+        wanted = Path(*[".."] * (FRESHNESS.count("/") + 1), _PROOFS, path.name)
+        with _disk_errors(path):
+            if self._read(path, MAX_PROOF_BYTES) != content:
+                _write(path, content)
+            if not link.is_symlink() or link.readlink() != wanted:
+                _point(link, wanted)
 
     def collect(self, device: str, keep: float) -> int:
         """Remove what no manifest of the last `keep` seconds leads to; return how many objects went."""
@@ -234,6 +248,16 @@ def _write(path: Path, content: bytes, time: int | None = None) -> None:
     write_synced(temporary, content, mode=0o644, time=time)
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def _point(link: Path, target: Path) -> None:
+    """Let a link lead to `target` from one moment to the next."""
+    temporary = link.with_name(f"{_TEMPORARY}{link.name}")
+    _make_folder(link.parent)
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target)
+    temporary.replace(link)
+    sync_folder(link.parent)
 
 
 def _make_folder(path: Path) -> None:

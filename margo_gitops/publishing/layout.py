@@ -5,6 +5,8 @@ L-1  A device's files are below its encoded id, in the same URL layout that the 
 L-2  Everything but the manifest is named by its digest, so it never changes.
 L-3  In a folder, `api/v1/deployments` is both a resource and a folder of others; there the manifest is the link
      `api/v1/deployments/manifest`, which leads to `manifests/<digest>`: one rename switches content and digest.
+L-4  The proof of freshness is `api/v1/freshness` for each device, too. In a folder that is a link to the proof of the
+     device's shard, below `_freshness`, which is no name of a device: so a renewal writes one file per shard.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.digests import Digest
+from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE, FRESHNESS_PATH, MAX_PROOF_BYTES
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE, StateManifest
 from margo_gitops.documents.nodes import Bounds
@@ -22,6 +25,9 @@ DEPLOYMENTS: Final = "api/v1/deployments"
 BUNDLES: Final = "api/v1/bundles"
 MANIFESTS: Final = "manifests"
 MANIFEST_LINK: Final = f"{DEPLOYMENTS}/manifest"
+
+FRESHNESS: Final = FRESHNESS_PATH.removeprefix("/")
+"""Below a device's folder; the one resource besides the manifest that changes (docs/freshness.md)."""
 
 MANIFEST_CACHING: Final = "private, no-cache"
 OBJECT_CACHING: Final = "private, max-age=31536000, immutable"
@@ -87,11 +93,14 @@ __all__ = [
     "BUNDLES",
     "DEPLOYMENTS",
     "DEPLOYMENT_MEDIA_TYPE",
+    "FRESHNESS",
+    "FRESHNESS_MEDIA_TYPE",
     "MANIFESTS",
     "MANIFEST_CACHING",
     "MANIFEST_LINK",
     "MANIFEST_MEDIA_TYPE",
     "MAX_MANIFEST_BYTES",
+    "MAX_PROOF_BYTES",
     "OBJECT_CACHING",
     "ManifestContent",
     "PublishedObject",

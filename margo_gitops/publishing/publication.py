@@ -7,21 +7,32 @@ P-3  Objects come first, the manifest last: whatever crashes when, each manifest
 P-4  Only what is missing is written. What is there and has its digest as its name is not written again.
 P-5  A device that left the fleet keeps its last manifest: absence is the one thing that removes workloads, and leaving
      the fleet is no order to stop.
+P-7  Proofs of freshness come after the manifests, so none speaks of a state that is not there yet; an older one never
+     replaces a newer one.
 P-6  What no manifest leads to any more stays for a grace period, for devices that are in the middle of a download.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from margo_gitops.digests import sha256
 from margo_gitops.documents.bundle import write_bundle
 from margo_gitops.documents.device_id import encode_device_id
-from margo_gitops.errors import InvalidDocument, PublishGoesBack, StateTampered, UnreadableDocument, listed
+from margo_gitops.errors import (
+    FreshnessInvalid,
+    InvalidDocument,
+    PublishGoesBack,
+    StateTampered,
+    UnreadableDocument,
+    listed,
+)
 from margo_gitops.publishing.layout import ManifestContent, PublishedObject, read_manifest
 from margo_gitops.publishing.target import PublishTarget
 from margo_gitops.state_repo.served_state import DeviceState, ServedState, StateView
 from margo_gitops.state_repo.state_repo import StateRepo
+from margo_gitops.trust.freshness import read_statement
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +53,7 @@ class Published:
         left: encoded ids of devices on the target that the state repo does not know.
         written: how many objects were written.
         collected: how many objects were removed.
+        proofs: how many devices got a new proof of freshness.
     """
 
     changed: tuple[PublishedDevice, ...]
@@ -49,6 +61,7 @@ class Published:
     left: tuple[str, ...]
     written: int
     collected: int
+    proofs: int = 0
 
 
 def publish(repo: StateRepo, target: PublishTarget, keep: float) -> Published:
@@ -73,11 +86,12 @@ def publish(repo: StateRepo, target: PublishTarget, keep: float) -> Published:
             content = view.manifest(each.device)
             if content is not None:
                 target.switch(encode_device_id(each.device), content)
+        proofs = sum(_put_proof(target, device, view) for device in view.devices())
         there = sorted(target.devices())
         collected = sum(target.collect(device, keep) for device in there)
     known = {encode_device_id(device) for device in view.devices()}
     left = tuple(device for device in there if device not in known)
-    return Published(changed, len(known) - len(changed), left, written, collected)
+    return Published(changed, len(known) - len(changed), left, written, collected, proofs)
 
 
 def differences(repo: StateRepo, target: PublishTarget) -> list[str]:
@@ -99,6 +113,9 @@ def differences(repo: StateRepo, target: PublishTarget) -> list[str]:
         if held != state.manifest:
             found.append(f"{device}: another manifest than version {manifest.version} of the state repo")
             continue
+        proof = view.proof(device)
+        if proof is not None and target.proof(encoded) != proof:
+            found.append(f"{device}: another proof of freshness than that of the state repo")
         for each in manifest.objects:
             content = target.read(encoded, each.path)
             if content is None:
@@ -164,6 +181,28 @@ def _put_objects(target: PublishTarget, device: str, view: StateView) -> int:
     for each in missing:
         target.put(encoded, each, _content(state, each, device))
     return len(missing)
+
+
+def _put_proof(target: PublishTarget, device: str, view: StateView) -> bool:
+    content, encoded = view.proof(device), encode_device_id(device)
+    if content is None:
+        return False
+    held = target.proof(encoded)
+    issued, shard = _issued(content)
+    if held == content or (held is not None and _issued(held)[0] > issued):
+        return False
+    target.put_proof(encoded, shard, content)
+    return True
+
+
+@lru_cache(maxsize=1024)
+def _issued(content: bytes) -> tuple[str, str]:
+    """Return when a proof was issued and of which shard it is; the devices of a shard share one."""
+    try:
+        proof, statement = read_statement(content)
+    except FreshnessInvalid:
+        return "", "unreadable"  # what no device can read keeps nothing out
+    return statement.issued, proof.shard
 
 
 def _content(state: DeviceState, wanted: PublishedObject, device: str) -> bytes:

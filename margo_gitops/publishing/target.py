@@ -51,6 +51,14 @@ class PublishTarget(Protocol):
         """Give the device this manifest from one moment to the next; all its objects are there and durable."""
         ...
 
+    def proof(self, device: str) -> bytes | None:
+        """Return the proof of freshness that a device is given now; None for none."""
+        ...
+
+    def put_proof(self, device: str, shard: str, content: bytes) -> None:
+        """Give the device this proof, which is that of all devices of a shard, from one moment to the next."""
+        ...
+
     def collect(self, device: str, keep: float) -> int:
         """Remove what no manifest of the last `keep` seconds leads to; return how many objects went."""
         ...

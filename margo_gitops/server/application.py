@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
 from margo_gitops.server.desired_state import DesiredStateResources
+from margo_gitops.server.freshness import FreshnessRenewal
+from margo_gitops.server.g1.contract import SignedContract
+from margo_gitops.server.git.credentials import ASK_FOR_TOKEN, with_bearer
+from margo_gitops.server.git.resources import GitResources
 from margo_gitops.server.identity import Caller, Identify
 from margo_gitops.server.limits import InFlight, RateLimit, spread
 from margo_gitops.server.paths import METHODS, Resource, find_resource
@@ -35,6 +39,7 @@ from margo_gitops.server.trust_discovery import TrustDiscovery
 _LOG = logging.getLogger("margo_gitops.server")
 _OVERLOADED_SECONDS = 5
 _PUBLIC = frozenset({"healthz", "readyz", "discovery", "trust-bundle"})
+_OF_GIT = frozenset({"git-refs", "git-upload-pack"})
 
 
 class WorkloadManagementApi:
@@ -46,6 +51,7 @@ class WorkloadManagementApi:
         identify: Identify,
         watch: StateWatch,
         reading: DesiredStateResources,
+        git: GitResources,
         writing: ReportResources,
         commits: ReportCommits,
         rates: RateLimit,
@@ -53,6 +59,8 @@ class WorkloadManagementApi:
         discovery: TrustDiscovery | None,
         base: str,
         look_every: float,
+        signed: SignedContract | None = None,
+        renewal: FreshnessRenewal | None = None,
     ) -> None:
         """Take the parts.
 
@@ -60,6 +68,7 @@ class WorkloadManagementApi:
             identify: tells who calls.
             watch: sees the state.
             reading: answers what devices read.
+            git: answers the same by git.
             writing: answers what devices write.
             commits: puts reports into the state repo.
             rates: how often a device may call.
@@ -67,10 +76,13 @@ class WorkloadManagementApi:
             discovery: tells where the trust bundle is; None: nobody does.
             base: a prefix of all paths; empty for none.
             look_every: seconds between two looks at the state repo.
+            signed: answers the older contract's requests; None: nobody does.
+            renewal: renews the statement of freshness; None: somebody else does.
         """
         self._identify = identify
         self._watch = watch
         self._reading = reading
+        self._git = git
         self._writing = writing
         self._commits = commits
         self._rates = rates
@@ -78,6 +90,8 @@ class WorkloadManagementApi:
         self._discovery = discovery
         self._base = base
         self._look_every = look_every
+        self._signed = signed
+        self._renewal = renewal
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run through the server's life."""
@@ -105,31 +119,50 @@ class WorkloadManagementApi:
             if scope["method"] not in METHODS[resource.name]:
                 raise RequestRefused(not_allowed(METHODS[resource.name]))
             return self._public(scope, resource)
-        caller = self._identify(scope)
+        if self._signed is not None:
+            response = await self._signed.answer(scope, receive, self._admit)
+            if response is not None:
+                return response
+        by_git = resource is not None and resource.name in _OF_GIT
+        caller = self._identify(with_bearer(scope) if by_git else scope)
+        if caller is None and self._signed is not None:
+            caller = self._signed.caller_of_link(scope, resource)
+        if caller is None and by_git and self._identify.challenge:
+            raise RequestRefused(ASK_FOR_TOKEN)
         if caller is None:
             # Before the path is looked at: who is nobody learns not even which paths there are.
             raise RequestRefused(NOT_AUTHORIZED.with_headers(self._identify.challenge))
+        return await self._admit(caller, lambda: self._dispatch(scope, receive, caller, resource))
+
+    async def _admit(self, caller: Caller, work: Callable[[], Awaitable[Response]]) -> Response:
+        """Do a caller's work within its limits, and those of all."""
         wait = self._rates.take(caller.client)
         if wait is not None:
             raise RequestRefused(TOO_MANY.later(wait))
-        if resource is None:
-            raise RequestRefused(NOT_FOUND)
-        if scope["method"] not in METHODS[resource.name]:
-            raise RequestRefused(not_allowed(METHODS[resource.name]))
         if not self._in_flight.enter(caller.client):
             busy = OVERLOADED if self._in_flight.full else TOO_MANY
             raise RequestRefused(busy.later(spread(caller.client, _OVERLOADED_SECONDS)))
         try:
-            return await self._dispatch(scope, receive, caller, resource)
+            return await work()
         finally:
             self._in_flight.leave(caller.client)
 
-    async def _dispatch(self, scope: Scope, receive: Receive, caller: Caller, resource: Resource) -> Response:
+    async def _dispatch(self, scope: Scope, receive: Receive, caller: Caller, resource: Resource | None) -> Response:
+        if resource is None:
+            raise RequestRefused(NOT_FOUND)
+        if scope["method"] not in METHODS[resource.name]:
+            raise RequestRefused(not_allowed(METHODS[resource.name]))
         match resource.name, scope["method"]:
+            case "git-refs", _:
+                return await self._git.refs(scope, caller)
+            case "git-upload-pack", _:
+                return await self._git.upload_pack(scope, receive, caller)
             case "manifest", _:
                 return await self._reading.manifest(scope, receive, caller)
             case "deployment", _:
                 return await self._reading.deployment(scope, caller, resource)
+            case "freshness", _:
+                return await self._reading.freshness(scope, caller)
             case "bundle", _:
                 return await self._reading.bundle(scope, caller, resource)
             case "status", _:
@@ -161,9 +194,13 @@ class WorkloadManagementApi:
     async def _working(self) -> AsyncIterator[None]:
         looking = asyncio.create_task(self._watch.run(self._look_every))
         committing = asyncio.create_task(self._commits.run())
+        renewing = asyncio.create_task(self._renewal.run()) if self._renewal else None
         try:
             yield
         finally:
             looking.cancel()
+            if renewing is not None:
+                renewing.cancel()
             self._commits.stop()
-            await asyncio.gather(looking, committing, return_exceptions=True)
+            tasks = [task for task in (looking, committing, renewing) if task is not None]
+            await asyncio.gather(*tasks, return_exceptions=True)

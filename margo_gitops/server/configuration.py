@@ -13,6 +13,7 @@ Paths are relative to the file.
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Annotated, Final, Literal
 
 from margo_gitops.documents.declarations import About, Items, Problem, Range, Text
 from margo_gitops.documents.fleet_kinds import ApiVersion
+from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.records import find
 from margo_gitops.documents.yaml_reader import read_yaml
@@ -29,6 +31,7 @@ from margo_gitops.server.identity import is_client, is_loopback
 _BOUNDS: Final = Bounds(size=64 * 1024, depth=12, nodes=2_000)
 
 FilePath = Annotated[str, Text(min_length=1)]
+_PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9._~\[\]:-]+(/[A-Za-z0-9._~-]+)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,18 +105,50 @@ class NobodyAskedSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SignatureSettings:
+    """The older contract: clients are onboarded, and sign their requests."""
+
+    accepted: Annotated[FilePath, About("File with the device of each accepted certificate.")]
+    public_urls: Annotated[
+        tuple[str, ...],
+        Items(minimum=1),
+        About("How devices reach this server, as they sign it.", (["https://wfm.plant.example"],)),
+    ]
+    profile: Annotated[
+        Literal["specification", "strict"],
+        About("What a signature must cover: what the specification says, or what its test suite demands besides."),
+    ] = "specification"
+    window_seconds: Annotated[float, About("How long a signature holds."), Range(minimum=1, maximum=3600)] = 300.0
+    root_certificate: Annotated[
+        FilePath | None, About("The authority of the server's certificate (PEM), for clients to download.")
+    ] = None
+    unsigned_onboarding: Annotated[
+        bool, About("Take onboarding requests without signature; whoever has a certificate learns its client id.")
+    ] = False
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is no URL of a server."""
+        for index, url in enumerate(self.public_urls):
+            if not _PUBLIC_URL.fullmatch(url):
+                yield Problem(("publicUrls", index), f"{url!r} is no URL of a server", "write it like https://wfm:8443")
+
+
+@dataclass(frozen=True, slots=True)
 class IdentitySettings:
-    """How devices say who they are: exactly one of these."""
+    """How devices say who they are: exactly one of the four, and signatures besides or alone."""
 
     bearer: Annotated[BearerSettings | None, About("Tokens.")] = None
     client_cert: Annotated[ClientCertSettings | None, About("Certificates, from a proxy.")] = None
     mutual_tls: Annotated[MutualTlsSettings | None, About("Certificates, from the connection.")] = None
     none: Annotated[NobodyAskedSettings | None, About("For trying things out on one machine.")] = None
+    signatures: Annotated[
+        SignatureSettings | None, About("The older contract, on paths of its own: clients that sign their requests.")
+    ] = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield a choice that was not made, or was made twice."""
         made = [way for way in (self.bearer, self.client_cert, self.mutual_tls, self.none) if way is not None]
-        if len(made) != 1:
+        if len(made) > 1 or not (made or self.signatures):
             yield Problem((), f"names {len(made)} ways", "name exactly one of bearer, clientCert, mutualTls, none")
 
 
@@ -153,6 +188,26 @@ class ReportSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class RenewalSettings:
+    """The server signs that the state it serves is the newest: with a key that is good for nothing else."""
+
+    signing_key: Annotated[
+        FilePath, About("An OpenSSH ed25519 private key that devices allow `margo-gitops-freshness`.")
+    ]
+    valid_for: Annotated[str, About("How long a statement is believed: 90m, 36h or 7d.", ("7d",))] = "7d"
+    look_seconds: Annotated[
+        float, About("Time between two looks whether a statement is due."), Range(minimum=0.1, maximum=86_400)
+    ] = 60.0
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield what is no time."""
+        try:
+            parse_valid_for(self.valid_for)
+        except ValueError as error:
+            yield Problem(("validFor",), str(error))
+
+
+@dataclass(frozen=True, slots=True)
 class LimitSettings:
     """What one device, and all together, may ask of the server. Addresses have no limits."""
 
@@ -189,6 +244,9 @@ class ServerConfiguration:
     ] = None
     reports: ReportSettings = field(default_factory=ReportSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
+    freshness: Annotated[
+        RenewalSettings | None, About("Renew the statement of freshness; absent: somebody else does.")
+    ] = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield what would expose devices to each other, or could not work."""
@@ -203,6 +261,9 @@ class ServerConfiguration:
         if self.identity.bearer is not None and self.tls is None and not local:
             remedy = "add tls, or listen on the loopback with a proxy in front"
             yield Problem(("identity", "bearer"), "tokens would travel in clear text", remedy)
+        if self.identity.signatures is not None and self.tls is None and not local:
+            remedy = "add tls, or listen on the loopback with a proxy in front"
+            yield Problem(("identity", "signatures"), "what devices run would travel in clear text", remedy)
         if self.identity.mutual_tls is not None and (self.tls is None or self.tls.client_trust is None):
             yield Problem(("identity", "mutualTls"), "needs tls with clientTrust")
 
@@ -226,8 +287,17 @@ class LoadedServerConfiguration:
     @property
     def journal(self) -> Path:
         """The journal of reports."""
+        return self._folder / "reports.sqlite"
+
+    @property
+    def client_registry(self) -> Path:
+        """The registry of client ids."""
+        return self._folder / "clients.sqlite"
+
+    @property
+    def _folder(self) -> Path:
         folder = self.content.reports.folder
-        return (self.path(folder) if folder else self.state_repo / "margo-gitops") / "reports.sqlite"
+        return self.path(folder) if folder else self.state_repo / "margo-gitops"
 
 
 def load_server_configuration(file: Path) -> LoadedServerConfiguration:

@@ -19,7 +19,8 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
-from margo_gitops.digests import Digest
+from margo_gitops.digests import Digest, sha256
+from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.compression import Compressed
@@ -31,6 +32,7 @@ from margo_gitops.server.preconditions import accepts, holds, takes_gzip, wait_s
 from margo_gitops.server.problems import (
     BUNDLE_NOT_FOUND,
     DEPLOYMENT_NOT_FOUND,
+    FRESHNESS_NOT_FOUND,
     NO_STATE,
     NOT_ACCEPTABLE,
     STATE_UNUSABLE,
@@ -85,6 +87,7 @@ class DesiredStateResources:
         self._signers = signers
         self._compressed = Compressed()
         self._judged: OrderedDict[str, bool] = OrderedDict()
+        self._versions: OrderedDict[str, int] = OrderedDict()
 
     async def manifest(self, scope: Scope, receive: Receive, caller: Caller) -> Response:
         """Answer a request for the manifest; one that waits is answered at the next change.
@@ -126,6 +129,17 @@ class DesiredStateResources:
             scope, content, Digest(resource.digest), DEPLOYMENT_MEDIA_TYPE, {"Cache-Control": _IMMUTABLE}
         )
 
+    async def freshness(self, scope: Scope, caller: Caller) -> Response:
+        """Answer a request for the proof of freshness (docs/freshness.md): the bytes that git has for this client.
+
+        Raises:
+            RequestRefused: 404, 406, 503.
+        """
+        self._check_accept(scope, FRESHNESS_MEDIA_TYPE)
+        view = self._watch.look()
+        content = self._found(lambda: view.proof(caller.client), FRESHNESS_NOT_FOUND)
+        return await self._answer(scope, content, sha256(content), FRESHNESS_MEDIA_TYPE, {"Cache-Control": _MUTABLE})
+
     async def bundle(self, scope: Scope, caller: Caller, resource: Resource) -> Response:
         """Answer a request for a bundle.
 
@@ -156,6 +170,21 @@ class DesiredStateResources:
         lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"]
         if not accepts(", ".join(lines) if lines else None, media_type):
             raise RequestRefused(NOT_ACCEPTABLE.because(f"This resource is {media_type}."))
+
+    def check(self, view: StateView, caller: Caller) -> None:
+        """Check that a client's state may be served; each commit is read once, and only its version is kept.
+
+        Raises:
+            RequestRefused: 503.
+        """
+        commit = view.revision(caller.client) or ""
+        version = self._versions.get(commit)
+        if version is None:
+            version = self._versions[commit] = manifest_version(self._state(view, caller).manifest)
+            if len(self._versions) > _JUDGED:
+                self._versions.popitem(last=False)
+        elif self._journal is not None and version < self._journal.adopted(caller.client):
+            self._state(view, caller)
 
     def _state(self, view: StateView, caller: Caller) -> DeviceState:
         client = caller.client

@@ -28,7 +28,7 @@ class Caller:
 
     Attributes:
         client: the client's id: the first segment of its device ids.
-        evidence: for the record of a report: `token`, `none`, or the SPIFFE ID.
+        evidence: for the record of a report: `token`, `none`, the SPIFFE ID, or `signature` and the client id.
     """
 
     client: str
@@ -68,6 +68,16 @@ class NobodyAsked:
             return None
         device = header(scope, DEVICE_HEADER) or self._device
         return Caller(device, "none") if device and is_client(device) else None
+
+
+class Nobody:
+    """Nobody is identified: a server of the older contract alone."""
+
+    challenge: tuple[tuple[str, str], ...] = ()
+
+    def __call__(self, scope: Scope) -> Caller | None:  # noqa: ARG002
+        """Return None."""
+        return None
 
 
 def header(scope: Scope, name: bytes) -> str | None:

@@ -11,6 +11,7 @@ from margo_gitops.digests import DIGEST_PATTERN
 from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.deployment import UUID_PATTERN
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN
+from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE, FreshnessProof
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE, StateManifest
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import json_schema
@@ -139,6 +140,7 @@ def _paths() -> dict[str, dict[str, _Operation]]:
     manifest = _Answer(200, "All that the client shall run.", MANIFEST_MEDIA_TYPE, "StateManifest", hints)
     document = _Answer(200, "One deployment document, as it was rendered.", DEPLOYMENT_MEDIA_TYPE)
     bundle = _Answer(200, "All deployment documents as one archive.", BUNDLE_MEDIA_TYPE)
+    proof = _Answer(200, "Proof that the manifest is the newest.", FRESHNESS_MEDIA_TYPE, "FreshnessProof")
     alive = _Answer(200, "The process answers.", "text/plain")
     ready = (_Answer(200, "The state repo can be read.", "text/plain"), _Answer(503, "It cannot.", "text/plain"))
     trust = (_Answer(404, "This server has none.", PROBLEM_MEDIA_TYPE, "Problem"),)
@@ -149,6 +151,7 @@ def _paths() -> dict[str, dict[str, _Operation]]:
         "/api/v1/deployments": _read(manifest, (403, 406), (wait,)),
         "/api/v1/deployments/{deploymentId}/{digest}": _read(document, (403, 404, 406), (deployment_id, digest)),
         "/api/v1/bundles/{digest}": _read(bundle, (403, 404, 406), (digest,)),
+        "/api/v1/freshness": _read(proof, (403, 404, 406)),
         "/api/v1/deployments/{deploymentId}/status": {"post": report},
         "/api/v1/capabilities/{deviceId}": {"put": put, "delete": forget},
         "/healthz": _with_head(_Operation("Ask whether the process lives.", (alive,), public=True)),
@@ -185,7 +188,7 @@ def _problem(status: int) -> _Answer:
 def _schemas() -> dict[str, Json]:
     """Return the schemas of the documents; what they refer to stands beside them, as OpenAPI has it."""
     schemas: dict[str, Json] = {"Problem": _PROBLEM}
-    for record in (StateManifest, DeviceCapabilities, DeploymentStatus):
+    for record in (StateManifest, DeviceCapabilities, DeploymentStatus, FreshnessProof):
         schema = json_schema(record, schema_id="", title=record.__name__)
         parts = cast("dict[str, Json]", schema.pop("$defs", {}))
         for name, part in {record.__name__: schema, **parts}.items():

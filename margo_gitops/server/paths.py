@@ -18,7 +18,18 @@ from margo_gitops.documents.deployment import UUID_PATTERN
 from margo_gitops.documents.device_id import is_device_id
 
 Name: TypeAlias = Literal[
-    "manifest", "deployment", "bundle", "capabilities", "status", "healthz", "readyz", "discovery", "trust-bundle"
+    "manifest",
+    "deployment",
+    "bundle",
+    "capabilities",
+    "status",
+    "healthz",
+    "readyz",
+    "discovery",
+    "trust-bundle",
+    "git-refs",
+    "git-upload-pack",
+    "freshness",
 ]
 
 MAX_PATH: Final = 1024
@@ -36,7 +47,13 @@ METHODS: Final[Mapping[Name, tuple[str, ...]]] = {
     "readyz": ("GET", "HEAD"),
     "discovery": ("GET", "HEAD"),
     "trust-bundle": ("GET", "HEAD"),
+    "git-refs": ("GET", "HEAD"),
+    "git-upload-pack": ("POST",),
+    "freshness": ("GET", "HEAD"),
 }
+
+GIT_FOLDER: Final = "/git/state.git"
+_OF_GIT: Final[Mapping[str, Name]] = {"/info/refs": "git-refs", "/git-upload-pack": "git-upload-pack"}
 
 _AT_THE_ROOT: Final[Mapping[str, Name]] = {
     "/healthz": "healthz",
@@ -71,6 +88,9 @@ def find_resource(raw_path: bytes, base: str = "") -> Resource | None:
         return None
     if path in _AT_THE_ROOT:
         return Resource(_AT_THE_ROOT[path])
+    if path.startswith(f"{base}{GIT_FOLDER}/"):
+        of_git = _OF_GIT.get(path.removeprefix(f"{base}{GIT_FOLDER}"))
+        return Resource(of_git) if of_git else None
     prefix = f"{base}/api/v1/"
     if not path.startswith(prefix):
         return None
@@ -82,6 +102,8 @@ def find_resource(raw_path: bytes, base: str = "") -> Resource | None:
     match rest.split("/"):
         case ["deployments"]:
             return Resource("manifest")
+        case ["freshness"]:
+            return Resource("freshness")
         case ["deployments", name, last]:
             return _of_deployment(_decoded(name), last)
         case ["bundles", last] if _DIGEST.fullmatch(_decoded(last)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import logging
 import signal
@@ -21,7 +22,10 @@ from margo_gitops.server.client_certificate import PeerCertificate, ProxiedCerti
 from margo_gitops.server.configuration import LoadedServerConfiguration
 from margo_gitops.server.desired_state import DesiredStateResources
 from margo_gitops.server.device_tokens import BearerTokens
-from margo_gitops.server.identity import Identify, NobodyAsked
+from margo_gitops.server.freshness import freshness_renewal
+from margo_gitops.server.g1.assembly import signed_contract
+from margo_gitops.server.git.resources import GitResources
+from margo_gitops.server.identity import Identify, Nobody, NobodyAsked
 from margo_gitops.server.journal import ReportJournal
 from margo_gitops.server.limits import InFlight, RateLimit
 from margo_gitops.server.report_commits import ReportCommits
@@ -31,6 +35,7 @@ from margo_gitops.server.tls_connection import RenewedTls, TlsConnection, TlsFil
 from margo_gitops.server.trust_discovery import BundleKeys, TrustDiscovery, read_trust_bundle
 from margo_gitops.server.watched_file import WatchedFile
 from margo_gitops.state_repo.report_branch import ReportBranch
+from margo_gitops.state_repo.served_objects import ServedObjects
 from margo_gitops.state_repo.served_state import ServedState
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
@@ -47,6 +52,7 @@ def serve(configuration: LoadedServerConfiguration) -> None:
     Raises:
         ServerMisconfigured: a file that the configuration names cannot be used, or the address is taken.
         ServerBusy: another server has the journal.
+        ClientRegistryUnusable: the registry of client ids cannot be opened.
         StateRepoUnusable: there is no state repo.
         ReportsUnusable: the journal cannot be opened.
     """
@@ -59,7 +65,8 @@ def serve(configuration: LoadedServerConfiguration) -> None:
     discovery = _discovery(configuration)
     branch = ReportBranch(configuration.state_repo)
     journal = ReportJournal(configuration.journal, content.reports.per_device)
-    try:
+    with contextlib.ExitStack() as parts:
+        parts.callback(journal.close)
         commits = ReportCommits(
             journal,
             branch,
@@ -67,17 +74,21 @@ def serve(configuration: LoadedServerConfiguration) -> None:
             batch=content.reports.commit_reports,
             clock=time.time,
         )
+        reading = DesiredStateResources(
+            watch,
+            journal,
+            longest_wait=content.limits.wait_seconds,
+            poll_seconds=content.limits.poll_seconds,
+            profile=content.profile,
+            signers=signers,
+        )
+        signed = parts.enter_context(signed_contract(configuration, watch, journal, commits, reading))
+        objects = ServedObjects(configuration.state_repo)
         api = WorkloadManagementApi(
             identify=identify,
             watch=watch,
-            reading=DesiredStateResources(
-                watch,
-                journal,
-                longest_wait=content.limits.wait_seconds,
-                poll_seconds=content.limits.poll_seconds,
-                profile=content.profile,
-                signers=signers,
-            ),
+            reading=reading,
+            git=GitResources(watch, reading, objects, longest_wait=content.limits.wait_seconds),
             writing=ReportResources(
                 watch,
                 journal,
@@ -92,10 +103,10 @@ def serve(configuration: LoadedServerConfiguration) -> None:
             discovery=discovery,
             base=content.listen.base_path,
             look_every=LOOK_SECONDS,
+            signed=signed,
+            renewal=freshness_renewal(configuration, watch, signers),
         )
         _run(api, watch, configuration, context)
-    finally:
-        journal.close()
 
 
 class _Server(uvicorn.Server):
@@ -156,7 +167,7 @@ def _identity(configuration: LoadedServerConfiguration, clock: Callable[[], floa
         return ProxiedCertificate(proxies, configuration.path(identity.client_cert.accepted), clock)
     if identity.mutual_tls is not None:
         return PeerCertificate(configuration.path(identity.mutual_tls.accepted), clock)
-    return NobodyAsked(identity.none.device if identity.none else None)
+    return NobodyAsked(identity.none.device) if identity.none else Nobody()
 
 
 def _signers(configuration: LoadedServerConfiguration) -> AllowedSigners | None:

@@ -45,3 +45,15 @@ class Transport(Protocol):
     def close(self) -> None:
         """Close the kept connection. A later `pull` opens a new one."""
         ...
+
+
+class ProofSource(Protocol):
+    """Fetches proofs of freshness, beside the state and far less often."""
+
+    def freshness(self, device: str, held: bytes | None) -> bytes | None:
+        """Return the proof that the source has for a device; None where it has none but `held`.
+
+        Raises:
+            TransportError: nothing usable came.
+        """
+        ...

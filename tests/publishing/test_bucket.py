@@ -12,13 +12,15 @@ from pathlib import Path
 
 import pytest
 from support.command_line import margo_gitops
-from support.fleet import FleetFolder
+from support.fleet import FleetFolder, write_signing_key
 from support.published import FIRST, SECOND, Plant
 
 from margo_gitops.digests import sha256
 from margo_gitops.errors import PublishBusy, PublishTargetUnusable
 from margo_gitops.publishing.layout import read_manifest
 from margo_gitops.publishing.publication import Published, differences, publish
+from margo_gitops.state_repo.freshness_refs import Renewal, device_proof, renew
+from margo_gitops.trust.ssh_signing_key import parse_signing_key
 
 boto3 = pytest.importorskip("boto3")
 moto_server = pytest.importorskip("moto.server")
@@ -115,6 +117,20 @@ def test_a_second_run_writes_nothing(plant: Plant, target: BucketTarget):
     assert (published.changed, published.unchanged, published.written) == ((), 3, 0)
     assert keys() == before
     assert f"state/{LOCK_KEY}" not in before
+
+
+def test_a_proof_of_freshness_is_a_key_of_each_device_and_written_when_it_is_new(
+    plant: Plant, target: BucketTarget, endpoint: str, tmp_path: Path
+):
+    plant.render(FIRST)
+    key = parse_signing_key(write_signing_key(tmp_path / "key").read_bytes())
+    renew(plant.renderer.repo, plant.renderer.refs(), Renewal(key, datetime(2026, 11, 21, tzinfo=UTC)))
+    assert to_bucket(plant, target).proofs == 3
+    status, headers, content = get(endpoint, f"/{BUCKET}/state/press-01/api/v1/freshness")
+    assert (status, headers["Content-Type"], headers["Cache-Control"]) == (200, "application/json", "private, no-cache")
+    assert content == device_proof(plant.renderer.repo, plant.renderer.refs(), "press-01")
+    assert to_bucket(plant, target).proofs == 0
+    assert differences(plant.renderer.repo, target) == []
 
 
 def test_only_what_changed_is_written_and_replaced_content_goes_after_its_time(plant: Plant, target: BucketTarget):

@@ -45,7 +45,7 @@ def test_defaults_are_told(default: str) -> None:
 
 def test_the_documented_answers_are_those_of_the_server(reading: ServedFleet) -> None:
     rows = re.findall(r"^\| `(GET|PUT|POST|DELETE) (/[^`]*)` \| ([^|]*) \|", PAGE, re.MULTILINE)
-    assert len(rows) == 10
+    assert len(rows) == 11
     with reading.client("press-01") as client:
         for method, path, answers in rows:
             url = path.format(

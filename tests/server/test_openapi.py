@@ -32,7 +32,8 @@ def operations() -> list[tuple[str, str]]:
 
 def test_every_resource_and_method_is_described_and_nothing_else() -> None:
     described = {(find_resource(path.format(**VALUES).encode()).name, method) for path, method in operations()}
-    served = {(name, method) for name, methods in METHODS.items() for method in methods}
+    # docs/git-subset.md describes the resources of git, which OpenAPI has no words for.
+    served = {(name, method) for name, methods in METHODS.items() for method in methods if not name.startswith("git-")}
     assert described == served
 
 

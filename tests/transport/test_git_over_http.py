@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from device_repository import DEVICE, FIRST, MANIFEST, REF, SECOND, DeviceRepository, files_of
+from device_repository import DEVICE, FIRST, MANIFEST, REF, SECOND, DeviceRepository, files_of, git
 from git_http_server import Answer, GitHttpServer, Request, is_fetch, only, serve
 
 from margo_gitops.errors import (
@@ -142,7 +142,7 @@ class TestCost:
     """Measured with git's own headers alone; a web server adds its own (some 90 bytes for each answer of nginx)."""
 
     @pytest.mark.parametrize("others", [0, 5_000])
-    def test_an_idle_poll_is_two_requests_and_under_700_bytes_whatever_the_number_of_refs(
+    def test_an_idle_poll_is_one_request_and_under_400_bytes_whatever_the_number_of_refs(
         self, server: GitHttpServer, repository: DeviceRepository, others: int
     ) -> None:
         repository.add_refs(others)
@@ -152,12 +152,12 @@ class TestCost:
 
         polling = GitTransport(source_of(server))
         assert polling.pull(held) is UNCHANGED
-        assert polling.cost.requests == 2
-        assert polling.cost.bytes_down < 700
+        assert polling.cost.requests == 1
+        assert polling.cost.bytes_down < 400
         polling.close()
 
     @pytest.mark.parametrize("others", [0, 5_000])
-    def test_a_further_idle_poll_is_one_request_as_the_server_is_known(
+    def test_a_further_idle_poll_is_one_request_on_the_kept_connection(
         self, transport: GitTransport, repository: DeviceRepository, others: int
     ) -> None:
         repository.add_refs(others)
@@ -200,7 +200,7 @@ class TestCredentials:
         (tmp_path / "token").write_text("s3cret\n")
         transport = GitTransport(source_of(server, token_file=tmp_path / "token"))
         pulled(transport)
-        assert [request.headers.get("authorization") for request in server.requests] == ["Bearer s3cret"] * 3
+        assert [request.headers.get("authorization") for request in server.requests] == ["Bearer s3cret"] * 2
         transport.close()
 
     @pytest.mark.usefixtures("repository")
@@ -305,6 +305,21 @@ class TestRefusals:
                 GitTransport(source_of(old)).pull(None)
             assert "GIT_PROTOCOL" in caught.value.remedy
 
+    def test_g_c_15_a_repository_of_sha256_is_refused_by_name(self, server: GitHttpServer) -> None:
+        git(server.root, "init", "--quiet", "--bare", "--object-format=sha256", "sha256.git")
+        transport = GitTransport(GitSource(server.url("sha256.git"), device=DEVICE))
+        with pytest.raises(SourceRefused, match="sha256 objects"):
+            transport.pull(None)
+        assert [request.method for request in server.requests] == ["POST", "GET"]
+
+    def test_g_c_3_what_a_server_can_do_is_asked_for_only_where_it_does_not_answer(
+        self, transport: GitTransport, server: GitHttpServer, repository: DeviceRepository
+    ) -> None:
+        held = pulled(transport)
+        repository.commit(b"{}", {})
+        assert pulled(transport, held).revision == repository.tip()
+        assert [request.method for request in server.requests] == ["POST"] * 4
+
     def test_nobody_at_the_port_is_unreachable(self, server: GitHttpServer) -> None:
         with serve(server.root) as gone:
             url = gone.url("state.git")
@@ -374,14 +389,14 @@ class TestMisbehaviour:
 
     @pytest.mark.usefixtures("repository")
     def test_a_source_that_drips_is_left_when_the_time_of_the_pull_is_over(self, server: GitHttpServer) -> None:
-        server.faults.append(only("/info/refs", lambda answer: dataclasses.replace(answer, drip_seconds=0.05)))
+        server.faults.append(only("/git-upload-pack", lambda answer: dataclasses.replace(answer, drip_seconds=0.05)))
         transport = GitTransport(source_of(server, pull_seconds=0.5, read_seconds=5))
         with pytest.raises(SourceUnreachable, match="did not finish"):
             transport.pull(None)
 
     @pytest.mark.usefixtures("repository")
     def test_a_source_that_is_silent_is_left_when_the_time_of_a_read_is_over(self, server: GitHttpServer) -> None:
-        server.faults.append(only("/info/refs", lambda answer: dataclasses.replace(answer, drip_seconds=30)))
+        server.faults.append(only("/git-upload-pack", lambda answer: dataclasses.replace(answer, drip_seconds=30)))
         transport = GitTransport(source_of(server, read_seconds=0.2))
         with pytest.raises(SourceUnreachable, match="silent"):
             transport.pull(None)
@@ -393,18 +408,18 @@ class TestMisbehaviour:
             b"SSH-2.0-OpenSSH_9.2\r\n",
             b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 1000 + b"\r\n",
             b"HTTP/1.1 200 OK\r\nX: " + b"y" * 100_000 + b"\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n"
+            b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-result\r\n"
             b"Transfer-Encoding: chunked\r\n\r\n-1\r\n" + b"0" * 20_000_000,
             (
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n"
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-result\r\n"
                 b"Transfer-Encoding: chunked\r\n\r\n-5\r\n0000"
             ),
             (
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n"
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-result\r\n"
                 b"Content-Length: 99999999999999\r\n\r\nfffe"
             ),
             (
-                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-advertisement\r\n"
+                b"HTTP/1.1 200 OK\r\nContent-Type: application/x-git-upload-pack-result\r\n"
                 b"Content-Encoding: gzip\r\nContent-Length: 4\r\n\r\n0000"
             ),
         ],
@@ -412,7 +427,7 @@ class TestMisbehaviour:
     def test_whatever_is_no_answer_is_an_error_of_the_transport(
         self, transport: GitTransport, server: GitHttpServer, raw: bytes
     ) -> None:
-        server.faults.append(only("/info/refs", lambda answer: dataclasses.replace(answer, raw=raw)))
+        server.faults.append(only("/git-upload-pack", lambda answer: dataclasses.replace(answer, raw=raw)))
         with pytest.raises((SourceMisbehaved, SourceUnreachable)):
             transport.pull(None)
         server.faults.clear()
@@ -452,7 +467,7 @@ class TestProxy:
         transport = GitTransport(source)
         assert pulled(transport).revision == repository.tip()
         transport.close()
-        assert server.requests[0].path == "http://git.example.com/state.git/info/refs?service=git-upload-pack"
+        assert server.requests[0].path == "http://git.example.com/state.git/git-upload-pack"
         assert server.requests[0].headers["host"] == "git.example.com"
         assert server.requests[0].headers["proxy-authorization"] == "Basic dXNlcjpzZWNyZXQ="
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
-from margo_gitops.transport.git.capabilities import Capabilities, read_capabilities
+from margo_gitops.transport.git.capabilities import check_capabilities
 from margo_gitops.transport.git.fetch import fetch_request, read_fetch
 from margo_gitops.transport.git.limits import GitLimits
 from margo_gitops.transport.git.ls_refs import ls_refs_request, read_ls_refs
@@ -19,7 +19,6 @@ from margo_gitops.transport.incoming import shown
 
 REF = b"refs/heads/devices/press-07"
 ONE, TWO = ObjectID(b"1" * 40), ObjectID(b"2" * 40)
-FULL = Capabilities(agent=True, object_format=True)
 
 
 def packets(content: bytes, limit: int = 100_000) -> PacketReader:
@@ -92,11 +91,11 @@ class TestCapabilities:
         said = lines(
             b"version 2", b"agent=git/2.39.5", b"ls-refs=unborn", b"fetch=shallow wait-for-done", b"object-format=sha1"
         )
-        assert read_capabilities(packets(service + said)) == FULL
+        check_capabilities(packets(service + said))
 
     def test_what_a_small_server_says(self) -> None:
         said = lines(b"version 2", b"ls-refs", b"fetch=shallow")
-        assert read_capabilities(packets(said)) == Capabilities(agent=False, object_format=False)
+        check_capabilities(packets(said))
 
     @pytest.mark.parametrize(
         "said",
@@ -112,7 +111,7 @@ class TestCapabilities:
     )
     def test_what_lacks_something_is_refused_with_a_remedy(self, said: bytes) -> None:
         with pytest.raises(SourceRefused) as caught:
-            read_capabilities(packets(said))
+            check_capabilities(packets(said))
         assert caught.value.remedy
 
     @pytest.mark.parametrize(
@@ -126,18 +125,13 @@ class TestCapabilities:
     )
     def test_what_is_no_advertisement_is_refused(self, said: bytes) -> None:
         with pytest.raises(SourceMisbehaved):
-            read_capabilities(packets(said))
+            check_capabilities(packets(said))
 
 
 class TestLsRefs:
     def test_one_ref_is_asked_for_and_nothing_else(self) -> None:
-        assert ls_refs_request(FULL, REF, b"x/1") == (
-            packet(b"command=ls-refs\n")
-            + packet(b"agent=x/1\n")
-            + packet(b"object-format=sha1\n")
-            + DELIMITER
-            + packet(b"ref-prefix " + REF + b"\n")
-            + FLUSH
+        assert ls_refs_request(REF) == (
+            packet(b"command=ls-refs\n") + DELIMITER + packet(b"ref-prefix " + REF + b"\n") + FLUSH
         )
 
     def test_the_exact_ref_is_taken(self) -> None:
@@ -173,7 +167,7 @@ class TestLsRefs:
 
 class TestFetch:
     def test_one_commit_is_asked_for_without_its_history(self) -> None:
-        request = fetch_request(FULL, ONE, None, b"x/1")
+        request = fetch_request(ONE, None)
         assert packet(b"deepen 1\n") in request
         assert packet(b"want " + ONE + b"\n") in request
         assert request.endswith(packet(b"done\n") + FLUSH)
@@ -181,7 +175,7 @@ class TestFetch:
         assert b"thin-pack" not in request
 
     def test_what_is_held_is_named_as_the_base(self) -> None:
-        request = fetch_request(FULL, ONE, TWO, b"x/1")
+        request = fetch_request(ONE, TWO)
         for line in (b"thin-pack", b"have " + TWO, b"shallow " + TWO):
             assert packet(line + b"\n") in request
 

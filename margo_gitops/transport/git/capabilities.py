@@ -1,11 +1,13 @@
-"""What a server says it can do (gitprotocol-v2, capability advertisement)."""
+"""What a server says it can do (gitprotocol-v2, capability advertisement).
+
+Asked for where a session begins with it, and where a server does not answer: then it tells why. The requests of the git
+subset use none of the capabilities that a server may lack (G-C-3).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
-from margo_gitops.transport.git.pktline import Mark, PacketReader, packet
+from margo_gitops.transport.git.pktline import Mark, PacketReader
 
 _ENABLE_V2 = (
     "enable git protocol version 2 on the server (git 2.18 or newer; the web server must pass the Git-Protocol header "
@@ -13,30 +15,8 @@ _ENABLE_V2 = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """The part of a server's advertisement that this client uses.
-
-    Attributes:
-        agent: the server takes the client's name.
-        object_format: the server takes the object format with each request.
-    """
-
-    agent: bool
-    object_format: bool
-
-    def command(self, name: bytes, agent: bytes) -> bytes:
-        """Return the head of a request: the command and what goes with every command, up to the delimiter."""
-        head = packet(b"command=" + name + b"\n")
-        if self.agent:
-            head += packet(b"agent=" + agent + b"\n")
-        if self.object_format:
-            head += packet(b"object-format=sha1\n")
-        return head
-
-
-def read_capabilities(packets: PacketReader) -> Capabilities:
-    """Read an advertisement.
+def check_capabilities(packets: PacketReader) -> None:
+    """Read an advertisement, and check that the server can answer this client.
 
     Raises:
         SourceRefused: the server does not speak protocol version 2, lacks a needed command, or keeps sha256 objects.
@@ -66,4 +46,3 @@ def read_capabilities(packets: PacketReader) -> Capabilities:
             "the repository keeps sha256 objects, which this client does not read yet",
             remedy="make the state repository with the sha1 object format",
         )
-    return Capabilities(agent=b"agent" in offered, object_format=b"object-format" in offered)

@@ -127,6 +127,22 @@ def read_snapshot(tip: ObjectID, lookup: Lookup, limits: GitLimits) -> Snapshot:
     return snapshot
 
 
+def read_file(tip: ObjectID, name: bytes, lookup: Lookup) -> bytes:
+    """Return the one file, `name`, of the commit `tip`.
+
+    Raises:
+        SourceMisbehaved: an object is missing, or the commit holds something else.
+    """
+    stated = _COMMIT_TREE.match(_need(tip, Kind.COMMIT, lookup, "the commit the ref points to"))
+    if stated is None:
+        raise SourceMisbehaved("the commit does not start with the id of its tree")
+    entries = _entries(ObjectID(stated[1]), lookup, "the tree of the commit")
+    mode, blob = entries.get(name, (0, ObjectID(b"")))
+    if len(entries) != 1 or mode != FILE_MODE:
+        raise SourceMisbehaved(f"the tree of the commit does not hold the file {shown(name)} alone")
+    return _need(blob, Kind.BLOB, lookup, shown(name))
+
+
 def _need(name: ObjectID, kind: Kind, lookup: Lookup, what: str) -> bytes:
     found = lookup(name)
     if found is None:

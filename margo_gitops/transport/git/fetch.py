@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
-from margo_gitops.transport.git.capabilities import Capabilities
 from margo_gitops.transport.git.objects import ObjectID
 from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, Mark, PacketReader, packet
 from margo_gitops.transport.incoming import shown
@@ -15,7 +14,7 @@ _SHALLOW = re.compile(rb"(?:un)?shallow [0-9a-f]{40}")
 _PACK, _PROGRESS, _ERROR = 1, 2, 3
 
 
-def fetch_request(capabilities: Capabilities, tip: ObjectID, held: ObjectID | None, agent: bytes) -> bytes:
+def fetch_request(tip: ObjectID, held: ObjectID | None) -> bytes:
     """Return a request for the commit `tip` at depth 1, as a difference to the commit `held` where there is one.
 
     Thin packs are allowed only then: their bases are what is held. `done` ends the negotiation in one round.
@@ -24,7 +23,7 @@ def fetch_request(capabilities: Capabilities, tip: ObjectID, held: ObjectID | No
     if held is not None:
         lines += [b"thin-pack", b"shallow " + held, b"have " + held]
     lines.append(b"done")
-    return capabilities.command(b"fetch", agent) + DELIMITER + b"".join(packet(line + b"\n") for line in lines) + FLUSH
+    return packet(b"command=fetch\n") + DELIMITER + b"".join(packet(line + b"\n") for line in lines) + FLUSH
 
 
 def read_fetch(packets: PacketReader) -> Iterator[bytes]:

@@ -7,11 +7,13 @@ what is held.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Protocol
 
 from margo_gitops import __version__
+from margo_gitops.documents.freshness import FRESHNESS_REFS
 from margo_gitops.errors import SourceRefused
-from margo_gitops.transport.git.device_tree import HeldState, held_state, read_snapshot
+from margo_gitops.transport.git.device_tree import HeldState, held_state, read_file, read_snapshot
 from margo_gitops.transport.git.limits import GitLimits
 from margo_gitops.transport.git.objects import Lookup, ObjectID
 from margo_gitops.transport.git.protocol_v2 import RemoteRepository
@@ -19,6 +21,7 @@ from margo_gitops.transport.git.source import GitSource
 from margo_gitops.transport.transport import UNCHANGED, Unchanged
 from margo_gitops.transport.web.cost import Cost, Meter
 from margo_gitops.transport.web.deadline import Deadline
+from margo_gitops.trust.freshness_tree import FRESHNESS_FILE, possible_shards
 from margo_gitops.trust.snapshot import Snapshot
 
 _AGENT = f"margo-gitops/{__version__}".encode()
@@ -29,6 +32,10 @@ class Repository(Protocol):
 
     def tip(self, ref: bytes, deadline: Deadline) -> ObjectID | None:
         """Return the commit that `ref` points to; None where there is no such ref."""
+        ...
+
+    def tips(self, refs: Collection[bytes], deadline: Deadline) -> Mapping[bytes, ObjectID]:
+        """Return the commit that each of `refs` points to, where there is such a ref."""
         ...
 
     def objects(self, tip: ObjectID, held: HeldState | None, deadline: Deadline) -> Lookup:
@@ -58,6 +65,7 @@ class GitTransport:
         self._limits = limits or GitLimits()
         self._meter = Meter()
         self._repository = self._make_repository()
+        self._proof: tuple[ObjectID, bytes] | None = None
 
     @property
     def cost(self) -> Cost:
@@ -82,6 +90,35 @@ class GitTransport:
             raise
         self._repository.finish()
         return snapshot
+
+    def freshness(self, device: str, held: bytes | None) -> bytes | None:
+        """Return the proof of freshness of a device's shard; None where there is none, or it is the one that is held.
+
+        One `ls-refs` for the names that the shard may have, and a fetch where what it points to is not held.
+
+        Args:
+            device: the device.
+            held: the proof that the device holds.
+
+        Raises:
+            TransportError: as `pull`.
+        """
+        deadline = Deadline(self._source.pull_seconds, self._source.read_seconds)
+        try:
+            tips = self._repository.tips(
+                [f"{FRESHNESS_REFS}{shard}".encode() for shard in possible_shards(device)], deadline
+            )
+            proof = self._fetch_proof(next(iter(tips.values())), deadline) if tips else None
+        except BaseException:
+            self._repository.close()
+            raise
+        self._repository.finish()
+        return None if proof == held else proof
+
+    def _fetch_proof(self, tip: ObjectID, deadline: Deadline) -> bytes:
+        if self._proof is None or self._proof[0] != tip:
+            self._proof = tip, read_file(tip, FRESHNESS_FILE.encode(), self._repository.objects(tip, None, deadline))
+        return self._proof[1]
 
     def close(self) -> None:
         """Close the kept connection. A later `pull` opens a new one."""
@@ -112,8 +149,8 @@ class GitTransport:
             from margo_gitops.transport.git.ssh_connection import SshConnection
 
             connection = SshConnection(self._source, self._meter)
-            return RemoteRepository(connection, self._limits, _AGENT, stateless=False)
+            return RemoteRepository(connection, self._limits, stateless=False)
 
         from margo_gitops.transport.git.http_connection import HttpConnection
 
-        return RemoteRepository(HttpConnection(self._source, self._meter, _AGENT), self._limits, _AGENT, stateless=True)
+        return RemoteRepository(HttpConnection(self._source, self._meter, _AGENT), self._limits, stateless=True)

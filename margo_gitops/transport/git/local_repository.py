@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
@@ -58,6 +58,15 @@ class LocalRepository:
         if not _OBJECT_ID.fullmatch(tip):
             raise SourceMisbehaved(f"the ref {ref.decode()} does not hold the id of a commit")
         return ObjectID(tip)
+
+    def tips(self, refs: Collection[bytes], deadline: Deadline) -> Mapping[bytes, ObjectID]:
+        """Return the commit that each of `refs` points to, where there is such a ref.
+
+        Raises:
+            TransportError: as `tip`.
+        """
+        found = ((ref, self.tip(ref, deadline)) for ref in refs)
+        return {ref: tip for ref, tip in found if tip is not None}
 
     def objects(self, tip: ObjectID, held: HeldState | None, deadline: Deadline) -> Lookup:
         """Return the objects of the repository, and what is held, each read when it is looked up."""

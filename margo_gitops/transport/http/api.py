@@ -7,18 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
-from urllib.parse import quote
 
-from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.transport.http.body import read_body
+from margo_gitops.transport.http.contract import MANIFEST, Contract, Submission
 from margo_gitops.transport.http.limits import HttpLimits
-from margo_gitops.transport.http.source import HttpSource
 from margo_gitops.transport.web.connection import WebConnection
 from margo_gitops.transport.web.deadline import Deadline
 
-MANIFEST_PATH: Final = "/api/v1/deployments"
-_ROOT: Final = "/api/v1/"
 _JSON: Final = {"Content-Type": "application/json"}
+_NOT_THIS_METHOD: Final = frozenset({HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.CONFLICT})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +38,31 @@ class Reply:
 
 
 class DeviceApi:
-    """Asks one server on one kept connection."""
+    """Asks one server on one kept connection, as one version of the contract wants it."""
 
-    def __init__(self, source: HttpSource, limits: HttpLimits, connection: WebConnection) -> None:
-        """Take the settings; nothing is sent yet."""
-        self._prefix = source.prefix
+    def __init__(self, contract: Contract, limits: HttpLimits, connection: WebConnection) -> None:
+        """Take the parts; nothing is sent yet."""
+        self._contract = contract
         self._limits = limits
         self._connection = connection
+
+    @property
+    def manifest_target(self) -> str:
+        """Where the manifest is, once the server knows this device."""
+        return self._contract.path(MANIFEST)
+
+    def prepare(self, deadline: Deadline) -> bool:
+        """Make sure that the server knows this device, as far as that is its own doing; return whether that was news.
+
+        Raises:
+            TransportError: it does not, or no usable answer came.
+        """
+
+        def submit(submission: Submission) -> tuple[int, bytes]:
+            reply = self._submit(submission, deadline)
+            return reply.status, reply.body
+
+        return self._contract.prepare(submit)
 
     def get(
         self, target: str, accept: str, limit: int, deadline: Deadline, headers: Mapping[str, str] | None = None
@@ -73,8 +88,8 @@ class DeviceApi:
         Raises:
             TransportError: no usable answer came.
         """
-        target = f"{self._prefix}{MANIFEST_PATH}/{quote(deployment_id, safe='')}/status"
-        return self._ask("POST", target, _JSON, document, self._limits.problem_bytes, deadline)
+        self.prepare(deadline)
+        return self._submit(self._contract.status(deployment_id, document), deadline)
 
     def put_capabilities(self, device: str, document: bytes, deadline: Deadline) -> Reply:
         """Send what a device is and offers (Margo device capabilities).
@@ -82,8 +97,8 @@ class DeviceApi:
         Raises:
             TransportError: no usable answer came.
         """
-        target = f"{self._prefix}{_ROOT}capabilities/{quote(device)}"
-        return self._ask("PUT", target, _JSON, document, self._limits.problem_bytes, deadline)
+        self.prepare(deadline)
+        return self._submit(self._contract.capabilities(device, document), deadline)
 
     def path_of(self, url: str) -> str:
         """Return the target of a path from a manifest: on this server, below this prefix, wherever it points.
@@ -91,15 +106,21 @@ class DeviceApi:
         Raises:
             SourceMisbehaved: it holds what no path of a request may hold.
         """
-        if not url.isascii() or not url.isprintable() or " " in url or "#" in url or not url.startswith("/"):
-            raise SourceMisbehaved("the manifest names a path that is none")
-        # Some servers write their prefix into the manifest, most do not.
-        inside = bool(self._prefix) and url.startswith(self._prefix + _ROOT)
-        return url if inside else self._prefix + url
+        return self._contract.path_of(url)
 
     def close(self) -> None:
         """Close the connection; the next request opens one."""
         self._connection.close()
+
+    def _submit(self, submission: Submission, deadline: Deadline) -> Reply:
+        *others, last = submission.methods
+        for method in others:
+            reply = self._ask(
+                method, submission.target, _JSON, submission.document, self._limits.problem_bytes, deadline
+            )
+            if reply.status not in _NOT_THIS_METHOD:
+                return reply
+        return self._ask(last, submission.target, _JSON, submission.document, self._limits.problem_bytes, deadline)
 
     def _ask(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, limit: int, deadline: Deadline
@@ -107,5 +128,6 @@ class DeviceApi:
         with self._connection.exchange(
             method, target, headers, body, max(limit, self._limits.problem_bytes), deadline
         ) as answer:
+            self._contract.answered(answer.status)
             bound = limit if answer.status == HTTPStatus.OK else self._limits.problem_bytes
             return Reply(answer.status, read_body(answer, bound), answer.response)

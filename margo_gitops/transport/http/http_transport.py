@@ -23,6 +23,7 @@ from typing import Final
 
 from margo_gitops import __version__
 from margo_gitops.digests import Digest, sha256
+from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE, FRESHNESS_PATH, MAX_PROOF_BYTES
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import (
     BUNDLE_MEDIA_TYPE,
@@ -42,13 +43,14 @@ from margo_gitops.errors import (
     TransportError,
     UnreadableDocument,
 )
-from margo_gitops.transport.http.api import MANIFEST_PATH, DeviceApi, Reply
+from margo_gitops.transport.http.api import DeviceApi, Reply
 from margo_gitops.transport.http.bundle_reader import read_bundle
 from margo_gitops.transport.http.choice import bundle_is_cheaper
 from margo_gitops.transport.http.entity_tag import condition, revision_of
 from margo_gitops.transport.http.limits import HttpLimits
 from margo_gitops.transport.http.problem import error_of
 from margo_gitops.transport.http.source import HttpSource
+from margo_gitops.transport.http.versions import speak
 from margo_gitops.transport.incoming import shown
 from margo_gitops.transport.transport import UNCHANGED, PollHints, Unchanged
 from margo_gitops.transport.web.connection import WebConnection
@@ -93,8 +95,11 @@ class HttpTransport:
         self._shortest_wait = 0.0
         self._limits = limits or HttpLimits()
         self._meter = Meter()
-        connection = WebConnection(source, self._meter, f"margo-gitops/{__version__}", source.server_spiffe_id)
-        self._api = DeviceApi(source, self._limits, connection)
+        spoken = speak(source)
+        connection = WebConnection(
+            source, self._meter, f"margo-gitops/{__version__}", source.server_spiffe_id, spoken.seal
+        )
+        self._api = DeviceApi(spoken.contract, self._limits, connection)
 
     @property
     def cost(self) -> Cost:
@@ -140,6 +145,33 @@ class HttpTransport:
         """
         return self._api.put_capabilities(device, document, deadline)
 
+    def freshness(self, device: str, held: bytes | None) -> bytes | None:
+        """Return the proof of freshness of a device; None where there is none, or it is the one that is held.
+
+        Args:
+            device: the device; the server knows it by the caller's identity.
+            held: the proof that the device holds.
+
+        Raises:
+            TransportError: as `pull`.
+        """
+        del device
+        headers = {"If-None-Match": f'"{sha256(held)}"'} if held is not None else {}
+        deadline = Deadline(self.source.pull_seconds, self.source.read_seconds)
+        try:
+            self._api.prepare(deadline)
+            target = self._api.path_of(FRESHNESS_PATH)
+            reply = self._api.get(target, FRESHNESS_MEDIA_TYPE, MAX_PROOF_BYTES, deadline, headers)
+        except BaseException:
+            self._api.close()
+            raise
+        if reply.status in (HTTPStatus.NOT_FOUND, HTTPStatus.NOT_MODIFIED):
+            return None
+        if reply.status != HTTPStatus.OK:
+            self._api.close()
+            raise error_of(reply, self.source)
+        return None if reply.body == held else reply.body
+
     def close(self) -> None:
         """Close the kept connection. A later `pull` opens a new one."""
         self._api.close()
@@ -168,8 +200,11 @@ class HttpTransport:
         if wait > 0:
             headers["Prefer"] = f"wait={wait}"
         deadline = Deadline(self.source.pull_seconds + wait, self.source.read_seconds + wait)
-        target = self._api.path_of(MANIFEST_PATH)
-        reply = self._api.get(target, MANIFEST_MEDIA_TYPE, self._limits.manifest_bytes, deadline, headers)
+        self._api.prepare(deadline)
+        limit = self._limits.manifest_bytes
+        reply = self._api.get(self._api.manifest_target, MANIFEST_MEDIA_TYPE, limit, deadline, headers)
+        if reply.status == HTTPStatus.UNAUTHORIZED and self._api.prepare(deadline):
+            reply = self._api.get(self._api.manifest_target, MANIFEST_MEDIA_TYPE, limit, deadline, headers)
         if reply.status not in (HTTPStatus.OK, HTTPStatus.NOT_MODIFIED):
             raise error_of(reply, self.source)
         applied = _applied_wait(reply.header("Preference-Applied"), wait)

@@ -7,14 +7,19 @@ from typing import Final
 
 from margo_gitops.documents.json_reader import read_json
 from margo_gitops.documents.nodes import Bounds, Node
-from margo_gitops.errors import SourceBusy, TransportError, UnreadableDocument
+from margo_gitops.errors import SourceBusy, SourceRefused, TransportError, UnreadableDocument
 from margo_gitops.transport.http.api import Reply
+from margo_gitops.transport.http.source import HttpSource
 from margo_gitops.transport.incoming import shown
 from margo_gitops.transport.web.refusal import LONGEST_RETRY_AFTER, Wording, refusal, retry_after
 from margo_gitops.transport.web.source import WebSource
 
 _BOUNDS: Final = Bounds(size=64 * 1024, depth=8, nodes=2_000)
 _WORDING: Final = Wording("desired state", "server", ("/api/v1/deployments",))
+_NOT_SIGNED: Final = (
+    "check the device's clock, that the server knows itself by the URL of the source, "
+    "and that it accepts the certificate"
+)
 _RETRYABLE: Final = frozenset(
     {HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 )
@@ -32,6 +37,8 @@ def error_of(reply: Reply, source: WebSource) -> TransportError:
     problem = _problem(reply)
     detail = problem.text("detail") or problem.text("title") or ""
     error = refusal(reply.response, source, _WORDING, shown(detail.encode()))
+    if reply.status == HTTPStatus.UNAUTHORIZED and isinstance(source, HttpSource) and source.contract == "g1":
+        return SourceRefused(error.what, remedy=_NOT_SIGNED)
     pause = retry_after(reply.header("Retry-After"))
     if pause is None:
         pause = _seconds(problem.get("retryAfterSeconds"))

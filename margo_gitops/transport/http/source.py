@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Final, Literal, TypeAlias
 
 from margo_gitops.transport.web.source import (
     TLS_SETTINGS,
@@ -16,7 +17,13 @@ from margo_gitops.transport.web.source import (
     refuse_settings,
 )
 
+Algorithm: TypeAlias = Literal["ecdsa-p256-sha256", "ecdsa-p384-sha384", "rsa-v1_5-sha256", "rsa-pss-sha256"]
+"""How requests of the older contract are signed (RFC 9421; the last one is Margo's own name)."""
+
 _PATH: Final = re.compile(r"(/[A-Za-z0-9._~!$&'()*+,;=:@%-]+)*/?")
+CLIENT_ID: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~-]{1,200}")
+"""A client id: a segment of a path, and nothing that changes the path."""
+
 _SPIFFE_ID: Final = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._~-]+)+")
 _REMEDY: Final = "give https://host[:port], with the path that stands before /api/v1 if there is one"
 
@@ -30,9 +37,23 @@ class HttpSource(WebSource):
 
     Attributes:
         server_spiffe_id: the SPIFFE ID that the server's certificate must have; then its host name does not count.
+        contract: the version of the API: the current one, or the older one with client ids and signed requests.
+        device: this device's id, as the fleet names it; for the older contract.
+        signing_certificate: certificate (PEM) that the server knows the device by; for the older contract.
+        signing_key: its private key (PEM, unencrypted); for the older contract.
+        signature_algorithm: None: the one of the key's kind; an RSA key has two.
+        client_id: issued elsewhere; None: the server is asked for it once.
+        client_id_file: where the issued id is kept; None: nowhere.
     """
 
     server_spiffe_id: str | None = None
+    contract: Literal["g1", "g2"] = "g2"
+    device: str | None = None
+    signing_certificate: Path | None = None
+    signing_key: Path | None = None
+    signature_algorithm: Algorithm | None = None
+    client_id: str | None = None
+    client_id_file: Path | None = None
 
     def __post_init__(self) -> None:
         """Check the settings.
@@ -53,6 +74,22 @@ class HttpSource(WebSource):
             refuse_settings("the SPIFFE ID of the server is none", "give it as spiffe://<trust domain>/margo/wfm/<id>")
         check_secrets(self, address)
         check_times(self)
+        self._check_contract()
+
+    def _check_contract(self) -> None:
+        if self.contract == "g1":
+            if self.signing_certificate is None or self.signing_key is None or self.device is None:
+                refuse_settings(
+                    "the older contract needs a device that signs its requests",
+                    "name its certificate and its key: signingCertificate, signingKey",
+                )
+            if self.client_id is not None and not CLIENT_ID.fullmatch(self.client_id):
+                refuse_settings("the client id of the source is none", "write the id that the server has issued")
+        elif any((self.signing_certificate, self.signing_key, self.signature_algorithm, self.client_id)):
+            refuse_settings(
+                "the current contract has no signed requests and no client ids",
+                "remove these settings, or write contract: g1",
+            )
 
     @property
     def prefix(self) -> str:

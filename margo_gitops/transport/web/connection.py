@@ -15,10 +15,11 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import cast
+from functools import partial
+from typing import TypeAlias, cast
 from urllib.parse import urlsplit
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused, SourceUnreachable, TransportError
@@ -30,6 +31,9 @@ from margo_gitops.transport.web.metered_socket import MeteredSocket, connect
 from margo_gitops.transport.web.proxy import open_tunnel, proxy_for
 from margo_gitops.transport.web.source import WebSource
 from margo_gitops.transport.web.tls import TlsSettings
+
+Seal: TypeAlias = Callable[[str, str, bytes], Mapping[str, str]]
+"""Returns more headers for method, target and body of a request; asked anew for each sending."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Status line, headers and the framing of chunks, on top of what an answer may hold.
@@ -56,7 +60,9 @@ class Answer:
 class WebConnection:
     """Speaks with the server of one source. Not for two threads at a time."""
 
-    def __init__(self, source: WebSource, meter: Meter, agent: str, spiffe_id: str | None = None) -> None:
+    def __init__(
+        self, source: WebSource, meter: Meter, agent: str, spiffe_id: str | None = None, seal: Seal | None = None
+    ) -> None:
         """Take the settings; nothing is opened or read yet.
 
         Args:
@@ -64,6 +70,7 @@ class WebConnection:
             meter: counts what passes.
             agent: this program's name and version, the `User-Agent`.
             spiffe_id: who the server must be, in place of the host it is reached at.
+            seal: signs each request; None for none.
 
         Raises:
             SourceMisconfigured: the environment names a proxy that is none.
@@ -72,6 +79,7 @@ class WebConnection:
         self._source = source
         self._meter = meter
         self._agent = agent
+        self._seal = seal
         self._host = address.hostname or ""
         self._port = address.port or _DEFAULT_PORTS[address.scheme]
         self._authority = address.netloc
@@ -110,10 +118,10 @@ class WebConnection:
         Raises:
             TransportError: no usable answer came, or bytes follow what the block read.
         """
-        request = self._request(method, target, headers, body)
         finished = False
         try:
-            with self._respond(method, request, limit, deadline) as response:
+            make = partial(self._request, method, target, headers, body)
+            with self._respond(method, make, limit, deadline) as response:
                 read = _reader(response)
                 yield Answer(response, read)
                 if read(1):
@@ -130,6 +138,8 @@ class WebConnection:
                 self.close()
 
     def _request(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
+        if self._seal is not None:
+            headers = {**headers, **self._seal(method, target, body)}
         if self._proxy is not None and self._tls is None:
             target = f"http://{self._authority}{target}"
         lines = [
@@ -146,20 +156,23 @@ class WebConnection:
             lines.append(f"Content-Length: {len(body)}")
         return "\r\n".join([*lines, "", ""]).encode() + body
 
-    def _respond(self, method: str, request: bytes, limit: int, deadline: Deadline) -> http.client.HTTPResponse:
+    def _respond(
+        self, method: str, make: Callable[[], bytes], limit: int, deadline: Deadline
+    ) -> http.client.HTTPResponse:
         if self._tls is not None and self._tls.changed():
             self.close()
             self._session = None
         kept = self._socket
         if kept is not None:
             try:
-                return self._send(kept, method, request, limit, deadline)
+                return self._send(kept, method, make(), limit, deadline)
             except TransportError:
                 raise
             except OSError:
                 if kept.received:
                     raise
                 self.close()
+        request = make()  # before anything is opened: a token or a key that cannot be read opens nothing
         self._socket = opened = self._open(deadline)
         return self._send(opened, method, request, limit, deadline)
 

@@ -1,0 +1,201 @@
+"""Packs of device commits: built once, kept while there is room (git subset, G-S-6 to G-S-9).
+
+A commit never changes, so neither does its pack. What devices ask for is the tip at depth 1, whole or as a difference
+to a commit shortly before; those are kept. Histories, which people ask for, are built each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from dulwich.pack import create_delta
+
+from margo_gitops.server.git.requests import Fetch, RefusedError
+from margo_gitops.state_repo.object_pack import entry_header
+from margo_gitops.state_repo.served_objects import ServedObjects
+from margo_gitops.trust.git_objects import BLOB, COMMIT, TREE
+
+CACHE_BYTES: Final = 64 * 1024 * 1024
+MAX_COMMITS: Final = 20_000
+MAX_BYTES: Final = 64 * 1024 * 1024
+"""Of one pack, once inflated."""
+
+_RECENT: Final = 64
+"""How far back a commit that a device holds is looked for."""
+
+_LARGEST_DELTA: Final = 64 * 1024
+_TYPES: Final = {COMMIT: 1, TREE: 2, BLOB: 3}
+_REF_DELTA: Final = 7
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What answers a fetch.
+
+    Attributes:
+        wants: the commits asked for.
+        send: commits of the pack.
+        common: commits that the client holds too, in the order it named them.
+        shallow: commits of the answer whose parents are not in it.
+        unshallow: commits that the client calls shallow, and will not be.
+        base: the one commit to make deltas against; None: the pack stands alone.
+        is_kept: the pack is one that devices ask for.
+    """
+
+    wants: tuple[str, ...]
+    send: tuple[str, ...]
+    common: tuple[str, ...]
+    shallow: tuple[str, ...]
+    unshallow: tuple[str, ...]
+    base: str | None
+    is_kept: bool
+
+
+def plan_fetch(objects: ServedObjects, request: Fetch) -> Plan:
+    """Return what answers a fetch whose wants the caller may have.
+
+    Whether the client's other ids exist is never looked up: they count where the walk from the wants meets them.
+
+    Raises:
+        RefusedError: the history is longer than is served.
+        StateTampered: an object is missing.
+    """
+    first = request.depth == 1 and not request.relative
+    if first:
+        known = objects.history(request.wants, _RECENT, depth=None if request.haves else 1, ends=request.haves)
+    else:
+        known = objects.history(request.wants, MAX_COMMITS + 1)
+    if len(known) > MAX_COMMITS:
+        raise RefusedError(f"the history has more than {MAX_COMMITS} commits: ask for fewer with --depth")
+    depth = request.depth
+    if depth is not None and request.relative:
+        depth += max((known[name] for name in request.shallow if name in known), default=0)
+    wanted = {name: at for name, at in known.items() if depth is None or at <= depth}
+    common = tuple(name for name in request.haves if name in known)
+    held = objects.history(common, MAX_COMMITS, ends=request.shallow) if common and not first else dict.fromkeys(common)
+    ends = [name for name, at in wanted.items() if at == depth and objects.commit(name).parents]
+    # A commit that is nearer by another way has its parents sent.
+    shallow = tuple(name for name in ends if not set(objects.commit(name).parents) <= wanted.keys())
+    unshallow = tuple(
+        name
+        for name in sorted(request.shallow)
+        if name in wanted and name not in shallow and objects.commit(name).parents
+    )
+    if depth is None:
+        unshallow = ()  # without `deepen`, what is shallow stays so
+        wanted = _up_to(objects, request, known)
+    base = common[0] if first and request.thin and len(request.wants) == 1 and common else None
+    return Plan(
+        wants=request.wants,
+        send=tuple(name for name in wanted if name not in held),
+        common=common,
+        shallow=shallow,
+        unshallow=unshallow,
+        base=base,
+        is_kept=first and len(request.wants) == 1 and len(common) <= 1,
+    )
+
+
+def _up_to(objects: ServedObjects, request: Fetch, known: Mapping[str, int]) -> dict[str, int]:
+    """Return the wants' history up to where the client says its own ends."""
+    ends = [name for name in request.shallow if name in known]
+    return objects.history(request.wants, MAX_COMMITS, ends=ends) if ends else dict(known)
+
+
+class Packs:
+    """Makes packs, and keeps those that devices ask for; for any number of threads."""
+
+    def __init__(self, objects: ServedObjects, cache_bytes: int = CACHE_BYTES) -> None:
+        """Make packs of these objects, and keep up to `cache_bytes` of them."""
+        self._objects = objects
+        self._limit = cache_bytes
+        self._kept: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
+        self._held = 0
+        self._lock = threading.Lock()
+        self.built = 0
+
+    def kept(self, plan: Plan) -> bytes | None:
+        """Return the pack of a plan where it is in memory."""
+        if not plan.is_kept:
+            return None
+        with self._lock:
+            found = self._kept.get(_key(plan))
+            if found is not None:
+                self._kept.move_to_end(_key(plan))
+            return found
+
+    def build(self, plan: Plan) -> bytes:
+        """Return the pack of a plan, made now.
+
+        Raises:
+            RefusedError: it would be larger than is served.
+            StateTampered: an object is missing.
+        """
+        pack = self._build(plan)
+        with self._lock:
+            self.built += 1
+            if plan.is_kept and len(pack) <= self._limit and _key(plan) not in self._kept:
+                self._kept[_key(plan)] = pack
+                self._held += len(pack)
+                while self._held > self._limit:
+                    self._held -= len(self._kept.popitem(last=False)[1])
+        return pack
+
+    def _build(self, plan: Plan) -> bytes:
+        known, bases = self._known(plan)
+        entries: dict[str, bytes] = {}
+        left = MAX_BYTES
+        for commit in plan.send:
+            links = [(commit, ""), *((link.id, f"/{link.path}") for link in self._objects.tree(self._tree(commit)))]
+            for name, path in links:
+                if name in entries or name in known:
+                    continue
+                kind, content = self._objects.content(name)
+                left -= len(content)
+                if left < 0:
+                    raise RefusedError("the history is larger than is served: ask for less with --depth")
+                entries[name] = self._entry(kind, content, bases.get(path))
+        return _pack(entries.values())
+
+    def _known(self, plan: Plan) -> tuple[set[str], dict[str, str]]:
+        """Return the objects that the client has, and those of the base by where they stand."""
+        known: set[str] = set(plan.common)
+        bases: dict[str, str] = {}
+        for commit in plan.common:
+            links = self._objects.tree(self._tree(commit))
+            known.update(link.id for link in links)
+            if commit == plan.base:
+                bases = {"": commit, **{f"/{link.path}": link.id for link in links}}
+        return known, bases
+
+    def _tree(self, commit: str) -> str:
+        return self._objects.commit(commit).tree
+
+    def _entry(self, kind: bytes, content: bytes, base: str | None) -> bytes:
+        whole = entry_header(_TYPES[kind], len(content)) + zlib.compress(content)
+        if base is None or len(content) > _LARGEST_DELTA:
+            return whole
+        base_kind, base_content = self._objects.content(base)
+        if base_kind != kind or len(base_content) > _LARGEST_DELTA:
+            return whole
+        delta = b"".join(create_delta(base_content, content))
+        entry = entry_header(_REF_DELTA, len(delta)) + bytes.fromhex(base) + zlib.compress(delta)
+        return entry if len(entry) < len(whole) else whole
+
+
+def _key(plan: Plan) -> tuple[object, ...]:
+    return plan.wants, plan.common, plan.base
+
+
+def _pack(entries: Iterable[bytes]) -> bytes:
+    """Return a pack of version 2 (gitformat-pack)."""
+    parts = list(entries)
+    content = b"".join([b"PACK", struct.pack(">LL", 2, len(parts)), *parts])
+    return content + hashlib.sha1(content, usedforsecurity=False).digest()

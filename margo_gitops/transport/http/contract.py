@@ -1,0 +1,115 @@
+"""Which paths a server has, and in which shape it takes reports: what differs between the versions of the contract."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Protocol, TypeAlias
+from urllib.parse import quote
+
+from margo_gitops.errors import SourceMisbehaved
+
+ROOT: Final = "/api/v1/"
+MANIFEST: Final = "deployments"
+MANIFEST_PATH: Final = ROOT + MANIFEST
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """A report on its way.
+
+    Attributes:
+        methods: to try one after the other, where a server says that one is not for this (405, 409).
+        target: path, with the prefix.
+        document: what is sent.
+    """
+
+    methods: tuple[str, ...]
+    target: str
+    document: bytes
+
+
+Submit: TypeAlias = Callable[[Submission], tuple[int, bytes]]
+"""Sends something, and returns status and body of the answer."""
+
+
+class Contract(Protocol):
+    """One version of the Workload Management API, seen from a device."""
+
+    def prepare(self, submit: Submit) -> bool:
+        """Do what must be done before a request; return whether paths are others than before.
+
+        Raises:
+            TransportError: the server does not take this device.
+        """
+        ...
+
+    def answered(self, status: int) -> None:
+        """Hear what a server answered."""
+        ...
+
+    def path(self, resource: str) -> str:
+        """Return the target of a resource, such as `deployments`."""
+        ...
+
+    def path_of(self, url: str) -> str:
+        """Return the target of a path from a manifest: on this server, below this prefix, wherever it points.
+
+        Raises:
+            SourceMisbehaved: it holds what no path of a request may hold.
+        """
+        ...
+
+    def capabilities(self, device: str, document: bytes) -> Submission:
+        """Return capabilities as this version takes them."""
+        ...
+
+    def status(self, deployment_id: str, document: bytes) -> Submission:
+        """Return the status of a deployment as this version takes it."""
+        ...
+
+
+class CurrentContract:
+    """OpenAPI 1.0.0-rc.3: the connection says who calls, and documents go as they are."""
+
+    def __init__(self, prefix: str) -> None:
+        """Take the path before `/api/v1`."""
+        self._prefix = prefix
+
+    def prepare(self, submit: Submit) -> bool:  # noqa: ARG002
+        """Do nothing: there is no onboarding."""
+        return False
+
+    def answered(self, status: int) -> None:
+        """Do nothing."""
+
+    def path(self, resource: str) -> str:
+        """Return the target of a resource."""
+        return self._prefix + ROOT + resource
+
+    def path_of(self, url: str) -> str:
+        """Return the target of a path from a manifest.
+
+        Raises:
+            SourceMisbehaved: it holds what no path of a request may hold.
+        """
+        return self._prefix + local_path(url, self._prefix)
+
+    def capabilities(self, device: str, document: bytes) -> Submission:
+        """Return the capabilities of a device, or of a child of it."""
+        return Submission(("PUT",), self.path(f"capabilities/{quote(device)}"), document)
+
+    def status(self, deployment_id: str, document: bytes) -> Submission:
+        """Return the status of a deployment."""
+        return Submission(("POST",), self.path(f"deployments/{quote(deployment_id, safe='')}/status"), document)
+
+
+def local_path(url: str, prefix: str) -> str:
+    """Return a path from a manifest without the prefix: some servers write theirs into the manifest, most do not.
+
+    Raises:
+        SourceMisbehaved: it holds what no path of a request may hold.
+    """
+    if not url.isascii() or not url.isprintable() or " " in url or "#" in url or not url.startswith("/"):
+        raise SourceMisbehaved("the manifest names a path that is none")
+    return url.removeprefix(prefix) if url.startswith(prefix + ROOT) else url

@@ -1,0 +1,155 @@
+"""The older contract (G1), seen from a device (Margo device client onboarding; API requirements and security, G1).
+
+1. A device is onboarded once; its client id is kept, and in every path from then on.
+2. A server that refuses a signature (401) may have lost what it knew: the device asks for its id again, once, and goes
+   on with the one it has where that does not help.
+3. Paths in a manifest are followed where they are a client's; others are looked for below this client's.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final
+from urllib.parse import quote
+
+from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.nodes import Bounds
+from margo_gitops.errors import OnboardingRefused, SourceMisbehaved, TransportError, UnreadableDocument
+from margo_gitops.transport.http.contract import ROOT, Submission, Submit, local_path
+from margo_gitops.transport.http.g1.client_id import ClientIdFile
+from margo_gitops.transport.http.g1.shapes import older_capabilities, older_status
+from margo_gitops.transport.http.g1.signing import DeviceKey
+from margo_gitops.transport.http.source import CLIENT_ID
+from margo_gitops.transport.incoming import shown
+
+_CLIENTS: Final = f"{ROOT}clients/"
+_BOUNDS: Final = Bounds(size=64 * 1024, depth=8, nodes=200)
+_REMEDIES: Final[dict[int, str]] = {
+    HTTPStatus.UNAUTHORIZED: "check the device's clock, and that the URL is the one that the server knows itself by",
+    HTTPStatus.FORBIDDEN: "let the server accept this device's certificate, and check its dates",
+    HTTPStatus.CONFLICT: "the server has issued an id for this certificate: write it into clientId of the source",
+    HTTPStatus.NOT_FOUND: "check the URL, and that the server speaks the older contract",
+}
+
+
+class SignedContract:
+    """Knows this device's client id, and what follows from it."""
+
+    def __init__(
+        self,
+        prefix: str,
+        device: str,
+        key: Callable[[], DeviceKey],
+        ids: ClientIdFile,
+        client_id: str | None = None,
+    ) -> None:
+        """Take the parts; nothing is asked yet.
+
+        Args:
+            prefix: the path before `/api/v1`.
+            device: the id by which the fleet knows this device.
+            key: returns what it signs with.
+            ids: keeps the client id.
+            client_id: the one that was issued elsewhere; None: the server is asked.
+        """
+        self._prefix = prefix
+        self._device = device
+        self._key = key
+        self._ids = ids
+        self._given = client_id is not None
+        self._client_id = client_id or ""
+        self._certificate = b""
+        self._doubtful = False
+
+    def prepare(self, submit: Submit) -> bool:
+        """Have a client id, from the settings, the disk or the server (rules 1 and 2); return whether it is a new one.
+
+        Raises:
+            OnboardingRefused: the server issues none.
+            ClientIdUnusable: it cannot be kept.
+            SourceMisconfigured: there is nothing to sign with.
+            TransportError: no usable answer came.
+        """
+        if self._given:
+            return False
+        certificate = self._key().certificate
+        if certificate != self._certificate:  # at the start, and after a renewal
+            self._client_id = self._ids.read(certificate) or ""
+            self._certificate = certificate
+        if self._client_id and not self._doubtful:
+            return False
+        try:
+            issued = self._onboard(submit)
+        except TransportError:
+            if not self._client_id:
+                raise
+            return False
+        finally:
+            self._doubtful = False
+        if issued == self._client_id:
+            return False
+        self._ids.write(certificate, issued)
+        self._client_id = issued
+        return True
+
+    def answered(self, status: int) -> None:
+        """Doubt the id where the server knows it not (rule 2)."""
+        self._doubtful = self._doubtful or status == HTTPStatus.UNAUTHORIZED
+
+    def path(self, resource: str) -> str:
+        """Return the target of a resource of this client."""
+        return f"{self._prefix}{_CLIENTS}{self._client_id}/{resource}"
+
+    def path_of(self, url: str) -> str:
+        """Return the target of a path from a manifest (rule 3).
+
+        Raises:
+            SourceMisbehaved: it holds what no path of a request may hold.
+        """
+        local = local_path(url, self._prefix)
+        if local.startswith(ROOT) and not local.startswith(_CLIENTS):
+            return self.path(local.removeprefix(ROOT))
+        return self._prefix + local
+
+    def capabilities(self, device: str, document: bytes) -> Submission:
+        """Return the capabilities of this device, or of a child of it, in the older shape."""
+        if device == self._device:
+            content = older_capabilities(document, self._client_id)
+            return Submission(("POST", "PUT"), self.path("capabilities"), content)
+        name = f"{self._client_id}/{device.removeprefix(f'{self._device}/')}"
+        return Submission(("PUT", "POST"), self.path(f"capabilities/{quote(name)}"), older_capabilities(document, name))
+
+    def status(self, deployment_id: str, document: bytes) -> Submission:
+        """Return the status of a deployment in the older shape."""
+        target = self.path(f"deployments/{quote(deployment_id, safe='')}/status")
+        return Submission(("POST",), target, older_status(document))
+
+    def _onboard(self, submit: Submit) -> str:
+        request = write_json(
+            {
+                "apiVersion": "onboarding.margo.org/v1alpha1",
+                "kind": "OnboardingRequest",
+                "certificate": base64.b64encode(self._certificate).decode(),
+            }
+        )
+        status, body = submit(Submission(("POST",), f"{self._prefix}{ROOT}onboarding", request))
+        if status not in (HTTPStatus.OK, HTTPStatus.CREATED):
+            said = shown(_text(body, "error").encode())
+            raise OnboardingRefused(
+                f"the server does not onboard this device: it answers {status}" + (f", {said}" if said else ""),
+                remedy=_REMEDIES.get(status, "see the log of the server"),
+            )
+        client_id = _text(body, "clientId")
+        if not CLIENT_ID.fullmatch(client_id):
+            raise SourceMisbehaved("the server answers onboarding with something that is no client id")
+        return client_id
+
+
+def _text(body: bytes, member: str) -> str:
+    try:
+        return read_json(body, "answer", _BOUNDS).root.text(member) or ""
+    except UnreadableDocument:
+        return ""

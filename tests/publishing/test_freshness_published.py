@@ -1,0 +1,120 @@
+"""Proofs of freshness as static files: where they lie, that only new ones are written, and what nginx hands out."""
+
+from __future__ import annotations
+
+import http.client
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from support.fleet import write_signing_key
+from support.published import FIRST, Plant
+from support.static_server import nginx
+
+from margo_gitops.publishing.folder import FolderTarget
+from margo_gitops.publishing.layout import FRESHNESS
+from margo_gitops.publishing.publication import differences
+from margo_gitops.state_repo.freshness_refs import Renewal, device_proof, renew
+from margo_gitops.trust.ssh_signing_key import parse_signing_key
+
+NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
+GROWN = {**FIRST, **{f"d{number}": {} for number in range(70)}}
+
+
+@pytest.fixture
+def renewal(tmp_path: Path) -> Renewal:
+    return Renewal(parse_signing_key(write_signing_key(tmp_path / "key").read_bytes()), NOW)
+
+
+def make(plant: Plant, renewal: Renewal, days: int = 0) -> bytes:
+    """Renew the statement and return the proof of press-01."""
+    refs = plant.renderer.refs
+    renew(plant.renderer.repo, refs(), Renewal(renewal.key, NOW + timedelta(days=days)))
+    return device_proof(plant.renderer.repo, refs(), "press-01")
+
+
+def shown(plant: Plant, device: str = "press-01") -> bytes:
+    return (plant.folder / device / FRESHNESS).read_bytes()
+
+
+def test_every_device_finds_its_proof_where_the_api_has_it(plant: Plant, renewal: Renewal):
+    plant.render(FIRST)
+    proof = make(plant, renewal)
+    assert plant.publish().proofs == 3
+    assert {shown(plant, device) for device in FIRST} == {proof}
+    assert differences(plant.renderer.repo, plant.target) == []
+    assert plant.publish().proofs == 0
+
+
+def test_a_renewal_writes_one_file_for_a_shard_and_no_manifest(plant: Plant, renewal: Renewal):
+    plant.render(FIRST)
+    make(plant, renewal)
+    plant.publish()
+    before = {
+        path: path.lstat().st_mtime_ns for path in plant.folder.rglob("*") if not path.is_dir() or path.is_symlink()
+    }
+    proof = make(plant, renewal, days=1)
+    published = plant.publish()
+    assert (published.changed, published.written) == ((), 0)
+    after = {path: path.lstat().st_mtime_ns for path in before}
+    assert [path.name for path in before if before[path] != after[path]] == ["all.json"]
+    assert shown(plant) == proof
+
+
+def test_a_fleet_that_grows_leads_its_devices_to_new_shards(plant: Plant, renewal: Renewal):
+    plant.render(FIRST)
+    make(plant, renewal)
+    plant.publish()
+    plant.render(GROWN)
+    make(plant, renewal, days=1)
+    plant.publish()
+    for device in GROWN:
+        assert shown(plant, device) == device_proof(plant.renderer.repo, plant.renderer.refs(), device)
+
+
+def test_an_older_statement_never_replaces_a_newer_one(plant: Plant, renewal: Renewal):
+    plant.render(FIRST)
+    newer = make(plant, renewal, days=3)
+    plant.publish()
+    make(plant, renewal)
+    plant.publish()
+    assert shown(plant) == newer
+    assert "press-01: another proof of freshness than that of the state repo" in differences(
+        plant.renderer.repo, plant.target
+    )
+
+
+def test_a_proof_that_somebody_damaged_is_written_again(plant: Plant, renewal: Renewal):
+    plant.render(FIRST)
+    proof = make(plant, renewal)
+    plant.publish()
+    (plant.folder / "_freshness" / "all.json").write_bytes(b"{")
+    plant.publish()
+    assert shown(plant) == proof
+
+
+def test_the_folder_of_proofs_is_no_device(plant: Plant, renewal: Renewal):
+    plant.render(FIRST)
+    make(plant, renewal)
+    assert plant.publish().left == ()
+    assert set(FolderTarget(plant.folder).devices()) == FIRST.keys()
+
+
+@pytest.mark.real
+def test_nginx_hands_a_device_its_proof(plant: Plant, renewal: Renewal):
+    plant.render(FIRST)
+    proof = make(plant, renewal)
+    plant.publish()
+    with nginx(plant.folder.parent / "nginx", plant.folder) as server:
+        connection = http.client.HTTPConnection(server.http.removeprefix("http://"), timeout=10)
+        try:
+            token = {"Authorization": f"Bearer {server.tokens['press-01']}"}
+            connection.request("GET", f"/{FRESHNESS}", headers=token)
+            answer = connection.getresponse()
+            assert (answer.status, answer.read()) == (200, proof)
+            assert answer.getheader("Content-Type") == "application/json"
+            assert answer.getheader("Cache-Control") == "private, no-cache"
+            connection.request("GET", f"/{FRESHNESS}")
+            assert connection.getresponse().status == 401
+        finally:
+            connection.close()
