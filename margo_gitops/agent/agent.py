@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from margo_gitops.agent.configuration import LoadedConfiguration
 from margo_gitops.agent.cycle import Cycle, Outcome
 from margo_gitops.agent.durable import disk_errors, make_folder
 from margo_gitops.agent.eligibility import read_eligibility
 from margo_gitops.agent.events import Event, Reason, Record
 from margo_gitops.agent.floor_files import FloorFiles
+from margo_gitops.agent.freshness import FreshnessKeeper, FreshnessRules, ProofStore
 from margo_gitops.agent.interruptions import Interruptions
 from margo_gitops.agent.journal import Journal
+from margo_gitops.agent.loaded_configuration import LoadedConfiguration
 from margo_gitops.agent.lock import AgentLock
 from margo_gitops.agent.logs import EventLog, LogFormat
 from margo_gitops.agent.notify import ServiceManager
@@ -31,8 +33,9 @@ from margo_gitops.appliers.applier import Applier
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.errors import AgentMisconfigured, Location, MargoGitopsError
 from margo_gitops.transport.git.git_transport import GitTransport
-from margo_gitops.transport.transport import PollHints, Unchanged
+from margo_gitops.transport.transport import PollHints, ProofSource, Unchanged
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, parse_allowed_signers
+from margo_gitops.trust.freshness_tree import FRESHNESS_FILE
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustPolicy
 
@@ -166,6 +169,7 @@ def working_agent(
                     polls=polls,
                     reconciler=reconciler,
                     record=record,
+                    freshness=freshness_keeper(configuration, record, clock, transport),
                 )
                 if http is not None:
                     cycle = _reporting(cycle, http, configuration, journal, record, interruptions)
@@ -213,6 +217,35 @@ def _reporting(
 def floor_files(configuration: LoadedConfiguration) -> FloorFiles:
     """Return the places of the trust floor."""
     return FloorFiles(configuration.device, configuration.state_folder / FLOOR_FILE, configuration.floor_copy)
+
+
+def freshness_keeper(
+    configuration: LoadedConfiguration, record: Record, clock: Clock = time.time, source: ProofSource | None = None
+) -> FreshnessKeeper | None:
+    """Return what keeps the device's proof of freshness; None where its configuration wants none.
+
+    Args:
+        configuration: the agent's.
+        record: keeps events.
+        clock: the time, seconds since the epoch.
+        source: where proofs come from; None: nowhere but by hand.
+    """
+    settings, path = configuration.content.freshness, configuration.statement_signers
+    if settings is None or path is None:
+        return None
+    copy = configuration.floor_copy
+    parsed = functools.lru_cache(maxsize=1)(parse_allowed_signers)  # asked several times in a cycle
+    return FreshnessKeeper(
+        FreshnessRules(configuration.device, settings.required, settings.on_expiry == "hold"),
+        ProofStore(
+            configuration.state_folder / FRESHNESS_FILE,
+            copy.with_name(f"{copy.name}.{FRESHNESS_FILE}") if copy else None,
+        ),
+        lambda: parsed(_read_list(path), str(path)),
+        record,
+        clock,
+        source,
+    )
 
 
 def read_policy(configuration: LoadedConfiguration, *, signed: bool = True) -> TrustPolicy:
@@ -320,6 +353,15 @@ class AgentTransport:
         finally:
             if self.polls is not None:
                 self.polls.spent(self._transport.cost - before)
+
+    def freshness(self, device: str, held: bytes | None) -> bytes | None:
+        """Return what the transport returns.
+
+        Raises:
+            TransportError: as the transport does.
+        """
+        with self._interruptions.abortable():
+            return self._transport.freshness(device, held)
 
     def close(self) -> None:
         """Close the kept connection."""

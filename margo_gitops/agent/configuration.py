@@ -1,4 +1,4 @@
-"""The agent's configuration: one YAML file, overridden by a few environment variables; everything unknown is an error.
+"""What the agent's configuration may say: one YAML file; everything unknown is an error.
 
     device: press-07
     stateFolder: /var/lib/margo-gitops
@@ -15,28 +15,17 @@ Paths are relative to the file. docs/agent.md is the reference; a test keeps the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from margo_gitops.agent.durable import disk_errors
-from margo_gitops.agent.environment import Environment
-from margo_gitops.appliers.applier import ApplierContext, never
 from margo_gitops.documents.declarations import About, Keys, OtherKeys, Problem, Range, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN
 from margo_gitops.documents.fleet_kinds import ApiVersion
-from margo_gitops.documents.nodes import Bounds, Node, SourceText
-from margo_gitops.documents.records import find
-from margo_gitops.documents.yaml_reader import read_yaml
-from margo_gitops.errors import AgentMisconfigured, Location, MargoGitopsError, UnreadableDocument
-from margo_gitops.transport.git.source import GitSource
-from margo_gitops.transport.http.source import HttpSource
+from margo_gitops.transport.http.source import Algorithm
 
-DEFAULT_CONFIGURATION: Final = Path("/etc/margo-gitops/agent.yaml")
 DURATION_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(s|m|h|d)$"
 
-_BOUNDS: Final = Bounds(size=64 * 1024, depth=12, nodes=2_000)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _SHORTEST_INTERVAL: Final = 1.0
 _LONGEST_INTERVAL: Final = 30 * 86400.0
@@ -50,6 +39,15 @@ Duration = Annotated[
     Range(minimum=0),
     Text(pattern=DURATION_PATTERN, what="a duration: a number of seconds, or 90s, 5m, 2h, 1d"),
 ]
+
+
+def seconds(duration: float | str) -> float:
+    """Return a duration, `90s`, `5m`, `2h`, `1d` or a number, in seconds."""
+    if not isinstance(duration, str):
+        return float(duration)
+    if not re.fullmatch(DURATION_PATTERN[1:-1], duration):
+        raise ValueError(f"{duration!r} is no duration")
+    return float(duration[:-1]) * _UNITS[duration[-1]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +109,21 @@ class HttpSettings(WebSettings):
         Text(min_length=1),
     ] = None
     report_status: Annotated[bool, About("Send the status of each deployment when it changes.")] = True
+    contract: Annotated[
+        Literal["g1", "g2"], About("Which version of Margo's API the server has; g1: client ids and signed requests.")
+    ] = "g2"
+    signing_certificate: Annotated[
+        FilePath | None, About("Certificate (PEM) that a server of g1 knows the device by.")
+    ] = None
+    signing_key: Annotated[FilePath | None, About("Private key (PEM) that signs requests; for g1.")] = None
+    signature_algorithm: Annotated[
+        Algorithm | None, About("How requests are signed; by default, as the key's kind says.")
+    ] = None
+    client_id: Annotated[
+        str | None,
+        About("The client id that a server of g1 has issued; by default, the device asks for one."),
+        Text(min_length=1),
+    ] = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield a wait during which the agent would be lost to everything else."""
@@ -162,6 +175,20 @@ class TrustSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class FreshnessSettings:
+    """What the device does when nothing proves any more that it holds the newest state (docs/freshness.md)."""
+
+    required: Annotated[bool, About("A statement that never came counts like one that expired.")] = True
+    on_expiry: Annotated[
+        Literal["report", "hold"],
+        About("report: a security event; hold: besides, no new state is taken without proof. Nothing is ever stopped."),
+    ] = "report"
+    allowed_signers: Annotated[
+        FilePath | None, About("Who may sign statements, where it is not the list of `trust` (ssh-keygen's format).")
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
 class PollSettings:
     """How often the device asks for new state."""
 
@@ -206,6 +233,9 @@ class AgentConfiguration:
         Keys(r"^[a-z][a-z0-9-]{0,62}$", "an applier's name"),
     ]
     poll: PollSettings = field(default_factory=PollSettings)
+    freshness: Annotated[
+        FreshnessSettings | None, About("Know when the source shows nothing new for too long; absent: do not ask.")
+    ] = None
     capabilities: Annotated[
         tuple[FilePath, ...],
         About(
@@ -222,212 +252,7 @@ class AgentConfiguration:
         """Yield a device that could apply nothing."""
         if not self.appliers:
             yield Problem(("appliers",), "names no applier", "add one, such as compose: {} or files: {...}")
+        if self.freshness and self.freshness.allowed_signers is None and self.trust.allowed_signers is None:
+            yield Problem(("freshness",), "nobody may sign statements", "add allowedSigners here or to trust")
         if not _SHORTEST_TIMEOUT <= seconds(self.longest_timeout) <= _LONGEST_TIMEOUT:
             yield Problem(("longestTimeout",), f"must be 1s to 1d, is {self.longest_timeout}")
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedConfiguration:
-    """A configuration with its file's folder, which paths are relative to."""
-
-    file: Path
-    content: AgentConfiguration
-
-    def path(self, name: str) -> Path:
-        """Return a path of the configuration as an absolute one."""
-        return (self.file.absolute().parent / name).absolute()
-
-    @property
-    def device(self) -> str:
-        """This device's id."""
-        return self.content.device
-
-    @property
-    def state_folder(self) -> Path:
-        """The folder for all that must survive a restart."""
-        return self.path(self.content.state_folder)
-
-    @property
-    def floor_copy(self) -> Path | None:
-        """The second place of the trust floor."""
-        name = self.content.trust.floor_copy
-        return self.path(name) if name is not None else None
-
-    @property
-    def interval(self) -> float:
-        """Seconds between two polls."""
-        return seconds(self.content.poll.interval)
-
-    @property
-    def jitter(self) -> float:
-        """The most seconds a poll is moved within its interval."""
-        jitter = self.content.poll.jitter
-        return seconds(jitter) if jitter is not None else self.interval / 10
-
-    def git_source(self) -> GitSource:
-        """Return the settings of the git source.
-
-        Raises:
-            SourceMisconfigured: they cannot work.
-        """
-        git = self.content.source.git
-        if git is None:
-            raise TypeError("the source is no git source")
-        return GitSource(
-            url=git.url,
-            device=self.device if git.ref is None else None,
-            ref=git.ref,
-            token_file=self._optional(git.token_file),
-            token_variable=git.token_environment,
-            username=git.username,
-            allow_plain_token=git.allow_plain_token,
-            ca_file=self._optional(git.ca_file),
-            client_certificate=self._optional(git.client_certificate),
-            client_key=self._optional(git.client_key),
-            ssh_identity=self._optional(git.ssh_identity),
-            ssh_known_hosts=self._optional(git.known_hosts),
-            proxy_from_environment=git.proxy_from_environment,
-            connect_seconds=seconds(git.connect_timeout),
-            read_seconds=seconds(git.read_timeout),
-            pull_seconds=seconds(git.pull_timeout),
-        )
-
-    def http_source(self) -> HttpSource:
-        """Return the settings of the HTTP source.
-
-        Raises:
-            SourceMisconfigured: they cannot work.
-        """
-        http = self.content.source.http
-        if http is None:
-            raise TypeError("the source is no HTTP source")
-        return HttpSource(
-            url=http.url,
-            token_file=self._optional(http.token_file),
-            token_variable=http.token_environment,
-            username=http.username,
-            allow_plain_token=http.allow_plain_token,
-            ca_file=self._optional(http.ca_file),
-            client_certificate=self._optional(http.client_certificate),
-            client_key=self._optional(http.client_key),
-            server_spiffe_id=http.server_spiffe_id,
-            proxy_from_environment=http.proxy_from_environment,
-            connect_seconds=seconds(http.connect_timeout),
-            read_seconds=seconds(http.read_timeout),
-            pull_seconds=seconds(http.pull_timeout),
-        )
-
-    @property
-    def wait(self) -> float:
-        """The most seconds that a server may keep a poll waiting for a change."""
-        http = self.content.source.http
-        return seconds(http.wait) if http is not None else 0.0
-
-    @property
-    def longest_timeout(self) -> int:
-        """The most seconds that one step of a component may take."""
-        return round(seconds(self.content.longest_timeout))
-
-    @property
-    def capabilities_files(self) -> tuple[Path, ...]:
-        """That document, and those of its children."""
-        return tuple(self.path(name) for name in self.content.capabilities)
-
-    @property
-    def reports_status(self) -> bool:
-        """Whether the status of each deployment is sent."""
-        http = self.content.source.http
-        return http is not None and http.report_status
-
-    def applier_context(self, name: str, folder: Path, interrupted: Callable[[], bool] = never) -> ApplierContext:
-        """Return what the factory of an applier gets.
-
-        Args:
-            name: of the applier.
-            folder: of its own.
-            interrupted: whether the agent was asked to stop.
-        """
-        return ApplierContext(self.device, folder, self.content.appliers[name].values, interrupted)
-
-    def _optional(self, name: str | None) -> Path | None:
-        return self.path(name) if name is not None else None
-
-
-def load_configuration(file: Path, environment: Environment) -> LoadedConfiguration:
-    """Return the configuration in a file, with what the environment overrides.
-
-    Args:
-        file: the YAML file.
-        environment: the overrides (see `margo_gitops.agent.environment`).
-
-    Raises:
-        AgentMisconfigured: the file cannot be read, or has findings; each is listed with line and column.
-    """
-    try:
-        with disk_errors(file), file.open("rb") as opened:
-            content = opened.read(_BOUNDS.size + 1)
-        source = read_yaml(content, str(file), _BOUNDS)
-    except UnreadableDocument as error:
-        raise AgentMisconfigured(
-            f"the agent's configuration cannot be read: {error.what}",
-            where=error.where,
-            why=error.why,
-            remedy=error.remedy,
-        ) from error
-    except MargoGitopsError as error:
-        raise AgentMisconfigured(
-            f"the agent's configuration cannot be read: {error.what.partition(': ')[2]}",
-            where=Location(str(file)),
-            remedy="name the file with --config or MARGO_GITOPS_CONFIG; docs/agent.md has an example",
-        ) from error
-    configuration, findings = find(AgentConfiguration, _overridden(source, environment))
-    if configuration is None:
-        errors = [str(finding) for finding in findings if finding.severity == "error"]
-        raise AgentMisconfigured(
-            "the agent's configuration has mistakes", where=Location(str(file)), why=errors, remedy="correct the file"
-        )
-    return LoadedConfiguration(file, configuration)
-
-
-def seconds(duration: float | str) -> float:
-    """Return a duration, `90s`, `5m`, `2h`, `1d` or a number, in seconds."""
-    if not isinstance(duration, str):
-        return float(duration)
-    if not re.fullmatch(DURATION_PATTERN[1:-1], duration):
-        raise ValueError(f"{duration!r} is no duration")
-    return float(duration[:-1]) * _UNITS[duration[-1]]
-
-
-def _overridden(source: SourceText, environment: Environment) -> SourceText:
-    """Return the document with the values that the environment names in place of the file's."""
-    root = _copy(source.root)
-    for path, value in (*environment.overrides.items(), *_token_overrides(root, environment)):
-        *parents, last = path
-        node: Node = root
-        for step in parents:
-            entries = node.value
-            if not isinstance(entries, dict):
-                break
-            node = entries.setdefault(step, Node({}))
-        if not isinstance(node.value, dict):
-            continue  # the reader says what is wrong with it
-        if value is None:
-            node.value.pop(last, None)
-        else:
-            node.value[last] = Node(value)
-    return SourceText(source.file, root)
-
-
-def _token_overrides(root: Node, environment: Environment) -> Iterator[tuple[tuple[str, ...], str | None]]:
-    """Yield what the token of the environment overrides, in whichever source there is."""
-    source = root.get("source")
-    if environment.token_variable is not None and source is not None and isinstance(source.value, dict):
-        for kind in source.value:
-            yield ("source", kind, "tokenEnvironment"), environment.token_variable
-            yield ("source", kind, "tokenFile"), None
-
-
-def _copy(node: Node) -> Node:
-    """Return a node whose mappings can be changed."""
-    value = {key: _copy(child) for key, child in node.value.items()} if isinstance(node.value, dict) else node.value
-    return Node(value, node.line, node.column, node.key_line, node.key_column)

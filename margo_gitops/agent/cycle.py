@@ -13,6 +13,8 @@ C-8  While the list of signers cannot be read nothing is fetched, for nobody cou
      applied: it was trusted when it was stored. It counts as held if it is, byte for byte, what this process trusted
      last; after a start, if it passes every rule but the signature's and its manifest is the one of the trust floor.
      A security event says so.
+C-9  What is fetched is taken only if freshness has nothing against it; what is held is applied whatever it says
+     (agent/freshness.py, N-1 to N-6).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Final
 
 from margo_gitops.agent.events import Event, Reason, Record, refusal
 from margo_gitops.agent.floor_files import FloorFiles
+from margo_gitops.agent.freshness import FreshnessKeeper
 from margo_gitops.agent.poll_record import PollRecord, PollResult
 from margo_gitops.agent.reconcile import Reconciler, Reconciliation
 from margo_gitops.agent.store import TrustedStore
@@ -96,6 +99,7 @@ class Cycle:
         polls: PollRecord,
         reconciler: Reconciler,
         record: Record,
+        freshness: FreshnessKeeper | None = None,
     ) -> None:
         self.policy = policy
         self.fallback = fallback
@@ -105,6 +109,7 @@ class Cycle:
         self._polls = polls
         self._reconciler = reconciler
         self._record = record
+        self._freshness = freshness
         self._judged: tuple[Snapshot, TrustPolicy, Floor | None, TrustedState] | None = None
         self._last_held: TrustedState | None = None
         self._has_judged = False
@@ -137,6 +142,8 @@ class Cycle:
             if poll:
                 result, held, error = self._poll(policy, floor, held)
             self._last_held, self._has_judged = held, True
+            if self._freshness is not None:
+                self._freshness.look(held, polled=result in ("new", "unchanged"))
         reconciliation = self._reconciler.reconcile(held, patient=patient, retry=retry) if held else None
         return Outcome(result, held.manifest.manifest_version if held else None, error, reconciliation)
 
@@ -197,6 +204,8 @@ class Cycle:
                     raise SourceMisbehaved("the source says that nothing changed, but this device holds nothing")
                 return self._polled("unchanged", None), held, None
             state = self._judge(answer, policy, held.floor if held else floor)
+            if self._freshness is not None:
+                self._freshness.admit(state)
             self._store.save(state)
         except TransportError as error:
             self._record(Event.of(Reason.POLL_FAILED, error))
@@ -204,6 +213,9 @@ class Cycle:
         except TrustRefused as error:
             self._record(refusal(error))
             return self._polled("refused", error), held, error
+        except (AgentMisconfigured, AllowedSignersInvalid) as error:
+            self._record(Event.of(Reason.SIGNERS_UNREADABLE, error))
+            return self._polled("failed", error), held, error
         except (StorageFull, StateFolderUnusable) as error:
             self._record(Event.of(Reason.STORAGE_FAILED, error))
             return self._polled("failed", error), held, error

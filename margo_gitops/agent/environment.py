@@ -42,7 +42,7 @@ OF_THE_SCRIPTS: Final = (
 )
 """Variables of the project's own scripts; the agent ignores them."""
 
-OF_OTHER_COMMANDS: Final = ("MARGO_GITOPS_SIGNING_KEY", "MARGO_GITOPS_CACHE")
+OF_OTHER_COMMANDS: Final = ("MARGO_GITOPS_SIGNING_KEY", "MARGO_GITOPS_CACHE", "MARGO_GITOPS_FRESHNESS_KEY")
 """Variables that only the operator's commands use (docs/cli.md); a machine may run both."""
 
 

@@ -24,6 +24,9 @@ class Reason(Enum):
     FLOOR_DAMAGED = "FloorDamaged"
     FLOOR_MENDED = "FloorMended"
     FLOOR_COPY_FAILED = "FloorCopyFailed"
+    FRESHNESS_LOST = "FreshnessLost"
+    FRESHNESS_REFUSED = "FreshnessRefused"
+    FRESHNESS_REGAINED = "FreshnessRegained"
     JOURNAL_REBUILT = "JournalRebuilt"
     POLL_FAILED = "PollFailed"
     POLL_RECOVERED = "PollRecovered"
@@ -57,6 +60,8 @@ _SECURITY = frozenset(
         Reason.FLOOR_DAMAGED,
         Reason.FLOOR_MENDED,
         Reason.FLOOR_COPY_FAILED,
+        Reason.FRESHNESS_LOST,
+        Reason.FRESHNESS_REFUSED,
     }
 )
 _FAILURES = frozenset(
@@ -66,6 +71,8 @@ _FAILURES = frozenset(
         Reason.SIGNERS_UNREADABLE,
         Reason.FLOOR_DAMAGED,
         Reason.FLOOR_COPY_FAILED,
+        Reason.FRESHNESS_LOST,
+        Reason.FRESHNESS_REFUSED,
         Reason.JOURNAL_REBUILT,
         Reason.POLL_FAILED,
         Reason.WORKLOAD_FAILED,

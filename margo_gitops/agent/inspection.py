@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from margo_gitops.agent.agent import JOURNAL_FILE, STORE_FOLDER, floor_files, read_policy
-from margo_gitops.agent.configuration import LoadedConfiguration
+from margo_gitops.agent.agent import JOURNAL_FILE, STORE_FOLDER, floor_files, freshness_keeper, read_policy
 from margo_gitops.agent.journal import Journal, RecordedDeployment, RecordedEvent, RecordedWorkload
+from margo_gitops.agent.loaded_configuration import LoadedConfiguration
 from margo_gitops.agent.logs import printable
 from margo_gitops.agent.poll_record import KEPT_EVERY
 from margo_gitops.agent.status import deployment_status
@@ -20,6 +20,21 @@ from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.trusted_state import TrustedState, judge
 
 _STATUS_EVENTS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class HeldProof:
+    """What the device's proof of freshness says.
+
+    Attributes:
+        verdict, text: on what is held.
+        issued, expires: of the statement; None where there is none.
+    """
+
+    verdict: str
+    text: str
+    issued: str | None
+    expires: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +51,7 @@ class AgentReport:
         deployments: what is recorded of each deployment, with its components.
         statuses: Margo's status documents of them, in the same order.
         events: the latest security events, newest first.
+        freshness: whether anything proves what is held the newest; None where the device does not ask.
     """
 
     device: str
@@ -47,6 +63,7 @@ class AgentReport:
     deployments: tuple[tuple[RecordedDeployment, tuple[RecordedWorkload, ...]], ...]
     statuses: tuple[DeploymentStatus, ...]
     events: tuple[RecordedEvent, ...]
+    freshness: HeldProof | None = None
 
 
 def verify_held(configuration: LoadedConfiguration) -> TrustedState:
@@ -87,9 +104,10 @@ def report(configuration: LoadedConfiguration) -> AgentReport:
     """
     floor = floor_files(configuration).read().floor
     version, revision, problem = _held(configuration)
+    freshness = held_proof(configuration)
     journal = Journal.peek(configuration.state_folder / JOURNAL_FILE)
     if journal is None:
-        return AgentReport(configuration.device, revision, version, problem, floor, {}, (), (), ())
+        return AgentReport(configuration.device, revision, version, problem, floor, {}, (), (), (), freshness)
     with journal:
         components: dict[str, list[RecordedWorkload]] = {}
         for workload in journal.workloads():
@@ -105,7 +123,28 @@ def report(configuration: LoadedConfiguration) -> AgentReport:
             deployments,
             tuple(deployment_status(item, workloads) for item, workloads in deployments),
             tuple(journal.events(_STATUS_EVENTS, security=True)),
+            freshness,
         )
+
+
+def held_proof(configuration: LoadedConfiguration) -> HeldProof | None:
+    """Return what the device's proof of freshness says now; None where its configuration wants none."""
+    keeper = freshness_keeper(configuration, lambda _event: None)
+    if keeper is None:
+        return None
+    try:
+        state = verify_held(configuration)
+    except MargoGitopsError:
+        state = None
+    try:
+        held = keeper.held(state)
+        found = keeper.assess(state)
+    except MargoGitopsError as error:
+        return HeldProof("refused", str(error), None, None)
+    statement = held.statement if held else None
+    return HeldProof(
+        found.verdict, found.text, statement.issued if statement else None, statement.expires if statement else None
+    )
 
 
 def _held(configuration: LoadedConfiguration) -> tuple[int | None, str | None, MargoGitopsError | None]:
@@ -128,6 +167,14 @@ def as_json(report: AgentReport) -> dict[str, Json]:
         "problem": {"code": report.problem.code, "message": str(report.problem)} if report.problem else None,
         "floor": {"version": floor.version, "manifestDigest": floor.manifest_digest, "commit": floor.commit}
         if floor
+        else None,
+        "freshness": {
+            "verdict": report.freshness.verdict,
+            "text": report.freshness.text,
+            "issued": report.freshness.issued,
+            "expires": report.freshness.expires,
+        }
+        if report.freshness
         else None,
         "poll": {
             "at": _moment(facts.get("poll.at")),
@@ -183,6 +230,8 @@ def as_text(report: AgentReport) -> str:
         f"floor    version {report.floor.version}" if report.floor else "floor    none",
         f"poll     {_poll_text(facts)}",
     ]
+    if report.freshness:
+        lines.append(f"fresh    {report.freshness.verdict}: {_first_line(report.freshness.text)}")
     if report.problem:
         lines.append(f"problem  {_first_line(str(report.problem))}")
     rows = [("DEPLOYMENT", "COMPONENT", "STATE", "VERSION", "MESSAGE")]

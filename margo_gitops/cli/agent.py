@@ -10,10 +10,11 @@ from pathlib import Path
 import click
 
 from margo_gitops.agent.agent import run_once, run_service
-from margo_gitops.agent.configuration import DEFAULT_CONFIGURATION, LoadedConfiguration, load_configuration
 from margo_gitops.agent.environment import read_environment
 from margo_gitops.agent.inspection import as_json, as_text, report, verify_held
+from margo_gitops.agent.loaded_configuration import DEFAULT_CONFIGURATION, LoadedConfiguration, load_configuration
 from margo_gitops.agent.logs import LogFormat
+from margo_gitops.cli.agent_freshness import freshness
 
 _config = click.option(
     "--config",
@@ -74,6 +75,9 @@ def verify(config: Path | None) -> None:
     signer = state.signer or "nobody (unsigned state is accepted here)"
     click.echo(f"version {state.manifest.manifest_version} at {state.snapshot.revision}: verified")
     click.echo(f"  {len(state.deployments)} deployments; signed by {signer}")
+
+
+agent.add_command(freshness)
 
 
 def _load(config: Path | None) -> LoadedConfiguration:

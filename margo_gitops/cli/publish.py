@@ -119,6 +119,7 @@ def _as_json(published: Published, target: str) -> dict[str, object]:
         "changed": [{"device": each.device, "manifestVersion": each.version} for each in published.changed],
         "unchanged": published.unchanged,
         "left": list(published.left),
+        "proofsWritten": published.proofs,
         "objectsWritten": published.written,
         "objectsCollected": published.collected,
     }

@@ -8,10 +8,10 @@ import pytest
 from device_world import World, deployment_bytes
 
 from margo_gitops.agent.agent import working_agent
-from margo_gitops.agent.configuration import load_configuration
 from margo_gitops.agent.environment import read_environment
 from margo_gitops.agent.interruptions import Interruptions
 from margo_gitops.agent.journal import Journal
+from margo_gitops.agent.loaded_configuration import load_configuration
 from margo_gitops.agent.poll_record import KEPT_EVERY, PollRecord
 from margo_gitops.errors import MargoGitopsError, SourceUnreachable, StateFolderUnusable, StorageFull
 from margo_gitops.transport.web.cost import Cost

@@ -178,6 +178,16 @@ def test_capabilities_of_a_gateway_come_before_those_of_its_children_and_before_
     assert gateway.reasons() == [Reason.REPORT_FAILED]
 
 
+def test_a_device_may_offer_a_part_of_a_core(device: Device, server: MargoServer, tmp_path: Path) -> None:
+    file = tmp_path / "capabilities.json"
+    cpu = {"cores": 2.4, "architecture": "amd64"}
+    properties = {"id": DEVICE, "vendor": "acme", "modelNumber": "7", "serialNumber": "1", "cpus": [cpu]}
+    file.write_text(json.dumps({"properties": properties}))
+    reporter = Device(device.journal, device.transport, (file,))
+    reporter.reporter.send()
+    assert (sent(server), reporter.reasons()) == ([f"capabilities/{DEVICE}"], [])
+
+
 @pytest.mark.parametrize(
     ("poll", "error", "sends"),
     [

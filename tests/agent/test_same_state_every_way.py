@@ -8,49 +8,12 @@ from pathlib import Path
 import pytest
 from device_world import World
 from server.serving import ServedFleet, served_fleet, until
+from support.device_states import DEVICE, RENDERS, files, held
 from support.published import Plant
 from support.static_server import TOKENS, nginx
 
-from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.rendering.resolution import deployment_id
-
-DEVICE = "press-01"
-
-
-def content(name: str, greeting: str) -> bytes:
-    component: Json = {"name": "web", "properties": {"repository": "oci://r.example/app", "revision": "1.0.0"}}
-    target: Json = {"pointer": "GREETING", "components": ["web"]}
-    return write_json(
-        {
-            "id": deployment_id("plant", DEVICE, name),
-            "metadata": {"name": name, "namespace": "margo", "deviceId": DEVICE},
-            "spec": {
-                "applicationId": "com-example-app",
-                "deploymentProfile": {"type": "compose", "components": [component]},
-                "parameters": {"greeting": {"value": greeting, "targets": [target]}},
-            },
-        }
-    )
-
-
-RENDERS = (
-    {"hmi": content("hmi", "hello"), "mes": content("mes", "hello")},
-    {"hmi": content("hmi", "good morning"), "opc": content("opc", "hello")},
-    {},
-)
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    """Return every file in a folder with its content, by its path in it."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in found}
-
-
-def held(world: World) -> dict[str, bytes]:
-    """Return the stored state without what a transport adds: the commit, and its name in the index."""
-    stored = files((world.state / "trusted" / "current").resolve())
-    return {name: body for name, body in stored.items() if name not in ("commit", "index.json")}
 
 
 def device(folder: Path, source: Json) -> World:
@@ -86,10 +49,10 @@ def follow(fleet: ServedFleet, worlds: list[World], plant: Plant | None = None) 
             result = world.agent("once")
             assert result.returncode == 0, result.stderr
         first, *others = worlds
-        assert len(held(first)) == 1 + len(rendered)
+        assert len(held(first.state)) == 1 + len(rendered)
         assert number == 2 or b"hello" in b"".join(files(first.output).values())
         for other in others:
-            assert held(other) == held(first)
+            assert held(other.state) == held(first.state)
             assert files(other.output) == files(first.output)
 
 

@@ -32,6 +32,7 @@ def test_publish_says_what_changed_and_the_next_run_that_nothing_did(fleet: Flee
         "changed": [],
         "unchanged": 4,
         "left": [],
+        "proofsWritten": 0,
         "objectsWritten": 0,
         "objectsCollected": 0,
     }

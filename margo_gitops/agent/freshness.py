@@ -1,0 +1,294 @@
+"""Knows whether what the device holds is the newest: keeps a proof of freshness, renews it, and says what follows.
+
+N-1  A proof is asked for in the cycle of a poll that was answered, once the held one is past half of its life: between
+     half and three quarters of it, each device at its own time. So an idle poll costs what it costs without.
+N-2  A source that has none is asked again after a while, not at every poll.
+N-3  What is kept is the proof itself, in two places: signed, it needs no floor beside it. The later issued one counts;
+     it is verified at each use, so a key that is taken off the list takes its proofs along.
+N-4  `onExpiry: hold`: a new state is taken only if it is proven the newest. What was taken before is applied for ever:
+     nothing that runs is stopped because nothing proves it new.
+N-5  A state that contradicts the statement is refused, whatever `onExpiry` says.
+N-6  That a newer state exists counts only once the source was polled after the statement came: a render between the
+     two is no attack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from margo_gitops.agent.durable import make_folder, replace_file
+from margo_gitops.agent.events import Event, Reason, Record
+from margo_gitops.documents.freshness import MAX_PROOF_BYTES
+from margo_gitops.errors import (
+    AgentMisconfigured,
+    AllowedSignersInvalid,
+    FreshnessContradicted,
+    MargoGitopsError,
+    StateFolderUnusable,
+    StateNotFresh,
+    StorageFull,
+    TransportError,
+    TrustRefused,
+)
+from margo_gitops.transport.transport import ProofSource
+from margo_gitops.trust.allowed_signers import AllowedSigners
+from margo_gitops.trust.freshness import (
+    Assessment,
+    Freshness,
+    FreshnessPolicy,
+    HeldVersion,
+    assess,
+    read_freshness,
+    refuse_older,
+)
+from margo_gitops.trust.git_commit import parse_commit
+from margo_gitops.trust.trusted_state import TrustedState
+
+_SHORTEST_PAUSE: Final = timedelta(minutes=1)
+_LONGEST_PAUSE: Final = timedelta(hours=1)
+_REMEDY: Final = "renew it: margo-gitops freshness renew; if it was renewed, find out who keeps it from this device"
+
+
+@dataclass(frozen=True, slots=True)
+class FreshnessRules:
+    """What a device does about freshness.
+
+    Attributes:
+        device: its id.
+        required: whether a proof that never came counts like one that expired.
+        hold: whether a new state is taken only with proof (N-4).
+    """
+
+    device: str
+    required: bool
+    hold: bool
+
+
+class ProofStore:
+    """Keeps the proof of one device in a file, and in a second place where there is one (N-3)."""
+
+    def __init__(self, path: Path, copy: Path | None) -> None:
+        self._paths = (path,) if copy is None else (path, copy)
+
+    def read(self) -> list[bytes]:
+        """Return what lies there, whatever it is."""
+        return [content for path in self._paths if (content := _read_bounded(path))]
+
+    def write(self, content: bytes) -> None:
+        """Keep a proof from now on.
+
+        Raises:
+            StateFolderUnusable: it cannot be written in the first place.
+            StorageFull: the disk is full.
+        """
+        for path in reversed(self._paths):
+            try:
+                make_folder(path.parent)
+                replace_file(path, content)
+            except MargoGitopsError:
+                if path == self._paths[0]:
+                    raise
+
+
+class FreshnessKeeper:
+    """Fetches, keeps and judges the proofs of one device."""
+
+    def __init__(
+        self,
+        rules: FreshnessRules,
+        store: ProofStore,
+        signers: Callable[[], AllowedSigners],
+        record: Record,
+        clock: Callable[[], float],
+        source: ProofSource | None = None,
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            rules: what the device does about freshness.
+            store: keeps the proof.
+            signers: asked at each use who may sign statements; its errors are those of the list.
+            record: keeps events.
+            clock: the time, seconds since the epoch; may jump.
+            source: where proofs come from; None: nowhere but by hand.
+        """
+        self._rules = rules
+        self._store = store
+        self._signers = signers
+        self._record = record
+        self._clock = clock
+        self._source = source
+        self._read: tuple[bytes, FreshnessPolicy, Freshness] | None = None
+        self._asked_at: datetime | None = None
+        self._told: Event | None = None
+        self._unpolled: datetime | None = None
+
+    def admit(self, state: TrustedState) -> None:
+        """Decide whether a state that was just fetched is taken (N-4, N-5).
+
+        Raises:
+            FreshnessContradicted: a signed statement says that this version has other content.
+            StateNotFresh: the device holds out for proof, and there is none.
+            TransportError: the source broke off while it was asked for proof.
+            AgentMisconfigured, AllowedSignersInvalid: nobody can say who may sign statements.
+        """
+        version = _version(state)
+        if assess(self.held(state), version, self._now()).proven or not self._rules.hold:
+            return
+        self._fetch(state)
+        found = assess(self.held(state), version, self._now())
+        if not found.proven:
+            raise StateNotFresh(
+                f"version {state.floor.version} is not taken: nothing proves that it is the newest",
+                device=self._rules.device,
+                why=[f"{found.verdict}: {found.text}"],
+                remedy=_REMEDY,
+            )
+
+    def look(self, state: TrustedState | None, *, polled: bool) -> None:
+        """Renew the proof where it is time (N-1, N-2), and tell where nothing proves the held state any more.
+
+        Args:
+            state: what is held; None for nothing.
+            polled: whether the source was asked in this cycle, and answered.
+        """
+        try:
+            if polled:
+                self._unpolled = None
+                if self._is_due(state):
+                    self._try_fetch(state)
+            found = assess(self.held(state), _version(state) if state else None, self._now())
+        except FreshnessContradicted as error:
+            self._tell(Event.of(Reason.FRESHNESS_LOST, error))
+            return
+        except (AgentMisconfigured, AllowedSignersInvalid) as error:
+            self._tell(Event.of(Reason.SIGNERS_UNREADABLE, error))
+            return
+        if not found.proven and (self._unpolled is None or found.verdict != "behind"):
+            missing = found.verdict == "not-yet-known" and not self._store.read()
+            if self._rules.required or not missing:
+                self._tell(Event(Reason.FRESHNESS_LOST, f"{found.verdict}: {found.text}\n  remedy: {_REMEDY}"))
+        elif found.proven and self._told is not None:
+            self._told = None
+            self._record(Event(Reason.FRESHNESS_REGAINED, f"{found.verdict}: {found.text}"))
+
+    def held(self, state: TrustedState | None) -> Freshness | None:
+        """Return the proof that is held, verified anew; None where there is none that can be trusted (N-3).
+
+        Raises:
+            AgentMisconfigured, AllowedSignersInvalid: nobody can say who may sign statements.
+        """
+        found = [proof for content in self._store.read() if (proof := self._verified(content, state))]
+        return max(found, key=lambda proof: proof.issued, default=None)
+
+    def take(self, content: bytes, state: TrustedState | None) -> Freshness:
+        """Keep a proof that came, from the source or by hand.
+
+        Args:
+            content: its exact bytes.
+            state: what is held; None for nothing.
+
+        Raises:
+            TrustRefused: it is none for this device, or older than the one that is held.
+            AgentMisconfigured, AllowedSignersInvalid: nobody can say who may sign statements.
+            StateFolderUnusable, StorageFull: it cannot be kept.
+        """
+        held = self.held(state)
+        offered = read_freshness(content, self._policy(state, held))
+        refuse_older(offered, held, self._now())
+        self._store.write(content)
+        return offered
+
+    def assess(self, state: TrustedState | None) -> Assessment:
+        """Return the verdict on what is held.
+
+        Raises:
+            FreshnessContradicted: the statement says that the held version has other content.
+            AgentMisconfigured, AllowedSignersInvalid: nobody can say who may sign statements.
+        """
+        return assess(self.held(state), _version(state) if state else None, self._now())
+
+    def _try_fetch(self, state: TrustedState | None) -> None:
+        """Fetch, but let no failure keep the verdict from being told."""
+        try:
+            self._fetch(state)
+        except TransportError as error:
+            self._record(Event.of(Reason.POLL_FAILED, error))
+
+    def _fetch(self, state: TrustedState | None) -> None:
+        if self._source is None:
+            return
+        self._asked_at = self._now()
+        held = self.held(state)
+        content = self._source.freshness(self._rules.device, held.content if held else None)
+        if content is None:
+            return
+        try:
+            self.take(content, state)
+            self._unpolled = self._asked_at
+        except TrustRefused as error:
+            self._record(Event.of(Reason.FRESHNESS_REFUSED, error))
+        except (StorageFull, StateFolderUnusable) as error:
+            self._record(Event.of(Reason.STORAGE_FAILED, error))
+
+    def _is_due(self, state: TrustedState | None) -> bool:
+        now = self._now()
+        held = self.held(state)
+        pause = _LONGEST_PAUSE / 4
+        if held is not None:
+            pause = min(max((held.expires - held.issued) / 64, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+        # A clock that went back makes it due as well.
+        if self._asked_at is not None and timedelta() <= now - self._asked_at < pause:
+            return False
+        if held is None or now >= held.renewal(self._rules.device) or held.issued > now:
+            return True
+        version = _version(state) if state else None
+        return assess(held, version, now).verdict == "not-yet-known"
+
+    def _verified(self, content: bytes, state: TrustedState | None) -> Freshness | None:
+        policy = self._policy(state, None)
+        if self._read is None or self._read[:2] != (content, policy):
+            try:
+                self._read = content, policy, read_freshness(content, policy)
+            except TrustRefused as error:
+                self._tell(Event.of(Reason.FRESHNESS_REFUSED, error))
+                return None
+        return self._read[2]
+
+    def _policy(self, state: TrustedState | None, held: Freshness | None) -> FreshnessPolicy:
+        fleet = _fleet(state) if state else None
+        if fleet is None and held is not None:
+            fleet = held.statement.fleet
+        return FreshnessPolicy(self._rules.device, self._signers(), fleet)
+
+    def _tell(self, event: Event) -> None:
+        """Record what stands wrong, unless it was the last thing that was told: an idle cycle writes nothing."""
+        if event != self._told:
+            self._record(event)
+        self._told = event
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+
+def _version(state: TrustedState) -> HeldVersion:
+    return HeldVersion(state.floor.version, state.floor.manifest_digest, signed=state.signer is not None)
+
+
+def _fleet(state: TrustedState) -> str | None:
+    """Return the fleet that a signed state names; None for one that says nothing, or nobody signed."""
+    if state.snapshot.commit is None or state.signer is None:
+        return None
+    return parse_commit(state.snapshot.commit).trailers.get("Fleet")
+
+
+def _read_bounded(path: Path) -> bytes | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_PROOF_BYTES + 1)
+    except OSError:
+        return None

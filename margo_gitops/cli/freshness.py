@@ -1,0 +1,155 @@
+"""`margo-gitops freshness`: signed statements that the fleet's state is the newest (docs/freshness.md)."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import click
+
+from margo_gitops.cli.environment import FRESHNESS_KEY
+from margo_gitops.cli.options import cache_folder, fleet_option, output_option
+from margo_gitops.documents.device_id import is_device_id
+from margo_gitops.documents.freshness import parse_valid_for
+from margo_gitops.documents.records import write
+from margo_gitops.errors import ExitCode
+from margo_gitops.renderer.fleet_input import named_location, read_fleet_commit, read_signing_key
+from margo_gitops.renderer.freshness import Standing, export_proof, renew_statement, show_statement
+from margo_gitops.renderer.wording import counted
+from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
+from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
+
+_state_option = click.option(
+    "--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml."
+)
+
+_MEANINGS: dict[Standing, str] = {
+    "valid": "speaks of the newest state",
+    "stale": "speaks of an older state than there is: renew it",
+    "expired": "has expired: renew it",
+}
+
+
+class _ValidFor(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
+    """How long a statement is valid: 90m, 36h or 7d."""
+
+    name = "time"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        """Return the time."""
+        if isinstance(value, timedelta):
+            return value
+        try:
+            return parse_valid_for(str(value))
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+@click.group()
+def freshness() -> None:
+    """Let devices know when they are shown nothing new for too long."""
+
+
+@freshness.command()
+@fleet_option
+@_state_option
+@click.option(
+    "--signing-key",
+    envvar=FRESHNESS_KEY,
+    required=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help=f"An OpenSSH ed25519 private key that devices allow this use. Also {FRESHNESS_KEY}.",
+)
+@click.option(
+    "--allowed-signers",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Refuse to speak of a state that none of these keys signed (ssh-keygen's format).",
+)
+@click.option("--valid-for", type=_ValidFor(), help="90m, 36h or 7d. Default: spec.freshness.validFor, or 7d.")
+@output_option
+def renew(
+    fleet: Path,
+    state: str | None,
+    signing_key: Path,
+    allowed_signers: Path | None,
+    valid_for: timedelta | None,
+    output: str,
+) -> None:
+    """Sign that the state repo's state is the newest, as of now: no device's branch moves, none wakes.
+
+    With --state no fleet repo is needed, so a schedule can run this with a key that is good for nothing else.
+    """
+    location, usual = _state(fleet, state)
+    signers = _signers(allowed_signers) if allowed_signers else None
+    renewal = Renewal(read_signing_key(signing_key), datetime.now(UTC), valid_for or usual, signers)
+    renewed = renew_statement(location, cache_folder(), renewal)
+    if output == "json":
+        click.echo(json.dumps({"statement": write(renewed.statement), "devices": renewed.devices}, indent=2))
+        return
+    shards = counted(renewed.statement.shards, "shard")
+    click.echo(f"{counted(renewed.devices, 'device')} in {shards}: fresh until {renewed.statement.expires}")
+
+
+@freshness.command()
+@fleet_option
+@_state_option
+@output_option
+def show(fleet: Path, state: str | None, output: str) -> None:
+    """Show the statement that a state repo holds, and whether it is time to renew it.
+
+    Exits 1 if devices would not believe it any more: it has expired, or speaks of an older state.
+    """
+    location, _ = _state(fleet, state)
+    shown = show_statement(location, cache_folder(), datetime.now(UTC))
+    if output == "json":
+        plain = {"statement": write(shown.statement), "standing": shown.standing, "due": shown.due}
+        click.echo(json.dumps(plain, indent=2))
+    else:
+        statement = shown.statement
+        click.echo(f"fleet    {statement.fleet}, state {statement.state_commit[:12]}")
+        click.echo(f"issued   {statement.issued}")
+        click.echo(f"expires  {statement.expires}")
+        meaning = _MEANINGS[shown.standing]
+        click.echo(f"standing {meaning}{'; renewal is due' if shown.due and shown.standing == 'valid' else ''}")
+    sys.exit(ExitCode.OK if shown.standing == "valid" else ExitCode.FINDINGS)
+
+
+@freshness.command()
+@click.argument("device")
+@fleet_option
+@_state_option
+@click.option(
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file. Default: standard output."
+)
+def export(device: str, fleet: Path, state: str | None, out: Path | None) -> None:
+    """Write the proof for DEVICE, the bytes that it would fetch, to be carried there by hand.
+
+    On the device: `margo-gitops agent freshness import FILE`.
+    """
+    if not is_device_id(device):
+        raise click.BadParameter(f"{device!r} is no device id", param_hint="DEVICE")
+    location, _ = _state(fleet, state)
+    content = export_proof(location, cache_folder(), device)
+    if out is None:
+        click.echo(content, nl=False)
+    else:
+        out.write_bytes(content)
+
+
+def _state(fleet: Path, state: str | None) -> tuple[str, timedelta]:
+    """Return where the state repo is, and how long its statements are valid by the fleet's own word."""
+    if state is not None:
+        return named_location(state), DEFAULT_VALID_FOR
+    found = read_fleet_commit(fleet, "HEAD")
+    policy = found.intent.fleet.value.spec.freshness
+    return found.state_location(None), parse_valid_for(policy.valid_for) if policy else DEFAULT_VALID_FOR
+
+
+def _signers(path: Path) -> AllowedSigners:
+    try:
+        with path.open("rb") as file:
+            return parse_allowed_signers(file.read(MAX_LIST_BYTES + 1), str(path))
+    except OSError as error:
+        raise click.BadParameter(f"{path}: {error.strerror or error}", param_hint="--allowed-signers") from error
