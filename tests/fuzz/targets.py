@@ -1,0 +1,287 @@
+"""Every reader that bytes of a stranger reach, with valid inputs to start from, and what it may raise and need."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import tempfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transport.pack_writing import BLOB, COMMIT, OFS_DELTA, REF_DELTA, TREE, copy, delta, distance, entry, insert, pack
+from trust.device_states import DEVICE, RENDERER, DeviceState, allowed, deployment
+
+from margo_gitops.appliers.archives import ArchiveBounds, unpack
+from margo_gitops.digests import sha256
+from margo_gitops.documents.bundle import gzip_stored, write_bundle
+from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.kinds import check_document, read_source
+from margo_gitops.documents.nodes import Bounds
+from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.errors import MargoGitopsError
+from margo_gitops.server.problems import RequestRefused
+from margo_gitops.server.report_reading import read_capabilities, read_status
+from margo_gitops.transport.git.capabilities import check_capabilities
+from margo_gitops.transport.git.device_tree import MANIFEST_NAME, read_snapshot
+from margo_gitops.transport.git.fetch import read_fetch
+from margo_gitops.transport.git.limits import GitLimits
+from margo_gitops.transport.git.ls_refs import read_refs
+from margo_gitops.transport.git.objects import GitObject, Kind, ObjectID, object_id
+from margo_gitops.transport.git.pack import read_pack
+from margo_gitops.transport.git.pktline import Mark, PacketReader, packet
+from margo_gitops.transport.http.bundle_reader import read_bundle
+from margo_gitops.trust.allowed_signers import parse_allowed_signers
+from margo_gitops.trust.floor import read_floor, write_floor
+from margo_gitops.trust.git_commit import parse_commit, parse_trailers
+from margo_gitops.trust.git_objects import blob_id, deployments_tree, device_tree
+from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.trust.ssh_signature import parse_signature, sign
+from margo_gitops.trust.trusted_state import TrustPolicy, judge
+
+KIB = 1024
+SEEDS = Path(__file__).parent / "seeds"
+LIMITS = GitLimits(
+    pack_bytes=64 * KIB,
+    objects=64,
+    object_bytes=64 * KIB,
+    inflated_bytes=256 * KIB,
+    deployments=16,
+    listing_bytes=64 * KIB,
+)
+BOUNDS = Bounds(size=64 * KIB, depth=16, nodes=2_000)
+ARCHIVES = ArchiveBounds(members=64, unpacked=256 * KIB)
+STATE = DeviceState()
+REF = b"refs/heads/devices/press-07"
+
+
+@dataclass(frozen=True)
+class Target:
+    """A reader.
+
+    Attributes:
+        name: of the target, and of its folder of seeds.
+        read: the reader; takes hostile bytes.
+        valid: inputs that it takes.
+        refuses: what it may raise.
+        memory: bytes that it may need at most, whatever comes.
+        mended: makes a changed input consistent again, so that changes reach beyond a checksum.
+    """
+
+    name: str
+    read: Callable[[bytes], object]
+    valid: tuple[bytes, ...]
+    refuses: tuple[type[Exception], ...] = (MargoGitopsError,)
+    memory: int = 2 * KIB * KIB
+    mended: Callable[[bytes], bytes] | None = None
+
+    @property
+    def seeds(self) -> tuple[bytes, ...]:
+        """Valid inputs, and those that once went wrong."""
+        return (*self.valid, *(path.read_bytes() for path in sorted((SEEDS / self.name).glob("*"))))
+
+
+def packets(content: bytes) -> PacketReader:
+    return PacketReader(io.BytesIO(content).read, 64 * KIB)
+
+
+def pieces(content: bytes) -> list[bytes]:
+    return [content[at : at + 1000] for at in range(0, len(content), 1000)]
+
+
+def _objects() -> dict[ObjectID, GitObject]:
+    files = {name: blob_id(content) for name, content in STATE.deployments.items()}
+    folder = deployments_tree(files)
+    folder_id = object_id(Kind.TREE, folder)
+    contents = [
+        (Kind.COMMIT, STATE.commit),
+        (Kind.TREE, device_tree(blob_id(STATE.manifest_bytes), folder_id.decode())),
+        (Kind.TREE, folder),
+        (Kind.BLOB, STATE.manifest_bytes),
+        *((Kind.BLOB, content) for content in STATE.deployments.values()),
+    ]
+    return {object_id(kind, content): GitObject(kind, content) for kind, content in contents}
+
+
+OBJECTS = _objects()
+TIP = ObjectID(STATE.commit_id.encode())
+HELD = GitObject(Kind.BLOB, b"a text that deltas are made to " * 8)
+HELD_ID = object_id(Kind.BLOB, HELD.content)
+
+
+def valid_pack() -> bytes:
+    return pack([entry(each.kind, each.content) for each in OBJECTS.values()])
+
+
+def delta_pack() -> bytes:
+    base = b"0123456789" * 20
+    near = delta(len(base), 210, copy(0, 200) + insert(b"x" * 10))
+    first = entry(BLOB, base)
+    thin = delta(len(HELD.content), 32, copy(0, 31) + insert(b"!"))
+    return pack(
+        [
+            first,
+            entry(OFS_DELTA, near, base=distance(len(first))),
+            entry(REF_DELTA, thin, base=bytes.fromhex(HELD_ID.decode())),
+        ]
+    )
+
+
+def odd_pack() -> bytes:
+    return pack([entry(COMMIT, b""), entry(TREE, b"100644 a\0" + bytes(20)), entry(BLOB, b"", size=10**12)])
+
+
+def resummed(content: bytes) -> bytes:
+    """Return a pack with the checksum of its content."""
+    return content[:-20] + hashlib.sha1(content[:-20], usedforsecurity=False).digest()
+
+
+def repacked(content: bytes) -> bytes:
+    """Return an archive compressed again, so that changes are in the archive and not in its compression."""
+    return gzip_stored(content)
+
+
+def read_packets(content: bytes) -> None:
+    reader = packets(content)
+    while reader.line() is not Mark.FLUSH:
+        pass
+
+
+def pull(content: bytes) -> None:
+    """Read a pack's objects as a device tree, and judge it: the whole way of an answer to fetch."""
+    found = read_pack(iter(pieces(content)), {HELD_ID: HELD}.get, LIMITS)
+    tip = next((name for name, each in found.items() if each.kind == Kind.COMMIT), TIP)
+    judge(read_snapshot(tip, found.get, LIMITS), TrustPolicy(DEVICE, allowed()), None)
+
+
+def tree(content: bytes) -> None:
+    """Read a device tree whose root is these bytes."""
+    name = object_id(Kind.TREE, content)
+    commit = b"tree " + name + b"\n" + STATE.commit.partition(b"\n")[2]
+    objects = {**OBJECTS, name: GitObject(Kind.TREE, content)}
+    tip = object_id(Kind.COMMIT, commit)
+    read_snapshot(tip, {**objects, tip: GitObject(Kind.COMMIT, commit)}.get, LIMITS)
+
+
+def manifest(content: bytes) -> None:
+    judge(Snapshot(content, STATE.over_http().deployments, None, "x"), TrustPolicy(DEVICE, None), None)
+
+
+def document(content: bytes) -> None:
+    judge(STATE.but(files={next(iter(STATE.deployments)): content}).over_http(), TrustPolicy(DEVICE, None), None)
+
+
+def archive(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        unpack(io.BytesIO(content), Path(folder), ARCHIVES)
+
+
+def text(content: bytes) -> str:
+    return content.decode("utf-8", errors="surrogateescape")
+
+
+def capabilities_packets() -> bytes:
+    lines = (
+        b"version 2\n",
+        b"agent=git/2.39.5\n",
+        b"ls-refs=unborn\n",
+        b"fetch=shallow wait-for-done\n",
+        b"object-format=sha1\n",
+    )
+    return b"".join(map(packet, lines)) + b"0000"
+
+
+def fetch_packets() -> bytes:
+    content = valid_pack()
+    band = b"".join(packet(b"\x01" + piece) for piece in pieces(content))
+    shallow = packet(b"shallow-info\n") + packet(b"shallow " + TIP + b"\n") + b"0001"
+    return shallow + packet(b"packfile\n") + packet(b"\x02Counting\n") + band + b"0000"
+
+
+BUNDLE = write_bundle(STATE.deployments)
+STATUS = (
+    b'{"deploymentId":"x","adoptedManifestVersion":1,"status":{"state":"installed"},'
+    b'"components":[{"name":"hmi","state":"installed"}]}'
+)
+CAPABILITIES = (
+    b'{"properties":{"id":"press-01","vendor":"N","modelNumber":"M","serialNumber":"1","cpus":[{"cores":4,"architecture":"amd64"}],'
+    b'"memory":"8 Gi","storage":"64 Gi","peripherals":[],"interfaces":[{"type":"ethernet"}],"otelCollector":true,'
+    b'"supportedRuntimes":["oci"],"supportedDeploymentTypes":["compose"]},"labels":{"line":"3"}}'
+)
+SIGNERS = f'ada@example.com namespaces="git",valid-before="20300101" {RENDERER.public}\n# nobody\n'.encode()
+
+TARGETS = (
+    Target("pkt-line", read_packets, (packet(b"hello\n") + b"0001" + packet(b"x" * 300) + b"0000",)),
+    Target("git-capabilities", lambda content: check_capabilities(packets(content)), (capabilities_packets(),)),
+    Target(
+        "ls-refs",
+        lambda content: read_refs(packets(content), (REF,)),
+        (packet(TIP + b" " + REF + b"\n") + packet(TIP + b" " + REF + b"0\n") + b"0000", packet(b"ERR no\n")),
+    ),
+    Target("fetch", lambda content: list(read_fetch(packets(content))), (fetch_packets(),)),
+    Target(
+        "pack",
+        pull,
+        (valid_pack(), delta_pack(), odd_pack()),
+        memory=4 * KIB * KIB,
+        mended=resummed,
+    ),
+    Target("device-tree", tree, (OBJECTS[list(OBJECTS)[1]].content, OBJECTS[list(OBJECTS)[2]].content)),
+    Target("commit", parse_commit, (STATE.commit,), refuses=(ValueError,)),
+    Target(
+        "trailers",
+        lambda content: parse_trailers(text(content)),
+        (STATE.commit.partition(b"\n\n")[2],),
+        refuses=(ValueError,),
+    ),
+    Target("ssh-signature", lambda content: parse_signature(text(content)), (sign(b"content", RENDERER).encode(),)),
+    Target("allowed-signers", lambda content: parse_allowed_signers(content, "allowed_signers"), (SIGNERS,)),
+    Target("floor", lambda content: read_floor(content, "floor"), (write_floor(STATE.floor),)),
+    Target(
+        "json",
+        lambda content: read_json(content, "x.json", BOUNDS),
+        (STATE.manifest_bytes, b'[1.5e3,"\\ud83d\\ude00",null]'),
+    ),
+    Target(
+        "yaml",
+        lambda content: read_yaml(content, "x.yaml", BOUNDS),
+        (deployment("a"), b"a: &x [1, *x]\n? b\n: |\n  c\n"),
+    ),
+    Target(
+        "documents",
+        lambda content: check_document(read_source(content, "x.yaml", BOUNDS)),
+        (deployment("a"), CAPABILITIES),
+    ),
+    Target("manifest", manifest, (STATE.manifest_bytes,)),
+    Target("deployment", document, tuple(STATE.deployments.values())),
+    Target(
+        "bundle",
+        lambda content: read_bundle(content, {sha256(each) for each in STATE.deployments.values()}, 256 * KIB),
+        (BUNDLE, gzip.compress(b"x" * 200_000)),
+        refuses=(ValueError,),
+    ),
+    Target(
+        "bundle-content",
+        lambda content: read_bundle(content, {sha256(each) for each in STATE.deployments.values()}, 256 * KIB),
+        (zlib.decompress(BUNDLE, wbits=31),),
+        refuses=(ValueError,),
+        mended=repacked,
+    ),
+    Target("archive", archive, (BUNDLE,)),
+    Target("archive-content", archive, (zlib.decompress(BUNDLE, wbits=31),), mended=repacked),
+    Target(
+        "capabilities",
+        lambda content: read_capabilities(content, "press-01", "lenient"),
+        (CAPABILITIES,),
+        refuses=(MargoGitopsError, RequestRefused),
+    ),
+    Target(
+        "status",
+        lambda content: read_status(content, "x", "lenient"),
+        (STATUS,),
+        refuses=(MargoGitopsError, RequestRefused),
+    ),
+)
+assert MANIFEST_NAME == b"manifest.json"
