@@ -4,7 +4,8 @@
 Usage: python3 .margo-gitops/ci/comment.py plan.md
 
 The comment is found again by its first line. Needs the variables of a pipeline and, as GITHUB_TOKEN or PLAN_TOKEN, a
-token that may write comments; without one, or where it may not, the plan is only in the pipeline. Standard library only.
+token that may write comments; without one, or where it may not, the plan is only in the pipeline. Standard library
+only.
 """
 
 import json
