@@ -22,6 +22,7 @@ _COMMANDS = {
     "agent": "margo_gitops.cli.agent:agent",
     "app": "margo_gitops.cli.app:app",
     "audit": "margo_gitops.cli.audit:audit",
+    "catalog": "margo_gitops.cli.catalog:catalog",
     "conformance": "margo_gitops.cli.conformance:conformance",
     "completion": "margo_gitops.cli.completion:completion",
     "deploy": "margo_gitops.cli.deploy:deploy",

@@ -131,6 +131,7 @@ class ServedObjects:
         Raises:
             StateTampered: a commit is missing.
         """
+        ends = frozenset(ends)  # there may be thousands, of a client's making
         found: dict[str, int] = {}
         level = list(dict.fromkeys(tips))
         at = 1

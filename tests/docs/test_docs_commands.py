@@ -64,7 +64,7 @@ RUNNABLE = [name for name, page in zip(NAMES, PAGES, strict=True) if blocks(page
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_the_commands_of_a_page_run_and_print_what_it_shows(name: str, tmp_path: Path) -> None:
     page_blocks = blocks(ROOT / name)
-    for program, package in (("ssh-keygen", "openssh-client"), ("git", "git")):
+    for program, package in (("ssh-keygen", "openssh-client"), ("git", "git"), ("jq", "jq"), ("curl", "curl")):
         if any(program in block.commands for block in page_blocks):
             require_program(program, package)
     outcome = run(page_blocks, tmp_path)

@@ -27,17 +27,17 @@ from margo_gitops.server.paths import Resource
 def test_what_was_seen_is_forgotten_when_its_time_is_over() -> None:
     now = [0.0]
     seen = SeenSignatures(10, lambda: now[0])
-    assert [seen.is_first(b"a"), seen.is_first(b"a"), seen.is_first(b"b")] == [True, False, True]
+    assert [seen.is_first(b"a", "x"), seen.is_first(b"a", "x"), seen.is_first(b"b", "x")] == [True, False, True]
     now[0] = 9.9
-    assert not seen.is_first(b"a")
+    assert not seen.is_first(b"a", "x")
     now[0] = 10.0
-    assert seen.is_first(b"a")
+    assert seen.is_first(b"a", "x")
 
 
 def test_memory_for_what_was_seen_is_bounded() -> None:
     now = [0.0]
     seen = SeenSignatures(10, lambda: now[0], most=3)
-    assert all(seen.is_first(bytes([number])) for number in range(3))
+    assert all(seen.is_first(bytes([number]), "x") for number in range(3))
     assert seen.full
     now[0] = 10.0
     assert not seen.full

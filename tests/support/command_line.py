@@ -29,6 +29,7 @@ def margo_gitops(
     cwd: Path,
     environment: Mapping[str, str] | None = None,
     prelude: str = "",
+    seconds: float = 120,
 ) -> Outcome:
     """Run `margo-gitops ARGUMENTS` in a folder; no outcome holds a traceback.
 
@@ -37,6 +38,7 @@ def margo_gitops(
         cwd: the working folder.
         environment: variables besides those of `GIT_ENVIRONMENT`.
         prelude: Python code that runs before the program.
+        seconds: the longest that it may take.
     """
     code = f"{prelude}\nfrom margo_gitops.cli.main import main\nmain()"
     variables = {**GIT_ENVIRONMENT, "MARGO_GITOPS_CACHE": str(cwd / ".cache"), **(environment or {})}
@@ -49,7 +51,7 @@ def margo_gitops(
         capture_output=True,
         text=True,
         errors="surrogateescape",
-        timeout=120,
+        timeout=seconds,
         check=False,
     )
     outcome = Outcome(done.returncode, done.stdout, done.stderr)

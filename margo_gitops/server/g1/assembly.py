@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 
 from margo_gitops.digests import Digest
-from margo_gitops.server.configuration import LoadedServerConfiguration
+from margo_gitops.server.configuration import LimitSettings, LoadedServerConfiguration
 from margo_gitops.server.desired_state import DesiredStateResources
 from margo_gitops.server.g1.accepted import read_accepted_certificates
 from margo_gitops.server.g1.contract import SignedContract
@@ -67,8 +67,7 @@ def signed_contract(
                 root=WatchedFile(root, read_root_certificate, "") if root else None,
                 clock=time.time,
             ),
-            # A signature may be made a little ahead of this clock, and holds from then on.
-            seen=SeenSignatures(settings.window_seconds + 2 * SKEW_SECONDS, time.monotonic),
+            seen=_seen(settings.window_seconds, content.limits),
             reading=reading,
             # Documents of the older contract have older shapes, whatever the profile of the current one.
             writing=ReportResources(
@@ -83,3 +82,11 @@ def signed_contract(
             base=content.listen.base_path,
             clock=time.time,
         )
+
+
+def _seen(window: float, limits: LimitSettings) -> SeenSignatures:
+    # A signature may be made a little ahead of this clock, and holds from then on.
+    seconds = window + 2 * SKEW_SECONDS
+    # Twice what the limits let pass: who sends more is refused, before it takes the room of others.
+    most_of_one = int(2 * (limits.burst + seconds * limits.requests_per_minute / 60))
+    return SeenSignatures(seconds, time.monotonic, most_of_one=most_of_one)

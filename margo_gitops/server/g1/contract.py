@@ -42,6 +42,7 @@ from margo_gitops.server.problems import (
     NOT_AUTHORIZED,
     NOT_FOUND,
     OVERLOADED,
+    TOO_MANY,
     RequestRefused,
     not_allowed,
 )
@@ -54,6 +55,7 @@ Admit: TypeAlias = Callable[[Caller, Callable[[], Awaitable[Response]]], Awaitab
 _READING: Final = frozenset({"GET", "HEAD"})
 _BODIES: Final = frozenset({"POST", "PUT"})
 _LINKED: Final = frozenset({"deployment", "bundle"})
+_SEEN_SECONDS: Final = 60
 _LOG = logging.getLogger("margo_gitops.server")
 
 
@@ -222,9 +224,11 @@ class SignedContract:
         mark = verified.mark
         if verified.nonce:
             mark = hashlib.sha256(f"{client.id}\0{verified.nonce}".encode()).digest()
+        if self._seen.is_full_of(client.id):
+            raise RequestRefused(TOO_MANY.later(_SEEN_SECONDS))
         if self._seen.full:
             raise RequestRefused(OVERLOADED)
-        if not self._seen.is_first(mark):
+        if not self._seen.is_first(mark, client.id):
             _LOG.warning("a request of client %s came a second time and was refused", client.id)
             raise RequestRefused(NOT_SIGNED)
 

@@ -30,6 +30,7 @@ from http_message_signatures import (
 from http_message_signatures.digests import ContentDigest
 from starlette.types import Scope
 
+from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.g1.algorithms import Attempt, Family, PublicKey, family_of
 from margo_gitops.server.identity import header
 
@@ -107,6 +108,9 @@ class SignatureVerifier:
             scope: the request.
             find: returns the key that a signature must be held against.
             has_body: whether its body must be covered.
+
+        Raises:
+            MargoGitopsError: what `find` raises.
         """
         length = _length(scope, _SIGNATURE)
         if max(length, _length(scope, _INPUT)) > _LONGEST_HEADER:
@@ -135,6 +139,8 @@ class SignatureVerifier:
         try:
             results = verifier.verify(message, max_age=None, require_components=required)
         except HTTPMessageSignaturesException:
+            if keys.problem is not None:
+                raise keys.problem from None
             return None
         if len(results) != 1 or not keys.known:
             return None
@@ -184,10 +190,15 @@ class _Keys(HTTPSignatureKeyResolver):
         self._find = find
         self.known = False
         self.attempt = Attempt(family.decoy)
+        self.problem: MargoGitopsError | None = None
 
     def resolve_public_key(self, key_id: str) -> Attempt:
         """Return the attempt that is made."""
-        key = self._find(key_id)
+        try:
+            key = self._find(key_id)
+        except MargoGitopsError as error:
+            self.problem = error  # the library makes a wrong signature of every error
+            raise
         self.known = key is not None and self._family.fits(key)
         self.attempt = Attempt(key if key is not None and self.known else self._family.decoy)
         return self.attempt

@@ -89,6 +89,7 @@ def old_acknowledgments(request: Fetch, spoken: Iterable[str | None], common: Co
     """
     said: list[str] = []
     last = ""
+    common = frozenset(common)
     for name in spoken:
         if name is None:
             said += [f"ACK {last} ready"] if last and request.multi_ack == "common" else []

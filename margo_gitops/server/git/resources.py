@@ -6,6 +6,8 @@ import asyncio
 import logging
 import time
 import zlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -47,6 +49,7 @@ _RESULT: Final = "application/x-git-upload-pack-result"
 _NO_CACHE: Final = {"Cache-Control": "no-store"}
 _NOT_SERVED: Final = Problem(403, "Service not enabled", detail="Nobody pushes here.")
 _BACK_SECONDS: Final = 60
+_HISTORIES_AT_ONCE: Final = 2
 
 
 class GitResources:
@@ -68,6 +71,7 @@ class GitResources:
         self._objects = objects
         self._longest_wait = longest_wait
         self.packs = Packs(objects)
+        self._histories = asyncio.Semaphore(_HISTORIES_AT_ONCE)
 
     async def refs(self, scope: Scope, caller: Caller) -> Response:
         """Answer `info/refs`: the capabilities in version 2, the refs in version 0.
@@ -123,26 +127,37 @@ class GitResources:
         return _answer(refs_answer(request, seen.refs, seen.head), _RESULT)
 
     async def _fetch(self, request: Fetch, caller: Caller) -> Response:
-        plan = await self._plan(request, caller)
-        head = b""
-        if not request.done:
-            if not plan.common:
-                return _answer(acknowledgments((), ready=False) + FLUSH, _RESULT)
-            head = acknowledgments(plan.common, ready=True) + DELIMITER
-        lines = shallow_lines(plan.shallow, plan.unshallow) if request.depth is not None else b""
-        return _answer(head + pack_sections(await self._pack(plan), lines), _RESULT)
+        async with self._turn(request):
+            plan = await self._plan(request, caller)
+            head = b""
+            if not request.done:
+                if not plan.common:
+                    return _answer(acknowledgments((), ready=False) + FLUSH, _RESULT)
+                head = acknowledgments(plan.common, ready=True) + DELIMITER
+            lines = shallow_lines(plan.shallow, plan.unshallow) if request.depth is not None else b""
+            return _answer(head + pack_sections(await self._pack(plan), lines), _RESULT)
+
+    @asynccontextmanager
+    async def _turn(self, request: Fetch) -> AsyncIterator[None]:
+        """Let few histories be built at once: what devices ask for never waits for threads that build them."""
+        if request.depth == 1 and not request.relative:
+            yield
+            return
+        async with self._histories:
+            yield
 
     async def _old_fetch(self, body: bytes, caller: Caller) -> Response:
         read = read_old_request(body)
         if read is None:
             return _answer(b"", _RESULT)
         request, spoken = read
-        plan = await self._plan(request, caller)
-        head = shallow_lines(plan.shallow, plan.unshallow) + FLUSH if request.depth is not None else b""
-        head += old_acknowledgments(request, spoken, plan.common)
-        if not request.done:
-            return _answer(head, _RESULT)
-        pack = await self._pack(plan)
+        async with self._turn(request):
+            plan = await self._plan(request, caller)
+            head = shallow_lines(plan.shallow, plan.unshallow) + FLUSH if request.depth is not None else b""
+            head += old_acknowledgments(request, spoken, plan.common)
+            if not request.done:
+                return _answer(head, _RESULT)
+            pack = await self._pack(plan)
         return _answer(head + (side_band(pack) if request.side_band else pack), _RESULT)
 
     async def _plan(self, request: Fetch, caller: Caller) -> Plan:

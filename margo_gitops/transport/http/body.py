@@ -11,6 +11,7 @@ from margo_gitops.transport.web.connection import Answer
 
 _PIECE: Final = 64 * 1024
 _GZIP: Final = 31  # zlib's window bits: gzip, and nothing else
+_MEMBERS: Final = 256  # each costs a copy of what follows it; programs that write many put 64 KiB into each
 
 
 def read_body(answer: Answer, limit: int) -> bytes:
@@ -44,11 +45,14 @@ def gunzip(packed: bytes, limit: int) -> bytes:
     """Return the content of a gzip file of one or more members (RFC 1952).
 
     Raises:
-        ValueError: it is damaged, cut off, or holds more than `limit` bytes.
+        ValueError: it is damaged, cut off, holds more than `limit` bytes, or has more members than any program writes.
     """
     parts: list[bytes] = []
-    size = 0
+    size = members = 0
     while packed:
+        members += 1
+        if members > _MEMBERS:
+            raise ValueError(f"it has more than {_MEMBERS} members")
         unpacking = zlib.decompressobj(wbits=_GZIP)
         try:
             part = unpacking.decompress(packed, limit - size + 1)

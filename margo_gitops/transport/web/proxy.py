@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from margo_gitops.errors import SourceMisbehaved, SourceMisconfigured, SourceRefused
 from margo_gitops.transport.web.metered_socket import MeteredSocket
+from margo_gitops.transport.web.source import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,13 @@ class Proxy:
 def proxy_for(scheme: str, authority: str) -> Proxy | None:
     """Return the proxy of the environment for this server (`http_proxy`, `https_proxy`, `no_proxy`).
 
+    None is asked for plain http on this machine: its own server may see a token, and no proxy on the way may.
+
     Raises:
         SourceMisconfigured: the variable holds no http:// URL.
     """
+    if scheme == "http" and is_loopback(urlsplit(f"//{authority}").hostname):
+        return None
     # Costly to import, and few devices need it.
     from urllib.request import getproxies_environment, proxy_bypass
 

@@ -110,7 +110,7 @@ def check_secrets(source: WebSource, address: SplitResult) -> None:
             refuse_settings("the username holds a colon or characters that cannot be printed", "correct it")
     if source.client_key and not source.client_certificate:
         refuse_settings("a client key is given, but no client certificate", "name the certificate's file too")
-    if token and address.scheme == "http" and not source.allow_plain_token and not _is_loopback(address.hostname):
+    if token and address.scheme == "http" and not source.allow_plain_token and not is_loopback(address.hostname):
         refuse_settings(
             f"the token would travel unencrypted to {address.hostname}",
             "use https, or allow a plain token where nobody else can listen",
@@ -149,7 +149,8 @@ def refuse_settings(what: str, remedy: str) -> NoReturn:
     raise SourceMisconfigured(what, remedy=remedy)
 
 
-def _is_loopback(host: str | None) -> bool:
+def is_loopback(host: str | None) -> bool:
+    """Return whether a host is this machine itself, and nothing leaves it."""
     if host == "localhost":
         return True
     try:

@@ -1,0 +1,184 @@
+"""`margo-gitops conformance`: check agents and servers that anybody built against the numbered requirements."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import cast
+
+import click
+
+from margo_gitops.conformance.agents.case import TransportName
+from margo_gitops.conformance.agents.run import check_agent
+from margo_gitops.conformance.agents.stage import AgentUnderTest
+from margo_gitops.conformance.evidence import shown
+from margo_gitops.conformance.report import ConformanceReport
+from margo_gitops.conformance.report_formats import FORMATS
+from margo_gitops.conformance.servers.run import check_git, check_http
+from margo_gitops.conformance.servers.target import ServerTarget, read_token
+from margo_gitops.errors import ExitCode
+
+_FILE = click.Path(path_type=Path)
+
+report_option = click.option(
+    "--output",
+    type=click.Choice(sorted(FORMATS)),
+    default="text",
+    show_default=True,
+    help="How to print: for people, or as a pipeline's report; html is one file that can be published.",
+)
+
+
+@click.group()
+def conformance() -> None:
+    """Check agents and servers against the numbered requirements of the git subset and the HTTP interface."""
+
+
+@conformance.command(context_settings={"ignore_unknown_options": True})
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED)
+@click.option(
+    "--transport",
+    type=click.Choice(["git", "http"]),
+    default="git",
+    show_default=True,
+    help="How the agent fetches its state.",
+)
+@click.option(
+    "--held",
+    default="current",
+    show_default=True,
+    help="Folder below {folder} that holds manifest.json and deployments/ after a poll.",
+)
+@click.option("--held-by", default="", help="A command that writes what is held into {view}, in place of --held.")
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(1, 3600),
+    default=60,
+    show_default=True,
+    help="Seconds that one poll may take; a poll that takes longer fails.",
+)
+@click.option(
+    "--only", multiple=True, metavar="WORD", help="Play only cases of this requirement, or with this in their name."
+)
+@report_option
+@click.pass_context
+def agent(
+    context: click.Context,
+    command: tuple[str, ...],
+    transport: str,
+    held: str,
+    held_by: str,
+    time_limit: float,
+    only: tuple[str, ...],
+    output: str,
+) -> None:
+    """Put an agent through sound and hostile cases: margo-gitops conformance agent [OPTIONS] -- COMMAND...
+
+    COMMAND polls once and ends. In it, {url}, {device}, {folder}, {allowed_signers}, {transport}, {token_file} and
+    {ref} are replaced; its environment holds the same as CONFORMANCE_URL and so on (docs/conformance.md). All that the
+    agent keeps must lie in {folder}. Nothing but the loopback is used.
+
+    Exits 0 if every MUST holds, 1 if not, 2 if COMMAND cannot be run.
+    """
+    under_test = AgentUnderTest(
+        command, cast("TransportName", transport), held, tuple(shlex.split(held_by)), time_limit
+    )
+    report = check_agent(under_test, shown(shlex.join(command)), _now(), only, _progress)
+    _end(context, report, output)
+
+
+def _server_options(function: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(
+        (
+            click.argument("url"),
+            click.option("--device", required=True, help="Id of the device that the credentials are for."),
+            click.option("--token-file", type=_FILE, help="File that holds the device's access token."),
+            click.option("--username", default="", help="Send tokens as the password of this user (Basic)."),
+            click.option("--other-device", default="", help="Id of a device that the credentials are not for."),
+            click.option("--other-token-file", type=_FILE, help="File that holds the other device's token."),
+            click.option("--ca-file", type=_FILE, help="Certificates (PEM) to trust instead of the system's."),
+            click.option("--certificate", type=_FILE, help="Client certificate and key (PEM) in one file."),
+            click.option(
+                "--time-limit",
+                type=click.FloatRange(1, 3600),
+                default=30,
+                show_default=True,
+                help="Seconds that one answer may take.",
+            ),
+        )
+    ):
+        function = option(function)
+    return function
+
+
+@conformance.command()
+@_server_options
+@report_option
+@click.pass_context
+def git(context: click.Context, /, url: str, output: str, **settings: str | float | Path | None) -> None:
+    """Check a git server: URL is that of the repository.
+
+    Each requirement of docs/git-subset.md that binds servers is tried with requests of its own, as one device. With a
+    second device's token it is also tried what one learns of the other. Nothing is changed on the server.
+
+    Exits 0 if every MUST holds, 1 if not, 2 if the settings cannot work, 3 if the server cannot be reached.
+    """
+    _end(context, check_git(_target(url, settings), _now(), _progress), output)
+
+
+@conformance.command()
+@_server_options
+@click.option(
+    "--reports",
+    type=click.Choice(["invalid", "all", "none"]),
+    default="invalid",
+    show_default=True,
+    help="Which reports are sent: such that change nothing; valid ones too; none, for static files.",
+)
+@report_option
+@click.pass_context
+def http(context: click.Context, /, url: str, output: str, **settings: str | float | Path | None) -> None:
+    """Check a server of the Margo API: URL is what stands before /api/v1/deployments.
+
+    Each requirement of docs/http.md that binds servers is tried with requests of its own, as one device.
+
+    Exits 0 if every MUST holds, 1 if not, 2 if the settings cannot work, 3 if the server cannot be reached.
+    """
+    _end(context, check_http(_target(url, settings), _now(), _progress), output)
+
+
+def _target(url: str, settings: Mapping[str, str | float | Path | None]) -> ServerTarget:
+    def path(name: str) -> Path | None:
+        value = settings[name]
+        return value if isinstance(value, Path) else None
+
+    limit = settings["time_limit"]
+    return ServerTarget(
+        url=url,
+        device=str(settings["device"]),
+        token=read_token(path("token_file")),
+        other_device=str(settings["other_device"]),
+        other_token=read_token(path("other_token_file")),
+        username=str(settings["username"]),
+        ca_file=path("ca_file"),
+        certificate=path("certificate"),
+        seconds=limit if isinstance(limit, float) else 30,
+        reports=str(settings.get("reports", "none")),
+    )
+
+
+def _progress(line: str) -> None:
+    if sys.stderr.isatty():
+        click.echo(f"  {line}", err=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _end(context: click.Context, report: ConformanceReport, output: str) -> None:
+    click.echo(FORMATS[output](report), nl=False)
+    context.exit(ExitCode.OK if report.conforms else ExitCode.FINDINGS)

@@ -1,0 +1,1 @@
+"""Check what others built: servers and agents, against the numbered requirements in the documentation."""

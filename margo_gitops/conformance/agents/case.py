@@ -1,0 +1,132 @@
+"""What a case is: what is offered, what the agent shall make of it, and what else is looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from margo_gitops.conformance.agents.command import Ended
+from margo_gitops.conformance.agents.held import Held
+from margo_gitops.conformance.hostile.git_host import Command, GitHost
+from margo_gitops.conformance.hostile.margo_api import MargoApi
+from margo_gitops.conformance.hostile.server import Answer, Exchange, Request
+from margo_gitops.conformance.hostile.states import State
+
+TransportName: TypeAlias = Literal["git", "http"]
+
+Expected: TypeAlias = Literal["takes", "keeps", "either"]
+"""The agent shall hold what is offered; shall hold what it held; may do either, but nothing in between."""
+
+
+FreshnessOffer: TypeAlias = Literal["sound", "none", "expired", "forged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a case happens.
+
+    Attributes:
+        transport: how the state is offered.
+        ref: the device's ref.
+        other_url: the other host, with the path of the repository or the API.
+        waits: sleeps that many seconds, and says whether the run goes on.
+    """
+
+    transport: TransportName
+    ref: str
+    other_url: str
+    waits: Callable[[float], bool]
+
+
+Fault: TypeAlias = Callable[[Request, Answer, Place], Answer]
+"""Makes of a sound answer another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What an agent did in one poll.
+
+    Attributes:
+        ended: how its command ended.
+        held: what it holds now.
+        exchanges: what it asked, and was answered.
+        commands: what it asked the git host.
+        statuses: the deployment statuses that it sent: deployment id of the path, and body.
+    """
+
+    ended: Ended
+    held: Held
+    exchanges: tuple[Exchange, ...]
+    commands: tuple[Command, ...]
+    statuses: tuple[tuple[str, bytes], ...]
+
+
+Judge: TypeAlias = Callable[[Seen, Place], str]
+"""Says what is wrong; empty for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Something besides what is held that is judged after the same poll.
+
+    Attributes:
+        name: of the check.
+        requirement: that it belongs to, by transport.
+        judge: judges.
+    """
+
+    name: str
+    requirement: Mapping[TransportName, str]
+    judge: Judge
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One thing that is done to an agent.
+
+    Attributes:
+        name: says what is offered.
+        requirement: that it belongs to, by transport; a transport that is not there does not have the case.
+        offer: makes the state that is offered.
+        expected: what the agent shall hold afterwards.
+        fault: changes each answer.
+        git: arranges the git host.
+        http: arranges the Margo server.
+        looks: what else is judged.
+        empty: the agent holds nothing before; else the base state.
+        before: makes the state that is held before, in place of the base state.
+        sound: makes the state whose signature is moved.
+        freshness: the statement of freshness beside the state; with another than a sound one, the agent has none
+            before either, and so asks for it.
+        then: makes a sound state that is offered, without fault, in a second poll, and shall be taken.
+    """
+
+    name: str
+    requirement: Mapping[TransportName, str]
+    offer: Callable[[], State]
+    expected: Expected = "keeps"
+    fault: Fault | None = None
+    git: Callable[[GitHost, Place], None] | None = None
+    http: Callable[[MargoApi, Place], None] | None = None
+    looks: tuple[Look, ...] = field(default=())
+    empty: bool = False
+    before: Callable[[], State] | None = None
+    sound: Callable[[], State] | None = None
+    freshness: FreshnessOffer = "sound"
+    then: Callable[[], State] | None = None
+
+
+def by(git: str = "", http: str = "") -> dict[TransportName, str]:
+    """Return requirements by transport, without those that are empty."""
+    found: dict[TransportName, str] = {}
+    if git:
+        found["git"] = git
+    if http:
+        found["http"] = http
+    return found
+
+
+def cases_of(cases: Iterable[Case], transport: TransportName) -> list[Case]:
+    """Return the cases that a transport has, in order."""
+    return [case for case in cases if transport in case.requirement]

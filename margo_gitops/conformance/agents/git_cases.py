@@ -1,0 +1,227 @@
+"""Cases that only git has: signatures, trees, packs, refs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Final
+
+from margo_gitops.conformance.agents import faults
+from margo_gitops.conformance.agents.case import Case, Look, Place, by
+from margo_gitops.conformance.agents.state_cases import tampered
+from margo_gitops.conformance.hostile.git_host import GitHost
+from margo_gitops.conformance.hostile.packs import (
+    BLOB,
+    TAG,
+    copying_delta,
+    delta_entry,
+    doubling_delta,
+    entry,
+    pack,
+)
+from margo_gitops.conformance.hostile.states import (
+    BASE_VERSION,
+    OTHER_DEVICE,
+    State,
+    TreeEntry,
+    base_state,
+    deployment_id,
+    document,
+    next_state,
+)
+from margo_gitops.conformance.packets import packet
+from margo_gitops.trust.git_objects import blob_id
+
+_FILE: Final = 0o100644
+_LINK: Final = 0o120000
+_EXECUTABLE: Final = 0o100755
+_SUBMODULE: Final = 0o160000
+_MIB: Final = 1024 * 1024
+_BOMB: Final = 96 * _MIB
+
+_DOCUMENT: Final = f"{deployment_id('hmi')}.yaml".encode()
+_READ_LITTLE: Final = Look("it stops reading", by("G-C-9"), faults.took_little)
+
+Objects = dict[str, tuple[int, bytes]]
+
+
+def _commit(**plan: object) -> Callable[[], State]:
+    return lambda: next_state().with_commit(**plan)
+
+
+def _moved() -> State:
+    """Return what somebody without a key makes of the next state: another document, the old signature."""
+    return replace(tampered()).with_commit(signer="moved")
+
+
+def _pack(make: Callable[[Objects], bytes]) -> Callable[[GitHost, Place], None]:
+    def arrange(host: GitHost, _place: Place) -> None:
+        host.pack_of = make
+
+    return arrange
+
+
+def _entries(objects: Objects) -> list[bytes]:
+    return [entry(kind, content) for kind, content in objects.values()]
+
+
+def _truncated(objects: Objects) -> bytes:
+    return pack(_entries(objects))[:-120]
+
+
+def _wrong_checksum(objects: Objects) -> bytes:
+    return pack(_entries(objects))[:-20] + bytes(20)
+
+
+def _garbage(_objects: Objects) -> bytes:
+    return b"this is no pack" * 20
+
+
+def _other_blob(objects: Objects) -> bytes:
+    """Return a sound pack with another document in place of the one that the tree names."""
+    changed = document("hmi", "two")
+    return pack(
+        entry(kind, content.replace(b"value: two", b"value: six") if content == changed else content)
+        for kind, content in objects.values()
+    )
+
+
+def _without_blobs(objects: Objects) -> bytes:
+    return pack(entry(kind, content) for kind, content in objects.values() if kind != BLOB)
+
+
+def _with_tag(objects: Objects) -> bytes:
+    tagged = next(name for name, (kind, _) in objects.items() if kind == BLOB)
+    tag = f"object {tagged}\ntype blob\ntag v1\ntagger Conformance <conformance@example.com> 1790000000 +0000\n\nv1\n"
+    return pack([*_entries(objects), entry(TAG, tag.encode())])
+
+
+def _blob_bomb(objects: Objects) -> bytes:
+    return pack([*_entries(objects), entry(BLOB, bytes(_BOMB))])
+
+
+def _delta_bomb(objects: Objects) -> bytes:
+    """Return a pack whose deltas double an object again and again, and then copy it 32 times."""
+    content = bytes(1024)
+    entries = [*_entries(objects), entry(BLOB, content)]
+    size, base = len(content), blob_id(content)
+    while size < 8 * _MIB:
+        entries.append(delta_entry(base, doubling_delta(size)))
+        size *= 2
+        base = blob_id(bytes(size))
+    entries += [delta_entry(base, copying_delta(size, 32)) for _ in range(3)]
+    return pack(entries)
+
+
+def _billions(objects: Objects) -> bytes:
+    return pack(_entries(objects), stated_count=2**31 - 1)
+
+
+def _huge_size(objects: Objects) -> bytes:
+    return pack([entry(BLOB, b"small", stated_size=2**40), *_entries(objects)])
+
+
+def _endless_progress(host: GitHost, place: Place) -> None:
+    def talk() -> Iterator[bytes]:
+        line = packet(b"\x02" + b"." * 60_000)
+        while True:
+            yield line
+
+    host.side_band = talk
+    del place
+
+
+def _slow_progress(host: GitHost, place: Place) -> None:
+    def talk() -> Iterator[bytes]:
+        while place.waits(0.2):
+            yield packet(b"\x02still counting objects\r")
+
+    host.side_band = talk
+
+
+def _broken_off(host: GitHost, _place: Place) -> None:
+    host.side_band = lambda: [packet(b"\x03the server is out of memory\n")]
+
+
+def _no_ref(host: GitHost, place: Place) -> None:
+    del host.refs[place.ref]
+
+
+def _sister_first(host: GitHost, place: Place) -> None:
+    """List a ref that begins with the device's, and others, before it; they point to an older state."""
+    tip = host.refs[place.ref]
+    other = next(iter(sorted(name for name, (kind, _) in host.objects.items() if kind == 1 and name != tip)))
+    host.listed = [(f"{place.ref}-2", other), ("refs/heads/devices/a", other), (place.ref, tip)]
+
+
+def _only_sisters(host: GitHost, place: Place) -> None:
+    host.listed = [(f"{place.ref}-2", host.refs[place.ref]), ("HEAD", host.refs[place.ref])]
+
+
+def _ref_to_blob(host: GitHost, place: Place) -> None:
+    host.refs[place.ref] = next(name for name, (kind, _) in host.objects.items() if kind == BLOB)
+
+
+_TREE: Final = by("G-T-8")
+TREES: Final = (
+    Case(
+        "a symbolic link in place of a document",
+        _TREE,
+        _commit(folder=(TreeEntry(_DOCUMENT, _LINK, b"/etc/passwd"),)),
+    ),
+    Case("a symbolic link beside the documents", _TREE, _commit(folder=(TreeEntry(b"link.yaml", _LINK, b"../../.."),))),
+    Case("a symbolic link in place of the manifest", _TREE, _commit(root=(TreeEntry(b"manifest.json", _LINK, b"x"),))),
+    Case("documents that are executable", _TREE, _commit(documents_mode=_EXECUTABLE)),
+    Case("a submodule", _TREE, _commit(root=(TreeEntry(b"vendor", _SUBMODULE, b"1" * 40),))),
+    Case("a further file beside the manifest", _TREE, _commit(root=(TreeEntry(b"run.sh", _FILE, b"#!/bin/sh\n"),))),
+    Case("git attributes", _TREE, _commit(root=(TreeEntry(b".gitattributes", _FILE, b"* filter=evil\n"),))),
+    Case(
+        "a document that the manifest does not list",
+        _TREE,
+        _commit(folder=(TreeEntry(f"{deployment_id('evil')}.yaml".encode(), _FILE, document("evil")),)),
+    ),
+    Case("a file whose name is no deployment's", _TREE, _commit(folder=(TreeEntry(b"notes.txt", _FILE, b"hello\n"),))),
+    Case("a name that leads out of the folder", _TREE, _commit(folder=(TreeEntry(b"../../escaped", _FILE, b"x\n"),))),
+    Case("a name with two dots", _TREE, _commit(root=(TreeEntry(b"..", _FILE, b"x\n"),))),
+    Case("a name that is git's own", _TREE, _commit(root=(TreeEntry(b".git", _FILE, b"gitdir: /tmp\n"),))),
+    Case("a tree in another order than git's", _TREE, _commit(reversed=True)),
+)
+
+SIGNATURES: Final = (
+    Case("a commit signed by a stranger", by("G-M-5"), _commit(signer="stranger")),
+    Case("a commit that nobody signed", by("G-M-5"), _commit(signer="nobody")),
+    Case("a changed state under the signature of the sound one", by("G-M-5"), _moved, sound=next_state),
+    Case("a signature that was made for a file", by("G-M-5"), _commit(namespace="file")),
+    Case("a first state signed by a stranger", by("G-M-5"), _commit(signer="stranger"), empty=True),
+    Case("a commit that names another device", by("G-M-7"), _commit(device=OTHER_DEVICE)),
+    Case("a commit that states another manifest", by("G-M-6"), _commit(digest=f"sha256:{'0' * 64}")),
+    Case("the next version, from another history", by("G-V-5"), _commit(descends=False)),
+)
+
+PACKS: Final = (
+    Case(
+        "a truncated pack", by("G-C-10"), next_state, git=_pack(_truncated), then=lambda: next_state(BASE_VERSION + 2)
+    ),
+    Case("a pack with a wrong checksum", by("G-C-10"), next_state, git=_pack(_wrong_checksum)),
+    Case("bytes that are no pack", by("G-C-10"), next_state, git=_pack(_garbage)),
+    Case("a pack with another document than the tree names", by("G-C-8"), next_state, git=_pack(_other_blob)),
+    Case("a pack without the documents", by("G-C-8"), next_state, git=_pack(_without_blobs)),
+    Case("a pack with a tag", by("G-X-2"), next_state, git=_pack(_with_tag)),
+    Case("a pack that says it has two billion objects", by("G-C-9"), next_state, git=_pack(_billions)),
+    Case("an object that says it has a terabyte", by("G-C-9"), next_state, git=_pack(_huge_size)),
+    Case("an object of 96 MiB in few bytes", by("G-C-9"), next_state, git=_pack(_blob_bomb)),
+    Case("deltas that grow to 768 MiB", by("G-C-9"), next_state, git=_pack(_delta_bomb)),
+    Case("progress without end", by("G-C-9"), next_state, git=_endless_progress, looks=(_READ_LITTLE,)),
+    Case("progress without end, slowly", by("G-C-9"), next_state, git=_slow_progress),
+    Case("an error in the middle of the pack", by("G-C-10"), next_state, git=_broken_off),
+)
+
+REFS: Final = (
+    Case("the ref is gone", by("G-C-7"), base_state, git=_no_ref),
+    Case("refs that only begin with the device's", by("G-C-1"), next_state, "takes", git=_sister_first),
+    Case("no ref but ones that begin with the device's", by("G-C-7"), next_state, git=_only_sisters),
+    Case("the ref points to no commit", by("G-C-8"), next_state, git=_ref_to_blob),
+)
+
+ONLY_GIT: Final = (*REFS, *SIGNATURES, *TREES, *PACKS)
+"""Cases of git, besides those that are the same by HTTP."""

@@ -1,0 +1,208 @@
+"""A git host for one device, from objects in memory: version 2 over HTTP (gitprotocol-v2, gitprotocol-http)."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from margo_gitops.conformance.evidence import shown
+from margo_gitops.conformance.hostile.git_objects import SUBMODULE, GitState
+from margo_gitops.conformance.hostile.packs import COMMIT, TREE, entry, pack
+from margo_gitops.conformance.hostile.server import LONGEST_REQUEST, Answer, Request
+from margo_gitops.conformance.packets import DELIMITER, FLUSH, packet, packets
+
+REPOSITORY: Final = "/state.git"
+_ADVERTISEMENT: Final = "application/x-git-upload-pack-advertisement"
+_RESULT: Final = "application/x-git-upload-pack-result"
+_BAND_BYTES: Final = 65_515
+_PARENT: Final = re.compile(rb"^parent ([0-9a-f]{40})$", re.MULTILINE)
+_COMMIT_TREE: Final = re.compile(rb"tree ([0-9a-f]{40})\n")
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command of protocol version 2.
+
+    Attributes:
+        name: such as `fetch`.
+        arguments: its lines.
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+
+    def values(self, name: str) -> list[str]:
+        """Return what follows each argument of this name."""
+        return [line.partition(" ")[2] for line in self.arguments if line.partition(" ")[0] == name]
+
+    def __str__(self) -> str:
+        return shown(f"{self.name}: {', '.join(self.arguments)}")
+
+
+@dataclass(slots=True)
+class GitHost:
+    """Serves refs and objects.
+
+    Attributes:
+        refs: id by name of the ref.
+        objects: kind and content by id.
+        listed: refs in the answer to `ls-refs`, whatever was asked for; None for what was asked for.
+        pack_of: makes the pack of the answer to `fetch`; gets the objects that belong into it.
+        side_band: makes packets that stand before the pack, such as progress.
+        commands: what was asked so far, in order.
+    """
+
+    refs: dict[str, str]
+    objects: dict[str, tuple[int, bytes]]
+    listed: list[tuple[str, str]] | None = None
+    pack_of: Callable[[dict[str, tuple[int, bytes]]], bytes] = field(
+        default=lambda objects: pack(entry(kind, content) for kind, content in objects.values())
+    )
+    side_band: Callable[[], Iterable[bytes]] | None = None
+    commands: list[Command] = field(default_factory=list)
+
+    def add(self, ref: str, state: GitState) -> None:
+        """Let a ref point to a state; what was there before stays."""
+        self.objects.update(state.objects)
+        self.refs[ref] = state.tip
+
+    def respond(self, request: Request) -> Answer:
+        """Answer a request that was authorized."""
+        if request.path == f"{REPOSITORY}/info/refs":
+            if "service=git-upload-pack" not in request.target:
+                return Answer(403, note="only git-upload-pack is served")
+            return self._advertisement()
+        if request.path == f"{REPOSITORY}/git-upload-pack" and request.method == "POST":
+            try:
+                command = read_command(request)
+            except (ValueError, OSError, EOFError) as error:
+                return Answer(400, note=f"no command of protocol version 2: {shown(str(error))}")
+            self.commands.append(command)
+            if command.name == "ls-refs":
+                return self._result(self._ls_refs(command), note=str(command))
+            if command.name == "fetch":
+                return self._fetch(command)
+            return self._result(packet(b"ERR unknown command\n"), note=str(command))
+        return Answer(404, note="nothing is here")
+
+    def _advertisement(self) -> Answer:
+        lines = (b"version 2\n", b"agent=conformance\n", b"ls-refs\n", b"fetch=shallow\n", b"object-format=sha1\n")
+        body = packet(b"# service=git-upload-pack\n") + FLUSH + b"".join(map(packet, lines)) + FLUSH
+        headers = [("Content-Type", _ADVERTISEMENT), ("Cache-Control", "no-cache")]
+        return Answer(200, headers, body, note="capabilities")
+
+    def _ls_refs(self, command: Command) -> bytes:
+        prefixes = tuple(command.values("ref-prefix"))
+        every = sorted(self.refs.items())
+        found = self.listed
+        if found is None:
+            found = [(name, target) for name, target in every if not prefixes or name.startswith(prefixes)]
+        return b"".join(packet(f"{target} {name}\n".encode()) for name, target in found) + FLUSH
+
+    def _fetch(self, command: Command) -> Answer:
+        wants, haves = command.values("want"), command.values("have")
+        note = str(command)
+        for want in wants:
+            if want not in self.objects:
+                return self._result(packet(f"ERR upload-pack: not our ref {want}\n".encode()), note=note)
+        known = [have for have in haves if have in self.objects]
+        head = b""
+        if "done" not in command.arguments:
+            if not known:
+                return self._result(packet(b"acknowledgments\n") + packet(b"NAK\n") + FLUSH, note=note)
+            lines = [b"acknowledgments\n", *(f"ACK {have}\n".encode() for have in known), b"ready\n"]
+            head = b"".join(map(packet, lines)) + DELIMITER
+        deep = not command.values("deepen")
+        shallow = [want for want in wants if not deep and self._parents(want)]
+        if shallow:
+            lines = [b"shallow-info\n", *(f"shallow {each}\n".encode() for each in shallow)]
+            head += b"".join(map(packet, lines)) + DELIMITER
+        there: set[str] = set()
+        for have in known:
+            there |= self._reachable(have, deep=False)
+        wanted: set[str] = set()
+        for want in wants:
+            wanted |= self._reachable(want, deep=deep)
+        sent = {name: self.objects[name] for name in sorted(wanted - there) if name in self.objects}
+        return self._result(self._packets(head + packet(b"packfile\n"), self.pack_of(sent)), note=note)
+
+    def _packets(self, head: bytes, content: bytes) -> bytes | Iterator[bytes]:
+        tail = b"".join(
+            packet(b"\x01" + content[start : start + _BAND_BYTES]) for start in range(0, len(content), _BAND_BYTES)
+        )
+        if self.side_band is None:
+            return head + tail + FLUSH
+        return self._with_side_band(head, tail + FLUSH, self.side_band())
+
+    @staticmethod
+    def _with_side_band(head: bytes, tail: bytes, between: Iterable[bytes]) -> Iterator[bytes]:
+        yield head
+        yield from between
+        yield tail
+
+    @staticmethod
+    def _result(body: bytes | Iterator[bytes], note: str) -> Answer:
+        return Answer(200, [("Content-Type", _RESULT), ("Cache-Control", "no-cache")], body, note=note)
+
+    def _parents(self, commit: str) -> list[str]:
+        kind, content = self.objects.get(commit, (0, b""))
+        return [each.decode() for each in _PARENT.findall(content.partition(b"\n\n")[0])] if kind == COMMIT else []
+
+    def _reachable(self, start: str, *, deep: bool) -> set[str]:
+        found: set[str] = set()
+        left = [start]
+        while left:
+            name = left.pop()
+            kind, content = self.objects.get(name, (0, b""))
+            if name in found:
+                continue
+            found.add(name)
+            if kind == COMMIT and (match := _COMMIT_TREE.match(content)):
+                left.append(match[1].decode())
+                left += self._parents(name) if deep else []
+            elif kind == TREE:
+                left += tree_targets(content)
+        return found
+
+
+def tree_targets(content: bytes) -> list[str]:
+    """Return the ids of the objects that a tree names, but for commits of submodules."""
+    found = []
+    at = 0
+    while (end := content.find(b"\0", at)) >= 0:
+        mode = int(content[at:end].partition(b" ")[0], 8)
+        if mode != SUBMODULE:
+            found.append(content[end + 1 : end + 21].hex())
+        at = end + 21
+    return found
+
+
+def read_command(request: Request) -> Command:
+    """Return the command in the body of a request.
+
+    Raises:
+        ValueError: it is none of protocol version 2.
+        OSError: it is said to be compressed, and is not.
+    """
+    body = request.body
+    if request.headers.get("content-encoding") == "gzip":
+        with gzip.open(io.BytesIO(body)) as file:
+            body = file.read(LONGEST_REQUEST)
+    name, arguments, in_arguments = "", [], False
+    for each in packets(body):
+        text = each[1:].removesuffix(b"\n").decode(errors="replace")
+        if each == FLUSH:
+            break
+        if each == DELIMITER:
+            in_arguments = True
+        elif in_arguments:
+            arguments.append(text)
+        elif text.startswith("command="):
+            name = text.removeprefix("command=")
+    if not name:
+        raise ValueError("it names no command")
+    return Command(name, tuple(arguments))

@@ -1,0 +1,136 @@
+"""The git objects of a state: as the renderer writes them, or with the flaw that its commit plan names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+from margo_gitops.conformance.hostile.packs import BLOB, COMMIT, TREE
+from margo_gitops.conformance.hostile.states import State, TreeEntry
+from margo_gitops.digests import sha256
+from margo_gitops.trust import git_objects
+from margo_gitops.trust.git_commit import Ident, build_commit, format_trailers, parse_commit
+from margo_gitops.trust.ssh_signature import sign
+from margo_gitops.trust.ssh_signing_key import SigningKey
+
+SUBMODULE: Final = 0o160000
+_WRITTEN_AT: Final = 1_790_000_000
+_NAMES: Final = {COMMIT: git_objects.COMMIT, TREE: git_objects.TREE, BLOB: git_objects.BLOB}
+_SIGNATURE: Final = b"gpgsig"
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Who signs.
+
+    Attributes:
+        renderer: the key that the device allows.
+        stranger: one that it does not.
+    """
+
+    renderer: SigningKey
+    stranger: SigningKey
+
+
+@dataclass(frozen=True, slots=True)
+class GitState:
+    """A state in git.
+
+    Attributes:
+        tip: id of its commit.
+        objects: kind and content by id: the commit, its trees and its blobs.
+    """
+
+    tip: str
+    objects: dict[str, tuple[int, bytes]]
+
+
+class _Objects:
+    def __init__(self) -> None:
+        self.found: dict[str, tuple[int, bytes]] = {}
+
+    def add(self, kind: int, content: bytes) -> str:
+        name = git_objects.object_id(_NAMES[kind], content)
+        self.found[name] = (kind, content)
+        return name
+
+    def entry(self, flawed: TreeEntry) -> tuple[bytes, int, str]:
+        if flawed.mode == SUBMODULE:
+            return flawed.name, flawed.mode, flawed.content.decode()
+        return flawed.name, flawed.mode, self.add(BLOB, flawed.content)
+
+    def tree(self, entries: Iterable[tuple[bytes, int, str]], *, reverse: bool = False) -> str:
+        # Not the writer of the renderer: that refuses to write what is wrong.
+        ordered = sorted(
+            entries, key=lambda each: each[0] + b"/" if each[1] == git_objects.FOLDER_MODE else each[0], reverse=reverse
+        )
+        content = b"".join(b"%o %b\0%b" % (mode, name, bytes.fromhex(target)) for name, mode, target in ordered)
+        return self.add(TREE, content)
+
+
+def git_state(state: State, keys: Keys, before: str | None, sound: State | None = None) -> GitState:
+    """Return a state as git objects.
+
+    Args:
+        state: to be written, with its flaw.
+        keys: who signs.
+        before: id of the commit that was offered before; None for the first.
+        sound: for a signature that was moved: the state that it was made for.
+    """
+    objects = _Objects()
+    plan = state.commit
+    folder = {
+        f"{name}.yaml".encode(): (plan.documents_mode, objects.add(BLOB, content))
+        for name, content in state.documents.items()
+    }
+    for flawed in plan.folder:
+        name, mode, target = objects.entry(flawed)
+        folder[name] = (mode, target)
+    root = [(git_objects.MANIFEST_NAME, git_objects.FILE_MODE, objects.add(BLOB, state.manifest))]
+    if folder:
+        listed = [(name, mode, target) for name, (mode, target) in folder.items()]
+        deployments = objects.tree(listed, reverse=plan.reversed)
+        root.append((git_objects.DEPLOYMENTS_NAME, git_objects.FOLDER_MODE, deployments))
+    flawed_root = [objects.entry(each) for each in plan.root]
+    taken = {name for name, _, _ in flawed_root}
+    root = [each for each in root if each[0] not in taken] + flawed_root
+    parents = [before] if before is not None and plan.descends else []
+    payload = _payload(state, objects.tree(root), parents)
+    commit = _signed(payload, state, keys)
+    if plan.signer == "moved" and sound is not None:
+        commit = _with_signature(payload, git_state(sound, keys, before))
+    return GitState(objects.add(COMMIT, commit), objects.found)
+
+
+def _payload(state: State, tree: str, parents: list[str]) -> bytes:
+    plan = state.commit
+    trailers = {
+        "Manifest-Digest": plan.digest or sha256(state.manifest),
+        "Manifest-Version": plan.version or str(state.version),
+        "Device": plan.device,
+    }
+    who = Ident("Conformance", "conformance@example.com", _WRITTEN_AT, 0)
+    return build_commit(
+        tree, parents, who, who, f"Manifest {state.version} for {plan.device}\n\n{format_trailers(trailers)}"
+    )
+
+
+def _signed(payload: bytes, state: State, keys: Keys) -> bytes:
+    plan = state.commit
+    if plan.signer == "nobody":
+        return payload
+    key = keys.stranger if plan.signer == "stranger" else keys.renderer
+    return _insert(payload, sign(payload, key, plan.namespace))
+
+
+def _with_signature(payload: bytes, signed: GitState) -> bytes:
+    """Return a commit with the signature of another one."""
+    signature = parse_commit(signed.objects[signed.tip][1]).signature
+    return _insert(payload, f"{signature}\n")
+
+
+def _insert(payload: bytes, armor: str) -> bytes:
+    head, blank, message = payload.partition(b"\n\n")
+    folded = armor.removesuffix("\n").encode().replace(b"\n", b"\n ")
+    return b"".join([head, b"\n", _SIGNATURE, b" ", folded, blank, message])

@@ -1,0 +1,197 @@
+"""Device states to offer: sound ones, and ones with a single flaw."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+from margo_gitops.digests import sha256
+from margo_gitops.documents.bundle import write_bundle
+from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE
+from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.trust.ssh_signing_key import SigningKey, parse_signing_key
+
+DEVICE: Final = "conformance-01"
+OTHER_DEVICE: Final = "conformance-02"
+BASE_VERSION: Final = 5
+
+_NAMESPACE: Final = uuid.UUID("5f1f9a4e-2d0b-5b59-9a77-2a1c6f3f8b11")
+
+
+def deployment_id(name: str) -> str:
+    """Return the id of the deployment of this name; always the same."""
+    return str(uuid.uuid5(_NAMESPACE, name))
+
+
+def document(name: str, setting: str = "one", *, device: str = DEVICE) -> bytes:
+    """Return a deployment document as a renderer writes it.
+
+    Args:
+        name: of the deployment.
+        setting: value of its one parameter; another value makes another document.
+        device: that it is for.
+    """
+    properties: Json = {"repository": f"oci://registry.example.com/{name}", "revision": "1.0.0"}
+    return write_yaml(
+        {
+            "id": deployment_id(name),
+            "metadata": {"name": name, "namespace": "margo", "deviceId": device},
+            "spec": {
+                "applicationId": f"com-example-{name}",
+                "deploymentProfile": {
+                    "type": "compose",
+                    "components": [{"name": name, "properties": properties}],
+                },
+                "parameters": {
+                    "setting": {"value": setting, "targets": [{"pointer": "SETTING", "components": [name]}]}
+                },
+            },
+        }
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class TreeEntry:
+    """An entry of a git tree that no renderer writes.
+
+    Attributes:
+        name: as it stands in the tree.
+        mode: of the entry.
+        content: of its blob, or of a symbolic link; the id of a submodule's commit, as bytes.
+    """
+
+    name: bytes
+    mode: int
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class CommitPlan:
+    """How a state stands in git.
+
+    Attributes:
+        signer: whose key signs it; "moved" keeps the signature of the state as it was before `manifest` and
+            `documents` were changed, as somebody without a key would.
+        namespace: what the signature is for.
+        device: trailer `Device`.
+        digest: trailer `Manifest-Digest`; None for the right one.
+        version: trailer `Manifest-Version`; None for the right one.
+        descends: its parent is the state before; else it has none.
+        root: further entries of the tree.
+        folder: further entries of the folder `deployments`, or others in place of those of the same name.
+        documents_mode: mode of the documents.
+        reversed: the entries of the folder stand in the wrong order.
+    """
+
+    signer: Literal["renderer", "stranger", "nobody", "moved"] = "renderer"
+    namespace: str = "git"
+    device: str = DEVICE
+    digest: str | None = None
+    version: str | None = None
+    descends: bool = True
+    root: tuple[TreeEntry, ...] = ()
+    folder: tuple[TreeEntry, ...] = ()
+    documents_mode: int = 0o100644
+    reversed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What a device shall run, as it is offered.
+
+    Attributes:
+        version: that it says it has.
+        manifest: its bytes.
+        documents: what is served, by deployment id; with a flaw, not what the manifest lists.
+        bundle: what is served as the bundle; None where there is none.
+        commit: how it stands in git.
+    """
+
+    version: int
+    manifest: bytes
+    documents: Mapping[str, bytes]
+    bundle: bytes | None
+    commit: CommitPlan = field(default_factory=CommitPlan)
+
+    def files(self) -> dict[str, bytes]:
+        """Return what an agent holds that took it, by path."""
+        return {"manifest.json": self.manifest} | {
+            f"deployments/{name}.yaml": content for name, content in self.documents.items()
+        }
+
+    def with_commit(self, **changes: object) -> State:
+        """Return it with another plan of its commit."""
+        return replace(self, commit=replace(self.commit, **changes))  # type: ignore[arg-type]  # checked by the plan
+
+
+def manifest_fields(version: int, documents: Mapping[str, bytes], bundle: bytes | None = None) -> dict[str, Json]:
+    """Return the fields of a sound manifest, to be written or changed.
+
+    Args:
+        version: the manifest's version.
+        documents: by deployment id.
+        bundle: the archive; None for the one of these documents.
+    """
+    archive = bundle if bundle is not None else write_bundle(documents) if documents else b""
+    reference: Json = None
+    if documents:
+        digest = sha256(archive)
+        reference = {
+            "mediaType": BUNDLE_MEDIA_TYPE,
+            "digest": digest,
+            "url": f"/api/v1/bundles/{digest}",
+            "sizeBytes": len(archive),
+        }
+    return {
+        "manifestVersion": version,
+        "bundle": reference,
+        "deployments": [
+            {
+                "deploymentId": name,
+                "digest": sha256(content),
+                "url": f"/api/v1/deployments/{name}/{sha256(content)}",
+                "sizeBytes": len(content),
+            }
+            for name, content in sorted(documents.items())
+        ],
+    }
+
+
+def make_state(version: int, documents: Mapping[str, bytes], *, bundle: bytes | None = None) -> State:
+    """Return a sound state.
+
+    Args:
+        version: the manifest's version.
+        documents: by deployment id.
+        bundle: the archive; None for the one of these documents.
+    """
+    archive = bundle if bundle is not None else write_bundle(documents) if documents else None
+    return State(version, write_json(manifest_fields(version, documents, archive)), dict(documents), archive)
+
+
+def documents(**settings: str) -> dict[str, bytes]:
+    """Return documents by deployment id: `documents(hmi="one")` has the deployment `hmi`."""
+    return {deployment_id(name): document(name, setting) for name, setting in settings.items()}
+
+
+def base_state() -> State:
+    """Return the state that a device holds before each case."""
+    return make_state(BASE_VERSION, documents(hmi="one", mes="one", edge="one", opc="one"))
+
+
+def next_state(version: int = BASE_VERSION + 1) -> State:
+    """Return a sound state after the base: one document changed."""
+    return make_state(version, documents(hmi="two", mes="one", edge="one", opc="one"))
+
+
+def make_signing_key() -> SigningKey:
+    """Return a new key; it lives as long as this run."""
+    private = Ed25519PrivateKey.generate()
+    return parse_signing_key(private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))

@@ -1,0 +1,196 @@
+"""Requests exactly as a check writes them, and answers as they come: no redirects, no retries, no normalizing."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import ssl
+import time
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+from urllib.parse import urlsplit
+
+from margo_gitops import __version__
+from margo_gitops.conformance.evidence import shown
+from margo_gitops.conformance.servers.target import ServerTarget
+from margo_gitops.errors import ServerNotCheckable, ServerNotReached
+
+LONGEST_BODY: Final = 64 * 1024 * 1024
+_LONGEST_CONTENT: Final = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """An answer.
+
+    Attributes:
+        status: the status code.
+        headers: names in lower case; several of one name are joined by a comma.
+        body: as it came, with its content coding.
+        seconds: from the request to the end of the answer.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+    seconds: float
+
+    def header(self, name: str) -> str:
+        """Return a header; empty where there is none."""
+        return self.headers.get(name.lower(), "")
+
+    @property
+    def keeps(self) -> bool:
+        """Whether the server keeps the connection."""
+        return "close" not in self.header("connection").lower()
+
+    @property
+    def media_type(self) -> str:
+        """The media type, without parameters."""
+        return self.header("content-type").partition(";")[0].strip().lower()
+
+    def content(self) -> bytes:
+        """Return the body without its content coding.
+
+        Raises:
+            ValueError: it is in a coding that nobody asked for, damaged, or too long.
+        """
+        coding = self.header("content-encoding").lower() or "identity"
+        if coding == "identity":
+            return self.body
+        if coding not in ("gzip", "x-gzip"):
+            raise ValueError(f"the content coding is {shown(coding)}")
+        unpacker = zlib.decompressobj(wbits=31)
+        try:
+            content = unpacker.decompress(self.body, _LONGEST_CONTENT)
+        except zlib.error as error:
+            raise ValueError(f"the body is no gzip: {error}") from error
+        if not unpacker.eof:
+            raise ValueError("the body is cut off, or unpacks to too much")
+        return content
+
+
+@dataclass(slots=True)
+class RawClient:
+    """Asks one server, on one connection that is kept while it can be.
+
+    Attributes:
+        target: the server and who asks.
+        log: what was asked and came, one line each, without credentials.
+        replies: every answer so far.
+    """
+
+    target: ServerTarget
+    log: list[str] = field(default_factory=list)
+    replies: list[Reply] = field(default_factory=list)
+    _connection: http.client.HTTPConnection | None = None
+
+    def ask(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+        *,
+        token: str | None = None,
+    ) -> Reply:
+        """Send a request and return the answer.
+
+        Args:
+            method: such as GET.
+            path: the target, from the host on; sent as it is.
+            headers: besides Host, Authorization and lengths.
+            body: what is sent; None for nothing.
+            token: another token than the device's; empty for no Authorization at all.
+
+        Raises:
+            ServerNotReached: no answer came.
+        """
+        sent = {"User-Agent": f"margo-gitops-conformance/{__version__}", **(headers or {})}
+        given = self.target.token if token is None else token
+        if given:
+            sent["Authorization"] = self._authorization(given)
+        begin = time.monotonic()
+        try:
+            reply = self._exchange(method, path, sent, body, begin)
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise ServerNotReached(
+                f"{shown(f'{method} {path}')}: no answer: {shown(str(why))}",
+                remedy="check the URL, the network and the certificates; then try again",
+            ) from error
+        self.replies.append(reply)
+        self.log.append(self._line(method, path, headers or {}, reply, given))
+        return reply
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _exchange(self, method: str, path: str, headers: dict[str, str], body: bytes | None, begin: float) -> Reply:
+        kept = self._connection is not None
+        connection = self._connection = self._connection or self._connect()
+        try:
+            # Not `request`, which looks at the path and at the body.
+            connection.putrequest(method, path, skip_accept_encoding=True)
+            for name, value in headers.items():
+                connection.putheader(name, value)
+            if body is not None and "Transfer-Encoding" not in headers:
+                connection.putheader("Content-Length", str(len(body)))
+            connection.endheaders()
+            if body:
+                # A server that refuses a body may close before it has come; what it says counts.
+                with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                    connection.send(body)
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException):
+            self.close()
+            if kept:
+                return self._exchange(method, path, headers, body, begin)
+            raise
+        content = response.read(LONGEST_BODY)
+        found: dict[str, str] = {}
+        for name, value in response.getheaders():
+            key = name.lower()
+            found[key] = f"{found[key]}, {value}" if key in found else value
+        if response.will_close or response.read(1):
+            self.close()
+        return Reply(response.status, found, content, time.monotonic() - begin)
+
+    def _connect(self) -> http.client.HTTPConnection:
+        address = urlsplit(self.target.url)
+        host = address.hostname or ""
+        if address.scheme == "http":
+            return http.client.HTTPConnection(host, address.port, timeout=self.target.seconds)
+        try:
+            context = ssl.create_default_context(cafile=self.target.ca_file)
+            if self.target.certificate is not None:
+                context.load_cert_chain(self.target.certificate)
+        except OSError as error:
+            raise ServerNotCheckable(
+                f"the certificates cannot be used: {shown(str(error))}", remedy="name files in PEM form"
+            ) from error
+        return http.client.HTTPSConnection(host, address.port, timeout=self.target.seconds, context=context)
+
+    def _authorization(self, token: str) -> str:
+        if not self.target.username:
+            return f"Bearer {token}"
+        return "Basic " + base64.b64encode(f"{self.target.username}:{token}".encode()).decode()
+
+    def _line(self, method: str, path: str, headers: Mapping[str, str], reply: Reply, token: str) -> str:
+        who = "" if token == self.target.token else ", as another device" if token else ", without credentials"
+        told = "".join(f", {name}: {value}" for name, value in headers.items())
+        tag = f", ETag {reply.header('etag')}" if reply.header("etag") else ""
+        came = f"{reply.status} {reply.media_type}, {len(reply.body)} bytes{tag}"
+        return shown(f"{method} {path}{told}{who} -> {came}", self.target.secrets)
+
+
+def chunked(content: bytes) -> bytes:
+    """Return content as one chunk and the end (RFC 9112, 7.1)."""
+    return b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)

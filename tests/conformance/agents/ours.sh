@@ -1,0 +1,28 @@
+#!/bin/sh
+# The agent of this project, as the conformance kit runs it: its configuration is made from what the kit says.
+set -eu
+config=$CONFORMANCE_FOLDER/agent.yaml
+{
+    echo "apiVersion: margo-gitops/v1"
+    echo "kind: AgentConfiguration"
+    echo "device: $CONFORMANCE_DEVICE"
+    echo "stateFolder: state"
+    echo "source:"
+    echo "  $CONFORMANCE_TRANSPORT:"
+    echo "    url: $CONFORMANCE_URL"
+    echo "    tokenFile: $CONFORMANCE_TOKEN_FILE"
+    echo "    readTimeout: 1s"
+    echo "    pullTimeout: 3s"
+    echo "trust:"
+    if [ "$CONFORMANCE_TRANSPORT" = git ]; then
+        echo "  allowedSigners: $CONFORMANCE_ALLOWED_SIGNERS"
+    else
+        echo "  unsigned: true"
+    fi
+    echo "freshness:"
+    echo "  allowedSigners: $CONFORMANCE_ALLOWED_SIGNERS"
+    echo "appliers:"
+    echo "  files:"
+    echo "    folder: $CONFORMANCE_FOLDER/files"
+} >"$config"
+exec "$@" agent once --config "$config"

@@ -1,0 +1,186 @@
+"""The kit puts agents through its cases: ours conform, a loop around the git command is found out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command_line import Outcome, margo_gitops
+from support.conformance_results import check_recorded
+
+AGENTS = Path(__file__).parent / "agents"
+ROOT = Path(__file__).parents[2]
+OURS = ("sh", str(AGENTS / "ours.sh"), sys.executable, "-P", "-m", "margo_gitops")
+NAIVE = ("sh", str(AGENTS / "naive_git.sh"))
+MARGO_PULL = ("sh", str(AGENTS / "margo_pull.sh"), str(ROOT / "scripts" / "margo-pull.sh"))
+
+Check = Callable[..., Outcome]
+
+
+@pytest.fixture
+def check(tmp_path: Path) -> Check:
+    """Run `margo-gitops conformance agent` with options and a command."""
+
+    def run(command: tuple[str, ...], *options: str) -> Outcome:
+        return margo_gitops("conformance", "agent", *options, "--", *command, cwd=tmp_path, seconds=280)
+
+    return run
+
+
+def report(outcome: Outcome) -> dict[str, Any]:
+    return json.loads(outcome.stdout)
+
+
+def failed(found: dict[str, Any]) -> set[str]:
+    return {each["check"] for each in found["results"] if each["verdict"] == "fail"}
+
+
+@pytest.fixture
+def preloaded(tmp_path: Path) -> Iterator[tuple[str, ...]]:
+    """Our agent's command, forked from a process that has imported everything."""
+    path, program = tmp_path / "preloaded", str(AGENTS / "preloaded.py")
+    process = subprocess.Popen([sys.executable, program, "serve", str(path)])
+    try:
+        deadline = time.monotonic() + 60
+        while not path.exists():
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        yield ("sh", str(AGENTS / "ours.sh"), sys.executable, "-I", "-S", program, "run", str(path))
+    finally:
+        process.kill()
+        process.wait(20)
+
+
+def test_our_agent_passes_as_people_run_it(check: Check) -> None:
+    chosen = ("--only", "an older version", "--only", "a truncated pack", "--only", "G-R-7")
+    outcome = check(OURS, "--held", "state/trusted/current", "--time-limit", "60", "--output", "json", *chosen)
+    assert (outcome.code, failed(report(outcome))) == (0, set()), outcome
+
+
+@pytest.mark.parametrize("transport", ["git", "http"])
+def test_our_agent_passes_every_case(check: Check, preloaded: tuple[str, ...], transport: str) -> None:
+    options = ("--transport", transport, "--held", "state/trusted/current", "--time-limit", "30", "--output", "json")
+    outcome = check(preloaded, *options)
+    found = report(outcome)
+    told = [each for each in found["results"] if each["verdict"] in ("fail", "skipped")]
+    assert (outcome.code, told) == (0, []), outcome
+    assert found["passed"] > 70
+    check_recorded(f"agent, {transport}", found)
+
+
+def test_margo_pull_passes_every_must_of_http(check: Check) -> None:
+    for program in ("curl", "sha256sum", "tar", "gzip"):
+        assert shutil.which(program)
+    options = ("--transport", "http", "--held", "state/current", "--time-limit", "30", "--output", "json")
+    outcome = check(MARGO_PULL, *options)
+    found = report(outcome)
+    assert (outcome.code, found["failed"], found["skipped"]) == (0, 0, 0), outcome
+    # It reads no YAML: whoever applies the state has to.
+    assert failed(found) == {
+        "documents for another device",
+        "a document that is no YAML",
+        "a document whose YAML aliases grow without bound",
+    }
+    check_recorded("margo-pull.sh", found)
+
+
+def test_a_loop_around_the_git_command_is_found_out(check: Check) -> None:
+    outcome = check(NAIVE, "--transport", "git", "--time-limit", "4", "--output", "json")
+    found = report(outcome)
+    assert outcome.code == 1
+    assert failed(found) >= {
+        "an older version, soundly made",
+        "the same version with other content",
+        "a document that has not the digest that the manifest states",
+        "a changed state under the signature of the sound one",
+        "a commit signed by a stranger",
+        "a commit that nobody signed",
+        "a symbolic link in place of a document",
+        "documents that are executable",
+        "a submodule",
+        "the next version, from another history",
+        "documents for another device",
+        "progress without end: it stops reading",
+    }
+    # What git itself looks after, it is not blamed for.
+    passed = {each["check"] for each in found["results"] if each["verdict"] == "pass"}
+    assert passed >= {
+        "a first state",
+        "one document changed",
+        "all deployments were removed",
+        "a truncated pack",
+        "a pack with another document than the tree names",
+        "the ref is gone",
+        "a name that is git's own",
+        "every request is answered with 403",
+    }
+    check_recorded("git in a loop", found)
+
+
+def test_an_agent_that_does_nothing_does_not_pass(check: Check) -> None:
+    outcome = check(("true",), "--output", "json")
+    found = report(outcome)
+    assert (outcome.code, found["passed"], found["failed"]) == (1, 0, 1)
+    assert found["skipped"] > 50
+
+
+def test_an_agent_that_pulls_once_and_then_never_again_does_not_pass(check: Check, tmp_path: Path) -> None:
+    lazy = tmp_path / "lazy.sh"
+    lazy.write_text(f'[ -d "$CONFORMANCE_FOLDER/current/.git" ] || exec sh {AGENTS / "naive_git.sh"}\n')
+    outcome = check(("sh", str(lazy)), "--only", "answered with 403", "--output", "json")
+    assert (outcome.code, "every request is answered with 403" in failed(report(outcome))) == (1, True)
+    assert "the agent asked nothing" in outcome.stdout
+
+
+def test_an_agent_that_does_not_end_is_killed_and_fails(check: Check) -> None:
+    outcome = check(("sh", "-c", "sleep 60"), "--time-limit", "1")
+    assert outcome.code == 1
+    assert "did not end in time" in outcome.stdout
+
+
+def test_what_is_held_can_be_shown_by_a_command_and_placeholders_are_replaced(check: Check, tmp_path: Path) -> None:
+    script = tmp_path / "agent.sh"
+    script.write_text(
+        'set -eu\ntest "$1" = "$CONFORMANCE_URL"; test "$2" = "$CONFORMANCE_DEVICE"\n'
+        f'sh {AGENTS / "naive_git.sh"}\nmv "$CONFORMANCE_FOLDER/current" "$CONFORMANCE_FOLDER/elsewhere"\n'
+    )
+    outcome = check(
+        ("sh", str(script), "{url}", "{device}"),
+        "--held-by",
+        "sh -c 'cp -R {folder}/elsewhere/* {view}; rm -rf {folder}/elsewhere'",
+        "--only",
+        "one document changed",
+    )
+    assert "pass     G-C-5  MUST    a first state" in outcome.stdout, outcome
+
+
+@pytest.mark.parametrize(
+    ("options", "command", "message"),
+    [
+        pytest.param((), "no-such-agent", "cannot be started", id="no-program"),
+        pytest.param(("--only", "G-S-1"), "true", "no case by git is about G-S-1", id="no-case"),
+    ],
+)
+def test_what_cannot_be_run_is_an_error_of_usage(
+    check: Check, options: tuple[str, ...], command: str, message: str
+) -> None:
+    outcome = check((command,), *options)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert message in outcome.stderr
+    assert "MG2301" in outcome.stderr
+
+
+def test_the_token_is_in_no_report(check: Check) -> None:
+    shouting = ("sh", "-c", 'cat "$CONFORMANCE_TOKEN_FILE"; curl -s -H "Authorization: Bearer x" "{url}"; false')
+    outcome = check(shouting, "--output", "json")
+    said = [line for each in report(outcome)["results"] for line in each["evidence"] if "ended with" in line]
+    assert said
+    assert all("***" in line for line in said)
