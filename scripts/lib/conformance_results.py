@@ -9,6 +9,7 @@ from pathlib import Path
 
 from margo_gitops.conformance.agents.run import checks_of
 from margo_gitops.conformance.requirement import GIT_PAGE, HTTP_PAGE, Requirement, requirements
+from margo_gitops.conformance.servers.git_state_checks import WRITTEN
 from margo_gitops.conformance.servers.run import GIT_CHECKS, HTTP_CHECKS
 
 RESULTS = "docs/conformance-results.json"
@@ -20,10 +21,10 @@ CHAPTERS = (
         GIT_PAGE,
         "server",
         ("serve, git", "git http-backend"),
-        [(c.requirement, c.name) for c in GIT_CHECKS],
+        [(c.requirement, c.name) for c in GIT_CHECKS if c not in WRITTEN],
     ),
     ("Git clients", GIT_PAGE, "client", ("agent, git", "git in a loop"), list(checks_of("git"))),
-    ("Writers of the state repo", GIT_PAGE, "renderer", (), []),
+    ("Writers of the state repo", GIT_PAGE, "renderer", ("serve, git",), [(c.requirement, c.name) for c in WRITTEN]),
     ("HTTP servers", HTTP_PAGE, "server", ("serve, http",), [(c.requirement, c.name) for c in HTTP_CHECKS]),
     ("HTTP clients", HTTP_PAGE, "client", ("agent, http", "margo-pull.sh"), list(checks_of("http"))),
 )

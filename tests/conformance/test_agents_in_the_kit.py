@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +13,7 @@ from typing import Any
 import pytest
 from support.command_line import Outcome, margo_gitops
 from support.conformance_results import check_recorded
+from support.real import require_program
 
 AGENTS = Path(__file__).parent / "agents"
 ROOT = Path(__file__).parents[2]
@@ -77,8 +77,8 @@ def test_our_agent_passes_every_case(check: Check, preloaded: tuple[str, ...], t
 
 
 def test_margo_pull_passes_every_must_of_http(check: Check) -> None:
-    for program in ("curl", "sha256sum", "tar", "gzip"):
-        assert shutil.which(program)
+    for program, package in (("curl", "curl"), ("sha256sum", "coreutils"), ("tar", "tar"), ("gzip", "gzip")):
+        require_program(program, package)
     options = ("--transport", "http", "--held", "state/current", "--time-limit", "30", "--output", "json")
     outcome = check(MARGO_PULL, *options)
     found = report(outcome)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from support.command_line import margo_gitops
 
+from margo_gitops.conformance.agents.state_cases import tampered
 from margo_gitops.conformance.hostile.git_host import REPOSITORY, GitHost
 from margo_gitops.conformance.hostile.git_objects import Keys, git_state
 from margo_gitops.conformance.hostile.margo_api import MANIFEST_PATH, PREFIX, MargoApi
@@ -17,10 +18,13 @@ from margo_gitops.conformance.hostile.server import Answer, HostileServer, Reque
 from margo_gitops.conformance.hostile.states import (
     DEVICE,
     OTHER_DEVICE,
+    State,
+    TreeEntry,
     base_state,
     documents,
     make_signing_key,
     make_state,
+    next_state,
 )
 from margo_gitops.conformance.packets import packet
 from margo_gitops.conformance.report import ConformanceReport
@@ -115,7 +119,7 @@ def _incomplete(objects: dict[str, tuple[int, bytes]]) -> bytes:
     return pack(entry(kind, content) for kind, content in list(objects.values())[1:])
 
 
-UNTRIED_GIT = {"G-A-8", "G-R-8", "G-S-19"}
+UNTRIED_GIT = {"G-A-8", "G-R-8", "G-S-19", "G-S-20"}
 UNTRIED_HTTP = {"H-S-15", "H-S-16", "H-S-17", "H-S-18", "H-S-19"}
 
 
@@ -172,6 +176,34 @@ def test_g_s_7_progress_that_nobody_asked_for_is_found_out(server: HostileServer
     git = host()
     git.side_band = lambda: [packet(b"\x02counting objects\r")]
     assert "G-S-7" in failures(checked_git(server, git, no_fault))
+
+
+def _written(state: State) -> GitHost:
+    keys = Keys(make_signing_key(), make_signing_key())
+    first = git_state(make_state(4, documents(hmi="zero")), keys, None)
+    made = GitHost({}, {})
+    made.add(device_ref(DEVICE), first)
+    made.add(device_ref(DEVICE), git_state(state, keys, first.tip))
+    return made
+
+
+@pytest.mark.parametrize(
+    ("requirement", "state"),
+    [
+        pytest.param("G-T-4", next_state().with_commit(root=(TreeEntry(b"run.sh", 0o100644, b"true"),)), id="G-T-4"),
+        pytest.param("G-T-5", next_state().with_commit(folder=(TreeEntry(b"x.txt", 0o100644, b"x"),)), id="G-T-5"),
+        pytest.param("G-T-6", next_state().with_commit(documents_mode=0o100755), id="G-T-6"),
+        pytest.param("G-T-6", next_state().with_commit(reversed=True), id="G-T-6-order"),
+        pytest.param("G-T-9", tampered(), id="G-T-9"),
+        pytest.param("G-M-1", next_state().with_commit(signatures=2), id="G-M-1"),
+        pytest.param("G-M-3", next_state().with_commit(device=OTHER_DEVICE), id="G-M-3-device"),
+        pytest.param("G-M-3", next_state().with_commit(version="7"), id="G-M-3-version"),
+        pytest.param("G-M-3", next_state().with_commit(again="Device: x"), id="G-M-3-twice"),
+        pytest.param("G-M-4", next_state().with_commit(signer="nobody"), id="G-M-4"),
+    ],
+)
+def test_what_was_wrongly_written_is_found_out(server: HostileServer, requirement: str, state: State) -> None:
+    assert failures(checked_git(server, _written(state), no_fault)) - UNTRIED_GIT == {requirement}
 
 
 def _changed(request: Request, answer: Answer) -> Answer | None:

@@ -62,11 +62,12 @@ class Authority:
             extensions.append(x509.SubjectAlternativeName(names))
         return _issue("", self.issued, extensions, usage=usage or {}, begins=begins, ends=ends)
 
-    def server(self) -> Issued:
+    def server(self, *hosts: str) -> Issued:
+        """Issue a server's certificate for the loopback, by address, and by these names."""
         names = x509.SubjectAlternativeName(
             [
                 x509.IPAddress(ipaddress.ip_address("127.0.0.1")),
-                x509.DNSName("localhost"),
+                *map(x509.DNSName, hosts),
                 x509.UniformResourceIdentifier("spiffe://plant.example/margo/wfm/main"),
             ]
         )

@@ -86,7 +86,7 @@ class TestCaddy:
         (fleet.folder / "accepted").write_text(f"{spiffe_id('press-01')}\n{spiffe_id('press-02')}\n")
         fleet.start(identity={"clientCert": {"proxies": ["127.0.0.1"], "accepted": "accepted"}})
         bundle, _ = authority.issued.write(tmp_path, "devices-ca")
-        server = authority.server().write(tmp_path, "server")
+        server = authority.server("localhost").write(tmp_path, "server")
         with caddy_before(tmp_path / "caddy", fleet.port, *server, bundle) as url:
             yield url
 

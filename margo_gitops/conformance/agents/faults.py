@@ -8,7 +8,7 @@ from typing import Final
 from margo_gitops.conformance.agents.case import Fault, Place, Seen
 from margo_gitops.conformance.hostile.server import Answer, Request
 
-MOST_TAKEN: Final = 64 * 1024 * 1024
+MOST_TAKEN: Final = 72 * 1024 * 1024
 """Bytes that an agent may read of an answer before it must have seen that it is too long."""
 MOST_RETRIES: Final = 4
 _PIECE: Final = bytes(64 * 1024).replace(b"\0", b" ")

@@ -195,6 +195,8 @@ SIGNATURES: Final = (
     Case("a first state signed by a stranger", by("G-M-5"), _commit(signer="stranger"), empty=True),
     Case("a commit that names another device", by("G-M-7"), _commit(device=OTHER_DEVICE)),
     Case("a commit that states another manifest", by("G-M-6"), _commit(digest=f"sha256:{'0' * 64}")),
+    Case("a commit that names two devices", by("G-M-8"), _commit(again=f"Device: {OTHER_DEVICE}")),
+    Case("a commit with two signatures", by("G-M-8"), _commit(signatures=2)),
     Case("the next version, from another history", by("G-V-5"), _commit(descends=False)),
 )
 

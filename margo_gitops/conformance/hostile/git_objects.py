@@ -111,9 +111,9 @@ def _payload(state: State, tree: str, parents: list[str]) -> bytes:
         "Device": plan.device,
     }
     who = Ident("Conformance", "conformance@example.com", _WRITTEN_AT, 0)
-    return build_commit(
-        tree, parents, who, who, f"Manifest {state.version} for {plan.device}\n\n{format_trailers(trailers)}"
-    )
+    again = f"{plan.again}\n" if plan.again else ""
+    message = f"Manifest {state.version} for {plan.device}\n\n{format_trailers(trailers)}{again}"
+    return build_commit(tree, parents, who, who, message)
 
 
 def _signed(payload: bytes, state: State, keys: Keys) -> bytes:
@@ -121,7 +121,10 @@ def _signed(payload: bytes, state: State, keys: Keys) -> bytes:
     if plan.signer == "nobody":
         return payload
     key = keys.stranger if plan.signer == "stranger" else keys.renderer
-    return _insert(payload, sign(payload, key, plan.namespace))
+    signed = payload
+    for _ in range(plan.signatures):
+        signed = _insert(signed, sign(payload, key, plan.namespace))
+    return signed
 
 
 def _with_signature(payload: bytes, signed: GitState) -> bytes:

@@ -7,9 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-
 from margo_gitops.digests import sha256
 from margo_gitops.documents.bundle import write_bundle
 from margo_gitops.documents.json_writer import write_json
@@ -88,6 +85,8 @@ class CommitPlan:
         folder: further entries of the folder `deployments`, or others in place of those of the same name.
         documents_mode: mode of the documents.
         reversed: the entries of the folder stand in the wrong order.
+        again: a trailer that stands a second time.
+        signatures: how often the signature stands in the commit.
     """
 
     signer: Literal["renderer", "stranger", "nobody", "moved"] = "renderer"
@@ -100,6 +99,8 @@ class CommitPlan:
     folder: tuple[TreeEntry, ...] = ()
     documents_mode: int = 0o100644
     reversed: bool = False
+    again: str = ""
+    signatures: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,5 +194,9 @@ def next_state(version: int = BASE_VERSION + 1) -> State:
 
 def make_signing_key() -> SigningKey:
     """Return a new key; it lives as long as this run."""
+    # Only who puts an agent through cases needs them, and they are slow to load.
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
     private = Ed25519PrivateKey.generate()
     return parse_signing_key(private.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()))

@@ -18,7 +18,7 @@ from margo_gitops.conformance.servers.git_session import (
     read_refs,
 )
 from margo_gitops.conformance.servers.pack_contents import OFS_DELTA
-from margo_gitops.conformance.servers.raw_client import chunked
+from margo_gitops.conformance.servers.raw_client import Reply, chunked
 
 _BODY: Final = 64 * 1024
 _TOO_LARGE: Final = 8 * 1024 * 1024
@@ -184,9 +184,19 @@ def _names_format(session: GitSession) -> None:
     expect(said == [f"object-format={session.object_format}"], f"ids are of {session.object_format}, it says {said}")
 
 
-def _refuses_other_format(session: GitSession) -> None:
+def _other_format(session: GitSession) -> tuple[str, Reply]:
     other = "sha256" if session.object_format == "sha1" else "sha1"
-    reply = session.post(command_bytes("ls-refs", [f"ref-prefix {session.ref}"], (f"object-format={other}",)))
+    command = command_bytes("ls-refs", [f"ref-prefix {session.ref}"], (f"object-format={other}",))
+    return other, session.post(command)
+
+
+def _refuses_other_format(session: GitSession) -> None:
+    other, reply = _other_format(session)
+    expect(session.tip().encode() not in reply.body, f"a command of {other} is answered with the ref")
+
+
+def _says_other_format(session: GitSession) -> None:
+    other, reply = _other_format(session)
     expect(bool(error_of(reply)), f"a command of {other} is answered with {reply.status} and no ERR packet")
 
 
@@ -275,14 +285,15 @@ OFFERING: Final[tuple[Check[GitSession], ...]] = (
     Check("G-S-14", "an idle poll is answered by the one line and no more", _same_bytes),
     Check("G-S-16", "ls-refs may wait for a change", _waits),
     Check("G-S-18", "the object format is named", _names_format),
-    Check("G-S-19", "another object format is refused", _refuses_other_format, _MUTE),
+    Check("G-S-19", "another object format is refused", _refuses_other_format),
+    Check("G-S-20", "and the reason is told", _says_other_format, _MUTE),
     Check("G-X-2", "no tags are sent", _no_tags),
     Check("G-X-3", "nothing else is offered", _offers_no_more, "git config uploadpack.allowFilter false"),
     Check("G-X-6", "nobody can push", _takes_no_push, "git config http.receivepack false"),
     Check("G-X-8", "no files of the dumb protocol", _not_dumb, "git config http.getanyfile false"),
     Check("G-R-1", "what is not there is answered by an ERR packet", _errors),
-    Check("G-R-1", "what is no request of git is 4xx", _garbage, _MUTE),
     Check("G-R-8", "a request that is too large is 413", _too_large, "set the proxy's limit of bodies, such as 1 MiB"),
+    Check("G-R-9", "what is no request of git is 4xx", _garbage, _MUTE),
     Check("G-F-12", "a freshness statement can be fetched", _freshness),
 )
 """Checks of requests and answers."""

@@ -13,12 +13,13 @@ from margo_gitops.conformance.servers import git_checks, http_checks
 from margo_gitops.conformance.servers.checking import run_checks
 from margo_gitops.conformance.servers.git_access_checks import ACCESS
 from margo_gitops.conformance.servers.git_session import GitSession
+from margo_gitops.conformance.servers.git_state_checks import WRITTEN
 from margo_gitops.conformance.servers.http_report_checks import REPORTING
 from margo_gitops.conformance.servers.http_session import HttpSession
 from margo_gitops.conformance.servers.raw_client import RawClient
 from margo_gitops.conformance.servers.target import ServerTarget
 
-GIT_CHECKS: Final = (*git_checks.OFFERING, *ACCESS, *git_checks.AFTERWARDS)
+GIT_CHECKS: Final = (*git_checks.OFFERING, *ACCESS, *WRITTEN, *git_checks.AFTERWARDS)
 """Every check of a git server, in the order in which they are made."""
 
 HTTP_CHECKS: Final = (*http_checks.READING, *REPORTING, *http_checks.AFTERWARDS)

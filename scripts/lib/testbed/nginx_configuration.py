@@ -78,7 +78,9 @@ def _locations(folder: Path, backend: Path, ports: Mapping[str, int]) -> str:
     }
     served = [
         f"    location ~ ^{prefix}/{way}/(?<repository>.*)$ {{\n"
-        f"      {guard}\n{_backend(folder, backend, push=bool(prefix))}    }}\n"
+        f"      {guard}\n{_backend(folder, backend, push=bool(prefix))}"
+        # A device's requests are small (git subset, G-R-8); packs come with a push.
+        f"      client_max_body_size {'256m' if prefix else '1m'};\n    }}\n"
         for prefix in ("", "/push")
         for way, guard in guards.items()
     ]

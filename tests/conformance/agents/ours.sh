@@ -11,8 +11,8 @@ config=$CONFORMANCE_FOLDER/agent.yaml
     echo "  $CONFORMANCE_TRANSPORT:"
     echo "    url: $CONFORMANCE_URL"
     echo "    tokenFile: $CONFORMANCE_TOKEN_FILE"
-    echo "    readTimeout: 1s"
-    echo "    pullTimeout: 3s"
+    echo "    readTimeout: 2s"
+    echo "    pullTimeout: 4s"
     echo "trust:"
     if [ "$CONFORMANCE_TRANSPORT" = git ]; then
         echo "  allowedSigners: $CONFORMANCE_ALLOWED_SIGNERS"

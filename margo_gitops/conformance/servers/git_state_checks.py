@@ -1,0 +1,179 @@
+"""Checks of what a server's renderer wrote: the device's commit, tree and documents (docs/git-subset.md, G-T, G-M)."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from margo_gitops.conformance.evidence import shown
+from margo_gitops.conformance.hostile.packs import TREE
+from margo_gitops.conformance.servers.checking import Check, CheckFailed, CheckSkipped, NotApplicable, expect
+from margo_gitops.conformance.servers.git_session import GitSession
+from margo_gitops.digests import sha256
+from margo_gitops.documents.kinds import read_as, read_source
+from margo_gitops.documents.manifest import StateManifest
+from margo_gitops.errors import InvalidDocument, UnreadableDocument
+
+_DOCUMENT: Final = re.compile(rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.yaml")
+_HEADERS: Final = re.compile(
+    r"tree [0-9a-f]+\n(parent [0-9a-f]+\n)*author [^\n]+\ncommitter [^\n]+\n(gpgsig(-sha256)? [^\n]+\n( [^\n]*\n)*)?"
+)
+_LARGEST_BLOB: Final = 8 * 1024 * 1024
+_LARGEST_TREE: Final = 64 * 1024 * 1024
+_LARGEST_COMMIT: Final = 64 * 1024
+_MOST_DEPLOYMENTS: Final = 1024
+_FILE: Final = b"100644"
+_FOLDER: Final = b"40000"
+
+Entry = tuple[bytes, bytes, str]
+"""Mode, name and id."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    commit: bytes
+    root: tuple[Entry, ...]
+    folder: tuple[Entry, ...]
+    blobs: dict[str, bytes]
+
+    @property
+    def manifest(self) -> bytes:
+        """The bytes of manifest.json; none where there is none."""
+        return next((self.blobs.get(name, b"") for _, path, name in self.root if path == b"manifest.json"), b"")
+
+    @property
+    def head(self) -> str:
+        """The headers of the commit."""
+        return self.commit.partition(b"\n\n")[0].decode(errors="replace") + "\n"
+
+    def trailers(self, name: str) -> list[str]:
+        """Return the values of a trailer in the last paragraph of the message."""
+        message = self.commit.partition(b"\n\n")[2].decode(errors="replace")
+        lines = message.rstrip().rpartition("\n\n")[2].splitlines()
+        return [line.partition(": ")[2] for line in lines if line.partition(": ")[0] == name]
+
+
+def _served(session: GitSession) -> _Served:
+    tip, id_bytes = session.tip(), len(session.tip()) // 2
+    try:
+        objects = session.state().objects
+    except CheckFailed as error:
+        raise CheckSkipped(f"the state cannot be read: {error}") from error
+    commit = objects.get(tip, (0, b""))[1]
+    tree = commit.partition(b"\n")[0].partition(b" ")[2].decode(errors="replace")
+    root = _entries(objects.get(tree, (0, b""))[1], id_bytes)
+    folders = [name for _, path, name in root if path == b"deployments" and objects.get(name, (0, b""))[0] == TREE]
+    folder = _entries(objects[folders[0]][1], id_bytes) if folders else ()
+    return _Served(commit, root, folder, {name: content for name, (_, content) in objects.items()})
+
+
+def _entries(tree: bytes, id_bytes: int) -> tuple[Entry, ...]:
+    found, at = [], 0
+    while (end := tree.find(b"\0", at)) >= 0:
+        mode, _, name = tree[at:end].partition(b" ")
+        found.append((mode, name, tree[end + 1 : end + 1 + id_bytes].hex()))
+        at = end + 1 + id_bytes
+    return tuple(found)
+
+
+def _manifest(served: _Served) -> StateManifest:
+    try:
+        manifest = read_as(StateManifest, read_source(served.manifest, "manifest.json"))
+    except (InvalidDocument, UnreadableDocument) as error:
+        raise CheckFailed(f"manifest.json does not follow its contract: {shown(str(error))}") from error
+    if not isinstance(manifest, StateManifest):
+        raise CheckFailed("manifest.json is no manifest")
+    return manifest
+
+
+def _two_names(session: GitSession) -> None:
+    served = _served(session)
+    wanted = [b"deployments", b"manifest.json"] if _manifest(served).deployments else [b"manifest.json"]
+    found = sorted(name for _, name, _ in served.root)
+    expect(found == wanted, f"the tree holds {shown(b', '.join(found))}")
+
+
+def _named_documents(session: GitSession) -> None:
+    served = _served(session)
+    names = [_DOCUMENT.fullmatch(name) for _, name, _ in served.folder]
+    expect(all(names), "a file in deployments is not named <deployment id>.yaml")
+    expect(len(names) <= _MOST_DEPLOYMENTS, f"there are {len(names)} deployments")
+    found = sorted(match[1].decode() for match in names if match)
+    listed = sorted(each.deployment_id.lower() for each in _manifest(served).deployments)
+    expect(found == listed, "the files are not the ones that the manifest lists")
+
+
+def _modes(session: GitSession) -> None:
+    served = _served(session)
+    for mode, name, _ in (*served.root, *served.folder):
+        expect(mode == (_FOLDER if name == b"deployments" else _FILE), f"{shown(name)} has the mode {shown(mode)}")
+    for entries in (served.root, served.folder):
+        names = [name + b"/" if mode == _FOLDER else name for mode, name, _ in entries]
+        expect(names == sorted(set(names)), "the names are not in git's order")
+
+
+def _sizes(session: GitSession) -> None:
+    served = _served(session)
+    sizes = [len(served.blobs.get(name, b"")) for mode, _, name in (*served.root, *served.folder) if mode == _FILE]
+    expect(max(sizes, default=0) <= _LARGEST_BLOB, f"a file has {max(sizes, default=0)} bytes")
+    expect(sum(sizes) <= _LARGEST_TREE, f"all files together have {sum(sizes)} bytes")
+    expect(len(served.commit) <= _LARGEST_COMMIT, f"the commit has {len(served.commit)} bytes")
+
+
+def _digests(session: GitSession) -> None:
+    served = _served(session)
+    found = {name: sha256(served.blobs.get(target, b"")) for _, name, target in served.folder}
+    for listed in _manifest(served).deployments:
+        digest = found.get(f"{listed.deployment_id.lower()}.yaml".encode())
+        expect(digest == listed.digest, f"{listed.deployment_id} has {digest}, the manifest states {listed.digest}")
+
+
+def _commit_form(session: GitSession) -> None:
+    served = _served(session)
+    expect(b"\0" not in served.commit, "the commit holds a NUL")
+    try:
+        served.commit.decode()
+    except UnicodeDecodeError as error:
+        raise CheckFailed(f"the commit is not UTF-8: {error}") from error
+    expect(_HEADERS.fullmatch(served.head) is not None, f"the headers are {shown(served.head)}")
+
+
+def _parents(session: GitSession) -> None:
+    parents = _served(session).head.count("\nparent ")
+    expect(parents <= 1, f"the commit has {parents} parents")
+    if not parents:
+        raise NotApplicable("it is the device's first commit")
+
+
+def _trailers(session: GitSession) -> None:
+    served = _served(session)
+    version = str(json.loads(served.manifest).get("manifestVersion")) if served.manifest else ""
+    for name, wanted in (
+        ("Device", session.target.device.partition("/")[0]),
+        ("Manifest-Version", version),
+        ("Manifest-Digest", sha256(served.manifest)),
+    ):
+        found = served.trailers(name)
+        expect(found == [wanted], f"the trailer {name} is {shown(', '.join(found)) or 'missing'}, not {wanted}")
+
+
+def _signed(session: GitSession) -> None:
+    head = _served(session).head
+    expect("\ngpgsig" in head, "the commit is not signed")
+    expect("BEGIN SSH SIGNATURE" in head, "the signature is none of an SSH key")
+
+
+WRITTEN: Final[tuple[Check[GitSession], ...]] = (
+    Check("G-T-4", "the tree is manifest.json and deployments", _two_names),
+    Check("G-T-5", "deployments holds exactly what the manifest lists", _named_documents),
+    Check("G-T-6", "modes and order of names", _modes),
+    Check("G-T-7", "nothing is too large", _sizes),
+    Check("G-T-9", "documents have the digests that the manifest states", _digests),
+    Check("G-M-1", "the commit has the form of one", _commit_form),
+    Check("G-M-2", "the commit has one parent", _parents),
+    Check("G-M-3", "the commit states device, version and digest", _trailers),
+    Check("G-M-4", "the commit is signed", _signed, "margo-gitops render --signing-key FILE"),
+)
+"""Checks of the state that is served; whoever wrote it."""
