@@ -52,7 +52,7 @@ class Rerender:
             if only is not None:
                 clients = {client_of(device) for device in intent.devices}
                 only |= {each for each in clients if _tree(before, each) != _tree(after, each)}
-            states = render(intent, lambda device: self.objects.held(before, encoded_name(device)), only)
+            states = render(intent, lambda device: self.objects.held(before, encoded_name(device)), only, placed)
         self._intent, self._placed = intent, placed
         return {encoded_name(state.device): state for state in states}
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 
 from margo_gitops.audit.log import DeviceEntry, LogEntry
-from margo_gitops.audit.trace import Trace, TracedDeployment, TracedReport
 from margo_gitops.audit.verification import Verification
 from margo_gitops.renderer.wording import counted
 
@@ -50,55 +48,6 @@ def _device_lines(entry: DeviceEntry) -> Iterator[str]:
         yield f"    {each.change:<7}  {each.name}{child}"
 
 
-def trace_lines(trace: Trace) -> Iterator[str]:
-    """Yield what a device should run, back to the lines that say so."""
-    yield f"{trace.device}  manifest {trace.version}"
-    yield f"  since         {trace.date}"
-    yield f"  state commit  {trace.state_commit}"
-    yield f"  fleet commit  {trace.fleet_commit[:12]}  {trace.subject}"
-    yield f"  author        {trace.author}"
-    yield f"  signature     {trace.signature}"
-    yield f"  adopted       {_adopted(trace)}"
-    for note in trace.notes:
-        yield f"  note: {note}"
-    for deployment in trace.deployments:
-        yield from _traced(deployment, trace)
-    if not trace.deployments:
-        yield "  runs nothing"
-
-
-def _adopted(trace: Trace) -> str:
-    if trace.adopted is None:
-        return "nothing is reported"
-    when = f" since {utc(trace.adopted_at)}" if trace.adopted_at is not None else ""
-    same = "" if trace.adopted == trace.version else f", not {trace.version}"
-    return f"manifest {trace.adopted}{same}{when}"
-
-
-def _reported(reported: TracedReport | None) -> str:
-    if reported is None:
-        return "not reported"
-    error = f": {reported.error}" if reported.error else ""
-    version = f" by manifest {reported.adopted}" if reported.adopted is not None else ""
-    return f"{reported.state}{version}, reported {utc(reported.at)} with {reported.evidence or 'no evidence'}{error}"
-
-
 def utc(moment: str) -> str:
     """Return a time in UTC as people write it, with a Z."""
     return moment.replace("+00:00", "Z")
-
-
-def _traced(deployment: TracedDeployment, trace: Trace) -> Iterator[str]:
-    child = f" on {deployment.device}" if deployment.device != trace.device else ""
-    application = f"{deployment.application} {deployment.application_version or ''}".rstrip()
-    yield f"  {deployment.name}{child}: {application}, profile {deployment.profile or '?'}"
-    if trace.adopted is not None or deployment.reported is not None:
-        yield f"    {_reported(deployment.reported)}"
-    for each in deployment.parameters:
-        yield f"    {each.name} = {json.dumps(each.value, ensure_ascii=False)}"
-        if each.line is None:
-            yield f"      {each.layer or 'its origin is not known'}"
-            continue
-        yield f"      from {each.layer}  {each.file}:{each.line}"
-        if each.line_commit is not None:
-            yield f"      {each.line_commit[:12]}  {each.line_author}  {each.line_date}  {each.line_subject}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator
+import signal
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -27,8 +29,8 @@ Progress = Callable[[int, int], None]
 """Called with how many commits are done, and of how many."""
 
 _CHECKPOINT_EVERY: Final = 20
-_SMALLEST_RANGE: Final = 10
-"""Commits; the first one of a range is rendered whole, so shorter ranges save nothing."""
+_RANGE: Final = (10, 25)
+"""Commits of a range at least and at most: the first one is rendered whole, and after each progress is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,11 @@ class VerifyOptions:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    """Commits of the branch `fleet` that one process checks, with all that it needs."""
+    """Commits of the branch `fleet` that one process checks, with all that it needs.
+
+    Attributes:
+        next: index of the first commit of each device branch that belongs to it; None: to be found.
+    """
 
     state: Path
     fleet: Path
@@ -62,6 +68,7 @@ class _Range:
     start: int
     end: int
     strict: bool
+    next: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,10 +87,15 @@ def verify(request: AuditRequest, options: VerifyOptions, progress: Progress | N
     """Return whether a state repo's history is what the fleet repo's commits render to.
 
     Raises:
-        AuditUnusable: `since` is no commit of this history.
+        AuditUnusable: `since` is no commit of this history, or the clone of the fleet repo is shallow.
         MargoGitopsError: one of the repos cannot be read.
     """
     with opened(request) as (fleet, objects, location):
+        if fleet.is_shallow:
+            raise AuditUnusable(
+                f"{fleet.root} is a shallow clone, from which nothing can be proven",
+                remedy="fetch the whole fleet repo: git fetch --unshallow (fetch-depth: 0 in a pipeline)",
+            )
         signers = options.signers
         listed = repr((signers.file, signers.signers)) if signers else ""
         strict = ("strict",) if options.strict else ()
@@ -162,14 +174,17 @@ def _lost(ref: str, tip: str, what: str) -> AuditFinding:
 def _checked(whole: _Range, jobs: int, progress: Progress) -> Iterator[_Checked]:
     """Yield the results of parts of a history, in its order."""
     count = whole.end - whole.start
-    size = max(_SMALLEST_RANGE, -(-count // max(jobs, 1)))
+    smallest, largest = _RANGE
+    size = max(smallest, min(largest, -(-count // max(jobs, 1))))
     if jobs < 2 or count <= size:
         yield from _in_order(whole, progress)
         return
-    ranges = [_part(whole, start, min(start + size, whole.end)) for start in range(whole.start, whole.end, size)]
+    ranges = _parts(whole, list(range(whole.start, whole.end, size)))
     done = 0
     # Processes start afresh: libgit2 and the caches of a fork are nobody's business to share.
-    with ProcessPoolExecutor(len(ranges), mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    others = set(multiprocessing.active_children())
+    with ProcessPoolExecutor(min(jobs, len(ranges)), context, _leave_interrupts) as pool:
         try:
             for part, checked in zip(ranges, pool.map(_check_range, ranges), strict=True):
                 done += part.end - part.start
@@ -179,10 +194,46 @@ def _checked(whole: _Range, jobs: int, progress: Progress) -> Iterator[_Checked]
             raise AuditUnusable(
                 "one of the processes was ended, most often because memory was short", remedy="verify with fewer --jobs"
             ) from error
+        except KeyboardInterrupt:
+            # What was verified is kept; nobody waits for the parts that were begun.
+            for process in set(multiprocessing.active_children()) - others:
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a bad commit nothing else is looked at
 
 
-def _part(whole: _Range, start: int, end: int) -> _Range:
-    return _Range(whole.state, whole.fleet, whole.signers, whole.chain, whole.branches, start, end, whole.strict)
+def _leave_interrupts() -> None:
+    """Let the process that shows the progress answer an interrupt, which a terminal sends to all of them."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _parts(whole: _Range, starts: list[int]) -> list[_Range]:
+    """Return a range in parts; what each would have to find in the device branches is found for all in one go."""
+    found = _starts(whole, starts)
+    ends = [*starts[1:], whole.end]
+    return [
+        replace(whole, start=start, end=end, next=found[start] if found else None)
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def _starts(whole: _Range, starts: list[int]) -> dict[int, dict[str, int]] | None:
+    """Return, for each start, how many commits of each device branch belong to what is before; None: one is damaged."""
+    objects = StateObjects(whole.state)
+    place = {name: index for index, name in enumerate(whole.chain)}
+    found: dict[int, dict[str, int]] = {start: {} for start in starts}
+    for encoded, branch in whole.branches.items():
+        latest, reached = 0, []
+        for name in branch:
+            try:
+                latest = max(latest, place.get(objects.commit(name).trailers.get("State-Commit", ""), len(whole.chain)))
+            except BadObjectError:
+                return None
+            reached.append(latest)
+        for start in starts:
+            found[start][encoded] = bisect_left(reached, start)
+    return found
 
 
 def _check_range(part: _Range) -> _Checked:
@@ -201,7 +252,7 @@ def _in_order(part: _Range, progress: Progress) -> Iterator[_Checked]:
     check = CommitCheck(
         objects, FleetRepo.find(part.fleet), part.signers, part.chain, part.branches, strict=part.strict
     )
-    findings = list(_begin(check, part.start))
+    findings = list(_begin(check, part.start, part.next))
     good = seen = 0
     for index in range(part.start, part.end):
         if any(each.severity == "error" for each in findings):
@@ -218,18 +269,23 @@ def _in_order(part: _Range, progress: Progress) -> Iterator[_Checked]:
     yield _Checked(good, check.device_commits - seen, frozenset(check.signed_by), tuple(findings))
 
 
-def _begin(check: CommitCheck, start: int) -> Iterator[AuditFinding]:
+def _found(check: CommitCheck, start: int) -> Iterator[tuple[str, int]]:
+    """Yield how many commits of each device branch belong to what is before a start."""
+    before = frozenset(check.chain[:start])
+    for encoded, branch in check.branches.items():
+        at = 0
+        while at < len(branch) and check.objects.commit(branch[at]).trailers.get("State-Commit") in before:
+            at += 1
+        yield encoded, at
+
+
+def _begin(check: CommitCheck, start: int, found: Mapping[str, int] | None) -> Iterator[AuditFinding]:
     """Find where each device branch stands at the start; yield those that are not where the fleet branch is."""
     if not start:
         return
-    before = frozenset(check.chain[:start])
     name = check.chain[start - 1]
     try:
-        for encoded, branch in check.branches.items():
-            at = 0
-            while at < len(branch) and check.objects.commit(branch[at]).trailers.get("State-Commit") in before:
-                at += 1
-            check.next[encoded] = at
+        check.next.update(found if found is not None else _found(check, start))
         for encoded, place in check.objects.places(check.objects.commit(name).tree).items():
             at = check.next.get(encoded, 0)
             tree = check.objects.commit(check.branches[encoded][at - 1]).tree if at else "nothing"

@@ -30,9 +30,7 @@ class FleetHistory:
         found = self._commit(commit)
         if found.parent_ids:
             return str(found.parent_ids[0])
-        # libgit2 shows a commit at the edge of a shallow clone as a root; its bytes say otherwise.
-        if b"\nparent " in found.read_raw().partition(b"\n\n")[0]:
-            raise history_not_whole(f"the parent of {commit[:12]} is missing")
+        _refuse_cut_off(found)
         return None
 
     def mainline(self, newest: str, base: str | None) -> list[str]:
@@ -77,6 +75,7 @@ class FleetHistory:
             for number, commit in enumerate(walker):
                 if number == MAX_COMMITS:
                     raise PolicyUnusable(f"{newest[:12]} brings more than {MAX_COMMITS} commits")
+                _refuse_cut_off(commit)
                 yield commit.id
         except (KeyError, ValueError, pygit2.GitError) as error:
             raise history_not_whole(str(error).strip("'")) from error
@@ -118,6 +117,24 @@ class FleetHistory:
             return self._repository[commit].peel(pygit2.Commit)
         except (KeyError, ValueError, pygit2.GitError) as error:
             raise history_not_whole(str(error).strip("'")) from error
+
+
+def is_cut_off(commit: pygit2.Commit) -> bool:
+    """Return whether a commit lies at the edge of a shallow clone.
+
+    libgit2 shows such a commit as a root; its bytes say otherwise.
+    """
+    return not commit.parent_ids and b"\nparent " in commit.read_raw().partition(b"\n\n")[0]
+
+
+def _refuse_cut_off(commit: pygit2.Commit) -> None:
+    """Refuse to judge what a shallow clone leaves out: unseen commits would pass.
+
+    Raises:
+        PolicyUnusable: the commit's parents are not in this clone.
+    """
+    if is_cut_off(commit):
+        raise history_not_whole(f"the parent of {str(commit.id)[:12]} is missing")
 
 
 def history_not_whole(why: str) -> PolicyUnusable:

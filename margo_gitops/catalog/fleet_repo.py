@@ -167,15 +167,31 @@ class FleetRepo:
         return FleetHistory(self._repository)
 
     def working_tree(self) -> WorkingTree:
-        """Return the files as they are now, committed or not, without those that git ignores."""
+        """Return the files as they are now, committed or not, without those that git ignores.
+
+        Raises:
+            NoFleetRepo: the repository is bare, so there are none.
+        """
+        if self._repository.is_bare:
+            raise NoFleetRepo(
+                f"{self.root} is a bare repository: it has no files, only commits",
+                remedy="name a commit where the command has --rev (--rev HEAD), or work in a clone",
+            )
         return WorkingTree(self._repository, self.root)
 
     def _commit(self, revision: str) -> pygit2.Commit:
         try:
             return self._repository.revparse_single(revision).peel(pygit2.Commit)
         except (KeyError, ValueError, pygit2.GitError) as error:
-            unborn = revision == "HEAD" and self._repository.head_is_unborn
-            remedy = "commit something first" if unborn else "name a branch, tag or commit id"
+            if not revision.strip():
+                remedy = "name a branch, tag or commit id; in a script, see that the variable is set"
+                raise FleetCommitUnknown("an empty text names no commit", remedy=remedy) from error
+            if revision == "HEAD" and self._repository.head_is_unborn:
+                remedy = "commit something first"
+            elif self._repository.is_shallow:
+                remedy = "this clone is shallow: git fetch --unshallow (fetch-depth: 0 in a pipeline); or name another"
+            else:
+                remedy = "name a branch, tag or commit id"
             raise FleetCommitUnknown(f"{revision} is no commit of {self.root}", remedy=remedy) from error
 
     def knows(self, commit: str) -> bool:
@@ -184,6 +200,18 @@ class FleetRepo:
             return isinstance(self._repository.get(commit), pygit2.Commit)
         except ValueError:
             return False
+
+    @property
+    def is_shallow(self) -> bool:
+        """Whether this clone lacks the older part of the history."""
+        return self._repository.is_shallow
+
+    def remote(self) -> str | None:
+        """Return the remote that a new branch goes to: `origin`, else the only one; None where there is none."""
+        names = [name for name in self._repository.remotes.names() if name is not None]
+        if "origin" in names:
+            return "origin"
+        return names[0] if len(names) == 1 else None
 
     def object(self, name: str) -> tuple[str, bytes] | None:
         """Return type and bytes of an object by its full id; None where this clone lacks it."""

@@ -145,6 +145,13 @@ _OWN = (
         "`spec.policy.freezes` holds one whose end is before the date of the change. It forbids nothing any more."
         " Remove it.",
     ),
+    Rule(
+        "R302",
+        "warning",
+        "The policy names a site that the fleet does not have.",
+        "A rule for a site, or a freeze of one, reaches no device where the name is wrong: the default holds there"
+        " instead. Correct the name, or take the part out of `spec.policy`.",
+    ),
 )
 
 _ERRORS: tuple[type[MargoGitopsError], ...] = (

@@ -11,9 +11,10 @@ import click
 
 from margo_gitops.audit.log import HistoryLog
 from margo_gitops.audit.state import AuditRequest, opened
-from margo_gitops.audit.text import log_lines, trace_lines, verification_lines
+from margo_gitops.audit.text import log_lines, verification_lines
 from margo_gitops.audit.trace import TraceRequest
 from margo_gitops.audit.trace import trace as trace_device
+from margo_gitops.audit.trace_text import trace_lines
 from margo_gitops.audit.verification import Verification
 from margo_gitops.audit.verify import VerifyOptions
 from margo_gitops.audit.verify import verify as verify_history
@@ -120,7 +121,8 @@ def log(
 @state_option
 @click.option("--at", help="A time, 2026-11-21T09:30:00+01:00; UTC where it names no zone. Default: now.")
 @click.option("--deployment", help="Only this deployment.")
-@click.option("--parameter", help="Only this parameter.")
+@click.option("--parameter", help="Only this parameter, with since when it is so and who answers for it.")
+@click.option("--file", "file", help="One file of the device, line by line: its path, its name, or the id in it.")
 @signers_option
 @output_option
 def trace(
@@ -130,18 +132,21 @@ def trace(
     at: str | None,
     deployment: str | None,
     parameter: str | None,
+    file: str | None,
     allowed_signers: Path | None,
     output: str,
 ) -> None:
     """Show what DEVICE should run and did run: each value with the line that says it, its author, and the signature."""
     check_device(device)
-    request = TraceRequest(device, time_of(at), deployment, parameter, read_signers(allowed_signers))
+    if file is not None and (deployment is not None or parameter is not None):
+        raise click.UsageError("--file goes without --deployment and --parameter: a file holds all of one deployment")
+    request = TraceRequest(device, time_of(at), deployment, parameter, read_signers(allowed_signers), file)
     with opened(AuditRequest(fleet, state, cache_folder())) as (repo, objects, _location):
         traced = trace_device(repo, objects, request)
     if output == "json":
         click.echo(json.dumps(write(traced), indent=2, ensure_ascii=False))
         return
-    for line in trace_lines(traced):
+    for line in trace_lines(traced, one_parameter=parameter is not None):
         click.echo(printable(line))
 
 

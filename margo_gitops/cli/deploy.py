@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from margo_gitops.cli.deploy_form import deploy_by_form
 from margo_gitops.cli.edit_options import Editing, edit_options
 from margo_gitops.cli.name_completion import (
     complete_applications,
@@ -50,6 +51,12 @@ from margo_gitops.editing.values import typed_parameters
     shell_complete=complete_profiles,
 )
 @click.option("--name", metavar="NAME", help="The deployment's name.", shell_complete=complete_deployments)
+@click.option("--interactive", is_flag=True, help="Ask for parameters and devices on the terminal.")
+@click.option(
+    "--state",
+    metavar="LOCATION",
+    help="With --interactive: the state repo, for settings that may not change. Default: spec.stateRepo.",
+)
 @fleet_option
 @edit_options
 def deploy(
@@ -60,6 +67,8 @@ def deploy(
     unset: tuple[str, ...],
     profiles: tuple[str, ...],
     name: str | None,
+    interactive: bool,
+    state: str | None,
     fleet: Path,
     commit: bool,
     branch: str | None,
@@ -73,7 +82,13 @@ def deploy(
 
     Values get the type that the application declares; a list is a,b,c or a JSON list. The change is checked as
     `validate` does before anything is written.
+
+    With --interactive, the application's configuration is a form on the terminal, section by section, followed by the
+    devices; what other options say is filled in already. The change, and what it does to devices, is shown before
+    anything is written.
     """
+    if state is not None and not interactive:
+        raise click.UsageError("--state goes with --interactive")
     editing = Editing(fleet, commit, branch, dry_run)
     base = editing.base()
     target = deploy_target(base.intent, application, version, name)
@@ -86,4 +101,7 @@ def deploy(
         unset,
         profiles,
     )
-    editing.finish(base, deploy_edit(base, request))
+    if interactive:
+        deploy_by_form(editing, base, target, request, state)
+    else:
+        editing.finish(base, deploy_edit(base, request))

@@ -89,7 +89,9 @@ class Editing:
             click.echo(f"committed {commit[:12]} on the branch {branch}: {edit.title}")
             _print_files(edit)
             self._print_next(f"plan --rev {shlex.quote(branch)}")
-            click.echo(f"  git{self._in('-C')} push --set-upstream origin {shlex.quote(branch)}")
+            remote = base.repo.remote()
+            if remote is not None:
+                click.echo(f"  git{self._in('-C')} push --set-upstream {shlex.quote(remote)} {shlex.quote(branch)}")
         else:
             write_edit(base, edit)
             _print_files(edit)

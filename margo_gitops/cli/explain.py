@@ -24,7 +24,7 @@ from margo_gitops.rendering.parameters import Effective, Origin
 @output_option
 def explain(device: str, deployment: str, fleet: Path, rev: str | None, output: str) -> None:
     """Show why DEVICE gets DEPLOYMENT as it does: the profile, and each parameter's value, layer, file and line."""
-    intent = read_fleet_commit(fleet, rev).intent if rev else read_working_tree(fleet)
+    intent = read_fleet_commit(fleet, rev).intent if rev is not None else read_working_tree(fleet)
     explanation = explain_deployment(intent, device, deployment)
     if output == "json":
         click.echo(json.dumps(_as_json(explanation), indent=2, ensure_ascii=False))

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from margo_gitops.catalog.fleet import read_fleet_document
+from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.cli.environment import FRESHNESS_KEY
 from margo_gitops.cli.options import cache_folder, fleet_option, output_option
 from margo_gitops.documents.device_id import is_device_id
@@ -58,7 +60,6 @@ def freshness() -> None:
 @click.option(
     "--signing-key",
     envvar=FRESHNESS_KEY,
-    required=True,
     type=click.Path(path_type=Path, dir_okay=False),
     help=f"An OpenSSH ed25519 private key that devices allow this use. Also {FRESHNESS_KEY}.",
 )
@@ -68,19 +69,26 @@ def freshness() -> None:
     help="Refuse to speak of a state that none of these keys signed (ssh-keygen's format).",
 )
 @click.option("--valid-for", type=_ValidFor(), help="90m, 36h or 7d. Default: spec.freshness.validFor, or 7d.")
+@click.option("--if-wanted", is_flag=True, help="Do nothing, and say so, where the fleet has no spec.freshness.")
 @output_option
 def renew(
     fleet: Path,
     state: str | None,
-    signing_key: Path,
+    signing_key: Path | None,
     allowed_signers: Path | None,
     valid_for: timedelta | None,
+    if_wanted: bool,
     output: str,
 ) -> None:
     """Sign that the state repo's state is the newest, as of now: no device's branch moves, none wakes.
 
     With --state no fleet repo is needed, so a schedule can run this with a key that is good for nothing else.
     """
+    if if_wanted and read_fleet_document(FleetRepo.find(fleet).tree("HEAD")).value.spec.freshness is None:
+        click.echo("nothing to renew: margo-gitops.yaml has no spec.freshness", err=output == "json")
+        return
+    if signing_key is None:
+        raise click.UsageError(f"a statement must be signed: pass --signing-key FILE, or set {FRESHNESS_KEY}")
     location, usual = _state(fleet, state)
     signers = _signers(allowed_signers) if allowed_signers else None
     renewal = Renewal(read_signing_key(signing_key), datetime.now(UTC), valid_for or usual, signers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
@@ -14,6 +15,7 @@ import click
 from margo_gitops.errors import ExitCode, ScaffoldRefused
 from margo_gitops.renderer.scaffold import (
     Scaffold,
+    check_artifacts_url,
     check_target,
     default_artifacts_url,
     default_state_repo,
@@ -125,31 +127,34 @@ def _name_of(folder: Path) -> str:
     return re.sub(r"[^a-z0-9]+", "-", folder.absolute().name.lower()).strip("-")
 
 
+def _ask(question: str, default: str, check: Callable[[str], None] = lambda _given: None) -> str:
+    """Return what a person answers, asked again until it is usable."""
+    while True:
+        given = str(click.prompt(question, default=default, err=True))
+        try:
+            check(given)
+        except ScaffoldRefused as error:
+            click.echo(f"  {error.what}: {error.remedy}", err=True)
+        else:
+            return given
+
+
 def _asked(folder: Path, wanted: _Wanted) -> _Wanted:
     """Return what options say, and people answer to the other questions."""
 
-    def ask(question: str, default: str) -> str:
-        return str(click.prompt(question, default=default, err=True))
-
     def name_of(what: str, default: str) -> str:
-        while True:
-            given = ask(what, default)
-            try:
-                Answers(given if what == "name of the fleet" else "fleet", site=given).check()
-            except ScaffoldRefused as error:
-                click.echo(f"  {error.what}: {error.remedy}", err=True)
-            else:
-                return given
+        fleet = what == "name of the fleet"
+        return _ask(what, default, lambda given: Answers(given if fleet else "fleet", site=given).check())
 
     if wanted.name is None:
         wanted = replace(wanted, name=name_of("name of the fleet", _name_of(folder)))
     if wanted.site is None:
         wanted = replace(wanted, site=name_of("name of the first site", FIRST_SITE))
     if wanted.state is None:
-        wanted = replace(wanted, state=ask("state repo, a path or a URL", default_state_repo(folder)))
+        wanted = replace(wanted, state=_ask("state repo, a path or a URL", default_state_repo(folder)))
     if wanted.artifacts_url is None:
         question = "the applications/ folder as devices see it"
-        wanted = replace(wanted, artifacts_url=ask(question, default_artifacts_url(folder)))
+        wanted = replace(wanted, artifacts_url=_ask(question, default_artifacts_url(folder), check_artifacts_url))
     if wanted.ci is None:
         choice = click.Choice(get_args(CiKind))
         wanted = replace(wanted, ci=cast("CiKind", click.prompt("pipelines of", "both", type=choice, err=True)))
@@ -186,7 +191,8 @@ def _print_upgraded(done: Upgraded) -> None:
     written = [file for file in told if file.content is not None or file.fate == "removed"]
     if done.conflicts:
         click.echo("next: write the scaffold's change into these files yourself, or say whose lines win:")
-        click.echo("  margo-gitops init --upgrade --allow-dirty --conflicts mine|theirs|mark")
+        here = "" if done.root.resolve() == Path.cwd() else f" {shlex.quote(str(done.root).rstrip('/'))}"
+        click.echo(f"  margo-gitops init --upgrade{here} --allow-dirty --conflicts mine|theirs|mark")
     if written:
         root = shlex.quote(str(done.root).rstrip("/"))
         click.echo("next: look at it, and commit it")

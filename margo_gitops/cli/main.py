@@ -53,8 +53,23 @@ _EXTRAS = {
 }
 
 
+class _ReaderGoneError(Exception):
+    """The reader of our output went away; Click would answer that with 1, which means differences here."""
+
+
 class Commands(click.Group):
     """A group whose commands are imported when they are asked for."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command; a reader that went away is told apart from findings.
+
+        Raises:
+            _ReaderGoneError: it did.
+        """
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return every command's name."""
@@ -112,6 +127,7 @@ def cli() -> None:
 
 def main() -> NoReturn:
     """Run the command line and exit with the command's code; no error that people can mend shows a traceback."""
+    _open_missing_streams()
     if VARIABLE in os.environ:
         answer(cli)
     try:
@@ -129,15 +145,33 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         click.echo("interrupted", err=True)
         sys.exit(130)
+    except _ReaderGoneError:
+        _end_without_reader()
     except OSError as error:
         _end_on(error)
+
+
+def _open_missing_streams() -> None:
+    """Give a process that was started with `>&-` a stream to nowhere, lest the next file opened becomes its output."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:
+                os.dup2(opened, number)
+                os.close(opened)
+            setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _end_without_reader() -> NoReturn:
+    """End as the shell's own commands do: the reader of our output went away, as `| head` does."""
+    # Python would complain when it flushes.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(141)
 
 
 def _end_on(error: OSError) -> NoReturn:
     """End on an error of the output: what a command does to files and networks has errors of its own."""
     if isinstance(error, BrokenPipeError):
-        # The reader of our output went away, as `| head` does; Python would complain when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        _end_without_reader()
     click.echo(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
     sys.exit(ExitCode.USAGE)

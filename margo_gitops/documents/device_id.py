@@ -79,6 +79,15 @@ def decode_device_id(encoded: str) -> str:
     return device
 
 
+def is_encoded_device_id(name: str) -> bool:
+    """Return whether a name of a folder or a ref is what `encode_device_id` makes of some device id."""
+    try:
+        decode_device_id(name)
+    except ValueError:
+        return False
+    return True
+
+
 def device_ref(device: str) -> str:
     """Return the full name of the ref that a device reads."""
     return DEVICE_REFS + encode_device_id(device)

@@ -77,6 +77,10 @@ class FreshnessPolicy:
     ] = "7d"
 
 
+ARTIFACTS_URL_PATTERN = r"^(file:///|https://[^/]).*/$"
+"""Devices append the path of a content to it."""
+
+
 @dataclass(frozen=True, slots=True)
 class ArtifactPolicy:
     """Where devices find the content of vendored applications."""
@@ -87,7 +91,7 @@ class ArtifactPolicy:
             "The `applications/` folder as devices see it: https, or file for devices that share the disk.",
             ("https://artifacts.plant.example/applications/", "file:///srv/fleet/applications/"),
         ),
-        Text(pattern=r"^(file:///|https://[^/]).*/$", what="a file:// or https:// URL that ends with a slash"),
+        Text(pattern=ARTIFACTS_URL_PATTERN, what="a file:// or https:// URL that ends with a slash"),
     ]
 
 

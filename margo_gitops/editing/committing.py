@@ -74,7 +74,11 @@ def commit_edit(base: Base, edit: Edit, branch: str | None) -> tuple[str, str]:
             remedy=f"name another one with --branch, or add to this one with --branch {name}",
         )
     parent = base.repo.commit(base.revision or "HEAD").id
-    tree = _tree(repository, parent, edit)
+    try:
+        tree = _tree(repository, parent, edit)
+    except (pygit2.GitError, OSError) as error:
+        remedy = "see that you may write in the folder .git, and that its disk has room"
+        raise CommitNotMade("the commit cannot be written", why=_lines(str(error)), remedy=remedy) from error
     where = ["-C", str(base.repo.root)]
     sign = ["-S"] if _git([*where, "config", "--type=bool", "--get", "commit.gpgSign"]).stdout.strip() == "true" else []
     message = f"{edit.title}\n\n{edit.body}\n" if edit.body else f"{edit.title}\n"

@@ -9,6 +9,7 @@ from pygit2.enums import DeltaStatus, FileMode
 
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import find_fleet
+from margo_gitops.catalog.fleet_history import is_cut_off
 from margo_gitops.catalog.package import package_folder
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
@@ -42,6 +43,11 @@ def revert_commit(base: Base, revision: str) -> Edit:
             remedy="name a commit of git log",
         )
     theirs, ours = repository[commit.id].peel(pygit2.Commit), repository[head].peel(pygit2.Commit)
+    if is_cut_off(theirs):
+        raise EditImpossible(
+            f"{commit.id[:12]} cannot be undone: this clone is shallow, and lacks the commit before it",
+            remedy="fetch the whole history: git fetch --unshallow",
+        )
     if not theirs.parents:
         raise EditImpossible(f"{commit.id[:12]} is the first commit: undoing it would remove the whole fleet")
     index = repository.revert_commit(theirs, ours, 1 if len(theirs.parents) > 1 else 0)

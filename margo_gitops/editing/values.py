@@ -38,6 +38,10 @@ def typed_parameters(description: ApplicationDescription, assignments: Sequence[
         if not equals or not name:
             problems.append(f"{assignment!r} is no NAME=VALUE")
             continue
+        if not _is_unicode(assignment):
+            shown = name.encode("utf-8", "replace").decode()
+            problems.append(f"parameter {shown} is given bytes that are not UTF-8")
+            continue
         try:
             values[name] = typed_value(description, name, text)
         except ParameterNotTyped as error:
@@ -45,6 +49,11 @@ def typed_parameters(description: ApplicationDescription, assignments: Sequence[
     if problems:
         raise ParameterNotTyped(f"{description.id} {description.metadata.version} does not take this", why=problems)
     return values
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether an argument was text: other bytes come in as lone surrogates."""
+    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def typed_value(description: ApplicationDescription, name: str, text: str) -> ParameterValue:
@@ -82,7 +91,7 @@ def check_value(description: ApplicationDescription, name: str, value: Parameter
     Raises:
         ParameterNotTyped: with every rule that is broken.
     """
-    if any(isinstance(item, str) and "{{" in item for item in (value if isinstance(value, tuple) else (value,))):
+    if has_expression(value):
         return
     try:
         broken = [each for schema in parameter_schemas(description, name) for each in violations(schema, value)]
@@ -92,6 +101,11 @@ def check_value(description: ApplicationDescription, name: str, value: Parameter
         raise ParameterNotTyped(
             f"parameter {name} {broken[0]}", why=[f"parameter {name} {each}" for each in broken[1:]]
         )
+
+
+def has_expression(value: ParameterValue) -> bool:
+    """Return whether a value holds an expression, which only a device gives a value."""
+    return any(isinstance(item, str) and "{{" in item for item in (value if isinstance(value, tuple) else (value,)))
 
 
 def plain_values(values: Mapping[str, ParameterValue]) -> dict[str, Json]:

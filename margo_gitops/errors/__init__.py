@@ -42,6 +42,7 @@ from margo_gitops.errors.documents import (
     UnwritableValue,
 )
 from margo_gitops.errors.editing import (
+    AnswerRefused,
     ChangesInTheWay,
     CommitNotMade,
     EditImpossible,
@@ -137,6 +138,7 @@ __all__ = [
     "AgentNotRunnable",
     "AllowedSignersInvalid",
     "AmbiguousProfile",
+    "AnswerRefused",
     "ApplicationNotAllowed",
     "ApplierDefect",
     "ApplierUnusable",

@@ -98,3 +98,14 @@ class FilesNotWritten(MargoGitopsError):
 
     code = "MG2109"
     exit_code = ExitCode.USAGE
+
+
+class AnswerRefused(MargoGitopsError):
+    """An answer of `deploy --interactive` cannot be taken.
+
+    A render would refuse it: the devices cannot take the application, a value is missing, or a setting that may not
+    change any more would. The message says why; nothing was changed, and the question is asked again.
+    """
+
+    code = "MG2110"
+    exit_code = ExitCode.USAGE

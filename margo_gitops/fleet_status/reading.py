@@ -169,6 +169,11 @@ class StatusReader:
                 f"{missing[0]} is no device of this fleet, or not of the sites named",
                 remedy="list them: margo-gitops status",
             )
+        if missing := sorted(wanted.sites - {_site(place) for place in places.values()}):
+            raise StatusUnusable(
+                f"{missing[0]} is no site where a device of this fleet stands",
+                remedy="list them: margo-gitops status",
+            )
         if wanted.labels:
             selected_clients = self._selected(fleet_commit)
             found = {device: place for device, place in found.items() if device in selected_clients}

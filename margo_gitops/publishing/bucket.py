@@ -31,7 +31,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.device_id import decode_device_id
+from margo_gitops.documents.device_id import is_encoded_device_id
 from margo_gitops.errors import InvalidDocument, Location, PublishBusy, PublishTargetUnusable, UnreadableDocument
 from margo_gitops.publishing.layout import (
     BUNDLES,
@@ -115,7 +115,7 @@ class BucketTarget:
     def devices(self) -> Iterable[str]:
         """Return the encoded ids of all devices that were ever published here."""
         names = [prefix.removeprefix(self._prefix).rstrip("/") for prefix in self._list("", folders=True)]
-        return [name for name in names if _is_device(name)]
+        return [name for name in names if is_encoded_device_id(name)]
 
     def manifest(self, device: str) -> bytes | None:
         """Return the manifest that a device is given now; None for none."""
@@ -319,11 +319,3 @@ class _Body(Protocol):
 
 def _code(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
-
-
-def _is_device(name: str) -> bool:
-    try:
-        decode_device_id(name)
-    except ValueError:
-        return False
-    return True

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.device_id import decode_device_id
+from margo_gitops.documents.device_id import is_encoded_device_id
 from margo_gitops.durability import sync_folder, write_synced
 from margo_gitops.errors import (
     InvalidDocument,
@@ -87,7 +87,9 @@ class FolderTarget:
     def devices(self) -> Iterable[str]:
         """Return the encoded ids of all devices that were ever published here."""
         with _disk_errors(self._folder):
-            return [entry.name for entry in self._folder.iterdir() if _is_device(entry.name) and entry.is_dir()]
+            return [
+                entry.name for entry in self._folder.iterdir() if is_encoded_device_id(entry.name) and entry.is_dir()
+            ]
 
     def manifest(self, device: str) -> bytes | None:
         """Return the manifest that a device is given now; None for none."""
@@ -220,14 +222,6 @@ class FolderTarget:
                 where=Location(str(self._folder)),
                 remedy="name an empty folder, or one that does not exist yet",
             )
-
-
-def _is_device(name: str) -> bool:
-    try:
-        decode_device_id(name)
-    except ValueError:
-        return False
-    return True
 
 
 @contextmanager

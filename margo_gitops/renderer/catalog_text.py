@@ -130,11 +130,8 @@ def _compatibility_lines(found: Compatibility, *, details: bool) -> Iterator[str
         return
     yield ""
     yield from _site_table(found)
-    refused = [each for each in found.devices if not each.compatible]
-    if refused and not details:
-        yield ""
-        yield "cannot take it"
-        yield from _reasons(refused)
+    if not details and (refused := list(refusal_lines(found))):
+        yield from ("", *refused)
     yield ""
     shown = found.devices if details else found.devices[:SHOWN]
     rows = [_device_row(each) for each in shown]
@@ -146,6 +143,14 @@ def _compatibility_lines(found: Compatibility, *, details: bool) -> Iterator[str
             yield from (f"      {reason}" for reason in each.reasons)
     if len(shown) < len(found.devices):
         yield f"  and {counted(len(found.devices) - len(shown), 'more device')}: see them with --details"
+
+
+def refusal_lines(found: Compatibility) -> Iterator[str]:
+    """Yield why devices cannot take an application, each set of reasons once; nothing where all can."""
+    refused = [each for each in found.devices if not each.compatible]
+    if refused:
+        yield "cannot take it"
+        yield from map(printable, _reasons(refused))
 
 
 def _site_table(found: Compatibility) -> Iterator[str]:

@@ -13,7 +13,7 @@ from margo_gitops.catalog.rules import RULES
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.renderer.validation import RuleFinding, Validation
-from margo_gitops.renderer.wording import counted
+from margo_gitops.renderer.wording import counted, printable
 
 _FLEET_FILE = "margo-gitops.yaml"
 """Where a finding is shown that is in no file; every one of these formats wants a place."""
@@ -24,7 +24,7 @@ _NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]
 def as_text(validation: Validation) -> str:
     """Return findings for a terminal."""
     lines = list(_text_lines(validation))
-    return "".join(f"{_printable(line)}\n" for line in lines)
+    return "".join(f"{printable(line)}\n" for line in lines)
 
 
 def _text_lines(validation: Validation) -> Iterator[str]:
@@ -51,11 +51,6 @@ def _text_lines(validation: Validation) -> Iterator[str]:
         worst = min(validation.findings, key=lambda each: ("error", "warning", "note").index(each.severity))
         rule = worst.rule
         yield f"what a rule is about: margo-gitops validate --explain {rule}"
-
-
-def _printable(text: str) -> str:
-    """Return text whose control characters cannot move a terminal's cursor or colour it."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def as_json(validation: Validation) -> str:

@@ -86,15 +86,15 @@ def plan_fleet(request: PlanRequest, renders: Render = rendered_states) -> Plan:
 
 def _whole_plan(request: PlanRequest, renders: Render) -> Plan:
     repo = FleetRepo.find(request.fleet)
-    subject = repo.commit(request.revision).id if request.revision else WORKING_TREE
-    base = f"commit {repo.commit(request.base).id[:12]}" if request.base else "the state repo"
+    subject = repo.commit(request.revision).id if request.revision is not None else WORKING_TREE
+    base = f"commit {repo.commit(request.base).id[:12]}" if request.base is not None else "the state repo"
     intent = None
     try:
-        tree: RootTree = repo.tree(request.revision) if request.revision else repo.working_tree()
+        tree: RootTree = repo.working_tree() if request.revision is None else repo.tree(request.revision)
         with without_collections():
             intent = read_fleet(tree)
         planning = _Planning(request, repo, subject, tree, intent)
-        if request.base:
+        if request.base is not None:
             before = _rendered_before(repo, request.base)
             with without_collections():
                 states = render(intent, before.previous)
@@ -140,9 +140,9 @@ class _Planning:
         }:
             raise ReferenceUnknown(f"{request.device} is no device of this fleet", remedy="list them: ls devices/")
         sides = Sides(self.subject, base, before, states, self.intent, self.tree)
-        revision = self.subject if request.revision else None
+        revision = self.subject if request.revision is not None else None
         at = self._head_date() if request.at is None else request.at
-        span = Span(self.repo, revision, base_commit, named=bool(request.base), at=at)
+        span = Span(self.repo, revision, base_commit, named=request.base is not None, at=at)
         judging = Judging(span, request.before_merge, request.commits, request.policy_command)
         with without_collections():
             made = planned(sides, notes)
@@ -215,7 +215,15 @@ def _behind(repo: FleetRepo, revision: str, rendered: str) -> Iterator[str]:
         head = repo.commit(revision).id
     except FleetCommitUnknown:
         return
-    if rendered and rendered != head and repo.knows(rendered) and not repo.is_ancestor(rendered, head):
+    if not rendered or rendered == head or repo.is_ancestor(rendered, head):
+        return
+    if not repo.knows(rendered):
+        remedy = "the whole history: git fetch --unshallow" if repo.is_shallow else "the newest commits: git fetch"
+        yield (
+            f"the state repo was rendered from {rendered[:12]}, which this clone lacks: a render is refused until it"
+            f" has it; fetch {remedy}"
+        )
+    else:
         yield (
             f"the state repo was rendered from {rendered[:12]}, which {revision} does not contain: the plan shows its"
             " changes as undone, and a render is refused until it is merged; --base shows this branch's changes alone"

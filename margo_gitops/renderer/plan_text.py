@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from margo_gitops.documents.application import ParameterValue
-from margo_gitops.renderer.wording import byte_count, counted
+from margo_gitops.renderer.wording import byte_count, counted, printable, table_lines
 from margo_gitops.rendering.plan import (
     Counts,
     DeploymentChange,
@@ -94,7 +94,7 @@ def shown(value: ParameterValue | None) -> str:
     """Return a value as JSON, shortened; "nothing" for none."""
     if value is None:
         return "nothing"
-    text = _printable(json.dumps(value, ensure_ascii=False))
+    text = printable(json.dumps(value, ensure_ascii=False))
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
@@ -174,12 +174,7 @@ def as_text(plan: Plan, *, details: bool = False) -> Iterator[str]:
         plan: what to show.
         details: every cause and every device, with each changed value.
     """
-    return map(_printable, _lines(plan, details=details))
-
-
-def _printable(text: str) -> str:
-    """Return text whose control characters cannot move a terminal's cursor or colour it."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    return map(printable, _lines(plan, details=details))
 
 
 def _lines(plan: Plan, *, details: bool) -> Iterator[str]:
@@ -205,7 +200,7 @@ def _lines(plan: Plan, *, details: bool) -> Iterator[str]:
         yield from _cut([line for each in plan.policy for line in _verdict_lines(each)], None if details else 3 * SHOWN)
     if plan.sites:
         yield ""
-        yield from _table([TABLE_HEADING, *table_rows(plan)])
+        yield from (f"  {line}" for line in table_lines([TABLE_HEADING, *table_rows(plan)]))
     if told := causes(plan):
         yield ""
         yield "why"
@@ -248,13 +243,6 @@ def _verdict_lines(verdict: PolicyVerdict) -> Iterator[str]:
     yield f"  {verdict.outcome}  {verdict.part}: {verdict.message}"
     for reason in verdict.reasons:
         yield from (f"  {line}" for line in _refusal_lines(reason))
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        first, *rest = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        yield "  ".join(["", first, *rest]).rstrip()
 
 
 def _cause_line(cause: Cause) -> str:

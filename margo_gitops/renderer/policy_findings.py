@@ -36,8 +36,24 @@ def policy_of_content(
     policies = PolicyHistory(span.repo, intent.fleet).result_policies(span) if span else own
     yield from _of_verdicts(judge_content(policies, lambda: placed_of(resolved), tree))
     yield from map(of_error, unusable(tree, intent.fleet))
+    yield from _unknown_sites(own[0], intent)
     if span is not None:
         yield from _ended(own[0], span.date())
+
+
+def _unknown_sites(force: PolicyInForce, intent: Intent) -> Iterator[RuleFinding]:
+    """Yield the sites that a policy names in vain: a wrong name would weaken it in silence."""
+    policy = force.policy
+    by_site = {"reviews": policy.reviews, "applications": policy.applications, "registries": policy.registries}
+    named: list[tuple[str, tuple[str | int, ...]]] = [
+        (site, (part, "sites", site)) for part, rules in by_site.items() if rules is not None for site in rules.sites
+    ]
+    for index, freeze in enumerate(policy.freezes):
+        named += [(site, ("freezes", index, "match", "sites", at)) for at, site in enumerate(freeze.match.sites)]
+    remedy = f"known: {', '.join(sorted(intent.sites)) or 'none'}"
+    for site, path in named:
+        if site not in intent.sites:
+            yield of_rule("R302", f"the policy names {site}, which is no site", force.at(*path), remedy)
 
 
 def _ended(force: PolicyInForce, at: int) -> Iterator[RuleFinding]:

@@ -81,7 +81,7 @@ class PolicyHistory:
             document = self._document(commit)
             if document is not None and self._is_usable(commit, document):
                 same = document.value.spec.policy == self.judged.value.spec.policy
-                return PolicyInForce(document, commit, self.judged if same else document)
+                return PolicyInForce(document, commit, self.judged if same else document, self.judged)
             commit = self.parent(commit)
         return None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import pygit2
 
 from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.documents.fleet_kinds import ARTIFACTS_URL_PATTERN
 from margo_gitops.errors import ScaffoldRefused
 from margo_gitops.renderer.scaffold_record import RECORD_FILE, new_record, scaffolded, write_record
 from margo_gitops.renderer.scaffold_template import DEFAULT_BRANCH, Answers, FirstSettings, fleet_files, tooling_files
@@ -37,6 +39,19 @@ def default_state_repo(folder: Path) -> str:
 def default_artifacts_url(folder: Path) -> str:
     """Return where devices find content if nobody says: in this very folder, for those that share the disk."""
     return f"file://{quote(str(folder.absolute()))}/applications/"
+
+
+def check_artifacts_url(url: str) -> None:
+    """Refuse an address that no device could fetch content from.
+
+    Raises:
+        ScaffoldRefused: it is none.
+    """
+    if re.search(ARTIFACTS_URL_PATTERN, url) is None:
+        raise ScaffoldRefused(
+            f"{url!r} is no address of applications/",
+            remedy="pass --artifacts-url with file:///…/ or https://…/, and a slash at the end",
+        )
 
 
 def check_target(folder: Path) -> None:
@@ -76,6 +91,8 @@ def scaffold(
     check_target(folder)
     answers = replace(answers, branch=_branch(folder))
     answers.check()
+    if artifacts_url:
+        check_artifacts_url(artifacts_url)
     target = folder.absolute()
     made = not target.exists()
     settings = FirstSettings(

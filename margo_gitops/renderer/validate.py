@@ -73,9 +73,9 @@ def validate_fleet(request: ValidateRequest) -> Validation:
         MargoGitopsError: the state repo cannot be read.
     """
     repo = FleetRepo.find(request.fleet)
-    subject = repo.commit(request.revision).id if request.revision else WORKING_TREE
-    since = repo.commit(request.since).id if request.since else None
-    span = Span(repo, subject if request.revision else None, since, named=since is not None, at=request.at)
+    subject = repo.commit(request.revision).id if request.revision is not None else WORKING_TREE
+    since = repo.commit(request.since).id if request.since is not None else None
+    span = Span(repo, subject if request.revision is not None else None, since, named=since is not None, at=request.at)
     tree = _tree(repo, request.revision)
     with _previous(request) as previous, without_collections():
         findings = list(_findings(tree, previous, span))
@@ -125,7 +125,7 @@ def _previous(request: ValidateRequest) -> Iterator[Previous]:
 
 
 def _tree(repo: FleetRepo, revision: str | None) -> RootTree:
-    return repo.tree(revision) if revision else repo.working_tree()
+    return repo.working_tree() if revision is None else repo.tree(revision)
 
 
 def _findings_before(repo: FleetRepo, since: str, previous: Previous) -> Iterator[RuleFinding]:

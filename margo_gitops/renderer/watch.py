@@ -102,7 +102,7 @@ class Rerender:
         if only is None:
             fresh = rendered_states(intent, target, values)
         else:
-            fresh = render(intent, lambda device: target.repo.held(device, values), only)
+            fresh = render(intent, lambda device: target.repo.held(device, values), only, placed)
         rendered = {state.device: state for state in fresh}
         states = rendered if only is None else {**self._states, **rendered}
         self._states = {device: states[device] for device in sorted(states) if device in intent.devices}

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from margo_gitops.documents.device_id import client_of
+from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.errors import MargoGitopsError, NotPlaceable, ReferenceUnknown
 from margo_gitops.rendering.desired_state import PreviousState
 from margo_gitops.rendering.document_writer import DocumentWriter
@@ -48,11 +49,7 @@ def judge(
     broken = list(broken_references(intent))
     blamed = {error.where.file for error in broken if error.where}
     errors = [error for error in broken if not _may_be_unread(error, unread)]
-    placeable = {
-        name: each
-        for name, each in intent.deployments.items()
-        if (each.value.spec.application.id, each.value.spec.application.version) in intent.applications
-    }
+    placeable = {name: each for name, each in intent.deployments.items() if _is_placeable(each.value, intent)}
     sound = replace(intent, deployments=placeable)
     placements, found = find_placements(sound)
     errors += [
@@ -77,6 +74,15 @@ def judge(
                 found = [error]
             errors += [error for error in found if not _follows(error, intent, blamed)]
     return Judgement(tuple(errors), tuple(resolved))
+
+
+def _is_placeable(deployment: Deployment, intent: Intent) -> bool:
+    """Whether a deployment's application is there, with every profile that is preferred."""
+    spec = deployment.spec
+    application = intent.applications.get((spec.application.id, spec.application.version))
+    if application is None:
+        return False
+    return {profile.id for profile in application.description.value.deployment_profiles}.issuperset(spec.profiles)
 
 
 def _may_be_unread(error: MargoGitopsError, unread: frozenset[str]) -> bool:

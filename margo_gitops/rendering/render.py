@@ -103,7 +103,10 @@ def _cycles(intent: Intent) -> Iterator[MargoGitopsError]:
 
 
 def render(
-    intent: Intent, previous: Callable[[str], PreviousState | None], only: Collection[str] | None = None
+    intent: Intent,
+    previous: Callable[[str], PreviousState | None],
+    only: Collection[str] | None = None,
+    placements: PlacementsByDevice | None = None,
 ) -> tuple[DesiredState, ...]:
     """Return the desired state of every device that pulls, sorted by id.
 
@@ -111,12 +114,13 @@ def render(
         intent: the fleet.
         previous: the state of a device as rendered before; None for a device that never had one.
         only: the devices to render; None: all.
+        placements: what `place` returned for this fleet, where it is known; None: it is found.
 
     Raises:
         RenderingRefused: with every reason; nothing is rendered.
         StateTampered: the previous state cannot be read.
     """
-    placements = place(intent)
+    placements = place(intent) if placements is None else placements
     writer = DocumentWriter()
     states: list[DesiredState] = []
     errors: list[MargoGitopsError] = []

@@ -145,9 +145,20 @@ def _compiled(pattern: str) -> regex.Pattern[str]:
     return regex.compile(pattern)
 
 
+_REMEMBERED = 256
+"""Characters of the longest text whose match is remembered."""
+
+
+@lru_cache(maxsize=16_384)
+def _matched(pattern: str, text: str) -> bool:
+    return _compiled(pattern).fullmatch(text, timeout=REGEX_SECONDS) is not None
+
+
 def _matches(pattern: str, text: str) -> bool:
     try:
-        return _compiled(pattern).fullmatch(text, timeout=REGEX_SECONDS) is not None
+        # Many devices share a value, and a match with a time-out is not cheap.
+        match = _matched if len(text) <= _REMEMBERED else _matched.__wrapped__
+        return match(pattern, text)
     except (regex.error, TimeoutError, RecursionError, OverflowError) as error:
         shown = pattern if len(pattern) <= 80 else f"{pattern[:77]}..."
         raise RuleUnusableError(f"the rule regexMatch {shown!r} cannot be evaluated: {error}") from error

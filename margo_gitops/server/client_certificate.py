@@ -104,5 +104,5 @@ def _read(der: bytes) -> tuple[ClientId, float, float] | None:
         if client is None:
             return None
         return client, certificate.not_valid_before_utc.timestamp(), certificate.not_valid_after_utc.timestamp()
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, x509.InvalidVersion):
         return None

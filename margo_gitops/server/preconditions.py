@@ -84,5 +84,6 @@ def _weighted(item: str) -> tuple[str, float]:
     for parameter in parameters:
         key, _, value = parameter.partition("=")
         if key.strip() == "q":
-            quality = float(value) if _QUALITY.fullmatch(value.strip()) else 0.0
+            value = value.strip()
+            quality = float(value) if _QUALITY.fullmatch(value) else 0.0
     return name, quality

@@ -88,7 +88,7 @@ def read_trust_bundle(text: str, path: Path) -> BundleKeys:
     try:
         certificates = x509.load_pem_x509_certificates(text.encode())
         return tuple(_key(certificate) for certificate in certificates)
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ServerMisconfigured(
             "the trust bundle cannot be used", where=where, why=[str(error)], remedy="give the authorities as PEM"
         ) from error

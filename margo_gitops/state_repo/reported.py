@@ -16,7 +16,7 @@ from margo_gitops.documents.device_id import decode_device_id, encode_device_id
 from margo_gitops.documents.status import State
 from margo_gitops.state_repo.report_branch import REPORTS_REF, ReportKey, ReportKind, bucket_of
 from margo_gitops.state_repo.state_objects import BadObjectError, StateObjects
-from margo_gitops.trust.git_objects import BLOB, COMMIT, FOLDER_MODE
+from margo_gitops.trust.git_objects import BLOB, COMMIT, FOLDER_MODE, TreeEntry
 
 _STATES: Final = frozenset(get_args(State))
 _MAX_REPORT: Final = 1024 * 1024
@@ -153,9 +153,8 @@ class Reports:
             BadObjectError: an object is missing.
         """
         found = {}
-        below = self._child(folder, "status")
-        for entry in self._objects.tree(below) if below else ():
-            status = read_status(self._objects.read(entry.id, BLOB)) if entry.mode != FOLDER_MODE else None
+        for entry in self._files(folder, "status"):
+            status = read_status(self._objects.read(entry.id, BLOB))
             if status is not None:
                 found[status.deployment_id] = status
         return found
@@ -170,12 +169,16 @@ class Reports:
             BadObjectError: an object is missing.
         """
         found = {}
-        below = self._child(folder, "capabilities")
-        for entry in self._objects.tree(below) if below else ():
+        for entry in self._files(folder, "capabilities"):
             device = _decoded(entry.name.removesuffix(_SUFFIX.encode()))
-            if device is not None and entry.mode != FOLDER_MODE:
+            if device is not None:
                 found[device] = self._objects.read(entry.id, BLOB)
         return found
+
+    def _files(self, folder: str, name: str) -> Iterator[TreeEntry]:
+        """Yield the files in a folder of a client's folder."""
+        below = self._child(folder, name)
+        return (entry for entry in (self._objects.tree(below) if below else ()) if entry.mode != FOLDER_MODE)
 
     def changes(self, commit: ReportCommit) -> list[ReportChange]:
         """Return what a commit changed, against its first parent; only folders that differ are read.

@@ -114,9 +114,13 @@ class StateRepo:
             repository = pygit2.Repository(str(folder))
         except pygit2.GitError as error:
             if not folder.exists():
-                remedy = "render once without --check: that makes it"
+                remedy = "the first render makes it: margo-gitops render"
             elif "not owned by current user" in str(error):
                 remedy = f"if you trust it: git config --global --add safe.directory {folder}"
+            elif not os.access(folder, os.R_OK | os.X_OK):
+                remedy = "see that you may read this folder"
+            elif (folder / "HEAD").exists() or (folder / "refs").exists():
+                remedy = "this repository is damaged: restore it from its remote or a backup"
             else:
                 remedy = "name another folder with --state, or remove this one if nothing in it is needed"
             raise StateRepoUnusable(f"there is no state repo at {folder}", why=[str(error)], remedy=remedy) from error

@@ -156,12 +156,16 @@ def _of_version(raw: bytes) -> bytes:
     return b"\n".join(lines)
 
 
-def test_several_processes_find_the_same(world: World):
+def test_several_processes_find_the_same(world: World, monkeypatch: pytest.MonkeyPatch):
     for number in range(16):
         world.fleet.site("north", p=str(number))
         world.commit()
-    alone, several = world.verify(), world.verify(jobs=2)
+    monkeypatch.setattr("margo_gitops.audit.verify._RANGE", (4, 6))
+    seen: list[tuple[int, int]] = []
+    alone = world.verify()
+    several = verify(world.request, VerifyOptions(jobs=2), lambda done, count: seen.append((done, count)))
     assert alone == several
+    assert seen == [(6, 23), (12, 23), (18, 23), (23, 23)], "progress is told, and kept, part by part"
     assert alone.commits == 23
     world.state.run("update-ref", f"{DEVICES}gw", f"{DEVICES}gw~2")
     assert world.verify(jobs=2).errors == world.verify().errors
@@ -188,8 +192,11 @@ def test_since_takes_commits_of_either_repo(world: World):
 def test_a_clone_that_lacks_the_fleet_commits_cannot_prove_anything(world: World, tmp_path: Path):
     world.fleet.git.run("clone", "--quiet", "--depth=1", f"file://{world.fleet.root}", str(tmp_path / "shallow"))
     request = replace(world.request, fleet=tmp_path / "shallow", state=str(tmp_path / "state.git"))
-    (error,) = verify(request, VerifyOptions()).errors
-    assert "not whole" in error.what
+    with pytest.raises(AuditUnusable, match="shallow clone") as caught:
+        verify(request, VerifyOptions())
+    assert "git fetch --unshallow" in caught.value.remedy
+    world.fleet.git.run("-C", str(tmp_path / "shallow"), "fetch", "--quiet", "--unshallow")
+    assert not verify(request, VerifyOptions()).errors
 
 
 def test_nothing_is_written_to_either_repo(world: World):

@@ -148,5 +148,35 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path):
         done = subprocess.run(
             [sys.executable, "-c", code], stdout=pipe, stderr=subprocess.PIPE, check=False, timeout=60, cwd=tmp_path
         )
-    assert done.returncode in (1, 141)  # Click answers a broken pipe with 1, this program with 141
+    assert done.returncode in (1, 141)  # Click prints the help itself, and answers a broken pipe with 1
     assert done.stderr == b""
+
+
+def test_a_reader_that_goes_away_does_not_look_like_findings(tmp_path: Path):
+    code = "import sys; sys.argv=['margo-gitops','completion','bash'];from margo_gitops.cli.main import main; main()"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        done = subprocess.run(
+            [sys.executable, "-c", code], stdout=pipe, stderr=subprocess.PIPE, check=False, timeout=60, cwd=tmp_path
+        )
+    assert (done.returncode, done.stderr) == (141, b"")
+
+
+def test_closed_streams_are_no_traceback_and_no_file_takes_their_place(tmp_path: Path):
+    code = (
+        "import os, sys; sys.argv=['margo-gitops','status','--state-repo','missing'];"
+        "from margo_gitops.cli.main import _open_missing_streams, main; _open_missing_streams();"
+        "assert os.open('file', os.O_CREAT) > 2; main()"
+    )
+    shell = 'exec "$0" -c "$1" 0<&- >&- 2>error'
+    done = subprocess.run(["sh", "-c", shell, sys.executable, code], check=False, timeout=60, cwd=tmp_path)
+    assert done.returncode == 2
+    assert (tmp_path / "error").read_text().startswith("error: there is no state repo")
+
+
+def test_nobody_is_told_to_remove_a_state_repo_that_is_only_damaged(tmp_path: Path):
+    (tmp_path / "state.git/refs").mkdir(parents=True)
+    done = margo_gitops("status", "--state-repo", "state.git", cwd=tmp_path)
+    assert done.code == 2, done
+    assert "remedy: this repository is damaged: restore it" in done.stderr

@@ -55,6 +55,7 @@ def test_a_dry_run_prints_the_diff_and_writes_nothing(fleet: FleetFolder):
 
 def test_a_commit_is_made_on_a_branch_and_its_hints_work(fleet: FleetFolder):
     fleet.put("devices/draft.yaml", "broken: [")
+    fleet.git.run("remote", "add", "upstream", str(fleet.root.parent / "upstream.git"))
     done = margo_gitops("deploy", GREETING, "--set", "greeting=Hallo", "--commit", cwd=fleet.root)
     assert done.code == 0, done
     branch = "deploy-greeting-1.0.0"
@@ -62,7 +63,7 @@ def test_a_commit_is_made_on_a_branch_and_its_hints_work(fleet: FleetFolder):
         "changed deployments/greeting.yaml",
         "next:",
         f"  margo-gitops plan --rev {branch}",
-        f"  git push --set-upstream origin {branch}",
+        f"  git push --set-upstream upstream {branch}",
     ]
     assert fleet.git.run("status", "--porcelain") == "?? devices/draft.yaml"
     assert margo_gitops("plan", "--rev", branch, "--base", "main", cwd=fleet.root).code == 1
@@ -129,3 +130,16 @@ def test_an_upgrade_prints_what_changes_then_writes_or_refuses(fleet: FleetFolde
     assert fleet.read().deployments["greeting"].value.spec.application.version == "1.1.0"
     again = margo_gitops("app", "upgrade", GREETING, "--to", "1.1.0", cwd=fleet.root)
     assert again.stdout == "nothing changes: it is so already\n"
+
+
+def test_no_push_is_hinted_at_where_there_is_no_remote(fleet: FleetFolder):
+    done = margo_gitops("deploy", GREETING, "--set", "greeting=Hallo", "--commit", cwd=fleet.root)
+    assert done.code == 0, done
+    assert "push" not in done.stdout
+
+
+def test_a_value_that_is_no_unicode_is_refused_by_name(fleet: FleetFolder):
+    done = margo_gitops("deploy", GREETING, "--set", b"greeting=\xff".decode(errors="surrogateescape"), cwd=fleet.root)
+    assert done.code == 2, done
+    assert "parameter greeting is given bytes" in done.stderr
+    assert "not UTF-8" in done.stderr

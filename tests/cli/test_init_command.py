@@ -82,12 +82,13 @@ def test_options_say_everything(tmp_path: Path) -> None:
 def test_on_a_terminal_it_asks_and_an_empty_answer_is_the_default(tmp_path: Path) -> None:
     code, screen = on_terminal(
         tmp_path,
-        ["Not a name", "factory", "basel", "", "https://a.plant.example/applications/", "gitlab", "y"],
+        ["Not a name", "factory", "basel", "", "halle", "https://a.plant.example/applications/", "gitlab", "y"],
         "plant",
     )
     assert code == 0, screen
     assert "name of the fleet [plant]: " in screen
     assert "'Not a name' is no name for a fleet" in screen
+    assert "'halle' is no address of applications/" in screen
     assert "state repo, a path or a URL [../plant-state.git]: " in screen
     fleet = fleet_of(tmp_path / "plant")
     assert (fleet["name"], fleet["stateRepo"], fleet["signing"]) == (

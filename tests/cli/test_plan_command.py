@@ -98,3 +98,36 @@ def test_markdown_is_printed_for_a_comment(fleet: FleetFolder):
     shown = plan(fleet, "--output", "markdown")
     assert shown.code == 1
     assert shown.stdout.startswith("<!-- margo-gitops plan -->\n### Plan: devices: ")
+
+
+@pytest.mark.parametrize("option", ["--rev", "--base"])
+def test_an_empty_revision_is_no_revision(fleet: FleetFolder, option: str):
+    done = plan(fleet, option, "")
+    assert done.code == 2
+    assert "see that the variable is set" in done.stderr
+
+
+def test_a_bare_repository_is_planned_by_commit_as_the_remedy_says(fleet: FleetFolder, tmp_path: Path):
+    fleet.git.run("clone", "--quiet", "--bare", str(fleet.root), str(tmp_path / "bare.git"))
+    refused = margo_gitops("plan", cwd=tmp_path / "bare.git")
+    assert refused.code == 2
+    assert "--rev HEAD" in refused.stderr
+    assert margo_gitops("plan", "--rev", "HEAD", cwd=tmp_path / "bare.git").code in (0, 1)
+
+
+def test_a_shallow_clone_is_told_to_fetch_what_it_lacks(fleet: FleetFolder, tmp_path: Path):
+    fleet.change("sites/north.yaml", "Grüezi", "Servus")
+    fleet.commit("Greet in Bavarian")
+    shallow = tmp_path / "shallow"
+    fleet.git.run("clone", "--quiet", "--depth", "1", fleet.root.as_uri(), str(shallow))
+    state = str(next(fleet.root.parent.glob("*.git")))
+    planned = margo_gitops("plan", "--state", state, cwd=shallow)
+    assert "which this clone lacks: a render is refused" in planned.stdout
+    assert "git fetch --unshallow" in planned.stdout
+    based = margo_gitops("plan", "--base", "HEAD~1", cwd=shallow)
+    assert (based.code, "git fetch --unshallow" in based.stderr) == (2, True)
+    undone = margo_gitops("revert", "HEAD", cwd=shallow)
+    assert (undone.code, "this clone is shallow" in undone.stderr) == (2, True)
+    fleet.git.run("-C", str(shallow), "fetch", "--quiet", "--unshallow")
+    assert margo_gitops("plan", "--base", "HEAD~1", cwd=shallow).code == 1
+    assert margo_gitops("revert", "HEAD", cwd=shallow).code == 0

@@ -117,7 +117,7 @@ def test_a_policy_command_runs_only_when_asked_for(fleet: FleetFolder):
     assert run(fleet, "plan", "--rev", "HEAD", "--allow-policy-command").code == 2
 
 
-@pytest.mark.parametrize("rule", ["MG1220", "MG1221", "MG1222", "MG1223", "MG1224", "MG1225", "R207", "R301"])
+@pytest.mark.parametrize("rule", ["MG1220", "MG1221", "MG1222", "MG1223", "MG1224", "MG1225", "R207", "R301", "R302"])
 def test_every_rule_of_the_policy_is_explained(tmp_path: Path, rule: str):
     shown = margo_gitops("validate", "--explain", rule, cwd=tmp_path)
     assert shown.code == 0

@@ -8,8 +8,8 @@ import pytest
 from support.fleet import FleetFolder, parameter, rules
 
 from margo_gitops.documents.application import ApplicationDescription
+from margo_gitops.documents.version_order import newest
 from margo_gitops.editing.values import typed_parameters, typed_value
-from margo_gitops.editing.versions import newest
 from margo_gitops.errors import ParameterNotTyped
 
 

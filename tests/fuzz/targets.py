@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import io
+import json
 import tempfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+from support.signed_requests import PUBLIC_URL, SignedClient, private_key
 from transport.pack_writing import BLOB, COMMIT, OFS_DELTA, REF_DELTA, TREE, copy, delta, distance, entry, insert, pack
 from trust.device_states import DEVICE, RENDERER, DeviceState, allowed, deployment
 
@@ -22,8 +26,21 @@ from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.yaml_reader import read_yaml
 from margo_gitops.errors import MargoGitopsError
+from margo_gitops.server.client_certificate import accepted_caller
+from margo_gitops.server.g1.algorithms import PublicKey
+from margo_gitops.server.g1.capabilities import of_device
+from margo_gitops.server.g1.onboarding import read_onboarding_request
+from margo_gitops.server.g1.paths import find_client_path
+from margo_gitops.server.g1.registry import ClientCertificate, read_certificate
+from margo_gitops.server.g1.verification import SignatureVerifier, digest_fits
+from margo_gitops.server.git.answers import old_acknowledgments, refs_answer
+from margo_gitops.server.git.credentials import with_bearer
+from margo_gitops.server.git.requests import LsRefs, NotGitError, RefusedError, read_old_request, read_request
+from margo_gitops.server.paths import find_resource
+from margo_gitops.server.preconditions import accepts, holds, takes_gzip, wait_seconds
 from margo_gitops.server.problems import RequestRefused
 from margo_gitops.server.report_reading import read_capabilities, read_status
+from margo_gitops.server.spiffe import AcceptedClients
 from margo_gitops.transport.git.capabilities import check_capabilities
 from margo_gitops.transport.git.device_tree import MANIFEST_NAME, read_snapshot
 from margo_gitops.transport.git.fetch import read_fetch
@@ -212,6 +229,104 @@ CAPABILITIES = (
 )
 SIGNERS = f'ada@example.com namespaces="git",valid-before="20300101" {RENDERER.public}\n# nobody\n'.encode()
 
+KEY = private_key("ecdsa-p256-sha256")
+SIGNED = SignedClient(httpx.Client(), covered=("@method", "@target-uri", "@authority"), client_id="c-1")
+VERIFIER = SignatureVerifier((PUBLIC_URL,), "specification", 300, lambda: 1_800_000_000)
+HEADERS = b"""authorization: Basic eDp5
+accept: application/*;q=0.5, text/html
+accept-encoding: gzip;q=0, *
+if-none-match: W/"a", "b"
+prefer: respond-async, wait=10
+client-cert: :AAAA:"""
+
+
+def git_request(content: bytes) -> None:
+    request = read_request(content)
+    if isinstance(request, LsRefs):
+        refs_answer(request, {"refs/heads/a": "1" * 40}, "refs/heads/a")
+
+
+def git_request_0(content: bytes) -> None:
+    read = read_old_request(content)
+    if read is not None:
+        request, spoken = read
+        old_acknowledgments(request, spoken, request.haves[::2])
+
+
+def git_commands() -> tuple[bytes, ...]:
+    """Return what git, and devices, ask for."""
+    head = packet(b"agent=git/2.39.5\n") + packet(b"object-format=sha1\n") + b"0001"
+    refs = packet(b"peel\n") + packet(b"symrefs\n") + packet(b"ref-prefix refs/heads/\n") + b"0000"
+    want = packet(b"deepen 1\n") + packet(b"want " + TIP + b"\n") + packet(b"have " + TIP + b"\n")
+    return (
+        packet(b"command=ls-refs\n") + head + refs,
+        packet(b"command=fetch\n") + head + packet(b"thin-pack\n") + want + packet(b"done\n") + b"0000",
+    )
+
+
+def git_old() -> bytes:
+    want = packet(b"want " + TIP + b" multi_ack_detailed side-band-64k ofs-delta\n") + packet(b"deepen 2\n")
+    return want + b"0000" + packet(b"have " + TIP + b"\n") + b"0000" + packet(b"done\n")
+
+
+def header_lines(content: bytes) -> list[tuple[bytes, bytes]]:
+    """Return lines as a server has them: names in small letters, values as they came."""
+    pairs = (line.partition(b":") for line in content.split(b"\n"))
+    return [(name.strip().lower(), value.strip()) for name, _, value in pairs]
+
+
+def signed_headers() -> bytes:
+    request = SIGNED.signed("POST", SIGNED.path("capabilities"), STATUS)
+    return b"\n".join(b"%s: %s" % pair for pair in request.headers.raw)
+
+
+def signature(content: bytes) -> None:
+    """Read the headers of a signed request; a wrong signature is no error but an answer."""
+    scope = {
+        "method": "POST",
+        "raw_path": SIGNED.path("capabilities").encode(),
+        "query_string": b"",
+        "headers": header_lines(content),
+    }
+
+    def find(_: str) -> PublicKey:
+        return KEY.public_key()
+
+    digest_fits(scope, STATUS)
+    VERIFIER.verify(scope, find, has_body=True)
+
+
+def headers(content: bytes) -> None:
+    scope = {"headers": header_lines(content)}
+    with_bearer(scope)
+    for _, value in scope["headers"]:
+        line = value.decode("latin-1")
+        accepts(line, "application/json")
+        takes_gzip(line)
+        holds(line, "a")
+        wait_seconds(line, 10)
+
+
+def path(content: bytes) -> None:
+    find_resource(content, "")
+    find_client_path(content, "")
+
+
+def onboarding_request() -> bytes:
+    return json.dumps(
+        {
+            "apiVersion": "onboarding.margo.org/v1alpha1",
+            "kind": "OnboardingRequest",
+            "certificate": base64.b64encode(SIGNED.der).decode(),
+        }
+    ).encode()
+
+
+def certificate(content: bytes) -> ClientCertificate | None:
+    accepted_caller(content, AcceptedClients(), 0)
+    return read_certificate(content)
+
+
 TARGETS = (
     Target("pkt-line", read_packets, (packet(b"hello\n") + b"0001" + packet(b"x" * 300) + b"0000",)),
     Target("git-capabilities", lambda content: check_capabilities(packets(content)), (capabilities_packets(),)),
@@ -282,6 +397,24 @@ TARGETS = (
         lambda content: read_status(content, "x", "lenient"),
         (STATUS,),
         refuses=(MargoGitopsError, RequestRefused),
+    ),
+    Target("git-request", git_request, git_commands(), refuses=(NotGitError, RefusedError)),
+    Target("git-request-0", git_request_0, (git_old(),), refuses=(NotGitError, RefusedError)),
+    Target("signature-headers", signature, (signed_headers(),), refuses=()),
+    Target("request-headers", headers, (HEADERS,), refuses=()),
+    Target(
+        "request-path",
+        path,
+        (b"/api/v1/deployments/a3e2f5dc-912e-494f-8395-52cf3769bc06/sha256%3A" + b"a" * 64, b"/api/v1/clients/c/x"),
+        refuses=(),
+    ),
+    Target("onboarding", read_onboarding_request, (onboarding_request(),), refuses=(ValueError,)),
+    Target("client-certificate", certificate, (SIGNED.der,), refuses=(ValueError,)),
+    Target(
+        "older-capabilities",
+        lambda content: of_device(content, "press-01", "press-01", "strict", own=True),
+        (CAPABILITIES,),
+        refuses=(RequestRefused,),
     ),
 )
 assert MANIFEST_NAME == b"manifest.json"

@@ -515,3 +515,31 @@ def test_in_a_merge_request_the_signature_of_the_merge_is_still_to_come(world: P
     assert world.errors(base, before_merge=True) == []
     (verdict,) = world.plan(base=base, before_merge=True).policy
     assert verdict.outcome == "skipped"
+
+
+def test_a_shallow_clone_hides_no_commit_from_the_policy(world: PolicyWorld, tmp_path: Path):
+    world.signer("ada")
+    base = started(world, signatures={"allowedSigners": SIGNERS, "commits": "all"})
+    world.fleet.git.run("switch", "--quiet", "--create", "change")
+    world.fleet.put("README.md", "Hoi")
+    world.commit("Nobody signed this")
+    world.fleet.put("README.md", "Salut")
+    world.commit("Somebody signed this", sign="ada")
+    world.fleet.git.run("switch", "--quiet", "main")
+    world.merge("change", "Merge", sign="ada")
+    url = world.fleet.root.as_uri()
+    world.fleet.git.run("clone", "--quiet", "--depth", "2", url, str(tmp_path / "shallow"))
+    with pytest.raises(PolicyUnusable, match="history is not whole"):
+        validate_fleet(ValidateRequest(tmp_path / "shallow", "HEAD", base, None, tmp_path / "cache"))
+
+
+def test_a_site_that_is_named_in_vain_is_a_warning_at_its_line(world: PolicyWorld):
+    world.policy(reviews={"sites": {"noth": {"count": 1}}}, **freeze(sites=["north", "west"]))
+    world.commit()
+    request = ValidateRequest(world.fleet.root, "HEAD", None, None, world.cache)
+    found = [each for each in validate_fleet(request).findings if each.rule == "R302"]
+    assert sorted(each.message for each in found) == [
+        "the policy names noth, which is no site",
+        "the policy names west, which is no site",
+    ]
+    assert all(each.severity == "warning" and each.line and "known: north, south" in each.remedy for each in found)

@@ -77,6 +77,8 @@ def test_only_the_pipelines_that_are_asked_for_are_there(ci: CiKind, there: list
     files = tooling_files(Answers("plant", ci))
     paths = (".github/workflows/review.yml", ".gitlab-ci.yml", ".margo-gitops/ci/render.sh")
     assert [path in files for path in paths] == there
+    paths = (".github/workflows/freshness.yml", ".gitlab-ci.yml", ".margo-gitops/ci/freshness.sh")
+    assert [path in files for path in paths] == there
     assert "CODEOWNERS" in files
 
 

@@ -71,6 +71,20 @@ def test_nothing_is_done_to_a_scaffold_of_this_version(fleet: OldFleet) -> None:
     assert fleet.git.run("status", "--porcelain") == ""
 
 
+def test_a_scaffold_from_before_schedules_gets_the_one_that_renews_freshness(fleet: OldFleet) -> None:
+    now = fleet.text(GITLAB)
+    new = (
+        ".github/workflows/freshness.yml",
+        ".margo-gitops/ci/access.sh",
+        ".margo-gitops/ci/freshness.sh",
+    )
+    fleet.pretend("0.0.1", {GITLAB: now[: now.index("\nfreshness:")], **dict.fromkeys(new)})
+    fleet.change(GITLAB, "image: python:3.12", "image: registry.plant.example/python:3.12")
+    fleet.commit("Edit")
+    assert fates(upgrade(fleet.root)) == {GITLAB: "merged", **dict.fromkeys(new, "added")}
+    assert fleet.text(GITLAB) == now.replace("image: python:3.12", "image: registry.plant.example/python:3.12")
+
+
 def test_unchanged_files_become_new_ones_and_edits_are_merged(fleet: OldFleet) -> None:
     now = fleet.text(GITLAB)
     before = now.replace("GIT_DEPTH: 0", "GIT_DEPTH: 50")

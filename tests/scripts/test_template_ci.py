@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -78,6 +80,12 @@ class Plant:
         if self.host == "github":
             return github(self.runner, "render.yml", "origin/main", secrets=self.secrets)
         return gitlab(self.runner, "origin/main", self.secrets)
+
+    def renew(self) -> Ran:
+        """Run the scheduled pipeline."""
+        if self.host == "github":
+            return github(self.runner, "freshness.yml", "origin/main", secrets=self.secrets)
+        return gitlab(self.runner, "origin/main", self.secrets, source="schedule")
 
     def refs(self) -> dict[str, str]:
         """Return what the state repo's branches point to."""
@@ -243,10 +251,11 @@ def frozen(fleet: FleetFolder) -> str:
 
 
 def loosening(fleet: FleetFolder) -> str:
-    """Lift the freeze in the change that it refuses."""
+    """Lift the freeze in the change that it refuses: the finding stands where the freeze stood, on a line that is."""
     fleet.change("sites/north.yaml", "Grüezi", "Servus")
     fleet.change("margo-gitops.yaml", POLICY, "")
-    return "MG1223 margo-gitops.yaml:17"
+    assert len((fleet.root / "margo-gitops.yaml").read_text().splitlines()) == 14
+    return "MG1223 margo-gitops.yaml:14"
 
 
 BREACHES = [("github", not_allowed), ("gitlab", frozen), ("github", loosening)]
@@ -303,6 +312,59 @@ def test_a_change_that_obeys_the_policy_passes_and_a_missing_review_waits_for_th
     ran = plant.render()
     assert not ran.failed, ran.log
     assert plant.refs()["devices/press-01"] != before["devices/press-01"]
+
+
+@pytest.mark.parametrize("plant", HOSTS, indirect=True)
+def test_the_schedule_renews_the_statement_of_freshness_where_the_fleet_wants_one(plant: Plant) -> None:
+    ran = plant.renew()
+    assert not ran.failed, ran.log
+    assert ran.log == "nothing to renew: margo-gitops.yaml has no spec.freshness\n"
+    assert plant.refs() == {}
+
+    text = (plant.fleet.root / "margo-gitops.yaml").read_text()
+    plant.fleet.put("margo-gitops.yaml", f"{text}  freshness: {{validFor: 2d}}\n")
+    plant.fleet.commit("Let devices know what is new")
+    plant.fleet.git.run("push", "--quiet", "origin", "main")
+    key = write_signing_key(plant.fleet.root.parent / "freshness-key", 2)
+    if plant.host == "github":
+        plant.secrets["FRESHNESS_KEY"] = key.read_text()
+    else:
+        plant.secrets["FRESHNESS_KEY"] = str(key)
+    rendered = plant.render()
+    assert not rendered.failed, rendered.log
+    before = plant.refs()
+    assert "freshness/all" in before, "a render makes a statement too"
+
+    del plant.secrets["FLEET_SIGNING_KEY"]
+    wait_for_the_next_second(statement(plant)["issued"])
+    ran = plant.renew()
+    assert not ran.failed, ran.log
+    after = plant.refs()
+    assert {name for name in after if after[name] != before[name]} == {"freshness/all"}, "no device's branch moves"
+    assert "4 devices in 1 shard: fresh until " in ran.log
+    issued, expires = (datetime.fromisoformat(str(statement(plant)[name])) for name in ("issued", "expires"))
+    assert expires - issued == timedelta(days=2)
+    assert list(ran.temporary.iterdir()) == []
+    assert "PRIVATE KEY" not in ran.log
+
+    plant.secrets.clear()
+    ran = plant.renew()
+    assert ran.failed
+    assert "a statement must be signed: pass --signing-key FILE" in ran.log
+
+
+def statement(plant: Plant) -> dict[str, object]:
+    proof = json.loads(plant.state.run("show", "freshness/all:freshness.json"))
+    read: dict[str, object] = json.loads(proof["statement"])
+    return read
+
+
+def wait_for_the_next_second(issued: object) -> None:
+    """A statement of the same second is the same commit."""
+    deadline = time.monotonic() + 5
+    while datetime.now(UTC) < datetime.fromisoformat(str(issued)) + timedelta(seconds=1):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def script(plant: Plant, *command: str, plan: str = "", **variables: str) -> Ran:
@@ -453,7 +515,7 @@ def test_the_hook_checks_the_fleet_when_one_of_its_files_changes(plant: Plant) -
 
 
 def test_every_action_is_pinned_by_its_commit_and_no_job_may_more_than_it_needs() -> None:
-    for name in ("review.yml", "render.yml"):
+    for name in ("review.yml", "render.yml", "freshness.yml"):
         workflow = yaml.safe_load((TEMPLATE / ".github/workflows" / name).read_text())
         allowed = {"contents": "read"} | ({"pull-requests": "write"} if name == "review.yml" else {})
         assert workflow["permissions"] == allowed

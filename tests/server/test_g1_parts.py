@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import sqlite3
 import time
 from pathlib import Path
@@ -15,13 +16,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.signed_requests import SignedClient, certificate, private_key
 
-from margo_gitops.errors import ClientRegistryUnusable
+from margo_gitops.errors import ClientRegistryUnusable, ServerMisconfigured, SourceMisconfigured
+from margo_gitops.server.client_certificate import accepted_caller
 from margo_gitops.server.g1.algorithms import is_usable
+from margo_gitops.server.g1.onboarding import read_onboarding_request, read_root_certificate
 from margo_gitops.server.g1.paths import ClientPath, find_client_path, find_onboarding
 from margo_gitops.server.g1.registry import ClientRegistry, read_certificate
 from margo_gitops.server.g1.replays import SeenSignatures
 from margo_gitops.server.g1.verification import SignatureVerifier, digest_fits, key_id_of
 from margo_gitops.server.paths import Resource
+from margo_gitops.server.spiffe import AcceptedClients
+from margo_gitops.server.trust_discovery import read_trust_bundle
+from margo_gitops.transport.http.g1.signing import read_device_key
 
 
 def test_what_was_seen_is_forgotten_when_its_time_is_over() -> None:
@@ -41,6 +47,17 @@ def test_memory_for_what_was_seen_is_bounded() -> None:
     assert seen.full
     now[0] = 10.0
     assert not seen.full
+
+
+def test_a_client_that_floods_takes_no_room_of_others() -> None:
+    now = [0.0]
+    seen = SeenSignatures(10, lambda: now[0], most_of_one=2)
+    assert all(seen.is_first(bytes([number]), "flood") for number in range(2))
+    assert seen.is_full_of("flood")
+    assert not seen.is_full_of("other")
+    assert not seen.full
+    now[0] = 10.0
+    assert not seen.is_full_of("flood")
 
 
 def scope_of(request: httpx.Request) -> dict[str, object]:
@@ -125,6 +142,31 @@ def test_a_digest_fits_or_not(lines: list[bytes], fits: bool) -> None:
 
 def der(number: int, name: str = "press") -> bytes:
     return certificate(private_key("ecdsa-p256-sha256", number), name).public_bytes(Encoding.DER)
+
+
+def of_no_version(content: bytes) -> bytes:
+    """Return a certificate of a version that X.509 does not have."""
+    third = bytes.fromhex("a003020102")
+    assert content.count(third) == 1
+    return content.replace(third, third[:-1] + b"\x7f")
+
+
+def test_a_certificate_of_no_version_is_none_for_every_reader(tmp_path: Path) -> None:
+    odd = of_no_version(der(1))
+    text = f"-----BEGIN CERTIFICATE-----\n{base64.encodebytes(odd).decode()}-----END CERTIFICATE-----\n"
+    with pytest.raises(ValueError, match="no certificate"):
+        read_certificate(odd)
+    for content in (base64.b64encode(odd), base64.b64encode(text.encode()), text.encode()):
+        request = {"apiVersion": "x/v1", "kind": "OnboardingRequest", "certificate": content.decode()}
+        with pytest.raises(ValueError, match="no certificate"):
+            read_onboarding_request(json.dumps(request).encode())
+    assert accepted_caller(odd, AcceptedClients(), 0) is None
+    for read in (read_root_certificate, read_trust_bundle):
+        with pytest.raises(ServerMisconfigured):
+            read(text, tmp_path)
+    (tmp_path / "device.pem").write_text(text)
+    with pytest.raises(SourceMisconfigured, match="holds no certificate"):
+        read_device_key(tmp_path / "device.pem", tmp_path / "device.key", None)
 
 
 def test_an_id_is_issued_once_and_found_by_key_too(tmp_path: Path) -> None:

@@ -161,12 +161,22 @@ def _value(text: str, known: Mapping[str, str], secrets: Mapping[str, str], proj
     return named.get(name, "") if named is not None else known[match[1]]
 
 
-def gitlab(runner: Runner, revision: str, variables: Mapping[str, str], *, base: str | None = None) -> Ran:
-    """Run the jobs that GitLab runs for merge request 7 from the commit `base`, or for a push to the default branch."""
+def gitlab(
+    runner: Runner, revision: str, variables: Mapping[str, str], *, base: str | None = None, source: str = "push"
+) -> Ran:
+    """Run the jobs that GitLab runs for merge request 7 from the commit `base`, or on the default branch.
+
+    Args:
+        runner: the machine.
+        revision: what is checked out.
+        variables: of the project, with its secrets.
+        base: of the merge request; None: there is none.
+        source: what started the pipeline on the default branch, "push" or "schedule".
+    """
     whole, _ = runner.begin(revision)
     pipeline: dict[str, Any] = yaml.safe_load((whole.workspace / ".gitlab-ci.yml").read_text())
     commit = Git(whole.workspace).run("rev-parse", "HEAD")
-    predefined = {"CI_PIPELINE_SOURCE": "push", "CI_COMMIT_BRANCH": "main", "CI_DEFAULT_BRANCH": "main"}
+    predefined = {"CI_PIPELINE_SOURCE": source, "CI_COMMIT_BRANCH": "main", "CI_DEFAULT_BRANCH": "main"}
     if base is not None:
         predefined |= {
             "CI_PIPELINE_SOURCE": "merge_request_event",

@@ -1,11 +1,12 @@
-"""The rule for real parts that a machine lacks: a person's run skips, CI fails."""
+"""The rule for real parts that a machine lacks: a person's run skips, CI installs them or fails."""
 
 import os
-import shutil
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from testbed.errors import UnavailableError
+from testbed.packages import program, require
 
 
 def unavailable(reason: str) -> NoReturn:
@@ -20,11 +21,14 @@ def unavailable(reason: str) -> NoReturn:
 
 
 def require_program(name: str, package: str) -> Path:
-    """Return the path of a program, or end the test.
+    """Return the path of a program, installed where CI lacks it, or end the test.
 
     Args:
         name: the program.
         package: the Debian package that brings it.
     """
-    found = shutil.which(name)
-    return Path(found) if found else unavailable(f"no {name}; on Debian: apt-get install {package}")
+    try:
+        require({name: package})
+    except UnavailableError as error:
+        unavailable(f"no {name}; on Debian: apt-get install {package} ({error})")
+    return program(name) or unavailable(f"{package} brought no {name}")

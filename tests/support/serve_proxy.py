@@ -13,7 +13,7 @@ from testbed.git_server import free_ports
 from testbed.packages import program, unpack
 from testbed.places import state_folder
 
-from support.real import unavailable
+from support.real import require_program, unavailable
 from support.static_server import running
 
 _SHIPPED = Path(__file__).parents[2] / "docs" / "deploy"
@@ -31,7 +31,7 @@ def changed(shipped: str, changes: Mapping[str, str]) -> str:
 @contextmanager
 def nginx_before(folder: Path, server_port: int, certificate: Path, key: Path) -> Iterator[str]:
     """Run nginx before a server; yields its base URL. `folder` must not exist."""
-    found = program("nginx") or unavailable("no nginx; on Debian: apt-get install nginx")
+    found = require_program("nginx", "nginx")
     (folder / "temporary").mkdir(parents=True)
     shutil.copy(certificate, folder / "server.pem")
     shutil.copy(key, folder / "server.key")

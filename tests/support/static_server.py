@@ -18,7 +18,7 @@ from testbed.git_server import free_ports
 from testbed.packages import program, unpack
 from testbed.places import state_folder
 
-from support.real import unavailable
+from support.real import require_program, unavailable
 
 _SHIPPED = Path(__file__).parents[2] / "docs" / "deploy"
 TOKENS = {"press-01": "5f0c" * 16, "mixer-01": "77aa" * 16}
@@ -46,7 +46,7 @@ class StaticServer:
 @contextmanager
 def nginx(folder: Path, published: Path) -> Iterator[StaticServer]:
     """Serve a published folder by the shipped configuration; a test's fixture wraps this."""
-    found = program("nginx") or unavailable("no nginx; on Debian: apt-get install nginx")
+    found = require_program("nginx", "nginx")
     for name in ("margo", "temporary"):
         (folder / name).mkdir(parents=True)
     make_certificates(folder)

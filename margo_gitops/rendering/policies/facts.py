@@ -19,6 +19,7 @@ from margo_gitops.documents.fleet_policy import Policy
 from margo_gitops.errors import Location, MargoGitopsError
 from margo_gitops.rendering.intent import Located
 from margo_gitops.rendering.plan import Outcome, PolicyPart
+from margo_gitops.rendering.policies.moved_lines import nearest_place
 
 _MAIL = re.compile(r"<(?P<mail>[^<>\s]+@[^<>\s]+)>\s*$")
 
@@ -69,11 +70,13 @@ class PolicyInForce:
         fleet: the document.
         commit: id of the commit that it was read from; None: what is judged itself.
         shown: the document that messages point into: what is judged, where its policy is the same.
+        judged: what is judged; None: not known. Where it lacks the line, messages point to the nearest one that it has.
     """
 
     fleet: Located[Fleet]
     commit: str | None
     shown: Located[Fleet]
+    judged: Located[Fleet] | None = None
 
     @property
     def policy(self) -> Policy:
@@ -81,8 +84,11 @@ class PolicyInForce:
         return self.fleet.value.spec.policy or NO_POLICY
 
     def at(self, *path: str | int) -> Location:
-        """Return where a field below `spec.policy` stands."""
-        return self.shown.at("spec", "policy", *path)
+        """Return where a field below `spec.policy` stands; where it stood, if what is judged has it no more."""
+        where = self.shown.at("spec", "policy", *path)
+        if self.judged is None or self.judged is self.shown or self.judged.file != self.shown.file:
+            return where
+        return nearest_place(where, self.shown.content, self.judged.content)
 
     def origin(self) -> tuple[str, ...]:
         """Return where the policy was read, as a reason; nothing where what is judged has the same."""

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.fleet_policy import AllowedApplication
 from margo_gitops.documents.version_ranges import in_range
-from margo_gitops.errors import ApplicationNotAllowed, Location, RegistryNotAllowed
+from margo_gitops.errors import ApplicationNotAllowed, Location, MargoGitopsError, RegistryNotAllowed
 from margo_gitops.rendering.intent import Located
 from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
 
@@ -63,16 +63,26 @@ def judge_applications(policies: Sequence[PolicyInForce], deployed: Iterable[Dep
     ruled = [force for force in policies if force.policy.applications]
     if not ruled:
         return None
-    reasons: dict[tuple[str, str], ApplicationNotAllowed] = {}
-    known = list(deployed)
-    for force in ruled:
+    reasons = _refusals(ruled, deployed, _application_refusal)
+    if reasons:
+        return Verdict("applications", "refused", "applications that are not allowed", reasons)
+    return Verdict("applications", "passed", "every application is allowed where it is deployed")
+
+
+def _refusals(
+    policies: Sequence[PolicyInForce],
+    every: Iterable[T],
+    refusal: Callable[[PolicyInForce, T], MargoGitopsError | None],
+) -> tuple[MargoGitopsError, ...]:
+    """Return why policies refuse anything, each reason once however many policies and devices have it."""
+    reasons: dict[tuple[str, str], MargoGitopsError] = {}
+    known = list(every)
+    for force in policies:
         for each in known:
-            error = _application_refusal(force, each)
+            error = refusal(force, each)
             if error is not None:
                 reasons.setdefault((error.what, str(error.where)), error)
-    if reasons:
-        return Verdict("applications", "refused", "applications that are not allowed", tuple(reasons.values()))
-    return Verdict("applications", "passed", "every application is allowed where it is deployed")
+    return tuple(reasons.values())
 
 
 def _application_refusal(force: PolicyInForce, deployed: Deployed) -> ApplicationNotAllowed | None:
@@ -124,15 +134,9 @@ def judge_registries(policies: Sequence[PolicyInForce], sources: Iterable[Source
     ruled = [force for force in policies if force.policy.registries]
     if not ruled:
         return None
-    known = list(sources)
-    reasons: dict[tuple[str, str], RegistryNotAllowed] = {}
-    for force in ruled:
-        for each in known:
-            error = _registry_refusal(force, each)
-            if error is not None:
-                reasons.setdefault((error.what, str(error.where)), error)
+    reasons = _refusals(ruled, sources, _registry_refusal)
     if reasons:
-        return Verdict("registries", "refused", "content from places that are not allowed", tuple(reasons.values()))
+        return Verdict("registries", "refused", "content from places that are not allowed", reasons)
     return Verdict("registries", "passed", "all content comes from allowed places")
 
 

@@ -106,7 +106,7 @@ class Onboarding:
         if (signed or b"content-digest" in named) and not digest_fits(scope, body):
             raise RequestRefused(BAD_DIGEST)
         try:
-            certificate = _read_request(body)
+            certificate = read_onboarding_request(body)
         except ValueError:
             return _refused(400, "Invalid certificate")
         if signed and self._verifier.verify(scope, lambda _: certificate.key, has_body=True) is None:
@@ -132,14 +132,14 @@ def read_root_certificate(text: str, path: Path) -> str:
     """
     try:
         x509.load_pem_x509_certificates(text.encode())
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise ServerMisconfigured(
             "the root certificate is none", where=Location(str(path)), why=[str(error)], remedy="give a PEM certificate"
         ) from error
     return text
 
 
-def _read_request(body: bytes) -> ClientCertificate:
+def read_onboarding_request(body: bytes) -> ClientCertificate:
     """Return the certificate in a request, which may be base64 of DER or of PEM, or PEM text.
 
     Raises:
@@ -159,7 +159,10 @@ def _read_request(body: bytes) -> ClientCertificate:
         except binascii.Error as error:
             raise ValueError("no base64") from error
     if content.lstrip().startswith(_PEM):
-        content = x509.load_pem_x509_certificate(content).public_bytes(Encoding.DER)
+        try:
+            content = x509.load_pem_x509_certificate(content).public_bytes(Encoding.DER)
+        except x509.InvalidVersion as error:
+            raise ValueError("no certificate") from error
     return read_certificate(content)
 
 

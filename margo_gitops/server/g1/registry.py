@@ -76,7 +76,7 @@ def read_certificate(der: bytes) -> ClientCertificate:
     try:
         certificate = x509.load_der_x509_certificate(der)
         key = certificate.public_key()
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
         raise ValueError("no certificate") from error
     if not is_usable(key):
         raise ValueError("a key of another kind")

@@ -140,7 +140,7 @@ class GitResources:
     @asynccontextmanager
     async def _turn(self, request: Fetch) -> AsyncIterator[None]:
         """Let few histories be built at once: what devices ask for never waits for threads that build them."""
-        if request.depth == 1 and not request.relative:
+        if request.depth == 1 and not request.relative and len(request.wants) == 1 and len(request.haves) <= 1:
             yield
             return
         async with self._histories:

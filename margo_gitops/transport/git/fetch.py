@@ -12,6 +12,9 @@ from margo_gitops.transport.incoming import shown
 
 _SHALLOW = re.compile(rb"(?:un)?shallow [0-9a-f]{40}")
 _PACK, _PROGRESS, _ERROR = 1, 2, 3
+# Git fills its packets; between them it says that it is still there every five seconds.
+_SMALL_PACKETS = 10_000
+_FAIR_SIZE = 64
 
 
 def fetch_request(tip: ObjectID, held: ObjectID | None) -> bytes:
@@ -43,9 +46,13 @@ def read_fetch(packets: PacketReader) -> Iterator[bytes]:
         name = section.name.lower() if isinstance(section, Mark) else shown(section)
         raise SourceMisbehaved(f"the answer to fetch holds {name!r} where the pack should start")
 
+    count = size = 0
     while (content := packets.packet()) is not Mark.FLUSH:
         if isinstance(content, Mark) or not content:
             raise SourceMisbehaved("the pack is cut by a packet that does not belong there")
+        count, size = count + 1, size + len(content)
+        if count > _SMALL_PACKETS + size // _FAIR_SIZE:
+            raise SourceMisbehaved("the pack comes in too many tiny packets")
         band = content[0]
         if band == _PACK:
             yield content[1:]

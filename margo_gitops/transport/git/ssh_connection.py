@@ -32,6 +32,8 @@ _LONGEST_COMPLAINT = 4096
 _CHUNK = 64 * 1024
 _SSH_FAILED = 255
 _END_SECONDS = 5
+# What a git server says first may be followed by advice, as gitolite does.
+_REASON = re.compile(rb"(?:remote: )?(?:fatal|error)\b", re.IGNORECASE)
 _IDENTITY_REFUSED = re.compile(rb"permission denied|too many authentication failures", re.IGNORECASE)
 _HOST_REFUSED = re.compile(rb"host key verification failed|remote host identification has changed", re.IGNORECASE)
 
@@ -200,7 +202,8 @@ class _Session:
         except subprocess.TimeoutExpired:
             status = None
         lines = [line for line in self._complaint.splitlines() if line.strip()]
-        said = shown(lines[-1]) if lines else f"it ended with status {status}"
+        reason = next((line for line in lines if _REASON.match(line)), lines[-1] if lines else b"")
+        said = shown(reason) if reason else f"it ended with status {status}"
         if _HOST_REFUSED.search(self._complaint):
             return SourceUnreachable(
                 f"the ssh server is not the one known: {said}",

@@ -78,7 +78,7 @@ def read_device_key(certificate: Path, key: Path, algorithm: Algorithm | None) -
     """
     try:
         leaf = x509.load_pem_x509_certificate(_read(certificate))
-    except ValueError:
+    except (ValueError, x509.InvalidVersion):
         raise SourceMisconfigured(
             f"{certificate} holds no certificate", remedy="give a PEM file that begins with the device's certificate"
         ) from None

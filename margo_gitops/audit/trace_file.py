@@ -1,0 +1,162 @@
+"""One deployed file of a device, each value back to the line of the fleet repo that it comes from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from margo_gitops.audit.line_history import Lines
+from margo_gitops.audit.traced import TracedFile, TracedValue
+from margo_gitops.audit.value_history import Leaves, ValueHistory, leaves, scalar
+from margo_gitops.digests import sha256
+from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.kinds import read_source
+from margo_gitops.documents.nodes import FieldPath, dotted
+from margo_gitops.errors import AuditUnusable, MargoGitopsError, StateTampered, UnreadableDocument
+from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
+from margo_gitops.rendering.document_writer import DocumentWriter
+from margo_gitops.rendering.intent import Intent
+from margo_gitops.rendering.line_origins import DocumentOrigins, LineOrigin
+from margo_gitops.rendering.render import PlacementsByDevice, document_of
+from margo_gitops.rendering.resolution import Resolved
+from margo_gitops.state_repo.state_objects import HeldTree
+from margo_gitops.trust.git_objects import BLOB
+
+ALL_DEPLOYMENTS: Final = "all deployments"
+"""What version and bundle of a manifest follow from."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the fleet commit says of a device.
+
+    Attributes:
+        intent: the fleet.
+        placements: of every device.
+        resolved: the deployments of the device and its children that could be resolved, by id.
+    """
+
+    intent: Intent
+    placements: PlacementsByDevice
+    resolved: dict[str, Resolved]
+
+
+def path_of(asked: str, files: dict[str, str], documents: list[ApplicationDeployment], device: str) -> str:
+    """Return the path of the file that somebody asked for by its path, its name, or the id in it.
+
+    Args:
+        asked: as written.
+        files: blob ids of the device's files, by path.
+        documents: the deployments among them.
+        device: its name, for the message.
+
+    Raises:
+        AuditUnusable: there is no such file.
+    """
+    for path in (asked, f"{DEPLOYMENTS_FOLDER}/{asked}", f"{DEPLOYMENTS_FOLDER}/{asked}.yaml"):
+        if path in files:
+            return path
+    names = {f"{DEPLOYMENTS_FOLDER}/{each.id}.yaml": each.metadata.name for each in documents}
+    raise AuditUnusable(
+        f"{device} had no file {asked} then",
+        why=[f"{path} ({names[path]})" if path in names else path for path in sorted(files)],
+        remedy="name one of these",
+    )
+
+
+def trace_file(
+    path: str, held: HeldTree, device: str, source: Source | None, lines: Lines, history: ValueHistory, notes: list[str]
+) -> TracedFile:
+    """Return a file of a device's tree, each value back to its line.
+
+    Args:
+        path: of the file.
+        held: the device's tree.
+        device: the client.
+        source: what the fleet commit says; None: no line is known.
+        lines: who wrote them.
+        history: of the device.
+        notes: gets what could not be traced.
+
+    Raises:
+        BadObjectError: an object is missing.
+        StateTampered: the file is none that a renderer wrote.
+    """
+    content = held.objects.read(held.files()[path], BLOB)
+    try:
+        values = leaves(read_source(content, path).root)
+    except UnreadableDocument as error:
+        raise StateTampered(f"{path} is none that a renderer wrote", why=[error.what]) from error
+    resolved = source.resolved.get(_id_of(path)) if source else None
+    if source is None:
+        origins: dict[FieldPath, LineOrigin] = {}
+    elif path == MANIFEST_FILE:
+        origins = _of_manifest(values, source)
+    elif resolved is None:
+        origins = {}
+        notes.append(f"{path}: the fleet commit says nothing of it; see margo-gitops audit verify")
+    else:
+        origins = _of_document(values, content, source, resolved, notes)
+    since = history.of_values(path, values)
+    traced = []
+    for at, node in values.items():
+        origin = origins.get(at)
+        traced.append(
+            TracedValue(
+                path=dotted(at),
+                value=scalar(node),
+                line=node.line,
+                layer=origin.layer if origin else ALL_DEPLOYMENTS if path == MANIFEST_FILE else None,
+                file=origin.place.file if origin else None,
+                file_line=origin.place.line if origin else None,
+                line_commit=lines.written_by(origin.place) if origin else None,
+                since=since[at],
+            )
+        )
+    return TracedFile(
+        path=path,
+        digest=sha256(content),
+        deployment=resolved.deployment.value.metadata.name if resolved else None,
+        device=resolved.target.id if resolved else device,
+        since=history.of_file(path),
+        lines=tuple(content.decode("utf-8", "replace").splitlines()),
+        values=tuple(traced),
+    )
+
+
+def _id_of(path: str) -> str:
+    return path.removeprefix(f"{DEPLOYMENTS_FOLDER}/").removesuffix(".yaml")
+
+
+def _of_document(
+    values: Leaves, content: bytes, source: Source, resolved: Resolved, notes: list[str]
+) -> dict[FieldPath, LineOrigin]:
+    """Return the origins of a document's values, without those that the fleet commit says otherwise."""
+    placements = source.placements[resolved.target.id]
+    try:
+        again = DocumentWriter().write(document_of(source.intent, resolved, placements))
+    except MargoGitopsError as error:
+        notes.append(f"{resolved.deployment.value.metadata.name}: no line is known: {error.what}")
+        return {}
+    said = values if again == content else leaves(read_source(again, "deployment.yaml").root)
+    origins = DocumentOrigins(source.intent, resolved, placements)
+    found = {}
+    for path, node in values.items():
+        other = said.get(path)
+        if other is not None and other.value == node.value:
+            found[path] = origins.of(path)
+        else:
+            notes.append(f"{dotted(path)}: the fleet commit says otherwise; see margo-gitops audit verify")
+    return found
+
+
+def _of_manifest(values: Leaves, source: Source) -> dict[FieldPath, LineOrigin]:
+    """Return what brings each deployment of a manifest; version and bundle follow from all of them together."""
+    ids = {at[1]: scalar(node) for at, node in values.items() if at[0] == "deployments" and at[2:] == ("deploymentId",)}
+    found = {}
+    for path in values:
+        resolved = source.resolved.get(str(ids.get(path[1]))) if path[0] == "deployments" and len(path) > 1 else None
+        if resolved is not None:
+            name = resolved.deployment.value.metadata.name
+            found[path] = LineOrigin(f"deployment {name}", resolved.deployment.at("metadata", "name"))
+    return found

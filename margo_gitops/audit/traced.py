@@ -1,0 +1,140 @@
+"""What a trace tells: values, the lines of the fleet repo that say them, who wrote and approved these, and what ran."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.declarations import About
+from margo_gitops.documents.nodes import Scalar
+from margo_gitops.documents.status import State
+
+
+@dataclass(frozen=True, slots=True)
+class TracedSince:
+    """Since when something is as it is, without a break."""
+
+    version: Annotated[int | None, About("The first manifestVersion of the device that has it so.")]
+    state_commit: Annotated[str, About("Its commit on the device's branch.")]
+    date: Annotated[str, About("Of the fleet commit that brought it, RFC 3339.")]
+    adopted_at: Annotated[
+        str | None,
+        About("When the device first reported this version or a later one, RFC 3339; null where it did not."),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class TracedCommit:
+    """A commit of the fleet repo that wrote a line, and how it came to the main line."""
+
+    commit: Annotated[str, About("Its id.")]
+    author: Annotated[str, About("Its author.")]
+    date: Annotated[str, About("Its author's date, RFC 3339.")]
+    subject: Annotated[str, About("First line of its message.")]
+    signature: Annotated[str, About("Who signed it, or why that is not known; `none` where nobody did.")]
+    merged_by: Annotated[
+        str | None, About("The commit that brought it to the main line; null where that is itself, or not known.")
+    ]
+    merged_subject: Annotated[str | None, About("First line of that commit's message.")]
+    merged_signature: Annotated[str | None, About("Who signed that commit, told as `signature` is.")]
+    approvals: Annotated[
+        tuple[str, ...],
+        About(
+            "Trailers by which people answer for it, `NAME: VALUE`: its own, those of the commit that merged it, and "
+            "of later ones that approve either."
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class TracedParameter:
+    """A value, and the line that says it."""
+
+    name: Annotated[str, About("Of the parameter.")]
+    value: Annotated[ParameterValue, About("As the device gets it.")]
+    layer: Annotated[str | None, About("Where it is written; null where the fleet commit does not say.", ("site x",))]
+    file: Annotated[str | None, About("In the fleet repo.")]
+    line: Annotated[int | None, About("From 1, at the fleet commit.")]
+    line_commit: Annotated[str | None, About("The commit of the fleet repo that wrote this line.")]
+    line_author: Annotated[str | None, About("Its author.")]
+    line_date: Annotated[str | None, About("Its author's date, RFC 3339.")]
+    line_subject: Annotated[str | None, About("First line of its message.")]
+    since: Annotated[TracedSince | None, About("Since when the device should have this value; null if not known.")]
+
+
+@dataclass(frozen=True, slots=True)
+class TracedReport:
+    """What the device said of a deployment."""
+
+    state: Annotated[State, About("As reported.")]
+    adopted: Annotated[int | None, About("The manifestVersion that the report names.")]
+    error: Annotated[str | None, About("Why it failed, as the device says.")]
+    at: Annotated[str, About("When the report was committed, RFC 3339.")]
+    evidence: Annotated[str, About("How the server knew the device; empty where the commit does not say.")]
+    commit: Annotated[str, About("The commit of the branch `reports`.")]
+
+
+@dataclass(frozen=True, slots=True)
+class TracedDeployment:
+    """A deployment that a device should run."""
+
+    name: Annotated[str, About("As in the fleet repo.")]
+    id: Annotated[str, About("UUID of the document.")]
+    device: Annotated[str, About("The device; for a gateway's child, the child.")]
+    application: Annotated[str, About("The application's id.")]
+    application_version: Annotated[str | None, About("Its version; null where the document does not say.")]
+    profile: Annotated[str | None, About("The chosen profile; null where the document does not say.")]
+    reported: Annotated[TracedReport | None, About("What did run; null where nothing was reported by then.")]
+    parameters: tuple[TracedParameter, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TracedValue:
+    """A value of a deployed file, and the line of the fleet repo that it comes from."""
+
+    path: Annotated[str, About("Of the value in the deployed file.", ("spec.parameters.greeting.value",))]
+    value: Annotated[Scalar, About("As it stands there; null for what is empty.")]
+    line: Annotated[int, About("Of the deployed file, from 1.")]
+    layer: Annotated[str | None, About("What it was made from; null where that is not known.", ("site north",))]
+    file: Annotated[str | None, About("In the fleet repo.")]
+    file_line: Annotated[int | None, About("From 1, at the fleet commit.")]
+    line_commit: Annotated[str | None, About("The commit of the fleet repo that wrote this line; see `commits`.")]
+    since: Annotated[TracedSince, About("Since when the device should have this value here.")]
+
+
+@dataclass(frozen=True, slots=True)
+class TracedFile:
+    """A deployed file, each value back to its line."""
+
+    path: Annotated[str, About("In the device's tree.")]
+    digest: Annotated[str, About("Of its bytes.")]
+    deployment: Annotated[str | None, About("Whose document it is; null for the manifest.")]
+    device: Annotated[str, About("The device; for a gateway's child, the child.")]
+    since: Annotated[TracedSince, About("Since when the file is as it is, to the byte.")]
+    lines: Annotated[tuple[str, ...], About("Its text.")]
+    values: Annotated[tuple[TracedValue, ...], About("In the file's order.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """What a device should run, and why."""
+
+    api_version: Literal["margo-gitops/v1"]
+    kind: Annotated[Literal["Trace"], About("What this document is.")]
+    device: Annotated[str, About("That was asked for.")]
+    at: Annotated[str | None, About("The time that was asked for; null: now.")]
+    state_commit: Annotated[str, About("The commit on the device's branch.")]
+    version: Annotated[int | None, About("Its manifestVersion.")]
+    adopted: Annotated[int | None, About("The highest manifestVersion that it had reported; null for none.")]
+    adopted_at: Annotated[str | None, About("When that was first reported, RFC 3339.")]
+    left: Annotated[bool, About("Whether the device was no more in the fleet at that time.")]
+    fleet_commit: Annotated[str, About("The commit of the fleet repo that brought this state.")]
+    author: Annotated[str, About("Of the fleet commit.")]
+    date: Annotated[str, About("Of the fleet commit, RFC 3339.")]
+    subject: Annotated[str, About("First line of its message.")]
+    signature: Annotated[str, About("Who signed the device commit, or why that is not known.")]
+    notes: Annotated[tuple[str, ...], About("What could not be traced, or does not fit.")]
+    deployments: tuple[TracedDeployment, ...]
+    file: Annotated[TracedFile | None, About("The file that was asked for; null for none.")]
+    commits: Annotated[tuple[TracedCommit, ...], About("The commits that wrote the lines, newest first.")]

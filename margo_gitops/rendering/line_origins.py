@@ -1,0 +1,148 @@
+"""Where each value of a deployed document comes from: the line of the fleet repo that says it. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from margo_gitops.documents.deployment import OWN_EXTENSION
+from margo_gitops.documents.nodes import FieldPath
+from margo_gitops.errors import Location
+from margo_gitops.rendering.intent import Intent
+from margo_gitops.rendering.parameters import Effective
+from margo_gitops.rendering.resolution import Resolved
+
+
+@dataclass(frozen=True, slots=True)
+class LineOrigin:
+    """What a value was made from.
+
+    Attributes:
+        layer: for people, "site north".
+        place: the line, or the nearest one above it where the value is a default.
+    """
+
+    layer: str
+    place: Location
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentOrigins:
+    """The origins of one deployment document.
+
+    Attributes:
+        intent: the fleet.
+        resolved: the deployment on its device.
+        device_deployments: names of all deployments of this device.
+    """
+
+    intent: Intent
+    resolved: Resolved
+    device_deployments: Collection[str]
+
+    def of(self, path: FieldPath) -> LineOrigin:
+        """Return where the value at a path of the document comes from."""
+        match path:
+            case ("spec", "parameters", str(name), *rest):
+                return self._parameter(name, tuple(rest))
+            case ("spec", "deploymentProfile", *rest):
+                return self._application("deploymentProfiles", self._profile_index(), *rest)
+            case ("spec", str(own), *rest) if own == OWN_EXTENSION:
+                return self._extension(tuple(rest))
+            case ("spec", "applicationId"):
+                return self._deployment("spec", "application", "id")
+            case ("metadata", "namespace"):
+                return self._fleet("spec", "namespace")
+            case ("metadata", "deviceId"):
+                return self._device("metadata", "name")
+            case _:
+                # The id is made from the names of fleet, device and deployment.
+                return self._deployment("metadata", "name")
+
+    def _parameter(self, name: str, rest: FieldPath) -> LineOrigin:
+        effective = self._effective(name)
+        if effective is None:
+            return self._application("parameters", name)
+        if rest[:1] == ("targets",):
+            return self._application("parameters", name, "targets", *self._target(name, effective, rest[1:]))
+        layer = effective.origin.layer
+        return LineOrigin(layer.name, layer.location(name))
+
+    def _effective(self, name: str) -> Effective | None:
+        return next((each for each in self.resolved.parameters if each.name == name), None)
+
+    def _target(self, name: str, effective: Effective, rest: FieldPath) -> FieldPath:
+        """Return the path below the description's targets: a profile leaves out those of other components."""
+        if not rest or not isinstance(rest[0], int) or rest[0] >= len(effective.targets):
+            return ()
+        target = effective.targets[rest[0]]
+        described = self.resolved.application.description.value.parameters[name].targets
+        for index, each in enumerate(described):
+            if each.pointer == target.pointer and set(target.components) <= set(each.components):
+                if rest[1:2] == ("components",) and isinstance(at := rest[-1], int) and at < len(target.components):
+                    return index, "components", each.components.index(target.components[at])
+                return index, *rest[1:]
+        return ()
+
+    def _extension(self, rest: FieldPath) -> LineOrigin:
+        match rest:
+            case ("applicationVersion",):
+                return self._deployment("spec", "application", "version")
+            case ("profile",):
+                if self.resolved.profile.id in self.resolved.deployment.value.spec.profiles:
+                    index = self.resolved.deployment.value.spec.profiles.index(self.resolved.profile.id)
+                    return self._deployment("spec", "profiles", index)
+                return self._application("deploymentProfiles", self._profile_index(), "id")
+            case ("after", int(index)):
+                return self._deployment("spec", "after", *self._after(index))
+            case ("artifacts", int(index), "url") if self._is_vendored(index):
+                return self._fleet("spec", "artifacts", "baseUrl")
+            case ("artifacts", int(index), *_):
+                return self._artifact(index)
+            case _:
+                return self._deployment("metadata", "name")
+
+    def _after(self, index: int) -> tuple[int, ...]:
+        """Return where `spec.after` names this deployment: those that do not go to the device are left out."""
+        there = [
+            at for at, name in enumerate(self.resolved.deployment.value.spec.after) if name in self.device_deployments
+        ]
+        return (there[index],) if index < len(there) else ()
+
+    def _contents(self) -> list[int]:
+        """Return the indexes of the profile's components that have content, as the document's artifacts stand."""
+        components = self.resolved.profile.components
+        return [at for at, each in enumerate(components) if each.name in self.resolved.application.contents]
+
+    def _is_vendored(self, index: int) -> bool:
+        found = self._contents()
+        if index >= len(found):
+            return False
+        component = self.resolved.profile.components[found[index]]
+        return "://" not in self.resolved.application.contents[component.name].location
+
+    def _artifact(self, index: int) -> LineOrigin:
+        found = self._contents()
+        at = found[index] if index < len(found) else 0
+        path = ("deploymentProfiles", self._profile_index(), "components", at, OWN_EXTENSION, "artifact")
+        return self._application(*path)
+
+    def _profile_index(self) -> int:
+        profiles = self.resolved.application.description.value.deployment_profiles
+        return next(at for at, each in enumerate(profiles) if each.id == self.resolved.profile.id)
+
+    def _application(self, *path: str | int) -> LineOrigin:
+        description = self.resolved.application.description
+        name = f"application {description.value.id} {description.value.metadata.version}"
+        return LineOrigin(name, description.at(*path))
+
+    def _deployment(self, *path: str | int) -> LineOrigin:
+        deployment = self.resolved.deployment
+        return LineOrigin(f"deployment {deployment.value.metadata.name}", deployment.at(*path))
+
+    def _device(self, *path: str | int) -> LineOrigin:
+        device = self.intent.devices[self.resolved.target.id]
+        return LineOrigin(f"device {self.resolved.target.id}", device.at(*path))
+
+    def _fleet(self, *path: str | int) -> LineOrigin:
+        return LineOrigin(f"fleet {self.intent.fleet.value.metadata.name}", self.intent.fleet.at(*path))

@@ -1,0 +1,106 @@
+"""What one client does to the server is not felt by the others: histories, long requests, a registry that is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from server.git_requests import command, objects
+from server.serving import ServedFleet
+from server.signing_fleet import SigningFleet
+from starlette.responses import Response
+from starlette.types import Message, Scope
+from support.state_publishing import Renderer
+
+from margo_gitops.documents.device_id import device_ref
+from margo_gitops.server.desired_state import DesiredStateResources
+from margo_gitops.server.git.answers import old_acknowledgments
+from margo_gitops.server.git.packs import Plan
+from margo_gitops.server.git.requests import Fetch
+from margo_gitops.server.git.resources import GitResources
+from margo_gitops.server.identity import Caller
+from margo_gitops.server.state_watch import StateWatch
+from margo_gitops.state_repo.served_objects import ServedObjects
+from margo_gitops.state_repo.served_state import ServedState
+from margo_gitops.state_repo.state_repo import StateRepo
+
+MANY = 40
+"""More than the event loop has threads."""
+
+
+def resources(folder: Path) -> GitResources:
+    watch = StateWatch(ServedState(StateRepo.open(folder)), 10)
+    reading = DesiredStateResources(watch, None, longest_wait=0, profile="lenient")
+    return GitResources(watch, reading, ServedObjects(folder), longest_wait=0)
+
+
+async def ask(git: GitResources, device: str, body: bytes) -> Response:
+    async def receive() -> Message:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    scope: Scope = {"type": "http", "method": "POST", "headers": [(b"git-protocol", b"version=2")]}
+    return await git.upload_pack(scope, receive, Caller(device, "token"))
+
+
+def test_a_device_is_answered_while_another_asks_for_history_again_and_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    renderer = Renderer(tmp_path / "state.git")
+    for number in range(3):
+        renderer.publish({device: {"app": b"%d\n" % number} for device in ("flood", "press-01")})
+    tips = {device: renderer.git.run("rev-parse", device_ref(device)) for device in ("flood", "press-01")}
+    git = resources(renderer.git.path)
+    going_on = threading.Event()
+    build = git.packs.build
+
+    def slow(plan: Plan) -> bytes:
+        """Build; a history as slowly as the largest one."""
+        assert plan.is_kept or going_on.wait(30)
+        return build(plan)
+
+    monkeypatch.setattr(git.packs, "build", slow)
+
+    async def run() -> None:
+        want = f"want {tips['flood']}"
+        forms = [("done",), ("deepen 2", "done"), ("deepen 1", f"want {tips['flood']}", "deepen-relative", "done")]
+        floods = [
+            asyncio.create_task(ask(git, "flood", command("fetch", want, *forms[number % len(forms)])))
+            for number in range(MANY)
+        ]
+        await asyncio.sleep(0)  # so that they come first
+        try:
+            own = command("fetch", f"want {tips['press-01']}", "deepen 1", "done")
+            answer = await asyncio.wait_for(ask(git, "press-01", own), 15)
+            assert tips["press-01"].encode() in objects(bytes(answer.body))
+        finally:
+            going_on.set()
+        for answer in await asyncio.gather(*floods):
+            assert tips["flood"].encode() in objects(bytes(answer.body))
+
+    asyncio.run(run())
+
+
+def test_acknowledging_takes_time_in_proportion_to_what_is_said() -> None:
+    names = tuple(f"{number:040x}" for number in range(20_000))
+    begin = time.process_time()
+    said = old_acknowledgments(Fetch(("w",), multi_ack="common"), names, names)
+    assert time.process_time() - begin < 1
+    assert said.count(b"common") == len(names)
+
+
+def test_a_registry_that_cannot_be_read_is_no_wrong_signature(fleet: ServedFleet) -> None:
+    signing = SigningFleet(fleet).start()
+    with signing.http:
+        client = signing.client()
+        assert client.get("deployments").status_code == 200
+        (file,) = fleet.folder.rglob("*client*.sqlite")
+        other = sqlite3.connect(file)
+        other.execute("ALTER TABLE client RENAME TO gone")
+        assert client.get("deployments").status_code == 503
+        other.execute("ALTER TABLE gone RENAME TO client")
+        other.close()
+        assert client.get("deployments").status_code == 200
