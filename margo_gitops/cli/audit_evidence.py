@@ -50,7 +50,7 @@ def export(
     approvals, and the git objects that prove all of it.
     """
     # Only these commands need the packages for in-toto and DSSE.
-    from margo_gitops.audit.evidence_export import ExportRequest, export_evidence
+    from margo_gitops.audit.evidence.export import ExportRequest, export_evidence
 
     if every == (device is not None):
         raise EvidenceUnusable("name a device, or all of them", remedy="audit export DEVICE, or audit export --all")
@@ -75,8 +75,8 @@ def check_evidence(file: Path, allowed_signers: Path | None, accept_unsigned: bo
 
     Exits 0 if it holds, 4 if not.
     """
-    from margo_gitops.audit.evidence_check import check_evidence as check
-    from margo_gitops.audit.evidence_text import evidence_lines
+    from margo_gitops.audit.evidence.check import check_evidence as check
+    from margo_gitops.audit.evidence.text import evidence_lines
 
     signers = read_signers(allowed_signers)
     if signers is None:
@@ -95,7 +95,7 @@ def check_evidence(file: Path, allowed_signers: Path | None, accept_unsigned: bo
 
 
 def _read(file: Path) -> bytes:
-    from margo_gitops.audit.evidence_export import MAX_EVIDENCE_BYTES
+    from margo_gitops.audit.evidence.export import MAX_EVIDENCE_BYTES
 
     try:
         with file.open("rb") as opened_file:

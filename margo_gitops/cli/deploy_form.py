@@ -18,9 +18,9 @@ from margo_gitops.editing.checking import check_edit
 from margo_gitops.editing.deploy import DeployRequest, DeployTarget
 from margo_gitops.editing.deploy import deploy as deploy_edit
 from margo_gitops.editing.edit import Base, Edit, unified_diff
-from margo_gitops.editing.form import Answers, Form
-from margo_gitops.editing.form_checks import FormCheck
-from margo_gitops.editing.form_text import HELP, all_devices, prompt_text, question_lines, title_lines
+from margo_gitops.editing.form.checks import FormCheck
+from margo_gitops.editing.form.form import Answers, Form
+from margo_gitops.editing.form.text import HELP, all_devices, prompt_text, question_lines, title_lines
 from margo_gitops.editing.installed import Installed, installed_state
 from margo_gitops.editing.preview import preview
 from margo_gitops.errors import MargoGitopsError

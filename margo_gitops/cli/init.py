@@ -13,7 +13,8 @@ from typing import cast, get_args
 import click
 
 from margo_gitops.errors import ExitCode, ScaffoldRefused
-from margo_gitops.renderer.scaffold import (
+from margo_gitops.scaffolding.merge import FileUpgrade, OnConflict
+from margo_gitops.scaffolding.scaffold import (
     Scaffold,
     check_artifacts_url,
     check_target,
@@ -21,9 +22,8 @@ from margo_gitops.renderer.scaffold import (
     default_state_repo,
     scaffold,
 )
-from margo_gitops.renderer.scaffold_merge import FileUpgrade, OnConflict
-from margo_gitops.renderer.scaffold_template import FIRST_SITE, Answers, CiKind
-from margo_gitops.renderer.scaffold_upgrade import Upgraded, upgrade
+from margo_gitops.scaffolding.template import FIRST_SITE, Answers, CiKind
+from margo_gitops.scaffolding.upgrade import Upgraded, upgrade
 from margo_gitops.state_repo.remote import is_remote
 
 _ONLY_NEW = ("name", "state", "artifacts_url", "site", "sign", "yes")

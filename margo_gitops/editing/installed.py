@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from margo_gitops.editing.edit import Base
-from margo_gitops.editing.form_checks import Previous
+from margo_gitops.editing.form.checks import Previous
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.renderer.fleet_input import open_state, state_location
 from margo_gitops.rendering.difference import rendered_fleet

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.editing.edit import Base, Edit, EditedTree
-from margo_gitops.editing.form_checks import Previous
+from margo_gitops.editing.form.checks import Previous
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.renderer.planned import Sides, planned
 from margo_gitops.renderer.run import without_collections

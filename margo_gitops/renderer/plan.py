@@ -18,7 +18,7 @@ from margo_gitops.errors import ExitCode, FleetCommitUnknown, FleetInvalid, Refe
 from margo_gitops.renderer.fleet_input import FleetInput, StateTarget, open_state, state_location
 from margo_gitops.renderer.guards import refuse_foreign
 from margo_gitops.renderer.planned import Judging, Sides, judgement, planned, with_verdicts
-from margo_gitops.renderer.policy_history import Span
+from margo_gitops.renderer.policies.history import Span
 from margo_gitops.renderer.refusals import cannot_take, reasons, refusals
 from margo_gitops.renderer.run import held_fleet, rendered_from, rendered_states, signed_anew, without_collections
 from margo_gitops.rendering.desired_state import DesiredState, raised

@@ -11,9 +11,9 @@ from margo_gitops.digests import Digest
 from margo_gitops.documents.records import write
 from margo_gitops.errors import PolicyUnusable, UnreadableDocument
 from margo_gitops.renderer.content_sources import Images, content_by_digest
-from margo_gitops.renderer.policy import Change, judge_change
-from margo_gitops.renderer.policy_command import judge_by_command
-from margo_gitops.renderer.policy_history import PolicyHistory, Span
+from margo_gitops.renderer.policies.command import judge_by_command
+from margo_gitops.renderer.policies.history import PolicyHistory, Span
+from margo_gitops.renderer.policies.judging import Change, judge_change
 from margo_gitops.renderer.refusals import verdict
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.difference import FleetState, difference

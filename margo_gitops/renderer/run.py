@@ -17,8 +17,8 @@ from margo_gitops.errors import SigningKeyUnusable, StateTampered, listed
 from margo_gitops.renderer.fleet_input import FleetInput, StateTarget, open_state, read_fleet_commit
 from margo_gitops.renderer.guards import refuse_foreign, refuse_older
 from margo_gitops.renderer.planned import Judging, Sides, judgement, planned, refuse_skipped_command
-from margo_gitops.renderer.policy import refuse_breaches
-from margo_gitops.renderer.policy_history import Span
+from margo_gitops.renderer.policies.history import Span
+from margo_gitops.renderer.policies.judging import refuse_breaches
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.difference import FleetState
 from margo_gitops.rendering.intent import Intent

@@ -30,8 +30,8 @@ from margo_gitops.errors import (
 )
 from margo_gitops.renderer.content_sources import image_name
 from margo_gitops.renderer.fleet_input import named_location, open_state
-from margo_gitops.renderer.policy_findings import policy_of_change, policy_of_content
-from margo_gitops.renderer.policy_history import Span
+from margo_gitops.renderer.policies.findings import policy_of_change, policy_of_content
+from margo_gitops.renderer.policies.history import Span
 from margo_gitops.renderer.run import without_collections
 from margo_gitops.renderer.validation import RuleFinding, Validation, make_validation, of_error, of_finding, of_rule
 from margo_gitops.rendering.desired_state import PreviousState

@@ -22,10 +22,10 @@ from support.command_line import Outcome, margo_gitops
 from support.fleet import write_signing_key
 from support.git_cli import Git
 
-from margo_gitops.audit.evidence import PAYLOAD_TYPE
-from margo_gitops.audit.evidence_check import CheckedEvidence, check_evidence
-from margo_gitops.audit.evidence_envelope import sealed
-from margo_gitops.audit.evidence_export import ExportRequest, export_evidence
+from margo_gitops.audit.evidence.check import CheckedEvidence, check_evidence
+from margo_gitops.audit.evidence.envelope import sealed
+from margo_gitops.audit.evidence.export import ExportRequest, export_evidence
+from margo_gitops.audit.evidence.predicate import PAYLOAD_TYPE
 from margo_gitops.audit.state import opened
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.json_writer import write_json

@@ -12,7 +12,7 @@ from renderer.policy_world import PolicyWorld, make_world
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.errors import PolicyUnusable, RenderingRefused
 from margo_gitops.renderer.plan import exit_code
-from margo_gitops.renderer.policy_command import judge_by_command
+from margo_gitops.renderer.policies.command import judge_by_command
 from margo_gitops.rendering.plan import PolicyVerdict
 from margo_gitops.rendering.policies.facts import PolicyInForce
 

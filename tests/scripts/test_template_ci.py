@@ -23,8 +23,8 @@ from testbed.ssh_server import SshServer
 
 from margo_gitops.renderer.fleet_input import read_signing_key
 from margo_gitops.renderer.run import RenderRequest, render_fleet
-from margo_gitops.renderer.scaffold import scaffold
-from margo_gitops.renderer.scaffold_template import Answers
+from margo_gitops.scaffolding.scaffold import scaffold
+from margo_gitops.scaffolding.template import Answers
 
 HOSTS = ["github", "gitlab"]
 

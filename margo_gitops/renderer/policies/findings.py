@@ -8,9 +8,9 @@ from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.errors import FleetInvalid, NoFleetRepo, RenderingRefused
 from margo_gitops.renderer.content_sources import placed_of
-from margo_gitops.renderer.policy import Change, judge_change_of_devices, judge_commits, judge_content
-from margo_gitops.renderer.policy_files import unusable
-from margo_gitops.renderer.policy_history import PolicyHistory, Span
+from margo_gitops.renderer.policies.files import unusable
+from margo_gitops.renderer.policies.history import PolicyHistory, Span
+from margo_gitops.renderer.policies.judging import Change, judge_change_of_devices, judge_commits, judge_content
 from margo_gitops.renderer.validation import RuleFinding, of_error, of_rule
 from margo_gitops.rendering.difference import difference, rendered_fleet
 from margo_gitops.rendering.intent import Intent

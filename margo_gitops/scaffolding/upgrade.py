@@ -12,8 +12,8 @@ from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.documents.records import read
 from margo_gitops.documents.yaml_reader import read_yaml
 from margo_gitops.errors import Location, NoFleetRepo, UpgradeRefused, listed
-from margo_gitops.renderer.scaffold_merge import FileUpgrade, OnConflict, upgrade_file
-from margo_gitops.renderer.scaffold_record import (
+from margo_gitops.scaffolding.merge import FileUpgrade, OnConflict, upgrade_file
+from margo_gitops.scaffolding.record import (
     RECORD_FILE,
     ScaffoldRecord,
     new_record,
@@ -21,7 +21,7 @@ from margo_gitops.renderer.scaffold_record import (
     scaffolded,
     write_record,
 )
-from margo_gitops.renderer.scaffold_template import FIRST_SITE, Answers, CiKind, tooling_files
+from margo_gitops.scaffolding.template import FIRST_SITE, Answers, CiKind, tooling_files
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from margo_gitops.errors import (
     NoFleetRepo,
     PolicyUnusable,
 )
-from margo_gitops.renderer.policy_files import policy_files, read_signers, unusable
+from margo_gitops.renderer.policies.files import policy_files, read_signers, unusable
 from margo_gitops.rendering.intent import Located
 from margo_gitops.rendering.policies.facts import NO_POLICY, Commit, PolicyInForce, Step
 from margo_gitops.trust.allowed_signers import AllowedSigners

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
-from margo_gitops.audit.evidence import (
+from margo_gitops.audit.evidence.envelope import check_statement, opened
+from margo_gitops.audit.evidence.predicate import (
     NAMESPACE,
     PREDICATE_TYPE,
     STATEMENT_TYPE,
@@ -33,8 +34,7 @@ from margo_gitops.audit.evidence import (
     fleet_commit_of,
     subjects_of,
 )
-from margo_gitops.audit.evidence_envelope import check_statement, opened
-from margo_gitops.audit.evidence_statement import EvidenceStatement
+from margo_gitops.audit.evidence.statement import EvidenceStatement
 from margo_gitops.catalog.lock import LOCK_FILE
 from margo_gitops.digests import sha256
 from margo_gitops.documents.device_id import DEVICE_REFS, encode_device_id

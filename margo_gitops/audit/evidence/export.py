@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from typing import cast
 
 from margo_gitops import __version__
-from margo_gitops.audit.evidence import (
+from margo_gitops.audit.evidence.envelope import sealed, statement_payload
+from margo_gitops.audit.evidence.predicate import (
     Evidence,
     EvidenceObject,
     EvidenceState,
@@ -17,7 +18,6 @@ from margo_gitops.audit.evidence import (
     fleet_commit_of,
     subjects_of,
 )
-from margo_gitops.audit.evidence_envelope import sealed, statement_payload
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.lock import LOCK_FILE
 from margo_gitops.digests import sha256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from margo_gitops.audit.evidence_check import CheckedEvidence
+from margo_gitops.audit.evidence.check import CheckedEvidence
 from margo_gitops.renderer.wording import counted
 
 _SHOWN = 50

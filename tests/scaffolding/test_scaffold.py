@@ -16,9 +16,9 @@ from margo_gitops import __version__
 from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.errors import ScaffoldRefused
-from margo_gitops.renderer.scaffold import scaffold
-from margo_gitops.renderer.scaffold_record import RECORD_FILE, read_record
-from margo_gitops.renderer.scaffold_template import Answers, CiKind, FirstSettings, fleet_files, tooling_files
+from margo_gitops.scaffolding.record import RECORD_FILE, read_record
+from margo_gitops.scaffolding.scaffold import scaffold
+from margo_gitops.scaffolding.template import Answers, CiKind, FirstSettings, fleet_files, tooling_files
 
 SETTINGS = FirstSettings("../state.git", "https://artifacts.plant.example/applications/")
 

@@ -20,7 +20,7 @@ from typing import Literal, TypeAlias
 
 from margo_gitops.digests import sha256
 from margo_gitops.errors import UpgradeRefused
-from margo_gitops.renderer.scaffold_record import ScaffoldedFile, scaffolded
+from margo_gitops.scaffolding.record import ScaffoldedFile, scaffolded
 
 OnConflict: TypeAlias = Literal["keep", "mine", "theirs", "mark"]
 """What becomes of lines that both changed: the whole file is kept and not upgraded; the lines are mine, theirs, or both

@@ -8,7 +8,7 @@ from typing import Final
 
 from margo_gitops.documents.constraints import MatchExpression
 from margo_gitops.documents.device_selector import DeviceSelector
-from margo_gitops.editing.form import Form, ParameterQuestion, PlacementQuestion, ProfileQuestion
+from margo_gitops.editing.form.form import Form, ParameterQuestion, PlacementQuestion, ProfileQuestion
 from margo_gitops.renderer.catalog_text import refusal_lines, shown_value
 from margo_gitops.renderer.wording import counted, printable, table_lines
 

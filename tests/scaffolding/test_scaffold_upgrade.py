@@ -15,11 +15,11 @@ from support.git_cli import Git
 from margo_gitops import __version__
 from margo_gitops.digests import sha256
 from margo_gitops.errors import InvalidDocument, NoFleetRepo, UpgradeRefused
-from margo_gitops.renderer.scaffold import scaffold
-from margo_gitops.renderer.scaffold_merge import merge_lines, upgrade_file
-from margo_gitops.renderer.scaffold_record import RECORD_FILE, scaffolded
-from margo_gitops.renderer.scaffold_template import Answers, tooling_files
-from margo_gitops.renderer.scaffold_upgrade import Upgraded, upgrade
+from margo_gitops.scaffolding.merge import merge_lines, upgrade_file
+from margo_gitops.scaffolding.record import RECORD_FILE, scaffolded
+from margo_gitops.scaffolding.scaffold import scaffold
+from margo_gitops.scaffolding.template import Answers, tooling_files
+from margo_gitops.scaffolding.upgrade import Upgraded, upgrade
 
 GITLAB = ".gitlab-ci.yml"
 SCHEMA = ".margo-gitops/schemas/site.schema.json"

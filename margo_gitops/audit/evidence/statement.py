@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from margo_gitops.audit.evidence import Evidence, Subject
+from margo_gitops.audit.evidence.predicate import Evidence, Subject
 from margo_gitops.documents.declarations import About, Items, Wire
 
 

@@ -10,9 +10,9 @@ from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.errors import FleetInvalid, NoFleetRepo, RenderingRefused
 from margo_gitops.renderer.content_sources import Images, Placed, deployed, placed, sources
-from margo_gitops.renderer.policy_files import unusable
-from margo_gitops.renderer.policy_history import PolicyHistory, Span, policies_want_commits
-from margo_gitops.renderer.policy_sites import with_sites
+from margo_gitops.renderer.policies.files import unusable
+from margo_gitops.renderer.policies.history import PolicyHistory, Span, policies_want_commits
+from margo_gitops.renderer.policies.sites import with_sites
 from margo_gitops.rendering.intent import Intent, Located
 from margo_gitops.rendering.placement import Target, targets
 from margo_gitops.rendering.plan import DeviceChange

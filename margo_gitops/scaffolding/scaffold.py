@@ -14,8 +14,8 @@ from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.documents.fleet_kinds import ARTIFACTS_URL_PATTERN
 from margo_gitops.errors import ScaffoldRefused
-from margo_gitops.renderer.scaffold_record import RECORD_FILE, new_record, scaffolded, write_record
-from margo_gitops.renderer.scaffold_template import DEFAULT_BRANCH, Answers, FirstSettings, fleet_files, tooling_files
+from margo_gitops.scaffolding.record import RECORD_FILE, new_record, scaffolded, write_record
+from margo_gitops.scaffolding.template import DEFAULT_BRANCH, Answers, FirstSettings, fleet_files, tooling_files
 
 
 @dataclass(frozen=True, slots=True)

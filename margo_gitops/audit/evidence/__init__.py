@@ -1,0 +1,1 @@
+"""Evidence that a third party checks without access to the repos."""

@@ -1,0 +1,1 @@
+"""A deployment as a form in the terminal."""
