@@ -111,8 +111,11 @@ def log(
         if output == "json":
             click.echo(json.dumps({"commits": [write(each) for each in entries]}, indent=2, ensure_ascii=False))
             return
+        line = None
         for line in log_lines(entries):
             click.echo(printable(line))
+        if line is None:
+            click.echo("note: nothing in the history concerns that; `margo-gitops device list` lists devices", err=True)
 
 
 @audit.command()

@@ -114,4 +114,4 @@ def show(
 
 
 def _read(fleet: Path, rev: str | None) -> Intent:
-    return read_fleet_commit(fleet, rev).intent if rev else read_working_tree(fleet)
+    return read_fleet_commit(fleet, rev).intent if rev is not None else read_working_tree(fleet)

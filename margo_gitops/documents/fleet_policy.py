@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Literal
 
-from margo_gitops.documents.declarations import About, Problem, Range, Text
+from margo_gitops.documents.declarations import About, Items, Problem, Range, Text
 from margo_gitops.documents.device_selector import DeviceSelector, Name
 from margo_gitops.documents.version_ranges import read_range
 
@@ -175,6 +175,7 @@ class Policy:
     registries: RegistryRules | None = None
     command: Annotated[
         tuple[str, ...],
+        Items(minimum=1),
         About(
             "A program and its arguments. It reads the plan as JSON and ends with 0, or with 1 and a list of findings."
             " A name with a slash is a file of this repo, any other is on the PATH.",

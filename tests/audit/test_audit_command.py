@@ -98,6 +98,9 @@ def test_the_log_can_be_about_one_device_or_deployment(world: World):
     commits = as_json(world, "log", "--deployment", "db")["commits"]
     assert isinstance(commits, list)
     assert [each["subject"] for each in commits] == ["Add db"]
+    nothing = audit(world, "log", "--device", "press-99")
+    assert (nothing.code, nothing.stdout) == (0, "")
+    assert nothing.stderr.startswith("note: nothing in the history concerns that")
     commits = as_json(world, "log", "-n", "2")["commits"]
     assert isinstance(commits, list)
     assert len(commits) == 2

@@ -58,6 +58,7 @@ def test_what_may_be_written(policy: dict[str, Any]):
         ({"freezes": [ON | {"match": {}}]}, "selects no device"),
         ({"applications": {"default": [{"id": "app", "versions": "^1"}]}}, "is no comparison"),
         ({"registries": {"default": ["https://ghcr.io"]}}, "is not a host"),
+        ({"command": []}, "at least 1"),
         ({"command": ["/usr/bin/check"]}, "lies in no fleet repo"),
         ({"command": ["policy/../../check"]}, "lies in no fleet repo"),
         ({"freeze": [ON]}, "unknown key 'freeze'"),

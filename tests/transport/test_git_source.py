@@ -70,6 +70,12 @@ def test_a_url_of_another_form_is_refused(url: str) -> None:
         GitSource(url, device="press-07")
 
 
+def test_a_blank_in_a_url_is_refused_with_what_to_write() -> None:
+    with pytest.raises(SourceMisconfigured) as caught:
+        GitSource("file:///srv/my fleet/state.git", device="press-07")
+    assert "a blank is written %20" in str(caught.value)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -70,7 +70,10 @@ def parse_address(url: str, kinds: Sequence[str], remedy: str) -> SplitResult:
         SourceMisconfigured: it does not pass.
     """
     if not url.isascii() or not url.isprintable() or " " in url:
-        refuse_settings("the URL of the source holds blanks or characters that no URL may hold", remedy)
+        refuse_settings(
+            "the URL of the source holds blanks or characters that no URL may hold",
+            f"{remedy}; a blank is written %20, other characters likewise",
+        )
     try:
         address = urlsplit(url)
         _ = address.port
