@@ -31,6 +31,9 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take over the connection; its first request must come soon."""
         super().connection_made(transport)
+        if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
+            transport.close()  # who is nobody yet may not hold the places of devices without end
+            return
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -215,6 +215,9 @@ class LimitSettings:
     burst: Annotated[int, About("Of one device, at once."), Range(minimum=1)] = 300
     requests_at_once: Annotated[int, About("Of one device, being worked on, waiting ones too."), Range(minimum=1)] = 8
     requests_of_all: Annotated[int, About("Of all devices, waiting ones too."), Range(minimum=1)] = 50_000
+    connections: Annotated[
+        int, About("Of everybody, known or not; one more is closed at once."), Range(minimum=1, maximum=1_000_000)
+    ] = 60_000
     wait_seconds: Annotated[
         float, About("Longest wait of a poll for a change; 0: none waits."), Range(minimum=0, maximum=3600)
     ] = 55.0

@@ -145,6 +145,8 @@ def _run(
         timeout_keep_alive=_KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=_STOP_SECONDS,
         backlog=4096,
+        # uvicorn counts from this number on; BoundedConnection closes what is above the number before.
+        limit_concurrency=configuration.content.limits.connections + 1,
     )
     config.load()
     if context is not None:

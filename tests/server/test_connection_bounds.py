@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from server.certificates import Authority, spiffe_id
 from server.git_requests import REPOSITORY, command
-from server.serving import ServedFleet
+from server.serving import ServedFleet, until
 
 _SENT = 24 * 1024 * 1024
 """Bytes that are sent without end; far more than any bound, and than what is between two sockets."""
@@ -87,3 +87,23 @@ def test_the_largest_report_in_the_smallest_chunks_is_read(reading: ServedFleet)
     answer = reading.raw(request + chunked(*(bytes([byte]) for byte in body)) + b"0\r\n\r\n")
     assert answer.startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 422 "))
     assert b"properties" in answer or b"errors" in answer
+
+
+def test_one_connection_more_than_allowed_is_closed_and_the_others_go_on(fleet: ServedFleet) -> None:
+    fleet.start(limits={"connections": 3})
+    with contextlib.ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection((fleet.host, fleet.port), timeout=20)) for _ in range(3)]
+        until(lambda: fleet.connections() == 3)
+        with socket.create_connection((fleet.host, fleet.port), timeout=20) as fourth:
+            assert fourth.recv(1) == b""
+        held[0].sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert held[0].recv(100).startswith(b"HTTP/1.1 200 OK")
+        held[1].close()
+        assert b" 200 OK" in until(lambda: answered(fleet))
+
+
+def answered(fleet: ServedFleet) -> bytes:
+    """Return the answer to a new connection; nothing where there was no place for it."""
+    with contextlib.suppress(ConnectionError):
+        return fleet.raw(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    return b""
