@@ -20,12 +20,11 @@ ROOT = Path(__file__).parents[2]
 ERRORS = [each for each in vars(errors).values() if inspect.isclass(each) and issubclass(each, MargoGitopsError)]
 
 
-@pytest.mark.parametrize("columns", ["40", "200"])
-def test_the_committed_pages_are_the_generated_ones_at_any_width_of_the_terminal(columns: str) -> None:
+def test_the_committed_pages_are_the_generated_ones_whatever_the_width_of_the_terminal() -> None:
     done = subprocess.run(
         [sys.executable, "scripts/generate-docs", "--check"],
         cwd=ROOT,
-        env={**os.environ, "COLUMNS": columns, "TERMINAL_WIDTH": columns},
+        env={**os.environ, "COLUMNS": "40", "TERMINAL_WIDTH": "40"},
         capture_output=True,
         text=True,
         timeout=120,

@@ -98,12 +98,13 @@ def test_filters_choose_devices(fleet: Fleet):
     fleet.reporter.report("a")
     assert fleet.states(states=frozenset({"installed"})) == {"a": "installed"}
     assert fleet.states(devices=frozenset({"b/axis"})) == {"b": "silent"}
-    assert fleet.states(sites=frozenset({"south"})) == {}
     assert list(fleet.states(sites=frozenset({"north"}))) == ["a", "b", "c"]
     assert list(fleet.states(applications=frozenset({"com-example-hmi"}))) == ["a", "b", "c"]
     assert fleet.states(applications=frozenset({"com-example-none"})) == {}
     with pytest.raises(StatusUnusable, match="z is no device"):
         fleet.states(devices=frozenset({"z"}))
+    with pytest.raises(StatusUnusable, match="south is no site"):
+        fleet.states(sites=frozenset({"south"}))
 
 
 def test_a_device_that_left_is_shown_on_request_and_does_not_count(fleet: Fleet):
