@@ -36,11 +36,10 @@ ABOUT = """\
 
 What the [conformance kit](conformance.md) checks of each requirement, which tests name it, and the last verdict. The
 tests compare the verdicts with what they see. "not applicable": the requirement does not touch what was checked. Empty:
-nothing checks it from outside. `git http-backend` is the one of the [testbed](testbed.md), which takes requests of any
-size (G-R-8).
+nothing checks it from outside. `git http-backend` is the one of the [testbed](testbed.md).
 """
 
-_NAMED = re.compile(r"\bdef test_([gh](?:_[a-z])?_[0-9]+)_")
+_NAMED = re.compile(r"\bdef test_(?:f[0-9]+_)?([gh](?:_[a-z])?_[0-9]+)_")
 
 
 def results_page(root: Path) -> str:

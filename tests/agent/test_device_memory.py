@@ -194,7 +194,7 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "state" / "floor.json", tmp_path / "copy" / "floor.json"
 
 
-def test_the_floor_is_kept_in_both_places_with_every_digit(places: tuple[Path, Path]) -> None:
+def test_g_v_2_the_floor_is_kept_in_both_places_with_every_digit(places: tuple[Path, Path]) -> None:
     files = FloorFiles(DEVICE, *places)
     assert files.read().floor is None
     assert files.raise_to(floor(MAX_MANIFEST_VERSION)) == []

@@ -117,7 +117,7 @@ def test_a_device_that_is_shown_nothing_new_for_too_long_knows_it(line: Line) ->
     assert line.greeting is not None
 
 
-def test_a_renewal_wakes_nobody_and_is_fetched_when_it_is_time(line: Line) -> None:
+def test_g_f_4_a_renewal_wakes_nobody_and_is_fetched_when_it_is_time(line: Line) -> None:
     line.publish("one")
     line.renew()
     with line.agent() as parts:
@@ -222,7 +222,7 @@ def test_a_render_between_poll_and_statement_is_no_event(line: Line) -> None:
         assert line.told("FreshnessLost") == []
 
 
-def test_hold_takes_no_new_state_without_proof_and_stops_nothing(line: Line) -> None:
+def test_g_f_10_hold_takes_no_new_state_without_proof_and_stops_nothing(line: Line) -> None:
     line.configure(onExpiry="hold")
     line.publish("one")
     line.renew()
@@ -332,7 +332,7 @@ def test_a_key_that_is_taken_off_the_list_takes_its_proof_along(line: Line) -> N
     assert "may not sign statements" in line.told("FreshnessRefused")[0]
 
 
-def test_a_device_whose_clock_is_wrong_tells_that_from_expiry(line: Line) -> None:
+def test_g_f_11_a_device_whose_clock_is_wrong_tells_that_from_expiry(line: Line) -> None:
     line.publish("one")
     line.renew()
     line.now = datetime(1970, 1, 2, tzinfo=UTC)

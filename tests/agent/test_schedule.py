@@ -31,7 +31,7 @@ def test_there_is_one_poll_per_interval_and_late_cycles_do_not_add_up(schedule: 
     assert 19 <= polls <= 22
 
 
-def test_a_fleet_spreads_over_the_interval() -> None:
+def test_g_c_14_a_fleet_spreads_over_the_interval() -> None:
     moments = [Schedule(f"press-{number}", 60, 6).delay(1_000_000) for number in range(1000)]
     tenths = [sum(1 for moment in moments if tenth <= moment / 6 < tenth + 1) for tenth in range(10)]
     assert min(tenths) > 40
@@ -50,14 +50,16 @@ def test_failures_stretch_the_pause_up_to_an_hour(schedule: Schedule, now: float
         assert delay == schedule.delay(now), "a single failure changes nothing"
 
 
-def test_the_pause_doubles() -> None:
+def test_g_r_4_the_pause_doubles() -> None:
     schedule = Schedule("press-07", 60, 0)
     skipped = [round((schedule.delay(0, failures=n) - schedule.delay(0)) / 60) for n in range(1, 8)]
     assert skipped == [0, 1, 3, 7, 15, 31, 59]
 
 
 @given(schedules, times, st.floats(0, 86_400))
-def test_a_source_that_asks_to_wait_is_not_asked_before(schedule: Schedule, now: float, retry_after: float) -> None:
+def test_g_r_3_a_source_that_asks_to_wait_is_not_asked_before(
+    schedule: Schedule, now: float, retry_after: float
+) -> None:
     assert schedule.delay(now, retry_after=retry_after) >= retry_after - 1e-3
 
 

@@ -36,7 +36,7 @@ def test_git_finds_nothing_wrong(renderer: Renderer):
     assert renderer.git.run("symbolic-ref", "HEAD") == "refs/heads/fleet"
 
 
-def test_a_device_commit_has_the_tree_that_the_fleet_commit_holds_for_it(renderer: Renderer):
+def test_g_t_4_a_device_commit_has_the_tree_that_the_fleet_commit_holds_for_it(renderer: Renderer):
     renderer.publish(DEVICES)
     for device in DEVICES:
         mine = renderer.git.run("rev-parse", f"devices/{device}^{{tree}}")
@@ -59,7 +59,7 @@ def test_a_plain_clone_of_a_device_branch_shows_manifest_and_deployments(rendere
     assert {path.stat().st_mode & 0o111 for path in clone.rglob("*.yaml")} == {0}
 
 
-def test_commits_say_where_they_come_from(renderer: Renderer):
+def test_g_m_3_commits_say_where_they_come_from(renderer: Renderer):
     fleet = renderer.publish(DEVICES).fleet_commit
     message = renderer.git.run("log", "-1", "--format=%(trailers:only,unfold)", "devices/a").splitlines()
     trailers = dict(line.split(": ", 1) for line in message if line)
@@ -86,7 +86,7 @@ def test_a_subject_can_fake_no_trailer(renderer: Renderer, subject: str):
     assert renderer.repo.commit(renderer.refs()["refs/heads/fleet"]).trailers["Fleet-Commit"] == "c" * 40
 
 
-def test_signed_commits_are_verified_by_git(renderer: Renderer, key: SigningKey, tmp_path: Path):
+def test_g_m_4_signed_commits_are_verified_by_git(renderer: Renderer, key: SigningKey, tmp_path: Path):
     renderer.publish(DEVICES, key=key)
     options = ("-c", f"gpg.ssh.allowedSignersFile={tmp_path / 'key.allowed'}")
     for ref in ("fleet", "devices/a", "devices/b", "devices/c"):
@@ -109,7 +109,7 @@ def test_equal_input_gives_equal_commit_ids(tmp_path: Path, key: SigningKey, sig
     assert refs[0] == refs[1]
 
 
-def test_f21_rendering_nothing_new_makes_no_commit(renderer: Renderer):
+def test_f21_g_v_1_rendering_nothing_new_makes_no_commit(renderer: Renderer):
     """F21: no churn."""
     renderer.publish(DEVICES)
     before = renderer.refs()
@@ -142,7 +142,7 @@ def test_f20_a_removed_deployment_leaves_no_file_in_any_tree(renderer: Renderer)
     assert renderer.git.run("ls-tree", "-r", "--name-only", "devices/b") == "manifest.json"
 
 
-def test_a_device_that_leaves_keeps_its_branch_and_goes_on_with_its_version(renderer: Renderer):
+def test_g_t_2_a_device_that_leaves_keeps_its_branch_and_goes_on_with_its_version(renderer: Renderer):
     renderer.publish(DEVICES)
     renderer.publish({**DEVICES, "a": {"web": b"9"}})
     before = renderer.refs()["refs/heads/devices/a"]
@@ -182,7 +182,7 @@ def test_ten_thousand_changes_fit_into_one_commit_message(renderer: Renderer):
     assert "and 280 more devices" in renderer.git.run("log", "-1", "--format=%B", "fleet")
 
 
-def test_a_ref_that_somebody_moves_while_rendering_stops_the_render(renderer: Renderer):
+def test_g_t_3_a_ref_that_somebody_moves_while_rendering_stops_the_render(renderer: Renderer):
     renderer.publish(DEVICES)
     values = renderer.refs()
     moved = renderer.git.run("commit-tree", "devices/b^{tree}", "-m", "mine")
@@ -287,7 +287,7 @@ DEVICE_IDS = st.from_regex(r"[A-Za-z0-9._~-]{1,8}(/[A-Za-z0-9._~-]{1,8}){0,2}", 
 
 
 @given(st.sets(DEVICE_IDS, min_size=2, max_size=30))
-def test_f22_no_two_devices_share_a_ref_or_path_even_on_a_disk_that_folds_case(devices: set[str]):
+def test_f22_g_t_1_no_two_devices_share_a_ref_or_path_even_on_a_disk_that_folds_case(devices: set[str]):
     """F22."""
     encoded = {encode_device_id(device).casefold() for device in devices}
     assert len(encoded) == len(devices)

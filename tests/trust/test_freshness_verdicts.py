@@ -163,7 +163,7 @@ def test_a_strangers_key_is_refused() -> None:
         Statement(key=STRANGER).read()
 
 
-def test_a_signature_for_another_use_is_refused() -> None:
+def test_g_f_5_a_signature_for_another_use_is_refused() -> None:
     with pytest.raises(SignatureInvalid):
         Statement(namespace="git").read()
 
@@ -283,7 +283,7 @@ def test_an_oversized_proof_is_refused_before_it_is_read() -> None:
         read_freshness(b" " * (1024 * 1024 + 1), POLICY)
 
 
-def test_an_older_proof_is_refused_and_the_same_moment_is_not() -> None:
+def test_g_f_9_an_older_proof_is_refused_and_the_same_moment_is_not() -> None:
     held = Statement().read()
     with pytest.raises(FreshnessRollback, match="was issued 2026-11-20"):
         refuse_older(Statement(issued=NOW - timedelta(days=1)).read(), held, NOW)
@@ -307,7 +307,7 @@ def test_renewals_lie_between_half_and_three_quarters(device: str) -> None:
     assert NOW + WEEK / 2 <= moment < NOW + WEEK * 3 / 4
 
 
-def test_renewals_of_a_fleet_are_spread() -> None:
+def test_g_f_7_renewals_of_a_fleet_are_spread() -> None:
     held = Statement().read()
     moments = sorted(held.renewal(f"press-{number}") for number in range(1000))
     hours = [sum(1 for each in moments if (each - NOW) // timedelta(hours=6) == slot) for slot in range(14, 21)]

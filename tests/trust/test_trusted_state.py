@@ -120,7 +120,7 @@ def test_a_child_with_an_agent_of_its_own_reads_the_state_of_its_client():
         (StateBounds(total_bytes=1000), "bytes in all files together"),
     ],
 )
-def test_oversized_state_is_refused_before_anything_in_it_is_read(bounds, what):
+def test_g_c_9_oversized_state_is_refused_before_anything_in_it_is_read(bounds, what):
     state = STATE.but(manifest_text=b"{" * len(STATE.manifest_bytes))
     error = refusal(Oversized, state.over_git(), replace(SIGNED, bounds=bounds))
     assert what in error.what
@@ -141,7 +141,7 @@ def test_a_malformed_commit_is_refused():
     refusal(CommitInvalid, snapshot)
 
 
-def test_a_tampered_deployment_is_not_the_commits():
+def test_g_m_6_a_tampered_deployment_is_not_the_commits():
     tampered = STATE.but(files={VISION: deployment(VISION, greeting="Goodbye")})
     error = refusal(DigestMismatch, tampered.over_git())
     assert parse_commit(STATE.commit).tree in str(error)
@@ -163,7 +163,7 @@ def test_a_file_name_that_leaves_its_folder_is_refused():
 # T-4
 
 
-def test_unsigned_state_is_refused_where_signatures_are_asked_for():
+def test_g_m_5_unsigned_state_is_refused_where_signatures_are_asked_for():
     error = refusal(SignatureMissing, STATE.but(key=None).over_git())
     assert "no signature" in str(error)
 
@@ -221,7 +221,7 @@ def test_any_flipped_byte_of_a_signed_commit_is_refused():
 
 
 @pytest.mark.parametrize("name", ["Manifest-Digest", "Device", "Manifest-Version"])
-def test_a_commit_without_its_trailers_is_refused(name):
+def test_g_m_3_a_commit_without_its_trailers_is_refused(name):
     error = refusal(CommitInvalid, STATE.but(trailers={name: None}).over_git())
     assert name in str(error)
 
@@ -230,7 +230,7 @@ def test_a_commit_of_another_manifest_is_refused():
     refusal(DigestMismatch, STATE.but(trailers={"Manifest-Digest": sha256(b"another")}).over_git())
 
 
-def test_a_commit_for_another_device_is_refused():
+def test_g_m_7_a_commit_for_another_device_is_refused():
     error = refusal(ForeignDevice, STATE.but(trailers={"Device": "press-08"}).over_git())
     assert "'press-08'" in str(error)
 
@@ -339,7 +339,7 @@ def test_a_gateways_deployment_is_none_of_its_childs():
 # T-14 to T-16
 
 
-def test_f3_an_older_version_is_refused():
+def test_f3_g_v_3_an_older_version_is_refused():
     newest = DeviceState(version=9)
     error = refusal(VersionRollback, DeviceState(version=8).over_git(), floor=newest.floor)
     assert "8" in error.what
@@ -351,7 +351,7 @@ def test_f3_an_older_version_is_refused_over_http_too():
     refusal(VersionRollback, DeviceState(version=8).over_http(), UNSIGNED, floor)
 
 
-def test_f3_an_equal_version_with_other_content_is_refused():
+def test_f3_g_v_4_an_equal_version_with_other_content_is_refused():
     other = STATE.but(deployments={VISION: deployment(VISION, greeting="Goodbye")})
     refusal(VersionReused, other.over_git(), floor=STATE.floor)
 
@@ -360,7 +360,7 @@ def test_f3_an_equal_version_with_the_same_manifest_is_the_same_state():
     assert judge(STATE.over_git(), SIGNED, STATE.floor).floor == STATE.floor
 
 
-def test_f3_a_version_beyond_2_to_the_53_keeps_every_digit():
+def test_f3_g_v_6_a_version_beyond_2_to_the_53_keeps_every_digit():
     floor = DeviceState(version=TWO_TO_53 + 1).floor
     # As doubles these versions are equal to the floor's, or to each other's.
     refusal(VersionRollback, DeviceState(version=TWO_TO_53).over_git(), floor=floor)
@@ -397,7 +397,7 @@ def test_f13_content_goes_back_only_under_a_new_version():
     assert trusted.snapshot.deployments == STATE.deployments
 
 
-def test_f27_a_rewritten_history_is_refused():
+def test_f27_g_v_5_a_rewritten_history_is_refused():
     rewritten = STATE.but(version=2, parents=("4" * 40,))
     error = refusal(HistoryRewritten, rewritten.over_git(), floor=STATE.floor)
     assert STATE.commit_id in str(error)
