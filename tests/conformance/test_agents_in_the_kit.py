@@ -19,6 +19,7 @@ AGENTS = Path(__file__).parent / "agents"
 ROOT = Path(__file__).parents[2]
 OURS = ("sh", str(AGENTS / "ours.sh"), sys.executable, "-P", "-m", "margo_gitops")
 NAIVE = ("sh", str(AGENTS / "naive_git.sh"))
+NAIVE_CLONE = ("sh", str(AGENTS / "naive_clone.sh"))
 MARGO_PULL = ("sh", str(AGENTS / "margo_pull.sh"), str(ROOT / "scripts" / "margo-pull.sh"))
 
 Check = Callable[..., Outcome]
@@ -123,6 +124,24 @@ def test_a_loop_around_the_git_command_is_found_out(check: Check) -> None:
         "every request is answered with 403",
     }
     check_recorded("git in a loop", found)
+
+
+FAULTS = {
+    "an older version, soundly made",
+    "the same version with other content",
+    "a document that has not the digest that the manifest states",
+    "a truncated pack",
+    "a symbolic link in place of a document",
+    "a commit signed by a stranger",
+}
+"""Rollback, version reuse, tampered blob, truncated pack, link, wrong signer."""
+
+
+def test_a_loop_that_clones_anew_each_time_is_found_out_in_what_breaks_off_too(check: Check) -> None:
+    only = [option for fault in sorted(FAULTS) for option in ("--only", fault)]
+    outcome = check(NAIVE_CLONE, "--transport", "git", *only, "--output", "json")
+    assert outcome.code == 1
+    assert failed(report(outcome)) >= FAULTS  # our agent passes each: test_our_agent_passes_every_case
 
 
 def test_an_agent_that_does_nothing_does_not_pass(check: Check) -> None:
