@@ -5,9 +5,7 @@ libgit2 makes the objects; the git program makes the commit, because it knows wh
 
 from __future__ import annotations
 
-import os
 import subprocess
-from collections.abc import Mapping
 
 import pygit2
 from pygit2.enums import FileMode
@@ -15,6 +13,7 @@ from pygit2.enums import FileMode
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.editing.edit import Base, Edit
 from margo_gitops.errors import CommitNotMade
+from margo_gitops.state_repo.git_program import last_lines, run_git
 
 TIMEOUT_SECONDS = 300
 """Signing may ask for a passphrase or a touch of a key."""
@@ -78,7 +77,7 @@ def commit_edit(base: Base, edit: Edit, branch: str | None) -> tuple[str, str]:
         tree = _tree(repository, parent, edit)
     except (pygit2.GitError, OSError) as error:
         remedy = "see that you may write in the folder .git, and that its disk has room"
-        raise CommitNotMade("the commit cannot be written", why=_lines(str(error)), remedy=remedy) from error
+        raise CommitNotMade("the commit cannot be written", why=last_lines(str(error)), remedy=remedy) from error
     where = ["-C", str(base.repo.root)]
     sign = ["-S"] if _git([*where, "config", "--type=bool", "--get", "commit.gpgSign"]).stdout.strip() == "true" else []
     message = f"{edit.title}\n\n{edit.body}\n" if edit.body else f"{edit.title}\n"
@@ -89,7 +88,7 @@ def commit_edit(base: Base, edit: Edit, branch: str | None) -> tuple[str, str]:
     old = parent if name in repository.branches.local else _NONE
     moved = _git([*where, "update-ref", "-m", f"margo-gitops: {edit.title}", f"refs/heads/{name}", commit, old])
     if moved.returncode:
-        raise CommitNotMade(f"the branch {name} cannot be set", why=_lines(moved.stderr))
+        raise CommitNotMade(f"the branch {name} cannot be set", why=last_lines(moved.stderr))
     return name, commit
 
 
@@ -97,11 +96,7 @@ def _refused(said: str) -> CommitNotMade:
     if "user.email" in said or "user.name" in said or "identity" in said or "no email was given" in said:
         remedy = "git config --global user.name NAME && git config --global user.email ADDRESS"
         return CommitNotMade("git does not know who you are, so nothing is committed", remedy=remedy)
-    return CommitNotMade("git refuses to make the commit", why=_lines(said))
-
-
-def _lines(said: str) -> list[str]:
-    return [line for line in said.splitlines() if line.strip()][-6:]
+    return CommitNotMade("git refuses to make the commit", why=last_lines(said))
 
 
 def _tree(repository: pygit2.Repository, parent: str, edit: Edit) -> str:
@@ -119,30 +114,8 @@ def _tree(repository: pygit2.Repository, parent: str, edit: Edit) -> str:
 
 def _git(arguments: list[str], given: str = "") -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(
-            ["git", *arguments],
-            env=_variables(os.environ),
-            input=given,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=TIMEOUT_SECONDS,
-            check=False,
-        )
+        return run_git(arguments, seconds=TIMEOUT_SECONDS, variables={"LC_ALL": "C.UTF-8"}, given=given)
     except FileNotFoundError:
         raise CommitNotMade("the git program is missing", remedy="install git, or leave out --commit") from None
     except subprocess.TimeoutExpired:
         raise CommitNotMade(f"git did not finish within {TIMEOUT_SECONDS} s") from None
-
-
-def _variables(variables: Mapping[str, str]) -> dict[str, str]:
-    """Return what git and a signing program need; what points git at another repository is left out."""
-    elsewhere = (
-        "GIT_DIR",
-        "GIT_WORK_TREE",
-        "GIT_INDEX_FILE",
-        "GIT_OBJECT_DIRECTORY",
-        "GIT_COMMON_DIR",
-        "GIT_NAMESPACE",
-    )
-    return {**{name: value for name, value in variables.items() if name not in elsewhere}, "LC_ALL": "C.UTF-8"}

@@ -19,6 +19,7 @@ from pathlib import Path
 from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF
 from margo_gitops.documents.freshness import FRESHNESS_REFS
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable
+from margo_gitops.state_repo.git_program import last_lines, run_git
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.state_repo.report_branch import REPORTS_REF
 from margo_gitops.state_repo.state_repo import StateRepo
@@ -32,11 +33,6 @@ _DEVICES = f"{DEVICE_REFS}*:{_TRACKED}devices/*"
 _FRESHNESS = f"{FRESHNESS_REFS}*:{_TRACKED}freshness/*"
 _TRACKED_REPORTS = f"{_TRACKED}reports"
 _REPORTS = f"{REPORTS_REF}*:{_TRACKED_REPORTS}*"
-_ELSEWHERE = (
-    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_REPLACE_REF_BASE",
-)  # fmt: skip
-"""What git tells the hooks of one repository; in another it would do harm."""
 _SCP_LIKE = re.compile(r"[^/:\s]+@?[^/:\s]*:(?!//).+")
 
 
@@ -85,10 +81,10 @@ class RemoteState:
         result = self._git("fetch", "--prune", "--no-tags", "--no-write-fetch-head", "state")
         if result.returncode:
             if "rejected" in result.stdout + result.stderr or "non-fast-forward" in result.stderr:
-                raise self._rewritten(_last_lines(result.stderr))
+                raise self._rewritten(last_lines(result.stderr))
             raise StateUnreachable(
                 f"{self.url} cannot be fetched",
-                why=_last_lines(result.stderr),
+                why=last_lines(result.stderr),
                 remedy="see that the URL is right and that git can reach it: git ls-remote URL",
             )
         values = repo.refs.read()
@@ -141,18 +137,18 @@ class RemoteState:
         if re.search(rf"{FRESHNESS_REFS}.*\[remote rejected\] \((non-fast-forward|deletion prohibited)", said):
             raise StateUnreachable(
                 f"{self.url} lets nobody replace {FRESHNESS_REFS}*: nothing was changed there",
-                why=_last_lines(said),
+                why=last_lines(said),
                 remedy="allow force pushes and deletions there, and only there (docs/freshness.md, On a git server)",
             )
         if "stale info" in said or "fetch first" in said or "non-fast-forward" in said or "cannot lock ref" in said:
             raise StateMoved(
                 f"somebody moved a ref of {self.url} while this render was running: nothing was pushed",
-                why=_last_lines(result.stdout),
+                why=last_lines(result.stdout),
                 remedy="render again: it starts from the new state",
             )
         raise StateUnreachable(
             f"{self.url} did not take the push: nothing was changed there",
-            why=_last_lines(said),
+            why=last_lines(said),
             remedy="see that you may push and that the server knows atomic pushes",
         )
 
@@ -166,7 +162,6 @@ class RemoteState:
         return [*([f"{FRESHNESS_REFS}*:{FRESHNESS_REFS}*"] if shards else []), *gone]
 
     def _git(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        variables = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
         settings = {"remote.state.url": self.url, "gc.auto": "0", "maintenance.auto": "false"}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # The fleet branch only ever grows; a device branch follows it, and `tampered` compares the two.
@@ -175,15 +170,10 @@ class RemoteState:
         if self._reports:
             options += ["-c", f"remote.state.fetch={_REPORTS}"]
         try:
-            return subprocess.run(
-                ["git", "-C", str(self.mirror), *options, *arguments],
-                env={**variables, "GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=TIMEOUT_SECONDS,
-                check=False,
+            return run_git(
+                ["-C", str(self.mirror), *options, *arguments],
+                seconds=TIMEOUT_SECONDS,
+                variables={"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
             )
         except FileNotFoundError:
             raise StateUnreachable("the git program is missing", remedy="install git, or render into a path") from None
@@ -195,7 +185,3 @@ def _ours(tracked: str) -> bool:
     return tracked in (_TRACKED_FLEET, _TRACKED_REPORTS) or tracked.startswith(
         (f"{_TRACKED}devices/", f"{_TRACKED}freshness/")
     )
-
-
-def _last_lines(text: str, count: int = 6) -> Sequence[str]:
-    return [line for line in text.strip().splitlines() if line.strip()][-count:]
