@@ -13,6 +13,7 @@ from typing import IO, Literal
 import click
 
 from margo_gitops.agent.configuration import AgentConfiguration
+from margo_gitops.cli.options import output_option
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, SourceText
@@ -51,7 +52,7 @@ def document() -> None:
 
 
 @document.command()
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print.")
+@output_option
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.pass_context
 def check(context: click.Context, output: str, files: tuple[str, ...]) -> None:

@@ -21,9 +21,9 @@ from typing import Final
 from starlette.types import Scope
 
 from margo_gitops.digests import parse_digest
-from margo_gitops.errors import Location, ServerMisconfigured
+from margo_gitops.errors import ServerMisconfigured
 from margo_gitops.server.identity import Caller, header, is_client
-from margo_gitops.server.watched_file import WatchedFile
+from margo_gitops.server.watched_file import WatchedFile, said_lines
 
 _MAX_HEADER: Final = 1024
 _MIN_TOKEN: Final = 32
@@ -75,13 +75,9 @@ def read_tokens(text: str, path: Path) -> Mapping[str, _Grant]:
         ServerMisconfigured: a line is none of a tokens file; neither tokens nor digests are shown.
     """
     grants: dict[str, _Grant] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        fields = line.partition("#")[0].split()
-        if not fields:
-            continue
-        where = Location(str(path), number)
+    for where, line in said_lines(text, path):
         try:
-            device, digest, until = _read_line(fields)
+            device, digest, until = _read_line(line.split())
         except ValueError as error:
             raise ServerMisconfigured(
                 f"no line of a tokens file: {error}",

@@ -16,8 +16,9 @@ from typing import TypeVar
 
 from cryptography import x509
 
-from margo_gitops.errors import Location, ServerMisconfigured
+from margo_gitops.errors import ServerMisconfigured
 from margo_gitops.server.identity import is_client
+from margo_gitops.server.watched_file import said_lines
 
 _UNRESERVED = r"[A-Za-z0-9._~-]+"
 _TRUST_DOMAIN = r"[a-z0-9._-]{1,255}"
@@ -96,12 +97,8 @@ def read_accepted_clients(text: str, path: Path) -> AcceptedClients:
             them could have one name.
     """
     found: list[ClientId] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        entry = line.partition("#")[0].strip()
-        if not entry:
-            continue
+    for where, entry in said_lines(text, path):
         client = read_client_id(entry)
-        where = Location(str(path), number)
         if client is None:
             raise ServerMisconfigured(
                 f"{entry[:120]!r} is no client's SPIFFE ID",

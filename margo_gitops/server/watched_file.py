@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
@@ -20,6 +20,14 @@ T = TypeVar("T")
 MAX_BYTES: Final = 64 * 1024 * 1024
 _SETTLED_NANOSECONDS: Final = 50_000_000
 _LOG = logging.getLogger("margo_gitops.server")
+
+
+def said_lines(text: str, path: Path) -> Iterator[tuple[Location, str]]:
+    """Yield each line of such a file that says something, without what follows a `#`, and where it stands."""
+    for number, line in enumerate(text.splitlines(), 1):
+        said = line.partition("#")[0].strip()
+        if said:
+            yield Location(str(path), number), said
 
 
 class WatchedFile(Generic[T]):

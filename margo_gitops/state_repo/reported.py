@@ -15,7 +15,7 @@ from typing import Final, cast, get_args
 from margo_gitops.documents.device_id import decode_device_id, encode_device_id
 from margo_gitops.documents.status import State
 from margo_gitops.state_repo.report_branch import REPORTS_REF, ReportKey, ReportKind, bucket_of
-from margo_gitops.state_repo.state_objects import BadObjectError, StateObjects
+from margo_gitops.state_repo.state_objects import BadObjectError, StateObjects, first_parents
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FOLDER_MODE, TreeEntry
 
 _STATES: Final = frozenset(get_args(State))
@@ -110,15 +110,7 @@ class Reports:
         Raises:
             BadObjectError: a commit is missing, or its own ancestor.
         """
-        seen: set[str] = set()
-        name: str | None = tip
-        while name is not None:
-            if name in seen:
-                raise BadObjectError(name, "this commit is its own ancestor")
-            seen.add(name)
-            found = self.commit(name)
-            yield found
-            name = found.parents[0] if found.parents else None
+        yield from map(self.commit, first_parents(tip, lambda name: next(iter(self.commit(name).parents), None)))
 
     def clients(self, tree: str) -> Iterator[tuple[str, str]]:
         """Yield every client that reported, with the id of its folder's tree.

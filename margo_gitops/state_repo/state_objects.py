@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -178,18 +178,12 @@ class StateObjects:
         Raises:
             BadObjectError: a commit cannot be read.
         """
-        chain: list[str] = []
-        seen: set[str] = set()
-        name: str | None = tip
-        while name is not None:
-            if name in seen:
-                raise BadObjectError(name, "this commit is its own ancestor")
-            seen.add(name)
-            chain.append(name)
-            # Only the first parent counts here, so that a commit that is wrong otherwise is named in its turn.
-            parent = _PARENT.match(self.read(name, COMMIT))
-            name = parent[1].decode() if parent else None
-        return tuple(reversed(chain))
+        return tuple(reversed(tuple(first_parents(tip, self._first_parent))))
+
+    def _first_parent(self, name: str) -> str | None:
+        # Only the first parent is looked at, so that a commit that is wrong otherwise is named in its turn.
+        parent = _PARENT.match(self.read(name, COMMIT))
+        return parent[1].decode() if parent else None
 
     def held(self, places: Mapping[str, DevicePlace], encoded: str) -> HeldTree | None:
         """Return a device's tree in a fleet commit; None where it has none."""
@@ -233,3 +227,23 @@ def tree_entries(name: str, content: bytes) -> tuple[TreeEntry, ...]:
         entries.append(TreeEntry(content[space + 1 : end], int(mode, 8), content[end + 1 : end + 21].hex()))
         at = end + 21
     return tuple(entries)
+
+
+def first_parents(tip: str, parent: Callable[[str], str | None]) -> Iterator[str]:
+    """Yield a commit and its ancestors by first parents, newest first.
+
+    Args:
+        tip: id of the newest.
+        parent: returns the id of a commit's first parent; None for the first commit of all.
+
+    Raises:
+        BadObjectError: a commit is its own ancestor.
+    """
+    seen: set[str] = set()
+    name: str | None = tip
+    while name is not None:
+        if name in seen:
+            raise BadObjectError(name, "this commit is its own ancestor")
+        seen.add(name)
+        yield name
+        name = parent(name)

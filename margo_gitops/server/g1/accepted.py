@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from margo_gitops.digests import Digest, parse_digest
-from margo_gitops.errors import Location, ServerMisconfigured
+from margo_gitops.errors import ServerMisconfigured
 from margo_gitops.server.identity import is_client
+from margo_gitops.server.watched_file import said_lines
 
 
 def read_accepted_certificates(text: str, path: Path) -> Mapping[Digest, str]:
@@ -24,13 +25,9 @@ def read_accepted_certificates(text: str, path: Path) -> Mapping[Digest, str]:
         ServerMisconfigured: a line is none of such a file.
     """
     devices: dict[Digest, str] = {}
-    for number, line in enumerate(text.splitlines(), 1):
-        fields = line.partition("#")[0].split()
-        if not fields:
-            continue
-        where = Location(str(path), number)
+    for where, line in said_lines(text, path):
         try:
-            device, digest = _read_line(fields)
+            device, digest = _read_line(line.split())
         except ValueError as error:
             raise ServerMisconfigured(
                 f"no line of a list of certificates: {error}",
