@@ -26,8 +26,8 @@ from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.renderer.fleet_input import FleetInput
-from margo_gitops.renderer.run import provenance, without_collections
+from margo_gitops.operations.fleet_input import FleetInput
+from margo_gitops.operations.run import provenance, without_collections
 from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE, DesiredState, raised
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.publication import Provenance, device_message, fleet_message

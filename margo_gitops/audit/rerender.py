@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from margo_gitops.documents.device_id import client_of, encode_device_id
-from margo_gitops.renderer.run import without_collections
+from margo_gitops.operations.run import without_collections
 from margo_gitops.rendering.affected import affected
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.intent import Intent

@@ -11,7 +11,7 @@ from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.device_id import FLEET_REF
 from margo_gitops.errors import AuditUnusable
-from margo_gitops.renderer.fleet_input import named_location, open_state, state_location_of
+from margo_gitops.operations.fleet_input import named_location, open_state, state_location_of
 from margo_gitops.state_repo.state_objects import StateObjects
 
 

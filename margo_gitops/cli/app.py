@@ -19,7 +19,7 @@ from margo_gitops.editing.upgrade import Upgrade, UpgradeRequest
 from margo_gitops.editing.upgrade import upgrade as upgrade_deployments
 from margo_gitops.editing.vendoring import add_edit
 from margo_gitops.errors import ReferenceUnknown
-from margo_gitops.renderer.fleet_input import read_working_tree
+from margo_gitops.operations.fleet_input import read_working_tree
 from margo_gitops.rendering.intent import Application
 
 

@@ -16,8 +16,8 @@ from margo_gitops.cli.audit_options import check_device, read_signers, signers_o
 from margo_gitops.cli.options import cache_folder, fleet_option, output_option
 from margo_gitops.documents.records import write
 from margo_gitops.errors import EvidenceUnusable, Location
-from margo_gitops.renderer.fleet_input import read_signing_key
-from margo_gitops.renderer.wording import counted, printable
+from margo_gitops.operations.fleet_input import read_signing_key
+from margo_gitops.operations.wording import counted, printable
 
 
 @click.command()

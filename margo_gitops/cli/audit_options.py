@@ -9,7 +9,7 @@ import click
 
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.errors import AuditUnusable, Location
-from margo_gitops.renderer.wording import printable
+from margo_gitops.operations.wording import printable
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
 
 state_option = click.option(

@@ -16,10 +16,10 @@ from margo_gitops.cli.name_completion import (
 from margo_gitops.cli.options import fleet_option
 from margo_gitops.documents.records import write
 from margo_gitops.editing.named import named_application, named_devices, named_sites
-from margo_gitops.renderer.application_catalog import application_catalog, catalog_page
-from margo_gitops.renderer.catalog_text import compatibility_lines, list_lines, page_lines
-from margo_gitops.renderer.compatibility import compatibility
-from margo_gitops.renderer.fleet_input import read_fleet_commit, read_working_tree
+from margo_gitops.operations.application_catalog import application_catalog, catalog_page
+from margo_gitops.operations.catalog_text import compatibility_lines, list_lines, page_lines
+from margo_gitops.operations.compatibility import compatibility
+from margo_gitops.operations.fleet_input import read_fleet_commit, read_working_tree
 from margo_gitops.rendering.intent import Intent
 
 _rev_option = click.option("--rev", help="A commit of the fleet repo. Default: the files as they are now.")

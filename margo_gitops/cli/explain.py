@@ -10,7 +10,7 @@ import click
 from margo_gitops.cli.name_completion import complete_deployments, complete_devices
 from margo_gitops.cli.options import fleet_option, output_option
 from margo_gitops.documents.application import ParameterValue
-from margo_gitops.renderer.fleet_input import read_fleet_commit, read_working_tree
+from margo_gitops.operations.fleet_input import read_fleet_commit, read_working_tree
 from margo_gitops.rendering.explain import Explanation
 from margo_gitops.rendering.explain import explain as explain_deployment
 from margo_gitops.rendering.parameters import Effective, Origin

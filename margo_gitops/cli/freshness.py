@@ -17,9 +17,9 @@ from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.documents.records import write
 from margo_gitops.errors import ExitCode
-from margo_gitops.renderer.fleet_input import named_location, read_fleet_commit, read_signing_key
-from margo_gitops.renderer.freshness import Standing, export_proof, renew_statement, show_statement
-from margo_gitops.renderer.wording import counted
+from margo_gitops.operations.fleet_input import named_location, read_fleet_commit, read_signing_key
+from margo_gitops.operations.freshness import Standing, export_proof, renew_statement, show_statement
+from margo_gitops.operations.wording import counted
 from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
 

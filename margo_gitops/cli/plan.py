@@ -19,10 +19,10 @@ from margo_gitops.cli.options import (
 )
 from margo_gitops.documents.records import write
 from margo_gitops.errors import ExitCode, MargoGitopsError
-from margo_gitops.renderer.fleet_input import read_signing_key
-from margo_gitops.renderer.plan import PlanRequest, exit_code, plan_fleet
-from margo_gitops.renderer.plan_markdown import as_markdown
-from margo_gitops.renderer.plan_text import as_text
+from margo_gitops.operations.fleet_input import read_signing_key
+from margo_gitops.operations.plan import PlanRequest, exit_code, plan_fleet
+from margo_gitops.operations.plan_markdown import as_markdown
+from margo_gitops.operations.plan_text import as_text
 
 
 @click.command()

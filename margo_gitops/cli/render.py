@@ -18,11 +18,11 @@ from margo_gitops.cli.options import (
 )
 from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError, StateDiffers, listed
-from margo_gitops.renderer.fleet_input import read_signing_key
-from margo_gitops.renderer.plan import PlanRequest
-from margo_gitops.renderer.plan_text import as_text
-from margo_gitops.renderer.run import Rendered, RenderRequest, check_fleet, render_fleet
-from margo_gitops.renderer.wording import counted
+from margo_gitops.operations.fleet_input import read_signing_key
+from margo_gitops.operations.plan import PlanRequest
+from margo_gitops.operations.plan_text import as_text
+from margo_gitops.operations.run import Rendered, RenderRequest, check_fleet, render_fleet
+from margo_gitops.operations.wording import counted
 from margo_gitops.state_repo.publication import DeviceChange, Publication
 
 
@@ -80,7 +80,7 @@ def render(
 
 def _watch(request: PlanRequest, output: str) -> None:
     # Only this option needs the package that watches files.
-    from margo_gitops.renderer.watch import watch_fleet
+    from margo_gitops.operations.watch import watch_fleet
 
     for saved in watch_fleet(request):
         if output == "json":

@@ -8,7 +8,7 @@ from pathlib import Path
 from margo_gitops.editing.edit import Base
 from margo_gitops.editing.form.checks import Previous
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.renderer.fleet_input import open_state, state_location
+from margo_gitops.operations.fleet_input import open_state, state_location
 from margo_gitops.rendering.difference import rendered_fleet
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.remote import is_remote

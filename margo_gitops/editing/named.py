@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 from margo_gitops.editing.unknown_names import unknown
 from margo_gitops.errors import ReferenceUnknown
-from margo_gitops.renderer.application_catalog import application_versions
+from margo_gitops.operations.application_catalog import application_versions
 from margo_gitops.rendering.intent import Application, Intent
 
 

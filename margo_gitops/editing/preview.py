@@ -6,8 +6,8 @@ from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.editing.edit import Base, Edit, EditedTree
 from margo_gitops.editing.form.checks import Previous
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.renderer.planned import Sides, planned
-from margo_gitops.renderer.run import without_collections
+from margo_gitops.operations.planned import Sides, planned
+from margo_gitops.operations.run import without_collections
 from margo_gitops.rendering.difference import rendered_fleet
 from margo_gitops.rendering.plan import Plan
 from margo_gitops.rendering.render import render

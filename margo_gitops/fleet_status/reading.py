@@ -24,8 +24,8 @@ from margo_gitops.fleet_status.status import (
     counted_states,
     judge_device,
 )
-from margo_gitops.renderer.fleet_input import named_location, open_state, state_location_of
-from margo_gitops.renderer.run import without_collections
+from margo_gitops.operations.fleet_input import named_location, open_state, state_location_of
+from margo_gitops.operations.run import without_collections
 from margo_gitops.rendering.placement import selected, targets
 from margo_gitops.state_repo.reported import ReportedStatus, Reports
 from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, StateObjects

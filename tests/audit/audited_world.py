@@ -12,8 +12,8 @@ from support.git_cli import Git
 from margo_gitops.audit.state import AuditRequest
 from margo_gitops.audit.verification import Verification
 from margo_gitops.audit.verify import VerifyOptions, verify
-from margo_gitops.renderer.fleet_input import read_signing_key
-from margo_gitops.renderer.run import Rendered, RenderRequest, render_fleet
+from margo_gitops.operations.fleet_input import read_signing_key
+from margo_gitops.operations.run import Rendered, RenderRequest, render_fleet
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
 
 

@@ -30,7 +30,7 @@ from margo_gitops.audit.state import opened
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.json_writer import write_json
 from margo_gitops.errors import EvidenceRefused, EvidenceUnusable, FleetCommitUnknown
-from margo_gitops.renderer.fleet_input import read_signing_key
+from margo_gitops.operations.fleet_input import read_signing_key
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
 from margo_gitops.trust.git_objects import BLOB, object_id
 from margo_gitops.trust.ssh_signing_key import SigningKey

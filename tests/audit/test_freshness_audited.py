@@ -15,7 +15,7 @@ from support.fleet import write_signing_key
 from margo_gitops.digests import sha256
 from margo_gitops.documents.device_id import FLEET_REF
 from margo_gitops.documents.freshness import FRESHNESS_REFS, FreshnessLeaf
-from margo_gitops.renderer.fleet_input import read_signing_key
+from margo_gitops.operations.fleet_input import read_signing_key
 from margo_gitops.state_repo.freshness_refs import Renewal, add_statement, held_leaves, renew
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.state_repo import StateRepo

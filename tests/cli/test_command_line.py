@@ -108,7 +108,7 @@ FORBIDDEN = (
     "margo_gitops.rendering",
     "margo_gitops.catalog",
     "margo_gitops.state_repo",
-    "margo_gitops.renderer",
+    "margo_gitops.operations",
 )
 
 

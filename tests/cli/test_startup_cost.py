@@ -17,7 +17,7 @@ OPERATORS = {
     "kubernetes",
     "watchfiles",
     "margo_gitops.rendering",
-    "margo_gitops.renderer",
+    "margo_gitops.operations",
     "margo_gitops.catalog",
     "margo_gitops.state_repo",
 }

@@ -17,7 +17,7 @@ from margo_gitops.editing.form.text import prompt_text, question_lines, title_li
 from margo_gitops.editing.installed import installed_state
 from margo_gitops.editing.preview import preview
 from margo_gitops.errors import MargoGitopsError, RenderingRefused
-from margo_gitops.renderer.run import RenderRequest, render_fleet
+from margo_gitops.operations.run import RenderRequest, render_fleet
 
 
 @pytest.fixture

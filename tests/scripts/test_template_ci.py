@@ -21,8 +21,8 @@ from support.pipelines import Ran, Runner, github, gitlab, shell
 from testbed.git_server import GitServer
 from testbed.ssh_server import SshServer
 
-from margo_gitops.renderer.fleet_input import read_signing_key
-from margo_gitops.renderer.run import RenderRequest, render_fleet
+from margo_gitops.operations.fleet_input import read_signing_key
+from margo_gitops.operations.run import RenderRequest, render_fleet
 from margo_gitops.scaffolding.scaffold import scaffold
 from margo_gitops.scaffolding.template import Answers
 

@@ -16,7 +16,7 @@ from margo_gitops.editing.named import named_devices, named_sites
 from margo_gitops.editing.unknown_names import unknown
 from margo_gitops.editing.values import check_value, has_expression, parameter_schemas
 from margo_gitops.errors import AmbiguousProfile, AnswerRefused, MargoGitopsError, NotPlaceable
-from margo_gitops.renderer.compatibility import Compatibility, compatibility
+from margo_gitops.operations.compatibility import Compatibility, compatibility
 from margo_gitops.rendering.desired_state import PreviousState
 from margo_gitops.rendering.intent import Application, Intent, Located
 from margo_gitops.rendering.placement import Target, choose_profile, select, targets

@@ -25,7 +25,7 @@ from margo_gitops.editing.form.checks import FormCheck
 from margo_gitops.editing.selectors import parse_selector
 from margo_gitops.editing.values import parameter_schemas
 from margo_gitops.errors import AnswerRefused
-from margo_gitops.renderer.application_catalog import ShownSetting, shown_sections
+from margo_gitops.operations.application_catalog import ShownSetting, shown_sections
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,254 @@
+"""Plan: what a render would change, by the very code that renders; nothing is written.
+
+The base is the state repo as it is, or another commit of the fleet repo. Then both sides are rendered from nothing, and
+no state repo is read: what a merge request changes, whatever was rendered meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from margo_gitops.catalog.file_tree import RootTree
+from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
+from margo_gitops.documents.device_id import client_of
+from margo_gitops.errors import ExitCode, FleetCommitUnknown, FleetInvalid, ReferenceUnknown, RenderingRefused
+from margo_gitops.operations.fleet_input import FleetInput, StateTarget, open_state, state_location
+from margo_gitops.operations.guards import refuse_foreign
+from margo_gitops.operations.planned import Judging, Sides, judgement, planned, with_verdicts
+from margo_gitops.operations.policies.history import Span
+from margo_gitops.operations.refusals import cannot_take, reasons, refusals
+from margo_gitops.operations.run import held_fleet, rendered_from, rendered_states, signed_anew, without_collections
+from margo_gitops.rendering.desired_state import DesiredState, raised
+from margo_gitops.rendering.difference import FleetState, rendered_fleet
+from margo_gitops.rendering.intent import Intent
+from margo_gitops.rendering.plan import Plan, make_plan
+from margo_gitops.rendering.render import render
+from margo_gitops.state_repo.remote import is_remote
+from margo_gitops.trust.ssh_signing_key import SigningKey
+
+WORKING_TREE = "working tree"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """What to plan.
+
+    Attributes:
+        fleet: a folder in the fleet repo.
+        revision: the commit that would be rendered; None: the files as they are now.
+        base: the commit to compare with; None: the state repo as it is.
+        state: where the state repo is; None: as the fleet says.
+        cache: a folder for mirrors of remote state repos.
+        device: show only what concerns this one; None: all.
+        key: what a render would sign with; None: a key that signs nothing anew.
+        resign: whether that render would sign anew what another key signed.
+        at: the date of files that are not committed, for freezes, in seconds since 1970-01-01 UTC; None: HEAD's.
+        before_merge: whether reviews, and the merge with its signature, are still to come.
+        commits: whether the policy looks at commits: signatures and reviews.
+        policy_command: whether the policy's command may be run.
+    """
+
+    fleet: Path
+    revision: str | None
+    base: str | None
+    state: str | None
+    cache: Path
+    device: str | None = None
+    key: SigningKey | None = None
+    resign: bool = False
+    at: int | None = None
+    before_merge: bool = False
+    commits: bool = True
+    policy_command: bool = False
+
+
+Render = Callable[[Intent, StateTarget, dict[str, str]], tuple[DesiredState, ...]]
+"""How the state of every device is made: `rendered_states`, or what gives the same with less work."""
+
+
+def plan_fleet(request: PlanRequest, renders: Render = rendered_states) -> Plan:
+    """Return what a render would change, or why it would be refused.
+
+    Args:
+        request: what to plan.
+        renders: makes the states that are compared with the state repo.
+
+    Raises:
+        MargoGitopsError: the fleet repo or the state repo cannot be read, or the base cannot be rendered.
+        ReferenceUnknown: the device that was asked for is on neither side.
+    """
+    plan = _whole_plan(request, renders)
+    return only_device(plan, request.device) if request.device is not None else plan
+
+
+def _whole_plan(request: PlanRequest, renders: Render) -> Plan:
+    repo = FleetRepo.find(request.fleet)
+    subject = repo.commit(request.revision).id if request.revision is not None else WORKING_TREE
+    base = f"commit {repo.commit(request.base).id[:12]}" if request.base is not None else "the state repo"
+    intent = None
+    try:
+        tree: RootTree = repo.working_tree() if request.revision is None else repo.tree(request.revision)
+        with without_collections():
+            intent = read_fleet(tree)
+        planning = _Planning(request, repo, subject, tree, intent)
+        if request.base is not None:
+            before = _rendered_before(repo, request.base)
+            with without_collections():
+                states = render(intent, before.previous)
+            return planning.plan(base, before, states, repo.commit(request.base).id)
+        return _plan_after_state(planning, renders)
+    except (FleetInvalid, RenderingRefused) as error:
+        found = refusals(error)
+        sites = cannot_take(found, intent) if intent else ()
+        return make_plan(subject, base, (), refusals=found, cannot_take=sites)
+
+
+@dataclass(frozen=True, slots=True)
+class _Planning:
+    """What is planned: a request, and the fleet that it names."""
+
+    request: PlanRequest
+    repo: FleetRepo
+    subject: str
+    tree: RootTree
+    intent: Intent
+
+    def plan(
+        self,
+        base: str,
+        before: FleetState,
+        states: tuple[DesiredState, ...],
+        base_commit: str | None,
+        notes: Iterable[str] = (),
+    ) -> Plan:
+        """Return the plan, and what the policy says of it.
+
+        Args:
+            base: what it is compared with, for people.
+            before: what is there.
+            states: what a render makes.
+            base_commit: the commit that `before` was rendered from; None where that is not known.
+            notes: what a reader should know.
+        """
+        request = self.request
+        if request.device is not None and not {request.device, client_of(request.device)} & {
+            *self.intent.devices,
+            *before.sites,
+        }:
+            raise ReferenceUnknown(f"{request.device} is no device of this fleet", remedy="list them: ls devices/")
+        sides = Sides(self.subject, base, before, states, self.intent, self.tree)
+        revision = self.subject if request.revision is not None else None
+        at = self._head_date() if request.at is None else request.at
+        span = Span(self.repo, revision, base_commit, named=request.base is not None, at=at)
+        judging = Judging(span, request.before_merge, request.commits, request.policy_command)
+        with without_collections():
+            made = planned(sides, notes)
+            return with_verdicts(made, judgement(sides, judging, lambda: made))
+
+    def _head_date(self) -> int:
+        try:
+            return self.repo.history().commit(self.repo.commit("HEAD").id).committed_at
+        except FleetCommitUnknown:
+            return 0
+
+
+def _rendered_before(repo: FleetRepo, revision: str) -> FleetState:
+    try:
+        with without_collections():
+            return rendered_fleet(render(read_fleet(repo.tree(revision)), lambda _device: None))
+    except (FleetInvalid, RenderingRefused) as error:
+        raise FleetCommitUnknown(
+            f"the base {revision} cannot be rendered, so nothing can be compared with it",
+            why=[str(reason) for reason in reasons(error)][:5],
+            remedy="name a base that can, or leave --base out to compare with the state repo",
+        ) from error
+
+
+def _plan_after_state(planning: _Planning, renders: Render) -> Plan:
+    request = planning.request
+    location = state_location(planning.repo.root, planning.intent, request.state)
+    if not is_remote(location) and _nothing_at(Path(location)):
+        with without_collections():
+            states = render(planning.intent, lambda _device: None)
+        note = f"there is no state repo at {location} yet: the first render makes it"
+        return planning.plan("nothing", rendered_fleet(()), states, None, [note])
+    target = open_state(location, request.cache, create=False)
+    try:
+        return _plan_after(planning, target, renders)
+    finally:
+        target.release()
+
+
+def _plan_after(planning: _Planning, target: StateTarget, renders: Render) -> Plan:
+    request, repo, intent = planning.request, planning.repo, planning.intent
+    values = target.repo.refs.read()
+    refuse_foreign(FleetInput(repo, _NO_COMMIT, intent), target, values)
+    states = renders(intent, target, values)
+    if request.key is not None:
+        states = tuple(signed_anew(states, target, values, request.key, others=request.resign))
+    elif intent.fleet.value.spec.signing.required:
+        # A render of this fleet has a key, and gives what nobody signed a new version.
+        states = tuple(
+            state if state.changed or target.repo.signature(state.device, values) else raised(state) for state in states
+        )
+    rendered = rendered_from(target, values)
+    base = f"the state repo, rendered from {rendered[:12]}" if rendered else "the state repo"
+    notes = _behind(repo, request.revision or "HEAD", rendered)
+    known = rendered if rendered and repo.knows(rendered) else None
+    return planning.plan(base, held_fleet(target, values), states, known, notes)
+
+
+_NO_COMMIT = FleetCommit("", "", "", 0, 0, "")
+"""The working tree is of no commit."""
+
+
+def _nothing_at(folder: Path) -> bool:
+    return not folder.exists() or (folder.is_dir() and not any(folder.iterdir()))
+
+
+def _behind(repo: FleetRepo, revision: str, rendered: str) -> Iterator[str]:
+    """Yield a note where what was rendered last is not part of what would be: then the plan undoes it."""
+    try:
+        head = repo.commit(revision).id
+    except FleetCommitUnknown:
+        return
+    if not rendered or rendered == head or repo.is_ancestor(rendered, head):
+        return
+    if not repo.knows(rendered):
+        remedy = "the whole history: git fetch --unshallow" if repo.is_shallow else "the newest commits: git fetch"
+        yield (
+            f"the state repo was rendered from {rendered[:12]}, which this clone lacks: a render is refused until it"
+            f" has it; fetch {remedy}"
+        )
+    else:
+        yield (
+            f"the state repo was rendered from {rendered[:12]}, which {revision} does not contain: the plan shows its"
+            " changes as undone, and a render is refused until it is merged; --base shows this branch's changes alone"
+        )
+
+
+def only_device(plan: Plan, device: str) -> Plan:
+    """Return the part of a plan that concerns one device; for a gateway's child, its gateway."""
+    client = client_of(device)
+    found = [each for each in plan.devices if each.device == client]
+    named = [each for each in plan.refusals if each.device in (device, client)]
+    return make_plan(
+        plan.subject,
+        plan.base,
+        found,
+        unchanged=0 if found else 1,
+        notes=plan.notes,
+        refusals=named or plan.refusals,
+        cannot_take=plan.cannot_take,
+        policy=plan.policy,
+    )
+
+
+def exit_code(plan: Plan) -> ExitCode:
+    """Return what the command ends with: 0 no difference, 1 differences, 2 the render would be refused."""
+    if plan.refused:
+        return ExitCode.USAGE
+    return ExitCode.FINDINGS if plan.devices else ExitCode.OK

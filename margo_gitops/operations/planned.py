@@ -1,0 +1,162 @@
+"""What a render would change, what devices download for it, and what the fleet's policy says of it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from margo_gitops.catalog.file_tree import FileTree, RootTree
+from margo_gitops.digests import Digest
+from margo_gitops.documents.records import write
+from margo_gitops.errors import PolicyUnusable, UnreadableDocument
+from margo_gitops.operations.content_sources import Images, content_by_digest
+from margo_gitops.operations.policies.command import judge_by_command
+from margo_gitops.operations.policies.history import PolicyHistory, Span
+from margo_gitops.operations.policies.judging import Change, judge_change
+from margo_gitops.operations.refusals import verdict
+from margo_gitops.rendering.desired_state import DesiredState
+from margo_gitops.rendering.difference import FleetState, difference
+from margo_gitops.rendering.intent import ComponentContent, Intent
+from margo_gitops.rendering.plan import Plan, make_plan
+from margo_gitops.rendering.policies.facts import Verdict
+
+
+@dataclass(slots=True)
+class VendoredContent:
+    """What the fleet repo says of content, by its digest; looked up when somebody asks."""
+
+    intent: Intent
+    tree: FileTree
+    _known: Mapping[Digest, ComponentContent] | None = None
+    _images: Images = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Start with nothing read."""
+        self._images = Images(self.tree)
+
+    def _content(self, digest: str) -> ComponentContent | None:
+        if self._known is None:
+            self._known = content_by_digest(self.intent)
+        return self._known.get(Digest(digest))
+
+    def size(self, digest: str) -> int | None:
+        """Return its bytes; None where that is not known."""
+        content = self._content(digest)
+        return content.size if content else None
+
+    def images(self, digest: str) -> frozenset[str]:
+        """Return the images that it names; those of a file that cannot be looked into count as one."""
+        content = self._content(digest)
+        if content is None or "://" in content.location:
+            return frozenset()
+        try:
+            return frozenset(each.image or f"built for {each.service}" for each in self._images.of(content))
+        except UnreadableDocument:
+            return frozenset({f"named by {digest}"})
+
+
+@dataclass(frozen=True, slots=True)
+class Sides:
+    """Both sides of a plan.
+
+    Attributes:
+        subject, base: what they are, for people.
+        before: what is there.
+        states: what a render makes.
+        intent, tree: what it makes that from.
+    """
+
+    subject: str
+    base: str
+    before: FleetState
+    states: Sequence[DesiredState]
+    intent: Intent
+    tree: RootTree
+
+
+def planned(sides: Sides, notes: Iterable[str] = ()) -> Plan:
+    """Return what a render would change; the policy is not asked.
+
+    Raises:
+        StateTampered: what is there cannot be read.
+    """
+    facts = VendoredContent(sides.intent, sides.tree)
+    changes = tuple(difference(sides.before, sides.states, sides.intent, facts))
+    here = sum(change.change != "removed" for change in changes)
+    return make_plan(sides.subject, sides.base, changes, unchanged=len(sides.states) - here, notes=notes)
+
+
+@dataclass(frozen=True, slots=True)
+class Judging:
+    """How a policy is applied.
+
+    Attributes:
+        span: the commits.
+        before_merge: whether reviews, and the merge with its signature, are still to come.
+        commits: whether commits are looked at.
+        command: whether the policy's command may be run.
+    """
+
+    span: Span
+    before_merge: bool = False
+    commits: bool = True
+    command: bool = False
+
+
+def judgement(sides: Sides, judging: Judging, plan: Callable[[], Plan]) -> tuple[Verdict, ...]:
+    """Return what the fleet's policy says; nothing where there is none.
+
+    Args:
+        sides: what is judged.
+        judging: how.
+        plan: makes the plan; asked only where a part of the policy needs it.
+
+    Raises:
+        PolicyUnusable: the policy cannot be applied.
+    """
+    change = Change(
+        judging.span, sides.tree, sides.intent, lambda: plan().devices, judging.before_merge, judging.commits
+    )
+    verdicts = judge_change(change)
+    by_command = _by_command(sides, judging, lambda: with_verdicts(plan(), verdicts))
+    return (*verdicts, by_command) if by_command else verdicts
+
+
+def with_verdicts(plan: Plan, verdicts: Iterable[Verdict]) -> Plan:
+    """Return a plan that says what the fleet's policy says."""
+    return replace(plan, policy=tuple(map(verdict, verdicts)))
+
+
+def _by_command(sides: Sides, judging: Judging, plan: Callable[[], Plan]) -> Verdict | None:
+    force = PolicyHistory(judging.span.repo, sides.intent.fleet).judging(judging.span)
+    own = sides.intent.fleet.value.spec.policy
+    if force is None or not force.policy.command:
+        if own is not None and own.command:
+            return Verdict("command", "skipped", "the command judges from the next change on, not the one that adds it")
+        return None
+    if not judging.command:
+        return Verdict(
+            "command",
+            "skipped",
+            f"{force.policy.command[0]} was not run: nobody asked for it (--allow-policy-command)",
+        )
+    return judge_by_command(judging.span.repo, force, json.dumps(write(plan()), ensure_ascii=False).encode())
+
+
+def refuse_skipped_command(verdicts: Iterable[Verdict], sides: Sides, span: Span) -> None:
+    """Refuse a render without the policy's command.
+
+    Raises:
+        PolicyUnusable: the policy in force has one, and it was not run.
+    """
+    force = PolicyHistory(span.repo, sides.intent.fleet).judging(span)
+    if force is None or not force.policy.command:
+        return
+    if any(each.part == "command" and each.outcome == "skipped" for each in verdicts):
+        raise PolicyUnusable(
+            "the fleet's policy has a command, and nobody asked to run it",
+            where=force.at("command"),
+            why=[f"command: {' '.join(force.policy.command)}"],
+            remedy="look at what it does, and pass --allow-policy-command",
+        )

@@ -1,0 +1,93 @@
+"""What the fleet's policy says, as findings of `validate`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+from margo_gitops.catalog.file_tree import RootTree
+from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.errors import FleetInvalid, NoFleetRepo, RenderingRefused
+from margo_gitops.operations.content_sources import placed_of
+from margo_gitops.operations.policies.files import unusable
+from margo_gitops.operations.policies.history import PolicyHistory, Span
+from margo_gitops.operations.policies.judging import Change, judge_change_of_devices, judge_commits, judge_content
+from margo_gitops.operations.validation import RuleFinding, of_error, of_rule
+from margo_gitops.rendering.difference import difference, rendered_fleet
+from margo_gitops.rendering.intent import Intent
+from margo_gitops.rendering.plan import DeviceChange
+from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
+from margo_gitops.rendering.policies.freezes import ended_freezes
+from margo_gitops.rendering.render import render
+from margo_gitops.rendering.resolution import Resolved
+
+
+def policy_of_content(
+    tree: RootTree, intent: Intent, resolved: Sequence[Resolved], span: Span | None
+) -> Iterator[RuleFinding]:
+    """Yield applications and sources that are not allowed, and what makes the policy itself unusable.
+
+    Args:
+        tree: the files.
+        intent: what they say, as far as it can be read.
+        resolved: every deployment on every device that could be resolved.
+        span: the change; None: the files are judged by their own policy alone.
+    """
+    own = (PolicyInForce(intent.fleet, None, intent.fleet),)
+    policies = PolicyHistory(span.repo, intent.fleet).result_policies(span) if span else own
+    yield from _of_verdicts(judge_content(policies, lambda: placed_of(resolved), tree))
+    yield from map(of_error, unusable(tree, intent.fleet))
+    yield from _unknown_sites(own[0], intent)
+    if span is not None:
+        yield from _ended(own[0], span.date())
+
+
+def _unknown_sites(force: PolicyInForce, intent: Intent) -> Iterator[RuleFinding]:
+    """Yield the sites that a policy names in vain: a wrong name would weaken it in silence."""
+    policy = force.policy
+    by_site = {"reviews": policy.reviews, "applications": policy.applications, "registries": policy.registries}
+    named: list[tuple[str, tuple[str | int, ...]]] = [
+        (site, (part, "sites", site)) for part, rules in by_site.items() if rules is not None for site in rules.sites
+    ]
+    for index, freeze in enumerate(policy.freezes):
+        named += [(site, ("freezes", index, "match", "sites", at)) for at, site in enumerate(freeze.match.sites)]
+    remedy = f"known: {', '.join(sorted(intent.sites)) or 'none'}"
+    for site, path in named:
+        if site not in intent.sites:
+            yield of_rule("R302", f"the policy names {site}, which is no site", force.at(*path), remedy)
+
+
+def _ended(force: PolicyInForce, at: int) -> Iterator[RuleFinding]:
+    for where, freeze in ended_freezes(force, at):
+        yield of_rule("R301", f"the freeze is over since {freeze.ends}: {freeze.reason}", where, "remove it")
+
+
+def policy_of_change(tree: RootTree, span: Span, *, before_merge: bool) -> Iterator[RuleFinding]:
+    """Yield what the policy says of a change: freezes, signatures and reviews.
+
+    Nothing is told of a fleet that cannot be rendered: other findings say why, and it reaches no device.
+    """
+    try:
+        intent = read_fleet(tree)
+        history = PolicyHistory(span.repo, intent.fleet)
+        policies = history.result_policies(span)
+        change = Change(span, tree, intent, lambda: _changes(span, intent), before_merge)
+        frozen = judge_change_of_devices(change, policies)
+        yield from _of_verdicts([frozen] if frozen else [])
+        yield from _of_verdicts(judge_commits(span, history, before_merge=before_merge))
+    except (FleetInvalid, NoFleetRepo, RenderingRefused):
+        return
+
+
+def _changes(span: Span, intent: Intent) -> list[DeviceChange]:
+    """Return what the change does to devices, by rendering both sides."""
+    try:
+        base = read_fleet(span.repo.tree(span.base)) if span.base else None
+        before = rendered_fleet(render(base, lambda _device: None) if base else ())
+    except (FleetInvalid, NoFleetRepo, RenderingRefused):
+        before = rendered_fleet(())
+    return list(difference(before, render(intent, before.previous), intent))
+
+
+def _of_verdicts(verdicts: Iterable[Verdict]) -> Iterator[RuleFinding]:
+    for each in verdicts:
+        yield from (of_error(reason, "note" if each.outcome == "pending" else "error") for reason in each.reasons)

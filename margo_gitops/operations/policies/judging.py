@@ -1,0 +1,125 @@
+"""Judge a change by the fleet's policy: what `validate`, `plan` and `render` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from margo_gitops.catalog.file_tree import RootTree
+from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.documents.fleet_kinds import Fleet
+from margo_gitops.errors import FleetInvalid, NoFleetRepo, RenderingRefused
+from margo_gitops.operations.content_sources import Images, Placed, deployed, placed, sources
+from margo_gitops.operations.policies.files import unusable
+from margo_gitops.operations.policies.history import PolicyHistory, Span, policies_want_commits
+from margo_gitops.operations.policies.sites import with_sites
+from margo_gitops.rendering.intent import Intent, Located
+from margo_gitops.rendering.placement import Target, targets
+from margo_gitops.rendering.plan import DeviceChange
+from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict, refusing
+from margo_gitops.rendering.policies.freezes import judge_freezes
+from margo_gitops.rendering.policies.reviews import judge_reviews
+from margo_gitops.rendering.policies.signatures import judge_signatures
+from margo_gitops.rendering.policies.sources import judge_applications, judge_registries
+from margo_gitops.rendering.render import place
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What is judged.
+
+    Attributes:
+        span: the commits.
+        tree: the files of what is judged.
+        intent: what they say.
+        changes: what devices get; asked only where a freeze is on.
+        before_merge: whether reviews, and the merge with its signature, are still to come.
+        commits: whether signatures and reviews are looked at.
+    """
+
+    span: Span
+    tree: RootTree
+    intent: Intent
+    changes: Callable[[], Sequence[DeviceChange]]
+    before_merge: bool = False
+    commits: bool = True
+
+
+def judge_change(change: Change) -> tuple[Verdict, ...]:
+    """Return what each part of the policy says of a change that can be rendered; nothing where there is no policy.
+
+    Raises:
+        PolicyUnusable: the fleet repo's history is not whole.
+    """
+    history = PolicyHistory(change.span.repo, change.intent.fleet)
+    policies = history.result_policies(change.span)
+    return (
+        *(judge_commits(change.span, history, before_merge=change.before_merge) if change.commits else ()),
+        *_present(judge_change_of_devices(change, policies)),
+        *judge_content(policies, lambda: placed(change.intent, place(change.intent)), change.tree),
+        *_of_own(change.tree, change.intent.fleet),
+    )
+
+
+def _present(verdict: Verdict | None) -> Iterator[Verdict]:
+    if verdict is not None:
+        yield verdict
+
+
+def judge_commits(span: Span, history: PolicyHistory, *, before_merge: bool) -> Iterator[Verdict]:
+    """Yield what the policy says of signatures and reviews."""
+    steps = history.steps(span)
+    if not any(policies_want_commits(step.policies) for step in steps):
+        return
+    yield from _present(judge_signatures(steps, history.objection, before_merge=before_merge))
+    if any(force.policy.reviews for step in steps for force in step.policies):
+        reviewed = list(with_sites(span.repo, steps))
+        yield from _present(judge_reviews(reviewed, before_merge=before_merge))
+
+
+def judge_change_of_devices(change: Change, policies: Sequence[PolicyInForce]) -> Verdict | None:
+    """Return what the policies in force say of the devices that a change reaches; None where they have no freezes."""
+    known: list[dict[str, Target]] = []
+
+    def both(device: str) -> list[Target]:
+        if not known:
+            known.extend(targets(intent) for intent in (change.intent, _intent_before(change.span)) if intent)
+        return [fleet[device] for fleet in known if device in fleet]
+
+    return judge_freezes(policies, change.span.date(), change.changes, both)
+
+
+def _intent_before(span: Span) -> Intent | None:
+    before = span.base or (span.head if span.revision is None else None)
+    try:
+        return read_fleet(span.repo.tree(before)) if before else None
+    except (FleetInvalid, NoFleetRepo):
+        return None
+
+
+def judge_content(
+    policies: Sequence[PolicyInForce], every: Callable[[], Iterable[Placed]], tree: RootTree
+) -> Iterator[Verdict]:
+    """Yield what the policies in force say of applications and of where their content comes from."""
+    if not any(force.policy.applications or force.policy.registries for force in policies):
+        return
+    found = list(every())
+    yield from _present(judge_applications(policies, deployed(found)))
+    if any(force.policy.registries for force in policies):
+        yield from _present(judge_registries(policies, sources(found, Images(tree))))
+
+
+def _of_own(tree: RootTree, fleet: Located[Fleet]) -> Iterator[Verdict]:
+    """Yield what makes the change's own policy unusable: the next change would be judged by another one."""
+    if problems := tuple(unusable(tree, fleet)):
+        yield Verdict("files", "refused", "the policy names files that cannot be used", problems)
+
+
+def refuse_breaches(verdicts: Iterable[Verdict]) -> None:
+    """Refuse a change that the policy refuses.
+
+    Raises:
+        RenderingRefused: with every reason.
+    """
+    if errors := refusing(verdicts):
+        raise RenderingRefused("the fleet's policy refuses this change", errors)

@@ -1,0 +1,262 @@
+"""Render a fleet commit into the state repo, or say whether it already is there."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from margo_gitops import __version__
+from margo_gitops.catalog.fleet_repo import FleetCommit
+from margo_gitops.documents.device_id import FLEET_REF
+from margo_gitops.documents.freshness import parse_valid_for
+from margo_gitops.errors import SigningKeyUnusable, StateTampered, listed
+from margo_gitops.operations.fleet_input import FleetInput, StateTarget, open_state, read_fleet_commit
+from margo_gitops.operations.guards import refuse_foreign, refuse_older
+from margo_gitops.operations.planned import Judging, Sides, judgement, planned, refuse_skipped_command
+from margo_gitops.operations.policies.history import Span
+from margo_gitops.operations.policies.judging import refuse_breaches
+from margo_gitops.rendering.desired_state import DesiredState, raised
+from margo_gitops.rendering.difference import FleetState
+from margo_gitops.rendering.intent import Intent
+from margo_gitops.rendering.plan import Plan
+from margo_gitops.rendering.render import render
+from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
+from margo_gitops.state_repo.publication import Provenance, Publication, differences, publish
+from margo_gitops.state_repo.state_repo import NO_SITE, device_of
+from margo_gitops.trust.git_commit import MAX_TIME, Ident
+from margo_gitops.trust.ssh_signing_key import SigningKey
+
+
+@dataclass(frozen=True, slots=True)
+class RenderRequest:
+    """What to render.
+
+    Attributes:
+        fleet: a folder in the fleet repo.
+        revision: the commit.
+        state: where the state repo is; None: as the fleet says.
+        cache: a folder for mirrors of remote state repos.
+        key: signs the commits.
+        allow_older: render a commit that does not build on the one rendered before.
+        resign: sign everything anew that another key signed.
+        freshness_key: signs a statement of freshness; None: `key` does, where the fleet has `spec.freshness`.
+        now: the time of that statement.
+        policy_command: whether the policy's command may be run.
+    """
+
+    fleet: Path
+    revision: str
+    state: str | None
+    cache: Path
+    key: SigningKey | None = None
+    allow_older: bool = False
+    resign: bool = False
+    freshness_key: SigningKey | None = None
+    now: datetime | None = None
+    policy_command: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """What a render did.
+
+    Attributes:
+        commit: of the fleet repo.
+        location: of the state repo.
+        publication: what is new there.
+        uncommitted: files that differ from the fleet repo's HEAD, and were not rendered.
+        unattested: the fleet has `spec.freshness`, but no key signed a statement.
+    """
+
+    commit: FleetCommit
+    location: str
+    publication: Publication
+    uncommitted: tuple[str, ...]
+    unattested: bool = False
+
+
+def render_fleet(request: RenderRequest) -> Rendered:
+    """Render a fleet commit, and push the result where the state repo has a URL.
+
+    Raises:
+        MargoGitopsError: of MG11xx to MG13xx; nothing was written.
+    """
+    with without_collections():
+        fleet = read_fleet_commit(request.fleet, request.revision)
+    if request.key is None and fleet.intent.fleet.value.spec.signing.required:
+        raise SigningKeyUnusable(
+            "this fleet wants signed state, and no signing key was given",
+            where=fleet.intent.fleet.at("spec", "signing", "required"),
+            remedy="pass --signing-key FILE, or set MARGO_GITOPS_SIGNING_KEY to the file's path",
+        )
+    uncommitted = tuple(fleet.repo.uncommitted())
+    location = fleet.state_location(request.state)
+    target = open_state(location, request.cache, create=True)
+    try:
+        publication = _publish(fleet, target, request)
+    finally:
+        target.release()
+    unattested = fleet.intent.fleet.value.spec.freshness is not None and _renewal(fleet, request) is None
+    return Rendered(fleet.commit, location, publication, uncommitted, unattested)
+
+
+def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest) -> Publication:
+    values = target.repo.refs.read()
+    refuse_foreign(fleet, target, values)
+    if not request.allow_older:
+        refuse_older(fleet, target, values)
+    states = rendered_states(fleet.intent, target, values)
+    if request.key is not None:
+        states = tuple(signed_anew(states, target, values, request.key, others=request.resign))
+    _obey_policy(fleet, target, values, states, request)
+    publication = publish(target.repo, states, values, provenance(fleet), request.key, _renewal(fleet, request))
+    if target.remote is not None and (publication.fleet_commit is not None or publication.freshness is not None):
+        target.remote.push()
+    return publication
+
+
+def _obey_policy(
+    fleet: FleetInput,
+    target: StateTarget,
+    values: dict[str, str],
+    states: tuple[DesiredState, ...],
+    request: RenderRequest,
+) -> None:
+    """Refuse what the fleet's policy refuses, so that a merge which should not have been does not reach devices."""
+    rendered = rendered_from(target, values)
+    base = rendered if rendered and fleet.repo.knows(rendered) else None
+    span = Span(fleet.repo, fleet.commit.id, base, named=False, at=0)
+    before = held_fleet(target, values)
+    sides = Sides(fleet.commit.id, "the state repo", before, states, fleet.intent, fleet.repo.tree(fleet.commit.id))
+    made: list[Plan] = []
+
+    def plan() -> Plan:
+        if not made:
+            made.append(planned(sides))
+        return made[0]
+
+    with without_collections():
+        verdicts = judgement(sides, Judging(span, command=request.policy_command), plan)
+    refuse_breaches(verdicts)
+    refuse_skipped_command(verdicts, sides, span)
+
+
+def held_fleet(target: StateTarget, values: dict[str, str]) -> FleetState:
+    """Return what a state repo holds as what is there before a render."""
+    sites = {
+        device_of(encoded): None if site == NO_SITE else site
+        for encoded, (site, _) in target.repo.fleet_tree(values).items()
+    }
+    return FleetState(sites, lambda device: target.repo.held(device, values))
+
+
+def rendered_from(target: StateTarget, values: Mapping[str, str]) -> str:
+    """Return the id of the fleet commit that a state repo was rendered from; empty before the first render."""
+    tip = values.get(FLEET_REF)
+    return target.repo.commit(tip).trailers.get("Fleet-Commit", "") if tip else ""
+
+
+def _renewal(fleet: FleetInput, request: RenderRequest) -> Renewal | None:
+    """Return how to make a statement of freshness; None where nobody wants one, or no key can sign it."""
+    policy = fleet.intent.fleet.value.spec.freshness
+    key = request.freshness_key or (request.key if policy is not None else None)
+    if key is None:
+        return None
+    valid_for = parse_valid_for(policy.valid_for) if policy is not None else DEFAULT_VALID_FOR
+    return Renewal(key, request.now or datetime.now(UTC), valid_for)
+
+
+def signed_anew(
+    states: Iterable[DesiredState], target: StateTarget, values: dict[str, str], key: SigningKey, *, others: bool
+) -> Iterator[DesiredState]:
+    """Yield the states: what nobody signed, and with `others` what another key signed, gets a new version."""
+    for state in states:
+        signature = None if state.changed else target.repo.signature(state.device, values)
+        signed = signature is not None and (not others or signature.key == key.public)
+        yield state if state.changed or signed else raised(state)
+
+
+def check_fleet(request: RenderRequest) -> list[str]:
+    """Return how the state repo differs from what a fleet commit renders to; empty: not at all.
+
+    Raises:
+        MargoGitopsError: of MG11xx to MG13xx.
+    """
+    fleet = read_fleet_commit(request.fleet, request.revision)
+    target = open_state(fleet.state_location(request.state), request.cache, create=False)
+    values = target.repo.refs.read()
+    try:
+        refuse_foreign(fleet, target, values)
+        states = rendered_states(fleet.intent, target, values)
+        found = differences(target.repo, states, values)
+        if fleet.intent.fleet.value.spec.signing.required:
+            found += [
+                f"{state.device} is not signed"
+                for state in states
+                if not state.changed and target.repo.signature(state.device, values) is None
+            ]
+        return found
+    finally:
+        target.release()
+
+
+def rendered_states(intent: Intent, target: StateTarget, values: dict[str, str]) -> tuple[DesiredState, ...]:
+    """Return the state of every device as a render into a state repo makes it.
+
+    Args:
+        intent: the fleet.
+        target: the state repo.
+        values: all its refs, as they were when the render began.
+
+    Raises:
+        RenderingRefused: with every reason.
+        StateTampered: the state repo holds what no render wrote.
+    """
+    tampered = list(target.repo.tampered(values))
+    if len(tampered) == 1:
+        raise tampered[0]
+    if tampered:
+        raise StateTampered(
+            f"{len(tampered)} branches of the state repo were changed by somebody else",
+            why=listed(error.what for error in tampered),
+            remedy=tampered[0].remedy,
+        )
+    with without_collections():
+        return render(intent, lambda device: target.repo.held(device, values))
+
+
+@contextmanager
+def without_collections() -> Iterator[None]:
+    """Switch the search for cyclic garbage off: a render makes millions of objects and no cycles."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def provenance(fleet: FleetInput) -> Provenance:
+    """Return what the commits of a render say of its origin."""
+    commit = fleet.commit
+    # git takes any number for a time; what calendars do not know is brought to their ends.
+    time = min(max(commit.time, 0), MAX_TIME)
+    author = Ident(_plain(commit.author_name), _plain(commit.author_email), time, commit.offset)
+    rendered_by = f"margo-gitops {__version__}"
+    name = fleet.intent.fleet.value.metadata.name
+    return Provenance(name, commit.id, _plain(commit.subject), author, rendered_by, fleet.intent.applications_lock)
+
+
+_MAX_PLAIN = 500
+"""Characters; a commit that devices fetch has bounds, and a subject may be as long as somebody likes."""
+
+
+def _plain(text: str) -> str:
+    """Return text without what has a meaning in a commit's headers, or none to people; not too much of it."""
+    kept = "".join(character for character in text if character.isprintable() and character not in "<>").strip()
+    return kept if len(kept) <= _MAX_PLAIN else f"{kept[: _MAX_PLAIN - 3]}..."

@@ -1,0 +1,261 @@
+"""Validate: everything that can be checked without writing, in one run.
+
+V-1  An error here is a refusal of `render`, and what `render` refuses is an error here (settings that may not change
+     only where the state repo is given).
+V-2  Warnings are what is not pinned: the same commit may run something else tomorrow.
+V-3  The fleet's policy is obeyed (docs/policy.md): where applications and their content may come from, always; freezes,
+     signatures and reviews of the change since a commit, where one is named.
+V-4  `--since REV` shows a finding if its file was changed since REV, or if REV did not have it: what the change caused
+     elsewhere is shown, what was there before and elsewhere is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from margo_gitops.catalog.compose_images import ServiceImage, pinning_rule, service_images
+from margo_gitops.catalog.file_tree import RootTree
+from margo_gitops.catalog.fleet import find_fleet
+from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.catalog.lock import LOCK_FILE
+from margo_gitops.documents.application import Component
+from margo_gitops.errors import (
+    Finding,
+    Location,
+    NoFleetRepo,
+    UnreadableDocument,
+)
+from margo_gitops.operations.content_sources import image_name
+from margo_gitops.operations.fleet_input import named_location, open_state
+from margo_gitops.operations.policies.findings import policy_of_change, policy_of_content
+from margo_gitops.operations.policies.history import Span
+from margo_gitops.operations.run import without_collections
+from margo_gitops.operations.validation import RuleFinding, Validation, make_validation, of_error, of_finding, of_rule
+from margo_gitops.rendering.desired_state import PreviousState
+from margo_gitops.rendering.intent import Application, Intent
+from margo_gitops.rendering.reasons import judge
+from margo_gitops.rendering.resolution import Resolved
+
+WORKING_TREE = "working tree"
+
+
+@dataclass(frozen=True, slots=True)
+class ValidateRequest:
+    """What to validate.
+
+    Attributes:
+        fleet: a folder in the fleet repo.
+        revision: a commit; None: the files as they are now.
+        since: show only findings of the change since this commit; None: all.
+        state: the state repo, for settings that may not change; None: they are not checked.
+        cache: a folder for mirrors of remote state repos.
+        at: the date of files that are not committed, for freezes, in seconds since 1970-01-01 UTC.
+        before_merge: whether reviews, and the merge with its signature, are still to come.
+    """
+
+    fleet: Path
+    revision: str | None
+    since: str | None
+    state: str | None
+    cache: Path
+    at: int = 0
+    before_merge: bool = False
+
+
+def validate_fleet(request: ValidateRequest) -> Validation:
+    """Return everything that is wrong with a fleet repo.
+
+    Raises:
+        NoFleetRepo, FleetCommitUnknown: there is no such repo or commit.
+        MargoGitopsError: the state repo cannot be read.
+    """
+    repo = FleetRepo.find(request.fleet)
+    subject = repo.commit(request.revision).id if request.revision is not None else WORKING_TREE
+    since = repo.commit(request.since).id if request.since is not None else None
+    span = Span(repo, subject if request.revision is not None else None, since, named=since is not None, at=request.at)
+    tree = _tree(repo, request.revision)
+    with _previous(request) as previous, without_collections():
+        findings = list(_findings(tree, previous, span))
+        if since is not None:
+            changed = repo.changed_files(since, request.revision)
+            known = {each.identity for each in _findings_before(repo, since, previous)}
+            findings = [each for each in findings if _is_changed(each, changed) or each.identity not in known]
+            findings += policy_of_change(tree, span, before_merge=request.before_merge)
+    return make_validation(subject, since, findings)
+
+
+def validate_tree(tree: RootTree, subject: str) -> Validation:
+    """Return everything that is wrong with the files of a fleet repo, wherever they are held.
+
+    Args:
+        tree: the files.
+        subject: what they are, for people.
+
+    Raises:
+        NoFleetRepo: there is no `margo-gitops.yaml`.
+    """
+    with without_collections():
+        return make_validation(subject, None, list(_findings(tree, lambda _device: None, None)))
+
+
+def _is_changed(finding: RuleFinding, changed: frozenset[str]) -> bool:
+    if finding.file is None or finding.file in changed:
+        return True
+    # Some findings are of a package's folder.
+    return any(path.startswith(f"{finding.file}/") for path in changed)
+
+
+Previous = Callable[[str], PreviousState | None]
+
+
+@contextmanager
+def _previous(request: ValidateRequest) -> Iterator[Previous]:
+    if request.state is None:
+        yield lambda _device: None
+        return
+    target = open_state(named_location(request.state), request.cache, create=False)
+    try:
+        values = target.repo.refs.read()
+        yield lambda device: target.repo.held(device, values)
+    finally:
+        target.release()
+
+
+def _tree(repo: FleetRepo, revision: str | None) -> RootTree:
+    return repo.working_tree() if revision is None else repo.tree(revision)
+
+
+def _findings_before(repo: FleetRepo, since: str, previous: Previous) -> Iterator[RuleFinding]:
+    try:
+        yield from _findings(_tree(repo, since), previous, None)
+    except NoFleetRepo:
+        return
+
+
+def _findings(tree: RootTree, previous: Previous, span: Span | None) -> Iterator[RuleFinding]:
+    try:
+        intent, found = find_fleet(tree)
+    except UnreadableDocument as error:  # folders in folders in folders: nothing was read
+        yield of_error(error)
+        return
+    yield from map(of_finding, found)
+    if intent is None:
+        return
+    judgement = judge(intent, previous, _unread(found))
+    yield from map(of_error, judgement.errors)
+    yield from _unpinned(tree, intent, judgement.resolved)
+    yield from policy_of_content(tree, intent, judgement.resolved, span)
+
+
+_KINDS = {
+    "sites": "site",
+    "devices": "device",
+    "deployments": "deployment",
+    "applications": "application",
+    LOCK_FILE: "application",
+}
+
+
+def _unread(findings: list[Finding]) -> frozenset[str]:
+    """Return the kinds of which some documents could not be read."""
+    files = [each.location.file for each in findings if each.severity == "error" and each.location]
+    return frozenset(_KINDS[top] for file in files if (top := file.split("/")[0].lower()) in _KINDS)
+
+
+_PIN = {
+    "R201": ("names what moves", "name a version and its digest, image:1.2.3@sha256:…"),
+    "R202": ("has no digest", "add it: image:1.2.3@sha256:…"),
+}
+
+
+def _unpinned(tree: RootTree, intent: Intent, resolved: tuple[Resolved, ...]) -> Iterator[RuleFinding]:
+    """Yield what is not pinned: of every vendored application, then of values that name images."""
+    variable: dict[tuple[int, str], list[ServiceImage]] = {}
+    for application in intent.applications.values():
+        yield from _application_images(tree, application, variable)
+    seen: set[tuple[str, Location]] = set()
+    for each in resolved:
+        for component in each.profile.components:
+            for image in variable.get((id(each.application), component.name), ()):
+                yield from _unpinned_value(each, component, image, seen)
+
+
+def _application_images(
+    tree: RootTree, application: Application, variable: dict[tuple[int, str], list[ServiceImage]]
+) -> Iterator[RuleFinding]:
+    description = application.description
+    seen: set[str] = set()
+    for index, profile in enumerate(description.value.deployment_profiles):
+        for at, component in enumerate(profile.components):
+            if component.name in seen:
+                continue
+            seen.add(component.name)
+            content = application.contents.get(component.name)
+            if content is None:
+                where = description.at("deploymentProfiles", index, "components", at, "properties")
+                yield _of_registry(component, where)
+            elif profile.type == "compose" and "://" in content.location:
+                where = description.at("deploymentProfiles", index, "components", at)
+                message = f"component {component.name} lies at {content.location}: its images are not looked at"
+                yield of_rule("R207", message, where, "bring the content along in the package")
+            elif profile.type == "compose":
+                try:
+                    images = service_images(tree, content)
+                except UnreadableDocument as error:
+                    where = error.where or Location(content.location)
+                    reasons = "; ".join([error.what, *error.why])
+                    yield of_rule("R204", reasons, where, "mend the file, so that its images can be checked")
+                    continue
+                for image in images:
+                    if image.variables():
+                        variable.setdefault((id(application), component.name), []).append(image)
+                    else:
+                        yield from _unpinned_image(image)
+
+
+def _of_registry(component: Component, where: Location) -> RuleFinding:
+    properties = component.properties
+    if properties.repository is None:
+        return of_rule(
+            "R205",
+            f"component {component.name} is fetched from {properties.package_location} without a digest",
+            where,
+            "bring the content along, or name it by url and digest",
+        )
+    return of_rule(
+        "R206",
+        f"component {component.name} is fetched by the tag {properties.revision}",
+        where,
+        "forbid the registry to move tags, or bring the content along",
+    )
+
+
+def _unpinned_image(image: ServiceImage) -> Iterator[RuleFinding]:
+    if image.image is None:
+        yield of_rule(
+            "R203",
+            f"service {image.service} builds its image on the device",
+            image.location,
+            "build it once, push it, and name it with its digest",
+        )
+        return
+    name = image.named({})
+    if rule := pinning_rule(name):
+        what, remedy = _PIN[rule]
+        yield of_rule(rule, f"service {image.service}: the image {name} {what}", image.location, remedy)
+
+
+def _unpinned_value(
+    resolved: Resolved, component: Component, image: ServiceImage, seen: set[tuple[str, Location]]
+) -> Iterator[RuleFinding]:
+    """Yield an image whose name comes from parameters, at the place where the value is written."""
+    name, written = image_name(resolved.parameters, component, image)
+    where = written or image.location
+    rule = pinning_rule(name)
+    if rule is not None and (name, where) not in seen:
+        seen.add((name, where))
+        what, remedy = _PIN[rule]
+        yield of_rule(rule, f"service {image.service}: the image {name} {what}", where, remedy)

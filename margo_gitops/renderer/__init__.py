@@ -1,1 +1,0 @@
-"""The renderer: fleet repo to state repo, as one program."""
