@@ -19,7 +19,7 @@ from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, SourceText
 from margo_gitops.documents.records import find
 from margo_gitops.errors import ExitCode, Finding, Location, UnreadableDocument
-from margo_gitops.server.configuration import ServerConfiguration
+from margo_gitops.server.service.configuration import ServerConfiguration
 
 STDIN = "-"
 _CONFIGURATIONS: dict[str, type] = {record.__name__: record for record in (AgentConfiguration, ServerConfiguration)}

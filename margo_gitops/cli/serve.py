@@ -6,8 +6,8 @@ from pathlib import Path
 
 import click
 
-from margo_gitops.server.configuration import load_server_configuration
-from margo_gitops.server.run import serve as run_server
+from margo_gitops.server.service.configuration import load_server_configuration
+from margo_gitops.server.service.run import serve as run_server
 
 
 @click.command()

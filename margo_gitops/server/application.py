@@ -14,12 +14,9 @@ from contextlib import asynccontextmanager
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Message, Receive, Scope, Send
 
-from margo_gitops.server.desired_state import DesiredStateResources
-from margo_gitops.server.freshness import FreshnessRenewal
-from margo_gitops.server.g1.contract import SignedContract
-from margo_gitops.server.git.credentials import ASK_FOR_TOKEN, with_bearer
-from margo_gitops.server.git.resources import GitResources
-from margo_gitops.server.identity import Caller, Identify
+from margo_gitops.server.contracts.older import SignedContract
+from margo_gitops.server.identity.callers import Caller, Identify
+from margo_gitops.server.identity.git_credentials import ASK_FOR_TOKEN, with_bearer
 from margo_gitops.server.limits import InFlight, RateLimit, spread
 from margo_gitops.server.paths import METHODS, Resource, find_resource
 from margo_gitops.server.problems import (
@@ -31,10 +28,13 @@ from margo_gitops.server.problems import (
     RequestRefused,
     not_allowed,
 )
-from margo_gitops.server.report_commits import ReportCommits
-from margo_gitops.server.reports import ReportResources
+from margo_gitops.server.reports.commits import ReportCommits
+from margo_gitops.server.reports.resources import ReportResources
+from margo_gitops.server.resources.desired_state import DesiredStateResources
+from margo_gitops.server.resources.git import GitResources
+from margo_gitops.server.resources.renewal import FreshnessRenewal
+from margo_gitops.server.resources.trust_discovery import TrustDiscovery
 from margo_gitops.server.state_watch import StateWatch
-from margo_gitops.server.trust_discovery import TrustDiscovery
 
 _LOG = logging.getLogger("margo_gitops.server")
 _OVERLOADED_SECONDS = 5

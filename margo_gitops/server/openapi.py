@@ -16,8 +16,8 @@ from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TY
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import json_schema
 from margo_gitops.documents.status import DeploymentStatus
-from margo_gitops.server.desired_state import DEPLOYMENT_MEDIA_TYPE, POLL_INTERVAL_HEADER
 from margo_gitops.server.problems import PROBLEM_MEDIA_TYPE, RETRYABLE
+from margo_gitops.server.resources.desired_state import DEPLOYMENT_MEDIA_TYPE, POLL_INTERVAL_HEADER
 
 OPENAPI_VERSION: Final = "3.1.0"
 

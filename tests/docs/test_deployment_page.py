@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from margo_gitops.server.configuration import load_server_configuration
+from margo_gitops.server.service.configuration import load_server_configuration
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGE = (DOCS / "deployment.md").read_text(encoding="utf-8")

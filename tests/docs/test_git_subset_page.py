@@ -14,7 +14,7 @@ from server.git_requests import REPOSITORY, V2, post
 from server.serving import served_fleet
 from transport.device_repository import FIRST, MANIFEST, REF, DeviceRepository
 
-from margo_gitops.server.git.answers import CAPABILITIES
+from margo_gitops.server.resources.git_answers import CAPABILITIES
 from margo_gitops.transport.git.fetch import fetch_request, read_fetch
 from margo_gitops.transport.git.limits import GitLimits
 from margo_gitops.transport.git.ls_refs import ls_refs_request, read_ls_refs

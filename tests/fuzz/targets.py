@@ -26,21 +26,21 @@ from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.yaml_reader import read_yaml
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.server.client_certificate import accepted_caller
-from margo_gitops.server.g1.algorithms import PublicKey
-from margo_gitops.server.g1.capabilities import of_device
-from margo_gitops.server.g1.onboarding import read_onboarding_request
-from margo_gitops.server.g1.paths import find_client_path
-from margo_gitops.server.g1.registry import ClientCertificate, read_certificate
-from margo_gitops.server.g1.verification import SignatureVerifier, digest_fits
-from margo_gitops.server.git.answers import old_acknowledgments, refs_answer
-from margo_gitops.server.git.credentials import with_bearer
-from margo_gitops.server.git.requests import LsRefs, NotGitError, RefusedError, read_old_request, read_request
+from margo_gitops.server.contracts.algorithms import PublicKey
+from margo_gitops.server.contracts.capabilities import of_device
+from margo_gitops.server.contracts.older_paths import find_client_path
+from margo_gitops.server.contracts.onboarding import read_onboarding_request
+from margo_gitops.server.contracts.registry import ClientCertificate, read_certificate
+from margo_gitops.server.contracts.verification import SignatureVerifier, digest_fits
+from margo_gitops.server.identity.certificates import accepted_caller
+from margo_gitops.server.identity.git_credentials import with_bearer
+from margo_gitops.server.identity.spiffe import AcceptedClients
 from margo_gitops.server.paths import find_resource
-from margo_gitops.server.preconditions import accepts, holds, takes_gzip, wait_seconds
 from margo_gitops.server.problems import RequestRefused
-from margo_gitops.server.report_reading import read_capabilities, read_status
-from margo_gitops.server.spiffe import AcceptedClients
+from margo_gitops.server.reports.reading import read_capabilities, read_status
+from margo_gitops.server.requests import accepts, holds, takes_gzip, wait_seconds
+from margo_gitops.server.resources.git_answers import old_acknowledgments, refs_answer
+from margo_gitops.server.resources.git_requests import LsRefs, NotGitError, RefusedError, read_old_request, read_request
 from margo_gitops.transport.git.capabilities import check_capabilities
 from margo_gitops.transport.git.device_tree import MANIFEST_NAME, read_snapshot
 from margo_gitops.transport.git.fetch import read_fetch

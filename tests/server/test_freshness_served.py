@@ -16,7 +16,7 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.freshness import FRESHNESS_REFS
 from margo_gitops.documents.yaml_writer import write_yaml
 from margo_gitops.rendering.resolution import deployment_id
-from margo_gitops.server.freshness import FreshnessRenewal
+from margo_gitops.server.resources.renewal import FreshnessRenewal
 from margo_gitops.state_repo.freshness_refs import Renewal, device_proof, renew
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.transport.git.git_transport import GitTransport

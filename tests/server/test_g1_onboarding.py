@@ -17,8 +17,8 @@ from server.signing_fleet import SigningFleet, pem
 from support.signed_requests import certificate, private_key
 
 from margo_gitops.errors import ServerMisconfigured
-from margo_gitops.server.configuration import load_server_configuration
-from margo_gitops.server.g1.accepted import read_accepted_certificates
+from margo_gitops.server.contracts.accepted import read_accepted_certificates
+from margo_gitops.server.service.configuration import load_server_configuration
 
 
 @pytest.fixture

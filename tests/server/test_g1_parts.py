@@ -17,16 +17,16 @@ from hypothesis import strategies as st
 from support.signed_requests import SignedClient, certificate, private_key
 
 from margo_gitops.errors import ClientRegistryUnusable, ServerMisconfigured, SourceMisconfigured
-from margo_gitops.server.client_certificate import accepted_caller
-from margo_gitops.server.g1.algorithms import is_usable
-from margo_gitops.server.g1.onboarding import read_onboarding_request, read_root_certificate
-from margo_gitops.server.g1.paths import ClientPath, find_client_path, find_onboarding
-from margo_gitops.server.g1.registry import ClientRegistry, read_certificate
-from margo_gitops.server.g1.replays import SeenSignatures
-from margo_gitops.server.g1.verification import SignatureVerifier, digest_fits, key_id_of
+from margo_gitops.server.contracts.algorithms import is_usable
+from margo_gitops.server.contracts.older_paths import ClientPath, find_client_path, find_onboarding
+from margo_gitops.server.contracts.onboarding import read_onboarding_request, read_root_certificate
+from margo_gitops.server.contracts.registry import ClientRegistry, read_certificate
+from margo_gitops.server.contracts.replays import SeenSignatures
+from margo_gitops.server.contracts.verification import SignatureVerifier, digest_fits, key_id_of
+from margo_gitops.server.identity.certificates import accepted_caller
+from margo_gitops.server.identity.spiffe import AcceptedClients
 from margo_gitops.server.paths import Resource
-from margo_gitops.server.spiffe import AcceptedClients
-from margo_gitops.server.trust_discovery import read_trust_bundle
+from margo_gitops.server.resources.trust_discovery import read_trust_bundle
 from margo_gitops.transport.http.g1.signing import read_device_key
 
 

@@ -12,9 +12,9 @@ from support.state_publishing import Renderer
 
 from margo_gitops.documents.device_id import device_ref
 from margo_gitops.errors import StateTampered
-from margo_gitops.server.git.answers import old_acknowledgments, refs_answer, side_band
-from margo_gitops.server.git.packs import Packs, plan_fetch
-from margo_gitops.server.git.requests import (
+from margo_gitops.server.resources.git_answers import old_acknowledgments, refs_answer, side_band
+from margo_gitops.server.resources.git_packs import Packs, plan_fetch
+from margo_gitops.server.resources.git_requests import (
     MAX_LINES,
     Fetch,
     LsRefs,
@@ -23,7 +23,7 @@ from margo_gitops.server.git.requests import (
     read_old_request,
     read_request,
 )
-from margo_gitops.server.git.visibility import visible
+from margo_gitops.server.resources.git_visibility import visible
 from margo_gitops.state_repo.served_objects import ServedObjects
 from margo_gitops.transport.git.limits import GitLimits
 from margo_gitops.transport.git.pack import read_pack

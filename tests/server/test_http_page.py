@@ -9,7 +9,7 @@ from server.serving import ServedFleet
 
 from margo_gitops.documents.records import iterate_fields
 from margo_gitops.server import configuration
-from margo_gitops.server.configuration import load_server_configuration
+from margo_gitops.server.service.configuration import load_server_configuration
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
 SECTION = PAGE.partition("## Configuration")[2].partition("\n## ")[0]

@@ -11,10 +11,10 @@ from server.certificates import DAY, Authority, Issued, spiffe_id
 from server.serving import hashed
 
 from margo_gitops.errors import ServerMisconfigured
-from margo_gitops.server.client_certificate import ProxiedCertificate
-from margo_gitops.server.device_tokens import BearerTokens
-from margo_gitops.server.identity import Caller, NobodyAsked
-from margo_gitops.server.spiffe import read_accepted_clients, read_client_id
+from margo_gitops.server.identity.callers import Caller, NobodyAsked
+from margo_gitops.server.identity.certificates import ProxiedCertificate
+from margo_gitops.server.identity.spiffe import read_accepted_clients, read_client_id
+from margo_gitops.server.identity.tokens import BearerTokens
 
 TOKEN, OTHER = "a" * 40, "b" * 40
 PROXY = "10.0.0.5"

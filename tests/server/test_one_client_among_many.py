@@ -17,12 +17,12 @@ from starlette.types import Message, Scope
 from support.state_publishing import Renderer
 
 from margo_gitops.documents.device_id import device_ref
-from margo_gitops.server.desired_state import DesiredStateResources
-from margo_gitops.server.git.answers import old_acknowledgments
-from margo_gitops.server.git.packs import Plan
-from margo_gitops.server.git.requests import Fetch
-from margo_gitops.server.git.resources import GitResources
-from margo_gitops.server.identity import Caller
+from margo_gitops.server.identity.callers import Caller
+from margo_gitops.server.resources.desired_state import DesiredStateResources
+from margo_gitops.server.resources.git import GitResources
+from margo_gitops.server.resources.git_answers import old_acknowledgments
+from margo_gitops.server.resources.git_packs import Plan
+from margo_gitops.server.resources.git_requests import Fetch
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.served_objects import ServedObjects
 from margo_gitops.state_repo.served_state import ServedState

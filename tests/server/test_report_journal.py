@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from margo_gitops.errors import ReportsUnusable, ServerBusy
-from margo_gitops.server.journal import Report, ReportJournal
+from margo_gitops.server.reports.journal import Report, ReportJournal
 from margo_gitops.state_repo.report_branch import ReportKey
 
 

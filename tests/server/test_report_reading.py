@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from server.serving import capabilities, status
 
 from margo_gitops.server.problems import RequestRefused
-from margo_gitops.server.report_reading import check_scope, read_capabilities, read_status, summary
+from margo_gitops.server.reports.reading import check_scope, read_capabilities, read_status, summary
 
 ID = "2541c588-2b5a-5659-898c-f2128302b9a5"
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from margo_gitops.documents.manifest import MANIFEST_MEDIA_TYPE
-from margo_gitops.server.preconditions import accepts, holds, takes_gzip, wait_seconds
+from margo_gitops.server.requests import accepts, holds, takes_gzip, wait_seconds
 
 ETAG = "sha256:0a25"
 

@@ -30,8 +30,8 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.device_id import device_ref
 from margo_gitops.documents.freshness import FRESHNESS_REFS
 from margo_gitops.errors import StateTampered
-from margo_gitops.server.git.packs import plan_fetch
-from margo_gitops.server.git.requests import Fetch
+from margo_gitops.server.resources.git_packs import plan_fetch
+from margo_gitops.server.resources.git_requests import Fetch
 from margo_gitops.state_repo.freshness_refs import Renewal, renew
 from margo_gitops.state_repo.served_objects import ServedObjects
 from margo_gitops.state_repo.served_state import ServedState

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Final
 
 from margo_gitops import __version__
-from margo_gitops.server.git.requests import Fetch, LsRefs
+from margo_gitops.server.resources.git_requests import Fetch, LsRefs
 from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, packet
 
 CAPABILITIES: Final = b"".join(

@@ -31,8 +31,8 @@ from http_message_signatures.digests import ContentDigest
 from starlette.types import Scope
 
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.server.g1.algorithms import Attempt, Family, PublicKey, family_of
-from margo_gitops.server.identity import header
+from margo_gitops.server.contracts.algorithms import Attempt, Family, PublicKey, family_of
+from margo_gitops.server.identity.callers import header
 
 SignatureProfile: TypeAlias = Literal["specification", "strict"]
 FindKey: TypeAlias = Callable[[str], PublicKey | None]

@@ -17,8 +17,8 @@ from typing import Final
 from cryptography import x509
 from starlette.types import Scope
 
-from margo_gitops.server.identity import Caller, Network, header, is_within, peer
-from margo_gitops.server.spiffe import AcceptedClients, ClientId, client_of_certificate, read_accepted_clients
+from margo_gitops.server.identity.callers import Caller, Network, header, is_within, peer
+from margo_gitops.server.identity.spiffe import AcceptedClients, ClientId, client_of_certificate, read_accepted_clients
 from margo_gitops.server.watched_file import WatchedFile
 
 _MAX_CERTIFICATE: Final = 16 * 1024

@@ -21,21 +21,20 @@ from starlette.types import Message, Receive, Scope
 
 from margo_gitops.digests import Digest
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.server.desired_state import DesiredStateResources
-from margo_gitops.server.g1.algorithms import PublicKey
-from margo_gitops.server.g1.capabilities import device_of, of_device
-from margo_gitops.server.g1.onboarding import BAD_DIGEST, NOT_SIGNED, Onboarding
-from margo_gitops.server.g1.paths import (
+from margo_gitops.server.contracts.algorithms import PublicKey
+from margo_gitops.server.contracts.capabilities import device_of, of_device
+from margo_gitops.server.contracts.older_paths import (
     CLIENT_METHODS,
     ONBOARDING_METHODS,
     ClientPath,
     find_client_path,
     find_onboarding,
 )
-from margo_gitops.server.g1.registry import ClientRegistry, RegisteredClient
-from margo_gitops.server.g1.replays import SeenSignatures
-from margo_gitops.server.g1.verification import SignatureProfile, SignatureVerifier, Verified, digest_fits
-from margo_gitops.server.identity import Caller, header
+from margo_gitops.server.contracts.onboarding import BAD_DIGEST, NOT_SIGNED, Onboarding
+from margo_gitops.server.contracts.registry import ClientRegistry, RegisteredClient
+from margo_gitops.server.contracts.replays import SeenSignatures
+from margo_gitops.server.contracts.verification import SignatureProfile, SignatureVerifier, Verified, digest_fits
+from margo_gitops.server.identity.callers import Caller, header
 from margo_gitops.server.paths import Resource
 from margo_gitops.server.problems import (
     INVALID_REQUEST,
@@ -46,7 +45,8 @@ from margo_gitops.server.problems import (
     RequestRefused,
     not_allowed,
 )
-from margo_gitops.server.reports import ReportResources, read_body
+from margo_gitops.server.reports.resources import ReportResources, read_body
+from margo_gitops.server.resources.desired_state import DesiredStateResources
 from margo_gitops.server.watched_file import WatchedFile
 
 Admit: TypeAlias = Callable[[Caller, Callable[[], Awaitable[Response]]], Awaitable[Response]]

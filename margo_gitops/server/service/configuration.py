@@ -26,7 +26,7 @@ from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.records import find
 from margo_gitops.documents.yaml_reader import read_yaml
 from margo_gitops.errors import Location, ServerMisconfigured, UnreadableDocument
-from margo_gitops.server.identity import is_client, is_loopback
+from margo_gitops.server.identity.callers import is_client, is_loopback
 
 _BOUNDS: Final = Bounds(size=64 * 1024, depth=12, nodes=2_000)
 

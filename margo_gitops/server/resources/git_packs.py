@@ -17,7 +17,7 @@ from typing import Final
 
 from dulwich.pack import create_delta
 
-from margo_gitops.server.git.requests import Fetch, RefusedError
+from margo_gitops.server.resources.git_requests import Fetch, RefusedError
 from margo_gitops.state_repo.object_pack import entry_header
 from margo_gitops.state_repo.served_objects import ServedObjects
 from margo_gitops.trust.git_objects import BLOB, COMMIT, TREE

@@ -20,10 +20,10 @@ from starlette.types import Scope
 
 from margo_gitops.digests import sha256
 from margo_gitops.errors import Location, ServerMisconfigured
-from margo_gitops.server.identity import header
+from margo_gitops.server.identity.callers import header
 from margo_gitops.server.paths import Resource
-from margo_gitops.server.preconditions import holds
 from margo_gitops.server.problems import Problem, RequestRefused
+from margo_gitops.server.requests import holds
 from margo_gitops.server.watched_file import WatchedFile
 
 BUNDLE_PATH: Final = "/.well-known/margo/trust-bundle"

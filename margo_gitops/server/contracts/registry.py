@@ -19,8 +19,8 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.errors import ClientRegistryUnusable, Location
-from margo_gitops.server.g1.algorithms import PublicKey, is_usable
-from margo_gitops.server.g1.verification import key_id_of
+from margo_gitops.server.contracts.algorithms import PublicKey, is_usable
+from margo_gitops.server.contracts.verification import key_id_of
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS client (

@@ -17,22 +17,22 @@ import uvicorn
 
 from margo_gitops.errors import Location, ServerMisconfigured
 from margo_gitops.server.application import WorkloadManagementApi
-from margo_gitops.server.bounded_connection import BoundedConnection
-from margo_gitops.server.client_certificate import PeerCertificate, ProxiedCertificate
-from margo_gitops.server.configuration import LoadedServerConfiguration
-from margo_gitops.server.desired_state import DesiredStateResources
-from margo_gitops.server.device_tokens import BearerTokens
-from margo_gitops.server.freshness import freshness_renewal
-from margo_gitops.server.g1.assembly import signed_contract
-from margo_gitops.server.git.resources import GitResources
-from margo_gitops.server.identity import Identify, Nobody, NobodyAsked
-from margo_gitops.server.journal import ReportJournal
+from margo_gitops.server.contracts.assembly import signed_contract
+from margo_gitops.server.identity.callers import Identify, Nobody, NobodyAsked
+from margo_gitops.server.identity.certificates import PeerCertificate, ProxiedCertificate
+from margo_gitops.server.identity.tokens import BearerTokens
 from margo_gitops.server.limits import InFlight, RateLimit
-from margo_gitops.server.report_commits import ReportCommits
-from margo_gitops.server.reports import ReportResources
+from margo_gitops.server.reports.commits import ReportCommits
+from margo_gitops.server.reports.journal import ReportJournal
+from margo_gitops.server.reports.resources import ReportResources
+from margo_gitops.server.resources.desired_state import DesiredStateResources
+from margo_gitops.server.resources.git import GitResources
+from margo_gitops.server.resources.renewal import freshness_renewal
+from margo_gitops.server.resources.trust_discovery import BundleKeys, TrustDiscovery, read_trust_bundle
+from margo_gitops.server.service.configuration import LoadedServerConfiguration
+from margo_gitops.server.service.connection import BoundedConnection
+from margo_gitops.server.service.tls import RenewedTls, TlsConnection, TlsFiles
 from margo_gitops.server.state_watch import StateWatch
-from margo_gitops.server.tls_connection import RenewedTls, TlsConnection, TlsFiles
-from margo_gitops.server.trust_discovery import BundleKeys, TrustDiscovery, read_trust_bundle
 from margo_gitops.server.watched_file import WatchedFile
 from margo_gitops.state_repo.report_branch import ReportBranch
 from margo_gitops.state_repo.served_objects import ServedObjects

@@ -23,11 +23,11 @@ from margo_gitops.digests import Digest
 from margo_gitops.documents.json_reader import read_json
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.errors import Location, MargoGitopsError, ServerMisconfigured, UnreadableDocument
-from margo_gitops.server.g1.registry import ClientCertificate, ClientRegistry, read_certificate
-from margo_gitops.server.g1.verification import SignatureProfile, SignatureVerifier, digest_fits
+from margo_gitops.server.contracts.registry import ClientCertificate, ClientRegistry, read_certificate
+from margo_gitops.server.contracts.verification import SignatureProfile, SignatureVerifier, digest_fits
 from margo_gitops.server.problems import NOT_FOUND, NOT_STORED, Problem, RequestRefused
-from margo_gitops.server.report_reading import MAX_BODY
-from margo_gitops.server.reports import read_body
+from margo_gitops.server.reports.reading import MAX_BODY
+from margo_gitops.server.reports.resources import read_body
 from margo_gitops.server.watched_file import WatchedFile
 
 BAD_DIGEST: Final = Problem(

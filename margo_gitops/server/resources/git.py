@@ -16,8 +16,14 @@ from starlette.types import Receive, Scope
 
 from margo_gitops.documents.device_id import device_ref
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.server.desired_state import DesiredStateResources
-from margo_gitops.server.git.answers import (
+from margo_gitops.server.identity.callers import Caller, header
+from margo_gitops.server.limits import spread
+from margo_gitops.server.problems import INVALID_REQUEST, NOT_FOUND, STATE_UNUSABLE, TOO_LARGE, Problem, RequestRefused
+from margo_gitops.server.reports.reading import MAX_BODY
+from margo_gitops.server.reports.resources import read_body
+from margo_gitops.server.requests import holds, wait_seconds
+from margo_gitops.server.resources.desired_state import DesiredStateResources
+from margo_gitops.server.resources.git_answers import (
     CAPABILITIES,
     acknowledgments,
     error_answer,
@@ -28,15 +34,16 @@ from margo_gitops.server.git.answers import (
     shallow_lines,
     side_band,
 )
-from margo_gitops.server.git.packs import Packs, Plan, plan_fetch
-from margo_gitops.server.git.requests import Fetch, LsRefs, NotGitError, RefusedError, read_old_request, read_request
-from margo_gitops.server.git.visibility import Visible, visible
-from margo_gitops.server.identity import Caller, header
-from margo_gitops.server.limits import spread
-from margo_gitops.server.preconditions import holds, wait_seconds
-from margo_gitops.server.problems import INVALID_REQUEST, NOT_FOUND, STATE_UNUSABLE, TOO_LARGE, Problem, RequestRefused
-from margo_gitops.server.report_reading import MAX_BODY
-from margo_gitops.server.reports import read_body
+from margo_gitops.server.resources.git_packs import Packs, Plan, plan_fetch
+from margo_gitops.server.resources.git_requests import (
+    Fetch,
+    LsRefs,
+    NotGitError,
+    RefusedError,
+    read_old_request,
+    read_request,
+)
+from margo_gitops.server.resources.git_visibility import Visible, visible
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.served_objects import ServedObjects
 from margo_gitops.state_repo.served_state import EARLIER_COMMITS, StateView

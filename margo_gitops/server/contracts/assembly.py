@@ -7,17 +7,17 @@ import time
 from collections.abc import Iterator, Mapping
 
 from margo_gitops.digests import Digest
-from margo_gitops.server.configuration import LimitSettings, LoadedServerConfiguration
-from margo_gitops.server.desired_state import DesiredStateResources
-from margo_gitops.server.g1.accepted import read_accepted_certificates
-from margo_gitops.server.g1.contract import SignedContract
-from margo_gitops.server.g1.onboarding import Onboarding, read_root_certificate
-from margo_gitops.server.g1.registry import ClientRegistry
-from margo_gitops.server.g1.replays import SeenSignatures
-from margo_gitops.server.g1.verification import SKEW_SECONDS, SignatureVerifier
-from margo_gitops.server.journal import ReportJournal
-from margo_gitops.server.report_commits import ReportCommits
-from margo_gitops.server.reports import ReportResources
+from margo_gitops.server.contracts.accepted import read_accepted_certificates
+from margo_gitops.server.contracts.older import SignedContract
+from margo_gitops.server.contracts.onboarding import Onboarding, read_root_certificate
+from margo_gitops.server.contracts.registry import ClientRegistry
+from margo_gitops.server.contracts.replays import SeenSignatures
+from margo_gitops.server.contracts.verification import SKEW_SECONDS, SignatureVerifier
+from margo_gitops.server.reports.commits import ReportCommits
+from margo_gitops.server.reports.journal import ReportJournal
+from margo_gitops.server.reports.resources import ReportResources
+from margo_gitops.server.resources.desired_state import DesiredStateResources
+from margo_gitops.server.service.configuration import LimitSettings, LoadedServerConfiguration
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.server.watched_file import WatchedFile
 

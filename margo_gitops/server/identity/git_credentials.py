@@ -6,7 +6,7 @@ import base64
 import binascii
 from typing import TYPE_CHECKING, Final
 
-from margo_gitops.server.identity import header
+from margo_gitops.server.identity.callers import header
 from margo_gitops.server.problems import Problem
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import TypeVar
 from cryptography import x509
 
 from margo_gitops.errors import ServerMisconfigured
-from margo_gitops.server.identity import is_client
+from margo_gitops.server.identity.callers import is_client
 from margo_gitops.server.watched_file import said_lines
 
 _UNRESERVED = r"[A-Za-z0-9._~-]+"

@@ -23,12 +23,9 @@ from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.server.compression import Compressed
-from margo_gitops.server.identity import Caller, header
-from margo_gitops.server.journal import ReportJournal
+from margo_gitops.server.identity.callers import Caller, header
 from margo_gitops.server.limits import spread
 from margo_gitops.server.paths import Resource
-from margo_gitops.server.preconditions import accepts, holds, takes_gzip, wait_seconds
 from margo_gitops.server.problems import (
     BUNDLE_NOT_FOUND,
     DEPLOYMENT_NOT_FOUND,
@@ -39,7 +36,10 @@ from margo_gitops.server.problems import (
     Problem,
     RequestRefused,
 )
-from margo_gitops.server.report_reading import Profile
+from margo_gitops.server.reports.journal import ReportJournal
+from margo_gitops.server.reports.reading import Profile
+from margo_gitops.server.requests import accepts, holds, takes_gzip, wait_seconds
+from margo_gitops.server.resources.compression import Compressed
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.served_state import DeviceState, StateView
 from margo_gitops.trust.allowed_signers import AllowedSigners

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Final
 
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.server.journal import ReportJournal, Uncommitted
-from margo_gitops.server.report_reading import summary
+from margo_gitops.server.reports.journal import ReportJournal, Uncommitted
+from margo_gitops.server.reports.reading import summary
 from margo_gitops.state_repo.report_branch import ReportBranch
 
 _LOG = logging.getLogger("margo_gitops.server")

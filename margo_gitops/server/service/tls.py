@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 from margo_gitops.errors import Location, MargoGitopsError, ServerMisconfigured
-from margo_gitops.server.bounded_connection import BoundedConnection
+from margo_gitops.server.service.connection import BoundedConnection
 
 _LOG = logging.getLogger("margo_gitops.server")
 _LONGEST_CONNECTION: Final = 3600.0

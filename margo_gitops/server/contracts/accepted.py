@@ -14,7 +14,7 @@ from pathlib import Path
 
 from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.errors import ServerMisconfigured
-from margo_gitops.server.identity import is_client
+from margo_gitops.server.identity.callers import is_client
 from margo_gitops.server.watched_file import said_lines
 
 

@@ -22,7 +22,7 @@ from starlette.types import Scope
 
 from margo_gitops.digests import parse_digest
 from margo_gitops.errors import ServerMisconfigured
-from margo_gitops.server.identity import Caller, header, is_client
+from margo_gitops.server.identity.callers import Caller, header, is_client
 from margo_gitops.server.watched_file import WatchedFile, said_lines
 
 _MAX_HEADER: Final = 1024

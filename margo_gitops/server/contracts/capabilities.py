@@ -12,9 +12,9 @@ from typing import Final
 from margo_gitops.documents.json_reader import read_json
 from margo_gitops.documents.nodes import Bounds, Node
 from margo_gitops.errors import UnreadableDocument
-from margo_gitops.server.g1.verification import SignatureProfile
+from margo_gitops.server.contracts.verification import SignatureProfile
 from margo_gitops.server.problems import SEMANTIC_ERROR, FieldError, RequestRefused
-from margo_gitops.server.report_reading import MAX_BODY
+from margo_gitops.server.reports.reading import MAX_BODY
 
 _BOUNDS: Final = Bounds(size=MAX_BODY, depth=16, nodes=5_000)
 

@@ -11,8 +11,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.server.identity import Caller, header
-from margo_gitops.server.journal import Kept, Report, ReportJournal
+from margo_gitops.server.identity.callers import Caller, header
 from margo_gitops.server.limits import spread
 from margo_gitops.server.paths import Resource
 from margo_gitops.server.problems import (
@@ -27,8 +26,9 @@ from margo_gitops.server.problems import (
     TOO_SLOW,
     RequestRefused,
 )
-from margo_gitops.server.report_commits import ReportCommits
-from margo_gitops.server.report_reading import MAX_BODY, Profile, check_scope, read_capabilities, read_status
+from margo_gitops.server.reports.commits import ReportCommits
+from margo_gitops.server.reports.journal import Kept, Report, ReportJournal
+from margo_gitops.server.reports.reading import MAX_BODY, Profile, check_scope, read_capabilities, read_status
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.report_branch import ReportKey
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.errors import MargoGitopsError, StateMoved
-from margo_gitops.server.configuration import LoadedServerConfiguration
+from margo_gitops.server.service.configuration import LoadedServerConfiguration
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.freshness_refs import Renewal, is_due, renew
 from margo_gitops.state_repo.signing_key_file import read_signing_key

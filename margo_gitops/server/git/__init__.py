@@ -1,1 +1,0 @@
-"""The git subset, served (docs/git-subset.md): one device sees one branch, and answers come from memory."""
