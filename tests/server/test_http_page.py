@@ -8,7 +8,7 @@ import pytest
 from server.serving import ServedFleet
 
 from margo_gitops.documents.records import iterate_fields
-from margo_gitops.server import configuration
+from margo_gitops.server.service import configuration
 from margo_gitops.server.service.configuration import load_server_configuration
 
 PAGE = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
