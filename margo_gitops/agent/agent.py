@@ -11,24 +11,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from margo_gitops.agent.apply.eligibility import read_eligibility
+from margo_gitops.agent.apply.reconciler import Reconciler
+from margo_gitops.agent.apply.workloads import DeviceLimits
 from margo_gitops.agent.cycle import Cycle, Outcome
 from margo_gitops.agent.durable import disk_errors, make_folder
-from margo_gitops.agent.eligibility import read_eligibility
-from margo_gitops.agent.events import Event, Reason, Record
-from margo_gitops.agent.floor_files import FloorFiles
-from margo_gitops.agent.freshness import FreshnessKeeper, FreshnessRules, ProofStore
-from margo_gitops.agent.interruptions import Interruptions
-from margo_gitops.agent.journal import Journal
-from margo_gitops.agent.loaded_configuration import LoadedConfiguration
 from margo_gitops.agent.lock import AgentLock
-from margo_gitops.agent.logs import EventLog, LogFormat
-from margo_gitops.agent.notify import ServiceManager
-from margo_gitops.agent.poll_record import PollRecord
-from margo_gitops.agent.reconcile import Reconciler
-from margo_gitops.agent.run import Cycles, Service
-from margo_gitops.agent.schedule import Schedule
-from margo_gitops.agent.store import TrustedStore
-from margo_gitops.agent.workloads import DeviceLimits
+from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record
+from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.poll_record import PollRecord
+from margo_gitops.agent.pull.floor_files import FloorFiles
+from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper, FreshnessRules, ProofStore
+from margo_gitops.agent.pull.trusted_store import TrustedStore
+from margo_gitops.agent.service.loop import Cycles, Service
+from margo_gitops.agent.service.notify import ServiceManager
+from margo_gitops.agent.service.schedule import Schedule
+from margo_gitops.agent.service.signals import Interruptions
+from margo_gitops.agent.settings.loading import LoadedConfiguration
 from margo_gitops.appliers.applier import Applier
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.errors import AgentMisconfigured, Location, MargoGitopsError
@@ -199,7 +198,7 @@ def _reporting(
     interruptions: Interruptions,
 ) -> Cycles:
     """Return the cycles, each followed by reports to the server."""
-    from margo_gitops.agent.reports import Reporter, ReportingCycles
+    from margo_gitops.agent.report.reporter import Reporter, ReportingCycles
 
     reporter = Reporter(
         transport=transport,

@@ -14,7 +14,7 @@ C-8  While the list of signers cannot be read nothing is fetched, for nobody cou
      last; after a start, if it passes every rule but the signature's and its manifest is the one of the trust floor.
      A security event says so.
 C-9  What is fetched is taken only if freshness has nothing against it; what is held is applied whatever it says
-     (agent/freshness.py, N-1 to N-6).
+     (agent/pull/proof_keeper.py, N-1 to N-6).
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from margo_gitops.agent.events import Event, Reason, Record, refusal
-from margo_gitops.agent.floor_files import FloorFiles
-from margo_gitops.agent.freshness import FreshnessKeeper
-from margo_gitops.agent.poll_record import PollRecord, PollResult
-from margo_gitops.agent.reconcile import Reconciler, Reconciliation
-from margo_gitops.agent.store import TrustedStore
+from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
+from margo_gitops.agent.memory.events import Event, Reason, Record, refusal
+from margo_gitops.agent.memory.poll_record import PollRecord, PollResult
+from margo_gitops.agent.pull.floor_files import FloorFiles
+from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
+from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.errors import (
     AgentMisconfigured,
     AllowedSignersInvalid,

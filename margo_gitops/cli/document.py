@@ -12,7 +12,7 @@ from typing import IO, Literal
 
 import click
 
-from margo_gitops.agent.configuration import AgentConfiguration
+from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.cli.options import output_option
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.kinds import check_document, read_source

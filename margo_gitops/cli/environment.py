@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from margo_gitops.agent.environment import KNOWN, OF_OTHER_COMMANDS, unknown_variables
+from margo_gitops.agent.settings.environment import KNOWN, OF_OTHER_COMMANDS, unknown_variables
 from margo_gitops.errors import EnvironmentInvalid
 
 __all__ = ["CACHE", "FRESHNESS_KEY", "KNOWN", "SIGNING_KEY", "check_environment"]

@@ -5,8 +5,8 @@ where a new value comes from.
 
 D-1  A device is named if and only if its bytes, its site, or its being in the fleet change.
 D-2  A deployment is named if and only if its document's bytes change.
-D-3  A workload restarts if and only if what the agent's digest of it covers changes (margo_gitops/agent/workloads.py,
-     W-5): profile type, component, artifact digest, values.
+D-3  A workload restarts if and only if what the agent's digest of it covers changes
+     (margo_gitops/agent/apply/workloads.py, W-5): profile type, component, artifact digest, values.
 """
 
 from __future__ import annotations

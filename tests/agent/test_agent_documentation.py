@@ -7,10 +7,10 @@ from typing import get_type_hints
 
 import pytest
 
-from margo_gitops.agent import configuration
-from margo_gitops.agent.configuration import AgentConfiguration
-from margo_gitops.agent.environment import CONFIG_VARIABLE, OVERRIDES, TOKEN_VARIABLE
-from margo_gitops.agent.events import Reason
+from margo_gitops.agent.memory.events import Reason
+from margo_gitops.agent.settings import configuration
+from margo_gitops.agent.settings.configuration import AgentConfiguration
+from margo_gitops.agent.settings.environment import CONFIG_VARIABLE, OVERRIDES, TOKEN_VARIABLE
 from margo_gitops.documents.records import iterate_fields, read
 from margo_gitops.documents.yaml_reader import read_yaml
 

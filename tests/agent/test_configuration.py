@@ -7,9 +7,9 @@ from device_world import World
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.agent.configuration import seconds
-from margo_gitops.agent.environment import OVERRIDES, Environment, read_environment
-from margo_gitops.agent.loaded_configuration import LoadedConfiguration, load_configuration
+from margo_gitops.agent.settings.configuration import seconds
+from margo_gitops.agent.settings.environment import OVERRIDES, Environment, read_environment
+from margo_gitops.agent.settings.loading import LoadedConfiguration, load_configuration
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import AgentMisconfigured, ExitCode, MargoGitopsError
 

@@ -19,13 +19,13 @@ from device_world import (
 )
 from engine_double import Engine, EngineDouble, Killed
 
+from margo_gitops.agent.apply.reconciler import Reconciler
 from margo_gitops.agent.cycle import Cycle, Outcome
-from margo_gitops.agent.events import Event, Reason
-from margo_gitops.agent.floor_files import FloorFiles
-from margo_gitops.agent.journal import Journal
-from margo_gitops.agent.poll_record import PollRecord
-from margo_gitops.agent.reconcile import Reconciler
-from margo_gitops.agent.store import TrustedStore
+from margo_gitops.agent.memory.events import Event, Reason
+from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.poll_record import PollRecord
+from margo_gitops.agent.pull.floor_files import FloorFiles
+from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.errors import ExitCode, SourceUnreachable
 from margo_gitops.transport.transport import UNCHANGED, Unchanged
 from margo_gitops.trust.allowed_signers import parse_allowed_signers

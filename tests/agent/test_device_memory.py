@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from margo_gitops.agent import durable
-from margo_gitops.agent.events import Event, Reason
-from margo_gitops.agent.floor_files import FloorFiles
-from margo_gitops.agent.journal import (
+from margo_gitops.agent.lock import AgentLock
+from margo_gitops.agent.memory.events import Event, Reason
+from margo_gitops.agent.memory.journal import (
     MAX_EVENTS,
     MAX_SECURITY_EVENTS,
     Failure,
@@ -24,8 +24,8 @@ from margo_gitops.agent.journal import (
     RecordedDeployment,
     RecordedWorkload,
 )
-from margo_gitops.agent.lock import AgentLock
-from margo_gitops.agent.store import TrustedStore
+from margo_gitops.agent.pull.floor_files import FloorFiles
+from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.appliers.applier import WorkloadKey
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION

@@ -1,4 +1,4 @@
-"""Freshness on a device: rules N-1 to N-6 of margo_gitops.agent.freshness, from real state repos."""
+"""Freshness on a device: rules N-1 to N-6 of margo_gitops.agent.pull.proof_keeper, from real state repos."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from device_world import DEVICE, STRANGER, World, deployment_bytes, deployment_i
 
 from margo_gitops.agent.agent import Parts, working_agent
 from margo_gitops.agent.cycle import Outcome
-from margo_gitops.agent.environment import Environment
-from margo_gitops.agent.interruptions import Interruptions
-from margo_gitops.agent.loaded_configuration import load_configuration
+from margo_gitops.agent.service.signals import Interruptions
+from margo_gitops.agent.settings.environment import Environment
+from margo_gitops.agent.settings.loading import load_configuration
 from margo_gitops.documents.freshness import FRESHNESS_REFS, FreshnessLeaf
 from margo_gitops.errors import ExitCode, FreshnessContradicted, StateNotFresh
 from margo_gitops.state_repo.freshness_refs import Renewal, add_statement, leaf_of

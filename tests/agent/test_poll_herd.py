@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from margo_gitops.agent.schedule import Schedule
+from margo_gitops.agent.service.schedule import Schedule
 
 DEVICES = 100_000
 INTERVAL = 300.0

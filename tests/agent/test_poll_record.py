@@ -1,4 +1,4 @@
-"""What is kept of polls: the rules K-1 to K-4 of margo_gitops.agent.poll_record."""
+"""What is kept of polls: the rules K-1 to K-4 of margo_gitops.agent.memory.poll_record."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -8,11 +8,11 @@ import pytest
 from device_world import World, deployment_bytes
 
 from margo_gitops.agent.agent import working_agent
-from margo_gitops.agent.environment import read_environment
-from margo_gitops.agent.interruptions import Interruptions
-from margo_gitops.agent.journal import Journal
-from margo_gitops.agent.loaded_configuration import load_configuration
-from margo_gitops.agent.poll_record import KEPT_EVERY, PollRecord
+from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.poll_record import KEPT_EVERY, PollRecord
+from margo_gitops.agent.service.signals import Interruptions
+from margo_gitops.agent.settings.environment import read_environment
+from margo_gitops.agent.settings.loading import load_configuration
 from margo_gitops.errors import MargoGitopsError, SourceUnreachable, StateFolderUnusable, StorageFull
 from margo_gitops.transport.web.cost import Cost
 

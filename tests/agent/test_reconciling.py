@@ -1,4 +1,4 @@
-"""Plans, and how they are carried out: rules L-1 to L-9 of margo_gitops.agent.plan; convergence after any kill."""
+"""Plans, and how they are carried out: rules L-1 to L-9 of agent.apply.steps; convergence after any kill."""
 
 import contextlib
 import tempfile
@@ -15,12 +15,12 @@ from engine_double import Engine, EngineDouble, Killed
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from margo_gitops.agent.eligibility import Eligibility
-from margo_gitops.agent.events import Event, Reason
-from margo_gitops.agent.journal import Journal, RecordedWorkload
-from margo_gitops.agent.reconcile import Reconciler, Reconciliation
-from margo_gitops.agent.status import deployment_status
-from margo_gitops.agent.workloads import DeviceLimits, desired_deployments
+from margo_gitops.agent.apply.eligibility import Eligibility
+from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
+from margo_gitops.agent.apply.workloads import DeviceLimits, desired_deployments
+from margo_gitops.agent.memory.deployment_status import deployment_status
+from margo_gitops.agent.memory.events import Event, Reason
+from margo_gitops.agent.memory.journal import Journal, RecordedWorkload
 from margo_gitops.appliers.applier import Observed, WorkloadKey
 from margo_gitops.digests import Digest
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge

@@ -1,4 +1,4 @@
-"""Reports to the server: rules R-1 to R-5 of margo_gitops.agent.reports, against a server on the loopback."""
+"""Reports to the server: rules R-1 to R-5 of margo_gitops.agent.report.reporter, against a server on the loopback."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from support.faulty_http import Answer
 from support.margo_server import MargoServer, margo_server, problem
 
 from margo_gitops.agent.cycle import Outcome
-from margo_gitops.agent.events import Event, Reason
-from margo_gitops.agent.journal import Journal
-from margo_gitops.agent.reports import LONGEST_SENDING, Reporter, ReportingCycles
+from margo_gitops.agent.memory.events import Event, Reason
+from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.report.reporter import LONGEST_SENDING, Reporter, ReportingCycles
 from margo_gitops.errors import MargoGitopsError, SourceUnreachable, VersionRollback
 from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.transport.http.source import HttpSource

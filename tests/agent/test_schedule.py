@@ -1,9 +1,9 @@
-"""When the agent polls: the rules P-1 to P-6 of margo_gitops.agent.schedule."""
+"""When the agent polls: the rules P-1 to P-6 of margo_gitops.agent.service.schedule."""
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.agent.schedule import LONGEST_PAUSE_SECONDS, Schedule, retry_pause
+from margo_gitops.agent.service.schedule import LONGEST_PAUSE_SECONDS, Schedule, retry_pause
 
 times = st.floats(0, 4e9)
 schedules = st.builds(

@@ -1,4 +1,4 @@
-"""The agent as a service: the rules S-1 to S-3 of margo_gitops.agent.run, its signals, its log, and systemd."""
+"""The agent as a service: the rules S-1 to S-3 of agent.service.loop, its signals, its log, and systemd."""
 
 import io
 import json
@@ -15,12 +15,11 @@ from pathlib import Path
 import pytest
 
 from margo_gitops.agent.cycle import Outcome
-from margo_gitops.agent.events import Event, Reason
-from margo_gitops.agent.interruptions import Interruptions
-from margo_gitops.agent.logs import EventLog, LogFormat
-from margo_gitops.agent.notify import ServiceManager
-from margo_gitops.agent.run import Service
-from margo_gitops.agent.schedule import Schedule
+from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason
+from margo_gitops.agent.service.loop import Service
+from margo_gitops.agent.service.notify import ServiceManager
+from margo_gitops.agent.service.schedule import Schedule
+from margo_gitops.agent.service.signals import Interruptions
 from margo_gitops.errors import MargoGitopsError, SourceBusy, SourceUnreachable, StorageFull
 
 SCHEDULE = Schedule("press-07", 60, 0)

@@ -1,4 +1,4 @@
-"""From deployments to workloads: the rules W-1 to W-6 of margo_gitops.agent.workloads, E-1 to E-3 of eligibility."""
+"""From deployments to workloads: the rules W-1 to W-6 of agent.apply.workloads, E-1 to E-3 of eligibility."""
 
 import json
 from pathlib import Path
@@ -8,8 +8,8 @@ from device_world import deployment_bytes, deployment_id, parsed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.agent.eligibility import Eligibility, read_eligibility
-from margo_gitops.agent.workloads import DeviceLimits, desired_deployments
+from margo_gitops.agent.apply.eligibility import Eligibility, read_eligibility
+from margo_gitops.agent.apply.workloads import DeviceLimits, desired_deployments
 from margo_gitops.appliers.applier import LONGEST_TIMEOUT_SECONDS
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import AgentMisconfigured

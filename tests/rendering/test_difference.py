@@ -11,7 +11,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from support.fleet import FleetFolder, States, documents, parameter, profile
 
-from margo_gitops.agent.workloads import desired_deployments
+from margo_gitops.agent.apply.workloads import desired_deployments
 from margo_gitops.documents.records import json_schema, write
 from margo_gitops.rendering.difference import difference, rendered_fleet
 from margo_gitops.rendering.plan import DeploymentChange, DeviceChange, Plan, make_plan

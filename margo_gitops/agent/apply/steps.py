@@ -24,9 +24,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from margo_gitops.agent.journal import RecordedWorkload
-from margo_gitops.agent.schedule import retry_pause
-from margo_gitops.agent.workloads import DesiredDeployment
+from margo_gitops.agent.apply.workloads import DesiredDeployment
+from margo_gitops.agent.memory.journal import RecordedWorkload
+from margo_gitops.agent.service.schedule import retry_pause
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
 from margo_gitops.errors import ApplyError, WorkloadUnsupported
 

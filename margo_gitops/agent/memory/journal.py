@@ -19,8 +19,8 @@ from types import TracebackType
 from typing import Final, Literal, Self, TypeAlias, cast
 
 from margo_gitops.agent.durable import make_folder
-from margo_gitops.agent.events import Event
-from margo_gitops.agent.journal_file import DAMAGE, journal_errors, open_sound, set_aside, uri_path
+from margo_gitops.agent.memory.events import Event
+from margo_gitops.agent.memory.journal_file import DAMAGE, journal_errors, open_sound, set_aside, uri_path
 from margo_gitops.appliers.applier import WorkloadKey
 from margo_gitops.digests import Digest
 from margo_gitops.documents.status import State

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.agent.configuration import AgentConfiguration, seconds
 from margo_gitops.agent.durable import disk_errors
-from margo_gitops.agent.environment import Environment
+from margo_gitops.agent.settings.configuration import AgentConfiguration, seconds
+from margo_gitops.agent.settings.environment import Environment
 from margo_gitops.appliers.applier import ApplierContext, never
 from margo_gitops.documents.nodes import Bounds, Node, SourceText
 from margo_gitops.documents.records import find
@@ -173,7 +173,7 @@ def load_configuration(file: Path, environment: Environment) -> LoadedConfigurat
 
     Args:
         file: the YAML file.
-        environment: the overrides (see `margo_gitops.agent.environment`).
+        environment: the overrides (see `margo_gitops.agent.settings.environment`).
 
     Raises:
         AgentMisconfigured: the file cannot be read, or has findings; each is listed with line and column.

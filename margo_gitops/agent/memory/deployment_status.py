@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from margo_gitops.agent.journal import RecordedDeployment, RecordedWorkload
+from margo_gitops.agent.memory.journal import RecordedDeployment, RecordedWorkload
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.status import (
     ComponentStatus,

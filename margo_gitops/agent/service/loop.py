@@ -17,9 +17,9 @@ from collections.abc import Callable
 from typing import Final, Literal, Protocol, TypeAlias
 
 from margo_gitops.agent.cycle import Outcome
-from margo_gitops.agent.events import Event, Reason, Record
-from margo_gitops.agent.notify import ServiceManager
-from margo_gitops.agent.schedule import Schedule
+from margo_gitops.agent.memory.events import Event, Reason, Record
+from margo_gitops.agent.service.notify import ServiceManager
+from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.errors import AgentDefect, MargoGitopsError
 from margo_gitops.transport.transport import PollHints
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from margo_gitops.agent.agent import JOURNAL_FILE, STORE_FOLDER, floor_files, freshness_keeper, read_policy
-from margo_gitops.agent.journal import Journal, RecordedDeployment, RecordedEvent, RecordedWorkload
-from margo_gitops.agent.loaded_configuration import LoadedConfiguration
-from margo_gitops.agent.logs import printable
-from margo_gitops.agent.poll_record import KEPT_EVERY
-from margo_gitops.agent.status import deployment_status
-from margo_gitops.agent.store import TrustedStore
+from margo_gitops.agent.memory.deployment_status import deployment_status
+from margo_gitops.agent.memory.events import printable
+from margo_gitops.agent.memory.journal import Journal, RecordedDeployment, RecordedEvent, RecordedWorkload
+from margo_gitops.agent.memory.poll_record import KEPT_EVERY
+from margo_gitops.agent.pull.trusted_store import TrustedStore
+from margo_gitops.agent.settings.loading import LoadedConfiguration
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.status import DeploymentStatus

@@ -1,6 +1,6 @@
 """Carry out a plan, step by step, with a record before and after each; kill it anywhere and start again.
 
-The rules are those of `margo_gitops.agent.plan`; this module only calls appliers and writes the journal.
+The rules are those of `margo_gitops.agent.apply.steps`; this module only calls appliers and writes the journal.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from margo_gitops.agent.events import Event, Reason, Record
-from margo_gitops.agent.journal import Failure, Journal, RecordedDeployment, RecordedWorkload
-from margo_gitops.agent.plan import Change, Plan, make_plan
-from margo_gitops.agent.status import deployment_status
-from margo_gitops.agent.workloads import DesiredDeployment, DeviceLimits, desired_deployments
+from margo_gitops.agent.apply.steps import Change, Plan, make_plan
+from margo_gitops.agent.apply.workloads import DesiredDeployment, DeviceLimits, desired_deployments
+from margo_gitops.agent.memory.deployment_status import deployment_status
+from margo_gitops.agent.memory.events import Event, Reason, Record
+from margo_gitops.agent.memory.journal import Failure, Journal, RecordedDeployment, RecordedWorkload
 from margo_gitops.appliers.applier import Applier, Observed, Workload, WorkloadKey
 from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.records import write

@@ -12,7 +12,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Final, Literal
 
-from margo_gitops.agent.journal import Journal
+from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.errors import MargoGitopsError, StorageFull
 from margo_gitops.transport.web.cost import Cost
 

@@ -11,7 +11,7 @@ W-5  A workload's digest covers what makes it run, and nothing else: profile typ
      may take, and names for people, do not count. A field that the standard gains counts only once it is listed here:
      a new agent must not restart what runs.
 W-6  A deployment whose eligibility rules or capacity this device does not meet is refused (rules E-1 to E-3 of
-     margo_gitops.agent.eligibility).
+     margo_gitops.agent.apply.eligibility).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from margo_gitops.agent.eligibility import Eligibility
+from margo_gitops.agent.apply.eligibility import Eligibility
 from margo_gitops.appliers.applier import LONGEST_TIMEOUT_SECONDS, Workload, WorkloadKey
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.application import Component, ParameterValue

@@ -19,12 +19,12 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.agent.capabilities_file import capabilities_unusable, read_capabilities
 from margo_gitops.agent.cycle import Outcome
-from margo_gitops.agent.events import Event, Reason, Record
-from margo_gitops.agent.journal import Journal
-from margo_gitops.agent.run import Cycles
-from margo_gitops.agent.schedule import retry_pause
+from margo_gitops.agent.memory.events import Event, Reason, Record
+from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.service.loop import Cycles
+from margo_gitops.agent.service.schedule import retry_pause
+from margo_gitops.agent.settings.capabilities_file import capabilities_unusable, read_capabilities
 from margo_gitops.digests import sha256
 from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.json_writer import write_json

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from margo_gitops.agent.durable import make_folder, replace_file
-from margo_gitops.agent.events import Event, Reason, Record
+from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.documents.freshness import MAX_PROOF_BYTES
 from margo_gitops.errors import (
     AgentMisconfigured,
