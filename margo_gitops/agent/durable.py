@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.durability import sync_folder, write_synced
+from margo_gitops.disk.files import sync_folder, write_synced
 from margo_gitops.errors import Location, MargoGitopsError, StateFolderUnusable, StorageFull
 
 TEMPORARY_PREFIX: Final = ".new-"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 from margo_gitops.audit.log import DeviceEntry, LogEntry
 from margo_gitops.audit.verification import Verification
-from margo_gitops.operations.wording import counted
+from margo_gitops.wording import counted
 
 _SHOWN = 20
 

@@ -16,7 +16,7 @@ from margo_gitops.audit.traced import (
     TracedValue,
 )
 from margo_gitops.documents.application import ParameterValue
-from margo_gitops.operations.wording import table_lines
+from margo_gitops.wording import table_lines
 
 
 def trace_lines(trace: Trace, *, one_parameter: bool = False) -> Iterator[str]:

@@ -24,7 +24,7 @@ from margo_gitops.cli.name_completion import complete_devices
 from margo_gitops.cli.options import cache_folder, fleet_option, output_option
 from margo_gitops.documents.records import write
 from margo_gitops.errors import AuditFailed, listed
-from margo_gitops.operations.wording import printable
+from margo_gitops.wording import printable
 
 
 @click.group()

@@ -17,7 +17,7 @@ from margo_gitops.cli.options import cache_folder, fleet_option, output_option
 from margo_gitops.documents.records import write
 from margo_gitops.errors import EvidenceUnusable, Location
 from margo_gitops.operations.fleet_input import read_signing_key
-from margo_gitops.operations.wording import counted, printable
+from margo_gitops.wording import counted, printable
 
 
 @click.command()

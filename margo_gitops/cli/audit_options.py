@@ -9,8 +9,8 @@ import click
 
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.errors import AuditUnusable, Location
-from margo_gitops.operations.wording import printable
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
+from margo_gitops.wording import printable
 
 state_option = click.option(
     "--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml."

@@ -25,7 +25,7 @@ from margo_gitops.editing.installed import Installed, installed_state
 from margo_gitops.editing.preview import preview
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.operations.plan_text import as_text
-from margo_gitops.operations.wording import printable
+from margo_gitops.wording import printable
 
 
 def deploy_by_form(

@@ -20,9 +20,9 @@ from margo_gitops.editing.placed import PlacedDeployment, known_device, placed_d
 from margo_gitops.editing.selectors import typed_labels
 from margo_gitops.editing.values import plain_values
 from margo_gitops.operations.fleet_input import read_working_tree
-from margo_gitops.operations.wording import printable
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.placement import targets
+from margo_gitops.wording import printable
 
 
 @click.group()

@@ -19,9 +19,9 @@ from margo_gitops.documents.records import write
 from margo_gitops.errors import ExitCode
 from margo_gitops.operations.fleet_input import named_location, read_fleet_commit, read_signing_key
 from margo_gitops.operations.freshness import Standing, export_proof, renew_statement, show_statement
-from margo_gitops.operations.wording import counted
 from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
+from margo_gitops.wording import counted
 
 _state_option = click.option(
     "--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml."

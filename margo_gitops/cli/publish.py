@@ -13,11 +13,11 @@ import click
 from margo_gitops.cli.options import cache_folder, fleet_option, output_option
 from margo_gitops.errors import ExtraMissing, PublishDiffers, listed
 from margo_gitops.operations.fleet_input import named_location, open_state, read_fleet_commit
-from margo_gitops.operations.wording import counted
 from margo_gitops.publishing.folder import FolderTarget
 from margo_gitops.publishing.publication import Published, differences
 from margo_gitops.publishing.publication import publish as publish_state
 from margo_gitops.publishing.target import PublishTarget
+from margo_gitops.wording import counted
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 

@@ -22,8 +22,8 @@ from margo_gitops.operations.fleet_input import read_signing_key
 from margo_gitops.operations.plan import PlanRequest
 from margo_gitops.operations.plan_text import as_text
 from margo_gitops.operations.run import Rendered, RenderRequest, check_fleet, render_fleet
-from margo_gitops.operations.wording import counted
 from margo_gitops.state_repo.publication import DeviceChange, Publication
+from margo_gitops.wording import counted
 
 
 @click.command()

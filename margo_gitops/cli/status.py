@@ -23,7 +23,7 @@ from margo_gitops.fleet_status.reading import StatusRequest, read_status
 from margo_gitops.fleet_status.status import DEVICE_STATES, DeviceState, FleetStatus
 from margo_gitops.fleet_status.text import status_lines
 from margo_gitops.fleet_status.watch import StatusWatch
-from margo_gitops.operations.wording import printable
+from margo_gitops.wording import printable
 
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 

@@ -6,7 +6,7 @@ from margo_gitops.editing.edit import Base, Edit, EditedTree
 from margo_gitops.errors import EditRefused
 from margo_gitops.operations.validate import validate_tree
 from margo_gitops.operations.validation import RuleFinding
-from margo_gitops.operations.wording import counted
+from margo_gitops.wording import counted
 
 
 def check_edit(base: Base, edit: Edit) -> list[str]:

@@ -17,7 +17,7 @@ from margo_gitops.fleet_status.status import (
     FleetStatus,
     StateCounts,
 )
-from margo_gitops.operations.wording import counted, printable
+from margo_gitops.wording import counted, printable
 
 SHOWN: Final = 20
 """Lines of each part that are shown without --details."""

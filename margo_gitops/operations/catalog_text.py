@@ -20,7 +20,7 @@ from margo_gitops.operations.application_catalog import (
     ShownSetting,
 )
 from margo_gitops.operations.compatibility import Compatibility, DeviceCompatibility, SiteCompatibility
-from margo_gitops.operations.wording import counted, printable, table_lines
+from margo_gitops.wording import counted, printable, table_lines
 
 SHOWN: Final = 20
 """Reasons, and devices, that are shown without --details."""

@@ -13,7 +13,7 @@ from margo_gitops.catalog.rules import RULES
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.operations.validation import RuleFinding, Validation
-from margo_gitops.operations.wording import counted, printable
+from margo_gitops.wording import counted, printable
 
 _FLEET_FILE = "margo-gitops.yaml"
 """Where a finding is shown that is in no file; every one of these formats wants a place."""

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from margo_gitops.documents.application import ParameterValue
-from margo_gitops.operations.wording import byte_count, counted, printable, table_lines
 from margo_gitops.rendering.plan import (
     Counts,
     DeploymentChange,
@@ -22,6 +21,7 @@ from margo_gitops.rendering.plan import (
     Refusal,
     SiteRefusal,
 )
+from margo_gitops.wording import byte_count, counted, printable, table_lines
 
 SHOWN = 20
 """Lines of each part that are shown without --details."""

@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Final
 
 from margo_gitops.digests import sha256
+from margo_gitops.disk.files import sync_folder, write_synced
 from margo_gitops.documents.device_id import is_encoded_device_id
-from margo_gitops.durability import sync_folder, write_synced
 from margo_gitops.errors import (
     InvalidDocument,
     Location,

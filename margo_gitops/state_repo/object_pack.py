@@ -16,7 +16,7 @@ from pathlib import Path
 
 from dulwich.pack import write_pack_index_v2
 
-from margo_gitops.durability import sync_folder
+from margo_gitops.disk.files import sync_folder
 from margo_gitops.trust.git_objects import BLOB, COMMIT, TREE, object_id
 
 _TYPES = {COMMIT: 1, TREE: 2, BLOB: 3}

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from margo_gitops.durability import sync_folder, write_synced
+from margo_gitops.disk.files import sync_folder, write_synced
 from margo_gitops.errors import StateMoved, StateRepoUnusable
 
 _HEADER = b"# pack-refs with: peeled fully-peeled sorted \n"

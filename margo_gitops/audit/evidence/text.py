@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from margo_gitops.audit.evidence.check import CheckedEvidence
-from margo_gitops.operations.wording import counted
+from margo_gitops.wording import counted
 
 _SHOWN = 50
 

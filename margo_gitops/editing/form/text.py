@@ -10,7 +10,7 @@ from margo_gitops.documents.constraints import MatchExpression
 from margo_gitops.documents.device_selector import DeviceSelector
 from margo_gitops.editing.form.form import Form, ParameterQuestion, PlacementQuestion, ProfileQuestion
 from margo_gitops.operations.catalog_text import refusal_lines, shown_value
-from margo_gitops.operations.wording import counted, printable, table_lines
+from margo_gitops.wording import counted, printable, table_lines
 
 LISTED: Final = 20
 """Devices that are shown to choose from; `:list` shows all."""

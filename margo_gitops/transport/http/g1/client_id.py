@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Final
 
 from margo_gitops.digests import sha256
+from margo_gitops.disk.files import sync_folder, write_synced
 from margo_gitops.documents.json_reader import read_json
 from margo_gitops.documents.nodes import Bounds
-from margo_gitops.durability import sync_folder, write_synced
 from margo_gitops.errors import ClientIdUnusable, Location, UnreadableDocument
 from margo_gitops.transport.http.source import CLIENT_ID
 

@@ -1,4 +1,4 @@
-"""How counts, and text of others, are told to people."""
+"""Text for people: counts, amounts, tables, and what others wrote, made harmless for a terminal."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def byte_count(number: int) -> str:
 
 
 def table_lines(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield rows with their columns side by side, two spaces apart; nothing stands at a line's end."""
+    """Yield rows with their columns side by side, two spaces apart, with no blanks at the end of a line."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -1,0 +1,159 @@
+"""Folders and links that change in one step.
+
+1. What is made is made under `.new-*` beside its place, synced, and renamed: a reader sees all of it or nothing.
+2. When making fails, what was made is deleted; `sweep` deletes what a killed process left.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from uuid import uuid4
+
+from margo_gitops.disk.files import TEMPORARY_PREFIX, sync_folder, write_synced
+
+
+def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder that appears whole or not at all, in place of the one that is there.
+
+    Args:
+        path: the folder.
+        files: contents by path relative to it, with slashes.
+
+    Raises:
+        OSError: it cannot be written; nothing new is left behind.
+    """
+    with new_folder(path) as folder:
+        for name, content in files.items():
+            target = folder / name
+            target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            write_synced(target, content, mode=0o600)
+
+
+@contextmanager
+def new_folder(place: Path) -> Iterator[Path]:
+    """Yield an empty folder that takes the place of `place` when the block ends well, and is deleted otherwise.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = _beside(place)
+    folder.mkdir(mode=0o700)
+    try:
+        yield folder
+        sync_tree(folder)
+        if place.is_dir() and not place.is_symlink():
+            # A folder cannot be replaced in one step; the old one steps aside first, and is swept if we die here.
+            aside = _beside(place)
+            place.rename(aside)
+            folder.rename(place)
+            remove_tree(aside)
+        else:
+            folder.rename(place)
+        sync_folder(place.parent)
+    except BaseException:
+        remove_tree(folder)
+        raise
+
+
+@contextmanager
+def new_file(place: Path) -> Iterator[Path]:
+    """Yield the path of an empty file (mode 0600) that replaces `place` when the block ends well.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = _beside(place)
+    path.touch(mode=0o600)
+    try:
+        yield path
+        _sync(path)
+        if place.is_dir() and not place.is_symlink():
+            remove_tree(place)
+        path.rename(place)
+        sync_folder(place.parent)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def point_link(link: Path, target: str | Path) -> None:
+    """Make a symbolic link lead to `target` from one moment to the next; its folder exists.
+
+    Raises:
+        OSError: the disk refuses; the link leads where it led.
+    """
+    path = _beside(link)
+    try:
+        path.symlink_to(target)
+        path.replace(link)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    sync_folder(link.parent)
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a file, link or folder with all it holds, also where modes forbid it; do nothing where there is none.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+
+    def open_up(_function: object, name: str, _error: object) -> None:
+        # Archives may hold folders without write permission; a container may have left files of other users.
+        target = Path(name)
+        target.parent.chmod(0o700)
+        if target.is_dir() and not target.is_symlink():
+            target.chmod(0o700)
+            shutil.rmtree(target)
+        else:
+            target.unlink(missing_ok=True)
+
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, onerror=open_up)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what a killed process left half made in a folder; do nothing where there is no folder.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    with suppress(FileNotFoundError):
+        for path in list(folder.iterdir()):
+            if path.name.startswith(TEMPORARY_PREFIX):
+                remove_tree(path)
+
+
+def sync_tree(folder: Path) -> None:
+    """Make everything in a folder survive a loss of power.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    for root, _folders, files in os.walk(folder):
+        for name in files:
+            path = Path(root, name)
+            if path.is_file() and not path.is_symlink():
+                _sync(path)
+        sync_folder(Path(root))
+
+
+def _beside(place: Path) -> Path:
+    return place.parent / f"{TEMPORARY_PREFIX}{uuid4().hex}"
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,75 @@
+"""An exclusive lock between processes, which the kernel drops when its holder ends, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import weakref
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+
+class LockTaken(Exception):
+    """Another process has the lock.
+
+    Attributes:
+        holder: who, "process 4711"; empty where the file does not say.
+    """
+
+    def __init__(self, holder: str) -> None:
+        super().__init__(f"held by {holder or 'another process'}")
+        self.holder = holder
+
+
+class HeldLock:
+    """A lock that this process has; leaving its context, or `release`, gives it back.
+
+    Attributes:
+        descriptor: of the lock file; a child process that inherits it holds the lock too.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        # A lock that is forgotten is released when its object is collected.
+        self._close = weakref.finalize(self, os.close, descriptor)
+
+    def release(self) -> None:
+        """Give the lock back; a second call does nothing."""
+        self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def take_lock(path: Path, *, mode: int = 0o600) -> HeldLock:
+    """Take the lock that a file stands for, without waiting; the file stays when the lock is released.
+
+    Args:
+        path: the file, made where there is none; its folder exists.
+        mode: of a file that is made.
+
+    Raises:
+        LockTaken: another process, or another part of this one, has it.
+        OSError: the file cannot be made or opened.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, mode)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        number = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip()
+        os.close(descriptor)
+        raise LockTaken(f"process {number}" if number.isdecimal() else "") from error
+    except BaseException:
+        os.close(descriptor)
+        raise
+    with suppress(OSError):  # the number is for people; a full disk is no reason to stop
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return HeldLock(descriptor)

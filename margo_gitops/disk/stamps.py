@@ -1,0 +1,56 @@
+"""Tell cheaply whether a file changed: one `stat` call instead of reading it again.
+
+File systems count time in steps, so two changes within one step look like one: a stamp this young is not believed, and
+the file counts as changed until the stamp is old enough.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final, TypeAlias
+
+Stamp: TypeAlias = tuple[int, int, int, int]
+"""Times of change of content and of attributes (nanoseconds), size (bytes), inode."""
+
+_SETTLED_NANOSECONDS: Final = 50_000_000
+
+
+def stamp(path: str | Path) -> Stamp | None:
+    """Return what is different after a file or folder changed; None where there is none."""
+    try:
+        found = os.stat(path)  # noqa: PTH116  # on every request
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+
+
+def settled(stamps: Iterable[Stamp | None], began: int) -> bool:
+    """Return whether all of these are old enough to be believed.
+
+    Args:
+        stamps: of files.
+        began: `time.time_ns()` of a moment before they were taken.
+    """
+    newest = max((max(each[0], each[1]) for each in stamps if each), default=0)
+    return newest + _SETTLED_NANOSECONDS < began
+
+
+class FileWatch:
+    """A few files that are read again when one of them changed: call `mark` before reading, `changed` before use."""
+
+    def __init__(self, *paths: Path) -> None:
+        self._paths = paths
+        self._stamps: tuple[Stamp | None, ...] | None = None
+
+    def changed(self) -> bool:
+        """Return whether a file may have changed, come or gone since `mark`; true before the first one."""
+        return self._stamps is None or self._stamps != tuple(map(stamp, self._paths))
+
+    def mark(self) -> None:
+        """Take what is read after this call as the files' content."""
+        began = time.time_ns()
+        stamps = tuple(map(stamp, self._paths))
+        self._stamps = stamps if settled(stamps, began) else None
