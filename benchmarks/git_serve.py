@@ -45,7 +45,6 @@ from margo_gitops.transport.git import GitSource, GitTransport  # noqa: E402
 from margo_gitops.transport.git.fetch import fetch_request  # noqa: E402
 from margo_gitops.transport.git.ls_refs import ls_refs_request  # noqa: E402
 from margo_gitops.transport.git.objects import ObjectID  # noqa: E402
-from margo_gitops.transport.transport import UNCHANGED  # noqa: E402
 from margo_gitops.trust.snapshot import Snapshot  # noqa: E402
 
 DEVICE = "press-00000"
@@ -287,10 +286,9 @@ def _clients(fleet: ServedFleet, way: Way, counted: Relay) -> Iterator[Client]:
 
     def agent() -> None:
         transport = GitTransport(GitSource(url, device=DEVICE, token_file=token))
-        found = transport.pull(held[-1] if held else None)
+        found = transport.pull(held[-1] if held else None).snapshot
         transport.close()
-        if found is not UNCHANGED:
-            assert isinstance(found, Snapshot)
+        if found is not None:
             held.append(found)
 
     yield Client("agent", way.name, counted, agent)

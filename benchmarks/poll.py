@@ -33,7 +33,6 @@ from testbed.places import state_folder  # noqa: E402
 from margo_gitops.documents.device_id import device_ref  # noqa: E402
 from margo_gitops.transport.git.git_transport import GitTransport  # noqa: E402
 from margo_gitops.transport.git.source import GitSource  # noqa: E402
-from margo_gitops.transport.transport import UNCHANGED, Unchanged  # noqa: E402
 
 ROUNDS = 21
 POLLS = 30
@@ -97,17 +96,16 @@ def measure_polls(server: GitServer, served: ServedRepository) -> list[Row]:
     with ExitStack() as stack:
         kept = GitTransport(source)
         stack.callback(kept.close)
-        held = kept.pull(None)
-        assert not isinstance(held, Unchanged)
+        held = kept.pull(None).snapshot
         ref = device_ref(DEVICE)
 
         def poll_kept() -> None:
-            assert kept.pull(held) is UNCHANGED
+            assert kept.pull(held).snapshot is None
 
         def poll_cold() -> None:
             transport = GitTransport(source)
             try:
-                assert transport.pull(held) is UNCHANGED
+                assert transport.pull(held).snapshot is None
             finally:
                 transport.close()
 

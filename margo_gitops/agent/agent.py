@@ -32,7 +32,8 @@ from margo_gitops.appliers.applier import Applier
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.errors import AgentMisconfigured, Location, MargoGitopsError
 from margo_gitops.transport.git.git_transport import GitTransport
-from margo_gitops.transport.transport import PollHints, ProofSource, Unchanged
+from margo_gitops.transport.transport import Answer, PollHints, ProofSource
+from margo_gitops.transport.web.cost import Cost
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, parse_allowed_signers
 from margo_gitops.trust.freshness_tree import FRESHNESS_FILE
 from margo_gitops.trust.snapshot import Snapshot
@@ -134,7 +135,7 @@ def working_agent(
         StateFolderUnusable: the state folder cannot be used.
     """
     http = create_http_transport(configuration)
-    transport = AgentTransport(http or GitTransport(configuration.git_source()), interruptions, http)
+    transport = AgentTransport(http or GitTransport(configuration.git_source()), interruptions)
     limits = DeviceLimits(
         read_eligibility(configuration.device, configuration.capabilities_files), configuration.longest_timeout
     )
@@ -314,41 +315,40 @@ class AgentTransport:
     Attributes:
         polls: who is told; None is nobody.
         patience: says how many seconds the next pull may wait for a change.
+        hints: what the source said at the last pull about the next one.
     """
 
-    def __init__(
-        self, transport: GitTransport | HttpTransport, interruptions: Interruptions, http: HttpTransport | None = None
-    ) -> None:
+    def __init__(self, transport: GitTransport | HttpTransport, interruptions: Interruptions) -> None:
         """Take the parts.
 
         Args:
             transport: what pulls.
             interruptions: signals.
-            http: the same transport where it is one that can wait for a change.
         """
         self._transport = transport
-        self._http = http
         self._interruptions = interruptions
         self.polls: PollRecord | None = None
         self.patience: Callable[[], int] = int
+        self.hints = PollHints()
 
     @property
-    def hints(self) -> PollHints:
-        """What the source said at the last pull about the next one."""
-        return self._http.hints if self._http is not None else PollHints()
+    def cost(self) -> Cost:
+        """What the transport has used so far."""
+        return self._transport.cost
 
-    def pull(self, held: Snapshot | None) -> Snapshot | Unchanged:
+    def pull(self, held: Snapshot | None, patience: int = 0) -> Answer:
         """Return what the transport returns.
 
         Raises:
             TransportError: as the transport does.
         """
         before = self._transport.cost
-        if self._http is not None:
-            self._http.patience = self.patience()
+        self.hints = PollHints()
         try:
             with self._interruptions.abortable():
-                return self._transport.pull(held)
+                answer = self._transport.pull(held, patience or self.patience())
+            self.hints = answer.hints
+            return answer
         finally:
             if self.polls is not None:
                 self.polls.spent(self._transport.cost - before)

@@ -41,7 +41,7 @@ from margo_gitops.errors import (
     TransportError,
     TrustRefused,
 )
-from margo_gitops.transport.transport import Transport, Unchanged
+from margo_gitops.transport.transport import Transport
 from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
@@ -198,12 +198,12 @@ class Cycle:
     ) -> tuple[PollResult, TrustedState | None, MargoGitopsError | None]:
         """Return how the poll ended, and the state that is held now."""
         try:
-            answer = self._transport.pull(held.snapshot if held else None)
-            if isinstance(answer, Unchanged):
+            snapshot = self._transport.pull(held.snapshot if held else None).snapshot
+            if snapshot is None:
                 if held is None:
                     raise SourceMisbehaved("the source says that nothing changed, but this device holds nothing")
                 return self._polled("unchanged", None), held, None
-            state = self._judge(answer, policy, held.floor if held else floor)
+            state = self._judge(snapshot, policy, held.floor if held else floor)
             if self._freshness is not None:
                 self._freshness.admit(state)
             self._store.save(state)

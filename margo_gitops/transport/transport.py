@@ -1,26 +1,20 @@
-"""The one interface every transport has: given what I hold, return a snapshot or "unchanged"."""
+"""The one interface every transport has: given what I hold, answer with a snapshot or "unchanged"."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+from margo_gitops.transport.web.cost import Cost
 from margo_gitops.trust.snapshot import Snapshot
-
-
-class Unchanged:
-    """The source still holds what the device already holds."""
-
-
-UNCHANGED = Unchanged()
 
 
 @dataclass(frozen=True, slots=True)
 class PollHints:
-    """What a source said about the next poll.
+    """What a source says about the next poll.
 
     Attributes:
-        waited: it kept the last request waiting for a change, as asked.
+        waited: it kept the request waiting for a change, as asked.
         interval: seconds between two polls that it wishes for; None where it says nothing.
         pause: seconds before which it wants no other request; None where it says nothing.
     """
@@ -30,11 +24,36 @@ class PollHints:
     pause: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one pull brought.
+
+    Attributes:
+        snapshot: the state of the source; None where it is the one that is held.
+        hints: what the source says about the next poll.
+        cost: what this pull used.
+    """
+
+    snapshot: Snapshot | None
+    hints: PollHints = field(default_factory=PollHints)
+    cost: Cost = field(default_factory=Cost)
+
+
 class Transport(Protocol):
     """Fetches a device's desired state from one source. Keeps its connection between calls."""
 
-    def pull(self, held: Snapshot | None) -> Snapshot | Unchanged:
-        """Return the state of the source, or `UNCHANGED` where its revision is the one `held` has.
+    @property
+    def cost(self) -> Cost:
+        """What all calls together have used so far. The difference is what a failed pull used."""
+        ...
+
+    def pull(self, held: Snapshot | None, patience: int = 0) -> Answer:
+        """Return the state of the source, or that its revision is the one `held` has.
+
+        Args:
+            held: what the device holds; None for nothing.
+            patience: whole seconds that the source may wait for a change before it answers. A source that cannot wait
+                answers at once.
 
         Raises:
             TransportError: nothing usable came; nothing has changed on this side.

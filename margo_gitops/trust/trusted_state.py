@@ -31,7 +31,7 @@ The new floor is the snapshot's version, manifest digest and commit. Seen again 
 and gains the commit if it had none: the commit that was trusted first is the one that the next version must descend
 from, so that history rewritten under an unchanged manifest shows at the next version.
 
-    trusted = judge(transport.pull(held), TrustPolicy("press-07", signers), floor)
+    trusted = judge(transport.pull(held).snapshot, TrustPolicy("press-07", signers), floor)
     ...                                    # apply trusted.deployments
     store(trusted.floor)                   # only after success
 """

@@ -27,7 +27,8 @@ from margo_gitops.agent.memory.poll_record import PollRecord
 from margo_gitops.agent.pull.floor_files import FloorFiles
 from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.errors import ExitCode, SourceUnreachable
-from margo_gitops.transport.transport import UNCHANGED, Unchanged
+from margo_gitops.transport.transport import Answer
+from margo_gitops.transport.web.cost import Cost
 from margo_gitops.trust.allowed_signers import parse_allowed_signers
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustPolicy, judge
@@ -40,14 +41,16 @@ class Source:
     snapshot: Snapshot | None = None
     says_unchanged: bool = False
     asked_with: list[str | None] = field(default_factory=list)
+    cost: Cost = field(default_factory=Cost)
 
-    def pull(self, held: Snapshot | None) -> Snapshot | Unchanged:
+    def pull(self, held: Snapshot | None, patience: int = 0) -> Answer:
+        del patience
         self.asked_with.append(held.revision if held else None)
         if self.says_unchanged:
-            return UNCHANGED
+            return Answer(None)
         if self.snapshot is None:
             raise SourceUnreachable("no route to the source")
-        return UNCHANGED if held and held.revision == self.snapshot.revision else self.snapshot
+        return Answer(None if held and held.revision == self.snapshot.revision else self.snapshot)
 
     def close(self) -> None:
         pass

@@ -139,10 +139,10 @@ def test_the_agents_client_gets_the_bytes_that_http_serves(served: ServedFleet, 
     (tmp_path / "token").write_text(served.tokens["press-01"])
     source = GitSource(f"{served.url}/git/state.git", device="press-01", token_file=tmp_path / "token")
     agent = GitTransport(source)
-    held = agent.pull(None)
+    held = agent.pull(None).snapshot
     assert isinstance(held, Snapshot)
     new = change(served, b"# the agent\n")
-    snapshot = agent.pull(held)
+    snapshot = agent.pull(held).snapshot
     agent.close()
     assert isinstance(snapshot, Snapshot)
     assert snapshot.revision == new

@@ -14,7 +14,6 @@ from margo_gitops.documents.freshness import FRESHNESS_REFS
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.state_repo.freshness_refs import Renewal, device_proof, renew
 from margo_gitops.transport.git import GitSource, GitTransport
-from margo_gitops.transport.transport import UNCHANGED
 from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.ssh_signing_key import parse_signing_key
@@ -57,12 +56,12 @@ def test_an_idle_poll_costs_the_same_whatever_is_renewed(state: State, git_serve
     served = git_server.add_repository(state.renderer.git.path)  # where it is: a renewal is served at once
     transport = GitTransport(GitSource(url=served.http(), device="press-7"))
     try:
-        held = transport.pull(None)
+        held = transport.pull(None).snapshot
         assert isinstance(held, Snapshot)
 
         def idle() -> tuple[int, int, int]:
             before = transport.cost
-            assert transport.pull(held) is UNCHANGED
+            assert transport.pull(held).snapshot is None
             spent = transport.cost - before
             return spent.requests, spent.bytes_up, spent.bytes_down
 

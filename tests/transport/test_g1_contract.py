@@ -110,7 +110,7 @@ def test_a_device_is_onboarded_once_and_pulls_below_its_id(
     held = None
     for _ in range(2):
         transport = HttpTransport(source())
-        held = transport.pull(held if isinstance(held, Snapshot) else None)
+        held = transport.pull(held if isinstance(held, Snapshot) else None).snapshot
         transport.close()
     assert onboardings(server) == 1
     first, *asked = [request.path for request in server.requests]
@@ -134,10 +134,10 @@ def test_every_request_is_signed(server: OlderServer, source: Callable[..., Http
 def test_what_is_sent_twice_is_signed_twice(server: OlderServer, source: Callable[..., HttpSource]) -> None:
     transport = HttpTransport(source())
     server.faults.append(lambda _, answer: replace(answer, close=True))
-    held = transport.pull(None)
+    held = transport.pull(None).snapshot
     assert isinstance(held, Snapshot)
     server.publish(2, {WORKLOAD: b"a: 2\n"})
-    assert isinstance(transport.pull(held), Snapshot)
+    assert isinstance(transport.pull(held).snapshot, Snapshot)
     transport.close()
     signatures = [request.headers["signature-input"] for request in server.requests]
     assert len(set(signatures)) == len(signatures)
@@ -157,7 +157,7 @@ def test_another_id_is_asked_for_where_the_server_knows_this_one_no_more(
             transport.pull(None)
         assert onboardings(server) == 0
     else:
-        assert isinstance(transport.pull(None), Snapshot)
+        assert isinstance(transport.pull(None).snapshot, Snapshot)
         assert onboardings(server) == 2
     transport.close()
 
@@ -174,7 +174,7 @@ def test_an_id_that_is_refused_is_kept_where_there_is_no_other(
         transport.pull(None)
     assert (tmp_path / "client-id.json").read_bytes() == kept
     server.client_id = ID
-    assert isinstance(transport.pull(None), Snapshot)
+    assert isinstance(transport.pull(None).snapshot, Snapshot)
     transport.close()
 
 

@@ -15,7 +15,6 @@ from server.serving import FLEET, HMI, ServedFleet, served_fleet
 
 from margo_gitops.documents.device_id import device_ref
 from margo_gitops.transport.git import GitSource, GitTransport
-from margo_gitops.transport.transport import UNCHANGED
 from margo_gitops.transport.web.cost import Cost
 from margo_gitops.trust.snapshot import Snapshot
 
@@ -42,17 +41,14 @@ def transport(fleet: ServedFleet) -> GitTransport:
     return GitTransport(GitSource(f"{fleet.url}/git/state.git", device=DEVICE, token_file=token))
 
 
-def pull(fleet: ServedFleet, held: Snapshot | None, expected: object = None) -> tuple[Snapshot, Cost]:
+def pull(fleet: ServedFleet, held: Snapshot | None, *, unchanged: bool = False) -> tuple[Snapshot, Cost]:
     """Pull as a new process would; return what is held then, and what it cost."""
     agent = transport(fleet)
-    found = agent.pull(held)
+    answer = agent.pull(held)
     agent.close()
-    if expected is UNCHANGED:
-        assert found is UNCHANGED
-        assert held is not None
-        return held, agent.cost
-    assert isinstance(found, Snapshot)
-    return found, agent.cost
+    assert answer.cost == agent.cost
+    assert (answer.snapshot is None) == unchanged
+    return answer.snapshot or held, answer.cost
 
 
 def add_others(fleet: ServedFleet, count: int) -> None:
@@ -71,10 +67,10 @@ def add_others(fleet: ServedFleet, count: int) -> None:
 def test_an_idle_poll_is_one_request_and_the_same_bytes_among_1_and_100000_refs(fleet: ServedFleet) -> None:
     fleet.start()
     held, _ = pull(fleet, None)
-    _, alone = pull(fleet, held, UNCHANGED)
+    _, alone = pull(fleet, held, unchanged=True)
     add_others(fleet, 100_000)
-    pull(fleet, held, UNCHANGED)  # the server reads the refs anew
-    _, crowded = pull(fleet, held, UNCHANGED)
+    pull(fleet, held, unchanged=True)  # the server reads the refs anew
+    _, crowded = pull(fleet, held, unchanged=True)
     assert alone == crowded
     assert (alone.requests, alone.connections) == (1, 1)
     with fleet.client(DEVICE) as client:
@@ -85,13 +81,13 @@ def test_an_idle_poll_is_one_request_and_the_same_bytes_among_1_and_100000_refs(
 def test_every_further_poll_is_one_request_on_the_same_connection(fleet: ServedFleet) -> None:
     fleet.start()
     agent = transport(fleet)
-    held = agent.pull(None)
+    held = agent.pull(None).snapshot
     assert isinstance(held, Snapshot)
     costs = []
     for _ in range(3):
-        before = agent.cost
-        assert agent.pull(held) is UNCHANGED
-        costs.append(agent.cost - before)
+        answer = agent.pull(held)
+        assert answer.snapshot is None
+        costs.append(answer.cost)
     agent.close()
     assert len(set(costs)) == 1
     assert (costs[0].requests, costs[0].connections) == (1, 0)

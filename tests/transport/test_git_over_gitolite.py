@@ -20,7 +20,6 @@ from testbed.packages import program, require
 
 from margo_gitops.errors import SourceRefused
 from margo_gitops.transport.git import GitSource, GitTransport
-from margo_gitops.transport.transport import UNCHANGED
 from margo_gitops.trust.snapshot import Snapshot
 
 pytestmark = pytest.mark.real
@@ -114,12 +113,12 @@ def test_a_device_pulls_what_gitolite_lets_it_read(gitolite: Gitolite) -> None:
     repository = DeviceRepository(gitolite.home / "repositories/state.git")
     first = repository.commit(MANIFEST, {FIRST: b"x"})
     transport = GitTransport(gitolite.source(DEVICE))
-    held = transport.pull(None)
+    held = transport.pull(None).snapshot
     assert isinstance(held, Snapshot)
     assert (held.deployments, held.revision) == ({FIRST: b"x"}, first)
-    assert transport.pull(held) is UNCHANGED
+    assert transport.pull(held).snapshot is None
     second = repository.commit(b"{}", {FIRST: b"x", SECOND: b"y"})
-    found = transport.pull(held)
+    found = transport.pull(held).snapshot
     assert isinstance(found, Snapshot)
     assert (found.deployments, found.revision) == ({FIRST: b"x", SECOND: b"y"}, second)
     transport.close()

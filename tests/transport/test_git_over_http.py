@@ -19,7 +19,6 @@ from margo_gitops.errors import (
     SourceUnreachable,
 )
 from margo_gitops.transport.git import GitLimits, GitSource, GitTransport
-from margo_gitops.transport.transport import UNCHANGED
 from margo_gitops.trust.snapshot import Snapshot
 
 
@@ -49,7 +48,7 @@ def source_of(server: GitHttpServer, **settings: object) -> GitSource:
 
 
 def pulled(transport: GitTransport, held: Snapshot | None = None) -> Snapshot:
-    found = transport.pull(held)
+    found = transport.pull(held).snapshot
     assert isinstance(found, Snapshot)
     return found
 
@@ -64,7 +63,7 @@ class TestPull:
         assert snapshot.commit.startswith(b"tree ")
 
     def test_is_unchanged_where_the_tip_is_what_is_held(self, transport: GitTransport) -> None:
-        assert transport.pull(pulled(transport)) is UNCHANGED
+        assert transport.pull(pulled(transport)).snapshot is None
 
     def test_a_new_commit_comes_as_a_difference(self, transport: GitTransport, repository: DeviceRepository) -> None:
         large = os.urandom(100_000)
@@ -106,11 +105,11 @@ class TestPull:
     def test_what_is_held_but_damaged_is_fetched_again(self, transport: GitTransport) -> None:
         whole = pulled(transport)
         damaged = dataclasses.replace(whole, manifest=b"half")
-        assert transport.pull(damaged) == whole
+        assert transport.pull(damaged).snapshot == whole
 
     def test_what_another_transport_brought_is_fetched_again(self, transport: GitTransport) -> None:
         whole = pulled(transport)
-        assert transport.pull(dataclasses.replace(whole, commit=None, revision='"etag"')) == whole
+        assert transport.pull(dataclasses.replace(whole, commit=None, revision='"etag"')).snapshot == whole
 
     def test_a_device_whose_name_begins_like_another_gets_its_own(
         self, transport: GitTransport, repository: DeviceRepository
@@ -151,7 +150,7 @@ class TestCost:
         first.close()
 
         polling = GitTransport(source_of(server))
-        assert polling.pull(held) is UNCHANGED
+        assert polling.pull(held).snapshot is None
         assert polling.cost.requests == 1
         assert polling.cost.bytes_down < 400
         polling.close()
@@ -163,7 +162,7 @@ class TestCost:
         repository.add_refs(others)
         held = pulled(transport)
         before = transport.cost
-        assert transport.pull(held) is UNCHANGED
+        assert transport.pull(held).snapshot is None
         spent = transport.cost - before
         assert (spent.requests, spent.connections) == (1, 0)
         assert spent.bytes_down < 400
@@ -171,7 +170,7 @@ class TestCost:
     def test_one_connection_serves_all_pulls(self, transport: GitTransport, server: GitHttpServer) -> None:
         held = pulled(transport)
         for _ in range(3):
-            assert transport.pull(held) is UNCHANGED
+            assert transport.pull(held).snapshot is None
         assert len({request.connection for request in server.requests}) == 1
         assert transport.cost.connections == 1
 
@@ -189,7 +188,7 @@ class TestCost:
         server.faults.append(close)
         held = pulled(transport)
         server.faults.clear()
-        assert transport.pull(held) is UNCHANGED
+        assert transport.pull(held).snapshot is None
         assert transport.cost.connections > 1
 
 
@@ -224,7 +223,7 @@ class TestCredentials:
         assert "old" not in str(caught.value)
         assert "renew" in caught.value.remedy
         (tmp_path / "token").write_text("renewed")
-        assert transport.pull(held) is UNCHANGED
+        assert transport.pull(held).snapshot is None
         transport.close()
 
     @pytest.mark.usefixtures("repository")

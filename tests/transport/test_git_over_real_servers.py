@@ -20,7 +20,6 @@ from margo_gitops.errors import (
     TransportError,
 )
 from margo_gitops.transport.git import GitSource, GitTransport
-from margo_gitops.transport.transport import UNCHANGED
 from margo_gitops.trust.snapshot import Snapshot
 
 pytestmark = pytest.mark.real
@@ -44,14 +43,14 @@ def whole_life(source: GitSource, repository: DeviceRepository) -> None:
     try:
         large = os.urandom(50_000).hex().encode()
         tip = repository.commit(MANIFEST, {FIRST: large})
-        held = transport.pull(None)
+        held = transport.pull(None).snapshot
         assert held == Snapshot(MANIFEST, {FIRST: large}, git(repository.path, "cat-file", "commit", tip), tip)
-        assert transport.pull(held) is UNCHANGED
+        assert transport.pull(held).snapshot is None
 
         before = transport.cost
         tip = repository.commit(b"{}", {FIRST: large + b"more\n", SECOND: b"y"})
         assert isinstance(held, Snapshot)
-        after = transport.pull(held)
+        after = transport.pull(held).snapshot
         assert isinstance(after, Snapshot)
         assert (after.manifest, after.revision) == (b"{}", tip)
         assert after.deployments == {FIRST: large + b"more\n", SECOND: b"y"}
@@ -182,17 +181,17 @@ class TestHttp:
         """One request, on a new connection too; all bytes count, headers too."""
         repository.add_refs(others)
         first = GitTransport(GitSource(served.http(), device=DEVICE))
-        held = first.pull(None)
+        held = first.pull(None).snapshot
         assert isinstance(held, Snapshot)
         first.close()
 
         polling = GitTransport(GitSource(served.http(), device=DEVICE))
-        assert polling.pull(held) is UNCHANGED
+        assert polling.pull(held).snapshot is None
         cold = polling.cost
         assert (cold.requests, cold.connections) == (1, 1)
         assert cold.bytes_down < 350
 
-        assert polling.pull(held) is UNCHANGED
+        assert polling.pull(held).snapshot is None
         kept = polling.cost - cold
         assert (kept.requests, kept.connections) == (1, 0)
         assert kept.bytes_down < 350

@@ -20,7 +20,6 @@ from testbed.certificates import make_certificates
 
 from margo_gitops.errors import SourceMisconfigured, SourceRefused, SourceUnreachable
 from margo_gitops.transport.git import GitSource, GitTransport
-from margo_gitops.transport.transport import UNCHANGED
 from margo_gitops.trust.snapshot import Snapshot
 
 
@@ -63,14 +62,14 @@ def source(server: GitHttpServer, certificates: Path, tmp_path: Path) -> GitSour
 
 
 def pulled(transport: GitTransport) -> Snapshot:
-    found = transport.pull(None)
+    found = transport.pull(None).snapshot
     assert isinstance(found, Snapshot)
     return found
 
 
 def test_a_device_proves_itself_with_its_certificate(source: GitSource) -> None:
     transport = GitTransport(source)
-    assert transport.pull(pulled(transport)) is UNCHANGED
+    assert transport.pull(pulled(transport)).snapshot is None
     transport.close()
 
 
@@ -81,9 +80,9 @@ def test_a_session_is_resumed_where_the_connection_was_lost(server: GitHttpServe
     transport = GitTransport(source)
     held = pulled(transport)
     server.faults.append(close)
-    assert transport.pull(held) is UNCHANGED
+    assert transport.pull(held).snapshot is None
     server.faults.clear()
-    assert transport.pull(held) is UNCHANGED
+    assert transport.pull(held).snapshot is None
     assert transport.cost.connections == 2
     assert server.resumed == [False, True]
     transport.close()
@@ -95,7 +94,7 @@ def test_a_certificate_that_was_renewed_in_place_is_used_at_the_next_pull(
     transport = GitTransport(source)
     held = pulled(transport)
     os.utime(tmp_path / "client.pem", ns=(1, 1))
-    assert transport.pull(held) is UNCHANGED
+    assert transport.pull(held).snapshot is None
     assert transport.cost.connections == 2
     assert server.resumed == [False, False]
     transport.close()
@@ -208,7 +207,7 @@ class TestProxy:
             monkeypatch.setenv("https_proxy", f"http://user:p%40ss@127.0.0.1:{proxy.port}")
             monkeypatch.setenv("no_proxy", "")
             transport = GitTransport(dataclasses.replace(source, proxy_from_environment=True))
-            assert transport.pull(pulled(transport)) is UNCHANGED
+            assert transport.pull(pulled(transport)).snapshot is None
             transport.close()
         (asked,) = proxy.seen
         assert asked.startswith(f"CONNECT 127.0.0.1:{server.port} HTTP/1.1\r\n".encode())

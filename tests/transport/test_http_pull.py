@@ -30,7 +30,6 @@ from margo_gitops.errors import (
 from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.transport.http.limits import HttpLimits
 from margo_gitops.transport.http.source import HttpSource
-from margo_gitops.transport.transport import UNCHANGED
 from margo_gitops.trust.snapshot import Snapshot
 
 ONE, TWO, THREE = (f"{number:08d}-1111-5111-8111-111111111111" for number in (1, 2, 3))
@@ -59,7 +58,7 @@ def transport(server: MargoServer) -> Iterator[HttpTransport]:
 
 
 def pulled(transport: HttpTransport, held: Snapshot | None = None) -> Snapshot:
-    snapshot = transport.pull(held)
+    snapshot = transport.pull(held).snapshot
     assert isinstance(snapshot, Snapshot)
     return snapshot
 
@@ -80,14 +79,14 @@ class TestAPull:
     def test_is_unchanged_where_the_tag_is_that_of_what_is_held(self, transport: HttpTransport) -> None:
         held = pulled(transport)
         before = transport.cost
-        assert transport.pull(held) is UNCHANGED
+        assert transport.pull(held).snapshot is None
         spent = transport.cost - before
         assert (spent.requests, spent.connections) == (1, 0), "one request on the kept connection"
         assert spent.bytes_down < 250
 
     def test_of_what_git_brought_is_known_by_its_digest(self, transport: HttpTransport, server: MargoServer) -> None:
         held = Snapshot(server.manifest, STATE, b"tree ...", "0" * 40)
-        assert transport.pull(held) is UNCHANGED
+        assert transport.pull(held).snapshot is None
         assert transport.cost.requests == 1
 
     def test_asks_for_the_media_type_of_a_manifest(self, transport: HttpTransport, server: MargoServer) -> None:
@@ -372,7 +371,7 @@ class TestEntityTags:
     ) -> None:
         server.tag = tag
         held = pulled(transport)
-        assert transport.pull(held) is UNCHANGED
+        assert transport.pull(held).snapshot is None
         assert server.requests[-1].headers["if-none-match"] == tag
 
     def test_a_foreign_tag_means_nothing_to_another_server(self, transport: HttpTransport, server: MargoServer) -> None:
@@ -392,7 +391,7 @@ class TestEntityTags:
         server.tag = tag
         held = pulled(transport)
         assert held.revision == f'"{sha256(server.manifest)}"'
-        assert transport.pull(held) is UNCHANGED, "200 with equal bytes is nothing new either"
+        assert transport.pull(held).snapshot is None, "200 with equal bytes is nothing new either"
 
 
 class TestHostileAnswers:
@@ -475,12 +474,12 @@ class TestWaitingForAChange:
             # The change comes while nobody is connected: F12, events lost on reconnect.
             transport.close()
             server.publish(2, {**STATE, ONE: document(ONE, "second")})
-            transport.patience = 30
             begin = time.monotonic()
-            held = pulled(transport, held)
+            answer = transport.pull(held, 30)
             assert time.monotonic() - begin < 5
-            assert transport.hints.waited
-            assert held.deployments[ONE] == document(ONE, "second")
+            assert answer.hints.waited
+            assert answer.snapshot is not None
+            assert answer.snapshot.deployments[ONE] == document(ONE, "second")
             transport.close()
 
     def test_a_wait_that_ends_without_a_change_is_unchanged(self) -> None:
@@ -488,9 +487,9 @@ class TestWaitingForAChange:
             server.publish(1, STATE)
             transport = HttpTransport(HttpSource(server.base(), read_seconds=0.5, pull_seconds=0.5))
             held = pulled(transport)
-            transport.patience = 1
-            assert transport.pull(held) is UNCHANGED
-            assert transport.hints.waited, "the wait does not count as silence"
+            answer = transport.pull(held, 1)
+            assert answer.snapshot is None
+            assert answer.hints.waited, "the wait does not count as silence"
             transport.close()
 
     def test_f16_a_server_that_says_it_waits_and_does_not_is_not_asked_at_once(
@@ -498,30 +497,31 @@ class TestWaitingForAChange:
     ) -> None:
         held = pulled(transport)
         server.faults.append(lambda *_: Answer(304, [("Preference-Applied", "wait=60")], b""))
-        transport.patience = 60
-        assert transport.pull(held) is UNCHANGED
-        assert not transport.hints.waited
+        answer = transport.pull(held, 60)
+        assert answer.snapshot is None
+        assert not answer.hints.waited
 
     def test_a_server_that_cannot_wait_is_polled_as_ever(self, transport: HttpTransport, server: MargoServer) -> None:
         held = pulled(transport)
-        transport.patience = 60
-        assert transport.pull(held) is UNCHANGED
+        answer = transport.pull(held, 60)
+        assert answer.snapshot is None
         assert server.requests[-1].headers["prefer"] == "wait=60"
-        assert not transport.hints.waited
+        assert not answer.hints.waited
 
     def test_a_device_that_holds_nothing_does_not_wait(self, transport: HttpTransport, server: MargoServer) -> None:
-        transport.patience = 60
-        pulled(transport)
+        transport.pull(None, 60)
         assert all("prefer" not in request.headers for request in server.requests)
 
 
 class TestHints:
     def test_f16_the_wishes_of_a_server_are_handed_on(self, transport: HttpTransport, server: MargoServer) -> None:
-        held = pulled(transport)
-        assert (transport.hints.interval, transport.hints.pause) == (None, None)
+        first = transport.pull(None)
+        held = first.snapshot
+        assert (first.hints.interval, first.hints.pause) == (None, None)
         server.faults.append(lambda *_: Answer(304, [("X-Poll-Interval", "300"), ("Retry-After", "120")], b""))
-        assert transport.pull(held) is UNCHANGED
-        assert (transport.hints.interval, transport.hints.pause) == (300, 120)
+        answer = transport.pull(held)
+        assert answer.snapshot is None
+        assert (answer.hints.interval, answer.hints.pause) == (300, 120)
 
     @pytest.mark.parametrize(
         ("answer", "seconds"),

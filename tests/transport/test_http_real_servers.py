@@ -22,7 +22,7 @@ from margo_gitops.rendering.resolution import deployment_id
 from margo_gitops.transport.git import GitSource, GitTransport
 from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.transport.http.source import HttpSource
-from margo_gitops.transport.transport import UNCHANGED, Transport
+from margo_gitops.transport.transport import Transport
 from margo_gitops.transport.web.deadline import Deadline
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
@@ -54,7 +54,7 @@ SECOND = {**FIRST, DEVICE: {**FIRST[DEVICE], "mes": content(DEVICE, "mes", "good
 
 def pulled(transport: Transport, held: Snapshot | None = None) -> Snapshot:
     with contextlib.closing(transport):
-        snapshot = transport.pull(held)
+        snapshot = transport.pull(held).snapshot
     assert isinstance(snapshot, Snapshot)
     return snapshot
 
@@ -99,27 +99,27 @@ class TestServe:
     ) -> None:
         held = pulled(by_git(tmp_path))
         with contextlib.closing(from_server(fleet, token_file)) as http:
-            assert http.pull(held) is UNCHANGED
+            assert http.pull(held).snapshot is None
             fleet.render(SECOND)
             before = http.cost
-            newer = http.pull(held)
+            newer = http.pull(held).snapshot
             assert isinstance(newer, Snapshot)
             assert (http.cost - before).requests == 2, "the manifest and the one deployment that changed"
         assert pulled(by_git(tmp_path), newer).manifest == newer.manifest
 
     def test_an_idle_poll_is_one_request_on_the_kept_connection(self, fleet: ServedFleet, token_file: Path) -> None:
         with contextlib.closing(from_server(fleet, token_file)) as http:
-            held = http.pull(None)
+            held = http.pull(None).snapshot
             assert isinstance(held, Snapshot)
             before = http.cost
-            assert http.pull(held) is UNCHANGED
+            assert http.pull(held).snapshot is None
             spent = http.cost - before
         assert (spent.requests, spent.connections) == (1, 0)
         assert spent.bytes_up + spent.bytes_down < 1000
 
     def test_a_change_ends_the_wait(self, fleet: ServedFleet, token_file: Path) -> None:
         with contextlib.closing(from_server(fleet, token_file)) as http:
-            held = http.pull(None)
+            held = http.pull(None).snapshot
             assert isinstance(held, Snapshot)
             rendered: list[float] = []
 
@@ -129,19 +129,19 @@ class TestServe:
 
             later = threading.Timer(0.3, render)
             later.start()
-            http.patience = 30
-            assert isinstance(http.pull(held), Snapshot)
+            answer = http.pull(held, 30)
+            assert isinstance(answer.snapshot, Snapshot)
             later.join()
             assert time.monotonic() - rendered[0] < 5, "a loaded machine is granted more than the second"
-            assert http.hints.waited
+            assert answer.hints.waited
 
     def test_a_wait_without_a_change_ends_unchanged(self, fleet: ServedFleet, token_file: Path) -> None:
         with contextlib.closing(from_server(fleet, token_file)) as http:
-            held = http.pull(None)
+            held = http.pull(None).snapshot
             assert isinstance(held, Snapshot)
-            http.patience = 1
-            assert http.pull(held) is UNCHANGED
-            assert http.hints.waited
+            answer = http.pull(held, 1)
+            assert answer.snapshot is None
+            assert answer.hints.waited
 
     def test_reports_arrive(self, fleet: ServedFleet, token_file: Path) -> None:
         hmi = deployment_id("plant", DEVICE, "hmi")
@@ -166,14 +166,14 @@ class TestServe:
 
     def test_f12_a_server_that_restarts_is_found_again(self, fleet: ServedFleet, token_file: Path) -> None:
         with contextlib.closing(from_server(fleet, token_file)) as http:
-            held = http.pull(None)
+            held = http.pull(None).snapshot
             assert isinstance(held, Snapshot)
             fleet.stop()
             with pytest.raises(SourceUnreachable):
                 http.pull(held)
             fleet.render(SECOND)
             fleet.start(listen={"port": fleet.port})
-            assert isinstance(http.pull(held), Snapshot)
+            assert isinstance(http.pull(held).snapshot, Snapshot)
 
 
 class TestMutualTls:
@@ -205,12 +205,12 @@ class TestMutualTls:
 
     def test_both_sides_are_known_by_their_spiffe_ids(self, source: HttpSource) -> None:
         with contextlib.closing(HttpTransport(source)) as http:
-            held = http.pull(None)
+            held = http.pull(None).snapshot
             assert isinstance(held, Snapshot)
-            assert http.pull(held) is UNCHANGED
+            assert http.pull(held).snapshot is None
             assert http.cost.connections == 1
             http.close()
-            assert http.pull(held) is UNCHANGED, "a resumed session is checked as well"
+            assert http.pull(held).snapshot is None, "a resumed session is checked as well"
 
     @pytest.mark.parametrize("expected", [f"{SERVER}-2", f"{SERVER}/client/press-02", None])
     def test_a_server_that_is_somebody_else_is_sent_nothing(self, source: HttpSource, expected: str | None) -> None:
@@ -221,13 +221,13 @@ class TestMutualTls:
 
     def test_a_renewed_svid_is_used_without_a_restart(self, source: HttpSource, tmp_path: Path) -> None:
         with contextlib.closing(HttpTransport(source)) as http:
-            held = http.pull(None)
+            held = http.pull(None).snapshot
             assert isinstance(held, Snapshot)
             self.authority.client(spiffe_id("nobody")).write(tmp_path, "svid")
             with pytest.raises(SourceRefused):
                 http.pull(held)
             self.authority.client(spiffe_id(DEVICE)).write(tmp_path, "svid")
-            assert http.pull(held) is UNCHANGED
+            assert http.pull(held).snapshot is None
 
 
 @pytest.mark.parametrize(
@@ -249,18 +249,18 @@ def test_static_files_hold_the_same_bytes(serve: type, tmp_path: Path, token_fil
         assert isinstance(server, StaticServer)
         source = HttpSource(server.https, token_file=token_file, ca_file=server.folder / "authority.pem")
         with contextlib.closing(HttpTransport(source)) as http:
-            held = http.pull(None)
+            held = http.pull(None).snapshot
             assert isinstance(held, Snapshot)
             git = pulled(by_git(tmp_path))
             assert (held.manifest, held.deployments) == (git.manifest, git.deployments)
-            assert http.pull(held) is UNCHANGED
-            http.patience = 5
+            assert http.pull(held).snapshot is None
             begin = time.monotonic()
-            assert http.pull(held) is UNCHANGED
+            answer = http.pull(held, 5)
+            assert answer.snapshot is None
             assert time.monotonic() - begin < 4, "static files wait for nothing"
-            assert not http.hints.waited
+            assert not answer.hints.waited
             plant.publish(SECOND)
-            newer = http.pull(held)
+            newer = http.pull(held).snapshot
             assert isinstance(newer, Snapshot)
             assert newer.deployments == pulled(by_git(tmp_path)).deployments
             assert http.cost.connections == 1

@@ -13,7 +13,6 @@ from git_http_server import serve
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused, SourceUnreachable
 from margo_gitops.transport.git import GitLimits, GitSource, GitTransport
-from margo_gitops.transport.transport import UNCHANGED
 from margo_gitops.trust.snapshot import Snapshot
 
 
@@ -39,18 +38,18 @@ def test_the_state_is_the_one_that_http_yields(repository: DeviceRepository, tra
     repository.commit(MANIFEST, {FIRST: os.urandom(1000), SECOND: b"y"})
     with serve(repository.path.parent) as server:
         over_http = GitTransport(GitSource(server.url("state%20repo.git"), device=DEVICE))
-        assert transport.pull(None) == over_http.pull(None)
+        assert transport.pull(None).snapshot == over_http.pull(None).snapshot
         over_http.close()
 
 
 def test_nothing_new_is_unchanged_and_a_new_commit_is_seen(
     repository: DeviceRepository, transport: GitTransport
 ) -> None:
-    held = transport.pull(None)
+    held = transport.pull(None).snapshot
     assert isinstance(held, Snapshot)
-    assert transport.pull(held) is UNCHANGED
+    assert transport.pull(held).snapshot is None
     tip = repository.commit(b"{}", {})
-    assert transport.pull(held) == Snapshot(b"{}", {}, git(repository.path, "cat-file", "commit", tip), tip)
+    assert transport.pull(held).snapshot == Snapshot(b"{}", {}, git(repository.path, "cat-file", "commit", tip), tip)
 
 
 def test_packed_refs_and_chains_of_deltas_are_read(repository: DeviceRepository, transport: GitTransport) -> None:
@@ -63,22 +62,22 @@ def test_packed_refs_and_chains_of_deltas_are_read(repository: DeviceRepository,
         back = git(repository.path, "rev-parse", f"{REF}~{19 - number}").decode().strip()
         repository.point("refs/heads/devices/at", back)
         at = GitTransport(GitSource(repository.path.as_uri(), ref="refs/heads/devices/at"))
-        found = at.pull(None)
+        found = at.pull(None).snapshot
         assert isinstance(found, Snapshot)
         assert found.deployments[FIRST] == content + b"%d" % number
-    assert isinstance(transport.pull(None), Snapshot)
+    assert isinstance(transport.pull(None).snapshot, Snapshot)
 
 
 def test_a_repository_that_borrows_objects_is_read(repository: DeviceRepository, tmp_path: Path) -> None:
     git(tmp_path, "clone", "--quiet", "--bare", "--shared", str(repository.path), "borrower.git")
-    found = GitTransport(GitSource((tmp_path / "borrower.git").as_uri(), device=DEVICE)).pull(None)
+    found = GitTransport(GitSource((tmp_path / "borrower.git").as_uri(), device=DEVICE)).pull(None).snapshot
     assert isinstance(found, Snapshot)
     assert found.revision == repository.tip()
 
 
 def test_a_work_tree_is_a_repository_too(repository: DeviceRepository, tmp_path: Path) -> None:
     git(tmp_path, "clone", "--quiet", "-b", "devices/press-07", str(repository.path), "checkout")
-    found = GitTransport(GitSource((tmp_path / "checkout").as_uri(), ref=REF)).pull(None)
+    found = GitTransport(GitSource((tmp_path / "checkout").as_uri(), ref=REF)).pull(None).snapshot
     assert isinstance(found, Snapshot)
 
 
@@ -163,7 +162,7 @@ def test_a_damaged_pack_is_found(repository: DeviceRepository, suffix: str, plac
     file.chmod(0o644)
     file.write_bytes(content)
     try:
-        found = GitTransport(source_of(repository)).pull(None)
+        found = GitTransport(source_of(repository)).pull(None).snapshot
     except (SourceMisbehaved, SourceUnreachable):
         return
     # A byte that nothing needed: then what came is right.

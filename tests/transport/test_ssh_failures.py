@@ -13,7 +13,6 @@ from git_http_server import wait_for
 
 from margo_gitops.errors import SourceMisbehaved, SourceMisconfigured, SourceRefused, SourceUnreachable
 from margo_gitops.transport.git import GitSource, GitTransport
-from margo_gitops.transport.transport import UNCHANGED
 from margo_gitops.trust.snapshot import Snapshot
 
 URL = "ssh://git@git.example.com:2222/srv/it's%20state.git"
@@ -131,9 +130,9 @@ def test_git_upload_pack_behind_it_serves_a_state(program: Path, tmp_path: Path)
     repository.commit(MANIFEST, {FIRST: b"x"})
     write(program, f'for last; do :; done; cd "{tmp_path}"; GIT_PROTOCOL=version=2 exec sh -c "$last"')
     transport = GitTransport(GitSource(f"ssh://localhost{tmp_path}/it's%20state.git", device=DEVICE))
-    held = transport.pull(None)
+    held = transport.pull(None).snapshot
     assert isinstance(held, Snapshot)
     assert held.deployments == {FIRST: b"x"}
-    assert transport.pull(held) is UNCHANGED
+    assert transport.pull(held).snapshot is None
     assert transport.cost.requests == 2
     assert 0 < transport.cost.bytes_down < 2000

@@ -18,7 +18,7 @@ from margo_gitops.transport.git.limits import GitLimits
 from margo_gitops.transport.git.objects import Lookup, ObjectID
 from margo_gitops.transport.git.protocol_v2 import RemoteRepository
 from margo_gitops.transport.git.source import GitSource
-from margo_gitops.transport.transport import UNCHANGED, Unchanged
+from margo_gitops.transport.transport import Answer
 from margo_gitops.transport.web.cost import Cost, Meter
 from margo_gitops.transport.web.deadline import Deadline
 from margo_gitops.trust.freshness_tree import FRESHNESS_FILE, possible_shards
@@ -72,8 +72,12 @@ class GitTransport:
         """What all pulls together have used so far."""
         return self._meter.read()
 
-    def pull(self, held: Snapshot | None) -> Snapshot | Unchanged:
-        """Return the state that the ref holds, or `UNCHANGED` where it is the one that `held` is, whole and undamaged.
+    def pull(self, held: Snapshot | None, patience: int = 0) -> Answer:
+        """Return the state that the ref holds, or that it is the one that `held` is, whole and undamaged.
+
+        Args:
+            held: what the device holds; None for nothing.
+            patience: not used: git has no way to wait for a change.
 
         Raises:
             SourceUnreachable: no connection, or no answer in time.
@@ -82,6 +86,8 @@ class GitTransport:
             SourceMisconfigured: a file or variable that the settings name cannot be used.
             SourceBusy: the source asks to come back later.
         """
+        del patience
+        before = self.cost
         deadline = Deadline(self._source.pull_seconds, self._source.read_seconds)
         try:
             snapshot = self._pull(held, deadline)
@@ -89,7 +95,7 @@ class GitTransport:
             self._repository.close()
             raise
         self._repository.finish()
-        return snapshot
+        return Answer(snapshot, cost=self.cost - before)
 
     def freshness(self, device: str, held: bytes | None) -> bytes | None:
         """Return the proof of freshness of a device's shard; None where there is none, or it is the one that is held.
@@ -124,7 +130,7 @@ class GitTransport:
         """Close the kept connection. A later `pull` opens a new one."""
         self._repository.close()
 
-    def _pull(self, held: Snapshot | None, deadline: Deadline) -> Snapshot | Unchanged:
+    def _pull(self, held: Snapshot | None, deadline: Deadline) -> Snapshot | None:
         ref = self._source.ref_name
         tip = self._repository.tip(ref, deadline)
         if tip is None:
@@ -135,7 +141,7 @@ class GitTransport:
             )
         base = held_state(held)
         if base is not None and base.tip == tip:
-            return UNCHANGED
+            return None
         return read_snapshot(tip, self._repository.objects(tip, base, deadline), self._limits)
 
     def _make_repository(self) -> Repository:

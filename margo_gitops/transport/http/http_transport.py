@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
@@ -52,7 +51,7 @@ from margo_gitops.transport.http.problem import error_of
 from margo_gitops.transport.http.source import HttpSource
 from margo_gitops.transport.http.versions import speak
 from margo_gitops.transport.incoming import shown
-from margo_gitops.transport.transport import UNCHANGED, PollHints, Unchanged
+from margo_gitops.transport.transport import Answer, PollHints
 from margo_gitops.transport.web.connection import WebConnection
 from margo_gitops.transport.web.cost import Cost, Meter
 from margo_gitops.transport.web.deadline import Deadline
@@ -74,8 +73,6 @@ class HttpTransport:
     """Pulls one device's state from one server, and sends its reports there. Not for two threads at a time.
 
     Attributes:
-        patience: whole seconds that the next pull lets the server wait for a change (RFC 7240, wait); 0 for none.
-        hints: what the server said at the last pull about the next one.
         source: the settings.
     """
 
@@ -90,9 +87,6 @@ class HttpTransport:
             SourceMisconfigured: the environment names a proxy that is none.
         """
         self.source = source
-        self.patience = 0
-        self.hints = PollHints()
-        self._shortest_wait = 0.0
         self._limits = limits or HttpLimits()
         self._meter = Meter()
         spoken = speak(source)
@@ -106,8 +100,12 @@ class HttpTransport:
         """What all pulls and reports together have used so far."""
         return self._meter.read()
 
-    def pull(self, held: Snapshot | None) -> Snapshot | Unchanged:
-        """Return the state that the server has, or `UNCHANGED` where it is the one that `held` is.
+    def pull(self, held: Snapshot | None, patience: int = 0) -> Answer:
+        """Return the state that the server has, or that it is the one that `held` is.
+
+        Args:
+            held: what the device holds; None for nothing.
+            patience: whole seconds that the server may wait for a change, where something is held (RFC 7240, wait).
 
         Raises:
             SourceUnreachable: no connection, or no answer in time.
@@ -117,17 +115,13 @@ class HttpTransport:
             SourceBusy: the server asks to come back later.
             TrustRefused: manifest, version or content is not what a device may believe.
         """
-        self.hints = PollHints()
-        begin = time.monotonic()
+        before = self.cost
         try:
-            result = self._pull(held)
+            snapshot, hints = self._pull(held, patience if held else 0)
         except BaseException:
             self._api.close()
             raise
-        if isinstance(result, Unchanged) and time.monotonic() - begin < self._shortest_wait:
-            # A server that says it waits, and does not, would be asked without a pause.
-            self.hints = replace(self.hints, waited=False)
-        return result
+        return Answer(snapshot, hints, self.cost - before)
 
     def send_status(self, deployment_id: str, document: bytes, deadline: Deadline) -> Reply:
         """Send what became of a deployment; any status code is an answer.
@@ -176,21 +170,24 @@ class HttpTransport:
         """Close the kept connection. A later `pull` opens a new one."""
         self._api.close()
 
-    def _pull(self, held: Snapshot | None) -> Snapshot | Unchanged:
-        reply = self._manifest(held, self.patience if held else 0)
+    def _pull(self, held: Snapshot | None, wait: int) -> tuple[Snapshot | None, PollHints]:
+        begin = time.monotonic()
+        reply = self._manifest(held, wait)
         if reply.status == HTTPStatus.NOT_MODIFIED:
             if held is None:
                 raise SourceMisbehaved("the server says that nothing changed, but nothing was said to be held")
-            return UNCHANGED
+            return None, _hints(reply, wait, time.monotonic() - begin)
         # After the wait for a change: what follows has the time of a pull of its own.
         deadline = Deadline(self.source.pull_seconds, self.source.read_seconds)
         try:
-            return self._snapshot(reply, held, deadline)
+            snapshot = self._snapshot(reply, held, deadline)
         except SourceRefused:
             again = self._manifest(None, 0)
             if again.body == reply.body:
                 raise
-            return self._snapshot(again, held, deadline)
+            reply, wait = again, 0
+            snapshot = self._snapshot(reply, held, deadline)
+        return snapshot, _hints(reply, wait, None if snapshot else time.monotonic() - begin)
 
     def _manifest(self, held: Snapshot | None, wait: int) -> Reply:
         """Return an answer with status 200, or 304 where nothing changed (rule 1)."""
@@ -207,18 +204,11 @@ class HttpTransport:
             reply = self._api.get(self._api.manifest_target, MANIFEST_MEDIA_TYPE, limit, deadline, headers)
         if reply.status not in (HTTPStatus.OK, HTTPStatus.NOT_MODIFIED):
             raise error_of(reply, self.source)
-        applied = _applied_wait(reply.header("Preference-Applied"), wait)
-        self._shortest_wait = max(applied / 2, applied - _EARLY)
-        self.hints = PollHints(
-            waited=applied > 0,
-            interval=retry_after(reply.header(POLL_INTERVAL_HEADER)),
-            pause=retry_after(reply.header("Retry-After")),
-        )
         return reply
 
-    def _snapshot(self, reply: Reply, held: Snapshot | None, deadline: Deadline) -> Snapshot | Unchanged:
+    def _snapshot(self, reply: Reply, held: Snapshot | None, deadline: Deadline) -> Snapshot | None:
         if held is not None and reply.body == held.manifest:
-            return UNCHANGED
+            return None
         manifest = self._read_manifest(reply)
         if held is not None:
             self._check_newer(manifest, reply.body, held)
@@ -315,6 +305,24 @@ class HttpTransport:
             f"the server lists deployment {reference.deployment_id}, but does not have it: {error.what}",
             remedy="see the log of the server. What runs keeps running: nothing is removed because of this",
         )
+
+
+def _hints(reply: Reply, wait: int, unchanged_after: float | None) -> PollHints:
+    """Return what an answer says about the next poll.
+
+    Args:
+        reply: the answer.
+        wait: the seconds for which the server was asked to wait.
+        unchanged_after: the seconds after which it said that nothing changed; None where something did.
+    """
+    applied = _applied_wait(reply.header("Preference-Applied"), wait)
+    # A server that says it waits, and does not, would be asked without a pause.
+    is_early = unchanged_after is not None and unchanged_after < max(applied / 2, applied - _EARLY)
+    return PollHints(
+        waited=applied > 0 and not is_early,
+        interval=retry_after(reply.header(POLL_INTERVAL_HEADER)),
+        pause=retry_after(reply.header("Retry-After")),
+    )
 
 
 def _applied_wait(applied: str | None, wait: int) -> int:
