@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from margo_gitops.documents.declarations import About, Items, Problem, Range, Text
 from margo_gitops.documents.device_selector import DeviceSelector, Name
-from margo_gitops.documents.version_ranges import read_range
+from margo_gitops.documents.versions import read_range
 
 FilePath = Annotated[
     str,

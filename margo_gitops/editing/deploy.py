@@ -12,7 +12,7 @@ from margo_gitops.documents.fleet_kinds import API_VERSION, Deployment
 from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
-from margo_gitops.documents.version_order import newest
+from margo_gitops.documents.versions import newest
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
 from margo_gitops.editing.round_trip import new_document, rewritten
 from margo_gitops.editing.schema_line import schema_line

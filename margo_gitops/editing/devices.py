@@ -13,7 +13,7 @@ from margo_gitops.documents.device_id import encode_device_id, is_device_id
 from margo_gitops.documents.fleet_kinds import API_VERSION, Device
 from margo_gitops.documents.kinds import CAPABILITIES, read_as, read_source
 from margo_gitops.documents.nodes import Json
-from margo_gitops.documents.version_order import version_key
+from margo_gitops.documents.versions import version_key
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
 from margo_gitops.editing.round_trip import new_document, rewritten
 from margo_gitops.editing.schema_line import schema_line

@@ -126,7 +126,7 @@ def _is_name(text: str) -> bool:
 
 
 def _description(root: Path, application: str, version: str | None) -> bytes | None:
-    from margo_gitops.documents.version_order import newest
+    from margo_gitops.documents.versions import newest
 
     versions = list(application_versions(root, application))
     chosen = version if version in versions else newest(versions) if versions else None

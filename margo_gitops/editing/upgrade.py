@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from margo_gitops.catalog.package import Package
 from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.fleet_kinds import Deployment
-from margo_gitops.documents.version_order import newest, version_key
+from margo_gitops.documents.versions import newest, version_key
 from margo_gitops.editing.deploy import with_version
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
 from margo_gitops.editing.unknown_names import unknown

@@ -16,7 +16,7 @@ from margo_gitops.documents.application import (
 )
 from margo_gitops.documents.declarations import About
 from margo_gitops.documents.fleet_kinds import API_VERSION
-from margo_gitops.documents.version_order import newest, version_key
+from margo_gitops.documents.versions import newest, version_key
 from margo_gitops.operations.constraint_words import constraint_words
 from margo_gitops.rendering.intent import Application, Intent
 from margo_gitops.rendering.placement import Target, select, targets

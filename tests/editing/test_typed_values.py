@@ -8,7 +8,6 @@ import pytest
 from support.fleet import FleetFolder, parameter, rules
 
 from margo_gitops.documents.application import ApplicationDescription
-from margo_gitops.documents.version_order import newest
 from margo_gitops.editing.values import typed_parameters, typed_value
 from margo_gitops.errors import ParameterNotTyped
 
@@ -105,10 +104,3 @@ def test_every_wrong_assignment_is_told_at_once_with_near_matches(described: Any
     assert "setting must be an integer" in told
     assert "seting is no parameter of app; did you mean setting?" in told
     assert "'other' is no NAME=VALUE" in told
-
-
-def test_the_newest_version_is_the_one_that_people_would_choose():
-    assert newest(["1.9.0", "1.10.0", "1.2.0"]) == "1.10.0"
-    assert newest(["2.0.0-rc.1", "2.0.0", "2.0.0-rc.10"]) == "2.0.0"
-    assert newest(["2.0.0-rc.2", "2.0.0-rc.10", "2.0.0-alpha"]) == "2.0.0-rc.10"
-    assert newest(["2025.11", "2025.9"]) == "2025.11"

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.fleet_policy import AllowedApplication
-from margo_gitops.documents.version_ranges import in_range
+from margo_gitops.documents.versions import in_range
 from margo_gitops.errors import ApplicationNotAllowed, Location, MargoGitopsError, RegistryNotAllowed
 from margo_gitops.rendering.intent import Located
 from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
