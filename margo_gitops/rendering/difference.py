@@ -5,8 +5,8 @@ where a new value comes from.
 
 D-1  A device is named if and only if its bytes, its site, or its being in the fleet change.
 D-2  A deployment is named if and only if its document's bytes change.
-D-3  A workload restarts if and only if what the agent's digest of it covers changes
-     (margo_gitops/agent/apply/workloads.py, W-5): profile type, component, artifact digest, values.
+D-3  A workload restarts if and only if its digest changes (margo_gitops/documents/workload_identity.py): the same
+     function decides on the device.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from margo_gitops.documents.application import Component, ParameterValue
+from margo_gitops.digests import Digest
+from margo_gitops.documents.application import ParameterValue
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.json_reader import read_json
@@ -24,9 +25,10 @@ from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import read, write
-from margo_gitops.errors import InvalidDocument, Location, StateTampered, UnreadableDocument
+from margo_gitops.documents.workload_identity import own_extension, workload_contents
+from margo_gitops.errors import DeploymentUnusable, InvalidDocument, Location, StateTampered, UnreadableDocument
 from margo_gitops.rendering.desired_state import MANIFEST_FILE, DesiredState, PreviousState
-from margo_gitops.rendering.downloads import NOTHING_KNOWN, ContentFacts, artifacts_of, download, needed
+from margo_gitops.rendering.downloads import NOTHING_KNOWN, ContentFacts, download, needed
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective
 from margo_gitops.rendering.plan import (
@@ -297,33 +299,15 @@ def _workloads(before: ApplicationDeployment | None, after: ApplicationDeploymen
             yield WorkloadChange(component, effect)
 
 
-def _running(document: ApplicationDeployment | None) -> dict[str, str]:
-    """Return, for each component, text that is equal as long as it needs no restart (D-3)."""
+def _running(document: ApplicationDeployment | None) -> Mapping[str, Digest]:
+    """Return the digest by which the agent knows each component (D-3); none where it would refuse the deployment."""
     if document is None:
         return {}
-    spec = document.spec
-    artifacts = artifacts_of(document)
-    return {
-        component.name: json.dumps(
-            [
-                spec.deployment_profile.type,
-                write(component),
-                artifacts.get(component.name),
-                _pointers(document, component),
-            ],
-            sort_keys=True,
-        )
-        for component in spec.deployment_profile.components
-    }
-
-
-def _pointers(document: ApplicationDeployment, component: Component) -> dict[str, Json]:
-    return {
-        target.pointer: list(each.value) if isinstance(each.value, tuple) else each.value
-        for each in document.spec.parameters.values()
-        for target in each.targets
-        if component.name in target.components
-    }
+    try:
+        contents = workload_contents(document, own_extension(document))
+    except DeploymentUnusable:
+        return {}
+    return {each.component.name: each.digest for each in contents}
 
 
 class _Origins:

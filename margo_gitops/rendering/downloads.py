@@ -12,7 +12,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol
 
-from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment
+from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.workload_identity import own_extension
+from margo_gitops.errors import DeploymentUnusable
 from margo_gitops.rendering.plan import Download
 
 
@@ -43,17 +45,6 @@ class NothingKnown:
 NOTHING_KNOWN = NothingKnown()
 
 
-def artifacts_of(document: ApplicationDeployment) -> dict[str, str]:
-    """Return the digest of each component's content, by component; only what has one."""
-    own = document.spec.extensions.get(OWN_EXTENSION, {})
-    listed = own.get("artifacts", []) if isinstance(own, dict) else []
-    return {
-        str(item["component"]): str(item["digest"])
-        for item in (listed if isinstance(listed, list) else [])
-        if isinstance(item, dict)
-    }
-
-
 @dataclass(frozen=True, slots=True)
 class Needed:
     """What deployments need to be there.
@@ -81,7 +72,7 @@ def needed(documents: Iterable[ApplicationDeployment], facts: ContentFacts) -> N
     contents: set[str] = set()
     names: set[str] = set()
     for document in documents:
-        artifacts = artifacts_of(document)
+        artifacts = _artifacts(document)
         for component in document.spec.deployment_profile.components:
             if component.name in artifacts:
                 contents.add(artifacts[component.name])
@@ -99,3 +90,12 @@ def download(fetched: Needed, facts: ContentFacts) -> Download:
         bytes=sum(size for size in sizes if size is not None),
         unknown=sum(size is None for size in sizes) + len(fetched.names),
     )
+
+
+def _artifacts(document: ApplicationDeployment) -> dict[str, str]:
+    """Return the digest of each component's content, by component; only what has one."""
+    try:
+        extension = own_extension(document)
+    except DeploymentUnusable:
+        return {}
+    return {artifact.component: artifact.digest for artifact in extension.artifacts} if extension else {}

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
-from support.fleet import FleetFolder, States, documents, parameter, profile
+from support.fleet import Document, FleetFolder, States, documents, merged, parameter, profile
 
-from margo_gitops.agent.apply.workloads import desired_deployments
+from margo_gitops.agent.apply.steps import make_plan as make_steps
+from margo_gitops.agent.apply.workloads import DesiredDeployment, desired_deployments
+from margo_gitops.agent.memory.journal import RecordedWorkload
+from margo_gitops.appliers.applier import Observed
 from margo_gitops.documents.records import json_schema, write
+from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.difference import difference, rendered_fleet
 from margo_gitops.rendering.plan import DeploymentChange, DeviceChange, Plan, make_plan
 
@@ -183,45 +188,125 @@ def test_a_gateway_is_named_for_its_children_and_the_child_with_the_deployment(f
     assert web.parameters[0].origin
 
 
-EDITS: list[Callable[[FleetFolder], object]] = [
-    lambda fleet: fleet.site("north", greeting="Hi"),
-    lambda fleet: fleet.device("a", site="north", port=8080),
-    lambda fleet: fleet.deployment("web", on=["b"]),
-    lambda fleet: fleet.deployment("db"),
-    lambda fleet: (fleet.deployment("db"), fleet.deployment("web", after=["db"])),
-    lambda fleet: fleet.fleet(namespace="other"),
-    lambda fleet: fleet.device("a", site="north", port="80"),
-]
+def parts(ui: Mapping[str, Any] = {}, api: Mapping[str, Any] = {}, *, order: Sequence[str] = ("ui", "api")) -> Document:
+    """Return the profile of `line` with changes to its components, in this order."""
+    more = {"ui": ui, "api": api}
+    components = [merged(profile(name)["components"][0], more[name]) for name in order]
+    return profile() | {"components": components}
 
 
-@pytest.mark.parametrize("edit", EDITS, ids=range(len(EDITS)))
-def test_what_restarts_is_what_the_agent_finds_changed(line: FleetFolder, edit: Callable[[FleetFolder], object]):
+def upgrade(fleet: FleetFolder, profile: Document | None = None, **changes: Any) -> None:
+    """Move `web` to version 2.0.0, which is version 1.0.0 with these changes."""
+    before = json.loads((fleet.root / "applications/app/1.0.0/margo.yaml").read_text())
+    kept = {name: before[name] for name in ("parameters", "metadata")}
+    kept["metadata"] = kept["metadata"] | {"version": "2.0.0"}
+    fleet.application("app", "2.0.0", deploymentProfiles=[profile or parts()], **(kept | changes))
+    fleet.deployment("web", version="2.0.0")
+
+
+EDITS: dict[str, tuple[Callable[[FleetFolder], object], set[str]]] = {
+    "a value of a site": (lambda fleet: fleet.site("north", greeting="Hi"), {"a ui restarts", "b ui restarts"}),
+    "a value of two components": (
+        lambda fleet: fleet.device("a", site="north", port=8080),
+        {"a ui restarts", "a api restarts"},
+    ),
+    "a number becomes text": (
+        lambda fleet: fleet.device("a", site="north", port="80"),
+        {"a ui restarts", "a api restarts"},
+    ),
+    "off one device": (lambda fleet: fleet.deployment("web", on=["b"]), {"a ui stops", "a api stops"}),
+    "another deployment": (
+        lambda fleet: fleet.deployment("db", on=["a"]),
+        {"a ui starts", "a api starts"},
+    ),
+    "only the order of deployments": (lambda fleet: fleet.deployment("other", after=["web"]), set()),
+    "the namespace": (lambda fleet: fleet.fleet(namespace="other"), set()),
+    "only the version": (lambda fleet: upgrade(fleet), set()),
+    "a timeout": (lambda fleet: upgrade(fleet, parts({"properties": {"timeout": "9m0s"}})), set()),
+    "no wait": (lambda fleet: upgrade(fleet, parts({"properties": {"wait": False}})), set()),
+    "the place of a key": (
+        lambda fleet: upgrade(fleet, parts({"properties": {"keyLocation": "https://keys.example/k"}})),
+        set(),
+    ),
+    "the order of components": (lambda fleet: upgrade(fleet, parts(order=("api", "ui"))), set()),
+    "an annotation of the profile": (
+        lambda fleet: upgrade(fleet, parts() | {"description": "for people", "x-acme-extensions": {"note": "1"}}),
+        set(),
+    ),
+    "an id of the profile": (lambda fleet: upgrade(fleet, parts() | {"id": "renamed"}), set()),
+    "an extension member of a component": (
+        lambda fleet: upgrade(fleet, parts({"x-acme-extensions": {"gpu": 1}})),
+        {"a ui restarts", "b ui restarts"},
+    ),
+    "a revision": (
+        lambda fleet: upgrade(fleet, parts(api={"properties": {"revision": "2.0.0"}})),
+        {"a api restarts", "b api restarts"},
+    ),
+    "a component goes": (
+        lambda fleet: upgrade(fleet, parts(order=("ui",)), parameters={}),
+        {"a api stops", "b api stops", "a ui restarts", "b ui restarts"},
+    ),
+    "a parameter is renamed": (
+        lambda fleet: upgrade(
+            fleet,
+            parameters={
+                "salutation": parameter("ui", value="Hello", pointer="GREETING"),
+                "port": parameter("ui", "api", value=80, pointer="PORT"),
+            },
+        ),
+        set(),
+    ),
+    "a parameter goes elsewhere": (
+        lambda fleet: upgrade(
+            fleet,
+            parameters={
+                "greeting": parameter("ui", value="Hello", pointer="WELCOME"),
+                "port": parameter("ui", "api", value=80, pointer="PORT"),
+            },
+        ),
+        {"a ui restarts", "b ui restarts"},
+    ),
+    "a deployment gets another name, and so another id": (
+        lambda fleet: (fleet.remove("deployments/web.yaml"), fleet.deployment("shop", on=["a"])),
+        {"a ui stops", "a api stops", "a ui starts", "a api starts", "b ui stops", "b api stops"},
+    ),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS, ids=str)
+def test_what_a_plan_announces_is_exactly_what_the_agent_does(line: FleetFolder, edit: str):
     before = line.render()
-    edit(line)
+    make_edit, expected = EDITS[edit]
+    make_edit(line)
     after = line.render(before)
-    planned = {
-        (deployment.id, workload.component): workload.effect
+    announced = {
+        (device.device, deployment.id, workload.component, workload.effect)
         for device in changes(line, before)
         for deployment in device.deployments
         for workload in deployment.workloads
     }
-    old, new = digests(before), digests(after)
-    found = {
-        key: "starts" if key not in old else "stops" if key not in new else "restarts"
-        for key in {*old, *new}
-        if old.get(key) != new.get(key)
-    }
-    assert planned == found
+    assert announced == {step for device in after for step in steps(device, before[device], after[device])}
+    named = {f"{device} {component} {effect}" for device, _, component, effect in announced}
+    if edit == "only the order of deployments":
+        named -= {f"{device} {component} starts" for device in "ab" for component in ("ui", "api")}
+    assert named == expected
 
 
-def digests(states: States) -> dict[tuple[str, str], str]:
-    """Return the digest by which the agent tells workloads apart."""
-    return {
-        (deployment.id, workload.key.component): workload.digest
-        for state in states.values()
-        for deployment in desired_deployments(list(documents(state).values()))
-        for workload in deployment.workloads
-    }
+def steps(device: str, before: DesiredState, after: DesiredState) -> Iterator[tuple[str, str, str, str]]:
+    """Yield what the agent of a device that runs `before` does with `after`."""
+    ran = [workload for item in wanted(before) for workload in item.workloads]
+    recorded = [RecordedWorkload(item.key, "compose", item.digest, item.digest, "installed") for item in ran]
+    observed = [Observed(item.key, item.digest, "running") for item in ran]
+    plan = make_steps(wanted(after), {"compose": observed}, recorded, {"compose": "compose"})
+    for change in plan.changes:
+        key = change.workload.key
+        yield device, key.deployment_id, key.component, {"new": "starts", "changed": "restarts"}[change.reason]
+    for removal in plan.removals:
+        yield device, removal.key.deployment_id, removal.key.component, "stops"
+
+
+def wanted(state: DesiredState) -> tuple[DesiredDeployment, ...]:
+    return desired_deployments(list(documents(state).values()))
 
 
 def test_the_json_follows_the_schema_in_the_repository(line: FleetFolder):
