@@ -39,118 +39,119 @@ _OWN = (
     Rule(
         "R101",
         "error",
-        "Something in the fleet repo is a link or a special file.",
-        "Links and submodules are not followed: what they lead to may differ between two clones of one commit. Replace"
-        " it by the file or folder itself.",
+        "A part of the fleet repo is a link or a special file.",
+        "Links and submodules are not followed: two clones of one commit may find different content there. Replace"
+        " the link with the file or folder itself.",
     ),
     Rule(
         "R102",
         "error",
         "A file or folder has a name under which it would not be read.",
-        "Documents end in `.yaml`, and the folders are `sites`, `devices`, `deployments` and `applications`, in lower"
-        " case. Under another name a document would be ignored, and what it asks for be removed from devices. Rename"
-        " it; README, `.md`, `.txt` and hidden files may stand beside documents.",
+        "Documents end in `.yaml`, and the folders are `sites`, `devices`, `deployments` and `applications`, in"
+        " lower case. A document with another name would be ignored, and devices would remove what it asks for."
+        " Rename it. README, `.md`, `.txt` and hidden files may be in the same folders.",
     ),
     Rule(
         "R103",
         "error",
-        "A file is not named after what it holds.",
-        "`devices/press-01.yaml` holds the device press-01. A reviewer sees the file's name first. Rename the file, or"
-        " correct `metadata.name`.",
+        "A file does not have the name of what it contains.",
+        "`devices/press-01.yaml` contains the device press-01. A reviewer sees the file's name first. Rename the"
+        " file, or correct `metadata.name`.",
     ),
     Rule(
         "R104",
         "error",
-        "A name stands twice.",
+        "Two documents have the same name.",
         "Two files define the same site, device or deployment. Remove one of them.",
     ),
     Rule(
         "R105",
         "error",
-        "A package lies in a folder that is not its own.",
+        "A package is in the wrong folder.",
         "The package of version V of the application A is `applications/A/V/`. `margo-gitops app add` puts it there.",
     ),
     Rule(
         "R106",
         "error",
         "A package is not pinned.",
-        "`applications.lock` has no entry for it, so nobody has decided which bytes of it to run. `margo-gitops app"
-        " add` pins it.",
+        "`applications.lock` has no entry for it, so no one has decided which bytes of it to run. `margo-gitops"
+        " app add` pins it.",
     ),
     Rule(
         "R107",
         "error",
         "A package is not what is pinned.",
-        "A file of a vendored package was changed, added or removed since `margo-gitops app add`. If that was meant,"
-        " raise the version in the package and add it again; else put the files back.",
+        "Someone changed, added or removed a file of a vendored package after `margo-gitops app add`. If that was"
+        " intended, raise the version in the package and add it again. Otherwise, restore the files.",
     ),
     Rule(
         "R108",
         "error",
-        "A pinned package is not there.",
+        "A pinned package is missing.",
         "`applications.lock` pins a version that is not in `applications/`. Add the package again, or remove the"
         " entry.",
     ),
     Rule(
         "R201",
         "warning",
-        "An image has a tag that moves, or none.",
-        "`latest`, `stable`, a branch name or no tag at all: the registry decides what runs, and two devices may run"
-        " different images of one commit. Name a version and its digest: `image:1.2.3@sha256:…`.",
+        "An image has no tag, or a tag that moves.",
+        "With `latest`, `stable`, a branch name or no tag at all, the registry decides what runs. Two devices may"
+        " run different images of one commit. Name a version and its digest: `image:1.2.3@sha256:…`.",
     ),
     Rule(
         "R202",
         "warning",
         "An image has a version, but no digest.",
-        "A tag can be pushed again. Add the digest, which names these very bytes: `docker buildx imagetools inspect"
-        " IMAGE` or `skopeo inspect docker://IMAGE` shows it.",
+        "Someone can push a tag again. Add the digest, which names exactly these bytes: `docker buildx imagetools"
+        " inspect IMAGE` or `skopeo inspect docker://IMAGE` shows it.",
     ),
     Rule(
         "R203",
         "warning",
         "A service builds its image on the device.",
-        "What a build makes depends on the day it is done. Build the image once, push it, and name it with its digest.",
+        "The result of a build depends on the day of the build. Build the image once, push it, and name it with"
+        " its digest.",
     ),
     Rule(
         "R204",
         "warning",
-        "A compose file cannot be looked into.",
-        "It is too large or not YAML, so nothing is known of its images. The message says why.",
+        "A compose file cannot be checked.",
+        "It is too large or not YAML, so its images are unknown. The message says why.",
     ),
     Rule(
         "R205",
         "warning",
         "A component is fetched by a URL without a digest.",
-        "`packageLocation` is Margo's older spelling: the server decides what it sends. Bring the content along in the"
+        "`packageLocation` is Margo's older spelling: the server decides what it sends. Put the content into the"
         " package, or name it by `url` and `digest` in the component's `x-margo-gitops-extensions`.",
     ),
     Rule(
         "R206",
         "note",
         "A component is fetched from a registry by its tag.",
-        "Margo names components by repository and revision, and a registry may let a tag be pushed again. Forbid that"
-        " in the registry (immutable tags), or bring the content along in the package.",
+        "Margo names components by repository and revision, and a registry may accept the same tag again. Forbid"
+        " that in the registry (immutable tags), or put the content into the package.",
     ),
     Rule(
         "R207",
         "note",
-        "A compose file lies at a URL, so its images are not looked at.",
-        "The archive has a digest, so it cannot change; whether the images in it are pinned, nobody checked. Bring the"
-        " content along in the package to have it checked.",
+        "A compose file is at a URL, so its images are not checked.",
+        "The archive has a digest, so it cannot change. But no one checked whether its images are pinned. Put the"
+        " content into the package to have it checked.",
     ),
     Rule(
         "R301",
         "note",
         "A freeze is over.",
-        "`spec.policy.freezes` holds one whose end is before the date of the change. It forbids nothing any more."
+        "`spec.policy.freezes` has a freeze that ended before the date of the change. It has no effect any more."
         " Remove it.",
     ),
     Rule(
         "R302",
         "warning",
         "The policy names a site that the fleet does not have.",
-        "A rule for a site, or a freeze of one, reaches no device where the name is wrong: the default holds there"
-        " instead. Correct the name, or take the part out of `spec.policy`.",
+        "A rule or a freeze for a site with a wrong name reaches no device: the default applies there instead."
+        " Correct the name, or remove the part from `spec.policy`.",
     ),
 )
 

@@ -9,9 +9,9 @@ from margo_gitops.errors.base import ExitCode, MargoGitopsError
 class AgentMisconfigured(MargoGitopsError):
     """The agent's configuration cannot be used.
 
-    A key that is not known, a value outside its bounds, settings that contradict each other, an environment variable
-    that starts with `MARGO_` and means nothing, or a file that the configuration names and that cannot be read. Nothing
-    was started; what runs on the device keeps running.
+    Possible causes: an unknown key, a value outside its bounds, contradicting settings, an unknown environment variable
+    that starts with `MARGO_`, or a file in the configuration that cannot be read. Nothing was started; workloads on the
+    device keep running.
     """
 
     code = "MG1701"
@@ -19,9 +19,9 @@ class AgentMisconfigured(MargoGitopsError):
 
 
 class AgentBusy(MargoGitopsError):
-    """Another agent works with this state folder.
+    """Another agent uses this state folder.
 
-    One device has one agent at a time. `agent run` holds the folder as long as it lives; send it SIGHUP to poll now.
+    A device has one agent at a time. `agent run` locks the folder as long as it runs; send it SIGHUP to poll now.
     """
 
     code = "MG1702"
@@ -31,7 +31,7 @@ class AgentBusy(MargoGitopsError):
 class StateFolderUnusable(MargoGitopsError):
     """The agent's state folder cannot be created, read or written, or belongs to another device.
 
-    The trust floor of one device means nothing for another: give each device a state folder of its own.
+    The trust floor of one device means nothing for another: give each device its own state folder.
     """
 
     code = "MG1703"
@@ -41,7 +41,7 @@ class StateFolderUnusable(MargoGitopsError):
 class StorageFull(MargoGitopsError):
     """The disk is full: new state could not be stored.
 
-    What was stored before is whole, and what runs keeps running. The agent tries again at its next poll.
+    The state that was stored before is complete, and workloads keep running. The agent tries again at its next poll.
     """
 
     code = "MG1704"
@@ -49,10 +49,10 @@ class StorageFull(MargoGitopsError):
 
 
 class StoredStateDamaged(MargoGitopsError):
-    """What lies in the state folder is not what was trusted and stored.
+    """The files in the state folder are not what was trusted and stored.
 
-    A disk fault, or somebody changed files by hand. The agent treats it as "nothing held" and fetches the state again
-    with its next poll; the trust floor still holds. `agent verify` shows this error.
+    The disk has a fault, or someone changed files by hand. The agent behaves as if it held nothing: it fetches the
+    state again with its next poll. The trust floor still holds. `agent verify` shows this error.
     """
 
     code = "MG1705"
@@ -62,7 +62,7 @@ class StoredStateDamaged(MargoGitopsError):
 class NothingHeld(MargoGitopsError):
     """The device holds no state yet: no poll has succeeded since the state folder was made.
 
-    `margo-gitops agent once` polls and says what stands in the way.
+    `margo-gitops agent once` polls, and says what goes wrong if the poll fails.
     """
 
     code = "MG1706"
@@ -71,18 +71,18 @@ class NothingHeld(MargoGitopsError):
 class DeploymentUnusable(ApplyError):
     """A trusted deployment cannot be turned into workloads.
 
-    It waits for a deployment that is not on this device, or for itself through others; two of its parameters write the
-    same place; its artifacts name components it does not have; or no configured applier serves its profile type. The
-    other deployments are applied; what runs of this one keeps running.
+    It waits for a deployment that is not on this device, or for itself through others. Or two of its parameters write
+    to the same place, its artifacts name components it does not have, or no configured applier serves its profile type.
+    The agent applies the other deployments. Workloads of this deployment keep running.
     """
 
     code = "MG1707"
 
 
 class DependencyNotInstalled(ApplyError):
-    """A deployment waits, because one that must be installed before it is not installed.
+    """A deployment waits for another deployment that is not installed.
 
-    Nothing of it was changed. It is installed as soon as the deployment it waits for is.
+    Nothing of it was changed. The agent installs it as soon as the other deployment is installed.
     """
 
     code = "MG1708"
@@ -91,7 +91,7 @@ class DependencyNotInstalled(ApplyError):
 class AgentDefect(MargoGitopsError):
     """The agent met an error that it does not know.
 
-    This is a defect of the agent: report it, with the log. The agent goes on with its next poll.
+    This is a defect of the agent: report it, with the log. The agent continues with its next poll.
     """
 
     code = "MG1709"
@@ -101,8 +101,8 @@ class AgentDefect(MargoGitopsError):
 class ApplierDefect(ApplyError):
     """An applier ended with an error that its contract does not know.
 
-    This is a defect of the applier, perhaps of a plug-in: report it to its makers, with the log. Other deployments go
-    on.
+    This is a defect of the applier, perhaps of a plug-in: report it to its makers, with the log. The agent continues
+    with the other deployments.
     """
 
     code = "MG1710"
@@ -111,9 +111,9 @@ class ApplierDefect(ApplyError):
 class DeviceIneligible(ApplyError):
     """This device may not, or cannot, run the deployment.
 
-    Its profile names eligibility rules or capacity that the device's capabilities do not meet, or rules while the agent
-    has no capabilities of that device: a device evaluates the rules itself before it deploys (Margo device
-    constraints). Nothing of it was changed. Place the deployment elsewhere, or correct the capabilities.
+    The device checks capacity and eligibility rules itself before it deploys (Margo device constraints). Its
+    capabilities do not meet them, or the agent has no capabilities to check the rules against. Nothing of the
+    deployment was changed. Place it elsewhere, or correct the capabilities.
     """
 
     code = "MG1711"
@@ -122,7 +122,7 @@ class DeviceIneligible(ApplyError):
 class StepInterrupted(ApplyError):
     """A step was left because the agent was asked to stop.
 
-    Nothing has failed: the step is taken up again when the agent starts.
+    Nothing has failed: the agent does the step when it starts again.
     """
 
     code = "MG1712"

@@ -8,7 +8,7 @@ from margo_gitops.errors.base import ExitCode, MargoGitopsError
 class ApplyError(MargoGitopsError):
     """Base of what goes wrong when a workload is installed, updated or removed.
 
-    `reinstated` says whether what ran before runs again (or still).
+    `reinstated` says whether the workload that ran before runs again, or still runs.
     """
 
     code = "MG1600"
@@ -19,7 +19,7 @@ class ApplyError(MargoGitopsError):
 class EngineUnavailable(ApplyError):
     """The engine that runs workloads does not answer.
 
-    Start it, and see that the agent's user may talk to it. What runs keeps running; the agent tries again at its next
+    Start it, and check that the agent's user may use it. Workloads keep running; the agent tries again at its next
     poll.
     """
 
@@ -30,9 +30,9 @@ class EngineUnavailable(ApplyError):
 class ArtifactUnavailable(ApplyError):
     """The content of a component cannot be fetched.
 
-    The URL comes from `spec.artifacts.baseUrl` of the fleet, or from the application. See that the device reaches it
-    and that the file is there. What runs keeps running; the agent tries again after a pause that doubles each time, up
-    to an hour, and at once when asked with SIGHUP.
+    The URL comes from `spec.artifacts.baseUrl` of the fleet, or from the application. Check that the device reaches it
+    and that the file exists. Workloads keep running. The agent tries again after a pause that doubles each time, up to
+    an hour; SIGHUP makes it try at once.
     """
 
     code = "MG1602"
@@ -41,8 +41,8 @@ class ArtifactUnavailable(ApplyError):
 class ArtifactRefused(ApplyError):
     """The content of a component is not what was promised, or not safe to unpack.
 
-    Its digest differs, it is larger than allowed, or the archive holds links out of its folder, absolute paths or other
-    things that a compose archive may not hold (Margo application registry, compose archive).
+    Its digest differs, it is larger than allowed, or the archive contains what a compose archive must not contain
+    (Margo application registry, compose archive). Examples are links out of its folder and absolute paths.
     """
 
     code = "MG1603"
@@ -51,9 +51,10 @@ class ArtifactRefused(ApplyError):
 class InstallFailed(ApplyError):
     """A workload did not start, or did not become healthy in time.
 
-    The message ends with what the engine said. Correct the parameter or the application. What ran before runs again
-    where that was possible; then the update is quarantined, and tried again only when its content changes or somebody
-    asks (SIGHUP, `margo-gitops agent once --retry`). Where nothing ran before, the agent tries again after a pause.
+    The message ends with what the engine said. Correct the parameter or the application. If possible, the agent starts
+    again what ran before, and puts the update in quarantine. It tries a quarantined update again only when its content
+    changes or when you ask (SIGHUP, `margo-gitops agent once --retry`). If nothing ran before, the agent tries again
+    after a pause.
     """
 
     code = "MG1604"
@@ -62,8 +63,8 @@ class InstallFailed(ApplyError):
 class RemoveFailed(ApplyError):
     """A workload could not be removed completely.
 
-    Something still uses it, or the engine refused; the message ends with what it said. The agent tries again after a
-    pause.
+    Something still uses it, or the engine refused; the message ends with what the engine said. The agent tries again
+    after a pause.
     """
 
     code = "MG1605"
@@ -72,8 +73,8 @@ class RemoveFailed(ApplyError):
 class WorkloadUnsupported(ApplyError):
     """The deployment asks for something that this device's appliers cannot do.
 
-    A component without content, a pointer that the applier does not know, or a name that something else on the device
-    has taken. The remedy in the message says which; what runs keeps running.
+    Possible causes: a component without content, a pointer that the applier does not know, or a name that something
+    else on the device uses. The remedy in the message says which. Workloads keep running.
     """
 
     code = "MG1606"
@@ -82,8 +83,8 @@ class WorkloadUnsupported(ApplyError):
 class ComposeInvalid(ApplyError):
     """The compose file of a component cannot be used.
 
-    There is none, Compose refuses it with the deployment's parameters, or it keeps data in a relative folder that the
-    next update would lose. Nothing that runs was touched.
+    It is missing, Compose refuses it with the deployment's parameters, or it keeps data in a relative folder that the
+    next update would delete. Running workloads were not touched.
     """
 
     code = "MG1607"
@@ -92,7 +93,7 @@ class ComposeInvalid(ApplyError):
 class ApplierUnusable(ApplyError):
     """An applier is not installed, cannot be loaded, or its settings cannot work.
 
-    The message lists the appliers that are installed. Install the missing package, or correct `appliers` in the agent's
+    The message lists the installed appliers. Install the missing package, or correct `appliers` in the agent's
     configuration.
     """
 
@@ -103,7 +104,8 @@ class ApplierUnusable(ApplyError):
 class StorageFailed(ApplyError):
     """The applier's folder cannot be written: the disk is full, read-only or broken.
 
-    Nothing half done was kept. Free some space, or give the agent another folder; the step then works as it is.
+    Nothing half finished was kept. Free some space, or give the agent another folder. The step then works without any
+    other change.
     """
 
     code = "MG1609"

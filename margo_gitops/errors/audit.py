@@ -6,10 +6,10 @@ from margo_gitops.errors.base import ExitCode, MargoGitopsError
 
 
 class StatusUnusable(MargoGitopsError):
-    """The status of the fleet was asked for in a way that it cannot be told.
+    """The status of the fleet cannot be shown for this request.
 
-    A device that is none of the fleet's, a condition on labels that is none, or labels where no fleet repo is at hand:
-    they are written there, not in the state repo. The message names it.
+    Possible causes: a device that is not in the fleet, an invalid condition on labels, or labels without a fleet repo
+    (the state repo has no labels). The message names the cause.
     """
 
     code = "MG2201"
@@ -19,9 +19,9 @@ class StatusUnusable(MargoGitopsError):
 class EvidenceRefused(MargoGitopsError):
     """An evidence file does not prove what it says.
 
-    Each line names a rule that is broken (`docs/audit.md` lists them): a signature that is none of an allowed signer's,
-    an object whose bytes have another id, a statement that the objects do not bear out. Do not believe any of it. Ask
-    whoever made the file for another one, and keep this one.
+    Each line names a broken rule (`docs/audit.md` lists them): a signature that no allowed signer made, an object whose
+    bytes have another id, or a statement that the objects do not prove. Do not believe any of it. Ask its maker for
+    another file, and keep this one.
     """
 
     code = "MG2202"
@@ -31,8 +31,8 @@ class EvidenceRefused(MargoGitopsError):
 class EvidenceUnusable(MargoGitopsError):
     """An evidence file cannot be made or read.
 
-    There is nothing to export, the file is no evidence file at all, is larger than evidence may be, or cannot be
-    written. The message names which.
+    There is nothing to export, or the file is not an evidence file, is larger than evidence may be, or cannot be
+    written. The message says which.
     """
 
     code = "MG2203"

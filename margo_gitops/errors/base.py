@@ -72,7 +72,7 @@ class Finding:
 class MargoGitopsError(Exception):
     """Base of all errors of this project.
 
-    Nobody meets it as such: every error below has a code of its own.
+    You never see this code: every error below has its own code.
     """
 
     code: ClassVar[str] = "MG1000"

@@ -6,10 +6,10 @@ from margo_gitops.errors.base import ExitCode, MargoGitopsError
 
 
 class AgentNotRunnable(MargoGitopsError):
-    """The agent that shall be checked cannot be run.
+    """The agent to check cannot be run.
 
-    The command after `--` is no program, a program that cannot be started, or one of its settings makes no sense.
-    Nothing was judged.
+    What follows `--` is not a program or cannot be started, or one of its settings makes no sense. The kit checked
+    nothing.
     """
 
     code = "MG2301"
@@ -17,10 +17,10 @@ class AgentNotRunnable(MargoGitopsError):
 
 
 class ServerNotReached(MargoGitopsError):
-    """The server that shall be checked cannot be reached.
+    """The server to check cannot be reached.
 
-    Name resolution, connection, TLS handshake, or a time-out at the first request. Nothing was judged: trying again is
-    sensible.
+    Possible causes: name resolution, connection, TLS handshake, or a timeout at the first request. The kit checked
+    nothing. You can try again.
     """
 
     code = "MG2302"
@@ -30,8 +30,8 @@ class ServerNotReached(MargoGitopsError):
 class ServerNotCheckable(MargoGitopsError):
     """The settings of a conformance check cannot work.
 
-    A URL of another kind than http or https, credentials in it, a token file that cannot be read, or a device id that
-    is none. Nothing was sent.
+    Possible causes: a URL that is not http or https or that contains credentials, a token file that cannot be read, or
+    an invalid device id. Nothing was sent.
     """
 
     code = "MG2303"

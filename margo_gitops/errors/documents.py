@@ -11,7 +11,7 @@ class InvalidDocument(MargoGitopsError):
     """A document does not follow its contract.
 
     Each line below the message names one finding with file, line, column, field and remedy. Nothing of the document is
-    used until all of them are mended. `margo-gitops document check FILE` shows the same findings for one file.
+    used until you fix all of them. `margo-gitops document check FILE` shows the same findings for one file.
     """
 
     code = "MG1001"
@@ -24,8 +24,9 @@ class InvalidDocument(MargoGitopsError):
 class UnreadableDocument(MargoGitopsError):
     """A file is not YAML or JSON that can be read safely.
 
-    Broken syntax, aliases, tags, duplicate keys, several documents in one file, bytes that are not UTF-8, values whose
-    meaning differs between YAML 1.1 and 1.2 readers, or a file beyond the bounds on size and depth.
+    Possible causes: broken syntax, aliases, tags, duplicate keys, several documents in one file, bytes that are not
+    UTF-8, or a file beyond the bounds on size and depth. A value that YAML 1.1 and YAML 1.2 readers understand
+    differently is refused too.
     """
 
     code = "MG1002"
@@ -34,16 +35,16 @@ class UnreadableDocument(MargoGitopsError):
 class UnwritableValue(MargoGitopsError):
     """A value cannot be written so that every reader reads the same value back.
 
-    Numbers that are not finite or need more than 64 bits, and text with lone surrogates.
+    This concerns numbers that are not finite or need more than 64 bits, and text with lone surrogates.
     """
 
     code = "MG1003"
 
 
 class ExtraMissing(MargoGitopsError):
-    """A command needs packages that this installation does not have.
+    """A command needs packages that are not installed.
 
-    A device installs `margo-gitops` alone. People and pipelines that render install `margo-gitops[operator]`.
+    A device needs only `margo-gitops`. People and pipelines that render install `margo-gitops[operator]`.
     """
 
     code = "MG1010"
@@ -51,9 +52,9 @@ class ExtraMissing(MargoGitopsError):
 
 
 class EnvironmentInvalid(MargoGitopsError):
-    """An environment variable that starts with `MARGO_` is not known, or has a value that cannot be used.
+    """An environment variable that starts with `MARGO_` is unknown, or has a value that cannot be used.
 
-    A misspelt variable would be ignored in silence otherwise, and the setting it was meant for stay at its default.
+    Without this error, a misspelled variable would be ignored, and its setting would silently keep the default.
     """
 
     code = "MG1011"

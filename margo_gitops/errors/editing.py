@@ -10,8 +10,8 @@ from margo_gitops.errors.base import ExitCode, MargoGitopsError, listed
 class EditRefused(MargoGitopsError):
     """A change would make the fleet invalid; nothing was written.
 
-    Each line names a finding that the fleet has with the change and does not have without it, as `margo-gitops
-    validate` would show it. Ask for another change, or mend by hand what stands in its way first.
+    Each line names a finding that only the change causes, as `margo-gitops validate` would show it. Ask for another
+    change, or first fix by hand what prevents this one.
     """
 
     code = "MG2101"
@@ -21,18 +21,18 @@ class EditRefused(MargoGitopsError):
 
 
 class NotEditable(MargoGitopsError):
-    """A file cannot be edited by a command without losing something in it.
+    """A command cannot edit this file without losing something in it.
 
-    Commands keep comments, order and layout; where they cannot be sure to, they leave the file alone. Edit it by hand.
+    Commands keep comments, order and layout. If they cannot be sure to, they do not touch the file. Edit it by hand.
     """
 
     code = "MG2102"
 
 
 class EditImpossible(MargoGitopsError):
-    """What was asked for cannot be done here: a name is taken, is missing, or could mean several things.
+    """The requested change is not possible: a name is taken, is missing, or could mean several things.
 
-    The message says which names there are. Nothing was written.
+    The message lists the names that exist. Nothing was written.
     """
 
     code = "MG2103"
@@ -40,10 +40,10 @@ class EditImpossible(MargoGitopsError):
 
 
 class SelectorInvalid(MargoGitopsError):
-    """What `--to` says is no selector.
+    """The value of `--to` is not a selector.
 
-    A selector is `all`, `device=ID`, or conditions that must all hold, separated by commas: `line=3`, `site=north`,
-    `line!=3`, `line in (1, 2)`, `line notin (1, 2)`, `line`, `!line`, `line>3`, `line<3`.
+    A selector is `all`, `device=ID`, or conditions that must all hold, separated by commas. Conditions: `line=3`,
+    `site=north`, `line!=3`, `line in (1, 2)`, `line notin (1, 2)`, `line`, `!line`, `line>3`, `line<3`.
     """
 
     code = "MG2104"
@@ -51,10 +51,10 @@ class SelectorInvalid(MargoGitopsError):
 
 
 class ParameterNotTyped(MargoGitopsError):
-    """A value of `--set` is not of the type, or within the rules, that the application declares.
+    """A value of `--set` does not follow the type or the rules that the application declares.
 
-    The message says what the application wants. Text in double braces, `{{ device.labels.line }}`, is an expression and
-    is checked where it is evaluated.
+    The message says what the application expects. Text in double braces, `{{ device.labels.line }}`, is an expression;
+    it is checked when it is evaluated.
     """
 
     code = "MG2105"
@@ -62,19 +62,19 @@ class ParameterNotTyped(MargoGitopsError):
 
 
 class RevertConflicts(MargoGitopsError):
-    """A commit cannot be undone, because what it changed was changed again since; nothing was written.
+    """A commit cannot be undone, because later commits changed the same content; nothing was written.
 
-    The files are named. Undo the later commits first, or edit these files by hand.
+    The message names the files. Undo the later commits first, or edit these files by hand.
     """
 
     code = "MG2106"
 
 
 class ChangesInTheWay(MargoGitopsError):
-    """Files that the command would write hold changes that are not committed; nothing was written.
+    """Files that the command would write have uncommitted changes; nothing was written.
 
-    Commit or stash them, or let the command make a commit of its own with `--commit`: it starts from the last commit
-    and leaves your files alone.
+    Commit or stash them. Or pass `--commit`: the command then makes its own commit on top of the last one, and does not
+    touch your files.
     """
 
     code = "MG2107"
@@ -83,7 +83,8 @@ class ChangesInTheWay(MargoGitopsError):
 class CommitNotMade(MargoGitopsError):
     """The commit could not be made; nothing was changed.
 
-    Git does not know who you are, the branch exists or is checked out, or git refuses for a reason of its own.
+    Possible causes: git does not know who you are, the branch exists or is checked out, or git refuses for another
+    reason.
     """
 
     code = "MG2108"
@@ -91,9 +92,9 @@ class CommitNotMade(MargoGitopsError):
 
 
 class FilesNotWritten(MargoGitopsError):
-    """The files of a change could not be written; those that were are put back.
+    """The files of a change could not be written; those that were written are put back.
 
-    The message says which one, and what the file system says.
+    The message says which file, and what the file system says.
     """
 
     code = "MG2109"
@@ -103,8 +104,8 @@ class FilesNotWritten(MargoGitopsError):
 class AnswerRefused(MargoGitopsError):
     """An answer of `deploy --interactive` cannot be taken.
 
-    A render would refuse it: the devices cannot take the application, a value is missing, or a setting that may not
-    change any more would. The message says why; nothing was changed, and the question is asked again.
+    A render would refuse it: the devices cannot take the application, a value is missing, or a setting would change
+    that can no longer change. The message says why. Nothing was changed, and the form asks again.
     """
 
     code = "MG2110"

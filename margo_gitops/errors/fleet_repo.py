@@ -8,9 +8,9 @@ from margo_gitops.errors.base import ExitCode, Finding, Location, MargoGitopsErr
 
 
 class FleetInvalid(MargoGitopsError):
-    """The fleet repo has documents that do not follow their contract, or do not fit together.
+    """The fleet repo has documents that break their contract or do not fit together.
 
-    Each line names one finding with file, line and column. All findings of the repo are shown in one run.
+    Each line names one finding with file, line and column. One run shows all findings of the repo.
     """
 
     code = "MG1101"
@@ -23,7 +23,7 @@ class FleetInvalid(MargoGitopsError):
 class NoFleetRepo(MargoGitopsError):
     """There is no fleet repo here: no git repository with a `margo-gitops.yaml` in its root.
 
-    Change into one, name it with `--fleet`, or make one with `margo-gitops init DIR`.
+    Change to a fleet repo, name one with `--fleet`, or make one with `margo-gitops init DIR`.
     """
 
     code = "MG1102"
@@ -33,7 +33,7 @@ class NoFleetRepo(MargoGitopsError):
 class PackageInvalid(MargoGitopsError):
     """An application package cannot be used.
 
-    Its folder holds no `margo.yaml`, its description or resources have findings, or it holds links or special files.
+    Its folder has no `margo.yaml`, its description or resources have findings, or it contains links or special files.
     """
 
     code = "MG1103"
@@ -43,16 +43,16 @@ class PackageInvalid(MargoGitopsError):
 class PackageExists(MargoGitopsError):
     """This version of the application is already in the fleet repo, with other content.
 
-    A version is published once. Raise the version in the package, or pass --replace to overwrite it.
+    Each version is published only once: raise the version in the package. To overwrite the version, pass `--replace`.
     """
 
     code = "MG1104"
 
 
 class ScaffoldRefused(MargoGitopsError):
-    """A fleet repo cannot be scaffolded there: the folder holds something, or cannot be written.
+    """A fleet repo cannot be scaffolded there: the folder is not empty, or cannot be written.
 
-    Name a folder that does not exist yet or is empty. Nothing of what is there was touched.
+    Name a folder that is empty or does not exist yet. Nothing in the folder was changed.
     """
 
     code = "MG1105"
@@ -60,10 +60,11 @@ class ScaffoldRefused(MargoGitopsError):
 
 
 class UpgradeRefused(MargoGitopsError):
-    """The scaffold of this fleet repo cannot be brought up to date.
+    """The scaffold of this fleet repo cannot be upgraded.
 
-    Changes are not committed, so that nobody could tell them from what the upgrade does; or a newer margo-gitops made
-    the scaffold; or files cannot be written, or git is missing, which merges what you changed with what is new.
+    Possible causes: a newer margo-gitops made the scaffold, files cannot be written, or git is missing, which merges
+    your changes with the new ones. Uncommitted changes also prevent the upgrade: you could not distinguish them from
+    its changes.
     """
 
     code = "MG1121"

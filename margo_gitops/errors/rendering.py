@@ -8,10 +8,10 @@ from margo_gitops.errors.base import ExitCode, MargoGitopsError, listed
 
 
 class RenderingRefused(MargoGitopsError):
-    """The intent cannot be rendered; every reason found is listed, and nothing was written.
+    """The fleet commit cannot be rendered; every reason found is listed, and nothing was written.
 
-    Each reason has a code and a page of its own. Mend them in the fleet repo, commit, and render again; devices keep
-    the state they have.
+    Each reason has a code and its own page. Fix them in the fleet repo, commit, and render again. Devices keep the
+    state they have.
     """
 
     code = "MG1200"
@@ -25,9 +25,9 @@ class RenderingRefused(MargoGitopsError):
 
 
 class NotPlaceable(MargoGitopsError):
-    """A device that a deployment selects can run none of the application's profiles.
+    """A device that a deployment selects cannot run any of the application's profiles.
 
-    Capacity is checked before eligibility rules, as Margo demands. Take the device out of `spec.placement`, add a
+    Capacity is checked before eligibility rules, as Margo requires. Remove the device from `spec.placement`, add a
     profile that fits, or correct the device's capabilities.
     """
 
@@ -35,9 +35,10 @@ class NotPlaceable(MargoGitopsError):
 
 
 class AmbiguousProfile(MargoGitopsError):
-    """A device could run several profiles, and the deployment prefers none.
+    """A device can run several profiles, and the deployment does not say which one it prefers.
 
-    Name the profiles in `spec.profiles`, best first. A guess would change when the supplier adds a third.
+    Name the profiles in `spec.profiles`, best first. margo-gitops does not guess: its guess would change when the
+    supplier adds a profile.
     """
 
     code = "MG1202"
@@ -46,19 +47,19 @@ class AmbiguousProfile(MargoGitopsError):
 class TemplateInvalid(MargoGitopsError):
     """An expression in a parameter cannot be evaluated.
 
-    Broken syntax, a statement instead of an expression, a name that is not defined, an operation that fails, or a
-    result that no parameter can hold.
+    Possible causes: broken syntax, a statement instead of an expression, a name that is not defined, an operation that
+    fails, or a result that a parameter cannot hold.
     """
 
     code = "MG1203"
 
 
 class ParameterInvalid(MargoGitopsError):
-    """A parameter's value breaks a rule of the application's own configuration schema, or may not change any more.
+    """A parameter's value breaks a rule of the application's configuration schema, or can no longer change.
 
-    The message names the layer, file and line that the value comes from, and what the application wants there. Correct
-    the value; `margo-gitops explain DEVICE DEPLOYMENT` shows all layers. A setting that the application calls immutable
-    keeps the value it was installed with: put that back, or add the deployment anew under another name.
+    The message names the layer, file and line of the value, and what the application expects. Correct the value;
+    `margo-gitops explain DEVICE DEPLOYMENT` shows all layers. A setting that the application calls immutable keeps the
+    value it was installed with: restore that value, or add the deployment again under another name.
     """
 
     code = "MG1204"
@@ -67,7 +68,7 @@ class ParameterInvalid(MargoGitopsError):
 class ParameterMissing(MargoGitopsError):
     """A parameter that the application needs has no value in any layer.
 
-    Give it one in `spec.parameters` of the deployment, an overlay, the site or the device.
+    Set it in `spec.parameters` of the deployment, an overlay, the site or the device.
     """
 
     code = "MG1205"
@@ -76,7 +77,8 @@ class ParameterMissing(MargoGitopsError):
 class ReferenceUnknown(MargoGitopsError):
     """A document names something that does not exist.
 
-    An application, device, site, profile, deployment or parameter. The message says which names are known.
+    The name is that of an application, device, site, profile, deployment or parameter. The message lists the names that
+    exist.
     """
 
     code = "MG1206"
@@ -84,11 +86,11 @@ class ReferenceUnknown(MargoGitopsError):
 
 
 class PolicyUnusable(MargoGitopsError):
-    """The fleet's policy cannot be applied, so nothing can be told of the change.
+    """The fleet's policy cannot be applied, so the change cannot be judged.
 
-    A file that the policy names is not there or cannot be read, or the policy's command cannot be run, takes too long,
-    or does not end as docs/policy.md says. Nothing was written. Mend what the message names; the policy in force is the
-    one of the commit before the change.
+    A file that the policy names is missing or cannot be read. Or the policy's command cannot be run, takes too long, or
+    ends in a way that docs/policy.md does not allow. Nothing was written. Fix what the message names. The policy in
+    force is that of the commit before the change.
     """
 
     code = "MG1220"
@@ -98,20 +100,20 @@ class PolicyUnusable(MargoGitopsError):
 class CommitNotSigned(MargoGitopsError):
     """A commit has no signature that the fleet's policy accepts.
 
-    `spec.policy.signatures` names the list of those who may sign, as it stood before the commit; the key must be valid
-    at the commit's date. Sign the commit anew (`git commit --amend --no-edit -S`), or, if it is merged already, let
-    somebody on the list answer for it: a signed commit with the trailer `Approves: COMMIT`.
+    `spec.policy.signatures` names the list of allowed signers. The list in the commit before this one counts, and the
+    key must be valid at the commit's date. Sign the commit again (`git commit --amend --no-edit -S`). If it is already
+    merged, someone on the list approves it: with a signed commit that has the trailer `Approves: COMMIT`.
     """
 
     code = "MG1221"
 
 
 class ReviewMissing(MargoGitopsError):
-    """A change was reviewed by fewer people than the fleet's policy wants.
+    """A change has fewer reviewers than the fleet's policy requires.
 
-    Reviewers stand in the commit that brings the change to the main line, as `Reviewed-by: Name <mail>`; those who
-    wrote the change do not count. If it is merged already, a later commit with the reviewers' trailers and
-    `Approves: COMMIT` heals it.
+    The commit that brings the change to the main line names each reviewer as `Reviewed-by: Name <mail>`. The authors of
+    the change do not count. If the change is already merged, add a later commit with the reviewers' trailers and
+    `Approves: COMMIT`.
     """
 
     code = "MG1222"
@@ -120,9 +122,9 @@ class ReviewMissing(MargoGitopsError):
 class SiteFrozen(MargoGitopsError):
     """The change reaches devices that are frozen at the date of its commit.
 
-    `spec.policy.freezes` says which devices, from when to when, and why. Leave these devices out of the change, wait
-    until the freeze is over and commit then, or end the freeze in a commit of its own, which needs the reviews of a
-    change of policy.
+    `spec.policy.freezes` says which devices are frozen, from when to when, and why. Leave these devices out of the
+    change, or commit after the freeze. You can also end the freeze in a separate commit, which needs the reviews of a
+    policy change.
     """
 
     code = "MG1223"
@@ -131,19 +133,19 @@ class SiteFrozen(MargoGitopsError):
 class ApplicationNotAllowed(MargoGitopsError):
     """An application, or this version of it, may not be deployed there.
 
-    `spec.policy.applications` lists what may. Deploy an allowed version, or allow this one in a change of its own: a
-    change is judged by the policy before it as well as by its own.
+    `spec.policy.applications` lists what is allowed. Deploy an allowed version, or allow this one in a separate change:
+    a change is judged by the policy before it as well as by its own.
     """
 
     code = "MG1224"
 
 
 class RegistryNotAllowed(MargoGitopsError):
-    """An image, a chart or other content of a component comes from a place that is not allowed there.
+    """An image, a chart or other content of a component comes from a host that is not allowed there.
 
     `spec.policy.registries` lists the hosts. Use an application version that takes its content from one of them, mirror
-    the content there, or allow the host in a change of its own. What cannot be told, such as an image that the device
-    builds, is not allowed either.
+    the content there, or allow the host in a separate change. Content whose source is unknown, such as an image that
+    the device builds, is not allowed either.
     """
 
     code = "MG1225"
@@ -152,8 +154,8 @@ class RegistryNotAllowed(MargoGitopsError):
 class CommandRefuses(MargoGitopsError):
     """The command of the fleet's policy found something in the plan.
 
-    `spec.policy.command` names the program, as it was before the change; the message is its own words. Change what it
-    asks for, or the program, in a change of its own.
+    `spec.policy.command` names the program, as it was before the change. The message is the program's own text. Change
+    what it asks for, or change the program in a separate change.
     """
 
     code = "MG1226"

@@ -8,8 +8,8 @@ from margo_gitops.errors.base import ExitCode, MargoGitopsError
 class ServerMisconfigured(MargoGitopsError):
     """The server's configuration, or a file that it names, cannot be used.
 
-    Each line names a mistake with its place. The server does not start. A list of tokens or of accepted clients that
-    gets a mistake while the server runs is not taken over: what held before holds on, and the log says so.
+    Each line names a mistake with its place. The server does not start. If a list of tokens or of accepted clients
+    becomes invalid while the server runs, the server keeps the previous list and logs the mistake.
     """
 
     code = "MG1801"
@@ -17,9 +17,9 @@ class ServerMisconfigured(MargoGitopsError):
 
 
 class ServerBusy(MargoGitopsError):
-    """Another server works with the same folder of reports.
+    """Another server uses the same folder of reports.
 
-    One journal has one writer. Give each server a folder of its own, and let one of them alone take reports.
+    A journal has one writer. Give each server its own folder, and let only one of them take reports.
     """
 
     code = "MG1802"
@@ -29,7 +29,7 @@ class ServerBusy(MargoGitopsError):
 class ReportsUnusable(MargoGitopsError):
     """The journal of reports cannot be read or written.
 
-    A report is acknowledged once it is on disk; without a disk none is. Reading the state goes on.
+    The server acknowledges a report only after it is on disk, so it takes no reports now. It still serves the state.
     """
 
     code = "MG1803"
@@ -39,8 +39,8 @@ class ReportsUnusable(MargoGitopsError):
 class ClientRegistryUnusable(MargoGitopsError):
     """The registry of client ids cannot be read or written.
 
-    Devices of the older contract are known by the ids in it. It lies beside the journal of reports; a backup of that
-    folder has both. Without it, devices have to be onboarded again, and get other ids.
+    The server knows devices of the older contract by these ids. The registry is in the folder of the journal of
+    reports; a backup of that folder has both. Without it, devices must be onboarded again, and get other ids.
     """
 
     code = "MG1810"
@@ -50,9 +50,9 @@ class ClientRegistryUnusable(MargoGitopsError):
 class AuditFailed(MargoGitopsError):
     """The state repo's history is not what the fleet repo's commits render to.
 
-    The first bad commit is named, with the branch, the file, and what is expected and found there. Nothing after it was
-    looked at. Somebody other than the renderer wrote it, or a ref was moved: find out who, keep a copy of the
-    repository as evidence, and restore the branches from a clone that verifies. `docs/audit.md` lists what is checked.
+    The message names the first bad commit, with the branch, the file, and the expected and the found content. Later
+    commits were not checked. Someone other than the renderer wrote it, or moved a ref. Find out who, keep a copy of the
+    repository as evidence, and restore the branches from a clone that verifies. `docs/audit.md` lists the checks.
     """
 
     code = "MG1820"
@@ -60,9 +60,9 @@ class AuditFailed(MargoGitopsError):
 
 
 class AuditUnusable(MargoGitopsError):
-    """What an audit was asked for is not there: a commit, a device, a time before the first render.
+    """The audit cannot find what you asked for: a commit, a device, or a render at that time.
 
-    The message names it, and the remedy says how to list what there is.
+    The message names it, and the remedy says how to list what exists.
     """
 
     code = "MG1821"

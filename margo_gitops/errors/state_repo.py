@@ -8,8 +8,8 @@ from margo_gitops.errors.base import ExitCode, MargoGitopsError
 class StateRepoUnusable(MargoGitopsError):
     """The state repo cannot be opened, created or written.
 
-    It must be a bare git repository that the renderer may write, on a disk with space left; `margo-gitops render` makes
-    it where there is nothing. Nothing was moved.
+    It must be a bare git repository that the renderer can write, on a disk with free space. `margo-gitops render`
+    creates it if it does not exist. No ref was moved.
     """
 
     code = "MG1301"
@@ -17,7 +17,7 @@ class StateRepoUnusable(MargoGitopsError):
 
 
 class StateMoved(MargoGitopsError):
-    """Somebody else moved a ref of the state repo while this render was running; nothing was written.
+    """Another program moved a ref of the state repo during this render; nothing was written.
 
     Run the render again: it starts from the new state.
     """
@@ -27,9 +27,9 @@ class StateMoved(MargoGitopsError):
 
 
 class StateTampered(MargoGitopsError):
-    """The state repo holds what no render wrote: a device branch that differs from the fleet branch.
+    """The state repo contains what no render wrote: a device branch that differs from the fleet branch.
 
-    Only the renderer writes the state repo. Find out who moved the branch (`git reflog`, the server's audit log), put
+    Only the renderer writes the state repo. Find out who moved the branch (`git reflog`, the server's audit log). Put
     it back to the renderer's last commit of this device (docs/state-repo.md shows how to find it), and protect the
     branch.
     """
@@ -41,17 +41,17 @@ class StateTampered(MargoGitopsError):
 class StateDiffers(MargoGitopsError):
     """The state repo is not what this fleet commit renders to (`render --check`).
 
-    Either the commit was not rendered yet, or the state repo was rendered from another one. Each difference is listed;
-    `margo-gitops render` makes them equal.
+    The commit was not rendered yet, or the state repo was rendered from another commit. The message lists each
+    difference; `margo-gitops render` makes them equal.
     """
 
     code = "MG1304"
 
 
 class SigningKeyUnusable(MargoGitopsError):
-    """The signing key cannot be used, or none was given where the fleet wants signed state.
+    """The signing key cannot be used, or is missing in a fleet that requires signed state.
 
-    The file cannot be read, others can read it, or it is encrypted or no ed25519 key.
+    The file cannot be read, other users can read it, or the key is encrypted or not an ed25519 key.
     """
 
     code = "MG1305"
@@ -61,8 +61,9 @@ class SigningKeyUnusable(MargoGitopsError):
 class StateUnreachable(MargoGitopsError):
     """The remote state repo cannot be fetched or pushed.
 
-    Network, credentials, rights, or a server without atomic pushes; the last lines that git said are shown. Nothing was
-    changed there. See that `git ls-remote URL` works for the same user, then render again.
+    Possible causes: network, credentials, permissions, or a server without atomic pushes. The message shows the last
+    lines that git printed. Nothing was changed there. Check that `git ls-remote URL` works for the same user, then
+    render again.
     """
 
     code = "MG1306"
@@ -70,10 +71,10 @@ class StateUnreachable(MargoGitopsError):
 
 
 class FleetCommitUnknown(MargoGitopsError):
-    """The revision of the fleet repo that was asked for does not exist.
+    """The requested revision of the fleet repo does not exist.
 
-    Name a branch, a tag or a commit id of this repository. A shallow clone lacks older commits; a new repository has
-    none before the first one is made.
+    Name a branch, a tag or a commit id of this repository. A shallow clone lacks older commits; a new repository has no
+    commit yet.
     """
 
     code = "MG1307"
@@ -81,21 +82,21 @@ class FleetCommitUnknown(MargoGitopsError):
 
 
 class FleetCommitOlder(MargoGitopsError):
-    """The state repo was rendered from a commit that the one to render does not build on.
+    """The commit to render does not build on the commit that the state repo was rendered from.
 
-    A slow pipeline of an older commit must not undo a newer one, and a side branch is nothing to render. A shallow
-    clone cannot tell: fetch the whole history (`fetch-depth: 0` in many pipelines). To go back, revert the change in
-    the fleet repo: the revert is a new commit, and versions only go up.
+    A slow pipeline of an older commit must not undo a newer one, and a side branch must not be rendered. A shallow
+    clone does not have the commits to check this: fetch the whole history (`fetch-depth: 0` in many pipelines). To go
+    back, revert the change in the fleet repo: the revert is a new commit, and versions only go up.
     """
 
     code = "MG1308"
 
 
 class StateForeign(MargoGitopsError):
-    """The state repo belongs to another fleet, or was not written by this renderer.
+    """The state repo belongs to another fleet, or another program wrote it.
 
-    Every deployment would get another id there: all workloads of all devices would be removed and installed anew. Name
-    the right state repo, or a new folder.
+    Every deployment would get another id there: devices would remove all workloads and install them again. Name the
+    right state repo, or a new folder.
     """
 
     code = "MG1309"

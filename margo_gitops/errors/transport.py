@@ -6,9 +6,9 @@ from margo_gitops.errors.base import ExitCode, MargoGitopsError
 
 
 class TransportError(MargoGitopsError):
-    """Base of what goes wrong between the device and the state: retrying later is sensible.
+    """Base of what goes wrong between the device and the source of its state.
 
-    What runs on the device keeps running; the agent tries again by itself.
+    Workloads on the device keep running. The agent tries again by itself; retrying makes sense.
     """
 
     code = "MG1400"
@@ -18,28 +18,29 @@ class TransportError(MargoGitopsError):
 class SourceUnreachable(TransportError):
     """The source of desired state cannot be reached.
 
-    Name resolution, connection, TLS handshake, proxy or a time-out. What runs on the device keeps running; the agent
-    tries again at its next poll.
+    Possible causes: name resolution, connection, TLS handshake, proxy or a timeout. Workloads on the device keep
+    running; the agent tries again at its next poll.
     """
 
     code = "MG1401"
 
 
 class SourceRefused(TransportError):
-    """The source answered, and refused.
+    """The source refused the request.
 
-    Wrong or missing credentials, a repository or ref that does not exist or that this identity may not see, or an HTTP
-    status that is not a success.
+    Possible causes: wrong or missing credentials, a repository or ref that does not exist or that this identity may not
+    see, or an HTTP status that is not a success.
     """
 
     code = "MG1402"
 
 
 class SourceMisbehaved(TransportError):
-    """The source answered with something outside the git subset or its bounds.
+    """The source's answer breaks the git subset or its bounds.
 
-    A malformed packet, a pack that is truncated, too large or holds what a device tree may not hold (links, executable
-    files, other names), or a redirect. Nothing of the answer is used.
+    Possible causes: a malformed packet, a redirect, or a pack that is truncated or too large. A pack is also refused if
+    it contains what a device tree must not contain: links, executable files, other names. Nothing of the answer is
+    used.
     """
 
     code = "MG1403"
@@ -48,8 +49,8 @@ class SourceMisbehaved(TransportError):
 class SourceMisconfigured(TransportError):
     """The settings of the source of desired state cannot work.
 
-    A URL with credentials in it or of an unknown kind, a token or certificate file that cannot be read, settings that
-    contradict each other, or a token that would travel unencrypted. Nothing was sent.
+    Possible causes: a URL that contains credentials or is of an unknown kind, a token or certificate file that cannot
+    be read, contradicting settings, or a token that would travel unencrypted. Nothing was sent.
     """
 
     code = "MG1404"
@@ -57,10 +58,10 @@ class SourceMisconfigured(TransportError):
 
 
 class SourceBusy(TransportError):
-    """The source asks to come back later.
+    """The source asks the agent to come back later.
 
-    HTTP status 429 or 503. What runs on the device keeps running; the agent waits at least as long as the source asks
-    for in its `Retry-After` header, or as its own backoff says where there is none.
+    It answered with HTTP status 429 or 503. Workloads on the device keep running. The agent waits at least as long as
+    the `Retry-After` header asks; without this header, it uses its own backoff.
     """
 
     code = "MG1405"
@@ -71,21 +72,21 @@ class SourceBusy(TransportError):
 
 
 class OnboardingRefused(TransportError):
-    """The server of the older contract issues no client id to this device.
+    """A server of the older contract does not issue a client id to this device.
 
-    Without one, no path on the server is the device's. The answer's status says why: 401, it did not believe the
-    signature, mostly because of the device's clock; 403, it does not accept the certificate; 409, it has issued an id
-    for this certificate before, which this device no longer has.
+    Without a client id, the device has no path on the server. The status of the answer says why. 401: the server does
+    not accept the signature, most often because the device's clock is wrong. 403: it does not accept the certificate.
+    409: it has already issued an id for this certificate, which this device no longer has.
     """
 
     code = "MG1450"
 
 
 class ClientIdUnusable(TransportError):
-    """The client id that a server of the older contract has issued cannot be read or written.
+    """The client id from a server of the older contract cannot be read or written.
 
-    It is kept in the state folder. Without it the device would ask for it again at each start, and some servers tell
-    it only once.
+    The agent keeps the id in its state folder. Without it, the device would ask for it again at each start, and some
+    servers give it only once.
     """
 
     code = "MG1451"

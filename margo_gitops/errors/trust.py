@@ -8,10 +8,10 @@ from margo_gitops.errors.base import ExitCode, Finding, Location, MargoGitopsErr
 
 
 class TrustRefused(MargoGitopsError):
-    """Base of every reason to distrust a snapshot: it is rejected whole, and what runs keeps running.
+    """Base of every reason to distrust a snapshot.
 
-    Each is recorded as a security event. Never answer one by weakening the device's policy: find out first how such a
-    state came to be served.
+    The agent rejects the whole snapshot and records a security event; workloads keep running. Never respond by
+    weakening the device's policy. First find out why such a state was served.
     """
 
     code = "MG1500"
@@ -19,20 +19,20 @@ class TrustRefused(MargoGitopsError):
 
 
 class SignatureMissing(TrustRefused):
-    """The state is not signed, but this device accepts signed state only.
+    """The state is not signed, but this device accepts only signed state.
 
-    Render with `--signing-key`, and set `spec.signing.required` in the fleet so that it cannot be forgotten. If every
-    render is signed, somebody else wrote the branch.
+    Render with `--signing-key`, and set `spec.signing.required` in the fleet so that no render forgets it. If every
+    render is signed, someone else wrote the branch.
     """
 
     code = "MG1501"
 
 
 class SignatureInvalid(TrustRefused):
-    """The signature does not belong to these bytes, or is no SSH signature.
+    """The signature does not belong to these bytes, or is not an SSH signature.
 
-    The commit was changed after it was signed, or signed by a program that signs in another way (GPG, X.509). Compare
-    it with the state repo: `git log --show-signature`.
+    The commit was changed after it was signed, or a program signed it in another way (GPG, X.509). Compare it with the
+    state repo: `git log --show-signature`.
     """
 
     code = "MG1502"
@@ -41,19 +41,20 @@ class SignatureInvalid(TrustRefused):
 class SignerUnknown(TrustRefused):
     """The state is signed by a key that is not in the device's allowed-signers list, or not allowed for this use.
 
-    The message shows the key's fingerprint. If it is the renderer's new key, add its line to the list on the device; if
-    nobody knows it, somebody else wrote the branch. A line may limit its key to some uses (`namespaces`, which must
-    take in `git`) and to a time.
+    The message shows the key's fingerprint. If it is the renderer's new key, add its line to the list on the device. If
+    you do not know the key, someone else wrote the branch. A line can limit its key to some uses (`namespaces`, which
+    must include `git`) and to a period of time.
     """
 
     code = "MG1503"
 
 
 class VersionRollback(TrustRefused):
-    """The manifest version is lower than one this device has already trusted.
+    """The manifest version is lower than one that this device has already trusted.
 
-    An old state is served: a server restored from a backup, a stale mirror, or an attack. Put the state repo back to
-    its latest commit. To go back on purpose, revert in the fleet repo: the revert renders to a higher version.
+    The source serves an old state. Possible causes: a server restored from a backup, a stale mirror, or an attack. Put
+    the state repo back to its latest commit. To go back on purpose, revert in the fleet repo: the revert renders to a
+    higher version.
     """
 
     code = "MG1504"
@@ -62,7 +63,7 @@ class VersionRollback(TrustRefused):
 class VersionReused(TrustRefused):
     """The manifest version was already used for other content.
 
-    Two renders started from the same state, or a branch was rewritten. Put the state repo back to the commit that the
+    Two renders started from the same state, or someone rewrote a branch. Put the state repo back to the commit that the
     device trusts, then render again: the next version is higher.
     """
 
@@ -70,29 +71,30 @@ class VersionReused(TrustRefused):
 
 
 class HistoryRewritten(TrustRefused):
-    """The commit is no child of the one this device trusts, although its version says so.
+    """The commit is not a child of the commit that this device trusts, although its version says so.
 
-    The device's branch was rewritten, or written by somebody else. Put it back to the renderer's commits, and protect
-    it.
+    Someone other than the renderer wrote or rewrote the device's branch. Put it back to the renderer's commits, and
+    protect it.
     """
 
     code = "MG1506"
 
 
 class DigestMismatch(TrustRefused):
-    """Bytes do not have the digest that the manifest, or the commit, states for them.
+    """Bytes do not have the digest that the manifest or the commit gives for them.
 
-    They were damaged or changed on their way or on the server. `git fsck` on the server tells which; a good clone of
-    the state repo mends it.
+    The bytes were damaged or changed on the way or on the server. `git fsck` on the server shows which; a good clone of
+    the state repo repairs it.
     """
 
     code = "MG1507"
 
 
 class ContentMismatch(TrustRefused):
-    """The files of a snapshot are not exactly the ones its manifest lists.
+    """The files of a snapshot are not exactly the files that its manifest lists.
 
-    A file is missing or too many: no render wrote this. Put the branch back to the renderer's last commit.
+    A file is missing, or there is one too many: no render wrote this. Put the branch back to the renderer's last
+    commit.
     """
 
     code = "MG1508"
@@ -101,8 +103,8 @@ class ContentMismatch(TrustRefused):
 class ForeignDevice(TrustRefused):
     """The state is meant for another device.
 
-    The agent's `device` names another device than its source serves, or somebody mixed up branches. Compare the agent's
-    configuration with the fleet repo.
+    The source serves another device than the agent's `device` names, or someone confused two branches. Compare the
+    agent's configuration with the fleet repo.
     """
 
     code = "MG1509"
@@ -111,8 +113,8 @@ class ForeignDevice(TrustRefused):
 class Oversized(TrustRefused):
     """A snapshot exceeds the bounds on the number or size of its documents.
 
-    The bounds keep a bad server from filling the disk. A state that is meant to be so large belongs onto several
-    devices, or its content into artifacts.
+    The bounds prevent a bad server from filling the disk. If a state must be so large, spread it over several devices,
+    or move its content to artifacts.
     """
 
     code = "MG1510"
@@ -121,8 +123,8 @@ class Oversized(TrustRefused):
 class StateDocumentInvalid(TrustRefused):
     """The manifest or a deployment of a snapshot does not follow its contract.
 
-    The renderer checks what it writes, so either a newer renderer wrote it than this agent understands, or none did.
-    Compare the `Rendered-By` trailer with the agent's version; `margo-gitops document check FILE` shows every finding.
+    The renderer checks what it writes. So a renderer that is newer than this agent wrote it, or another program did.
+    Compare the `Rendered-By` trailer with the agent's version. `margo-gitops document check FILE` shows every finding.
     """
 
     code = "MG1511"
@@ -131,9 +133,9 @@ class StateDocumentInvalid(TrustRefused):
 class AllowedSignersInvalid(MargoGitopsError):
     """The list of keys that may sign state cannot be used.
 
-    A line is not in the form that ssh-keygen(1) gives under ALLOWED SIGNERS, names a certificate authority or a key of
-    a type that is not accepted, or the list is empty. Each finding names its line and column. No state is judged with a
-    list that is only partly understood.
+    The list is empty, or a line is not in the format of ALLOWED SIGNERS in ssh-keygen(1). Certificate authorities and
+    some key types are not accepted either. Each finding names its line and column. The agent never uses a list that it
+    understands only partly.
     """
 
     code = "MG1512"
@@ -145,39 +147,40 @@ class AllowedSignersInvalid(MargoGitopsError):
 
 
 class CommitInvalid(TrustRefused):
-    """The commit of a snapshot is none that a renderer writes.
+    """The commit of a snapshot is not one that a renderer writes.
 
-    It is malformed, larger than a commit may be, or its trailers are missing or contradict the manifest.
+    It is malformed or larger than a commit may be, or its trailers are missing or contradict the manifest.
     """
 
     code = "MG1513"
 
 
 class FreshnessInvalid(TrustRefused):
-    """A proof of freshness is none: it is malformed, too large, or its hashes do not lead to what was signed.
+    """A proof of freshness is malformed or too large, or its hashes do not lead to what was signed.
 
-    It was damaged or changed on its way, or made by something else than `margo-gitops`. Fetch it again; make it again
-    with `margo-gitops freshness renew`. What the device held before stays in force until it expires.
+    It was damaged or changed on the way, or another program made it. Fetch it again, or make a new one with
+    `margo-gitops freshness renew`. The proof that the device held before stays in force until it expires.
     """
 
     code = "MG1520"
 
 
 class FreshnessForeign(TrustRefused):
-    """A proof of freshness speaks of another fleet, or of other devices.
+    """A proof of freshness is about another fleet, or about other devices.
 
-    The source serves another fleet's state repo, a file was carried to the wrong device, or somebody shows this device
-    a statement that was not made for it. Compare the fleet's name with the `Fleet` trailer of the state's commit.
+    Possible causes: the source serves another fleet's state repo, someone carried a file to the wrong device, or
+    someone shows this device a statement for other devices. Compare the fleet's name with the `Fleet` trailer of the
+    state's commit.
     """
 
     code = "MG1521"
 
 
 class FreshnessRollback(TrustRefused):
-    """A proof of freshness is older than the one this device holds.
+    """A proof of freshness is older than the one that this device holds.
 
-    A stale mirror or a server restored from a backup, or somebody who shows an old statement on purpose. Renew the
-    statement; if that does not help, find out what the device's source really serves.
+    Possible causes: a stale mirror, a server restored from a backup, or someone who shows an old statement on purpose.
+    Renew the statement. If that does not help, find out what the device's source really serves.
     """
 
     code = "MG1522"
@@ -186,29 +189,29 @@ class FreshnessRollback(TrustRefused):
 class FreshnessContradicted(TrustRefused):
     """The signed statement names other content for a version than the state that is offered.
 
-    Two states of one version exist, and only one of them is the fleet's: somebody forged or reused a version. Compare
-    the manifest's digest with the state repo's; then render again, which takes the next version.
+    Two states have the same version, and only one of them is the fleet's: someone forged or reused a version. Compare
+    the manifest's digest with the state repo's. Then render again, which takes the next version.
     """
 
     code = "MG1523"
 
 
 class StateNotFresh(TrustRefused):
-    """A state was not taken because nothing proves that it is the newest, and this device wants proof.
+    """The device did not take a state, because nothing proves that it is the newest.
 
-    The agent's configuration says `freshness.onExpiry: hold`. What runs keeps running. Renew the statement with
+    The agent's configuration says `freshness.onExpiry: hold`. Workloads keep running. Renew the statement with
     `margo-gitops freshness renew`, or carry one to the device: `margo-gitops freshness export` and `margo-gitops agent
-    freshness import`. A device whose clock is wrong cannot tell: set its clock.
+    freshness import`. A device whose clock is wrong cannot check the proof: set its clock.
     """
 
     code = "MG1524"
 
 
 class FreshnessMissing(MargoGitopsError):
-    """There is no statement of freshness where one was looked for.
+    """There is no freshness statement.
 
-    A state repo has one as soon as `margo-gitops render --freshness-key` or `margo-gitops freshness renew` has made
-    it; a device, as soon as it has fetched or imported one.
+    A state repo has one after `margo-gitops render --freshness-key` or `margo-gitops freshness renew` has made it. A
+    device has one after it has fetched or imported it.
     """
 
     code = "MG1525"

@@ -64,7 +64,7 @@ def test_other_reports_are_printed_alone(fleet: FleetFolder, output: str, start:
 def test_a_rule_is_explained_anywhere(tmp_path: Path):
     shown = margo_gitops("validate", "--explain", "r201", cwd=tmp_path)
     assert shown.code == 0
-    assert shown.stdout.startswith("R201 (warning): An image has a tag that moves, or none.")
+    assert shown.stdout.startswith("R201 (warning): An image has no tag, or a tag that moves.")
     assert shown.stdout.rstrip().endswith("docs/rules.md#r201")
     unknown = margo_gitops("validate", "--explain", "MG1210", cwd=tmp_path)
     assert unknown.code == 2
