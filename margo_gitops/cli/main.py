@@ -18,7 +18,7 @@ from margo_gitops.cli.completion import VARIABLE, answer
 from margo_gitops.cli.environment import check_environment
 from margo_gitops.errors import ExitCode, ExtraMissing, MargoGitopsError
 
-_COMMANDS = {
+COMMANDS = {
     "agent": "margo_gitops.cli.agent:agent",
     "app": "margo_gitops.cli.app:app",
     "audit": "margo_gitops.cli.audit:audit",
@@ -73,7 +73,7 @@ class Commands(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return every command's name."""
-        return sorted(_COMMANDS)
+        return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         """Return a command.
@@ -81,9 +81,9 @@ class Commands(click.Group):
         Raises:
             ExtraMissing: it needs packages that are not installed.
         """
-        if cmd_name not in _COMMANDS:
+        if cmd_name not in COMMANDS:
             return None
-        module, _, attribute = _COMMANDS[cmd_name].partition(":")
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
         try:
             command = getattr(importlib.import_module(module), attribute)
         except ModuleNotFoundError as error:

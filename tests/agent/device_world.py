@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from support.command_line import forked
 from support.git_cli import Git
 
 from margo_gitops.digests import sha256
@@ -202,13 +203,9 @@ class World:
 
     def agent(self, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
         """Run the agent's command line in a process of its own."""
-        return subprocess.run(
-            self.command(*arguments),
-            env=self.environment(**variables),
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
+        command = ["agent", *arguments, "--config", str(self.config)]
+        done = forked(command, Path.cwd(), self.environment(**variables))
+        return subprocess.CompletedProcess(command, done.code, done.stdout, done.stderr)
 
     def value(self, number: int, component: str = "web") -> str | None:
         """Return the environment that the `files` applier wrote for a component; None where there is none."""

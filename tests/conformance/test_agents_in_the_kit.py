@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command_line import Outcome, margo_gitops
+from support import preloaded
+from support.command_line import Outcome, margo_gitops, preloaded_program
 from support.conformance_results import check_recorded
 from support.real import require_program
 
@@ -43,21 +42,11 @@ def failed(found: dict[str, Any]) -> set[str]:
     return {each["check"] for each in found["results"] if each["verdict"] == "fail"}
 
 
-@pytest.fixture
-def preloaded(tmp_path: Path) -> Iterator[tuple[str, ...]]:
+@pytest.fixture(name="preloaded")
+def preloaded_agent() -> tuple[str, ...]:
     """Our agent's command, forked from a process that has imported everything."""
-    path, program = tmp_path / "preloaded", str(AGENTS / "preloaded.py")
-    process = subprocess.Popen([sys.executable, program, "serve", str(path)])
-    try:
-        deadline = time.monotonic() + 60
-        while not path.exists():
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        yield ("sh", str(AGENTS / "ours.sh"), sys.executable, "-I", "-S", program, "run", str(path))
-    finally:
-        process.kill()
-        process.wait(20)
+    client = (sys.executable, "-I", "-S", str(preloaded.__file__), "run", str(preloaded_program()))
+    return ("sh", str(AGENTS / "ours.sh"), *client)
 
 
 def test_our_agent_passes_as_people_run_it(check: Check) -> None:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from support import preloaded
 from support.git_cli import GIT_ENVIRONMENT
+
+_EARLY = frozenset({"HOME", "XDG_CONFIG_HOME", "LC_ALL", "LANG"})
 
 
 @dataclass(frozen=True)
@@ -37,23 +43,91 @@ def margo_gitops(
         arguments: of the command line.
         cwd: the working folder.
         environment: variables besides those of `GIT_ENVIRONMENT`.
-        prelude: Python code that runs before the program.
+        prelude: Python code that runs before the program, which then is started, not forked.
         seconds: the longest that it may take.
     """
-    code = f"{prelude}\nfrom margo_gitops.cli.main import main\nmain()"
     variables = {**GIT_ENVIRONMENT, "MARGO_GITOPS_CACHE": str(cwd / ".cache"), **(environment or {})}
-    if "COVERAGE_PROCESS_START" in os.environ:
-        variables["COVERAGE_PROCESS_START"] = os.environ["COVERAGE_PROCESS_START"]
+    # What Python and libgit2 read before a line of ours runs needs a start.
+    early = any(name in _EARLY or name.startswith("PYTHON") for name in environment or {})
+    run = functools.partial(started, prelude) if prelude or early else forked
+    outcome = run([str(each) for each in arguments], cwd, variables, seconds)
+    assert "Traceback" not in outcome.stderr, outcome
+    return outcome
+
+
+def started(prelude: str, arguments: list[str], cwd: Path, environment: Mapping[str, str], seconds: float) -> Outcome:
+    """Run the program in a Python of its own."""
+    code = f"{prelude}\nfrom margo_gitops.cli.main import main\nmain()"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=cwd,
-        env=variables,
+        env=environment,
         capture_output=True,
         text=True,
         errors="surrogateescape",
         timeout=seconds,
         check=False,
     )
-    outcome = Outcome(done.returncode, done.stdout, done.stderr)
-    assert "Traceback" not in done.stderr, outcome
-    return outcome
+    return Outcome(done.returncode, done.stdout, done.stderr)
+
+
+def forked(arguments: list[str], cwd: Path, environment: Mapping[str, str], seconds: float = 60) -> Outcome:
+    """Run the program in a process that is forked from one that has imported it.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    with (
+        open(os.devnull, "rb") as nothing,  # noqa: PTH123 - no path of ours
+        tempfile.TemporaryFile() as stdout,
+        tempfile.TemporaryFile() as stderr,
+    ):
+        streams = nothing.fileno(), stdout.fileno(), stderr.fileno()
+        code = preloaded.ask(
+            preloaded_program(), arguments, cwd, environment, streams, seconds=seconds, coverage=_coverage()
+        )
+        said = []
+        for stream in (stdout, stderr):
+            stream.seek(0)
+            said.append(stream.read().decode(errors="surrogateescape"))
+    return Outcome(code, *said)
+
+
+@functools.cache
+def preloaded_program() -> Path:
+    """Return the socket of the server that forks commands for this process."""
+    folder = tempfile.TemporaryDirectory(prefix="margo-gitops-test-")
+    path = Path(folder.name) / "socket"
+    ready, told = os.pipe()
+    server = subprocess.Popen(
+        [sys.executable, preloaded.__file__, "serve", str(path), str(told)],
+        stdin=subprocess.DEVNULL,
+        pass_fds=[told],
+        env=GIT_ENVIRONMENT,
+    )
+
+    def end() -> None:
+        server.kill()
+        server.wait()
+        folder.cleanup()
+
+    atexit.register(end)
+    os.close(told)
+    with os.fdopen(ready, "rb") as signal:
+        assert signal.read() == b"ready", "the server that forks commands did not start"
+    return path
+
+
+def _coverage() -> Mapping[str, str] | None:
+    """Return how a forked command measures coverage, as this process does; None where it does not."""
+    if "coverage" not in sys.modules:
+        return None
+    from coverage import Coverage
+
+    current = Coverage.current()
+    if current is None:
+        return None
+    return {
+        "config_file": str(current.get_option("run:config_file") or "pyproject.toml"),
+        "data_file": str(Path(str(current.get_option("run:data_file"))).absolute()),
+    }

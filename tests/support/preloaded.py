@@ -1,0 +1,188 @@
+"""Commands of this project as processes that are forked, not started: a command costs no start and no imports.
+
+A server process imports the command line once and forks a process for each command. So a command has an environment, a
+working folder, streams, signals and an exit code of its own, as when a person starts it.
+
+preloaded.py serve SOCKET READY     import everything, write to the descriptor READY, then run a command for each caller
+preloaded.py run SOCKET ARGUMENT…   be such a caller: same output, same exit code
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import struct
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+_IMPORTED_LATE = (
+    "margo_gitops.appliers.compose",
+    "margo_gitops.appliers.files",
+    "margo_gitops.server.service.run",
+    "margo_gitops.transport.http.http_transport",
+)
+_HEAD = struct.Struct(">Q")
+_ANSWER = struct.Struct(">q")
+
+
+def ask(
+    path: str | Path,
+    arguments: Sequence[str],
+    folder: str | Path,
+    environment: Mapping[str, str],
+    streams: tuple[int, int, int],
+    *,
+    seconds: float | None = None,
+    coverage: Mapping[str, str] | None = None,
+) -> int:
+    """Return the exit code of a command that the server forks; negative for the signal that ended it.
+
+    Args:
+        path: the server's socket.
+        arguments: of the command line.
+        folder: where the command works.
+        environment: all of its variables.
+        streams: descriptors of its standard input, output and error.
+        seconds: the longest that it may take; who hangs up, ends the command.
+        coverage: of `coverage.Coverage`: where the command writes which lines it ran.
+
+    Raises:
+        TimeoutError: it took longer.
+    """
+    request = {
+        "arguments": list(arguments),
+        "environment": dict(environment),
+        "folder": str(folder),
+        "coverage": coverage,
+    }
+    message = json.dumps(request).encode()
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(seconds)
+        connection.connect(str(path))
+        socket.send_fds(connection, [_HEAD.pack(len(message))], streams)
+        connection.sendall(message)
+        answer = connection.recv(_ANSWER.size)
+    return int(_ANSWER.unpack(answer)[0]) if answer else 70
+
+
+def serve(path: str, ready: int) -> None:
+    """Import the command line, say so, and answer callers until the process is killed."""
+    import gc
+    import importlib
+    import selectors
+
+    from margo_gitops.cli.main import COMMANDS
+
+    for target in (*COMMANDS.values(), *_IMPORTED_LATE):
+        importlib.import_module(target.partition(":")[0])
+    gc.freeze()
+    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as waiting:
+        listener.bind(path)
+        listener.listen(64)
+        waiting.register(listener, selectors.EVENT_READ)
+        os.write(ready, b"ready")
+        os.close(ready)
+        while True:
+            for key, _ in waiting.select():
+                if key.data is None:
+                    _begin(listener, waiting)
+                elif key.fileobj in waiting.get_map():
+                    _end(key.data, waiting)
+
+
+class _Running:
+    """A command and its caller."""
+
+    def __init__(self, child: int, connection: socket.socket) -> None:
+        self.child = child
+        self.descriptor = os.pidfd_open(child)
+        self.connection = connection
+
+
+def _begin(listener: socket.socket, waiting: Any) -> None:
+    import selectors
+
+    connection, _ = listener.accept()
+    head, streams, _, _ = socket.recv_fds(connection, _HEAD.size, 3)
+    left, message = _HEAD.unpack(head)[0] if head else 0, b""
+    while len(message) < left:
+        message += connection.recv(65536)
+    child = os.fork()
+    if child == 0:
+        waiting.close()
+        connection.close()
+        listener.close()
+        _become(json.loads(message), streams)
+    for each in streams:
+        os.close(each)
+    running = _Running(child, connection)
+    waiting.register(running.descriptor, selectors.EVENT_READ, running)
+    # Who hangs up takes the command along.
+    waiting.register(connection, selectors.EVENT_READ, running)
+
+
+def _end(running: _Running, waiting: Any) -> None:
+    import signal
+
+    if os.waitid(os.P_PIDFD, running.descriptor, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        os.kill(running.child, signal.SIGKILL)
+    _, status = os.waitpid(running.child, 0)
+    waiting.unregister(running.descriptor)
+    waiting.unregister(running.connection)
+    os.close(running.descriptor)
+    with running.connection, contextlib.suppress(OSError):
+        running.connection.sendall(_ANSWER.pack(os.waitstatus_to_exitcode(status)))
+
+
+def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
+    code = 70
+    try:
+        for number, descriptor in enumerate(streams):
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        time.tzset()
+        os.chdir(request["folder"])
+        sys.argv = ["margo-gitops", *request["arguments"]]
+        code = _main(request["coverage"])
+    except BaseException:  # noqa: BLE001 - as the interpreter does
+        import traceback
+
+        traceback.print_exc()
+        code = 1
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code & 0xFF)
+
+
+def _main(coverage: Mapping[str, str] | None) -> int:
+    from margo_gitops.cli.main import main
+
+    measuring = None
+    if coverage is not None:
+        from coverage import Coverage
+
+        measuring = Coverage(**coverage, data_suffix=True)  # type: ignore[arg-type]
+        measuring.start()
+    try:
+        main()
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
+    finally:
+        if measuring is not None:
+            measuring.stop()
+            measuring.save()
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "serve":
+        serve(sys.argv[2], int(sys.argv[3]))
+    sys.exit(ask(sys.argv[2], sys.argv[3:], Path.cwd(), os.environ, (0, 1, 2)))
