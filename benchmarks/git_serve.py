@@ -42,9 +42,8 @@ from testbed.processes import everything, find  # noqa: E402
 
 from margo_gitops.documents.device_id import device_ref  # noqa: E402
 from margo_gitops.transport.git import GitSource, GitTransport  # noqa: E402
-from margo_gitops.transport.git.fetch import fetch_request  # noqa: E402
-from margo_gitops.transport.git.ls_refs import ls_refs_request  # noqa: E402
-from margo_gitops.transport.git.objects import ObjectID  # noqa: E402
+from margo_gitops.transport.git.pack import ObjectID  # noqa: E402
+from margo_gitops.transport.git.protocol_v2 import fetch_request, ls_refs_request  # noqa: E402
 from margo_gitops.trust.snapshot import Snapshot  # noqa: E402
 
 DEVICE = "press-00000"

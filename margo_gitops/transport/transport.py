@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from margo_gitops.transport.web.cost import Cost
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.web.metering import Cost
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,10 +28,10 @@ from margo_gitops.agent.pull.floor_files import FloorFiles
 from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.errors import ExitCode, SourceUnreachable
 from margo_gitops.transport.transport import Answer
-from margo_gitops.transport.web.cost import Cost
 from margo_gitops.trust.allowed_signers import parse_allowed_signers
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustPolicy, judge
+from margo_gitops.web.metering import Cost
 
 
 @dataclass

@@ -14,7 +14,7 @@ from margo_gitops.agent.service.signals import Interruptions
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import load_configuration
 from margo_gitops.errors import MargoGitopsError, SourceUnreachable, StateFolderUnusable, StorageFull
-from margo_gitops.transport.web.cost import Cost
+from margo_gitops.web.metering import Cost
 
 MINUTE = 60.0
 UNREACHABLE = SourceUnreachable("no route to the source")

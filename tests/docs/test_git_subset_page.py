@@ -15,12 +15,10 @@ from server.serving import served_fleet
 from transport.device_repository import FIRST, MANIFEST, REF, DeviceRepository
 
 from margo_gitops.server.resources.git_answers import CAPABILITIES
-from margo_gitops.transport.git.fetch import fetch_request, read_fetch
-from margo_gitops.transport.git.limits import GitLimits
-from margo_gitops.transport.git.ls_refs import ls_refs_request, read_ls_refs
-from margo_gitops.transport.git.objects import ObjectID
-from margo_gitops.transport.git.pack import read_pack
+from margo_gitops.transport.git.pack import ObjectID, read_pack
 from margo_gitops.transport.git.pktline import PacketReader
+from margo_gitops.transport.git.protocol_v2 import fetch_request, ls_refs_request, read_fetch, read_ls_refs
+from margo_gitops.transport.git.source import GitLimits
 
 PAGE = (Path(__file__).parents[2] / "docs" / "git-subset.md").read_text(encoding="utf-8")
 SECOND_MANIFEST = b'{"manifestVersion": 2}\n'

@@ -41,15 +41,12 @@ from margo_gitops.server.reports.reading import read_capabilities, read_status
 from margo_gitops.server.requests import accepts, holds, takes_gzip, wait_seconds
 from margo_gitops.server.resources.git_answers import old_acknowledgments, refs_answer
 from margo_gitops.server.resources.git_requests import LsRefs, NotGitError, RefusedError, read_old_request, read_request
-from margo_gitops.transport.git.capabilities import check_capabilities
 from margo_gitops.transport.git.device_tree import MANIFEST_NAME, read_snapshot
-from margo_gitops.transport.git.fetch import read_fetch
-from margo_gitops.transport.git.limits import GitLimits
-from margo_gitops.transport.git.ls_refs import read_refs
-from margo_gitops.transport.git.objects import GitObject, Kind, ObjectID, object_id
-from margo_gitops.transport.git.pack import read_pack
+from margo_gitops.transport.git.pack import GitObject, Kind, ObjectID, object_id, read_pack
 from margo_gitops.transport.git.pktline import Mark, PacketReader, packet
-from margo_gitops.transport.http.bundle_reader import read_bundle
+from margo_gitops.transport.git.protocol_v2 import check_capabilities, read_fetch, read_refs
+from margo_gitops.transport.git.source import GitLimits
+from margo_gitops.transport.http.bundle import read_bundle
 from margo_gitops.trust.allowed_signers import parse_allowed_signers
 from margo_gitops.trust.floor import read_floor, write_floor
 from margo_gitops.trust.git_commit import parse_commit, parse_trailers

@@ -6,10 +6,9 @@ import io
 
 import httpx
 
-from margo_gitops.transport.git.limits import GitLimits
-from margo_gitops.transport.git.objects import GitObject, ObjectID
-from margo_gitops.transport.git.pack import read_pack
+from margo_gitops.transport.git.pack import GitObject, ObjectID, read_pack
 from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, Mark, PacketReader, packet
+from margo_gitops.transport.git.source import GitLimits
 
 REPOSITORY = "/git/state.git"
 V2 = {"Git-Protocol": "version=2", "Content-Type": "application/x-git-upload-pack-request"}

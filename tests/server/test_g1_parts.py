@@ -27,7 +27,7 @@ from margo_gitops.server.identity.certificates import accepted_caller
 from margo_gitops.server.identity.spiffe import AcceptedClients
 from margo_gitops.server.paths import Resource
 from margo_gitops.server.resources.trust_discovery import read_trust_bundle
-from margo_gitops.transport.http.g1.signing import read_device_key
+from margo_gitops.transport.http.signing import read_device_key
 
 
 def test_what_was_seen_is_forgotten_when_its_time_is_over() -> None:

@@ -25,9 +25,9 @@ from margo_gitops.server.resources.git_requests import (
 )
 from margo_gitops.server.resources.git_visibility import visible
 from margo_gitops.state_repo.served_objects import ServedObjects
-from margo_gitops.transport.git.limits import GitLimits
 from margo_gitops.transport.git.pack import read_pack
 from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, packet
+from margo_gitops.transport.git.source import GitLimits
 from margo_gitops.trust.freshness_tree import possible_shards
 
 COMMITS = 12

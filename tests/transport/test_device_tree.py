@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.transport.git.device_tree import held_state, read_snapshot
-from margo_gitops.transport.git.limits import GitLimits
-from margo_gitops.transport.git.objects import GitObject, Kind, ObjectID, object_id
+from margo_gitops.transport.git.pack import GitObject, Kind, ObjectID, object_id
+from margo_gitops.transport.git.source import GitLimits
 from margo_gitops.trust.git_objects import device_tree_id
 from margo_gitops.trust.snapshot import Snapshot
 

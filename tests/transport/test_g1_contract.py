@@ -22,14 +22,12 @@ from margo_gitops.errors import (
     SourceMisconfigured,
     SourceRefused,
 )
-from margo_gitops.transport.http.g1.client_id import ClientIdFile
-from margo_gitops.transport.http.g1.contract import SignedContract
-from margo_gitops.transport.http.g1.shapes import older_capabilities, older_status
-from margo_gitops.transport.http.g1.signing import DeviceKey
 from margo_gitops.transport.http.http_transport import HttpTransport
+from margo_gitops.transport.http.older_contract import ClientIdFile, SignedContract, older_capabilities, older_status
+from margo_gitops.transport.http.signing import DeviceKey
 from margo_gitops.transport.http.source import HttpSource
-from margo_gitops.transport.web.deadline import Deadline
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.web.metering import Deadline
 
 ID = "0f7c9b9d-41c5-4f6a-8111-5ac1a5c87f2f"
 WORKLOAD = "a3e2f5dc-912e-494f-8395-52cf3769bc06"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from support.signed_requests import PrivateKey, certificate, pem_of, private_key
 from margo_gitops.errors import SourceMisconfigured
 from margo_gitops.server.contracts.algorithms import Attempt, family_of
 from margo_gitops.server.contracts.verification import SignatureVerifier, digest_fits, key_id_of
-from margo_gitops.transport.http.g1.signing import DeviceKey, DeviceKeyFiles, RequestSigner, read_device_key
+from margo_gitops.transport.http.signing import DeviceKey, DeviceKeyFiles, RequestSigner, read_device_key
 from margo_gitops.transport.http.source import Algorithm
 
 NOW = 1_790_000_000
@@ -159,6 +160,7 @@ def written(folder: Path, key: PrivateKey, other: PrivateKey | None = None) -> t
 def test_a_renewed_certificate_is_used_at_once(tmp_path: Path) -> None:
     leaf, private = written(tmp_path, private_key("ecdsa-p256-sha256", 1))
     files = DeviceKeyFiles(leaf, private, None)
+    time.sleep(0.1)  # younger files are read again
     before = files()
     assert files() is before
     written(tmp_path, private_key("rsa", 1))

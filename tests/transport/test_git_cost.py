@@ -15,8 +15,8 @@ from server.serving import FLEET, HMI, ServedFleet, served_fleet
 
 from margo_gitops.documents.device_id import device_ref
 from margo_gitops.transport.git import GitSource, GitTransport
-from margo_gitops.transport.web.cost import Cost
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.web.metering import Cost
 
 DEVICE = "press-01"
 REF = device_ref(DEVICE)

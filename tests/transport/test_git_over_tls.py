@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,6 +52,7 @@ def server(tmp_path: Path, context: ssl.SSLContext) -> Iterator[GitHttpServer]:
 def source(server: GitHttpServer, certificates: Path, tmp_path: Path) -> GitSource:
     for name in ("client.pem", "client.key"):
         shutil.copy(certificates / name, tmp_path / name)
+    time.sleep(0.1)  # younger files are read again
     return GitSource(
         server.url("state.git"),
         device=DEVICE,

@@ -9,13 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
-from margo_gitops.transport.git.capabilities import check_capabilities
-from margo_gitops.transport.git.fetch import fetch_request, read_fetch
-from margo_gitops.transport.git.limits import GitLimits
-from margo_gitops.transport.git.ls_refs import ls_refs_request, read_ls_refs
-from margo_gitops.transport.git.objects import ObjectID
+from margo_gitops.transport.git.pack import ObjectID
 from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, Mark, PacketReader, packet
-from margo_gitops.transport.incoming import shown
+from margo_gitops.transport.git.protocol_v2 import (
+    check_capabilities,
+    fetch_request,
+    ls_refs_request,
+    read_fetch,
+    read_ls_refs,
+)
+from margo_gitops.transport.git.source import GitLimits
+from margo_gitops.web.refusal import shown
 
 REF = b"refs/heads/devices/press-07"
 ONE, TWO = ObjectID(b"1" * 40), ObjectID(b"2" * 40)

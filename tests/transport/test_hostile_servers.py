@@ -25,14 +25,12 @@ from server.certificates import Authority
 from margo_gitops.errors import SourceMisbehaved, SourceRefused, SourceUnreachable, TransportError
 from margo_gitops.transport.git import GitSource, GitTransport
 from margo_gitops.transport.git.device_tree import read_snapshot
-from margo_gitops.transport.git.fetch import read_fetch
-from margo_gitops.transport.git.limits import GitLimits
-from margo_gitops.transport.git.objects import Kind, object_id
-from margo_gitops.transport.git.pack import read_pack
+from margo_gitops.transport.git.pack import Kind, object_id, read_pack
 from margo_gitops.transport.git.pktline import PacketReader, packet
+from margo_gitops.transport.git.protocol_v2 import read_fetch
+from margo_gitops.transport.git.source import GitLimits
 from margo_gitops.transport.http.http_transport import HttpTransport
-from margo_gitops.transport.http.limits import HttpLimits
-from margo_gitops.transport.http.source import HttpSource
+from margo_gitops.transport.http.source import HttpLimits, HttpSource
 
 TOKEN = "a-token-that-only-one-server-may-see"
 KIB = 1024

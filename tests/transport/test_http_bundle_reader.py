@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from margo_gitops.digests import sha256
 from margo_gitops.documents.bundle import write_bundle
-from margo_gitops.transport.http.body import gunzip
-from margo_gitops.transport.http.bundle_reader import read_bundle
+from margo_gitops.transport.http.api import gunzip
+from margo_gitops.transport.http.bundle import read_bundle
 
 FILES = {f"{number:08d}-1111-5111-8111-111111111111": b"content %d\n" % number * 50 for number in range(4)}
 WANTED = {sha256(content): content for content in FILES.values()}

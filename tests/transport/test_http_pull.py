@@ -28,8 +28,7 @@ from margo_gitops.errors import (
     VersionRollback,
 )
 from margo_gitops.transport.http.http_transport import HttpTransport
-from margo_gitops.transport.http.limits import HttpLimits
-from margo_gitops.transport.http.source import HttpSource
+from margo_gitops.transport.http.source import HttpLimits, HttpSource
 from margo_gitops.trust.snapshot import Snapshot
 
 ONE, TWO, THREE = (f"{number:08d}-1111-5111-8111-111111111111" for number in (1, 2, 3))

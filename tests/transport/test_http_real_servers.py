@@ -23,9 +23,9 @@ from margo_gitops.transport.git import GitSource, GitTransport
 from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.transport.http.source import HttpSource
 from margo_gitops.transport.transport import Transport
-from margo_gitops.transport.web.deadline import Deadline
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
+from margo_gitops.web.metering import Deadline
 
 DEVICE = "press-01"
 SERVER = "spiffe://plant.example/margo/wfm/main"

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from margo_gitops.transport.web.refusal import LONGEST_RETRY_AFTER, retry_after
+from margo_gitops.web.refusal import LONGEST_RETRY_AFTER, retry_after
 
 
 def test_seconds_are_taken() -> None:

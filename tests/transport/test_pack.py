@@ -17,9 +17,8 @@ from hypothesis import strategies as st
 from pack_writing import BLOB, COMMIT, OFS_DELTA, REF_DELTA, TAG, TREE, copy, delta, distance, entry, insert, pack
 
 from margo_gitops.errors import SourceMisbehaved
-from margo_gitops.transport.git.limits import GitLimits
-from margo_gitops.transport.git.objects import GitObject, Kind, ObjectID, object_id
-from margo_gitops.transport.git.pack import read_pack
+from margo_gitops.transport.git.pack import GitObject, Kind, ObjectID, object_id, read_pack
+from margo_gitops.transport.git.source import GitLimits
 
 LIMITS = GitLimits()
 HELLO = b"hello, device\n"

@@ -14,7 +14,7 @@ from typing import Final, Literal
 
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.errors import MargoGitopsError, StorageFull
-from margo_gitops.transport.web.cost import Cost
+from margo_gitops.web.metering import Cost
 
 PollResult = Literal["new", "unchanged", "failed", "refused", "none"]
 

@@ -30,10 +30,9 @@ from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError, TransportError
-from margo_gitops.transport.http.api import Reply
+from margo_gitops.transport.http.api import Reply, error_of
 from margo_gitops.transport.http.http_transport import HttpTransport
-from margo_gitops.transport.http.problem import error_of
-from margo_gitops.transport.web.deadline import Deadline
+from margo_gitops.web.metering import Deadline
 
 LONGEST_SENDING: Final = 30.0
 """Seconds that one sending takes at most (R-2)."""

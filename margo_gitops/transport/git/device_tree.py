@@ -19,9 +19,8 @@ from dulwich.errors import ObjectFormatException
 from dulwich.objects import parse_tree
 
 from margo_gitops.errors import SourceMisbehaved
-from margo_gitops.transport.git.limits import GitLimits
-from margo_gitops.transport.git.objects import GitObject, Kind, Lookup, ObjectID, object_id
-from margo_gitops.transport.incoming import shown
+from margo_gitops.transport.git.pack import GitObject, Kind, Lookup, ObjectID, object_id
+from margo_gitops.transport.git.source import GitLimits
 from margo_gitops.trust.git_objects import (
     DEPLOYMENTS_NAME,
     FILE_MODE,
@@ -31,6 +30,7 @@ from margo_gitops.trust.git_objects import (
     device_tree,
 )
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.web.refusal import shown
 
 _DEPLOYMENT = re.compile(rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.yaml")
 _COMMIT_TREE = re.compile(rb"tree ([0-9a-f]{40})\n")

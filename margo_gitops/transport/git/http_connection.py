@@ -1,7 +1,7 @@
 """Git over HTTP: one kept connection to one server (gitprotocol-http, smart clients).
 
 An answer is taken only with status 200 and git's own content type, and only uncompressed: its size is what it says.
-What holds for every connection over HTTP stands in `margo_gitops.transport.web.connection`.
+What holds for every connection over HTTP stands in `margo_gitops.web.connection`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from typing import Final
 
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.transport.git.source import GitSource
-from margo_gitops.transport.incoming import Read, shown
-from margo_gitops.transport.web.connection import Answer, WebConnection
-from margo_gitops.transport.web.cost import Meter
-from margo_gitops.transport.web.deadline import Deadline
-from margo_gitops.transport.web.refusal import Wording, refusal
+from margo_gitops.web.connection import WebAnswer, WebConnection
+from margo_gitops.web.metering import Deadline, Meter
+from margo_gitops.web.refusal import Read, Wording, refusal, shown
 
 _ADVERTISEMENT = "application/x-git-upload-pack-advertisement"
 _REQUEST = "application/x-git-upload-pack-request"
@@ -65,7 +63,7 @@ class HttpConnection:
             self._check(answer, content_type)
             yield answer.read
 
-    def _check(self, answer: Answer, content_type: str) -> None:
+    def _check(self, answer: WebAnswer, content_type: str) -> None:
         if answer.status != HTTPStatus.OK:
             raise refusal(answer.response, self._source, _WORDING)
         answered = (answer.header("Content-Type") or "nothing").partition(";")[0].strip().lower()

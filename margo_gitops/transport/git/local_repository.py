@@ -18,11 +18,20 @@ from dulwich.repo import Repo
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused, SourceUnreachable
 from margo_gitops.transport.git.device_tree import HeldState
-from margo_gitops.transport.git.limits import GitLimits
-from margo_gitops.transport.git.objects import GitObject, Kind, Lookup, ObjectID, object_id
-from margo_gitops.transport.git.pack import Budget, Entry, PackBytes, apply, read_entry
-from margo_gitops.transport.git.source import GitSource
-from margo_gitops.transport.web.deadline import Deadline
+from margo_gitops.transport.git.pack import (
+    Budget,
+    Entry,
+    GitObject,
+    Kind,
+    Lookup,
+    ObjectID,
+    PackBytes,
+    apply,
+    object_id,
+    read_entry,
+)
+from margo_gitops.transport.git.source import GitLimits, GitSource
+from margo_gitops.web.metering import Deadline
 
 _PIECE = 16 * 1024
 _LONGEST_CHAIN = 4096

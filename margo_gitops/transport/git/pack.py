@@ -16,16 +16,48 @@ from __future__ import annotations
 
 import zlib
 from binascii import hexlify
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from enum import IntEnum
 from hashlib import sha1
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from dulwich.errors import ApplyDeltaError
+from dulwich.objects import ObjectID
 from dulwich.pack import UnpackedObject, apply_delta, read_zlib_chunks
 
 from margo_gitops.errors import SourceMisbehaved
-from margo_gitops.transport.git.limits import GitLimits
-from margo_gitops.transport.git.objects import GitObject, Kind, Lookup, ObjectID, object_id
+from margo_gitops.transport.git.source import GitLimits
+from margo_gitops.trust import git_objects
+
+__all__ = ["GitObject", "Kind", "Lookup", "ObjectID", "object_id"]
+
+
+class Kind(IntEnum):
+    """The kinds of object a device state is made of, by their number in a pack (gitformat-pack, object types)."""
+
+    COMMIT = 1
+    TREE = 2
+    BLOB = 3
+
+
+class GitObject(NamedTuple):
+    """One object: its kind, and its bytes without git's header."""
+
+    kind: Kind
+    content: bytes
+
+
+Lookup: TypeAlias = Callable[[ObjectID], GitObject | None]
+"""Finds an object by its id; None where it is not there. What it finds has been checked against the id."""
+
+
+def object_id(kind: Kind, content: bytes) -> ObjectID:
+    """Return the id of an object, in hex."""
+    return ObjectID(git_objects.object_id(_NAMES[kind], content).encode())
+
+
+_NAMES = {Kind.COMMIT: git_objects.COMMIT, Kind.TREE: git_objects.TREE, Kind.BLOB: git_objects.BLOB}
+
 
 _KINDS = frozenset(Kind)
 _TAG, _OFS_DELTA, _REF_DELTA = 4, 6, 7

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
-from margo_gitops.transport.incoming import Read, shown
+from margo_gitops.web.refusal import Read, shown
 
 FLUSH = b"0000"
 DELIMITER = b"0001"

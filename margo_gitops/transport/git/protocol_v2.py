@@ -1,97 +1,145 @@
-"""A repository behind git's protocol version 2: where does the one ref point, and what is new there?
+"""The forms of git's protocol version 2 that this client uses, without I/O (gitprotocol-v2; git subset).
 
-Where requests stand alone, the first one is the question itself (git subset, G-C-3): an idle poll is one request, on a
-new connection and after a restart too. The capabilities are asked for only where no answer comes: they tell why.
+- The advertisement of capabilities. It is asked for where a session begins with it, and where a server does not answer:
+  then it tells why. The requests use no capability that a server may lack (G-C-3).
+- `ls-refs`: where do these refs point?
+- `fetch`: one commit, without its history.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import re
+from collections.abc import Collection, Iterator
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
-from margo_gitops.transport.git.capabilities import check_capabilities
-from margo_gitops.transport.git.connection import Connection
-from margo_gitops.transport.git.device_tree import HeldState
-from margo_gitops.transport.git.fetch import fetch_request, read_fetch
-from margo_gitops.transport.git.limits import GitLimits
-from margo_gitops.transport.git.ls_refs import ls_refs_request, read_refs
-from margo_gitops.transport.git.objects import Lookup, ObjectID
-from margo_gitops.transport.git.pack import read_pack
-from margo_gitops.transport.git.pktline import PacketReader
-from margo_gitops.transport.web.deadline import Deadline
+from margo_gitops.transport.git.pack import ObjectID
+from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, Mark, PacketReader, packet
+from margo_gitops.web.refusal import shown
+
+_ENABLE_V2 = (
+    "enable git protocol version 2 on the server (git 2.18 or newer; the web server must pass the Git-Protocol header "
+    "on as GIT_PROTOCOL, an SSH server must AcceptEnv GIT_PROTOCOL)"
+)
+_LINE = re.compile(rb"([0-9a-f]{40}) ([^ \0\n]+)")
+_SHALLOW = re.compile(rb"(?:un)?shallow [0-9a-f]{40}")
+_PACK, _PROGRESS, _ERROR = 1, 2, 3
+# Git fills its packets; between them it says that it is still there every five seconds.
+_SMALL_PACKETS = 10_000
+_FAIR_SIZE = 64
 
 
-class RemoteRepository:
-    """One repository on a server."""
+def check_capabilities(packets: PacketReader) -> None:
+    """Read an advertisement, and check that the server can answer this client.
 
-    def __init__(self, connection: Connection, limits: GitLimits, *, stateless: bool) -> None:
-        """Ask nothing yet.
+    Raises:
+        SourceRefused: the server does not speak protocol version 2, lacks a needed command, or keeps sha256 objects.
+        SourceMisbehaved: this is no advertisement.
+    """
+    first = packets.line()
+    if first == b"# service=git-upload-pack":
+        if packets.packet() is not Mark.FLUSH:
+            raise SourceMisbehaved("the service line of the advertisement is not followed by a flush packet")
+        first = packets.line()
+    if first != b"version 2":
+        raise SourceRefused("the server does not answer in git protocol version 2", remedy=_ENABLE_V2)
 
-        Args:
-            connection: carries the requests.
-            limits: bounds on the answers.
-            stateless: requests stand alone. Else each pull begins with the server's capabilities.
-        """
-        self._connection = connection
-        self._limits = limits
-        self._stateless = stateless
-        self._is_known = False
+    offered: dict[bytes, bytes] = {}
+    while (line := packets.line()) is not Mark.FLUSH:
+        if isinstance(line, Mark):
+            raise SourceMisbehaved("the advertisement of capabilities is cut by a packet that does not belong there")
+        key, _, value = line.partition(b"=")
+        offered[key] = value
 
-    def tip(self, ref: bytes, deadline: Deadline) -> ObjectID | None:
-        """Return the commit that `ref` points to; None where there is no such ref.
+    if b"ls-refs" not in offered or b"shallow" not in offered.get(b"fetch", b"").split(b" "):
+        raise SourceRefused(
+            "the server lacks the command ls-refs, or fetch with shallow", remedy="serve the repository with git itself"
+        )
+    if offered.get(b"object-format", b"sha1") != b"sha1":
+        raise SourceRefused(
+            "the repository keeps sha256 objects, which this client does not read yet",
+            remedy="make the state repository with the sha1 object format",
+        )
 
-        Raises:
-            TransportError: no usable answer came.
-        """
-        return self.tips((ref,), deadline).get(ref)
 
-    def tips(self, refs: Collection[bytes], deadline: Deadline) -> Mapping[bytes, ObjectID]:
-        """Return the commit that each of `refs` points to, where there is such a ref.
+def ls_refs_request(*refs: bytes) -> bytes:
+    """Return a request for `refs` alone: no symbolic targets, no peeled tags, no ref that none is a prefix of."""
+    prefixes = b"".join(packet(b"ref-prefix " + ref + b"\n") for ref in refs)
+    return packet(b"command=ls-refs\n") + DELIMITER + prefixes + FLUSH
 
-        Raises:
-            TransportError: no usable answer came.
-        """
-        if not self._stateless and not self._is_known:
-            self._greet(deadline)
-        limit = self._limits.listing_bytes
-        reading = False
-        try:
-            with self._connection.ask(ls_refs_request(*refs), limit, deadline) as read:
-                reading = True
-                found = read_refs(PacketReader(read, limit), refs)
-                reading = False
-        except (SourceMisbehaved, SourceRefused):
-            if reading and not self._is_known:
-                # It took the request and says something else: its capabilities tell which git it speaks.
-                self._greet(deadline)
-            raise
-        self._is_known = True
-        return found
 
-    def objects(self, tip: ObjectID, held: HeldState | None, deadline: Deadline) -> Lookup:
-        """Return the objects of the commit `tip`: fetched, as a difference to `held` where something is held.
+def read_ls_refs(packets: PacketReader, ref: bytes) -> ObjectID | None:
+    """Return the object that `ref` points to; None where the server has no such ref.
 
-        Raises:
-            TransportError: no usable answer came.
-        """
-        known = held.objects if held is not None else {}
-        limit = self._limits.answer_bytes
-        with self._connection.ask(fetch_request(tip, held.tip if held else None), limit, deadline) as read:
-            fetched = read_pack(read_fetch(PacketReader(read, limit)), known.get, self._limits)
-        return lambda name: fetched.get(name) or known.get(name)
+    Raises:
+        TransportError: as `read_refs`.
+    """
+    return read_refs(packets, (ref,)).get(ref)
 
-    def finish(self) -> None:
-        """End a pull that went well."""
-        self._is_known = self._stateless
-        self._connection.finish()
 
-    def close(self) -> None:
-        """Close the connection, and forget what is known of the server."""
-        self._is_known = False
-        self._connection.close()
+def read_refs(packets: PacketReader, refs: Collection[bytes]) -> dict[bytes, ObjectID]:
+    """Return the object that each of `refs` points to; those are missing that the server does not have.
 
-    def _greet(self, deadline: Deadline) -> None:
-        limit = self._limits.listing_bytes
-        with self._connection.greet(limit, deadline) as read:
-            check_capabilities(PacketReader(read, limit))
-        self._is_known = True
+    A prefix matches more than one name (`…/press-07` matches `…/press-070`), so others are read over.
+
+    Raises:
+        SourceRefused: the server answered with an error message.
+        SourceMisbehaved: a line has another form, or a ref points to two objects.
+    """
+    found: dict[bytes, ObjectID] = {}
+    while (line := packets.line()) is not Mark.FLUSH:
+        entry = None if isinstance(line, Mark) else _LINE.fullmatch(line)
+        if entry is None:
+            content = line.name.lower() if isinstance(line, Mark) else shown(line)
+            raise SourceMisbehaved(f"the list of refs holds {content!r}, which is no ref")
+
+        if entry[2] not in refs:
+            continue
+        if entry[2] in found:
+            raise SourceMisbehaved(f"the list of refs holds {shown(entry[2])} twice")
+        found[entry[2]] = ObjectID(entry[1])
+    return found
+
+
+def fetch_request(tip: ObjectID, held: ObjectID | None) -> bytes:
+    """Return a request for the commit `tip` at depth 1, as a difference to the commit `held` where there is one.
+
+    Thin packs are allowed only then: their bases are what is held. `done` ends the negotiation in one round.
+    """
+    lines = [b"no-progress", b"ofs-delta", b"deepen 1", b"want " + tip]
+    if held is not None:
+        lines += [b"thin-pack", b"shallow " + held, b"have " + held]
+    lines.append(b"done")
+    return packet(b"command=fetch\n") + DELIMITER + b"".join(packet(line + b"\n") for line in lines) + FLUSH
+
+
+def read_fetch(packets: PacketReader) -> Iterator[bytes]:
+    """Yield the bytes of the pack, as they come.
+
+    Raises:
+        SourceRefused: the server answered with an error message, before the pack or instead of more of it.
+        SourceMisbehaved: a section this client did not ask for, or a packet of another form.
+    """
+    section = packets.line()
+    if section == b"shallow-info":
+        while (line := packets.line()) is not Mark.DELIMITER:
+            if isinstance(line, Mark) or not _SHALLOW.fullmatch(line):
+                raise SourceMisbehaved("the section shallow-info of the answer to fetch holds something else")
+        section = packets.line()
+    if section != b"packfile":
+        name = section.name.lower() if isinstance(section, Mark) else shown(section)
+        raise SourceMisbehaved(f"the answer to fetch holds {name!r} where the pack should start")
+
+    count = size = 0
+    while (content := packets.packet()) is not Mark.FLUSH:
+        if isinstance(content, Mark) or not content:
+            raise SourceMisbehaved("the pack is cut by a packet that does not belong there")
+        count, size = count + 1, size + len(content)
+        if count > _SMALL_PACKETS + size // _FAIR_SIZE:
+            raise SourceMisbehaved("the pack comes in too many tiny packets")
+        band = content[0]
+        if band == _PACK:
+            yield content[1:]
+        elif band == _ERROR:
+            raise SourceRefused(f"the server broke off: {shown(content[1:])}", remedy="see the log of the git server")
+        elif band != _PROGRESS:
+            raise SourceMisbehaved(f"the pack is cut by a packet of the unknown side band {band}")

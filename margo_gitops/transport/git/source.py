@@ -1,4 +1,4 @@
-"""Where a device reads its desired state by git: the settings, checked by the rules of `transport.web.source`."""
+"""Where a device reads its desired state by git, checked by the rules of `web.source`, and how much it takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dulwich.refs import Ref, check_ref_format
 
 from margo_gitops.documents.device_id import device_ref
 from margo_gitops.errors import SourceMisconfigured
-from margo_gitops.transport.web.source import (
+from margo_gitops.web.source import (
     TLS_SETTINGS,
     WebSource,
     check_foreign,
@@ -100,3 +100,33 @@ def _check_ref(device: str | None, ref: str | None) -> None:
             ) from error
     if ref is not None and not (ref.isascii() and ref.startswith("refs/") and check_ref_format(Ref(ref.encode()))):
         refuse_settings(f"{ref!r} is no full name of a ref", "give it as refs/heads/…")
+
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class GitLimits:
+    """Bounds on one pull; each is checked before the memory it speaks of is allocated.
+
+    Attributes:
+        pack_bytes: compressed bytes of one pack.
+        objects: objects in one pack.
+        object_bytes: bytes of one object once inflated, deltas and their results included.
+        inflated_bytes: bytes of all objects of one pull once inflated, deltas and their results included.
+        deployments: files in the `deployments` folder of a device tree.
+        listing_bytes: bytes of a capability advertisement, or of an answer to `ls-refs`. Room for 100,000 refs, though
+            one is asked for: `ref-prefix` is a prefix, and `line` is one of `line-00001` and all its sisters.
+    """
+
+    pack_bytes: int = 16 * _MIB
+    objects: int = 4096
+    object_bytes: int = 8 * _MIB
+    inflated_bytes: int = 64 * _MIB
+    deployments: int = 1024
+    listing_bytes: int = 8 * _MIB
+
+    @property
+    def answer_bytes(self) -> int:
+        """Bytes of one whole answer: a pack in the smallest packets that make sense, and some talk around it."""
+        return 2 * self.pack_bytes + self.listing_bytes

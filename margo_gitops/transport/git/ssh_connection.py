@@ -23,9 +23,8 @@ from urllib.parse import unquote
 from margo_gitops.errors import SourceMisconfigured, SourceRefused, SourceUnreachable, TransportError
 from margo_gitops.transport.git.pktline import FLUSH
 from margo_gitops.transport.git.source import GitSource
-from margo_gitops.transport.incoming import Read, shown
-from margo_gitops.transport.web.cost import Meter
-from margo_gitops.transport.web.deadline import Deadline
+from margo_gitops.web.metering import Deadline, Meter
+from margo_gitops.web.refusal import Read, shown
 
 _KEPT_ENVIRONMENT = ("HOME", "USER", "LOGNAME", "PATH", "SSH_AUTH_SOCK")
 _LONGEST_COMPLAINT = 4096

@@ -1,21 +1,42 @@
-"""The resources of the Margo Workload Management API, as requests and replies (Margo desired state, endpoints)."""
+"""The resources of the Margo Workload Management API, as requests and replies (Margo desired state, endpoints).
+
+An answer without success becomes an error here: its problem document says why, and when to come back (RFC 9457; Margo
+errors and retry). A body is decoded, and never longer than was asked for (Margo desired state, exact bytes).
+"""
 
 from __future__ import annotations
 
 import http.client
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
-from margo_gitops.transport.http.body import read_body
+from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.nodes import Bounds, Node
+from margo_gitops.errors import SourceBusy, SourceMisbehaved, SourceRefused, TransportError, UnreadableDocument
 from margo_gitops.transport.http.contract import MANIFEST, Contract, Submission
-from margo_gitops.transport.http.limits import HttpLimits
-from margo_gitops.transport.web.connection import WebConnection
-from margo_gitops.transport.web.deadline import Deadline
+from margo_gitops.transport.http.source import HttpLimits, HttpSource
+from margo_gitops.web.connection import WebAnswer, WebConnection
+from margo_gitops.web.metering import Deadline
+from margo_gitops.web.refusal import LONGEST_RETRY_AFTER, Read, Wording, refusal, retry_after, shown
+from margo_gitops.web.source import WebSource
 
 _JSON: Final = {"Content-Type": "application/json"}
 _NOT_THIS_METHOD: Final = frozenset({HTTPStatus.METHOD_NOT_ALLOWED, HTTPStatus.CONFLICT})
+_BOUNDS: Final = Bounds(size=64 * 1024, depth=8, nodes=2_000)
+_WORDING: Final = Wording("desired state", "server", ("/api/v1/deployments",))
+_NOT_SIGNED: Final = (
+    "check the device's clock, that the server knows itself by the URL of the source, "
+    "and that it accepts the certificate"
+)
+_RETRYABLE: Final = frozenset(
+    {HTTPStatus.INTERNAL_SERVER_ERROR, HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
+)
+_PIECE: Final = 64 * 1024
+_GZIP: Final = 31  # zlib's window bits: gzip, and nothing else
+_MEMBERS: Final = 256  # each costs a copy of what follows it; programs that write many put 64 KiB into each
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,3 +152,107 @@ class DeviceApi:
             self._contract.answered(answer.status)
             bound = limit if answer.status == HTTPStatus.OK else self._limits.problem_bytes
             return Reply(answer.status, read_body(answer, bound), answer.response)
+
+
+def error_of(reply: Reply, source: WebSource) -> TransportError:
+    """Return the error that an answer without success is: refused, busy, or a redirect that is not followed.
+
+    The `Retry-After` header counts more than the member `retryAfterSeconds` of the problem document.
+
+    Args:
+        reply: the answer.
+        source: where it comes from.
+    """
+    problem = _problem(reply)
+    detail = problem.text("detail") or problem.text("title") or ""
+    error = refusal(reply.response, source, _WORDING, shown(detail.encode()))
+    if reply.status == HTTPStatus.UNAUTHORIZED and isinstance(source, HttpSource) and source.contract == "g1":
+        return SourceRefused(error.what, remedy=_NOT_SIGNED)
+    pause = retry_after(reply.header("Retry-After"))
+    if pause is None:
+        pause = _seconds(problem.get("retryAfterSeconds"))
+    if pause is not None and reply.status in _RETRYABLE:
+        return SourceBusy(error.what, retry_after=pause, remedy=error.remedy)
+    return error
+
+
+def _problem(reply: Reply) -> Node:
+    """Return the problem document; an empty one where there is none that can be read."""
+    if "json" not in (reply.header("Content-Type") or ""):
+        return Node({})
+    try:
+        return read_json(reply.body, "problem", _BOUNDS).root
+    except UnreadableDocument:
+        return Node({})
+
+
+def _seconds(node: Node | None) -> float | None:
+    value = node.value if node is not None else None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
+        return None
+    return min(float(value), LONGEST_RETRY_AFTER)
+
+
+def read_body(answer: WebAnswer, limit: int) -> bytes:
+    """Return the body of an answer, after undoing its Content-Encoding.
+
+    Args:
+        answer: of which nothing was read yet.
+        limit: the most bytes it may have, decoded.
+
+    Raises:
+        SourceMisbehaved: it is longer, cut off, or in an encoding that nobody asked for.
+    """
+    encoding = (answer.header("Content-Encoding") or "identity").strip().lower()
+    if encoding not in ("identity", "gzip", "x-gzip"):
+        raise SourceMisbehaved(f"the answer is encoded as {shown(encoding.encode())}, which nobody asked for")
+    packed = _read(answer.read, limit + _PIECE)
+    promised = answer.response.length
+    if promised:
+        raise SourceMisbehaved(f"the answer ends {promised} bytes early")
+    if encoding == "identity":
+        if len(packed) > limit:
+            raise SourceMisbehaved(f"the answer is longer than the {limit} bytes it may have")
+        return packed
+    try:
+        return gunzip(packed, limit)
+    except ValueError as error:
+        raise SourceMisbehaved(f"the answer cannot be unpacked: {error}") from error
+
+
+def gunzip(packed: bytes, limit: int) -> bytes:
+    """Return the content of a gzip file of one or more members (RFC 1952).
+
+    Raises:
+        ValueError: it is damaged, cut off, holds more than `limit` bytes, or has more members than any program writes.
+    """
+    parts: list[bytes] = []
+    size = members = 0
+    while packed:
+        members += 1
+        if members > _MEMBERS:
+            raise ValueError(f"it has more than {_MEMBERS} members")
+        unpacking = zlib.decompressobj(wbits=_GZIP)
+        try:
+            part = unpacking.decompress(packed, limit - size + 1)
+        except zlib.error as error:
+            raise ValueError(f"it is no sound gzip ({error})") from error
+        size += len(part)
+        if size > limit:
+            raise ValueError(f"it holds more than {limit} bytes")
+        if not unpacking.eof:
+            raise ValueError("it is cut off")
+        parts.append(part)
+        packed = unpacking.unused_data
+    return b"".join(parts)
+
+
+def _read(read: Read, limit: int) -> bytes:
+    parts: list[bytes] = []
+    size = 0
+    while part := read(_PIECE):
+        size += len(part)
+        if size > limit:
+            raise SourceMisbehaved("the answer is longer than an answer of this kind may be")
+        parts.append(part)
+    return b"".join(parts)

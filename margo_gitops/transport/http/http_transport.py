@@ -15,6 +15,7 @@ Rules:
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -42,22 +43,51 @@ from margo_gitops.errors import (
     TransportError,
     UnreadableDocument,
 )
-from margo_gitops.transport.http.api import DeviceApi, Reply
-from margo_gitops.transport.http.bundle_reader import read_bundle
-from margo_gitops.transport.http.choice import bundle_is_cheaper
-from margo_gitops.transport.http.entity_tag import condition, revision_of
-from margo_gitops.transport.http.limits import HttpLimits
-from margo_gitops.transport.http.problem import error_of
-from margo_gitops.transport.http.source import HttpSource
-from margo_gitops.transport.http.versions import speak
-from margo_gitops.transport.incoming import shown
+from margo_gitops.transport.http.api import DeviceApi, Reply, error_of
+from margo_gitops.transport.http.bundle import bundle_is_cheaper, read_bundle
+from margo_gitops.transport.http.contract import speak
+from margo_gitops.transport.http.source import HttpLimits, HttpSource
 from margo_gitops.transport.transport import Answer, PollHints
-from margo_gitops.transport.web.connection import WebConnection
-from margo_gitops.transport.web.cost import Cost, Meter
-from margo_gitops.transport.web.deadline import Deadline
-from margo_gitops.transport.web.refusal import retry_after
 from margo_gitops.trust.floor import Floor, raise_floor
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.web.connection import WebConnection
+from margo_gitops.web.metering import Cost, Deadline, Meter
+from margo_gitops.web.refusal import retry_after, shown
+
+_TAG: Final = re.compile(r'(W/)?"[\x21\x23-\x7e]{0,200}"')
+
+
+def revision_of(tag: str | None, manifest: bytes, url: str) -> str:
+    """Return the revision of a state that a server tagged so.
+
+    Args:
+        tag: the ETag header; one that is missing or malformed counts as the digest.
+        manifest: what was tagged.
+        url: the base URL of the server.
+    """
+    own = _own(manifest)
+    tag = tag.strip() if tag else own
+    if tag == own or not _TAG.fullmatch(tag):
+        return own
+    return f"{tag} {url}"
+
+
+def condition(held: Snapshot, url: str) -> str:
+    """Return the If-None-Match header for what is held.
+
+    Args:
+        held: what is held, wherever it came from.
+        url: the base URL of the server that is asked.
+    """
+    tag, _, origin = held.revision.partition(" ")
+    if origin == url and _TAG.fullmatch(tag):
+        return tag
+    return _own(held.manifest)
+
+
+def _own(manifest: bytes) -> str:
+    return f'"{sha256(manifest)}"'
+
 
 POLL_INTERVAL_HEADER: Final = "X-Poll-Interval"
 """Seconds between polls that a server wishes for, on an answer that went well."""
@@ -84,7 +114,7 @@ class HttpTransport:
             limits: bounds on what a server may send; None for the default ones.
 
         Raises:
-            SourceMisconfigured: the environment names a proxy that is none.
+            SourceMisconfigured: the environment names something that is not a proxy.
         """
         self.source = source
         self._limits = limits or HttpLimits()

@@ -1,4 +1,4 @@
-"""Where a device reads its desired state over HTTP: the settings, checked by the rules of `transport.web.source`."""
+"""Where a device reads its desired state over HTTP, checked by the rules of `web.source`, and how much it takes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
-from margo_gitops.transport.web.source import (
+from margo_gitops.web.source import (
     TLS_SETTINGS,
     WebSource,
     check_foreign,
@@ -95,3 +95,39 @@ class HttpSource(WebSource):
     def prefix(self) -> str:
         """The path before `/api/v1`, without a slash at its end."""
         return self.address.path.rstrip("/")
+
+
+_MIB = 1024 * 1024
+# Header and padding of one file in a tar archive.
+_TAR_FILE = 1024
+# What gzip and chunks may add to content that does not compress.
+_PACKING = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """Bounds on one pull, the same as those of trust (T-1); each is checked before the memory is allocated.
+
+    Attributes:
+        manifest_bytes: size of the manifest, decoded.
+        deployment_bytes: size of each deployment, decoded.
+        deployments: how many a manifest may list.
+        total_bytes: size of all deployments together.
+        problem_bytes: size of what a server says with an error.
+    """
+
+    manifest_bytes: int = _MIB
+    deployment_bytes: int = _MIB
+    deployments: int = 1000
+    total_bytes: int = 8 * _MIB
+    problem_bytes: int = 64 * 1024
+
+    @property
+    def archive_bytes(self) -> int:
+        """Size of a bundle, unpacked from gzip."""
+        return self.total_bytes + self.deployments * _TAR_FILE + _PACKING
+
+    @property
+    def bundle_bytes(self) -> int:
+        """Size of a bundle as served."""
+        return self.archive_bytes + _PACKING

@@ -12,25 +12,23 @@ Rules:
 
 from __future__ import annotations
 
+import base64
 import http.client
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-from margo_gitops.errors import SourceMisbehaved, SourceRefused, SourceUnreachable, TransportError
-from margo_gitops.transport.incoming import Read
-from margo_gitops.transport.web.cost import Meter
-from margo_gitops.transport.web.credentials import Credentials
-from margo_gitops.transport.web.deadline import Deadline
-from margo_gitops.transport.web.metered_socket import MeteredSocket, connect
-from margo_gitops.transport.web.proxy import open_tunnel, proxy_for
-from margo_gitops.transport.web.source import WebSource
-from margo_gitops.transport.web.tls import TlsSettings
+from margo_gitops.errors import SourceMisbehaved, SourceMisconfigured, SourceRefused, SourceUnreachable, TransportError
+from margo_gitops.web.credentials import Credentials, TlsSettings
+from margo_gitops.web.metered_socket import MeteredSocket, connect
+from margo_gitops.web.metering import Deadline, Meter
+from margo_gitops.web.refusal import Read
+from margo_gitops.web.source import WebSource, is_loopback
 
 Seal: TypeAlias = Callable[[str, str, bytes], Mapping[str, str]]
 """Returns more headers for method, target and body of a request; asked anew for each sending."""
@@ -41,7 +39,7 @@ _FRAMING_BYTES = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class WebAnswer:
     """The head of an answer, and a reader of its body."""
 
     response: http.client.HTTPResponse
@@ -73,7 +71,7 @@ class WebConnection:
             seal: signs each request; None for none.
 
         Raises:
-            SourceMisconfigured: the environment names a proxy that is none.
+            SourceMisconfigured: the environment names something that is not a proxy.
         """
         address = urlsplit(source.url)
         self._source = source
@@ -104,7 +102,7 @@ class WebConnection:
         body: bytes,
         limit: int,
         deadline: Deadline,
-    ) -> Iterator[Answer]:
+    ) -> Iterator[WebAnswer]:
         """Send a request and yield the answer, of at most `limit` bytes; its end is checked when the block ends.
 
         Args:
@@ -123,7 +121,7 @@ class WebConnection:
             make = partial(self._request, method, target, headers, body)
             with self._respond(method, make, limit, deadline) as response:
                 read = _reader(response)
-                yield Answer(response, read)
+                yield WebAnswer(response, read)
                 if read(1):
                     raise SourceMisbehaved("bytes follow the end of the answer")
                 finished = not response.will_close
@@ -234,3 +232,69 @@ def _tls_refusal(error: ssl.SSLError) -> TransportError:
     return SourceUnreachable(
         f"TLS failed: {reason}", remedy="check that the server speaks TLS 1.2 or newer on this port"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """Where the proxy is, and the value of the `Proxy-Authorization` header it wants."""
+
+    host: str
+    port: int
+    authorization: str | None = field(default=None, repr=False)
+
+
+def proxy_for(scheme: str, authority: str) -> Proxy | None:
+    """Return the proxy of the environment for this server (`http_proxy`, `https_proxy`, `no_proxy`).
+
+    None is asked for plain http on this machine: its own server may see a token, and no proxy on the way may.
+
+    Raises:
+        SourceMisconfigured: the variable holds no http:// URL.
+    """
+    if scheme == "http" and is_loopback(urlsplit(f"//{authority}").hostname):
+        return None
+    # Costly to import, and few devices need it.
+    from urllib.request import getproxies_environment, proxy_bypass
+
+    url = getproxies_environment().get(scheme)
+    if not url or proxy_bypass(authority):
+        return None
+    try:
+        address = urlsplit(url if "://" in url else f"http://{url}")
+        host, port = address.hostname, address.port or 80
+    except ValueError:
+        host, port, address = None, 0, urlsplit("")
+    if address.scheme != "http" or not host:
+        raise SourceMisconfigured(
+            f"the variable {scheme}_proxy holds no URL of an http:// proxy", remedy="give it as http://host:port"
+        )
+    if address.username is None:
+        return Proxy(host, port)
+    pair = f"{unquote(address.username)}:{unquote(address.password or '')}"
+    return Proxy(host, port, "Basic " + base64.b64encode(pair.encode()).decode())
+
+
+def open_tunnel(connection: MeteredSocket, proxy: Proxy, target: str) -> None:
+    """Ask the proxy for a tunnel to `target`, host and port.
+
+    Raises:
+        SourceRefused: the proxy refuses.
+        SourceMisbehaved: it answers with something else than HTTP.
+        OSError: the connection broke.
+    """
+    lines = [f"CONNECT {target} HTTP/1.1", f"Host: {target}"]
+    if proxy.authorization:
+        lines.append(f"Proxy-Authorization: {proxy.authorization}")
+    connection.sendall("\r\n".join([*lines, "", ""]).encode())
+    response = http.client.HTTPResponse(cast("socket.socket", connection), method="CONNECT")
+    try:
+        response.begin()
+    except http.client.HTTPException as error:
+        raise SourceMisbehaved("the proxy does not answer in HTTP") from error
+    finally:
+        response.close()
+    if response.status != http.client.OK:
+        raise SourceRefused(
+            f"the proxy {proxy.host} refuses a tunnel to {target}: status {response.status}",
+            remedy="let the proxy pass this server, or name it in no_proxy",
+        )

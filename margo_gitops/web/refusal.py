@@ -5,17 +5,22 @@ from __future__ import annotations
 import email.utils
 import http.client
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
+from typing import TypeAlias
 from urllib.parse import urljoin, urlsplit
 
 from margo_gitops.errors import SourceBusy, SourceMisbehaved, SourceRefused, TransportError
-from margo_gitops.transport.incoming import shown
-from margo_gitops.transport.web.source import WebSource
+from margo_gitops.web.source import WebSource
+
+Read: TypeAlias = Callable[[int], bytes]
+"""Returns as many bytes as asked for; fewer only at the end."""
 
 LONGEST_RETRY_AFTER = 24 * 3600.0
 """Seconds; a server that asks for more is asked again after a day, so that a wrong header does not lose a device."""
 
+_SHOWN = 200
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
@@ -102,3 +107,9 @@ def retry_after(value: str | None) -> float | None:
     except (ValueError, OverflowError, TypeError, IndexError):
         return None
     return min(max(moment - time.time(), 0.0), LONGEST_RETRY_AFTER)
+
+
+def shown(text: bytes) -> str:
+    """Return what a server wrote, bounded and printable, so that it can stand in a message."""
+    readable = text[:_SHOWN].decode(errors="replace").strip()
+    return "".join(character if character.isprintable() else "?" for character in readable)

@@ -1,8 +1,12 @@
-"""How long one pull may take, and one read of it: a source that drips bytes must not hold the agent for ever."""
+"""How long an exchange may take, and what it used.
+
+A source that drips bytes must not hold the agent: one bound holds for everything, another for each wait.
+"""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 
 from margo_gitops.errors import SourceUnreachable
 
@@ -43,3 +47,44 @@ class Deadline:
         if self._end <= time.monotonic():
             return SourceUnreachable(f"the source did not finish its answer within {self._pull_seconds:g} seconds")
         return SourceUnreachable(f"the source was silent for {self._read_seconds:g} seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a transport has used so far.
+
+    Attributes:
+        requests: HTTP requests sent, or sessions opened with an SSH server; reading a local folder needs none.
+        bytes_up: bytes sent: HTTP with its headers, before TLS; git's own protocol before SSH.
+        bytes_down: bytes received, counted alike.
+        connections: connections opened.
+    """
+
+    requests: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    connections: int = 0
+
+    def __sub__(self, earlier: Cost) -> Cost:
+        """Return what was used since `earlier`."""
+        return Cost(
+            self.requests - earlier.requests,
+            self.bytes_up - earlier.bytes_up,
+            self.bytes_down - earlier.bytes_down,
+            self.connections - earlier.connections,
+        )
+
+
+class Meter:
+    """Counts for one transport."""
+
+    def __init__(self) -> None:
+        """Start at nothing."""
+        self.requests = 0
+        self.bytes_up = 0
+        self.bytes_down = 0
+        self.connections = 0
+
+    def read(self) -> Cost:
+        """Return what was counted so far."""
+        return Cost(self.requests, self.bytes_up, self.bytes_down, self.connections)

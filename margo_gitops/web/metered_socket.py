@@ -14,8 +14,7 @@ from collections.abc import Mapping
 from typing import BinaryIO
 
 from margo_gitops.errors import SourceMisbehaved, SourceUnreachable
-from margo_gitops.transport.web.cost import Meter
-from margo_gitops.transport.web.deadline import Deadline
+from margo_gitops.web.metering import Deadline, Meter
 
 # What may come before the first exchange: a proxy's answer.
 _TALK_BYTES = 64 * 1024

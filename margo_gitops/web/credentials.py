@@ -1,17 +1,82 @@
-"""What makes a server trusted, and the device known to it."""
+"""What proves the device to a server, and the server to the device: a token, certificates, a SPIFFE ID."""
 
 from __future__ import annotations
 
+import base64
+import os
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
 
+from margo_gitops.disk.files import read_bounded, reason
+from margo_gitops.disk.stamps import FileWatch
 from margo_gitops.errors import SourceMisconfigured, SourceUnreachable
-from margo_gitops.transport.incoming import shown
-from margo_gitops.transport.web.source import WebSource
+from margo_gitops.web.refusal import shown
+from margo_gitops.web.source import WebSource
+
+_LONGEST_TOKEN = 16 * 1024
+
+
+class Credentials:
+    """Makes the Authorization header of each request; a token file is read again only when it changed."""
+
+    def __init__(self, source: WebSource) -> None:
+        """Take the settings; nothing is read yet."""
+        self._source = source
+        self._watch = FileWatch(source.token_file) if source.token_file else None
+        self._token = ""
+
+    def authorization(self) -> str | None:
+        """Return the value of the header; None where the source needs no token.
+
+        Raises:
+            SourceMisconfigured: the token cannot be read, or is none.
+        """
+        token = self._read()
+        if token is None:
+            return None
+        if self._source.username is None:
+            return f"Bearer {token}"
+        return "Basic " + base64.b64encode(f"{self._source.username}:{token}".encode()).decode()
+
+    def _read(self) -> str | None:
+        if self._source.token_variable is not None:
+            name = self._source.token_variable
+            return _checked(os.environ.get(name, ""), f"the environment variable {name}")
+        path = self._source.token_file
+        if path is None or self._watch is None:
+            return None
+        if not self._token or self._watch.changed():
+            self._token = ""
+            self._watch.mark()
+            self._token = _checked(_text(path), f"the token file {path}")
+        return self._token
+
+
+def _text(path: Path) -> str:
+    try:
+        return read_bounded(path, _LONGEST_TOKEN).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        why = reason(error) if isinstance(error, OSError) else "it is not text"
+        raise SourceMisconfigured(
+            f"the token file {path} cannot be read: {why}",
+            remedy="write the token into it, readable for the user the agent runs as",
+        ) from None
+
+
+def _checked(text: str, what: str) -> str:
+    token = text.strip()
+    if not token:
+        raise SourceMisconfigured(f"{what} holds no token", remedy="put the token there, and nothing else")
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise SourceMisconfigured(
+            f"{what} holds more than a token: blanks, lines or characters outside ASCII",
+            remedy="put the token there, and nothing else",
+        )
+    return token
+
 
 _Certificate = Mapping[str, object]
-_Stamp = tuple[tuple[int, int, int] | None, ...]
 
 
 class TlsSettings:
@@ -26,15 +91,13 @@ class TlsSettings:
         """
         self._source = source
         self._spiffe_id = spiffe_id
-        self._files = [
-            path for path in (source.ca_file, source.client_certificate, source.client_key) if path is not None
-        ]
+        files = (source.ca_file, source.client_certificate, source.client_key)
+        self._watch = FileWatch(*(path for path in files if path is not None))
         self._context: ssl.SSLContext | None = None
-        self._stamp: _Stamp = ()
 
     def changed(self) -> bool:
         """Return whether a file changed since the context was made, so that sessions of the old one cannot go on."""
-        return self._context is not None and self._stamp != tuple(_stamp(path) for path in self._files)
+        return self._context is not None and self._watch.changed()
 
     def context(self) -> ssl.SSLContext:
         """Return the context for a new connection.
@@ -43,9 +106,9 @@ class TlsSettings:
             SourceMisconfigured: a file cannot be read, or is not what it should be.
         """
         if self._context is None or self.changed():
-            stamp = tuple(_stamp(path) for path in self._files)
+            self._context = None
+            self._watch.mark()
             self._context = self._make()
-            self._stamp = stamp
         return self._context
 
     def check_server(self, certificate: _Certificate | None) -> None:
@@ -88,14 +151,6 @@ class TlsSettings:
                 remedy = "they should be a PEM certificate chain and its own, unencrypted PEM key"
                 raise _unusable("the client certificate and key", files, error, remedy) from error
         return context
-
-
-def _stamp(path: Path) -> tuple[int, int, int] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
 
 
 def _unusable(what: str, where: Path | str | None, error: OSError, remedy: str) -> SourceMisconfigured:

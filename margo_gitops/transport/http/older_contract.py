@@ -4,35 +4,54 @@
 2. A server that refuses a signature (401) may have lost what it knew: the device asks for its id again, once, and goes
    on with the one it has where that does not help.
 3. Paths in a manifest are followed where they are a client's; others are looked for below this client's.
+4. Reports have the older shapes: what these have no words for stays out.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
+from margo_gitops.digests import sha256
+from margo_gitops.disk.files import disk_errors, read_bounded, replace_file
 from margo_gitops.documents.json_reader import read_json
 from margo_gitops.documents.json_writer import write_json
-from margo_gitops.documents.nodes import Bounds
-from margo_gitops.errors import OnboardingRefused, SourceMisbehaved, TransportError, UnreadableDocument
+from margo_gitops.documents.nodes import Bounds, Json
+from margo_gitops.errors import (
+    ClientIdUnusable,
+    OnboardingRefused,
+    SourceMisbehaved,
+    TransportError,
+    UnreadableDocument,
+)
 from margo_gitops.transport.http.contract import ROOT, Submission, Submit, local_path
-from margo_gitops.transport.http.g1.client_id import ClientIdFile
-from margo_gitops.transport.http.g1.shapes import older_capabilities, older_status
-from margo_gitops.transport.http.g1.signing import DeviceKey
+from margo_gitops.transport.http.signing import DeviceKey
 from margo_gitops.transport.http.source import CLIENT_ID
-from margo_gitops.transport.incoming import shown
+from margo_gitops.web.refusal import shown
 
 _CLIENTS: Final = f"{ROOT}clients/"
-_BOUNDS: Final = Bounds(size=64 * 1024, depth=8, nodes=200)
+_ANSWER: Final = Bounds(size=64 * 1024, depth=8, nodes=200)
+_LARGEST_FILE: Final = 1024 * 1024
 _REMEDIES: Final[dict[int, str]] = {
     HTTPStatus.UNAUTHORIZED: "check the device's clock, and that the URL is the one that the server knows itself by",
     HTTPStatus.FORBIDDEN: "let the server accept this device's certificate, and check its dates",
     HTTPStatus.CONFLICT: "the server has issued an id for this certificate: write it into clientId of the source",
     HTTPStatus.NOT_FOUND: "check the URL, and that the server speaks the older contract",
 }
+_CAPABILITIES: Final[dict[str, Json]] = {
+    "apiVersion": "device.margo.org/v1alpha1",
+    "kind": "DeviceCapabilitiesManifest",
+}
+_STATUS: Final[dict[str, Json]] = {"apiVersion": "deployment.margo.org/v1alpha1", "kind": "DeploymentStatusManifest"}
+_SAME: Final = ("vendor", "modelNumber", "serialNumber")
+_RESOURCES: Final = ("memory", "storage", "peripherals", "interfaces")
 
 
 class SignedContract:
@@ -150,6 +169,114 @@ class SignedContract:
 
 def _text(body: bytes, member: str) -> str:
     try:
-        return read_json(body, "answer", _BOUNDS).root.text(member) or ""
+        return read_json(body, "answer", _ANSWER).root.text(member) or ""
     except UnreadableDocument:
         return ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClientIdFile:
+    """Where the id is kept, with what it holds for: another server or another certificate has another one.
+
+    Attributes:
+        path: the file; None: it is not kept.
+        url: of the server.
+    """
+
+    path: Path | None
+    url: str
+
+    def read(self, certificate: bytes) -> str | None:
+        """Return the id that the server has issued for a certificate; None where none is known.
+
+        Raises:
+            ClientIdUnusable: the disk refuses.
+        """
+        if self.path is None:
+            return None
+        with _disk_errors(self.path):
+            try:
+                content = read_bounded(self.path, _LARGEST_FILE)
+            except FileNotFoundError:
+                return None
+        try:
+            root = read_json(content, str(self.path), _ANSWER).root
+        except UnreadableDocument:
+            return None  # damaged: the server tells the id again
+        if root.text("url") != self.url or root.text("certificate") != sha256(certificate):
+            return None
+        client_id = root.text("clientId") or ""
+        return client_id if CLIENT_ID.fullmatch(client_id) else None
+
+    def write(self, certificate: bytes, client_id: str) -> None:
+        """Keep an id, durably.
+
+        Raises:
+            ClientIdUnusable: the disk refuses.
+        """
+        if self.path is None:
+            return
+        document = {"url": self.url, "certificate": sha256(certificate), "clientId": client_id}
+        with _disk_errors(self.path):
+            replace_file(self.path, json.dumps(document, indent=2).encode() + b"\n")
+
+
+def _disk_errors(path: Path) -> AbstractContextManager[None]:
+    return disk_errors(
+        path,
+        what="the client id cannot be kept",
+        error=ClientIdUnusable,
+        remedy="free space on the disk, or let the agent's user write into the folder",
+    )
+
+
+def older_capabilities(document: bytes, name: str) -> bytes:
+    """Return capabilities as a `DeviceCapabilitiesManifest`: labels, runtimes and the collector have no place there.
+
+    Args:
+        document: in the current shape.
+        name: what the client calls the device: its client id, and a child's name behind it.
+    """
+    found = read_json(document, "capabilities").root.get("properties")
+    properties = found.plain() if found is not None else {}
+    if not isinstance(properties, dict):
+        raise TypeError("capabilities without properties")
+    resources: dict[str, Json] = {key: properties[key] for key in _RESOURCES if key in properties}
+    cpu = _largest(properties.get("cpus"))
+    if cpu is not None:
+        resources = {"cpu": cpu, **resources}
+    older: dict[str, Json] = {"id": name, **{key: properties[key] for key in _SAME if key in properties}}
+    older |= {"roles": [_role(properties)], "resources": resources}
+    return _written({**_CAPABILITIES, "properties": older})
+
+
+def older_status(document: bytes) -> bytes:
+    """Return a status as a `DeploymentStatusManifest`; its shape is open, so nothing stays out."""
+    found = read_json(document, "status").root.plain()
+    if not isinstance(found, dict):
+        raise TypeError("a status is an object")
+    return _written({**_STATUS, **found})
+
+
+def _largest(cpus: Json) -> Json:
+    """Return one CPU, because the older shape has but one, and CPUs are not added together."""
+    if not isinstance(cpus, list):
+        return None
+    return max(cpus, key=_cores, default=None)
+
+
+def _cores(cpu: Json) -> float:
+    cores = cpu.get("cores") if isinstance(cpu, dict) else None
+    return float(cores) if isinstance(cores, int | float) else 0.0
+
+
+def _role(properties: Mapping[str, Json]) -> str:
+    types = properties.get("supportedDeploymentTypes")
+    if not isinstance(types, list):
+        return "Gateway"
+    return "Standalone Cluster" if "helm" in types else "Standalone Device"
+
+
+def _written(document: Json) -> bytes:
+    # Amounts of CPU may be fractions, which documents of the state never hold, and their writer refuses.
+    return json.dumps(document, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()

@@ -24,6 +24,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
+from margo_gitops.disk.files import read_bounded, reason
+from margo_gitops.disk.stamps import FileWatch
 from margo_gitops.errors import SourceMisconfigured
 from margo_gitops.transport.http.source import Algorithm
 
@@ -113,7 +115,7 @@ class DeviceKeyFiles:
         self._certificate = certificate
         self._private = key
         self._algorithm = algorithm
-        self._stamp: tuple[tuple[int, int, int] | None, ...] = ()
+        self._watch = FileWatch(certificate, key)
         self._read: DeviceKey | None = None
 
     def __call__(self) -> DeviceKey:
@@ -122,10 +124,10 @@ class DeviceKeyFiles:
         Raises:
             SourceMisconfigured: they cannot be used.
         """
-        stamp = tuple(_mark(path) for path in (self._certificate, self._private))
-        if self._read is None or stamp != self._stamp:
+        if self._read is None or self._watch.changed():
+            self._read = None
+            self._watch.mark()
             self._read = read_device_key(self._certificate, self._private, self._algorithm)
-            self._stamp = stamp
         return self._read
 
 
@@ -199,19 +201,10 @@ def _bytes(content: bytes) -> str:
     return f":{base64.b64encode(content).decode()}:"
 
 
-def _mark(path: Path) -> tuple[int, int, int] | None:
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size, found.st_ino
-
-
 def _read(path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
-            return file.read(_LARGEST_FILE)
+        return read_bounded(path, _LARGEST_FILE)
     except OSError as error:
         raise SourceMisconfigured(
-            f"{path} cannot be read: {error.strerror}", remedy="make it readable for the user the agent runs as"
+            f"{path} cannot be read: {reason(error)}", remedy="make it readable for the user the agent runs as"
         ) from None

@@ -1,1 +1,0 @@
-"""HTTP as every transport over it uses it: one kept, bounded connection; credentials, TLS and proxies."""
