@@ -30,7 +30,7 @@ from testbed.git_server import GitServer, ServedRepository  # noqa: E402
 from testbed.parts import GIT, using  # noqa: E402
 from testbed.places import state_folder  # noqa: E402
 
-from margo_gitops.documents.device_id import device_ref  # noqa: E402
+from margo_gitops.documents.state_layout import device_ref  # noqa: E402
 from margo_gitops.transport.git.git_transport import GitTransport  # noqa: E402
 from margo_gitops.transport.git.source import GitSource  # noqa: E402
 

@@ -16,7 +16,8 @@ from typing import IO
 
 from fleets import git, make_fleet
 
-from margo_gitops.state_repo.report_branch import REPORTS_REF, ReportBranch, ReportKey
+from margo_gitops.documents.state_layout import MANIFEST_FILE, REPORTS_REF, device_ref
+from margo_gitops.state_repo.report_branch import ReportBranch, ReportKey
 
 ROUNDS = 3
 BATCH = 500
@@ -82,7 +83,7 @@ def report(state: Path) -> None:
 
 def read_manifests(state: Path, devices: list[str]) -> dict[str, bytes]:
     """Return every device's manifest."""
-    asked = "".join(f"refs/heads/devices/{device}:manifest.json\n" for device in devices).encode()
+    asked = "".join(f"{device_ref(device)}:{MANIFEST_FILE}\n" for device in devices).encode()
     batch = ["git", "-C", str(state), "cat-file", "--batch", "--buffer"]
     output = subprocess.run(batch, input=asked, capture_output=True, check=True).stdout
     found, at = {}, 0

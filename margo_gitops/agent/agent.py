@@ -30,11 +30,11 @@ from margo_gitops.agent.service.signals import Interruptions
 from margo_gitops.agent.settings.loading import LoadedConfiguration
 from margo_gitops.appliers.applier import Applier
 from margo_gitops.appliers.registry import create_applier
+from margo_gitops.documents.state_layout import FRESHNESS_FILE
 from margo_gitops.errors import AgentMisconfigured, Location, MargoGitopsError
 from margo_gitops.transport.git.git_transport import GitTransport
 from margo_gitops.transport.transport import Answer, PollHints, ProofSource
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, parse_allowed_signers
-from margo_gitops.trust.freshness_tree import FRESHNESS_FILE
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustPolicy
 from margo_gitops.web.metering import Cost

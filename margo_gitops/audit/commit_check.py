@@ -24,20 +24,28 @@ from margo_gitops.audit.tree_comparison import TreeDifference, files_differ, man
 from margo_gitops.audit.verification import AuditFinding
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF
+from margo_gitops.documents.state_layout import (
+    DEVICE_REFS,
+    DEVICES_FOLDER,
+    FLEET_REF,
+    LEFT_FOLDER,
+    MANIFEST_FILE,
+    deployment_path,
+)
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.operations.fleet_input import FleetInput
 from margo_gitops.operations.run import provenance, without_collections
-from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE, DesiredState, raised
+from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.publication import Provenance, device_message, fleet_message
 from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, HeldTree, StateObjects
-from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, LEFT_FOLDER, device_of
+from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.commit_signature import check_signature
 from margo_gitops.trust.git_commit import GitCommit, Ident, build_commit, parse_trailers
 from margo_gitops.trust.git_objects import BLOB, device_tree_id
 from margo_gitops.trust.ssh_key import SshPublicKey
+from margo_gitops.trust.state_commit import TRAILERS, StateCommit
 
 THIS_VERSION: Final = f"margo-gitops {__version__}"
 _RENDERED_BY: Final = re.compile(r"margo-gitops [A-Za-z0-9.+!-]{1,80}")
@@ -144,16 +152,18 @@ class CommitCheck:
         parents = (parent,) if parent else ()
         if commit.parents != parents:
             yield context.finding("the parents are wrong", " ".join(parents) or "none", " ".join(commit.parents))
-        rendered_by = commit.trailers.get("Rendered-By", "")
+        rendered_by = StateCommit.of(commit).rendered_by or ""
         if not _RENDERED_BY.fullmatch(rendered_by):
-            yield context.finding("the trailer Rendered-By is wrong", THIS_VERSION, rendered_by or "nothing")
+            yield context.finding(
+                f"the trailer {TRAILERS['rendered_by']} is wrong", THIS_VERSION, rendered_by or "nothing"
+            )
             rendered_by = THIS_VERSION
         if rendered_by != THIS_VERSION and not self.strict:
             context.severity = "warning"
-        context.fleet_commit = commit.trailers.get("Fleet-Commit", "")
+        context.fleet_commit = StateCommit.of(commit).fleet_commit or ""
         if not self.fleet.knows(context.fleet_commit):
             yield context.finding(
-                "the trailer Fleet-Commit is wrong, or this clone of the fleet repo is not whole",
+                f"the trailer {TRAILERS['fleet_commit']} is wrong, or this clone of the fleet repo is not whole",
                 "a commit of the fleet repo",
                 context.fleet_commit or "nothing",
             )
@@ -166,14 +176,15 @@ class CommitCheck:
         if isinstance(read, AuditFinding):
             yield read
             return
-        origin = replace(provenance(read), rendered_by=rendered_by)
+        made = provenance(read)
+        origin = replace(made, origin=replace(made.origin, rendered_by=rendered_by))
 
         before = self.objects.places(self.objects.commit(parent).tree) if parent else {}
         after = self.objects.places(commit.tree)
         changed, found = self._compare(context, read.intent, before, after)
         yield from found
         if any(each.severity == "error" for each in found):
-            yield from _trailers(context, commit, origin.trailers(), FLEET_REF)
+            yield from _trailers(context, commit, origin.origin.trailers(), FLEET_REF)
             return
         if parent and not changed and self.objects.commit(parent).tree == commit.tree:
             yield context.finding("this commit changes nothing, and no render makes such a commit")
@@ -186,7 +197,7 @@ class CommitCheck:
         states = sorted(changed.values(), key=lambda state: state.device)
         exact = self.strict or rendered_by == THIS_VERSION
         message = fleet_message(states, left, origin)
-        expected = Expected(commit.tree, parents, origin, message, origin.trailers(), exact)
+        expected = Expected(commit.tree, parents, origin, message, origin.origin.trailers(), exact)
         yield from _metadata(context, commit, expected, FLEET_REF)
         if rendered_by != THIS_VERSION and (found or rendered_by not in self._versions_told):
             self._versions_told.add(rendered_by)
@@ -197,7 +208,7 @@ class CommitCheck:
             yield from self._device(context, encoded, state, expects, reason=encoded in self._raised)
 
     def _descent(self, context: Context, parent: str) -> Iterator[AuditFinding]:
-        before = self.objects.commit(parent).trailers.get("Fleet-Commit", "")
+        before = StateCommit.of(self.objects.commit(parent)).fleet_commit or ""
         if before != context.fleet_commit and not self.fleet.is_ancestor(before, context.fleet_commit):
             yield context.finding(
                 "the fleet commit does not build on the one rendered before it (render --allow-older)",
@@ -276,7 +287,7 @@ class CommitCheck:
 
     def _files(self, state: DesiredState | None, was: DevicePlace | None) -> dict[str, bytes]:
         if state is not None:
-            documents = {f"{DEPLOYMENTS_FOLDER}/{name}.yaml": each for name, each in state.deployments.items()}
+            documents = {deployment_path(name): each for name, each in state.deployments.items()}
             return {MANIFEST_FILE: state.manifest, **documents}
         held = HeldTree(self.objects, was.tree).files() if was else {}
         return {path: self.objects.read(name, BLOB) for path, name in held.items()}
@@ -315,8 +326,8 @@ class CommitCheck:
         self.next[encoded] = at + 1
         commit = self.objects.commit(branch[at])
         parents = branch[at - 1 : at] if at else ()
-        if commit.trailers.get("State-Commit") != context.commit:
-            found = f"{branch[at]} of {commit.trailers.get('State-Commit', 'no render')}"
+        if (brought := StateCommit.of(commit).state_commit) != context.commit:
+            found = f"{branch[at]} of {brought or 'no render'}"
             yield context.finding("the branch was moved: its next commit is of another render", None, found, ref=ref)
             return
         if commit.tree != expected.tree:

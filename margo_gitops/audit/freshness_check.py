@@ -15,21 +15,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from margo_gitops.audit.verification import AuditFinding
-from margo_gitops.documents.freshness import (
-    FRESHNESS_REFS,
-    FreshnessLeaf,
-    FreshnessProof,
-    FreshnessStatement,
-    parse_moment,
-)
+from margo_gitops.documents.freshness import FreshnessLeaf, FreshnessProof, FreshnessStatement, parse_moment
+from margo_gitops.documents.state_layout import FRESHNESS_FILE, FRESHNESS_REFS
 from margo_gitops.errors import MargoGitopsError, SignerUnknown, TrustRefused
 from margo_gitops.state_repo.freshness_refs import leaf_of
 from margo_gitops.state_repo.state_objects import BadObjectError, HeldTree, StateObjects
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.freshness import check_tree, read_statement, verify_statement
-from margo_gitops.trust.freshness_tree import FRESHNESS_FILE, shard_depth
+from margo_gitops.trust.freshness_tree import shard_depth
 from margo_gitops.trust.git_objects import BLOB, FILE_MODE
+from margo_gitops.trust.state_commit import StateCommit
 
 
 def check_freshness(
@@ -100,7 +96,7 @@ def _check_statement(
     except (BadObjectError, MargoGitopsError) as error:
         yield _finding(ref, f"what the statement speaks of cannot be read: {error}")
         return
-    fleet = commit.trailers.get("Fleet")
+    fleet = StateCommit.of(commit).fleet
     if fleet is not None and statement.fleet != fleet:
         yield _finding(ref, "the statement speaks of another fleet", fleet, statement.fleet)
     for other, proof in proofs.items():

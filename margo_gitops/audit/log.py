@@ -11,14 +11,15 @@ from margo_gitops.audit.adoption import adopted_at, adoptions, moment
 from margo_gitops.audit.tree_comparison import manifest_version
 from margo_gitops.documents.declarations import About
 from margo_gitops.documents.deployment import ApplicationDeployment
-from margo_gitops.documents.device_id import FLEET_REF, client_of, encode_device_id
+from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.kinds import read_as, read_source
+from margo_gitops.documents.state_layout import DEPLOYMENTS_FOLDER, FLEET_REF, LEFT_FOLDER
 from margo_gitops.errors import InvalidDocument, StateTampered, UnreadableDocument
-from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER
 from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, HeldTree, StateObjects
-from margo_gitops.state_repo.state_repo import LEFT_FOLDER, device_of
+from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.git_commit import GitCommit
 from margo_gitops.trust.git_objects import BLOB
+from margo_gitops.trust.state_commit import StateCommit
 
 Change = Literal["added", "changed", "removed"]
 
@@ -170,7 +171,7 @@ def _change(
 def _entry(name: str, commit: GitCommit, devices: tuple[DeviceEntry, ...]) -> LogEntry:
     return LogEntry(
         commit=name,
-        fleet_commit=commit.trailers.get("Fleet-Commit", ""),
+        fleet_commit=StateCommit.of(commit).fleet_commit or "",
         author=f"{commit.author.name} <{commit.author.email}>",
         date=date_of(commit.author.time, commit.author.offset),
         subject=commit.message.partition("\n")[0].removeprefix("Render "),

@@ -16,7 +16,7 @@ from typing import Final
 
 from margo_gitops.audit.checkpoint import Checkpoint
 from margo_gitops.audit.verification import AuditFinding
-from margo_gitops.state_repo.report_branch import REPORTS_REF
+from margo_gitops.documents.state_layout import REPORTS_REF
 from margo_gitops.state_repo.reported import ReportChange, ReportCommit, Reports, read_status
 from margo_gitops.state_repo.state_objects import BadObjectError, StateObjects
 from margo_gitops.trust.git_objects import BLOB

@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 from margo_gitops.documents.device_id import client_of, encode_device_id
+from margo_gitops.documents.state_layout import DEVICES_FOLDER, NO_SITE
 from margo_gitops.operations.run import without_collections
 from margo_gitops.rendering.affected import affected
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import PlacementsByDevice, place, render
 from margo_gitops.state_repo.state_objects import DevicePlace, StateObjects
-from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, NO_SITE
 
 encoded_name = lru_cache(maxsize=65_536)(encode_device_id)
 """The name of a device in refs and folders."""

@@ -9,10 +9,11 @@ from pathlib import Path
 
 from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.documents.device_id import FLEET_REF
+from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import AuditUnusable
 from margo_gitops.operations.fleet_input import named_location, open_state, state_location_of
 from margo_gitops.state_repo.state_objects import StateObjects
+from margo_gitops.trust.state_commit import StateCommit
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def resolved_since(objects: StateObjects, revision: str, chain: tuple[str, ...] 
         return found or ""
     # People know the commits of the fleet repo by heart, not those of the state repo.
     for name in reversed(chain):
-        if len(revision) >= 7 and objects.commit(name).trailers.get("Fleet-Commit", "").startswith(revision):
+        if len(revision) >= 7 and (StateCommit.of(objects.commit(name)).fleet_commit or "").startswith(revision):
             return name
     raise AuditUnusable(
         f"{revision} is no commit of the branch fleet, and none that was rendered into it",

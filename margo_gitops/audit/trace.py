@@ -17,20 +17,20 @@ from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.application import ParameterValue
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment
-from margo_gitops.documents.device_id import FLEET_REF, client_of, device_ref, encode_device_id
+from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.kinds import read_source
+from margo_gitops.documents.state_layout import DEPLOYMENTS_FOLDER, FLEET_REF, LEFT_FOLDER, deployment_path, device_ref
 from margo_gitops.errors import AuditUnusable, MargoGitopsError, StateTampered
-from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective
 from margo_gitops.rendering.render import place, resolve_placement
 from margo_gitops.state_repo.state_objects import BadObjectError, HeldTree, StateObjects
-from margo_gitops.state_repo.state_repo import LEFT_FOLDER
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.commit_signature import check_signature
 from margo_gitops.trust.git_commit import GitCommit
 from margo_gitops.trust.git_objects import BLOB
+from margo_gitops.trust.state_commit import StateCommit
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ def _trace(fleet: FleetRepo, objects: StateObjects, request: TraceRequest) -> Tr
     name, left = _device_commit(objects, client, request.at)
     commit = objects.commit(name)
     held = HeldTree(objects, commit.tree)
-    fleet_commit = commit.trailers.get("Fleet-Commit", "")
+    fleet_commit = StateCommit.of(commit).fleet_commit or ""
     notes: list[str] = ["the device has left the fleet since: nothing on it stops"] if left else []
     subject, intent = "", None
     try:
@@ -241,7 +241,7 @@ class Tracing:
         self, document: ApplicationDeployment, wanted: Mapping[str, ParameterValue]
     ) -> dict[str, TracedSince | None]:
         """Return since when the device should have each value: the newest of what is in a list or a mapping."""
-        path = f"{DEPLOYMENTS_FOLDER}/{document.id}.yaml"
+        path = deployment_path(document.id)
         root = read_source(self.held.deployment(document.id) or b"", path).root
         values = {
             at: node

@@ -12,8 +12,8 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.nodes import FieldPath, dotted
+from margo_gitops.documents.state_layout import DEPLOYMENT_SUFFIX, DEPLOYMENTS_FOLDER, MANIFEST_FILE, deployment_path
 from margo_gitops.errors import AuditUnusable, MargoGitopsError, StateTampered, UnreadableDocument
-from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
 from margo_gitops.rendering.document_writer import DocumentWriter
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.line_origins import DocumentOrigins, LineOrigin
@@ -53,10 +53,10 @@ def path_of(asked: str, files: dict[str, str], documents: list[ApplicationDeploy
     Raises:
         AuditUnusable: there is no such file.
     """
-    for path in (asked, f"{DEPLOYMENTS_FOLDER}/{asked}", f"{DEPLOYMENTS_FOLDER}/{asked}.yaml"):
+    for path in (asked, f"{DEPLOYMENTS_FOLDER}/{asked}", deployment_path(asked)):
         if path in files:
             return path
-    names = {f"{DEPLOYMENTS_FOLDER}/{each.id}.yaml": each.metadata.name for each in documents}
+    names = {deployment_path(each.id): each.metadata.name for each in documents}
     raise AuditUnusable(
         f"{device} had no file {asked} then",
         why=[f"{path} ({names[path]})" if path in names else path for path in sorted(files)],
@@ -125,7 +125,7 @@ def trace_file(
 
 
 def _id_of(path: str) -> str:
-    return path.removeprefix(f"{DEPLOYMENTS_FOLDER}/").removesuffix(".yaml")
+    return path.removeprefix(f"{DEPLOYMENTS_FOLDER}/").removesuffix(DEPLOYMENT_SUFFIX)
 
 
 def _of_document(

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from margo_gitops.digests import sha256
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import StateManifest
+from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
-from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
 from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, HeldTree, StateObjects
 from margo_gitops.trust.git_objects import BLOB, FOLDER_MODE, TREE, TreeEntry, blob_id, object_id, tree_bytes, tree_id
 
@@ -106,7 +106,7 @@ def unsound(objects: StateObjects, folder: str, tree: str, version: int) -> Iter
     if manifest.manifest_version != version:
         place = f"{folder}/{MANIFEST_FILE}"
         yield TreeDifference(place, "manifestVersion is wrong", str(version), str(manifest.manifest_version))
-    named = {f"{DEPLOYMENTS_FOLDER}/{each.deployment_id}.yaml": each.digest for each in manifest.deployments}
+    named = {deployment_path(each.deployment_id): each.digest for each in manifest.deployments}
     files = held.files()
     for path in sorted({*named, *files} - {MANIFEST_FILE}):
         if path not in named:

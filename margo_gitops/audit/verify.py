@@ -19,11 +19,12 @@ from margo_gitops.audit.report_check import ReportCheck
 from margo_gitops.audit.state import AuditRequest, opened, resolved_since
 from margo_gitops.audit.verification import AuditFinding, Verification
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF
 from margo_gitops.documents.fleet_kinds import API_VERSION
+from margo_gitops.documents.state_layout import DEVICE_REFS, FLEET_REF
 from margo_gitops.errors import AuditUnusable
 from margo_gitops.state_repo.state_objects import BadObjectError, StateObjects
 from margo_gitops.trust.allowed_signers import AllowedSigners
+from margo_gitops.trust.state_commit import StateCommit
 
 Progress = Callable[[int, int], None]
 """Called with how many commits are done, and of how many."""
@@ -227,7 +228,8 @@ def _starts(whole: _Range, starts: list[int]) -> dict[int, dict[str, int]] | Non
         latest, reached = 0, []
         for name in branch:
             try:
-                latest = max(latest, place.get(objects.commit(name).trailers.get("State-Commit", ""), len(whole.chain)))
+                brought = StateCommit.of(objects.commit(name)).state_commit
+                latest = max(latest, place.get(brought or "", len(whole.chain)))
             except BadObjectError:
                 return None
             reached.append(latest)
@@ -274,7 +276,7 @@ def _found(check: CommitCheck, start: int) -> Iterator[tuple[str, int]]:
     before = frozenset(check.chain[:start])
     for encoded, branch in check.branches.items():
         at = 0
-        while at < len(branch) and check.objects.commit(branch[at]).trailers.get("State-Commit") in before:
+        while at < len(branch) and StateCommit.of(check.objects.commit(branch[at])).state_commit in before:
             at += 1
         yield encoded, at
 

@@ -17,9 +17,6 @@ DEVICE_ID_MAX_LENGTH = 200
 ENCODED_MAX_LENGTH = 240
 """File systems take names of 255 bytes; git adds `.lock` to a ref's."""
 
-DEVICE_REFS = "refs/heads/devices/"
-FLEET_REF = "refs/heads/fleet"
-
 _DEVICE_ID = re.compile(DEVICE_ID_PATTERN[1:-1])
 _KEPT = re.compile(r"[a-z0-9-]")
 _ESCAPE = re.compile(r"_([0-9a-f]{2})")
@@ -86,8 +83,3 @@ def is_encoded_device_id(name: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def device_ref(device: str) -> str:
-    """Return the full name of the ref that a device reads."""
-    return DEVICE_REFS + encode_device_id(device)

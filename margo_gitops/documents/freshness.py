@@ -20,8 +20,6 @@ from margo_gitops.documents.records import write
 MAX_SHARD_DEPTH: Final = 3
 LONGEST_VALID_FOR: Final = timedelta(days=366)
 MAX_STATEMENT_CHARACTERS: Final = 4096
-FRESHNESS_REFS: Final = "refs/heads/freshness/"
-"""One ref per shard; each holds one commit without parents, which is replaced."""
 SHARD_PATTERN: Final = r"^(all|1-[0-9a-f]|2-[0-9a-f]{2}|3-[0-9a-f]{3})$"
 FRESHNESS_PATH: Final = "/api/v1/freshness"
 """Where the HTTP API has the proof of the device that asks; its folder of static files, too."""

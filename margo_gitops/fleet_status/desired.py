@@ -9,8 +9,8 @@ from typing import Final
 
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.kinds import read_as, read_source
+from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
-from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
 from margo_gitops.state_repo.state_objects import BadObjectError, HeldTree, StateObjects
 from margo_gitops.trust.git_objects import BLOB
 
@@ -67,7 +67,7 @@ class DesiredReader:
         if name is None:
             raise BadObjectError(tree, f"this tree of a device holds no {MANIFEST_FILE}")
         version, ids = _manifest(name, self.objects.read(name, BLOB))
-        return Desired(version, {each: files.get(f"{DEPLOYMENTS_FOLDER}/{each}.yaml") for each in ids})
+        return Desired(version, {each: files.get(deployment_path(each)) for each in ids})
 
     def named(self, blob: str) -> NamedDeployment | None:
         """Return what a deployment document is called; None where it is none.

@@ -11,8 +11,9 @@ from typing import Final
 
 from margo_gitops.catalog.fleet import find_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.documents.device_id import FLEET_REF, client_of, decode_device_id
+from margo_gitops.documents.device_id import client_of, decode_device_id
 from margo_gitops.documents.fleet_kinds import API_VERSION
+from margo_gitops.documents.state_layout import DEVICES_FOLDER, FLEET_REF, LEFT_FOLDER, NO_SITE
 from margo_gitops.errors import StateTampered, StatusUnusable
 from margo_gitops.fleet_status.desired import Desired, DesiredReader
 from margo_gitops.fleet_status.filters import StatusFilter
@@ -29,7 +30,7 @@ from margo_gitops.operations.run import without_collections
 from margo_gitops.rendering.placement import selected, targets
 from margo_gitops.state_repo.reported import ReportedStatus, Reports
 from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, StateObjects
-from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, LEFT_FOLDER, NO_SITE
+from margo_gitops.trust.state_commit import StateCommit
 
 _SEARCHED: Final = 20_000
 """How many commits of the branch of reports are searched for a device that was not seen: about a second."""
@@ -118,7 +119,7 @@ class StatusReader:
     def _read(self, refs: Mapping[str, str]) -> FleetStatus:
         tip = refs.get(FLEET_REF)
         commit = self.objects.commit(tip) if tip else None
-        fleet_commit = commit.trailers.get("Fleet-Commit") if commit else None
+        fleet_commit = StateCommit.of(commit).fleet_commit if commit else None
         reports = Reports(self.objects)
         reported = reports.tip(refs)
         folders = self._folders(reports, reported)

@@ -7,8 +7,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from margo_gitops.documents.device_id import FLEET_REF
 from margo_gitops.documents.freshness import FreshnessStatement, parse_moment
+from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import FreshnessMissing, Location
 from margo_gitops.operations.fleet_input import open_state
 from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, current_statement, device_proof, is_due, renew

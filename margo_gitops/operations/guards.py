@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from margo_gitops.documents.device_id import FLEET_REF
+from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import FleetCommitOlder, StateForeign
 from margo_gitops.operations.fleet_input import FleetInput, StateTarget
-from margo_gitops.state_repo.publication import FLEET_TRAILER
+from margo_gitops.trust.state_commit import StateCommit
 
 
 def refuse_foreign(fleet: FleetInput, target: StateTarget, values: Mapping[str, str]) -> None:
@@ -20,7 +20,7 @@ def refuse_foreign(fleet: FleetInput, target: StateTarget, values: Mapping[str, 
     if tip is None:
         return
     name = fleet.intent.fleet.value.metadata.name
-    owner = target.repo.commit(tip).trailers.get(FLEET_TRAILER)
+    owner = StateCommit.of(target.repo.commit(tip)).fleet
     if owner != name:
         raise StateForeign(
             f"the state repo is not the fleet {name}'s",
@@ -37,7 +37,7 @@ def refuse_older(fleet: FleetInput, target: StateTarget, values: Mapping[str, st
         FleetCommitOlder: it does not, or this clone cannot tell.
     """
     tip = values.get(FLEET_REF)
-    rendered = target.repo.commit(tip).trailers.get("Fleet-Commit", "") if tip else ""
+    rendered = StateCommit.of(target.repo.commit(tip)).fleet_commit if tip else None
     if not rendered or rendered == fleet.commit.id or fleet.repo.is_ancestor(rendered, fleet.commit.id):
         return
     if fleet.repo.knows(rendered):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from margo_gitops import __version__
 from margo_gitops.catalog.fleet_repo import FleetCommit
-from margo_gitops.documents.device_id import FLEET_REF
 from margo_gitops.documents.freshness import parse_valid_for
+from margo_gitops.documents.state_layout import FLEET_REF, NO_SITE
 from margo_gitops.errors import SigningKeyUnusable, StateTampered, listed
 from margo_gitops.operations.fleet_input import FleetInput, StateTarget, open_state, read_fleet_commit
 from margo_gitops.operations.guards import refuse_foreign, refuse_older
@@ -26,9 +26,10 @@ from margo_gitops.rendering.plan import Plan
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
 from margo_gitops.state_repo.publication import Provenance, Publication, differences, publish
-from margo_gitops.state_repo.state_repo import NO_SITE, device_of
+from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.git_commit import MAX_TIME, Ident
 from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.state_commit import StateCommit
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ def held_fleet(target: StateTarget, values: dict[str, str]) -> FleetState:
 def rendered_from(target: StateTarget, values: Mapping[str, str]) -> str:
     """Return the id of the fleet commit that a state repo was rendered from; empty before the first render."""
     tip = values.get(FLEET_REF)
-    return target.repo.commit(tip).trailers.get("Fleet-Commit", "") if tip else ""
+    return (StateCommit.of(target.repo.commit(tip)).fleet_commit or "") if tip else ""
 
 
 def _renewal(fleet: FleetInput, request: RenderRequest) -> Renewal | None:
@@ -247,9 +248,13 @@ def provenance(fleet: FleetInput) -> Provenance:
     # git takes any number for a time; what calendars do not know is brought to their ends.
     time = min(max(commit.time, 0), MAX_TIME)
     author = Ident(_plain(commit.author_name), _plain(commit.author_email), time, commit.offset)
-    rendered_by = f"margo-gitops {__version__}"
-    name = fleet.intent.fleet.value.metadata.name
-    return Provenance(name, commit.id, _plain(commit.subject), author, rendered_by, fleet.intent.applications_lock)
+    origin = StateCommit(
+        fleet=fleet.intent.fleet.value.metadata.name,
+        fleet_commit=commit.id,
+        rendered_by=f"margo-gitops {__version__}",
+        applications_lock=fleet.intent.applications_lock,
+    )
+    return Provenance(origin, _plain(commit.subject), author)
 
 
 _MAX_PLAIN = 500

@@ -20,6 +20,7 @@ from functools import lru_cache
 from margo_gitops.digests import sha256
 from margo_gitops.documents.bundle import write_bundle
 from margo_gitops.documents.device_id import encode_device_id
+from margo_gitops.documents.state_layout import MANIFEST_FILE
 from margo_gitops.errors import (
     FreshnessInvalid,
     InvalidDocument,
@@ -136,7 +137,7 @@ def _state(view: StateView, device: str) -> tuple[DeviceState, ManifestContent]:
     try:
         if state is None:
             raise StateTampered(f"the branch of {device} is gone", device=device)
-        return state, read_manifest(state.manifest, f"{device}: manifest.json")
+        return state, read_manifest(state.manifest, f"{device}: {MANIFEST_FILE}")
     except (InvalidDocument, UnreadableDocument) as error:
         raise StateTampered(
             f"the state repo's manifest of {device} is none", device=device, why=[str(error)]

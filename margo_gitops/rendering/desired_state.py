@@ -18,10 +18,9 @@ from margo_gitops.documents.manifest import (
     StateManifest,
 )
 from margo_gitops.documents.records import write
+from margo_gitops.documents.state_layout import MANIFEST_FILE
 from margo_gitops.errors import StateTampered
 
-MANIFEST_FILE = "manifest.json"
-DEPLOYMENTS_FOLDER = "deployments"
 _VERSION = re.compile(rb'"manifestVersion":([1-9][0-9]{0,19})\}\Z')
 
 

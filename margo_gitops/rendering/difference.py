@@ -25,9 +25,10 @@ from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import read, write
+from margo_gitops.documents.state_layout import MANIFEST_FILE
 from margo_gitops.documents.workload_identity import own_extension, workload_contents
 from margo_gitops.errors import DeploymentUnusable, InvalidDocument, Location, StateTampered, UnreadableDocument
-from margo_gitops.rendering.desired_state import MANIFEST_FILE, DesiredState, PreviousState
+from margo_gitops.rendering.desired_state import DesiredState, PreviousState
 from margo_gitops.rendering.downloads import NOTHING_KNOWN, ContentFacts, download, needed
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective

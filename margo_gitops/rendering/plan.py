@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from margo_gitops.documents.application import ParameterValue
 from margo_gitops.documents.declarations import About
 from margo_gitops.documents.fleet_kinds import API_VERSION
-from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
+from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 
 ChangeKind = Literal["added", "removed", "changed"]
 Effect = Literal["starts", "restarts", "stops"]
@@ -74,7 +74,7 @@ class DeploymentChange:
     @property
     def file(self) -> str:
         """The document's path on the device's branch."""
-        return f"{DEPLOYMENTS_FOLDER}/{self.id}.yaml"
+        return deployment_path(self.id)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,8 @@ from typing import Final
 
 from starlette.types import Receive
 
-from margo_gitops.documents.device_id import DEVICE_REFS, decode_device_id
+from margo_gitops.documents.device_id import decode_device_id
+from margo_gitops.documents.state_layout import DEVICE_REFS
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.state_repo.served_state import ServedState, StateView
 

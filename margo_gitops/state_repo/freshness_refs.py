@@ -23,10 +23,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.device_id import FLEET_REF
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.freshness import (
-    FRESHNESS_REFS,
     FreshnessLeaf,
     FreshnessProof,
     FreshnessStatement,
@@ -35,28 +33,22 @@ from margo_gitops.documents.freshness import (
 )
 from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.records import write
+from margo_gitops.documents.state_layout import FLEET_REF, FRESHNESS_FILE, FRESHNESS_REFS
 from margo_gitops.errors import FreshnessInvalid, FreshnessMissing, SignatureMissing, SignerUnknown, StateRepoUnusable
 from margo_gitops.rendering.desired_state import rendered_version
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.state_repo import StateRepo, device_of
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.freshness import read_statement
-from margo_gitops.trust.freshness_tree import (
-    FRESHNESS_FILE,
-    FRESHNESS_NAMESPACE,
-    ShardedTree,
-    build_tree,
-    device_key,
-    possible_shards,
-)
-from margo_gitops.trust.git_commit import GitCommit, Ident, build_commit, format_trailers
+from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE, ShardedTree, build_tree, device_key, possible_shards
+from margo_gitops.trust.git_commit import GitCommit, Ident, build_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, TREE, TreeEntry, tree_bytes
 from margo_gitops.trust.ssh_signature import GIT_NAMESPACE, parse_signature, sign
 from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.state_commit import StateCommit
 
 DEFAULT_VALID_FOR: Final = timedelta(days=7)
 _COMMITTER: Final = ("margo-gitops", "freshness@margo-gitops.invalid")
-_FLEET_TRAILER: Final = "Fleet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +148,7 @@ def add_statement(
     for shard in tree.shards:
         proof = _proof(tree, shard, content, signature)
         entry = TreeEntry(FRESHNESS_FILE.encode(), FILE_MODE, pack.add(BLOB, proof))
-        trailers = format_trailers({"State-Commit": state_commit, _FLEET_TRAILER: fleet})
+        trailers = StateCommit(state_commit=state_commit, fleet=fleet).text()
         raw = build_commit(pack.add(TREE, tree_bytes([entry])), [], who, who, f"Freshness {shard}\n\n{trailers}")
         moves[f"{FRESHNESS_REFS}{shard}"] = pack.add(COMMIT, raw)
     _, statement = read_statement(_proof(tree, next(iter(tree.shards)), content, signature))
@@ -185,7 +177,7 @@ def renew(repo: StateRepo, values: Mapping[str, str], renewal: Renewal) -> Renew
         StateRepoUnusable: nothing was rendered into it yet, or the file system refuses.
     """
     tip = values.get(FLEET_REF)
-    fleet = repo.commit(tip).trailers.get(_FLEET_TRAILER) if tip else None
+    fleet = StateCommit.of(repo.commit(tip)).fleet if tip else None
     if tip is None or fleet is None:
         raise StateRepoUnusable("there is nothing to make a statement of", remedy="render the fleet first")
     for error in repo.tampered(values):

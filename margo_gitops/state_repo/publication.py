@@ -12,15 +12,16 @@ P-5  A statement of freshness moves with the state that it speaks of. Where noth
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from margo_gitops.digests import Digest, sha256
-from margo_gitops.documents.device_id import FLEET_REF, device_ref, encode_device_id
+from margo_gitops.digests import sha256
+from margo_gitops.documents.device_id import encode_device_id
+from margo_gitops.documents.state_layout import DEVICES_FOLDER, FLEET_REF, LEFT_FOLDER, NO_SITE, device_ref
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, add_statement, is_due, leaf_of, left_leaves, renew
 from margo_gitops.state_repo.object_pack import ObjectPack
-from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, LEFT_FOLDER, NO_SITE, HeldDevice, StateRepo, device_of
-from margo_gitops.trust.git_commit import Ident, build_commit, format_trailers, sign_commit
+from margo_gitops.state_repo.state_repo import HeldDevice, StateRepo, device_of
+from margo_gitops.trust.git_commit import Ident, build_commit, sign_commit
 from margo_gitops.trust.git_objects import (
     BLOB,
     COMMIT,
@@ -32,8 +33,8 @@ from margo_gitops.trust.git_objects import (
     tree_bytes,
 )
 from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.state_commit import StateCommit
 
-FLEET_TRAILER = "Fleet"
 _COMMITTER = ("margo-gitops", "render@margo-gitops.invalid")
 
 
@@ -42,27 +43,14 @@ class Provenance:
     """What every commit of a render says of its origin.
 
     Attributes:
-        fleet: its name.
-        fleet_commit: id of the commit of the fleet repo.
-        subject: first line of that commit's message.
-        author: who made that commit, and when.
-        rendered_by: this program and its version.
-        applications_lock: digest of `applications.lock`; None where the fleet has none.
+        origin: the fleet, its commit, the renderer and the lock: the trailers that all commits of the render share.
+        subject: first line of the fleet commit's message.
+        author: who made the fleet commit, and when.
     """
 
-    fleet: str
-    fleet_commit: str
+    origin: StateCommit
     subject: str
     author: Ident
-    rendered_by: str
-    applications_lock: Digest | None
-
-    def trailers(self) -> dict[str, str]:
-        """Return the trailers that all commits of the render share."""
-        trailers = {FLEET_TRAILER: self.fleet, "Fleet-Commit": self.fleet_commit, "Rendered-By": self.rendered_by}
-        if self.applications_lock:
-            trailers["Applications-Lock"] = self.applications_lock
-        return trailers
 
     @property
     def committer(self) -> Ident:
@@ -153,7 +141,7 @@ def publish(
     if renewal is not None:
         leaves = [leaf_of(state.device, state.manifest) for state in states]
         leaves += left_leaves(repo, [name for name in known if name not in here], values)
-        renewed = add_statement(pack, leaves, provenance.fleet, fleet_commit, renewal, values)
+        renewed = add_statement(pack, leaves, provenance.origin.fleet or "", fleet_commit, renewal, values)
     repo.write(pack)
     repo.refs.move({**moves, **(renewed.moves if renewed else {})}, values)
     return Publication(fleet_commit, tuple(changes), len(states) - len(changed), left, renewed)
@@ -215,13 +203,13 @@ def fleet_message(changed: Sequence[DesiredState], left: Sequence[str], provenan
         left: the devices that were there before and are no more, sorted.
         provenance: where the render comes from.
     """
-    lines = [f"Render {provenance.subject or provenance.fleet_commit}", ""]
+    lines = [f"Render {provenance.subject or provenance.origin.fleet_commit}", ""]
     lines += [f"{state.device}: manifest {state.version}" for state in changed[:_SHOWN]]
     if len(changed) > _SHOWN:
         lines.append(f"and {len(changed) - _SHOWN} more devices")
     lines += [f"{device}: left the fleet" for device in left[:_SHOWN]]
     title = "\n".join(lines).rstrip()
-    return f"{title}\n\n{format_trailers(provenance.trailers())}"
+    return f"{title}\n\n{provenance.origin.text()}"
 
 
 def device_message(state: DesiredState, fleet_commit: str, provenance: Provenance) -> str:
@@ -232,14 +220,14 @@ def device_message(state: DesiredState, fleet_commit: str, provenance: Provenanc
         fleet_commit: id of the commit of the fleet branch.
         provenance: where the render comes from.
     """
-    trailers = {
-        "State-Commit": fleet_commit,
-        **provenance.trailers(),
-        "Manifest-Digest": sha256(state.manifest),
-        "Manifest-Version": str(state.version),
-        "Device": state.device,
-    }
-    return f"Manifest {state.version} for {state.device}\n\n{format_trailers(trailers)}"
+    said = replace(
+        provenance.origin,
+        state_commit=fleet_commit,
+        manifest_digest=sha256(state.manifest),
+        manifest_version=str(state.version),
+        device=state.device,
+    )
+    return f"Manifest {state.version} for {state.device}\n\n{said.text()}"
 
 
 def differences(repo: StateRepo, states: Sequence[DesiredState], values: Mapping[str, str]) -> list[str]:

@@ -16,12 +16,10 @@ import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
-from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF
-from margo_gitops.documents.freshness import FRESHNESS_REFS
+from margo_gitops.documents.state_layout import BRANCHES, DEVICE_REFS, FLEET_REF, FRESHNESS_REFS, REPORTS_REF
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable
 from margo_gitops.state_repo.git_program import last_lines, run_git
 from margo_gitops.state_repo.refs import Refs
-from margo_gitops.state_repo.report_branch import REPORTS_REF
 from margo_gitops.state_repo.state_repo import StateRepo
 
 TIMEOUT_SECONDS = 900
@@ -91,8 +89,8 @@ class RemoteState:
         if known is not None and _TRACKED_FLEET not in values:
             repo.refs.move({_TRACKED_FLEET: known}, {})  # remembered, so that the next render refuses too
             raise self._rewritten([f"the branch {FLEET_REF} is gone; it was at {known}"])
-        remote = {f"refs/heads/{name.removeprefix(_TRACKED)}": value for name, value in values.items() if _ours(name)}
-        repo.refs.reset("refs/heads/", remote)
+        remote = {BRANCHES + name.removeprefix(_TRACKED): value for name, value in values.items() if _ours(name)}
+        repo.refs.reset(BRANCHES, remote)
         return repo
 
     def _take(self) -> None:

@@ -22,9 +22,9 @@ import pygit2
 from pygit2.enums import FileMode, Option
 
 from margo_gitops.documents.device_id import encode_device_id
+from margo_gitops.documents.state_layout import REPORTS_REF
 from margo_gitops.errors import StateMoved, StateRepoUnusable
 
-REPORTS_REF: Final = "refs/heads/reports"
 _COMMITTER: Final = ("margo-gitops", "reports@margo-gitops.invalid")
 _STALE_LOCK_SECONDS: Final = 60.0
 

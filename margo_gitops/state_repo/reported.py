@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from typing import Final, cast, get_args
 
 from margo_gitops.documents.device_id import decode_device_id, encode_device_id
+from margo_gitops.documents.state_layout import REPORTS_REF
 from margo_gitops.documents.status import State
-from margo_gitops.state_repo.report_branch import REPORTS_REF, ReportKey, ReportKind, bucket_of
+from margo_gitops.state_repo.report_branch import ReportKey, ReportKind, bucket_of
 from margo_gitops.state_repo.state_objects import BadObjectError, StateObjects, first_parents
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FOLDER_MODE, TreeEntry
 

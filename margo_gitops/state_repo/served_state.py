@@ -18,13 +18,20 @@ import pygit2
 
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.bundle import write_bundle
-from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF, decode_device_id, device_ref
-from margo_gitops.documents.freshness import FRESHNESS_REFS
+from margo_gitops.documents.device_id import decode_device_id
+from margo_gitops.documents.state_layout import (
+    DEPLOYMENTS_FOLDER,
+    DEVICE_REFS,
+    FLEET_REF,
+    FRESHNESS_FILE,
+    FRESHNESS_REFS,
+    MANIFEST_FILE,
+    device_ref,
+)
 from margo_gitops.errors import StateTampered
-from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
 from margo_gitops.state_repo.ref_watch import RefWatch
 from margo_gitops.state_repo.state_repo import StateRepo
-from margo_gitops.trust.freshness_tree import FRESHNESS_FILE, possible_shards
+from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.snapshot import Snapshot
 

@@ -11,15 +11,18 @@ from typing import Final
 import pygit2
 from pygit2.enums import ObjectType
 
-from margo_gitops.documents.device_id import FLEET_REF
-from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
+from margo_gitops.documents.state_layout import (
+    DEVICES_FOLDER,
+    FLEET_REF,
+    LEFT_FOLDER,
+    MANIFEST_FILE,
+    deployment_path,
+)
 from margo_gitops.state_repo.refs import Refs
-from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, LEFT_FOLDER
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.git_objects import (
     BLOB,
     COMMIT,
-    DEPLOYMENT_SUFFIX,
     FOLDER_MODE,
     TREE,
     TreeEntry,
@@ -70,7 +73,7 @@ class HeldTree:
 
     def deployment(self, deployment_id: str) -> bytes | None:
         """Return a deployment document's bytes; None where there is none of this id."""
-        name = self.files().get(f"{DEPLOYMENTS_FOLDER}/{deployment_id}{DEPLOYMENT_SUFFIX.decode()}")
+        name = self.files().get(deployment_path(deployment_id))
         return self.objects.read(name, BLOB) if name else None
 
     def files(self) -> dict[str, str]:

@@ -11,18 +11,23 @@ from pathlib import Path
 
 import pygit2
 
-from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF, decode_device_id, device_ref
+from margo_gitops.documents.device_id import decode_device_id
+from margo_gitops.documents.state_layout import (
+    BRANCHES,
+    DEPLOYMENTS_FOLDER,
+    DEVICE_REFS,
+    DEVICES_FOLDER,
+    FLEET_REF,
+    LEFT_FOLDER,
+    MANIFEST_FILE,
+    deployment_path,
+    device_ref,
+)
 from margo_gitops.errors import SignatureInvalid, StateRepoUnusable, StateTampered
-from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.ssh_signature import SshSignature, parse_signature
-
-DEVICES_FOLDER = "devices"
-LEFT_FOLDER = "left"
-"""Holds the last state of devices that left the fleet."""
-NO_SITE = "_"
 
 _PUT_BACK = "find out who moved it, put the branch back to the renderer's last commit, protect it"
 
@@ -44,7 +49,7 @@ class HeldDevice:
 
     def deployment(self, deployment_id: str) -> bytes | None:
         """Return a deployment document's bytes; None where there is none of this id."""
-        blob = _child(self._tree, f"{DEPLOYMENTS_FOLDER}/{deployment_id}.yaml")
+        blob = _child(self._tree, deployment_path(deployment_id))
         return bytes(blob.data) if isinstance(blob, pygit2.Blob) else None
 
     def object_ids(self) -> list[str]:
@@ -79,7 +84,7 @@ def _create(folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        pygit2.init_repository(str(fresh), bare=True, initial_head=FLEET_REF.removeprefix("refs/heads/"))
+        pygit2.init_repository(str(fresh), bare=True, initial_head=FLEET_REF.removeprefix(BRANCHES))
         fresh.chmod(0o777 & ~_umask())
         fresh.replace(folder)
     except BaseException as error:

@@ -41,6 +41,7 @@ from margo_gitops.documents.freshness import (
 from margo_gitops.documents.json_reader import read_json
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.records import read
+from margo_gitops.documents.state_layout import FRESHNESS_FILE
 from margo_gitops.errors import (
     FreshnessContradicted,
     FreshnessForeign,
@@ -53,7 +54,6 @@ from margo_gitops.errors import (
 )
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.freshness_tree import (
-    FRESHNESS_FILE,
     FRESHNESS_NAMESPACE,
     device_key,
     possible_shards,

@@ -19,7 +19,6 @@ from typing import Final
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.freshness import MAX_SHARD_DEPTH, FreshnessLeaf
 
-FRESHNESS_FILE: Final = "freshness.json"
 FRESHNESS_NAMESPACE: Final = "margo-gitops-freshness"
 """Of the SSH signature: a key that is allowed only this can renew freshness, and never sign state."""
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from margo_gitops.documents.state_layout import DEPLOYMENT_SUFFIX, DEPLOYMENTS_FOLDER, MANIFEST_FILE
+
 FILE_MODE: Final = 0o100644
 FOLDER_MODE: Final = 0o40000
 
@@ -19,9 +21,8 @@ BLOB: Final = b"blob"
 TREE: Final = b"tree"
 COMMIT: Final = b"commit"
 
-MANIFEST_NAME: Final = b"manifest.json"
-DEPLOYMENTS_NAME: Final = b"deployments"
-DEPLOYMENT_SUFFIX: Final = b".yaml"
+MANIFEST_NAME: Final = MANIFEST_FILE.encode()
+DEPLOYMENTS_NAME: Final = DEPLOYMENTS_FOLDER.encode()
 
 OBJECT_ID_PATTERN: Final = r"^[0-9a-f]{40}$"
 
@@ -114,7 +115,8 @@ def deployments_tree(deployments: Mapping[str, str]) -> bytes:
         ValueError: a deployment id that is no file name.
     """
     return tree_bytes(
-        TreeEntry(deployment.encode() + DEPLOYMENT_SUFFIX, FILE_MODE, blob) for deployment, blob in deployments.items()
+        TreeEntry(f"{deployment}{DEPLOYMENT_SUFFIX}".encode(), FILE_MODE, blob)
+        for deployment, blob in deployments.items()
     )
 
 

@@ -50,6 +50,7 @@ from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.kinds import Document, read_as, read_source
 from margo_gitops.documents.manifest import DeploymentReference, StateManifest
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds
+from margo_gitops.documents.state_layout import MANIFEST_FILE, StateBounds, deployment_path
 from margo_gitops.errors import (
     MAX_SHOWN,
     CommitInvalid,
@@ -71,44 +72,18 @@ from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.git_objects import COMMIT, device_tree_id, object_id
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.ssh_signature import GIT_NAMESPACE, parse_signature
+from margo_gitops.trust.state_commit import TRAILERS, StateCommit
 
 __all__ = [
-    "DEVICE_TRAILER",
-    "MANIFEST_DIGEST_TRAILER",
-    "MANIFEST_FILE",
-    "MANIFEST_VERSION_TRAILER",
     "Floor",
-    "StateBounds",
     "TrustPolicy",
     "TrustedState",
     "judge",
 ]
 
-MANIFEST_FILE: Final = "manifest.json"
-MANIFEST_DIGEST_TRAILER: Final = "Manifest-Digest"
-MANIFEST_VERSION_TRAILER: Final = "Manifest-Version"
-DEVICE_TRAILER: Final = "Device"
-
 _NODES_PER_REFERENCE: Final = 16
 _TAMPERED: Final = "fetch again; if it stays, find out who or what changed the state between renderer and device"
 _RENDERED: Final = "find out what wrote this commit: only the renderer writes the state repo"
-
-
-@dataclass(frozen=True, slots=True)
-class StateBounds:
-    """How much state a device takes in (T-1).
-
-    Attributes:
-        manifest_bytes: size of the manifest.
-        deployment_bytes: size of each deployment.
-        deployments: how many there are.
-        total_bytes: size of the manifest and all deployments together.
-    """
-
-    manifest_bytes: int = 1024 * 1024
-    deployment_bytes: int = 1024 * 1024
-    deployments: int = 1000
-    total_bytes: int = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +170,7 @@ def _judge(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> Trus
 
 def _check_bounds(snapshot: Snapshot, bounds: StateBounds) -> None:
     """T-1."""
-    sizes = {_file(deployment): len(content) for deployment, content in snapshot.deployments.items()}
+    sizes = {deployment_path(deployment): len(content) for deployment, content in snapshot.deployments.items()}
     largest = max(sizes, key=sizes.__getitem__, default="")
     measured = (
         (len(snapshot.manifest), bounds.manifest_bytes, f"bytes in {MANIFEST_FILE}"),
@@ -262,7 +237,8 @@ def _check_trailers(commit: GitCommit | None, digest: Digest, device: str) -> No
     """T-5 and T-6."""
     if commit is None:
         return
-    stated = _trailer(commit, MANIFEST_DIGEST_TRAILER)
+    said = StateCommit.of(commit)
+    stated = _need(said.manifest_digest, "manifest_digest")
     if stated != digest:
         why = f"it has {digest}, the commit states {stated[:80]!r}"
         raise DigestMismatch(
@@ -272,7 +248,7 @@ def _check_trailers(commit: GitCommit | None, digest: Digest, device: str) -> No
             remedy=_TAMPERED,
         )
     client = client_of(device)
-    meant = _trailer(commit, DEVICE_TRAILER)
+    meant = _need(said.device, "device")
     if meant != client:
         raise ForeignDevice(
             f"the state is meant for {meant[:200]!r}, this device's client is {client!r}",
@@ -280,10 +256,9 @@ def _check_trailers(commit: GitCommit | None, digest: Digest, device: str) -> No
         )
 
 
-def _trailer(commit: GitCommit, name: str) -> str:
-    value = commit.trailers.get(name)
+def _need(value: str | None, field: str) -> str:
     if value is None:
-        raise CommitInvalid(f"the commit's message has no trailer {name}", remedy=_RENDERED)
+        raise CommitInvalid(f"the commit's message has no trailer {TRAILERS[field]}", remedy=_RENDERED)
     return value
 
 
@@ -312,7 +287,7 @@ def _check_version_trailer(commit: GitCommit | None, manifest: StateManifest) ->
     """T-8."""
     if commit is None:
         return
-    stated = _trailer(commit, MANIFEST_VERSION_TRAILER)
+    stated = _need(StateCommit.of(commit).manifest_version, "manifest_version")
     # As text, so that no other spelling of the number passes.
     if stated != str(manifest.manifest_version):
         raise CommitInvalid(
@@ -326,8 +301,8 @@ def _check_content(manifest: StateManifest, deployments: Mapping[str, bytes]) ->
     listed = {reference.deployment_id for reference in manifest.deployments}
     missing, unlisted = sorted(listed - deployments.keys()), sorted(deployments.keys() - listed)
     if missing or unlisted:
-        why = [f"{_file(deployment)} is listed, but not there" for deployment in missing]
-        why += [f"{_file(deployment)} is there, but not listed" for deployment in unlisted]
+        why = [f"{deployment_path(deployment)} is listed, but not there" for deployment in missing]
+        why += [f"{deployment_path(deployment)} is there, but not listed" for deployment in unlisted]
         raise ContentMismatch(
             "the deployments are not the ones that the manifest lists", why=why[:MAX_SHOWN], remedy=_TAMPERED
         )
@@ -340,7 +315,7 @@ def _check_digests(manifest: StateManifest, deployments: Mapping[str, bytes]) ->
         if digest != reference.digest:
             raise DigestMismatch(
                 "a deployment is not the one that the manifest lists",
-                where=Location(_file(reference.deployment_id)),
+                where=Location(deployment_path(reference.deployment_id)),
                 why=[f"it has {digest}, the manifest states {reference.digest}"],
                 remedy=_TAMPERED,
             )
@@ -362,7 +337,7 @@ def _check_bundle(manifest: StateManifest, snapshot: Snapshot) -> None:
 
 def _read_deployment(reference: DeploymentReference, content: bytes, bounds: StateBounds) -> ApplicationDeployment:
     """T-12."""
-    file = _file(reference.deployment_id)
+    file = deployment_path(reference.deployment_id)
     document = _read_document(ApplicationDeployment, content, file, Bounds(size=bounds.deployment_bytes))
     if not isinstance(document, ApplicationDeployment):
         raise TypeError(f"a deployment was asked for, not a {type(document).__name__}")
@@ -381,10 +356,6 @@ def _check_device(deployment: ApplicationDeployment, device: str) -> None:
     if meant is not None and meant != device and not meant.startswith(f"{device}/"):
         raise ForeignDevice(
             f"the deployment is for {meant!r}, this device is {device!r}",
-            where=Location(_file(deployment.id)),
+            where=Location(deployment_path(deployment.id)),
             remedy="correct the device id or the ref in this device's configuration",
         )
-
-
-def _file(deployment: str) -> str:
-    return f"deployments/{deployment}.yaml"

@@ -15,7 +15,7 @@ from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
 from margo_gitops.cli.main import cli
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import MANIFEST_FILE, device_ref
 from margo_gitops.state_repo.report_branch import ReportBranch, ReportKey
 
 REPORTED = 1_772_443_867
@@ -128,7 +128,7 @@ def report(state: Path, device: str, word: str, error: str | None = None) -> Non
     """Put a device's report on each of its deployments into the state repo, as `margo-gitops serve` does."""
     repository = pygit2.Repository(str(state))
     manifest = json.loads(
-        repository[repository.references[device_ref(device)].peel(pygit2.Commit).tree["manifest.json"].id].data
+        repository[repository.references[device_ref(device)].peel(pygit2.Commit).tree[MANIFEST_FILE].id].data
     )
     overall = {"state": word, **({"error": {"code": "201", "message": error}} if error else {})}
     changes = {}

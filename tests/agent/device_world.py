@@ -17,10 +17,10 @@ from support.git_cli import Git
 from margo_gitops.digests import sha256
 from margo_gitops.documents.bundle import write_bundle
 from margo_gitops.documents.deployment import ApplicationDeployment
-from margo_gitops.documents.device_id import device_ref
 from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.documents.yaml_writer import write_yaml
 from margo_gitops.trust.git_commit import Ident, build_commit, format_trailers, sign_commit
 from margo_gitops.trust.git_objects import COMMIT, device_tree_id, object_id

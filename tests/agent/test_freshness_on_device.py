@@ -18,7 +18,8 @@ from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.service.signals import Interruptions
 from margo_gitops.agent.settings.environment import Environment
 from margo_gitops.agent.settings.loading import load_configuration
-from margo_gitops.documents.freshness import FRESHNESS_REFS, FreshnessLeaf
+from margo_gitops.documents.freshness import FreshnessLeaf
+from margo_gitops.documents.state_layout import FRESHNESS_REFS
 from margo_gitops.errors import ExitCode, FreshnessContradicted, StateNotFresh
 from margo_gitops.state_repo.freshness_refs import Renewal, add_statement, leaf_of
 from margo_gitops.state_repo.object_pack import ObjectPack

@@ -13,8 +13,8 @@ from audited_world import World
 from support.fleet import write_signing_key
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.device_id import FLEET_REF
-from margo_gitops.documents.freshness import FRESHNESS_REFS, FreshnessLeaf
+from margo_gitops.documents.freshness import FreshnessLeaf
+from margo_gitops.documents.state_layout import FLEET_REF, FRESHNESS_REFS
 from margo_gitops.operations.fleet_input import read_signing_key
 from margo_gitops.state_repo.freshness_refs import Renewal, add_statement, held_leaves, renew
 from margo_gitops.state_repo.object_pack import ObjectPack

@@ -12,7 +12,8 @@ from support.reporting import Reporter
 
 from margo_gitops.audit.adoption import adopted_at
 from margo_gitops.audit.verification import AuditFinding
-from margo_gitops.state_repo.report_branch import REPORTS_REF, ReportKey
+from margo_gitops.documents.state_layout import REPORTS_REF
+from margo_gitops.state_repo.report_branch import ReportKey
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from support.command_line import Outcome, margo_gitops
 from support.fleet import FleetFolder, profile
 from support.reporting import Reporter
 
-from margo_gitops.state_repo.report_branch import REPORTS_REF, ReportKey
+from margo_gitops.documents.state_layout import REPORTS_REF
+from margo_gitops.state_repo.report_branch import ReportKey
 
 DEVICE = """\
 # The press by the door.

@@ -19,7 +19,7 @@ from support.fleet import FleetFolder
 from support.git_cli import GIT_ENVIRONMENT, Git
 from support.reporting import Reporter
 
-from margo_gitops.state_repo.report_branch import REPORTS_REF
+from margo_gitops.documents.state_layout import REPORTS_REF
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "schemas/fleet-status.schema.json").read_text())
 

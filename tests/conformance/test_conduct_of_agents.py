@@ -18,7 +18,7 @@ from margo_gitops.conformance.evidence import shown
 from margo_gitops.conformance.hostile.git_host import Command
 from margo_gitops.conformance.hostile.server import Exchange, Request
 from margo_gitops.conformance.hostile.states import DEVICE, base_state, deployment_id, next_state
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import device_ref
 
 REF = device_ref(DEVICE)
 PLACE = Place("git", REF, "http://127.0.0.2/state.git", lambda _seconds: False)

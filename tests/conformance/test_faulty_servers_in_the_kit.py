@@ -30,7 +30,7 @@ from margo_gitops.conformance.packets import packet
 from margo_gitops.conformance.report import ConformanceReport
 from margo_gitops.conformance.servers.run import check_git, check_http
 from margo_gitops.conformance.servers.target import ServerTarget
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import device_ref
 
 TOKEN = "a-token-of-the-device-that-is-long-enough"
 NOW = "2026-11-21T00:00:00Z"

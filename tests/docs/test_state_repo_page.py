@@ -9,7 +9,7 @@ from support.command_line import margo_gitops
 from support.fleet import FleetFolder
 from support.git_cli import Git
 
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.state_repo import publication, refs
 
 PAGE = (Path(__file__).parents[2] / "docs" / "state-repo.md").read_text(encoding="utf-8")

@@ -11,10 +11,10 @@ from margo_gitops.documents.device_id import (
     ENCODED_MAX_LENGTH,
     client_of,
     decode_device_id,
-    device_ref,
     encode_device_id,
     is_device_id,
 )
+from margo_gitops.documents.state_layout import device_ref
 
 ids = st.from_regex(r"[A-Za-z0-9._~-]{1,12}(/[A-Za-z0-9._~-]{1,12}){0,3}", fullmatch=True)
 

@@ -14,7 +14,8 @@ from support.fleet import FleetFolder, write_signing_key
 from support.git_cli import Git, GitFailedError
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.freshness import FRESHNESS_REFS, parse_moment
+from margo_gitops.documents.freshness import parse_moment
+from margo_gitops.documents.state_layout import FRESHNESS_REFS
 from margo_gitops.trust.allowed_signers import parse_allowed_signers
 from margo_gitops.trust.freshness import FreshnessPolicy, HeldVersion, assess, read_freshness
 

@@ -21,7 +21,7 @@ import httpx
 from support.git_cli import GIT_ENVIRONMENT
 from support.state_publishing import Renderer
 
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import device_ref
 
 HMI = b"id: hmi\n" + b"# a deployment document, long enough to be worth compressing\n" * 20
 FLEET = {"press-01": {"hmi": HMI, "mes": b"b: 1\n"}, "press-02": {"hmi": HMI}, "idle-01": {}}

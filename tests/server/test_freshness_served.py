@@ -13,7 +13,7 @@ from support.command_line import Outcome, margo_gitops
 from support.fleet import write_signing_key
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.freshness import FRESHNESS_REFS
+from margo_gitops.documents.state_layout import FRESHNESS_REFS
 from margo_gitops.documents.yaml_writer import write_yaml
 from margo_gitops.rendering.resolution import deployment_id
 from margo_gitops.server.resources.renewal import FreshnessRenewal

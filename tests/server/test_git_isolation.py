@@ -13,7 +13,7 @@ from server.git_requests import REPOSITORY, V2, command, fetch, ls_refs, objects
 from server.serving import FLEET, HMI, ServedFleet, served_fleet
 from support.git_cli import Git
 
-from margo_gitops.documents.device_id import DEVICE_REFS, device_ref
+from margo_gitops.documents.state_layout import DEVICE_REFS, device_ref
 from margo_gitops.transport.git.pktline import FLUSH, packet
 
 MINE, OTHERS = device_ref("press-01"), device_ref("press-02")

@@ -13,7 +13,7 @@ from server.serving import FLEET, HMI, ServedFleet, served_fleet
 from support.foreign_git import isomorphic_git, jgit
 from support.git_cli import Git
 
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.transport.git import GitSource, GitTransport
 from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.snapshot import Snapshot

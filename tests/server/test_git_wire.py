@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from server.git_requests import command
 from support.state_publishing import Renderer
 
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.errors import StateTampered
 from margo_gitops.server.resources.git_answers import old_acknowledgments, refs_answer, side_band
 from margo_gitops.server.resources.git_packs import Packs, plan_fetch

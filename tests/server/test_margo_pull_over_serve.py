@@ -10,7 +10,7 @@ from server.serving import FLEET, HMI, ServedFleet, until
 from support.git_cli import Git
 from support.pull_script import SHELLS, Device, small_device
 
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import device_ref
 
 pytestmark = pytest.mark.real
 

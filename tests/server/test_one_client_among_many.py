@@ -16,7 +16,7 @@ from starlette.responses import Response
 from starlette.types import Message, Scope
 from support.state_publishing import Renderer
 
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.server.identity.callers import Caller
 from margo_gitops.server.resources.desired_state import DesiredStateResources
 from margo_gitops.server.resources.git import GitResources

@@ -8,8 +8,8 @@ import pytest
 from server.serving import HMI, ServedFleet
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.device_id import device_ref
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
+from margo_gitops.documents.state_layout import device_ref
 
 MANIFEST = "/api/v1/deployments"
 

@@ -27,8 +27,7 @@ from support.fleet import write_signing_key
 from support.signed_requests import SignedClient
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.device_id import device_ref
-from margo_gitops.documents.freshness import FRESHNESS_REFS
+from margo_gitops.documents.state_layout import FRESHNESS_REFS, device_ref
 from margo_gitops.errors import StateTampered
 from margo_gitops.server.resources.git_packs import plan_fetch
 from margo_gitops.server.resources.git_requests import Fetch

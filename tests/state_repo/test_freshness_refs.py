@@ -12,7 +12,7 @@ from support.git_cli import Git
 from support.state_publishing import Renderer
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.freshness import FRESHNESS_REFS
+from margo_gitops.documents.state_layout import FRESHNESS_REFS
 from margo_gitops.errors import (
     FreshnessMissing,
     SignatureMissing,

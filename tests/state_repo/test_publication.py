@@ -10,7 +10,8 @@ from support.git_cli import Git, GitFailedError
 from support.state_publishing import Renderer
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.device_id import DEVICE_REFS, decode_device_id, device_ref, encode_device_id, is_device_id
+from margo_gitops.documents.device_id import decode_device_id, encode_device_id, is_device_id
+from margo_gitops.documents.state_layout import DEVICE_REFS, device_ref
 from margo_gitops.errors import RenderingRefused, StateMoved, StateRepoUnusable, StateTampered
 from margo_gitops.rendering.resolution import deployment_id
 from margo_gitops.state_repo.publication import differences

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from support.state_publishing import Renderer
 
+from margo_gitops.documents.state_layout import REPORTS_REF
 from margo_gitops.errors import StateRepoUnusable
-from margo_gitops.state_repo.report_branch import REPORTS_REF, ReportBranch, ReportKey
+from margo_gitops.state_repo.report_branch import ReportBranch, ReportKey
 
 A = ReportKey("press-01", "capabilities", "press-01")
 CHILD = ReportKey("press-01", "capabilities", "press-01/axis-1")

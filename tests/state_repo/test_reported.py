@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from support.reporting import BEGIN, Reporter
 from support.state_publishing import Renderer
 
+from margo_gitops.documents.state_layout import REPORTS_REF
 from margo_gitops.documents.status import SEVERITY
-from margo_gitops.state_repo.report_branch import REPORTS_REF, ReportKey
+from margo_gitops.state_repo.report_branch import ReportKey
 from margo_gitops.state_repo.reported import Reports, key_of, read_status
 from margo_gitops.state_repo.state_objects import StateObjects
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pygit2
 
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.state_repo.report_branch import ReportBranch, ReportKey
 
 BEGIN = 1_800_000_000

@@ -11,6 +11,7 @@ from margo_gitops.state_repo.publication import Provenance, Publication, publish
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.git_commit import Ident
 from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.state_commit import StateCommit
 from support.git_cli import Git
 
 
@@ -44,5 +45,7 @@ class Renderer:
     ) -> Publication:
         states = self.states(devices, site)
         author = Ident("Ada", "ada@example.com", self.time, 60)
-        provenance = Provenance("plant", "c" * 40, subject, author, "margo-gitops test", None)
+        provenance = Provenance(
+            StateCommit(fleet="plant", fleet_commit="c" * 40, rendered_by="margo-gitops test"), subject, author
+        )
         return publish(self.repo, states, self.refs() if values is None else values, provenance, key)

@@ -10,7 +10,7 @@ from support.fleet import write_signing_key
 from support.state_publishing import Renderer
 from testbed.git_server import GitServer
 
-from margo_gitops.documents.freshness import FRESHNESS_REFS
+from margo_gitops.documents.state_layout import FRESHNESS_REFS
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.state_repo.freshness_refs import Renewal, device_proof, renew
 from margo_gitops.transport.git import GitSource, GitTransport

@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from margo_gitops.digests import sha256
+from margo_gitops.documents.state_layout import StateBounds
 from margo_gitops.errors import (
     CommitInvalid,
     ContentMismatch,
@@ -38,7 +39,7 @@ from margo_gitops.errors import (
 from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.git_commit import parse_commit, sign_commit
 from margo_gitops.trust.snapshot import Snapshot
-from margo_gitops.trust.trusted_state import StateBounds, TrustPolicy, judge
+from margo_gitops.trust.trusted_state import TrustPolicy, judge
 
 SIGNED = TrustPolicy(DEVICE, allowed())
 UNSIGNED = TrustPolicy(DEVICE, None)

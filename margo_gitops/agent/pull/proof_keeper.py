@@ -46,6 +46,7 @@ from margo_gitops.trust.freshness import (
     refuse_older,
 )
 from margo_gitops.trust.git_commit import parse_commit
+from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.trust.trusted_state import TrustedState
 
 _SHORTEST_PAUSE: Final = timedelta(minutes=1)
@@ -283,7 +284,7 @@ def _fleet(state: TrustedState) -> str | None:
     """Return the fleet that a signed state names; None for one that says nothing, or nobody signed."""
     if state.snapshot.commit is None or state.signer is None:
         return None
-    return parse_commit(state.snapshot.commit).trailers.get("Fleet")
+    return StateCommit.of(parse_commit(state.snapshot.commit)).fleet
 
 
 def _read_bounded(path: Path) -> bytes | None:

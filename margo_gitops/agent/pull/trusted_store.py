@@ -35,6 +35,7 @@ from margo_gitops.documents.deployment import UUID_PATTERN
 from margo_gitops.documents.json_reader import read_json
 from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.records import read, write
+from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.errors import InvalidDocument, Location, StoredStateDamaged, UnreadableDocument
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustedState
@@ -102,9 +103,9 @@ class TrustedStore:
         except (UnreadableDocument, InvalidDocument) as error:
             raise StoredStateDamaged("the index is damaged", why=[str(error)], remedy=_REMEDY) from error
         return Snapshot(
-            manifest=self._file(generation / "manifest.json", index.manifest),
+            manifest=self._file(generation / MANIFEST_FILE, index.manifest),
             deployments={
-                name: self._file(generation / "deployments" / f"{name}.yaml", digest)
+                name: self._file(generation / deployment_path(name), digest)
                 for name, digest in index.deployments.items()
             },
             commit=self._file(generation / "commit", index.commit) if index.commit else None,
@@ -126,8 +127,8 @@ class TrustedStore:
             {name: sha256(content) for name, content in snapshot.deployments.items()},
             sha256(snapshot.commit) if snapshot.commit is not None else None,
         )
-        files = {"index.json": write_json(write(index)), "manifest.json": snapshot.manifest}
-        files |= {f"deployments/{name}.yaml": content for name, content in snapshot.deployments.items()}
+        files = {"index.json": write_json(write(index)), MANIFEST_FILE: snapshot.manifest}
+        files |= {deployment_path(name): content for name, content in snapshot.deployments.items()}
         if snapshot.commit is not None:
             files["commit"] = snapshot.commit
         make_folder(self._folder)

@@ -37,21 +37,27 @@ from margo_gitops.audit.evidence.predicate import (
 from margo_gitops.audit.evidence.statement import EvidenceStatement
 from margo_gitops.catalog.lock import LOCK_FILE
 from margo_gitops.digests import sha256
-from margo_gitops.documents.device_id import DEVICE_REFS, encode_device_id
+from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.json_reader import read_json
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.records import read
+from margo_gitops.documents.state_layout import (
+    DEPLOYMENTS_FOLDER,
+    DEVICE_REFS,
+    DEVICES_FOLDER,
+    LEFT_FOLDER,
+    MANIFEST_FILE,
+    deployment_path,
+)
 from margo_gitops.errors import EvidenceRefused, Location, MargoGitopsError, listed
-from margo_gitops.rendering.desired_state import DEPLOYMENTS_FOLDER, MANIFEST_FILE
 from margo_gitops.state_repo.state_objects import BadObjectError, tree_entries
-from margo_gitops.state_repo.state_repo import DEVICES_FOLDER, LEFT_FOLDER
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.commit_signature import check_signature
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE, TREE, TreeEntry, object_id
+from margo_gitops.trust.state_commit import StateCommit
 
 _BOUNDS: Final = Bounds(size=256 * 1024 * 1024, depth=12, nodes=4_000_000)
-_SUFFIX: Final = ".yaml"
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +274,7 @@ class _Check:
         return entry.id, self._object(entry.id, BLOB, "E-5")
 
     def _content(self, files: Mapping[str, tuple[str, bytes]]) -> Iterator[str]:
-        listed_files = {f"{DEPLOYMENTS_FOLDER}/{each}{_SUFFIX}": digest for each, digest in _manifest(files)[1].items()}
+        listed_files = {deployment_path(each): digest for each, digest in _manifest(files)[1].items()}
         for path in sorted({*listed_files, *files} - {MANIFEST_FILE}):
             if path not in files:
                 yield f"E-5: the manifest lists {path}, and the tree lacks it"
@@ -280,23 +286,20 @@ class _Check:
     def _said(
         self, state: EvidenceState, commit: GitCommit, brought: GitCommit, files: Mapping[str, tuple[str, bytes]]
     ) -> Iterator[str]:
-        trailers = commit.trailers
-        said = {
-            "Device": state.device,
-            "State-Commit": state.state_commit,
-            "Fleet-Commit": state.fleet_commit.id,
-            "Rendered-By": state.rendered_by,
-            "Applications-Lock": state.applications_lock,
-            "Manifest-Version": state.manifest_version,
-            "Fleet": self._evidence.fleet,
-            "Manifest-Digest": sha256(files[MANIFEST_FILE][1]),
-        }
-        for name, value in said.items():
-            if trailers.get(name) != value:
-                yield f"E-6: the trailer {name} says {trailers.get(name) or 'nothing'}, not {value or 'nothing'}"
-        for name in ("Fleet", "Fleet-Commit", "Rendered-By", "Applications-Lock"):
-            if brought.trailers.get(name) != said[name]:
-                yield f"E-6: {name} is another one in the commit {state.state_commit}"
+        said = StateCommit(
+            state_commit=state.state_commit,
+            fleet=self._evidence.fleet,
+            fleet_commit=state.fleet_commit.id,
+            rendered_by=state.rendered_by,
+            applications_lock=state.applications_lock,
+            manifest_digest=sha256(files[MANIFEST_FILE][1]),
+            manifest_version=state.manifest_version,
+            device=state.device,
+        )
+        for trailer, value, found in said.differences(StateCommit.of(commit)):
+            yield f"E-6: the trailer {trailer} says {found or 'nothing'}, not {value or 'nothing'}"
+        for trailer, _, _ in said.origin().differences(StateCommit.of(brought).origin()):
+            yield f"E-6: {trailer} is another one in the commit {state.state_commit}"
         if str(_manifest(files)[0]) != state.manifest_version:
             yield f"E-6: the manifest's version is {_manifest(files)[0]}, not {state.manifest_version}"
         signer = check_signature(commit, None).signer

@@ -21,8 +21,9 @@ from margo_gitops.audit.evidence.predicate import (
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.lock import LOCK_FILE
 from margo_gitops.digests import sha256
-from margo_gitops.documents.device_id import DEVICE_REFS, FLEET_REF, encode_device_id
+from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.records import write
+from margo_gitops.documents.state_layout import DEVICE_REFS, FLEET_REF
 from margo_gitops.errors import EvidenceUnusable, FleetCommitUnknown, StateTampered
 from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, StateObjects, tree_entries
 from margo_gitops.state_repo.state_repo import device_of
@@ -30,6 +31,7 @@ from margo_gitops.trust.commit_signature import check_signature
 from margo_gitops.trust.git_commit import GitCommit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FOLDER_MODE, TREE
 from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.state_commit import StateCommit
 
 MAX_EVIDENCE_BYTES = 256 * 1024 * 1024
 
@@ -101,7 +103,7 @@ class _Export:
             }
             states.append(state)
             subjects.append((f"{DEVICE_REFS}{encoded}", name, commit.tree, files))
-            fleet = commit.trailers.get("Fleet", "")
+            fleet = StateCommit.of(commit).fleet or ""
         if not states:
             raise EvidenceUnusable("there is nothing to export", remedy="see what there is: margo-gitops audit log")
         evidence = Evidence(
@@ -145,13 +147,13 @@ class _Export:
                 yield encoded, held, newest
                 continue
             for each in branch:
-                by = self.objects.commit(each).trailers.get("State-Commit", "")
+                by = StateCommit.of(self.objects.commit(each)).state_commit or ""
                 if by in brought:
                     yield encoded, each, by
 
     def _state(self, encoded: str, name: str, commit: GitCommit, in_force: str) -> EvidenceState:
-        trailers = commit.trailers
-        brought = trailers.get("State-Commit", "")
+        said = StateCommit.of(commit)
+        brought = said.state_commit or ""
         self._state_object(name, COMMIT)
         places = []
         for each in dict.fromkeys((brought, in_force)):
@@ -162,9 +164,9 @@ class _Export:
             self._state_object(each, COMMIT)
             self._path(root, place.folder)
             places.append(f"{place.folder}/{encoded}")
-        fleet_commit = trailers.get("Fleet-Commit", "")
+        fleet_commit = said.fleet_commit or ""
         raw = self._fleet_object(fleet_commit, COMMIT)
-        lock = trailers.get("Applications-Lock")
+        lock = said.applications_lock
         if lock is not None:
             root = raw[5:45].decode("ascii", "replace")
             entries = {each.name: each.id for each in tree_entries(root, self._fleet_object(root, TREE))}
@@ -173,13 +175,13 @@ class _Export:
         signed = check_signature(commit, None)
         return EvidenceState(
             device=device_of(encoded),
-            manifest_version=trailers.get("Manifest-Version", ""),
+            manifest_version=said.manifest_version or "",
             device_commit=name,
             state_commit=brought,
             in_force=in_force,
             place=places[-1],
             signer=signed.signer,
-            rendered_by=trailers.get("Rendered-By", ""),
+            rendered_by=said.rendered_by or "",
             applications_lock=lock,
             fleet_commit=fleet_commit_of(fleet_commit, raw),
         )

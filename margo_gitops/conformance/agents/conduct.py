@@ -12,9 +12,9 @@ from margo_gitops.conformance.hostile.margo_api import MANIFEST_PATH, PREFIX
 from margo_gitops.conformance.hostile.server import Exchange
 from margo_gitops.conformance.hostile.states import DEVICE
 from margo_gitops.conformance.report import Outcome
-from margo_gitops.documents.freshness import FRESHNESS_REFS as _FRESHNESS
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import MANIFEST_MEDIA_TYPE
+from margo_gitops.documents.state_layout import FRESHNESS_REFS as _FRESHNESS
 from margo_gitops.documents.status import DeploymentStatus
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.trust.freshness_tree import possible_shards

@@ -30,7 +30,8 @@ from margo_gitops.conformance.hostile.states import (
     next_state,
 )
 from margo_gitops.conformance.packets import packet
-from margo_gitops.trust.git_objects import blob_id
+from margo_gitops.documents.state_layout import DEVICE_REFS
+from margo_gitops.trust.git_objects import MANIFEST_NAME, blob_id
 
 _FILE: Final = 0o100644
 _LINK: Final = 0o120000
@@ -151,7 +152,7 @@ def _sister_first(host: GitHost, place: Place) -> None:
     """List a ref that begins with the device's, and others, before it; they point to an older state."""
     tip = host.refs[place.ref]
     other = next(iter(sorted(name for name, (kind, _) in host.objects.items() if kind == 1 and name != tip)))
-    host.listed = [(f"{place.ref}-2", other), ("refs/heads/devices/a", other), (place.ref, tip)]
+    host.listed = [(f"{place.ref}-2", other), (f"{DEVICE_REFS}a", other), (place.ref, tip)]
 
 
 def _only_sisters(host: GitHost, place: Place) -> None:
@@ -170,7 +171,7 @@ TREES: Final = (
         _commit(folder=(TreeEntry(_DOCUMENT, _LINK, b"/etc/passwd"),)),
     ),
     Case("a symbolic link beside the documents", _TREE, _commit(folder=(TreeEntry(b"link.yaml", _LINK, b"../../.."),))),
-    Case("a symbolic link in place of the manifest", _TREE, _commit(root=(TreeEntry(b"manifest.json", _LINK, b"x"),))),
+    Case("a symbolic link in place of the manifest", _TREE, _commit(root=(TreeEntry(MANIFEST_NAME, _LINK, b"x"),))),
     Case("documents that are executable", _TREE, _commit(documents_mode=_EXECUTABLE)),
     Case("a submodule", _TREE, _commit(root=(TreeEntry(b"vendor", _SUBMODULE, b"1" * 40),))),
     Case("a further file beside the manifest", _TREE, _commit(root=(TreeEntry(b"run.sh", _FILE, b"#!/bin/sh\n"),))),

@@ -11,6 +11,7 @@ from typing import Final
 
 from margo_gitops.conformance.evidence import shown
 from margo_gitops.digests import sha256
+from margo_gitops.documents.state_layout import DEPLOYMENTS_FOLDER, MANIFEST_FILE
 
 _LARGEST: Final = 16 * 1024 * 1024
 _MOST: Final = 10_000
@@ -70,10 +71,10 @@ def read_held(folder: Path) -> Held:
 
 
 def _paths(folder: Path) -> Iterator[Path]:
-    manifest = folder / "manifest.json"
+    manifest = folder / MANIFEST_FILE
     if os.path.lexists(manifest):
         yield manifest
-    deployments = folder / "deployments"
+    deployments = folder / DEPLOYMENTS_FOLDER
     if deployments.is_symlink() or deployments.is_file():
         yield deployments
         return

@@ -26,7 +26,7 @@ from margo_gitops.conformance.hostile.states import (
     make_signing_key,
     make_state,
 )
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE
 
 _FOLDER: Final = "device"

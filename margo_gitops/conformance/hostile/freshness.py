@@ -9,10 +9,11 @@ from margo_gitops.conformance.hostile.git_objects import GitState
 from margo_gitops.conformance.hostile.packs import BLOB, COMMIT, TREE
 from margo_gitops.conformance.hostile.states import DEVICE, State
 from margo_gitops.digests import sha256
-from margo_gitops.documents.freshness import FRESHNESS_REFS, FreshnessLeaf, FreshnessProof, write_statement
+from margo_gitops.documents.freshness import FreshnessLeaf, FreshnessProof, write_statement
 from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.records import write
-from margo_gitops.trust.freshness_tree import FRESHNESS_FILE, FRESHNESS_NAMESPACE, build_tree, device_key
+from margo_gitops.documents.state_layout import FRESHNESS_FILE, FRESHNESS_REFS
+from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE, build_tree, device_key
 from margo_gitops.trust.git_commit import Ident, build_commit
 from margo_gitops.trust.git_objects import COMMIT as COMMIT_NAME
 from margo_gitops.trust.git_objects import FILE_MODE, TreeEntry, blob_id, object_id, tree_bytes

@@ -10,9 +10,10 @@ from margo_gitops.conformance.hostile.packs import BLOB, COMMIT, TREE
 from margo_gitops.conformance.hostile.states import State, TreeEntry
 from margo_gitops.digests import sha256
 from margo_gitops.trust import git_objects
-from margo_gitops.trust.git_commit import Ident, build_commit, format_trailers, parse_commit
+from margo_gitops.trust.git_commit import Ident, build_commit, parse_commit
 from margo_gitops.trust.ssh_signature import sign
 from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.state_commit import StateCommit
 
 SUBMODULE: Final = 0o160000
 _WRITTEN_AT: Final = 1_790_000_000
@@ -105,14 +106,14 @@ def git_state(state: State, keys: Keys, before: str | None, sound: State | None 
 
 def _payload(state: State, tree: str, parents: list[str]) -> bytes:
     plan = state.commit
-    trailers = {
-        "Manifest-Digest": plan.digest or sha256(state.manifest),
-        "Manifest-Version": plan.version or str(state.version),
-        "Device": plan.device,
-    }
+    said = StateCommit(
+        manifest_digest=plan.digest or sha256(state.manifest),
+        manifest_version=plan.version or str(state.version),
+        device=plan.device,
+    )
     who = Ident("Conformance", "conformance@example.com", _WRITTEN_AT, 0)
     again = f"{plan.again}\n" if plan.again else ""
-    message = f"Manifest {state.version} for {plan.device}\n\n{format_trailers(trailers)}{again}"
+    message = f"Manifest {state.version} for {plan.device}\n\n{said.text()}{again}"
     return build_commit(tree, parents, who, who, message)
 
 

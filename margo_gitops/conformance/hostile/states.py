@@ -12,6 +12,7 @@ from margo_gitops.documents.bundle import write_bundle
 from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE
 from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.documents.yaml_writer import write_yaml
 from margo_gitops.trust.ssh_signing_key import SigningKey, parse_signing_key
 
@@ -123,8 +124,8 @@ class State:
 
     def files(self) -> dict[str, bytes]:
         """Return what an agent holds that took it, by path."""
-        return {"manifest.json": self.manifest} | {
-            f"deployments/{name}.yaml": content for name, content in self.documents.items()
+        return {MANIFEST_FILE: self.manifest} | {
+            deployment_path(name): content for name, content in self.documents.items()
         }
 
     def with_commit(self, **changes: object) -> State:

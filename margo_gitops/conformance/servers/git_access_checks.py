@@ -10,8 +10,8 @@ from margo_gitops.conformance.packets import packets
 from margo_gitops.conformance.servers.checking import Check, CheckSkipped, NotApplicable, expect
 from margo_gitops.conformance.servers.git_session import GitSession, error_of, lines_of, read_refs
 from margo_gitops.conformance.servers.raw_client import Reply
+from margo_gitops.documents.state_layout import DEVICE_REFS, FRESHNESS_REFS
 
-_FRESHNESS: Final = "refs/heads/freshness/"
 _STRANGER: Final = "x" * 48
 _MOST: Final = 5
 _CANNOT: Final = (
@@ -47,12 +47,12 @@ def _tells_strangers_nothing(session: GitSession) -> None:
 
 def _shows_own_refs(session: GitSession) -> None:
     tip = session.tip()
-    for prefixes in ((), ("refs/",), ("refs/heads/devices/",), ("",)):
+    for prefixes in ((), ("refs/",), (DEVICE_REFS,), ("",)):
         seen = read_refs(session.list_refs(*prefixes))
         foreign = {
             name for name, target in seen.items() if name != session.ref and not (name == "HEAD" and target == tip)
         }
-        freshness = {name for name in foreign if name.startswith(_FRESHNESS)}
+        freshness = {name for name in foreign if name.startswith(FRESHNESS_REFS)}
         foreign -= freshness
         expect(not foreign, f"it shows {len(foreign)} refs of others, such as {shown(min(foreign, default=''))}")
         expect(len(freshness) <= 1, f"it shows {len(freshness)} freshness refs")
@@ -64,7 +64,7 @@ def _shows_own_refs_in_version_0(session: GitSession) -> None:
         raise NotApplicable(f"the server does not speak version 0: {reply.status}")
     lines = [each[1:].partition(b"\0")[0].strip().decode(errors="replace") for each in lines_of(reply)]
     refs = [line.partition(" ")[2] for line in lines if " refs/" in line and not line.startswith("#")]
-    foreign = [name for name in refs if name != session.ref and not name.startswith(_FRESHNESS)]
+    foreign = [name for name in refs if name != session.ref and not name.startswith(FRESHNESS_REFS)]
     expect(
         not foreign,
         f"in version 0 it shows {len(foreign)} refs of others, such as {shown(foreign[0] if foreign else '')}",

@@ -19,6 +19,7 @@ from margo_gitops.conformance.servers.git_session import (
 )
 from margo_gitops.conformance.servers.pack_contents import OFS_DELTA
 from margo_gitops.conformance.servers.raw_client import Reply, chunked
+from margo_gitops.documents.state_layout import FRESHNESS_REFS
 
 _BODY: Final = 64 * 1024
 _TOO_LARGE: Final = 8 * 1024 * 1024
@@ -252,7 +253,7 @@ def _says_when_to_return(session: GitSession) -> None:
 
 
 def _freshness(session: GitSession) -> None:
-    names = session.refs("refs/heads/freshness/")
+    names = session.refs(FRESHNESS_REFS)
     if not names:
         raise NotApplicable("no freshness statement is published")
     if len(names) > 1:

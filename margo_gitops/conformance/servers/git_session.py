@@ -12,7 +12,7 @@ from margo_gitops.conformance.servers.checking import CheckFailed, CheckSkipped,
 from margo_gitops.conformance.servers.pack_contents import PackContents, PackMalformed, read_pack
 from margo_gitops.conformance.servers.raw_client import RawClient, Reply
 from margo_gitops.conformance.servers.target import ServerTarget
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import DEVICE_REFS, device_ref
 
 V2: Final = {"Git-Protocol": "version=2"}
 RESULT_TYPE: Final = "application/x-git-upload-pack-result"
@@ -146,9 +146,9 @@ class GitSession:
             CheckSkipped: none is known.
         """
         target = self.target
-        found = self.refs("refs/heads/devices/")
+        found = self.refs(DEVICE_REFS)
         if target.other_token:
-            found |= self.refs("refs/heads/devices/", token=target.other_token)
+            found |= self.refs(DEVICE_REFS, token=target.other_token)
         ids = sorted({name for ref, name in found.items() if ref != self.ref} - {self.tip()})
         if not ids:
             raise CheckSkipped("no commit of another device is known: name one with --other-device and its token")

@@ -14,7 +14,10 @@ from margo_gitops.conformance.servers.git_session import GitSession
 from margo_gitops.digests import sha256
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import StateManifest
+from margo_gitops.documents.state_layout import MANIFEST_FILE
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
+from margo_gitops.trust.git_objects import DEPLOYMENTS_NAME, MANIFEST_NAME
+from margo_gitops.trust.state_commit import StateCommit
 
 _DOCUMENT: Final = re.compile(rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.yaml")
 _HEADERS: Final = re.compile(
@@ -41,7 +44,7 @@ class _Served:
     @property
     def manifest(self) -> bytes:
         """The bytes of manifest.json; none where there is none."""
-        return next((self.blobs.get(name, b"") for _, path, name in self.root if path == b"manifest.json"), b"")
+        return next((self.blobs.get(name, b"") for _, path, name in self.root if path == MANIFEST_NAME), b"")
 
     @property
     def head(self) -> str:
@@ -64,7 +67,7 @@ def _served(session: GitSession) -> _Served:
     commit = objects.get(tip, (0, b""))[1]
     tree = commit.partition(b"\n")[0].partition(b" ")[2].decode(errors="replace")
     root = _entries(objects.get(tree, (0, b""))[1], id_bytes)
-    folders = [name for _, path, name in root if path == b"deployments" and objects.get(name, (0, b""))[0] == TREE]
+    folders = [name for _, path, name in root if path == DEPLOYMENTS_NAME and objects.get(name, (0, b""))[0] == TREE]
     folder = _entries(objects[folders[0]][1], id_bytes) if folders else ()
     return _Served(commit, root, folder, {name: content for name, (_, content) in objects.items()})
 
@@ -80,7 +83,7 @@ def _entries(tree: bytes, id_bytes: int) -> tuple[Entry, ...]:
 
 def _manifest(served: _Served) -> StateManifest:
     try:
-        manifest = read_as(StateManifest, read_source(served.manifest, "manifest.json"))
+        manifest = read_as(StateManifest, read_source(served.manifest, MANIFEST_FILE))
     except (InvalidDocument, UnreadableDocument) as error:
         raise CheckFailed(f"manifest.json does not follow its contract: {shown(str(error))}") from error
     if not isinstance(manifest, StateManifest):
@@ -90,7 +93,7 @@ def _manifest(served: _Served) -> StateManifest:
 
 def _two_names(session: GitSession) -> None:
     served = _served(session)
-    wanted = [b"deployments", b"manifest.json"] if _manifest(served).deployments else [b"manifest.json"]
+    wanted = [DEPLOYMENTS_NAME, MANIFEST_NAME] if _manifest(served).deployments else [MANIFEST_NAME]
     found = sorted(name for _, name, _ in served.root)
     expect(found == wanted, f"the tree holds {shown(b', '.join(found))}")
 
@@ -108,7 +111,7 @@ def _named_documents(session: GitSession) -> None:
 def _modes(session: GitSession) -> None:
     served = _served(session)
     for mode, name, _ in (*served.root, *served.folder):
-        expect(mode == (_FOLDER if name == b"deployments" else _FILE), f"{shown(name)} has the mode {shown(mode)}")
+        expect(mode == (_FOLDER if name == DEPLOYMENTS_NAME else _FILE), f"{shown(name)} has the mode {shown(mode)}")
     for entries in (served.root, served.folder):
         names = [name + b"/" if mode == _FOLDER else name for mode, name, _ in entries]
         expect(names == sorted(set(names)), "the names are not in git's order")
@@ -150,11 +153,12 @@ def _parents(session: GitSession) -> None:
 def _trailers(session: GitSession) -> None:
     served = _served(session)
     version = str(json.loads(served.manifest).get("manifestVersion")) if served.manifest else ""
-    for name, wanted in (
-        ("Device", session.target.device.partition("/")[0]),
-        ("Manifest-Version", version),
-        ("Manifest-Digest", sha256(served.manifest)),
-    ):
+    stated = StateCommit(
+        manifest_digest=sha256(served.manifest),
+        manifest_version=version,
+        device=session.target.device.partition("/")[0],
+    )
+    for name, wanted in stated.trailers().items():
         found = served.trailers(name)
         expect(found == [wanted], f"the trailer {name} is {shown(', '.join(found)) or 'missing'}, not {wanted}")
 

@@ -13,6 +13,7 @@ from margo_gitops.conformance.servers.raw_client import RawClient, Reply
 from margo_gitops.conformance.servers.target import ServerTarget
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import MANIFEST_MEDIA_TYPE, DeploymentReference, StateManifest
+from margo_gitops.documents.state_layout import MANIFEST_FILE
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 
 API: Final = "/api/v1"
@@ -100,7 +101,7 @@ def read_manifest(reply: Reply) -> StateManifest:
     """
     expect(reply.status == 200, f"the manifest is answered with {reply.status}")
     try:
-        manifest = read_as(StateManifest, read_source(reply.content(), "manifest.json"))
+        manifest = read_as(StateManifest, read_source(reply.content(), MANIFEST_FILE))
     except (InvalidDocument, UnreadableDocument) as error:
         raise CheckFailed(f"the manifest does not follow its contract: {shown(str(error))}") from error
     except ValueError as error:

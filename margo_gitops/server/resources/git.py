@@ -14,7 +14,7 @@ from urllib.parse import parse_qs
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.identity.callers import Caller, header
 from margo_gitops.server.limits import spread

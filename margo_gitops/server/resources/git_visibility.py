@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from margo_gitops.documents.freshness import FRESHNESS_REFS
+from margo_gitops.documents.state_layout import FRESHNESS_REFS
 from margo_gitops.trust.freshness_tree import possible_shards
 
 

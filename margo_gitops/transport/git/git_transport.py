@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from margo_gitops import __version__
-from margo_gitops.documents.freshness import FRESHNESS_REFS
+from margo_gitops.documents.state_layout import FRESHNESS_FILE, FRESHNESS_REFS
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
 from margo_gitops.transport.git.device_tree import HeldState, held_state, read_file, read_snapshot
 from margo_gitops.transport.git.pack import Lookup, ObjectID, read_pack
@@ -29,7 +29,7 @@ from margo_gitops.transport.git.protocol_v2 import (
 )
 from margo_gitops.transport.git.source import GitLimits, GitSource
 from margo_gitops.transport.transport import Answer
-from margo_gitops.trust.freshness_tree import FRESHNESS_FILE, possible_shards
+from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.web.metering import Cost, Deadline, Meter
 from margo_gitops.web.refusal import Read

@@ -9,7 +9,7 @@ from urllib.parse import SplitResult
 
 from dulwich.refs import Ref, check_ref_format
 
-from margo_gitops.documents.device_id import device_ref
+from margo_gitops.documents.state_layout import StateBounds, device_ref
 from margo_gitops.errors import SourceMisconfigured
 from margo_gitops.web.source import (
     TLS_SETTINGS,
@@ -123,7 +123,7 @@ class GitLimits:
     objects: int = 4096
     object_bytes: int = 8 * _MIB
     inflated_bytes: int = 64 * _MIB
-    deployments: int = 1024
+    deployments: int = StateBounds().deployments
     listing_bytes: int = 8 * _MIB
 
     @property

@@ -33,6 +33,7 @@ from margo_gitops.documents.manifest import (
     StateManifest,
 )
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds
+from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.errors import (
     DigestMismatch,
     InvalidDocument,
@@ -265,10 +266,10 @@ class HttpTransport:
         nodes = max(DEFAULT_BOUNDS.nodes, _NODES_PER_REFERENCE * self._limits.deployments)
         bounds = Bounds(size=self._limits.manifest_bytes, nodes=nodes)
         try:
-            manifest = read_as(StateManifest, read_source(reply.body, "manifest.json", bounds))
+            manifest = read_as(StateManifest, read_source(reply.body, MANIFEST_FILE, bounds))
         except (InvalidDocument, UnreadableDocument) as error:
             raise StateDocumentInvalid(
-                error.what if error.where else f"manifest.json: {error.what}",
+                error.what if error.where else f"{MANIFEST_FILE}: {error.what}",
                 where=error.where,
                 why=error.why,
                 remedy="find out what serves this manifest: the renderer writes none of this kind",
@@ -284,7 +285,7 @@ class HttpTransport:
 
     def _check_newer(self, manifest: StateManifest, content: bytes, held: Snapshot) -> None:
         """Rule 2."""
-        before = read_as(StateManifest, read_source(held.manifest, "manifest.json"))
+        before = read_as(StateManifest, read_source(held.manifest, MANIFEST_FILE))
         if isinstance(before, StateManifest):
             floor = Floor(before.manifest_version, sha256(held.manifest))
             raise_floor(floor, Floor(manifest.manifest_version, sha256(content)), (), 1)
@@ -303,7 +304,7 @@ class HttpTransport:
         if (digest := sha256(reply.body)) != bundle.digest:
             raise DigestMismatch(
                 "the bundle is not the one that the manifest names",
-                where=Location("manifest.json"),
+                where=Location(MANIFEST_FILE),
                 why=[f"it has {digest}, the manifest states {bundle.digest}"],
                 remedy=_TAMPERED,
             )
@@ -320,7 +321,7 @@ class HttpTransport:
         if (digest := sha256(reply.body)) != reference.digest:
             raise DigestMismatch(
                 "a deployment is not the one that the manifest lists",
-                where=Location(f"deployments/{reference.deployment_id}.yaml"),
+                where=Location(deployment_path(reference.deployment_id)),
                 why=[f"it has {digest}, the manifest states {reference.digest}"],
                 remedy=_TAMPERED,
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
+from margo_gitops.documents.state_layout import StateBounds
 from margo_gitops.web.source import (
     TLS_SETTINGS,
     WebSource,
@@ -97,7 +98,6 @@ class HttpSource(WebSource):
         return self.address.path.rstrip("/")
 
 
-_MIB = 1024 * 1024
 # Header and padding of one file in a tar archive.
 _TAR_FILE = 1024
 # What gzip and chunks may add to content that does not compress.
@@ -105,21 +105,13 @@ _PACKING = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class HttpLimits:
-    """Bounds on one pull, the same as those of trust (T-1); each is checked before the memory is allocated.
+class HttpLimits(StateBounds):
+    """Bounds on one pull, of the decoded content; each is checked before the memory is allocated.
 
     Attributes:
-        manifest_bytes: size of the manifest, decoded.
-        deployment_bytes: size of each deployment, decoded.
-        deployments: how many a manifest may list.
-        total_bytes: size of all deployments together.
         problem_bytes: size of what a server says with an error.
     """
 
-    manifest_bytes: int = _MIB
-    deployment_bytes: int = _MIB
-    deployments: int = 1000
-    total_bytes: int = 8 * _MIB
     problem_bytes: int = 64 * 1024
 
     @property

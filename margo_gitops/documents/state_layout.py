@@ -1,0 +1,60 @@
+"""The state repo's layout: names of branches, folders and files, and how much state one device may have.
+
+    refs/heads/fleet                  one commit per render; its tree holds devices/<site>/<device>/ and left/<device>/
+    refs/heads/devices/<device>       one commit per change of the device; its tree is the one in the fleet branch
+    refs/heads/freshness/<shard>      the newest statement of freshness: freshness.json
+    refs/heads/reports                what devices reported
+
+A device's tree holds `manifest.json`, and `deployments/<deployment id>.yaml` for each deployment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from margo_gitops.documents.device_id import encode_device_id
+
+BRANCHES: Final = "refs/heads/"
+FLEET_REF: Final = f"{BRANCHES}fleet"
+DEVICE_REFS: Final = f"{BRANCHES}devices/"
+FRESHNESS_REFS: Final = f"{BRANCHES}freshness/"
+REPORTS_REF: Final = f"{BRANCHES}reports"
+
+MANIFEST_FILE: Final = "manifest.json"
+DEPLOYMENTS_FOLDER: Final = "deployments"
+DEPLOYMENT_SUFFIX: Final = ".yaml"
+FRESHNESS_FILE: Final = "freshness.json"
+
+DEVICES_FOLDER: Final = "devices"
+LEFT_FOLDER: Final = "left"
+"""Holds the last state of each device that left the fleet."""
+NO_SITE: Final = "_"
+"""The folder of devices that have no site."""
+
+
+def device_ref(device: str) -> str:
+    """Return the full name of the branch that a device reads."""
+    return DEVICE_REFS + encode_device_id(device)
+
+
+def deployment_path(deployment_id: str) -> str:
+    """Return the path of a deployment document in a device's tree."""
+    return f"{DEPLOYMENTS_FOLDER}/{deployment_id}{DEPLOYMENT_SUFFIX}"
+
+
+@dataclass(frozen=True, slots=True)
+class StateBounds:
+    """How much state one device accepts (TRUST-1): the same however it is fetched.
+
+    Attributes:
+        manifest_bytes: size of the manifest.
+        deployment_bytes: size of each deployment.
+        deployments: how many there are.
+        total_bytes: size of the manifest and all deployments together.
+    """
+
+    manifest_bytes: int = 1024 * 1024
+    deployment_bytes: int = 1024 * 1024
+    deployments: int = 1000
+    total_bytes: int = 8 * 1024 * 1024
