@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import email.utils
-import http.client
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urljoin, urlsplit
 
 from margo_gitops.errors import SourceBusy, SourceMisbehaved, SourceRefused, TransportError
 from margo_gitops.web.source import WebSource
+
+if TYPE_CHECKING:
+    import http.client
 
 Read: TypeAlias = Callable[[int], bytes]
 """Returns as many bytes as asked for; fewer only at the end."""
@@ -102,6 +103,9 @@ def retry_after(value: str | None) -> float | None:
     text = value.strip()
     if text.isascii() and text.isdecimal():
         return min(float(text[:12]), LONGEST_RETRY_AFTER)
+    # An agent that gets no such date does not load what reads it.
+    import email.utils
+
     try:
         moment = email.utils.parsedate_to_datetime(text).timestamp()
     except (ValueError, OverflowError, TypeError, IndexError):
