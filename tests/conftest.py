@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from hypothesis import HealthCheck, settings
 from support.git_cli import Git
+from support.properties import register_profiles
 from support.real import unavailable
 from testbed.docker_engine import DockerEngine
 from testbed.errors import UnavailableError
@@ -17,9 +17,7 @@ from testbed.ssh_server import SshServer
 
 R = TypeVar("R", bound=Running)
 
-# Properties are judged by what they find, not by how busy the machine is.
-settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("unhurried")
+register_profiles()
 
 
 def _part(part: Part[R]) -> Iterator[R]:

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from device_world import DEVICE, deployment_bytes, snapshot_of
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.properties import times
 
 from margo_gitops.agent import durable
 from margo_gitops.agent.lock import AgentLock
@@ -57,7 +58,7 @@ def files_of(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file() and not path.is_symlink())
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@times(2)
 @given(st.data())
 def test_f14_any_damage_is_found_and_cured_by_saving_again(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject

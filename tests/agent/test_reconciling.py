@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 from device_world import DEVICE, deployment_bytes, deployment_id, snapshot_of
 from engine_double import Engine, EngineDouble, Killed
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from margo_gitops.agent.apply.eligibility import Eligibility
@@ -594,7 +594,6 @@ def kill_after(steps: int) -> Iterator[None]:
     raise Killed
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(st.tuples(device_states(), failures(), st.integers(0, 40)), min_size=1, max_size=4))
 def test_killed_anywhere_with_any_failures_the_device_ends_in_the_same_state(
     rounds: list[tuple[dict[int, bytes], set[tuple[str, str]], int]],
@@ -620,7 +619,6 @@ def test_killed_anywhere_with_any_failures_the_device_ends_in_the_same_state(
         assert device.states() == {str(key): "installed" for key in wanted(trusted)}
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(device_states(), device_states(), failures())
 def test_failures_never_wear_a_device_out_and_what_is_mended_comes_up(
     first: dict[int, bytes], second: dict[int, bytes], broken: set[tuple[str, str]]

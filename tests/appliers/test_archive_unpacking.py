@@ -7,8 +7,9 @@ import tracemalloc
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.properties import times
 from workload_making import entry, tar_gz, tree
 
 from margo_gitops.appliers.archives import ArchiveBounds, copy_folder, unpack
@@ -133,7 +134,7 @@ _KINDS = st.sampled_from([tarfile.REGTYPE, tarfile.DIRTYPE, tarfile.SYMTYPE, tar
 
 
 @given(members=st.lists(st.tuples(_NAMES, _KINDS, _NAMES), max_size=6))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
+@times(3)
 def test_whatever_an_archive_holds_nothing_leads_out_of_its_folder(tmp_path_factory, members):
     folder = tmp_path_factory.mktemp("any")
     entries = [entry(name, b"x" if kind == tarfile.REGTYPE else b"", kind, link, 0o755) for name, kind, link in members]

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 from audited_world import World
 from forging import Forger
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.command_line import Outcome, margo_gitops
 from support.fleet import write_signing_key
 from support.git_cli import Git
+from support.properties import times
 
 from margo_gitops.audit.evidence.check import CheckedEvidence, check_evidence
 from margo_gitops.audit.evidence.envelope import sealed
@@ -168,7 +169,7 @@ def test_approvals_are_told_and_bound_to_the_fleet_commit(signed: World):
     assert "E-7" in refused(signed, told_otherwise(signed, content, approve))
 
 
-@settings(max_examples=100)
+@times(2)
 @given(st.data())
 def test_no_byte_of_the_file_can_change(evidence_file: tuple[World, bytes], data: st.DataObject):
     world, content = evidence_file
@@ -388,7 +389,7 @@ def places(value: object, path: tuple[str | int, ...] = ()) -> list[tuple[str | 
     return [path, *(each for key, child in inner for each in places(child, (*path, key)))][bool(not path) :]
 
 
-@settings(max_examples=100)
+@times(2)
 @given(st.data())
 def test_whatever_an_exporter_puts_in_another_ones_place_is_refused(
     evidence_file: tuple[World, bytes], data: st.DataObject

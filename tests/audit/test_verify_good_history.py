@@ -11,8 +11,9 @@ from tempfile import TemporaryDirectory
 import pytest
 from audited_world import World, new_world
 from forging import DEVICES
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.properties import times
 
 from margo_gitops.audit.verify import VerifyOptions, verify
 from margo_gitops.errors import AuditUnusable, MargoGitopsError
@@ -63,7 +64,7 @@ def apply(world: World, edit: Edit) -> World:
     return world
 
 
-@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
+@settings(times(0.5), derandomize=True)
 @given(st.lists(EDITS, min_size=1, max_size=6), st.sampled_from([None, 1]))
 def test_a_history_of_random_edits_verifies(edits: list[Edit], seed: int | None):
     with TemporaryDirectory() as folder:

@@ -9,9 +9,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
+from support.properties import times
 
 from margo_gitops.cli.document import check_file
 from margo_gitops.documents.kinds import MARGO_KINDS, OWN_KINDS, read_source
@@ -180,7 +181,7 @@ def mutated(draw):
     return kind, document
 
 
-@settings(max_examples=1000)
+@times(8)
 @given(mutated())
 def test_reader_and_schema_agree_on_everything_but_the_cross_field_rules(sample):
     kind, document = sample

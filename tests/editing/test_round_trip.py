@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
+from support.properties import times
 
 from margo_gitops.documents.yaml_reader import read_yaml
 from margo_gitops.documents.yaml_writer import write_yaml
@@ -187,7 +188,7 @@ def test_a_new_document_reads_as_its_value(value: dict[str, Any]):
 @given(documents, documents)
 @example({"a": {}}, {"a": {"b": [1]}})
 @example({"a": [1]}, {"a": []})
-@settings(max_examples=80)
+@times(2)
 def test_any_document_can_be_made_any_other(before: dict[str, Any], after: dict[str, Any]):
     content = write_yaml(before)
     assert read_yaml(rewritten(content, "f.yaml", after), "f.yaml").root.plain() == after
@@ -198,7 +199,7 @@ commented_documents = st.dictionaries(names, values, min_size=1, max_size=5)
 
 
 @given(st.data())
-@settings(max_examples=80, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(times(2), phases=[Phase.explicit, Phase.reuse, Phase.generate])
 def test_comments_and_untouched_lines_stay_whatever_is_edited(data: st.DataObject):
     before = data.draw(commented_documents)
     lines = write_yaml(before).decode().removesuffix("\n").split("\n")

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.fleet import FleetFolder
+from support.properties import times
 
 from margo_gitops.editing.checking import check_edit
 from margo_gitops.editing.edit import Edit, read_base
@@ -190,7 +191,7 @@ def test_a_deployment_that_could_not_be_read_then_is_told(fleet: FleetFolder):
         bring_back(fleet, "other", broken)
 
 
-@settings(max_examples=8)
+@times(0.3)
 @given(st.lists(st.tuples(st.sampled_from(["app", "other"]), st.integers(0, 9)), min_size=1, max_size=4))
 def test_undoing_every_commit_from_the_last_to_the_first_leads_back(
     tmp_path_factory: pytest.TempPathFactory, edits: list[tuple[str, int]]

@@ -10,8 +10,9 @@ import tracemalloc
 import pytest
 from fuzz.mutation import mutated
 from fuzz.targets import TARGETS, Target
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from support.properties import times
 
 EACH = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
 
@@ -23,7 +24,7 @@ def test_valid_input_is_taken_as_it_is(target: Target) -> None:
 
 
 @EACH
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@times(2)
 @given(data=st.data())
 def test_changed_input_is_read_or_refused_within_its_memory(target: Target, data: st.DataObject) -> None:
     content = mutated(target.seeds, lambda low, high: data.draw(st.integers(low, high)))
@@ -33,7 +34,6 @@ def test_changed_input_is_read_or_refused_within_its_memory(target: Target, data
 
 
 @EACH
-@settings(max_examples=20, deadline=None)
 @given(content=st.binary(max_size=400))
 def test_noise_is_read_or_refused(target: Target, content: bytes) -> None:
     needed(target, content)

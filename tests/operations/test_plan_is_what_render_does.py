@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.fleet import FleetFolder, parameter, profile, write_signing_key
 from support.git_cli import Git
+from support.properties import times
 
 from margo_gitops.documents.device_id import decode_device_id
 from margo_gitops.errors import FleetCommitUnknown, MargoGitopsError, ReferenceUnknown, StateTampered
@@ -134,11 +134,7 @@ def edits(draw: st.DrawFn) -> Edit:
     return lambda fleet: fleet.remove(path) if (fleet.root / path).exists() else None
 
 
-EXAMPLES = int(os.environ.get("PLAN_EXAMPLES", "25"))
-"""Histories of up to four changes each; PLAN_EXAMPLES=300 makes more than 500 changes."""
-
-
-@settings(max_examples=EXAMPLES, deadline=None)
+@times(0.6)
 @given(st.lists(st.lists(edits(), min_size=1, max_size=3), min_size=1, max_size=4))
 def test_a_render_changes_exactly_the_devices_and_files_that_the_plan_named(steps: list[list[Edit]]):
     with TemporaryDirectory() as folder:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from renderer.policy_world import PolicyWorld, make_world
+from operations.policy_world import PolicyWorld, make_world
+from support.properties import times
 
 from margo_gitops.documents.fleet_kinds import DeviceSelector
 from margo_gitops.editing.checking import check_edit
@@ -20,7 +20,6 @@ from margo_gitops.editing.writing import write_edit
 from margo_gitops.errors import EditRefused, MargoGitopsError, RenderingRefused
 from margo_gitops.operations.plan import exit_code
 
-EXAMPLES = int(os.environ.get("PLAN_EXAMPLES", "12"))
 DEVICES = ("north-1", "south-1")
 PERIOD = {"begins": "2020-01-01T00:00+00:00", "ends": "2099-01-01T00:00+00:00"}
 POLICIES = {
@@ -80,7 +79,7 @@ def trees(world: PolicyWorld) -> dict[str, dict[str, str]]:
     }
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@times(0.5)
 @given(st.lists(st.lists(steps(), min_size=1, max_size=2), min_size=1, max_size=3))
 def test_a_render_does_what_the_plan_said_or_is_refused_as_it_said(history: list[list[Step]]):
     with TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 
 import pytest
-from renderer.policy_world import PolicyWorld, make_world
+from operations.policy_world import PolicyWorld, make_world
 
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.errors import PolicyUnusable, RenderingRefused

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from renderer.policy_world import NOON, SIGNERS, PolicyWorld, make_world
+from operations.policy_world import NOON, SIGNERS, PolicyWorld, make_world
 from support.fleet import FleetFolder
 
 from margo_gitops.errors import PolicyUnusable, RenderingRefused

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from renderer.policy_world import NOON, PolicyWorld
-from renderer.test_plan_is_what_render_does import Edit, changed_files, device_files, edits, fleet_in
+from operations.policy_world import NOON, PolicyWorld
+from operations.test_plan_is_what_render_does import Edit, changed_files, device_files, edits, fleet_in
+from support.properties import times
 
 from margo_gitops.errors import MargoGitopsError, RenderingRefused
-
-EXAMPLES = int(os.environ.get("PLAN_EXAMPLES", "5"))
 
 selectors = st.sampled_from([{"all": True}, {"sites": ["north"]}, {"devices": ["a"]}, {"sites": ["south"]}])
 freezes = st.builds(
@@ -50,7 +48,7 @@ def set_policy(world: PolicyWorld, policy: dict[str, Any]) -> None:
     world.fleet.fleet(**({"policy": policy} if policy else {}))
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@times(0.2)
 @given(policies, st.lists(st.tuples(st.lists(edits(), min_size=1, max_size=2), messages), min_size=1, max_size=3))
 def test_a_render_is_refused_exactly_if_the_plan_says_so(policy: dict[str, Any], steps: list[tuple[list[Edit], str]]):
     with TemporaryDirectory() as folder:
@@ -80,7 +78,7 @@ def test_a_render_is_refused_exactly_if_the_plan_says_so(policy: dict[str, Any],
             assert world.plan().empty
 
 
-@settings(max_examples=3 * EXAMPLES, deadline=None)
+@times(0.6)
 @given(policies)
 def test_no_policy_changes_a_rendered_byte(policy: dict[str, Any]):
     with TemporaryDirectory() as folder:

@@ -8,10 +8,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from support.fleet import FleetFolder, parameter, profile, rules
+from support.properties import times
 
 from margo_gitops.catalog.compose_images import ServiceImage, pinning_rule
 from margo_gitops.catalog.rules import RULES
@@ -164,7 +165,7 @@ EDITS = {
 }
 
 
-@settings(max_examples=60, deadline=None)
+@times(2)
 @given(st.sets(st.sampled_from(sorted(EDITS)), max_size=4))
 def test_validate_has_errors_if_and_only_if_a_render_is_refused(
     tmp_path_factory: pytest.TempPathFactory, edits: set[str]

@@ -12,7 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.fleet import FleetFolder, parameter
 from support.git_cli import GIT_ENVIRONMENT
@@ -64,7 +64,6 @@ def edit(fleet: FleetFolder, data: st.DataObject) -> None:
         fleet.put("sites/broken.yaml", "x: [")
 
 
-@settings(max_examples=30, deadline=None)
 @given(st.data())
 def test_the_plan_after_each_save_is_the_one_of_a_whole_render(data: st.DataObject):
     with TemporaryDirectory() as folder:

@@ -7,7 +7,7 @@ import uuid
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.fleet import FleetFolder, Held, documents, parameter, values
 
@@ -84,7 +84,6 @@ def test_taking_a_change_back_raises_the_version_again_and_never_lowers_it(small
     assert third["a"].deployments == first["a"].deployments
 
 
-@settings(max_examples=30)
 @given(st.lists(st.sets(st.sampled_from("abc")), min_size=1, max_size=8))
 def test_versions_never_repeat_and_rise_exactly_with_each_change(history: list[set[str]]):
     state = None

@@ -5,7 +5,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.fleet import FleetFolder, documents, parameter, profile, rules, values
 
@@ -45,7 +45,6 @@ def test_each_layer_wins_over_the_weaker_ones(fleet: FleetFolder, strongest: int
     assert values(fleet.render()["a"], "web") == {"setting": LAYERS[strongest]}
 
 
-@settings(max_examples=20, deadline=None)
 @given(st.sets(st.sampled_from(LAYERS), min_size=1))
 def test_the_last_layer_that_gives_a_value_wins_and_the_others_are_named_as_overridden(setting: set[str]):
     ordered = [layer for layer in LAYERS if layer in setting]

@@ -4,10 +4,11 @@ import base64
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from server.certificates import Authority, spiffe_id
 from server.serving import ServedFleet
+from support.properties import times
 
 MANIFEST = "/api/v1/deployments"
 
@@ -76,7 +77,7 @@ def test_many_devices_at_once_each_get_their_own(fleet: ServedFleet) -> None:
 HEADER = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=60)
 
 
-@settings(max_examples=150, deadline=None)
+@times(3)
 @given(
     path=st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=80),
     accept=HEADER,

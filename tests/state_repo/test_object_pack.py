@@ -8,9 +8,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.git_cli import Git
+from support.properties import times
 from support.real import unavailable
 from support.state_publishing import Renderer
 
@@ -53,7 +54,7 @@ def test_gits_own_index_of_the_pack_is_the_same(repository: Git, tmp_path: Path)
     assert own.read_bytes() == index.read_bytes()
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@times(0.5)
 @given(st.lists(st.binary(max_size=5000), min_size=1, max_size=20))
 def test_whatever_is_added_comes_out(repository: Git, contents: list[bytes]):
     pack = ObjectPack()

@@ -12,7 +12,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from http_message_signatures.algorithms import ECDSA_P256_SHA256
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.signed_requests import PrivateKey, certificate, pem_of, private_key
 
@@ -60,7 +60,6 @@ def sent(algorithm: Algorithm, method: str, target: str, body: bytes, url: str =
 
 @pytest.mark.parametrize("profile", ["specification", "strict"])
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-@settings(max_examples=20)
 @given(
     path=st.from_regex(r"(/[A-Za-z0-9._~:-]+)+", fullmatch=True),
     query=st.from_regex(r"(\?[a-z]+=[0-9a-z]+)?", fullmatch=True),

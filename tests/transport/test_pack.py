@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 from device_repository import git
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pack_writing import BLOB, COMMIT, OFS_DELTA, REF_DELTA, TAG, TREE, copy, delta, distance, entry, insert, pack
+from support.properties import times
 
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.transport.git.pack import GitObject, Kind, ObjectID, object_id, read_pack
@@ -53,7 +54,6 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestWhatGitWrites:
-    @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(
         blobs=st.lists(st.binary(max_size=400), min_size=1, max_size=8, unique=True),
         common=st.binary(min_size=200, max_size=2000),
@@ -86,7 +86,7 @@ class TestWhatGitWrites:
         with pytest.raises(SourceMisbehaved, match="neither in the pack nor held"):
             read(written)
 
-    @settings(max_examples=200, deadline=None)
+    @times(4)
     @given(place=st.integers(0, 100_000), flip=st.integers(1, 255))
     def test_a_byte_that_was_changed_is_refused(self, place: int, flip: int) -> None:
         written = bytearray(SAMPLE)
@@ -94,14 +94,14 @@ class TestWhatGitWrites:
         with pytest.raises(SourceMisbehaved):
             read(bytes(written))
 
-    @settings(max_examples=200, deadline=None)
+    @times(4)
     @given(length=st.integers(0, 100_000))
     @example(length=0)
     def test_f2_a_truncated_pack_is_refused_wherever_it_is_cut(self, length: int) -> None:
         with pytest.raises(SourceMisbehaved):
             read(SAMPLE[: length % len(SAMPLE)])
 
-    @settings(max_examples=300, deadline=None)
+    @times(4)
     @given(st.binary(max_size=300))
     def test_any_bytes_are_refused_or_read_but_never_break_anything(self, content: bytes) -> None:
         for attempt in (content, b"PACK\0\0\0\2\0\0\0\1" + content, signed(b"PACK\0\0\0\2\0\0\0\2" + content)):

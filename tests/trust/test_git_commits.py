@@ -5,9 +5,10 @@ import os
 import pytest
 from device_states import RENDERED_AT, RENDERER, STRANGER, private_key_file
 from dulwich.objects import Commit
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.git_cli import Git, GitFailedError
+from support.properties import times
 from support.real import require_program
 
 from margo_gitops.trust.git_commit import (
@@ -244,7 +245,7 @@ def store(repository: Git, raw: bytes) -> str:
     return repository.run("hash-object", "-w", "-t", "commit", "--stdin", content=raw)
 
 
-@settings(max_examples=15, deadline=None)
+@times(0.5)
 @given(TRAILERS)
 def test_git_reads_the_same_trailers(tmp_path_factory, trailers):
     require_program("git", "git")
@@ -273,7 +274,7 @@ LINES = [
 ]
 
 
-@settings(max_examples=100, deadline=None)
+@times(2)
 @given(st.lists(st.sampled_from([*LINES, "(cherry picked from commit x)"]), max_size=8))
 def test_whatever_trailers_we_read_git_reads_too(tmp_path_factory, lines):
     require_program("git", "git")

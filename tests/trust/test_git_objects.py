@@ -3,7 +3,7 @@
 import pytest
 from device_states import GREETER, VISION
 from dulwich.objects import Blob, Tree
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from support.git_cli import Git
 from support.real import require_program
@@ -62,13 +62,11 @@ def test_the_order_of_entries_does_not_matter(entries):
     assert tree_bytes(entries) == tree_bytes(reversed(entries))
 
 
-@settings(max_examples=25, deadline=None)
 @given(st.binary(max_size=2000))
 def test_blobs_have_the_ids_that_git_gives_them(repository, content):
     assert repository.run("hash-object", "--stdin", content=content) == blob_id(content)
 
 
-@settings(max_examples=25, deadline=None)
 @given(ENTRIES)
 def test_trees_have_the_ids_that_git_gives_them(repository, entries):
     listing = b"".join(

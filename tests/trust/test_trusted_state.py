@@ -15,7 +15,7 @@ from device_states import (
     allowed,
     deployment,
 )
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from margo_gitops.digests import sha256
@@ -469,7 +469,6 @@ def test_whatever_comes_is_refused_by_name_or_is_what_the_renderer_wrote(snapsho
     assert trusted.snapshot.deployments == STATE.deployments
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(1, 6), st.booleans(), st.sampled_from(["Hello", "Goodbye"])), max_size=12))
 def test_f3_no_sequence_of_states_lowers_the_floor_or_gives_a_version_two_contents(offers):
     floor = None
