@@ -15,23 +15,22 @@ from margo_gitops.agent.apply.eligibility import read_eligibility
 from margo_gitops.agent.apply.reconciler import Reconciler
 from margo_gitops.agent.apply.workloads import DeviceLimits
 from margo_gitops.agent.cycle import Cycle, Outcome
-from margo_gitops.agent.durable import disk_errors, make_folder
-from margo_gitops.agent.lock import AgentLock
 from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.poll_record import PollRecord
+from margo_gitops.agent.memory.state_folder import lock_folder, make_folder
 from margo_gitops.agent.pull.floor_files import FloorFiles
 from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper, FreshnessRules, ProofStore
 from margo_gitops.agent.pull.trusted_store import TrustedStore
-from margo_gitops.agent.service.loop import Cycles, Service
-from margo_gitops.agent.service.notify import ServiceManager
+from margo_gitops.agent.service.loop import Cycles, Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.agent.service.signals import Interruptions
 from margo_gitops.agent.settings.loading import LoadedConfiguration
 from margo_gitops.appliers.applier import Applier
 from margo_gitops.appliers.registry import create_applier
+from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
-from margo_gitops.errors import AgentMisconfigured, Location, MargoGitopsError
+from margo_gitops.errors import AgentMisconfigured, MargoGitopsError
 from margo_gitops.transport.git.git_transport import GitTransport
 from margo_gitops.transport.transport import Answer, PollHints, ProofSource
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, parse_allowed_signers
@@ -142,7 +141,7 @@ def working_agent(
     interrupted = interrupted or interruptions.stopping
     folder = configuration.state_folder
     log = EventLog(log_format, clock)
-    with AgentLock(folder / LOCK_FILE), contextlib.closing(transport):
+    with lock_folder(folder / LOCK_FILE), contextlib.closing(transport):
         store = TrustedStore(folder / STORE_FOLDER)
         store.clean()
         with Journal.open(folder / JOURNAL_FILE, clock()) as journal:
@@ -268,15 +267,13 @@ def read_policy(configuration: LoadedConfiguration, *, signed: bool = True) -> T
 
 
 def _read_list(path: Path) -> bytes:
-    try:
-        with disk_errors(path), path.open("rb") as file:
-            return file.read(MAX_LIST_BYTES + 1)
-    except MargoGitopsError as error:
-        raise AgentMisconfigured(
-            f"the list of allowed signers cannot be read: {error.what.partition(': ')[2]}",
-            where=Location(str(path)),
-            remedy="put the renderer's public key there, or correct trust.allowedSigners",
-        ) from error
+    return read_small_file(
+        path,
+        MAX_LIST_BYTES,
+        what="the list of allowed signers cannot be read",
+        error=AgentMisconfigured,
+        remedy="put the renderer's public key there, or correct trust.allowedSigners",
+    )
 
 
 def create_appliers(configuration: LoadedConfiguration, interrupted: Callable[[], bool]) -> Mapping[str, Applier]:

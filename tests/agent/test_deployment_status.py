@@ -1,7 +1,6 @@
-"""Status documents: the rules M-1 to M-4 of margo_gitops.agent.memory.deployment_status."""
+"""Status documents: the rules M-1 to M-4 of margo_gitops.agent.memory.recorded."""
 
-from margo_gitops.agent.memory.deployment_status import deployment_status
-from margo_gitops.agent.memory.journal import RecordedDeployment, RecordedWorkload
+from margo_gitops.agent.memory.recorded import RecordedDeployment, RecordedWorkload, deployment_status
 from margo_gitops.appliers.applier import WorkloadKey
 from margo_gitops.documents.json_reader import read_json
 from margo_gitops.documents.json_writer import write_json

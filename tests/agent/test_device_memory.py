@@ -14,17 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.properties import times
 
-from margo_gitops.agent import durable
-from margo_gitops.agent.lock import AgentLock
 from margo_gitops.agent.memory.events import Event, Reason
-from margo_gitops.agent.memory.journal import (
-    MAX_EVENTS,
-    MAX_SECURITY_EVENTS,
-    Failure,
-    Journal,
-    RecordedDeployment,
-    RecordedWorkload,
-)
+from margo_gitops.agent.memory.journal import MAX_EVENTS, MAX_SECURITY_EVENTS, Journal
+from margo_gitops.agent.memory.recorded import Failure, RecordedDeployment, RecordedWorkload
+from margo_gitops.agent.memory.state_folder import keep_file, lock_folder
 from margo_gitops.agent.pull.floor_files import FloorFiles
 from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.appliers.applier import WorkloadKey
@@ -415,7 +408,7 @@ def test_the_journal_is_readable_beside_its_writer_and_after_it(tmp_path: Path, 
 
 
 def _hold(path: Path, ready: "multiprocessing.synchronize.Event", end: "multiprocessing.synchronize.Event") -> None:
-    with AgentLock(path):
+    with lock_folder(path):
         ready.set()
         end.wait(60)
 
@@ -426,25 +419,25 @@ def test_one_state_folder_has_one_agent_and_a_killed_one_leaves_no_lock(tmp_path
     other = context.Process(target=_hold, args=(tmp_path / "lock", ready, end))
     other.start()
     assert ready.wait(60)
-    with pytest.raises(AgentBusy, match=str(other.pid)) as caught, AgentLock(tmp_path / "lock"):
+    with pytest.raises(AgentBusy, match=str(other.pid)) as caught, lock_folder(tmp_path / "lock"):
         pass
     assert caught.value.exit_code == 75
     other.kill()
     other.join(60)
     other.close()
-    with AgentLock(tmp_path / "lock"):
+    with lock_folder(tmp_path / "lock"):
         pass
 
 
 def test_a_state_folder_that_cannot_be_made_says_where_and_why(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StateFolderUnusable, match=str(tmp_path / "file")), AgentLock(tmp_path / "file" / "lock"):
+    with pytest.raises(StateFolderUnusable, match=str(tmp_path / "file")), lock_folder(tmp_path / "file" / "lock"):
         pass
 
 
 def test_a_replaced_file_is_old_or_new_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
-    durable.replace_file(path, b"old")
+    keep_file(path, b"old")
     real = os.write
 
     def half(descriptor: int, content: bytes) -> int:
@@ -454,6 +447,6 @@ def test_a_replaced_file_is_old_or_new_never_half(tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "write", half)
     with pytest.raises(StateFolderUnusable):
-        durable.replace_file(path, b"new")
+        keep_file(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]

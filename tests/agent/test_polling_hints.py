@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from margo_gitops.agent.cycle import Outcome
-from margo_gitops.agent.service.loop import Service
-from margo_gitops.agent.service.notify import ServiceManager
+from margo_gitops.agent.service.loop import Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.errors import MargoGitopsError, SourceBusy, SourceUnreachable
 from margo_gitops.transport.transport import PollHints

@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from margo_gitops.agent.apply.eligibility import Eligibility
 from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
 from margo_gitops.agent.apply.workloads import DeviceLimits, desired_deployments
-from margo_gitops.agent.memory.deployment_status import deployment_status
 from margo_gitops.agent.memory.events import Event, Reason
-from margo_gitops.agent.memory.journal import Journal, RecordedWorkload
+from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.recorded import RecordedWorkload, deployment_status
 from margo_gitops.appliers.applier import Observed, WorkloadKey
 from margo_gitops.digests import Digest
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge

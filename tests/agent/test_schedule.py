@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.agent.service.schedule import LONGEST_PAUSE_SECONDS, Schedule, retry_pause
+from margo_gitops.agent.memory.recorded import retry_pause
+from margo_gitops.agent.service.schedule import LONGEST_PAUSE_SECONDS, Schedule
 
 times = st.floats(0, 4e9)
 schedules = st.builds(

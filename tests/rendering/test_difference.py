@@ -14,7 +14,7 @@ from support.fleet import Document, FleetFolder, States, documents, merged, para
 
 from margo_gitops.agent.apply.steps import make_plan as make_steps
 from margo_gitops.agent.apply.workloads import DesiredDeployment, desired_deployments
-from margo_gitops.agent.memory.journal import RecordedWorkload
+from margo_gitops.agent.memory.recorded import RecordedWorkload
 from margo_gitops.appliers.applier import Observed
 from margo_gitops.documents.records import json_schema, write
 from margo_gitops.rendering.desired_state import DesiredState

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from margo_gitops.agent.settings.capabilities_file import capabilities_unusable, read_capabilities
+from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.matching import DeviceFacts, unmet
 from margo_gitops.errors import DeviceIneligible

@@ -12,9 +12,9 @@ from typing import Final
 
 from margo_gitops.agent.apply.steps import Change, Plan, make_plan
 from margo_gitops.agent.apply.workloads import DesiredDeployment, DeviceLimits, desired_deployments
-from margo_gitops.agent.memory.deployment_status import deployment_status
 from margo_gitops.agent.memory.events import Event, Reason, Record
-from margo_gitops.agent.memory.journal import Failure, Journal, RecordedDeployment, RecordedWorkload
+from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.recorded import Failure, RecordedDeployment, RecordedWorkload, deployment_status
 from margo_gitops.appliers.applier import Applier, Observed, Workload, WorkloadKey
 from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.records import write

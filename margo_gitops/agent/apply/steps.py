@@ -25,8 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from margo_gitops.agent.apply.workloads import DesiredDeployment
-from margo_gitops.agent.memory.journal import RecordedWorkload
-from margo_gitops.agent.service.schedule import retry_pause
+from margo_gitops.agent.memory.recorded import RecordedWorkload, retry_pause
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
 from margo_gitops.errors import ApplyError, WorkloadUnsupported
 

@@ -13,94 +13,52 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, Self, TypeAlias, cast
+from typing import Any, Final, Self
 
-from margo_gitops.agent.durable import make_folder
 from margo_gitops.agent.memory.events import Event
-from margo_gitops.agent.memory.journal_file import DAMAGE, journal_errors, open_sound, set_aside, uri_path
+from margo_gitops.agent.memory.recorded import RecordedDeployment, RecordedEvent, RecordedWorkload
 from margo_gitops.appliers.applier import WorkloadKey
-from margo_gitops.digests import Digest
-from margo_gitops.documents.status import State
+from margo_gitops.disk.databases import check_sound, database_errors, is_damage, open_database, open_read_only
+from margo_gitops.errors import StateFolderUnusable, StorageFull
 
 MAX_EVENTS: Final = 2_000
 MAX_SECURITY_EVENTS: Final = 500
 MAX_STATUSES: Final = 2_000
 LONGEST_MESSAGE: Final = 4_000
 
-Failure: TypeAlias = Literal["", "preparing", "installing", "quarantined", "removing"]
-"""How the last try ended: well or not at all; which step failed; or an update that failed and is not tried again."""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedDeployment:
-    """What the journal says of a deployment.
-
-    Attributes:
-        id: its id, lower case.
-        name: `metadata.name`, the source of its errors.
-        device: `metadata.deviceId`.
-        adopted: the version of the latest manifest with a revision of it that was begun to be applied.
-        position: its place in the state it came with, from 0.
-    """
-
-    id: str
-    name: str
-    device: str
-    adopted: int
-    position: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedWorkload:
-    """What the journal says of a component.
-
-    Attributes:
-        key: which component.
-        applier: name of the applier that serves it.
-        wanted: the digest that was last asked for; None once it shall be gone.
-        installed: the digest that was last installed with success.
-        state: in Margo's words.
-        code, message: of the error, where the last step failed; empty else.
-        attempts: how often a step towards the wanted digest failed, or installing it was begun, in a row.
-        changed_at: when the state last changed or a step last failed, seconds since the epoch.
-        position: its place among the components of its deployment, from 0.
-        failure: how the last try ended.
-    """
-
-    key: WorkloadKey
-    applier: str
-    wanted: Digest | None
-    installed: Digest | None
-    state: State
-    code: str = ""
-    message: str = ""
-    attempts: int = 0
-    changed_at: float = 0.0
-    position: int = 0
-    failure: Failure = ""
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedEvent:
-    """An event as kept; equal ones in a row are one, with a count.
-
-    Attributes:
-        reason: of which kind it is; perhaps one that only a newer agent knows.
-        text, code, subject: as of `Event`.
-        first_at, last_at: when it came first and last, seconds since the epoch.
-        count: how often it came.
-    """
-
-    reason: str
-    text: str
-    code: str
-    subject: str
-    first_at: float
-    last_at: float
-    count: int
+_TIMEOUT: Final = 10.0
+SCHEMA_VERSION: Final = 3
+_TABLES: Final = frozenset({"deployments", "workloads", "events", "outbox", "facts"})
+_SCHEMA: Final = """
+CREATE TABLE deployments (
+    id TEXT PRIMARY KEY, name TEXT NOT NULL, device TEXT NOT NULL, adopted TEXT NOT NULL, position INTEGER NOT NULL
+) STRICT;
+CREATE TABLE workloads (
+    deployment TEXT NOT NULL, component TEXT NOT NULL, position INTEGER NOT NULL, applier TEXT NOT NULL,
+    wanted TEXT, installed TEXT, state TEXT NOT NULL, code TEXT NOT NULL, message TEXT NOT NULL,
+    attempts INTEGER NOT NULL, changed_at REAL NOT NULL, failure TEXT NOT NULL DEFAULT '',
+    PRIMARY KEY (deployment, component)
+) STRICT;
+CREATE TABLE events (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, first_at REAL NOT NULL, last_at REAL NOT NULL, count INTEGER NOT NULL,
+    reason TEXT NOT NULL, security INTEGER NOT NULL, code TEXT NOT NULL, subject TEXT NOT NULL, text TEXT NOT NULL
+) STRICT;
+CREATE TABLE outbox (
+    deployment TEXT PRIMARY KEY, changed_at REAL NOT NULL, document BLOB NOT NULL, receipt TEXT
+) STRICT;
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+"""
+_UPGRADES: Final = (
+    "",
+    # From version 1, which did not know what had arrived.
+    "ALTER TABLE outbox ADD COLUMN receipt TEXT;",
+    # From version 2, which did not know which step had failed.
+    "ALTER TABLE workloads ADD COLUMN failure TEXT NOT NULL DEFAULT '';",
+)
+"""By the version that is upgraded, each to the next one."""
 
 
 class Journal:
@@ -131,16 +89,14 @@ class Journal:
             StateFolderUnusable: neither works.
             StorageFull: the disk is full.
         """
-        make_folder(path.parent)
-        with journal_errors(path):
+        with _journal_errors(path):
             try:
-                return cls(open_sound(path), path)
+                return cls(_open_sound(path), path)
             except sqlite3.OperationalError:
                 raise
             except sqlite3.DatabaseError:
-                aside = path.with_name(f"{path.name}.damaged-{int(now)}")
-                set_aside(path, aside)
-                return cls(open_sound(path), path, aside)
+                aside = _set_aside(path, int(now))
+                return cls(_open_sound(path), path, aside)
 
     @classmethod
     def peek(cls, path: Path) -> Journal | None:
@@ -151,14 +107,8 @@ class Journal:
         """
         if not path.exists():
             return None
-        with journal_errors(path):
-            connection = sqlite3.connect(f"file:{uri_path(path)}?mode=ro", uri=True, timeout=10, isolation_level=None)
-            try:
-                connection.execute("SELECT count(*) FROM facts").fetchone()
-            except sqlite3.DatabaseError:
-                connection.close()
-                raise
-            return cls(connection, path)
+        with _journal_errors(path):
+            return cls(open_read_only(path, timeout=_TIMEOUT), path)
 
     # Deployments and their components
 
@@ -212,8 +162,8 @@ class Journal:
         """Return what is recorded of deployments, in the order of the state they came with."""
         rows = self._rows("SELECT id, name, device, adopted, position FROM deployments ORDER BY position, id")
         return [
-            RecordedDeployment(str(row[0]), str(row[1]), str(row[2]), int(str(row[3])), int(str(row[4])))
-            for row in rows
+            RecordedDeployment(identity, name, device, int(adopted), position)
+            for identity, name, device, adopted, position in rows
         ]
 
     def workloads(self) -> list[RecordedWorkload]:
@@ -222,7 +172,7 @@ class Journal:
             "SELECT deployment, component, applier, wanted, installed, state, code, message, attempts, changed_at, "
             "position, failure FROM workloads ORDER BY deployment, position, component"
         )
-        return [_workload(row) for row in rows]
+        return [RecordedWorkload(WorkloadKey(*row[:2]), *row[2:]) for row in rows]
 
     # Events
 
@@ -265,18 +215,7 @@ class Journal:
             int(security),
             limit,
         )
-        return [
-            RecordedEvent(
-                str(row[0]),
-                str(row[1]),
-                str(row[2]),
-                str(row[3]),
-                float(str(row[4])),
-                float(str(row[5])),
-                int(str(row[6])),
-            )
-            for row in rows
-        ]
+        return [RecordedEvent(*row) for row in rows]
 
     # Statuses on their way out
 
@@ -301,12 +240,12 @@ class Journal:
     def outbox(self) -> dict[str, bytes]:
         """Return the latest status documents by deployment id."""
         rows = self._rows("SELECT deployment, document FROM outbox ORDER BY deployment")
-        return {str(row[0]): cast("bytes", row[1]) for row in rows}
+        return dict(rows)
 
     def receipts(self) -> dict[str, str]:
         """Return what was last noted as arrived, by deployment id."""
         rows = self._rows("SELECT deployment, receipt FROM outbox WHERE receipt IS NOT NULL")
-        return {str(row[0]): str(row[1]) for row in rows}
+        return dict(rows)
 
     def acknowledge(self, deployment_id: str, receipt: str) -> None:
         """Note that a status of a deployment arrived; `receipt` says which one, and where."""
@@ -325,22 +264,19 @@ class Journal:
 
     def facts(self) -> dict[str, str]:
         """Return all facts by name."""
-        return {str(row[0]): str(row[1]) for row in self._rows("SELECT name, value FROM facts")}
+        return dict(self._rows("SELECT name, value FROM facts"))
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         """Turn errors of SQLite into ours; a journal that turns out to be damaged is replaced for the next caller."""
-        with journal_errors(self._path):
+        with _journal_errors(self._path):
             try:
                 yield
             except sqlite3.DatabaseError as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGE:
+                if is_damage(error):
                     self._connection.close()
-                    self.set_aside = self._path.with_name(
-                        f"{self._path.name}.damaged-{int(self._path.stat().st_mtime)}"
-                    )
-                    set_aside(self._path, self.set_aside)
-                    self._connection = open_sound(self._path)
+                    self.set_aside = _set_aside(self._path, int(self._path.stat().st_mtime))
+                    self._connection = _open_sound(self._path)
                 raise
 
     @contextlib.contextmanager
@@ -356,24 +292,60 @@ class Journal:
                         self._connection.execute("ROLLBACK")
                 raise
 
-    def _rows(self, query: str, *values: object) -> list[tuple[object, ...]]:
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         with self._guarded():
             return self._connection.execute(query, values).fetchall()
 
 
-def _workload(row: tuple[object, ...]) -> RecordedWorkload:
-    deployment, component, applier, wanted, installed, state, code, message, attempts, changed_at, *rest = row
-    position, failure = rest
-    return RecordedWorkload(
-        WorkloadKey(str(deployment), str(component)),
-        str(applier),
-        Digest(str(wanted)) if wanted is not None else None,
-        Digest(str(installed)) if installed is not None else None,
-        cast("State", state),
-        str(code),
-        str(message),
-        int(str(attempts)),
-        float(str(changed_at)),
-        int(str(position)),
-        cast("Failure", failure),
+def _open_sound(path: Path) -> sqlite3.Connection:
+    """Return a connection to a journal that passed SQLite's check and has this version's tables.
+
+    Raises:
+        sqlite3.DatabaseError: it did not.
+        OSError: it cannot be opened.
+    """
+    connection = open_database(path, timeout=_TIMEOUT)
+    try:
+        check_sound(connection)
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        _check_tables(version, tables)
+        if version < SCHEMA_VERSION:
+            script = _SCHEMA if version == 0 else " ".join(_UPGRADES[version:])
+            connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _check_tables(version: int, tables: set[str]) -> None:
+    if not 0 <= version <= SCHEMA_VERSION:
+        raise sqlite3.DatabaseError(f"the journal has schema version {version}")
+    if version and not tables >= _TABLES:
+        raise sqlite3.DatabaseError("tables of the journal are missing")
+
+
+def _set_aside(path: Path, moment: int) -> Path:
+    """Rename a journal that cannot be used, in place of the one that was set aside before; return where it is now.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    for older in path.parent.glob(f"{path.name}.damaged-*"):
+        older.unlink(missing_ok=True)
+    aside = path.rename(path.with_name(f"{path.name}.damaged-{moment}"))
+    for suffix in ("-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
+    return aside
+
+
+def _journal_errors(path: Path) -> AbstractContextManager[None]:
+    """Turn errors of SQLite and of the disk inside into `StorageFull` or `StateFolderUnusable`."""
+    return database_errors(
+        path,
+        what="the journal cannot be used",
+        error=StateFolderUnusable,
+        full=StorageFull,
+        remedy="restart the agent: it sets a damaged journal aside",
     )

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
-from margo_gitops.agent.durable import make_folder, replace_file
+from margo_gitops.agent.memory.state_folder import keep_file
 from margo_gitops.digests import DIGEST_PATTERN, Digest, sha256
+from margo_gitops.disk.files import read_bounded
 from margo_gitops.documents.declarations import Text
 from margo_gitops.documents.json_reader import read_json
 from margo_gitops.documents.json_writer import write_json
@@ -107,8 +108,7 @@ class FloorFiles:
             return []
         content = self._document(floor)
         errors = [error for path in self._paths[1:] if (error := _try_write(path, content))]
-        make_folder(self._paths[0].parent)
-        replace_file(self._paths[0], content)
+        keep_file(self._paths[0], content)
         return errors
 
     def _document(self, floor: Floor) -> bytes:
@@ -142,10 +142,9 @@ def _rank(floor: Floor) -> tuple[int, bool]:
 
 
 def _read_bounded(path: Path) -> bytes | None:
-    """Return the file's first bytes; None where there is no file, nothing where it cannot be read: that is damage."""
+    """Return the file's bytes; None where there is no file, nothing where it cannot be read: that is damage."""
     try:
-        with path.open("rb") as file:
-            return file.read(_LARGEST_FILE + 1)
+        return read_bounded(path, _LARGEST_FILE)
     except FileNotFoundError:
         return None
     except OSError:
@@ -154,8 +153,7 @@ def _read_bounded(path: Path) -> bytes | None:
 
 def _try_write(path: Path, content: bytes) -> MargoGitopsError | None:
     try:
-        make_folder(path.parent)
-        replace_file(path, content)
+        keep_file(path, content)
     except MargoGitopsError as error:
         return error
     return None

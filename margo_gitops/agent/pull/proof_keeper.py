@@ -20,8 +20,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.agent.durable import make_folder, replace_file
 from margo_gitops.agent.memory.events import Event, Reason, Record
+from margo_gitops.agent.memory.state_folder import keep_file
+from margo_gitops.disk.files import read_bounded
 from margo_gitops.documents.freshness import MAX_PROOF_BYTES
 from margo_gitops.errors import (
     AgentMisconfigured,
@@ -88,8 +89,7 @@ class ProofStore:
         """
         for path in reversed(self._paths):
             try:
-                make_folder(path.parent)
-                replace_file(path, content)
+                keep_file(path, content)
             except MargoGitopsError:
                 if path == self._paths[0]:
                     raise
@@ -289,7 +289,6 @@ def _fleet(state: TrustedState) -> str | None:
 
 def _read_bounded(path: Path) -> bytes | None:
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_PROOF_BYTES + 1)
+        return read_bounded(path, MAX_PROOF_BYTES)
     except OSError:
         return None

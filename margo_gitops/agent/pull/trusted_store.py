@@ -21,15 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from margo_gitops.agent.durable import (
-    TEMPORARY_PREFIX,
-    disk_errors,
-    make_folder,
-    point_link,
-    remove_tree,
-    write_folder,
-)
+from margo_gitops.agent.memory.state_folder import folder_errors
 from margo_gitops.digests import DIGEST_PATTERN, Digest, sha256
+from margo_gitops.disk.files import TEMPORARY_PREFIX, read_bounded, reason
+from margo_gitops.disk.folders import point_link, remove_tree, write_folder
 from margo_gitops.documents.declarations import Keys, Text
 from margo_gitops.documents.deployment import UUID_PATTERN
 from margo_gitops.documents.json_reader import read_json
@@ -86,7 +81,7 @@ class TrustedStore:
         return self._load(generation) if generation else None
 
     def _current(self) -> Path | None:
-        with disk_errors(self._link):
+        with folder_errors(self._link):
             try:
                 return self._folder / self._link.readlink().name
             except FileNotFoundError:
@@ -131,15 +126,11 @@ class TrustedStore:
         files |= {deployment_path(name): content for name, content in snapshot.deployments.items()}
         if snapshot.commit is not None:
             files["commit"] = snapshot.commit
-        make_folder(self._folder)
         name = sha256(files["index.json"]).replace(":", "-")
-        with disk_errors(self._folder):
+        with folder_errors(self._folder):
             # The same content may lie there damaged: it is written again, never trusted.
-            if (self._folder / name).exists():
-                self._link.unlink(missing_ok=True)
-                remove_tree(self._folder / name)
-        write_folder(self._folder / name, files)
-        point_link(self._link, name)
+            write_folder(self._folder / name, files)
+            point_link(self._link, name)
         self.clean()
 
     def clean(self) -> None:
@@ -148,7 +139,7 @@ class TrustedStore:
         Raises:
             StateFolderUnusable: the folder cannot be read or written.
         """
-        with disk_errors(self._folder):
+        with folder_errors(self._folder):
             if not self._folder.is_dir():
                 return
             current = self._link.readlink().name if self._link.is_symlink() else ""
@@ -159,12 +150,10 @@ class TrustedStore:
     def _file(self, path: Path, digest: Digest | None) -> bytes:
         """Return the bytes of a file that has this digest."""
         try:
-            with path.open("rb") as file:
-                content = file.read(_LARGEST_FILE)
+            content = read_bounded(path, _LARGEST_FILE)
         except OSError as error:
-            reason = (error.strerror or str(error)).lower()
             raise StoredStateDamaged(
-                f"a file cannot be read: {reason}", where=Location(str(path)), remedy=_REMEDY
+                f"a file cannot be read: {reason(error)}", where=Location(str(path)), remedy=_REMEDY
             ) from error
         if sha256(content) != digest:
             raise StoredStateDamaged(

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from margo_gitops.agent.agent import JOURNAL_FILE, STORE_FOLDER, floor_files, freshness_keeper, read_policy
-from margo_gitops.agent.memory.deployment_status import deployment_status
 from margo_gitops.agent.memory.events import printable
-from margo_gitops.agent.memory.journal import Journal, RecordedDeployment, RecordedEvent, RecordedWorkload
+from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.poll_record import KEPT_EVERY
+from margo_gitops.agent.memory.recorded import RecordedDeployment, RecordedEvent, RecordedWorkload, deployment_status
 from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.agent.settings.loading import LoadedConfiguration
 from margo_gitops.documents.nodes import Json

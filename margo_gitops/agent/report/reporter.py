@@ -22,9 +22,9 @@ from typing import Final
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.recorded import retry_pause
 from margo_gitops.agent.service.loop import Cycles
-from margo_gitops.agent.service.schedule import retry_pause
-from margo_gitops.agent.settings.capabilities_file import capabilities_unusable, read_capabilities
+from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
 from margo_gitops.digests import sha256
 from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.json_writer import write_json

@@ -12,19 +12,22 @@ S-6  Who asks for a poll (SIGHUP) is not made to wait: the running step is finis
 
 from __future__ import annotations
 
+import contextlib
+import socket
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final, Literal, Protocol, TypeAlias
 
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, Reason, Record
-from margo_gitops.agent.service.notify import ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.errors import AgentDefect, MargoGitopsError
 from margo_gitops.transport.transport import PollHints
 
 LONGEST_UNMENDED_SECONDS: Final = 60.0
 """The longest time between two cycles, unless one of them takes longer (S-5)."""
+
+_MICROSECONDS: Final = 1_000_000
 
 _Call: TypeAlias = Literal["due", "asked", "end"]
 
@@ -51,6 +54,41 @@ class Waiting(Protocol):
     def wait(self, seconds: float) -> None:
         """Return after this time, or as soon as a signal came."""
         ...
+
+
+class ServiceManager:
+    """The service manager that started this process (systemd, sd_notify); silent where none listens.
+
+    Attributes:
+        heartbeat: seconds between two signs of life that it expects; None where it expects none.
+    """
+
+    def __init__(self, variables: Mapping[str, str]) -> None:
+        address = variables.get("NOTIFY_SOCKET", "")
+        # An address that starts with @ lies in Linux's abstract namespace.
+        self._address = f"\0{address[1:]}" if address.startswith("@") else address
+        watchdog = variables.get("WATCHDOG_USEC", "")
+        self.heartbeat = int(watchdog) / _MICROSECONDS / 2 if self._address and watchdog.isdecimal() else None
+
+    def ready(self) -> None:
+        """Say that the agent has started."""
+        self._send("READY=1")
+
+    def alive(self, status: str = "") -> None:
+        """Give a sign of life, with a line for `systemctl status`."""
+        self._send("WATCHDOG=1" + (f"\nSTATUS={status}" if status else ""))
+
+    def stopping(self) -> None:
+        """Say that the agent is about to end."""
+        self._send("STOPPING=1")
+
+    def _send(self, message: str) -> None:
+        if not self._address:
+            return
+        # A service manager that does not listen must not stop the agent.
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            sender.setblocking(False)
+            sender.sendto(message.encode(), self._address)
 
 
 class Service:

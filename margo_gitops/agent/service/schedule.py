@@ -91,12 +91,6 @@ class Schedule:
         return min(skipped * self.interval, longest)
 
 
-def retry_pause(attempts: int) -> float:
-    """Return how many seconds to wait before content that failed `attempts` times is installed again."""
-    doublings = min(max(attempts, 1) - 1, 32)
-    return min(60.0 * float(1 << doublings), LONGEST_PAUSE_SECONDS)
-
-
 def _fraction(device: str, purpose: str) -> float:
     """Return a number from 0 (included) to 1 (excluded) that is the same on every machine."""
     number = hashlib.sha256(f"{purpose}\0{device}".encode()).digest()

@@ -10,20 +10,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.agent.durable import disk_errors
 from margo_gitops.agent.settings.configuration import AgentConfiguration, seconds
 from margo_gitops.agent.settings.environment import Environment
 from margo_gitops.appliers.applier import ApplierContext, never
+from margo_gitops.disk.files import read_small_file
+from margo_gitops.documents.capabilities import DeviceCapabilities
+from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.nodes import Bounds, Node, SourceText
 from margo_gitops.documents.records import find
 from margo_gitops.documents.yaml_reader import read_yaml
-from margo_gitops.errors import AgentMisconfigured, Location, MargoGitopsError, UnreadableDocument
+from margo_gitops.errors import AgentMisconfigured, InvalidDocument, Location, UnreadableDocument
 from margo_gitops.transport.git.source import GitSource
 from margo_gitops.transport.http.source import HttpSource
 
 DEFAULT_CONFIGURATION: Final = Path("/etc/margo-gitops/agent.yaml")
 CLIENT_ID_FILE: Final = "client-id.json"
 
+_LARGEST_CAPABILITIES: Final = 1024 * 1024
+_UNUSABLE: Final = "the device's capabilities cannot be used"
+_CORRECT: Final = (
+    "correct the document, or `capabilities` in the agent's configuration; "
+    "`margo-gitops document check FILE` shows every mistake"
+)
 _BOUNDS: Final = Bounds(size=64 * 1024, depth=12, nodes=2_000)
 
 
@@ -178,9 +186,14 @@ def load_configuration(file: Path, environment: Environment) -> LoadedConfigurat
     Raises:
         AgentMisconfigured: the file cannot be read, or has findings; each is listed with line and column.
     """
+    content = read_small_file(
+        file,
+        _BOUNDS.size,
+        what="the agent's configuration cannot be read",
+        error=AgentMisconfigured,
+        remedy="name the file with --config or MARGO_GITOPS_CONFIG; docs/agent.md has an example",
+    )
     try:
-        with disk_errors(file), file.open("rb") as opened:
-            content = opened.read(_BOUNDS.size + 1)
         source = read_yaml(content, str(file), _BOUNDS)
     except UnreadableDocument as error:
         raise AgentMisconfigured(
@@ -189,12 +202,6 @@ def load_configuration(file: Path, environment: Environment) -> LoadedConfigurat
             why=error.why,
             remedy=error.remedy,
         ) from error
-    except MargoGitopsError as error:
-        raise AgentMisconfigured(
-            f"the agent's configuration cannot be read: {error.what.partition(': ')[2]}",
-            where=Location(str(file)),
-            remedy="name the file with --config or MARGO_GITOPS_CONFIG; docs/agent.md has an example",
-        ) from error
     configuration, findings = find(AgentConfiguration, _overridden(source, environment))
     if configuration is None:
         errors = [str(finding) for finding in findings if finding.severity == "error"]
@@ -202,6 +209,27 @@ def load_configuration(file: Path, environment: Environment) -> LoadedConfigurat
             "the agent's configuration has mistakes", where=Location(str(file)), why=errors, remedy="correct the file"
         )
     return LoadedConfiguration(file, configuration)
+
+
+def read_capabilities(path: Path) -> DeviceCapabilities:
+    """Return what a file says, in any shape of the standard, JSON or YAML.
+
+    Raises:
+        AgentMisconfigured: it cannot be read, is too large, or is no capabilities document.
+    """
+    content = read_small_file(path, _LARGEST_CAPABILITIES, what=_UNUSABLE, error=AgentMisconfigured, remedy=_CORRECT)
+    try:
+        document = read_as(DeviceCapabilities, read_source(content, str(path)))
+    except (InvalidDocument, UnreadableDocument) as error:
+        raise capabilities_unusable(path, *str(error).splitlines()) from error
+    if not isinstance(document, DeviceCapabilities):
+        raise TypeError(f"capabilities were asked for, not {type(document).__name__}")
+    return document
+
+
+def capabilities_unusable(path: Path, *why: str) -> AgentMisconfigured:
+    """Return the error for a file that cannot be used."""
+    return AgentMisconfigured(_UNUSABLE, where=Location(str(path)), why=why, remedy=_CORRECT)
 
 
 def _overridden(source: SourceText, environment: Environment) -> SourceText:

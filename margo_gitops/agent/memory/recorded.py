@@ -1,0 +1,135 @@
+"""What the device remembers of deployments, components and events, and what that says to others; pure.
+
+STATUS-1  A component has one of Margo's six states; a deployment has that of its most severe component.
+STATUS-2  `adoptedManifestVersion` is that of the latest manifest with a revision that the device has begun to apply.
+STATUS-3  An error has a code, a source (component, or `metadata.name` for the deployment) and a message.
+STATUS-4  `deviceId` is there only where the deployment is for a child device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from margo_gitops.appliers.applier import WorkloadKey
+from margo_gitops.digests import Digest
+from margo_gitops.documents.device_id import client_of
+from margo_gitops.documents.status import (
+    ComponentStatus,
+    DeploymentStatus,
+    OverallStatus,
+    State,
+    StatusError,
+    most_severe,
+)
+
+LONGEST_RETRY_PAUSE: Final = 3600.0
+"""The most seconds between two tries of what fails."""
+
+_LONGEST_MESSAGE: Final = 1000
+
+Failure: TypeAlias = Literal["", "preparing", "installing", "quarantined", "removing"]
+"""How the last try ended: well or not at all; which step failed; or an update that failed and is not tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedDeployment:
+    """What the journal says of a deployment.
+
+    Attributes:
+        id: its id, lower case.
+        name: `metadata.name`, the source of its errors.
+        device: `metadata.deviceId`.
+        adopted: the version of the latest manifest with a revision of it that was begun to be applied.
+        position: its place in the state it came with, from 0.
+    """
+
+    id: str
+    name: str
+    device: str
+    adopted: int
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedWorkload:
+    """What the journal says of a component.
+
+    Attributes:
+        key: which component.
+        applier: name of the applier that serves it.
+        wanted: the digest that was last asked for; None once it shall be gone.
+        installed: the digest that was last installed with success.
+        state: in Margo's words.
+        code, message: of the error, where the last step failed; empty else.
+        attempts: how often a step towards the wanted digest failed, or installing it was begun, in a row.
+        changed_at: when the state last changed or a step last failed, seconds since the epoch.
+        position: its place among the components of its deployment, from 0.
+        failure: how the last try ended.
+    """
+
+    key: WorkloadKey
+    applier: str
+    wanted: Digest | None
+    installed: Digest | None
+    state: State
+    code: str = ""
+    message: str = ""
+    attempts: int = 0
+    changed_at: float = 0.0
+    position: int = 0
+    failure: Failure = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    """An event as kept; equal ones in a row are one, with a count.
+
+    Attributes:
+        reason: of which kind it is; perhaps one that only a newer agent knows.
+        text, code, subject: as of `Event`.
+        first_at, last_at: when it came first and last, seconds since the epoch.
+        count: how often it came.
+    """
+
+    reason: str
+    text: str
+    code: str
+    subject: str
+    first_at: float
+    last_at: float
+    count: int
+
+
+def retry_pause(attempts: int) -> float:
+    """Return how many seconds to wait before content that failed `attempts` times is installed again."""
+    doublings = min(max(attempts, 1) - 1, 32)
+    return min(60.0 * float(1 << doublings), LONGEST_RETRY_PAUSE)
+
+
+def deployment_status(deployment: RecordedDeployment, workloads: Sequence[RecordedWorkload]) -> DeploymentStatus:
+    """Return the status of a deployment (STATUS-1 to STATUS-4).
+
+    Args:
+        deployment: what is recorded of it.
+        workloads: what is recorded of its components, in order.
+    """
+    components = tuple(
+        ComponentStatus(item.key.component, item.state, _error(item, item.key.component)) for item in workloads
+    )
+    state = most_severe(item.state for item in workloads)
+    worst = next((item for item in workloads if item.state == state), None)
+    return DeploymentStatus(
+        deployment_id=deployment.id,
+        status=OverallStatus(state, _error(worst, deployment.name) if worst else None),
+        components=components,
+        adopted_manifest_version=deployment.adopted,
+        device_id=deployment.device if client_of(deployment.device) != deployment.device else None,
+    )
+
+
+def _error(workload: RecordedWorkload, source: str) -> StatusError | None:
+    if not workload.message:
+        return None
+    return StatusError(workload.code, source, workload.message[:_LONGEST_MESSAGE])

@@ -1,0 +1,63 @@
+"""The state folder: one agent at a time works with it, and an error of its disk says what to do."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+from margo_gitops.disk.files import disk_errors, replace_file
+from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
+from margo_gitops.errors import AgentBusy, Location, StateFolderUnusable, StorageFull
+
+
+def folder_errors(path: Path) -> AbstractContextManager[None]:
+    """Turn every `OSError` inside into `StorageFull` or `StateFolderUnusable` at `path`."""
+    return disk_errors(
+        path,
+        what="the state folder cannot be used",
+        error=StateFolderUnusable,
+        full=StorageFull,
+        remedy="check owner, mode and mount of the folder",
+    )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder that only its owner may enter, and its parents.
+
+    Raises:
+        StateFolderUnusable: it cannot be made.
+        StorageFull: the disk is full.
+    """
+    with folder_errors(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def keep_file(path: Path, content: bytes) -> None:
+    """Make a file hold this content, durably, in place of what it holds; its folder is made.
+
+    Raises:
+        StateFolderUnusable: it cannot be written.
+        StorageFull: the disk is full; the old content is intact.
+    """
+    make_folder(path.parent)
+    with folder_errors(path):
+        replace_file(path, content)
+
+
+def lock_folder(path: Path) -> HeldLock:
+    """Take the lock of a state folder, so that no other agent works with it.
+
+    Raises:
+        AgentBusy: another process has it.
+        StateFolderUnusable: the folder cannot be made or written.
+    """
+    make_folder(path.parent)
+    try:
+        with folder_errors(path):
+            return take_lock(path)
+    except LockTaken as taken:
+        raise AgentBusy(
+            f"another agent works with this state folder{f' ({taken.holder})' if taken.holder else ''}",
+            where=Location(str(path.parent)),
+            remedy="wait for it, or send `agent run` SIGHUP to poll now",
+        ) from taken
