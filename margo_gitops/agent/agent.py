@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.apply.eligibility import read_eligibility
@@ -16,35 +14,23 @@ from margo_gitops.agent.apply.reconciler import Reconciler
 from margo_gitops.agent.apply.workloads import DeviceLimits
 from margo_gitops.agent.cycle import Cycle, Outcome
 from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record
-from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.poll_record import PollRecord
 from margo_gitops.agent.memory.state_folder import lock_folder, make_folder
-from margo_gitops.agent.pull.floor_files import FloorFiles
-from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper, FreshnessRules, ProofStore
-from margo_gitops.agent.pull.trusted_store import TrustedStore
-from margo_gitops.agent.service.loop import Cycles, Service, ServiceManager
+from margo_gitops.agent.pull.held import floor_files, freshness_keeper, read_policy, trusted_store
+from margo_gitops.agent.service.loop import Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.agent.service.signals import Interruptions
 from margo_gitops.agent.settings.loading import LoadedConfiguration
 from margo_gitops.appliers.applier import Applier
 from margo_gitops.appliers.registry import create_applier
-from margo_gitops.disk.files import read_small_file
-from margo_gitops.documents.state_layout import FRESHNESS_FILE
-from margo_gitops.errors import AgentMisconfigured, MargoGitopsError
+from margo_gitops.errors import MargoGitopsError
 from margo_gitops.transport.git.git_transport import GitTransport
-from margo_gitops.transport.transport import Answer, PollHints, ProofSource
-from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, parse_allowed_signers
-from margo_gitops.trust.snapshot import Snapshot
-from margo_gitops.trust.trusted_state import TrustPolicy
-from margo_gitops.web.metering import Cost
 
 if TYPE_CHECKING:
     from margo_gitops.transport.http.http_transport import HttpTransport
 
-JOURNAL_FILE: Final = "journal.sqlite3"
-FLOOR_FILE: Final = "floor.json"
 LOCK_FILE: Final = "lock"
-STORE_FOLDER: Final = "trusted"
 APPLIERS_FOLDER: Final = "appliers"
 
 Clock = Callable[[], float]
@@ -52,16 +38,23 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What a working agent consists of, while it holds the lock."""
+    """What a working agent consists of, while it holds the lock.
 
-    cycle: Cycles
-    transport: AgentTransport
+    Attributes:
+        cycle: does one cycle.
+        report: tells the server what it does not know yet; nothing where the source takes no reports.
+        journal: what the device did.
+        record: keeps events.
+    """
+
+    cycle: Cycle
+    report: Callable[[], None]
     journal: Journal
     record: Record
 
 
 def run_once(configuration: LoadedConfiguration, log_format: LogFormat, *, retry: bool = False) -> Outcome:
-    """Poll once, apply, and return how it went.
+    """Poll once, apply, report, and return how it went.
 
     Args:
         configuration: the agent's.
@@ -73,11 +66,14 @@ def run_once(configuration: LoadedConfiguration, log_format: LogFormat, *, retry
         MargoGitopsError: nothing could be done; the error says why.
     """
     with Interruptions() as interruptions, working_agent(configuration, log_format, interruptions) as parts:
-        return parts.cycle.run(retry=retry)
+        outcome = parts.cycle.run(retry=retry)
+        if outcome.answered:
+            parts.report()
+        return outcome
 
 
 def run_service(configuration: LoadedConfiguration, log_format: LogFormat) -> None:
-    """Poll and apply until SIGTERM or SIGINT.
+    """Poll, apply and report until SIGTERM or SIGINT.
 
     Raises:
         AgentBusy: another agent works with this state folder.
@@ -90,19 +86,16 @@ def run_service(configuration: LoadedConfiguration, log_format: LogFormat) -> No
             configuration, log_format, interruptions, heartbeat=manager.alive, interrupted=interruptions.called
         ) as parts,
     ):
-        schedule = Schedule(configuration.device, configuration.interval, configuration.jitter)
-        # A wait gives no signs of life, and jitter may double it.
-        longest = min(configuration.wait, (manager.heartbeat or float("inf")) / 2)
-        parts.transport.patience = lambda: schedule.patience(time.time(), longest)
         Service(
             cycles=parts.cycle,
-            schedule=schedule,
+            report=parts.report,
+            schedule=Schedule(configuration.device, configuration.interval, configuration.jitter),
             waiting=interruptions,
             manager=manager,
             record=parts.record,
             clock=time.time,
             timer=time.monotonic,
-            hints=lambda: parts.transport.hints,
+            longest_wait=configuration.wait,
         ).run()
 
 
@@ -133,18 +126,20 @@ def working_agent(
         ApplierUnusable: an applier is not installed, or its settings cannot work.
         StateFolderUnusable: the state folder cannot be used.
     """
-    http = create_http_transport(configuration)
-    transport = AgentTransport(http or GitTransport(configuration.git_source()), interruptions)
+    http = _http_transport(configuration)
+    transport = http or GitTransport(configuration.git_source())
     limits = DeviceLimits(
         read_eligibility(configuration.device, configuration.capabilities_files), configuration.longest_timeout
     )
     interrupted = interrupted or interruptions.stopping
-    folder = configuration.state_folder
     log = EventLog(log_format, clock)
-    with lock_folder(folder / LOCK_FILE), contextlib.closing(transport):
-        store = TrustedStore(folder / STORE_FOLDER)
+    with lock_folder(configuration.state_folder / LOCK_FILE), contextlib.closing(transport):
+        store = trusted_store(configuration)
         store.clean()
-        with Journal.open(folder / JOURNAL_FILE, clock()) as journal:
+        with (
+            Journal.open(configuration.state_folder / JOURNAL_FILE, clock()) as journal,
+            contextlib.closing(PollRecord(journal, clock)) as polls,
+        ):
             record = _recorder(journal, log, clock)
             if journal.set_aside:
                 record(Event(Reason.JOURNAL_REBUILT, f"the journal could not be used and lies at {journal.set_aside}"))
@@ -157,25 +152,22 @@ def working_agent(
                 limits=limits,
                 heartbeat=heartbeat,
             )
-            with contextlib.closing(PollRecord(journal, clock)) as polls:
-                transport.polls = polls
-                cycle: Cycles = Cycle(
-                    policy=lambda: read_policy(configuration),
-                    fallback=read_policy(configuration, signed=False),
-                    transport=transport,
-                    store=store,
-                    floors=floor_files(configuration),
-                    polls=polls,
-                    reconciler=reconciler,
-                    record=record,
-                    freshness=freshness_keeper(configuration, record, clock, transport),
-                )
-                if http is not None:
-                    cycle = _reporting(cycle, http, configuration, journal, record, interruptions)
-                yield Parts(cycle, transport, journal, record)
+            cycle = Cycle(
+                policy=lambda: read_policy(configuration),
+                fallback=read_policy(configuration, signed=False),
+                transport=transport,
+                store=store,
+                floors=floor_files(configuration),
+                polls=polls,
+                reconciler=reconciler,
+                record=record,
+                freshness=freshness_keeper(configuration, record, clock, transport, interruptions.abortable),
+                abortable=interruptions.abortable,
+            )
+            yield Parts(cycle, _reporter(http, configuration, journal, record, interruptions), journal, record)
 
 
-def create_http_transport(configuration: LoadedConfiguration) -> HttpTransport | None:
+def _http_transport(configuration: LoadedConfiguration) -> HttpTransport | None:
     """Return the transport of an HTTP source, nothing opened yet; None where the source is another.
 
     Raises:
@@ -189,18 +181,19 @@ def create_http_transport(configuration: LoadedConfiguration) -> HttpTransport |
     return HttpTransport(configuration.http_source())
 
 
-def _reporting(
-    cycles: Cycles,
-    transport: HttpTransport,
+def _reporter(
+    transport: HttpTransport | None,
     configuration: LoadedConfiguration,
     journal: Journal,
     record: Record,
     interruptions: Interruptions,
-) -> Cycles:
-    """Return the cycles, each followed by reports to the server."""
-    from margo_gitops.agent.report.reporter import Reporter, ReportingCycles
+) -> Callable[[], None]:
+    """Return what sends reports to the server; what does nothing where the source is none."""
+    if transport is None:
+        return lambda: None
+    from margo_gitops.agent.report.reporter import Reporter
 
-    reporter = Reporter(
+    return Reporter(
         transport=transport,
         device=configuration.device,
         capabilities=configuration.capabilities_files,
@@ -209,71 +202,7 @@ def _reporting(
         record=record,
         timer=time.monotonic,
         abortable=interruptions.abortable,
-    )
-    return ReportingCycles(cycles, reporter)
-
-
-def floor_files(configuration: LoadedConfiguration) -> FloorFiles:
-    """Return the places of the trust floor."""
-    return FloorFiles(configuration.device, configuration.state_folder / FLOOR_FILE, configuration.floor_copy)
-
-
-def freshness_keeper(
-    configuration: LoadedConfiguration, record: Record, clock: Clock = time.time, source: ProofSource | None = None
-) -> FreshnessKeeper | None:
-    """Return what keeps the device's proof of freshness; None where its configuration wants none.
-
-    Args:
-        configuration: the agent's.
-        record: keeps events.
-        clock: the time, seconds since the epoch.
-        source: where proofs come from; None: nowhere but by hand.
-    """
-    settings, path = configuration.content.freshness, configuration.statement_signers
-    if settings is None or path is None:
-        return None
-    copy = configuration.floor_copy
-    parsed = functools.lru_cache(maxsize=1)(parse_allowed_signers)  # asked several times in a cycle
-    return FreshnessKeeper(
-        FreshnessRules(configuration.device, settings.required, settings.on_expiry == "hold"),
-        ProofStore(
-            configuration.state_folder / FRESHNESS_FILE,
-            copy.with_name(f"{copy.name}.{FRESHNESS_FILE}") if copy else None,
-        ),
-        lambda: parsed(_read_list(path), str(path)),
-        record,
-        clock,
-        source,
-    )
-
-
-def read_policy(configuration: LoadedConfiguration, *, signed: bool = True) -> TrustPolicy:
-    """Return what the device demands of its state, with the list of signers as it is now.
-
-    Args:
-        configuration: the agent's.
-        signed: whether to demand a signature where the configuration does; without, no list is read.
-
-    Raises:
-        AgentMisconfigured: the list cannot be read.
-        AllowedSignersInvalid: the list has mistakes.
-    """
-    trust = configuration.content.trust
-    signers = None
-    if signed and trust.allowed_signers is not None:
-        path = configuration.path(trust.allowed_signers)
-        signers = parse_allowed_signers(_read_list(path), str(path))
-    return TrustPolicy(configuration.device, signers, minimum_version=trust.minimum_version)
-
-
-def _read_list(path: Path) -> bytes:
-    return read_small_file(
-        path,
-        MAX_LIST_BYTES,
-        what="the list of allowed signers cannot be read",
-        error=AgentMisconfigured,
-        remedy="put the renderer's public key there, or correct trust.allowedSigners",
-    )
+    ).send
 
 
 def create_appliers(configuration: LoadedConfiguration, interrupted: Callable[[], bool]) -> Mapping[str, Applier]:
@@ -304,61 +233,3 @@ def _recorder(journal: Journal, log: EventLog, clock: Clock) -> Record:
             log.write(Event.of(Reason.STORAGE_FAILED, error))
 
     return record
-
-
-class AgentTransport:
-    """A transport whose pulls a signal to stop may cut off, and that tells what each cost.
-
-    Attributes:
-        polls: who is told; None is nobody.
-        patience: says how many seconds the next pull may wait for a change.
-        hints: what the source said at the last pull about the next one.
-    """
-
-    def __init__(self, transport: GitTransport | HttpTransport, interruptions: Interruptions) -> None:
-        """Take the parts.
-
-        Args:
-            transport: what pulls.
-            interruptions: signals.
-        """
-        self._transport = transport
-        self._interruptions = interruptions
-        self.polls: PollRecord | None = None
-        self.patience: Callable[[], int] = int
-        self.hints = PollHints()
-
-    @property
-    def cost(self) -> Cost:
-        """What the transport has used so far."""
-        return self._transport.cost
-
-    def pull(self, held: Snapshot | None, patience: int = 0) -> Answer:
-        """Return what the transport returns.
-
-        Raises:
-            TransportError: as the transport does.
-        """
-        before = self._transport.cost
-        self.hints = PollHints()
-        try:
-            with self._interruptions.abortable():
-                answer = self._transport.pull(held, patience or self.patience())
-            self.hints = answer.hints
-            return answer
-        finally:
-            if self.polls is not None:
-                self.polls.spent(self._transport.cost - before)
-
-    def freshness(self, device: str, held: bytes | None) -> bytes | None:
-        """Return what the transport returns.
-
-        Raises:
-            TransportError: as the transport does.
-        """
-        with self._interruptions.abortable():
-            return self._transport.freshness(device, held)
-
-    def close(self) -> None:
-        """Close the kept connection."""
-        self._transport.close()

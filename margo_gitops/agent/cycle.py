@@ -20,11 +20,12 @@ C-9  What is fetched is taken only if freshness has nothing against it; what is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Final
 
 from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
-from margo_gitops.agent.memory.events import Event, Reason, Record, refusal
+from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.poll_record import PollRecord, PollResult
 from margo_gitops.agent.pull.floor_files import FloorFiles
 from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
@@ -41,12 +42,18 @@ from margo_gitops.errors import (
     TransportError,
     TrustRefused,
 )
-from margo_gitops.transport.transport import Transport
+from margo_gitops.transport.transport import Answer, PollHints, Transport
 from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
 
 _WORST_FIRST: Final = (ExitCode.TRUST, ExitCode.USAGE, ExitCode.APPLY, ExitCode.TRANSPORT, ExitCode.TRY_LATER)
+
+_POLL_FAILURES: Final = (
+    (TransportError, Reason.POLL_FAILED),
+    ((AgentMisconfigured, AllowedSignersInvalid), Reason.SIGNERS_UNREADABLE),
+    ((StorageFull, StateFolderUnusable), Reason.STORAGE_FAILED),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +65,19 @@ class Outcome:
         version: the manifest version that is held now; None where nothing is.
         poll_error: why there is no new state, where the poll failed or was refused.
         reconciliation: how far the held state was applied; None where nothing is held.
+        hints: what the source said about the next poll.
     """
 
     poll: PollResult
     version: int | None
     poll_error: MargoGitopsError | None
     reconciliation: Reconciliation | None
+    hints: PollHints = field(default_factory=PollHints)
+
+    @property
+    def answered(self) -> bool:
+        """Whether the source was asked, and did not fail to answer."""
+        return self.poll != "none" and not isinstance(self.poll_error, TransportError)
 
     @property
     def errors(self) -> tuple[MargoGitopsError, ...]:
@@ -80,12 +94,23 @@ class Outcome:
         return next((code for code in _WORST_FIRST if code in codes), ExitCode.OK)
 
 
+@dataclass(frozen=True, slots=True)
+class _Poll:
+    """How a poll ended, and the state that is held now."""
+
+    result: PollResult
+    held: TrustedState | None
+    error: MargoGitopsError | None = None
+    hints: PollHints = field(default_factory=PollHints)
+
+
 class Cycle:
     """Runs cycles of one device.
 
     Attributes:
         policy: asked at the start of each cycle, so that a changed list of signers counts at once.
         fallback: what the held state must obey while the list of signers cannot be read (C-8).
+        abortable: a signal to stop may cut off what is done inside.
     """
 
     def __init__(
@@ -100,9 +125,11 @@ class Cycle:
         reconciler: Reconciler,
         record: Record,
         freshness: FreshnessKeeper | None = None,
+        abortable: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.policy = policy
         self.fallback = fallback
+        self.abortable = abortable
         self._transport = transport
         self._store = store
         self._floors = floors
@@ -116,11 +143,12 @@ class Cycle:
         self._told: set[Event] = set()
         self._telling: set[Event] = set()
 
-    def run(self, *, poll: bool = True, patient: bool = False, retry: bool = False) -> Outcome:
+    def run(self, *, poll: bool = True, wait: int = 0, patient: bool = False, retry: bool = False) -> Outcome:
         """Do one cycle.
 
         Args:
             poll: whether to ask the source; without, only what is held is applied.
+            wait: how many seconds the source may wait for a change before it answers.
             patient: whether what failed rests before it is tried again.
             retry: whether to try quarantined updates again.
 
@@ -129,23 +157,22 @@ class Cycle:
             StorageFull: the journal cannot be written; what runs keeps running.
         """
         self._told, self._telling = self._telling, set()
-        result: PollResult = "none"
-        error: MargoGitopsError | None = None
         floor = self._read_floor()
         try:
             policy = self.policy()
         except (AgentMisconfigured, AllowedSignersInvalid) as unreadable:
-            error = unreadable
-            held = self._load_unjudged(unreadable, floor)
+            ended = _Poll("none", self._load_unjudged(unreadable, floor), unreadable)
         else:
-            held = self._load_held(policy, floor)
+            ended = _Poll("none", self._load_held(policy, floor))
             if poll:
-                result, held, error = self._poll(policy, floor, held)
-            self._last_held, self._has_judged = held, True
+                ended = self._poll(policy, floor, ended.held, wait)
+            self._last_held, self._has_judged = ended.held, True
             if self._freshness is not None:
-                self._freshness.look(held, polled=result in ("new", "unchanged"))
+                self._freshness.look(ended.held, polled=ended.result in ("new", "unchanged"))
+        held = ended.held
         reconciliation = self._reconciler.reconcile(held, patient=patient, retry=retry) if held else None
-        return Outcome(result, held.manifest.manifest_version if held else None, error, reconciliation)
+        version = held.manifest.manifest_version if held else None
+        return Outcome(ended.result, version, ended.error, reconciliation, ended.hints)
 
     def _read_floor(self) -> Floor | None:
         reading = self._floors.mend()
@@ -193,32 +220,29 @@ class Cycle:
         self._tell(Event(Reason.SIGNERS_UNREADABLE, text, unreadable.code))
         return held
 
-    def _poll(
-        self, policy: TrustPolicy, floor: Floor | None, held: TrustedState | None
-    ) -> tuple[PollResult, TrustedState | None, MargoGitopsError | None]:
-        """Return how the poll ended, and the state that is held now."""
+    def _poll(self, policy: TrustPolicy, floor: Floor | None, held: TrustedState | None, wait: int) -> _Poll:
+        """Ask the source, and take what it has where it can be trusted."""
+        hints = PollHints()
         try:
-            snapshot = self._transport.pull(held.snapshot if held else None).snapshot
-            if snapshot is None:
+            answer = self._pull(held, wait)
+            hints = answer.hints
+            if answer.snapshot is None:
                 if held is None:
                     raise SourceMisbehaved("the source says that nothing changed, but this device holds nothing")
-                return self._polled("unchanged", None), held, None
-            state = self._judge(snapshot, policy, held.floor if held else floor)
+                return self._ended(_Poll("unchanged", held, None, hints))
+            state = self._judge(answer.snapshot, policy, held.floor if held else floor)
             if self._freshness is not None:
                 self._freshness.admit(state)
             self._store.save(state)
-        except TransportError as error:
-            self._record(Event.of(Reason.POLL_FAILED, error))
-            return self._polled("failed", error), held, error
         except TrustRefused as error:
-            self._record(refusal(error))
-            return self._polled("refused", error), held, error
-        except (AgentMisconfigured, AllowedSignersInvalid) as error:
-            self._record(Event.of(Reason.SIGNERS_UNREADABLE, error))
-            return self._polled("failed", error), held, error
-        except (StorageFull, StateFolderUnusable) as error:
-            self._record(Event.of(Reason.STORAGE_FAILED, error))
-            return self._polled("failed", error), held, error
+            self._record(Event.of(Reason.STATE_REFUSED, error))
+            return self._ended(_Poll("refused", held, error, hints))
+        except MargoGitopsError as error:
+            reason = next((reason for kinds, reason in _POLL_FAILURES if isinstance(error, kinds)), None)
+            if reason is None:
+                raise
+            self._record(Event.of(reason, error))
+            return self._ended(_Poll("failed", held, error, hints))
         if held is None and floor is None:
             text = f"first contact: version {state.floor.version} is trusted without an older one to compare with"
             self._record(Event(Reason.FIRST_CONTACT, text))
@@ -226,7 +250,15 @@ class Cycle:
         by = f", signed by {state.signer}" if state.signer else ", unsigned"
         revision = state.snapshot.revision
         self._record(Event(Reason.STATE_TRUSTED, f"version {state.floor.version} at {revision}{by}"))
-        return self._polled("new", None), state, None
+        return self._ended(_Poll("new", state, None, hints))
+
+    def _pull(self, held: TrustedState | None, wait: int) -> Answer:
+        before = self._transport.cost
+        try:
+            with self.abortable():
+                return self._transport.pull(held.snapshot if held else None, wait)
+        finally:
+            self._polls.spent(self._transport.cost - before)
 
     def _judge(self, snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
         """Return the verdict on a snapshot; the last one is kept, for a device that polls and polls."""
@@ -244,8 +276,8 @@ class Cycle:
             self._record(event)
         self._telling.add(event)
 
-    def _polled(self, result: PollResult, error: MargoGitopsError | None) -> PollResult:
+    def _ended(self, poll: _Poll) -> _Poll:
         """Remember how the poll ended, for `agent status`."""
-        if self._polls.ended(result, error):
+        if self._polls.ended(poll.result, poll.error):
             self._record(Event(Reason.POLL_RECOVERED, "the source answers again"))
-        return result
+        return poll

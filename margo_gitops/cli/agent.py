@@ -11,7 +11,8 @@ import click
 
 from margo_gitops.agent.agent import run_once, run_service
 from margo_gitops.agent.memory.events import LogFormat
-from margo_gitops.agent.report.inspection import as_json, as_text, report, verify_held
+from margo_gitops.agent.pull.held import verify_held
+from margo_gitops.agent.report.inspection import as_json, as_text, report
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, LoadedConfiguration, load_configuration
 from margo_gitops.cli.agent_freshness import freshness

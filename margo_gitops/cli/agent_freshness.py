@@ -10,9 +10,9 @@ from pathlib import Path
 
 import click
 
-from margo_gitops.agent.agent import freshness_keeper
+from margo_gitops.agent.pull.held import freshness_keeper, verify_held
 from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
-from margo_gitops.agent.report.inspection import held_proof, verify_held
+from margo_gitops.agent.report.inspection import held_proof
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, LoadedConfiguration, load_configuration
 from margo_gitops.documents.freshness import MAX_PROOF_BYTES

@@ -61,18 +61,17 @@ class Life:
 
     answers: list[PollHints | MargoGitopsError]
     now: float = 1_790_000_000.0
-    hints: PollHints = field(default_factory=PollHints)
     polled_at: list[float] = field(default_factory=list)
 
-    def run(self, *, poll: bool = True, patient: bool = False, retry: bool = False) -> Outcome:
-        del patient, retry
-        error = None
+    def run(self, *, poll: bool = True, wait: int = 0, patient: bool = False, retry: bool = False) -> Outcome:
+        del wait, patient, retry
+        error, hints = None, PollHints()
         if poll:
             answer = self.answers[len(self.polled_at)]
             self.polled_at.append(self.now)
-            self.hints = answer if isinstance(answer, PollHints) else PollHints()
+            hints = answer if isinstance(answer, PollHints) else hints
             error = answer if isinstance(answer, MargoGitopsError) else None
-        return Outcome("failed" if error else "unchanged", None, error, None)
+        return Outcome("failed" if error else "unchanged", None, error, None, hints)
 
     def stopping(self) -> bool:
         return len(self.polled_at) >= len(self.answers)
@@ -93,7 +92,6 @@ class Life:
             record=lambda _: None,
             clock=clock,
             timer=clock,
-            hints=lambda: self.hints,
         ).run()
         return [later - earlier for earlier, later in zip(self.polled_at, self.polled_at[1:], strict=False)]
 

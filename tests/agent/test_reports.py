@@ -17,7 +17,9 @@ from support.margo_server import MargoServer, margo_server, problem
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, Reason
 from margo_gitops.agent.memory.journal import Journal
-from margo_gitops.agent.report.reporter import LONGEST_SENDING, Reporter, ReportingCycles
+from margo_gitops.agent.report.reporter import LONGEST_SENDING, Reporter
+from margo_gitops.agent.service.loop import Service, ServiceManager
+from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.errors import MargoGitopsError, SourceUnreachable, VersionRollback
 from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.transport.http.source import HttpSource
@@ -200,12 +202,32 @@ def test_a_device_may_offer_a_part_of_a_core(device: Device, server: MargoServer
 def test_a_server_that_is_away_is_told_nothing(
     device: Device, server: MargoServer, poll: str, error: MargoGitopsError | None, sends: bool
 ) -> None:
-    class Cycles:
+    class Ending:
+        """One cycle, and the end."""
+
         def run(self, **_: bool) -> Outcome:
             return Outcome(poll, 1, error, None)  # type: ignore[arg-type]  # a word of PollResult
 
+        def stopping(self) -> bool:
+            return True
+
+        def take_poll(self) -> bool:
+            return False
+
+        def wait(self, seconds: float) -> None:
+            raise AssertionError(seconds)
+
     device.post(1)
-    ReportingCycles(Cycles(), device.reporter).run()
+    Service(
+        cycles=Ending(),
+        report=device.reporter.send,
+        schedule=Schedule(DEVICE, 60, 6),
+        waiting=Ending(),
+        manager=ServiceManager({}),
+        record=device.events.append,
+        clock=lambda: 0,
+        timer=lambda: 0,
+    ).run()
     assert bool(server.reports) is sends
 
 

@@ -39,7 +39,8 @@ class Life:
     asked: bool = False
     schedule: Schedule = SCHEDULE
 
-    def run(self, *, poll: bool = True, patient: bool = False, retry: bool = False) -> Outcome:
+    def run(self, *, poll: bool = True, wait: int = 0, patient: bool = False, retry: bool = False) -> Outcome:
+        assert not wait
         self.kinds.append(poll)
         self.cycles_at.append(self.now)
         if not poll:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Literal, TextIO, TypeAlias
 
 from margo_gitops.documents.json_writer import write_json
-from margo_gitops.errors import MargoGitopsError, TrustRefused
+from margo_gitops.errors import MargoGitopsError
 
 
 class Reason(Enum):
@@ -112,11 +112,6 @@ class Event:
 
 Record: TypeAlias = Callable[[Event], None]
 """Keeps an event, in the journal and in the log."""
-
-
-def refusal(error: TrustRefused) -> Event:
-    """Return the security event of a snapshot that was not trusted."""
-    return Event.of(Reason.STATE_REFUSED, error)
 
 
 LogFormat: TypeAlias = Literal["text", "json"]

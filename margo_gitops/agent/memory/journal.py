@@ -24,6 +24,8 @@ from margo_gitops.appliers.applier import WorkloadKey
 from margo_gitops.disk.databases import check_sound, database_errors, is_damage, open_database, open_read_only
 from margo_gitops.errors import StateFolderUnusable, StorageFull
 
+JOURNAL_FILE: Final = "journal.sqlite3"
+
 MAX_EVENTS: Final = 2_000
 MAX_SECURITY_EVENTS: Final = 500
 MAX_STATUSES: Final = 2_000

@@ -15,6 +15,7 @@ N-6  That a newer state exists counts only once the source was polled after the 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -106,6 +107,7 @@ class FreshnessKeeper:
         record: Record,
         clock: Callable[[], float],
         source: ProofSource | None = None,
+        abortable: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         """Take the parts.
 
@@ -116,6 +118,7 @@ class FreshnessKeeper:
             record: keeps events.
             clock: the time, seconds since the epoch; may jump.
             source: where proofs come from; None: nowhere but by hand.
+            abortable: a signal to stop may cut off what is done inside.
         """
         self._rules = rules
         self._store = store
@@ -123,6 +126,7 @@ class FreshnessKeeper:
         self._record = record
         self._clock = clock
         self._source = source
+        self._abortable = abortable
         self._read: tuple[bytes, FreshnessPolicy, Freshness] | None = None
         self._asked_at: datetime | None = None
         self._told: Event | None = None
@@ -225,7 +229,8 @@ class FreshnessKeeper:
             return
         self._asked_at = self._now()
         held = self.held(state)
-        content = self._source.freshness(self._rules.device, held.content if held else None)
+        with self._abortable():
+            content = self._source.freshness(self._rules.device, held.content if held else None)
         if content is None:
             return
         try:

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from margo_gitops.agent.agent import JOURNAL_FILE, STORE_FOLDER, floor_files, freshness_keeper, read_policy
 from margo_gitops.agent.memory.events import printable
-from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.poll_record import KEPT_EVERY
 from margo_gitops.agent.memory.recorded import RecordedDeployment, RecordedEvent, RecordedWorkload, deployment_status
-from margo_gitops.agent.pull.trusted_store import TrustedStore
+from margo_gitops.agent.pull.held import floor_files, freshness_keeper, verify_held
 from margo_gitops.agent.settings.loading import LoadedConfiguration
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.status import DeploymentStatus
-from margo_gitops.errors import Location, MargoGitopsError, NothingHeld, StoredStateDamaged
+from margo_gitops.errors import MargoGitopsError, NothingHeld
 from margo_gitops.trust.floor import Floor
-from margo_gitops.trust.trusted_state import TrustedState, judge
 
 _STATUS_EVENTS = 10
 
@@ -64,36 +62,6 @@ class AgentReport:
     statuses: tuple[DeploymentStatus, ...]
     events: tuple[RecordedEvent, ...]
     freshness: HeldProof | None = None
-
-
-def verify_held(configuration: LoadedConfiguration) -> TrustedState:
-    """Return the held state after every check that a freshly fetched one has to pass, from the bytes on disk.
-
-    Raises:
-        NothingHeld: there is none yet.
-        StoredStateDamaged: the bytes are not those that were stored.
-        TrustRefused: a check failed: signature, digest, version against the floor ...
-        AgentMisconfigured: the list of signers cannot be read.
-    """
-    floor = floor_files(configuration).read().floor
-    policy = read_policy(configuration)
-    snapshot = TrustedStore(configuration.state_folder / STORE_FOLDER).load()
-    if snapshot is None:
-        raise NothingHeld(
-            "this device holds no state yet",
-            where=Location(str(configuration.state_folder)),
-            device=configuration.device,
-            remedy="run `margo-gitops agent once`",
-        )
-    state = judge(snapshot, policy, floor)
-    if floor is None:
-        raise StoredStateDamaged(
-            "the trust floor is gone",
-            where=Location(str(configuration.state_folder)),
-            why=["without it, an older state would be accepted"],
-            remedy="find out who removed it; the agent's next cycle starts it again at the held version",
-        )
-    return state
 
 
 def report(configuration: LoadedConfiguration) -> AgentReport:

@@ -19,17 +19,15 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.recorded import retry_pause
-from margo_gitops.agent.service.loop import Cycles
 from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
 from margo_gitops.digests import sha256
 from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.records import write
-from margo_gitops.errors import MargoGitopsError, TransportError
+from margo_gitops.errors import MargoGitopsError
 from margo_gitops.transport.http.api import Reply, error_of
 from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.web.metering import Deadline
@@ -160,25 +158,6 @@ class Reporter:
     def _receipt(self, document: bytes) -> str:
         """Return what says that this document is where the device reports to (R-1)."""
         return sha256(f"{self._transport.source.url}\0".encode() + document)
-
-
-class ReportingCycles:
-    """Cycles that are followed by reports."""
-
-    def __init__(self, cycles: Cycles, reporter: Reporter) -> None:
-        self._cycles = cycles
-        self._reporter = reporter
-
-    def run(self, *, poll: bool = True, patient: bool = False, retry: bool = False) -> Outcome:
-        """Do one cycle, then report (R-2).
-
-        Raises:
-            MargoGitopsError: as the cycle does.
-        """
-        outcome = self._cycles.run(poll=poll, patient=patient, retry=retry)
-        if outcome.poll != "none" and not isinstance(outcome.poll_error, TransportError):
-            self._reporter.send()
-        return outcome
 
 
 def _own_capabilities(path: Path, device: str) -> DeviceCapabilities:

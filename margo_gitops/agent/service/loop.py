@@ -35,7 +35,7 @@ _Call: TypeAlias = Literal["due", "asked", "end"]
 class Cycles(Protocol):
     """What does one cycle."""
 
-    def run(self, *, poll: bool = True, patient: bool = False, retry: bool = False) -> Outcome:
+    def run(self, *, poll: bool = True, wait: int = 0, patient: bool = False, retry: bool = False) -> Outcome:
         """Do one cycle."""
         ...
 
@@ -104,7 +104,8 @@ class Service:
         record: Record,
         clock: Callable[[], float],
         timer: Callable[[], float],
-        hints: Callable[[], PollHints] = PollHints,
+        report: Callable[[], None] = lambda: None,
+        longest_wait: float = 0.0,
     ) -> None:
         """Take the parts.
 
@@ -116,7 +117,8 @@ class Service:
             record: keeps events.
             clock: the time, seconds since the epoch; may jump.
             timer: seconds since some moment; never jumps.
-            hints: what the source said at the last poll about the next one.
+            report: tells the server what it does not know yet.
+            longest_wait: the most seconds that a source may keep a poll waiting for a change.
         """
         self._cycles = cycles
         self._schedule = schedule
@@ -125,7 +127,9 @@ class Service:
         self._record = record
         self._clock = clock
         self._timer = timer
-        self._hints = hints
+        self._report = report
+        # A wait gives no signs of life, and jitter may double it.
+        self._longest_wait = min(longest_wait, (manager.heartbeat or float("inf")) / 2)
 
     def run(self) -> None:
         """Run cycles until a signal asks to stop."""
@@ -134,25 +138,27 @@ class Service:
         failures = 0
         delay = self._schedule.first_delay()
         while (call := self._wait(delay)) != "end":
-            error = self._cycle(poll=True, asked=call == "asked")
-            failures = failures + 1 if error else 0
-            delay = self._delay(error, failures)
+            ended = self._cycle(poll=True, asked=call == "asked")
+            failures = failures + 1 if isinstance(ended, MargoGitopsError) else 0
+            delay = self._delay(ended, failures)
         self._manager.stopping()
 
-    def _delay(self, error: MargoGitopsError | None, failures: int) -> float:
+    def _delay(self, ended: PollHints | MargoGitopsError, failures: int) -> float:
         """Return the seconds until the next poll (S-3)."""
         now = self._clock()
-        if error is not None:
-            return self._schedule.delay(now, failures=failures, retry_after=getattr(error, "retry_after", None))
-        hints = self._hints()
-        if hints.waited and not hints.pause:
+        if isinstance(ended, MargoGitopsError):
+            return self._schedule.delay(now, failures=failures, retry_after=getattr(ended, "retry_after", None))
+        if ended.waited and not ended.pause:
             return 0.0
-        return self._schedule.delay(now, retry_after=hints.pause, wished=hints.interval)
+        return self._schedule.delay(now, retry_after=ended.pause, wished=ended.interval)
 
-    def _cycle(self, *, poll: bool, asked: bool = False) -> MargoGitopsError | None:
-        """Do one cycle and return why the poll did not work, if it did not (S-2)."""
+    def _cycle(self, *, poll: bool, asked: bool = False) -> PollHints | MargoGitopsError:
+        """Do one cycle, then report; return what the source says of the next poll, or why the poll failed (S-2)."""
         try:
-            outcome = self._cycles.run(poll=poll, patient=not asked, retry=asked)
+            wait = self._schedule.patience(self._clock(), self._longest_wait) if poll else 0
+            outcome = self._cycles.run(poll=poll, wait=wait, patient=not asked, retry=asked)
+            if outcome.answered:
+                self._report()
         except MargoGitopsError as error:
             self._record(Event.of(Reason.STORAGE_FAILED, error))
             return error
@@ -162,7 +168,7 @@ class Service:
             return defect
         self._manager.alive(f"holds version {outcome.version}" if outcome.version else "holds nothing yet")
         # A source that was not asked is not to be spared.
-        return outcome.poll_error if outcome.poll != "none" else None
+        return (outcome.poll_error if outcome.poll != "none" else None) or outcome.hints
 
     def _wait(self, seconds: float) -> _Call:
         """Wait for the next poll, mending what runs (S-5), with signs of life; return why the wait is over."""

@@ -1,0 +1,129 @@
+"""What a configured device holds: its policy, trusted state, trust floor and proof of freshness, found and verified."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Final
+
+from margo_gitops.agent.memory.events import Record
+from margo_gitops.agent.pull.floor_files import FloorFiles
+from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper, FreshnessRules, ProofStore
+from margo_gitops.agent.pull.trusted_store import TrustedStore
+from margo_gitops.agent.settings.loading import LoadedConfiguration
+from margo_gitops.disk.files import read_small_file
+from margo_gitops.documents.state_layout import FRESHNESS_FILE
+from margo_gitops.errors import AgentMisconfigured, Location, NothingHeld, StoredStateDamaged
+from margo_gitops.transport.transport import ProofSource
+from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, parse_allowed_signers
+from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
+
+FLOOR_FILE: Final = "floor.json"
+STORE_FOLDER: Final = "trusted"
+
+
+def trusted_store(configuration: LoadedConfiguration) -> TrustedStore:
+    """Return the place of the trusted state."""
+    return TrustedStore(configuration.state_folder / STORE_FOLDER)
+
+
+def floor_files(configuration: LoadedConfiguration) -> FloorFiles:
+    """Return the places of the trust floor."""
+    return FloorFiles(configuration.device, configuration.state_folder / FLOOR_FILE, configuration.floor_copy)
+
+
+def read_policy(configuration: LoadedConfiguration, *, signed: bool = True) -> TrustPolicy:
+    """Return what the device demands of its state, with the list of signers as it is now.
+
+    Args:
+        configuration: the agent's.
+        signed: whether to demand a signature where the configuration does; without, no list is read.
+
+    Raises:
+        AgentMisconfigured: the list cannot be read.
+        AllowedSignersInvalid: the list has mistakes.
+    """
+    trust = configuration.content.trust
+    signers = None
+    if signed and trust.allowed_signers is not None:
+        path = configuration.path(trust.allowed_signers)
+        signers = parse_allowed_signers(_read_list(path), str(path))
+    return TrustPolicy(configuration.device, signers, minimum_version=trust.minimum_version)
+
+
+def freshness_keeper(
+    configuration: LoadedConfiguration,
+    record: Record,
+    clock: Callable[[], float] = time.time,
+    source: ProofSource | None = None,
+    abortable: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> FreshnessKeeper | None:
+    """Return what keeps the device's proof of freshness; None where its configuration wants none.
+
+    Args:
+        configuration: the agent's.
+        record: keeps events.
+        clock: the time, seconds since the epoch.
+        source: where proofs come from; None: nowhere but by hand.
+        abortable: a signal to stop may cut off what is done inside.
+    """
+    settings, path = configuration.content.freshness, configuration.statement_signers
+    if settings is None or path is None:
+        return None
+    copy = configuration.floor_copy
+    parsed = functools.lru_cache(maxsize=1)(parse_allowed_signers)  # asked several times in a cycle
+    return FreshnessKeeper(
+        FreshnessRules(configuration.device, settings.required, settings.on_expiry == "hold"),
+        ProofStore(
+            configuration.state_folder / FRESHNESS_FILE,
+            copy.with_name(f"{copy.name}.{FRESHNESS_FILE}") if copy else None,
+        ),
+        lambda: parsed(_read_list(path), str(path)),
+        record,
+        clock,
+        source,
+        abortable,
+    )
+
+
+def verify_held(configuration: LoadedConfiguration) -> TrustedState:
+    """Return the held state after every check that a freshly fetched one has to pass, from the bytes on disk.
+
+    Raises:
+        NothingHeld: there is none yet.
+        StoredStateDamaged: the bytes are not those that were stored.
+        TrustRefused: a check failed: signature, digest, version against the floor ...
+        AgentMisconfigured: the list of signers cannot be read.
+    """
+    floor = floor_files(configuration).read().floor
+    policy = read_policy(configuration)
+    snapshot = trusted_store(configuration).load()
+    if snapshot is None:
+        raise NothingHeld(
+            "this device holds no state yet",
+            where=Location(str(configuration.state_folder)),
+            device=configuration.device,
+            remedy="run `margo-gitops agent once`",
+        )
+    state = judge(snapshot, policy, floor)
+    if floor is None:
+        raise StoredStateDamaged(
+            "the trust floor is gone",
+            where=Location(str(configuration.state_folder)),
+            why=["without it, an older state would be accepted"],
+            remedy="find out who removed it; the agent's next cycle starts it again at the held version",
+        )
+    return state
+
+
+def _read_list(path: Path) -> bytes:
+    return read_small_file(
+        path,
+        MAX_LIST_BYTES,
+        what="the list of allowed signers cannot be read",
+        error=AgentMisconfigured,
+        remedy="put the renderer's public key there, or correct trust.allowedSigners",
+    )
