@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from margo_gitops.server.problems import OVERLOADED, TOO_MANY, RequestRefused
+
 _KEPT_BUCKETS: Final = 200_000
+_OVERLOADED_SECONDS: Final = 5
 
 
 @dataclass(slots=True)
@@ -82,6 +86,32 @@ class InFlight:
             self._devices[client] = mine
         else:
             del self._devices[client]
+
+
+class Admission:
+    """Lets the requests of identified clients in, within the limits of each and of all."""
+
+    def __init__(self, rates: RateLimit, in_flight: InFlight) -> None:
+        self._rates = rates
+        self._in_flight = in_flight
+
+    @contextmanager
+    def of(self, client: str) -> Iterator[None]:
+        """Let a client's request in, as long as the block runs.
+
+        Raises:
+            RequestRefused: 429 or 503, with a time to come back.
+        """
+        wait = self._rates.take(client)
+        if wait is not None:
+            raise RequestRefused(TOO_MANY.later(wait))
+        if not self._in_flight.enter(client):
+            busy = OVERLOADED if self._in_flight.full else TOO_MANY
+            raise RequestRefused(busy.later(spread(client, _OVERLOADED_SECONDS)))
+        try:
+            yield
+        finally:
+            self._in_flight.leave(client)
 
 
 def spread(client: str, seconds: int) -> int:

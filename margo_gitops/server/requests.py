@@ -1,4 +1,4 @@
-"""What a request asks for in its headers: media types, encodings, what it holds, how long it waits (pure).
+"""What a request says: in its headers (media types, encodings, what it holds, how long it waits), and in its body.
 
 Accept and Accept-Encoding: RFC 9110 section 12.5; If-None-Match: 13.1.2; Prefer: RFC 7240. A header that is malformed
 is read as absent where that is the safe side: the client gets the whole content.
@@ -6,9 +6,18 @@ is read as absent where that is the safe side: the client gets the whole content
 
 from __future__ import annotations
 
+import asyncio
 import re
+import zlib
 from typing import Final
 
+from starlette.types import Receive, Scope
+
+from margo_gitops.server.identity.callers import header
+from margo_gitops.server.problems import ENCODED_BODY, INVALID_REQUEST, TOO_LARGE, TOO_SLOW, RequestRefused
+
+MAX_BODY: Final = 256 * 1024
+_BODY_SECONDS: Final = 20.0
 _MAX_HEADER: Final = 4096
 _ETAG = re.compile(r'(?:W/)?"([\x21\x23-\x7e\x80-\xff]*)"')
 _QUALITY = re.compile(r"(?:0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?)")
@@ -75,6 +84,61 @@ def wait_seconds(prefer: str | None, longest: float) -> float | None:
             # The first one counts (RFC 7240 2); 0 asks for an answer at once.
             return min(float(match[1]), longest) or None
     return None
+
+
+async def read_body(scope: Scope, receive: Receive, *, gzip: bool = False) -> bytes:
+    """Return the body of a request, bounded in size and time.
+
+    Args:
+        scope: the request.
+        receive: its body.
+        gzip: whether the body may be compressed, as git does with large ones.
+
+    Raises:
+        RequestRefused: it is too large or too slow, has another content coding, or its sender went away.
+    """
+    coding = header(scope, b"content-encoding")
+    if gzip and coding in {"gzip", "x-gzip"}:
+        return _inflated(await _received(scope, receive))
+    if coding not in {None, "", "identity"}:
+        raise RequestRefused(ENCODED_BODY)
+    return await _received(scope, receive)
+
+
+async def _received(scope: Scope, receive: Receive) -> bytes:
+    length = header(scope, b"content-length")
+    if length is not None and length.isdigit() and int(length[:12]) > MAX_BODY:
+        raise RequestRefused(TOO_LARGE)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise RequestRefused(INVALID_REQUEST)
+                part = message.get("body", b"")
+                size += len(part)
+                if size > MAX_BODY:
+                    raise RequestRefused(TOO_LARGE)
+                parts.append(part)
+                if not message.get("more_body", False):
+                    return b"".join(parts)
+    except TimeoutError:
+        raise RequestRefused(TOO_SLOW) from None
+
+
+def _inflated(content: bytes) -> bytes:
+    inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    try:
+        body = inflater.decompress(content, MAX_BODY + 1)
+    except zlib.error:
+        raise RequestRefused(INVALID_REQUEST.because("The body is no gzip.")) from None
+    if len(body) > MAX_BODY:
+        raise RequestRefused(TOO_LARGE)
+    if not inflater.eof:
+        raise RequestRefused(INVALID_REQUEST.because("The body ends early."))
+    return body
 
 
 def _weighted(item: str) -> tuple[str, float]:

@@ -26,21 +26,21 @@ from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.yaml_reader import read_yaml
 from margo_gitops.errors import MargoGitopsError
+from margo_gitops.server.contracts import current, older
 from margo_gitops.server.contracts.algorithms import PublicKey
-from margo_gitops.server.contracts.capabilities import of_device
-from margo_gitops.server.contracts.older_paths import find_client_path
+from margo_gitops.server.contracts.older import of_device
 from margo_gitops.server.contracts.onboarding import read_onboarding_request
 from margo_gitops.server.contracts.registry import ClientCertificate, read_certificate
 from margo_gitops.server.contracts.verification import SignatureVerifier, digest_fits
 from margo_gitops.server.identity.certificates import accepted_caller
 from margo_gitops.server.identity.git_credentials import with_bearer
 from margo_gitops.server.identity.spiffe import AcceptedClients
-from margo_gitops.server.paths import find_resource
 from margo_gitops.server.problems import RequestRefused
 from margo_gitops.server.reports.reading import read_capabilities, read_status
 from margo_gitops.server.requests import accepts, holds, takes_gzip, wait_seconds
 from margo_gitops.server.resources.git_answers import old_acknowledgments, refs_answer
 from margo_gitops.server.resources.git_requests import LsRefs, NotGitError, RefusedError, read_old_request, read_request
+from margo_gitops.server.routing import RouteTable
 from margo_gitops.transport.git.device_tree import MANIFEST_NAME, read_snapshot
 from margo_gitops.transport.git.pack import GitObject, Kind, ObjectID, object_id, read_pack
 from margo_gitops.transport.git.pktline import Mark, PacketReader, packet
@@ -68,6 +68,8 @@ LIMITS = GitLimits(
 BOUNDS = Bounds(size=64 * KIB, depth=16, nodes=2_000)
 ARCHIVES = ArchiveBounds(members=64, unpacked=256 * KIB)
 STATE = DeviceState()
+CURRENT_PATHS = RouteTable(current.ROUTES)
+OLDER_PATHS = RouteTable(older.ROUTES)
 REF = b"refs/heads/devices/press-07"
 
 
@@ -305,8 +307,9 @@ def headers(content: bytes) -> None:
 
 
 def path(content: bytes) -> None:
-    find_resource(content, "")
-    find_client_path(content, "")
+    CURRENT_PATHS.find(content)
+    OLDER_PATHS.find(content)
+    older.client_of_path(content, "")
 
 
 def onboarding_request() -> bytes:

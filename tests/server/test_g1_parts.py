@@ -18,15 +18,15 @@ from support.signed_requests import SignedClient, certificate, private_key
 
 from margo_gitops.errors import ClientRegistryUnusable, ServerMisconfigured, SourceMisconfigured
 from margo_gitops.server.contracts.algorithms import is_usable
-from margo_gitops.server.contracts.older_paths import ClientPath, find_client_path, find_onboarding
+from margo_gitops.server.contracts.older import ROUTES, client_of_path
 from margo_gitops.server.contracts.onboarding import read_onboarding_request, read_root_certificate
 from margo_gitops.server.contracts.registry import ClientRegistry, read_certificate
 from margo_gitops.server.contracts.replays import SeenSignatures
 from margo_gitops.server.contracts.verification import SignatureVerifier, digest_fits, key_id_of
 from margo_gitops.server.identity.certificates import accepted_caller
 from margo_gitops.server.identity.spiffe import AcceptedClients
-from margo_gitops.server.paths import Resource
-from margo_gitops.server.resources.trust_discovery import read_trust_bundle
+from margo_gitops.server.resources.discovery import read_trust_bundle
+from margo_gitops.server.routing import RouteTable
 from margo_gitops.transport.http.signing import read_device_key
 
 
@@ -212,40 +212,47 @@ DIGEST = f"sha256:{'a' * 64}"
 UUID = "a3e2f5dc-912e-494f-8395-52cf3769bc06"
 
 
+def found(path: bytes, base: str = "") -> tuple[str | None, str, dict[str, str]]:
+    """Return the client id in a path, the resource there, and its other parameters."""
+    match = RouteTable(ROUTES, base).find(path)
+    parameters = dict(match.parameters) if match else {}
+    client_id = client_of_path(path, base)
+    assert parameters.pop("clientId", client_id) == client_id
+    return client_id, match.route.name if match else "", parameters
+
+
 @pytest.mark.parametrize(
-    ("path", "found"),
+    ("path", "expected"),
     [
-        ("deployments", ClientPath("c-1", "manifest", Resource("manifest"))),
-        (f"bundles/{DIGEST}", ClientPath("c-1", "bundle", Resource("bundle", digest=DIGEST))),
-        (f"deployments/{UUID}/status", ClientPath("c-1", "status", Resource("status", deployment_id=UUID))),
-        ("capabilities", ClientPath("c-1", "own-capabilities")),
-        ("capabilities/c-1/x", ClientPath("c-1", "capabilities", Resource("capabilities", device="c-1/x"))),
-        ("capabilities/", ClientPath("c-1")),
-        ("clients/c-2/deployments", ClientPath("c-1")),
-        ("", ClientPath("c-1")),
-        ("/deployments", ClientPath("c-1")),
-        ("deployments?", ClientPath("c-1")),
-        ("../deployments", ClientPath("c-1")),
-        ("x" * 2000, ClientPath("")),
+        ("deployments", ("c-1", "manifest", {})),
+        (f"bundles/{DIGEST}", ("c-1", "bundle", {"digest": DIGEST})),
+        (f"deployments/{UUID}/status", ("c-1", "status", {"deploymentId": UUID})),
+        ("capabilities", ("c-1", "own-capabilities", {})),
+        ("capabilities/c-1/x", ("c-1", "capabilities", {"deviceId": "c-1/x"})),
+        ("capabilities/", ("c-1", "", {})),
+        ("clients/c-2/deployments", ("c-1", "", {})),
+        ("", ("c-1", "", {})),
+        ("/deployments", ("c-1", "", {})),
+        ("deployments?", ("c-1", "", {})),
+        ("../deployments", ("c-1", "", {})),
+        ("x" * 2000, ("", "", {})),
     ],
 )
-def test_paths_below_a_client(path: str, found: ClientPath) -> None:
-    assert find_client_path(f"/b/api/v1/clients/c-1/{path}".encode(), "/b") == found
+def test_paths_below_a_client(path: str, expected: tuple[str, str, dict[str, str]]) -> None:
+    assert found(f"/b/api/v1/clients/c-1/{path}".encode(), "/b") == expected
 
 
 @pytest.mark.parametrize("path", ["a%2Fb/deployments", "/deployments", "ä/deployments", "..%2f/x"])
 def test_what_is_no_client_id_is_none(path: str) -> None:
-    found = find_client_path(f"/api/v1/clients/{path}".encode(), "")
-    assert found is not None
-    assert (found.client_id, found.name) == ("", "")
+    assert found(f"/api/v1/clients/{path}".encode()) == ("", "", {})
 
 
 def test_other_paths_are_of_the_current_contract() -> None:
     for path in (b"/api/v1/deployments", b"/api/v1/client", b"/api/v1/clients", b"/clients/x/deployments"):
-        assert find_client_path(path, "") is None
-    assert find_onboarding(b"/api/v1/onboarding", "") == "onboarding"
-    assert find_onboarding(b"/b/api/v1/onboarding/certificate", "/b") == "certificate"
-    assert find_onboarding(b"/api/v1/onboarding/", "") is None
+        assert found(path) == (None, "", {})
+    assert found(b"/api/v1/onboarding") == (None, "onboarding", {})
+    assert found(b"/b/api/v1/onboarding/certificate", "/b") == (None, "root-certificate", {})
+    assert found(b"/api/v1/onboarding/") == (None, "", {})
 
 
 def test_keys_that_would_cost_too_much_are_refused() -> None:

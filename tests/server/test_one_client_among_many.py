@@ -23,6 +23,7 @@ from margo_gitops.server.resources.git import GitResources
 from margo_gitops.server.resources.git_answers import old_acknowledgments
 from margo_gitops.server.resources.git_packs import Plan
 from margo_gitops.server.resources.git_requests import Fetch
+from margo_gitops.server.routing import Call
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.served_objects import ServedObjects
 from margo_gitops.state_repo.served_state import ServedState
@@ -43,7 +44,7 @@ async def ask(git: GitResources, device: str, body: bytes) -> Response:
         return {"type": "http.request", "body": body, "more_body": False}
 
     scope: Scope = {"type": "http", "method": "POST", "headers": [(b"git-protocol", b"version=2")]}
-    return await git.upload_pack(scope, receive, Caller(device, "token"))
+    return await git.upload_pack(Call(scope, receive, Caller(device, "token")))
 
 
 def test_a_device_is_answered_while_another_asks_for_history_again_and_again(

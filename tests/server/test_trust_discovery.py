@@ -10,7 +10,7 @@ from server.certificates import Authority, spiffe_id
 from server.serving import ServedFleet
 
 from margo_gitops.errors import ServerMisconfigured
-from margo_gitops.server.resources.trust_discovery import read_trust_bundle
+from margo_gitops.server.resources.discovery import read_trust_bundle
 
 DISCOVERY, BUNDLE = "/.well-known/margo", "/.well-known/margo/trust-bundle"
 

@@ -1,62 +1,191 @@
 """The older contract as a whole: its paths and its identity, in front of the resources that the current one has.
 
-O-1  A client is known by the key of its certificate: it signs each request, and the path names its id.
-O-2  First the digest of a body (400), then the signature (401), then whether the certificate is accepted (403): what a
-     stranger can learn from an answer is what it knew before.
-O-3  A signature holds once: for what changes something, and where it has a nonce; in the strict profile, always.
-O-4  The bytes served are those of the current contract, links included. So documents and bundles are also found at the
-     current paths, by whoever signs for it with a `keyid` that is known here.
+OLDER-1  A client is known by the key of its certificate: it signs each request, and the path names its id.
+OLDER-2  First the digest of a body (400), then the signature (401), then whether the certificate is accepted (403):
+         what a stranger can learn from an answer is what it knew before.
+OLDER-3  A signature holds once: for what changes something, and where it has a nonce; in the strict profile, always.
+OLDER-4  The bytes served are those of the current contract, links included. So documents and bundles are also found at
+         the current paths, by a client that signs for it with a `keyid` that is known here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from http import HTTPStatus
-from typing import Final, TypeAlias
+from typing import Final
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope
 
 from margo_gitops.digests import Digest
-from margo_gitops.errors import MargoGitopsError
+from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.nodes import Bounds, Node
+from margo_gitops.errors import MargoGitopsError, UnreadableDocument
 from margo_gitops.server.contracts.algorithms import PublicKey
-from margo_gitops.server.contracts.capabilities import device_of, of_device
-from margo_gitops.server.contracts.older_paths import (
-    CLIENT_METHODS,
-    ONBOARDING_METHODS,
-    ClientPath,
-    find_client_path,
-    find_onboarding,
-)
 from margo_gitops.server.contracts.onboarding import BAD_DIGEST, NOT_SIGNED, Onboarding
 from margo_gitops.server.contracts.registry import ClientRegistry, RegisteredClient
 from margo_gitops.server.contracts.replays import SeenSignatures
 from margo_gitops.server.contracts.verification import SignatureProfile, SignatureVerifier, Verified, digest_fits
-from margo_gitops.server.identity.callers import Caller, header
-from margo_gitops.server.paths import Resource
+from margo_gitops.server.identity.callers import ANYBODY, Caller, header
+from margo_gitops.server.limits import Admission
 from margo_gitops.server.problems import (
     INVALID_REQUEST,
     NOT_AUTHORIZED,
     NOT_FOUND,
     OVERLOADED,
+    SEMANTIC_ERROR,
     TOO_MANY,
+    FieldError,
     RequestRefused,
-    not_allowed,
 )
-from margo_gitops.server.reports.resources import ReportResources, read_body
+from margo_gitops.server.reports.receiving import ReportResources
+from margo_gitops.server.requests import MAX_BODY, read_body
 from margo_gitops.server.resources.desired_state import DesiredStateResources
+from margo_gitops.server.routing import (
+    MAX_PATH,
+    PARAMETERS,
+    READING,
+    Answer,
+    Call,
+    Handler,
+    Operation,
+    Route,
+    RouteTable,
+)
 from margo_gitops.server.watched_file import WatchedFile
 
-Admit: TypeAlias = Callable[[Caller, Callable[[], Awaitable[Response]]], Awaitable[Response]]
-"""Does a caller's work within the limits that all callers have."""
-
-_READING: Final = frozenset({"GET", "HEAD"})
 _BODIES: Final = frozenset({"POST", "PUT"})
-_LINKED: Final = frozenset({"deployment", "bundle"})
+_BOUNDS: Final = Bounds(size=MAX_BODY, depth=16, nodes=5_000)
 _SEEN_SECONDS: Final = 60
 _LOG = logging.getLogger("margo_gitops.server")
+
+
+class OlderReports:
+    """Takes reports as the older contract has them: its statuses, and its names of devices.
+
+    A client of the older contract knows its client id only, and calls itself by it, or by a name of its own; the fleet
+    knows it by its device id.
+    """
+
+    def __init__(self, writing: ReportResources, profile: SignatureProfile) -> None:
+        """Take the parts.
+
+        Args:
+            writing: takes reports, in older shapes too.
+            profile: strict demands that a client calls itself by its client id.
+        """
+        self._writing = writing
+        self._profile = profile
+
+    async def post_status(self, call: Call) -> Response:
+        """Keep the status of a deployment: 200, as the older contract has no other success here.
+
+        Raises:
+            RequestRefused: what the current contract refuses.
+        """
+        response = await self._writing.post_status(call)
+        response.status_code = 200
+        return response
+
+    async def put_capabilities(self, call: Call) -> Response:
+        """Keep the capabilities of a client, or of a device behind it: 201, always.
+
+        Raises:
+            RequestRefused: what the current contract refuses; 422 for another name where the profile is strict.
+        """
+        device = self._device(call)
+        own = "deviceId" not in call.parameters
+        body = await read_body(call.scope, call.receive)
+        body = of_device(body, call.parameters["clientId"], device, self._profile, own=own)
+        call = replace(call, receive=_replayed(body), parameters={"deviceId": device})
+        response = await self._writing.put_capabilities(call)
+        response.status_code = 201
+        return response
+
+    async def delete_capabilities(self, call: Call) -> Response:
+        """Forget the capabilities of a device behind a client.
+
+        Raises:
+            RequestRefused: what the current contract refuses.
+        """
+        return await self._writing.delete_capabilities(replace(call, parameters={"deviceId": self._device(call)}))
+
+    def _device(self, call: Call) -> str:
+        name = call.parameters.get("deviceId")
+        return device_of(name, call.parameters["clientId"], call.caller.client) if name else call.caller.client
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What has the handlers."""
+
+    onboarding: Onboarding
+    reading: DesiredStateResources
+    writing: OlderReports
+
+
+def _row(
+    name: str, path: str, handle: Callable[[Parts], Handler], statuses: tuple[int, ...], *methods: str
+) -> Route[Parts]:
+    """Return a row for a client that signs; answers are those of the current contract where nothing else is said."""
+    found, *others = statuses
+    operation = Operation(handle, name, (Answer(found),), tuple(others))
+    return Route(name, f"{_CLIENTS}{{clientId}}{path}", "device", dict.fromkeys(methods or ("GET",), operation))
+
+
+_CLIENTS: Final = "/api/v1/clients/"
+_KEEP: Final[Operation[Parts]] = Operation(
+    lambda parts: parts.writing.put_capabilities, "Keep.", (Answer(201),), (400, 401, 403, 404, 422)
+)
+_FORGET: Final[Operation[Parts]] = Operation(
+    lambda parts: parts.writing.delete_capabilities, "Forget.", (Answer(204),), (400, 401, 403, 404)
+)
+ROUTES: Final[tuple[Route[Parts], ...]] = (
+    Route(
+        "root-certificate",
+        "/api/v1/onboarding/certificate",
+        "public",
+        {"GET": Operation(lambda parts: parts.onboarding.root_certificate, "The authority.", (Answer(200),), (404,))},
+    ),
+    Route(
+        "onboarding",
+        "/api/v1/onboarding",
+        "public",
+        {
+            "POST": Operation(
+                lambda parts: parts.onboarding.onboard, "Get a client id.", (Answer(201),), (400, 401, 403, 409, 503)
+            )
+        },
+    ),
+    _row("manifest", "/deployments", lambda parts: parts.reading.manifest, (200, 304, 400, 401, 403, 406)),
+    _row(
+        "deployment",
+        "/deployments/{deploymentId}/{digest}",
+        lambda parts: parts.reading.deployment,
+        (200, 304, 400, 401, 403, 404, 406),
+    ),
+    _row("bundle", "/bundles/{digest}", lambda parts: parts.reading.bundle, (200, 304, 400, 401, 403, 404, 406)),
+    _row("freshness", "/freshness", lambda parts: parts.reading.freshness, (200, 304, 400, 401, 403, 404, 406)),
+    _row(
+        "status",
+        "/deployments/{deploymentId}/status",
+        lambda parts: parts.writing.post_status,
+        (200, 400, 401, 403, 404, 422),
+        "POST",
+    ),
+    Route("own-capabilities", f"{_CLIENTS}{{clientId}}/capabilities", "device", {"POST": _KEEP, "PUT": _KEEP}),
+    Route(
+        "capabilities",
+        f"{_CLIENTS}{{clientId}}/capabilities/{{deviceId}}",
+        "device",
+        {"POST": _KEEP, "PUT": _KEEP, "DELETE": _FORGET},
+    ),
+)
 
 
 class SignedContract:
@@ -64,14 +193,13 @@ class SignedContract:
 
     def __init__(
         self,
+        parts: Parts,
+        admission: Admission,
         *,
         registry: ClientRegistry,
         accepted: WatchedFile[Mapping[Digest, str]],
         verifier: SignatureVerifier,
-        onboarding: Onboarding,
         seen: SeenSignatures,
-        reading: DesiredStateResources,
-        writing: ReportResources,
         profile: SignatureProfile,
         base: str,
         clock: Callable[[], float],
@@ -79,116 +207,70 @@ class SignedContract:
         """Take the parts.
 
         Args:
+            parts: has the handlers.
+            admission: holds callers to their limits.
             registry: knows the clients' ids.
             accepted: the device of each accepted certificate.
-            verifier: holds requests against keys.
-            onboarding: answers clients that have no id.
+            verifier: checks signatures.
             seen: remembers signatures.
-            reading: answers what devices read.
-            writing: answers what devices write, in older shapes too.
             profile: of signatures.
             base: a prefix of all paths.
             clock: the time, seconds since the epoch.
         """
+        self._parts = parts
+        self._admission = admission
         self._registry = registry
         self._accepted = accepted
         self._verifier = verifier
-        self._onboarding = onboarding
         self._seen = seen
-        self._reading = reading
-        self._writing = writing
         self._profile = profile
+        self._table = RouteTable(ROUTES, base)
         self._base = base
         self._clock = clock
 
-    async def answer(self, scope: Scope, receive: Receive, admit: Admit) -> Response | None:
+    async def answer(self, scope: Scope, receive: Receive) -> Response | None:
         """Answer a request of the older contract; None for any other one.
-
-        Args:
-            scope: the request.
-            receive: its body.
-            admit: holds the caller to its limits.
 
         Raises:
             RequestRefused: 400, 401, 403, and what resources refuse.
         """
-        onboarding = find_onboarding(scope["raw_path"], self._base)
-        if onboarding is not None:
-            if scope["method"] not in ONBOARDING_METHODS[onboarding]:
-                raise RequestRefused(not_allowed(ONBOARDING_METHODS[onboarding]))
-            if onboarding == "certificate":
-                return self._onboarding.root_certificate()
-            return await self._onboarding.onboard(scope, receive)
-        path = find_client_path(scope["raw_path"], self._base)
-        return await self._answer_client(scope, receive, path, admit) if path is not None else None
+        match = self._table.find(scope["raw_path"])
+        if match is not None and match.route.audience == "public":
+            handle = match.operation(scope["method"]).handle(self._parts)
+            return await handle(Call(scope, receive, ANYBODY))
+        client_id = client_of_path(scope["raw_path"], self._base)
+        if client_id is None:
+            return None
+        if scope["method"] in READING:
+            _refuse_body(scope)
+            body = b""
+        else:
+            body = await read_body(scope, receive)
+            receive = _replayed(body)
+        caller = self._caller(scope, lambda _: self._find(client_id), body)
+        if match is None:
+            raise RequestRefused(NOT_FOUND)
+        handle = match.operation(scope["method"]).handle(self._parts)
+        with self._admission.of(caller.client):
+            return await handle(Call(scope, receive, caller, match.parameters))
 
-    def caller_of_link(self, scope: Scope, resource: Resource | None) -> Caller | None:
-        """Return who follows a link of a manifest, known by the key that signs; None for nobody (O-4).
-
-        Args:
-            scope: the request.
-            resource: what the current contract has at its path.
+    def link_caller(self, scope: Scope) -> Caller | None:
+        """Return who follows a link of a manifest, known by the key that signs; None for any other caller (OLDER-4).
 
         Raises:
             RequestRefused: 503 where signatures cannot be checked.
         """
-        if resource is None or resource.name not in _LINKED or scope["method"] not in _READING:
-            return None
-        if header(scope, b"signature-input") is None:
+        if scope["method"] not in READING or header(scope, b"signature-input") is None:
             return None
         try:
-            return self._caller(scope, self._find_by_key, b"")[0]
+            return self._caller(scope, self._find_by_key, b"")
         except RequestRefused as refusal:
             if refusal.problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
                 raise
             return None
 
-    async def _answer_client(self, scope: Scope, receive: Receive, path: ClientPath, admit: Admit) -> Response:
-        if scope["method"] in _READING:
-            _refuse_body(scope)
-            body = b""
-        else:
-            body = await read_body(scope, receive)
-        caller, client_id = self._caller(scope, lambda _: self._find(path.client_id), body)
-        if not path.name:
-            raise RequestRefused(NOT_FOUND)
-        if scope["method"] not in CLIENT_METHODS[path.name]:
-            raise RequestRefused(not_allowed(CLIENT_METHODS[path.name]))
-        resource = path.resource or Resource("capabilities", device=caller.client)
-        if scope["method"] in _READING:
-            return await admit(caller, lambda: self._read(scope, receive, caller, resource))
-        return await admit(caller, lambda: self._write(scope, body, caller, client_id, path, resource))
-
-    async def _read(self, scope: Scope, receive: Receive, caller: Caller, resource: Resource) -> Response:
-        match resource.name:
-            case "manifest":
-                return await self._reading.manifest(scope, receive, caller)
-            case "deployment":
-                return await self._reading.deployment(scope, caller, resource)
-            case "freshness":
-                return await self._reading.freshness(scope, caller)
-            case _:
-                return await self._reading.bundle(scope, caller, resource)
-
-    async def _write(
-        self, scope: Scope, body: bytes, caller: Caller, client_id: str, path: ClientPath, resource: Resource
-    ) -> Response:
-        if resource.name == "status":
-            response = await self._writing.post_status(scope, _replayed(body), caller, resource)
-            response.status_code = 200  # the older contract has no other success here, and 201 for capabilities
-            return response
-        own = path.name == "own-capabilities"
-        device = caller.client if own else device_of(resource.device, client_id, caller.client)
-        resource = Resource("capabilities", device=device)
-        if scope["method"] == "DELETE":
-            return await self._writing.delete_capabilities(caller, resource)
-        content = of_device(body, client_id, device, self._profile, own=own)
-        response = await self._writing.put_capabilities(scope, _replayed(content), caller, resource)
-        response.status_code = 201
-        return response
-
-    def _caller(self, scope: Scope, find: Callable[[str], list[RegisteredClient]], body: bytes) -> tuple[Caller, str]:
-        """Return who signed a request, and its client id (O-2).
+    def _caller(self, scope: Scope, find: Callable[[str], list[RegisteredClient]], body: bytes) -> Caller:
+        """Return who signed a request (OLDER-2).
 
         Raises:
             RequestRefused: 400, 401, 403, 503.
@@ -215,11 +297,11 @@ class SignedContract:
             raise RequestRefused(NOT_AUTHORIZED)
         client = valid[0]
         self._refuse_replays(scope, client, verified)
-        return Caller(accepted[client.certificate.fingerprint], f"signature {client.id}"), client.id
+        return Caller(accepted[client.certificate.fingerprint], f"signature {client.id}")
 
     def _refuse_replays(self, scope: Scope, client: RegisteredClient, verified: Verified) -> None:
-        """O-3."""
-        if not verified.nonce and self._profile != "strict" and scope["method"] in _READING:
+        """Refuse a signature, or a nonce, that was seen before (OLDER-3)."""
+        if not verified.nonce and self._profile != "strict" and scope["method"] in READING:
             return
         mark = verified.mark
         if verified.nonce:
@@ -258,3 +340,60 @@ def _replayed(body: bytes) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return receive
+
+
+def client_of_path(raw_path: bytes, base: str) -> str | None:
+    """Return the client id in a path, whatever else is in it; empty where it is none, None for paths of no client.
+
+    Args:
+        raw_path: the path as sent, without query.
+        base: a prefix that all paths of the API have.
+    """
+    prefix = f"{base}{_CLIENTS}"
+    path = raw_path.decode("latin-1")
+    if not path.startswith(prefix):
+        return None
+    found = re.match(PARAMETERS["clientId"].raw + r"(?=/|\Z)", path.removeprefix(prefix))
+    return found[0] if found and len(path) <= MAX_PATH else ""
+
+
+def device_of(name: str, client_id: str, device: str) -> str:
+    """Return the device id that a client means.
+
+    Args:
+        name: what it says: its client id, that and a child's name, or a device id.
+        client_id: its own.
+        device: its device id.
+    """
+    first, slash, child = name.partition("/")
+    return f"{device}{slash}{child}" if first == client_id else name
+
+
+def of_device(body: bytes, client_id: str, device: str, profile: SignatureProfile, *, own: bool) -> bytes:
+    """Return capabilities with the device's id in place of the client's own name for itself.
+
+    What is no readable document passes as it is: the reader of reports says what is wrong with it.
+
+    Args:
+        body: of the request.
+        client_id: whose it is.
+        device: what the capabilities are of.
+        profile: strict demands that a client calls itself by its client id.
+        own: whether they are the client's own, and not those of a device in the path.
+
+    Raises:
+        RequestRefused: 422 for another name where the profile is strict.
+    """
+    try:
+        root = read_json(body, "body", _BOUNDS).root
+    except UnreadableDocument:
+        return body
+    properties = root.get("properties")
+    name = root.text("properties", "id")
+    if properties is None or not isinstance(properties.value, dict) or name is None:
+        return body
+    if own and profile == "strict" and name != client_id:
+        wrong = FieldError("properties.id", "must be the client id")
+        raise RequestRefused(SEMANTIC_ERROR.because("These are no valid capabilities of this client.", [wrong]))
+    properties.value["id"] = Node(device if own else device_of(name, client_id, device.partition("/")[0]))
+    return json.dumps(root.plain(), ensure_ascii=False).encode()

@@ -17,7 +17,6 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.responses import JSONResponse, Response
-from starlette.types import Receive, Scope
 
 from margo_gitops.digests import Digest
 from margo_gitops.documents.json_reader import read_json
@@ -26,8 +25,8 @@ from margo_gitops.errors import Location, MargoGitopsError, ServerMisconfigured,
 from margo_gitops.server.contracts.registry import ClientCertificate, ClientRegistry, read_certificate
 from margo_gitops.server.contracts.verification import SignatureProfile, SignatureVerifier, digest_fits
 from margo_gitops.server.problems import NOT_FOUND, NOT_STORED, Problem, RequestRefused
-from margo_gitops.server.reports.reading import MAX_BODY
-from margo_gitops.server.reports.resources import read_body
+from margo_gitops.server.requests import MAX_BODY, read_body
+from margo_gitops.server.routing import Call
 from margo_gitops.server.watched_file import WatchedFile
 
 BAD_DIGEST: Final = Problem(
@@ -83,7 +82,7 @@ class Onboarding:
         self._root = root
         self._clock = clock
 
-    def root_certificate(self) -> Response:
+    async def root_certificate(self, _call: Call) -> Response:
         """Answer with the authority of the server's certificate, base64 of its PEM text.
 
         Raises:
@@ -94,13 +93,13 @@ class Onboarding:
             raise RequestRefused(NOT_FOUND)
         return JSONResponse({"certificate": base64.b64encode(text.encode()).decode()}, 200, _NO_STORE)
 
-    async def onboard(self, scope: Scope, receive: Receive) -> Response:
+    async def onboard(self, call: Call) -> Response:
         """Answer with the client id of a certificate: 201; the same id where it has one.
 
         Raises:
             RequestRefused: 400 for a Content-Digest that does not fit, 401 for a signature, 503 where the disk refuses.
         """
-        body = await read_body(scope, receive)
+        scope, body = call.scope, await read_body(call.scope, call.receive)
         named = {name for name, _ in scope["headers"]}
         signed = not self._unsigned or b"signature" in named
         if (signed or b"content-digest" in named) and not digest_fits(scope, body):

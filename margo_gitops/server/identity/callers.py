@@ -35,6 +35,10 @@ class Caller:
     evidence: str
 
 
+ANYBODY: Final = Caller("", "public")
+"""Who calls a public resource."""
+
+
 class Identify(Protocol):
     """One way to identify a client, asked on every request."""
 

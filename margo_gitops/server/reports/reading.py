@@ -26,10 +26,10 @@ from margo_gitops.server.problems import (
     FieldError,
     RequestRefused,
 )
+from margo_gitops.server.requests import MAX_BODY
 
 Profile: TypeAlias = Literal["lenient", "strict"]
 
-MAX_BODY: Final = 256 * 1024
 _BOUNDS: Final = Bounds(size=MAX_BODY, depth=16, nodes=5_000)
 _MAX_ERRORS: Final = 20
 _HOSTING: Final = ("cpus", "memory", "storage", "supportedRuntimes", "supportedDeploymentTypes", "otelCollector")

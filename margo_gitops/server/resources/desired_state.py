@@ -17,7 +17,7 @@ from functools import lru_cache
 from typing import Final
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope
+from starlette.types import Scope
 
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE
@@ -25,7 +25,6 @@ from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TY
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.identity.callers import Caller, header
 from margo_gitops.server.limits import spread
-from margo_gitops.server.paths import Resource
 from margo_gitops.server.problems import (
     BUNDLE_NOT_FOUND,
     DEPLOYMENT_NOT_FOUND,
@@ -40,6 +39,7 @@ from margo_gitops.server.reports.journal import ReportJournal
 from margo_gitops.server.reports.reading import Profile
 from margo_gitops.server.requests import accepts, holds, takes_gzip, wait_seconds
 from margo_gitops.server.resources.compression import Compressed
+from margo_gitops.server.routing import Call
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.served_state import DeviceState, StateView
 from margo_gitops.trust.allowed_signers import AllowedSigners
@@ -89,12 +89,13 @@ class DesiredStateResources:
         self._judged: OrderedDict[str, bool] = OrderedDict()
         self._versions: OrderedDict[str, int] = OrderedDict()
 
-    async def manifest(self, scope: Scope, receive: Receive, caller: Caller) -> Response:
+    async def manifest(self, call: Call) -> Response:
         """Answer a request for the manifest; one that waits is answered at the next change.
 
         Raises:
             RequestRefused: 406, or 503 where there is no state to serve.
         """
+        scope, caller = call.scope, call.caller
         self._check_accept(scope, MANIFEST_MEDIA_TYPE)
         state = self._state(self._watch.look(), caller)
         held = header(scope, b"if-none-match")
@@ -103,7 +104,7 @@ class DesiredStateResources:
         deadline = time.monotonic() + (wait or 0)
         while wait and holds(held, state.manifest_digest):
             left = deadline - time.monotonic()
-            if left <= 0 or not await self._watch.wait(caller.client, left, receive):
+            if left <= 0 or not await self._watch.wait(caller.client, left, call.receive):
                 break
             state = self._state(self._watch.look(), caller)
         return await self._answer(
@@ -114,44 +115,49 @@ class DesiredStateResources:
             {"Cache-Control": _MUTABLE, **self._hints, **applied},
         )
 
-    async def deployment(self, scope: Scope, caller: Caller, resource: Resource) -> Response:
+    async def deployment(self, call: Call) -> Response:
         """Answer a request for one deployment document.
 
         Raises:
             RequestRefused: 404, 406, 503.
         """
-        self._check_accept(scope, DEPLOYMENT_MEDIA_TYPE)
-        view = self._watch.look()
-        content = self._found(
-            lambda: view.deployment(caller.client, resource.deployment_id, resource.digest), DEPLOYMENT_NOT_FOUND
-        )
-        return await self._answer(
-            scope, content, Digest(resource.digest), DEPLOYMENT_MEDIA_TYPE, {"Cache-Control": _IMMUTABLE}
+        view, deployment_id = self._watch.look(), call.parameters["deploymentId"]
+        return await self._immutable(
+            call,
+            DEPLOYMENT_MEDIA_TYPE,
+            lambda client, digest: view.deployment(client, deployment_id, digest),
+            DEPLOYMENT_NOT_FOUND,
         )
 
-    async def freshness(self, scope: Scope, caller: Caller) -> Response:
+    async def freshness(self, call: Call) -> Response:
         """Answer a request for the proof of freshness (docs/freshness.md): the bytes that git has for this client.
 
         Raises:
             RequestRefused: 404, 406, 503.
         """
-        self._check_accept(scope, FRESHNESS_MEDIA_TYPE)
+        self._check_accept(call.scope, FRESHNESS_MEDIA_TYPE)
         view = self._watch.look()
-        content = self._found(lambda: view.proof(caller.client), FRESHNESS_NOT_FOUND)
-        return await self._answer(scope, content, sha256(content), FRESHNESS_MEDIA_TYPE, {"Cache-Control": _MUTABLE})
+        content = self._found(lambda: view.proof(call.caller.client), FRESHNESS_NOT_FOUND)
+        return await self._answer(
+            call.scope, content, sha256(content), FRESHNESS_MEDIA_TYPE, {"Cache-Control": _MUTABLE}
+        )
 
-    async def bundle(self, scope: Scope, caller: Caller, resource: Resource) -> Response:
+    async def bundle(self, call: Call) -> Response:
         """Answer a request for a bundle.
 
         Raises:
             RequestRefused: 404, 406, 503.
         """
-        self._check_accept(scope, BUNDLE_MEDIA_TYPE)
-        view = self._watch.look()
-        content = self._found(lambda: view.bundle(caller.client, resource.digest), BUNDLE_NOT_FOUND)
-        return await self._answer(
-            scope, content, Digest(resource.digest), BUNDLE_MEDIA_TYPE, {"Cache-Control": _IMMUTABLE}
-        )
+        return await self._immutable(call, BUNDLE_MEDIA_TYPE, self._watch.look().bundle, BUNDLE_NOT_FOUND)
+
+    async def _immutable(
+        self, call: Call, media_type: str, find: Callable[[str, str], bytes | None], missing: Problem
+    ) -> Response:
+        """Answer with what a client has under the digest in the path."""
+        self._check_accept(call.scope, media_type)
+        digest = Digest(call.parameters["digest"])
+        content = self._found(lambda: find(call.caller.client, digest), missing)
+        return await self._answer(call.scope, content, digest, media_type, {"Cache-Control": _IMMUTABLE})
 
     def _found(self, find: Callable[[], bytes | None], missing: Problem) -> bytes:
         try:

@@ -9,27 +9,36 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 from typing import Final
 
 import uvicorn
 
+from margo_gitops.digests import Digest
 from margo_gitops.errors import Location, ServerMisconfigured
-from margo_gitops.server.application import WorkloadManagementApi
-from margo_gitops.server.contracts.assembly import signed_contract
+from margo_gitops.server.application import Contract, WorkloadManagementApi
+from margo_gitops.server.contracts.accepted import read_accepted_certificates
+from margo_gitops.server.contracts.current import Asked, CurrentContract, Parts
+from margo_gitops.server.contracts.older import OlderReports, SignedContract
+from margo_gitops.server.contracts.older import Parts as OlderParts
+from margo_gitops.server.contracts.onboarding import Onboarding, read_root_certificate
+from margo_gitops.server.contracts.registry import ClientRegistry
+from margo_gitops.server.contracts.replays import SeenSignatures
+from margo_gitops.server.contracts.verification import SKEW_SECONDS, SignatureVerifier
 from margo_gitops.server.identity.callers import Identify, Nobody, NobodyAsked
 from margo_gitops.server.identity.certificates import PeerCertificate, ProxiedCertificate
 from margo_gitops.server.identity.tokens import BearerTokens
-from margo_gitops.server.limits import InFlight, RateLimit
+from margo_gitops.server.limits import Admission, InFlight, RateLimit
 from margo_gitops.server.reports.commits import ReportCommits
 from margo_gitops.server.reports.journal import ReportJournal
-from margo_gitops.server.reports.resources import ReportResources
+from margo_gitops.server.reports.reading import Profile
+from margo_gitops.server.reports.receiving import ReportResources
 from margo_gitops.server.resources.desired_state import DesiredStateResources
+from margo_gitops.server.resources.discovery import BundleKeys, TrustDiscovery, read_trust_bundle
 from margo_gitops.server.resources.git import GitResources
 from margo_gitops.server.resources.renewal import freshness_renewal
-from margo_gitops.server.resources.trust_discovery import BundleKeys, TrustDiscovery, read_trust_bundle
-from margo_gitops.server.service.configuration import LoadedServerConfiguration
+from margo_gitops.server.service.configuration import LoadedServerConfiguration, SignatureSettings
 from margo_gitops.server.service.connection import BoundedConnection
 from margo_gitops.server.service.tls import RenewedTls, TlsConnection, TlsFiles
 from margo_gitops.server.state_watch import StateWatch
@@ -65,6 +74,11 @@ def serve(configuration: LoadedServerConfiguration) -> None:
     discovery = _discovery(configuration)
     branch = ReportBranch(configuration.state_repo)
     journal = ReportJournal(configuration.journal, content.reports.per_device)
+    limits, base = content.limits, content.listen.base_path
+    admission = Admission(
+        RateLimit(limits.requests_per_minute, limits.burst, time.monotonic),
+        InFlight(limits.requests_at_once, limits.requests_of_all),
+    )
     with contextlib.ExitStack() as parts:
         parts.callback(journal.close)
         commits = ReportCommits(
@@ -77,36 +91,79 @@ def serve(configuration: LoadedServerConfiguration) -> None:
         reading = DesiredStateResources(
             watch,
             journal,
-            longest_wait=content.limits.wait_seconds,
-            poll_seconds=content.limits.poll_seconds,
+            longest_wait=limits.wait_seconds,
+            poll_seconds=limits.poll_seconds,
             profile=content.profile,
             signers=signers,
         )
-        signed = parts.enter_context(signed_contract(configuration, watch, journal, commits, reading))
-        objects = ServedObjects(configuration.state_repo)
-        api = WorkloadManagementApi(
-            identify=identify,
+
+        def writing(profile: Profile) -> ReportResources:
+            any_device_id = content.reports.any_device_id
+            return ReportResources(
+                watch, journal, commits, profile=profile, any_device_id=any_device_id, clock=time.time
+            )
+
+        contracts: list[Contract] = []
+        links: list[Asked] = []
+        if content.identity.signatures is not None:
+            registry = parts.enter_context(contextlib.closing(ClientRegistry(configuration.client_registry)))
+            # Documents of the older contract have older shapes, whatever the profile of the current one.
+            signed = _signed(
+                configuration, content.identity.signatures, admission, registry, reading, writing("lenient")
+            )
+            contracts.append(signed)
+            links.append(signed.link_caller)
+        current = Parts(
             watch=watch,
             reading=reading,
-            git=GitResources(watch, reading, objects, longest_wait=content.limits.wait_seconds),
-            writing=ReportResources(
-                watch,
-                journal,
-                commits,
-                profile=content.profile,
-                any_device_id=content.reports.any_device_id,
-                clock=time.time,
-            ),
-            commits=commits,
-            rates=RateLimit(content.limits.requests_per_minute, content.limits.burst, time.monotonic),
-            in_flight=InFlight(content.limits.requests_at_once, content.limits.requests_of_all),
+            writing=writing(content.profile),
+            git=GitResources(watch, reading, ServedObjects(configuration.state_repo), longest_wait=limits.wait_seconds),
             discovery=discovery,
-            base=content.listen.base_path,
-            look_every=LOOK_SECONDS,
-            signed=signed,
-            renewal=freshness_renewal(configuration, watch, signers),
         )
-        _run(api, watch, configuration, context)
+        contracts.append(CurrentContract(current, identify, admission, base, links))
+        renewal = freshness_renewal(configuration, watch, signers)
+        background = [lambda: watch.run(LOOK_SECONDS), *([renewal.run] if renewal else [])]
+        _run(WorkloadManagementApi(contracts, commits, background), watch, configuration, context)
+
+
+def _signed(
+    configuration: LoadedServerConfiguration,
+    settings: SignatureSettings,
+    admission: Admission,
+    registry: ClientRegistry,
+    reading: DesiredStateResources,
+    writing: ReportResources,
+) -> SignedContract:
+    limits = configuration.content.limits
+    accepted: WatchedFile[Mapping[Digest, str]] = WatchedFile(
+        configuration.path(settings.accepted), read_accepted_certificates, {}
+    )
+    root = configuration.path(settings.root_certificate) if settings.root_certificate else None
+    verifier = SignatureVerifier(settings.public_urls, settings.profile, settings.window_seconds, time.time)
+    onboarding = Onboarding(
+        registry,
+        accepted,
+        verifier,
+        profile=settings.profile,
+        unsigned=settings.unsigned_onboarding,
+        root=WatchedFile(root, read_root_certificate, "") if root else None,
+        clock=time.time,
+    )
+    # A signature may be made a little ahead of this clock, and holds from then on.
+    remembered = settings.window_seconds + 2 * SKEW_SECONDS
+    # Twice what the limits let pass: who sends more is refused, before it takes the room of others.
+    most_of_one = int(2 * (limits.burst + remembered * limits.requests_per_minute / 60))
+    return SignedContract(
+        OlderParts(onboarding, reading, OlderReports(writing, settings.profile)),
+        admission,
+        registry=registry,
+        accepted=accepted,
+        verifier=verifier,
+        seen=SeenSignatures(remembered, time.monotonic, most_of_one=most_of_one),
+        profile=settings.profile,
+        base=configuration.content.listen.base_path,
+        clock=time.time,
+    )
 
 
 class _Server(uvicorn.Server):

@@ -2,37 +2,30 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from typing import Final
 
 from starlette.responses import Response
-from starlette.types import Receive, Scope
 
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.server.identity.callers import Caller, header
 from margo_gitops.server.limits import spread
-from margo_gitops.server.paths import Resource
 from margo_gitops.server.problems import (
     DEPLOYMENT_NOT_FOUND,
     DEVICE_NOT_FOUND,
-    ENCODED_BODY,
     GATEWAY_NOT_FOUND,
-    INVALID_REQUEST,
     NOT_STORED,
-    TOO_LARGE,
     TOO_MANY,
-    TOO_SLOW,
     RequestRefused,
 )
 from margo_gitops.server.reports.commits import ReportCommits
 from margo_gitops.server.reports.journal import Kept, Report, ReportJournal
-from margo_gitops.server.reports.reading import MAX_BODY, Profile, check_scope, read_capabilities, read_status
+from margo_gitops.server.reports.reading import Profile, check_scope, read_capabilities, read_status
+from margo_gitops.server.requests import read_body
+from margo_gitops.server.routing import Call
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.report_branch import ReportKey
 
-_BODY_SECONDS: Final = 20.0
 _FULL_SECONDS: Final = 3600
 _NOT_STORED_SECONDS: Final = 30
 _LOG = logging.getLogger("margo_gitops.server")
@@ -68,29 +61,30 @@ class ReportResources:
         self._any_device_id = any_device_id
         self._clock = clock
 
-    async def put_capabilities(self, scope: Scope, receive: Receive, caller: Caller, resource: Resource) -> Response:
+    async def put_capabilities(self, call: Call) -> Response:
         """Keep a device's capabilities: 201 for the first, 200 for later ones.
 
         Raises:
             RequestRefused: 400, 403, 404, 422, or 503 where the disk refuses.
         """
-        device = resource.device
+        caller, device = call.caller, call.parameters["deviceId"]
         check_scope(caller.client, device, any_device_id=self._any_device_id)
-        content = read_capabilities(await read_body(scope, receive), device, self._profile)
+        content = read_capabilities(await read_body(call.scope, call.receive), device, self._profile)
         # A child of a gateway comes after it (Margo gateways).
         gateway = device.rpartition("/")[0]
         key = ReportKey(caller.client, "capabilities", device)
         return await self._kept(Report(key, content, caller.evidence, int(self._clock()), gateway=gateway))
 
-    async def delete_capabilities(self, caller: Caller, resource: Resource) -> Response:
+    async def delete_capabilities(self, call: Call) -> Response:
         """Forget a device's capabilities, and those of its children.
 
         Raises:
             RequestRefused: 403, 404, or 503 where the disk refuses.
         """
-        check_scope(caller.client, resource.device, any_device_id=self._any_device_id)
+        caller, device = call.caller, call.parameters["deviceId"]
+        check_scope(caller.client, device, any_device_id=self._any_device_id)
         try:
-            found = await self._journal.remove(caller.client, resource.device, int(self._clock()), caller.evidence)
+            found = await self._journal.remove(caller.client, device, int(self._clock()), caller.evidence)
         except MargoGitopsError as error:
             raise _not_stored(caller.client, error) from error
         if not found:
@@ -98,14 +92,14 @@ class ReportResources:
         self._commits.changed()
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
-    async def post_status(self, scope: Scope, receive: Receive, caller: Caller, resource: Resource) -> Response:
+    async def post_status(self, call: Call) -> Response:
         """Keep the status of a deployment: 201 for the first, 200 for later ones.
 
         Raises:
             RequestRefused: 400, 403, 404, 422, or 503 where the disk refuses.
         """
-        deployment_id = resource.deployment_id.lower()
-        report = read_status(await read_body(scope, receive), deployment_id, self._profile)
+        caller, deployment_id = call.caller, call.parameters["deploymentId"].lower()
+        report = read_status(await read_body(call.scope, call.receive), deployment_id, self._profile)
         if report.device:
             check_scope(caller.client, report.device, any_device_id=self._any_device_id)
         key = ReportKey(caller.client, "status", deployment_id)
@@ -135,33 +129,3 @@ class ReportResources:
 def _not_stored(client: str, error: MargoGitopsError) -> RequestRefused:
     _LOG.error("a report of %s was not taken: %s", client, error)
     return RequestRefused(NOT_STORED.later(spread(client, _NOT_STORED_SECONDS)))
-
-
-async def read_body(scope: Scope, receive: Receive) -> bytes:
-    """Return the body of a request, bounded in size and time.
-
-    Raises:
-        RequestRefused: it is too large or too slow, has a content coding, or its sender went away.
-    """
-    if header(scope, b"content-encoding") not in {None, "", "identity"}:
-        raise RequestRefused(ENCODED_BODY)
-    length = header(scope, b"content-length")
-    if length is not None and length.isdigit() and int(length[:12]) > MAX_BODY:
-        raise RequestRefused(TOO_LARGE)
-    parts: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise RequestRefused(INVALID_REQUEST)
-                part = message.get("body", b"")
-                size += len(part)
-                if size > MAX_BODY:
-                    raise RequestRefused(TOO_LARGE)
-                parts.append(part)
-                if not message.get("more_body", False):
-                    return b"".join(parts)
-    except TimeoutError:
-        raise RequestRefused(TOO_SLOW) from None

@@ -16,14 +16,13 @@ from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from starlette.responses import Response
-from starlette.types import Scope
 
 from margo_gitops.digests import sha256
 from margo_gitops.errors import Location, ServerMisconfigured
 from margo_gitops.server.identity.callers import header
-from margo_gitops.server.paths import Resource
 from margo_gitops.server.problems import Problem, RequestRefused
 from margo_gitops.server.requests import holds
+from margo_gitops.server.routing import Call
 from margo_gitops.server.watched_file import WatchedFile
 
 BUNDLE_PATH: Final = "/.well-known/margo/trust-bundle"
@@ -49,33 +48,35 @@ class TrustDiscovery:
     bundle: WatchedFile[BundleKeys]
     refresh_seconds: int
 
-    def answer(self, scope: Scope, resource: Resource) -> Response:
-        """Return the discovery document, or the trust bundle.
+    async def document(self, call: Call) -> Response:
+        """Answer with the discovery document."""
+        return _answer(call, {"trustDomain": self.trust_domain, "trustBundleUri": f"{self.public_url}{BUNDLE_PATH}"})
+
+    async def trust_bundle(self, call: Call) -> Response:
+        """Answer with the trust bundle.
 
         Raises:
             RequestRefused: 503 while the bundle's file is gone.
         """
-        if resource.name == "discovery":
-            document: dict[str, object] = {
-                "trustDomain": self.trust_domain,
-                "trustBundleUri": f"{self.public_url}{BUNDLE_PATH}",
-            }
-        else:
-            keys = self.bundle.value()
-            if not keys:
-                raise RequestRefused(_NO_BUNDLE)  # an empty bundle would be an order to trust nobody
-            document = {
-                "keys": list(keys),
-                # Greater with every new bundle, as devices refuse a smaller one.
-                "spiffe_sequence": self.bundle.changed_at,
-                "spiffe_refresh_hint": self.refresh_seconds,
-            }
-        body = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
-        digest = sha256(body)
-        headers = {"ETag": f'"{digest}"', "Cache-Control": "no-cache"}
-        if holds(header(scope, b"if-none-match"), digest):
-            return Response(status_code=304, headers=headers)
-        return Response(body, 200, headers, "application/json")
+        keys = self.bundle.value()
+        if not keys:
+            raise RequestRefused(_NO_BUNDLE)  # an empty bundle would be an order to trust nobody
+        document: dict[str, object] = {
+            "keys": list(keys),
+            # Greater with every new bundle, as devices refuse a smaller one.
+            "spiffe_sequence": self.bundle.changed_at,
+            "spiffe_refresh_hint": self.refresh_seconds,
+        }
+        return _answer(call, document)
+
+
+def _answer(call: Call, document: dict[str, object]) -> Response:
+    body = json.dumps(document, sort_keys=True, separators=(",", ":")).encode()
+    digest = sha256(body)
+    headers = {"ETag": f'"{digest}"', "Cache-Control": "no-cache"}
+    if holds(header(call.scope, b"if-none-match"), digest):
+        return Response(status_code=304, headers=headers)
+    return Response(body, 200, headers, "application/json")
 
 
 def read_trust_bundle(text: str, path: Path) -> BundleKeys:

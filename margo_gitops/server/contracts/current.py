@@ -1,0 +1,281 @@
+"""The current contract: the table of its resources, with git's beside them, and who may call each.
+
+A new resource is a handler in one of the rooms and a row here; docs/http.md needs its row too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import Receive, Scope
+
+from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE
+from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
+from margo_gitops.server.identity.callers import ANYBODY, Caller, Identify
+from margo_gitops.server.identity.git_credentials import ASK_FOR_TOKEN, with_bearer
+from margo_gitops.server.limits import Admission
+from margo_gitops.server.problems import NOT_AUTHORIZED, NOT_FOUND, PROBLEM_MEDIA_TYPE, Problem, RequestRefused
+from margo_gitops.server.reports.receiving import ReportResources
+from margo_gitops.server.resources.desired_state import (
+    DEPLOYMENT_MEDIA_TYPE,
+    POLL_INTERVAL_HEADER,
+    DesiredStateResources,
+)
+from margo_gitops.server.resources.discovery import BUNDLE_PATH, TrustDiscovery
+from margo_gitops.server.resources.git import ADVERTISEMENT, GIT_FOLDER, RESULT, GitResources
+from margo_gitops.server.routing import Answer, Audience, Call, Handler, Match, Operation, Route, RouteTable
+from margo_gitops.server.state_watch import StateWatch
+
+Asked: TypeAlias = Callable[[Scope], Caller | None]
+"""A way to identify a caller, without what a refusal says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What has the handlers; `discovery` is None where the configuration has none."""
+
+    watch: StateWatch
+    reading: DesiredStateResources
+    writing: ReportResources
+    git: GitResources
+    discovery: TrustDiscovery | None
+
+    async def alive(self, _call: Call) -> Response:
+        """Answer that the process lives."""
+        return PlainTextResponse("ok\n", 200, {"Cache-Control": "no-store"})
+
+    async def ready(self, call: Call) -> Response:
+        """Answer whether the state repo can be read."""
+        if self.watch.healthy:
+            return await self.alive(call)
+        return PlainTextResponse("the state repo cannot be read\n", 503, {"Cache-Control": "no-store"})
+
+    def trust(self) -> TrustDiscovery:
+        """Return what answers about the trust domain.
+
+        Raises:
+            RequestRefused: 404 without `discovery`.
+        """
+        if self.discovery is None:
+            raise RequestRefused(NOT_FOUND)
+        return self.discovery
+
+
+def _read(
+    handle: Callable[[Parts], Handler],
+    found: Answer,
+    refusals: tuple[int, ...] = (),
+    more: tuple[Answer, ...] = (),
+    headers: Mapping[str, str] | None = None,
+) -> dict[str, Operation[Parts]]:
+    """Return what is read, also on condition (RFC 9110, 13.1.2)."""
+    found = replace(found, headers={"ETag": "The digest, quoted.", "Cache-Control": "For how long.", **found.headers})
+    current = Answer(304, "What the client holds is current.", headers=found.headers)
+    asked = {**(headers or {}), "If-None-Match": "Entity tags of what the client holds."}
+    return {"GET": Operation(handle, found.summary, (found, current, *more), refusals, asked)}
+
+
+def _keep(handle: Callable[[Parts], Handler], body: str, summary: str) -> Operation[Parts]:
+    kept = (Answer(200, "Kept, in place of what was there."), Answer(201, "Kept; the first one."))
+    return Operation(handle, summary, kept, (400, 403, 404, 408, 413, 415, 422), body=body)
+
+
+def _public(name: str, path: str, get: Operation[Parts]) -> Route[Parts]:
+    return Route(name, path, "public", {"GET": get}, at_root=True)
+
+
+def _text(status: int, summary: str) -> Answer:
+    return Answer(status, summary, "text/plain")
+
+
+_JSON: Final = "application/json"
+_WAIT: Final = {"Prefer": "`wait=N` (RFC 7240): answer at the next change, at the latest after N seconds."}
+_HINTS: Final = {
+    "Preference-Applied": "The wait that was applied.",
+    POLL_INTERVAL_HEADER: "Seconds: poll no more often.",
+}
+_NO_TRUST: Final = (Answer(404, "This server has none.", PROBLEM_MEDIA_TYPE, "Problem"),)
+
+ROUTES: Final[tuple[Route[Parts], ...]] = (
+    Route(
+        "manifest",
+        "/api/v1/deployments",
+        "device",
+        _read(
+            lambda parts: parts.reading.manifest,
+            Answer(200, "All that the client shall run.", MANIFEST_MEDIA_TYPE, "StateManifest", _HINTS),
+            (403, 406),
+            headers=_WAIT,
+        ),
+    ),
+    Route(
+        "deployment",
+        "/api/v1/deployments/{deploymentId}/{digest}",
+        "linked",
+        _read(
+            lambda parts: parts.reading.deployment,
+            Answer(200, "One deployment document, as it was rendered.", DEPLOYMENT_MEDIA_TYPE),
+            (403, 404, 406),
+        ),
+    ),
+    Route(
+        "bundle",
+        "/api/v1/bundles/{digest}",
+        "linked",
+        _read(
+            lambda parts: parts.reading.bundle,
+            Answer(200, "All deployment documents as one archive.", BUNDLE_MEDIA_TYPE),
+            (403, 404, 406),
+        ),
+    ),
+    Route(
+        "freshness",
+        "/api/v1/freshness",
+        "device",
+        _read(
+            lambda parts: parts.reading.freshness,
+            Answer(200, "Proof that the manifest is the newest.", FRESHNESS_MEDIA_TYPE, "FreshnessProof"),
+            (403, 404, 406),
+        ),
+    ),
+    Route(
+        "status",
+        "/api/v1/deployments/{deploymentId}/status",
+        "device",
+        {
+            "POST": _keep(
+                lambda parts: parts.writing.post_status, "DeploymentStatus", "Say what became of a deployment."
+            )
+        },
+    ),
+    Route(
+        "capabilities",
+        "/api/v1/capabilities/{deviceId}",
+        "device",
+        {
+            "PUT": _keep(
+                lambda parts: parts.writing.put_capabilities, "DeviceCapabilities", "Say what a device is and offers."
+            ),
+            "DELETE": Operation(
+                lambda parts: parts.writing.delete_capabilities,
+                "Forget a device and its children.",
+                (Answer(204, "Forgotten."),),
+                (403, 404),
+            ),
+        },
+    ),
+    Route(
+        "git-refs",
+        f"{GIT_FOLDER}/info/refs",
+        "git",
+        {"GET": Operation(lambda parts: parts.git.refs, "Refs.", (Answer(200, "", ADVERTISEMENT),), (401, 403, 404))},
+    ),
+    Route(
+        "git-upload-pack",
+        f"{GIT_FOLDER}/git-upload-pack",
+        "git",
+        {
+            "POST": Operation(
+                lambda parts: parts.git.upload_pack,
+                "Fetch.",
+                (Answer(200, "", RESULT),),
+                (400, 401, 403, 408, 413, 415),
+            )
+        },
+    ),
+    _public(
+        "healthz",
+        "/healthz",
+        Operation(lambda parts: parts.alive, "Ask whether the process lives.", (_text(200, "The process answers."),)),
+    ),
+    _public(
+        "readyz",
+        "/readyz",
+        Operation(
+            lambda parts: parts.ready,
+            "Ask whether it can serve.",
+            (_text(200, "The state repo can be read."), _text(503, "It cannot.")),
+        ),
+    ),
+    _public(
+        "discovery",
+        "/.well-known/margo",
+        _read(
+            lambda parts: parts.trust().document,
+            Answer(200, "The trust domain and its bundle's place.", _JSON),
+            more=_NO_TRUST,
+        )["GET"],
+    ),
+    _public(
+        "trust-bundle",
+        BUNDLE_PATH,
+        _read(
+            lambda parts: parts.trust().trust_bundle, Answer(200, "The trust bundle (SPIFFE).", _JSON), more=_NO_TRUST
+        )["GET"],
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Access:
+    """How the callers of an audience are known, and what everybody else gets."""
+
+    ways: tuple[Asked, ...]
+    refusal: Problem
+
+
+class CurrentContract:
+    """Answers the requests of the current contract, and every request that no other contract knows.
+
+    CURRENT-1  Who calls is decided before anything else, but for public resources: a caller that is not known gets one
+               answer for every path, and learns not even which paths there are.
+    CURRENT-2  What a known caller asks for is counted against its limits, whether it is there or not.
+    """
+
+    def __init__(
+        self, parts: Parts, identify: Identify, admission: Admission, base: str, links: Sequence[Asked] = ()
+    ) -> None:
+        """Take the parts.
+
+        Args:
+            parts: has the handlers.
+            identify: tells which device calls.
+            admission: holds callers to their limits.
+            base: a prefix of all paths that are not at the root; empty for none.
+            links: further ways to know who follows a link of a manifest.
+        """
+        self._parts = parts
+        self._table = RouteTable(ROUTES, base)
+        self._admission = admission
+        refusal = NOT_AUTHORIZED.with_headers(identify.challenge)
+        git_refusal = ASK_FOR_TOKEN if identify.challenge else refusal
+        self._access: Mapping[Audience, _Access] = {
+            "device": _Access((identify,), refusal),
+            "linked": _Access((identify, *links), refusal),
+            "git": _Access((lambda scope: identify(with_bearer(scope)),), git_refusal),
+        }
+
+    async def answer(self, scope: Scope, receive: Receive) -> Response:
+        """Answer a request.
+
+        Raises:
+            RequestRefused: 401, 403, 404, 405, 429, 503, and what resources refuse.
+        """
+        match = self._table.find(scope["raw_path"])
+        if match is not None and match.route.audience == "public":
+            return await self._handle(match, scope, receive, ANYBODY)
+        access = self._access[match.route.audience if match is not None else "device"]
+        caller = next((caller for way in access.ways if (caller := way(scope)) is not None), None)
+        if caller is None:
+            raise RequestRefused(access.refusal)
+        with self._admission.of(caller.client):
+            if match is None:
+                raise RequestRefused(NOT_FOUND)
+            return await self._handle(match, scope, receive, caller)
+
+    async def _handle(self, match: Match[Parts], scope: Scope, receive: Receive, caller: Caller) -> Response:
+        operation = match.operation(scope["method"])
+        return await operation.handle(self._parts)(Call(scope, receive, caller, match.parameters))
