@@ -21,8 +21,7 @@ from support.real import require_program
 from margo_gitops.cli.document import check_file
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
-PAGES = [page for page in PAGES if page.exists()]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("benchmarks/*.md")])
 NAMES = [page.relative_to(ROOT).as_posix() for page in PAGES]
 
 LABELS = {"console", "ini", "json", "mermaid", "python", "sh", "text", "toml", "yaml"}
