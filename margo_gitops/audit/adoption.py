@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from margo_gitops.documents.status import State
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.reported import ReportedStatus, Reports
-from margo_gitops.state_repo.state_objects import StateObjects
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def adoptions(objects: StateObjects, refs: Mapping[str, str], client: str | None
         client: only this client; None: all.
 
     Raises:
-        BadObjectError: an object is missing.
+        StateTampered: an object is missing.
     """
     reports = Reports(objects)
     found: dict[str, list[tuple[int, int]]] = {}
@@ -89,7 +89,7 @@ def statuses_at(
         at: the time; None: now. The branch's order counts: of the commits not later than this, the newest.
 
     Raises:
-        BadObjectError: an object is missing.
+        StateTampered: an object is missing.
     """
     reports = Reports(objects)
     tip = reports.tip(refs)

@@ -37,8 +37,8 @@ from margo_gitops.operations.fleet_input import FleetInput
 from margo_gitops.operations.run import provenance, without_collections
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.intent import Intent
+from margo_gitops.state_repo.objects import DevicePlace, DeviceTree, StateObjects
 from margo_gitops.state_repo.publication import Provenance, device_message, fleet_message
-from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, HeldTree, StateObjects
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.commit_signature import check_signature
@@ -138,8 +138,6 @@ class CommitCheck:
         found: list[AuditFinding] = []
         try:
             found.extend(self._findings(index, context))
-        except BadObjectError as error:
-            found.append(context.finding(str(error)))
         except MargoGitopsError as error:
             found.append(context.finding("; ".join([error.what, *error.why])))
         except ValueError as error:
@@ -276,7 +274,7 @@ class CommitCheck:
         if tree == now.tree:
             if state is not None and state.changed:
                 changed[encoded] = state
-                for blob in HeldTree(self.objects, now.tree).files().values():
+                for blob in DeviceTree(self.objects, now.tree).files.values():
                     self.objects.read(blob, BLOB)
             return
         place = f"{now.folder}/{encoded}"
@@ -289,7 +287,7 @@ class CommitCheck:
         if state is not None:
             documents = {deployment_path(name): each for name, each in state.deployments.items()}
             return {MANIFEST_FILE: state.manifest, **documents}
-        held = HeldTree(self.objects, was.tree).files() if was else {}
+        held = DeviceTree(self.objects, was.tree).files if was else {}
         return {path: self.objects.read(name, BLOB) for path, name in held.items()}
 
     def _sound(
@@ -305,12 +303,12 @@ class CommitCheck:
             was = before.get(encoded)
             if was is not None and was.tree == now.tree:
                 continue
-            version = (manifest_version(HeldTree(self.objects, was.tree).manifest) or 0) + 1 if was else 1
+            version = (manifest_version(DeviceTree(self.objects, was.tree).manifest) or 0) + 1 if was else 1
             place = f"{now.folder}/{encoded}"
             for each in unsound(self.objects, place, now.tree, version):
                 yield context.finding(each.what, each.expected, each.found, file=each.path)
             site = now.folder.removeprefix(f"{DEVICES_FOLDER}/")
-            manifest = HeldTree(self.objects, now.tree).manifest
+            manifest = DeviceTree(self.objects, now.tree).manifest
             changed[encoded] = DesiredState(device_of(encoded), site, version, manifest, {}, changed=True)
 
     def _device(

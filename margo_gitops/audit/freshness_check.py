@@ -17,9 +17,10 @@ from typing import Literal
 from margo_gitops.audit.verification import AuditFinding
 from margo_gitops.documents.freshness import FreshnessLeaf, FreshnessProof, FreshnessStatement, parse_moment
 from margo_gitops.documents.state_layout import FRESHNESS_FILE, FRESHNESS_REFS
-from margo_gitops.errors import MargoGitopsError, SignerUnknown, TrustRefused
+from margo_gitops.errors import MargoGitopsError, SignerUnknown, StateTampered, TrustRefused
 from margo_gitops.state_repo.freshness_refs import leaf_of
-from margo_gitops.state_repo.state_objects import BadObjectError, HeldTree, StateObjects
+from margo_gitops.state_repo.git_store import bad_object
+from margo_gitops.state_repo.objects import DeviceTree, StateObjects
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.freshness import check_tree, read_statement, verify_statement
@@ -45,9 +46,8 @@ def check_freshness(
         if ref.startswith(FRESHNESS_REFS):
             try:
                 proofs[ref], statement = _proof(objects, ref, name)
-            except (BadObjectError, TrustRefused) as error:
-                what = error.what if isinstance(error, TrustRefused) else str(error)
-                yield _finding(ref, f"no proof of freshness: {what}")
+            except (StateTampered, TrustRefused) as error:
+                yield _finding(ref, f"no proof of freshness: {error.what}")
                 return
     if statement is None:
         return
@@ -69,11 +69,11 @@ def _proof(objects: StateObjects, ref: str, name: str) -> tuple[FreshnessProof, 
     commit = objects.commit(name)
     entries = objects.tree(commit.tree)
     if commit.parents or [(entry.name, entry.mode) for entry in entries] != [(FRESHNESS_FILE.encode(), FILE_MODE)]:
-        raise BadObjectError(name, f"it has parents, or holds something else than {FRESHNESS_FILE}")
+        raise bad_object(name, f"it has parents, or holds something else than {FRESHNESS_FILE}")
     proof, statement = read_statement(objects.read(entries[0].id, BLOB), f"{ref}: {FRESHNESS_FILE}")
     check_tree(proof, statement)
     if ref != f"{FRESHNESS_REFS}{proof.shard}":
-        raise BadObjectError(name, f"it is the proof of the shard {proof.shard}")
+        raise bad_object(name, f"it is the proof of the shard {proof.shard}")
     return proof, statement
 
 
@@ -93,8 +93,8 @@ def _check_statement(
         commit = objects.commit(name)
         places = objects.places(commit.tree)
         held = {leaf.device: leaf for leaf in _leaves(objects, {each: place.tree for each, place in places.items()})}
-    except (BadObjectError, MargoGitopsError) as error:
-        yield _finding(ref, f"what the statement speaks of cannot be read: {error}")
+    except MargoGitopsError as error:
+        yield _finding(ref, f"what the statement speaks of cannot be read: {error.what}")
         return
     fleet = StateCommit.of(commit).fleet
     if fleet is not None and statement.fleet != fleet:
@@ -113,7 +113,7 @@ def _check_statement(
 
 def _leaves(objects: StateObjects, trees: Mapping[str, str]) -> Iterator[FreshnessLeaf]:
     for encoded, tree in trees.items():
-        yield leaf_of(device_of(encoded), HeldTree(objects, tree).manifest)
+        yield leaf_of(device_of(encoded), DeviceTree(objects, tree).manifest)
 
 
 def _check_signature(

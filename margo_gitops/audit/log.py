@@ -14,8 +14,8 @@ from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.state_layout import DEPLOYMENTS_FOLDER, FLEET_REF, LEFT_FOLDER
-from margo_gitops.errors import InvalidDocument, StateTampered, UnreadableDocument
-from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, HeldTree, StateObjects
+from margo_gitops.errors import InvalidDocument, UnreadableDocument
+from margo_gitops.state_repo.objects import DevicePlace, DeviceTree, StateObjects
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.git_commit import GitCommit
 from margo_gitops.trust.git_objects import BLOB
@@ -81,21 +81,15 @@ class HistoryLog:
             StateTampered: an object is missing or none that a renderer wrote; `audit verify` says more.
         """
         refs = self.objects.refs()
-        try:
-            self._adoptions = adoptions(self.objects, refs, client_of(device) if device is not None else None)
-            name = refs.get(FLEET_REF)
-            while name is not None:
-                commit = self.objects.commit(name)
-                parent = commit.parents[0] if commit.parents else None
-                devices = tuple(self._devices(commit, parent, device, deployment))
-                if devices or (device is None and deployment is None):
-                    yield _entry(name, commit, devices)
-                name = parent
-        except BadObjectError as error:
-            raise StateTampered(
-                f"the state repo's history cannot be read: {error}",
-                remedy="see what is wrong: margo-gitops audit verify",
-            ) from error
+        self._adoptions = adoptions(self.objects, refs, client_of(device) if device is not None else None)
+        name = refs.get(FLEET_REF)
+        while name is not None:
+            commit = self.objects.commit(name)
+            parent = commit.parents[0] if commit.parents else None
+            devices = tuple(self._devices(commit, parent, device, deployment))
+            if devices or (device is None and deployment is None):
+                yield _entry(name, commit, devices)
+            name = parent
 
     def _devices(
         self, commit: GitCommit, parent: str | None, device: str | None, deployment: str | None
@@ -113,9 +107,9 @@ class HistoryLog:
     def _device(self, encoded: str, before: Mapping[str, DevicePlace], after: Mapping[str, DevicePlace]) -> DeviceEntry:
         was, now = before.get(encoded), after.get(encoded)
         changed = now is not None and (was is None or was.tree != now.tree)
-        version = manifest_version(HeldTree(self.objects, now.tree).manifest) if now and changed else None
+        version = manifest_version(DeviceTree(self.objects, now.tree).manifest) if now and changed else None
         old, new = (
-            {path: blob for path, blob in HeldTree(self.objects, place.tree).files().items() if _is_deployment(path)}
+            {path: blob for path, blob in DeviceTree(self.objects, place.tree).files.items() if _is_deployment(path)}
             if place and changed
             else {}
             for place in (was, now)

@@ -17,8 +17,9 @@ from typing import Final
 from margo_gitops.audit.checkpoint import Checkpoint
 from margo_gitops.audit.verification import AuditFinding
 from margo_gitops.documents.state_layout import REPORTS_REF
+from margo_gitops.errors import StateTampered
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.reported import ReportChange, ReportCommit, Reports, read_status
-from margo_gitops.state_repo.state_objects import BadObjectError, StateObjects
 from margo_gitops.trust.git_objects import BLOB
 
 _MAX_CAPABILITIES: Final = 1024 * 1024
@@ -56,8 +57,8 @@ class ReportCheck:
         known = self._checkpoint.read()
         try:
             chain = self._objects.branch(tip) if tip is not None else ()
-        except BadObjectError as error:
-            self.findings = (_finding(error.name, str(error)),)
+        except StateTampered as error:
+            self.findings = (_finding(error.object_id, error.what),)
             return
         if known is not None and known not in chain:
             what = "the branch was moved back or rewritten: a commit that was verified before is no more in its history"
@@ -68,8 +69,8 @@ class ReportCheck:
             name = chain[index]
             try:
                 found = tuple(self._commit(name, chain[index - 1] if index else None))
-            except BadObjectError as error:
-                found = (_finding(name, str(error)),)
+            except StateTampered as error:
+                found = (_finding(name, error.what),)
             if found:
                 self.findings = found
                 break

@@ -13,7 +13,7 @@ from margo_gitops.rendering.affected import affected
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import PlacementsByDevice, place, render
-from margo_gitops.state_repo.state_objects import DevicePlace, StateObjects
+from margo_gitops.state_repo.objects import DevicePlace, StateObjects
 
 encoded_name = lru_cache(maxsize=65_536)(encode_device_id)
 """The name of a device in refs and folders."""
@@ -43,7 +43,7 @@ class Rerender:
 
         Raises:
             RenderingRefused: the fleet commit cannot be rendered.
-            StateTampered, BadObjectError: the previous state cannot be read.
+            StateTampered: the previous state cannot be read.
         """
         with without_collections():
             placed = place(intent)

@@ -12,7 +12,7 @@ from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import AuditUnusable
 from margo_gitops.operations.fleet_input import named_location, open_state, state_location_of
-from margo_gitops.state_repo.state_objects import StateObjects
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.trust.state_commit import StateCommit
 
 

@@ -21,11 +21,11 @@ from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.state_layout import DEPLOYMENTS_FOLDER, FLEET_REF, LEFT_FOLDER, deployment_path, device_ref
-from margo_gitops.errors import AuditUnusable, MargoGitopsError, StateTampered
+from margo_gitops.errors import AuditUnusable, MargoGitopsError
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective
 from margo_gitops.rendering.render import place, resolve_placement
-from margo_gitops.state_repo.state_objects import BadObjectError, HeldTree, StateObjects
+from margo_gitops.state_repo.objects import DeviceTree, StateObjects
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.commit_signature import check_signature
 from margo_gitops.trust.git_commit import GitCommit
@@ -60,19 +60,10 @@ def trace(fleet: FleetRepo, objects: StateObjects, request: TraceRequest) -> Tra
         AuditUnusable: the device, deployment, parameter or file was not there at that time.
         StateTampered: an object of the state repo is missing or none that a renderer wrote.
     """
-    try:
-        return _trace(fleet, objects, request)
-    except BadObjectError as error:
-        raise StateTampered(
-            f"the state repo's history cannot be read: {error}", remedy="see what is wrong: margo-gitops audit verify"
-        ) from error
-
-
-def _trace(fleet: FleetRepo, objects: StateObjects, request: TraceRequest) -> Trace:
     client = client_of(request.device)
     name, left = _device_commit(objects, client, request.at)
     commit = objects.commit(name)
-    held = HeldTree(objects, commit.tree)
+    held = DeviceTree(objects, commit.tree)
     fleet_commit = StateCommit.of(commit).fleet_commit or ""
     notes: list[str] = ["the device has left the fleet since: nothing on it stops"] if left else []
     subject, intent = "", None
@@ -81,7 +72,7 @@ def _trace(fleet: FleetRepo, objects: StateObjects, request: TraceRequest) -> Tr
         intent = read_fleet(fleet.tree(fleet_commit))
     except MargoGitopsError as error:
         notes.append(f"the fleet commit cannot be read, so no line is known: {error.what}")
-    files = held.files()
+    files = held.files
     documents = [
         document
         for path, blob in files.items()
@@ -208,7 +199,7 @@ class Tracing:
         notes: gets what could not be traced.
     """
 
-    held: HeldTree
+    held: DeviceTree
     fleet: FleetRepo
     source: Source | None
     lines: Lines

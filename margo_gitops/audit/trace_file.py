@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +20,7 @@ from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.line_origins import DocumentOrigins, LineOrigin
 from margo_gitops.rendering.render import PlacementsByDevice, document_of
 from margo_gitops.rendering.resolution import Resolved
-from margo_gitops.state_repo.state_objects import HeldTree
+from margo_gitops.state_repo.objects import DeviceTree
 from margo_gitops.trust.git_objects import BLOB
 
 ALL_DEPLOYMENTS: Final = "all deployments"
@@ -41,7 +42,7 @@ class Source:
     resolved: dict[str, Resolved]
 
 
-def path_of(asked: str, files: dict[str, str], documents: list[ApplicationDeployment], device: str) -> str:
+def path_of(asked: str, files: Mapping[str, str], documents: list[ApplicationDeployment], device: str) -> str:
     """Return the path of the file that somebody asked for by its path, its name, or the id in it.
 
     Args:
@@ -65,7 +66,13 @@ def path_of(asked: str, files: dict[str, str], documents: list[ApplicationDeploy
 
 
 def trace_file(
-    path: str, held: HeldTree, device: str, source: Source | None, lines: Lines, history: ValueHistory, notes: list[str]
+    path: str,
+    held: DeviceTree,
+    device: str,
+    source: Source | None,
+    lines: Lines,
+    history: ValueHistory,
+    notes: list[str],
 ) -> TracedFile:
     """Return a file of a device's tree, each value back to its line.
 
@@ -79,10 +86,10 @@ def trace_file(
         notes: gets what could not be traced.
 
     Raises:
-        BadObjectError: an object is missing.
+        StateTampered: an object is missing.
         StateTampered: the file is none that a renderer wrote.
     """
-    content = held.objects.read(held.files()[path], BLOB)
+    content = held.objects.read(held.files[path], BLOB)
     try:
         values = leaves(read_source(content, path).root)
     except UnreadableDocument as error:

@@ -10,7 +10,8 @@ from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
-from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, HeldTree, StateObjects
+from margo_gitops.state_repo.git_store import bad_object
+from margo_gitops.state_repo.objects import DevicePlace, DeviceTree, StateObjects
 from margo_gitops.trust.git_objects import BLOB, FOLDER_MODE, TREE, TreeEntry, blob_id, object_id, tree_bytes, tree_id
 
 
@@ -36,9 +37,9 @@ def files_differ(
     """Yield every file of a device's tree that is not what a render makes; the deployments before the manifest.
 
     Raises:
-        BadObjectError: an object of the tree cannot be read.
+        StateTampered: an object of the tree cannot be read.
     """
-    found = HeldTree(objects, tree).files()
+    found = DeviceTree(objects, tree).files
     # The manifest differs with each deployment: it is named first only where nothing else differs.
     for path in sorted({*expected, *found}, key=lambda path: (path == MANIFEST_FILE, path)):
         place = f"{folder}/{path}"
@@ -96,9 +97,9 @@ def unsound(objects: StateObjects, folder: str, tree: str, version: int) -> Iter
         version: that the manifest must have.
 
     Raises:
-        BadObjectError: an object of the tree cannot be read.
+        StateTampered: an object of the tree cannot be read.
     """
-    held = HeldTree(objects, tree)
+    held = DeviceTree(objects, tree)
     manifest = read_manifest(held.manifest)
     if manifest is None:
         yield TreeDifference(f"{folder}/{MANIFEST_FILE}", "the manifest is none", None, None)
@@ -107,7 +108,7 @@ def unsound(objects: StateObjects, folder: str, tree: str, version: int) -> Iter
         place = f"{folder}/{MANIFEST_FILE}"
         yield TreeDifference(place, "manifestVersion is wrong", str(version), str(manifest.manifest_version))
     named = {deployment_path(each.deployment_id): each.digest for each in manifest.deployments}
-    files = held.files()
+    files = held.files
     for path in sorted({*named, *files} - {MANIFEST_FILE}):
         if path not in named:
             yield TreeDifference(f"{folder}/{path}", "the manifest does not name this file", None, files[path])
@@ -121,7 +122,7 @@ def root_tree(places: Mapping[str, DevicePlace]) -> str:
     """Return the id of the tree that holds devices at these places, and nothing else.
 
     Raises:
-        BadObjectError: a name that no tree can hold.
+        StateTampered: a name that no tree can hold.
     """
     inside: dict[str, dict[str, list[TreeEntry]]] = {}
     for encoded, each in places.items():
@@ -136,4 +137,4 @@ def root_tree(places: Mapping[str, DevicePlace]) -> str:
             tops.append(TreeEntry(top.encode(), FOLDER_MODE, object_id(TREE, tree_bytes(entries))))
         return tree_id(tops)
     except ValueError as error:
-        raise BadObjectError("", str(error)) from error
+        raise bad_object("", str(error)) from error

@@ -12,7 +12,7 @@ from margo_gitops.audit.tree_comparison import manifest_version
 from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.nodes import FieldPath, Node, Scalar
 from margo_gitops.errors import UnreadableDocument
-from margo_gitops.state_repo.state_objects import HeldTree, StateObjects
+from margo_gitops.state_repo.objects import DeviceTree, StateObjects
 from margo_gitops.trust.git_objects import BLOB
 
 Leaves = Mapping[FieldPath, Node]
@@ -59,7 +59,7 @@ class ValueHistory:
         """Return since when a file of the traced commit is as it is.
 
         Raises:
-            BadObjectError: an object is missing.
+            StateTampered: an object is missing.
         """
         first = self.branch[-1]
         blob = self._blob(first, path)
@@ -77,7 +77,7 @@ class ValueHistory:
             values: of the file at the traced commit.
 
         Raises:
-            BadObjectError: an object is missing.
+            StateTampered: an object is missing.
         """
         pending = {each: scalar(node) for each, node in values.items()}
         found: dict[FieldPath, TracedSince] = {}
@@ -97,7 +97,7 @@ class ValueHistory:
         return found | {each: self._told(newer) for each in pending}
 
     def _blob(self, commit: str, path: str) -> str | None:
-        return HeldTree(self.objects, self.objects.commit(commit).tree).files().get(path)
+        return DeviceTree(self.objects, self.objects.commit(commit).tree).files.get(path)
 
     def _read(self, blob: str | None, path: str) -> Leaves:
         if blob is None:
@@ -110,7 +110,7 @@ class ValueHistory:
     def _told(self, name: str) -> TracedSince:
         if name not in self._since:
             commit = self.objects.commit(name)
-            version = manifest_version(HeldTree(self.objects, commit.tree).manifest)
+            version = manifest_version(DeviceTree(self.objects, commit.tree).manifest)
             time = adopted_at(self.adoptions, version) if version is not None else None
             date = date_of(commit.author.time, commit.author.offset)
             self._since[name] = TracedSince(version, name, date, moment(time) if time is not None else None)

@@ -21,8 +21,8 @@ from margo_gitops.audit.verification import AuditFinding, Verification
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.state_layout import DEVICE_REFS, FLEET_REF
-from margo_gitops.errors import AuditUnusable
-from margo_gitops.state_repo.state_objects import BadObjectError, StateObjects
+from margo_gitops.errors import AuditUnusable, StateTampered
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.state_commit import StateCommit
 
@@ -122,15 +122,15 @@ def _verify(
     chain: tuple[str, ...] = ()
     try:
         chain = objects.branch(tip) if tip else ()
-    except BadObjectError as error:
-        findings.append(_lost(FLEET_REF, error.name, str(error)))
+    except StateTampered as error:
+        findings.append(_lost(FLEET_REF, error.object_id, error.what))
     branches: dict[str, tuple[str, ...]] = {}
     for ref, name in sorted(refs.items()):
         if ref.startswith(DEVICE_REFS):
             try:
                 branches[ref.removeprefix(DEVICE_REFS)] = objects.branch(name)
-            except BadObjectError as error:
-                findings.append(_lost(ref, tip or "", str(error)))
+            except StateTampered as error:
+                findings.append(_lost(ref, tip or "", error.what))
     if not findings and known is not None and known not in chain:
         what = "the branch was moved back or rewritten: a commit that was verified before is no more in its history"
         findings.append(AuditFinding("error", tip or "", "", FLEET_REF, None, what, known, tip or "nothing"))
@@ -230,7 +230,7 @@ def _starts(whole: _Range, starts: list[int]) -> dict[int, dict[str, int]] | Non
             try:
                 brought = StateCommit.of(objects.commit(name)).state_commit
                 latest = max(latest, place.get(brought or "", len(whole.chain)))
-            except BadObjectError:
+            except StateTampered:
                 return None
             reached.append(latest)
         for start in starts:
@@ -295,8 +295,8 @@ def _begin(check: CommitCheck, start: int, found: Mapping[str, int] | None) -> I
                 what = "the branch was moved: it does not hold what the branch fleet held here"
                 ref = f"{DEVICE_REFS}{encoded}"
                 yield AuditFinding("error", name, "", ref, f"{place.folder}/{encoded}", what, place.tree, tree)
-    except BadObjectError as error:
-        yield _lost(FLEET_REF, name, str(error))
+    except StateTampered as error:
+        yield _lost(FLEET_REF, name, error.what)
 
 
 def _left_over(check: CommitCheck) -> Iterator[AuditFinding]:

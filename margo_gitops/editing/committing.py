@@ -13,7 +13,7 @@ from pygit2.enums import FileMode
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.editing.edit import Base, Edit
 from margo_gitops.errors import CommitNotMade
-from margo_gitops.state_repo.git_program import last_lines, run_git
+from margo_gitops.state_repo.remote import last_lines, run_git
 
 TIMEOUT_SECONDS = 300
 """Signing may ask for a passphrase or a touch of a key."""

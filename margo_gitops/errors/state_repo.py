@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from margo_gitops.errors.base import ExitCode, MargoGitopsError
 
 
@@ -36,6 +38,19 @@ class StateTampered(MargoGitopsError):
 
     code = "MG1303"
     exit_code = ExitCode.TRUST
+
+    def __init__(
+        self,
+        what: str,
+        *,
+        object_id: str = "",
+        device: str | None = None,
+        why: Sequence[str] = (),
+        remedy: str = "",
+    ) -> None:
+        super().__init__(what, device=device, why=why, remedy=remedy)
+        self.object_id = object_id
+        """The object of the repository that is wrong; empty where it is not one object."""
 
 
 class StateDiffers(MargoGitopsError):

@@ -9,9 +9,10 @@ from typing import Final
 
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.kinds import read_as, read_source
-from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
+from margo_gitops.documents.state_layout import deployment_path
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
-from margo_gitops.state_repo.state_objects import BadObjectError, HeldTree, StateObjects
+from margo_gitops.state_repo.git_store import bad_object
+from margo_gitops.state_repo.objects import DeviceTree, StateObjects
 from margo_gitops.trust.git_objects import BLOB
 
 _PLAIN: Final = r'([^\s"\']+)'
@@ -59,21 +60,17 @@ class DesiredReader:
         """Return what a device's tree says.
 
         Raises:
-            BadObjectError: it is none that a renderer writes.
+            StateTampered: it is none that a renderer writes.
         """
-        held = HeldTree(self.objects, tree)
-        files = held.files()
-        name = files.get(MANIFEST_FILE)
-        if name is None:
-            raise BadObjectError(tree, f"this tree of a device holds no {MANIFEST_FILE}")
-        version, ids = _manifest(name, self.objects.read(name, BLOB))
-        return Desired(version, {each: files.get(deployment_path(each)) for each in ids})
+        held = DeviceTree(self.objects, tree)
+        version, ids = _manifest(tree, held.manifest)
+        return Desired(version, {each: held.files.get(deployment_path(each)) for each in ids})
 
     def named(self, blob: str) -> NamedDeployment | None:
         """Return what a deployment document is called; None where it is none.
 
         Raises:
-            BadObjectError: the blob is missing.
+            StateTampered: the blob is missing.
         """
         if blob not in self._names:
             self._names[blob] = _named(self.objects.read(blob, BLOB))
@@ -86,9 +83,9 @@ def _manifest(name: str, content: bytes) -> tuple[int, list[str]]:
         version = document["manifestVersion"]
         ids = [each["deploymentId"] for each in document.get("deployments") or ()]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise BadObjectError(name, "it is no state manifest") from error
+        raise bad_object(name, "it is no state manifest") from error
     if not isinstance(version, int) or not all(isinstance(each, str) for each in ids):
-        raise BadObjectError(name, "it is no state manifest")
+        raise bad_object(name, "it is no state manifest")
     return version, ids
 
 

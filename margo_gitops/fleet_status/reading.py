@@ -14,7 +14,7 @@ from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.device_id import client_of, decode_device_id
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.state_layout import DEVICES_FOLDER, FLEET_REF, LEFT_FOLDER, NO_SITE
-from margo_gitops.errors import StateTampered, StatusUnusable
+from margo_gitops.errors import StatusUnusable
 from margo_gitops.fleet_status.desired import Desired, DesiredReader
 from margo_gitops.fleet_status.filters import StatusFilter
 from margo_gitops.fleet_status.status import (
@@ -28,8 +28,9 @@ from margo_gitops.fleet_status.status import (
 from margo_gitops.operations.fleet_input import named_location, open_state, state_location_of
 from margo_gitops.operations.run import without_collections
 from margo_gitops.rendering.placement import selected, targets
+from margo_gitops.state_repo.git_store import bad_object
+from margo_gitops.state_repo.objects import DevicePlace, StateObjects
 from margo_gitops.state_repo.reported import ReportedStatus, Reports
-from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, StateObjects
 from margo_gitops.trust.state_commit import StateCommit
 
 _SEARCHED: Final = 20_000
@@ -109,14 +110,7 @@ class StatusReader:
         Raises:
             StatusUnusable, StateTampered: as `read_status`.
         """
-        try:
-            return self._read(self.objects.refs() if refs is None else refs)
-        except BadObjectError as error:
-            raise StateTampered(
-                f"the state repo cannot be read: {error}", remedy="see what is wrong: margo-gitops audit verify"
-            ) from error
-
-    def _read(self, refs: Mapping[str, str]) -> FleetStatus:
+        refs = self.objects.refs() if refs is None else refs
         tip = refs.get(FLEET_REF)
         commit = self.objects.commit(tip) if tip else None
         fleet_commit = StateCommit.of(commit).fleet_commit if commit else None
@@ -162,7 +156,7 @@ class StatusReader:
             try:
                 device = decode_device_id(encoded)
             except ValueError as error:
-                raise BadObjectError(place.tree, f"its folder {encoded} is no device's") from error
+                raise bad_object(place.tree, f"its folder {encoded} is no device's") from error
             if wanted.place(device, _site(place), left=place.folder == LEFT_FOLDER):
                 found[device] = place
         if missing := sorted(wanted.clients - found.keys()):

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from margo_gitops.documents.device_id import client_of
-from margo_gitops.errors import StateTampered
 from margo_gitops.fleet_status.reading import StatusRequest, opened_state
 from margo_gitops.state_repo.reported import Reports
-from margo_gitops.state_repo.state_objects import BadObjectError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +38,10 @@ def read_reported_capabilities(request: StatusRequest) -> ReportedCapabilities:
         tip = reports.tip(objects.refs())
         if tip is None:
             return ReportedCapabilities(None, {})
-        try:
-            documents = {
-                device: content
-                for client, folder in reports.clients(reports.commit(tip).tree)
-                for device, content in reports.capabilities(folder).items()
-                if client_of(device) == client
-            }
-        except BadObjectError as error:
-            raise StateTampered(
-                f"the reports cannot be read: {error}", remedy="see what is wrong: margo-gitops audit verify"
-            ) from error
+        documents = {
+            device: content
+            for client, folder in reports.clients(reports.commit(tip).tree)
+            for device, content in reports.capabilities(folder).items()
+            if client_of(device) == client
+        }
         return ReportedCapabilities(tip, documents)

@@ -10,7 +10,7 @@ from typing import Final
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.fleet_status.reading import StatusReader, StatusRequest, opened_state
 from margo_gitops.fleet_status.status import FleetStatus
-from margo_gitops.state_repo.ref_watch import RefWatch
+from margo_gitops.state_repo.refs import RefWatch
 from margo_gitops.state_repo.remote import is_remote
 
 LOOK_SECONDS: Final = 0.3

@@ -9,8 +9,8 @@ from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
 from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.rendering.intent import Intent
+from margo_gitops.state_repo.publication import read_signing_key as read_signing_key
 from margo_gitops.state_repo.remote import RemoteState, is_remote
-from margo_gitops.state_repo.signing_key_file import read_signing_key as read_signing_key
 from margo_gitops.state_repo.state_repo import StateRepo
 
 

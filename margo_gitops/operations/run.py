@@ -12,7 +12,7 @@ from pathlib import Path
 from margo_gitops import __version__
 from margo_gitops.catalog.fleet_repo import FleetCommit
 from margo_gitops.documents.freshness import parse_valid_for
-from margo_gitops.documents.state_layout import FLEET_REF, NO_SITE
+from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import SigningKeyUnusable, StateTampered, listed
 from margo_gitops.operations.fleet_input import FleetInput, StateTarget, open_state, read_fleet_commit
 from margo_gitops.operations.guards import refuse_foreign, refuse_older
@@ -148,10 +148,7 @@ def _obey_policy(
 
 def held_fleet(target: StateTarget, values: dict[str, str]) -> FleetState:
     """Return what a state repo holds as what is there before a render."""
-    sites = {
-        device_of(encoded): None if site == NO_SITE else site
-        for encoded, (site, _) in target.repo.fleet_tree(values).items()
-    }
+    sites = {device_of(encoded): place.site for encoded, place in target.repo.places(values).items() if not place.left}
     return FleetState(sites, lambda device: target.repo.held(device, values))
 
 

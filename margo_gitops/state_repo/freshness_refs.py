@@ -102,8 +102,7 @@ def held_leaves(repo: StateRepo, values: Mapping[str, str]) -> list[FreshnessLea
     Raises:
         StateTampered: it holds what no render wrote.
     """
-    encoded = [*repo.fleet_tree(values), *repo.left_tree(values)]
-    return left_leaves(repo, encoded, values)
+    return left_leaves(repo, repo.places(values), values)
 
 
 def left_leaves(repo: StateRepo, encoded: Iterable[str], values: Mapping[str, str]) -> list[FreshnessLeaf]:

@@ -13,14 +13,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from margo_gitops.digests import sha256
+from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.state_layout import DEVICES_FOLDER, FLEET_REF, LEFT_FOLDER, NO_SITE, device_ref
+from margo_gitops.errors import Location, SigningKeyUnusable
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, add_statement, is_due, leaf_of, left_leaves, renew
 from margo_gitops.state_repo.object_pack import ObjectPack
-from margo_gitops.state_repo.state_repo import HeldDevice, StateRepo, device_of
+from margo_gitops.state_repo.objects import DeviceTree
+from margo_gitops.state_repo.state_repo import StateRepo, device_of
 from margo_gitops.trust.git_commit import Ident, build_commit, sign_commit
 from margo_gitops.trust.git_objects import (
     BLOB,
@@ -32,7 +36,7 @@ from margo_gitops.trust.git_objects import (
     device_tree,
     tree_bytes,
 )
-from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.ssh_signing_key import MAX_KEY_FILE_BYTES, SigningKey, parse_signing_key
 from margo_gitops.trust.state_commit import StateCommit
 
 _COMMITTER = ("margo-gitops", "render@margo-gitops.invalid")
@@ -110,18 +114,17 @@ def publish(
         StateRepoUnusable: the file system refuses; nothing was moved.
     """
     pack = ObjectPack()
-    held = repo.fleet_tree(values)
-    known = repo.left_tree(values) | {name: tree for name, (_, tree) in held.items()}
+    known = repo.places(values)
     trees = {
         # P-1: what did not change is in the fleet branch already.
         state.device: _device_tree(pack, state, repo.held(state.device, values))
         if state.changed
-        else known[encode_device_id(state.device)]
+        else known[encode_device_id(state.device)].tree
         for state in states
     }
     here = {encode_device_id(device) for device in trees}
-    left = tuple(sorted(device_of(name) for name in held.keys() - here))
-    root = _fleet_tree(pack, states, trees, {name: tree for name, tree in known.items() if name not in here})
+    left = tuple(sorted(device_of(name) for name, place in known.items() if not place.left and name not in here))
+    root = _fleet_tree(pack, states, trees, {name: place.tree for name, place in known.items() if name not in here})
     parent = values.get(FLEET_REF)
     changed = [state for state in states if state.changed]
     if parent is not None and not changed and repo.commit(parent).tree == root:
@@ -162,9 +165,9 @@ class _Seal:
         return self.pack.add(COMMIT, sign_commit(raw, self.key) if self.key else raw)
 
 
-def _device_tree(pack: ObjectPack, state: DesiredState, held: HeldDevice | None) -> str:
+def _device_tree(pack: ObjectPack, state: DesiredState, held: DeviceTree | None) -> str:
     if held is not None:
-        pack.know(held.object_ids())
+        pack.know(held.files.values())
     folder = None
     if state.deployments:
         blobs = {name: pack.add(BLOB, content) for name, content in state.deployments.items()}
@@ -238,7 +241,7 @@ def differences(repo: StateRepo, states: Sequence[DesiredState], values: Mapping
         states: of every device of the fleet.
         values: all its refs.
     """
-    held = repo.fleet_tree(values)
+    held = {name: place.site for name, place in repo.places(values).items() if not place.left}
     found = []
     for state in states:
         encoded = encode_device_id(state.device)
@@ -246,8 +249,31 @@ def differences(repo: StateRepo, states: Sequence[DesiredState], values: Mapping
             found.append(f"{state.device} is missing")
         elif state.changed:
             found.append(f"{state.device} would get manifest {state.version}")
-        elif held[encoded][0] != (state.site or NO_SITE):
-            found.append(f"{state.device} would move from site {held[encoded][0]} to {state.site or NO_SITE}")
+        elif held[encoded] != state.site:
+            before, after = held[encoded] or NO_SITE, state.site or NO_SITE
+            found.append(f"{state.device} would move from site {before} to {after}")
     here = {encode_device_id(state.device) for state in states}
     found += [f"{device_of(name)} would leave the fleet" for name in sorted(held.keys() - here)]
     return found
+
+
+def read_signing_key(path: Path) -> SigningKey:
+    """Return the key in a file that only its owner can read.
+
+    Raises:
+        SigningKeyUnusable: it cannot be read, others could read it, or it is no such key.
+    """
+    content = read_small_file(
+        path,
+        MAX_KEY_FILE_BYTES,
+        what="the signing key cannot be read",
+        error=SigningKeyUnusable,
+        remedy=f"name a file that you alone can read: chmod 600 {path}",
+        private=True,
+    )
+    try:
+        return parse_signing_key(content)
+    except ValueError as error:
+        raise SigningKeyUnusable(
+            "the signing key cannot be used", where=Location(str(path)), why=[str(error)]
+        ) from error

@@ -16,13 +16,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 from margo_gitops.disk.files import sync_folder, write_synced
+from margo_gitops.disk.stamps import Stamp, settled, stamp
 from margo_gitops.errors import StateMoved, StateRepoUnusable
 
+_ATTEMPTS: Final = 5
 _HEADER = b"# pack-refs with: peeled fully-peeled sorted \n"
 _LINE = re.compile(rb"([0-9a-f]{40}) (refs/[^\n]+)")
 
@@ -214,3 +218,51 @@ def _format(packed: Mapping[str, tuple[str, bytes]]) -> bytes:
         value, peeled = packed[name]
         lines.append(b"%b %b\n%b" % (value.encode(), os.fsencode(name), peeled))
     return b"".join(lines)
+
+
+class RefWatch:
+    """The refs of a repository, read again only when one may have moved: a few `stat` calls instead of 10,000 refs.
+
+    A writer puts a new file in a ref's place, which changes `packed-refs` itself or the folder of a loose ref.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Watch the repository in `folder`, the one that holds `HEAD`."""
+        self._folder = folder
+        self._refs = Refs(folder)
+        self._stamps: dict[str, Stamp | None] = {}
+        self._values: Mapping[str, str] = {}
+
+    def read(self) -> Mapping[str, str]:
+        """Return the object id of every ref, by full name; the same object as before where nothing moved.
+
+        Raises:
+            StateRepoUnusable: a ref cannot be read.
+        """
+        if self._stamps and self._stamps == _stamps(self._stamps):
+            return self._values
+        values = self._read_whole()
+        if values != self._values:
+            self._values = values
+        return self._values
+
+    def _read_whole(self) -> Mapping[str, str]:
+        attempt = 0
+        while True:
+            began = time.time_ns()
+            before = _stamps(self._places())
+            values = self._refs.read()
+            whole = before == _stamps(before)
+            attempt += 1
+            # A ref folded into packed-refs between the reading of the two would show its value of before.
+            if whole or attempt == _ATTEMPTS:
+                self._stamps = before if whole and settled(before.values(), began) else {}
+                return values
+
+    def _places(self) -> list[str]:
+        folders = [path for path, _, _ in os.walk(self._folder / "refs")]
+        return [str(self._folder / "packed-refs"), *folders]
+
+
+def _stamps(places: Iterable[str]) -> dict[str, Stamp | None]:
+    return {place: stamp(place) for place in places}

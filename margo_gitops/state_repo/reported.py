@@ -15,8 +15,9 @@ from typing import Final, cast, get_args
 from margo_gitops.documents.device_id import decode_device_id, encode_device_id
 from margo_gitops.documents.state_layout import REPORTS_REF
 from margo_gitops.documents.status import State
+from margo_gitops.state_repo.git_store import bad_object, first_parents
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.report_branch import ReportKey, ReportKind, bucket_of
-from margo_gitops.state_repo.state_objects import BadObjectError, StateObjects, first_parents
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FOLDER_MODE, TreeEntry
 
 _STATES: Final = frozenset(get_args(State))
@@ -98,7 +99,7 @@ class Reports:
         """Return a commit.
 
         Raises:
-            BadObjectError: it is missing, or no commit.
+            StateTampered: it is missing, or no commit.
         """
         found = self._commits.get(name)
         if found is None:
@@ -109,7 +110,7 @@ class Reports:
         """Yield the branch's commits, newest first, by first parents.
 
         Raises:
-            BadObjectError: a commit is missing, or its own ancestor.
+            StateTampered: a commit is missing, or its own ancestor.
         """
         yield from map(self.commit, first_parents(tip, lambda name: next(iter(self.commit(name).parents), None)))
 
@@ -117,7 +118,7 @@ class Reports:
         """Yield every client that reported, with the id of its folder's tree.
 
         Raises:
-            BadObjectError: a tree is missing.
+            StateTampered: a tree is missing.
         """
         for bucket in self._objects.tree(tree):
             if bucket.mode == FOLDER_MODE:
@@ -130,7 +131,7 @@ class Reports:
         """Return the id of the tree of a client's folder; None where it reported nothing.
 
         Raises:
-            BadObjectError: a tree is missing.
+            StateTampered: a tree is missing.
         """
         encoded = encode_device_id(client)
         bucket = self._child(tree, bucket_of(client))
@@ -143,7 +144,7 @@ class Reports:
             folder: id of its tree.
 
         Raises:
-            BadObjectError: an object is missing.
+            StateTampered: an object is missing.
         """
         found = {}
         for entry in self._files(folder, "status"):
@@ -159,7 +160,7 @@ class Reports:
             folder: id of its tree.
 
         Raises:
-            BadObjectError: an object is missing.
+            StateTampered: an object is missing.
         """
         found = {}
         for entry in self._files(folder, "capabilities"):
@@ -177,7 +178,7 @@ class Reports:
         """Return what a commit changed, against its first parent; only folders that differ are read.
 
         Raises:
-            BadObjectError: an object is missing.
+            StateTampered: an object is missing.
         """
         before = self.commit(commit.parents[0]).tree if commit.parents else None
         return [
@@ -188,7 +189,7 @@ class Reports:
         """Return the status in a blob; None where it is none.
 
         Raises:
-            BadObjectError: the blob is missing.
+            StateTampered: the blob is missing.
         """
         return read_status(self._objects.read(blob, BLOB))
 
@@ -286,7 +287,7 @@ def _commit(name: str, raw: bytes) -> ReportCommit:
     head, blank, body = raw.partition(b"\n\n")
     head += b"\n"
     if not blank or not head.startswith(b"tree "):
-        raise BadObjectError(name, "it is no commit that a server writes")
+        raise bad_object(name, "it is no commit that a server writes")
     parents, time = [], 0
     for match in _HEADER.finditer(head):
         if match["parent"]:

@@ -9,73 +9,29 @@ S-4  A device that began to fetch just before a render can finish: a few commits
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
-import pygit2
-
-from margo_gitops.digests import Digest, sha256
+from margo_gitops.digests import sha256
 from margo_gitops.documents.bundle import write_bundle
 from margo_gitops.documents.device_id import decode_device_id
 from margo_gitops.documents.state_layout import (
-    DEPLOYMENTS_FOLDER,
     DEVICE_REFS,
     FLEET_REF,
     FRESHNESS_FILE,
     FRESHNESS_REFS,
-    MANIFEST_FILE,
     device_ref,
 )
 from margo_gitops.errors import StateTampered
-from margo_gitops.state_repo.ref_watch import RefWatch
+from margo_gitops.state_repo.git_store import CACHE_BYTES
+from margo_gitops.state_repo.objects import DeviceState, StateObjects
+from margo_gitops.state_repo.refs import RefWatch
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.freshness_tree import possible_shards
-from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.snapshot import Snapshot
 
-CACHE_BYTES: Final = 64 * 1024 * 1024
 EARLIER_COMMITS: Final = 4
 """How far back a digest is looked for (S-4)."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceState:
-    """What one commit of a device's branch holds.
-
-    Attributes:
-        commit: id of the commit.
-        raw_commit: the commit object, as signed.
-        manifest: exact bytes of the manifest.
-        manifest_digest: their digest.
-        deployments: exact bytes of each deployment document, by deployment id.
-    """
-
-    commit: str
-    raw_commit: bytes = field(repr=False)
-    manifest: bytes = field(repr=False)
-    manifest_digest: Digest
-    deployments: Mapping[str, bytes] = field(repr=False)
-
-    @property
-    def parsed(self) -> GitCommit:
-        """The commit's fields.
-
-        Raises:
-            ValueError: it is none that a renderer writes.
-        """
-        return parse_commit(self.raw_commit)
-
-    @property
-    def snapshot(self) -> Snapshot:
-        """The state as a transport would hand it over."""
-        return Snapshot(self.manifest, self.deployments, self.raw_commit, self.commit)
-
-    @property
-    def size(self) -> int:
-        """Bytes that it occupies, about."""
-        return 2_000 + len(self.manifest) + len(self.raw_commit) + sum(map(len, self.deployments.values()))
 
 
 class ServedState:
@@ -89,9 +45,9 @@ class ServedState:
             cache_bytes: how much content is kept in memory.
         """
         self._watch = RefWatch(repo.folder)
-        self._objects = _Objects(pygit2.Repository(str(repo.folder)), cache_bytes)
+        self.objects = StateObjects(repo.folder, cache_bytes)
         self._lock = threading.Lock()
-        self._view = StateView({}, self._objects)
+        self._view = StateView({}, self.objects)
         self._read: Mapping[str, str] | None = None
         self.refresh()
 
@@ -112,7 +68,7 @@ class ServedState:
                 served[FLEET_REF] = values[FLEET_REF]
             if served == self._view.refs:
                 return False
-            self._view = StateView(served, self._objects)
+            self._view = StateView(served, self.objects)
             return True
 
     def view(self) -> StateView:
@@ -123,7 +79,7 @@ class ServedState:
 class StateView:
     """One state of the whole fleet; it never changes (S-1)."""
 
-    def __init__(self, refs: Mapping[str, str], objects: _Objects) -> None:
+    def __init__(self, refs: Mapping[str, str], objects: StateObjects) -> None:
         self.refs = refs
         self._objects = objects
 
@@ -194,7 +150,7 @@ class StateView:
         """
         commits = (self.refs.get(f"{FRESHNESS_REFS}{shard}") for shard in possible_shards(client))
         commit = next((commit for commit in commits if commit), None)
-        return self._objects.file(commit, FRESHNESS_FILE, client) if commit else None
+        return self._objects.file(commit, FRESHNESS_FILE) if commit else None
 
     def bundle(self, client: str, digest: str) -> bytes | None:
         """Return the bundle of this client with exactly this digest, rebuilt; None where it has none.
@@ -241,68 +197,3 @@ class StateView:
                 break
             commit = parents[0] if parents else None
         return states
-
-
-class _Objects:
-    """Device states by commit, the lately used ones kept in memory; libgit2's handle is for one thread at a time."""
-
-    def __init__(self, repository: pygit2.Repository, cache_bytes: int) -> None:
-        self._repository = repository
-        self._limit = cache_bytes
-        self._kept: OrderedDict[str, DeviceState] = OrderedDict()
-        self._held = 0
-        self._lock = threading.Lock()
-
-    def state(self, commit: str, client: str) -> DeviceState:
-        with self._lock:
-            found = self._kept.get(commit)
-            if found is not None:
-                self._kept.move_to_end(commit)
-                return found
-            found = self._read(commit, client)
-            self._kept[commit] = found
-            self._held += found.size
-            while self._held > self._limit and len(self._kept) > 1:
-                self._held -= self._kept.popitem(last=False)[1].size
-            return found
-
-    def file(self, name: str, path: str, client: str) -> bytes:
-        """Return a file of a commit."""
-        with self._lock:
-            try:
-                blob = self._repository[name].peel(pygit2.Commit).tree[path].peel(pygit2.Blob)
-                return bytes(blob.data)
-            except (KeyError, ValueError, pygit2.GitError) as error:
-                raise _not_a_state(client, f"{name} holds no {path}") from error
-
-    def _read(self, name: str, client: str) -> DeviceState:
-        try:
-            commit = self._repository[name].peel(pygit2.Commit)
-            root = {str(entry.name): entry for entry in commit.tree}
-            manifest, folder = root.pop(MANIFEST_FILE, None), root.pop(DEPLOYMENTS_FOLDER, None)
-            if root or not isinstance(manifest, pygit2.Blob) or not isinstance(folder, pygit2.Tree | None):
-                raise _not_a_state(client, f"the tree of {name} is not a manifest with deployments")
-            deployments = {}
-            for entry in folder or ():
-                stem, dot, kind = str(entry.name).rpartition(".")
-                if not isinstance(entry, pygit2.Blob) or not dot or kind != "yaml":
-                    raise _not_a_state(client, f"{DEPLOYMENTS_FOLDER}/{entry.name} in {name} is no deployment")
-                deployments[stem] = bytes(entry.data)
-            content = bytes(manifest.data)
-            return DeviceState(name, commit.read_raw(), content, sha256(content), deployments)
-        except (KeyError, ValueError, pygit2.GitError) as error:
-            raise StateTampered(
-                f"the state repo lacks what the branch of {client} leads to",
-                device=client,
-                why=[str(error)],
-                remedy="restore the repository from its remote or a backup",
-            ) from error
-
-
-def _not_a_state(client: str, reason: str) -> StateTampered:
-    return StateTampered(
-        f"the branch of {client} does not hold a device's state",
-        device=client,
-        why=[reason],
-        remedy="put the branch back to the last commit of the renderer",
-    )

@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pygit2
@@ -14,48 +13,19 @@ import pygit2
 from margo_gitops.documents.device_id import decode_device_id
 from margo_gitops.documents.state_layout import (
     BRANCHES,
-    DEPLOYMENTS_FOLDER,
     DEVICE_REFS,
-    DEVICES_FOLDER,
     FLEET_REF,
-    LEFT_FOLDER,
-    MANIFEST_FILE,
-    deployment_path,
     device_ref,
 )
 from margo_gitops.errors import SignatureInvalid, StateRepoUnusable, StateTampered
 from margo_gitops.state_repo.object_pack import ObjectPack
+from margo_gitops.state_repo.objects import DevicePlace, DeviceTree, StateObjects
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
+from margo_gitops.trust.git_objects import COMMIT
 from margo_gitops.trust.ssh_signature import SshSignature, parse_signature
 
 _PUT_BACK = "find out who moved it, put the branch back to the renderer's last commit, protect it"
-
-
-@dataclass(frozen=True, slots=True)
-class HeldDevice:
-    """A device's state as a commit of its branch holds it.
-
-    Attributes:
-        commit: id of the commit.
-        tree: id of its tree.
-        manifest: bytes of its manifest.
-    """
-
-    commit: str
-    tree: str
-    manifest: bytes
-    _tree: pygit2.Tree = field(repr=False)
-
-    def deployment(self, deployment_id: str) -> bytes | None:
-        """Return a deployment document's bytes; None where there is none of this id."""
-        blob = _child(self._tree, deployment_path(deployment_id))
-        return bytes(blob.data) if isinstance(blob, pygit2.Blob) else None
-
-    def object_ids(self) -> list[str]:
-        """Return the ids of the deployment documents."""
-        folder = _child(self._tree, DEPLOYMENTS_FOLDER)
-        return [str(blob.id) for blob in (folder if isinstance(folder, pygit2.Tree) else ())]
 
 
 def device_of(encoded: str) -> str:
@@ -70,13 +40,6 @@ def device_of(encoded: str) -> str:
         raise StateTampered(
             f"the fleet branch holds a folder {encoded}, which no render wrote", why=[str(error)], remedy=_PUT_BACK
         ) from error
-
-
-def _child(tree: pygit2.Tree, path: str) -> pygit2.Object | None:
-    try:
-        return tree[path]
-    except KeyError:
-        return None
 
 
 def _create(folder: Path) -> None:
@@ -103,10 +66,10 @@ def _umask() -> int:
 class StateRepo:
     """A bare repository with the branch `fleet` and one branch per device."""
 
-    def __init__(self, repository: pygit2.Repository) -> None:
-        self._repository = repository
-        self.folder = Path(repository.path)
-        self.refs = Refs(self.folder)
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.refs = Refs(folder)
+        self.objects = StateObjects(folder)
 
     @classmethod
     def open(cls, folder: Path) -> StateRepo:
@@ -134,7 +97,7 @@ class StateRepo:
                 f"{folder} has a work tree: a state repo is bare, because nobody edits it",
                 remedy="name another folder with --state",
             )
-        return cls(repository)
+        return cls(Path(repository.path))
 
     @classmethod
     def open_or_create(cls, folder: Path) -> StateRepo:
@@ -172,14 +135,11 @@ class StateRepo:
         """Return a commit.
 
         Raises:
-            StateTampered: there is no such commit, or it is none that a renderer writes.
+            StateTampered: there is no such commit, or no renderer writes one like it.
         """
-        try:
-            return parse_commit(self._commit(name).read_raw())
-        except ValueError as error:
-            raise StateTampered(f"the commit {name} is none of the renderer's", why=[str(error)]) from error
+        return self.objects.commit(name)
 
-    def held(self, device: str, values: Mapping[str, str]) -> HeldDevice | None:
+    def held(self, device: str, values: Mapping[str, str]) -> DeviceTree | None:
         """Return what a device's branch holds.
 
         Args:
@@ -192,29 +152,26 @@ class StateRepo:
         name = values.get(device_ref(device))
         if name is None:
             return None
-        tree = self._commit(name).tree
-        blob = _child(tree, MANIFEST_FILE)
-        if not isinstance(blob, pygit2.Blob):
-            raise StateTampered(
-                f"the branch of {device} holds no {MANIFEST_FILE}",
-                device=device,
-                remedy="put the branch back to the last commit of the renderer",
-            )
-        return HeldDevice(name, str(tree.id), bytes(blob.data), tree)
+        held = DeviceTree(self.objects, self.objects.links(name).tree)
+        try:
+            held.manifest  # noqa: B018  # a branch without one is named here, with its device
+        except StateTampered as error:
+            error.device = device
+            raise
+        return held
 
     def file(self, name: str, path: str) -> bytes | None:
-        """Return a file's bytes as the commit `name` holds it; None where it holds none.
+        """Return the bytes of a file at the top of the commit `name`; None where it holds none.
 
         Raises:
             StateTampered: there is no such commit.
         """
-        blob = _child(self._commit(name).tree, path)
-        return bytes(blob.data) if isinstance(blob, pygit2.Blob) else None
+        return self.objects.file(name, path)
 
     def signature(self, device: str, values: Mapping[str, str]) -> SshSignature | None:
         """Return the signature of a device's latest commit, not verified; None where it has none that can be read."""
         name = values.get(device_ref(device))
-        raw = self._commit(name).read_raw() if name else b""
+        raw = self.objects.read(name, COMMIT) if name else b""
         if b"\ngpgsig " not in raw:
             return None
         try:
@@ -222,32 +179,14 @@ class StateRepo:
         except (ValueError, SignatureInvalid):
             return None
 
-    def fleet_tree(self, values: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-        """Return (site, tree id) of every device in the fleet branch, by encoded device id; empty before the first.
+    def places(self, values: Mapping[str, str]) -> dict[str, DevicePlace]:
+        """Return where the fleet branch holds each device, by encoded device id; empty before the first render.
 
         Raises:
             StateTampered: the fleet branch holds something else.
         """
         name = values.get(FLEET_REF)
-        if name is None:
-            return {}
-        sites = _child(self._commit(name).tree, DEVICES_FOLDER)
-        return {
-            str(device.name): (str(site.name), str(device.id))
-            for site in (sites if isinstance(sites, pygit2.Tree) else ())
-            if isinstance(site, pygit2.Tree)
-            for device in site
-        }
-
-    def left_tree(self, values: Mapping[str, str]) -> dict[str, str]:
-        """Return the tree id of every device that left the fleet, by encoded device id.
-
-        Raises:
-            StateTampered: the fleet branch holds something else.
-        """
-        name = values.get(FLEET_REF)
-        devices = _child(self._commit(name).tree, LEFT_FOLDER) if name else None
-        return {str(device.name): str(device.id) for device in (devices if isinstance(devices, pygit2.Tree) else ())}
+        return self.objects.places(self.objects.links(name).tree) if name else {}
 
     def tampered(self, values: Mapping[str, str]) -> Iterator[StateTampered]:
         """Yield every device branch that does not hold what the fleet branch says it holds, and a fleet branch lost."""
@@ -260,20 +199,18 @@ class StateRepo:
                     remedy=_PUT_BACK,
                 )
             return
-        places = {name: (f"{DEVICES_FOLDER}/{site}", tree) for name, (site, tree) in self.fleet_tree(values).items()}
-        places |= {name: (LEFT_FOLDER, tree) for name, tree in self.left_tree(values).items()}
-        for encoded, (folder, tree) in places.items():
+        for encoded, place in self.places(values).items():
             ref = f"{DEVICE_REFS}{encoded}"
             branches.discard(ref)
             name = values.get(ref)
-            found = str(self._commit(name).tree.id) if name else None
-            if found != tree:
+            found = self.objects.links(name).tree if name else None
+            if found != place.tree:
                 yield StateTampered(
-                    f"{ref} is not what the fleet branch holds at {folder}/{encoded}",
+                    f"{ref} is not what the fleet branch holds at {place.folder}/{encoded}",
                     device=device_of(encoded),
                     why=[
                         f"its commit {name} has the tree {found}" if name else "the branch is gone",
-                        f"the fleet branch's commit {values[FLEET_REF]} has the tree {tree}",
+                        f"the fleet branch's commit {values[FLEET_REF]} has the tree {place.tree}",
                     ],
                     remedy=_PUT_BACK,
                 )
@@ -281,12 +218,3 @@ class StateRepo:
             yield StateTampered(
                 f"{ref} is a branch that no render made", why=[f"it is at {values[ref]}"], remedy=_PUT_BACK
             )
-
-    def _commit(self, name: str) -> pygit2.Commit:
-        try:
-            return self._repository[name].peel(pygit2.Commit)
-        except (KeyError, ValueError, pygit2.GitError) as error:
-            raise StateTampered(
-                f"the state repo lacks the commit {name}, which a branch leads to",
-                remedy="restore the repository from its remote or a backup",
-            ) from error

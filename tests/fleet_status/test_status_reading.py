@@ -17,7 +17,7 @@ from margo_gitops.fleet_status.reading import StatusReader, StatusRequest, read_
 from margo_gitops.fleet_status.status import FleetStatus
 from margo_gitops.fleet_status.text import status_lines
 from margo_gitops.rendering.resolution import deployment_id
-from margo_gitops.state_repo.state_objects import StateObjects
+from margo_gitops.state_repo.objects import StateObjects
 
 
 def document(device: str, name: str, application: str = "com-example-web") -> bytes:

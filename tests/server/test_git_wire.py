@@ -24,7 +24,7 @@ from margo_gitops.server.resources.git_requests import (
     read_request,
 )
 from margo_gitops.server.resources.git_visibility import visible
-from margo_gitops.state_repo.served_objects import ServedObjects
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.transport.git.pack import read_pack
 from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, packet
 from margo_gitops.transport.git.source import GitLimits
@@ -120,16 +120,16 @@ def renderer(tmp_path_factory: pytest.TempPathFactory) -> Renderer:
 
 
 @pytest.fixture
-def objects(renderer: Renderer) -> ServedObjects:
+def objects(renderer: Renderer) -> StateObjects:
     """The objects of the state repo."""
-    return ServedObjects(renderer.git.path)
+    return StateObjects(renderer.git.path)
 
 
 class TestPacks:
     def commit(self, renderer: Renderer, back: int = 0) -> str:
         return renderer.git.run("rev-parse", f"{device_ref('press-01')}~{back}")
 
-    def test_a_pack_that_devices_ask_for_is_built_once(self, renderer: Renderer, objects: ServedObjects) -> None:
+    def test_a_pack_that_devices_ask_for_is_built_once(self, renderer: Renderer, objects: StateObjects) -> None:
         packs = Packs(objects)
         plan = plan_fetch(objects, Fetch((self.commit(renderer),), depth=1, done=True))
         assert packs.kept(plan) is None
@@ -138,9 +138,7 @@ class TestPacks:
         assert packs.kept(again) is not None
         assert packs.built == 1
 
-    def test_what_is_kept_is_bounded_and_the_oldest_goes_first(
-        self, renderer: Renderer, objects: ServedObjects
-    ) -> None:
+    def test_what_is_kept_is_bounded_and_the_oldest_goes_first(self, renderer: Renderer, objects: StateObjects) -> None:
         plans = [plan_fetch(objects, Fetch((self.commit(renderer, back),), depth=1)) for back in range(3)]
         size = len(Packs(objects).build(plans[0]))
         packs = Packs(objects, cache_bytes=2 * size + size // 2)
@@ -148,14 +146,14 @@ class TestPacks:
             packs.build(plan)
         assert [packs.kept(plan) is not None for plan in plans] == [False, True, True]
 
-    def test_histories_are_not_kept(self, renderer: Renderer, objects: ServedObjects) -> None:
+    def test_histories_are_not_kept(self, renderer: Renderer, objects: StateObjects) -> None:
         packs = Packs(objects)
         plan = plan_fetch(objects, Fetch((self.commit(renderer),)))
         assert len(read_pack(iter([packs.build(plan)]), lambda _: None, GitLimits())) == 5 * COMMITS
         assert packs.kept(plan) is None
 
     def test_a_pack_against_every_commit_that_is_held_gives_the_whole_state(
-        self, renderer: Renderer, objects: ServedObjects
+        self, renderer: Renderer, objects: StateObjects
     ) -> None:
         packs = Packs(objects)
         whole = read_pack(
@@ -173,11 +171,11 @@ class TestPacks:
             assert {**old, **read_pack(iter([pack]), old.get, GitLimits())}.items() >= whole.items()
 
     @pytest.mark.parametrize("depth", [1, 2, 5, COMMITS - 1, COMMITS, COMMITS + 1])
-    def test_history_ends_where_it_is_asked_to(self, renderer: Renderer, objects: ServedObjects, depth: int) -> None:
+    def test_history_ends_where_it_is_asked_to(self, renderer: Renderer, objects: StateObjects, depth: int) -> None:
         plan = plan_fetch(objects, Fetch((self.commit(renderer),), depth=depth))
         assert len(plan.send) == min(depth, COMMITS)
         assert plan.shallow == ((self.commit(renderer, depth - 1),) if depth < COMMITS else ())
 
-    def test_a_missing_object_is_named(self, objects: ServedObjects) -> None:
+    def test_a_missing_object_is_named(self, objects: StateObjects) -> None:
         with pytest.raises(StateTampered, match="5" * 40):
             plan_fetch(objects, Fetch(("5" * 40,), depth=1))

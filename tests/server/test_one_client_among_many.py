@@ -25,7 +25,7 @@ from margo_gitops.server.resources.git_packs import Plan
 from margo_gitops.server.resources.git_requests import Fetch
 from margo_gitops.server.routing import Call
 from margo_gitops.server.state_watch import StateWatch
-from margo_gitops.state_repo.served_objects import ServedObjects
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.served_state import ServedState
 from margo_gitops.state_repo.state_repo import StateRepo
 
@@ -36,7 +36,7 @@ MANY = 40
 def resources(folder: Path) -> GitResources:
     watch = StateWatch(ServedState(StateRepo.open(folder)), 10)
     reading = DesiredStateResources(watch, None, longest_wait=0, profile="lenient")
-    return GitResources(watch, reading, ServedObjects(folder), longest_wait=0)
+    return GitResources(watch, reading, StateObjects(folder), longest_wait=0)
 
 
 async def ask(git: GitResources, device: str, body: bytes) -> Response:

@@ -32,7 +32,7 @@ from margo_gitops.errors import StateTampered
 from margo_gitops.server.resources.git_packs import plan_fetch
 from margo_gitops.server.resources.git_requests import Fetch
 from margo_gitops.state_repo.freshness_refs import Renewal, renew
-from margo_gitops.state_repo.served_objects import ServedObjects
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.served_state import ServedState
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.transport.git.pktline import FLUSH, packet
@@ -512,16 +512,16 @@ class SignedRaw:
 # What is read while A asks: by construction, time tells nothing of B.
 
 
-class RecordedObjects(ServedObjects):
+class RecordedObjects(StateObjects):
     """Writes down which objects are looked up."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.read: set[str] = set()
+        self.read_ids: set[str] = set()
 
-    def _object(self, name: str) -> pygit2.Object:
-        self.read.add(name)
-        return super()._object(name)
+    def content(self, name: str) -> tuple[bytes, bytes]:
+        self.read_ids.add(name)
+        return super().content(name)
 
 
 @pytest.fixture(scope="module")
@@ -538,8 +538,8 @@ def test_what_a_fetch_names_of_b_is_never_looked_up(folder: Path) -> None:
         names = (*theirs, NOWHERE)
         request = Fetch((mine,), haves=names, shallow=frozenset(names), depth=depth, relative=relative, done=True)
         plan_fetch(objects, request)
-        assert mine in objects.read
-        assert not objects.read & {*theirs, NOWHERE}
+        assert mine in objects.read_ids
+        assert not objects.read_ids & {*theirs, NOWHERE}
 
 
 def test_what_a_path_names_of_b_is_looked_up_below_a_alone(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,9 @@ from support.state_publishing import Renderer
 
 from margo_gitops.documents.state_layout import REPORTS_REF
 from margo_gitops.documents.status import SEVERITY
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.report_branch import ReportKey
 from margo_gitops.state_repo.reported import Reports, key_of, read_status
-from margo_gitops.state_repo.state_objects import StateObjects
 
 DEVICES = {"press-01": {"hmi": b"hmi", "web": b"web"}, "Mixer_1": {"web": b"web"}}
 

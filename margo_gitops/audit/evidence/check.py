@@ -49,8 +49,8 @@ from margo_gitops.documents.state_layout import (
     MANIFEST_FILE,
     deployment_path,
 )
-from margo_gitops.errors import EvidenceRefused, Location, MargoGitopsError, listed
-from margo_gitops.state_repo.state_objects import BadObjectError, tree_entries
+from margo_gitops.errors import EvidenceRefused, Location, MargoGitopsError, StateTampered, listed
+from margo_gitops.state_repo.git_store import tree_entries
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.commit_signature import check_signature
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
@@ -93,7 +93,7 @@ def check_evidence(content: bytes, file: str, signers: AllowedSigners, *, unsign
         statement, exporter = _statement(content, file, signers)
         check = _Check(statement.predicate, signers, unsigned=unsigned)
         found = [*check.findings(), *_subjects(statement.subject, check.subjects)]
-    except (ValueError, BadObjectError) as error:
+    except ValueError as error:
         found = [str(error)]
         raise _refused(file, found) from error
     if found:
@@ -165,8 +165,10 @@ class _Check:
         for state in self._evidence.states:
             try:
                 yield from (f"{state.device} {state.manifest_version}: {each}" for each in self._state(state))
-            except (ValueError, BadObjectError) as error:
+            except ValueError as error:
                 yield f"{state.device} {state.manifest_version}: {error}"
+            except StateTampered as error:
+                yield f"{state.device} {state.manifest_version}: {error.what}"
         if spare := sorted(self._objects.keys() - self._used):
             yield f"E-3: {len(spare)} objects belong to no state, one is {spare[0]}"
 

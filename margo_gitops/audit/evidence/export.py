@@ -24,8 +24,9 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.records import write
 from margo_gitops.documents.state_layout import DEVICE_REFS, FLEET_REF
-from margo_gitops.errors import EvidenceUnusable, FleetCommitUnknown, StateTampered
-from margo_gitops.state_repo.state_objects import BadObjectError, DevicePlace, StateObjects, tree_entries
+from margo_gitops.errors import EvidenceUnusable, FleetCommitUnknown
+from margo_gitops.state_repo.git_store import bad_object, tree_entries
+from margo_gitops.state_repo.objects import DevicePlace, StateObjects
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.commit_signature import check_signature
 from margo_gitops.trust.git_commit import GitCommit
@@ -67,12 +68,7 @@ def export_evidence(fleet: FleetRepo, objects: StateObjects, request: ExportRequ
         StateTampered: an object of the state repo is missing or none that a renderer wrote.
         FleetCommitUnknown: the fleet repo lacks a commit that a state was rendered from.
     """
-    try:
-        subjects, evidence = _Export(fleet, objects, request).collect()
-    except BadObjectError as error:
-        raise StateTampered(
-            f"the state repo's history cannot be read: {error}", remedy="see what is wrong: margo-gitops audit verify"
-        ) from error
+    subjects, evidence = _Export(fleet, objects, request).collect()
     content = sealed(statement_payload(subjects, write(evidence)), key)
     if len(content) > MAX_EVIDENCE_BYTES:
         raise EvidenceUnusable(
@@ -143,7 +139,7 @@ class _Export:
                     (each for each in reversed(branch) if self.objects.commit(each).tree == places[encoded].tree), None
                 )
                 if held is None:
-                    raise BadObjectError(places[encoded].tree, f"no commit of {ref} has this tree")
+                    raise bad_object(places[encoded].tree, f"no commit of {ref} has this tree")
                 yield encoded, held, newest
                 continue
             for each in branch:
@@ -160,7 +156,7 @@ class _Export:
             root = self.objects.commit(each).tree
             place = self._held(root).get(encoded)
             if place is None:
-                raise BadObjectError(each, f"its tree does not hold {encoded}")
+                raise bad_object(each, f"its tree does not hold {encoded}")
             self._state_object(each, COMMIT)
             self._path(root, place.folder)
             places.append(f"{place.folder}/{encoded}")

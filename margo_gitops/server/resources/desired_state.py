@@ -41,7 +41,8 @@ from margo_gitops.server.requests import accepts, holds, takes_gzip, wait_second
 from margo_gitops.server.resources.compression import Compressed
 from margo_gitops.server.routing import Call
 from margo_gitops.server.state_watch import StateWatch
-from margo_gitops.state_repo.served_state import DeviceState, StateView
+from margo_gitops.state_repo.objects import DeviceState
+from margo_gitops.state_repo.served_state import StateView
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.trusted_state import TrustPolicy, judge
 

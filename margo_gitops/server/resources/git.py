@@ -43,7 +43,7 @@ from margo_gitops.server.resources.git_requests import (
 from margo_gitops.server.resources.git_visibility import Visible, visible
 from margo_gitops.server.routing import Call
 from margo_gitops.server.state_watch import StateWatch
-from margo_gitops.state_repo.served_objects import ServedObjects
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.served_state import EARLIER_COMMITS, StateView
 from margo_gitops.transport.git.pktline import DELIMITER, FLUSH
 
@@ -62,7 +62,7 @@ class GitResources:
     """The repository as each device sees it."""
 
     def __init__(
-        self, watch: StateWatch, reading: DesiredStateResources, objects: ServedObjects, *, longest_wait: float
+        self, watch: StateWatch, reading: DesiredStateResources, objects: StateObjects, *, longest_wait: float
     ) -> None:
         """Serve the state that a watch sees.
 

@@ -19,7 +19,7 @@ from dulwich.pack import create_delta
 
 from margo_gitops.server.resources.git_requests import Fetch, RefusedError
 from margo_gitops.state_repo.object_pack import entry_header
-from margo_gitops.state_repo.served_objects import ServedObjects
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.trust.git_objects import BLOB, COMMIT, TREE
 
 CACHE_BYTES: Final = 64 * 1024 * 1024
@@ -58,7 +58,7 @@ class Plan:
     is_kept: bool
 
 
-def plan_fetch(objects: ServedObjects, request: Fetch) -> Plan:
+def plan_fetch(objects: StateObjects, request: Fetch) -> Plan:
     """Return what answers a fetch whose wants the caller may have.
 
     Whether the client's other ids exist is never looked up: they count where the walk from the wants meets them.
@@ -80,13 +80,13 @@ def plan_fetch(objects: ServedObjects, request: Fetch) -> Plan:
     wanted = {name: at for name, at in known.items() if depth is None or at <= depth}
     common = tuple(name for name in request.haves if name in known)
     held = objects.history(common, MAX_COMMITS, ends=request.shallow) if common and not first else dict.fromkeys(common)
-    ends = [name for name, at in wanted.items() if at == depth and objects.commit(name).parents]
+    ends = [name for name, at in wanted.items() if at == depth and objects.links(name).parents]
     # A commit that is nearer by another way has its parents sent.
-    shallow = tuple(name for name in ends if not set(objects.commit(name).parents) <= wanted.keys())
+    shallow = tuple(name for name in ends if not set(objects.links(name).parents) <= wanted.keys())
     unshallow = tuple(
         name
         for name in sorted(request.shallow)
-        if name in wanted and name not in shallow and objects.commit(name).parents
+        if name in wanted and name not in shallow and objects.links(name).parents
     )
     if depth is None:
         unshallow = ()  # without `deepen`, what is shallow stays so
@@ -103,7 +103,7 @@ def plan_fetch(objects: ServedObjects, request: Fetch) -> Plan:
     )
 
 
-def _up_to(objects: ServedObjects, request: Fetch, known: Mapping[str, int]) -> dict[str, int]:
+def _up_to(objects: StateObjects, request: Fetch, known: Mapping[str, int]) -> dict[str, int]:
     """Return the wants' history up to where the client says its own ends."""
     ends = [name for name in request.shallow if name in known]
     return objects.history(request.wants, MAX_COMMITS, ends=ends) if ends else dict(known)
@@ -112,7 +112,7 @@ def _up_to(objects: ServedObjects, request: Fetch, known: Mapping[str, int]) -> 
 class Packs:
     """Makes packs, and keeps those that devices ask for; for any number of threads."""
 
-    def __init__(self, objects: ServedObjects, cache_bytes: int = CACHE_BYTES) -> None:
+    def __init__(self, objects: StateObjects, cache_bytes: int = CACHE_BYTES) -> None:
         """Make packs of these objects, and keep up to `cache_bytes` of them."""
         self._objects = objects
         self._limit = cache_bytes
@@ -153,7 +153,7 @@ class Packs:
         entries: dict[str, bytes] = {}
         left = MAX_BYTES
         for commit in plan.send:
-            links = [(commit, ""), *((link.id, f"/{link.path}") for link in self._objects.tree(self._tree(commit)))]
+            links = [(commit, ""), *((link.id, f"/{link.path}") for link in self._objects.below(self._tree(commit)))]
             for name, path in links:
                 if name in entries or name in known:
                     continue
@@ -169,14 +169,14 @@ class Packs:
         known: set[str] = set(plan.common)
         bases: dict[str, str] = {}
         for commit in plan.common:
-            links = self._objects.tree(self._tree(commit))
+            links = self._objects.below(self._tree(commit))
             known.update(link.id for link in links)
             if commit == plan.base:
                 bases = {"": commit, **{f"/{link.path}": link.id for link in links}}
         return known, bases
 
     def _tree(self, commit: str) -> str:
-        return self._objects.commit(commit).tree
+        return self._objects.links(commit).tree
 
     def _entry(self, kind: bytes, content: bytes, base: str | None) -> bytes:
         whole = entry_header(_TYPES[kind], len(content)) + zlib.compress(content)

@@ -20,7 +20,7 @@ from margo_gitops.errors import MargoGitopsError, StateMoved
 from margo_gitops.server.service.configuration import LoadedServerConfiguration
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.freshness_refs import Renewal, is_due, renew
-from margo_gitops.state_repo.signing_key_file import read_signing_key
+from margo_gitops.state_repo.publication import read_signing_key
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.ssh_signing_key import SigningKey

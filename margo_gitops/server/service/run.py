@@ -44,7 +44,6 @@ from margo_gitops.server.service.tls import RenewedTls, TlsConnection, TlsFiles
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.server.watched_file import WatchedFile
 from margo_gitops.state_repo.report_branch import ReportBranch
-from margo_gitops.state_repo.served_objects import ServedObjects
 from margo_gitops.state_repo.served_state import ServedState
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
@@ -67,7 +66,8 @@ def serve(configuration: LoadedServerConfiguration) -> None:
     """
     _log_to_stderr()
     content = configuration.content
-    watch = StateWatch(ServedState(StateRepo.open(configuration.state_repo)), content.limits.requests_of_all)
+    state = ServedState(StateRepo.open(configuration.state_repo))
+    watch = StateWatch(state, content.limits.requests_of_all)
     identify = _identity(configuration, time.time)
     signers = _signers(configuration)
     context = _tls(configuration)
@@ -117,7 +117,7 @@ def serve(configuration: LoadedServerConfiguration) -> None:
             watch=watch,
             reading=reading,
             writing=writing(content.profile),
-            git=GitResources(watch, reading, ServedObjects(configuration.state_repo), longest_wait=limits.wait_seconds),
+            git=GitResources(watch, reading, state.objects, longest_wait=limits.wait_seconds),
             discovery=discovery,
         )
         contracts.append(CurrentContract(current, identify, admission, base, links))

@@ -1,0 +1,195 @@
+"""The state repo as it is read: where it holds each device, and what a device's state is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from margo_gitops.digests import Digest, sha256
+from margo_gitops.documents.state_layout import (
+    DEPLOYMENT_SUFFIX,
+    DEPLOYMENTS_FOLDER,
+    DEVICES_FOLDER,
+    LEFT_FOLDER,
+    MANIFEST_FILE,
+    NO_SITE,
+    deployment_path,
+)
+from margo_gitops.errors import StateTampered
+from margo_gitops.state_repo.git_store import GitStore, bad_object, entry_name
+from margo_gitops.state_repo.refs import Refs
+from margo_gitops.trust.git_commit import GitCommit, parse_commit
+from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE
+from margo_gitops.trust.snapshot import Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class DevicePlace:
+    """Where a fleet commit holds a device.
+
+    Attributes:
+        folder: `devices/<site>` or `left`.
+        tree: id of the device's tree.
+    """
+
+    folder: str
+    tree: str
+
+    @property
+    def left(self) -> bool:
+        """Whether the device left the fleet."""
+        return self.folder == LEFT_FOLDER
+
+    @property
+    def site(self) -> str | None:
+        """The device's site; None where it has none, or left."""
+        site = self.folder.removeprefix(f"{DEVICES_FOLDER}/")
+        return None if self.left or site == NO_SITE else site
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceState:
+    """What one commit of a device's branch holds.
+
+    Attributes:
+        commit: id of the commit.
+        raw_commit: the commit object, as signed.
+        manifest: exact bytes of the manifest.
+        manifest_digest: their digest.
+        deployments: exact bytes of each deployment document, by deployment id.
+    """
+
+    commit: str
+    raw_commit: bytes = field(repr=False)
+    manifest: bytes = field(repr=False)
+    manifest_digest: Digest
+    deployments: Mapping[str, bytes] = field(repr=False)
+
+    @property
+    def parsed(self) -> GitCommit:
+        """The commit's fields.
+
+        Raises:
+            ValueError: no renderer writes such a commit.
+        """
+        return parse_commit(self.raw_commit)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The state as a transport would hand it over."""
+        return Snapshot(self.manifest, self.deployments, self.raw_commit, self.commit)
+
+    @property
+    def size(self) -> int:
+        """Bytes that it occupies, about."""
+        return 2_000 + len(self.manifest) + len(self.raw_commit) + sum(map(len, self.deployments.values()))
+
+
+@dataclass(frozen=True)
+class DeviceTree:
+    """A device's tree, read as far as it is asked for: the previous state of a render.
+
+    Attributes:
+        tree: id of the tree.
+    """
+
+    objects: StateObjects
+    tree: str
+
+    @cached_property
+    def manifest(self) -> bytes:
+        """Bytes of `manifest.json`.
+
+        Raises:
+            StateTampered: there is none.
+        """
+        name = self.objects.child(self.tree, MANIFEST_FILE)
+        if name is None:
+            raise bad_object(self.tree, f"this tree of a device holds no {MANIFEST_FILE}")
+        return self.objects.read(name, BLOB)
+
+    @cached_property
+    def files(self) -> Mapping[str, str]:
+        """The blob id of every file, by path."""
+        found: dict[str, str] = {}
+        for entry in self.objects.tree(self.tree):
+            if entry.mode == FOLDER_MODE:
+                name = entry_name(entry)
+                found |= {f"{name}/{entry_name(inner)}": inner.id for inner in self.objects.tree(entry.id)}
+            else:
+                found[entry_name(entry)] = entry.id
+        return found
+
+    def deployment(self, deployment_id: str) -> bytes | None:
+        """Return a deployment document's bytes; None where there is none of this id."""
+        name = self.files.get(deployment_path(deployment_id))
+        return self.objects.read(name, BLOB) if name else None
+
+
+class StateObjects(GitStore):
+    """The objects and refs of a state repo."""
+
+    def refs(self) -> dict[str, str]:
+        """Return the object id of every ref, by full name.
+
+        Raises:
+            StateRepoUnusable: a ref cannot be read.
+        """
+        return Refs(self.folder).read()
+
+    def places(self, tree: str) -> dict[str, DevicePlace]:
+        """Return where the tree of a fleet commit holds each device, by encoded device id; other entries are left out.
+
+        Raises:
+            StateTampered: a tree cannot be read, or a device is in two places.
+        """
+        found: dict[str, DevicePlace] = {}
+
+        def add(folder: str, name: str) -> None:
+            for entry in self.tree(name):
+                encoded = entry_name(entry)
+                if encoded in found:
+                    raise bad_object(tree, f"{encoded} is in {found[encoded].folder} and in {folder}")
+                found[encoded] = DevicePlace(folder, entry.id)
+
+        for top in self.tree(tree):
+            if top.mode == FOLDER_MODE and top.name == DEVICES_FOLDER.encode():
+                for site in self.tree(top.id):
+                    add(f"{DEVICES_FOLDER}/{entry_name(site)}", site.id)
+            elif top.mode == FOLDER_MODE and top.name == LEFT_FOLDER.encode():
+                add(LEFT_FOLDER, top.id)
+        return found
+
+    def held(self, places: Mapping[str, DevicePlace], encoded: str) -> DeviceTree | None:
+        """Return a device's tree in a fleet commit; None where it has none."""
+        place = places.get(encoded)
+        return DeviceTree(self, place.tree) if place else None
+
+    def state(self, commit: str, client: str) -> DeviceState:
+        """Return what a commit of a client's branch holds.
+
+        Raises:
+            StateTampered: an object cannot be read, or the commit's tree is no device's state.
+        """
+        try:
+            return self.kept("state", commit, self._state)
+        except StateTampered as error:
+            error.device = client
+            raise
+
+    def _state(self, name: str) -> DeviceState:
+        raw = self.read(name, COMMIT)
+        root = {(entry_name(entry), entry.mode): entry.id for entry in self._tree(self.links(name).tree)}
+        manifest = root.pop((MANIFEST_FILE, FILE_MODE), None)
+        folder = root.pop((DEPLOYMENTS_FOLDER, FOLDER_MODE), None)
+        if manifest is None or root:
+            raise bad_object(name, "its tree is not a manifest with deployments")
+        deployments = {}
+        for entry in self._tree(folder) if folder else ():
+            file = entry_name(entry)
+            if entry.mode != FILE_MODE or not file.endswith(DEPLOYMENT_SUFFIX):
+                raise bad_object(name, f"{DEPLOYMENTS_FOLDER}/{file} is no deployment")
+            deployments[file.removesuffix(DEPLOYMENT_SUFFIX)] = self.read(entry.id, BLOB)
+        content = self.read(manifest, BLOB)
+        return DeviceState(name, raw, content, sha256(content), deployments)
