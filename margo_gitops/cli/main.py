@@ -45,7 +45,7 @@ _EXTRAS = {
     "securesystemslib": "operator",
     "jinja2": "operator",
     "pygit2": "operator",
-    "regex": "operator",
+    "re2": "operator",
     "ruamel": "operator",
     "watchfiles": "operator",
     "starlette": "server",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from margo_gitops.documents.constraints import DeviceConstraints
 from margo_gitops.documents.declarations import About, Extensions, Items, Keys, Problem, Range, Text
+from margo_gitops.documents.patterns import pattern_mistake
 from margo_gitops.documents.quantities import TIMEOUT_PATTERN
 
 APPLICATION_ID_PATTERN = r"^[a-z0-9-]{1,200}$"
@@ -142,7 +142,9 @@ class ValueSchema:
     allow_empty: Annotated[bool, About("Whether the value may be empty.")] = True
     min_length: Annotated[int | None, Range(minimum=0), About("Least number of characters.")] = None
     max_length: Annotated[int | None, Range(minimum=0), About("Greatest number of characters.")] = None
-    regex_match: Annotated[str | None, About("The whole value must match."), Text(max_length=1000)] = None
+    regex_match: Annotated[
+        str | None, About("The whole value must match this pattern (RE2 syntax)."), Text(max_length=1000)
+    ] = None
     min_value: Annotated[float | None, About("Least value, inclusive.")] = None
     max_value: Annotated[float | None, About("Greatest value, inclusive.")] = None
     min_precision: Annotated[int | None, Range(minimum=0), About("Least number of decimal places.")] = None
@@ -153,10 +155,9 @@ class ValueSchema:
     def problems(self) -> Iterator[Problem]:
         """Yield rules that cannot be used."""
         if self.regex_match is not None:
-            try:
-                re.compile(self.regex_match)
-            except (re.error, OverflowError, RecursionError) as error:
-                yield Problem(("regexMatch",), f"not a regular expression: {error}")
+            mistake = pattern_mistake(self.regex_match)
+            if mistake is not None:
+                yield Problem(("regexMatch",), f"not a pattern that can be used: {mistake}")
 
 
 @dataclass(frozen=True, slots=True)

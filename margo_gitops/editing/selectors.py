@@ -232,7 +232,7 @@ class _Parser:
         if operator.text in ("in", "notin") and operator.kind == "word":
             return _Requirement(key, operator.text, tuple(self._list()))
         if operator.kind != "operator" or operator.text in "!(),":
-            _refuse(self._text, f"{operator.text!r} is no comparison")
+            _refuse(self._text, f"{operator.text!r} is not a comparison")
         return _Requirement(key, operator.text, (self._value(self._next()),))
 
     def _key(self, token: _Token) -> str:

@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import lru_cache
+from typing import Final
 
-import regex
+import re2
 
 from margo_gitops.documents.application import ParameterValue, ValueSchema
-
-REGEX_SECONDS = 0.25
-"""A pattern comes from a supplier; one that backtracks without end must not stop a render."""
 
 
 class RuleUnusableError(ValueError):
@@ -32,7 +30,7 @@ def violations(schema: ValueSchema, value: ParameterValue) -> Iterator[str]:
     """Yield every rule of `schema` that `value` breaks, in words.
 
     Raises:
-        RuleUnusableError: the schema's `regexMatch` cannot be evaluated in time.
+        RuleUnusableError: the schema's `regexMatch` cannot be compiled.
     """
     if is_empty(value):
         # Other rules speak of values that are there: an optional text may be empty and still have a minLength.
@@ -122,7 +120,7 @@ def _text_violations(schema: ValueSchema, text: str) -> Iterator[str]:
         yield f"must have at least {schema.min_length} characters, has {len(text)}"
     if schema.max_length is not None and len(text) > schema.max_length:
         yield f"must have at most {schema.max_length} characters, has {len(text)}"
-    if schema.regex_match is not None and not _matches(schema.regex_match, text):
+    if schema.regex_match is not None and not compiled(schema.regex_match).fullmatch(text):
         yield f"{text[:60]!r} does not match {schema.regex_match}"
 
 
@@ -140,25 +138,23 @@ def _decimals(number: float) -> int:
     return max(0, -exponent) if isinstance(exponent, int) else 0
 
 
+_ENGINE_BYTES: Final = 64 * 1024 * 1024
+"""What the engine may use for one pattern, such as `[\\p{L}]{2,1000}`."""
+
+
 @lru_cache(maxsize=1024)
-def _compiled(pattern: str) -> regex.Pattern[str]:
-    return regex.compile(pattern)
+def compiled(pattern: str) -> re2._Regexp:
+    """Return a pattern of a supplier; it matches any text in time proportional to its length.
 
-
-_REMEMBERED = 256
-"""Characters of the longest text whose match is remembered."""
-
-
-@lru_cache(maxsize=16_384)
-def _matched(pattern: str, text: str) -> bool:
-    return _compiled(pattern).fullmatch(text, timeout=REGEX_SECONDS) is not None
-
-
-def _matches(pattern: str, text: str) -> bool:
+    Raises:
+        RuleUnusableError: the engine does not take it; `documents.patterns` finds all that is not a matter of size.
+    """
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _ENGINE_BYTES
     try:
-        # Many devices share a value, and a match with a time-out is not cheap.
-        match = _matched if len(text) <= _REMEMBERED else _matched.__wrapped__
-        return match(pattern, text)
-    except (regex.error, TimeoutError, RecursionError, OverflowError) as error:
+        return re2.compile(pattern, options)
+    except re2.error as error:
         shown = pattern if len(pattern) <= 80 else f"{pattern[:77]}..."
-        raise RuleUnusableError(f"the rule regexMatch {shown!r} cannot be evaluated: {error}") from error
+        why = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else error
+        raise RuleUnusableError(f"the rule regexMatch {shown!r} cannot be evaluated: {why}") from error

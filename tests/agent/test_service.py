@@ -214,7 +214,7 @@ def test_a_log_that_is_closed_stops_nothing() -> None:
 def test_the_agent_needs_nothing_of_the_operators_side() -> None:
     program = (
         "import sys, margo_gitops.cli.agent; "
-        "print(*{'pygit2', 'jinja2', 'regex', 'jsonschema', 'margo_gitops.rendering', 'margo_gitops.catalog', "
+        "print(*{'pygit2', 'jinja2', 're2', 'jsonschema', 'margo_gitops.rendering', 'margo_gitops.catalog', "
         "'margo_gitops.state_repo'}.intersection(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)

@@ -25,7 +25,7 @@ class Missing:
             raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
 sys.meta_path.insert(0, Missing())
 """
-OPERATOR = ("pygit2", "jinja2", "regex")
+OPERATOR = ("pygit2", "jinja2", "re2")
 
 
 def test_help_lists_every_command(tmp_path: Path):

@@ -12,7 +12,7 @@ from testbed.git_server import GitServer
 OPERATORS = {
     "pygit2",
     "jinja2",
-    "regex",
+    "re2",
     "jsonschema",
     "kubernetes",
     "watchfiles",

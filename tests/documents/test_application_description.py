@@ -75,7 +75,11 @@ def test_a_description_is_written_as_it_was_read_but_for_defaults():
         ("schema: ratio", "schema: ration", "there is no schema ration (name one of configuration.schema)"),
         ("parameter: cameras", "parameter: camera", "there is no parameter camera (name one of parameters)"),
         ("name: ratio", "name: shortText", "schema[1].name: the schema shortText stands twice"),
-        ('"[A-Za-z ,!]+"', '"[A-Z"', "regexMatch: not a regular expression: unterminated character set"),
+        (
+            '"[A-Za-z ,!]+"',
+            '"[A-Z"',
+            "regexMatch: not a pattern that can be used: unterminated character set at character 1",
+        ),
         ("dataType: double", "dataType: float", "dataType: 'float' is none of string, integer, double"),
         ("maxLength: 45", "maxLength: 4.5", "maxLength: must be a whole number, is a number (4.5)"),
         ("  supportLevel: gold", "  - gold", "x-acme-extensions: an extension must be a mapping, is a list"),

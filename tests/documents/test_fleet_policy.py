@@ -56,7 +56,7 @@ def test_what_may_be_written(policy: dict[str, Any]):
         ({"freezes": [ON | {"begins": "2026-13-20T00:00Z"}]}, "is no date and time"),
         ({"freezes": [{key: value for key, value in ON.items() if key != "ends"}]}, "ends is missing"),
         ({"freezes": [ON | {"match": {}}]}, "selects no device"),
-        ({"applications": {"default": [{"id": "app", "versions": "^1"}]}}, "is no comparison"),
+        ({"applications": {"default": [{"id": "app", "versions": "^1"}]}}, "is not a comparison"),
         ({"registries": {"default": ["https://ghcr.io"]}}, "is not a host"),
         ({"command": []}, "at least 1"),
         ({"command": ["/usr/bin/check"]}, "lies in no fleet repo"),

@@ -1,7 +1,5 @@
 """The rules that an application gives for its parameters (Margo application description, configuration schema)."""
 
-import time
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -87,15 +85,13 @@ def test_an_empty_value_must_still_be_of_its_kind(data_type: str, empty: Any):
     assert broken(other, data_type) != []
 
 
-@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "(.*)*b", "(?:a?){30}a{30}"])
-def test_a_pattern_that_backtracks_without_end_is_stopped(pattern: str):
-    begin = time.monotonic()
-    with suppress(RuleUnusableError):
-        broken("a" * 5_000 + "!", regex_match=pattern)
-    assert time.monotonic() - begin < 2
+@pytest.mark.parametrize("pattern", ["(a+)+$", "(a|aa)+$", "(.*)*b", "(?:a?){30}a{30}", "(x+x+)+y"])
+def test_a_pattern_that_would_backtrack_without_end_gives_its_answer(pattern: str):
+    assert broken("a" * 50_000 + "!", regex_match=pattern) != []
+    assert broken("a" * 50_000 + "b", regex_match="(.*)*b") == []
 
 
-@pytest.mark.parametrize("pattern", ["(" * 400 + ")" * 400, "(?P<n>a)(?P<n>b", "["])
+@pytest.mark.parametrize("pattern", ["(?=a)b", "((a{100}){100}){100}", "(?P<n>a)(?P<n>b", "["])
 def test_a_pattern_that_cannot_be_compiled_is_an_error_of_the_rule(pattern: str):
     with pytest.raises(RuleUnusableError, match="cannot be evaluated"):
         broken("b", regex_match=pattern)
