@@ -19,7 +19,7 @@ from pathlib import Path
 from fleets import commit, git, make_fleet
 
 from margo_gitops.operations.fleet_input import read_signing_key
-from margo_gitops.operations.run import RenderRequest, render_fleet
+from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
 
 JOBS = (1, 2)
 EVERY = 25

@@ -34,7 +34,7 @@ from margo_gitops.documents.state_layout import (
 )
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.operations.fleet_input import FleetInput
-from margo_gitops.operations.run import provenance, without_collections
+from margo_gitops.operations.render.fleet_render import provenance, without_collections
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.objects import DevicePlace, DeviceTree, StateObjects

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.state_layout import DEVICES_FOLDER, NO_SITE
-from margo_gitops.operations.run import without_collections
+from margo_gitops.operations.render.fleet_render import without_collections
 from margo_gitops.rendering.affected import affected
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.intent import Intent

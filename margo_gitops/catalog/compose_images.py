@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from margo_gitops.catalog.component_content import COMPOSE_FILE
 from margo_gitops.catalog.file_tree import FileTree
+from margo_gitops.catalog.package import COMPOSE_FILE
 from margo_gitops.errors import Location, UnreadableDocument
 from margo_gitops.rendering.intent import ComponentContent
 

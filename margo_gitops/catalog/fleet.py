@@ -11,8 +11,7 @@ from typing import Generic, TypeVar
 
 from margo_gitops.catalog.file_tree import FileTree, RootTree, SubTree, TreeFile
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
-from margo_gitops.catalog.lock import LOCK_FILE, locked_digests
-from margo_gitops.catalog.package import package_folder, read_package
+from margo_gitops.catalog.package import LOCK_FILE, locked_digests, package_folder, read_package
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.fleet_kinds import Deployment, Device, Fleet, Site

@@ -11,8 +11,17 @@ from typing import Literal
 
 from margo_gitops.catalog.file_tree import DiskTree, plain_files
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
-from margo_gitops.catalog.lock import LOCK_FILE, locked_digests, write_lock
-from margo_gitops.catalog.package import MAX_BYTES, MAX_FILES, Package, package_digest, package_folder, read_package
+from margo_gitops.catalog.package import (
+    LOCK_FILE,
+    MAX_BYTES,
+    MAX_FILES,
+    Package,
+    locked_digests,
+    package_digest,
+    package_folder,
+    read_package,
+    write_lock,
+)
 from margo_gitops.digests import Digest
 from margo_gitops.errors import Location, NoFleetRepo, PackageExists, PackageInvalid
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import os
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from margo_gitops.agent.agent import run_once, run_service
 from margo_gitops.agent.memory.events import LogFormat
-from margo_gitops.agent.pull.held import verify_held
-from margo_gitops.agent.report.inspection import as_json, as_text, report
+from margo_gitops.agent.pull.held import freshness_keeper, verify_held
+from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
+from margo_gitops.agent.report.inspection import as_json, as_text, held_proof, report
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, LoadedConfiguration, load_configuration
-from margo_gitops.cli.agent_freshness import freshness
+from margo_gitops.documents.freshness import MAX_PROOF_BYTES
+from margo_gitops.errors import AgentMisconfigured, ExitCode, Location, NothingHeld
 
 _config = click.option(
     "--config",
@@ -78,9 +81,63 @@ def verify(config: Path | None) -> None:
     click.echo(f"  {len(state.deployments)} deployments; signed by {signer}")
 
 
-agent.add_command(freshness)
-
-
 def _load(config: Path | None) -> LoadedConfiguration:
     environment = read_environment(os.environ)
     return load_configuration(config or Path(environment.config or DEFAULT_CONFIGURATION), environment)
+
+
+@agent.group()
+def freshness() -> None:
+    """See whether this device holds the newest state, and take a proof that was carried here by hand."""
+
+
+@freshness.command()
+@_config
+@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def show(config: Path | None, output: str) -> None:
+    """Show what proves that the held state is the newest, and until when.
+
+    Exits 1 if nothing does.
+    """
+    configuration = _load(config)
+    _keeper(configuration)
+    found = held_proof(configuration)
+    if found is None:
+        raise TypeError("a device with a keeper has a verdict")
+    if output == "json":
+        click.echo(json.dumps(asdict(found), indent=2))
+    else:
+        click.echo(f"{found.verdict}: {found.text}")
+    codes = {"fresh": ExitCode.OK, "expiring": ExitCode.OK, "refused": ExitCode.TRUST}
+    sys.exit(codes.get(found.verdict, ExitCode.FINDINGS))
+
+
+@freshness.command("import")
+@click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
+@_config
+def import_proof(file: Path, config: Path | None) -> None:
+    """Take the proof in FILE, which `margo-gitops freshness export` wrote.
+
+    A running agent sees it at its next cycle.
+    """
+    configuration = _load(config)
+    keeper = _keeper(configuration)
+    with file.open("rb") as opened:
+        content = opened.read(MAX_PROOF_BYTES + 1)
+    try:
+        state = verify_held(configuration)
+    except NothingHeld:
+        state = None
+    taken = keeper.take(content, state)
+    click.echo(f"proven as of {taken.statement.issued}, until {taken.statement.expires}; signed by {taken.signer}")
+
+
+def _keeper(configuration: LoadedConfiguration) -> FreshnessKeeper:
+    keeper = freshness_keeper(configuration, lambda _event: None)
+    if keeper is None:
+        raise AgentMisconfigured(
+            "this device does not ask for proof of freshness",
+            where=Location(str(configuration.file)),
+            remedy="add freshness: {} to the configuration",
+        )
+    return keeper

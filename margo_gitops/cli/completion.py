@@ -1,13 +1,23 @@
-"""`margo-gitops completion`: the script that teaches a shell to complete commands, options and names of the fleet."""
+"""`margo-gitops completion`: the script that teaches a shell to complete commands, options and names of the fleet.
+
+Names come from the fleet's file names alone, so that completing a word is fast. A completion is never an error: what
+cannot be read has no names.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import sys
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
 from typing import NoReturn
 
 import click
 from click.shell_completion import get_completion_class
+
+from margo_gitops.documents.device_id import decode_device_id
 
 PROGRAM = "margo-gitops"
 VARIABLE = "_MARGO_GITOPS_COMPLETE"
@@ -51,3 +61,185 @@ def answer(cli: click.Command) -> NoReturn:
         finally:
             sys.stderr = said
     sys.exit(code)
+
+
+_FLEET_FILE = "margo-gitops.yaml"
+_NAME = re.compile(r"^[ \t]+[\"']?name[\"']?:[ \t]*[\"']?(?P<name>[^\s\"'#,]+)", re.MULTILINE)
+_HEAD = 4096
+_MOST_FILES = 50_000
+_DESCRIPTION_BYTES = 1024 * 1024
+
+
+def fleet_root(start: Path) -> Path | None:
+    """Return the fleet repo that a folder lies in; None where it lies in none."""
+    folder = start.absolute()
+    return next((each for each in (folder, *folder.parents) if (each / _FLEET_FILE).is_file()), None)
+
+
+def device_names(root: Path) -> Iterator[str]:
+    """Yield the ids of devices."""
+    for path, stem in _documents(root / "devices"):
+        if "/" not in stem:
+            yield _decoded(stem)
+        else:
+            # The folder may be part of the id, or not: only the file knows.
+            yield _name_in(path) or stem
+
+
+def site_names(root: Path) -> Iterator[str]:
+    """Yield the names of sites."""
+    return (stem.rpartition("/")[2] for _, stem in _documents(root / "sites"))
+
+
+def deployment_names(root: Path) -> Iterator[str]:
+    """Yield the names of deployments."""
+    return (stem.rpartition("/")[2] for _, stem in _documents(root / "deployments"))
+
+
+def application_ids(root: Path) -> Iterator[str]:
+    """Yield the ids of applications."""
+    return _folders(root / "applications")
+
+
+def application_versions(root: Path, application: str) -> Iterator[str]:
+    """Yield the versions of an application."""
+    return _folders(root / "applications" / application) if _is_name(application) else iter(())
+
+
+def parameter_names(root: Path, application: str, version: str | None) -> Iterator[str]:
+    """Yield the parameters of an application; without a version, of its newest one."""
+    from margo_gitops.documents.kinds import read_source
+
+    content = _description(root, application, version)
+    node = read_source(content, "margo.yaml").root.get("parameters") if content else None
+    yield from node.value if node is not None and isinstance(node.value, dict) else ()
+
+
+def profile_ids(root: Path, application: str, version: str | None) -> Iterator[str]:
+    """Yield the profiles of an application; without a version, of its newest one."""
+    from margo_gitops.documents.kinds import read_source
+
+    content = _description(root, application, version)
+    node = read_source(content, "margo.yaml").root.get("deploymentProfiles") if content else None
+    for profile in node.value if node is not None and isinstance(node.value, list) else ():
+        if name := profile.text("id"):
+            yield name
+
+
+def label_keys(root: Path) -> Iterator[str]:
+    """Yield the keys of labels, of the first devices and sites."""
+    from margo_gitops.documents.kinds import read_source
+
+    seen: set[str] = set()
+    for path, _ in [*islice(_documents(root / "devices"), 20), *islice(_documents(root / "sites"), 20)]:
+        node = read_source(path.read_bytes()[:_DESCRIPTION_BYTES], path.name).root.get("metadata", "labels")
+        for key in node.value if node is not None and isinstance(node.value, dict) else ():
+            if key not in seen:
+                seen.add(key)
+                yield key
+
+
+def _documents(folder: Path) -> Iterator[tuple[Path, str]]:
+    """Yield every document of a folder, with its path inside and without the suffix."""
+    count = 0
+    for parent, folders, files in os.walk(folder):
+        folders.sort()
+        for name in sorted(files):
+            count += 1
+            if count > _MOST_FILES:
+                return
+            if name.endswith(".yaml"):
+                path = Path(parent, name)
+                yield path, path.relative_to(folder).as_posix().removesuffix(".yaml")
+
+
+def _decoded(stem: str) -> str:
+    try:
+        return decode_device_id(stem)
+    except ValueError:
+        return stem
+
+
+def _name_in(path: Path) -> str | None:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        match = _NAME.search(file.read(_HEAD))
+    return match["name"] if match else None
+
+
+def _folders(folder: Path) -> Iterator[str]:
+    if folder.is_dir():
+        yield from sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
+
+
+def _is_name(text: str) -> bool:
+    return bool(text) and "/" not in text and text not in (".", "..")
+
+
+def _description(root: Path, application: str, version: str | None) -> bytes | None:
+    from margo_gitops.documents.versions import newest
+
+    versions = list(application_versions(root, application))
+    chosen = version if version in versions else newest(versions) if versions else None
+    if chosen is None:
+        return None
+    with (root / "applications" / application / chosen / "margo.yaml").open("rb") as file:
+        return file.read(_DESCRIPTION_BYTES)
+
+
+MOST = 1000
+"""Words that are offered; nobody reads more."""
+
+Completer = Callable[[click.Context, click.Parameter, str], list[str]]
+
+
+def _completer(find: Callable[[Path, click.Context], Iterable[str]]) -> Completer:
+    def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
+        try:
+            root = fleet_root(Path(context.params.get("fleet") or "."))
+            if root is None:
+                return []
+            matching = (name for name in find(root, context) if name.startswith(incomplete))
+            return list(islice(dict.fromkeys(islice(matching, MOST * 2)), MOST))
+        except Exception:  # noqa: BLE001  # a word that cannot be completed must not disturb who types it
+            return []
+
+    return complete
+
+
+def _of_application(context: click.Context) -> tuple[str, str | None]:
+    if not any(each.name == "application" for each in context.command.params):
+        return "", None
+    # Behind an option without its value, click has not given the arguments their names yet.
+    words: list[str | None] = [*context.args, None, None]
+    application = context.params.get("application") or words[0]
+    version = context.params.get("version") or words[1]
+    return str(application or ""), str(version) if version else None
+
+
+def _assignments(root: Path, context: click.Context) -> Iterator[str]:
+    application, version = _of_application(context)
+    applications = [application] if application else application_ids(root)
+    for each in applications:
+        yield from (f"{name}=" for name in parameter_names(root, each, version))
+
+
+def _parameters(root: Path, context: click.Context) -> Iterator[str]:
+    return (each.removesuffix("=") for each in _assignments(root, context))
+
+
+def _selectors(root: Path, _context: click.Context) -> Iterator[str]:
+    yield "all"
+    yield from (f"site={name}" for name in site_names(root))
+    yield from (f"{key}=" for key in label_keys(root))
+    yield from (f"device={name}" for name in device_names(root))
+
+
+complete_devices = _completer(lambda root, _context: device_names(root))
+complete_sites = _completer(lambda root, _context: site_names(root))
+complete_deployments = _completer(lambda root, _context: deployment_names(root))
+complete_applications = _completer(lambda root, _context: application_ids(root))
+complete_versions = _completer(lambda root, context: application_versions(root, _of_application(context)[0]))
+complete_profiles = _completer(lambda root, context: profile_ids(root, *_of_application(context)))
+complete_parameters = _completer(_parameters)
+complete_assignments = _completer(_assignments)
+complete_selectors = _completer(_selectors)

@@ -11,10 +11,8 @@ from typing import TypeVar
 import click
 
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.editing.checking import check_edit
-from margo_gitops.editing.committing import branch_start, commit_edit
 from margo_gitops.editing.edit import Base, Edit, read_base, unified_diff
-from margo_gitops.editing.writing import write_edit
+from margo_gitops.editing.landing import branch_start, check_edit, commit_edit, write_edit
 
 C = TypeVar("C", bound=Callable[..., object])
 

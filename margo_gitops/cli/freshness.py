@@ -11,14 +11,13 @@ import click
 
 from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.cli.environment import FRESHNESS_KEY
-from margo_gitops.cli.options import cache_folder, fleet_option, output_option
+from margo_gitops.cli.options import FRESHNESS_KEY, cache_folder, fleet_option, output_option
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.documents.records import write
 from margo_gitops.errors import ExitCode
 from margo_gitops.operations.fleet_input import named_location, read_fleet_commit, read_signing_key
-from margo_gitops.operations.freshness import Standing, export_proof, renew_statement, show_statement
+from margo_gitops.operations.render.freshness_statements import Standing, export_proof, renew_statement, show_statement
 from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
 from margo_gitops.wording import counted

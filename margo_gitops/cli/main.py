@@ -15,26 +15,26 @@ from click.shell_completion import CompletionItem
 
 from margo_gitops import __version__
 from margo_gitops.cli.completion import VARIABLE, answer
-from margo_gitops.cli.environment import check_environment
+from margo_gitops.cli.options import check_environment
 from margo_gitops.errors import ExitCode, ExtraMissing, MargoGitopsError
 
 COMMANDS = {
     "agent": "margo_gitops.cli.agent:agent",
-    "app": "margo_gitops.cli.app:app",
+    "app": "margo_gitops.cli.applications:app",
     "audit": "margo_gitops.cli.audit:audit",
-    "catalog": "margo_gitops.cli.catalog:catalog",
+    "catalog": "margo_gitops.cli.applications:catalog",
     "conformance": "margo_gitops.cli.conformance:conformance",
     "completion": "margo_gitops.cli.completion:completion",
     "deploy": "margo_gitops.cli.deploy:deploy",
     "device": "margo_gitops.cli.device:device",
     "document": "margo_gitops.cli.document:document",
-    "explain": "margo_gitops.cli.explain:explain",
+    "explain": "margo_gitops.cli.plan:explain",
     "freshness": "margo_gitops.cli.freshness:freshness",
     "init": "margo_gitops.cli.init:init",
     "plan": "margo_gitops.cli.plan:plan",
     "publish": "margo_gitops.cli.publish:publish",
     "render": "margo_gitops.cli.render:render",
-    "revert": "margo_gitops.cli.revert:revert",
+    "revert": "margo_gitops.cli.deploy:revert",
     "serve": "margo_gitops.cli.serve:serve",
     "status": "margo_gitops.cli.status:status",
     "validate": "margo_gitops.cli.validate:validate",

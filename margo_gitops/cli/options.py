@@ -1,14 +1,34 @@
-"""Options that several commands share."""
+"""Options and environment variables that several commands share; a misspelt variable is an error, never ignored."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from margo_gitops.cli.environment import CACHE, SIGNING_KEY
+from margo_gitops.agent.settings.environment import KNOWN, OF_OTHER_COMMANDS, unknown_variables
+from margo_gitops.errors import EnvironmentInvalid
+
+__all__ = ["CACHE", "FRESHNESS_KEY", "KNOWN", "SIGNING_KEY", "check_environment"]
+
+SIGNING_KEY, CACHE, FRESHNESS_KEY = OF_OTHER_COMMANDS
+
+
+def check_environment(variables: Mapping[str, str]) -> None:
+    """Check that every variable that starts with `MARGO_` is one of ours.
+
+    Raises:
+        EnvironmentInvalid: naming each that is not; values are never shown.
+    """
+    unknown = list(unknown_variables(variables))
+    if unknown:
+        raise EnvironmentInvalid(
+            "the environment has variables that mean nothing here", why=unknown, remedy="correct or unset them"
+        )
+
 
 fleet_option = click.option(
     "--fleet",

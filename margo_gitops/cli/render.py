@@ -7,8 +7,8 @@ from pathlib import Path
 
 import click
 
-from margo_gitops.cli.environment import FRESHNESS_KEY
 from margo_gitops.cli.options import (
+    FRESHNESS_KEY,
     cache_folder,
     date_of_files,
     fleet_option,
@@ -19,9 +19,9 @@ from margo_gitops.cli.options import (
 from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError, StateDiffers, listed
 from margo_gitops.operations.fleet_input import read_signing_key
-from margo_gitops.operations.plan import PlanRequest
-from margo_gitops.operations.plan_text import as_text
-from margo_gitops.operations.run import Rendered, RenderRequest, check_fleet, render_fleet
+from margo_gitops.operations.plan.plan_text import as_text
+from margo_gitops.operations.plan.planning import PlanRequest
+from margo_gitops.operations.render.fleet_render import Rendered, RenderRequest, check_fleet, render_fleet
 from margo_gitops.state_repo.publication import DeviceChange, Publication
 from margo_gitops.wording import counted
 
@@ -80,7 +80,7 @@ def render(
 
 def _watch(request: PlanRequest, output: str) -> None:
     # Only this option needs the package that watches files.
-    from margo_gitops.operations.watch import watch_fleet
+    from margo_gitops.operations.plan.watching import watch_fleet
 
     for saved in watch_fleet(request):
         if output == "json":

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import click
 
-from margo_gitops.catalog.rules import RULES
 from margo_gitops.cli.options import at_option, before_merge_option, cache_folder, date_of_files, fleet_option
 from margo_gitops.errors import ExitCode
-from margo_gitops.operations.finding_formats import FORMATS
-from margo_gitops.operations.validate import ValidateRequest, validate_fleet
+from margo_gitops.operations.validate.finding_formats import FORMATS
+from margo_gitops.operations.validate.fleet_validation import ValidateRequest, validate_fleet
+from margo_gitops.operations.validate.rules import RULES
 
 
 @click.command()

@@ -14,9 +14,8 @@ from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.versions import newest
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
-from margo_gitops.editing.round_trip import new_document, rewritten
-from margo_gitops.editing.schema_line import schema_line
-from margo_gitops.editing.unknown_names import unknown
+from margo_gitops.editing.named import unknown
+from margo_gitops.editing.round_trip import new_document, rewritten, schema_line
 from margo_gitops.editing.values import check_parameter_name, check_value, plain_values
 from margo_gitops.errors import EditImpossible, Location, ReferenceUnknown
 from margo_gitops.rendering.intent import Intent, Located

@@ -1,13 +1,26 @@
-"""What a person names, found in the fleet; a name that it does not have is told with a near match."""
+"""What a person names, found in the fleet: applications, devices, sites, and what is placed on a device."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import difflib
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 
-from margo_gitops.editing.unknown_names import unknown
+from margo_gitops.documents.fleet_kinds import Device
 from margo_gitops.errors import ReferenceUnknown
 from margo_gitops.operations.application_catalog import application_versions
-from margo_gitops.rendering.intent import Application, Intent
+from margo_gitops.rendering.intent import Application, Intent, Located
+from margo_gitops.rendering.render import find_placements
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> ReferenceUnknown:
+    """Return the error for a name that the fleet does not have, with a near match."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, 3, 0.8)
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    some = f"{', '.join(names[:8])}{more}" if names else "none"
+    remedy = f"did you mean {' or '.join(close)}?" if close else f"known: {some}"
+    return ReferenceUnknown(f"{name} is no {what} of this fleet", remedy=remedy)
 
 
 def named_application(intent: Intent, application: str, version: str | None) -> Application:
@@ -51,3 +64,57 @@ def _all_known(what: str, names: Collection[str], known: Collection[str]) -> fro
         if name not in known:
             raise unknown(what, name, known)
     return frozenset(names)
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedDeployment:
+    """A deployment on a device.
+
+    Attributes:
+        problem: why it cannot run there; "" where it can.
+    """
+
+    name: str
+    application: str
+    version: str
+    profile: str | None
+    problem: str = ""
+
+
+def placed_deployments(intent: Intent, device: str) -> tuple[PlacedDeployment, ...]:
+    """Return the deployments that are placed on a device, those that it cannot run with the reason.
+
+    Raises:
+        ReferenceUnknown: there is no such device.
+    """
+    known_device(intent, device)
+    placeable = {
+        name: each
+        for name, each in intent.deployments.items()
+        if (each.value.spec.application.id, each.value.spec.application.version) in intent.applications
+    }
+    # One device is asked for: the others are not placed. Its gateway and site stay.
+    sound = replace(intent, deployments=placeable, devices={device: intent.devices[device]})
+    placed: list[PlacedDeployment] = []
+    for name, deployment in placeable.items():
+        wanted = deployment.value.spec.application
+        placements, errors = find_placements(replace(sound, deployments={name: deployment}))
+        placed += [
+            PlacedDeployment(name, wanted.id, wanted.version, each.profile.id) for each in placements[device].values()
+        ]
+        problem = next((error for error in errors if error.device == device), None)
+        if problem is not None:
+            why = "; ".join([problem.what, *problem.why])
+            placed.append(PlacedDeployment(name, wanted.id, wanted.version, None, why))
+    return tuple(sorted(placed, key=lambda each: each.name))
+
+
+def known_device(intent: Intent, device: str) -> Located[Device]:
+    """Return a device of the fleet.
+
+    Raises:
+        ReferenceUnknown: there is none; a near match is named.
+    """
+    if device not in intent.devices:
+        raise unknown("device", device, intent.devices)
+    return intent.devices[device]

@@ -12,9 +12,9 @@ from margo_gitops.catalog.fleet import find_fleet
 from margo_gitops.catalog.fleet_history import is_cut_off
 from margo_gitops.catalog.package import package_folder
 from margo_gitops.documents.fleet_kinds import Deployment
+from margo_gitops.editing.applications import folder_changes, pinned
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
-from margo_gitops.editing.unknown_names import unknown
-from margo_gitops.editing.vendoring import folder_changes, pinned
+from margo_gitops.editing.named import unknown
 from margo_gitops.errors import ChangesInTheWay, EditImpossible, Location, RevertConflicts
 from margo_gitops.rendering.intent import Intent, Located
 

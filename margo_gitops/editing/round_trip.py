@@ -1,21 +1,29 @@
 """Change a YAML document and nothing else of its file: comments, order, quotes, indentation and line ends stay.
 
-E-1  The file is read by ruamel.yaml, changed where its value differs, and written in a normal form; only the lines in
-     which the normal forms before and after differ are put into the file.
-E-2  Comment lines and empty lines are never removed; a comment behind a value stays while the value's line stays.
-E-3  What comes out is read again by this project's own reader: it says exactly the new value, or the edit is refused.
+EDIT-1  The file is read by ruamel.yaml, changed where its value differs, and written in a normal form; only the lines
+        in which the normal forms before and after differ are put into the file.
+EDIT-2  Comment lines and empty lines are never removed; a comment behind a value stays while the value's line stays.
+EDIT-3  This project's own reader reads the result again: it says exactly the new value, or the edit is refused.
+
+A new document starts with the line that tells editors its schema, `# yaml-language-server: $schema=…`, where the
+fleet's other documents have one.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import posixpath
+import re
 from collections import Counter
+from collections.abc import Iterator
 
 from ruamel.yaml import YAML
 from ruamel.yaml.emitter import Emitter
 from ruamel.yaml.error import YAMLError
 
+from margo_gitops.catalog.file_tree import RootTree
+from margo_gitops.catalog.fleet_repo import FLEET_FILE
 from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.nodes import Json, Node
 from margo_gitops.editing.line_merge import lines_of_values, merge_edit
@@ -153,3 +161,37 @@ def _indentation(root: Node) -> tuple[int, int, int]:
     if not (0 < mapping <= 9 and offset >= 0 and offset + 2 <= sequence <= 12):
         return 2, 4, 2
     return mapping, sequence, offset
+
+
+_LINE = re.compile(rb"^#[ \t]*yaml-language-server:[ \t]*\$schema=(?P<schema>\S+)[ \t]*\r?$", re.MULTILINE)
+_FOLDERS = {"device": "devices", "deployment": "deployments"}
+_ENOUGH = 50
+"""Files that are looked into; a fleet either has the line in its files, or not."""
+
+
+def schema_line(tree: RootTree, kind: str, path: str) -> str:
+    """Return the line for a new file, after the example of the fleet's other files; "" where they have none.
+
+    Args:
+        tree: the fleet repo.
+        kind: "device" or "deployment".
+        path: of the new file; a schema named by a relative path is named from there.
+    """
+    for file, name in _examples(tree, kind):
+        found = tree.file(file)
+        match = _LINE.search(found.read()[:4096]) if found is not None and found.kind == "file" else None
+        if match:
+            schema = match["schema"].decode(errors="replace").replace(f"{name}.schema.json", f"{kind}.schema.json")
+            if "://" not in schema and not schema.startswith("/"):
+                absolute = posixpath.normpath(posixpath.join(posixpath.dirname(file), schema))
+                schema = posixpath.relpath(absolute, posixpath.dirname(path) or ".")
+            return f"# yaml-language-server: $schema={schema}\n"
+    return ""
+
+
+def _examples(tree: RootTree, kind: str) -> Iterator[tuple[str, str]]:
+    """Yield files that may have the line, and the name of their kind: of the same kind first."""
+    for number, file in enumerate(tree.files(_FOLDERS[kind])):
+        if number < _ENOUGH and file.path.endswith(".yaml"):
+            yield file.path, kind
+    yield FLEET_FILE, "fleet"

@@ -26,7 +26,7 @@ from margo_gitops.fleet_status.status import (
     judge_device,
 )
 from margo_gitops.operations.fleet_input import named_location, open_state, state_location_of
-from margo_gitops.operations.run import without_collections
+from margo_gitops.operations.render.fleet_render import without_collections
 from margo_gitops.rendering.placement import selected, targets
 from margo_gitops.state_repo.git_store import bad_object
 from margo_gitops.state_repo.objects import DevicePlace, StateObjects

@@ -1,4 +1,4 @@
-"""The applications of a fleet repo as people choose them: what each is, what it needs, what it can be told; pure."""
+"""The applications of a fleet repo as people choose them: what each is, what it needs, what can be set; pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from margo_gitops.documents.application import (
     Setting,
     ValueSchema,
 )
+from margo_gitops.documents.constraints import CapacityRequirements, DeviceConstraints, EligibilityRule
 from margo_gitops.documents.declarations import About
 from margo_gitops.documents.fleet_kinds import API_VERSION
+from margo_gitops.documents.matching import condition_text
 from margo_gitops.documents.versions import newest, version_key
-from margo_gitops.operations.constraint_words import constraint_words
 from margo_gitops.rendering.intent import Application, Intent
 from margo_gitops.rendering.placement import Target, select, targets
 from margo_gitops.rendering.value_rules import rule_text
@@ -271,3 +272,39 @@ def _settings(
 
 def _plain_setting(description: ApplicationDescription, name: str) -> ShownSetting:
     return ShownSetting(name, name, None, None, description.parameters[name].value, "", immutable=False)
+
+
+def constraint_words(constraints: DeviceConstraints | None) -> tuple[str, ...]:
+    """Return what constraints want, one need a line; empty where any device will do.
+
+    Args:
+        constraints: of a profile (Margo application description, device constraints).
+    """
+    if constraints is None:
+        return ()
+    rules = [" and ".join(_conditions(rule)) or "any device" for rule in constraints.eligibility_rules]
+    lines = list(_capacity(constraints.capacity_requirements))
+    if len(rules) == 1:
+        lines.append(rules[0])
+    else:
+        lines += [f"{'or ' if number else 'either '}{rule}" for number, rule in enumerate(rules)]
+    return tuple(lines)
+
+
+def _capacity(needed: CapacityRequirements | None) -> Iterator[str]:
+    if needed is None:
+        return
+    if needed.cpu is not None:
+        kinds = f" of {' or '.join(needed.cpu.architectures)}" if needed.cpu.architectures else ""
+        yield f"one CPU with {needed.cpu.cores:g} {'core' if needed.cpu.cores == 1 else 'cores'}{kinds}"
+    if needed.memory is not None:
+        yield f"memory of {needed.memory}"
+    if needed.storage is not None:
+        yield f"storage of {needed.storage}"
+
+
+def _conditions(rule: EligibilityRule) -> Iterator[str]:
+    for expression in rule.property_selector.match_expressions if rule.property_selector else ():
+        yield f"property {condition_text(expression)}"
+    for expression in rule.label_selector.match_expressions if rule.label_selector else ():
+        yield f"label {condition_text(expression)}"

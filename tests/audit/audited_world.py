@@ -13,7 +13,7 @@ from margo_gitops.audit.state import AuditRequest
 from margo_gitops.audit.verification import Verification
 from margo_gitops.audit.verify import VerifyOptions, verify
 from margo_gitops.operations.fleet_input import read_signing_key
-from margo_gitops.operations.run import Rendered, RenderRequest, render_fleet
+from margo_gitops.operations.render.fleet_render import Rendered, RenderRequest, render_fleet
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
 
 

@@ -10,7 +10,7 @@ from support.fleet import FleetFolder, profile
 from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.catalog.lock import LOCK_FILE
+from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.errors import FleetInvalid, NoFleetRepo, UnreadableDocument
 
 

@@ -9,8 +9,7 @@ from support.fleet import FleetFolder, profile
 
 from margo_gitops.catalog import package as package_module
 from margo_gitops.catalog.file_tree import DiskTree
-from margo_gitops.catalog.lock import LOCK_FILE, locked_digests
-from margo_gitops.catalog.package import Package, read_package
+from margo_gitops.catalog.package import LOCK_FILE, Package, locked_digests, read_package
 from margo_gitops.catalog.vendor import add_package
 from margo_gitops.digests import sha256
 from margo_gitops.documents.folder_digest import folder_digest

@@ -13,7 +13,7 @@ import pytest
 from support.command_line import margo_gitops
 from support.git_cli import GIT_ENVIRONMENT
 
-from margo_gitops.cli.environment import KNOWN
+from margo_gitops.cli.options import KNOWN
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 

@@ -11,7 +11,7 @@ from typing import get_args, get_type_hints
 import pytest
 from support.fleet import FleetFolder, parameter, values
 
-from margo_gitops.catalog.component_content import ComponentArtifact
+from margo_gitops.catalog.package import ComponentArtifact
 from margo_gitops.documents.fleet_kinds import ApplicationsLock, Deployment, Device, Fleet, Site
 from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.records import iterate_fields

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from margo_gitops import errors
-from margo_gitops.cli.environment import KNOWN
+from margo_gitops.cli.options import KNOWN
 from margo_gitops.errors import ExitCode, MargoGitopsError
 
 ROOT = Path(__file__).parents[2]

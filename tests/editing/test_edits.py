@@ -12,13 +12,11 @@ from support.real import require_program
 
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.device_selector import DeviceSelector
-from margo_gitops.editing.checking import check_edit
-from margo_gitops.editing.committing import branch_start, commit_edit
 from margo_gitops.editing.deploy import DeployRequest, deploy
 from margo_gitops.editing.devices import DeviceRequest, add_device, read_capabilities_file
 from margo_gitops.editing.edit import Edit, EditedTree, FileChange, make_edit, read_base, unified_diff
-from margo_gitops.editing.schema_line import schema_line
-from margo_gitops.editing.writing import write_edit
+from margo_gitops.editing.landing import branch_start, check_edit, commit_edit, write_edit
+from margo_gitops.editing.round_trip import schema_line
 from margo_gitops.errors import (
     CommitNotMade,
     EditImpossible,

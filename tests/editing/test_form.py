@@ -13,11 +13,11 @@ from support.fleet import FleetFolder, States, parameter, profile, rules
 
 from margo_gitops.documents.device_selector import DeviceSelector
 from margo_gitops.editing.deploy import DeployRequest, deploy_target
-from margo_gitops.editing.form.answers import picked
-from margo_gitops.editing.form.checks import FormCheck
 from margo_gitops.editing.form.form import Answers, Form, ParameterQuestion, PlacementQuestion, ProfileQuestion
-from margo_gitops.editing.form.text import all_devices, prompt_text, question_lines, selector_text
+from margo_gitops.editing.form.form_checks import FormCheck
+from margo_gitops.editing.form.form_text import all_devices, prompt_text, question_lines, selector_text
 from margo_gitops.editing.selectors import parse_selector
+from margo_gitops.editing.values import picked
 from margo_gitops.errors import AnswerRefused, MargoGitopsError, ParameterNotTyped, ReferenceUnknown, SelectorInvalid
 from margo_gitops.rendering.difference import rendered_fleet
 from margo_gitops.rendering.render import render

@@ -11,13 +11,12 @@ from support.git_cli import GIT_ENVIRONMENT
 
 from margo_gitops.editing.deploy import DeployRequest, deploy, deploy_target
 from margo_gitops.editing.edit import Base, read_base
-from margo_gitops.editing.form.checks import FormCheck
 from margo_gitops.editing.form.form import Answers, Form, ParameterQuestion
-from margo_gitops.editing.form.text import prompt_text, question_lines, title_lines
-from margo_gitops.editing.installed import installed_state
-from margo_gitops.editing.preview import preview
+from margo_gitops.editing.form.form_checks import FormCheck
+from margo_gitops.editing.form.form_text import prompt_text, question_lines, title_lines
+from margo_gitops.editing.form.preview import installed_state, preview
 from margo_gitops.errors import MargoGitopsError, RenderingRefused
-from margo_gitops.operations.run import RenderRequest, render_fleet
+from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
 
 
 @pytest.fixture

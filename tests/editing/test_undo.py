@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from support.fleet import FleetFolder
 from support.properties import times
 
-from margo_gitops.editing.checking import check_edit
 from margo_gitops.editing.edit import Edit, read_base
+from margo_gitops.editing.landing import check_edit, write_edit
 from margo_gitops.editing.revert import revert_commit, revert_deployment
-from margo_gitops.editing.writing import write_edit
 from margo_gitops.errors import ChangesInTheWay, EditImpossible, FleetCommitUnknown, ReferenceUnknown, RevertConflicts
 
 

@@ -10,11 +10,9 @@ from support.fleet import FleetFolder, parameter, profile, rules
 
 from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.package import Package, read_package
-from margo_gitops.editing.checking import check_edit
+from margo_gitops.editing.applications import Difference, Upgrade, UpgradeRequest, upgrade
 from margo_gitops.editing.edit import read_base
-from margo_gitops.editing.upgrade import Upgrade, UpgradeRequest, upgrade
-from margo_gitops.editing.version_difference import Difference
-from margo_gitops.editing.writing import write_edit
+from margo_gitops.editing.landing import check_edit, write_edit
 from margo_gitops.errors import EditImpossible, EditRefused, PackageExists, ReferenceUnknown
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 from support.fleet import FleetFolder, write_signing_key
 
-from margo_gitops.operations.plan import PlanRequest, plan_fleet
-from margo_gitops.operations.run import Rendered, RenderRequest, render_fleet
-from margo_gitops.operations.validate import ValidateRequest, validate_fleet
-from margo_gitops.operations.validation import RuleFinding
+from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
+from margo_gitops.operations.render.fleet_render import Rendered, RenderRequest, render_fleet
+from margo_gitops.operations.validate.fleet_validation import ValidateRequest, validate_fleet
+from margo_gitops.operations.validate.rule_findings import RuleFinding
 from margo_gitops.rendering.plan import Plan
 
 SIGNERS = "policy/allowed-signers"

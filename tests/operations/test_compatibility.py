@@ -18,9 +18,9 @@ from margo_gitops.documents.fleet_kinds import Deployment, Device
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.records import write
 from margo_gitops.errors import AmbiguousProfile, NotPlaceable
+from margo_gitops.operations.application_catalog import constraint_words
 from margo_gitops.operations.catalog_text import compatibility_lines
 from margo_gitops.operations.compatibility import Compatibility, compatibility
-from margo_gitops.operations.constraint_words import constraint_words
 from margo_gitops.rendering.intent import Application, Intent, Located
 from margo_gitops.rendering.render import find_placements
 

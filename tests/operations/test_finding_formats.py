@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.catalog.rules import RULES
-from margo_gitops.operations.finding_formats import FORMATS
-from margo_gitops.operations.validation import RuleFinding, Validation, make_validation
+from margo_gitops.operations.validate.finding_formats import FORMATS
+from margo_gitops.operations.validate.rule_findings import RuleFinding, Validation, make_validation
+from margo_gitops.operations.validate.rules import RULES
 
 TEXT = st.text(max_size=30)
 FINDINGS = st.lists(

@@ -8,7 +8,7 @@ import pytest
 from support.fleet import FleetFolder
 
 from margo_gitops.errors import FleetCommitOlder
-from margo_gitops.operations.run import Rendered, RenderRequest, render_fleet
+from margo_gitops.operations.render.fleet_render import Rendered, RenderRequest, render_fleet
 from margo_gitops.state_repo.state_repo import StateRepo
 
 

@@ -9,9 +9,9 @@ import pytest
 from support.fleet import FleetFolder, parameter, write_signing_key
 
 from margo_gitops.operations.fleet_input import read_signing_key
-from margo_gitops.operations.plan import PlanRequest, plan_fleet
-from margo_gitops.operations.plan_text import as_text
-from margo_gitops.operations.run import RenderRequest, render_fleet
+from margo_gitops.operations.plan.plan_text import as_text
+from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
+from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
 from margo_gitops.rendering.plan import Download, Plan
 
 COMPOSE = {"services": {"ui": {"image": "ghcr.io/acme/ui:1"}, "db": {"image": "ghcr.io/acme/db:1"}}}

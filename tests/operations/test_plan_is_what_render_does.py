@@ -16,8 +16,8 @@ from support.properties import times
 from margo_gitops.documents.device_id import decode_device_id
 from margo_gitops.errors import FleetCommitUnknown, MargoGitopsError, ReferenceUnknown, StateTampered
 from margo_gitops.operations.fleet_input import read_signing_key
-from margo_gitops.operations.plan import PlanRequest, exit_code, plan_fleet
-from margo_gitops.operations.run import RenderRequest, render_fleet
+from margo_gitops.operations.plan.planning import PlanRequest, exit_code, plan_fleet
+from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
 from margo_gitops.rendering.plan import Plan
 
 DEVICES = ("a", "b", "gw", "gw/child")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from margo_gitops.operations.plan_markdown import MAX_LENGTH, as_markdown, code
-from margo_gitops.operations.plan_text import SHOWN, as_text
+from margo_gitops.operations.plan.plan_markdown import MAX_LENGTH, as_markdown, code
+from margo_gitops.operations.plan.plan_text import SHOWN, as_text
 from margo_gitops.rendering.plan import (
     NOTHING_TO_DOWNLOAD,
     DeploymentChange,

@@ -13,12 +13,11 @@ from operations.policy_world import PolicyWorld, make_world
 from support.properties import times
 
 from margo_gitops.documents.fleet_kinds import DeviceSelector
-from margo_gitops.editing.checking import check_edit
 from margo_gitops.editing.deploy import DeployRequest, deploy
 from margo_gitops.editing.edit import read_base
-from margo_gitops.editing.writing import write_edit
+from margo_gitops.editing.landing import check_edit, write_edit
 from margo_gitops.errors import EditRefused, MargoGitopsError, RenderingRefused
-from margo_gitops.operations.plan import exit_code
+from margo_gitops.operations.plan.planning import exit_code
 
 DEVICES = ("north-1", "south-1")
 PERIOD = {"begins": "2020-01-01T00:00+00:00", "ends": "2099-01-01T00:00+00:00"}

@@ -11,8 +11,8 @@ from operations.policy_world import PolicyWorld, make_world
 
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.errors import PolicyUnusable, RenderingRefused
-from margo_gitops.operations.plan import exit_code
-from margo_gitops.operations.policies.command import judge_by_command
+from margo_gitops.operations.plan.planning import exit_code
+from margo_gitops.operations.policies.policy_command import judge_by_command
 from margo_gitops.rendering.plan import PolicyVerdict
 from margo_gitops.rendering.policies.facts import PolicyInForce
 

@@ -9,9 +9,9 @@ from operations.policy_world import NOON, SIGNERS, PolicyWorld, make_world
 from support.fleet import FleetFolder
 
 from margo_gitops.errors import PolicyUnusable, RenderingRefused
-from margo_gitops.operations.finding_formats import FORMATS
-from margo_gitops.operations.plan import exit_code
-from margo_gitops.operations.validate import ValidateRequest, validate_fleet
+from margo_gitops.operations.plan.planning import exit_code
+from margo_gitops.operations.validate.finding_formats import FORMATS
+from margo_gitops.operations.validate.fleet_validation import ValidateRequest, validate_fleet
 
 DECEMBER = {"begins": "2026-12-20T00:00+01:00", "ends": "2027-01-07T06:00+01:00"}
 BEFORE, AFTER = NOON - 30 * 86_400, NOON + 30 * 86_400

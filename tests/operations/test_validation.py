@@ -15,12 +15,12 @@ from support.fleet import FleetFolder, parameter, profile, rules
 from support.properties import times
 
 from margo_gitops.catalog.compose_images import ServiceImage, pinning_rule
-from margo_gitops.catalog.rules import RULES
 from margo_gitops.errors import FleetCommitUnknown, FleetInvalid, Location, NoFleetRepo, RenderingRefused
-from margo_gitops.operations.finding_formats import FORMATS
-from margo_gitops.operations.run import RenderRequest, render_fleet
-from margo_gitops.operations.validate import ValidateRequest, validate_fleet
-from margo_gitops.operations.validation import RuleFinding, Validation
+from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
+from margo_gitops.operations.validate.finding_formats import FORMATS
+from margo_gitops.operations.validate.fleet_validation import ValidateRequest, validate_fleet
+from margo_gitops.operations.validate.rule_findings import RuleFinding, Validation
+from margo_gitops.operations.validate.rules import RULES
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from support.fleet import FleetFolder, parameter
 from support.git_cli import GIT_ENVIRONMENT
 
-from margo_gitops.operations.plan import PlanRequest, plan_fleet
-from margo_gitops.operations.run import RenderRequest, render_fleet
-from margo_gitops.operations.watch import Rerender
+from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
+from margo_gitops.operations.plan.watching import Rerender
+from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
 
 CONTENT = {
     "site": st.dictionaries(st.just("p"), st.sampled_from(["x", "{{ device.id }}", "{{ nothing }}"])),

@@ -10,7 +10,7 @@ from support.fleet import FleetFolder, write_signing_key
 
 from margo_gitops.errors import StateForeign
 from margo_gitops.operations.fleet_input import read_signing_key
-from margo_gitops.operations.run import RenderRequest, check_fleet, render_fleet
+from margo_gitops.operations.render.fleet_render import RenderRequest, check_fleet, render_fleet
 
 
 @pytest.fixture

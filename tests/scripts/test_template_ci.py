@@ -22,7 +22,7 @@ from testbed.git_server import GitServer
 from testbed.ssh_server import SshServer
 
 from margo_gitops.operations.fleet_input import read_signing_key
-from margo_gitops.operations.run import RenderRequest, render_fleet
+from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
 from margo_gitops.scaffolding.scaffold import scaffold
 from margo_gitops.scaffolding.template import Answers
 

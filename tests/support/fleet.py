@@ -15,8 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet import read_fleet
-from margo_gitops.catalog.lock import LOCK_FILE, write_lock
-from margo_gitops.catalog.package import read_package
+from margo_gitops.catalog.package import LOCK_FILE, read_package, write_lock
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.rendering.desired_state import DesiredState

@@ -19,7 +19,7 @@ from margo_gitops.audit.evidence.predicate import (
     subjects_of,
 )
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.catalog.lock import LOCK_FILE
+from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.digests import sha256
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.records import write

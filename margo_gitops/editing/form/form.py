@@ -20,10 +20,9 @@ from typing import TypeAlias
 from margo_gitops.documents.application import ParameterValue, ValueSchema
 from margo_gitops.documents.device_selector import DeviceSelector
 from margo_gitops.editing.deploy import DeployRequest, DeployTarget
-from margo_gitops.editing.form.answers import picked, typed_answer
-from margo_gitops.editing.form.checks import FormCheck
+from margo_gitops.editing.form.form_checks import FormCheck
 from margo_gitops.editing.selectors import parse_selector
-from margo_gitops.editing.values import parameter_schemas
+from margo_gitops.editing.values import parameter_schemas, picked, typed_answer
 from margo_gitops.errors import AnswerRefused
 from margo_gitops.operations.application_catalog import ShownSetting, shown_sections
 

@@ -1,15 +1,19 @@
-"""What devices have installed, as far as the state repo can tell, for settings that may not change any more."""
+"""What devices have installed, and what an edit does to them: a plan of the files with it against those without."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from margo_gitops.editing.edit import Base
-from margo_gitops.editing.form.checks import Previous
+from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.editing.edit import Base, Edit, EditedTree
+from margo_gitops.editing.form.form_checks import Previous
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.operations.fleet_input import open_state, state_location
+from margo_gitops.operations.plan.comparison import Sides, planned
+from margo_gitops.operations.render.fleet_render import without_collections
 from margo_gitops.rendering.difference import rendered_fleet
+from margo_gitops.rendering.plan import Plan
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.remote import is_remote
 
@@ -65,3 +69,25 @@ def _as_the_fleet_says(base: Base, error: MargoGitopsError) -> Installed:
     except MargoGitopsError:
         return Installed(lambda _device: None, f"{note} as far as the fleet can be rendered: it cannot")
     return Installed(rendered_fleet(states).previous, note)
+
+
+def preview(base: Base, edit: Edit, previous: Previous) -> Plan | None:
+    """Return what an edit does to devices; None where the fleet could not be rendered before the edit either.
+
+    Args:
+        base: what the edit was made for.
+        edit: the edit; `validate` finds nothing new with it.
+        previous: what devices have, so that versions go on from there.
+
+    Raises:
+        RenderingRefused: a render refuses it, for instance because a setting that may not change would.
+    """
+    tree = EditedTree(base.tree, edit.changes)
+    with without_collections():
+        try:
+            before = rendered_fleet(render(base.intent, previous))
+            intent = read_fleet(tree)
+        except MargoGitopsError:
+            return None
+        states = render(intent, before.previous)
+        return planned(Sides("the change", "the files without it", before, states, intent, tree))

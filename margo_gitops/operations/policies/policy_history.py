@@ -1,23 +1,26 @@
-"""The steps of the main line that a change consists of, each with the policy before it (P-1 to P-4 of policies)."""
+"""The steps of the main line that a change consists of, each with the policy before it and the files that it names."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from margo_gitops.catalog.file_tree import FileTree
 from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FLEET_FILE, FleetRepo
 from margo_gitops.documents.fleet_kinds import Fleet
+from margo_gitops.documents.fleet_policy import Policy
 from margo_gitops.errors import (
+    AllowedSignersInvalid,
     FleetCommitUnknown,
     FleetInvalid,
+    MargoGitopsError,
     NoFleetRepo,
     PolicyUnusable,
 )
-from margo_gitops.operations.policies.files import policy_files, read_signers, unusable
 from margo_gitops.rendering.intent import Located
 from margo_gitops.rendering.policies.facts import NO_POLICY, Commit, PolicyInForce, Step
-from margo_gitops.trust.allowed_signers import AllowedSigners
+from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
 from margo_gitops.trust.commit_signature import check_signature
 
 
@@ -200,3 +203,53 @@ def _distinct(policies: Iterable[PolicyInForce | None], *, lists: bool = True) -
 def policies_want_commits(policies: Iterable[PolicyInForce]) -> bool:
     """Return whether any policy looks at commits."""
     return any(force.policy.signatures or force.policy.reviews for force in policies)
+
+
+def policy_files(policy: Policy) -> Iterator[str]:
+    """Yield the files and folders of the fleet repo that a policy names."""
+    if policy.signatures is not None:
+        yield policy.signatures.allowed_signers
+    if policy.command and "/" in policy.command[0]:
+        yield policy.command[0].removeprefix("./").rpartition("/")[0] or policy.command[0].removeprefix("./")
+
+
+def unusable(tree: FileTree, fleet: Located[Fleet]) -> Iterator[MargoGitopsError]:
+    """Yield what a policy names and the same tree does not hold, or holds in no usable form."""
+    policy = fleet.value.spec.policy or NO_POLICY
+    if policy.signatures is not None:
+        try:
+            read_signers(tree, fleet)
+        except PolicyUnusable as error:
+            yield error
+    if policy.command and "/" in policy.command[0]:
+        program = policy.command[0].removeprefix("./")
+        file = tree.file(program)
+        if file is None or file.kind != "file":
+            yield PolicyUnusable(
+                f"the policy's command names {program}, which is no file of the fleet repo",
+                where=fleet.at("spec", "policy", "command", 0),
+                remedy="add the file, or name a program on the PATH without a slash",
+            )
+
+
+def read_signers(tree: FileTree, fleet: Located[Fleet]) -> AllowedSigners:
+    """Return the list of signers that a policy names.
+
+    Raises:
+        PolicyUnusable: it is not there, or cannot be used.
+    """
+    policy = fleet.value.spec.policy or NO_POLICY
+    path = policy.signatures.allowed_signers if policy.signatures else ""
+    where = fleet.at("spec", "policy", "signatures", "allowedSigners")
+    file = tree.file(path) if path else None
+    if file is None or file.kind != "file":
+        raise PolicyUnusable(
+            f"the policy's list of signers, {path}, is no file of the fleet repo",
+            where=where,
+            remedy="add it: a line for each signer, as ssh-keygen's ALLOWED SIGNERS",
+        )
+    try:
+        return parse_allowed_signers(file.read(), path)
+    except AllowedSignersInvalid as error:
+        why = [str(each) for each in error.findings]
+        raise PolicyUnusable(f"the policy's list of signers, {path}, cannot be used", where=where, why=why) from error

@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Iterator, Sequence
 
-from margo_gitops.operations.plan_text import (
+from margo_gitops.operations.plan.plan_text import (
     TABLE_HEADING,
     Cause,
     causes,

@@ -8,10 +8,14 @@ from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.errors import FleetInvalid, NoFleetRepo, RenderingRefused
 from margo_gitops.operations.content_sources import placed_of
-from margo_gitops.operations.policies.files import unusable
-from margo_gitops.operations.policies.history import PolicyHistory, Span
-from margo_gitops.operations.policies.judging import Change, judge_change_of_devices, judge_commits, judge_content
-from margo_gitops.operations.validation import RuleFinding, of_error, of_rule
+from margo_gitops.operations.policies.policy_history import PolicyHistory, Span, unusable
+from margo_gitops.operations.policies.policy_judging import (
+    Change,
+    judge_change_of_devices,
+    judge_commits,
+    judge_content,
+)
+from margo_gitops.operations.validate.rule_findings import RuleFinding, of_error, of_rule
 from margo_gitops.rendering.difference import difference, rendered_fleet
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.plan import DeviceChange

@@ -20,7 +20,7 @@ from margo_gitops.catalog.compose_images import ServiceImage, pinning_rule, serv
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import find_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.catalog.lock import LOCK_FILE
+from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.documents.application import Component
 from margo_gitops.errors import (
     Finding,
@@ -30,10 +30,17 @@ from margo_gitops.errors import (
 )
 from margo_gitops.operations.content_sources import image_name
 from margo_gitops.operations.fleet_input import named_location, open_state
-from margo_gitops.operations.policies.findings import policy_of_change, policy_of_content
-from margo_gitops.operations.policies.history import Span
-from margo_gitops.operations.run import without_collections
-from margo_gitops.operations.validation import RuleFinding, Validation, make_validation, of_error, of_finding, of_rule
+from margo_gitops.operations.policies.policy_history import Span
+from margo_gitops.operations.render.fleet_render import without_collections
+from margo_gitops.operations.validate.policy_findings import policy_of_change, policy_of_content
+from margo_gitops.operations.validate.rule_findings import (
+    RuleFinding,
+    Validation,
+    make_validation,
+    of_error,
+    of_finding,
+    of_rule,
+)
 from margo_gitops.rendering.desired_state import PreviousState
 from margo_gitops.rendering.intent import Application, Intent
 from margo_gitops.rendering.reasons import judge

@@ -14,13 +14,32 @@ from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
 from margo_gitops.documents.device_id import client_of
-from margo_gitops.errors import ExitCode, FleetCommitUnknown, FleetInvalid, ReferenceUnknown, RenderingRefused
-from margo_gitops.operations.fleet_input import FleetInput, StateTarget, open_state, state_location
-from margo_gitops.operations.guards import refuse_foreign
-from margo_gitops.operations.planned import Judging, Sides, judgement, planned, with_verdicts
-from margo_gitops.operations.policies.history import Span
-from margo_gitops.operations.refusals import cannot_take, reasons, refusals
-from margo_gitops.operations.run import held_fleet, rendered_from, rendered_states, signed_anew, without_collections
+from margo_gitops.errors import (
+    ExitCode,
+    FleetCommitUnknown,
+    FleetInvalid,
+    ReferenceUnknown,
+    RenderingRefused,
+)
+from margo_gitops.operations.fleet_input import FleetInput, StateTarget, open_state, refuse_foreign, state_location
+from margo_gitops.operations.plan.comparison import (
+    Judging,
+    Sides,
+    cannot_take,
+    judgement,
+    planned,
+    reasons,
+    refusals,
+    with_verdicts,
+)
+from margo_gitops.operations.policies.policy_history import Span
+from margo_gitops.operations.render.fleet_render import (
+    held_fleet,
+    rendered_from,
+    rendered_states,
+    signed_anew,
+    without_collections,
+)
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.difference import FleetState, rendered_fleet
 from margo_gitops.rendering.intent import Intent

@@ -8,17 +8,25 @@ from dataclasses import dataclass, field, replace
 
 from margo_gitops.catalog.file_tree import FileTree, RootTree
 from margo_gitops.digests import Digest
+from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.records import write
-from margo_gitops.errors import PolicyUnusable, UnreadableDocument
+from margo_gitops.errors import (
+    Finding,
+    FleetInvalid,
+    InvalidDocument,
+    MargoGitopsError,
+    PolicyUnusable,
+    RenderingRefused,
+    UnreadableDocument,
+)
 from margo_gitops.operations.content_sources import Images, content_by_digest
-from margo_gitops.operations.policies.command import judge_by_command
-from margo_gitops.operations.policies.history import PolicyHistory, Span
-from margo_gitops.operations.policies.judging import Change, judge_change
-from margo_gitops.operations.refusals import verdict
+from margo_gitops.operations.policies.policy_command import judge_by_command
+from margo_gitops.operations.policies.policy_history import PolicyHistory, Span
+from margo_gitops.operations.policies.policy_judging import Change, judge_change
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.difference import FleetState, difference
 from margo_gitops.rendering.intent import ComponentContent, Intent
-from margo_gitops.rendering.plan import Plan, make_plan
+from margo_gitops.rendering.plan import Plan, PolicyVerdict, Refusal, SiteRefusal, make_plan
 from margo_gitops.rendering.policies.facts import Verdict
 
 
@@ -160,3 +168,52 @@ def refuse_skipped_command(verdicts: Iterable[Verdict], sides: Sides, span: Span
             why=[f"command: {' '.join(force.policy.command)}"],
             remedy="look at what it does, and pass --allow-policy-command",
         )
+
+
+def reasons(error: FleetInvalid | RenderingRefused) -> Sequence[MargoGitopsError | Finding]:
+    """Return every reason of a refusal."""
+    return error.findings if isinstance(error, FleetInvalid) else error.errors
+
+
+def refusals(error: FleetInvalid | RenderingRefused) -> tuple[Refusal, ...]:
+    """Return every reason of a refusal, as a plan tells it."""
+    return tuple(map(refusal, reasons(error)))
+
+
+def refusal(reason: MargoGitopsError | Finding) -> Refusal:
+    """Return one reason, as a plan tells it."""
+    why: tuple[str, ...]
+    device: str | None
+    if isinstance(reason, Finding):
+        where, rule, why, device = reason.location, reason.rule or InvalidDocument.code, (), None
+        message = f"{reason.path}: {reason.message}" if reason.path else reason.message
+    else:
+        where, rule, why, device, message = reason.where, reason.code, reason.why, reason.device, reason.what
+    return Refusal(
+        rule=rule,
+        message=message,
+        file=where.file if where else None,
+        line=where.line if where else None,
+        column=where.column if where else None,
+        device=device,
+        why=why,
+        remedy=reason.remedy,
+    )
+
+
+def verdict(found: Verdict) -> PolicyVerdict:
+    """Return what a policy says, as a plan tells it."""
+    return PolicyVerdict(
+        part=found.part, outcome=found.outcome, message=found.message, reasons=tuple(map(refusal, found.reasons))
+    )
+
+
+def cannot_take(found: Iterable[Refusal], intent: Intent) -> tuple[SiteRefusal, ...]:
+    """Return the devices that refusals name, by site; a gateway's child is at the gateway's site."""
+    sites: dict[str | None, set[str]] = {}
+    for each in found:
+        if each.device is not None and each.device in intent.devices:
+            client = client_of(each.device)
+            place = intent.devices.get(client, intent.devices[each.device])
+            sites.setdefault(place.value.spec.site, set()).add(each.device)
+    return tuple(SiteRefusal(site, tuple(sorted(sites[site]))) for site in sorted(sites, key=lambda name: name or ""))

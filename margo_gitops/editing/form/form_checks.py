@@ -12,8 +12,7 @@ from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.device_selector import DeviceSelector
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.editing.deploy import DeployTarget
-from margo_gitops.editing.named import named_devices, named_sites
-from margo_gitops.editing.unknown_names import unknown
+from margo_gitops.editing.named import named_devices, named_sites, unknown
 from margo_gitops.editing.values import check_value, has_expression, parameter_schemas
 from margo_gitops.errors import AmbiguousProfile, AnswerRefused, MargoGitopsError, NotPlaceable
 from margo_gitops.operations.compatibility import Compatibility, compatibility

@@ -1,4 +1,4 @@
-"""`margo-gitops app`: the applications of a fleet repo."""
+"""`margo-gitops app` and `catalog`: the applications of a fleet repo, as files and as people choose them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,26 @@ from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.package import Package, read_package
 from margo_gitops.catalog.vendor import add_package
+from margo_gitops.cli.completion import (
+    complete_applications,
+    complete_deployments,
+    complete_devices,
+    complete_sites,
+    complete_versions,
+)
 from margo_gitops.cli.edit_options import Editing, edit_options
-from margo_gitops.cli.name_completion import complete_applications, complete_deployments, complete_versions
 from margo_gitops.cli.options import fleet_option, output_option
 from margo_gitops.documents.application import ApplicationDescription, ParameterValue
-from margo_gitops.editing.upgrade import Upgrade, UpgradeRequest
-from margo_gitops.editing.upgrade import upgrade as upgrade_deployments
-from margo_gitops.editing.vendoring import add_edit
+from margo_gitops.documents.records import write
+from margo_gitops.editing.applications import Upgrade, UpgradeRequest, add_edit
+from margo_gitops.editing.applications import upgrade as upgrade_deployments
+from margo_gitops.editing.named import named_application, named_devices, named_sites
 from margo_gitops.errors import ReferenceUnknown
-from margo_gitops.operations.fleet_input import read_working_tree
-from margo_gitops.rendering.intent import Application
+from margo_gitops.operations.application_catalog import application_catalog, catalog_page
+from margo_gitops.operations.catalog_text import compatibility_lines, list_lines, page_lines
+from margo_gitops.operations.compatibility import compatibility
+from margo_gitops.operations.fleet_input import read_fleet_commit, read_working_tree
+from margo_gitops.rendering.intent import Application, Intent
 
 
 @click.group()
@@ -197,3 +207,98 @@ def _summary(application: Application) -> dict[str, object]:
         "profiles": [{"id": profile.id, "type": profile.type} for profile in description.deployment_profiles],
         "parameters": {name: parameter.value for name, parameter in description.parameters.items()},
     }
+
+
+_rev_option = click.option("--rev", help="A commit of the fleet repo. Default: the files as they are now.")
+
+
+@click.group()
+def catalog() -> None:
+    """Choose an application: what there is, what it needs, which devices could take it."""
+
+
+@catalog.command("list")
+@fleet_option
+@_rev_option
+@click.option(
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to print; json follows schemas/application-catalog.schema.json.",
+)
+def list_catalog(fleet: Path, rev: str | None, output: str) -> None:
+    """List the applications: versions, ways to run them, and on how many devices they are deployed."""
+    found = application_catalog(_read(fleet, rev))
+    if output == "json":
+        click.echo(json.dumps(write(found), indent=2, ensure_ascii=False))
+        return
+    for line in list_lines(found):
+        click.echo(line)
+
+
+@catalog.command("show")
+@click.argument("application", metavar="APP", shell_complete=complete_applications)
+@click.argument("version", required=False, shell_complete=complete_versions)
+@click.option("--compatible", is_flag=True, help="Show which devices could take it, and why the others could not.")
+@click.option(
+    "--device",
+    "devices",
+    multiple=True,
+    metavar="ID",
+    help="With --compatible: only this device; may be given several times.",
+    shell_complete=complete_devices,
+)
+@click.option(
+    "--site",
+    "sites",
+    multiple=True,
+    metavar="NAME",
+    help="With --compatible: only devices of this site; may be given several times.",
+    shell_complete=complete_sites,
+)
+@click.option("--details", is_flag=True, help="With --compatible: show every device with each reason.")
+@fleet_option
+@_rev_option
+@click.option(
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="How to print; json follows schemas/catalog-page.schema.json, with --compatible compatibility.schema.json.",
+)
+def show_page(
+    application: str,
+    version: str | None,
+    compatible: bool,
+    devices: tuple[str, ...],
+    sites: tuple[str, ...],
+    details: bool,
+    fleet: Path,
+    rev: str | None,
+    output: str,
+) -> None:
+    """Show the application APP in VERSION, or in its newest one: what it is, what it needs, what may be set.
+
+    With --compatible, show which devices could take it, with which profile, and why each of the others could not. It is
+    the placement of a render that judges, so a device that could take it here can be named in a deployment.
+    """
+    if (devices or sites or details) and not compatible:
+        raise click.UsageError("--device, --site and --details go with --compatible")
+    intent = _read(fleet, rev)
+    chosen = named_application(intent, application, version)
+    if compatible:
+        found = compatibility(intent, chosen, named_devices(intent, devices), named_sites(intent, sites))
+        document, lines = write(found), compatibility_lines(found, details=details or bool(devices))
+    else:
+        page = catalog_page(intent, chosen)
+        document, lines = write(page), page_lines(page)
+    if output == "json":
+        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+        return
+    for line in lines:
+        click.echo(line)
+
+
+def _read(fleet: Path, rev: str | None) -> Intent:
+    return read_fleet_commit(fleet, rev).intent if rev is not None else read_working_tree(fleet)

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from xml.etree import ElementTree as ET
 
 from margo_gitops import __version__
-from margo_gitops.catalog.rules import RULES
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
-from margo_gitops.operations.validation import RuleFinding, Validation
+from margo_gitops.operations.validate.rule_findings import RuleFinding, Validation
+from margo_gitops.operations.validate.rules import RULES
 from margo_gitops.wording import counted, printable
 
 _FLEET_FILE = "margo-gitops.yaml"

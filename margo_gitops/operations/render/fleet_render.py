@@ -14,11 +14,17 @@ from margo_gitops.catalog.fleet_repo import FleetCommit
 from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import SigningKeyUnusable, StateTampered, listed
-from margo_gitops.operations.fleet_input import FleetInput, StateTarget, open_state, read_fleet_commit
-from margo_gitops.operations.guards import refuse_foreign, refuse_older
-from margo_gitops.operations.planned import Judging, Sides, judgement, planned, refuse_skipped_command
-from margo_gitops.operations.policies.history import Span
-from margo_gitops.operations.policies.judging import refuse_breaches
+from margo_gitops.operations.fleet_input import (
+    FleetInput,
+    StateTarget,
+    open_state,
+    read_fleet_commit,
+    refuse_foreign,
+    refuse_older,
+)
+from margo_gitops.operations.plan.comparison import Judging, Sides, judgement, planned, refuse_skipped_command
+from margo_gitops.operations.policies.policy_history import Span
+from margo_gitops.operations.policies.policy_judging import refuse_breaches
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.difference import FleetState
 from margo_gitops.rendering.intent import Intent

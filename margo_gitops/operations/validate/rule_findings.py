@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from margo_gitops.catalog.rules import RULES, Severity
 from margo_gitops.documents.declarations import About
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.errors import Finding, InvalidDocument, Location, MargoGitopsError
+from margo_gitops.operations.validate.rules import RULES, Severity
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What a render would change: both sides compared, the policy asked, the result as text or Markdown."""
