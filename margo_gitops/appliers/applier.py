@@ -116,12 +116,14 @@ class ApplierContext:
         settings: the applier's part of the agent configuration, as plain values; the factory checks it.
         interrupted: whether the agent was asked to stop; asked in loops that wait, which then raise `StepInterrupted`
             and leave everything as it is: the step is started again later (A-5).
+        proxy_from_environment: whether downloads may use the proxy that the environment names (https_proxy, no_proxy).
     """
 
     device: str
     folder: Path
     settings: Mapping[str, Json]
     interrupted: Callable[[], bool] = never
+    proxy_from_environment: bool = False
 
 
 class Applier(Protocol):

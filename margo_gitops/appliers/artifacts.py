@@ -2,32 +2,35 @@
 
 C-1  Nothing is used before its digest was verified; a cached entry is verified again at each use.
 C-2  An entry that is damaged is fetched again.
-C-3  Fetching is bounded in bytes and time; redirects stay on https, three at most, and the digest decides anyway.
+C-3  Fetching is bounded in bytes and time (`web.download` over https); the digest decides anyway.
 C-4  Entries appear in one step; nothing half fetched stays.
 """
 
 from __future__ import annotations
 
-import http.client
-import ssl
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from hashlib import sha256 as sha256_of
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from margo_gitops.appliers.applier import ApplierContext
 from margo_gitops.appliers.archives import DEFAULT_ARCHIVE_BOUNDS, ArchiveBounds, copy_folder, unpack
+from margo_gitops.appliers.settings import Settings
 from margo_gitops.appliers.storage import new_file, new_folder, remove_tree, storing, sweep
 from margo_gitops.digests import Digest
 from margo_gitops.documents.deployment import Artifact
-from margo_gitops.errors import ApplierUnusable, ArtifactRefused, ArtifactUnavailable
+from margo_gitops.errors import (
+    ApplierUnusable,
+    ArtifactRefused,
+    ArtifactUnavailable,
+    SourceMisconfigured,
+    TransportError,
+)
+from margo_gitops.web.metering import Deadline
 
 _CHUNK = 256 * 1024
 _SILENCE_SECONDS = 30.0
-_REDIRECTS = 3
 
 
 class ArtifactCache:
@@ -36,14 +39,21 @@ class ArtifactCache:
     Args:
         folder: where entries lie, one per digest; made when needed.
         ca_file: PEM file of the authorities to trust for https; None trusts the system's.
+        proxy_from_environment: whether downloads honour https_proxy and no_proxy.
         bounds: what one component's content may need.
     """
 
     def __init__(
-        self, folder: Path, *, ca_file: Path | None = None, bounds: ArchiveBounds = DEFAULT_ARCHIVE_BOUNDS
+        self,
+        folder: Path,
+        *,
+        ca_file: Path | None = None,
+        proxy_from_environment: bool = False,
+        bounds: ArchiveBounds = DEFAULT_ARCHIVE_BOUNDS,
     ) -> None:
         self._folder = folder
         self._ca_file = ca_file
+        self._proxy_from_environment = proxy_from_environment
         self._bounds = bounds
 
     def place(self, artifact: Artifact, folder: Path, *, seconds: float) -> None:
@@ -62,7 +72,10 @@ class ArtifactCache:
         with storing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not self._use(artifact.digest, folder):
-                self._fetch(artifact, time.monotonic() + seconds)
+                try:
+                    self._fetch(artifact, Deadline(seconds, min(_SILENCE_SECONDS, seconds)))
+                except TransportError as error:
+                    raise _unavailable(artifact, error.what) from error
                 if not self._use(artifact.digest, folder):
                     raise ArtifactRefused(f"{artifact.url} was damaged while it was kept", remedy="check the disk")
 
@@ -99,7 +112,7 @@ class ArtifactCache:
             unpack(archive, folder, self._bounds)
         return True
 
-    def _fetch(self, artifact: Artifact, deadline: float) -> None:
+    def _fetch(self, artifact: Artifact, deadline: Deadline) -> None:
         sweep(self._folder)
         entry = self._folder / _name(artifact.digest)
         url = urlsplit(artifact.url)
@@ -123,79 +136,61 @@ class ArtifactCache:
             reader = source.open("rb")
         except OSError as error:
             raise _unavailable(artifact, error.strerror or str(error)) from error
+
+        def read(size: int) -> bytes:
+            try:
+                return reader.read(size)
+            except OSError as error:
+                raise _unavailable(artifact, error.strerror or str(error)) from error
+
         with reader, new_file(entry) as path, path.open("wb") as target:
-            self._copy(artifact, reader, target, deadline)
+            _check(artifact, self._copy(artifact, read, target, deadline))
 
-    def _download(self, artifact: Artifact, target: BinaryIO, deadline: float) -> None:
-        opener = urllib.request.build_opener(
-            urllib.request.HTTPSHandler(context=self._tls()), _HttpsRedirects(), _NoPlainHttp()
-        )
+    def _download(self, artifact: Artifact, target: BinaryIO, deadline: Deadline) -> None:
+        # A device whose components come from its own disk does not load what speaks HTTP.
+        from margo_gitops.web.download import download
+
+        limit = self._bounds.packed + 2 * _CHUNK  # `_copy` is stricter, and says what was too large
         try:
-            request = urllib.request.Request(artifact.url, headers={"User-Agent": "margo-gitops"})  # noqa: S310
-            seconds = max(min(_SILENCE_SECONDS, deadline - time.monotonic()), 0.1)
-            response = opener.open(request, timeout=seconds)
-        except urllib.error.HTTPError as error:
-            error.close()
-            raise _unavailable(artifact, f"the server answered {error.code} {error.reason}") from error
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            raise _unavailable(artifact, str(getattr(error, "reason", error))) from error
-        with response:
-            self._copy(artifact, response, target, deadline)
+            with download(
+                artifact.url,
+                limit,
+                deadline,
+                ca_file=self._ca_file,
+                proxy_from_environment=self._proxy_from_environment,
+            ) as answer:
+                found = self._copy(artifact, answer.read, target, deadline)
+                if answer.response.length:
+                    raise _unavailable(artifact, f"the connection ended {answer.response.length} bytes too early")
+        except SourceMisconfigured as error:
+            raise ApplierUnusable(error.what, why=error.why, remedy=error.remedy) from error
+        _check(artifact, found)
 
-    def _copy(self, artifact: Artifact, source: IO[bytes], target: BinaryIO, deadline: float) -> None:
+    def _copy(self, artifact: Artifact, read: Callable[[int], bytes], target: BinaryIO, deadline: Deadline) -> Digest:
         state = sha256_of()
         done = 0
-        while True:
-            try:
-                chunk = source.read1(_CHUNK) if isinstance(source, http.client.HTTPResponse) else source.read(_CHUNK)
-            except (OSError, http.client.HTTPException) as error:
-                raise _unavailable(artifact, str(error) or type(error).__name__) from error
-            if not chunk:
-                break
+        while chunk := read(_CHUNK):
             done += len(chunk)
             if done > self._bounds.packed:
                 raise ArtifactRefused(f"{_shown(artifact)} is larger than {self._bounds.packed} bytes")
-            if time.monotonic() > deadline:
-                raise _unavailable(artifact, f"it took too long; {done} bytes had come")
+            deadline.left()
             state.update(chunk)
             target.write(chunk)
-        if isinstance(source, http.client.HTTPResponse) and source.length:
-            raise _unavailable(artifact, f"the connection ended {source.length} bytes too early")
-        _check(artifact, Digest(f"sha256:{state.hexdigest()}"))
-
-    def _tls(self) -> ssl.SSLContext:
-        try:
-            context = ssl.create_default_context(cafile=self._ca_file)
-        except (OSError, ssl.SSLError) as error:
-            raise ApplierUnusable(
-                f"{self._ca_file} cannot be read as certificates", why=[str(error)], remedy="correct caFile"
-            ) from error
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        return context
+        return Digest(f"sha256:{state.hexdigest()}")
 
 
-class _HttpsRedirects(urllib.request.HTTPRedirectHandler):
-    max_redirections = _REDIRECTS
+def create_artifact_cache(context: ApplierContext, settings: Settings) -> ArtifactCache:
+    """Return the cache of an applier, from the settings caFile and maxArtifactBytes.
 
-    def redirect_request(
-        self,
-        req: urllib.request.Request,
-        fp: IO[bytes],
-        code: int,
-        msg: str,
-        headers: http.client.HTTPMessage,
-        newurl: str,
-    ) -> urllib.request.Request | None:
-        if urlsplit(newurl).scheme != "https":
-            raise urllib.error.URLError("the server redirects to something that is not https")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-class _NoPlainHttp(urllib.request.HTTPHandler):
-    """Never speaks http, whatever leads there."""
-
-    def http_open(self, req: urllib.request.Request) -> http.client.HTTPResponse:
-        raise urllib.error.URLError(f"{req.type} is not https")
+    Raises:
+        ApplierUnusable: one of them is wrong.
+    """
+    return ArtifactCache(
+        context.folder / "artifacts",
+        ca_file=settings.path("caFile"),
+        proxy_from_environment=context.proxy_from_environment,
+        bounds=ArchiveBounds(packed=settings.number("maxArtifactBytes", ArchiveBounds().packed)),
+    )
 
 
 def _local_path(artifact: Artifact) -> Path:

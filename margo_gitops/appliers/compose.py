@@ -20,8 +20,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, never
-from margo_gitops.appliers.archives import ArchiveBounds
-from margo_gitops.appliers.artifacts import ArtifactCache
+from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
 from margo_gitops.appliers.compose_engine import ComposeEngine
 from margo_gitops.appliers.compose_project import (
     DEVICE,
@@ -70,8 +69,7 @@ def create(context: ApplierContext) -> ComposeApplier:
     if config := settings.path("dockerConfig"):
         environment["DOCKER_CONFIG"] = str(config)
     remove_volumes = settings.flag("removeVolumes")
-    ca_file = settings.path("caFile")
-    bounds = ArchiveBounds(packed=settings.number("maxArtifactBytes", ArchiveBounds().packed))
+    artifacts = create_artifact_cache(context, settings)
     settings.finish()
     if len(command) != 2 or command[1] != "compose":
         raise settings.wrong("command", 'must be an engine\'s client and "compose": ["docker", "compose"]')
@@ -79,7 +77,7 @@ def create(context: ApplierContext) -> ComposeApplier:
         context.device,
         context.folder,
         ComposeEngine(command, environment),
-        ArtifactCache(context.folder / "artifacts", ca_file=ca_file, bounds=bounds),
+        artifacts,
         remove_volumes=remove_volumes,
         interrupted=context.interrupted,
     )

@@ -21,8 +21,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey
-from margo_gitops.appliers.archives import ArchiveBounds
-from margo_gitops.appliers.artifacts import ArtifactCache
+from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
 from margo_gitops.appliers.parameters import parameter_text
 from margo_gitops.appliers.programs import run_program
 from margo_gitops.appliers.settings import Settings
@@ -54,13 +53,11 @@ def create(context: ApplierContext) -> FilesApplier:
     folder = settings.path("folder")
     hook = settings.arguments("hook")
     hook_seconds = settings.number("hookTimeoutSeconds", _HOOK_SECONDS)
-    ca_file = settings.path("caFile")
-    bounds = ArchiveBounds(packed=settings.number("maxArtifactBytes", ArchiveBounds().packed))
+    artifacts = create_artifact_cache(context, settings)
     settings.finish()
     if folder is None:
         raise ApplierUnusable("the applier files has no folder", remedy="set folder to the path where it shall write")
-    cache = ArtifactCache(context.folder / "artifacts", ca_file=ca_file, bounds=bounds)
-    return FilesApplier(context.device, folder, cache, hook=hook, hook_seconds=hook_seconds)
+    return FilesApplier(context.device, folder, artifacts, hook=hook, hook_seconds=hook_seconds)
 
 
 class FilesApplier:

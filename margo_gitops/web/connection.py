@@ -23,6 +23,7 @@ from functools import partial
 from typing import TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
+from margo_gitops import __version__
 from margo_gitops.errors import SourceMisbehaved, SourceMisconfigured, SourceRefused, SourceUnreachable, TransportError
 from margo_gitops.web.credentials import Credentials, TlsSettings
 from margo_gitops.web.metered_socket import MeteredSocket, connect
@@ -58,15 +59,12 @@ class WebAnswer:
 class WebConnection:
     """Speaks with the server of one source. Not for two threads at a time."""
 
-    def __init__(
-        self, source: WebSource, meter: Meter, agent: str, spiffe_id: str | None = None, seal: Seal | None = None
-    ) -> None:
+    def __init__(self, source: WebSource, meter: Meter, spiffe_id: str | None = None, seal: Seal | None = None) -> None:
         """Take the settings; nothing is opened or read yet.
 
         Args:
             source: an http or https source.
             meter: counts what passes.
-            agent: this program's name and version, the `User-Agent`.
             spiffe_id: who the server must be, in place of the host it is reached at.
             seal: signs each request; None for none.
 
@@ -76,7 +74,6 @@ class WebConnection:
         address = urlsplit(source.url)
         self._source = source
         self._meter = meter
-        self._agent = agent
         self._seal = seal
         self._host = address.hostname or ""
         self._port = address.port or _DEFAULT_PORTS[address.scheme]
@@ -119,18 +116,14 @@ class WebConnection:
         finished = False
         try:
             make = partial(self._request, method, target, headers, body)
-            with self._respond(method, make, limit, deadline) as response:
+            with _connection_errors():
+                response = self._respond(method, make, limit, deadline)
+            with response:
                 read = _reader(response)
                 yield WebAnswer(response, read)
                 if read(1):
                     raise SourceMisbehaved("bytes follow the end of the answer")
                 finished = not response.will_close
-        except ssl.SSLError as error:
-            raise _tls_refusal(error) from error
-        except OSError as error:
-            raise SourceUnreachable(f"the connection broke: {error.strerror or type(error).__name__}") from error
-        except http.client.HTTPException as error:
-            raise SourceMisbehaved(f"the answer is broken HTTP: {type(error).__name__}") from error
         finally:
             if not finished:
                 self.close()
@@ -143,7 +136,7 @@ class WebConnection:
         lines = [
             f"{method} {target} HTTP/1.1",
             f"Host: {self._authority}",
-            f"User-Agent: {self._agent}",
+            f"User-Agent: margo-gitops/{__version__}",
         ]
         if (authorization := self._credentials.authorization()) is not None:
             lines.append(f"Authorization: {authorization}")
@@ -205,12 +198,26 @@ class WebConnection:
 
 def _reader(response: http.client.HTTPResponse) -> Read:
     def read(size: int) -> bytes:
-        try:
-            return response.read(size)
-        except (http.client.HTTPException, ValueError) as error:
-            raise SourceMisbehaved("the answer ends early, or is broken HTTP") from error
+        with _connection_errors():
+            try:
+                return response.read(size)
+            except (http.client.HTTPException, ValueError) as error:
+                raise SourceMisbehaved("the answer ends early, or is broken HTTP") from error
 
     return read
+
+
+@contextmanager
+def _connection_errors() -> Iterator[None]:
+    """Turn what breaks a connection into errors of a source. A caller's own errors, of its disk, stay what they are."""
+    try:
+        yield
+    except ssl.SSLError as error:
+        raise _tls_refusal(error) from error
+    except OSError as error:
+        raise SourceUnreachable(f"the connection broke: {error.strerror or type(error).__name__}") from error
+    except http.client.HTTPException as error:
+        raise SourceMisbehaved(f"the answer is broken HTTP: {type(error).__name__}") from error
 
 
 def _bracketed(host: str) -> str:

@@ -1,8 +1,6 @@
 """A socket that counts its bytes and never waits beyond the deadline of the pull.
 
-`http.client` reads a response through `makefile`, so every byte of it, headers included, passes `readinto` here. That
-is why this is the standard library and not urllib3: there a time-out bounds one read and none bounds their sum, the
-bytes of headers cannot be counted, and its import takes the agent twice as long.
+`http.client` reads a response through `makefile`, so every byte of it, headers included, passes `readinto` here (D-25).
 """
 
 from __future__ import annotations

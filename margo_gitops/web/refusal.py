@@ -21,8 +21,10 @@ Read: TypeAlias = Callable[[int], bytes]
 LONGEST_RETRY_AFTER = 24 * 3600.0
 """Seconds; a server that asks for more is asked again after a day, so that a wrong header does not lose a device."""
 
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+"""Statuses that name another place."""
+
 _SHOWN = 200
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _BUSY = frozenset({HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE})
 
 
@@ -57,7 +59,7 @@ def refusal(
     said += f": {detail}" if detail else ""
     if status in _BUSY:
         return SourceBusy(f"{said}: come back later", retry_after=retry_after(response.getheader("Retry-After")))
-    if status in _REDIRECTS:
+    if status in REDIRECTS:
         return _redirect(said, response.getheader("Location") or "", source, wording)
     if status == HTTPStatus.UNAUTHORIZED:
         has_token = source.token_file or source.token_variable

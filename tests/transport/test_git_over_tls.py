@@ -5,18 +5,16 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-import socket
 import ssl
-import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from device_repository import DEVICE, FIRST, MANIFEST, DeviceRepository
 from git_http_server import Answer, GitHttpServer, Request, serve
 from support.real import require_program
+from support.tunnel_proxy import tunnel_proxy
 from testbed.certificates import make_certificates
 
 from margo_gitops.errors import SourceMisconfigured, SourceRefused, SourceUnreachable
@@ -139,55 +137,6 @@ def test_plain_http_on_the_port_of_https_is_unreachable(tmp_path: Path, certific
         url = f"https://127.0.0.1:{plain.port}/state.git"
         with pytest.raises(SourceUnreachable, match="TLS failed"):
             GitTransport(GitSource(url, device=DEVICE, ca_file=certificates / "authority.pem")).pull(None)
-
-
-@dataclasses.dataclass
-class TunnelProxy:
-    """An HTTP proxy that knows CONNECT, and writes down what it was asked."""
-
-    port: int
-    seen: list[bytes]
-
-
-@contextmanager
-def tunnel_proxy(target: int, answer: bytes = b"HTTP/1.1 200 Connection established\r\n\r\n") -> Iterator[TunnelProxy]:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        proxy = TunnelProxy(listener.getsockname()[1], [])
-
-        def forward(source: socket.socket, sink: socket.socket) -> None:
-            try:
-                while data := source.recv(65536):
-                    sink.sendall(data)
-                sink.shutdown(socket.SHUT_WR)
-            except OSError:
-                return
-
-        def run() -> None:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            with client:
-                head = b""
-                while b"\r\n\r\n" not in head:
-                    head += client.recv(4096)
-                proxy.seen.append(head)
-                client.sendall(answer)
-                if b" 200 " not in answer:
-                    return
-                with socket.create_connection(("127.0.0.1", target)) as upstream:
-                    back = threading.Thread(target=forward, args=(upstream, client))
-                    back.start()
-                    forward(client, upstream)
-                    back.join()
-
-        thread = threading.Thread(target=run)
-        thread.start()
-        try:
-            yield proxy
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
 
 
 class TestProxy:

@@ -170,7 +170,9 @@ class LoadedConfiguration:
             folder: of its own.
             interrupted: whether the agent was asked to stop.
         """
-        return ApplierContext(self.device, folder, self.content.appliers[name].values, interrupted)
+        source = self.content.source
+        proxy = any(part.proxy_from_environment for part in (source.git, source.http) if part is not None)
+        return ApplierContext(self.device, folder, self.content.appliers[name].values, interrupted, proxy)
 
     def _optional(self, name: str | None) -> Path | None:
         return self.path(name) if name is not None else None

@@ -14,7 +14,6 @@ from collections.abc import Collection, Mapping
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from margo_gitops import __version__
 from margo_gitops.documents.state_layout import FRESHNESS_FILE, FRESHNESS_REFS
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
 from margo_gitops.transport.git.device_tree import HeldState, held_state, read_file, read_snapshot
@@ -33,8 +32,6 @@ from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.web.metering import Cost, Deadline, Meter
 from margo_gitops.web.refusal import Read
-
-_AGENT = f"margo-gitops/{__version__}".encode()
 
 
 class GitTransport:
@@ -145,7 +142,7 @@ class GitTransport:
 
         from margo_gitops.transport.git.http_connection import HttpConnection
 
-        return RemoteRepository(HttpConnection(self._source, self._meter, _AGENT), self._limits, stateless=True)
+        return RemoteRepository(HttpConnection(self._source, self._meter), self._limits, stateless=True)
 
 
 class Repository(Protocol):

@@ -27,17 +27,16 @@ _WORDING: Final = Wording("repository", "git server", ("/info/refs", "/git-uploa
 class HttpConnection:
     """Speaks with the server of one source."""
 
-    def __init__(self, source: GitSource, meter: Meter, agent: bytes) -> None:
+    def __init__(self, source: GitSource, meter: Meter) -> None:
         """Take the settings; nothing is opened or read yet.
 
         Args:
             source: an http or https source.
             meter: counts what passes.
-            agent: this program's name and version, the `User-Agent`.
         """
         self._source = source
         self._path = source.address.path.rstrip("/")
-        self._connection = WebConnection(source, meter, agent.decode())
+        self._connection = WebConnection(source, meter)
 
     def greet(self, limit: int, deadline: Deadline) -> AbstractContextManager[Read]:
         """Return a reader of the advertisement of capabilities, of at most `limit` bytes."""

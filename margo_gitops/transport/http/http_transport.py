@@ -21,7 +21,6 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-from margo_gitops import __version__
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE, FRESHNESS_PATH, MAX_PROOF_BYTES
 from margo_gitops.documents.kinds import read_as, read_source
@@ -121,9 +120,7 @@ class HttpTransport:
         self._limits = limits or HttpLimits()
         self._meter = Meter()
         spoken = speak(source)
-        connection = WebConnection(
-            source, self._meter, f"margo-gitops/{__version__}", source.server_spiffe_id, spoken.seal
-        )
+        connection = WebConnection(source, self._meter, source.server_spiffe_id, spoken.seal)
         self._api = DeviceApi(spoken.contract, self._limits, connection)
 
     @property
