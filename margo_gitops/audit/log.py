@@ -139,10 +139,9 @@ def _is_deployment(path: str) -> bool:
 def read_deployment(content: bytes, path: str) -> ApplicationDeployment | None:
     """Return a deployment document; None where it is none."""
     try:
-        document = read_as(ApplicationDeployment, read_source(content, path))
+        return read_as(ApplicationDeployment, read_source(content, path))
     except (UnreadableDocument, InvalidDocument):
         return None
-    return document if isinstance(document, ApplicationDeployment) else None
 
 
 def names_of(document: ApplicationDeployment | None, path: str) -> tuple[str, str]:

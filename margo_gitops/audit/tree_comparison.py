@@ -81,10 +81,9 @@ def manifest_version(content: bytes) -> int | None:
 def read_manifest(content: bytes) -> StateManifest | None:
     """Return a manifest; None where these bytes are none."""
     try:
-        document = read_as(StateManifest, read_source(content, MANIFEST_FILE))
+        return read_as(StateManifest, read_source(content, MANIFEST_FILE))
     except (UnreadableDocument, InvalidDocument):
         return None
-    return document if isinstance(document, StateManifest) else None
 
 
 def unsound(objects: StateObjects, folder: str, tree: str, version: int) -> Iterator[TreeDifference]:

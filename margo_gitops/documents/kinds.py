@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
 from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.capabilities import DeviceCapabilities
@@ -44,6 +44,7 @@ Document: TypeAlias = (
     | Deployment
     | ApplicationsLock
 )
+AnyDocument = TypeVar("AnyDocument", bound=Document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,14 +147,14 @@ def check_document(source: SourceText) -> Checked:
     return Checked(kind.name, shape, value, tuple(findings))
 
 
-def read_as(record: type[Document], source: SourceText) -> Document:
+def read_as(record: type[AnyDocument], source: SourceText) -> AnyDocument:
     """Return a document that must be of one kind, in any shape.
 
     Raises:
         InvalidDocument: it is of another kind, or has findings.
     """
     checked = check_document(source)
-    if checked.value is not None and isinstance(checked.value, record):
+    if isinstance(checked.value, record):
         return checked.value
     errors = [finding for finding in checked.findings if finding.severity == "error"]
     if not errors:

@@ -99,7 +99,5 @@ def _named(content: bytes) -> NamedDeployment | None:
         document = read_as(ApplicationDeployment, read_source(content, "deployment.yaml"))
     except (UnreadableDocument, InvalidDocument):
         return None
-    if not isinstance(document, ApplicationDeployment):
-        return None
     metadata = document.metadata
     return NamedDeployment(metadata.name, metadata.device_id or "", document.spec.application_id)

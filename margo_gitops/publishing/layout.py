@@ -73,7 +73,6 @@ def read_manifest(content: bytes, file: str) -> ManifestContent:
         InvalidDocument, UnreadableDocument: it is no manifest.
     """
     manifest = read_as(StateManifest, read_source(content, file, _BOUNDS))
-    assert isinstance(manifest, StateManifest)  # noqa: S101  # read_as returns the kind that it was asked for
     objects = [
         PublishedObject(
             f"{DEPLOYMENTS}/{reference.deployment_id}/{reference.digest}",

@@ -143,12 +143,9 @@ def _read_manifest(device: str, content: bytes) -> StateManifest:
 @lru_cache(maxsize=16_384)
 def _document(identity: str, content: bytes, device: str) -> ApplicationDeployment:
     try:
-        document = read_as(ApplicationDeployment, read_source(content, f"{identity}.yaml"))
+        return read_as(ApplicationDeployment, read_source(content, f"{identity}.yaml"))
     except (UnreadableDocument, InvalidDocument) as error:
         raise StateTampered(f"the deployment {identity} cannot be read", device=device, why=[str(error)]) from error
-    if not isinstance(document, ApplicationDeployment):
-        raise StateTampered(f"the deployment {identity} is none", device=device)
-    return document
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,7 +202,6 @@ def _installed_parameters(
     if content is None:
         return None
     try:
-        document = read_as(ApplicationDeployment, read_source(content, f"{identity}.yaml"))
+        return read_as(ApplicationDeployment, read_source(content, f"{identity}.yaml")).spec.parameters
     except (UnreadableDocument, InvalidDocument) as error:
         raise StateTampered(f"the state repo's deployment {identity} is none", why=[str(error)]) from error
-    return document.spec.parameters if isinstance(document, ApplicationDeployment) else None

@@ -47,7 +47,7 @@ from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.bundle import write_bundle
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.device_id import client_of
-from margo_gitops.documents.kinds import Document, read_as, read_source
+from margo_gitops.documents.kinds import AnyDocument, read_as, read_source
 from margo_gitops.documents.manifest import DeploymentReference, StateManifest
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds
 from margo_gitops.documents.state_layout import MANIFEST_FILE, StateBounds, deployment_path
@@ -265,13 +265,10 @@ def _need(value: str | None, field: str) -> str:
 def _read_manifest(content: bytes, bounds: StateBounds) -> StateManifest:
     """T-7."""
     nodes = max(DEFAULT_BOUNDS.nodes, _NODES_PER_REFERENCE * bounds.deployments)
-    document = _read_document(StateManifest, content, MANIFEST_FILE, Bounds(size=bounds.manifest_bytes, nodes=nodes))
-    if not isinstance(document, StateManifest):
-        raise TypeError(f"a manifest was asked for, not a {type(document).__name__}")
-    return document
+    return _read_document(StateManifest, content, MANIFEST_FILE, Bounds(size=bounds.manifest_bytes, nodes=nodes))
 
 
-def _read_document(record: type[Document], content: bytes, file: str, bounds: Bounds) -> Document:
+def _read_document(record: type[AnyDocument], content: bytes, file: str, bounds: Bounds) -> AnyDocument:
     try:
         return read_as(record, read_source(content, file, bounds))
     except (InvalidDocument, UnreadableDocument) as error:
@@ -339,8 +336,6 @@ def _read_deployment(reference: DeploymentReference, content: bytes, bounds: Sta
     """T-12."""
     file = deployment_path(reference.deployment_id)
     document = _read_document(ApplicationDeployment, content, file, Bounds(size=bounds.deployment_bytes))
-    if not isinstance(document, ApplicationDeployment):
-        raise TypeError(f"a deployment was asked for, not a {type(document).__name__}")
     if document.id.lower() != reference.deployment_id.lower():
         raise StateDocumentInvalid(
             f"the deployment's id is {document.id}, the manifest lists it as {reference.deployment_id}",

@@ -90,9 +90,7 @@ def deployment_bytes(
 
 
 def parsed(content: bytes) -> ApplicationDeployment:
-    document = read_as(ApplicationDeployment, read_source(content, "deployment.yaml"))
-    assert isinstance(document, ApplicationDeployment)
-    return document
+    return read_as(ApplicationDeployment, read_source(content, "deployment.yaml"))
 
 
 def snapshot_of(

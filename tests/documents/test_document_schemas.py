@@ -32,7 +32,7 @@ CROSS_FIELD_RULES = re.compile(
     r"|is unknown; by its fields"
     r"|(repository|revision) is missing"
     r"|no profile has a component|there is no (parameter|schema)"
-    r"|not a regular expression"
+    r"|not a pattern that can be used"
     r"|takes no (values|itemSelector)|needs (values|exactly one number|an itemSelector)|must be of one type"
     r"|bundle is null although|bundle must be null"
     r"|the capabilities are those of|characters encoded"
@@ -41,7 +41,7 @@ CROSS_FIELD_RULES = re.compile(
     r"|must name exactly one of git and http"
     r"|names [0-9] ways|is no client|is no IP address|nobody is asked|would travel in clear text|needs tls with"
     r"|people cannot review|is no date and time|ends before it begins|lies in no fleet repo|holds a NUL"
-    r"|is not a comparison|is no SemVer version|an alternative is empty"
+    r"|is not a comparison|is not a SemVer version|an alternative is empty"
     r"|must be 1s to 30d|must be less than the interval|names no applier"
 )
 

@@ -219,7 +219,6 @@ def documents(state: DesiredState) -> dict[str, ApplicationDeployment]:
     found = {}
     for name, content in state.deployments.items():
         document = read_as(ApplicationDeployment, read_source(content, f"{name}.yaml"))
-        assert isinstance(document, ApplicationDeployment)
         assert document.id == name
         found[f"{document.metadata.device_id} {document.metadata.name}"] = document
     return found

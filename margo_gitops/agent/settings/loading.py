@@ -221,12 +221,9 @@ def read_capabilities(path: Path) -> DeviceCapabilities:
     """
     content = read_small_file(path, _LARGEST_CAPABILITIES, what=_UNUSABLE, error=AgentMisconfigured, remedy=_CORRECT)
     try:
-        document = read_as(DeviceCapabilities, read_source(content, str(path)))
+        return read_as(DeviceCapabilities, read_source(content, str(path)))
     except (InvalidDocument, UnreadableDocument) as error:
         raise capabilities_unusable(path, *str(error).splitlines()) from error
-    if not isinstance(document, DeviceCapabilities):
-        raise TypeError(f"capabilities were asked for, not {type(document).__name__}")
-    return document
 
 
 def capabilities_unusable(path: Path, *why: str) -> AgentMisconfigured:

@@ -144,7 +144,7 @@ def _wrong_status(name: str, body: bytes) -> str:
         status = read_as(DeploymentStatus, read_source(body, "status.json"))
     except (InvalidDocument, UnreadableDocument) as error:
         return f"of {shown(name)}: {shown(str(error))}"
-    if isinstance(status, DeploymentStatus) and status.deployment_id.lower() != name.lower():
+    if status.deployment_id.lower() != name.lower():
         return f"of {shown(name)}: it names {shown(status.deployment_id)}"
     return ""
 
@@ -168,7 +168,7 @@ def _adopted(seen: Seen) -> list[int]:
             status = read_as(DeploymentStatus, read_source(body, "status.json"))
         except (InvalidDocument, UnreadableDocument):
             continue
-        if isinstance(status, DeploymentStatus) and status.adopted_manifest_version is not None:
+        if status.adopted_manifest_version is not None:
             found.append(status.adopted_manifest_version)
     return found
 

@@ -83,12 +83,9 @@ def _entries(tree: bytes, id_bytes: int) -> tuple[Entry, ...]:
 
 def _manifest(served: _Served) -> StateManifest:
     try:
-        manifest = read_as(StateManifest, read_source(served.manifest, MANIFEST_FILE))
+        return read_as(StateManifest, read_source(served.manifest, MANIFEST_FILE))
     except (InvalidDocument, UnreadableDocument) as error:
         raise CheckFailed(f"manifest.json does not follow its contract: {shown(str(error))}") from error
-    if not isinstance(manifest, StateManifest):
-        raise CheckFailed("manifest.json is no manifest")
-    return manifest
 
 
 def _two_names(session: GitSession) -> None:

@@ -101,14 +101,11 @@ def read_manifest(reply: Reply) -> StateManifest:
     """
     expect(reply.status == 200, f"the manifest is answered with {reply.status}")
     try:
-        manifest = read_as(StateManifest, read_source(reply.content(), MANIFEST_FILE))
+        return read_as(StateManifest, read_source(reply.content(), MANIFEST_FILE))
     except (InvalidDocument, UnreadableDocument) as error:
         raise CheckFailed(f"the manifest does not follow its contract: {shown(str(error))}") from error
     except ValueError as error:
         raise CheckFailed(str(error)) from error
-    if not isinstance(manifest, StateManifest):
-        raise CheckFailed("the manifest is none")
-    return manifest
 
 
 def unknown_id() -> str:

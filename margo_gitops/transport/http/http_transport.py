@@ -271,8 +271,6 @@ class HttpTransport:
                 why=error.why,
                 remedy="find out what serves this manifest: the renderer writes none of this kind",
             ) from error
-        if not isinstance(manifest, StateManifest):
-            raise TypeError(f"a manifest was asked for, not a {type(manifest).__name__}")
         if len(manifest.deployments) > self._limits.deployments:
             raise SourceMisbehaved(
                 f"the manifest lists {len(manifest.deployments)} deployments; "
@@ -283,9 +281,8 @@ class HttpTransport:
     def _check_newer(self, manifest: StateManifest, content: bytes, held: Snapshot) -> None:
         """Rule 2."""
         before = read_as(StateManifest, read_source(held.manifest, MANIFEST_FILE))
-        if isinstance(before, StateManifest):
-            floor = Floor(before.manifest_version, sha256(held.manifest))
-            raise_floor(floor, Floor(manifest.manifest_version, sha256(content)), (), 1)
+        floor = Floor(before.manifest_version, sha256(held.manifest))
+        raise_floor(floor, Floor(manifest.manifest_version, sha256(content)), (), 1)
 
     def _fetch_bundle(
         self, bundle: BundleReference, missing: Mapping[Digest, DeploymentReference], deadline: Deadline
