@@ -41,7 +41,7 @@ from testbed.places import state_folder  # noqa: E402
 from testbed.processes import everything, find  # noqa: E402
 
 from margo_gitops.documents.state_layout import device_ref  # noqa: E402
-from margo_gitops.transport.git import GitSource, GitTransport  # noqa: E402
+from margo_gitops.transport import GitSource, GitTransport  # noqa: E402
 from margo_gitops.transport.git.pack import ObjectID  # noqa: E402
 from margo_gitops.transport.git.protocol_v2 import fetch_request, ls_refs_request  # noqa: E402
 from margo_gitops.trust.snapshot import Snapshot  # noqa: E402

@@ -14,7 +14,7 @@ from support.foreign_git import isomorphic_git, jgit
 from support.git_cli import Git
 
 from margo_gitops.documents.state_layout import device_ref
-from margo_gitops.transport.git import GitSource, GitTransport
+from margo_gitops.transport import GitSource, GitTransport
 from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.snapshot import Snapshot
 

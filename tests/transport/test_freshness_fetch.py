@@ -13,7 +13,7 @@ from testbed.git_server import GitServer
 from margo_gitops.documents.state_layout import FRESHNESS_REFS
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.state_repo.freshness_refs import Renewal, device_proof, renew
-from margo_gitops.transport.git import GitSource, GitTransport
+from margo_gitops.transport import GitSource, GitTransport
 from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.ssh_signing_key import parse_signing_key

@@ -14,7 +14,7 @@ from server.git_requests import command, post
 from server.serving import FLEET, HMI, ServedFleet, served_fleet
 
 from margo_gitops.documents.state_layout import device_ref
-from margo_gitops.transport.git import GitSource, GitTransport
+from margo_gitops.transport import GitSource, GitTransport
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.web.metering import Cost
 

@@ -19,7 +19,7 @@ from testbed.git_server import free_ports
 from testbed.packages import program, require
 
 from margo_gitops.errors import SourceRefused
-from margo_gitops.transport.git import GitSource, GitTransport
+from margo_gitops.transport import GitSource, GitTransport
 from margo_gitops.trust.snapshot import Snapshot
 
 pytestmark = pytest.mark.real

@@ -18,7 +18,7 @@ from margo_gitops.errors import (
     SourceRefused,
     SourceUnreachable,
 )
-from margo_gitops.transport.git import GitLimits, GitSource, GitTransport
+from margo_gitops.transport import GitLimits, GitSource, GitTransport
 from margo_gitops.trust.snapshot import Snapshot
 
 

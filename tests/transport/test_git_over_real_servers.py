@@ -19,7 +19,7 @@ from margo_gitops.errors import (
     SourceUnreachable,
     TransportError,
 )
-from margo_gitops.transport.git import GitSource, GitTransport
+from margo_gitops.transport import GitSource, GitTransport
 from margo_gitops.trust.snapshot import Snapshot
 
 pytestmark = pytest.mark.real

@@ -18,7 +18,7 @@ from support.tunnel_proxy import tunnel_proxy
 from testbed.certificates import make_certificates
 
 from margo_gitops.errors import SourceMisconfigured, SourceRefused, SourceUnreachable
-from margo_gitops.transport.git import GitSource, GitTransport
+from margo_gitops.transport import GitSource, GitTransport
 from margo_gitops.trust.snapshot import Snapshot
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from margo_gitops.errors import ExitCode, SourceMisconfigured
-from margo_gitops.transport.git import GitSource
+from margo_gitops.transport import GitSource
 
 URL = "https://git.example.com/fleet/state.git"
 

@@ -23,7 +23,7 @@ from pack_writing import COMMIT, TREE, entry, pack
 from server.certificates import Authority
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused, SourceUnreachable, TransportError
-from margo_gitops.transport.git import GitSource, GitTransport
+from margo_gitops.transport import GitSource, GitTransport
 from margo_gitops.transport.git.device_tree import read_snapshot
 from margo_gitops.transport.git.pack import Kind, object_id, read_pack
 from margo_gitops.transport.git.pktline import PacketReader, packet

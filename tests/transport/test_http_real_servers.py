@@ -19,7 +19,7 @@ from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import SourceMisconfigured, SourceRefused, SourceUnreachable
 from margo_gitops.rendering.resolution import deployment_id
-from margo_gitops.transport.git import GitSource, GitTransport
+from margo_gitops.transport import GitSource, GitTransport
 from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.transport.http.source import HttpSource
 from margo_gitops.transport.transport import Transport

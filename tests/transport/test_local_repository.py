@@ -12,7 +12,7 @@ from device_repository import DEVICE, FIRST, MANIFEST, REF, SECOND, DeviceReposi
 from git_http_server import serve
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused, SourceUnreachable
-from margo_gitops.transport.git import GitLimits, GitSource, GitTransport
+from margo_gitops.transport import GitLimits, GitSource, GitTransport
 from margo_gitops.trust.snapshot import Snapshot
 
 

@@ -12,7 +12,7 @@ from device_repository import DEVICE, FIRST, MANIFEST, DeviceRepository
 from git_http_server import wait_for
 
 from margo_gitops.errors import SourceMisbehaved, SourceMisconfigured, SourceRefused, SourceUnreachable
-from margo_gitops.transport.git import GitSource, GitTransport
+from margo_gitops.transport import GitSource, GitTransport
 from margo_gitops.trust.snapshot import Snapshot
 
 URL = "ssh://git@git.example.com:2222/srv/it's%20state.git"
