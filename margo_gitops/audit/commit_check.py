@@ -41,9 +41,9 @@ from margo_gitops.state_repo.objects import DevicePlace, DeviceTree, StateObject
 from margo_gitops.state_repo.publication import Provenance, device_message, fleet_message
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.allowed_signers import AllowedSigners
-from margo_gitops.trust.commit_signature import check_signature
 from margo_gitops.trust.git_commit import GitCommit, Ident, build_commit, parse_trailers
 from margo_gitops.trust.git_objects import BLOB, device_tree_id
+from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.ssh_key import SshPublicKey
 from margo_gitops.trust.state_commit import TRAILERS, StateCommit
 
@@ -336,7 +336,7 @@ class CommitCheck:
         yield from _metadata(context, commit, replace(expected, parents=parents, trailers=trailers), ref)
         key = yield from self._signature(context, commit, ref)
         if reason:
-            signed_before = check_signature(self.objects.commit(branch[at - 1]), None).key if at else None
+            signed_before = commit_signer(self.objects.commit(branch[at - 1]), None).key if at else None
             if key is None or key == signed_before:
                 yield context.finding(
                     "the version went up without a change, and not to sign it",
@@ -349,7 +349,7 @@ class CommitCheck:
     def _signature(
         self, context: Context, commit: GitCommit, ref: str
     ) -> Generator[AuditFinding, None, SshPublicKey | None]:
-        signed = check_signature(commit, self.signers)
+        signed = commit_signer(commit, self.signers)
         if signed.objection:
             yield context.finding(f"the signature does not count: {signed.objection}", ref=ref)
         elif signed.key is None and context.signed:

@@ -13,7 +13,7 @@ from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.errors import Location, PolicyUnusable
 from margo_gitops.rendering.policies.facts import Commit
 from margo_gitops.trust.allowed_signers import AllowedSigners
-from margo_gitops.trust.commit_signature import SignedCommit, check_signature
+from margo_gitops.trust.signer import SignedCommit, commit_signer
 
 APPROVALS: Final = frozenset({"reviewed-by", "approved-by", "acked-by", "signed-off-by"})
 """Trailers by which people answer for a commit, in lower case."""
@@ -111,10 +111,10 @@ def signature_of(commit: SignedCommit, signers: AllowedSigners | None) -> str:
     A key that the list lacks is told as such, and is no objection: people who may sign state need not be those who
     may sign changes, and the fleet's policy judges these.
     """
-    signed = check_signature(commit, None)
+    signed = commit_signer(commit, None)
     if signed.objection or signed.key is None:
         return f"does not count: {signed.objection}" if signed.objection else "none"
-    listed = check_signature(commit, signers)
+    listed = commit_signer(commit, signers)
     if signers is not None and listed.objection:
         return f"{signed.signer}, which the list does not allow"
     return listed.signer or "none"

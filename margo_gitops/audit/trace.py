@@ -27,9 +27,9 @@ from margo_gitops.rendering.parameters import Effective
 from margo_gitops.rendering.render import place, resolve_placement
 from margo_gitops.state_repo.objects import DeviceTree, StateObjects
 from margo_gitops.trust.allowed_signers import AllowedSigners
-from margo_gitops.trust.commit_signature import check_signature
 from margo_gitops.trust.git_commit import GitCommit
 from margo_gitops.trust.git_objects import BLOB
+from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
 
 
@@ -282,7 +282,7 @@ def _text(value: object) -> str | None:
 
 
 def _signature(commit: GitCommit, signers: AllowedSigners | None) -> str:
-    signed = check_signature(commit, signers)
+    signed = commit_signer(commit, signers)
     if signed.objection:
         return f"does not count: {signed.objection}"
     return signed.signer or "none"

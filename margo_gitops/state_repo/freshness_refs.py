@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Final
 
 from margo_gitops.digests import sha256
@@ -34,20 +34,27 @@ from margo_gitops.documents.freshness import (
 from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.state_layout import FLEET_REF, FRESHNESS_FILE, FRESHNESS_REFS
-from margo_gitops.errors import FreshnessInvalid, FreshnessMissing, SignatureMissing, SignerUnknown, StateRepoUnusable
+from margo_gitops.errors import FreshnessInvalid, FreshnessMissing, StateRepoUnusable
 from margo_gitops.rendering.desired_state import rendered_version
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.state_repo import StateRepo, device_of
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.freshness import read_statement
 from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE, ShardedTree, build_tree, device_key, possible_shards
-from margo_gitops.trust.git_commit import GitCommit, Ident, build_commit
+from margo_gitops.trust.git_commit import Ident, build_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, TREE, TreeEntry, tree_bytes
-from margo_gitops.trust.ssh_signature import GIT_NAMESPACE, parse_signature, sign
-from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.signer import Use, commit_signer
+from margo_gitops.trust.ssh_key import SigningKey
+from margo_gitops.trust.ssh_signature import GIT_NAMESPACE, sign
 from margo_gitops.trust.state_commit import StateCommit
 
 DEFAULT_VALID_FOR: Final = timedelta(days=7)
+_FLEET_TIP: Final = Use(
+    GIT_NAMESPACE,
+    f"the newest commit of {FLEET_REF}",
+    "find out who wrote it; if it was the renderer, list its key in {file}",
+    missing="find out who wrote it; if it was the renderer, give it its key",
+)
 _COMMITTER: Final = ("margo-gitops", "freshness@margo-gitops.invalid")
 
 
@@ -182,29 +189,13 @@ def renew(repo: StateRepo, values: Mapping[str, str], renewal: Renewal) -> Renew
     for error in repo.tampered(values):
         raise error
     if renewal.signers is not None:
-        _refuse_unsigned(repo.commit(tip), renewal.signers)
+        commit_signer(repo.commit(tip), renewal.signers, _FLEET_TIP).required()
     pack = ObjectPack()
     renewed = add_statement(pack, held_leaves(repo, values), fleet, tip, renewal, values)
     repo.write(pack)
     # The branch itself is compared too: a statement about a state that was replaced meanwhile is none.
     repo.refs.move({FLEET_REF: tip, **renewed.moves}, values)
     return renewed
-
-
-def _refuse_unsigned(commit: GitCommit, signers: AllowedSigners) -> None:
-    """G-5."""
-    remedy = f"find out who wrote it; if it was the renderer, list its key in {signers.file}"
-    if commit.signature is None:
-        raise SignatureMissing(f"the newest commit of {FLEET_REF} is not signed", remedy=remedy)
-    signature = parse_signature(commit.signature)
-    at = datetime.fromtimestamp(commit.committed_at, UTC)
-    if signers.find(signature.key, GIT_NAMESPACE, at) is None:
-        raise SignerUnknown(
-            f"the newest commit of {FLEET_REF} is signed with {signature.key.fingerprint}, which may not",
-            why=signers.objections(signature.key, GIT_NAMESPACE, at),
-            remedy=remedy,
-        )
-    signature.verify(commit.payload, signature.key)
 
 
 def device_proof(repo: StateRepo, values: Mapping[str, str], device: str) -> bytes:

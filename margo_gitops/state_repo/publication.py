@@ -36,7 +36,7 @@ from margo_gitops.trust.git_objects import (
     device_tree,
     tree_bytes,
 )
-from margo_gitops.trust.ssh_signing_key import MAX_KEY_FILE_BYTES, SigningKey, parse_signing_key
+from margo_gitops.trust.ssh_key import MAX_KEY_FILE_BYTES, SigningKey, parse_signing_key
 from margo_gitops.trust.state_commit import StateCommit
 
 _COMMITTER = ("margo-gitops", "render@margo-gitops.invalid")

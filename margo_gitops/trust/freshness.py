@@ -48,7 +48,6 @@ from margo_gitops.errors import (
     FreshnessInvalid,
     FreshnessRollback,
     InvalidDocument,
-    SignerUnknown,
     TrustRefused,
     UnreadableDocument,
 )
@@ -61,13 +60,18 @@ from margo_gitops.trust.freshness_tree import (
     shard_depth,
     shard_prefix,
 )
-from margo_gitops.trust.ssh_signature import parse_signature
+from margo_gitops.trust.signer import Use, who_signed
 
 Verdict: TypeAlias = Literal["fresh", "expiring", "expired", "behind", "not-yet-known", "clock-suspect"]
 
 CLOCK_TOLERANCE: Final = timedelta(minutes=5)
 """How far the issuer's clock may be ahead of the device's before one of them counts as wrong."""
 
+_STATEMENT: Final = Use(
+    FRESHNESS_NAMESPACE,
+    "statements of freshness",
+    f'if it is the fleet\'s, list it in {{file}} with namespaces="{FRESHNESS_NAMESPACE}"',
+)
 _BOUNDS: Final = Bounds(size=MAX_PROOF_BYTES, depth=6, nodes=40_000)
 _TAMPERED: Final = "fetch it again; if it stays, renew it: margo-gitops freshness renew"
 
@@ -206,16 +210,7 @@ def verify_statement(proof: FreshnessProof, issued: datetime, signers: AllowedSi
         SignerUnknown: the key may not sign statements.
         SignatureInvalid: it did not sign this one.
     """
-    signature = parse_signature(proof.signature)
-    principals = signers.find(signature.key, FRESHNESS_NAMESPACE, issued)
-    if principals is None:
-        raise SignerUnknown(
-            f"the key {signature.key.fingerprint} may not sign statements of freshness",
-            why=signers.objections(signature.key, FRESHNESS_NAMESPACE, issued),
-            remedy=f'if it is the fleet\'s, list it in {signers.file} with namespaces="{FRESHNESS_NAMESPACE}"',
-        )
-    signature.verify(proof.statement.encode(), signature.key, FRESHNESS_NAMESPACE)
-    return f"{principals} {signature.key.fingerprint}"
+    return who_signed(proof.signature, proof.statement.encode(), issued, signers, _STATEMENT).required()
 
 
 def check_tree(proof: FreshnessProof, statement: FreshnessStatement) -> None:

@@ -19,8 +19,8 @@ from types import MappingProxyType
 from typing import Final
 
 from margo_gitops.trust.git_objects import is_object_id
+from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.ssh_signature import GIT_NAMESPACE, sign
-from margo_gitops.trust.ssh_signing_key import SigningKey
 
 MAX_COMMIT_BYTES: Final = 64 * 1024
 MAX_TIME: Final = 253_402_300_799

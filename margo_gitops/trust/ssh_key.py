@@ -1,7 +1,7 @@
-"""SSH public keys, and what each type's signatures look like (RFC 4253, 5656, 8332, 8709; OpenSSH PROTOCOL.u2f).
+"""SSH keys and their signatures, as on the wire (RFC 4251, 4253, 5656, 8332, 8709; OpenSSH PROTOCOL.key, PROTOCOL.u2f).
 
-Parsing needs no cryptography and checks the form only. `cryptography` is imported where a signature is verified, so
-that a device that uses unsigned state, or has nothing new to verify, starts without it.
+The form of a public key is checked here, strictly, without `cryptography`: a device that uses unsigned state, or has
+nothing new to verify, starts without it. `cryptography` reads private keys, and public keys to verify a signature.
 """
 
 from __future__ import annotations
@@ -9,20 +9,32 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Final, cast
 
-from margo_gitops.trust.ssh_wire import WireReader
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-RSA_MIN_BITS = 3072
-RSA_MAX_BITS = 16384
-RSA_MAX_EXPONENT_BITS = 64
+MAX_KEY_FILE_BYTES: Final = 64 * 1024
+
+_RSA_MIN_BITS: Final = 3072
+_RSA_MAX_BITS: Final = 16384
+_RSA_MAX_EXPONENT_BITS: Final = 64
 """What OpenSSL verifies for a large modulus; more would only cost time."""
 
-_CURVE_POINT_BYTES = {"nistp256": 65, "nistp384": 97, "nistp521": 133}
-_CURVE_HASHES = {"nistp256": "SHA256", "nistp384": "SHA384", "nistp521": "SHA512"}
-_RSA_HASHES = {"rsa-sha2-256": "SHA256", "rsa-sha2-512": "SHA512"}
+_ED25519: Final = "ssh-ed25519"
+_RSA: Final = "ssh-rsa"
+_CURVE_POINT_BYTES: Final = {"nistp256": 65, "nistp384": 97, "nistp521": 133}
+_SECURITY_KEYS: Final = {
+    "sk-ssh-ed25519@openssh.com": _ED25519,
+    "sk-ecdsa-sha2-nistp256@openssh.com": "ecdsa-sha2-nistp256",
+}
+"""Keys that live in a token, and the type of the key inside."""
+_TYPES: Final = (_ED25519, *(f"ecdsa-sha2-{curve}" for curve in _CURVE_POINT_BYTES), _RSA, *_SECURITY_KEYS)
+_BEGIN: Final = b"-----BEGIN OPENSSH PRIVATE KEY-----"
+_END: Final = b"-----END OPENSSH PRIVATE KEY-----"
+_MAGIC: Final = b"openssh-key-v1\0"
+_MAKE_ONE: Final = "make one with: ssh-keygen -t ed25519 -N '' -f FILE"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +48,6 @@ class SshPublicKey:
 
     type: str
     blob: bytes
-    _material: _Material = field(repr=False, compare=False)
 
     @property
     def fingerprint(self) -> str:
@@ -60,16 +71,55 @@ class SshPublicKey:
 
         wire = WireReader(signature)
         algorithm = wire.name()
-        if algorithm not in self._material.algorithms:
-            allowed = " or ".join(self._material.algorithms)
+        # Not "ssh-rsa", although the key's type has that name: it signs with SHA-1.
+        algorithms = ("rsa-sha2-256", "rsa-sha2-512") if self.type == _RSA else (self.type,)
+        if algorithm not in algorithms:
+            allowed = " or ".join(algorithms)
             raise ValueError(f"algorithm {algorithm!r} is not accepted from a key of type {self.type}, only {allowed}")
-
+        raw = wire.string()
+        if self.type in _SECURITY_KEYS:
+            # A token signs the application, its flags and its counter too.
+            token = hashlib.sha256(self._application()).digest() + wire.take(5)
+            data = token + hashlib.sha256(data).digest()
+        wire.end()
         try:
-            self._material.verify(algorithm, wire, data)
+            self._verify(algorithm, raw, data)
         except InvalidSignature:
             raise ValueError("the signature was made over other bytes, or by another key") from None
         except UnsupportedAlgorithm as error:
             raise ValueError(f"the cryptography on this machine does not do {algorithm}: {error}") from None
+
+    def _application(self) -> bytes:
+        wire = WireReader(self.blob)
+        *_, application = [wire.string() for _ in range(3 if self.type.startswith("sk-ssh") else 4)]
+        return application
+
+    def _plain(self) -> bytes:
+        """Return the key as a line of a `.pub` file; of a token, the key inside."""
+        inner = _SECURITY_KEYS.get(self.type)
+        if inner is None:
+            return str(self).encode("ascii")
+        body = self.blob[len(wire_string(self.type)) : -len(wire_string(self._application()))]
+        return f"{inner} ".encode("ascii") + base64.b64encode(wire_string(inner) + body)
+
+    def _verify(self, algorithm: str, raw: bytes, data: bytes) -> None:
+        from cryptography.hazmat.primitives import hashes
+        from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
+        from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+
+        key = load_ssh_public_key(self._plain())
+        if isinstance(key, ed25519.Ed25519PublicKey):
+            key.verify(raw, data)
+        elif isinstance(key, rsa.RSAPublicKey):
+            key.verify(raw, data, padding.PKCS1v15(), hashes.SHA512() if algorithm.endswith("512") else hashes.SHA256())
+        elif isinstance(key, ec.EllipticCurvePublicKey):
+            pair = WireReader(raw)
+            r, s = pair.positive(), pair.positive()
+            pair.end()
+            digest = {256: hashes.SHA256(), 384: hashes.SHA384()}.get(key.key_size, hashes.SHA512())
+            key.verify(utils.encode_dss_signature(r, s), data, ec.ECDSA(digest))
+        else:
+            raise TypeError(f"a key of type {self.type} became a {type(key).__name__}")
 
 
 def parse_public_key(blob: bytes) -> SshPublicKey:
@@ -81,13 +131,36 @@ def parse_public_key(blob: bytes) -> SshPublicKey:
     """
     wire = WireReader(blob)
     key_type = wire.name()
-    reader = _READERS.get(key_type)
-    if reader is None:
-        raise ValueError(f"key type {key_type!r} is not supported; supported are {', '.join(_READERS)}")
-
-    material = reader(key_type, wire)
+    if key_type not in _TYPES:
+        raise ValueError(f"key type {key_type!r} is not supported; supported are {', '.join(_TYPES)}")
+    inner = _SECURITY_KEYS.get(key_type, key_type)
+    if inner == _ED25519:
+        point = wire.string()
+        if len(point) != 32:
+            raise ValueError(f"an ed25519 key has 32 bytes, not {len(point)}")
+    elif inner == _RSA:
+        _check_rsa(wire.positive(), wire.positive())
+    else:
+        _check_point(key_type, inner.removeprefix("ecdsa-sha2-"), wire.name(), wire.string())
+    if key_type in _SECURITY_KEYS:
+        wire.string()
     wire.end()
-    return SshPublicKey(key_type, blob, material)
+    return SshPublicKey(key_type, blob)
+
+
+def _check_point(key_type: str, expected: str, curve: str, point: bytes) -> None:
+    if curve != expected:
+        raise ValueError(f"a key of type {key_type} is on curve {expected}, not {curve!r}")
+    if len(point) != _CURVE_POINT_BYTES[curve] or point[0] != 4:
+        raise ValueError(f"the key is no uncompressed point of {curve}")
+
+
+def _check_rsa(exponent: int, modulus: int) -> None:
+    bits = modulus.bit_length()
+    if not _RSA_MIN_BITS <= bits <= _RSA_MAX_BITS:
+        raise ValueError(f"an RSA key of {bits} bits; {_RSA_MIN_BITS} to {_RSA_MAX_BITS} are accepted")
+    if exponent < 3 or exponent % 2 == 0 or exponent.bit_length() > _RSA_MAX_EXPONENT_BITS or modulus % 2 == 0:
+        raise ValueError("the numbers of the key are those of no RSA key")
 
 
 def read_public_key(key_type: str, encoded: str) -> SshPublicKey:
@@ -106,132 +179,148 @@ def read_public_key(key_type: str, encoded: str) -> SshPublicKey:
     return key
 
 
-class _Material(Protocol):
-    """The numbers of a key. `verify` reads the rest of a signature and checks it."""
-
-    @property
-    def algorithms(self) -> tuple[str, ...]: ...
-
-    def verify(self, algorithm: str, wire: WireReader, data: bytes, /) -> None: ...
-
-
 @dataclass(frozen=True, slots=True)
-class _Ed25519:
-    point: bytes
-    algorithms: tuple[str, ...]
+class SigningKey:
+    """An ed25519 private key, ready to sign; its signatures are deterministic. It is never printed or compared."""
 
-    def verify(self, _algorithm: str, wire: WireReader, data: bytes, /) -> None:
-        raw = wire.string()
-        wire.end()
-        self.check(raw, data)
+    public: SshPublicKey
+    _private: Ed25519PrivateKey = field(repr=False, compare=False)
 
-    def check(self, raw: bytes, data: bytes) -> None:
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-        Ed25519PublicKey.from_public_bytes(self.point).verify(raw, data)
+    def sign(self, data: bytes) -> bytes:
+        """Return the signature over `data` with its algorithm's name, as on the wire (RFC 8709 section 6)."""
+        return wire_string(_ED25519) + wire_string(self._private.sign(data))
 
 
-@dataclass(frozen=True, slots=True)
-class _Ecdsa:
-    curve: str
-    point: bytes
-    algorithms: tuple[str, ...]
+def parse_signing_key(content: bytes) -> SigningKey:
+    """Return the key in a private key file as `ssh-keygen -t ed25519 -N ''` writes it.
 
-    def verify(self, _algorithm: str, wire: WireReader, data: bytes, /) -> None:
-        raw = wire.string()
-        wire.end()
-        self.check(raw, data)
+    Raises:
+        ValueError: no such file: encrypted, of another type or form, or damaged. The message says which, what to do,
+            and nothing of the content.
+    """
+    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 
-    def check(self, raw: bytes, data: bytes) -> None:
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.asymmetric import ec, utils
-
-        curves: dict[str, ec.EllipticCurve] = {
-            "nistp256": ec.SECP256R1(),
-            "nistp384": ec.SECP384R1(),
-            "nistp521": ec.SECP521R1(),
-        }
-        pair = WireReader(raw)
-        r, s = pair.positive(), pair.positive()
-        pair.end()
-
-        key = ec.EllipticCurvePublicKey.from_encoded_point(curves[self.curve], self.point)
-        key.verify(utils.encode_dss_signature(r, s), data, ec.ECDSA(getattr(hashes, _CURVE_HASHES[self.curve])()))
-
-
-@dataclass(frozen=True, slots=True)
-class _Rsa:
-    exponent: int
-    modulus: int
-    # Not "ssh-rsa", although the key's type has that name: it signs with SHA-1.
-    algorithms: tuple[str, ...] = tuple(_RSA_HASHES)
-
-    def verify(self, algorithm: str, wire: WireReader, data: bytes) -> None:
-        from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.asymmetric import padding, rsa
-
-        raw = wire.string()
-        wire.end()
-        key = rsa.RSAPublicNumbers(self.exponent, self.modulus).public_key()
-        key.verify(raw, data, padding.PKCS1v15(), getattr(hashes, _RSA_HASHES[algorithm])())
+    text = content.strip()
+    if len(content) > MAX_KEY_FILE_BYTES or not (text.startswith(_BEGIN) and text.endswith(_END)):
+        raise ValueError(f"the file is no OpenSSH private key; {_MAKE_ONE}")
+    try:
+        body = base64.b64decode(b"".join(text[len(_BEGIN) : -len(_END)].split()), validate=True)
+    except binascii.Error:
+        raise ValueError("the private key file is damaged: its body is not base64") from None
+    blob, objection = _read_header(body)
+    if objection:
+        raise ValueError(objection)
+    try:
+        private = cast("Ed25519PrivateKey", load_ssh_private_key(content, password=None))
+    except ValueError as error:
+        raise ValueError(f"the private key file is damaged: {error}") from None
+    if wire_string(_ED25519) + wire_string(private.public_key().public_bytes_raw()) != blob:
+        raise ValueError("the private key file is damaged: its public half belongs to another key")
+    return SigningKey(parse_public_key(blob), private)
 
 
-@dataclass(frozen=True, slots=True)
-class _SecurityKey:
-    """A key that lives in a token: the signature covers the application, the token's flags and its counter too."""
-
-    inner: _Ed25519 | _Ecdsa
-    application: bytes
-
-    @property
-    def algorithms(self) -> tuple[str, ...]:
-        return self.inner.algorithms
-
-    def verify(self, _algorithm: str, wire: WireReader, data: bytes, /) -> None:
-        raw = wire.string()
-        flags_and_counter = wire.take(5)
-        wire.end()
-        token_data = hashlib.sha256(self.application).digest() + flags_and_counter + hashlib.sha256(data).digest()
-        self.inner.check(raw, token_data)
-
-
-def _read_ed25519(key_type: str, wire: WireReader) -> _Ed25519:
-    point = wire.string()
-    if len(point) != 32:
-        raise ValueError(f"an ed25519 key has 32 bytes, not {len(point)}")
-    return _Ed25519(point, (key_type,))
-
-
-def _read_ecdsa(key_type: str, wire: WireReader) -> _Ecdsa:
-    curve, point = wire.name(), wire.string()
-    expected = "nistp256" if key_type.startswith("sk-") else key_type.removeprefix("ecdsa-sha2-")
-    if curve != expected:
-        raise ValueError(f"a key of type {key_type} is on curve {expected}, not {curve!r}")
-    if len(point) != _CURVE_POINT_BYTES[curve] or point[0] != 4:
-        raise ValueError(f"the key is no uncompressed point of {curve}")
-    return _Ecdsa(curve, point, (key_type,))
+def _read_header(body: bytes) -> tuple[bytes, str]:
+    """Return the public key in a private key file, and why the file cannot be used, or nothing."""
+    if not body.startswith(_MAGIC):
+        raise ValueError("the private key file is damaged, or of a later format")
+    wire = WireReader(body[len(_MAGIC) :])
+    try:
+        cipher, _kdf, _kdf_options, keys, blob = wire.name(), wire.name(), wire.string(), wire.uint32(), wire.string()
+        key_type = WireReader(blob).name()
+    except ValueError as error:
+        raise ValueError(f"the private key file is damaged: {error}") from None
+    if cipher != "none":
+        return blob, (
+            f"the private key is encrypted ({cipher}), and a program cannot type its passphrase; "
+            "remove it with: ssh-keygen -p -N '' -f FILE, and keep the file readable for the renderer only"
+        )
+    if keys != 1:
+        return blob, f"the file holds {keys} private keys, not one"
+    if key_type != _ED25519:
+        return blob, (
+            f"the private key is of type {key_type}; state commits are signed with ed25519, whose signature is the "
+            f"same every time; {_MAKE_ONE}"
+        )
+    return blob, ""
 
 
-def _read_rsa(_key_type: str, wire: WireReader) -> _Rsa:
-    exponent, modulus = wire.positive(), wire.positive()
-    bits = modulus.bit_length()
-    if not RSA_MIN_BITS <= bits <= RSA_MAX_BITS:
-        raise ValueError(f"an RSA key of {bits} bits; {RSA_MIN_BITS} to {RSA_MAX_BITS} are accepted")
-    if exponent < 3 or exponent % 2 == 0 or exponent.bit_length() > RSA_MAX_EXPONENT_BITS or modulus % 2 == 0:
-        raise ValueError("the numbers of the key are those of no RSA key")
-    return _Rsa(exponent, modulus)
+class WireReader:
+    """Reads wire values one after the other. Every method raises ValueError where the bytes do not hold the value."""
+
+    __slots__ = ("_at", "_data")
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+        self._at = 0
+
+    def take(self, size: int) -> bytes:
+        """Return the next `size` bytes.
+
+        Raises:
+            ValueError: fewer are left.
+        """
+        taken = self._data[self._at : self._at + size]
+        if len(taken) != size:
+            raise ValueError(f"{size} bytes are promised, {len(taken)} are there")
+        self._at += size
+        return taken
+
+    def uint32(self) -> int:
+        """Return a number of four bytes.
+
+        Raises:
+            ValueError: the bytes end.
+        """
+        return int.from_bytes(self.take(4), "big")
+
+    def string(self) -> bytes:
+        """Return a string of bytes.
+
+        Raises:
+            ValueError: it is longer than what is left.
+        """
+        return self.take(self.uint32())
+
+    def name(self) -> str:
+        """Return a name: a string of printable US-ASCII, maybe empty.
+
+        Raises:
+            ValueError: another character is in it.
+        """
+        text = self.string().decode("ascii", "replace")
+        if not (text.isascii() and text.isprintable()):
+            raise ValueError("a name holds characters outside printable US-ASCII")
+        return text
+
+    def positive(self) -> int:
+        """Return an `mpint` that is not negative, in its one shortest form.
+
+        Raises:
+            ValueError: the number is negative, or has a needless leading zero.
+        """
+        encoded = self.string()
+        number = int.from_bytes(encoded, "big")
+        if wire_positive(number) != wire_string(encoded):
+            raise ValueError("a number is negative or not in its shortest form")
+        return number
+
+    def end(self) -> None:
+        """Expect the end.
+
+        Raises:
+            ValueError: bytes are left.
+        """
+        left = len(self._data) - self._at
+        if left:
+            raise ValueError(f"{left} bytes too many")
 
 
-def _read_security_key(inner: Callable[[str, WireReader], _Ed25519 | _Ecdsa]) -> Callable[[str, WireReader], _Material]:
-    return lambda key_type, wire: _SecurityKey(inner(key_type, wire), wire.string())
+def wire_string(content: bytes | str) -> bytes:
+    """Return `content` as a wire string; text is US-ASCII."""
+    data = content.encode("ascii") if isinstance(content, str) else content
+    return len(data).to_bytes(4, "big") + data
 
 
-_READERS: dict[str, Callable[[str, WireReader], _Material]] = {
-    "ssh-ed25519": _read_ed25519,
-    "ecdsa-sha2-nistp256": _read_ecdsa,
-    "ecdsa-sha2-nistp384": _read_ecdsa,
-    "ecdsa-sha2-nistp521": _read_ecdsa,
-    "ssh-rsa": _read_rsa,
-    "sk-ssh-ed25519@openssh.com": _read_security_key(_read_ed25519),
-    "sk-ecdsa-sha2-nistp256@openssh.com": _read_security_key(_read_ecdsa),
-}
+def wire_positive(number: int) -> bytes:
+    """Return `number`, zero or more, as an `mpint`: a leading zero keeps the top bit from meaning a minus."""
+    return wire_string(number.to_bytes((number.bit_length() + 8) // 8, "big") if number else b"")

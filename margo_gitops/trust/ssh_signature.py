@@ -19,9 +19,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.errors import SignatureInvalid
-from margo_gitops.trust.ssh_key import SshPublicKey, parse_public_key
-from margo_gitops.trust.ssh_signing_key import SigningKey
-from margo_gitops.trust.ssh_wire import WireReader, wire_string
+from margo_gitops.trust.ssh_key import SigningKey, SshPublicKey, WireReader, parse_public_key, wire_string
 
 GIT_NAMESPACE: Final = "git"
 MAX_ARMOR_BYTES: Final = 16 * 1024

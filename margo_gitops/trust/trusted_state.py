@@ -40,7 +40,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Final
 
 from margo_gitops.digests import Digest, sha256
@@ -61,7 +60,6 @@ from margo_gitops.errors import (
     Location,
     Oversized,
     SignatureMissing,
-    SignerUnknown,
     StateDocumentInvalid,
     TrustRefused,
     UnreadableDocument,
@@ -70,8 +68,9 @@ from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.floor import Floor, raise_floor
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.git_objects import COMMIT, device_tree_id, object_id
+from margo_gitops.trust.signer import Use, commit_signer
 from margo_gitops.trust.snapshot import Snapshot
-from margo_gitops.trust.ssh_signature import GIT_NAMESPACE, parse_signature
+from margo_gitops.trust.ssh_signature import GIT_NAMESPACE
 from margo_gitops.trust.state_commit import TRAILERS, StateCommit
 
 __all__ = [
@@ -81,6 +80,11 @@ __all__ = [
     "judge",
 ]
 
+_STATE: Final = Use(
+    GIT_NAMESPACE,
+    "this device's state",
+    "if the renderer has a new key, add it to {file} on the device; else find out whose it is",
+)
 _NODES_PER_REFERENCE: Final = 16
 _TAMPERED: Final = "fetch again; if it stays, find out who or what changed the state between renderer and device"
 _RENDERED: Final = "find out what wrote this commit: only the renderer writes the state repo"
@@ -218,19 +222,7 @@ def _check_signature(commit: GitCommit | None, signers: AllowedSigners | None) -
         raise SignatureMissing(
             "the state is not signed", why=[why], remedy="give the renderer a signing key, or fetch the state by git"
         )
-
-    signature = parse_signature(commit.signature)
-    at = datetime.fromtimestamp(commit.committed_at, UTC)
-    principals = signers.find(signature.key, GIT_NAMESPACE, at)
-    if principals is None:
-        raise SignerUnknown(
-            f"the key {signature.key.fingerprint} may not sign this device's state",
-            why=signers.objections(signature.key, GIT_NAMESPACE, at),
-            remedy=f"if the renderer has a new key, add it to {signers.file} on the device; else find out whose it is",
-        )
-    # Only now: a stranger's key is not worth the arithmetic.
-    signature.verify(commit.payload, signature.key)
-    return f"{principals} {signature.key.fingerprint}"
+    return commit_signer(commit, signers, _STATE).required()
 
 
 def _check_trailers(commit: GitCommit | None, digest: Digest, device: str) -> None:

@@ -25,7 +25,7 @@ from margo_gitops.documents.yaml_writer import write_yaml
 from margo_gitops.trust.git_commit import Ident, build_commit, format_trailers, sign_commit
 from margo_gitops.trust.git_objects import COMMIT, device_tree_id, object_id
 from margo_gitops.trust.snapshot import Snapshot
-from margo_gitops.trust.ssh_signing_key import SigningKey, parse_signing_key
+from margo_gitops.trust.ssh_key import SigningKey, parse_signing_key
 
 DEVICE = "press-07"
 

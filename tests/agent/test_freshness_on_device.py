@@ -26,7 +26,7 @@ from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE, device_key
 from margo_gitops.trust.snapshot import Snapshot
-from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.ssh_key import SigningKey
 
 CI = signing_key(3)
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)

@@ -34,7 +34,7 @@ from margo_gitops.errors import EvidenceRefused, EvidenceUnusable, FleetCommitUn
 from margo_gitops.operations.fleet_input import read_signing_key
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
 from margo_gitops.trust.git_objects import BLOB, object_id
-from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.ssh_key import SigningKey
 
 NOW = datetime(2027, 1, 15, 8, tzinfo=UTC)
 RENDERER, AUDITOR, STRANGER = 1, 7, 8

@@ -20,7 +20,7 @@ from margo_gitops.errors import PublishBusy, PublishTargetUnusable
 from margo_gitops.publishing.layout import read_manifest
 from margo_gitops.publishing.publication import Published, differences, publish
 from margo_gitops.state_repo.freshness_refs import Renewal, device_proof, renew
-from margo_gitops.trust.ssh_signing_key import parse_signing_key
+from margo_gitops.trust.ssh_key import parse_signing_key
 
 boto3 = pytest.importorskip("boto3")
 moto_server = pytest.importorskip("moto.server")

@@ -15,7 +15,7 @@ from margo_gitops.publishing.folder import FolderTarget
 from margo_gitops.publishing.layout import FRESHNESS
 from margo_gitops.publishing.publication import differences
 from margo_gitops.state_repo.freshness_refs import Renewal, device_proof, renew
-from margo_gitops.trust.ssh_signing_key import parse_signing_key
+from margo_gitops.trust.ssh_key import parse_signing_key
 
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
 GROWN = {**FIRST, **{f"d{number}": {} for number in range(70)}}

@@ -25,7 +25,7 @@ from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.transport.http.source import HttpSource
 from margo_gitops.trust.allowed_signers import parse_allowed_signers
 from margo_gitops.trust.freshness import FreshnessPolicy, HeldVersion, assess, read_freshness
-from margo_gitops.trust.ssh_signing_key import parse_signing_key
+from margo_gitops.trust.ssh_key import parse_signing_key
 
 PATH = "/api/v1/freshness"
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)

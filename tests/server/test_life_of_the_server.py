@@ -13,7 +13,7 @@ from server.serving import FLEET, ServedFleet, capabilities, status, until
 from support.command_line import margo_gitops
 from support.fleet import write_signing_key
 
-from margo_gitops.trust.ssh_signing_key import parse_signing_key
+from margo_gitops.trust.ssh_key import parse_signing_key
 
 MANY = {"requestsPerMinute": 10_000_000, "burst": 10_000_000}
 

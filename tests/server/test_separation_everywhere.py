@@ -37,7 +37,7 @@ from margo_gitops.state_repo.served_state import ServedState
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.transport.git.pktline import FLUSH, packet
 from margo_gitops.trust.freshness_tree import possible_shards
-from margo_gitops.trust.ssh_signing_key import parse_signing_key
+from margo_gitops.trust.ssh_key import parse_signing_key
 
 A, B, C = "press-01", "press-02", "press-0"
 """C's name begins like the others'."""

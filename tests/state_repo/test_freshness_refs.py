@@ -25,7 +25,7 @@ from margo_gitops.state_repo.freshness_refs import Renewal, current_statement, d
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
 from margo_gitops.trust.freshness import FreshnessPolicy, HeldVersion, assess, read_freshness
-from margo_gitops.trust.ssh_signing_key import parse_signing_key
+from margo_gitops.trust.ssh_key import parse_signing_key
 
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
 DEVICES = {"a": {"web": b"1"}, "b": {"web": b"2", "db": b"3"}, "c": {}}

@@ -16,7 +16,7 @@ from margo_gitops.errors import RenderingRefused, StateMoved, StateRepoUnusable,
 from margo_gitops.rendering.resolution import deployment_id
 from margo_gitops.state_repo.publication import differences
 from margo_gitops.state_repo.state_repo import StateRepo
-from margo_gitops.trust.ssh_signing_key import SigningKey, parse_signing_key
+from margo_gitops.trust.ssh_key import SigningKey, parse_signing_key
 
 DEVICES = {"a": {"web": b"1"}, "b": {"web": b"2", "db": b"3"}, "c": {}}
 

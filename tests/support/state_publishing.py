@@ -10,7 +10,7 @@ from margo_gitops.rendering.resolution import deployment_id
 from margo_gitops.state_repo.publication import Provenance, Publication, publish
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.git_commit import Ident
-from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.state_commit import StateCommit
 from support.git_cli import Git
 

@@ -16,7 +16,7 @@ from margo_gitops.state_repo.freshness_refs import Renewal, device_proof, renew
 from margo_gitops.transport import GitSource, GitTransport
 from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.snapshot import Snapshot
-from margo_gitops.trust.ssh_signing_key import parse_signing_key
+from margo_gitops.trust.ssh_key import parse_signing_key
 
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
 DEVICES = {f"press-{number}": {"web": b"%d" % number} for number in range(80)}

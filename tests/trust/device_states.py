@@ -18,7 +18,7 @@ from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.git_commit import Ident, build_commit, format_trailers, sign_commit
 from margo_gitops.trust.git_objects import COMMIT, device_tree_id, object_id
 from margo_gitops.trust.snapshot import Snapshot
-from margo_gitops.trust.ssh_signing_key import SigningKey, parse_signing_key
+from margo_gitops.trust.ssh_key import SigningKey, parse_signing_key
 
 DEVICE = "press-07"
 VISION = "0b5b6a1c-6f5e-5c39-9d67-2a5a8c3a4c11"

@@ -36,8 +36,8 @@ from margo_gitops.trust.freshness import (
     refuse_older,
 )
 from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE, build_tree, device_key, possible_shards
+from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.ssh_signature import sign
-from margo_gitops.trust.ssh_signing_key import SigningKey
 
 DEVICE = "press-07"
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)

@@ -52,9 +52,9 @@ from margo_gitops.documents.state_layout import (
 from margo_gitops.errors import EvidenceRefused, Location, MargoGitopsError, StateTampered, listed
 from margo_gitops.state_repo.git_store import tree_entries
 from margo_gitops.trust.allowed_signers import AllowedSigners
-from margo_gitops.trust.commit_signature import check_signature
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE, TREE, TreeEntry, object_id
+from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
 
 _BOUNDS: Final = Bounds(size=256 * 1024 * 1024, depth=12, nodes=4_000_000)
@@ -230,7 +230,7 @@ class _Check:
         if commit.signature is None and self._accept_unsigned:
             self.unsigned_commits += 1
             return
-        signed = check_signature(commit, self._signers)
+        signed = commit_signer(commit, self._signers)
         if signed.objection or signed.signer is None:
             yield f"E-4: the signature of {name} does not count: {signed.objection}"
         else:
@@ -304,7 +304,7 @@ class _Check:
             yield f"E-6: {trailer} is another one in the commit {state.state_commit}"
         if str(_manifest(files)[0]) != state.manifest_version:
             yield f"E-6: the manifest's version is {_manifest(files)[0]}, not {state.manifest_version}"
-        signer = check_signature(commit, None).signer
+        signer = commit_signer(commit, None).signer
         if signer != state.signer:
             yield f"E-6: the device commit was signed by {signer or 'nobody'}, not by {state.signer or 'nobody'}"
 

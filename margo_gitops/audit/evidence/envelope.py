@@ -23,9 +23,7 @@ from margo_gitops.documents.json_writer import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.trust.allowed_signers import AllowedSigners
-from margo_gitops.trust.ssh_key import SshPublicKey
-from margo_gitops.trust.ssh_signing_key import SigningKey
-from margo_gitops.trust.ssh_wire import WireReader
+from margo_gitops.trust.ssh_key import SigningKey, SshPublicKey, WireReader
 
 _ED25519: Final = "ssh-ed25519"
 

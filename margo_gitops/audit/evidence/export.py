@@ -28,10 +28,10 @@ from margo_gitops.errors import EvidenceUnusable, FleetCommitUnknown
 from margo_gitops.state_repo.git_store import bad_object, tree_entries
 from margo_gitops.state_repo.objects import DevicePlace, StateObjects
 from margo_gitops.state_repo.state_repo import device_of
-from margo_gitops.trust.commit_signature import check_signature
 from margo_gitops.trust.git_commit import GitCommit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FOLDER_MODE, TREE
-from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.signer import commit_signer
+from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.state_commit import StateCommit
 
 MAX_EVIDENCE_BYTES = 256 * 1024 * 1024
@@ -168,7 +168,7 @@ class _Export:
             entries = {each.name: each.id for each in tree_entries(root, self._fleet_object(root, TREE))}
             if LOCK_FILE.encode() in entries:
                 self._fleet_object(entries[LOCK_FILE.encode()], BLOB)
-        signed = check_signature(commit, None)
+        signed = commit_signer(commit, None)
         return EvidenceState(
             device=device_of(encoded),
             manifest_version=said.manifest_version or "",

@@ -18,8 +18,8 @@ from margo_gitops.trust.git_commit import Ident, build_commit
 from margo_gitops.trust.git_objects import COMMIT as COMMIT_NAME
 from margo_gitops.trust.git_objects import FILE_MODE, TreeEntry, blob_id, object_id, tree_bytes
 from margo_gitops.trust.git_objects import TREE as TREE_NAME
+from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.ssh_signature import sign
-from margo_gitops.trust.ssh_signing_key import SigningKey
 
 SHARD: Final = "all"
 FRESHNESS_REF: Final = f"{FRESHNESS_REFS}{SHARD}"

@@ -11,8 +11,8 @@ from margo_gitops.conformance.hostile.states import State, TreeEntry
 from margo_gitops.digests import sha256
 from margo_gitops.trust import git_objects
 from margo_gitops.trust.git_commit import Ident, build_commit, parse_commit
+from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.ssh_signature import sign
-from margo_gitops.trust.ssh_signing_key import SigningKey
 from margo_gitops.trust.state_commit import StateCommit
 
 SUBMODULE: Final = 0o160000

@@ -14,7 +14,7 @@ from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.documents.yaml_writer import write_yaml
-from margo_gitops.trust.ssh_signing_key import SigningKey, parse_signing_key
+from margo_gitops.trust.ssh_key import SigningKey, parse_signing_key
 
 DEVICE: Final = "conformance-01"
 OTHER_DEVICE: Final = "conformance-02"

@@ -46,7 +46,7 @@ from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.plan import Plan, make_plan
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.remote import is_remote
-from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.ssh_key import SigningKey
 
 WORKING_TREE = "working tree"
 

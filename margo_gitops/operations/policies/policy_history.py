@@ -21,7 +21,6 @@ from margo_gitops.errors import (
 from margo_gitops.rendering.intent import Located
 from margo_gitops.rendering.policies.facts import NO_POLICY, Commit, PolicyInForce, Step
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
-from margo_gitops.trust.commit_signature import check_signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +181,7 @@ class PolicyHistory:
             return ""
         if force.commit not in self._signers:
             self._signers[force.commit] = read_signers(self.repo.tree(force.commit), force.fleet)
-        return check_signature(commit, self._signers[force.commit]).objection
+        return commit_signer(commit, self._signers[force.commit]).objection
 
 
 def _distinct(policies: Iterable[PolicyInForce | None], *, lists: bool = True) -> tuple[PolicyInForce, ...]:

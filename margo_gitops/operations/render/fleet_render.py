@@ -34,7 +34,7 @@ from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
 from margo_gitops.state_repo.publication import Provenance, Publication, differences, publish
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.git_commit import MAX_TIME, Ident
-from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.state_commit import StateCommit
 
 

@@ -23,7 +23,7 @@ from margo_gitops.state_repo.freshness_refs import Renewal, is_due, renew
 from margo_gitops.state_repo.publication import read_signing_key
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import AllowedSigners
-from margo_gitops.trust.ssh_signing_key import SigningKey
+from margo_gitops.trust.ssh_key import SigningKey
 
 _LOG = logging.getLogger("margo_gitops.server")
 
