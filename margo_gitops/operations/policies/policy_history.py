@@ -21,6 +21,7 @@ from margo_gitops.errors import (
 from margo_gitops.rendering.intent import Located
 from margo_gitops.rendering.policies.facts import NO_POLICY, Commit, PolicyInForce, Step
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
+from margo_gitops.trust.signer import commit_signer
 
 
 @dataclass(frozen=True, slots=True)
