@@ -1,14 +1,15 @@
 """One commit of the branch `fleet` and the device commits that belong to it, checked against their origin.
 
-V-1  The commit has one parent, the commit before it; the first has none.
-V-2  Its Fleet-Commit is in the fleet repo, and rendered again, after the state in its parent, it gives the same tree.
-V-3  Author, committer, dates, message and trailers are those that this render writes, to the byte.
-V-4  Each device whose tree changed has, next on its branch, one commit of this very tree, made by the same rules; a
-     device whose tree stayed has none.
-V-5  A version goes up by exactly one, and only with a change, or to sign what nobody or another key had signed.
-V-6  A signature is right wherever there is one; with a list of allowed signers every commit has one that it allows at
-     the commit's date.
-V-7  The bytes of every object that was read have the object's id.
+VERIFY-1  The commit has one parent, the commit before it; the first has none.
+VERIFY-2  Its Fleet-Commit is in the fleet repo, and rendered again, after the state in its parent, it gives the same
+          tree.
+VERIFY-3  Author, committer, dates, message and trailers are those that this render writes, to the byte.
+VERIFY-4  Each device whose tree changed has, next on its branch, one commit of this very tree, made by the same rules;
+          a device whose tree stayed has none.
+VERIFY-5  A version goes up by exactly one, and only with a change, or to sign what nobody or another key had signed.
+VERIFY-6  A signature is right wherever there is one; with a list of allowed signers every commit has one that it
+          allows at the commit's date.
+VERIFY-7  The bytes of every object that was read have the object's id.
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ class CommitCheck:
     def _compare(
         self, context: Context, intent: Intent, before: Mapping[str, DevicePlace], after: Mapping[str, DevicePlace]
     ) -> tuple[dict[str, DesiredState], list[AuditFinding]]:
-        """Return the state of every device whose tree changed, and what is wrong with the tree (V-2, V-5)."""
+        """Return the state of every device whose tree changed, and what is wrong with the tree (VERIFY-2, VERIFY-5)."""
         self._raised.clear()
         changed: dict[str, DesiredState] = {}
         try:
@@ -314,7 +315,7 @@ class CommitCheck:
     def _device(
         self, context: Context, encoded: str, state: DesiredState, expected: Expected, *, reason: bool
     ) -> Iterator[AuditFinding]:
-        """Check the next commit on a device's branch (V-4)."""
+        """Check the next commit on a device's branch (VERIFY-4)."""
         ref = f"{DEVICE_REFS}{encoded}"
         branch, at = self.branches.get(encoded, ()), self.next.get(encoded, 0)
         if at >= len(branch):
@@ -374,7 +375,7 @@ def _trailers(context: Context, commit: GitCommit, expected: Mapping[str, str], 
 
 
 def _metadata(context: Context, commit: GitCommit, expected: Expected, ref: str) -> Iterator[AuditFinding]:
-    """Yield how a commit differs from the one that the render makes (V-3)."""
+    """Yield how a commit differs from the one that the render makes (VERIFY-3)."""
     found = list(_trailers(context, commit, expected.trailers, ref))
     origin = expected.origin
     for what, ours, theirs in (

@@ -1,12 +1,13 @@
 """Verify the statement of freshness: it says of the state repo what the state repo holds, and it is the only one.
 
-V-1  Each ref holds a commit without parents, whose tree holds `freshness.json` alone: a proof that follows its rules
-     (trust/freshness.py, F-1, F-4, F-5).
-V-2  All refs carry the same statement, and there is one for each of its shards.
-V-3  It names a commit of the branch `fleet`, of the same fleet, and lists exactly the devices of that commit, with the
-     digests of the manifests there. That it is not the newest commit is no fault: devices take a newer state.
-V-4  Where signers are known, one of them signed it. A key that none of their lines names is worth a warning: the list
-     may be that of the renderer's keys alone.
+STATED-1  Each ref holds a commit without parents, whose tree holds `freshness.json` alone: a proof that follows its
+          rules (trust/freshness.py, FRESH-1, FRESH-4, FRESH-5).
+STATED-2  All refs carry the same statement, and there is one for each of its shards.
+STATED-3  It names a commit of the branch `fleet`, of the same fleet, and lists exactly the devices of that commit,
+          with the digests of the manifests there. That it is not the newest commit is no fault: devices take a newer
+          state.
+STATED-4  Where signers are known, one of them signed it. A key that none of their lines names is worth a warning: the
+          list may be that of the renderer's keys alone.
 """
 
 from __future__ import annotations
@@ -84,7 +85,7 @@ def _check_statement(
     statement: FreshnessStatement,
     chain: Sequence[str],
 ) -> Iterator[AuditFinding]:
-    """V-3."""
+    """STATED-3."""
     name = statement.state_commit
     if name not in chain:
         yield _finding(ref, "the statement names a commit that is not in the branch fleet", None, name)
@@ -119,7 +120,7 @@ def _leaves(objects: StateObjects, trees: Mapping[str, str]) -> Iterator[Freshne
 def _check_signature(
     ref: str, proof: FreshnessProof, statement: FreshnessStatement, signers: AllowedSigners
 ) -> Iterator[AuditFinding]:
-    """V-4."""
+    """STATED-4."""
     try:
         verify_statement(proof, parse_moment(statement.issued), signers)
     except SignerUnknown as error:

@@ -1,8 +1,8 @@
 """The branch of reports, commit by commit.
 
-V-8  Each commit has one parent, the commit before it, and what was verified before is still in the branch.
-V-9  A commit writes reports where a server writes them, and each is about what its path says.
-V-10 Whoever's report a commit writes or removes is named in one of its trailers `Reported-By`, with the evidence.
+VERIFY-8  Each commit has one parent, the commit before it, and what was verified before is still in the branch.
+VERIFY-9  A commit writes reports where a server writes them, and each is about what its path says.
+VERIFY-10 Whoever's report a commit writes or removes is named in one of its trailers `Reported-By`, with the evidence.
 
 Nobody signs what devices report, and it cannot be rendered again: that the server wrote what a device sent is as sure
 as the server's identity layer and the protection of the branch.

@@ -1,12 +1,12 @@
 """Whether a device runs what it should, judged from its manifest and its reports; pure.
 
-F-1  A device's adopted version is the highest that any of its reports names: a device reports what changed, so an
+STATUS-1  A device's adopted version is the highest that any of its reports names: a device reports what changed, so an
      older number on another deployment is not older state.
-F-2  `failed` before all else: a deployment that should be there, or should go, is reported as failed.
-F-3  `behind`: the adopted version is lower than the desired one; `ahead`: higher, which no render explains.
-F-4  `applying`: the version is the desired one, and a deployment is not yet there, or not yet gone.
-F-5  `silent`: there is something to run, and nothing was ever reported of it.
-F-6  `installed`: none of these; a device with nothing to run that reports nothing is `installed`.
+STATUS-2  `failed` before all else: a deployment that should be there, or should go, is reported as failed.
+STATUS-3  `behind`: the adopted version is lower than the desired one; `ahead`: higher, which no render explains.
+STATUS-4  `applying`: the version is the desired one, and a deployment is not yet there, or not yet gone.
+STATUS-5  `silent`: there is something to run, and nothing was ever reported of it.
+STATUS-6  `installed`: none of these; a device with nothing to run that reports nothing is `installed`.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ class FleetStatus:
 def judge_device(
     version: int, wanted: Iterable[str], reported: Mapping[str, ReportedStatus]
 ) -> tuple[DeviceState, int | None]:
-    """Return a device's state and its adopted version (F-1 to F-6).
+    """Return a device's state and its adopted version (STATUS-1 to STATUS-6).
 
     Args:
         version: of the desired manifest.

@@ -6,10 +6,10 @@
     <target>/<encoded device>/manifests/<digest>
     <target>/<encoded device>/api/v1/freshness                  a link to ../../../_freshness/<shard>.json
 
-F-1  Each file is written beside its place, synced, then renamed into it; the link is replaced by a rename.
-F-2  A manifest's time of change is the second it was published in, and later than its predecessor's: web servers that
-     make ETags of time and size never give two manifests the same one.
-F-3  A folder that holds files of somebody else is refused: publishing collects garbage.
+FOLDER-1  Each file is written beside its place, synced, then renamed into it; the link is replaced by a rename.
+FOLDER-2  A manifest's time of change is the second it was published in, and later than its predecessor's: web servers
+          that make ETags of time and size never give two manifests the same one.
+FOLDER-3  A folder that holds files of somebody else is refused: publishing collects garbage.
 """
 
 from __future__ import annotations

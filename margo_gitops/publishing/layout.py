@@ -1,12 +1,12 @@
 """Where each resource of a device lies on a target, and with which headers it is to be served.
 
-L-1  A device's files are below its encoded id, in the same URL layout that the Margo API has (Margo desired state,
-     endpoints), so that a server maps a request to a file by putting the caller's folder before the path.
-L-2  Everything but the manifest is named by its digest, so it never changes.
-L-3  In a folder, `api/v1/deployments` is both a resource and a folder of others; there the manifest is the link
-     `api/v1/deployments/manifest`, which leads to `manifests/<digest>`: one rename switches content and digest.
-L-4  The proof of freshness is `api/v1/freshness` for each device, too. In a folder that is a link to the proof of the
-     device's shard, below `_freshness`, which is no name of a device: so a renewal writes one file per shard.
+LAYOUT-1  A device's files are below its encoded id, in the same URL layout that the Margo API has (Margo desired
+          state, endpoints), so that a server maps a request to a file by putting the caller's folder before the path.
+LAYOUT-2  Everything but the manifest is named by its digest, so it never changes.
+LAYOUT-3  In a folder, `api/v1/deployments` is both a resource and a folder of others; there the manifest is the link
+          `api/v1/deployments/manifest`, which leads to `manifests/<digest>`: one rename switches content and digest.
+LAYOUT-4  The proof of freshness is `api/v1/freshness` for each device, too. In a folder that is a link to the proof of
+          the device's shard, below `_freshness`, which is no name of a device: so a renewal writes one file per shard.
 """
 
 from __future__ import annotations

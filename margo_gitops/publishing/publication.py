@@ -1,15 +1,17 @@
 """Publishing: bring a target to what the state repo holds.
 
-P-1  One publisher at a time; the state repo is read under the target's lock, so a slow publisher never undoes a newer.
-P-2  Everything is judged before anything is written: a state repo that was tampered with, and a manifest that would not
-     go up (a state repo restored from an old backup, failure mode F26), change nothing.
-P-3  Objects come first, the manifest last: whatever crashes when, each manifest finds all it leads to.
-P-4  Only what is missing is written. What is there and has its digest as its name is not written again.
-P-5  A device that left the fleet keeps its last manifest: absence is the one thing that removes workloads, and leaving
-     the fleet is no order to stop.
-P-7  Proofs of freshness come after the manifests, so none speaks of a state that is not there yet; an older one never
-     replaces a newer one.
-P-6  What no manifest leads to any more stays for a grace period, for devices that are in the middle of a download.
+PUBLISH-1  One publisher at a time; the state repo is read under the target's lock, so a slow publisher never undoes a
+           newer.
+PUBLISH-2  Everything is judged before anything is written: a state repo that was tampered with, and a manifest that
+           would not go up (a state repo restored from an old backup, failure mode F26), change nothing.
+PUBLISH-3  Objects come first, the manifest last: whatever crashes when, each manifest finds all it leads to.
+PUBLISH-4  Only what is missing is written. What is there and has its digest as its name is not written again.
+PUBLISH-5  A device that left the fleet keeps its last manifest: absence is the one thing that removes workloads, and
+           leaving the fleet is no order to stop.
+PUBLISH-7  Proofs of freshness come after the manifests, so none speaks of a state that is not there yet; an older one
+           never replaces a newer one.
+PUBLISH-6  What no manifest leads to any more stays for a grace period, for devices that are in the middle of a
+           download.
 """
 
 from __future__ import annotations
@@ -146,7 +148,7 @@ def _state(view: StateView, device: str) -> tuple[DeviceState, ManifestContent]:
 
 
 def _changed(view: StateView, target: PublishTarget) -> tuple[PublishedDevice, ...]:
-    """Return the devices that need a new manifest; refuse if one of them would go back (P-2)."""
+    """Return the devices that need a new manifest; refuse if one of them would go back (PUBLISH-2)."""
     changed, back = [], []
     for device in view.devices():
         state, manifest = _state(view, device)

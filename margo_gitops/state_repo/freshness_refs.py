@@ -5,14 +5,15 @@
 
 Each ref holds a commit without parents, whose tree holds `freshness.json` alone.
 
-G-1  A statement speaks of the branch `fleet` and of all device branches as they are in the same moment: one rename
-     moves the state and what is said of it, or nothing.
-G-2  A renewal replaces every shard and adds no history; what it replaces is garbage to git. Device branches stay where
-     they are, so no device wakes.
-G-3  Devices that left the fleet are listed with their last state: their branches stay, and they go on running.
-G-4  When the fleet outgrows its shards, the refs of the old ones are removed in the same rename.
-G-5  Where signers are known, a state that none of them signed is not spoken for: the commit of the branch `fleet`
-     covers every device. So a device whose state comes unsigned, over HTTP, trusts the renderer through the statement.
+STATEMENT-1  A statement speaks of the branch `fleet` and of all device branches as they are in the same moment: one
+             rename moves the state and what is said of it, or nothing.
+STATEMENT-2  A renewal replaces every shard and adds no history; what it replaces is garbage to git. Device branches
+             stay where they are, so no device wakes.
+STATEMENT-3  Devices that left the fleet are listed with their last state: their branches stay, and they go on running.
+STATEMENT-4  When the fleet outgrows its shards, the refs of the old ones are removed in the same rename.
+STATEMENT-5  Where signers are known, a state that none of them signed is not spoken for: the commit of the branch
+             `fleet` covers every device. So a device whose state comes unsigned, over HTTP, trusts the renderer
+             through the statement.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class Renewal:
         key: signs it.
         issued: the time, with a time zone.
         valid_for: how long it may be believed.
-        signers: who must have signed the state that it speaks of (G-5); None: nobody need have.
+        signers: who must have signed the state that it speaks of (STATEMENT-5); None: nobody need have.
     """
 
     key: SigningKey
@@ -100,7 +101,7 @@ def leaf_of(device: str, manifest: bytes) -> FreshnessLeaf:
 
 
 def held_leaves(repo: StateRepo, values: Mapping[str, str]) -> list[FreshnessLeaf]:
-    """Return what is to be said of every device of a state repo (G-3).
+    """Return what is to be said of every device of a state repo (STATEMENT-3).
 
     Args:
         repo: the state repo.
@@ -169,7 +170,7 @@ def _proof(tree: ShardedTree, shard: str, statement: bytes, signature: str) -> b
 
 
 def renew(repo: StateRepo, values: Mapping[str, str], renewal: Renewal) -> Renewed:
-    """Replace a state repo's statement by one of this moment (G-1, G-2).
+    """Replace a state repo's statement by one of this moment (STATEMENT-1, STATEMENT-2).
 
     Args:
         repo: the state repo.

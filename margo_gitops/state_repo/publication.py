@@ -1,12 +1,13 @@
 """Put a render into the state repo: one fleet commit, one commit per changed device, all refs or none.
 
-P-1  A device commit's tree is the very tree object that the fleet commit holds for this device.
-P-2  Equal input gives equal commit ids: author and dates come from the fleet commit, signatures are ed25519.
-P-3  A device whose state did not change gets no commit; where nothing changed at all, there is none.
-P-4  A device that left the fleet keeps its branch, and its tree stays in the fleet branch below `left/`: nothing on a
-     machine stops because a file was deleted, and its version goes on where it was if it comes back.
-P-5  A statement of freshness moves with the state that it speaks of. Where nothing changed, it is renewed once half of
-     its life is over, so that equal renders in a row write nothing.
+PUBLICATION-1  A device commit's tree is the very tree object that the fleet commit holds for this device.
+PUBLICATION-2  Equal input gives equal commit ids: author and dates come from the fleet commit, signatures are ed25519.
+PUBLICATION-3  A device whose state did not change gets no commit; where nothing changed at all, there is none.
+PUBLICATION-4  A device that left the fleet keeps its branch, and its tree stays in the fleet branch below `left/`:
+               nothing on a machine stops because a file was deleted, and its version goes on where it was if it comes
+               back.
+PUBLICATION-5  A statement of freshness moves with the state that it speaks of. Where nothing changed, it is renewed
+               once half of its life is over, so that equal renders in a row write nothing.
 """
 
 from __future__ import annotations
@@ -116,7 +117,7 @@ def publish(
     pack = ObjectPack()
     known = repo.places(values)
     trees = {
-        # P-1: what did not change is in the fleet branch already.
+        # PUBLICATION-1: what did not change is in the fleet branch already.
         state.device: _device_tree(pack, state, repo.held(state.device, values))
         if state.changed
         else known[encode_device_id(state.device)].tree

@@ -3,13 +3,13 @@
 git writes a transaction over many refs as one loose file after the other, so a crash in the middle leaves some moved.
 Here every ref lives in `packed-refs`, and one rename moves them all:
 
-    R-1  One writer at a time: `packed-refs.lock`, which git itself respects.
-    R-2  Under the lock every expected value is compared; one difference, and nothing is written.
-    R-3  Loose refs, which git reads first, are folded in before anything moves; that changes no value.
-    R-4  The new file is complete and synced before it takes the old one's place.
+    REFS-1  One writer at a time: `packed-refs.lock`, which git itself respects.
+    REFS-2  Under the lock every expected value is compared; one difference, and nothing is written.
+    REFS-3  Loose refs, which git reads first, are folded in before anything moves; that changes no value.
+    REFS-4  The new file is complete and synced before it takes the old one's place.
 
-Some other program that writes a loose ref between R-3 and R-4 without this lock would win over the new value; only the
-renderer writes a state repo, and the next render finds and names such a ref.
+Some other program that writes a loose ref between REFS-3 and REFS-4 without this lock would win over the new value;
+only the renderer writes a state repo, and the next render finds and names such a ref.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class Refs:
                 )
 
     def _folded(self) -> _Packed:
-        """Return the packed refs after every loose one was folded in (R-3)."""
+        """Return the packed refs after every loose one was folded in (REFS-3)."""
         packed = self._read_packed()
         # Tags stay loose: folded in they would lack what an annotated one leads to.
         loose = {name: value for name, value in self._loose().items() if not name.startswith("refs/tags/")}

@@ -1,9 +1,9 @@
 """The state repo as programs serve it: the stored bytes of each device, by digest, never rendered again.
 
-S-1  A view never changes: who answers one request from one view sees one state.
-S-2  Each client is read from one commit of its branch, so manifest, documents and bundle belong together.
-S-3  Content is found by its exact digest, and only below the branch of the client that asks.
-S-4  A device that began to fetch just before a render can finish: a few commits back, its digests are still found.
+SERVED-1  A view never changes: who answers one request from one view sees one state.
+SERVED-2  Each client is read from one commit of its branch, so manifest, documents and bundle belong together.
+SERVED-3  Content is found by its exact digest, and only below the branch of the client that asks.
+SERVED-4  A device that began to fetch just before a render can finish: a few commits back, its digests are still found.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.snapshot import Snapshot
 
 EARLIER_COMMITS: Final = 4
-"""How far back a digest is looked for (S-4)."""
+"""How far back a digest is looked for (SERVED-4)."""
 
 
 class ServedState:
@@ -77,7 +77,7 @@ class ServedState:
 
 
 class StateView:
-    """One state of the whole fleet; it never changes (S-1)."""
+    """One state of the whole fleet; it never changes (SERVED-1)."""
 
     def __init__(self, refs: Mapping[str, str], objects: StateObjects) -> None:
         self.refs = refs
@@ -185,7 +185,7 @@ class StateView:
         return any(deployment_id in state.deployments for state in self._recent(client))
 
     def _recent(self, client: str) -> list[DeviceState]:
-        """Return the client's state and those a few commits back (S-4), newest first."""
+        """Return the client's state and those a few commits back (SERVED-4), newest first."""
         states: list[DeviceState] = []
         commit = self.revision(client)
         while commit is not None and len(states) <= EARLIER_COMMITS:

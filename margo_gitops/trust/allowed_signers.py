@@ -3,14 +3,15 @@
     # principals        options                                    key
     renderer@example    namespaces="git",valid-before="20270101Z"  ssh-ed25519 AAAAC3Nza...
 
-L-1  Each line is principals, options (none, or separated by commas), key type, key, and maybe a comment. Empty lines
-     and lines that start with `#` say nothing.
-L-2  Options: `namespaces`, `valid-after`, `valid-before`, each once, their values in double quotes.
-L-3  Times are YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS, with `Z` or `UTC` behind. Without, ssh-keygen takes them for
-     the machine's local time; here they are UTC too, so that one list means the same on every device.
-L-4  `cert-authority` is refused: certificates are not accepted, and a line silently left out would look accepted.
-L-5  One broken line makes the whole list invalid; the first 50 are named.
-L-6  A key is valid from `valid-after` to `valid-before`, both included.
+SIGNERS-1  Each line is principals, options (none, or separated by commas), key type, key, and maybe a comment. Empty
+           lines and lines that start with `#` say nothing.
+SIGNERS-2  Options: `namespaces`, `valid-after`, `valid-before`, each once, their values in double quotes.
+SIGNERS-3  Times are YYYYMMDD, YYYYMMDDHHMM or YYYYMMDDHHMMSS, with `Z` or `UTC` behind. Without, ssh-keygen takes them
+           for the machine's local time; here they are UTC too, so that one list means the same on every device.
+SIGNERS-4  `cert-authority` is refused: certificates are not accepted, and a line silently left out would look
+           accepted.
+SIGNERS-5  One broken line makes the whole list invalid; the first 50 are named.
+SIGNERS-6  A key is valid from `valid-after` to `valid-before`, both included.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def parse_allowed_signers(content: bytes, file: str) -> AllowedSigners:
         file: its name, for messages.
 
     Raises:
-        AllowedSignersInvalid: one of L-1 to L-5 is broken; the findings say where.
+        AllowedSignersInvalid: one of SIGNERS-1 to SIGNERS-5 is broken; the findings say where.
     """
     if len(content) > MAX_LIST_BYTES:
         raise _invalid(file, [Finding(f"{len(content)} bytes; {MAX_LIST_BYTES} are possible", Location(file))])

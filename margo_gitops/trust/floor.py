@@ -52,7 +52,7 @@ class _FloorDocument:
 
 
 def raise_floor(floor: Floor | None, offered: Floor, parents: Collection[str], minimum_version: int) -> Floor:
-    """Return the new floor once `offered` is in place (trusted_state, T-14 to T-16).
+    """Return the new floor once `offered` is in place (trusted_state, TRUST-14 to TRUST-16).
 
     Args:
         floor: the floor so far; None at first contact, which accepts any version from the minimum on.
@@ -61,9 +61,9 @@ def raise_floor(floor: Floor | None, offered: Floor, parents: Collection[str], m
         minimum_version: the lowest version ever to be accepted.
 
     Raises:
-        VersionRollback: the version is below the floor's or the minimum (T-14).
-        VersionReused: it is the floor's version with another manifest (T-15).
-        HistoryRewritten: it is the next version, but its commit does not follow from the floor's (T-16).
+        VersionRollback: the version is below the floor's or the minimum (TRUST-14).
+        VersionReused: it is the floor's version with another manifest (TRUST-15).
+        HistoryRewritten: it is the next version, but its commit does not follow from the floor's (TRUST-16).
     """
     lowest = max(minimum_version, floor.version if floor else 1)
     if offered.version < lowest:

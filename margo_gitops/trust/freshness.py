@@ -3,16 +3,17 @@
 Without it, whoever controls the way to the state repo can show a device nothing new for ever (freeze attack), and the
 device cannot tell that from a quiet week. The rules, in their order:
 
-F-1  A proof has at most 1 MiB, is JSON that follows its contract, and so is the statement in it.     FreshnessInvalid
-F-2  The statement's exact bytes are signed, for the namespace `margo-gitops-freshness`, by a key that is allowed that
-     use at the statement's own time.                                           SignerUnknown or SignatureInvalid
-F-3  It speaks of the device's fleet, where the device knows which one that is.                       FreshnessForeign
-F-4  The proof is of the device's shard; its leaves are in order, each once, all of that shard.
-                                                                              FreshnessForeign or FreshnessInvalid
-F-5  Leaves and path lead to the statement's root (freshness_tree, M-1 to M-4).                       FreshnessInvalid
-F-6  It was not issued before the one that is held, unless that one is from the future by this device's clock, as a
-     statement made with a wrong clock is.                                                           FreshnessRollback
-F-7  A state with the version of the device's leaf has that leaf's manifest digest.              FreshnessContradicted
+FRESH-1  A proof has at most 1 MiB, is JSON that follows its contract, and so is the statement in it.
+         [FreshnessInvalid]
+FRESH-2  The statement's exact bytes are signed, for the namespace `margo-gitops-freshness`, by a key that is allowed
+         that use at the statement's own time. [SignerUnknown or SignatureInvalid]
+FRESH-3  It speaks of the device's fleet, where the device knows which one that is. [FreshnessForeign]
+FRESH-4  The proof is of the device's shard; its leaves are in order, each once, all of that shard. [FreshnessForeign
+         or FreshnessInvalid]
+FRESH-5  Leaves and path lead to the statement's root (freshness_tree, MERKLE-1 to MERKLE-4). [FreshnessInvalid]
+FRESH-6  It was not issued before the one that is held, unless that one is from the future by this device's clock, as a
+         statement made with a wrong clock is. [FreshnessRollback]
+FRESH-7  A state with the version of the device's leaf has that leaf's manifest digest. [FreshnessContradicted]
 
 What passes yields a verdict on the state that is held:
 
@@ -93,7 +94,7 @@ class FreshnessPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Freshness:
-    """A proof that passed the rules F-1 to F-5.
+    """A proof that passed the rules FRESH-1 to FRESH-5.
 
     Attributes:
         content: its exact bytes.
@@ -150,7 +151,7 @@ class Assessment:
 
 
 def read_freshness(content: bytes, policy: FreshnessPolicy, file: str = FRESHNESS_FILE) -> Freshness:
-    """Return what a proof says to a device (F-1 to F-5).
+    """Return what a proof says to a device (FRESH-1 to FRESH-5).
 
     Args:
         content: exact bytes of the proof.
@@ -168,10 +169,10 @@ def read_freshness(content: bytes, policy: FreshnessPolicy, file: str = FRESHNES
 
 
 def read_statement(content: bytes, file: str = FRESHNESS_FILE) -> tuple[FreshnessProof, FreshnessStatement]:
-    """Return a proof and the statement in it, as they stand there: nothing is verified but their form (F-1).
+    """Return a proof and the statement in it, as they stand there: nothing is verified but their form (FRESH-1).
 
     Raises:
-        FreshnessInvalid: F-1 is broken.
+        FreshnessInvalid: FRESH-1 is broken.
     """
     try:
         proof = read(FreshnessProof, read_json(content, file, _BOUNDS))
@@ -204,7 +205,7 @@ def _read(content: bytes, policy: FreshnessPolicy, file: str) -> Freshness:
 
 
 def verify_statement(proof: FreshnessProof, issued: datetime, signers: AllowedSigners) -> str:
-    """Return principals and fingerprint of the key that signed a proof's statement (F-2).
+    """Return principals and fingerprint of the key that signed a proof's statement (FRESH-2).
 
     Raises:
         SignerUnknown: the key may not sign statements.
@@ -214,7 +215,7 @@ def verify_statement(proof: FreshnessProof, issued: datetime, signers: AllowedSi
 
 
 def check_tree(proof: FreshnessProof, statement: FreshnessStatement) -> None:
-    """Check that a proof's leaves are what its statement was signed over (F-4, F-5).
+    """Check that a proof's leaves are what its statement was signed over (FRESH-4, FRESH-5).
 
     Raises:
         FreshnessInvalid: they are not.
@@ -237,7 +238,7 @@ def check_tree(proof: FreshnessProof, statement: FreshnessStatement) -> None:
 
 
 def refuse_older(offered: Freshness, held: Freshness | None, now: datetime) -> None:
-    """Refuse a proof that is older than the one that is held (F-6).
+    """Refuse a proof that is older than the one that is held (FRESH-6).
 
     Args:
         offered: the proof that came.
@@ -264,7 +265,7 @@ def assess(freshness: Freshness | None, state: HeldVersion | None, now: datetime
         now: the device's time.
 
     Raises:
-        FreshnessContradicted: F-7 is broken.
+        FreshnessContradicted: FRESH-7 is broken.
     """
     if freshness is None:
         return Assessment("not-yet-known", "no statement of freshness has come yet")

@@ -1,12 +1,12 @@
 """The hashes that a freshness statement signs: a Merkle tree of shards, each a Merkle tree of devices (RFC 9162, 2.1).
 
-M-1  A device's key is the sha256 of its id; the first hex digits name its shard: none, one, two or three of them, the
-     same number for the whole fleet. There are always 1, 16, 256 or 4096 shards, empty ones too: so a shard's place in
-     the tree follows from its name, and that a device is missing is proven like that it is there.
-M-2  A device's leaf is 72 bytes: its key, manifest version (64 bits, big-endian) and manifest digest. The manifest
-     names everything else by digest, so the leaf binds the whole state, whatever transport brought it.
-M-3  A shard's entry in the upper tree is its name, a zero byte, and the root over its leaves, sorted by key.
-M-4  Leaves are hashed with 0x00 in front, nodes with 0x01; the root over nothing is the hash of nothing.
+MERKLE-1  A device's key is the sha256 of its id; the first hex digits name its shard: none, one, two or three of them,
+          the same number for the whole fleet. There are always 1, 16, 256 or 4096 shards, empty ones too: so a shard's
+          place in the tree follows from its name, and that a device is missing is proven like that it is there.
+MERKLE-2  A device's leaf is 72 bytes: its key, manifest version (64 bits, big-endian) and manifest digest. The
+          manifest names everything else by digest, so the leaf binds the whole state, whatever transport brought it.
+MERKLE-3  A shard's entry in the upper tree is its name, a zero byte, and the root over its leaves, sorted by key.
+MERKLE-4  Leaves are hashed with 0x00 in front, nodes with 0x01; the root over nothing is the hash of nothing.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _DEVICES_PER_SHARD: Final = 64
 
 
 def device_key(device: str) -> str:
-    """Return the key of a device: 64 lower-case hex digits (M-1). A child of a gateway has its gateway's."""
+    """Return the key of a device: 64 lower-case hex digits (MERKLE-1). A child of a gateway has its gateway's."""
     return hashlib.sha256(client_of(device).encode()).hexdigest()
 
 

@@ -1,11 +1,13 @@
 """Git commits as bytes: read strictly, built and signed as git does (gitformat-signature, git-interpret-trailers).
 
-C-1  A commit is at most 64 KiB, UTF-8 without NUL, and declares no other encoding.
-C-2  Its headers are one `tree`, any number of `parent`, one `author`, one `committer`, in this order; then others.
-C-3  At most one signature, in `gpgsig`; each further line of it starts with a space. No other `gpgsig...` header.
-C-4  The signature covers every byte of the commit except that header.
-C-5  Trailers are the last paragraph of the message, if a blank line stands before it and every line in it is a trailer.
-C-6  No trailer stands twice, whatever the case of its name: two readers could otherwise believe two values.
+COMMIT-1  A commit is at most 64 KiB, UTF-8 without NUL, and declares no other encoding.
+COMMIT-2  Its headers are one `tree`, any number of `parent`, one `author`, one `committer`, in this order; then
+          others.
+COMMIT-3  At most one signature, in `gpgsig`; each further line of it starts with a space. No other `gpgsig...` header.
+COMMIT-4  The signature covers every byte of the commit except that header.
+COMMIT-5  Trailers are the last paragraph of the message, if a blank line stands before it and every line in it is a
+          trailer.
+COMMIT-6  No trailer stands twice, whatever the case of its name: two readers could otherwise believe two values.
 
 Git is laxer in each of these. Whatever passes here, git reads the same way.
 """
@@ -59,7 +61,7 @@ class Ident:
 
 @dataclass(frozen=True, slots=True)
 class GitCommit:
-    """A commit that follows C-1 to C-6; nothing in it is verified.
+    """A commit that follows COMMIT-1 to COMMIT-6; nothing in it is verified.
 
     Attributes:
         tree: id of its tree, 40 lower-case hex digits.
@@ -69,7 +71,7 @@ class GitCommit:
         message: the whole message, trailers included.
         trailers: the message's trailers, in order, with their names as written.
         signature: the armor of its signature, or None.
-        payload: the exact bytes that a signature covers (C-4).
+        payload: the exact bytes that a signature covers (COMMIT-4).
     """
 
     tree: str
@@ -103,7 +105,7 @@ def parse_commit(raw: bytes) -> GitCommit:
         raw: headers, signature and message, without git's own `commit <size>` in front.
 
     Raises:
-        ValueError: one of C-1 to C-6 is broken; the message says which.
+        ValueError: one of COMMIT-1 to COMMIT-6 is broken; the message says which.
     """
     if len(raw) > MAX_COMMIT_BYTES:
         raise ValueError(f"the commit has {len(raw)} bytes; {MAX_COMMIT_BYTES} are possible")
@@ -153,7 +155,7 @@ def _read_headers(head: bytes) -> list[_Header]:
 
 
 def _required_headers(headers: list[_Header]) -> tuple[bytes, list[bytes], bytes, bytes]:
-    """Return tree, parents, author and committer (C-2), and check that no encoding other than UTF-8 is declared."""
+    """Return tree, parents, author and committer (COMMIT-2); no encoding other than UTF-8 may be declared."""
     names = [header.name for header in headers]
     parents = names.count(b"parent")
     expected = [b"tree", *[b"parent"] * parents, b"author", b"committer"]
@@ -203,10 +205,10 @@ def _parse_ident(value: bytes, header: str) -> Ident:
 
 
 def parse_trailers(message: str) -> Mapping[str, str]:
-    """Return the trailers of a commit message, in order (C-5); folded lines are joined by a space.
+    """Return the trailers of a commit message, in order (COMMIT-5); folded lines are joined by a space.
 
     Raises:
-        ValueError: a trailer stands twice (C-6).
+        ValueError: a trailer stands twice (COMMIT-6).
     """
     trailers: dict[str, str] = {}
     seen: set[str] = set()
@@ -219,7 +221,7 @@ def parse_trailers(message: str) -> Mapping[str, str]:
 
 
 def trailer_lines(message: str) -> list[tuple[str, str]]:
-    """Return the trailers of a commit message (C-5), in order, also those that stand more than once."""
+    """Return the trailers of a commit message (COMMIT-5), in order, also those that stand more than once."""
     lines = message.split("\n")
     end = len(lines)
     while end and not lines[end - 1].strip(_SPACE):

@@ -1,13 +1,14 @@
 """SSH signatures as git and `ssh-keygen -Y` make them (OpenSSH PROTOCOL.sshsig).
 
-S-1  The armor is one block, BEGIN line to END line, of canonical base64; nothing stands before or after it.
-S-2  The blob is version 1 with an empty reserved field and ends where its last field ends.
-S-3  The namespace is the expected one: a signature over a file is none over a commit.
-S-4  The message is hashed with sha256 or sha512.
-S-5  The key signs with an algorithm of its type; RSA never with SHA-1.
-S-6  The signature covers magic, namespace, reserved field, hash name and message hash.
+SSHSIG-1  The armor is one block, BEGIN line to END line, of canonical base64; nothing stands before or after it.
+SSHSIG-2  The blob is version 1 with an empty reserved field and ends where its last field ends.
+SSHSIG-3  The namespace is the expected one: a signature over a file is none over a commit.
+SSHSIG-4  The message is hashed with sha256 or sha512.
+SSHSIG-5  The key signs with an algorithm of its type; RSA never with SHA-1.
+SSHSIG-6  The signature covers magic, namespace, reserved field, hash name and message hash.
 
-The rules are stricter than ssh-keygen's where its leniency would let two spellings mean one signature (S-1, S-2).
+The rules are stricter than ssh-keygen's where its leniency would let two spellings mean one signature (SSHSIG-1,
+SSHSIG-2).
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class SshSignature:
     signature: bytes
 
     def verify(self, message: bytes, key: SshPublicKey, namespace: str = GIT_NAMESPACE) -> None:
-        """Check that `key` signed `message` for `namespace` (S-3 to S-6).
+        """Check that `key` signed `message` for `namespace` (SSHSIG-3 to SSHSIG-6).
 
         Raises:
             SignatureInvalid: anything differs.
@@ -66,7 +67,7 @@ class SshSignature:
 
 
 def parse_signature(armor: str) -> SshSignature:
-    """Return the signature in its armor (S-1, S-2, S-4).
+    """Return the signature in its armor (SSHSIG-1, SSHSIG-2, SSHSIG-4).
 
     Raises:
         SignatureInvalid: not an SSH signature, too long, or of a key type or hash that is not accepted.

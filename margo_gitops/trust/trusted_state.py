@@ -3,37 +3,35 @@
 The rules, in the order they are applied; the first that is broken refuses the whole snapshot, and what runs keeps
 running. Whatever may be large or hostile is bounded before it is read; signed state is verified before it is parsed.
 
-T-1   Bounds: bytes of the manifest, of each deployment, of all together, and number of deployments.        Oversized
-T-2   The commit, if there is one, is well formed (git_commit, C-1 to C-6).                             CommitInvalid
-T-3   The tree id computed from the snapshot's bytes is the commit's tree.                             DigestMismatch
-T-4   Where the policy has signers: there is a commit, signed by a key that is allowed at the commit's time, over
-      these bytes.                                            SignatureMissing, SignerUnknown or SignatureInvalid
-T-5   The commit's trailer `Manifest-Digest` is the sha256 of the manifest's bytes: T-3 alone rests on SHA-1.
-                                                                                      CommitInvalid, DigestMismatch
-T-6   Its trailer `Device` is the client this device belongs to.                       CommitInvalid, ForeignDevice
-T-7   The manifest is JSON that follows its contract; its version is a 64-bit integer, exact (Margo desired state,
-      manifest fields).                                                                        StateDocumentInvalid
-T-8   The commit's trailer `Manifest-Version` is the manifest's version.                                CommitInvalid
-T-9   The deployments are exactly the ones the manifest lists.                                        ContentMismatch
-T-10  Each has the digest the manifest states for it; `sizeBytes` is advisory (Margo desired state, digests).
-                                                                                                       DigestMismatch
-T-11  With a commit, the bundle's digest is that of the bundle written from these deployments. Without, the bundle may
-      be another server's archive of the same files: whoever downloads it checks it.                   DigestMismatch
-T-12  Each deployment follows its contract, and its id is the listed one, whatever the case.     StateDocumentInvalid
-T-13  Each is for this device: its `deviceId` is the device, or a child of it (`device/...`, also `device/*`). Older
-      shapes of the standard have no `deviceId` and mean the client itself.                             ForeignDevice
-T-14  The version is not below the floor's, nor below the policy's minimum.                           VersionRollback
-T-15  The floor's version again means the floor's manifest again, byte for byte.                        VersionReused
-T-16  The version right after the floor's has the floor's commit among its parents, where both have commits. A greater
-      jump is allowed: the device was offline, and history is fetched at depth 1.                    HistoryRewritten
+TRUST-1   Bounds: bytes of the manifest, of each deployment, of all together, and number of deployments. [Oversized]
+TRUST-2   The commit, if there is one, is well formed (git_commit, COMMIT-1 to COMMIT-6). [CommitInvalid]
+TRUST-3   The tree id computed from the snapshot's bytes is the commit's tree. [DigestMismatch]
+TRUST-4   Where the policy has signers: there is a commit, signed by a key that is allowed at the commit's time, over
+          these bytes. [SignatureMissing, SignerUnknown or SignatureInvalid]
+TRUST-5   The commit's trailer `Manifest-Digest` is the sha256 of the manifest's bytes: TRUST-3 alone rests on SHA-1.
+          [CommitInvalid, DigestMismatch]
+TRUST-6   Its trailer `Device` is the client this device belongs to. [CommitInvalid, ForeignDevice]
+TRUST-7   The manifest is JSON that follows its contract; its version is a 64-bit integer, exact (Margo desired state,
+          manifest fields). [StateDocumentInvalid]
+TRUST-8   The commit's trailer `Manifest-Version` is the manifest's version. [CommitInvalid]
+TRUST-9   The deployments are exactly the ones the manifest lists. [ContentMismatch]
+TRUST-10  Each has the digest the manifest states for it; `sizeBytes` is advisory (Margo desired state, digests).
+          [DigestMismatch]
+TRUST-11  With a commit, the bundle's digest is that of the bundle written from these deployments. Without, the bundle
+          may be another server's archive of the same files: whoever downloads it checks it. [DigestMismatch]
+TRUST-12  Each deployment follows its contract, and its id is the listed one, whatever the case. [StateDocumentInvalid]
+TRUST-13  Each is for this device: its `deviceId` is the device, or a child of it (`device/...`, also `device/*`).
+          Older shapes of the standard have no `deviceId` and mean the client itself. [ForeignDevice]
+TRUST-14  The version is not below the floor's, nor below the policy's minimum. [VersionRollback]
+TRUST-15  The floor's version again means the floor's manifest again, byte for byte. [VersionReused]
+TRUST-16  The version right after the floor's has the floor's commit among its parents, where both have commits. A
+          greater jump is allowed: the device was offline, and history is fetched at depth 1. [HistoryRewritten]
 
-The new floor is the snapshot's version, manifest digest and commit. Seen again (T-15), the old floor stays as it is,
-and gains the commit if it had none: the commit that was trusted first is the one that the next version must descend
-from, so that history rewritten under an unchanged manifest shows at the next version.
+The new floor is the snapshot's version, manifest digest and commit. Seen again (TRUST-15), the old floor stays as it
+is, and gains the commit if it had none: the commit that was trusted first is the one that the next version must
+descend from, so that history rewritten under an unchanged manifest shows at the next version.
 
-    trusted = judge(transport.pull(held).snapshot, TrustPolicy("press-07", signers), floor)
-    ...                                    # apply trusted.deployments
-    store(trusted.floor)                   # only after success
+`TrustedState` shows a session.
 """
 
 from __future__ import annotations
@@ -111,6 +109,22 @@ class TrustPolicy:
 class TrustedState:
     """A snapshot that passed every rule.
 
+    A session of a device, from its first contact on:
+
+        from margo_gitops.trust import TrustPolicy, TrustRefused, judge, parse_allowed_signers, read_floor, write_floor
+
+        policy = TrustPolicy("press-07", parse_allowed_signers(signers_file, "allowed_signers"))
+        floor = None                                    # first contact: any version is accepted
+        for snapshot in fetched:                        # what a transport got
+            try:
+                trusted = judge(snapshot, policy, floor)
+            except TrustRefused as refusal:
+                report(refusal)                         # what runs keeps running
+                continue
+            apply(trusted.deployments)
+            stored = write_floor(trusted.floor)         # only after success
+            floor = read_floor(stored, "floor.json")
+
     Attributes:
         manifest: the manifest.
         deployments: every deployment, in the manifest's order.
@@ -135,7 +149,7 @@ def judge(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> Trust
         floor: the newest state it has trusted; None at first contact, which accepts any version the policy accepts.
 
     Raises:
-        TrustRefused: of the class that the broken rule names (T-1 to T-16), with the device in it.
+        TrustRefused: of the class that the broken rule names (TRUST-1 to TRUST-16), with the device in it.
     """
     try:
         return _judge(snapshot, policy, floor)
@@ -173,7 +187,7 @@ def _judge(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> Trus
 
 
 def _check_bounds(snapshot: Snapshot, bounds: StateBounds) -> None:
-    """T-1."""
+    """TRUST-1."""
     sizes = {deployment_path(deployment): len(content) for deployment, content in snapshot.deployments.items()}
     largest = max(sizes, key=sizes.__getitem__, default="")
     measured = (
@@ -191,7 +205,7 @@ def _check_bounds(snapshot: Snapshot, bounds: StateBounds) -> None:
 
 
 def _read_commit(snapshot: Snapshot) -> GitCommit | None:
-    """T-2."""
+    """TRUST-2."""
     if snapshot.commit is None:
         return None
     try:
@@ -201,7 +215,7 @@ def _read_commit(snapshot: Snapshot) -> GitCommit | None:
 
 
 def _check_tree(snapshot: Snapshot, commit: GitCommit | None) -> None:
-    """T-3."""
+    """TRUST-3."""
     if commit is None:
         return
     try:
@@ -214,7 +228,7 @@ def _check_tree(snapshot: Snapshot, commit: GitCommit | None) -> None:
 
 
 def _check_signature(commit: GitCommit | None, signers: AllowedSigners | None) -> str | None:
-    """T-4. Returns who signed; None where nobody asks."""
+    """TRUST-4. Returns who signed; None where nobody asks."""
     if signers is None:
         return None
     if commit is None or commit.signature is None:
@@ -226,7 +240,7 @@ def _check_signature(commit: GitCommit | None, signers: AllowedSigners | None) -
 
 
 def _check_trailers(commit: GitCommit | None, digest: Digest, device: str) -> None:
-    """T-5 and T-6."""
+    """TRUST-5 and TRUST-6."""
     if commit is None:
         return
     said = StateCommit.of(commit)
@@ -255,7 +269,7 @@ def _need(value: str | None, field: str) -> str:
 
 
 def _read_manifest(content: bytes, bounds: StateBounds) -> StateManifest:
-    """T-7."""
+    """TRUST-7."""
     nodes = max(DEFAULT_BOUNDS.nodes, _NODES_PER_REFERENCE * bounds.deployments)
     return _read_document(StateManifest, content, MANIFEST_FILE, Bounds(size=bounds.manifest_bytes, nodes=nodes))
 
@@ -273,7 +287,7 @@ def _read_document(record: type[AnyDocument], content: bytes, file: str, bounds:
 
 
 def _check_version_trailer(commit: GitCommit | None, manifest: StateManifest) -> None:
-    """T-8."""
+    """TRUST-8."""
     if commit is None:
         return
     stated = _need(StateCommit.of(commit).manifest_version, "manifest_version")
@@ -286,7 +300,7 @@ def _check_version_trailer(commit: GitCommit | None, manifest: StateManifest) ->
 
 
 def _check_content(manifest: StateManifest, deployments: Mapping[str, bytes]) -> None:
-    """T-9."""
+    """TRUST-9."""
     listed = {reference.deployment_id for reference in manifest.deployments}
     missing, unlisted = sorted(listed - deployments.keys()), sorted(deployments.keys() - listed)
     if missing or unlisted:
@@ -298,7 +312,7 @@ def _check_content(manifest: StateManifest, deployments: Mapping[str, bytes]) ->
 
 
 def _check_digests(manifest: StateManifest, deployments: Mapping[str, bytes]) -> None:
-    """T-10."""
+    """TRUST-10."""
     for reference in manifest.deployments:
         digest = sha256(deployments[reference.deployment_id])
         if digest != reference.digest:
@@ -311,7 +325,7 @@ def _check_digests(manifest: StateManifest, deployments: Mapping[str, bytes]) ->
 
 
 def _check_bundle(manifest: StateManifest, snapshot: Snapshot) -> None:
-    """T-11."""
+    """TRUST-11."""
     if snapshot.commit is None or manifest.bundle is None:
         return
     digest = sha256(write_bundle(snapshot.deployments))
@@ -325,7 +339,7 @@ def _check_bundle(manifest: StateManifest, snapshot: Snapshot) -> None:
 
 
 def _read_deployment(reference: DeploymentReference, content: bytes, bounds: StateBounds) -> ApplicationDeployment:
-    """T-12."""
+    """TRUST-12."""
     file = deployment_path(reference.deployment_id)
     document = _read_document(ApplicationDeployment, content, file, Bounds(size=bounds.deployment_bytes))
     if document.id.lower() != reference.deployment_id.lower():
@@ -338,7 +352,7 @@ def _read_deployment(reference: DeploymentReference, content: bytes, bounds: Sta
 
 
 def _check_device(deployment: ApplicationDeployment, device: str) -> None:
-    """T-13."""
+    """TRUST-13."""
     meant = deployment.metadata.device_id
     if meant is not None and meant != device and not meant.startswith(f"{device}/"):
         raise ForeignDevice(

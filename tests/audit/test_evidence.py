@@ -166,7 +166,7 @@ def test_approvals_are_told_and_bound_to_the_fleet_commit(signed: World):
     def approve(payload: Payload) -> None:
         payload["predicate"]["states"][0]["fleetCommit"]["trailers"][0]["value"] = "The Boss <boss@example.com>"
 
-    assert "E-7" in refused(signed, told_otherwise(signed, content, approve))
+    assert "EVIDENCE-7" in refused(signed, told_otherwise(signed, content, approve))
 
 
 @times(2)
@@ -211,12 +211,12 @@ def evidence_file(_signed: World) -> tuple[World, bytes]:
     ],
 )
 def test_another_envelope_is_refused(signed: World, change: Callable[[bytes], bytes]):
-    assert "E-1" in refused(signed, change(export(signed, "gw")))
+    assert "EVIDENCE-1" in refused(signed, change(export(signed, "gw")))
 
 
 def test_only_listed_keys_for_this_use_at_this_time_count(signed: World):
     folder = signed.folder
-    assert "E-1" in refused(signed, export(signed, "gw", seed=STRANGER))
+    assert "EVIDENCE-1" in refused(signed, export(signed, "gw", seed=STRANGER))
     # The key that signs commits vouches for no evidence, and the other way round.
     assert "not for 'margo-gitops-evidence'" in refused(signed, export(signed, "gw", seed=RENDERER))
     swapped = signers(folder, renderer='namespaces="margo-gitops-evidence"')
@@ -227,7 +227,7 @@ def test_only_listed_keys_for_this_use_at_this_time_count(signed: World):
 
 def test_unsigned_commits_need_an_explicit_yes(world: World):
     content = export(world)
-    assert "E-4" in refused(world, content)
+    assert "EVIDENCE-4" in refused(world, content)
     checked = check(world, content, unsigned=True)
     assert (checked.signed_by, checked.unsigned > 0) == ((), True)
 
@@ -264,40 +264,46 @@ def other_subject(name: str, value: str) -> Callable[[Payload], None]:
 
 
 FORGERIES: dict[str, tuple[str, Callable[[Payload], object]]] = {
-    "blob": ("E-3", other_bytes("blob")),
-    "tree": ("E-3", other_bytes("tree")),
-    "commit": ("E-3", other_bytes("commit")),
+    "blob": ("EVIDENCE-3", other_bytes("blob")),
+    "tree": ("EVIDENCE-3", other_bytes("tree")),
+    "commit": ("EVIDENCE-3", other_bytes("commit")),
     "no-base64": ("no base64", lambda payload: payload["predicate"]["objects"][0].update(content="*")),
-    "spare-object": ("E-3", spare),
-    "object-twice": ("E-3", lambda payload: payload["predicate"]["objects"].append(payload["predicate"]["objects"][0])),
+    "spare-object": ("EVIDENCE-3", spare),
+    "object-twice": (
+        "EVIDENCE-3",
+        lambda payload: payload["predicate"]["objects"].append(payload["predicate"]["objects"][0]),
+    ),
     "object-missing": ("not in the evidence", lambda payload: payload["predicate"]["objects"].pop()),
-    "object-type": ("E-3", other_type),
+    "object-type": ("EVIDENCE-3", other_type),
     "device": ("E-", lambda payload: state(payload).update(device="b")),
-    "version": ("E-6", lambda payload: state(payload).update(manifestVersion="9")),
-    "rendered-by": ("E-6", lambda payload: state(payload).update(renderedBy="margo-gitops 9")),
-    "lock": ("E-6", lambda payload: state(payload).update(applicationsLock=f"sha256:{'0' * 64}")),
-    "no-lock": ("E-6", lambda payload: state(payload).update(applicationsLock=None)),
-    "signer": ("E-6", lambda payload: state(payload).update(signer="SHA256:somebody")),
-    "fleet": ("E-6", lambda payload: payload["predicate"].update(fleet="another")),
-    "place": ("E-5", lambda payload: state(payload).update(place="devices/south/gw")),
+    "version": ("EVIDENCE-6", lambda payload: state(payload).update(manifestVersion="9")),
+    "rendered-by": ("EVIDENCE-6", lambda payload: state(payload).update(renderedBy="margo-gitops 9")),
+    "lock": ("EVIDENCE-6", lambda payload: state(payload).update(applicationsLock=f"sha256:{'0' * 64}")),
+    "no-lock": ("EVIDENCE-6", lambda payload: state(payload).update(applicationsLock=None)),
+    "signer": ("EVIDENCE-6", lambda payload: state(payload).update(signer="SHA256:somebody")),
+    "fleet": ("EVIDENCE-6", lambda payload: payload["predicate"].update(fleet="another")),
+    "place": ("EVIDENCE-5", lambda payload: state(payload).update(place="devices/south/gw")),
     "in-force": ("E-", lambda payload: state(payload).update(inForce=state(payload)["deviceCommit"])),
-    "state-commit": ("E-6", lambda payload: state(payload).update(stateCommit=state(payload)["inForce"])),
+    "state-commit": ("EVIDENCE-6", lambda payload: state(payload).update(stateCommit=state(payload)["inForce"])),
     "device-commit": ("E-", lambda payload: state(payload).update(deviceCommit=state(payload)["stateCommit"])),
-    "author": ("E-7", lambda payload: state(payload)["fleetCommit"].update(author="Eve <eve@example.com>")),
-    "date": ("E-7", lambda payload: state(payload)["fleetCommit"].update(date="1999-01-01T00:00:00+00:00")),
-    "subject": ("E-7", lambda payload: state(payload)["fleetCommit"].update(subject="Nothing")),
-    "sha256": ("E-8", other_subject("sha256", hashlib.sha256(b"").hexdigest())),
-    "git-blob": ("E-8", other_subject("gitBlob", "0" * 40)),
-    "git-tree": ("E-8", other_subject("gitTree", "0" * 40)),
-    "subject-missing": ("E-8", lambda payload: payload["subject"].pop()),
-    "subject-added": ("E-8", lambda payload: payload["subject"].append({"name": "x", "digest": {"sha256": "0" * 64}})),
-    "subjects-turned": ("E-8", lambda payload: payload["subject"].reverse()),
-    "statement-type": ("E-2", lambda payload: payload.update(_type="https://in-toto.io/Statement/v0.1")),
-    "predicate-type": ("E-2", lambda payload: payload.update(predicateType="https://slsa.dev/provenance/v1")),
-    "unknown-key": ("E-2", lambda payload: payload["predicate"].update(more="x")),
-    "no-states": ("E-2", lambda payload: payload["predicate"].update(states=[])),
-    "time": ("E-2", lambda payload: payload["predicate"].update(exportedAt="2027-01-15T08:00:00")),
-    "object-id": ("E-2", lambda payload: state(payload).update(deviceCommit="HEAD")),
+    "author": ("EVIDENCE-7", lambda payload: state(payload)["fleetCommit"].update(author="Eve <eve@example.com>")),
+    "date": ("EVIDENCE-7", lambda payload: state(payload)["fleetCommit"].update(date="1999-01-01T00:00:00+00:00")),
+    "subject": ("EVIDENCE-7", lambda payload: state(payload)["fleetCommit"].update(subject="Nothing")),
+    "sha256": ("EVIDENCE-8", other_subject("sha256", hashlib.sha256(b"").hexdigest())),
+    "git-blob": ("EVIDENCE-8", other_subject("gitBlob", "0" * 40)),
+    "git-tree": ("EVIDENCE-8", other_subject("gitTree", "0" * 40)),
+    "subject-missing": ("EVIDENCE-8", lambda payload: payload["subject"].pop()),
+    "subject-added": (
+        "EVIDENCE-8",
+        lambda payload: payload["subject"].append({"name": "x", "digest": {"sha256": "0" * 64}}),
+    ),
+    "subjects-turned": ("EVIDENCE-8", lambda payload: payload["subject"].reverse()),
+    "statement-type": ("EVIDENCE-2", lambda payload: payload.update(_type="https://in-toto.io/Statement/v0.1")),
+    "predicate-type": ("EVIDENCE-2", lambda payload: payload.update(predicateType="https://slsa.dev/provenance/v1")),
+    "unknown-key": ("EVIDENCE-2", lambda payload: payload["predicate"].update(more="x")),
+    "no-states": ("EVIDENCE-2", lambda payload: payload["predicate"].update(states=[])),
+    "time": ("EVIDENCE-2", lambda payload: payload["predicate"].update(exportedAt="2027-01-15T08:00:00")),
+    "object-id": ("EVIDENCE-2", lambda payload: state(payload).update(deviceCommit="HEAD")),
 }
 
 
@@ -318,7 +324,7 @@ def test_a_rewritten_state_repo_gives_evidence_of_its_signatures_being_wrong(sig
     mine = forger.commit_of("a", commit)
     forger.put(mine, {"manifest.json": forged})
     forger.write()
-    assert "E-4" in refused(signed, export(signed, "a"))
+    assert "EVIDENCE-4" in refused(signed, export(signed, "a"))
 
 
 def test_a_shallow_fleet_repo_cannot_export(signed: World, tmp_path: Path):

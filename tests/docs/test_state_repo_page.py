@@ -43,12 +43,18 @@ def test_the_table_of_encoded_names_is_right() -> None:
 
 
 def test_the_rules_are_those_of_the_code() -> None:
-    page = {cells[0]: cells[1] for head in ("| P-1 ", "| R-1 ") for cells in rows(f"| Rule | |\n|---|---|\n{head}")}
+    page = {
+        cells[0]: cells[1]
+        for head in ("| PUBLICATION-1 ", "| REFS-1 ")
+        for cells in rows(f"| Rule | |\n|---|---|\n{head}")
+    }
     code = {
         name: " ".join(text.split()).rstrip(".")
         for module in (publication, refs)
         for name, text in re.findall(
-            r"^ *([PR]-\d)  (.+?)(?=^ *[PR]-\d  |\n\n|\Z)", module.__doc__ or "", re.MULTILINE | re.DOTALL
+            r"^ *((?:PUBLICATION|REFS)-\d)  (.+?)(?=^ *(?:PUBLICATION|REFS)-\d  |\n\n|\Z)",
+            module.__doc__ or "",
+            re.MULTILINE | re.DOTALL,
         )
     }
     assert {name: text.rstrip(".") for name, text in page.items()} == code

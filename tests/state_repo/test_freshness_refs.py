@@ -1,4 +1,4 @@
-"""Statements of freshness in a state repo: rules G-1 to G-5, read back as a device reads them."""
+"""Statements of freshness in a state repo: rules STATEMENT-1 to STATEMENT-5, read back as a device reads them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a render leaves in the state repo: rules P-1 to P-4, and what any git program sees of them."""
+"""What a render leaves in the state repo (PUBLICATION-1 to PUBLICATION-4), and what any git program sees of it."""
 
 from pathlib import Path
 

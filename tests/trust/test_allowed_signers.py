@@ -1,4 +1,4 @@
-"""The list of allowed signers: the rules L-1 to L-6, against the real ssh-keygen."""
+"""The list of allowed signers: the rules SIGNERS-1 to SIGNERS-6, against the real ssh-keygen."""
 
 import subprocess
 from datetime import UTC, datetime, timedelta
@@ -25,7 +25,7 @@ def find(text, key=RENDERER, namespace="git", at=NOW):
     return read(text).find(key.public, namespace, at)
 
 
-# L-1
+# SIGNERS-1
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_the_first_line_that_allows_the_key_counts():
     assert find(text, STRANGER) == "two"
 
 
-# L-2, L-6: options
+# SIGNERS-2, SIGNERS-6: options
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_every_line_that_names_the_key_gives_its_reason():
     ]
 
 
-# L-2 to L-5: what is refused
+# SIGNERS-2 to SIGNERS-5: what is refused
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,16 @@
 """The trust floor as stored: every digit kept, everything else refused."""
 
 import json
+from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from margo_gitops.digests import sha256
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION
-from margo_gitops.errors import InvalidDocument, MargoGitopsError, UnreadableDocument
-from margo_gitops.trust.floor import Floor, read_floor, write_floor
+from margo_gitops.errors import HistoryRewritten, InvalidDocument, MargoGitopsError, UnreadableDocument
+from margo_gitops.trust.floor import Floor, raise_floor, read_floor, write_floor
 
 FLOORS = st.builds(
     Floor,
@@ -77,3 +78,21 @@ def test_a_version_of_more_than_64_bits_is_refused():
 def test_a_floor_is_small():
     with pytest.raises(UnreadableDocument):
         read_floor(b" " * 5000, "floor.json")
+
+
+@given(FLOORS, FLOORS, st.integers(2, 2**32))
+@example(FLOOR, FLOOR, 2)
+def test_a_device_that_missed_renders_trusts_the_next_state_that_it_sees(floor, offered, missed):
+    """Also where it missed exactly one: history between the two is not fetched, so no parent can be asked for."""
+    floor = replace(floor, version=min(floor.version, MAX_MANIFEST_VERSION - missed))
+    offered = replace(offered, version=floor.version + missed)
+    assert raise_floor(floor, offered, (), 1) == offered
+
+
+@given(FLOORS, FLOORS)
+def test_the_very_next_version_follows_from_the_floors_commit(floor, offered):
+    floor = replace(floor, version=min(floor.version, MAX_MANIFEST_VERSION - 1), commit="1" * 40)
+    offered = replace(offered, version=floor.version + 1, commit="2" * 40)
+    assert raise_floor(floor, offered, ("3" * 40, floor.commit), 1) == offered
+    with pytest.raises(HistoryRewritten):
+        raise_floor(floor, offered, ("3" * 40,), 1)

@@ -1,4 +1,4 @@
-"""The Merkle tree under a statement of freshness: rules M-1 to M-4 of margo_gitops.trust.freshness_tree."""
+"""The Merkle tree under a statement of freshness: rules MERKLE-1 to MERKLE-4 of margo_gitops.trust.freshness_tree."""
 
 from __future__ import annotations
 

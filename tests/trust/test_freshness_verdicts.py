@@ -1,4 +1,4 @@
-"""Judging a proof of freshness: rules F-1 to F-7 of margo_gitops.trust.freshness, and the verdicts."""
+"""Judging a proof of freshness: rules FRESH-1 to FRESH-7 of margo_gitops.trust.freshness, and the verdicts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Commits: read strictly (C-1 to C-6), built and signed as git does."""
+"""Commits: read strictly (COMMIT-1 to COMMIT-6), built and signed as git does."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""SSH signatures: the rules S-1 to S-6, against the real ssh-keygen in both directions."""
+"""SSH signatures: the rules SSHSIG-1 to SSHSIG-6, against the real ssh-keygen in both directions."""
 
 import base64
 import hashlib
@@ -59,7 +59,7 @@ def test_signing_twice_gives_the_same_text():
     assert sign(MESSAGE, RENDERER) == ARMOR
 
 
-# S-1, S-2, S-4, S-5
+# SSHSIG-1, SSHSIG-2, SSHSIG-4, SSHSIG-5
 
 
 @pytest.mark.parametrize(

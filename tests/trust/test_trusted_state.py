@@ -109,7 +109,7 @@ def test_a_child_with_an_agent_of_its_own_reads_the_state_of_its_client():
     judge(state.over_git(), TrustPolicy("press-07/camera", allowed()), None)
 
 
-# T-1
+# TRUST-1
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_state_at_its_bounds_is_trusted():
     judge(STATE.over_git(), replace(SIGNED, bounds=bounds), None)
 
 
-# T-2, T-3
+# TRUST-2, TRUST-3
 
 
 def test_a_malformed_commit_is_refused():
@@ -161,7 +161,7 @@ def test_a_file_name_that_leaves_its_folder_is_refused():
     refusal(ContentMismatch, STATE.but(files={"../manifest": b""}).over_git())
 
 
-# T-4
+# TRUST-4
 
 
 def test_g_m_5_unsigned_state_is_refused_where_signatures_are_asked_for():
@@ -218,7 +218,7 @@ def test_any_flipped_byte_of_a_signed_commit_is_refused():
             judge(replace(STATE.over_git(), commit=flipped), SIGNED, None)
 
 
-# T-5 to T-8
+# TRUST-5 to TRUST-8
 
 
 @pytest.mark.parametrize("name", ["Manifest-Digest", "Device", "Manifest-Version"])
@@ -265,7 +265,7 @@ def test_a_bundle_without_deployments_is_refused():
     refusal(StateDocumentInvalid, STATE.but(deployments={}, manifest={"bundle": bundle}).over_git())
 
 
-# T-9 to T-11, over HTTP: no commit has said it before
+# TRUST-9 to TRUST-11, over HTTP: no commit has said it before
 
 
 def test_a_missing_deployment_is_refused():
@@ -295,7 +295,7 @@ def test_another_servers_archive_of_the_same_deployments_is_its_own_affair_over_
     judge(STATE.but(manifest={"bundle": bundle}).over_http(), UNSIGNED, None)
 
 
-# T-12, T-13
+# TRUST-12, TRUST-13
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_a_gateways_deployment_is_none_of_its_childs():
     refusal(ForeignDevice, STATE.over_git(), TrustPolicy("press-07/camera", allowed()))
 
 
-# T-14 to T-16
+# TRUST-14 to TRUST-16
 
 
 def test_f3_g_v_3_an_older_version_is_refused():

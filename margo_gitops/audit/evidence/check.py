@@ -1,16 +1,16 @@
 """Check an evidence file with nothing but a list of signers; pure.
 
-E-1  The file is one DSSE envelope in its one spelling, signed with an ed25519 key that the list has for
-     `margo-gitops-evidence` at the time of the export; nobody else signed it.
-E-2  The payload is an in-toto statement (v1) of this predicate type, with no field that is not known.
-E-3  Every object's bytes have the object's id, and every object is needed: there is room for nothing else.
-E-4  The device commit, and both commits of the branch `fleet`, are signed by keys that the list has for `git` at the
-     commit's date; without that only the exporter vouches, which must be asked for.
-E-5  The device's tree is the very tree that both commits of `fleet` hold for this device; it holds the manifest and the
-     deployments that the manifest lists, each with its digest, and nothing else.
-E-6  What the statement says of a state is what the signed trailers and the manifest say.
-E-7  What it says of the fleet commit is what that commit's bytes say, and its applications lock is in its tree.
-E-8  The subjects are the devices' commits, trees and files, all of them and nothing else, with right digests.
+EVIDENCE-1  The file is one DSSE envelope in its one spelling, signed with an ed25519 key that the list has for
+            `margo-gitops-evidence` at the time of the export; nobody else signed it.
+EVIDENCE-2  The payload is an in-toto statement (v1) of this predicate type, with no field that is not known.
+EVIDENCE-3  Every object's bytes have the object's id, and every object is needed: there is room for nothing else.
+EVIDENCE-4  The device commit, and both commits of the branch `fleet`, are signed by keys that the list has for `git`
+            at the commit's date; without that only the exporter vouches, which must be asked for.
+EVIDENCE-5  The device's tree is the very tree that both commits of `fleet` hold for this device; it holds the manifest
+            and the deployments that the manifest lists, each with its digest, and nothing else.
+EVIDENCE-6  What the statement says of a state is what the signed trailers and the manifest say.
+EVIDENCE-7  What it says of the fleet commit is what that commit's bytes say, and its applications lock is in its tree.
+EVIDENCE-8  The subjects are the devices' commits, trees and files, all of them and nothing else, with right digests.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def check_evidence(content: bytes, file: str, signers: AllowedSigners, *, unsign
         unsigned: whether commits that nobody signed are accepted on the exporter's word.
 
     Raises:
-        EvidenceRefused: with every rule that is broken, E-1 to E-8.
+        EvidenceRefused: with every rule that is broken, EVIDENCE-1 to EVIDENCE-8.
     """
     try:
         statement, exporter = _statement(content, file, signers)
@@ -112,30 +112,32 @@ def _refused(file: str, why: list[str]) -> EvidenceRefused:
 
 def _statement(content: bytes, file: str, signers: AllowedSigners) -> tuple[EvidenceStatement, str]:
     if len(content) > _BOUNDS.size:
-        raise ValueError(f"E-1: it has {len(content)} bytes, {_BOUNDS.size} are possible")
+        raise ValueError(f"EVIDENCE-1: it has {len(content)} bytes, {_BOUNDS.size} are possible")
     try:
         payload, key = opened(content, signers)
     except ValueError as error:
-        raise ValueError(f"E-1: {error}") from error
+        raise ValueError(f"EVIDENCE-1: {error}") from error
     try:
         statement = read(EvidenceStatement, read_json(payload, file, _BOUNDS))
         check_statement(payload)
     except MargoGitopsError as error:
         why = "; ".join(error.why[:5])
-        raise ValueError(f"E-2: {error.what}{f': {why}' if why else ''}") from error
+        raise ValueError(f"EVIDENCE-2: {error.what}{f': {why}' if why else ''}") from error
     except ValueError as error:
-        raise ValueError(f"E-2: {error}") from error
+        raise ValueError(f"EVIDENCE-2: {error}") from error
     if (statement.type, statement.predicate_type) != (STATEMENT_TYPE, PREDICATE_TYPE):
-        raise ValueError(f"E-2: the payload is {statement.type} of {statement.predicate_type}, not {PREDICATE_TYPE}")
+        raise ValueError(
+            f"EVIDENCE-2: the payload is {statement.type} of {statement.predicate_type}, not {PREDICATE_TYPE}"
+        )
     try:
         at = datetime.fromisoformat(statement.predicate.exported_at)
     except ValueError:
         at = None
     if at is None or at.tzinfo is None:
-        raise ValueError(f"E-2: {statement.predicate.exported_at!r} is no time with a time zone")
+        raise ValueError(f"EVIDENCE-2: {statement.predicate.exported_at!r} is no time with a time zone")
     exporter = signers.find(key, NAMESPACE, at)
     if exporter is None:
-        raise ValueError(f"E-1: {'; '.join(signers.objections(key, NAMESPACE, at))}")
+        raise ValueError(f"EVIDENCE-1: {'; '.join(signers.objections(key, NAMESPACE, at))}")
     return statement, exporter
 
 
@@ -170,16 +172,16 @@ class _Check:
             except StateTampered as error:
                 yield f"{state.device} {state.manifest_version}: {error.what}"
         if spare := sorted(self._objects.keys() - self._used):
-            yield f"E-3: {len(spare)} objects belong to no state, one is {spare[0]}"
+            yield f"EVIDENCE-3: {len(spare)} objects belong to no state, one is {spare[0]}"
 
     def _read_objects(self) -> Iterator[str]:
         for item in self._evidence.objects:
             content = content_of(item)
             kind = item.type.encode()
             if item.id in self._objects:
-                yield f"E-3: the object {item.id} stands twice"
+                yield f"EVIDENCE-3: the object {item.id} stands twice"
             if (real := object_id(kind, content)) != item.id:
-                yield f"E-3: the bytes of the {item.type} {item.id} have the id {real}"
+                yield f"EVIDENCE-3: the bytes of the {item.type} {item.id} have the id {real}"
             self._objects[item.id] = kind, content
 
     def _object(self, name: str, kind: bytes, rule: str) -> bytes:
@@ -194,9 +196,9 @@ class _Check:
 
     def _commit(self, name: str) -> GitCommit:
         try:
-            return parse_commit(self._object(name, COMMIT, "E-3"))
+            return parse_commit(self._object(name, COMMIT, "EVIDENCE-3"))
         except ValueError as error:
-            raise ValueError(f"E-4: the commit {name} is none of a renderer's: {error}") from error
+            raise ValueError(f"EVIDENCE-4: the commit {name} is none of a renderer's: {error}") from error
 
     def _state(self, state: EvidenceState) -> Iterator[str]:
         encoded = encode_device_id(state.device)
@@ -209,7 +211,7 @@ class _Check:
             places = dict(self._places(each.tree, encoded))
             place = state.place if name == state.in_force else next(iter(places), "")
             if places.get(place) != commit.tree:
-                yield f"E-5: the commit {name} does not hold the device's tree {commit.tree}"
+                yield f"EVIDENCE-5: the commit {name} does not hold the device's tree {commit.tree}"
         files = self._files(commit.tree)
         yield from self._content(files)
         yield from self._said(state, commit, brought, files)
@@ -232,15 +234,15 @@ class _Check:
             return
         signed = commit_signer(commit, self._signers)
         if signed.objection or signed.signer is None:
-            yield f"E-4: the signature of {name} does not count: {signed.objection}"
+            yield f"EVIDENCE-4: the signature of {name} does not count: {signed.objection}"
         else:
             self.signed_by.add(signed.signer)
 
     def _places(self, root: str, encoded: str) -> Iterator[tuple[str, str]]:
         """Yield the places of a device in the tree of a commit of `fleet`, as far as its trees are in the evidence."""
-        for top in self._tree(root, "E-5"):
+        for top in self._tree(root, "EVIDENCE-5"):
             if top.name == DEVICES_FOLDER.encode() and top.id in self._objects:
-                for site in self._tree(top.id, "E-5"):
+                for site in self._tree(top.id, "EVIDENCE-5"):
                     if site.id in self._objects:
                         yield from self._place(
                             f"{DEVICES_FOLDER}/{site.name.decode('utf-8', 'replace')}", site.id, encoded
@@ -260,10 +262,10 @@ class _Check:
     def _files(self, tree: str) -> dict[str, tuple[str, bytes]]:
         """Return blob id and content of every file of a device, by path."""
         found = {}
-        for entry in self._tree(tree, "E-5"):
+        for entry in self._tree(tree, "EVIDENCE-5"):
             name = entry.name.decode("utf-8", "backslashreplace")
             if entry.mode == FOLDER_MODE and name == DEPLOYMENTS_FOLDER:
-                for inner in self._tree(entry.id, "E-5"):
+                for inner in self._tree(entry.id, "EVIDENCE-5"):
                     path = f"{name}/{inner.name.decode('utf-8', 'backslashreplace')}"
                     found[path] = self._file(path, inner)
             else:
@@ -272,18 +274,18 @@ class _Check:
 
     def _file(self, path: str, entry: TreeEntry) -> tuple[str, bytes]:
         if entry.mode != FILE_MODE:
-            raise ValueError(f"E-5: {path} is no plain file")
-        return entry.id, self._object(entry.id, BLOB, "E-5")
+            raise ValueError(f"EVIDENCE-5: {path} is no plain file")
+        return entry.id, self._object(entry.id, BLOB, "EVIDENCE-5")
 
     def _content(self, files: Mapping[str, tuple[str, bytes]]) -> Iterator[str]:
         listed_files = {deployment_path(each): digest for each, digest in _manifest(files)[1].items()}
         for path in sorted({*listed_files, *files} - {MANIFEST_FILE}):
             if path not in files:
-                yield f"E-5: the manifest lists {path}, and the tree lacks it"
+                yield f"EVIDENCE-5: the manifest lists {path}, and the tree lacks it"
             elif path not in listed_files:
-                yield f"E-5: the tree holds {path}, and the manifest does not list it"
+                yield f"EVIDENCE-5: the tree holds {path}, and the manifest does not list it"
             elif sha256(files[path][1]) != listed_files[path]:
-                yield f"E-5: {path} is not what the manifest says: {listed_files[path]}"
+                yield f"EVIDENCE-5: {path} is not what the manifest says: {listed_files[path]}"
 
     def _said(
         self, state: EvidenceState, commit: GitCommit, brought: GitCommit, files: Mapping[str, tuple[str, bytes]]
@@ -299,25 +301,25 @@ class _Check:
             device=state.device,
         )
         for trailer, value, found in said.differences(StateCommit.of(commit)):
-            yield f"E-6: the trailer {trailer} says {found or 'nothing'}, not {value or 'nothing'}"
+            yield f"EVIDENCE-6: the trailer {trailer} says {found or 'nothing'}, not {value or 'nothing'}"
         for trailer, _, _ in said.origin().differences(StateCommit.of(brought).origin()):
-            yield f"E-6: {trailer} is another one in the commit {state.state_commit}"
+            yield f"EVIDENCE-6: {trailer} is another one in the commit {state.state_commit}"
         if str(_manifest(files)[0]) != state.manifest_version:
-            yield f"E-6: the manifest's version is {_manifest(files)[0]}, not {state.manifest_version}"
+            yield f"EVIDENCE-6: the manifest's version is {_manifest(files)[0]}, not {state.manifest_version}"
         signer = commit_signer(commit, None).signer
         if signer != state.signer:
-            yield f"E-6: the device commit was signed by {signer or 'nobody'}, not by {state.signer or 'nobody'}"
+            yield f"EVIDENCE-6: the device commit was signed by {signer or 'nobody'}, not by {state.signer or 'nobody'}"
 
     def _fleet_commit(self, state: EvidenceState) -> Iterator[str]:
         name = state.fleet_commit.id
-        raw = self._object(name, COMMIT, "E-7")
+        raw = self._object(name, COMMIT, "EVIDENCE-7")
         if fleet_commit_of(name, raw) != state.fleet_commit:
-            yield f"E-7: the fleet commit {name} says something else than the statement"
+            yield f"EVIDENCE-7: the fleet commit {name} says something else than the statement"
         if state.applications_lock is not None:
             root = raw[5:45].decode("ascii", "replace")
-            lock = next((each.id for each in self._tree(root, "E-7") if each.name == LOCK_FILE.encode()), None)
-            if lock is None or sha256(self._object(lock, BLOB, "E-7")) != state.applications_lock:
-                yield f"E-7: the applications lock of {name} is another one"
+            lock = next((each.id for each in self._tree(root, "EVIDENCE-7") if each.name == LOCK_FILE.encode()), None)
+            if lock is None or sha256(self._object(lock, BLOB, "EVIDENCE-7")) != state.applications_lock:
+                yield f"EVIDENCE-7: the applications lock of {name} is another one"
 
 
 def _manifest(files: Mapping[str, tuple[str, bytes]]) -> tuple[int, dict[str, str]]:
@@ -327,16 +329,16 @@ def _manifest(files: Mapping[str, tuple[str, bytes]]) -> tuple[int, dict[str, st
         version = document["manifestVersion"]
         digests = {each["deploymentId"]: each["digest"] for each in document.get("deployments") or ()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"E-5: there is no {MANIFEST_FILE} that can be read") from error
+        raise ValueError(f"EVIDENCE-5: there is no {MANIFEST_FILE} that can be read") from error
     if not isinstance(version, int) or not all(isinstance(each, str) for pair in digests.items() for each in pair):
-        raise ValueError(f"E-5: {MANIFEST_FILE} is no state manifest")
+        raise ValueError(f"EVIDENCE-5: {MANIFEST_FILE} is no state manifest")
     return version, digests
 
 
 def _subjects(said: tuple[Subject, ...], real: tuple[Subject, ...]) -> Iterator[str]:
     for each in sorted(set(said) - set(real), key=lambda each: each.name):
-        yield f"E-8: the subject {each.name} is none of the states', or has other digests"
+        yield f"EVIDENCE-8: the subject {each.name} is none of the states', or has other digests"
     for each in sorted(set(real) - set(said), key=lambda each: each.name):
-        yield f"E-8: the subjects lack {each.name}"
+        yield f"EVIDENCE-8: the subjects lack {each.name}"
     if set(said) == set(real) and said != real:
-        yield "E-8: the subjects are in another order, or one stands twice"
+        yield "EVIDENCE-8: the subjects are in another order, or one stands twice"
