@@ -12,13 +12,12 @@ from typing import cast
 import click
 
 from margo_gitops.conformance.agents.case import TransportName
-from margo_gitops.conformance.agents.run import check_agent
+from margo_gitops.conformance.agents.playing import check_agent
 from margo_gitops.conformance.agents.stage import AgentUnderTest
-from margo_gitops.conformance.evidence import shown
-from margo_gitops.conformance.report import ConformanceReport
-from margo_gitops.conformance.report_formats import FORMATS
-from margo_gitops.conformance.servers.run import check_git, check_http
-from margo_gitops.conformance.servers.target import ServerTarget, read_token
+from margo_gitops.conformance.report import FORMATS, ConformanceReport, shown
+from margo_gitops.conformance.servers.client import ServerTarget, read_token
+from margo_gitops.conformance.servers.git_checks import check_git
+from margo_gitops.conformance.servers.http_checks import check_http
 from margo_gitops.errors import ExitCode
 
 _FILE = click.Path(path_type=Path)

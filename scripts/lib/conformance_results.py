@@ -7,10 +7,11 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from margo_gitops.conformance.agents.run import checks_of
+from margo_gitops.conformance.agents.playing import checks_of
 from margo_gitops.conformance.requirement import GIT_PAGE, HTTP_PAGE, Requirement, requirements
-from margo_gitops.conformance.servers.git_state_checks import WRITTEN
-from margo_gitops.conformance.servers.run import GIT_CHECKS, HTTP_CHECKS
+from margo_gitops.conformance.servers.git_checks import GIT_CHECKS
+from margo_gitops.conformance.servers.git_content_checks import WRITTEN
+from margo_gitops.conformance.servers.http_checks import HTTP_CHECKS
 
 RESULTS = "docs/conformance-results.json"
 

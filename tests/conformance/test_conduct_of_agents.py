@@ -11,13 +11,12 @@ import pytest
 
 from margo_gitops.conformance.agents import faults
 from margo_gitops.conformance.agents.case import Case, Place, Seen, by
-from margo_gitops.conformance.agents.command import Ended, filled_in
 from margo_gitops.conformance.agents.conduct import CONDUCT
-from margo_gitops.conformance.agents.held import Held, read_held
-from margo_gitops.conformance.evidence import shown
-from margo_gitops.conformance.hostile.git_host import Command
-from margo_gitops.conformance.hostile.server import Exchange, Request
-from margo_gitops.conformance.hostile.states import DEVICE, base_state, deployment_id, next_state
+from margo_gitops.conformance.agents.hosts import Command
+from margo_gitops.conformance.agents.loopback import Exchange, Request
+from margo_gitops.conformance.agents.program import Ended, Held, filled_in, read_held
+from margo_gitops.conformance.agents.states import DEVICE, base_state, deployment_id, next_state
+from margo_gitops.conformance.report import shown
 from margo_gitops.documents.state_layout import device_ref
 
 REF = device_ref(DEVICE)

@@ -13,9 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.conformance.evidence import LONGEST_LINE, MOST_LINES, bounded, shown
-from margo_gitops.conformance.report import ConformanceReport, Heading, Outcome, make_report
-from margo_gitops.conformance.report_formats import FORMATS
+from margo_gitops.conformance.report import (
+    FORMATS,
+    LONGEST_LINE,
+    MOST_LINES,
+    ConformanceReport,
+    Outcome,
+    bounded,
+    make_report,
+    shown,
+)
 from margo_gitops.conformance.requirement import parse_requirements
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "schemas" / "conformance-report.schema.json").read_bytes())
@@ -27,7 +34,7 @@ EVIL = '<script>alert("x")</script>&amp;\x00\x1b[31m'
 
 
 def report(*outcomes: tuple[str, str, Outcome], subject: str = "https://example.com") -> ConformanceReport:
-    return make_report(Heading("git", subject, "2026-11-21T10:00:00Z"), KNOWN, outcomes)
+    return make_report("git", subject, "2026-11-21T10:00:00Z", KNOWN, outcomes)
 
 
 FOUND = report(

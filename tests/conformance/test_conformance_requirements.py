@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.conformance.agents.run import CASES, checks_of
+from margo_gitops.conformance.agents.playing import CASES, checks_of
 from margo_gitops.conformance.requirement import GIT_PAGE, HTTP_PAGE, parse_requirements, requirements
-from margo_gitops.conformance.servers.run import GIT_CHECKS, HTTP_CHECKS
+from margo_gitops.conformance.servers.git_checks import GIT_CHECKS
+from margo_gitops.conformance.servers.http_checks import HTTP_CHECKS
 
 PAGES = (GIT_PAGE, HTTP_PAGE)
 

@@ -9,27 +9,26 @@ from pathlib import Path
 import pytest
 from support.command_line import margo_gitops
 
+from margo_gitops.conformance.agents.git_objects import Keys, git_state
+from margo_gitops.conformance.agents.hosts import MANIFEST_PATH, PREFIX, REPOSITORY, GitHost, MargoApi
+from margo_gitops.conformance.agents.loopback import Answer, HostileServer, Request, hostile_server
 from margo_gitops.conformance.agents.state_cases import tampered
-from margo_gitops.conformance.hostile.git_host import REPOSITORY, GitHost
-from margo_gitops.conformance.hostile.git_objects import Keys, git_state
-from margo_gitops.conformance.hostile.margo_api import MANIFEST_PATH, PREFIX, MargoApi
-from margo_gitops.conformance.hostile.packs import TAG, entry, pack
-from margo_gitops.conformance.hostile.server import Answer, HostileServer, Request, hostile_server
-from margo_gitops.conformance.hostile.states import (
+from margo_gitops.conformance.agents.states import (
     DEVICE,
     OTHER_DEVICE,
+    OddEntry,
     State,
-    TreeEntry,
     base_state,
     documents,
     make_signing_key,
     make_state,
     next_state,
 )
-from margo_gitops.conformance.packets import packet
+from margo_gitops.conformance.git_wire import TAG, entry, pack, packet
 from margo_gitops.conformance.report import ConformanceReport
-from margo_gitops.conformance.servers.run import check_git, check_http
-from margo_gitops.conformance.servers.target import ServerTarget
+from margo_gitops.conformance.servers.client import ServerTarget
+from margo_gitops.conformance.servers.git_checks import check_git
+from margo_gitops.conformance.servers.http_checks import check_http
 from margo_gitops.documents.state_layout import device_ref
 
 TOKEN = "a-token-of-the-device-that-is-long-enough"
@@ -190,8 +189,8 @@ def _written(state: State) -> GitHost:
 @pytest.mark.parametrize(
     ("requirement", "state"),
     [
-        pytest.param("G-T-4", next_state().with_commit(root=(TreeEntry(b"run.sh", 0o100644, b"true"),)), id="G-T-4"),
-        pytest.param("G-T-5", next_state().with_commit(folder=(TreeEntry(b"x.txt", 0o100644, b"x"),)), id="G-T-5"),
+        pytest.param("G-T-4", next_state().with_commit(root=(OddEntry(b"run.sh", 0o100644, b"true"),)), id="G-T-4"),
+        pytest.param("G-T-5", next_state().with_commit(folder=(OddEntry(b"x.txt", 0o100644, b"x"),)), id="G-T-5"),
         pytest.param("G-T-6", next_state().with_commit(documents_mode=0o100755), id="G-T-6"),
         pytest.param("G-T-6", next_state().with_commit(reversed=True), id="G-T-6-order"),
         pytest.param("G-T-9", tampered(), id="G-T-9"),

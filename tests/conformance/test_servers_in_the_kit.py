@@ -14,7 +14,7 @@ from support.conformance_results import check_recorded
 from support.state_publishing import Renderer
 from testbed.git_server import GitServer
 
-from margo_gitops.conformance.hostile.states import make_signing_key
+from margo_gitops.conformance.agents.states import make_signing_key
 
 DEVICE, OTHER = "press-01", "press-02"
 KEY = make_signing_key()

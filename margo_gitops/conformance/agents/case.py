@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeAlias, TypeVar
 
-from margo_gitops.conformance.agents.command import Ended
-from margo_gitops.conformance.agents.held import Held
-from margo_gitops.conformance.hostile.git_host import Command, GitHost
-from margo_gitops.conformance.hostile.margo_api import MargoApi
-from margo_gitops.conformance.hostile.server import Answer, Exchange, Request
-from margo_gitops.conformance.hostile.states import State
+from margo_gitops.conformance.agents.hosts import Command, GitHost, MargoApi
+from margo_gitops.conformance.agents.loopback import Answer, Exchange, Request
+from margo_gitops.conformance.agents.program import Ended, Held
+from margo_gitops.conformance.agents.states import State
 
 TransportName: TypeAlias = Literal["git", "http"]
 
@@ -62,13 +60,12 @@ class Seen:
     statuses: tuple[tuple[str, bytes], ...]
 
 
-Judge: TypeAlias = Callable[[Seen, Place], str]
-"""Says what is wrong; empty for nothing."""
+J = TypeVar("J", covariant=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
-    """Something besides what is held that is judged after the same poll.
+class Look(Generic[J]):
+    """Something besides what is held that is judged: after one poll, or after all cases.
 
     Attributes:
         name: of the check.
@@ -78,7 +75,11 @@ class Look:
 
     name: str
     requirement: Mapping[TransportName, str]
-    judge: Judge
+    judge: J
+
+
+PollLook: TypeAlias = Look[Callable[[Seen, Place], str]]
+"""Its judge says what is wrong after one poll; empty for nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +110,7 @@ class Case:
     fault: Fault | None = None
     git: Callable[[GitHost, Place], None] | None = None
     http: Callable[[MargoApi, Place], None] | None = None
-    looks: tuple[Look, ...] = field(default=())
+    looks: tuple[PollLook, ...] = ()
     empty: bool = False
     before: Callable[[], State] | None = None
     sound: Callable[[], State] | None = None
@@ -119,12 +120,8 @@ class Case:
 
 def by(git: str = "", http: str = "") -> dict[TransportName, str]:
     """Return requirements by transport, without those that are empty."""
-    found: dict[TransportName, str] = {}
-    if git:
-        found["git"] = git
-    if http:
-        found["http"] = http
-    return found
+    both: dict[TransportName, str] = {"git": git, "http": http}
+    return {transport: requirement for transport, requirement in both.items() if requirement}
 
 
 def cases_of(cases: Iterable[Case], transport: TransportName) -> list[Case]:

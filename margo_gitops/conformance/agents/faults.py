@@ -1,12 +1,13 @@
-"""Faults of a server that are the same by git and by HTTP: they change an answer, whatever it was about to say."""
+"""Faults of a server that are the same by git and by HTTP, and cases with them; the state behind them is sound."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Final
 
-from margo_gitops.conformance.agents.case import Fault, Place, Seen
-from margo_gitops.conformance.hostile.server import Answer, Request
+from margo_gitops.conformance.agents.case import Case, Fault, FreshnessOffer, Look, Place, Seen, by
+from margo_gitops.conformance.agents.loopback import Answer, Request
+from margo_gitops.conformance.agents.states import base_state, next_state
 
 MOST_TAKEN: Final = 72 * 1024 * 1024
 """Bytes that an agent may read of an answer before it must have seen that it is too long."""
@@ -106,3 +107,54 @@ def no_storm(seen: Seen, _place: Place) -> str:
     """Say whether the agent asked again and again."""
     asked = len(seen.exchanges)
     return "" if asked <= MOST_RETRIES else f"it asked {asked} times in one poll"
+
+
+_NO_ORDER: Final = by("G-R-7", "H-C-18")
+_BOUNDED: Final = by("G-C-9", "H-C-16")
+_FORM: Final = by("G-C-10", "H-C-13")
+_STORM: Final = Look("no storm of retries", by("G-R-5", "H-C-19"), no_storm)
+READ_LITTLE: Final = Look("it stops reading", _BOUNDED, took_little)
+TOKEN_AT_HOME: Final = Look("the token goes to no other host", by("G-A-2", "H-C-2"), no_credentials_elsewhere)
+_BUSY: Final = ("Retry-After", "120")
+
+REFUSING: Final = tuple(
+    Case(f"every request is answered with {what}", _NO_ORDER, next_state, fault=status(code, *headers), looks=looks)
+    for code, what, headers, looks in (
+        (401, "401", (("WWW-Authenticate", 'Basic realm="state"'),), ()),
+        (403, "403", (), ()),
+        (404, "404", (), ()),
+        (410, "410", (), ()),
+        (500, "500", (), (_STORM,)),
+        (503, "503 and Retry-After", (_BUSY,), (_STORM,)),
+        (429, "429 and Retry-After", (_BUSY,), (_STORM,)),
+    )
+)
+
+
+def _unfresh(name: str, offered: FreshnessOffer) -> Case:
+    requirement = by("G-F-10", "H-C-24")
+    return Case(
+        f"{name}, beside a newer state", requirement, next_state, "either", before=base_state, freshness=offered
+    )
+
+
+UNFRESH: Final = (
+    _unfresh("no freshness statement", "none"),
+    _unfresh("a freshness statement that has expired", "expired"),
+    _unfresh("a freshness statement that a stranger signed", "forged"),
+)
+
+MISLEADING: Final = (
+    Case(
+        "a redirect to another host",
+        by("G-C-13", "H-C-17"),
+        next_state,
+        fault=redirect,
+        looks=(TOKEN_AT_HOME, Look("the redirect is not followed", by("G-C-13", "H-C-17"), not_elsewhere)),
+    ),
+    Case("a page of HTML, as from the portal of a guest network", _FORM, next_state, fault=portal),
+    Case("each body breaks off in the middle", _FORM, next_state, fault=cut),
+    Case("each body comes byte by byte, without an end", _BOUNDED, next_state, fault=drip),
+    Case("the body never begins", _BOUNDED, next_state, fault=silence),
+    Case("each body is endless", _BOUNDED, next_state, fault=endless_spaces, looks=(READ_LITTLE,)),
+)

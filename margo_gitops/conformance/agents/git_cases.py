@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from typing import Final
 
-from margo_gitops.conformance.agents import faults
-from margo_gitops.conformance.agents.case import Case, Look, Place, by
+from margo_gitops.conformance.agents.case import Case, Place, by
+from margo_gitops.conformance.agents.faults import READ_LITTLE
+from margo_gitops.conformance.agents.hosts import GitHost
 from margo_gitops.conformance.agents.state_cases import tampered
-from margo_gitops.conformance.hostile.git_host import GitHost
-from margo_gitops.conformance.hostile.packs import (
-    BLOB,
-    TAG,
-    copying_delta,
-    delta_entry,
-    doubling_delta,
-    entry,
-    pack,
-)
-from margo_gitops.conformance.hostile.states import (
+from margo_gitops.conformance.agents.states import (
     BASE_VERSION,
     OTHER_DEVICE,
+    OddEntry,
     State,
-    TreeEntry,
     base_state,
     deployment_id,
     document,
     next_state,
 )
-from margo_gitops.conformance.packets import packet
+from margo_gitops.conformance.git_wire import BLOB, TAG, copying_delta, delta_entry, doubling_delta, entry, pack, packet
 from margo_gitops.documents.state_layout import DEVICE_REFS
 from margo_gitops.trust.git_objects import MANIFEST_NAME, blob_id
 
@@ -41,7 +31,6 @@ _MIB: Final = 1024 * 1024
 _BOMB: Final = 96 * _MIB
 
 _DOCUMENT: Final = f"{deployment_id('hmi')}.yaml".encode()
-_READ_LITTLE: Final = Look("it stops reading", by("G-C-9"), faults.took_little)
 
 Objects = dict[str, tuple[int, bytes]]
 
@@ -52,7 +41,7 @@ def _commit(**plan: object) -> Callable[[], State]:
 
 def _moved() -> State:
     """Return what somebody without a key makes of the next state: another document, the old signature."""
-    return replace(tampered()).with_commit(signer="moved")
+    return tampered().with_commit(signer="moved")
 
 
 def _pack(make: Callable[[Objects], bytes]) -> Callable[[GitHost, Place], None]:
@@ -166,25 +155,23 @@ def _ref_to_blob(host: GitHost, place: Place) -> None:
 _TREE: Final = by("G-T-8")
 TREES: Final = (
     Case(
-        "a symbolic link in place of a document",
-        _TREE,
-        _commit(folder=(TreeEntry(_DOCUMENT, _LINK, b"/etc/passwd"),)),
+        "a symbolic link in place of a document", _TREE, _commit(folder=(OddEntry(_DOCUMENT, _LINK, b"/etc/passwd"),))
     ),
-    Case("a symbolic link beside the documents", _TREE, _commit(folder=(TreeEntry(b"link.yaml", _LINK, b"../../.."),))),
-    Case("a symbolic link in place of the manifest", _TREE, _commit(root=(TreeEntry(MANIFEST_NAME, _LINK, b"x"),))),
+    Case("a symbolic link beside the documents", _TREE, _commit(folder=(OddEntry(b"link.yaml", _LINK, b"../../.."),))),
+    Case("a symbolic link in place of the manifest", _TREE, _commit(root=(OddEntry(MANIFEST_NAME, _LINK, b"x"),))),
     Case("documents that are executable", _TREE, _commit(documents_mode=_EXECUTABLE)),
-    Case("a submodule", _TREE, _commit(root=(TreeEntry(b"vendor", _SUBMODULE, b"1" * 40),))),
-    Case("a further file beside the manifest", _TREE, _commit(root=(TreeEntry(b"run.sh", _FILE, b"#!/bin/sh\n"),))),
-    Case("git attributes", _TREE, _commit(root=(TreeEntry(b".gitattributes", _FILE, b"* filter=evil\n"),))),
+    Case("a submodule", _TREE, _commit(root=(OddEntry(b"vendor", _SUBMODULE, b"1" * 40),))),
+    Case("a further file beside the manifest", _TREE, _commit(root=(OddEntry(b"run.sh", _FILE, b"#!/bin/sh\n"),))),
+    Case("git attributes", _TREE, _commit(root=(OddEntry(b".gitattributes", _FILE, b"* filter=evil\n"),))),
     Case(
         "a document that the manifest does not list",
         _TREE,
-        _commit(folder=(TreeEntry(f"{deployment_id('evil')}.yaml".encode(), _FILE, document("evil")),)),
+        _commit(folder=(OddEntry(f"{deployment_id('evil')}.yaml".encode(), _FILE, document("evil")),)),
     ),
-    Case("a file whose name is no deployment's", _TREE, _commit(folder=(TreeEntry(b"notes.txt", _FILE, b"hello\n"),))),
-    Case("a name that leads out of the folder", _TREE, _commit(folder=(TreeEntry(b"../../escaped", _FILE, b"x\n"),))),
-    Case("a name with two dots", _TREE, _commit(root=(TreeEntry(b"..", _FILE, b"x\n"),))),
-    Case("a name that is git's own", _TREE, _commit(root=(TreeEntry(b".git", _FILE, b"gitdir: /tmp\n"),))),
+    Case("a file whose name is no deployment's", _TREE, _commit(folder=(OddEntry(b"notes.txt", _FILE, b"hello\n"),))),
+    Case("a name that leads out of the folder", _TREE, _commit(folder=(OddEntry(b"../../escaped", _FILE, b"x\n"),))),
+    Case("a name with two dots", _TREE, _commit(root=(OddEntry(b"..", _FILE, b"x\n"),))),
+    Case("a name that is git's own", _TREE, _commit(root=(OddEntry(b".git", _FILE, b"gitdir: /tmp\n"),))),
     Case("a tree in another order than git's", _TREE, _commit(reversed=True)),
 )
 
@@ -214,7 +201,7 @@ PACKS: Final = (
     Case("an object that says it has a terabyte", by("G-C-9"), next_state, git=_pack(_huge_size)),
     Case("an object of 96 MiB in few bytes", by("G-C-9"), next_state, git=_pack(_blob_bomb)),
     Case("deltas that grow to 768 MiB", by("G-C-9"), next_state, git=_pack(_delta_bomb)),
-    Case("progress without end", by("G-C-9"), next_state, git=_endless_progress, looks=(_READ_LITTLE,)),
+    Case("progress without end", by("G-C-9"), next_state, git=_endless_progress, looks=(READ_LITTLE,)),
     Case("progress without end, slowly", by("G-C-9"), next_state, git=_slow_progress),
     Case("an error in the middle of the pack", by("G-C-10"), next_state, git=_broken_off),
 )

@@ -10,11 +10,11 @@ from dataclasses import replace
 from typing import Final
 
 from margo_gitops.conformance.agents import faults
-from margo_gitops.conformance.agents.case import Case, Fault, Look, Place, by
+from margo_gitops.conformance.agents.case import Case, Fault, Place, by
+from margo_gitops.conformance.agents.hosts import MANIFEST_PATH, PREFIX, MargoApi, problem
+from margo_gitops.conformance.agents.loopback import Answer, Request
 from margo_gitops.conformance.agents.state_cases import first_listed, tampered
-from margo_gitops.conformance.hostile.margo_api import MANIFEST_PATH, PREFIX, MargoApi, problem
-from margo_gitops.conformance.hostile.server import Answer, Request
-from margo_gitops.conformance.hostile.states import (
+from margo_gitops.conformance.agents.states import (
     BASE_VERSION,
     State,
     base_state,
@@ -29,8 +29,6 @@ from margo_gitops.documents.json_writer import write_json
 _MIB: Final = 1024 * 1024
 _BOMB_MEMBERS: Final = 12
 _BOMB: Final = _BOMB_MEMBERS * 16 * _MIB
-_READ_LITTLE: Final = Look("it stops reading", by(http="H-C-16"), faults.took_little)
-_HOME: Final = Look("the token goes to no other host", by(http="H-C-2"), faults.no_credentials_elsewhere)
 
 
 def _is_manifest(request: Request) -> bool:
@@ -179,7 +177,7 @@ CONTENT: Final = (
         by(http="H-C-16"),
         next_state,
         fault=_on(False, faults.endless_spaces),
-        looks=(_READ_LITTLE,),
+        looks=(faults.READ_LITTLE,),
     ),
     Case("a first state with tampered documents", by(http="H-C-8"), tampered, empty=True),
     Case("files behind a plain web server", by(http="H-C-22"), next_state, "takes", http=_static),
@@ -199,7 +197,7 @@ MANIFESTS: Final = (
         by(http="H-C-16"),
         next_state,
         fault=_on(True, _gzip_bomb),
-        looks=(_READ_LITTLE,),
+        looks=(faults.READ_LITTLE,),
     ),
     Case(
         "a content coding that nobody knows", by(http="H-C-13"), next_state, "either", fault=_on(True, _unasked_coding)
@@ -212,7 +210,7 @@ MANIFESTS: Final = (
         _with_url(lambda url: f"OTHER-HOST{url}"),
         "either",
         fault=_elsewhere,
-        looks=(_HOME,),
+        looks=(faults.TOKEN_AT_HOME,),
     ),
     Case(
         "a document's URL that begins with two slashes and another host",
@@ -220,7 +218,7 @@ MANIFESTS: Final = (
         _with_url(lambda url: f"OTHER-NAME{url}"),
         "either",
         fault=_elsewhere,
-        looks=(_HOME,),
+        looks=(faults.TOKEN_AT_HOME,),
     ),
 )
 

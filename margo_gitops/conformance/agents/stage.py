@@ -11,21 +11,18 @@ from pathlib import Path
 from typing import Final
 
 from margo_gitops.conformance.agents.case import Case, Place, Seen, TransportName
-from margo_gitops.conformance.agents.command import run_command
-from margo_gitops.conformance.agents.held import Held, read_held
-from margo_gitops.conformance.hostile.freshness import FRESHNESS_REF, freshness_commit, freshness_proof
-from margo_gitops.conformance.hostile.git_host import REPOSITORY, GitHost
-from margo_gitops.conformance.hostile.git_objects import GitState, Keys, git_state
-from margo_gitops.conformance.hostile.margo_api import PREFIX, MargoApi
-from margo_gitops.conformance.hostile.server import Answer, HostileServer, Request, hostile_server
-from margo_gitops.conformance.hostile.states import (
-    DEVICE,
-    State,
-    base_state,
-    documents,
-    make_signing_key,
-    make_state,
+from margo_gitops.conformance.agents.git_objects import (
+    FRESHNESS_REF,
+    GitState,
+    Keys,
+    freshness_commit,
+    freshness_proof,
+    git_state,
 )
+from margo_gitops.conformance.agents.hosts import PREFIX, REPOSITORY, GitHost, MargoApi
+from margo_gitops.conformance.agents.loopback import Answer, HostileServer, Request, hostile_server
+from margo_gitops.conformance.agents.program import Held, read_held, run_command
+from margo_gitops.conformance.agents.states import DEVICE, State, base_state, documents, make_signing_key, make_state
 from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE
 

@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import Final
 
 from margo_gitops.conformance.agents.case import Case, Look, Place, Seen, by
-from margo_gitops.conformance.hostile.server import Exchange
-from margo_gitops.conformance.hostile.states import (
+from margo_gitops.conformance.agents.loopback import Exchange
+from margo_gitops.conformance.agents.states import (
     BASE_VERSION,
     OTHER_DEVICE,
     State,
@@ -209,11 +209,7 @@ FLAWED: Final = (
         by("G-C-9", "H-C-16"),
         _raw_manifest(b"[" * _DEEP + b"]" * _DEEP),
     ),
-    Case(
-        "a manifest that lacks its deployments",
-        by("G-V-7", "H-C-4"),
-        with_manifest(_without_deployments),
-    ),
+    Case("a manifest that lacks its deployments", by("G-V-7", "H-C-4"), with_manifest(_without_deployments)),
     Case("documents for another device", by("G-M-7", "H-C-15"), _for_other_device),
     Case("a document that is no YAML", by("G-V-7", "H-C-15"), _other_document(b"id: [unclosed\n\t: {\n")),
     Case(

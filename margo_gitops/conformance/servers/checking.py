@@ -3,25 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Final, Generic, Protocol, TypeVar
+from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
-from margo_gitops.conformance.evidence import bounded
-from margo_gitops.conformance.report import Outcome, Verdict
-from margo_gitops.conformance.servers.raw_client import RawClient
+from margo_gitops.conformance.report import ConformanceReport, Outcome, Verdict, bounded, make_report, shown
+from margo_gitops.conformance.requirement import GIT_PAGE, HTTP_PAGE, requirements
+from margo_gitops.conformance.servers.client import RawClient
 from margo_gitops.errors import ServerNotReached
 
 
-class CheckFailed(Exception):
+class CheckEnded(Exception):
+    """A check that did not pass; the text says why."""
+
+    verdict: ClassVar[Verdict]
+
+
+class CheckFailed(CheckEnded):
     """The server does not do what the requirement says; the text says what it does, and what to configure."""
 
-
-class CheckSkipped(Exception):
-    """The check cannot be made as things are; the text says what would be needed."""
+    verdict = "fail"
 
 
-class NotApplicable(Exception):
-    """The requirement does not touch this server; the text says why."""
+class CheckSkipped(CheckEnded):
+    """The check cannot be made as things are; the text says what it would need."""
+
+    verdict = "skipped"
+
+
+class NotApplicable(CheckEnded):
+    """The requirement does not concern this server; the text says why."""
+
+    verdict = "not-applicable"
 
 
 def expect(holds: bool, otherwise: str) -> None:
@@ -38,6 +51,21 @@ class Session(Protocol):
     """What a check asks the server with."""
 
     client: RawClient
+
+    def reach(self) -> object:
+        """Ask the first question, whatever the answer.
+
+        Raises:
+            ServerNotReached: no answer comes.
+        """
+
+
+def says_when_to_return(session: Session) -> None:
+    """Check that every answer so far that was 429 or 503 says when to come back."""
+    busy = [each for each in session.client.replies if each.status in (429, 503)]
+    if not busy:
+        raise NotApplicable("no answer of this run was 429 or 503")
+    expect(all(each.header("retry-after") for each in busy), "an answer with 429 or 503 has no Retry-After")
 
 
 S = TypeVar("S", bound=Session)
@@ -60,17 +88,36 @@ class Check(Generic[S]):
     configure: str = ""
 
 
-_VERDICTS: Final[tuple[tuple[type[Exception], Verdict], ...]] = (
-    (CheckFailed, "fail"),
-    (CheckSkipped, "skipped"),
-    (NotApplicable, "not-applicable"),
-)
+def check_server(
+    profile: Literal["git", "http"],
+    session: S,
+    checks: Sequence[Check[S]],
+    checked_at: str,
+    told: Callable[[str], None] = lambda _line: None,
+) -> ConformanceReport:
+    """Make all checks of a server, and close the session's client.
+
+    Args:
+        profile: what the server is checked for.
+        session: asks the server.
+        checks: in the order in which they are made.
+        checked_at: the time, RFC 3339 in UTC.
+        told: gets the name of each check before it is made.
+
+    Raises:
+        ServerNotReached: its first answer does not come.
+        ServerNotCheckable: a certificate cannot be used.
+    """
+    with closing(session.client) as client:
+        session.reach()
+        outcomes = list(_outcomes(session, checks, told))
+    known = requirements(GIT_PAGE if profile == "git" else HTTP_PAGE)
+    return make_report(profile, shown(client.target.url), checked_at, known, outcomes)
 
 
-def run_checks(
-    session: S, checks: Sequence[Check[S]], told: Callable[[str], None] = lambda _line: None
+def _outcomes(
+    session: S, checks: Sequence[Check[S]], told: Callable[[str], None]
 ) -> Iterator[tuple[str, str, Outcome]]:
-    """Make checks, one after the other, and yield requirement, name and outcome of each."""
     for check in checks:
         told(check.name)
         begin = len(session.client.log)
@@ -85,6 +132,6 @@ def _verdict(check: Check[S], session: S) -> tuple[Verdict, str]:
         check.run(session)
     except ServerNotReached as error:
         return "fail", error.what
-    except (CheckFailed, CheckSkipped, NotApplicable) as error:
-        return next(verdict for kind, verdict in _VERDICTS if isinstance(error, kind)), str(error)
+    except CheckEnded as error:
+        return error.verdict, str(error)
     return "pass", ""

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Callable
 from typing import Final
 
-from margo_gitops.conformance.hostile.git_host import tree_targets
-from margo_gitops.conformance.hostile.packs import BLOB, COMMIT, REF_DELTA, TAG, TREE
-from margo_gitops.conformance.packets import FLUSH, LONGEST_PACKET, command_bytes
-from margo_gitops.conformance.servers.checking import Check, CheckSkipped, NotApplicable, expect
+from margo_gitops.conformance.agents.hosts import tree_targets
+from margo_gitops.conformance.git_wire import (
+    BLOB,
+    COMMIT,
+    FLUSH,
+    LONGEST_PACKET,
+    OFS_DELTA,
+    REF_DELTA,
+    TAG,
+    TREE,
+    command_bytes,
+)
+from margo_gitops.conformance.report import ConformanceReport
+from margo_gitops.conformance.servers.checking import (
+    Check,
+    CheckSkipped,
+    NotApplicable,
+    check_server,
+    expect,
+    says_when_to_return,
+)
+from margo_gitops.conformance.servers.client import RawClient, Reply, ServerTarget, chunked
+from margo_gitops.conformance.servers.git_content_checks import ACCESS, WRITTEN
 from margo_gitops.conformance.servers.git_session import (
     ADVERTISEMENT_TYPE,
     RESULT_TYPE,
@@ -17,8 +37,6 @@ from margo_gitops.conformance.servers.git_session import (
     lines_of,
     read_refs,
 )
-from margo_gitops.conformance.servers.pack_contents import OFS_DELTA
-from margo_gitops.conformance.servers.raw_client import Reply, chunked
 from margo_gitops.documents.state_layout import FRESHNESS_REFS
 
 _BODY: Final = 64 * 1024
@@ -245,13 +263,6 @@ def _no_cookies(session: GitSession) -> None:
     expect(not any(each.header("set-cookie") for each in session.client.replies), "it sets a cookie")
 
 
-def _says_when_to_return(session: GitSession) -> None:
-    busy = [each for each in session.client.replies if each.status in (429, 503)]
-    if not busy:
-        raise NotApplicable("no answer of this run was 429 or 503")
-    expect(all(each.header("retry-after") for each in busy), "an answer with 429 or 503 has no Retry-After")
-
-
 def _freshness(session: GitSession) -> None:
     names = session.refs(FRESHNESS_REFS)
     if not names:
@@ -301,6 +312,16 @@ OFFERING: Final[tuple[Check[GitSession], ...]] = (
 
 AFTERWARDS: Final[tuple[Check[GitSession], ...]] = (
     Check("G-X-7", "no cookies", _no_cookies),
-    Check("G-R-2", "429 and 503 say when to come back", _says_when_to_return),
+    Check("G-R-2", "429 and 503 say when to come back", says_when_to_return),
 )
 """Checks that look at all answers of a run."""
+
+GIT_CHECKS: Final = (*OFFERING, *ACCESS, *WRITTEN, *AFTERWARDS)
+"""Every check, in the order in which they are made."""
+
+
+def check_git(
+    target: ServerTarget, checked_at: str, told: Callable[[str], None] = lambda _line: None
+) -> ConformanceReport:
+    """Check a git server, as `check_server` does; the URL of the target is that of the repository."""
+    return check_server("git", GitSession(target, RawClient(target)), GIT_CHECKS, checked_at, told)

@@ -6,12 +6,18 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from margo_gitops.conformance.evidence import shown
-from margo_gitops.conformance.packets import FLUSH, PacketsMalformed, command_bytes, packets
+from margo_gitops.conformance.git_wire import (
+    FLUSH,
+    PackContents,
+    PacketsMalformed,
+    PackMalformed,
+    command_bytes,
+    packets,
+    read_pack,
+)
+from margo_gitops.conformance.report import shown
 from margo_gitops.conformance.servers.checking import CheckFailed, CheckSkipped, expect
-from margo_gitops.conformance.servers.pack_contents import PackContents, PackMalformed, read_pack
-from margo_gitops.conformance.servers.raw_client import RawClient, Reply
-from margo_gitops.conformance.servers.target import ServerTarget
+from margo_gitops.conformance.servers.client import RawClient, Reply, ServerTarget
 from margo_gitops.documents.state_layout import DEVICE_REFS, device_ref
 
 V2: Final = {"Git-Protocol": "version=2"}
@@ -50,6 +56,10 @@ class GitSession:
     target: ServerTarget
     client: RawClient
     _tip: str = ""
+
+    def reach(self) -> Reply:
+        """Ask the first question."""
+        return self.advertisement()
 
     @property
     def ref(self) -> str:

@@ -7,10 +7,9 @@ import uuid
 from dataclasses import dataclass
 from typing import Final
 
-from margo_gitops.conformance.evidence import shown
+from margo_gitops.conformance.report import shown
 from margo_gitops.conformance.servers.checking import CheckFailed, CheckSkipped, expect
-from margo_gitops.conformance.servers.raw_client import RawClient, Reply
-from margo_gitops.conformance.servers.target import ServerTarget
+from margo_gitops.conformance.servers.client import RawClient, Reply, ServerTarget
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import MANIFEST_MEDIA_TYPE, DeploymentReference, StateManifest
 from margo_gitops.documents.state_layout import MANIFEST_FILE
@@ -32,6 +31,10 @@ class HttpSession:
     target: ServerTarget
     client: RawClient
     _manifest: StateManifest | None = None
+
+    def reach(self) -> Reply:
+        """Ask the first question."""
+        return self.get_manifest()
 
     @property
     def deployments(self) -> str:

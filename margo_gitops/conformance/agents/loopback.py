@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final, TypeAlias, cast
 
-from margo_gitops.conformance.evidence import shown
+from margo_gitops.conformance.report import shown
 
 LONGEST_REQUEST: Final = 8 * 1024 * 1024
 MOST_SENT: Final = 96 * 1024 * 1024

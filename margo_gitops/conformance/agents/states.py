@@ -43,10 +43,7 @@ def document(name: str, setting: str = "one", *, device: str = DEVICE) -> bytes:
             "metadata": {"name": name, "namespace": "margo", "deviceId": device},
             "spec": {
                 "applicationId": f"com-example-{name}",
-                "deploymentProfile": {
-                    "type": "compose",
-                    "components": [{"name": name, "properties": properties}],
-                },
+                "deploymentProfile": {"type": "compose", "components": [{"name": name, "properties": properties}]},
                 "parameters": {
                     "setting": {"value": setting, "targets": [{"pointer": "SETTING", "components": [name]}]}
                 },
@@ -56,7 +53,7 @@ def document(name: str, setting: str = "one", *, device: str = DEVICE) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class TreeEntry:
+class OddEntry:
     """An entry of a git tree that no renderer writes.
 
     Attributes:
@@ -96,8 +93,8 @@ class CommitPlan:
     digest: str | None = None
     version: str | None = None
     descends: bool = True
-    root: tuple[TreeEntry, ...] = ()
-    folder: tuple[TreeEntry, ...] = ()
+    root: tuple[OddEntry, ...] = ()
+    folder: tuple[OddEntry, ...] = ()
     documents_mode: int = 0o100644
     reversed: bool = False
     again: str = ""

@@ -10,15 +10,14 @@ from typing import Final
 
 from margo_gitops.conformance.agents.case import Case, Seen, TransportName, by, cases_of
 from margo_gitops.conformance.agents.conduct import CONDUCT
+from margo_gitops.conformance.agents.faults import MISLEADING, REFUSING, UNFRESH
 from margo_gitops.conformance.agents.git_cases import ONLY_GIT
-from margo_gitops.conformance.agents.held import Held
 from margo_gitops.conformance.agents.http_cases import ONLY_HTTP
-from margo_gitops.conformance.agents.server_cases import MISLEADING, REFUSING, UNFRESH
+from margo_gitops.conformance.agents.program import Held
 from margo_gitops.conformance.agents.stage import AgentUnderTest, Stage, staged
 from margo_gitops.conformance.agents.state_cases import FLAWED, SOUND
-from margo_gitops.conformance.evidence import bounded
-from margo_gitops.conformance.hostile.states import State, base_state
-from margo_gitops.conformance.report import ConformanceReport, Heading, Outcome, make_report
+from margo_gitops.conformance.agents.states import State, base_state
+from margo_gitops.conformance.report import ConformanceReport, Outcome, Profile, bounded, make_report
 from margo_gitops.conformance.requirement import GIT_PAGE, HTTP_PAGE, Requirement, requirements
 from margo_gitops.errors import AgentNotRunnable
 
@@ -68,8 +67,8 @@ def check_agent(
     cases = _chosen(agent.transport, only)
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder, staged(agent, Path(folder)) as stage:
         findings = list(_play_all(stage, cases, told))
-    profile: Final = "agent-git" if agent.transport == "git" else "agent-http"
-    return make_report(Heading(profile, subject, checked_at), client_requirements(agent.transport), findings)
+    profile: Profile = "agent-git" if agent.transport == "git" else "agent-http"
+    return make_report(profile, subject, checked_at, client_requirements(agent.transport), findings)
 
 
 def _chosen(transport: TransportName, only: Sequence[str]) -> list[Case]:

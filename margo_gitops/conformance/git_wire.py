@@ -1,16 +1,126 @@
-"""What is in a pack, read apart from the device's own reader (gitformat-pack)."""
+"""Git's packets and packs, as the kit writes and reads them (gitprotocol-common, gitformat-pack).
+
+Not the device's own code: a kit that shares its reader with the program it judges finds no fault that both have.
+"""
 
 from __future__ import annotations
 
+import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha1, sha256
 from typing import Final
 
 from dulwich.errors import ApplyDeltaError
-from dulwich.pack import apply_delta
+from dulwich.object_format import SHA1
+from dulwich.pack import apply_delta, pack_object_header
 
-from margo_gitops.conformance.hostile.packs import BLOB, COMMIT, REF_DELTA, TAG, TREE
+FLUSH: Final = b"0000"
+DELIMITER: Final = b"0001"
+RESPONSE_END: Final = b"0002"
+
+LONGEST_PACKET: Final = 65_520
+
+_LENGTH: Final = re.compile(rb"[0-9a-fA-F]{4}")
+_MARKS: Final = frozenset({FLUSH, DELIMITER, RESPONSE_END})
+
+
+class PacketsMalformed(ValueError):
+    """The bytes are no packets."""
+
+
+def packet(payload: bytes) -> bytes:
+    """Return a payload as a packet."""
+    return b"%04x%b" % (len(payload) + 4, payload)
+
+
+def packets(content: bytes) -> list[bytes]:
+    """Return the packets that bytes are made of: payloads, and the marks `FLUSH`, `DELIMITER` and `RESPONSE_END`.
+
+    A payload is returned as `b"=" + payload`, so that none can be taken for a mark.
+
+    Raises:
+        PacketsMalformed: a length is none, or the bytes end inside a packet.
+    """
+    found = []
+    at = 0
+    while at < len(content):
+        length = content[at : at + 4]
+        if not _LENGTH.fullmatch(length):
+            raise PacketsMalformed(f"{length!r} at byte {at} is no length of a packet")
+        if length in _MARKS:
+            found.append(length)
+            at += 4
+            continue
+        size = int(length, 16)
+        if not 4 <= size <= LONGEST_PACKET:
+            raise PacketsMalformed(f"a packet at byte {at} states the length {size}")
+        if at + size > len(content):
+            raise PacketsMalformed(f"the packet at byte {at} is cut off")
+        found.append(b"=" + content[at + 4 : at + size])
+        at += size
+    return found
+
+
+def command_bytes(name: str, arguments: list[str], capabilities: tuple[str, ...] = ()) -> bytes:
+    """Return a command of protocol version 2 (gitprotocol-v2, command request).
+
+    Args:
+        name: such as `ls-refs`.
+        arguments: its lines.
+        capabilities: lines that go with the command, such as `object-format=sha1`.
+    """
+    head = b"".join(packet(f"{line}\n".encode()) for line in (f"command={name}", *capabilities))
+    return head + DELIMITER + b"".join(packet(f"{line}\n".encode()) for line in arguments) + FLUSH
+
+
+COMMIT: Final = 1
+TREE: Final = 2
+BLOB: Final = 3
+TAG: Final = 4
+REF_DELTA: Final = 7
+
+
+def entry(kind: int, content: bytes, *, stated_size: int | None = None) -> bytes:
+    """Return an entry of a pack; `stated_size` is what its header says in place of the true size."""
+    size = len(content) if stated_size is None else stated_size
+    return bytes(pack_object_header(kind, None, size, SHA1)) + zlib.compress(content)
+
+
+def delta_entry(base: str, delta: bytes) -> bytes:
+    """Return a delta against the object with this id."""
+    return bytes(pack_object_header(REF_DELTA, bytes.fromhex(base), len(delta), SHA1)) + zlib.compress(delta)
+
+
+def doubling_delta(size: int) -> bytes:
+    """Return the delta that makes of a base of `size` bytes its content twice."""
+    copy = bytes([0xFF]) + (0).to_bytes(4, "little") + size.to_bytes(3, "little")
+    return _varint(size) + _varint(2 * size) + copy * 2
+
+
+def copying_delta(size: int, copies: int) -> bytes:
+    """Return the delta that makes of a base of `size` bytes its content that many times."""
+    copy = bytes([0xFF]) + (0).to_bytes(4, "little") + size.to_bytes(3, "little")
+    return _varint(size) + _varint(size * copies) + copy * copies
+
+
+def pack(entries: Iterable[bytes], *, stated_count: int | None = None) -> bytes:
+    """Return a pack with a right checksum; `stated_count` is what its header says in place of the true number."""
+    parts = list(entries)
+    count = len(parts) if stated_count is None else stated_count
+    content = b"PACK" + (2).to_bytes(4, "big") + count.to_bytes(4, "big") + b"".join(parts)
+    return content + sha1(content, usedforsecurity=False).digest()
+
+
+def _varint(number: int) -> bytes:
+    digits = bytearray()
+    while True:
+        number, digit = number >> 7, number & 0x7F
+        digits.append(digit | 0x80 if number else digit)
+        if not number:
+            return bytes(digits)
+
 
 OFS_DELTA: Final = 6
 _NAMES: Final = {COMMIT: b"commit", TREE: b"tree", BLOB: b"blob", TAG: b"tag"}
