@@ -19,6 +19,38 @@ R = TypeVar("R", bound=Running)
 
 register_profiles()
 
+QUICK = ("documents", "rendering", "trust", "catalog", "editing", "transport", "appliers", "state_repo", "agent")
+"""Folders whose tests need little but this process: they run first, and alone in `scripts/test quick`."""
+
+_REAL = frozenset({"docker_engine", "git_server", "ssh_server"})
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a person run what is quick alone."""
+    parser.addoption(
+        "--quick", action="store_true", help=f"run only what needs no engine and no server, of: {', '.join(QUICK)}"
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what needs a real part, and let quick tests run first: a mistake shows in seconds."""
+    root = Path(__file__).parent
+    ranks = {name: rank for rank, name in enumerate(QUICK)}
+    for item in items:
+        if _REAL & set(getattr(item, "fixturenames", ())):
+            item.add_marker("real")
+
+    def rank(item: pytest.Item) -> int:
+        return ranks.get(item.path.relative_to(root).parts[0], len(ranks)) + len(ranks) * (
+            item.get_closest_marker("real") is not None
+        )
+
+    items.sort(key=rank)
+    if config.getoption("--quick"):
+        left = [item for item in items if rank(item) >= len(ranks)]
+        config.hook.pytest_deselected(items=left)
+        items[:] = [item for item in items if rank(item) < len(ranks)]
+
 
 def _part(part: Part[R]) -> Iterator[R]:
     # The outcome is decided before the yield: an error of the tests themselves must not look like a missing part.

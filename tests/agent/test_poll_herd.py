@@ -1,4 +1,4 @@
-"""A fleet after an outage, simulated: 100,000 devices and not one herd (failure modes F16 and F17).
+"""A fleet after an outage, simulated: 50,000 devices and not one herd (failure modes F16 and F17).
 
 Every device is a `Schedule` and nothing else; the service's loop around it is in `test_service`.
 """
@@ -12,12 +12,12 @@ import pytest
 
 from margo_gitops.agent.service.schedule import Schedule
 
-DEVICES = 100_000
+DEVICES = 50_000
 INTERVAL = 300.0
 BEGIN = 1_790_000_123.0
 OUTAGE = 600.0
 END = BEGIN + OUTAGE
-PERIODS = 4
+PERIODS = 3
 
 Polls = Callable[[Schedule], Iterator[float]]
 
