@@ -1,8 +1,8 @@
 """Sees renders as they come, and wakes the devices that wait for one.
 
-W-1  A request sees what was rendered before it came: it looks first.
-W-2  Nothing can be lost between two looks: who waits compares what it holds with what there is, before and after.
-W-3  Who waits holds no thread, and at most a few waits for each device; one too many is answered at once.
+WATCH-1  A request sees what was rendered before it came: it looks first.
+WATCH-2  Nothing can be lost between two looks: who waits compares what it holds with what there is, before and after.
+WATCH-3  Who waits holds no thread, and at most a few waits for each device; one too many is answered at once.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class StateWatch:
         return not self._complaint
 
     def look(self) -> StateView:
-        """Return the state as it is now (W-1); wake who waits for what changed."""
+        """Return the state as it is now (WATCH-1); wake who waits for what changed."""
         before = self._state.view()
         try:
             changed = self._state.refresh()
@@ -87,7 +87,7 @@ class StateWatch:
             receive: of the request, so that one whose sender went away is let go.
 
         Returns:
-            Whether the client's state changed; False too where there are too many waits (W-3).
+            Whether the client's state changed; False too where there are too many waits (WATCH-3).
         """
         mine = self._waiting.setdefault(client, [])
         if self._closed or self._count >= self._max_waiting or len(mine) >= _WAITS_OF_ONE_DEVICE:

@@ -14,7 +14,7 @@ from server.git_requests import REPOSITORY, V2, post
 from server.serving import served_fleet
 from transport.device_repository import FIRST, MANIFEST, REF, DeviceRepository
 
-from margo_gitops.server.resources.git_answers import CAPABILITIES
+from margo_gitops.server.resources.git_wire import CAPABILITIES
 from margo_gitops.transport.git.pack import ObjectID, read_pack
 from margo_gitops.transport.git.pktline import PacketReader
 from margo_gitops.transport.git.protocol_v2 import fetch_request, ls_refs_request, read_fetch, read_ls_refs

@@ -27,19 +27,24 @@ from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.yaml_reader import read_yaml
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.contracts import current, older
-from margo_gitops.server.contracts.algorithms import PublicKey
 from margo_gitops.server.contracts.older import of_device
 from margo_gitops.server.contracts.onboarding import read_onboarding_request
 from margo_gitops.server.contracts.registry import ClientCertificate, read_certificate
-from margo_gitops.server.contracts.verification import SignatureVerifier, digest_fits
-from margo_gitops.server.identity.certificates import accepted_caller
-from margo_gitops.server.identity.git_credentials import with_bearer
-from margo_gitops.server.identity.spiffe import AcceptedClients
+from margo_gitops.server.contracts.signatures import PublicKey, SignatureVerifier, digest_fits
+from margo_gitops.server.identity.certificates import AcceptedClients, accepted_caller
+from margo_gitops.server.identity.tokens import with_bearer
 from margo_gitops.server.problems import RequestRefused
 from margo_gitops.server.reports.reading import read_capabilities, read_status
 from margo_gitops.server.requests import accepts, holds, takes_gzip, wait_seconds
-from margo_gitops.server.resources.git_answers import old_acknowledgments, refs_answer
-from margo_gitops.server.resources.git_requests import LsRefs, NotGitError, RefusedError, read_old_request, read_request
+from margo_gitops.server.resources.git_wire import (
+    LsRefs,
+    NotGitError,
+    RefusedError,
+    old_acknowledgments,
+    read_old_request,
+    read_request,
+    refs_answer,
+)
 from margo_gitops.server.routing import RouteTable
 from margo_gitops.transport.git.device_tree import MANIFEST_NAME, read_snapshot
 from margo_gitops.transport.git.pack import GitObject, Kind, ObjectID, object_id, read_pack

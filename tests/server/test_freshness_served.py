@@ -128,7 +128,7 @@ def test_a_server_that_cannot_read_its_key_does_not_start(fleet: ServedFleet, tm
 
 
 class TestRenewal:
-    """W-1 to W-3, without a server."""
+    """RENEW-1 to RENEW-3, without a server."""
 
     @pytest.fixture
     def clock(self) -> list[datetime]:

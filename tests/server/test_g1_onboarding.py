@@ -17,7 +17,7 @@ from server.signing_fleet import SigningFleet, pem
 from support.signed_requests import certificate, private_key
 
 from margo_gitops.errors import ServerMisconfigured
-from margo_gitops.server.contracts.accepted import read_accepted_certificates
+from margo_gitops.server.contracts.registry import read_accepted_certificates
 from margo_gitops.server.service.configuration import load_server_configuration
 
 

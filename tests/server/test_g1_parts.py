@@ -17,14 +17,11 @@ from hypothesis import strategies as st
 from support.signed_requests import SignedClient, certificate, private_key
 
 from margo_gitops.errors import ClientRegistryUnusable, ServerMisconfigured, SourceMisconfigured
-from margo_gitops.server.contracts.algorithms import is_usable
 from margo_gitops.server.contracts.older import ROUTES, client_of_path
 from margo_gitops.server.contracts.onboarding import read_onboarding_request, read_root_certificate
-from margo_gitops.server.contracts.registry import ClientRegistry, read_certificate
-from margo_gitops.server.contracts.replays import SeenSignatures
-from margo_gitops.server.contracts.verification import SignatureVerifier, digest_fits, key_id_of
-from margo_gitops.server.identity.certificates import accepted_caller
-from margo_gitops.server.identity.spiffe import AcceptedClients
+from margo_gitops.server.contracts.registry import ClientRegistry, SeenSignatures, read_certificate
+from margo_gitops.server.contracts.signatures import SignatureVerifier, digest_fits, is_usable, key_id_of
+from margo_gitops.server.identity.certificates import AcceptedClients, accepted_caller
 from margo_gitops.server.resources.discovery import read_trust_bundle
 from margo_gitops.server.routing import RouteTable
 from margo_gitops.transport.http.signing import read_device_key

@@ -115,6 +115,14 @@ def two_signatures(client: SignedClient) -> httpx.Request:
     return request
 
 
+def test_two_signatures_are_refused_where_each_is_right(signing: SigningFleet) -> None:
+    # RSA signatures have any length, so nothing but their number tells that there are two.
+    client = signing.client("press-01", "rsa-v1_5-sha256", 1)
+    one = client.signed("GET", client.path("deployments"))
+    assert signing.http.send(one).status_code == 200
+    assert signing.http.send(two_signatures(client)).status_code == 401
+
+
 def header_of_any_length(client: SignedClient) -> httpx.Request:
     request = client.signed("GET", client.path("deployments"))
     request.headers["signature"] = f"sig1=:{'A' * 200_000}:"

@@ -12,18 +12,20 @@ from support.state_publishing import Renderer
 
 from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.errors import StateTampered
-from margo_gitops.server.resources.git_answers import old_acknowledgments, refs_answer, side_band
+from margo_gitops.server.resources.git import visible
 from margo_gitops.server.resources.git_packs import Packs, plan_fetch
-from margo_gitops.server.resources.git_requests import (
+from margo_gitops.server.resources.git_wire import (
     MAX_LINES,
     Fetch,
     LsRefs,
     NotGitError,
     RefusedError,
+    old_acknowledgments,
     read_old_request,
     read_request,
+    refs_answer,
+    side_band,
 )
-from margo_gitops.server.resources.git_visibility import visible
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.transport.git.pack import read_pack
 from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, packet

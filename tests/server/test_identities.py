@@ -12,8 +12,7 @@ from server.serving import hashed
 
 from margo_gitops.errors import ServerMisconfigured
 from margo_gitops.server.identity.callers import Caller, NobodyAsked
-from margo_gitops.server.identity.certificates import ProxiedCertificate
-from margo_gitops.server.identity.spiffe import read_accepted_clients, read_client_id
+from margo_gitops.server.identity.certificates import ProxiedCertificate, read_accepted_clients, read_client_id
 from margo_gitops.server.identity.tokens import BearerTokens
 
 TOKEN, OTHER = "a" * 40, "b" * 40

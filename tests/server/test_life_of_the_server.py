@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
+from server.git_requests import command, post
 from server.serving import FLEET, ServedFleet, capabilities, status, until
 from support.command_line import margo_gitops
 from support.fleet import write_signing_key
@@ -244,6 +245,38 @@ def test_only_signed_state_is_served_where_asked_for(fleet: ServedFleet) -> None
         assert unsigned.get("/api/v1/deployments").status_code == 503
         assert signed.get("/api/v1/deployments").status_code == 200
     assert "MG1501" in fleet.log.read_text()
+
+
+def test_the_list_of_allowed_signers_is_watched(fleet: ServedFleet) -> None:
+    key = parse_signing_key(write_signing_key(fleet.folder / "key").read_bytes())
+    write_signing_key(fleet.folder / "other", seed=2)
+    allowed = fleet.folder / "allowed"
+
+    def allow(content: bytes) -> None:
+        fresh = fleet.folder / "allowed.new"
+        fresh.write_bytes(content)
+        fresh.replace(allowed)
+
+    allow((fleet.folder / "key.allowed").read_bytes())
+    fleet.start(allowedSigners="allowed")
+    fleet.render(FLEET | {"idle-02": {}}, key=key)
+    with fleet.client("idle-02") as client:
+
+        def answers() -> tuple[int, int]:
+            return client.get("/api/v1/deployments").status_code, post(client, command("ls-refs")).status_code
+
+        assert answers() == (200, 200)
+        allow((fleet.folder / "other.allowed").read_bytes())
+        assert answers() == (503, 503)
+        allow(b"renderer@example ssh-ed25519 ")
+        assert answers() == (503, 503), "a typing error changes nothing"
+        assert "stays in force" in fleet.log.read_text()
+        allow((fleet.folder / "key.allowed").read_bytes())
+        assert answers() == (200, 200)
+        allow(b"renderer@example ssh-ed25519 ")
+        assert answers() == (200, 200), "a typing error changes nothing"
+        allowed.unlink()
+        assert answers() == (503, 503)
 
 
 def test_a_head_that_grows_without_end_is_cut_off(fleet: ServedFleet) -> None:

@@ -20,9 +20,8 @@ from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.server.identity.callers import Caller
 from margo_gitops.server.resources.desired_state import DesiredStateResources
 from margo_gitops.server.resources.git import GitResources
-from margo_gitops.server.resources.git_answers import old_acknowledgments
 from margo_gitops.server.resources.git_packs import Plan
-from margo_gitops.server.resources.git_requests import Fetch
+from margo_gitops.server.resources.git_wire import Fetch, old_acknowledgments
 from margo_gitops.server.routing import Call
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.objects import StateObjects

@@ -30,7 +30,7 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.state_layout import FRESHNESS_REFS, device_ref
 from margo_gitops.errors import StateTampered
 from margo_gitops.server.resources.git_packs import plan_fetch
-from margo_gitops.server.resources.git_requests import Fetch
+from margo_gitops.server.resources.git_wire import Fetch
 from margo_gitops.state_repo.freshness_refs import Renewal, renew
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.served_state import ServedState

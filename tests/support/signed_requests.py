@@ -21,7 +21,7 @@ from http_message_signatures import HTTPMessageSigner, HTTPSignatureAlgorithm, M
 from http_message_signatures.algorithms import ECDSA_P256_SHA256, ECDSA_P384_SHA384, RSA_V1_5_SHA256
 
 from margo_gitops.digests import sha256
-from margo_gitops.server.contracts.verification import key_id_of
+from margo_gitops.server.contracts.signatures import key_id_of
 
 PUBLIC_URL = "https://wfm.plant.example"
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 from support.signed_requests import PrivateKey, certificate, pem_of, private_key
 
 from margo_gitops.errors import SourceMisconfigured
-from margo_gitops.server.contracts.algorithms import Attempt, family_of
-from margo_gitops.server.contracts.verification import SignatureVerifier, digest_fits, key_id_of
+from margo_gitops.server.contracts.signatures import Attempt, SignatureVerifier, digest_fits, family_of, key_id_of
 from margo_gitops.transport.http.signing import DeviceKey, DeviceKeyFiles, RequestSigner, read_device_key
 from margo_gitops.transport.http.source import Algorithm
 

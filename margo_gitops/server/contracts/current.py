@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope
 from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from margo_gitops.server.identity.callers import ANYBODY, Caller, Identify
-from margo_gitops.server.identity.git_credentials import ASK_FOR_TOKEN, with_bearer
+from margo_gitops.server.identity.tokens import ASK_FOR_TOKEN, with_bearer
 from margo_gitops.server.limits import Admission
 from margo_gitops.server.problems import NOT_AUTHORIZED, NOT_FOUND, PROBLEM_MEDIA_TYPE, Problem, RequestRefused
 from margo_gitops.server.reports.receiving import ReportResources

@@ -26,11 +26,15 @@ from margo_gitops.digests import Digest
 from margo_gitops.documents.json_reader import read_json
 from margo_gitops.documents.nodes import Bounds, Node
 from margo_gitops.errors import MargoGitopsError, UnreadableDocument
-from margo_gitops.server.contracts.algorithms import PublicKey
 from margo_gitops.server.contracts.onboarding import BAD_DIGEST, NOT_SIGNED, Onboarding
-from margo_gitops.server.contracts.registry import ClientRegistry, RegisteredClient
-from margo_gitops.server.contracts.replays import SeenSignatures
-from margo_gitops.server.contracts.verification import SignatureProfile, SignatureVerifier, Verified, digest_fits
+from margo_gitops.server.contracts.registry import ClientRegistry, RegisteredClient, SeenSignatures
+from margo_gitops.server.contracts.signatures import (
+    PublicKey,
+    SignatureProfile,
+    SignatureVerifier,
+    Verified,
+    digest_fits,
+)
 from margo_gitops.server.identity.callers import ANYBODY, Caller, header
 from margo_gitops.server.limits import Admission
 from margo_gitops.server.problems import (

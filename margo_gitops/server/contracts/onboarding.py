@@ -23,7 +23,7 @@ from margo_gitops.documents.json_reader import read_json
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.errors import Location, MargoGitopsError, ServerMisconfigured, UnreadableDocument
 from margo_gitops.server.contracts.registry import ClientCertificate, ClientRegistry, read_certificate
-from margo_gitops.server.contracts.verification import SignatureProfile, SignatureVerifier, digest_fits
+from margo_gitops.server.contracts.signatures import SignatureProfile, SignatureVerifier, digest_fits
 from margo_gitops.server.problems import NOT_FOUND, NOT_STORED, Problem, RequestRefused
 from margo_gitops.server.requests import MAX_BODY, read_body
 from margo_gitops.server.routing import Call

@@ -1,14 +1,17 @@
-"""Which client ids were issued, and for which certificates: once said, for good.
+"""What the older contract knows: the client ids it issued, the certificates it accepts, the signatures it has seen.
 
-An id is on disk before a client hears of it (SQLite, WAL, synchronous=FULL). The file lies beside the journal of
-reports, whose lock keeps a second server away.
+An id is issued for good, and is on disk before a client hears of it (SQLite, WAL, synchronous=FULL). The file lies
+beside the journal of reports, whose lock keeps a second server away. Signatures are remembered in memory while they
+hold: a request that was recorded and is sent again does nothing (RFC 9421, 7.2.2).
 """
 
 from __future__ import annotations
 
-import sqlite3
 import threading
 import uuid
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,9 +21,11 @@ from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 
 from margo_gitops.digests import Digest, sha256
-from margo_gitops.errors import ClientRegistryUnusable, Location
-from margo_gitops.server.contracts.algorithms import PublicKey, is_usable
-from margo_gitops.server.contracts.verification import key_id_of
+from margo_gitops.disk.databases import database_errors, open_database
+from margo_gitops.errors import ClientRegistryUnusable
+from margo_gitops.server.contracts.signatures import PublicKey, is_usable, key_id_of
+from margo_gitops.server.identity.tokens import read_device_digest
+from margo_gitops.server.watched_file import read_entries
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS client (
@@ -32,6 +37,10 @@ CREATE TABLE IF NOT EXISTS client (
 CREATE INDEX IF NOT EXISTS client_by_key ON client (key_id);
 """
 _LARGEST_CERTIFICATE: Final = 16 * 1024
+
+MOST_REMEMBERED: Final = 500_000
+MOST_OF_ONE: Final = 10_000
+"""Of one client: more requests than its limits let pass while a signature holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,18 +116,18 @@ class ClientRegistry:
         """
         self._file = file
         self._writing = threading.Lock()
-        try:
-            file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._writer = _connect(file)
-            try:
-                self._writer.executescript(_SCHEMA)
-                self._reader = _connect(file)
-            except BaseException:
-                self._writer.close()
-                raise
-            file.chmod(0o600)
-        except (sqlite3.Error, OSError) as error:
-            raise _unusable(file, error) from error
+        with self._errors():
+            self._writer = open_database(file, threads=True)
+            self._writer.executescript(_SCHEMA)
+            self._reader = open_database(file, threads=True)
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return database_errors(
+            self._file,
+            what="the registry of clients cannot be used",
+            error=ClientRegistryUnusable,
+            remedy="check that the disk is not full, and that the folder belongs to this user",
+        )
 
     def close(self) -> None:
         """Close the file."""
@@ -149,39 +158,85 @@ class ClientRegistry:
             ClientRegistryUnusable: the disk refuses; no id was issued.
         """
         row = (str(uuid.uuid4()), certificate.fingerprint, key_id_of(certificate.key), certificate.der)
-        try:
-            with self._writing:
-                made = self._writer.execute("INSERT OR IGNORE INTO client VALUES (?, ?, ?, ?)", row).rowcount == 1
-                known = self._writer.execute(
-                    "SELECT id FROM client WHERE fingerprint = ?", (certificate.fingerprint,)
-                ).fetchone()
-        except sqlite3.Error as error:
-            raise _unusable(self._file, error) from error
+        with self._errors(), self._writing:
+            made = self._writer.execute("INSERT OR IGNORE INTO client VALUES (?, ?, ?, ?)", row).rowcount == 1
+            known = self._writer.execute("SELECT id FROM client WHERE fingerprint = ?", row[1:2]).fetchone()
         return str(known[0]), made
 
     def _read(self, statement: str, value: str) -> list[RegisteredClient]:
-        try:
+        with self._errors():
             rows = self._reader.execute(statement, (value,)).fetchall()
-        except sqlite3.Error as error:
-            raise _unusable(self._file, error) from error
         return [RegisteredClient(client, _read_again(der)) for client, der in rows]
 
 
-def _connect(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+def read_accepted_certificates(text: str, path: Path) -> Mapping[Digest, str]:
+    """Return the device of each accepted certificate.
+
+        # device   sha256 of the certificate (DER)
+        press-07   sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
+
+    Two lines for a device let an old certificate and a new one overlap; a line removed ends what its certificate signs
+    with the next request.
+
+    Raises:
+        ServerMisconfigured: a line is wrong.
+    """
+    line = "DEVICE sha256:<64 hex digits>; openssl x509 -in FILE -outform DER | sha256sum prints them"
+    return read_entries(text, path, _read_accepted, what="certificate", line=line)
 
 
-def _unusable(file: Path, error: Exception) -> ClientRegistryUnusable:
-    return ClientRegistryUnusable(
-        "the registry of clients cannot be used",
-        where=Location(str(file)),
-        why=[str(error)],
-        remedy="see that the disk is not full and the folder is yours",
-    )
+def _read_accepted(fields: list[str]) -> tuple[Digest, str]:
+    if len(fields) != 2:
+        raise ValueError(f"{len(fields)} fields instead of 2")
+    device, digest = read_device_digest(fields)
+    return digest, device
+
+
+class SeenSignatures:
+    """Remembers marks for a while."""
+
+    def __init__(
+        self, seconds: float, clock: Callable[[], float], most: int = MOST_REMEMBERED, most_of_one: int = MOST_OF_ONE
+    ) -> None:
+        """Remember nothing yet.
+
+        Args:
+            seconds: how long a mark is remembered.
+            clock: seconds since some moment; never jumps.
+            most: how many are remembered at once.
+            most_of_one: how many of one client.
+        """
+        self._seconds = seconds
+        self._clock = clock
+        self._most = most
+        self._most_of_one = most_of_one
+        self._marks: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
+        self._of_clients: Counter[str] = Counter()
+
+    @property
+    def full(self) -> bool:
+        """Whether no other mark can be remembered now."""
+        self._forget()
+        return len(self._marks) >= self._most
+
+    def is_full_of(self, client: str) -> bool:
+        """Return whether no other mark of a client can be remembered now: it takes no place that others need."""
+        self._forget()
+        return self._of_clients[client] >= self._most_of_one
+
+    def is_first(self, mark: bytes, client: str) -> bool:
+        """Remember a mark of a client, and return whether it was not remembered yet."""
+        self._forget()
+        if mark in self._marks:
+            return False
+        self._marks[mark] = self._clock() + self._seconds, client
+        self._of_clients[client] += 1
+        return True
+
+    def _forget(self) -> None:
+        now = self._clock()
+        while self._marks and next(iter(self._marks.values()))[0] <= now:
+            client = self._marks.popitem(last=False)[1][1]
+            self._of_clients[client] -= 1
+            if not self._of_clients[client]:
+                del self._of_clients[client]

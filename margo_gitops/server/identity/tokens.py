@@ -1,4 +1,4 @@
-"""Bearer tokens (RFC 6750): one or more for each device, kept as sha256 only.
+"""Bearer tokens (RFC 6750): one or more for each device, kept as sha256 only; git sends them as passwords.
 
     # device   sha256 of the token                                                       until (UTC, optional)
     press-07   sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
@@ -10,9 +10,11 @@ token is 32 random bytes or more: a fast hash is enough for what nobody can gues
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,14 +22,23 @@ from typing import Final
 
 from starlette.types import Scope
 
-from margo_gitops.digests import parse_digest
-from margo_gitops.errors import ServerMisconfigured
+from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.server.identity.callers import Caller, header, is_client
-from margo_gitops.server.watched_file import WatchedFile, said_lines
+from margo_gitops.server.problems import Problem
+from margo_gitops.server.watched_file import WatchedFile, read_entries
 
 _MAX_HEADER: Final = 1024
 _MIN_TOKEN: Final = 32
+_AUTHORIZATION: Final = b"authorization"
 _BEARER = re.compile(r"[Bb][Ee][Aa][Rr][Ee][Rr] +([A-Za-z0-9._~+/-]+=*)")
+
+ASK_FOR_TOKEN: Final = Problem(
+    401,
+    "Not authorized",
+    "not-authorized",
+    headers=(("WWW-Authenticate", 'Basic realm="margo-gitops", charset="UTF-8"'),),
+)
+"""The refusal that makes git and tools like it send the credentials they have (G-A-4)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +62,12 @@ class BearerTokens:
         Raises:
             ServerMisconfigured: the file cannot be read, or has a mistake.
         """
-        self._grants: WatchedFile[Mapping[str, _Grant]] = WatchedFile(path, read_tokens, {})
+        self._grants: WatchedFile[Mapping[str, _Grant]] = WatchedFile(path, read_tokens, {}, "list of tokens")
         self._clock = clock
 
     def __call__(self, scope: Scope) -> Caller | None:
         """Return whose token a request carries."""
-        value = header(scope, b"authorization") or ""
+        value = header(scope, _AUTHORIZATION) or ""
         match = _BEARER.fullmatch(value) if len(value) <= _MAX_HEADER else None
         # Hashed in any case; what is compared is the hash of a secret, whose lookup time tells nothing of the secret.
         digest = f"sha256:{hashlib.sha256((match[1] if match else value).encode()).hexdigest()}"
@@ -72,44 +83,57 @@ def read_tokens(text: str, path: Path) -> Mapping[str, _Grant]:
     """Return what each token, by its digest, stands for.
 
     Raises:
-        ServerMisconfigured: a line is none of a tokens file; neither tokens nor digests are shown.
+        ServerMisconfigured: a line is wrong; neither tokens nor digests are shown.
     """
-    grants: dict[str, _Grant] = {}
-    for where, line in said_lines(text, path):
-        try:
-            device, digest, until = _read_line(line.split())
-        except ValueError as error:
-            raise ServerMisconfigured(
-                f"no line of a tokens file: {error}",
-                where=where,
-                remedy="write: DEVICE sha256:<64 hex digits> [until=2026-12-01T00:00:00Z]",
-            ) from None
-        if digest in grants:
-            raise ServerMisconfigured(
-                "the token stands in the file twice", where=where, remedy="give every device tokens of its own"
-            )
-        grants[digest] = _Grant(device, until)
-    return grants
+    line = "DEVICE sha256:<64 hex digits> [until=2026-12-01T00:00:00Z]"
+    return read_entries(text, path, _read_grant, what="token", line=line)
 
 
-def _read_line(fields: list[str]) -> tuple[str, str, float | None]:
+def with_bearer(scope: Scope) -> Scope:
+    """Return a request whose Basic password, if it has one, is the bearer token that it stands for.
+
+    Git's clients send Basic, with the token as password (RFC 7617; git subset, G-A-3).
+    """
+    value = header(scope, _AUTHORIZATION) or ""
+    scheme, _, encoded = value.partition(" ")
+    if scheme.lower() != "basic" or len(value) > 2 * _MAX_HEADER:
+        return scope
+    try:
+        password = base64.b64decode(encoded.strip(), validate=True).partition(b":")[2]
+    except (binascii.Error, ValueError):
+        return scope
+    others = [(name, content) for name, content in scope["headers"] if name != _AUTHORIZATION]
+    return {**scope, "headers": [*others, (_AUTHORIZATION, b"Bearer " + password)]}
+
+
+def read_device_digest(fields: Sequence[str]) -> tuple[str, Digest]:
+    """Return the first two words of a line: a client's id and a digest.
+
+    Raises:
+        ValueError: they are something else.
+    """
+    device, digest = fields
+    if not is_client(device):
+        raise ValueError("the first field is not a client's id (a device id without a slash)")
+    try:
+        return device, parse_digest(digest)
+    except ValueError:
+        raise ValueError("the second field is not a sha256 digest") from None
+
+
+def _read_grant(fields: list[str]) -> tuple[str, _Grant]:
     if len(fields) not in (2, 3):
         raise ValueError(f"{len(fields)} fields instead of 2 or 3")
-    if not is_client(fields[0]):
-        raise ValueError("the first field is no client's id (a device id without a slash)")
-    try:
-        digest = parse_digest(fields[1])
-    except ValueError:
-        raise ValueError("the second field is no sha256 digest") from None
+    device, digest = read_device_digest(fields[:2])
     if len(fields) == 2:
-        return fields[0], digest, None
+        return digest, _Grant(device, None)
     name, _, moment = fields[2].partition("=")
     if name != "until":
         raise ValueError(f"{name[:20]!r} is not known")
     try:
         until = datetime.fromisoformat(moment)
     except ValueError:
-        raise ValueError("until is no date with time") from None
+        raise ValueError("until is not a date with a time") from None
     if until.tzinfo is None:
         raise ValueError("until has no time zone; end it with Z")
-    return fields[0], digest, until.astimezone(UTC).timestamp()
+    return digest, _Grant(device, until.astimezone(UTC).timestamp())

@@ -1,27 +1,28 @@
 """The journal of reports: what is acknowledged is on disk, and what was said before is not written again.
 
-J-1  A report is acknowledged after the transaction that holds it is on disk (SQLite, WAL, synchronous=FULL).
-J-2  Reports that come meanwhile share the next transaction: one flush for all that wait, whoever sent them.
-J-3  A device keeps one report for each subject: the newest. How many subjects it may have is bounded.
-J-4  A report that says what the last one said changes nothing, and costs no flush.
+JOURNAL-1  A report is acknowledged after the transaction that holds it is on disk (SQLite, WAL, synchronous=FULL).
+JOURNAL-2  Reports that come meanwhile share the next transaction: one flush for all that wait, whoever sent them.
+JOURNAL-3  A device keeps one report for each subject: the newest. How many subjects it may have is bounded.
+JOURNAL-4  A report that says what the last one said changes nothing, and costs no flush.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import os
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar, cast
 
-from margo_gitops.errors import Location, ReportsUnusable, ServerBusy
+from margo_gitops.disk.databases import database_errors, open_database
+from margo_gitops.disk.locks import LockTaken, take_lock
+from margo_gitops.errors import Location, MargoGitopsError, ReportsUnusable, ServerBusy
 from margo_gitops.state_repo.report_branch import ReportKey, ReportKind
 
 T = TypeVar("T")
@@ -94,20 +95,18 @@ class ReportJournal:
         """
         self._per_device = per_device
         self._file = file
-        try:
+        with self._errors():
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = os.open(file.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise _unusable(file, error) from error
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            self._connection = _open(file)
-        except BlockingIOError as error:
-            os.close(self._lock)
-            raise ServerBusy(f"another server works with {file}", where=Location(str(file))) from error
-        except (sqlite3.Error, OSError) as error:
-            os.close(self._lock)
-            raise _unusable(file, error) from error
+            try:
+                self._lock = take_lock(file.with_suffix(".lock"))
+            except LockTaken as error:
+                raise ServerBusy(f"another server works with {file}", where=Location(str(file))) from error
+            try:
+                self._connection = open_database(file, threads=True)
+                self._connection.executescript(_SCHEMA)
+            except BaseException:
+                self._lock.release()
+                raise
         row = self._connection.execute("SELECT coalesce(max(change), 0) FROM report").fetchone()
         self._change = int(row[0])
         rows = self._connection.execute("SELECT client, max(adopted) FROM report GROUP BY client")
@@ -121,10 +120,18 @@ class ReportJournal:
         self._jobs.put(None)
         self._thread.join()
         self._connection.close()
-        os.close(self._lock)
+        self._lock.release()
+
+    def _errors(self) -> AbstractContextManager[None]:
+        return database_errors(
+            self._file,
+            what="the journal of reports cannot be used",
+            error=ReportsUnusable,
+            remedy="check that the disk is not full, and that the folder belongs to this user",
+        )
 
     async def keep(self, report: Report) -> Kept:
-        """Keep a report; when this returns, it is on disk (J-1).
+        """Keep a report; when this returns, it is on disk (JOURNAL-1).
 
         Raises:
             ReportsUnusable: the disk refuses; the report is not kept.
@@ -246,33 +253,23 @@ class ReportJournal:
             self._transact([each for each in batch if each is not None])
 
     def _transact(self, batch: Sequence[tuple[Job, Future[object]]]) -> None:
-        """Do all jobs in one transaction, then, and only then, say so (J-1, J-2)."""
+        """Do all jobs in one transaction, then, and only then, say so (JOURNAL-1, JOURNAL-2)."""
         results: list[object] = []
         try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            results.extend(job(self._connection) for job, _ in batch)
-            self._connection.execute("COMMIT")
-        except Exception as error:  # noqa: BLE001  # whoever waits must hear of it, whatever it is
+            with self._errors():
+                self._connection.execute("BEGIN IMMEDIATE")
+                results.extend(job(self._connection) for job, _ in batch)
+                self._connection.execute("COMMIT")
+        except Exception as error:  # noqa: BLE001  # every request that waits must hear of it, whatever it is
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
+            known = isinstance(error, MargoGitopsError)
+            failure = error if known else ReportsUnusable("a job of the journal failed", why=[repr(error)])
             for _, future in batch:
-                future.set_exception(_unusable(self._file, error))
+                future.set_exception(failure)
             return
         for (_, future), result in zip(batch, results, strict=True):
             future.set_result(result)
-
-
-def _open(file: Path) -> sqlite3.Connection:
-    connection = sqlite3.connect(file, isolation_level=None, check_same_thread=False)
-    try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(_SCHEMA)
-    except BaseException:
-        connection.close()
-        raise
-    file.chmod(0o600)
-    return connection
 
 
 def _held(connection: sqlite3.Connection, key: ReportKey) -> tuple[bytes, int] | None:
@@ -281,12 +278,3 @@ def _held(connection: sqlite3.Connection, key: ReportKey) -> tuple[bytes, int] |
         (key.client, key.kind, key.name),
     ).fetchone()
     return None if row is None or row[0] is None else (row[0], row[1])
-
-
-def _unusable(file: Path, error: Exception) -> ReportsUnusable:
-    return ReportsUnusable(
-        "the journal of reports cannot be used",
-        where=Location(str(file)),
-        why=[str(error)],
-        remedy="see that the disk is not full and the folder is yours",
-    )

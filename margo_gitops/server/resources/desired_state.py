@@ -1,17 +1,19 @@
 """The resources that devices read: manifest, single deployments, bundles (Margo desired state API, current contract).
 
-D-1  Stored bytes, and digests of them; nothing is written anew.
-D-2  An ETag is the quoted digest of the content before any content coding.
-D-3  What a client cannot have and what there is not are one answer.
-D-4  A state older than what the device says it adopted is never served: the state repo went back (failure mode F26).
+READ-1  Stored bytes, and digests of them; nothing is written anew.
+READ-2  An ETag is the quoted digest of the content before any content coding.
+READ-3  What a client cannot have and what there is not are one answer.
+READ-4  A state older than what the device says it adopted is never served: the state repo went back (failure mode F26).
+READ-5  Only states that `allowedSigners` allow are served, by the list as it is at this moment.
 """
 
 from __future__ import annotations
 
+import asyncio
+import gzip
 import json
 import logging
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
@@ -19,6 +21,7 @@ from typing import Final
 from starlette.responses import Response
 from starlette.types import Scope
 
+from margo_gitops.cache import SizedCache
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
@@ -38,7 +41,6 @@ from margo_gitops.server.problems import (
 from margo_gitops.server.reports.journal import ReportJournal
 from margo_gitops.server.reports.reading import Profile
 from margo_gitops.server.requests import accepts, holds, takes_gzip, wait_seconds
-from margo_gitops.server.resources.compression import Compressed
 from margo_gitops.server.routing import Call
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.objects import DeviceState
@@ -53,6 +55,8 @@ DEPLOYMENT_MEDIA_TYPE: Final = "application/yaml"
 _MUTABLE: Final = "private, no-cache"
 _IMMUTABLE: Final = "private, max-age=31536000, immutable"
 _SMALLEST_COMPRESSED: Final = 256
+_COMPRESSED_BYTES: Final = 16 * 1024 * 1024
+_LARGE: Final = 256 * 1024
 _JUDGED: Final = 100_000
 _BACK_SECONDS: Final = 60
 
@@ -68,7 +72,7 @@ class DesiredStateResources:
         longest_wait: float,
         profile: Profile,
         poll_seconds: int | None = None,
-        signers: AllowedSigners | None = None,
+        signers: Callable[[], AllowedSigners] | None = None,
     ) -> None:
         """Serve the state that a watch sees.
 
@@ -78,7 +82,7 @@ class DesiredStateResources:
             longest_wait: seconds that a request may wait for a change; 0: none may.
             profile: strict refuses a wrong Accept on every resource, lenient on the manifest only.
             poll_seconds: how often devices should poll at most; None: they decide.
-            signers: who may have signed what is served; None: not checked here.
+            signers: returns who may have signed what is served, the same object until that changes; None: not checked.
         """
         self._watch = watch
         self._journal = journal
@@ -86,9 +90,10 @@ class DesiredStateResources:
         self._hints = {POLL_INTERVAL_HEADER: str(poll_seconds)} if poll_seconds else {}
         self._profile = profile
         self._signers = signers
-        self._compressed = Compressed()
-        self._judged: OrderedDict[str, bool] = OrderedDict()
-        self._versions: OrderedDict[str, int] = OrderedDict()
+        self._compressed: SizedCache[Digest, bytes] = SizedCache(_COMPRESSED_BYTES, len)
+        self._judges: AllowedSigners | None = None
+        self._judged: SizedCache[str, bool] = SizedCache(_JUDGED)
+        self._versions: SizedCache[str, int] = SizedCache(_JUDGED)
 
     async def manifest(self, call: Call) -> Response:
         """Answer a request for the manifest; one that waits is answered at the next change.
@@ -184,12 +189,11 @@ class DesiredStateResources:
         Raises:
             RequestRefused: 503.
         """
+        self._look_at_signers()
         commit = view.revision(caller.client) or ""
         version = self._versions.get(commit)
         if version is None:
-            version = self._versions[commit] = manifest_version(self._state(view, caller).manifest)
-            if len(self._versions) > _JUDGED:
-                self._versions.popitem(last=False)
+            self._versions.put(commit, manifest_version(self._state(view, caller).manifest))
         elif self._journal is not None and version < self._journal.adopted(caller.client):
             self._state(view, caller)
 
@@ -199,7 +203,8 @@ class DesiredStateResources:
             state = view.state(client)
             if state is None:
                 raise RequestRefused(NO_STATE.later(spread(client, _BACK_SECONDS)))
-            if self._signers is not None and not self._is_signed(state, client, self._signers):
+            signers = self._look_at_signers()
+            if signers is not None and not self._is_signed(state, client, signers):
                 raise RequestRefused(STATE_UNUSABLE.later(spread(client, _BACK_SECONDS)))
             version = manifest_version(state.manifest)
         except (MargoGitopsError, ValueError) as error:
@@ -211,6 +216,15 @@ class DesiredStateResources:
             raise RequestRefused(STATE_UNUSABLE.later(spread(client, _BACK_SECONDS)))
         return state
 
+    def _look_at_signers(self) -> AllowedSigners | None:
+        """Return who may have signed now; what was judged by an earlier list is forgotten (READ-5)."""
+        signers = self._signers() if self._signers is not None else None
+        if signers is not self._judges:
+            self._judges = signers
+            self._judged = SizedCache(_JUDGED)
+            self._versions = SizedCache(_JUDGED)
+        return signers
+
     def _is_signed(self, state: DeviceState, client: str, signers: AllowedSigners) -> bool:
         known = self._judged.get(state.commit)
         if known is None:
@@ -220,9 +234,7 @@ class DesiredStateResources:
             except MargoGitopsError as error:
                 _LOG.error("the state of %s is not served: %s", client, error)
                 known = False
-            self._judged[state.commit] = known
-            if len(self._judged) > _JUDGED:
-                self._judged.popitem(last=False)
+            self._judged.put(state.commit, known)
         return known
 
     async def _answer(
@@ -232,11 +244,25 @@ class DesiredStateResources:
         if holds(header(scope, b"if-none-match"), digest):
             return Response(status_code=304, headers=headers)
         if takes_gzip(header(scope, b"accept-encoding")) and len(content) >= _SMALLEST_COMPRESSED:
-            content = await self._compressed.of(digest, content)
+            content = await self._compress(digest, content)
             headers["Content-Encoding"] = "gzip"
         if scope["method"] == "HEAD":
             return Response(b"", 200, {**headers, "Content-Length": str(len(content))}, media_type)
         return Response(content, 200, headers, media_type)
+
+    async def _compress(self, digest: Digest, content: bytes) -> bytes:
+        found = self._compressed.get(digest)
+        if found is None:
+            # What takes long must not keep other devices waiting.
+            large = len(content) > _LARGE
+            found = await asyncio.to_thread(_gzip, content) if large else _gzip(content)
+            if len(found) <= _COMPRESSED_BYTES // 4:
+                self._compressed.put(digest, found)
+        return found
+
+
+def _gzip(content: bytes) -> bytes:
+    return gzip.compress(content, 6, mtime=0)
 
 
 @lru_cache(maxsize=16_384)

@@ -5,47 +5,46 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qs
 
 from starlette.responses import Response
 from starlette.types import Scope
 
-from margo_gitops.documents.state_layout import device_ref
+from margo_gitops.documents.state_layout import FRESHNESS_REFS, device_ref
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.identity.callers import Caller, header
 from margo_gitops.server.limits import spread
 from margo_gitops.server.problems import INVALID_REQUEST, NOT_FOUND, STATE_UNUSABLE, Problem, RequestRefused
 from margo_gitops.server.requests import holds, read_body, wait_seconds
 from margo_gitops.server.resources.desired_state import DesiredStateResources
-from margo_gitops.server.resources.git_answers import (
+from margo_gitops.server.resources.git_packs import Packs, Plan, plan_fetch
+from margo_gitops.server.resources.git_wire import (
     CAPABILITIES,
+    Fetch,
+    LsRefs,
+    NotGitError,
+    RefusedError,
     acknowledgments,
     error_answer,
     old_acknowledgments,
     old_advertisement,
     pack_sections,
+    read_old_request,
+    read_request,
     refs_answer,
     shallow_lines,
     side_band,
 )
-from margo_gitops.server.resources.git_packs import Packs, Plan, plan_fetch
-from margo_gitops.server.resources.git_requests import (
-    Fetch,
-    LsRefs,
-    NotGitError,
-    RefusedError,
-    read_old_request,
-    read_request,
-)
-from margo_gitops.server.resources.git_visibility import Visible, visible
 from margo_gitops.server.routing import Call
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.served_state import EARLIER_COMMITS, StateView
 from margo_gitops.transport.git.pktline import DELIMITER, FLUSH
+from margo_gitops.trust.freshness_tree import possible_shards
 
 _LOG = logging.getLogger("margo_gitops.server")
 
@@ -56,6 +55,32 @@ _NO_CACHE: Final = {"Cache-Control": "no-store"}
 _NOT_SERVED: Final = Problem(403, "Service not enabled", detail="Nobody pushes here.")
 _BACK_SECONDS: Final = 60
 _HISTORIES_AT_ONCE: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Visible:
+    """What one device sees.
+
+    Attributes:
+        head: its own branch; None where it has none.
+        refs: its branch, and the freshness ref that covers it, with what they point to.
+    """
+
+    head: str | None
+    refs: Mapping[str, str] = field(default_factory=dict)
+
+
+def visible(client: str, branch: str, refs: Mapping[str, str]) -> Visible:
+    """Return what a device sees of all refs.
+
+    Args:
+        client: the device.
+        branch: the full name of its branch.
+        refs: all refs of the state.
+    """
+    names = [branch, *(FRESHNESS_REFS + shard for shard in possible_shards(client))]
+    seen = {name: refs[name] for name in names if name in refs}
+    return Visible(branch if branch in seen else None, seen)
 
 
 class GitResources:

@@ -8,16 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import struct
-import threading
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from dulwich.pack import create_delta
 
-from margo_gitops.server.resources.git_requests import Fetch, RefusedError
+from margo_gitops.cache import SizedCache
+from margo_gitops.server.resources.git_wire import Fetch, RefusedError
 from margo_gitops.state_repo.object_pack import entry_header
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.trust.git_objects import BLOB, COMMIT, TREE
@@ -115,21 +114,12 @@ class Packs:
     def __init__(self, objects: StateObjects, cache_bytes: int = CACHE_BYTES) -> None:
         """Make packs of these objects, and keep up to `cache_bytes` of them."""
         self._objects = objects
-        self._limit = cache_bytes
-        self._kept: OrderedDict[tuple[object, ...], bytes] = OrderedDict()
-        self._held = 0
-        self._lock = threading.Lock()
+        self._kept: SizedCache[tuple[object, ...], bytes] = SizedCache(cache_bytes, len)
         self.built = 0
 
     def kept(self, plan: Plan) -> bytes | None:
         """Return the pack of a plan where it is in memory."""
-        if not plan.is_kept:
-            return None
-        with self._lock:
-            found = self._kept.get(_key(plan))
-            if found is not None:
-                self._kept.move_to_end(_key(plan))
-            return found
+        return self._kept.get(_key(plan)) if plan.is_kept else None
 
     def build(self, plan: Plan) -> bytes:
         """Return the pack of a plan, made now.
@@ -139,13 +129,9 @@ class Packs:
             StateTampered: an object is missing.
         """
         pack = self._build(plan)
-        with self._lock:
-            self.built += 1
-            if plan.is_kept and len(pack) <= self._limit and _key(plan) not in self._kept:
-                self._kept[_key(plan)] = pack
-                self._held += len(pack)
-                while self._held > self._limit:
-                    self._held -= len(self._kept.popitem(last=False)[1])
+        self.built += 1
+        if plan.is_kept:
+            self._kept.put(_key(plan), pack)
         return pack
 
     def _build(self, plan: Plan) -> bytes:

@@ -1,10 +1,10 @@
 """Renews the statement of freshness while the server runs: with a key that can sign nothing else.
 
-W-1  A statement is made when there is none, when it speaks of an older state than there is, or when half of its life is
-     over; the refs that are served change like after a render, and no waiting device wakes.
-W-2  State that no render wrote is never said to be fresh: where the state repo was tampered with, nothing is renewed.
-W-3  Only what the server itself would hand out is spoken for: where the state repo cannot be read, or `allowedSigners`
-     did not sign it, nothing is renewed.
+RENEW-1  A statement is made when there is none, when it speaks of an older state than there is, or when half of its
+         life is over; the refs that are served change like after a render, and no waiting device wakes.
+RENEW-2  State that no render wrote is never said to be fresh: after tampering with the state repo, nothing is renewed.
+RENEW-3  The statement covers only what the server itself would serve: if the state repo cannot be read, or
+         `allowedSigners` did not sign it, nothing is renewed.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class FreshnessRenewal:
         valid_for: timedelta,
         every: float,
         healthy: Callable[[], bool],
-        signers: AllowedSigners | None = None,
+        signers: Callable[[], AllowedSigners] | None = None,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         """Take the settings.
@@ -49,8 +49,8 @@ class FreshnessRenewal:
             key: signs the statements.
             valid_for: how long one is believed.
             every: seconds between two looks whether one is due.
-            healthy: whether the server can read the state repo (W-3).
-            signers: who must have signed the state; None: nobody need have.
+            healthy: whether the server can read the state repo (RENEW-3).
+            signers: returns who must have signed the state; None: not checked.
             clock: the time, with a time zone.
         """
         self._folder = folder
@@ -70,14 +70,15 @@ class FreshnessRenewal:
             await asyncio.sleep(self._every)
 
     def renew_if_due(self) -> bool:
-        """Make a statement where one is due (W-1); return whether one was made. An error is told once."""
+        """Make a statement where one is due (RENEW-1); return whether one was made. An error is told once."""
         try:
             repo = StateRepo.open(self._folder)
             values = repo.refs.read()
             now = self._clock()
             if not values or not is_due(repo, values, now):
                 return False
-            renewed = renew(repo, values, Renewal(self._key, now, self._valid_for, self._signers))
+            signers = self._signers() if self._signers else None
+            renewed = renew(repo, values, Renewal(self._key, now, self._valid_for, signers))
         except StateMoved:
             return False  # a render came between; the next look sees what it wrote
         except (MargoGitopsError, OSError) as error:
@@ -91,7 +92,7 @@ class FreshnessRenewal:
 
 
 def freshness_renewal(
-    configuration: LoadedServerConfiguration, watch: StateWatch, signers: AllowedSigners | None
+    configuration: LoadedServerConfiguration, watch: StateWatch, signers: Callable[[], AllowedSigners] | None
 ) -> FreshnessRenewal | None:
     """Return what renews statements; None where the configuration gives no key for it.
 

@@ -1,15 +1,32 @@
-"""A connection of uvicorn's, with the bounds it lacks: how long, and how large, a request may be.
+"""A connection of uvicorn's, with the bounds it lacks, and TLS with certificates of clients (Margo TLS requirements).
 
 uvicorn keeps trailers among the headers of a request. Here they are dropped: a proxy in front sets and removes headers
 by what stands before the body, so nothing after it may say who calls; and their number has no bound.
+
+TLS-1  TLS 1.3 only.
+TLS-2  A certificate that does not lead to the trust bundle ends the handshake. Resources refuse a client without one,
+       so that health can be asked without one.
+TLS-3  Certificate, key and trust bundle are read again when their files change; the next handshake uses them.
+TLS-4  No session is resumed, and a connection ends after an hour: neither keeps an old trust bundle alive.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import ssl
+import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from margo_gitops.disk.stamps import FileWatch
+from margo_gitops.errors import Location, MargoGitopsError, ServerMisconfigured
+
+_LOG = logging.getLogger("margo_gitops.server")
+_LONGEST_CONNECTION: Final = 3600.0
 
 HEAD_SECONDS: Final = 20.0
 HEAD_BYTES: Final = 512 * 1024
@@ -86,3 +103,90 @@ class BoundedConnection(HttpToolsProtocol):
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
+
+
+class TlsConnection(BoundedConnection):
+    """A connection that tells its requests which certificate the client presented."""
+
+    _certificate: bytes | None = None
+    _began: float = 0.0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Take over the connection, after its handshake."""
+        super().connection_made(transport)
+        connection = transport.get_extra_info("ssl_object")
+        self._certificate = connection.getpeercert(binary_form=True) if connection is not None else None
+        self._began = time.monotonic()
+
+    def on_message_begin(self) -> None:
+        """Begin a request."""
+        super().on_message_begin()
+        ending = time.monotonic() - self._began > _LONGEST_CONNECTION
+        self.scope["extensions"] = {"tls": {"client_cert_der": self._certificate, "ending": ending}}
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """What TLS is made of.
+
+    Attributes:
+        certificate: certificate chain (PEM).
+        key: its private key (PEM).
+        client_trust: certificates (PEM) that those of clients must lead to; None: clients are not asked for one.
+    """
+
+    certificate: Path
+    key: Path
+    client_trust: Path | None
+
+
+class RenewedTls:
+    """The settings of TLS, as the files are now (TLS-3)."""
+
+    def __init__(self, files: TlsFiles) -> None:
+        """Read the files.
+
+        Raises:
+            ServerMisconfigured: one cannot be read, or holds something else.
+        """
+        self._files = files
+        self._watch = FileWatch(*(path for path in (files.certificate, files.key, files.client_trust) if path))
+        self._watch.mark()
+        self._newest = _make(files)
+        self.context = _make(files)
+        # Called in every handshake, whether the client names a server or not.
+        self.context.sni_callback = self._choose
+
+    def _choose(self, connection: ssl.SSLObject | ssl.SSLSocket, _name: str | None, _context: ssl.SSLContext) -> None:
+        if self._watch.changed():
+            self._watch.mark()
+            try:
+                self._newest = _make(self._files)
+                _LOG.info("TLS uses the renewed files")
+            except MargoGitopsError as error:
+                _LOG.error("TLS goes on with what it had: %s", error)
+        connection.context = self._newest
+
+
+def _make(files: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    try:
+        context.load_cert_chain(files.certificate, files.key, password=lambda: b"")
+    except (OSError, ssl.SSLError) as error:
+        raise ServerMisconfigured(
+            "the server's certificate and key cannot be used",
+            where=Location(str(files.certificate)),
+            why=[f"with the key {files.key}: {error}"],
+            remedy="give a PEM chain and its unencrypted PEM key",
+        ) from error
+    if files.client_trust is not None:
+        try:
+            context.load_verify_locations(cafile=files.client_trust)
+        except (OSError, ssl.SSLError) as error:
+            raise ServerMisconfigured(
+                "the trust bundle of clients cannot be read", where=Location(str(files.client_trust)), why=[str(error)]
+            ) from error
+        context.verify_mode = ssl.CERT_OPTIONAL
+    return context

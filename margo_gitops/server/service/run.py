@@ -16,16 +16,14 @@ from typing import Final
 import uvicorn
 
 from margo_gitops.digests import Digest
-from margo_gitops.errors import Location, ServerMisconfigured
+from margo_gitops.errors import ServerMisconfigured
 from margo_gitops.server.application import Contract, WorkloadManagementApi
-from margo_gitops.server.contracts.accepted import read_accepted_certificates
 from margo_gitops.server.contracts.current import Asked, CurrentContract, Parts
 from margo_gitops.server.contracts.older import OlderReports, SignedContract
 from margo_gitops.server.contracts.older import Parts as OlderParts
 from margo_gitops.server.contracts.onboarding import Onboarding, read_root_certificate
-from margo_gitops.server.contracts.registry import ClientRegistry
-from margo_gitops.server.contracts.replays import SeenSignatures
-from margo_gitops.server.contracts.verification import SKEW_SECONDS, SignatureVerifier
+from margo_gitops.server.contracts.registry import ClientRegistry, SeenSignatures, read_accepted_certificates
+from margo_gitops.server.contracts.signatures import SKEW_SECONDS, SignatureVerifier
 from margo_gitops.server.identity.callers import Identify, Nobody, NobodyAsked
 from margo_gitops.server.identity.certificates import PeerCertificate, ProxiedCertificate
 from margo_gitops.server.identity.tokens import BearerTokens
@@ -39,8 +37,7 @@ from margo_gitops.server.resources.discovery import BundleKeys, TrustDiscovery, 
 from margo_gitops.server.resources.git import GitResources
 from margo_gitops.server.resources.renewal import freshness_renewal
 from margo_gitops.server.service.configuration import LoadedServerConfiguration, SignatureSettings
-from margo_gitops.server.service.connection import BoundedConnection
-from margo_gitops.server.service.tls import RenewedTls, TlsConnection, TlsFiles
+from margo_gitops.server.service.connection import BoundedConnection, RenewedTls, TlsConnection, TlsFiles
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.server.watched_file import WatchedFile
 from margo_gitops.state_repo.report_branch import ReportBranch
@@ -136,7 +133,7 @@ def _signed(
 ) -> SignedContract:
     limits = configuration.content.limits
     accepted: WatchedFile[Mapping[Digest, str]] = WatchedFile(
-        configuration.path(settings.accepted), read_accepted_certificates, {}
+        configuration.path(settings.accepted), read_accepted_certificates, {}, "list of accepted certificates"
     )
     root = configuration.path(settings.root_certificate) if settings.root_certificate else None
     verifier = SignatureVerifier(settings.public_urls, settings.profile, settings.window_seconds, time.time)
@@ -146,7 +143,7 @@ def _signed(
         verifier,
         profile=settings.profile,
         unsigned=settings.unsigned_onboarding,
-        root=WatchedFile(root, read_root_certificate, "") if root else None,
+        root=WatchedFile(root, read_root_certificate, "", "root certificate") if root else None,
         clock=time.time,
     )
     # A signature may be made a little ahead of this clock, and holds from then on.
@@ -229,24 +226,22 @@ def _identity(configuration: LoadedServerConfiguration, clock: Callable[[], floa
     return NobodyAsked(identity.none.device) if identity.none else Nobody()
 
 
-def _signers(configuration: LoadedServerConfiguration) -> AllowedSigners | None:
+def _signers(configuration: LoadedServerConfiguration) -> Callable[[], AllowedSigners] | None:
     name = configuration.content.allowed_signers
     if name is None:
         return None
-    file = configuration.path(name)
-    try:
-        return parse_allowed_signers(file.read_bytes(), str(file))
-    except OSError as error:
-        raise ServerMisconfigured(
-            "the list of allowed signers cannot be read", where=Location(str(file)), why=[str(error)]
-        ) from error
+    path, nobody = configuration.path(name), AllowedSigners((), name)
+    parse = lambda text, file: parse_allowed_signers(text.encode(), str(file))  # noqa: E731
+    return WatchedFile(path, parse, nobody, "list of allowed signers").value
 
 
 def _discovery(configuration: LoadedServerConfiguration) -> TrustDiscovery | None:
     settings = configuration.content.discovery
     if settings is None:
         return None
-    bundle: WatchedFile[BundleKeys] = WatchedFile(configuration.path(settings.trust_bundle), read_trust_bundle, ())
+    bundle: WatchedFile[BundleKeys] = WatchedFile(
+        configuration.path(settings.trust_bundle), read_trust_bundle, (), "trust bundle"
+    )
     return TrustDiscovery(settings.trust_domain, settings.public_url, bundle, settings.refresh_seconds)
 
 

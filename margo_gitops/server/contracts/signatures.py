@@ -1,13 +1,14 @@
 """Whether a request is signed as the older contract wants it (RFC 9421; Margo API requirements and security, G1).
 
-V-1  Exactly one signature, with `created` and `keyid`, over `@method`, `@target-uri`, and `content-digest` where there
-     is a body. The strict profile wants `@authority` besides, and for `keyid` the sha256 of the public key.
-V-2  `created` lies in the window that ends now, and `expires`, where it stands, in the future.
-V-3  The algorithm is one of the four and fits the key; where `alg` stands, it is that one.
-V-4  ECDSA signatures are r and s, one after the other; DER is refused.
-V-5  Who has no key here is refused after the same work as who has one.
-V-6  `@target-uri` is made of the server's own names, never of what a request says of itself: what was signed for
-     another server is nothing here.
+SIGNED-1  Exactly one signature, with `created` and `keyid`, over `@method`, `@target-uri`, and `content-digest` where
+          there is a body. The strict profile also wants `@authority`, and for `keyid` the sha256 of the public key.
+SIGNED-2  `created` lies in the window that ends now, and `expires`, if there is one, in the future.
+SIGNED-3  The algorithm is one of four and fits the key; if there is `alg`, it is that one. Three are those of RFC 9421.
+          The fourth, `rsa-pss-sha256`, is Margo's own name: RFC 9421 registers PSS with SHA-512 only.
+SIGNED-4  ECDSA signatures are r and s, one after the other; DER is refused.
+SIGNED-5  An unknown key takes as long to refuse as a known one.
+SIGNED-6  `@target-uri` is made of the server's own names, never of what a request says of itself: a signature for
+          another server is not valid here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from datetime import timedelta
 from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from http_message_signatures import (
     HTTPMessageSignaturesException,
@@ -27,13 +30,14 @@ from http_message_signatures import (
     HTTPSignatureKeyResolver,
     InvalidSignature,
 )
+from http_message_signatures.algorithms import ECDSA_P256_SHA256, ECDSA_P384_SHA384, RSA_V1_5_SHA256
 from http_message_signatures.digests import ContentDigest
 from starlette.types import Scope
 
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.server.contracts.algorithms import Attempt, Family, PublicKey, family_of
 from margo_gitops.server.identity.callers import header
 
+PublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 SignatureProfile: TypeAlias = Literal["specification", "strict"]
 FindKey: TypeAlias = Callable[[str], PublicKey | None]
 """Returns the key of a `keyid`."""
@@ -92,7 +96,7 @@ class SignatureVerifier:
 
         Args:
             public_urls: how clients reach this server: what stands before the path that arrives here.
-            profile: how much a signature covers (V-1).
+            profile: how much a signature covers (SIGNED-1).
             window: seconds that a signature holds.
             clock: the time, seconds since the epoch.
         """
@@ -142,16 +146,17 @@ class SignatureVerifier:
             if keys.problem is not None:
                 raise keys.problem from None
             return None
-        if len(results) != 1 or not keys.known:
+        if not keys.known:
             return None
         key = keys.attempt.key
-        key_id = str(results[0].parameters["keyid"])
+        (result,) = results  # the library refuses a second signature where none is asked for by its tag (SIGNED-1)
+        key_id = str(result.parameters["keyid"])
         if self._profile == "strict" and key_id != key_id_of(key):
             return None
-        return Verified(key_id, results[0].nonce or "", keys.attempt.mark)
+        return Verified(key_id, result.nonce or "", keys.attempt.mark)
 
     def _target(self, scope: Scope) -> str:
-        """Return the URL that the request was sent to (V-6)."""
+        """Return the URL that the request was sent to (SIGNED-6)."""
         host = (header(scope, b"host") or "").lower()
         named = (url for url in self._public_urls if urlsplit(url).netloc.lower() == host)
         base = next(named, self._public_urls[0])
@@ -183,7 +188,7 @@ def _length(scope: Scope, name: bytes) -> int:
 
 
 class _Keys(HTTPSignatureKeyResolver):
-    """Returns the key to try; for a client that has none of this kind, one that nobody has (V-5)."""
+    """Returns the key to try; for a client that has none of this kind, one that nobody has (SIGNED-5)."""
 
     def __init__(self, family: Family, find: FindKey) -> None:
         self._family = family
@@ -205,7 +210,7 @@ class _Keys(HTTPSignatureKeyResolver):
 
 
 class _Verifier(HTTPMessageVerifier):
-    """The library's verifier, with a clock of ours (V-2)."""
+    """The library's verifier, with a clock of ours (SIGNED-2)."""
 
     def __init__(
         self, algorithm: type[HTTPSignatureAlgorithm], keys: _Keys, window: float, clock: Callable[[], float]
@@ -225,3 +230,107 @@ class _Verifier(HTTPMessageVerifier):
             raise InvalidSignature("created is not within the window")
         if expires is not None and (type(expires) is not int or expires < now):
             raise InvalidSignature("it has expired")
+
+
+SMALLEST_RSA: Final = 2048
+LARGEST_RSA: Final = 8192
+"""Bits; a larger key would cost more time than a client has a right to."""
+
+_LARGEST_EXPONENT: Final = 2**32
+
+
+class RsaPssSha256(RSA_V1_5_SHA256):
+    """RSA-PSS with SHA-256; salts of any length, because libraries differ in what they choose."""
+
+    algorithm_id = "rsa-pss-sha256"
+
+    def __init__(
+        self,
+        public_key: rsa.RSAPublicKey | bytes | None = None,
+        private_key: rsa.RSAPrivateKey | bytes | None = None,
+        password: bytes | None = None,
+    ) -> None:
+        super().__init__(public_key, private_key, password)  # type: ignore[no-untyped-call]
+        self.padding = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=padding.PSS.AUTO)
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One key that a signature is held against.
+
+    Attributes:
+        key: the key.
+        mark: set where the signature is right: what makes it the same one if it comes again.
+    """
+
+    key: PublicKey
+    mark: bytes = b""
+
+
+def is_usable(key: object) -> bool:
+    """Return whether one of the four algorithms works with a public key."""
+    if isinstance(key, rsa.RSAPublicKey):
+        return SMALLEST_RSA <= key.key_size <= LARGEST_RSA and key.public_numbers().e <= _LARGEST_EXPONENT
+    return isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP256R1 | ec.SECP384R1)
+
+
+def _marking(inner: type[HTTPSignatureAlgorithm]) -> type[HTTPSignatureAlgorithm]:
+    """Return an algorithm that takes an `Attempt` for its key, and marks it."""
+
+    class Marking(HTTPSignatureAlgorithm):
+        algorithm_id = inner.algorithm_id
+
+        def __init__(self, public_key: Attempt | None = None, private_key: None = None) -> None:  # noqa: ARG002
+            if public_key is None:
+                raise TypeError("a signature is held against an attempt")
+            self._attempt = public_key
+            self._inner = inner(public_key=public_key.key)
+
+        def verify(self, signature: bytes, message: bytes) -> None:
+            self._inner.verify(signature, message)
+            # Whoever has seen (r, s) can make (r, -s) of it: of an ECDSA signature, r alone tells which one it is.
+            half = len(signature) // 2 if isinstance(self._attempt.key, ec.EllipticCurvePublicKey) else len(signature)
+            self._attempt.mark = hashlib.sha256(message + b"\0" + signature[:half]).digest()
+
+    return Marking
+
+
+_P256: Final = _marking(ECDSA_P256_SHA256)
+_P384: Final = _marking(ECDSA_P384_SHA384)
+_RSA: Final = (_marking(RSA_V1_5_SHA256), _marking(RsaPssSha256))
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """The algorithms that signatures of one length come from.
+
+    Attributes:
+        algorithms: of this family.
+        decoy: a key that nobody has: a signature of an unknown client takes as long to refuse as any other.
+    """
+
+    algorithms: tuple[type[HTTPSignatureAlgorithm], ...]
+    decoy: PublicKey
+
+    def fits(self, key: PublicKey) -> bool:
+        """Return whether a key is one of this family."""
+        if isinstance(key, rsa.RSAPublicKey) or isinstance(self.decoy, rsa.RSAPublicKey):
+            return isinstance(key, rsa.RSAPublicKey) and isinstance(self.decoy, rsa.RSAPublicKey)
+        return key.curve.name == self.decoy.curve.name
+
+
+_FAMILIES: Final = (
+    (64, Family((_P256,), ec.generate_private_key(ec.SECP256R1()).public_key())),
+    (96, Family((_P384,), ec.generate_private_key(ec.SECP384R1()).public_key())),
+)
+_RSA_FAMILY: Final = Family(_RSA, rsa.RSAPublicNumbers(65537, 2**SMALLEST_RSA - 1).public_key())
+_AROUND: Final = 16
+
+
+def family_of(length: int) -> Family:
+    """Return the family that signs with about this many bytes.
+
+    Args:
+        length: of the signature; the text around it may add a little.
+    """
+    return next((family for size, family in _FAMILIES if length <= size + _AROUND), _RSA_FAMILY)
