@@ -86,7 +86,7 @@ def test_a_mistake_in_the_file_changes_nothing_and_is_logged_once(
     for _ in range(5):
         assert tokens(bearer(TOKEN)) == Caller("press-01", "token")
     assert len(caplog.records) == 1
-    assert "no sha256 digest" in caplog.text
+    assert "not a sha256 digest" in caplog.text
     assert TOKEN not in caplog.text
 
 
