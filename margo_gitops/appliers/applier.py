@@ -22,9 +22,9 @@ from typing import Literal, Protocol
 
 from margo_gitops.digests import Digest
 from margo_gitops.documents.application import Component, ParameterValue
+from margo_gitops.documents.capabilities import parse_timeout
 from margo_gitops.documents.deployment import ApplicationDeployment, Artifact
 from margo_gitops.documents.nodes import Json
-from margo_gitops.documents.quantities import parse_timeout
 
 ENTRY_POINT_GROUP = "margo_gitops.appliers"
 

@@ -22,8 +22,7 @@ from hashlib import sha256 as sha256_of
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from margo_gitops.digests import Digest
-from margo_gitops.documents.folder_digest import folder_digest
+from margo_gitops.digests import Digest, folder_digest
 from margo_gitops.errors import ArtifactRefused
 
 _CHUNK = 256 * 1024

@@ -28,9 +28,9 @@ from margo_gitops.appliers.settings import Settings
 from margo_gitops.appliers.storage import new_folder, point, remove_tree, storing, sweep, write_private
 from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.documents import records
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.errors import ApplierUnusable, InstallFailed, RemoveFailed
 
 _INHERITED = ("PATH", "HOME")

@@ -9,10 +9,9 @@ from functools import lru_cache
 from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.state_layout import DEVICES_FOLDER, NO_SITE
 from margo_gitops.operations.render.fleet_render import without_collections
-from margo_gitops.rendering.affected import affected
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.intent import Intent
-from margo_gitops.rendering.render import PlacementsByDevice, place, render
+from margo_gitops.rendering.render import PlacementsByDevice, affected, place, render
 from margo_gitops.state_repo.objects import DevicePlace, StateObjects
 
 encoded_name = lru_cache(maxsize=65_536)(encode_device_id)

@@ -15,7 +15,7 @@ from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.nodes import FieldPath, dotted
 from margo_gitops.documents.state_layout import DEPLOYMENT_SUFFIX, DEPLOYMENTS_FOLDER, MANIFEST_FILE, deployment_path
 from margo_gitops.errors import AuditUnusable, MargoGitopsError, StateTampered, UnreadableDocument
-from margo_gitops.rendering.document_writer import DocumentWriter
+from margo_gitops.rendering.desired_state import DocumentWriter
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.line_origins import DocumentOrigins, LineOrigin
 from margo_gitops.rendering.render import PlacementsByDevice, document_of

@@ -17,7 +17,7 @@ from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.fleet_kinds import Deployment, Device, Fleet, Site
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS
 from margo_gitops.documents.records import find
-from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import (
     Finding,
     FleetInvalid,
@@ -28,8 +28,7 @@ from margo_gitops.errors import (
     PackageInvalid,
     UnreadableDocument,
 )
-from margo_gitops.rendering.by_id import ById
-from margo_gitops.rendering.intent import Application, Intent, Located
+from margo_gitops.rendering.intent import Application, ById, Intent, Located
 
 T = TypeVar("T")
 

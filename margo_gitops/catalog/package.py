@@ -18,17 +18,15 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from margo_gitops.catalog.file_tree import FileTree, TreeFile, plain_files
-from margo_gitops.digests import DIGEST_PATTERN, Digest, sha256
+from margo_gitops.digests import DIGEST_PATTERN, Digest, folder_digest, sha256
 from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.declarations import About, Problem, Range, Text
 from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.fleet_kinds import API_VERSION, ApplicationsLock, LockedApplication
-from margo_gitops.documents.folder_digest import folder_digest
 from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import Node, SourceText
 from margo_gitops.documents.records import find, read, write
-from margo_gitops.documents.yaml_reader import read_yaml
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import read_yaml, write_yaml
 from margo_gitops.errors import Finding, Location, PackageInvalid
 from margo_gitops.rendering.intent import Application, ComponentContent, Located
 

@@ -13,7 +13,7 @@ from margo_gitops.cli.options import cache_folder, fleet_option, output_option
 from margo_gitops.documents.fleet_kinds import Device
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.editing.devices import (
     DeviceRequest,
     add_device,

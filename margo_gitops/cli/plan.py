@@ -25,8 +25,8 @@ from margo_gitops.operations.fleet_input import read_fleet_commit, read_signing_
 from margo_gitops.operations.plan.plan_markdown import as_markdown
 from margo_gitops.operations.plan.plan_text import as_text
 from margo_gitops.operations.plan.planning import PlanRequest, exit_code, plan_fleet
-from margo_gitops.rendering.explain import Explanation
-from margo_gitops.rendering.explain import explain as explain_deployment
+from margo_gitops.rendering.explanation import Explanation
+from margo_gitops.rendering.explanation import explain as explain_deployment
 from margo_gitops.rendering.parameters import Effective, Origin
 
 

@@ -15,7 +15,7 @@ import click
 from margo_gitops.cli.options import cache_folder, fleet_option
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.records import write
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.editing.selectors import parse_selector
 from margo_gitops.errors import ExitCode, MargoGitopsError, StatusUnusable
 from margo_gitops.fleet_status.filters import StatusFilter

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
+from margo_gitops.documents.capabilities import TIMEOUT_PATTERN
 from margo_gitops.documents.constraints import DeviceConstraints
 from margo_gitops.documents.declarations import About, Extensions, Items, Keys, Problem, Range, Text
 from margo_gitops.documents.patterns import pattern_mistake
-from margo_gitops.documents.quantities import TIMEOUT_PATTERN
 
 APPLICATION_ID_PATTERN = r"^[a-z0-9-]{1,200}$"
 COMPONENT_NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"

@@ -8,9 +8,9 @@ from typing import Annotated, Final, Literal, TypeAlias
 
 from margo_gitops.documents.application import APPLICATION_ID_PATTERN, ParameterValue
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
+from margo_gitops.documents.constraints import DeviceName, DeviceSelector, Name
 from margo_gitops.documents.declarations import About, Items, Keys, Problem, Text
 from margo_gitops.documents.device_id import encode_device_id
-from margo_gitops.documents.device_selector import DeviceName, DeviceSelector, Name
 from margo_gitops.documents.fleet_policy import Policy
 
 API_VERSION: Final = "margo-gitops/v1"

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Literal
 
+from margo_gitops.documents.constraints import DeviceSelector, Name
 from margo_gitops.documents.declarations import About, Items, Problem, Range, Text
-from margo_gitops.documents.device_selector import DeviceSelector, Name
 from margo_gitops.documents.versions import read_range
 
 FilePath = Annotated[

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final, Literal
 
+from margo_gitops.documents.constraints import Name
 from margo_gitops.documents.declarations import About, Problem, Range, Text
-from margo_gitops.documents.device_selector import Name
 from margo_gitops.documents.fleet_kinds import API_VERSION, ApiVersion
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION, ManifestDigest
 from margo_gitops.documents.records import write
 

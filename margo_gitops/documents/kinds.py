@@ -15,7 +15,7 @@ from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.fleet_kinds import API_VERSION, ApplicationsLock, Deployment, Device, Fleet, Site
-from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Node, SourceText
 from margo_gitops.documents.records import find
@@ -26,7 +26,7 @@ from margo_gitops.documents.upgrade import (
     upgrade_description,
     upgrade_status,
 )
-from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import Finding, InvalidDocument, Location
 
 Shape: TypeAlias = Literal["G0", "G1", "G2", "v1"]

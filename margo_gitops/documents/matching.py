@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from margo_gitops.documents.application import ProfileType
-from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
+from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue, parse_quantity
 from margo_gitops.documents.constraints import (
     CapacityRequirements,
     CpuRequirement,
@@ -28,7 +28,6 @@ from margo_gitops.documents.constraints import (
     is_number,
 )
 from margo_gitops.documents.nodes import Json
-from margo_gitops.documents.quantities import parse_quantity
 from margo_gitops.documents.records import write
 
 Reasons: TypeAlias = tuple[str, ...]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.application import Component, ParameterValue
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, Artifact, DeploymentExtension
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json, Node, SourceText
 from margo_gitops.documents.records import read
 from margo_gitops.errors import DeploymentUnusable, InvalidDocument

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from margo_gitops.documents.application import ApplicationDescription, ParameterValue
-from margo_gitops.documents.device_selector import NAME_PATTERN, DeviceSelector
+from margo_gitops.documents.constraints import NAME_PATTERN, DeviceSelector
 from margo_gitops.documents.fleet_kinds import API_VERSION, Deployment
 from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.nodes import Json

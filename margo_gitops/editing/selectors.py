@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from margo_gitops.documents.capabilities import LabelValue
-from margo_gitops.documents.constraints import MatchExpression, Operator, is_number
-from margo_gitops.documents.device_selector import DeviceSelector
+from margo_gitops.documents.constraints import DeviceSelector, MatchExpression, Operator, is_number
 from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain, write_number
 from margo_gitops.errors import SelectorInvalid
 from margo_gitops.rendering.intent import Intent

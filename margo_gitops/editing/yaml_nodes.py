@@ -14,8 +14,8 @@ from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString, PlainScalarString, ScalarString, SingleQuotedScalarString
 
 from margo_gitops.documents.nodes import Json
-from margo_gitops.documents.yaml_reader import read_yaml
 from margo_gitops.documents.yaml_scalars import write_number, write_text
+from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import UnreadableDocument
 
 _PLAIN = re.compile(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?|\d+(\.\d+)? [KMGTPE]i")

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.documents.device_id import client_of
-from margo_gitops.documents.device_selector import DeviceSelector
 from margo_gitops.fleet_status.status import DeviceState
 from margo_gitops.rendering.intent import Intent
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.bundle import write_bundle
 from margo_gitops.documents.device_id import encode_device_id
+from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.documents.state_layout import MANIFEST_FILE
 from margo_gitops.errors import (
     FreshnessInvalid,

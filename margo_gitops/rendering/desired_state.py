@@ -1,4 +1,7 @@
-"""A device's desired state as exact bytes: its deployment documents and the manifest over them."""
+"""A device's desired state as exact bytes: its deployment documents and the manifest over them.
+
+What many documents share is written once.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +11,22 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from margo_gitops.digests import Digest, sha256
-from margo_gitops.documents.bundle import write_bundle
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.deployment import ApplicationDeployment, DeployedProfile
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.manifest import (
     BUNDLE_MEDIA_TYPE,
     MAX_MANIFEST_VERSION,
     BundleReference,
     DeploymentReference,
     StateManifest,
+    write_bundle,
 )
+from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.state_layout import MANIFEST_FILE
+from margo_gitops.documents.yaml_text import Prewritten, write_yaml
 from margo_gitops.errors import StateTampered
+from margo_gitops.rendering.intent import ById
 
 _VERSION = re.compile(rb'"manifestVersion":([1-9][0-9]{0,19})\}\Z')
 
@@ -134,3 +141,33 @@ def _bundle(deployments: Mapping[str, bytes]) -> BundleReference | None:
         url=f"/api/v1/bundles/{digest}",
         size_bytes=len(content),
     )
+
+
+class DocumentWriter:
+    """Writes the documents of one render."""
+
+    def __init__(self) -> None:
+        self._profiles: dict[ById[DeployedProfile], Prewritten] = {}
+
+    def write(self, document: ApplicationDeployment) -> bytes:
+        """Return a document's exact bytes.
+
+        Raises:
+            UnwritableValue: a parameter holds what no YAML reader could read back.
+        """
+        spec = document.spec
+        body: dict[str, Json] = {
+            "applicationId": spec.application_id,
+            "deploymentProfile": self._profile(spec.deployment_profile),
+        }
+        # Always there: one published schema requires it, the other allows it.
+        body["parameters"] = {name: write(value) for name, value in spec.parameters.items()}
+        body.update(spec.extensions)
+        plain: dict[str, Json] = {"id": document.id, "metadata": write(document.metadata), "spec": body}
+        return write_yaml(plain)
+
+    def _profile(self, profile: DeployedProfile) -> Prewritten:
+        key = ById(profile)
+        if key not in self._profiles:
+            self._profiles[key] = Prewritten(write(profile))
+        return self._profiles[key]

@@ -20,7 +20,7 @@ from margo_gitops.digests import Digest
 from margo_gitops.documents.application import ParameterValue
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment
 from margo_gitops.documents.device_id import client_of
-from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import Json
@@ -28,13 +28,11 @@ from margo_gitops.documents.records import read, write
 from margo_gitops.documents.state_layout import MANIFEST_FILE
 from margo_gitops.documents.workload_identity import own_extension, workload_contents
 from margo_gitops.errors import DeploymentUnusable, InvalidDocument, Location, StateTampered, UnreadableDocument
-from margo_gitops.rendering.desired_state import DesiredState, PreviousState
-from margo_gitops.rendering.downloads import NOTHING_KNOWN, ContentFacts, download, needed
-from margo_gitops.rendering.intent import Intent
-from margo_gitops.rendering.parameters import Effective
-from margo_gitops.rendering.plan import (
+from margo_gitops.rendering.changes import (
+    NOTHING_KNOWN,
     NOTHING_TO_DOWNLOAD,
     ChangeKind,
+    ContentFacts,
     DeploymentChange,
     DeviceChange,
     Download,
@@ -43,7 +41,12 @@ from margo_gitops.rendering.plan import (
     ParameterChange,
     ValueOrigin,
     WorkloadChange,
+    download,
+    needed,
 )
+from margo_gitops.rendering.desired_state import DesiredState, PreviousState
+from margo_gitops.rendering.intent import Intent
+from margo_gitops.rendering.parameters import Effective
 from margo_gitops.rendering.render import Placement, PlacementsByDevice, place, resolve_placement
 from margo_gitops.rendering.resolution import deployment_id
 

@@ -90,3 +90,19 @@ class Intent:
     deployments: Mapping[str, Located[Deployment]]
     applications: Mapping[tuple[str, str], Application]
     applications_lock: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ById(Generic[T_co]):
+    """A value as a key by identity: what is computed once for a document is not computed again for each device.
+
+    It is equal only to a key of the very same object, which it keeps alive.
+    """
+
+    value: T_co
+
+    def __hash__(self) -> int:
+        return id(self.value)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ById) and other.value is self.value

@@ -17,8 +17,7 @@ from margo_gitops.documents.deployment import DeployedParameter
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import Location, MargoGitopsError, ParameterInvalid, ParameterMissing, TemplateInvalid
-from margo_gitops.rendering.by_id import ById
-from margo_gitops.rendering.intent import Application, Intent, Located
+from margo_gitops.rendering.intent import Application, ById, Intent, Located
 from margo_gitops.rendering.placement import Target, selected
 from margo_gitops.rendering.templates import evaluate
 from margo_gitops.rendering.value_rules import RuleUnusableError, rule_text, violations

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from margo_gitops.documents.application import DeploymentProfile
 from margo_gitops.documents.capabilities import LabelValue
-from margo_gitops.documents.constraints import Selector
-from margo_gitops.documents.device_selector import DeviceSelector
+from margo_gitops.documents.constraints import DeviceSelector, Selector
 from margo_gitops.documents.fleet_kinds import Device
 from margo_gitops.documents.matching import DeviceFacts, deployment_type_unmet, plain_labels, selects, unmet
 from margo_gitops.documents.nodes import Json

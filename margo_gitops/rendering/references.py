@@ -6,8 +6,8 @@ import difflib
 from collections.abc import Collection, Iterator
 
 from margo_gitops.documents.application import ApplicationDescription
+from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.documents.device_id import client_of
-from margo_gitops.documents.device_selector import DeviceSelector
 from margo_gitops.documents.fleet_kinds import Deployment, Device, Site
 from margo_gitops.errors import Location, MargoGitopsError, ReferenceUnknown
 from margo_gitops.rendering.intent import Intent, Located

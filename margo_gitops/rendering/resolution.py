@@ -22,8 +22,7 @@ from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.errors import AmbiguousProfile, MargoGitopsError, NotPlaceable, ReferenceUnknown
-from margo_gitops.rendering.by_id import ById
-from margo_gitops.rendering.intent import Application, ComponentContent, Intent, Located
+from margo_gitops.rendering.intent import Application, ById, ComponentContent, Intent, Located
 from margo_gitops.rendering.parameters import Effective, effective_parameters, layers
 from margo_gitops.rendering.placement import Target, choose_profile
 

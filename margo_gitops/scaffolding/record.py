@@ -13,7 +13,7 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.declarations import About, Problem, Text
 from margo_gitops.documents.fleet_kinds import API_VERSION, ApiVersion
 from margo_gitops.documents.records import read, write
-from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.scaffolding.template import TOOLING_FOLDER, Answers
 
 RECORD_FILE = f"{TOOLING_FOLDER}/scaffold.json"

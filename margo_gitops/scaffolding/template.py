@@ -13,8 +13,8 @@ from typing import Annotated, Literal, TypeAlias
 from margo_gitops import __version__
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
 from margo_gitops.catalog.package import LOCK_FILE
+from margo_gitops.documents.constraints import NAME_PATTERN
 from margo_gitops.documents.declarations import About
-from margo_gitops.documents.device_selector import NAME_PATTERN
 from margo_gitops.documents.yaml_scalars import write_text
 from margo_gitops.errors import ScaffoldRefused
 

@@ -10,7 +10,7 @@ from margo_gitops import __version__
 from margo_gitops.catalog.fleet_repo import FLEET_FILE, FleetRepo
 from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.documents.records import read
-from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import Location, NoFleetRepo, UpgradeRefused, listed
 from margo_gitops.scaffolding.merge import FileUpgrade, OnConflict, upgrade_file
 from margo_gitops.scaffolding.record import (

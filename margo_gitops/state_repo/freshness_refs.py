@@ -32,7 +32,7 @@ from margo_gitops.documents.freshness import (
     parse_moment,
     write_statement,
 )
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.state_layout import FLEET_REF, FRESHNESS_FILE, FRESHNESS_REFS
 from margo_gitops.errors import FreshnessInvalid, FreshnessMissing, StateRepoUnusable

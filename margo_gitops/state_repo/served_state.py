@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import Final
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.bundle import write_bundle
 from margo_gitops.documents.device_id import decode_device_id
+from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.documents.state_layout import (
     DEVICE_REFS,
     FLEET_REF,

@@ -8,8 +8,7 @@ from typing import Annotated, Literal
 
 from margo_gitops.digests import Digest
 from margo_gitops.documents.declarations import About, Range, Text
-from margo_gitops.documents.json_reader import read_json
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION, ManifestDigest
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.records import read, write

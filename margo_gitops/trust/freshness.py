@@ -39,7 +39,7 @@ from margo_gitops.documents.freshness import (
     FreshnessStatement,
     parse_moment,
 )
-from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.records import read
 from margo_gitops.documents.state_layout import FRESHNESS_FILE

@@ -41,11 +41,10 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from margo_gitops.digests import Digest, sha256
-from margo_gitops.documents.bundle import write_bundle
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.kinds import AnyDocument, read_as, read_source
-from margo_gitops.documents.manifest import DeploymentReference, StateManifest
+from margo_gitops.documents.manifest import DeploymentReference, StateManifest, write_bundle
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds
 from margo_gitops.documents.state_layout import MANIFEST_FILE, StateBounds, deployment_path
 from margo_gitops.errors import (

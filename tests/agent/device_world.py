@@ -15,13 +15,13 @@ from support.command_line import forked
 from support.git_cli import Git
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.bundle import write_bundle
 from margo_gitops.documents.deployment import ApplicationDeployment
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.kinds import read_as, read_source
+from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.state_layout import device_ref
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.trust.git_commit import Ident, build_commit, format_trailers, sign_commit
 from margo_gitops.trust.git_objects import COMMIT, device_tree_id, object_id
 from margo_gitops.trust.snapshot import Snapshot

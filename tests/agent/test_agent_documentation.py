@@ -12,7 +12,7 @@ from margo_gitops.agent.settings import configuration
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import CONFIG_VARIABLE, OVERRIDES, TOKEN_VARIABLE
 from margo_gitops.documents.records import iterate_fields, read
-from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.documents.yaml_text import read_yaml
 
 PAGE = Path(__file__).parents[2] / "docs" / "agent.md"
 ROWS = {row.group(1): row.group(0) for row in re.finditer(r"^\| `([^`]+)` \|.*$", PAGE.read_text(), re.MULTILINE)}

@@ -13,8 +13,7 @@ from device_world import World, deployment_bytes
 from testbed.docker_engine import DockerEngine
 from testbed.test_image import TEST_IMAGE
 
-from margo_gitops.digests import sha256
-from margo_gitops.documents.folder_digest import folder_digest
+from margo_gitops.digests import folder_digest, sha256
 from margo_gitops.documents.nodes import Json
 
 pytestmark = pytest.mark.real

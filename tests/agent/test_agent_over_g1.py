@@ -17,7 +17,7 @@ from support.signed_requests import certificate, pem_of, private_key
 
 from margo_gitops.digests import sha256
 from margo_gitops.documents.nodes import Json
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import write_yaml
 
 CAPABILITIES: Json = {
     "properties": {

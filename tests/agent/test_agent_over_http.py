@@ -15,7 +15,7 @@ from device_world import DEVICE, World, deployment_bytes, deployment_id
 from support.faulty_http import Answer
 from support.margo_server import MargoServer, margo_server, problem
 
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import write_yaml
 
 TIMEOUT = 30.0
 CAPABILITIES = {"properties": {"id": DEVICE, "vendor": "acme", "modelNumber": "7", "serialNumber": "0815"}}

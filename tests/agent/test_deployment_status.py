@@ -2,8 +2,7 @@
 
 from margo_gitops.agent.memory.recorded import RecordedDeployment, RecordedWorkload, deployment_status
 from margo_gitops.appliers.applier import WorkloadKey
-from margo_gitops.documents.json_reader import read_json
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.kinds import read_as
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION
 from margo_gitops.documents.records import write

@@ -11,7 +11,7 @@ from margo_gitops.appliers.applier import ApplierContext, WorkloadKey
 from margo_gitops.appliers.files import create
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.records import read
-from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import ArtifactRefused, InstallFailed, RemoveFailed
 
 ID = str(uuid.uuid4())

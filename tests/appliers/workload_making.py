@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from margo_gitops.appliers.applier import Workload
-from margo_gitops.digests import Digest, sha256
+from margo_gitops.digests import Digest, folder_digest, sha256
 from margo_gitops.documents.application import Component, ComponentProperties, ParameterValue
 from margo_gitops.documents.deployment import (
     ApplicationDeployment,
@@ -19,7 +19,6 @@ from margo_gitops.documents.deployment import (
     DeploymentMetadata,
     DeploymentSpec,
 )
-from margo_gitops.documents.folder_digest import folder_digest
 
 
 def entry(name: str, content: bytes = b"", kind: bytes = tarfile.REGTYPE, link: str = "", mode: int = 0o644):

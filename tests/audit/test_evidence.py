@@ -29,7 +29,7 @@ from margo_gitops.audit.evidence.export import ExportRequest, export_evidence
 from margo_gitops.audit.evidence.predicate import PAYLOAD_TYPE
 from margo_gitops.audit.state import opened
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.errors import EvidenceRefused, EvidenceUnusable, FleetCommitUnknown
 from margo_gitops.operations.fleet_input import read_signing_key
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers

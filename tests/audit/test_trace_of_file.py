@@ -13,7 +13,7 @@ from support.command_line import Outcome, margo_gitops
 from support.fleet import FleetFolder
 from support.reporting import Reporter
 
-from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.rendering.resolution import deployment_id
 
 

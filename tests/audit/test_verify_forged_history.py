@@ -11,7 +11,7 @@ from forging import DEVICES
 
 from margo_gitops.audit.verification import AuditFinding
 from margo_gitops.digests import sha256
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.rendering.desired_state import manifest
 
 SET_P = 1

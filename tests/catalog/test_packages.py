@@ -11,8 +11,7 @@ from margo_gitops.catalog import package as package_module
 from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.package import LOCK_FILE, Package, locked_digests, read_package
 from margo_gitops.catalog.vendor import add_package
-from margo_gitops.digests import sha256
-from margo_gitops.documents.folder_digest import folder_digest
+from margo_gitops.digests import folder_digest, sha256
 from margo_gitops.errors import MargoGitopsError, NoFleetRepo, PackageExists, PackageInvalid
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.documents.quantities import parse_quantity, parse_timeout
+from margo_gitops.documents.capabilities import parse_quantity, parse_timeout
 
 
 @pytest.mark.parametrize(

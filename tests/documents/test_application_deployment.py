@@ -6,7 +6,7 @@ from documents.document_text import changed, check, example, findings
 from margo_gitops.documents.deployment import OWN_EXTENSION, DeploymentExtension
 from margo_gitops.documents.nodes import Node, SourceText
 from margo_gitops.documents.records import find, write
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import write_yaml
 
 LINE_VISION = example("ApplicationDeployment/line-vision.yaml")
 

@@ -4,7 +4,7 @@ import pytest
 from documents.document_text import changed, check, example, findings
 
 from margo_gitops.documents.records import write
-from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.documents.yaml_text import read_yaml
 
 LINE_VISION = example("ApplicationDescription/line-vision.yaml")
 

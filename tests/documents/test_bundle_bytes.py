@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.bundle import gzip_stored, write_bundle
+from margo_gitops.documents.manifest import gzip_stored, write_bundle
 
 IDS = ["a3e2f5dc-912e-494f-8395-52cf3769bc06", "ad9b614e-8912-45f4-a523-372358765def"]
 DOCUMENTS = {IDS[0]: b"id: a\n", IDS[1]: b"id: b\n" * 20_000}

@@ -4,8 +4,7 @@ import pytest
 from documents.document_text import changed, check, example, findings
 
 from margo_gitops.documents.records import write
-from margo_gitops.documents.yaml_reader import read_yaml
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import read_yaml, write_yaml
 
 FLEET = example("Fleet/plant.yaml")
 SITE = example("Site/north.yaml")

@@ -9,7 +9,7 @@ import pytest
 
 from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.documents.records import find
-from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.documents.yaml_text import read_yaml
 
 ON = {"reason": "Stop", "begins": "2026-12-20T00:00+01:00", "ends": "2027-01-07T06:00Z", "match": {"all": True}}
 

@@ -6,8 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.documents.json_reader import read_json
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER
 from margo_gitops.errors import UnwritableValue
 

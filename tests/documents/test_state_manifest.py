@@ -5,7 +5,7 @@ import json
 import pytest
 from documents.document_text import changed, check, example, findings
 
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.records import write
 
 ONE = example("StateManifest/one-deployment.json")

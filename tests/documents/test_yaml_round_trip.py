@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from margo_gitops.documents.yaml_reader import read_yaml
 from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER, AmbiguousScalarError, read_plain, write_text
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import read_yaml, write_yaml
 from margo_gitops.errors import UnreadableDocument, UnwritableValue
 
 # fmt: off

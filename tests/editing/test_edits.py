@@ -11,7 +11,7 @@ from support.git_cli import GIT_ENVIRONMENT
 from support.real import require_program
 
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.documents.device_selector import DeviceSelector
+from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.editing.deploy import DeployRequest, deploy
 from margo_gitops.editing.devices import DeviceRequest, add_device, read_capabilities_file
 from margo_gitops.editing.edit import Edit, EditedTree, FileChange, make_edit, read_base, unified_diff

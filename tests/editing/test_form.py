@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fleet import FleetFolder, States, parameter, profile, rules
 
-from margo_gitops.documents.device_selector import DeviceSelector
+from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.editing.deploy import DeployRequest, deploy_target
 from margo_gitops.editing.form.form import Answers, Form, ParameterQuestion, PlacementQuestion, ProfileQuestion
 from margo_gitops.editing.form.form_checks import FormCheck

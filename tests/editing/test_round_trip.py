@@ -10,8 +10,7 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from support.properties import times
 
-from margo_gitops.documents.yaml_reader import read_yaml
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import read_yaml, write_yaml
 from margo_gitops.editing.round_trip import new_document, rewritten
 
 WRITTEN = """\

@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fleet import FleetFolder
 
-from margo_gitops.documents.constraints import MatchExpression
-from margo_gitops.documents.device_selector import DeviceSelector
+from margo_gitops.documents.constraints import DeviceSelector, MatchExpression
 from margo_gitops.editing.selectors import parse_selector, typed_labels
 from margo_gitops.errors import SelectorInvalid
 from margo_gitops.rendering.intent import Intent

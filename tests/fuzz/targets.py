@@ -20,11 +20,11 @@ from trust.device_states import DEVICE, RENDERER, DeviceState, allowed, deployme
 
 from margo_gitops.appliers.archives import ArchiveBounds, unpack
 from margo_gitops.digests import sha256
-from margo_gitops.documents.bundle import gzip_stored, write_bundle
-from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.kinds import check_document, read_source
+from margo_gitops.documents.manifest import gzip_stored, write_bundle
 from margo_gitops.documents.nodes import Bounds
-from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.contracts import current, older
 from margo_gitops.server.contracts.older import of_device

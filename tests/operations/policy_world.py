@@ -12,7 +12,7 @@ from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
 from margo_gitops.operations.render.fleet_render import Rendered, RenderRequest, render_fleet
 from margo_gitops.operations.validate.fleet_validation import ValidateRequest, validate_fleet
 from margo_gitops.operations.validate.rule_findings import RuleFinding
-from margo_gitops.rendering.plan import Plan
+from margo_gitops.rendering.changes import Plan
 
 SIGNERS = "policy/allowed-signers"
 NOON = 1_797_850_800

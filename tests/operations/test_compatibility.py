@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from support.fleet import FleetFolder, profile
 
 from margo_gitops.documents.application import ApplicationDescription
-from margo_gitops.documents.device_selector import DeviceSelector
+from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.documents.fleet_kinds import Deployment, Device
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.records import write

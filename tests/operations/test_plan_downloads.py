@@ -12,7 +12,7 @@ from margo_gitops.operations.fleet_input import read_signing_key
 from margo_gitops.operations.plan.plan_text import as_text
 from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
 from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
-from margo_gitops.rendering.plan import Download, Plan
+from margo_gitops.rendering.changes import Download, Plan
 
 COMPOSE = {"services": {"ui": {"image": "ghcr.io/acme/ui:1"}, "db": {"image": "ghcr.io/acme/db:1"}}}
 

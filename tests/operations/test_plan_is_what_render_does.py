@@ -18,7 +18,7 @@ from margo_gitops.errors import FleetCommitUnknown, MargoGitopsError, ReferenceU
 from margo_gitops.operations.fleet_input import read_signing_key
 from margo_gitops.operations.plan.planning import PlanRequest, exit_code, plan_fleet
 from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
-from margo_gitops.rendering.plan import Plan
+from margo_gitops.rendering.changes import Plan
 
 DEVICES = ("a", "b", "gw", "gw/child")
 SITES = (None, "north", "south")

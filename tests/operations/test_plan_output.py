@@ -6,7 +6,7 @@ import re
 
 from margo_gitops.operations.plan.plan_markdown import MAX_LENGTH, as_markdown, code
 from margo_gitops.operations.plan.plan_text import SHOWN, as_text
-from margo_gitops.rendering.plan import (
+from margo_gitops.rendering.changes import (
     NOTHING_TO_DOWNLOAD,
     DeploymentChange,
     DeviceChange,

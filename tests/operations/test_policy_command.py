@@ -13,7 +13,7 @@ from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.errors import PolicyUnusable, RenderingRefused
 from margo_gitops.operations.plan.planning import exit_code
 from margo_gitops.operations.policies.policy_command import judge_by_command
-from margo_gitops.rendering.plan import PolicyVerdict
+from margo_gitops.rendering.changes import PolicyVerdict
 from margo_gitops.rendering.policies.facts import PolicyInForce
 
 AT_MOST_ONE = """\

@@ -19,7 +19,7 @@ from support.pull_script import SHELLS, Device, small_device
 from support.static_server import TOKENS, StaticServer, nginx
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 
 pytestmark = pytest.mark.real
 DEVICE = "press-01"

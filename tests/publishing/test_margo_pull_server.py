@@ -17,7 +17,7 @@ from support.fleet import FleetFolder
 from support.pull_script import SHELLS, Device, small_device
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.bundle import write_bundle
+from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.rendering.desired_state import manifest
 from margo_gitops.rendering.resolution import deployment_id
 

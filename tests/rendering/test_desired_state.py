@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from support.fleet import FleetFolder, Held, documents, parameter, values
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.bundle import write_bundle
+from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.errors import StateTampered
 from margo_gitops.rendering.desired_state import MAX_MANIFEST_VERSION, desired_state, manifest
 from margo_gitops.rendering.resolution import deployment_id

@@ -17,9 +17,9 @@ from margo_gitops.agent.apply.workloads import DesiredDeployment, desired_deploy
 from margo_gitops.agent.memory.recorded import RecordedWorkload
 from margo_gitops.appliers.applier import Observed
 from margo_gitops.documents.records import json_schema, write
+from margo_gitops.rendering.changes import DeploymentChange, DeviceChange, Plan, make_plan
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.difference import difference, rendered_fleet
-from margo_gitops.rendering.plan import DeploymentChange, DeviceChange, Plan, make_plan
 
 ROOT = Path(__file__).parents[2]
 

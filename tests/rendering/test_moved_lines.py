@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from margo_gitops.errors import Location
-from margo_gitops.rendering.policies.moved_lines import nearest_place
+from margo_gitops.rendering.policies.facts import nearest_place
 
 LINES = st.lists(st.sampled_from([b"a", b"b", b"  c", b"d"]), max_size=12)
 

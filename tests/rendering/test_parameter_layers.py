@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from support.fleet import FleetFolder, documents, parameter, profile, rules, values
 
 from margo_gitops.errors import MargoGitopsError, ParameterInvalid, ParameterMissing, RenderingRefused, TemplateInvalid
-from margo_gitops.rendering.explain import explain
+from margo_gitops.rendering.explanation import explain
 
 LAYERS = ["application default", "deployment web", "overlay one", "overlay two", "site north", "device a"]
 

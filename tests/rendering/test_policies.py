@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.documents.fleet_policy import Freeze
 from margo_gitops.documents.records import find
-from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.documents.yaml_text import read_yaml
+from margo_gitops.rendering.changes import NOTHING_TO_DOWNLOAD, DeviceChange
 from margo_gitops.rendering.intent import Located
-from margo_gitops.rendering.plan import NOTHING_TO_DOWNLOAD, DeviceChange
+from margo_gitops.rendering.policies.approvals import judge_reviews, judge_signatures
 from margo_gitops.rendering.policies.facts import Commit, PolicyInForce, Step, refusing
 from margo_gitops.rendering.policies.freezes import judge_freezes
-from margo_gitops.rendering.policies.reviews import judge_reviews
-from margo_gitops.rendering.policies.signatures import judge_signatures
 from margo_gitops.rendering.policies.sources import place_of
 
 PEOPLE = ("ada", "bob", "cleo", "dan", "eve")

@@ -6,7 +6,7 @@ import pytest
 from support.fleet import FleetFolder, parameter, rules
 
 from margo_gitops.errors import MargoGitopsError, ReferenceUnknown, RenderingRefused
-from margo_gitops.rendering.reasons import judge
+from margo_gitops.rendering.explanation import judge
 from margo_gitops.rendering.render import find_placements
 
 

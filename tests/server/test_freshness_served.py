@@ -14,7 +14,7 @@ from support.fleet import write_signing_key
 
 from margo_gitops.digests import sha256
 from margo_gitops.documents.state_layout import FRESHNESS_REFS
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.rendering.resolution import deployment_id
 from margo_gitops.server.resources.renewal import FreshnessRenewal
 from margo_gitops.state_repo.freshness_refs import Renewal, device_proof, renew

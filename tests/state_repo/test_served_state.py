@@ -9,7 +9,7 @@ import pytest
 from support.state_publishing import Renderer
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.bundle import write_bundle
+from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.errors import StateTampered
 from margo_gitops.state_repo.objects import DeviceState

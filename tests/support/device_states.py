@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.rendering.resolution import deployment_id
 

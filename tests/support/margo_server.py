@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.bundle import write_bundle
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
+from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.documents.nodes import Json
 from support.faulty_http import Answer, FaultyServer, Request, listening
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.bundle import write_bundle
+from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.transport.http.api import gunzip
 from margo_gitops.transport.http.bundle import read_bundle
 

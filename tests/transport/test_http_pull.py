@@ -14,7 +14,7 @@ from support.faulty_http import Answer, Request, only
 from support.margo_server import MargoServer, margo_server, problem
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.bundle import write_bundle
+from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.errors import (
     DigestMismatch,
     SourceBusy,

@@ -15,7 +15,7 @@ from server.serving import ServedFleet, served_fleet
 from support.published import Plant
 from support.static_server import TOKENS, StaticServer, caddy, nginx
 
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import SourceMisconfigured, SourceRefused, SourceUnreachable
 from margo_gitops.rendering.resolution import deployment_id

@@ -9,10 +9,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from margo_gitops.digests import Digest, sha256
-from margo_gitops.documents.bundle import write_bundle
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
+from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.documents.nodes import Json
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
 from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.git_commit import Ident, build_commit, format_trailers, sign_commit

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from margo_gitops.digests import sha256
 from margo_gitops.documents.freshness import FreshnessLeaf, FreshnessProof, parse_valid_for, write_statement
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.records import write
 from margo_gitops.errors import (
     FreshnessContradicted,

@@ -16,7 +16,7 @@ from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.recorded import Failure, RecordedDeployment, RecordedWorkload, deployment_status
 from margo_gitops.appliers.applier import Applier, Observed, Workload, WorkloadKey
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.status import State
 from margo_gitops.errors import (

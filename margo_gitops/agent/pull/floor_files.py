@@ -17,8 +17,7 @@ from margo_gitops.agent.memory.state_folder import keep_file
 from margo_gitops.digests import DIGEST_PATTERN, Digest, sha256
 from margo_gitops.disk.files import read_bounded
 from margo_gitops.documents.declarations import Text
-from margo_gitops.documents.json_reader import read_json
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.records import read, write
 from margo_gitops.errors import (
     InvalidDocument,

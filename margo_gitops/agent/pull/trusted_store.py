@@ -27,8 +27,7 @@ from margo_gitops.disk.files import TEMPORARY_PREFIX, read_bounded, reason
 from margo_gitops.disk.folders import point_link, remove_tree, write_folder
 from margo_gitops.documents.declarations import Keys, Text
 from margo_gitops.documents.deployment import UUID_PATTERN
-from margo_gitops.documents.json_reader import read_json
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.records import read, write
 from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.errors import InvalidDocument, Location, StoredStateDamaged, UnreadableDocument

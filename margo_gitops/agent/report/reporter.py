@@ -25,7 +25,7 @@ from margo_gitops.agent.memory.recorded import retry_pause
 from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
 from margo_gitops.digests import sha256
 from margo_gitops.documents.capabilities import DeviceCapabilities
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.transport.http.api import Reply, error_of

@@ -18,7 +18,7 @@ from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.nodes import Bounds, Node, SourceText
 from margo_gitops.documents.records import find
-from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import AgentMisconfigured, InvalidDocument, Location, UnreadableDocument
 from margo_gitops.transport.git.source import GitSource
 from margo_gitops.transport.http.source import HttpSource

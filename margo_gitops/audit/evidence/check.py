@@ -38,7 +38,7 @@ from margo_gitops.audit.evidence.statement import EvidenceStatement
 from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.digests import sha256
 from margo_gitops.documents.device_id import encode_device_id
-from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.records import read
 from margo_gitops.documents.state_layout import (

@@ -19,7 +19,7 @@ from securesystemslib.exceptions import FormatError, VerificationError
 from securesystemslib.signer import Signature, SSlibKey
 
 from margo_gitops.audit.evidence.predicate import PAYLOAD_TYPE, PREDICATE_TYPE, Subject
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.trust.allowed_signers import AllowedSigners

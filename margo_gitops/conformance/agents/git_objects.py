@@ -11,7 +11,7 @@ from margo_gitops.conformance.agents.states import DEVICE, OddEntry, State
 from margo_gitops.conformance.git_wire import BLOB, COMMIT, TREE
 from margo_gitops.digests import sha256
 from margo_gitops.documents.freshness import FreshnessLeaf, FreshnessProof, write_statement
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.state_layout import FRESHNESS_FILE, FRESHNESS_REFS
 from margo_gitops.trust import git_objects

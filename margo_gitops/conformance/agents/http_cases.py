@@ -23,8 +23,8 @@ from margo_gitops.conformance.agents.states import (
     manifest_fields,
     next_state,
 )
-from margo_gitops.documents.bundle import write_bundle
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
+from margo_gitops.documents.manifest import write_bundle
 
 _MIB: Final = 1024 * 1024
 _BOMB_MEMBERS: Final = 12

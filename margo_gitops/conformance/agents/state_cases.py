@@ -21,7 +21,7 @@ from margo_gitops.conformance.agents.states import (
     next_state,
 )
 from margo_gitops.documents.freshness import FRESHNESS_PATH
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
 
 _ABOVE_DOUBLE: Final = 2**53 + 1

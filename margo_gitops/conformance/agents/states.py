@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.bundle import write_bundle
-from margo_gitops.documents.json_writer import write_json
-from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE
+from margo_gitops.documents.json_text import write_json
+from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, write_bundle
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
-from margo_gitops.documents.yaml_writer import write_yaml
+from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.trust.ssh_key import SigningKey, parse_signing_key
 
 DEVICE: Final = "conformance-01"

@@ -20,7 +20,7 @@ from margo_gitops.conformance.servers.checking import (
 from margo_gitops.conformance.servers.client import RawClient, Reply, ServerTarget
 from margo_gitops.conformance.servers.http_session import HttpSession, check_problem, read_manifest, unknown_id
 from margo_gitops.digests import sha256
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from margo_gitops.documents.nodes import Json
 

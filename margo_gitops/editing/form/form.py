@@ -18,7 +18,7 @@ from functools import cached_property
 from typing import TypeAlias
 
 from margo_gitops.documents.application import ParameterValue, ValueSchema
-from margo_gitops.documents.device_selector import DeviceSelector
+from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.editing.deploy import DeployRequest, DeployTarget
 from margo_gitops.editing.form.form_checks import FormCheck
 from margo_gitops.editing.selectors import parse_selector

@@ -8,8 +8,8 @@ from functools import cached_property
 from typing import Final, TypeAlias
 
 from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.documents.device_id import client_of
-from margo_gitops.documents.device_selector import DeviceSelector
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.editing.deploy import DeployTarget
 from margo_gitops.editing.named import named_devices, named_sites, unknown

@@ -6,8 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Final
 
-from margo_gitops.documents.constraints import MatchExpression
-from margo_gitops.documents.device_selector import DeviceSelector
+from margo_gitops.documents.constraints import DeviceSelector, MatchExpression
 from margo_gitops.editing.form.form import Form, ParameterQuestion, PlacementQuestion, ProfileQuestion
 from margo_gitops.operations.catalog_text import refusal_lines, shown_value
 from margo_gitops.wording import counted, printable, table_lines

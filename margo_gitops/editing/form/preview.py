@@ -12,8 +12,8 @@ from margo_gitops.errors import MargoGitopsError
 from margo_gitops.operations.fleet_input import open_state, state_location
 from margo_gitops.operations.plan.comparison import Sides, planned
 from margo_gitops.operations.render.fleet_render import without_collections
+from margo_gitops.rendering.changes import Plan
 from margo_gitops.rendering.difference import rendered_fleet
-from margo_gitops.rendering.plan import Plan
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.remote import is_remote
 

@@ -23,10 +23,10 @@ from margo_gitops.operations.content_sources import Images, content_by_digest
 from margo_gitops.operations.policies.policy_command import judge_by_command
 from margo_gitops.operations.policies.policy_history import PolicyHistory, Span
 from margo_gitops.operations.policies.policy_judging import Change, judge_change
+from margo_gitops.rendering.changes import Plan, PolicyVerdict, Refusal, SiteRefusal, make_plan
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.difference import FleetState, difference
 from margo_gitops.rendering.intent import ComponentContent, Intent
-from margo_gitops.rendering.plan import Plan, PolicyVerdict, Refusal, SiteRefusal, make_plan
 from margo_gitops.rendering.policies.facts import Verdict
 
 

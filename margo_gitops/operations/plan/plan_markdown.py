@@ -17,7 +17,7 @@ from margo_gitops.operations.plan.plan_text import (
     site_refusal,
     table_rows,
 )
-from margo_gitops.rendering.plan import DeviceChange, Plan, Refusal
+from margo_gitops.rendering.changes import DeviceChange, Plan, Refusal
 
 MAX_LENGTH = 60_000
 """Characters; the least that a common git host takes for a comment is 65,536."""

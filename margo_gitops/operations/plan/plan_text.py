@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from margo_gitops.documents.application import ParameterValue
-from margo_gitops.rendering.plan import (
+from margo_gitops.rendering.changes import (
     Counts,
     DeploymentChange,
     DeviceChange,

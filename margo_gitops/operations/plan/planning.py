@@ -40,10 +40,10 @@ from margo_gitops.operations.render.fleet_render import (
     signed_anew,
     without_collections,
 )
+from margo_gitops.rendering.changes import Plan, make_plan
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.difference import FleetState, rendered_fleet
 from margo_gitops.rendering.intent import Intent
-from margo_gitops.rendering.plan import Plan, make_plan
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.trust.ssh_key import SigningKey

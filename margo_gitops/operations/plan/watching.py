@@ -17,11 +17,10 @@ from margo_gitops.errors import MargoGitopsError
 from margo_gitops.operations.fleet_input import StateTarget
 from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
 from margo_gitops.operations.render.fleet_render import rendered_states, without_collections
-from margo_gitops.rendering.affected import affected
+from margo_gitops.rendering.changes import Plan
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.intent import Intent
-from margo_gitops.rendering.plan import Plan
-from margo_gitops.rendering.render import PlacementsByDevice, place, render
+from margo_gitops.rendering.render import PlacementsByDevice, affected, place, render
 
 _GATHER_MS = 30
 """An editor's save is several events: what comes this close together is one."""

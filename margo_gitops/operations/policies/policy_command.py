@@ -21,7 +21,7 @@ from margo_gitops.appliers.programs import Finished, run_program
 from margo_gitops.catalog.file_tree import FileTree
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.declarations import About
-from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Node, SourceText
 from margo_gitops.documents.records import read
 from margo_gitops.errors import CommandRefuses, InvalidDocument, Location, PolicyUnusable, UnreadableDocument

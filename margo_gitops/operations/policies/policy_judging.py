@@ -13,17 +13,15 @@ from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.errors import FleetInvalid, NoFleetRepo, RenderingRefused
 from margo_gitops.operations.content_sources import Images, Placed, deployed, placed, sources
 from margo_gitops.operations.policies.policy_history import PolicyHistory, Span, policies_want_commits, unusable
-from margo_gitops.rendering.affected import affected
+from margo_gitops.rendering.changes import DeviceChange
 from margo_gitops.rendering.difference import difference, rendered_fleet
 from margo_gitops.rendering.intent import Intent, Located
 from margo_gitops.rendering.placement import Target, targets
-from margo_gitops.rendering.plan import DeviceChange
+from margo_gitops.rendering.policies.approvals import judge_reviews, judge_signatures
 from margo_gitops.rendering.policies.facts import Commit, PolicyInForce, Step, Verdict, refusing
 from margo_gitops.rendering.policies.freezes import judge_freezes
-from margo_gitops.rendering.policies.reviews import judge_reviews
-from margo_gitops.rendering.policies.signatures import judge_signatures
 from margo_gitops.rendering.policies.sources import judge_applications, judge_registries
-from margo_gitops.rendering.render import PlacementsByDevice, place, render
+from margo_gitops.rendering.render import PlacementsByDevice, affected, place, render
 
 
 @dataclass(frozen=True, slots=True)

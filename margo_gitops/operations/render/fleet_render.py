@@ -25,10 +25,10 @@ from margo_gitops.operations.fleet_input import (
 from margo_gitops.operations.plan.comparison import Judging, Sides, judgement, planned, refuse_skipped_command
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.policies.policy_judging import refuse_breaches
+from margo_gitops.rendering.changes import Plan
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.difference import FleetState
 from margo_gitops.rendering.intent import Intent
-from margo_gitops.rendering.plan import Plan
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
 from margo_gitops.state_repo.publication import Provenance, Publication, differences, publish

@@ -42,8 +42,8 @@ from margo_gitops.operations.validate.rule_findings import (
     of_rule,
 )
 from margo_gitops.rendering.desired_state import PreviousState
+from margo_gitops.rendering.explanation import judge
 from margo_gitops.rendering.intent import Application, Intent
-from margo_gitops.rendering.reasons import judge
 from margo_gitops.rendering.resolution import Resolved
 
 WORKING_TREE = "working tree"

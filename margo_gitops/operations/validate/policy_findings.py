@@ -16,9 +16,9 @@ from margo_gitops.operations.policies.policy_judging import (
     judge_content,
 )
 from margo_gitops.operations.validate.rule_findings import RuleFinding, of_error, of_rule
+from margo_gitops.rendering.changes import DeviceChange
 from margo_gitops.rendering.difference import difference, rendered_fleet
 from margo_gitops.rendering.intent import Intent
-from margo_gitops.rendering.plan import DeviceChange
 from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
 from margo_gitops.rendering.policies.freezes import ended_freezes
 from margo_gitops.rendering.render import render

@@ -17,9 +17,8 @@ from dataclasses import dataclass, field
 from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.documents.fleet_policy import Policy
 from margo_gitops.errors import Location, MargoGitopsError
+from margo_gitops.rendering.changes import Outcome, PolicyPart
 from margo_gitops.rendering.intent import Located
-from margo_gitops.rendering.plan import Outcome, PolicyPart
-from margo_gitops.rendering.policies.moved_lines import nearest_place
 
 _MAIL = re.compile(r"<(?P<mail>[^<>\s]+@[^<>\s]+)>\s*$")
 
@@ -166,3 +165,33 @@ def approvals(steps: Sequence[Step], index: int, commit: str) -> Iterator[Commit
 def refusing(verdicts: Iterable[Verdict]) -> tuple[MargoGitopsError, ...]:
     """Return every reason of the verdicts that refuse."""
     return tuple(reason for each in verdicts if each.outcome == "refused" for reason in each.reasons)
+
+
+def nearest_place(where: Location, before: bytes, after: bytes) -> Location:
+    """Return the place of the newer file that stands where an older one's does: the same line, or where it was.
+
+    Args:
+        where: in the older file.
+        before: bytes of the older file.
+        after: bytes of the newer one. Lines that both begin or end with are the same; what lies between is changed.
+    """
+    old, new = before.splitlines(), after.splitlines()
+    if where.line is None or not new or where.line > len(old):
+        return where
+    first = _common(old, new)
+    last = min(_common(old[::-1], new[::-1]), len(old) - first, len(new) - first)
+    at = where.line - 1
+    if at < first:
+        return where
+    if at >= len(old) - last:
+        return Location(where.file, at + len(new) - len(old) + 1, where.column)
+    # Among the changed lines; where there are none left, the line before them.
+    at = max(min(at, len(new) - last - 1), 0)
+    return Location(where.file, at + 1, len(new[at]) - len(new[at].lstrip()) + 1)
+
+
+def _common(old: list[bytes], new: list[bytes]) -> int:
+    """Return how many lines both begin with."""
+    return next(
+        (at for at, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), min(len(old), len(new))
+    )

@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from margo_gitops.documents.device_selector import DeviceSelector
+from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.documents.fleet_policy import Freeze
 from margo_gitops.errors import Location, SiteFrozen
+from margo_gitops.rendering.changes import DeviceChange
 from margo_gitops.rendering.placement import Target, selected
-from margo_gitops.rendering.plan import DeviceChange
 from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
 
 _SHOWN = 20

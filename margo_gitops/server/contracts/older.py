@@ -23,7 +23,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope
 
 from margo_gitops.digests import Digest
-from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds, Node
 from margo_gitops.errors import MargoGitopsError, UnreadableDocument
 from margo_gitops.server.contracts.onboarding import BAD_DIGEST, NOT_SIGNED, Onboarding

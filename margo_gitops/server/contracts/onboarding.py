@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from starlette.responses import JSONResponse, Response
 
 from margo_gitops.digests import Digest
-from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.errors import Location, MargoGitopsError, ServerMisconfigured, UnreadableDocument
 from margo_gitops.server.contracts.registry import ClientCertificate, ClientRegistry, read_certificate

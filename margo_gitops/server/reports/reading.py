@@ -13,7 +13,7 @@ from typing import Final, Literal, TypeAlias
 
 from margo_gitops.documents.capabilities import DeviceCapabilities, DeviceProperties
 from margo_gitops.documents.device_id import client_of, encode_device_id
-from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.kinds import CAPABILITIES, STATUS, MargoKind
 from margo_gitops.documents.nodes import Bounds, SourceText
 from margo_gitops.documents.records import find

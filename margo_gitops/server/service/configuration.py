@@ -24,7 +24,7 @@ from margo_gitops.documents.fleet_kinds import ApiVersion
 from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.records import find
-from margo_gitops.documents.yaml_reader import read_yaml
+from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import Location, ServerMisconfigured, UnreadableDocument
 from margo_gitops.server.identity.callers import is_client, is_loopback
 

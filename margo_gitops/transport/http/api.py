@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
-from margo_gitops.documents.json_reader import read_json
+from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds, Node
 from margo_gitops.errors import SourceBusy, SourceMisbehaved, SourceRefused, TransportError, UnreadableDocument
 from margo_gitops.transport.http.contract import MANIFEST, Contract, Submission

@@ -21,8 +21,7 @@ from urllib.parse import quote
 
 from margo_gitops.digests import sha256
 from margo_gitops.disk.files import disk_errors, read_bounded, replace_file
-from margo_gitops.documents.json_reader import read_json
-from margo_gitops.documents.json_writer import write_json
+from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.nodes import Bounds, Json
 from margo_gitops.errors import (
     ClientIdUnusable,

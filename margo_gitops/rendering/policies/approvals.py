@@ -1,12 +1,12 @@
-"""Whether enough people reviewed a change: those who may for its sites, and none of its authors."""
+"""Who agreed to a change: reviews by people who may review its sites, and signatures on the commits that bring it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from margo_gitops.documents.fleet_policy import ReviewRule
-from margo_gitops.errors import Location, ReviewMissing
-from margo_gitops.rendering.policies.facts import PolicyInForce, Step, Verdict, approvals
+from margo_gitops.errors import CommitNotSigned, Location, ReviewMissing
+from margo_gitops.rendering.policies.facts import Commit, PolicyInForce, Step, Verdict, approvals
 
 _SHOWN = 10
 """People that a message names."""
@@ -44,7 +44,7 @@ def _missing(steps: Sequence[Step], index: int) -> Iterator[ReviewMissing]:
             allowed = {each.lower() for each in rule.people}
             counted = {each for each in reviewers if each not in authors and (not allowed or each in allowed)}
             if len(counted) < rule.count:
-                yield _refusal(step, force, subject, rule, where, counted, reviewers & authors)
+                yield _not_reviewed(step, force, subject, rule, where, counted, reviewers & authors)
 
 
 def _reviewers(steps: Sequence[Step], index: int) -> frozenset[str]:
@@ -71,7 +71,7 @@ def _needed(step: Step, force: PolicyInForce) -> Iterator[tuple[str, ReviewRule,
             yield f"site {site}" if site else "devices without a site", rule, where
 
 
-def _refusal(
+def _not_reviewed(
     step: Step,
     force: PolicyInForce,
     subject: str,
@@ -96,4 +96,55 @@ def _refusal(
         where=where,
         why=[*why, *force.origin()],
         remedy=remedy,
+    )
+
+
+Objection = Callable[[Commit, PolicyInForce], str]
+"""Why a commit's signature does not count under a policy's list of signers; empty where it does."""
+
+
+def judge_signatures(steps: Sequence[Step], objection: Objection, *, before_merge: bool = False) -> Verdict | None:
+    """Return whether every commit is signed as the policy before it wants; None where none wants it.
+
+    Args:
+        steps: of the main line, oldest first.
+        objection: judges one signature.
+        before_merge: whether the change is still to be merged: where only the main line must be signed, that comes
+            with the merge.
+    """
+    wanted = [(index, each) for index, step in enumerate(steps) for each in _to_sign(step, before_merge=before_merge)]
+    if not any(each.policy.signatures for step in steps for each in step.policies):
+        return None
+    reasons: dict[tuple[str, str], CommitNotSigned] = {}
+    for index, (commit, force) in wanted:
+        why = objection(commit, force)
+        if why and not any(not objection(other, force) for other in approvals(steps, index, commit.id)):
+            reasons.setdefault((commit.id, why), _not_signed(commit, force, why))
+    if reasons:
+        return Verdict(
+            "signatures", "refused", f"commits without an accepted signature: {len(reasons)}", tuple(reasons.values())
+        )
+    checked = len({commit.id for _, (commit, _) in wanted})
+    if not checked:
+        return Verdict("signatures", "skipped", "there is no commit yet that must be signed")
+    return Verdict("signatures", "passed", f"commits with an accepted signature: {checked}")
+
+
+def _to_sign(step: Step, *, before_merge: bool) -> Iterator[tuple[Commit, PolicyInForce]]:
+    for force in step.policies:
+        rule = force.policy.signatures
+        if rule is None:
+            continue
+        if rule.commits == "all":
+            yield from ((commit, force) for commit in step.commits())
+        elif step.commit is not None and not before_merge:
+            yield step.commit, force
+
+
+def _not_signed(commit: Commit, force: PolicyInForce, why: str) -> CommitNotSigned:
+    return CommitNotSigned(
+        f"commit {commit} has no signature that counts",
+        where=force.at("signatures"),
+        why=[why, *force.origin()],
+        remedy=f"sign it anew, or, if it is merged, add a signed commit with the trailer Approves: {commit.id}",
     )

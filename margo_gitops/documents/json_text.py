@@ -1,19 +1,23 @@
-"""Read JSON that strangers wrote (RFC 8259), with positions and without floats where an integer stands.
+"""Read JSON that strangers wrote (RFC 8259), and write it as exact bytes (RFC 8785).
 
-Rules: UTF-8 without a byte order mark, one value, no key twice, nesting and size bounded, integers exact and within 64
-bits, no NaN or Infinity, no lone surrogates.
+JSON-1  Read: UTF-8 without a byte order mark, one value, no key twice, nesting and size bounded, integers exact and
+        within 64 bits, no NaN or Infinity, no lone surrogates; every value with its position.
+JSON-2  Written: keys sorted, no white space, shortest escapes. Margo names RFC 8785 for manifests, so that equal
+        manifests have equal ETags. Integers are written in full up to 64 bits: RFC 8785 would pass them through a
+        double and lose `manifestVersion` above 2^53, which Margo allows up to 2^64 - 1.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]  # public, but not in the stubs
 from typing import NoReturn
 
-from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Node, SourceText
+from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Json, Node, SourceText
 from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER
-from margo_gitops.errors import Location, UnreadableDocument
+from margo_gitops.errors import Location, UnreadableDocument, UnwritableValue
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(\.[0-9]+)?([eE][-+]?[0-9]+)?")
@@ -174,3 +178,39 @@ class _Reader:
         raise UnreadableDocument(
             "not valid JSON", where=Location(self._file, line, column), why=[why], remedy="mend the syntax here"
         )
+
+
+_PLAIN_FROM, _PLAIN_UNTIL = 1e-4, 1e16
+"""Between these, Python writes a float without an exponent."""
+
+
+def write_json(value: Json) -> bytes:
+    """Return the exact bytes of a JSON document, without a newline at the end.
+
+    Raises:
+        UnwritableValue: a float below 0.0001 or above 10^16, an integer beyond 64 bits, or text with a lone surrogate.
+    """
+    try:
+        return json.dumps(_ordered(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    except (ValueError, UnicodeEncodeError) as error:
+        raise UnwritableValue("a value cannot be written as JSON", why=[str(error)]) from error
+
+
+def _ordered(value: Json) -> Json:
+    if isinstance(value, dict):
+        # RFC 8785 section 3.2.3: keys are sorted by their UTF-16 code units.
+        return {key: _ordered(value[key]) for key in sorted(value, key=lambda key: key.encode("utf-16-be"))}
+    if isinstance(value, list):
+        return [_ordered(item) for item in value]
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, int) and not MIN_INTEGER <= value <= MAX_INTEGER:
+        raise ValueError(f"{value} needs more than 64 bits")
+    return value
+
+
+def _number(value: float) -> Json:
+    """Return a number that `json` writes as RFC 8785 section 3.2.2.3 has it, where Python's form is that one."""
+    if abs(value) >= _PLAIN_UNTIL or 0 < abs(value) < _PLAIN_FROM or value != value:
+        raise ValueError(f"{value} is too large or too small a number")
+    return int(value) if value.is_integer() else value

@@ -1,7 +1,9 @@
-"""Everything for which a render would refuse a fleet, in one run: where `render` stops at the first kind, this goes on.
+"""Why a device gets what it gets, and why a fleet cannot be rendered.
 
-What follows from another finding is not told: a device whose site is unknown is not blamed for expressions that use
-its site, and a deployment of an unknown application is not placed.
+`explain` names the profile, the reasons against the others, and every parameter's origin. `judge` gives everything for
+which a render would refuse a fleet in one run: where `render` stops at the first kind, this goes on. It leaves out what
+follows from another finding: a device whose site is unknown is not blamed for expressions that use its site, and a
+deployment of an unknown application is not placed.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ from dataclasses import dataclass, replace
 
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment
-from margo_gitops.errors import MargoGitopsError, NotPlaceable, ReferenceUnknown
-from margo_gitops.rendering.desired_state import PreviousState
-from margo_gitops.rendering.document_writer import DocumentWriter
+from margo_gitops.documents.matching import deployment_type_unmet, unmet
+from margo_gitops.errors import MargoGitopsError, NotPlaceable, ReferenceUnknown, RenderingRefused
+from margo_gitops.rendering.desired_state import DocumentWriter, PreviousState
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.references import SHARED_PARAMETER, broken_references
-from margo_gitops.rendering.render import document_of, find_placements, resolve_placement
+from margo_gitops.rendering.render import document_of, find_placements, place, resolve_placement
 from margo_gitops.rendering.resolution import Resolved
 
 
@@ -97,3 +99,48 @@ def _follows(error: MargoGitopsError, intent: Intent, blamed: set[str]) -> bool:
         return True
     # A deployment that names unknown devices or sites may select none for that reason.
     return isinstance(error, NotPlaceable) and error.device is None and bool(error.where and error.where.file in blamed)
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A deployment on a device, explained.
+
+    Attributes:
+        resolved: the profile and the parameters with their origins.
+        rejected: why each other profile was not chosen, by profile id.
+    """
+
+    resolved: Resolved
+    rejected: dict[str, tuple[str, ...]]
+
+
+def explain(intent: Intent, device: str, deployment: str, previous: PreviousState | None = None) -> Explanation:
+    """Explain a deployment on a device.
+
+    Raises:
+        ReferenceUnknown: there is no such device or deployment, or the deployment does not go to this device.
+        RenderingRefused: the fleet cannot be rendered.
+    """
+    if device not in intent.devices:
+        raise ReferenceUnknown(f"{device} is no device of this fleet", remedy="list them: ls devices/")
+    if deployment not in intent.deployments:
+        known = ", ".join(sorted(intent.deployments)) or "none"
+        raise ReferenceUnknown(f"{deployment} is no deployment of this fleet", remedy=f"known: {known}")
+    placements = place(intent)[device]
+    if deployment not in placements:
+        raise ReferenceUnknown(
+            f"deployment {deployment} does not go to device {device}",
+            where=intent.deployments[deployment].at("spec", "placement"),
+            why=[f"deployments of this device: {', '.join(placements) or 'none'}"],
+        )
+    placement = placements[deployment]
+    resolved, errors = resolve_placement(intent, placement, previous)
+    if errors:
+        raise RenderingRefused(f"deployment {deployment} cannot be rendered for {device}", errors)
+    rejected = {}
+    for profile in placement.application.description.value.deployment_profiles:
+        if profile.id != placement.profile.id:
+            facts = placement.target.facts
+            reasons = deployment_type_unmet(profile.type, facts) or unmet(profile.device_constraints, facts)
+            rejected[profile.id] = reasons or ("fits too, but is less preferred in spec.profiles",)
+    return Explanation(resolved, rejected)

@@ -1,13 +1,15 @@
-"""Read YAML that strangers wrote.
+"""Read YAML that strangers wrote, and write it as exact bytes: one value, one spelling, the same to every reader.
 
-Rules:
-    Y-1  Bytes are UTF-8, at most `Bounds.size`; a byte order mark and raw control characters are refused, and so are
-         U+0085, U+2028 and U+2029, which end a line (and a comment) for YAML 1.1 only.
-    Y-2  Exactly one document.
-    Y-3  No anchors, no aliases (alias bombs), no tags, no directives, no merge keys.
-    Y-4  Keys are strings, and none stands twice in one mapping.
-    Y-5  Nesting and the number of values are bounded.
-    Y-6  A plain scalar whose meaning differs between YAML 1.1 and 1.2 is refused; quoting it makes it clear.
+YAML-1  Bytes are UTF-8, at most `Bounds.size`; a byte order mark and raw control characters are refused, and so are
+        U+0085, U+2028 and U+2029, which end a line (and a comment) for YAML 1.1 only.
+YAML-2  Exactly one document.
+YAML-3  No anchors, no aliases (alias bombs), no tags, no directives, no merge keys.
+YAML-4  Keys are strings, and none stands twice in one mapping.
+YAML-5  Nesting and the number of values are bounded.
+YAML-6  A plain scalar whose meaning differs between YAML 1.1 and 1.2 is refused; quoting it makes it clear.
+YAML-7  Written: block style, two spaces, keys in the order given, lists indented below their key, text quoted unless it
+        is plainly text, no line folding, one newline at the end. The bytes depend on nothing but the value: no library
+        version, locale or platform takes part, because they have digests (Margo desired state, exact bytes rule).
 """
 
 from __future__ import annotations
@@ -17,9 +19,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Node, SourceText
-from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain
-from margo_gitops.errors import Location, UnreadableDocument
+from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Json, Node, SourceText
+from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain, write_number, write_text
+from margo_gitops.errors import Location, UnreadableDocument, UnwritableValue
 
 if TYPE_CHECKING:
     Loader = yaml.SafeLoader
@@ -168,3 +170,82 @@ class _EventReader:
     def _refuse(self, event: Any, what: str, remedy: str) -> NoReturn:  # noqa: ANN401
         mark = event.start_mark
         raise UnreadableDocument(what, where=Location(self._file, mark.line + 1, mark.column + 1), remedy=remedy)
+
+
+_IMPLICIT_KEY_LENGTH = 1000
+"""Readers look for the colon in the first 1024 characters only (YAML 1.2.2 section 7.4.2); longer keys need `?`."""
+
+
+class Prewritten(dict[str, Json]):
+    """A mapping that stands in many documents: its lines are made once for each indentation.
+
+    It must not change any more once it was written.
+    """
+
+    def __init__(self, value: dict[str, Json]) -> None:
+        super().__init__(value)
+        self._lines: dict[str, list[str]] = {}
+
+    def lines(self, indent: str) -> list[str]:
+        """Return the mapping's lines."""
+        if indent not in self._lines:
+            self._lines[indent] = []
+            _block(dict(self), indent, self._lines[indent])
+        return self._lines[indent]
+
+
+def write_yaml(value: Json) -> bytes:
+    """Return the exact bytes of a document.
+
+    Raises:
+        UnwritableValue: a number that is not finite or beyond 64 bits, or text with a lone surrogate.
+    """
+    lines: list[str] = []
+    try:
+        if isinstance(value, (dict, list)) and value:
+            _block(value, "", lines)
+        else:
+            lines.append(_inline(value))
+    except ValueError as error:
+        raise UnwritableValue("a value cannot be written as YAML", why=[str(error)]) from error
+    lines.append("")
+    return "\n".join(lines).encode()
+
+
+def _block(value: dict[str, Json] | list[Json], indent: str, lines: list[str]) -> None:
+    if isinstance(value, Prewritten):
+        lines += value.lines(indent)
+        return
+    if isinstance(value, dict):
+        for key, child in value.items():
+            name = write_text(key)
+            if len(name) > _IMPLICIT_KEY_LENGTH:
+                lines.append(f"{indent}? {name}")
+                name = ""
+            head = f"{indent}{name}:"
+            if isinstance(child, (dict, list)) and child:
+                lines.append(head)
+                _block(child, indent + "  ", lines)
+            else:
+                lines.append(f"{head} {_inline(child)}")
+        return
+    for child in value:
+        if isinstance(child, (dict, list)) and child:
+            start = len(lines)
+            _block(child, indent + "  ", lines)
+            # The first line of the item moves up behind its dash.
+            lines[start] = f"{indent}- {lines[start][len(indent) + 2 :]}"
+        else:
+            lines.append(f"{indent}- {_inline(child)}")
+
+
+def _inline(value: Json) -> str:
+    if isinstance(value, str):
+        return write_text(value)
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, (int, float)):
+        return write_number(value)
+    return "{}" if isinstance(value, dict) else "[]"
