@@ -22,7 +22,7 @@ from margo_gitops.operations.fleet_input import read_signing_key
 from margo_gitops.operations.plan.plan_text import as_text
 from margo_gitops.operations.plan.planning import PlanRequest
 from margo_gitops.operations.render.fleet_render import Rendered, RenderRequest, check_fleet, render_fleet
-from margo_gitops.state_repo.publication import DeviceChange, Publication
+from margo_gitops.state_repo.publication import Publication, PublishedDevice
 from margo_gitops.wording import counted
 
 
@@ -141,7 +141,7 @@ def _print_freshness(publication: Publication) -> None:
         click.echo(f"fresh until {publication.freshness.statement.expires}")
 
 
-def _change(change: DeviceChange) -> str:
+def _change(change: PublishedDevice) -> str:
     site = f"{change.site}/" if change.site else ""
     return f"{site}{change.device}: manifest {change.version}, commit {change.commit[:12]}"
 

@@ -1,10 +1,10 @@
 """Whether a device can run a profile (Margo application description, device constraints).
 
-    C-1  Capacity first; rules are looked at only for a device that has the capacity.
-    C-2  One CPU alone must have the cores and a listed architecture; CPUs are never added together.
-    C-3  Rules are alternatives; in a rule both selectors must match; in a selector every expression must hold.
-    C-4  Text is compared exactly, true is not 1, and 1 equals 1.0.
-    C-5  What a pointer does not resolve to a scalar, a list of scalars or a list of objects holds no condition.
+FIT-1  Capacity first; rules are looked at only for a device that has the capacity.
+FIT-2  One CPU alone must have the cores and a listed architecture; CPUs are never added together.
+FIT-3  Rules are alternatives; in a rule both selectors must match; in a selector every expression must hold.
+FIT-4  Text is compared exactly, true is not 1, and 1 equals 1.0.
+FIT-5  What a pointer does not resolve to a scalar, a list of scalars or a list of objects holds no condition.
 
 Every "no" comes with a reason that names the constraint and what the device has.
 """
@@ -79,7 +79,7 @@ def deployment_type_unmet(profile_type: ProfileType, facts: DeviceFacts) -> Reas
 
 
 def unmet(constraints: DeviceConstraints | None, facts: DeviceFacts) -> Reasons:
-    """Return why a device does not meet a profile's constraints (C-1)."""
+    """Return why a device does not meet a profile's constraints (FIT-1)."""
     if constraints is None:
         return ()
     missing = tuple(_capacity_unmet(constraints.capacity_requirements, facts))
@@ -165,7 +165,7 @@ def resolve(root: Json | Mapping[str, Json], pointer: str) -> _Found:
 
 
 def holds(expression: MatchExpression, found: _Found) -> bool:
-    """Return whether an expression holds for what its key leads to (C-4, C-5)."""
+    """Return whether an expression holds for what its key leads to (FIT-4, FIT-5)."""
     if expression.operator == "DoesNotExist":
         return isinstance(found, _Absent)
     if isinstance(found, _Absent):

@@ -43,10 +43,10 @@ from margo_gitops.documents.shapes import (
     AnyShape,
     BooleanShape,
     ChoiceShape,
+    FindingList,
     ListShape,
     MapShape,
     NumberShape,
-    Report,
     Shape,
     TextShape,
     UnionShape,
@@ -104,29 +104,29 @@ class RecordShape(Shape):
         slots.known = frozenset(item.wire for item in slots.fields)
         return slots
 
-    def read(self, node: Node, path: FieldPath, report: Report) -> object:
+    def read(self, node: Node, path: FieldPath, found: FindingList) -> object:
         entries = node.value
         if not isinstance(entries, dict):
-            return self.mismatch(node, path, report)
-        before = report.errors
+            return self.mismatch(node, path, found)
+        before = found.errors
         values: dict[str, object] = {}
         for item in self.slots.fields:
             child = entries.get(item.wire)
             if child is not None:
-                values[item.attribute] = item.shape.read(child, (*path, item.wire), report)
-            elif item.required or (item.currently_required and not report.older_shape):
-                report.add(node, path, f"{item.wire} is missing", f"add {item.wire}")
-        self._read_others(entries, values, path, report)
-        if report.errors > before:
+                values[item.attribute] = item.shape.read(child, (*path, item.wire), found)
+            elif item.required or (item.currently_required and not found.older_shape):
+                found.add(node, path, f"{item.wire} is missing", f"add {item.wire}")
+        self._read_others(entries, values, path, found)
+        if found.errors > before:
             return INVALID
         record = self.cls(**values)
         for problem in record.problems() if hasattr(record, "problems") else ():
             at = node.get(*problem.path) or node
-            report.add(at, (*path, *problem.path), problem.message, problem.remedy, severity=problem.severity)
+            found.add(at, (*path, *problem.path), problem.message, problem.remedy, severity=problem.severity)
         return record
 
     def _read_others(
-        self, entries: dict[str, Node], values: dict[str, object], path: FieldPath, report: Report
+        self, entries: dict[str, Node], values: dict[str, object], path: FieldPath, found: FindingList
     ) -> None:
         extensions: dict[str, Json] = {}
         others: dict[str, Json] = {}
@@ -135,7 +135,7 @@ class RecordShape(Shape):
                 continue
             if self.slots.extensions and EXTENSION_KEY.fullmatch(key):
                 if not isinstance(child.value, dict):
-                    report.add(child, (*path, key), f"an extension must be a mapping, is {describe(child)}")
+                    found.add(child, (*path, key), f"an extension must be a mapping, is {describe(child)}")
                     continue
                 extensions[key] = child.plain()
             elif self.slots.others:
@@ -143,7 +143,7 @@ class RecordShape(Shape):
             else:
                 close = difflib.get_close_matches(key, self.slots.known, 1)
                 remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(self.slots.known))}"
-                report.add(child, (*path, key), f"unknown key {key[:80]!r}", remedy, key=True)
+                found.add(child, (*path, key), f"unknown key {key[:80]!r}", remedy, key=True)
         if extensions:
             values[self.slots.extensions] = extensions
         if others:
@@ -286,15 +286,15 @@ def find(cls: type[T], source: SourceText, *, older_shape: bool = False) -> tupl
         source: the document as read, in its current shape.
         older_shape: whether it was upgraded from an older shape of the standard.
     """
-    report = Report(source.file, older_shape=older_shape)
-    value = record_shape(cls).read(source.root, (), report)
-    findings = report.findings
-    if report.omitted:
-        severity = "error" if report.errors else "warning"
+    found = FindingList(source.file, older_shape=older_shape)
+    value = record_shape(cls).read(source.root, (), found)
+    findings = found.findings
+    if found.omitted:
+        severity = "error" if found.errors else "warning"
         findings.append(
-            Finding(f"{report.omitted} more findings are not shown", Location(source.file), severity=severity)
+            Finding(f"{found.omitted} more findings are not shown", Location(source.file), severity=severity)
         )
-    return (None if report.errors else cast("T", value)), findings
+    return (None if found.errors else cast("T", value)), findings
 
 
 def read(cls: type[T], source: SourceText) -> T:

@@ -18,7 +18,7 @@ MAX_FINDINGS = 100
 """What is shown of one document: a hostile one could have a finding in every value, and agents log what they refuse."""
 
 
-class Report:
+class FindingList:
     """Collects the findings of one document.
 
     Attributes:
@@ -56,8 +56,8 @@ class Shape:
     json_types: frozenset[str] = frozenset()
     noun = "a value"
 
-    def read(self, node: Node, path: FieldPath, report: Report) -> object:
-        """Return the typed value, or a marker after adding findings to the report."""
+    def read(self, node: Node, path: FieldPath, found: FindingList) -> object:
+        """Return the typed value, or a marker after adding its findings."""
         raise NotImplementedError
 
     def write(self, value: object) -> Json:
@@ -68,12 +68,12 @@ class Shape:
         """Return the JSON Schema of this value; records add themselves to `definitions`."""
         raise NotImplementedError
 
-    def mismatch(self, node: Node, path: FieldPath, report: Report) -> object:
+    def mismatch(self, node: Node, path: FieldPath, found: FindingList) -> object:
         """Record that the node is of another type."""
         remedy = "quote it" if self.json_types == {"string"} and not isinstance(node.value, (dict, list)) else ""
         if node.value is None:
             remedy = "give it a value, or remove the key"
-        return report.add(node, path, f"must be {self.noun}, is {describe(node)}", remedy)
+        return found.add(node, path, f"must be {self.noun}, is {describe(node)}", remedy)
 
 
 def json_type(node: Node) -> str:
@@ -109,16 +109,16 @@ class TextShape(Shape):
         self.rule = rule
         self._pattern = re.compile(rule.pattern) if rule.pattern else None
 
-    def read(self, node: Node, path: FieldPath, report: Report) -> object:
+    def read(self, node: Node, path: FieldPath, found: FindingList) -> object:
         value = node.value
         if not isinstance(value, str):
-            return self.mismatch(node, path, report)
+            return self.mismatch(node, path, found)
         rule = self.rule
         if len(value) < rule.min_length or (rule.max_length is not None and len(value) > rule.max_length):
             upper = f" to {rule.max_length}" if rule.max_length is not None else " or more"
-            return report.add(node, path, f"must have {rule.min_length}{upper} characters, has {len(value)}")
+            return found.add(node, path, f"must have {rule.min_length}{upper} characters, has {len(value)}")
         if self._pattern and not (self._pattern.search(value) and "\n" not in value[-1:]):
-            return report.add(node, path, f"{value[:80]!r} is not {rule.what or 'of the pattern ' + rule.pattern}")
+            return found.add(node, path, f"{value[:80]!r} is not {rule.what or 'of the pattern ' + rule.pattern}")
         return value
 
     def schema(self, definitions: dict[str, Json]) -> dict[str, Json]:
@@ -141,16 +141,16 @@ class NumberShape(Shape):
         self.json_types = frozenset({"integer"} if whole else {"integer", "number"})
         self.noun = "a whole number" if whole else "a number"
 
-    def read(self, node: Node, path: FieldPath, report: Report) -> object:
+    def read(self, node: Node, path: FieldPath, found: FindingList) -> object:
         value = node.value
         if isinstance(value, bool) or not isinstance(value, int if self.whole else (int, float)):
-            return self.mismatch(node, path, report)
+            return self.mismatch(node, path, found)
         low, high = self.rule.minimum, self.rule.maximum
         if (low is not None and value < low) or (high is not None and value > high):
             bounds = " and ".join(
                 text for text in (f"at least {low}" * (low is not None), f"at most {high}" * (high is not None)) if text
             )
-            return report.add(node, path, f"must be {bounds}, is {value}")
+            return found.add(node, path, f"must be {bounds}, is {value}")
         return value
 
     def schema(self, definitions: dict[str, Json]) -> dict[str, Json]:
@@ -166,8 +166,8 @@ class BooleanShape(Shape):
     json_types = frozenset({"boolean"})
     noun = "true or false"
 
-    def read(self, node: Node, path: FieldPath, report: Report) -> object:
-        return node.value if isinstance(node.value, bool) else self.mismatch(node, path, report)
+    def read(self, node: Node, path: FieldPath, found: FindingList) -> object:
+        return node.value if isinstance(node.value, bool) else self.mismatch(node, path, found)
 
     def schema(self, definitions: dict[str, Json]) -> dict[str, Json]:
         return {"type": "boolean"}
@@ -180,13 +180,13 @@ class ChoiceShape(Shape):
     def __init__(self, choices: tuple[str, ...]) -> None:
         self.choices = choices
 
-    def read(self, node: Node, path: FieldPath, report: Report) -> object:
+    def read(self, node: Node, path: FieldPath, found: FindingList) -> object:
         if not isinstance(node.value, str):
-            return self.mismatch(node, path, report)
+            return self.mismatch(node, path, found)
         if node.value not in self.choices:
             close = difflib.get_close_matches(node.value, self.choices, 1)
             remedy = f"did you mean {close[0]}?" if close else ""
-            return report.add(node, path, f"{node.value[:80]!r} is none of {', '.join(self.choices)}", remedy)
+            return found.add(node, path, f"{node.value[:80]!r} is none of {', '.join(self.choices)}", remedy)
         return node.value
 
     def schema(self, definitions: dict[str, Json]) -> dict[str, Json]:
@@ -201,12 +201,12 @@ class ListShape(Shape):
         self.item = item
         self.rule = rule
 
-    def read(self, node: Node, path: FieldPath, report: Report) -> object:
+    def read(self, node: Node, path: FieldPath, found: FindingList) -> object:
         if not isinstance(node.value, list):
-            return self.mismatch(node, path, report)
+            return self.mismatch(node, path, found)
         if len(node.value) < self.rule.minimum:
-            return report.add(node, path, f"must have at least {self.rule.minimum} items, has {len(node.value)}")
-        items = [self.item.read(child, (*path, index), report) for index, child in enumerate(node.value)]
+            return found.add(node, path, f"must have at least {self.rule.minimum} items, has {len(node.value)}")
+        items = [self.item.read(child, (*path, index), found) for index, child in enumerate(node.value)]
         return INVALID if any(item is INVALID for item in items) else tuple(items)
 
     def write(self, value: object) -> Json:
@@ -228,16 +228,16 @@ class MapShape(Shape):
         self.keys = keys
         self._pattern = re.compile(keys.pattern) if keys else None
 
-    def read(self, node: Node, path: FieldPath, report: Report) -> object:
+    def read(self, node: Node, path: FieldPath, found: FindingList) -> object:
         if not isinstance(node.value, dict):
-            return self.mismatch(node, path, report)
+            return self.mismatch(node, path, found)
         entries: dict[str, object] = {}
         for key, child in node.value.items():
             if self._pattern and self.keys and not (self._pattern.search(key) and "\n" not in key[-1:]):
-                report.add(child, (*path, key), f"the key {key[:80]!r} is not {self.keys.what}", key=True)
+                found.add(child, (*path, key), f"the key {key[:80]!r} is not {self.keys.what}", key=True)
                 entries[key] = INVALID
                 continue
-            entries[key] = self.item.read(child, (*path, key), report)
+            entries[key] = self.item.read(child, (*path, key), found)
         return INVALID if any(item is INVALID for item in entries.values()) else entries
 
     def write(self, value: object) -> Json:
@@ -255,7 +255,7 @@ class AnyShape(Shape):
 
     json_types = frozenset({"string", "integer", "number", "boolean", "null", "array", "object"})
 
-    def read(self, node: Node, path: FieldPath, report: Report) -> object:
+    def read(self, node: Node, path: FieldPath, found: FindingList) -> object:
         return node.plain()
 
     def schema(self, definitions: dict[str, Json]) -> dict[str, Json]:
@@ -271,14 +271,14 @@ class UnionShape(Shape):
         self.json_types = frozenset().union(*(member.json_types for member in members))
         self.noun = " or ".join(dict.fromkeys(member.noun for member in members))
 
-    def read(self, node: Node, path: FieldPath, report: Report) -> object:
+    def read(self, node: Node, path: FieldPath, found: FindingList) -> object:
         if node.value is None and self.nullable:
             return None
         kind = json_type(node)
         for member in self.members:
             if kind in member.json_types:
-                return member.read(node, path, report)
-        return self.mismatch(node, path, report)
+                return member.read(node, path, found)
+        return self.mismatch(node, path, found)
 
     def write(self, value: object) -> Json:
         if value is None or isinstance(value, (str, int, float)):

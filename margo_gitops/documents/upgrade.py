@@ -1,16 +1,16 @@
 """The one step from older document shapes (G0, G1) to the current one (G2).
 
-It rewrites nodes, so findings of the typed reader still point to the line in the older file. It also mends what
+It rewrites nodes, so findings of the typed reader still point to the line in the older file. It also corrects what
 published examples of the current shape get wrong although the contract refuses it: `wait: "true"` as text.
 
-    U-1  `apiVersion` and `kind` go; a description's `apiVersion` becomes `v1`.
-    U-2  Ids move to the top level from `metadata.id` or `metadata.annotations.id`.
-    U-3  `metadata.annotations.applicationId` becomes `spec.applicationId`; annotations go.
-    U-4  Profile types `helm.v3` and `docker-compose` become `helm` and `compose`.
-    U-5  The prefix `ENV.` of compose pointers goes.
-    U-6  `requiredResources` becomes `deviceConstraints` with the same meaning.
-    U-7  Capabilities: `resources` is spread out, `cpu` becomes `cpus`, `roles` goes, `x86_64` becomes `amd64`.
-    U-8  `wait: "true"` and `"false"` become booleans.
+UPGRADE-1  `apiVersion` and `kind` go; a description's `apiVersion` becomes `v1`.
+UPGRADE-2  Ids move to the top level from `metadata.id` or `metadata.annotations.id`.
+UPGRADE-3  `metadata.annotations.applicationId` becomes `spec.applicationId`; annotations go.
+UPGRADE-4  Profile types `helm.v3` and `docker-compose` become `helm` and `compose`.
+UPGRADE-5  The prefix `ENV.` of compose pointers goes.
+UPGRADE-6  `requiredResources` becomes `deviceConstraints` with the same meaning.
+UPGRADE-7  Capabilities: `resources` is spread out, `cpu` becomes `cpus`, `roles` goes, `x86_64` becomes `amd64`.
+UPGRADE-8  `wait: "true"` and `"false"` become booleans.
 """
 
 from __future__ import annotations

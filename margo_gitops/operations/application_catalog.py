@@ -20,7 +20,7 @@ from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.matching import condition_text
 from margo_gitops.documents.versions import newest, version_key
 from margo_gitops.rendering.intent import Application, Intent
-from margo_gitops.rendering.placement import Target, select, targets
+from margo_gitops.rendering.placement import TargetDevice, select, targets
 from margo_gitops.rendering.value_rules import rule_text
 
 OTHER_SECTION: Final = "Parameters"
@@ -160,7 +160,7 @@ def application_versions(intent: Intent, application: str) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda version: (version_key(version), version), reverse=True))
 
 
-def _listed(intent: Intent, application: str, fleet: Mapping[str, Target]) -> ListedApplication:
+def _listed(intent: Intent, application: str, fleet: Mapping[str, TargetDevice]) -> ListedApplication:
     versions = application_versions(intent, application)
     description = intent.applications[application, newest(versions)].description.value
     about = _information(description)
@@ -180,7 +180,7 @@ def _listed(intent: Intent, application: str, fleet: Mapping[str, Target]) -> Li
 
 
 def _deployments(
-    intent: Intent, application: str, fleet: Mapping[str, Target]
+    intent: Intent, application: str, fleet: Mapping[str, TargetDevice]
 ) -> tuple[tuple[ListedDeployment, ...], int]:
     """Return the deployments of an application, and how many devices have at least one."""
     found: list[ListedDeployment] = []

@@ -18,7 +18,7 @@ from margo_gitops.documents.declarations import About
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.errors import NotPlaceable
 from margo_gitops.rendering.intent import Application, Intent
-from margo_gitops.rendering.placement import Target, choose_profile, select, targets
+from margo_gitops.rendering.placement import TargetDevice, choose_profile, select, targets
 
 KIND: Final = "Compatibility"
 
@@ -100,7 +100,7 @@ def compatibility(
 
 
 def judge_device(
-    target: Target, profiles: Sequence[DeploymentProfile], deployments: Iterable[str] = ()
+    target: TargetDevice, profiles: Sequence[DeploymentProfile], deployments: Iterable[str] = ()
 ) -> DeviceCompatibility:
     """Return whether a device could take an application (K-1).
 
@@ -121,7 +121,7 @@ def judge_device(
     )
 
 
-def _deployed(intent: Intent, application: str, fleet: Mapping[str, Target]) -> dict[str, list[str]]:
+def _deployed(intent: Intent, application: str, fleet: Mapping[str, TargetDevice]) -> dict[str, list[str]]:
     """Return the deployments of an application that each device is selected for."""
     found: dict[str, list[str]] = {}
     for name, deployment in intent.deployments.items():

@@ -13,7 +13,7 @@ from margo_gitops.documents.application import Component, DeploymentProfile
 from margo_gitops.errors import Location, UnreadableDocument
 from margo_gitops.rendering.intent import Application, ComponentContent, Intent
 from margo_gitops.rendering.parameters import Effective
-from margo_gitops.rendering.placement import Target
+from margo_gitops.rendering.placement import TargetDevice
 from margo_gitops.rendering.policies.sources import Deployed, Source
 from margo_gitops.rendering.render import PlacementsByDevice, resolve_placement
 from margo_gitops.rendering.resolution import Resolved
@@ -50,7 +50,7 @@ def placed(intent: Intent, placements: PlacementsByDevice) -> Iterator[Placed]:
 def placed_of(resolved: Iterable[Resolved]) -> Iterator[Placed]:
     """Yield every deployment on every device, as far as they could be resolved."""
     for each in resolved:
-        target: Target = each.target
+        target: TargetDevice = each.target
         yield Placed(
             Deployed(each.deployment, target.site, target.id),
             each.application,

@@ -1,7 +1,13 @@
 """What a render would change, as a value: what `margo-gitops plan` prints, and what it says as JSON.
 
 The unit is the device that pulls: one without children, or a gateway with its children. A device that leaves the fleet
-keeps its branch and what runs on it (P-4), so it is counted as leaving, and nothing on it stops.
+keeps its branch and what runs on it, so it is counted as leaving, and nothing on it stops.
+What a device must download is counted without I/O; the caller gives the sizes:
+
+DOWNLOAD-1  Content is named by its digest, and counts only if no deployment that the device has names it already.
+DOWNLOAD-2  Sizes are known of what the package brings along, or states; images, charts and what lies in registries are
+            counted as "unknown", one for each name.
+DOWNLOAD-3  The state itself, a few kilobytes, is not counted.
 """
 
 from __future__ import annotations

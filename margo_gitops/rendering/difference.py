@@ -3,10 +3,10 @@
 It starts from the bytes that `render` returned, so a plan names exactly what a render changes; the intent is asked only
 where a new value comes from.
 
-D-1  A device is named if and only if its bytes, its site, or its being in the fleet change.
-D-2  A deployment is named if and only if its document's bytes change.
-D-3  A workload restarts if and only if its digest changes (margo_gitops/documents/workload_identity.py): the same
-     function decides on the device.
+PLAN-1  A device is named if and only if its bytes, its site, or its being in the fleet change.
+PLAN-2  A deployment is named if and only if its document's bytes change.
+PLAN-3  A workload restarts if and only if its digest changes (margo_gitops/documents/workload_identity.py): the same
+        function decides on the device.
 """
 
 from __future__ import annotations
@@ -301,7 +301,7 @@ def _workloads(before: ApplicationDeployment | None, after: ApplicationDeploymen
 
 
 def _running(document: ApplicationDeployment | None) -> Mapping[str, Digest]:
-    """Return the digest by which the agent knows each component (D-3); none where it would refuse the deployment."""
+    """Return the digest by which the agent knows each component (PLAN-3); none where it would refuse the deployment."""
     if document is None:
         return {}
     try:

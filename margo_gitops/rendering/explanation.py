@@ -1,9 +1,9 @@
 """Why a device gets what it gets, and why a fleet cannot be rendered.
 
-`explain` names the profile, the reasons against the others, and every parameter's origin. `judge` gives everything for
-which a render would refuse a fleet in one run: where `render` stops at the first kind, this goes on. It leaves out what
-follows from another finding: a device whose site is unknown is not blamed for expressions that use its site, and a
-deployment of an unknown application is not placed.
+`explain` names the profile, the reasons against the others, and every parameter's origin. `check_intent` gives
+everything for which a render would refuse a fleet in one run: where `render` stops at the first kind, this goes on. It
+leaves out what follows from another finding: a device whose site is unknown is not blamed for expressions that use its
+site, and a deployment of an unknown application is not placed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from margo_gitops.rendering.resolution import Resolved
 
 
 @dataclass(frozen=True, slots=True)
-class Judgement:
+class CheckedIntent:
     """A fleet as far as it can be rendered.
 
     Attributes:
@@ -35,11 +35,11 @@ class Judgement:
     resolved: tuple[Resolved, ...]
 
 
-def judge(
+def check_intent(
     intent: Intent,
     previous: Callable[[str], PreviousState | None] = lambda _device: None,
     unread: frozenset[str] = frozenset(),
-) -> Judgement:
+) -> CheckedIntent:
     """Return everything that is wrong with a fleet.
 
     Args:
@@ -75,7 +75,7 @@ def judge(
             except MargoGitopsError as error:
                 found = [error]
             errors += [error for error in found if not _follows(error, intent, blamed)]
-    return Judgement(tuple(errors), tuple(resolved))
+    return CheckedIntent(tuple(errors), tuple(resolved))
 
 
 def _is_placeable(deployment: Deployment, intent: Intent) -> bool:

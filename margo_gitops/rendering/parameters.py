@@ -11,14 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from margo_gitops.documents.application import DeploymentProfile, ParameterValue, Setting, ValueSchema
-from margo_gitops.documents.application import Target as ParameterTarget
+from margo_gitops.documents.application import DeploymentProfile, ParameterValue, Setting, Target, ValueSchema
 from margo_gitops.documents.deployment import DeployedParameter
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import Location, MargoGitopsError, ParameterInvalid, ParameterMissing, TemplateInvalid
 from margo_gitops.rendering.intent import Application, ById, Intent, Located
-from margo_gitops.rendering.placement import Target, selected
+from margo_gitops.rendering.placement import TargetDevice, selected
 from margo_gitops.rendering.templates import evaluate
 from margo_gitops.rendering.value_rules import RuleUnusableError, rule_text, violations
 
@@ -76,11 +75,11 @@ class Effective:
     value: ParameterValue
     origin: Origin
     overridden: tuple[Origin, ...]
-    targets: tuple[ParameterTarget, ...]
+    targets: tuple[Target, ...]
 
 
 def layers(
-    intent: Intent, deployment: Located[Deployment], application: Application, target: Target
+    intent: Intent, deployment: Located[Deployment], application: Application, target: TargetDevice
 ) -> Iterator[Layer]:
     """Yield the layers of a deployment on a device, weakest first."""
     yield _defaults(ById(application))
@@ -132,7 +131,7 @@ def effective_parameters(
 
 
 def _effective(
-    name: str, stack: Sequence[Layer], targets: tuple[ParameterTarget, ...], names: Mapping[str, Json]
+    name: str, stack: Sequence[Layer], targets: tuple[Target, ...], names: Mapping[str, Json]
 ) -> Effective | None:
     origins = [Origin(layer, layer.values[name]) for layer in stack if name in layer.values]
     if not origins:
@@ -158,14 +157,14 @@ Rule = tuple[Setting, ValueSchema]
 @lru_cache(maxsize=1024)
 def _used_parameters(
     application: ById[Application], profile: ById[DeploymentProfile]
-) -> tuple[tuple[str, tuple[ParameterTarget, ...], tuple[Rule, ...]], ...]:
+) -> tuple[tuple[str, tuple[Target, ...], tuple[Rule, ...]], ...]:
     """Return the parameters that a profile uses: name, targets in this profile, and the rules for their values."""
     components = {component.name for component in profile.value.components}
     rules = _rules(application.value)
     used = []
     for name, parameter in application.value.description.value.parameters.items():
         targets = tuple(
-            ParameterTarget(target.pointer, tuple(part for part in target.components if part in components))
+            Target(target.pointer, tuple(part for part in target.components if part in components))
             for target in parameter.targets
             if components.intersection(target.components)
         )

@@ -20,7 +20,7 @@ from margo_gitops.rendering.intent import Intent
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class TargetDevice:
     """A device as placement and expressions see it.
 
     Attributes:
@@ -46,12 +46,12 @@ class Target:
         return self.device.spec.site
 
 
-def targets(intent: Intent) -> dict[str, Target]:
+def targets(intent: Intent) -> dict[str, TargetDevice]:
     """Return every device of the fleet, by id, sorted."""
     return {name: _target(intent, intent.devices[name].value) for name in sorted(intent.devices)}
 
 
-def _target(intent: Intent, device: Device) -> Target:
+def _target(intent: Intent, device: Device) -> TargetDevice:
     located = intent.sites.get(device.spec.site) if device.spec.site else None
     site = located.value if located else None
     site_labels = site.metadata.labels if site else {}
@@ -70,10 +70,10 @@ def _target(intent: Intent, device: Device) -> Target:
             "name": site.metadata.name,
             "labels": plain_labels(site_labels),
         }
-    return Target(device, labels, facts, names)
+    return TargetDevice(device, labels, facts, names)
 
 
-def select(selector: DeviceSelector, fleet: Mapping[str, Target]) -> Iterator[Target]:
+def select(selector: DeviceSelector, fleet: Mapping[str, TargetDevice]) -> Iterator[TargetDevice]:
     """Yield the devices that a selector selects, in the fleet's order."""
     named = frozenset(selector.devices)
     for device_id, target in fleet.items():
@@ -81,7 +81,7 @@ def select(selector: DeviceSelector, fleet: Mapping[str, Target]) -> Iterator[Ta
             yield target
 
 
-def matches(selector: DeviceSelector, target: Target) -> bool:
+def matches(selector: DeviceSelector, target: TargetDevice) -> bool:
     """Return whether a device meets every condition of a selector; one without conditions matches none."""
     if not (selector.sites or selector.match_labels or selector.match_expressions):
         return False
@@ -92,7 +92,7 @@ def matches(selector: DeviceSelector, target: Target) -> bool:
     return not selector.match_expressions or selects(Selector(selector.match_expressions), target.labels)
 
 
-def selected(selector: DeviceSelector, target: Target) -> bool:
+def selected(selector: DeviceSelector, target: TargetDevice) -> bool:
     """Return whether a selector selects one device."""
     return selector.all or target.id in selector.devices or matches(selector, target)
 
@@ -103,7 +103,7 @@ def _same(left: object, right: object) -> bool:
 
 
 def choose_profile(
-    profiles: Sequence[DeploymentProfile], preferred: Sequence[str], target: Target
+    profiles: Sequence[DeploymentProfile], preferred: Sequence[str], target: TargetDevice
 ) -> DeploymentProfile:
     """Return the one profile that a device can run.
 

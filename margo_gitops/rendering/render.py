@@ -26,7 +26,7 @@ from margo_gitops.errors import (
 )
 from margo_gitops.rendering.desired_state import DesiredState, DocumentWriter, PreviousState, desired_state
 from margo_gitops.rendering.intent import Application, Intent, Located
-from margo_gitops.rendering.placement import Target, select, targets
+from margo_gitops.rendering.placement import TargetDevice, select, targets
 from margo_gitops.rendering.references import broken_references
 from margo_gitops.rendering.resolution import Resolved, application_deployment, choose, deployment_id, resolve
 
@@ -38,7 +38,7 @@ class Placement:
     deployment: Located[Deployment]
     application: Application
     profile: DeploymentProfile
-    target: Target
+    target: TargetDevice
 
 
 PlacementsByDevice = Mapping[str, Mapping[str, Placement]]

@@ -24,7 +24,7 @@ from margo_gitops.documents.records import write
 from margo_gitops.errors import AmbiguousProfile, MargoGitopsError, NotPlaceable, ReferenceUnknown
 from margo_gitops.rendering.intent import Application, ById, ComponentContent, Intent, Located
 from margo_gitops.rendering.parameters import Effective, effective_parameters, layers
-from margo_gitops.rendering.placement import Target, choose_profile
+from margo_gitops.rendering.placement import TargetDevice, choose_profile
 
 _DEPLOYMENT_IDS = uuid.UUID("8a2d2b0e-3f0a-5c39-9f2c-6f0d4be0a6a1")
 """The name space of deployment ids. Never changes: every id in every fleet depends on it."""
@@ -42,14 +42,14 @@ class Resolved:
     """One deployment on one device."""
 
     id: str
-    target: Target
+    target: TargetDevice
     deployment: Located[Deployment]
     application: Application
     profile: DeploymentProfile
     parameters: tuple[Effective, ...]
 
 
-def choose(deployment: Located[Deployment], application: Application, target: Target) -> DeploymentProfile:
+def choose(deployment: Located[Deployment], application: Application, target: TargetDevice) -> DeploymentProfile:
     """Return the profile that a device gets.
 
     Raises:
@@ -80,7 +80,7 @@ def resolve(
     deployment: Located[Deployment],
     application: Application,
     profile: DeploymentProfile,
-    target: Target,
+    target: TargetDevice,
     previous: Mapping[str, DeployedParameter] | None = None,
 ) -> tuple[Resolved, list[MargoGitopsError]]:
     """Return a deployment on a device with all its parameters, and everything wrong with these.

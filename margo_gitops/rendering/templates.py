@@ -1,11 +1,11 @@
 """Jinja2 expressions in parameter values: sandboxed, and functions of the device and nothing else.
 
-J-1  Only expressions (`{{ … }}`); no statements, no comments, no includes.
-J-2  An undefined name is an error.
-J-3  No I/O, no clock, no randomness: no globals, and only filters and tests whose result depends on their input.
-J-4  A value that is exactly one expression keeps its type; anything else becomes text, with true and false in lower
-     case.
-J-5  Results are bounded, and so are operators and filters that could make them huge, one by one and together.
+EXPR-1  Only expressions (`{{ … }}`); no statements, no comments, no includes.
+EXPR-2  An undefined name is an error.
+EXPR-3  No I/O, no clock, no randomness: no globals, and only filters and tests whose result depends on their input.
+EXPR-4  A value that is exactly one expression keeps its type; anything else becomes text, with true and false in lower
+        case.
+EXPR-5  Results are bounded, and so are operators and filters that could make them huge, one by one and together.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class _Environment(ImmutableSandboxedEnvironment):
     intercepted_binops = frozenset({"*", "**", "%"})
 
     def call(self, context: Any, called: Any, /, *args: Any, **keywords: Any) -> Any:  # noqa: ANN401, ARG002
-        """Refuse every call: methods of text (`ljust`, `format`) could make huge results (J-5)."""
+        """Refuse every call: methods of text (`ljust`, `format`) could make huge results (EXPR-5)."""
         raise SecurityError("calls are not possible, use filters")
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401
-        """Refuse operations whose result could be huge (J-5)."""
+        """Refuse operations whose result could be huge (EXPR-5)."""
         numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
         if operator == "**" and not (numbers and abs(left) <= MAX_RESULT and abs(right) <= 64):
             raise SecurityError("the power is too large")

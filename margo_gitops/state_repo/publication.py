@@ -64,7 +64,7 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceChange:
+class PublishedDevice:
     """A device whose state changed: its new version, and the commit on its branch."""
 
     device: str
@@ -86,7 +86,7 @@ class Publication:
     """
 
     fleet_commit: str | None
-    changes: tuple[DeviceChange, ...]
+    changes: tuple[PublishedDevice, ...]
     unchanged: int
     left: tuple[str, ...]
     freshness: Renewed | None = None
@@ -140,7 +140,7 @@ def publish(
         ref = device_ref(state.device)
         message = device_message(state, fleet_commit, provenance)
         moves[ref] = seal.commit(trees[state.device], values.get(ref), message)
-        changes.append(DeviceChange(state.device, state.site, state.version, moves[ref]))
+        changes.append(PublishedDevice(state.device, state.site, state.version, moves[ref]))
     renewed = None
     if renewal is not None:
         leaves = [leaf_of(state.device, state.manifest) for state in states]

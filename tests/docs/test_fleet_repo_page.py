@@ -80,8 +80,8 @@ def test_every_name_that_expressions_may_use_is_listed_and_has_a_value(tmp_path:
 
 
 def test_the_rules_of_expressions_are_those_of_the_code() -> None:
-    rules = re.findall(r"^(J-\d)  ", templates.__doc__ or "", re.MULTILINE)
-    assert re.findall(r"^\| (J-\d) \|", PAGE, re.MULTILINE) == rules
+    rules = re.findall(r"^(EXPR-\d)  ", templates.__doc__ or "", re.MULTILINE)
+    assert re.findall(r"^\| (EXPR-\d) \|", PAGE, re.MULTILINE) == rules
     assert f"{MAX_SOURCE:,} characters, its result {MAX_RESULT:,}" in PAGE
 
 

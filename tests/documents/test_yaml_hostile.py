@@ -1,4 +1,4 @@
-"""YAML that strangers wrote: each of the rules Y-1 to Y-6 is broken once; each refusal says where and what to do."""
+"""YAML that strangers wrote: each of the rules YAML-1 to YAML-6 is broken once; each refusal says where and why."""
 
 import pytest
 import yaml

@@ -1,4 +1,4 @@
-"""Expressions in parameter values: rules J-1 to J-5 of `rendering/templates.py`."""
+"""Expressions in parameter values: rules EXPR-1 to EXPR-5 of `rendering/templates.py`."""
 
 import time
 from contextlib import suppress

@@ -18,7 +18,7 @@ from margo_gitops.errors import AmbiguousProfile, AnswerRefused, MargoGitopsErro
 from margo_gitops.operations.compatibility import Compatibility, compatibility
 from margo_gitops.rendering.desired_state import PreviousState
 from margo_gitops.rendering.intent import Application, Intent, Located
-from margo_gitops.rendering.placement import Target, choose_profile, select, targets
+from margo_gitops.rendering.placement import TargetDevice, choose_profile, select, targets
 from margo_gitops.rendering.render import Placement, resolve_placement
 from margo_gitops.rendering.value_rules import is_empty, rule_text
 
@@ -53,7 +53,7 @@ class FormCheck:
         """Which devices could take the application."""
         return compatibility(self.intent, self.application)
 
-    def chosen(self, placement: DeviceSelector) -> tuple[Target, ...]:
+    def chosen(self, placement: DeviceSelector) -> tuple[TargetDevice, ...]:
         """Return the devices that a placement selects."""
         return tuple(select(placement, self._fleet))
 
@@ -68,7 +68,7 @@ class FormCheck:
             raise unknown(f"profile of {self.target.description.id}", name, ids)
 
     @cached_property
-    def _fleet(self) -> dict[str, Target]:
+    def _fleet(self) -> dict[str, TargetDevice]:
         return targets(self.intent)
 
     def parameter(
@@ -182,7 +182,7 @@ class FormCheck:
             told = [f"{_devices(devices)}: {reason}" for reason, devices in reasons.items()]
             raise AnswerRefused(f"parameter {name} cannot be this", why=told[:_TOLD])
 
-    def _reasons(self, changed: Located[Deployment], alone: Application, target: Target) -> Iterator[str]:
+    def _reasons(self, changed: Located[Deployment], alone: Application, target: TargetDevice) -> Iterator[str]:
         try:
             profile = choose_profile(alone.description.value.deployment_profiles, self.known_profiles, target)
             placement = Placement(changed, alone, profile, target)

@@ -16,7 +16,7 @@ from margo_gitops.operations.policies.policy_history import PolicyHistory, Span,
 from margo_gitops.rendering.changes import DeviceChange
 from margo_gitops.rendering.difference import difference, rendered_fleet
 from margo_gitops.rendering.intent import Intent, Located
-from margo_gitops.rendering.placement import Target, targets
+from margo_gitops.rendering.placement import TargetDevice, targets
 from margo_gitops.rendering.policies.approvals import judge_reviews, judge_signatures
 from margo_gitops.rendering.policies.facts import Commit, PolicyInForce, Step, Verdict, refusing
 from margo_gitops.rendering.policies.freezes import judge_freezes
@@ -79,9 +79,9 @@ def judge_commits(span: Span, history: PolicyHistory, *, before_merge: bool) -> 
 
 def judge_change_of_devices(change: Change, policies: Sequence[PolicyInForce]) -> Verdict | None:
     """Return what the policies in force say of the devices that a change reaches; None where they have no freezes."""
-    known: list[dict[str, Target]] = []
+    known: list[dict[str, TargetDevice]] = []
 
-    def both(device: str) -> list[Target]:
+    def both(device: str) -> list[TargetDevice]:
         if not known:
             known.extend(targets(intent) for intent in (change.intent, _intent_before(change.span)) if intent)
         return [fleet[device] for fleet in known if device in fleet]
@@ -126,7 +126,7 @@ def refuse_breaches(verdicts: Iterable[Verdict]) -> None:
 
 
 def with_sites(repo: FleetRepo, steps: Iterable[Step]) -> Iterator[Step]:
-    """Yield steps with the sites that they change, by rendering both sides of each (P-3)."""
+    """Yield steps with the sites that they change, by rendering both sides of each (POLICY-3)."""
     before: _Side | None = None
     begun = False
     left: tuple[Commit, ...] = ()

@@ -42,7 +42,7 @@ from margo_gitops.operations.validate.rule_findings import (
     of_rule,
 )
 from margo_gitops.rendering.desired_state import PreviousState
-from margo_gitops.rendering.explanation import judge
+from margo_gitops.rendering.explanation import check_intent
 from margo_gitops.rendering.intent import Application, Intent
 from margo_gitops.rendering.resolution import Resolved
 
@@ -151,10 +151,10 @@ def _findings(tree: RootTree, previous: Previous, span: Span | None) -> Iterator
     yield from map(of_finding, found)
     if intent is None:
         return
-    judgement = judge(intent, previous, _unread(found))
-    yield from map(of_error, judgement.errors)
-    yield from _unpinned(tree, intent, judgement.resolved)
-    yield from policy_of_content(tree, intent, judgement.resolved, span)
+    checked = check_intent(intent, previous, _unread(found))
+    yield from map(of_error, checked.errors)
+    yield from _unpinned(tree, intent, checked.resolved)
+    yield from policy_of_content(tree, intent, checked.resolved, span)
 
 
 _KINDS = {

@@ -1,11 +1,11 @@
 """What policies are judged by: commits, the steps of the main line, and the policy that is in force.
 
-P-1  A change is judged by the policy before it, so that it cannot loosen what it is judged by. The result (freezes,
-     applications, registries) must obey its own policy too.
-P-2  The main line is the chain of first parents. Each of its commits is a step, and brings all that was not there
-     before it; the policy before a step is that of the step's first parent.
-P-3  A commit that cannot be rendered changes no device; the next one that can answers for both.
-P-4  A merged breach is healed by a later commit of the main line that answers for it: `Approves: COMMIT`.
+POLICY-1  A change is judged by the policy before it, so that it cannot loosen what it is judged by. The result
+          (freezes, applications, registries) must obey its own policy too.
+POLICY-2  The main line is the chain of first parents. Each of its commits is a step, and brings all that was not there
+          before it; the policy before a step is that of the step's first parent.
+POLICY-3  A commit that cannot be rendered changes no device; the next one that can answers for both.
+POLICY-4  A merged breach is healed by a later commit of the main line that answers for it: `Approves: COMMIT`.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ class Verdict:
 
 
 def approvals(steps: Sequence[Step], index: int, commit: str) -> Iterator[Commit]:
-    """Yield the commits of the main line, after a step, that answer for a commit of it (P-4).
+    """Yield the commits of the main line, after a step, that answer for a commit of it (POLICY-4).
 
     Args:
         steps: oldest first.

@@ -1,8 +1,9 @@
 """Whether a change reaches devices that are frozen at its date. No clock is read: the date is handed in.
 
-F-1  A device is frozen if it matches as it was before the change, or as it is after: neither a new label nor a move to
-     another site is a way out.
-F-2  Frozen means: its branch does not get another commit; leaving the fleet and moving between sites count as changes.
+FREEZE-1  A device is frozen if it matches as it was before the change, or as it is after: neither a new label nor a
+          move to another site is a way out.
+FREEZE-2  Frozen means: its branch does not get another commit; leaving the fleet and moving between sites count as
+          changes.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.documents.fleet_policy import Freeze
 from margo_gitops.errors import Location, SiteFrozen
 from margo_gitops.rendering.changes import DeviceChange
-from margo_gitops.rendering.placement import Target, selected
+from margo_gitops.rendering.placement import TargetDevice, selected
 from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
 
 _SHOWN = 20
 """Devices that a message names."""
 
-Targets = Callable[[str], Collection[Target]]
+Targets = Callable[[str], Collection[TargetDevice]]
 """A device as it was and as it is; nothing for one that is not known."""
 
 
