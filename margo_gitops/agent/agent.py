@@ -21,16 +21,19 @@ from margo_gitops.agent.pull.held import floor_files, freshness_keeper, read_pol
 from margo_gitops.agent.service.loop import Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.agent.service.signals import Interruptions
-from margo_gitops.agent.settings.loading import LoadedConfiguration
-from margo_gitops.appliers.applier import Applier
+from margo_gitops.agent.settings.configuration import AgentConfiguration
+from margo_gitops.appliers.applier import Applier, ApplierContext
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.transport.git.git_transport import GitTransport
+from margo_gitops.transport.git.source import GitSource
+from margo_gitops.transport.http.source import HttpSource
 
 if TYPE_CHECKING:
     from margo_gitops.transport.http.http_transport import HttpTransport
 
 LOCK_FILE: Final = "lock"
+CLIENT_ID_FILE: Final = "client-id.json"
 APPLIERS_FOLDER: Final = "appliers"
 
 Clock = Callable[[], float]
@@ -53,7 +56,7 @@ class Parts:
     record: Record
 
 
-def run_once(configuration: LoadedConfiguration, log_format: LogFormat, *, retry: bool = False) -> Outcome:
+def run_once(configuration: AgentConfiguration, log_format: LogFormat, *, retry: bool = False) -> Outcome:
     """Poll once, apply, report, and return how it went.
 
     Args:
@@ -72,7 +75,7 @@ def run_once(configuration: LoadedConfiguration, log_format: LogFormat, *, retry
         return outcome
 
 
-def run_service(configuration: LoadedConfiguration, log_format: LogFormat) -> None:
+def run_service(configuration: AgentConfiguration, log_format: LogFormat) -> None:
     """Poll, apply and report until SIGTERM or SIGINT.
 
     Raises:
@@ -89,19 +92,19 @@ def run_service(configuration: LoadedConfiguration, log_format: LogFormat) -> No
         Service(
             cycles=parts.cycle,
             report=parts.report,
-            schedule=Schedule(configuration.device, configuration.interval, configuration.jitter),
+            schedule=Schedule(configuration.device, configuration.poll.interval, configuration.jitter),
             waiting=interruptions,
             manager=manager,
             record=parts.record,
             clock=time.time,
             timer=time.monotonic,
-            longest_wait=configuration.wait,
+            longest_wait=configuration.source.http.wait if configuration.source.http else 0,
         ).run()
 
 
 @contextlib.contextmanager
 def working_agent(
-    configuration: LoadedConfiguration,
+    configuration: AgentConfiguration,
     log_format: LogFormat,
     interruptions: Interruptions,
     clock: Clock = time.time,
@@ -126,10 +129,9 @@ def working_agent(
         ApplierUnusable: an applier is not installed, or its settings cannot work.
         StateFolderUnusable: the state folder cannot be used.
     """
-    http = _http_transport(configuration)
-    transport = http or GitTransport(configuration.git_source())
+    transport = _transport(configuration)
     limits = DeviceLimits(
-        read_eligibility(configuration.device, configuration.capabilities_files), configuration.longest_timeout
+        read_eligibility(configuration.device, configuration.capabilities), round(configuration.longest_timeout)
     )
     interrupted = interrupted or interruptions.stopping
     log = EventLog(log_format, clock)
@@ -164,40 +166,44 @@ def working_agent(
                 freshness=freshness_keeper(configuration, record, clock, transport, interruptions.abortable),
                 abortable=interruptions.abortable,
             )
-            yield Parts(cycle, _reporter(http, configuration, journal, record, interruptions), journal, record)
+            yield Parts(cycle, _reporter(transport, configuration, journal, record, interruptions), journal, record)
 
 
-def _http_transport(configuration: LoadedConfiguration) -> HttpTransport | None:
-    """Return the transport of an HTTP source, nothing opened yet; None where the source is another.
+def _transport(configuration: AgentConfiguration) -> GitTransport | HttpTransport:
+    """Return the transport of the source, nothing opened yet.
 
     Raises:
         SourceMisconfigured: its settings cannot work.
     """
-    if configuration.content.source.http is None:
-        return None
+    source, device = configuration.source, configuration.device
+    if source.git is not None:
+        return GitTransport(GitSource.of(source.git, device))
+    if source.http is None:
+        raise TypeError("a configuration has one source")
     # A device with another source does not load what speaks HTTP.
     from margo_gitops.transport.http.http_transport import HttpTransport
 
-    return HttpTransport(configuration.http_source())
+    return HttpTransport(HttpSource.of(source.http, device, configuration.state_folder / CLIENT_ID_FILE))
 
 
 def _reporter(
-    transport: HttpTransport | None,
-    configuration: LoadedConfiguration,
+    transport: GitTransport | HttpTransport,
+    configuration: AgentConfiguration,
     journal: Journal,
     record: Record,
     interruptions: Interruptions,
 ) -> Callable[[], None]:
     """Return what sends reports to the server; what does nothing where the source is none."""
-    if transport is None:
+    settings = configuration.source.http
+    if settings is None or isinstance(transport, GitTransport):
         return lambda: None
     from margo_gitops.agent.report.reporter import Reporter
 
     return Reporter(
         transport=transport,
         device=configuration.device,
-        capabilities=configuration.capabilities_files,
-        statuses=configuration.reports_status,
+        capabilities=configuration.capabilities,
+        statuses=settings.report_status,
         journal=journal,
         record=record,
         timer=time.monotonic,
@@ -205,7 +211,7 @@ def _reporter(
     ).send
 
 
-def create_appliers(configuration: LoadedConfiguration, interrupted: Callable[[], bool]) -> Mapping[str, Applier]:
+def create_appliers(configuration: AgentConfiguration, interrupted: Callable[[], bool]) -> Mapping[str, Applier]:
     """Return the configured appliers by name, in the configuration's order.
 
     Args:
@@ -216,10 +222,13 @@ def create_appliers(configuration: LoadedConfiguration, interrupted: Callable[[]
         ApplierUnusable: one is not installed, or its settings cannot work.
     """
     appliers = {}
-    for name in configuration.content.appliers:
+    source = configuration.source.git or configuration.source.http
+    proxy = source is not None and source.proxy_from_environment
+    for name, settings in configuration.appliers.items():
         folder = configuration.state_folder / APPLIERS_FOLDER / name
         make_folder(folder)
-        appliers[name] = create_applier(name, configuration.applier_context(name, folder, interrupted))
+        context = ApplierContext(configuration.device, folder, settings.values, interrupted, proxy)
+        appliers[name] = create_applier(name, context)
     return appliers
 
 

@@ -15,10 +15,11 @@ from margo_gitops.agent.memory.events import LogFormat
 from margo_gitops.agent.pull.held import freshness_keeper, verify_held
 from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
 from margo_gitops.agent.report.inspection import as_json, as_text, held_proof, report
+from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import read_environment
-from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, LoadedConfiguration, load_configuration
+from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, load_configuration
 from margo_gitops.documents.freshness import MAX_PROOF_BYTES
-from margo_gitops.errors import AgentMisconfigured, ExitCode, Location, NothingHeld
+from margo_gitops.errors import AgentMisconfigured, ExitCode, NothingHeld
 
 _config = click.option(
     "--config",
@@ -81,7 +82,7 @@ def verify(config: Path | None) -> None:
     click.echo(f"  {len(state.deployments)} deployments; signed by {signer}")
 
 
-def _load(config: Path | None) -> LoadedConfiguration:
+def _load(config: Path | None) -> AgentConfiguration:
     environment = read_environment(os.environ)
     return load_configuration(config or Path(environment.config or DEFAULT_CONFIGURATION), environment)
 
@@ -132,12 +133,11 @@ def import_proof(file: Path, config: Path | None) -> None:
     click.echo(f"proven as of {taken.statement.issued}, until {taken.statement.expires}; signed by {taken.signer}")
 
 
-def _keeper(configuration: LoadedConfiguration) -> FreshnessKeeper:
+def _keeper(configuration: AgentConfiguration) -> FreshnessKeeper:
     keeper = freshness_keeper(configuration, lambda _event: None)
     if keeper is None:
         raise AgentMisconfigured(
             "this device does not ask for proof of freshness",
-            where=Location(str(configuration.file)),
-            remedy="add freshness: {} to the configuration",
+            remedy="add freshness: {} to the agent's configuration",
         )
     return keeper

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from margo_gitops.documents.nodes import FieldPath, Json
 
@@ -65,6 +65,21 @@ class Wire:
     """The name in the file, where it is not the camelCase of the attribute."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Spelled:
+    """A value that a file spells in its own way, such as a path or a duration.
+
+    Attributes:
+        hint: what the file holds, with its notes.
+        read: returns the value of what the file holds; also gets the file's folder, or "" where nobody knows it.
+        write: returns what the file holds for a value.
+    """
+
+    hint: object
+    read: Callable[[Any, str], object]
+    write: Callable[[Any], Json]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,6 +34,7 @@ from margo_gitops.documents.declarations import (
     Keys,
     OtherKeysSlot,
     Range,
+    Spelled,
     Text,
     Wire,
 )
@@ -48,6 +49,7 @@ from margo_gitops.documents.shapes import (
     MapShape,
     NumberShape,
     Shape,
+    SpelledShape,
     TextShape,
     UnionShape,
     describe,
@@ -176,7 +178,7 @@ class RecordShape(Shape):
                 if item.about.examples:
                     schema["examples"] = list(item.about.examples)
             if not item.required and isinstance(item.default, (str, int, float, bool)):
-                schema["default"] = item.default
+                schema["default"] = item.shape.write(item.default)
             properties[item.wire] = schema
         definition: dict[str, Json] = {
             "type": "object",
@@ -228,6 +230,8 @@ def shape_of(hint: object, *, optional: bool = False) -> Shape:
     if get_origin(hint) is Annotated:
         hint, *rest = get_args(hint)
         notes = tuple(rest)
+    if (spelled := _note(notes, Spelled)) is not None:
+        return SpelledShape(shape_of(spelled.hint), spelled)
     if hint == Json:
         return AnyShape()
     origin = get_origin(hint)
@@ -278,15 +282,18 @@ def _record_shape(cls: Hashable) -> RecordShape:
     return RecordShape(cast("type", cls))
 
 
-def find(cls: type[T], source: SourceText, *, older_shape: bool = False) -> tuple[T | None, list[Finding]]:
+def find(
+    cls: type[T], source: SourceText, *, older_shape: bool = False, folder: str = ""
+) -> tuple[T | None, list[Finding]]:
     """Return the document as a value, or None where it is invalid, and every finding, warnings too.
 
     Args:
         cls: the record class of the document's kind.
         source: the document as read, in its current shape.
         older_shape: whether it was upgraded from an older shape of the standard.
+        folder: the folder that paths in the document are relative to.
     """
-    found = FindingList(source.file, older_shape=older_shape)
+    found = FindingList(source.file, older_shape=older_shape, folder=folder)
     value = record_shape(cls).read(source.root, (), found)
     findings = found.findings
     if found.omitted:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import cast
 
-from margo_gitops.documents.declarations import Items, Keys, Range, Text
+from margo_gitops.documents.declarations import Items, Keys, Range, Spelled, Text
 from margo_gitops.documents.nodes import FieldPath, Json, Node, dotted
 from margo_gitops.errors import Finding, Location
 
@@ -24,14 +24,16 @@ class FindingList:
     Attributes:
         file: the document's name, for locations.
         older_shape: whether it was upgraded from an older shape, which lacks what only the current one requires.
+        folder: the folder of the file, which paths in it are relative to; "" where nobody knows it.
         findings: the first `MAX_FINDINGS`.
         errors: how many of all findings refuse the document.
         omitted: how many findings came after the first `MAX_FINDINGS`.
     """
 
-    def __init__(self, file: str, *, older_shape: bool = False) -> None:
+    def __init__(self, file: str, *, older_shape: bool = False, folder: str = "") -> None:
         self.file = file
         self.older_shape = older_shape
+        self.folder = folder
         self.findings: list[Finding] = []
         self.errors = 0
         self.omitted = 0
@@ -248,6 +250,25 @@ class MapShape(Shape):
         if self.keys:
             schema["propertyNames"] = {"pattern": self.keys.pattern}
         return schema
+
+
+class SpelledShape(Shape):
+    """A value that a file spells in its own way."""
+
+    def __init__(self, inner: Shape, note: Spelled) -> None:
+        self.json_types, self.noun = inner.json_types, inner.noun
+        self._inner = inner
+        self._note = note
+
+    def read(self, node: Node, path: FieldPath, found: FindingList) -> object:
+        held = self._inner.read(node, path, found)
+        return held if held is INVALID else self._note.read(held, found.folder)
+
+    def write(self, value: object) -> Json:
+        return self._note.write(value)
+
+    def schema(self, definitions: dict[str, Json]) -> dict[str, Json]:
+        return self._inner.schema(definitions)
 
 
 class AnyShape(Shape):

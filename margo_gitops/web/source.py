@@ -13,12 +13,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NoReturn
+from dataclasses import dataclass, fields
+from typing import Annotated, Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
+from margo_gitops.documents.declarations import About, Text, Wire
 from margo_gitops.errors import SourceMisconfigured
+from margo_gitops.settings import Duration, FilePath
 
 TLS_SETTINGS = ("ca_file", "client_certificate", "client_key")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -26,41 +27,49 @@ _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True, slots=True)
 class WebSource:
-    """The settings of a source over http or https; each kind of source adds its own, and checks all when it is made.
+    """What every source on the network has; each kind of source adds its own, and checks all when it is made.
 
-    Attributes:
-        url: where it is; which forms are possible is the kind's own matter.
-        token_file: file that holds the token and nothing else; read again whenever it changes.
-        token_variable: name of the environment variable that holds the token; read at each request.
-        username: send the token as the password of this user (Basic) instead of as a bearer token.
-        allow_plain_token: let the token travel over http to another machine.
-        ca_file: certificates (PEM) to trust instead of the system's.
-        client_certificate: certificate chain (PEM) to present to the server; read again whenever it changes.
-        client_key: its private key (PEM, unencrypted); None where it is in the file of the certificate.
-        proxy_from_environment: honour http_proxy, https_proxy and no_proxy. Off: a proxy sees every plain request, and
-            the environment of a service is the last place where anybody looks for one.
-        connect_seconds: bound on one connection attempt, TLS included.
-        read_seconds: bound on each wait for the other side.
-        pull_seconds: bound on one whole pull.
+    A token or certificate file is read again when it changes, a token's variable at each request. The environment's
+    proxy is off by default: it would see every plain request.
     """
 
-    url: str
-    token_file: Path | None = None
-    token_variable: str | None = None
-    username: str | None = None
-    allow_plain_token: bool = False
-    ca_file: Path | None = None
-    client_certificate: Path | None = None
-    client_key: Path | None = None
-    proxy_from_environment: bool = False
-    connect_seconds: float = 15
-    read_seconds: float = 30
-    pull_seconds: float = 300
+    url: Annotated[
+        str,
+        About("Where the source is; never with credentials in it.", ("https://git.example/s.git",)),
+        Text(min_length=1),
+    ]
+    token_file: Annotated[
+        FilePath | None, About("File that holds an access token and nothing else; read again when it changes.")
+    ] = None
+    token_variable: Annotated[
+        str | None,
+        Wire("tokenEnvironment"),
+        About("Name of the environment variable that holds the token, instead of a file."),
+        Text(min_length=1),
+    ] = None
+    username: Annotated[
+        str | None, About("Send the token as this user's password instead of as a bearer token."), Text(min_length=1)
+    ] = None
+    allow_plain_token: Annotated[bool, About("Let the token travel over http to another machine.")] = False
+    ca_file: Annotated[FilePath | None, About("Certificates (PEM) to trust instead of the system's.")] = None
+    client_certificate: Annotated[FilePath | None, About("Certificate chain (PEM) that the device presents.")] = None
+    client_key: Annotated[FilePath | None, About("Private key (PEM) of the client certificate.")] = None
+    proxy_from_environment: Annotated[bool, About("Honour http_proxy, https_proxy and no_proxy.")] = False
+    connect_seconds: Annotated[Duration, Wire("connectTimeout"), About("Longest connection attempt, TLS included.")] = (
+        15
+    )
+    read_seconds: Annotated[Duration, Wire("readTimeout"), About("Longest silence of the source.")] = 30
+    pull_seconds: Annotated[Duration, Wire("pullTimeout"), About("Longest pull as a whole.")] = 300
 
     @property
     def address(self) -> SplitResult:
         """The URL in its parts."""
         return urlsplit(self.url)
+
+
+def settings_of(source: WebSource) -> dict[str, Any]:
+    """Return settings by name, to make a source of them."""
+    return {each.name: getattr(source, each.name) for each in fields(source)}
 
 
 def parse_address(url: str, kinds: Sequence[str], remedy: str) -> SplitResult:

@@ -13,6 +13,7 @@ from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import CONFIG_VARIABLE, OVERRIDES, TOKEN_VARIABLE
 from margo_gitops.documents.records import iterate_fields, read
 from margo_gitops.documents.yaml_text import read_yaml
+from margo_gitops.web.source import WebSource
 
 PAGE = Path(__file__).parents[2] / "docs" / "agent.md"
 ROWS = {row.group(1): row.group(0) for row in re.finditer(r"^\| `([^`]+)` \|.*$", PAGE.read_text(), re.MULTILINE)}
@@ -20,7 +21,7 @@ ROWS = {row.group(1): row.group(0) for row in re.finditer(r"^\| `([^`]+)` \|.*$"
 
 def records() -> list[type]:
     named = [value for value in vars(configuration).values() if isinstance(value, type) and is_dataclass(value)]
-    return [cls for cls in named if cls.__module__ == configuration.__name__ and cls.__name__ != "LoadedConfiguration"]
+    return [cls for cls in named if cls.__module__ == configuration.__name__ or issubclass(cls, WebSource)]
 
 
 KEYS = sorted(

@@ -7,11 +7,13 @@ from device_world import World
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.agent.settings.configuration import seconds
+from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import OVERRIDES, Environment, read_environment
-from margo_gitops.agent.settings.loading import LoadedConfiguration, load_configuration
+from margo_gitops.agent.settings.loading import load_configuration
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import AgentMisconfigured, ExitCode, MargoGitopsError
+from margo_gitops.settings import seconds, spell_duration
+from margo_gitops.transport.git.source import GitSource
 
 
 @pytest.fixture
@@ -19,8 +21,13 @@ def world(tmp_path: Path) -> World:
     return World(tmp_path / "world")
 
 
-def load(world: World, **variables: str) -> LoadedConfiguration:
+def load(world: World, **variables: str) -> AgentConfiguration:
     return load_configuration(world.config, read_environment(variables))
+
+
+def git_source(configuration: AgentConfiguration) -> GitSource:
+    assert configuration.source.git
+    return GitSource.of(configuration.source.git, configuration.device)
 
 
 def refused(world: World, **variables: str) -> str:
@@ -34,14 +41,14 @@ def test_paths_are_relative_to_the_file(world: World, monkeypatch: pytest.Monkey
     monkeypatch.chdir("/")
     loaded = load(world)
     assert loaded.state_folder == world.folder / "agent"
-    assert loaded.floor_copy == world.folder / "elsewhere" / "floor.json"
+    assert loaded.trust.floor_copy == world.folder / "elsewhere" / "floor.json"
 
 
 def test_defaults(world: World) -> None:
     world.configure(poll=None)
     loaded = load(world)
-    assert (loaded.interval, loaded.jitter) == (60, 6)
-    source = loaded.git_source()
+    assert (loaded.poll.interval, loaded.jitter) == (60, 6)
+    source = git_source(loaded)
     assert source.ref_name == b"refs/heads/devices/press-07"
     assert source.pull_seconds == 300
 
@@ -118,22 +125,23 @@ def test_each_variable_overrides_its_key(world: World) -> None:
     loaded = load(world, **values)
     assert loaded.device == "press-08"
     assert loaded.state_folder == Path("/elsewhere")
-    assert loaded.interval == 120
-    assert loaded.content.trust.allowed_signers == "/signers"
-    assert loaded.content.trust.unsigned is None
-    source = loaded.git_source()
+    assert loaded.poll.interval == 120
+    assert loaded.trust.allowed_signers == Path("/signers")
+    assert loaded.trust.unsigned is None
+    source = git_source(loaded)
     assert (source.url, source.ca_file) == ("https://git.example.com/s.git", Path("/ca.pem"))
 
 
 def test_the_token_of_the_environment_wins_over_the_file_and_stays_where_it_is(world: World) -> None:
     world.configure(source={"git": {"url": "https://git.example.com/s.git", "tokenFile": "token"}})
-    assert load(world).git_source().token_file == world.folder / "token"
+    assert git_source(load(world)).token_file == world.folder / "token"
     loaded = load(world, MARGO_GITOPS_TOKEN="hunter2")
-    source = loaded.git_source()
+    source = git_source(loaded)
     assert (source.token_file, source.token_variable) == (None, "MARGO_GITOPS_TOKEN")
     assert "hunter2" not in repr(loaded) + repr(source)
     world.configure(source={"http": {"url": "https://wfm.example.com/margo", "tokenFile": "token"}})
-    over_http = load(world, MARGO_GITOPS_TOKEN="hunter2").http_source()
+    over_http = load(world, MARGO_GITOPS_TOKEN="hunter2").source.http
+    assert over_http
     assert (over_http.token_file, over_http.token_variable) == (None, "MARGO_GITOPS_TOKEN")
 
 
@@ -142,6 +150,7 @@ def test_the_token_of_the_environment_wins_over_the_file_and_stays_where_it_is(w
 )
 def test_durations(text: str | float, value: float) -> None:
     assert seconds(text) == value
+    assert seconds(spell_duration(value)) == value  # type: ignore[arg-type]  # a number or a text
 
 
 @given(st.text(max_size=12))

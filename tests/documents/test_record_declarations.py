@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
 import pytest
@@ -20,6 +21,7 @@ from margo_gitops.documents.declarations import (
 from margo_gitops.documents.nodes import Node, SourceText, dotted
 from margo_gitops.documents.records import camel_case, find, iterate_fields, json_schema, read, write
 from margo_gitops.errors import InvalidDocument
+from margo_gitops.settings import Duration, FilePath
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,3 +180,34 @@ def test_a_fault_after_the_last_finding_shown_still_refuses():
 def test_a_long_key_or_value_is_not_printed_in_full():
     _, findings = find(Strict, source({"link": None, "k" * 10_000: 1}))
     assert len(str(findings[0])) < 400
+
+
+# Values that a file spells in its own way
+
+
+@dataclass(frozen=True)
+class Spelling:
+    place: FilePath
+    every: Duration = 60
+    others: tuple[FilePath, ...] = ()
+
+
+def test_a_path_is_relative_to_its_file_and_a_duration_is_seconds():
+    plain = {"place": "a/b", "every": "2h", "others": ["/c", "d"]}
+    value, findings = find(Spelling, source(plain), folder="/etc/x")
+    assert not findings
+    assert value == Spelling(Path("/etc/x/a/b"), 7200, (Path("/c"), Path("/etc/x/d")))
+    assert write(value) == {"place": "/etc/x/a/b", "every": "2h", "others": ["/c", "/etc/x/d"]}
+
+
+@pytest.mark.parametrize(("key", "held"), [("place", ""), ("place", 1), ("every", "2 h"), ("every", -1), ("every", [])])
+def test_what_cannot_be_spelled_so_is_a_finding_at_its_place(key, held):
+    value, (finding,) = find(Spelling, source({"place": "x", key: held}))
+    assert value is None
+    assert finding.path == key
+
+
+def test_the_schema_says_what_the_file_holds():
+    definition = json_schema(Spelling, schema_id="x", title="x")
+    assert definition["properties"]["place"] == {"type": "string", "minLength": 1}
+    assert definition["properties"]["every"]["default"] == "60s"

@@ -13,7 +13,7 @@ from margo_gitops.agent.memory.events import Record
 from margo_gitops.agent.pull.floor_files import FloorFiles
 from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper, FreshnessRules, ProofStore
 from margo_gitops.agent.pull.trusted_store import TrustedStore
-from margo_gitops.agent.settings.loading import LoadedConfiguration
+from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
 from margo_gitops.errors import AgentMisconfigured, Location, NothingHeld, StoredStateDamaged
@@ -25,17 +25,17 @@ FLOOR_FILE: Final = "floor.json"
 STORE_FOLDER: Final = "trusted"
 
 
-def trusted_store(configuration: LoadedConfiguration) -> TrustedStore:
+def trusted_store(configuration: AgentConfiguration) -> TrustedStore:
     """Return the place of the trusted state."""
     return TrustedStore(configuration.state_folder / STORE_FOLDER)
 
 
-def floor_files(configuration: LoadedConfiguration) -> FloorFiles:
+def floor_files(configuration: AgentConfiguration) -> FloorFiles:
     """Return the places of the trust floor."""
-    return FloorFiles(configuration.device, configuration.state_folder / FLOOR_FILE, configuration.floor_copy)
+    return FloorFiles(configuration.device, configuration.state_folder / FLOOR_FILE, configuration.trust.floor_copy)
 
 
-def read_policy(configuration: LoadedConfiguration, *, signed: bool = True) -> TrustPolicy:
+def read_policy(configuration: AgentConfiguration, *, signed: bool = True) -> TrustPolicy:
     """Return what the device demands of its state, with the list of signers as it is now.
 
     Args:
@@ -46,16 +46,15 @@ def read_policy(configuration: LoadedConfiguration, *, signed: bool = True) -> T
         AgentMisconfigured: the list cannot be read.
         AllowedSignersInvalid: the list has mistakes.
     """
-    trust = configuration.content.trust
+    trust = configuration.trust
     signers = None
     if signed and trust.allowed_signers is not None:
-        path = configuration.path(trust.allowed_signers)
-        signers = parse_allowed_signers(_read_list(path), str(path))
+        signers = parse_allowed_signers(_read_list(trust.allowed_signers), str(trust.allowed_signers))
     return TrustPolicy(configuration.device, signers, minimum_version=trust.minimum_version)
 
 
 def freshness_keeper(
-    configuration: LoadedConfiguration,
+    configuration: AgentConfiguration,
     record: Record,
     clock: Callable[[], float] = time.time,
     source: ProofSource | None = None,
@@ -70,10 +69,10 @@ def freshness_keeper(
         source: where proofs come from; None: nowhere but by hand.
         abortable: a signal to stop may cut off what is done inside.
     """
-    settings, path = configuration.content.freshness, configuration.statement_signers
+    settings, path = configuration.freshness, configuration.statement_signers
     if settings is None or path is None:
         return None
-    copy = configuration.floor_copy
+    copy = configuration.trust.floor_copy
     parsed = functools.lru_cache(maxsize=1)(parse_allowed_signers)  # asked several times in a cycle
     return FreshnessKeeper(
         FreshnessRules(configuration.device, settings.required, settings.on_expiry == "hold"),
@@ -89,7 +88,7 @@ def freshness_keeper(
     )
 
 
-def verify_held(configuration: LoadedConfiguration) -> TrustedState:
+def verify_held(configuration: AgentConfiguration) -> TrustedState:
     """Return the held state after every check that a freshly fetched one has to pass, from the bytes on disk.
 
     Raises:

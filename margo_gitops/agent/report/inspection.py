@@ -10,7 +10,7 @@ from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.poll_record import KEPT_EVERY
 from margo_gitops.agent.memory.recorded import RecordedDeployment, RecordedEvent, RecordedWorkload, deployment_status
 from margo_gitops.agent.pull.held import floor_files, freshness_keeper, verify_held
-from margo_gitops.agent.settings.loading import LoadedConfiguration
+from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.status import DeploymentStatus
@@ -64,7 +64,7 @@ class AgentReport:
     freshness: HeldProof | None = None
 
 
-def report(configuration: LoadedConfiguration) -> AgentReport:
+def report(configuration: AgentConfiguration) -> AgentReport:
     """Return how the device stands.
 
     Raises:
@@ -95,7 +95,7 @@ def report(configuration: LoadedConfiguration) -> AgentReport:
         )
 
 
-def held_proof(configuration: LoadedConfiguration) -> HeldProof | None:
+def held_proof(configuration: AgentConfiguration) -> HeldProof | None:
     """Return what the device's proof of freshness says now; None where its configuration wants none."""
     keeper = freshness_keeper(configuration, lambda _event: None)
     if keeper is None:
@@ -115,7 +115,7 @@ def held_proof(configuration: LoadedConfiguration) -> HeldProof | None:
     )
 
 
-def _held(configuration: LoadedConfiguration) -> tuple[int | None, str | None, MargoGitopsError | None]:
+def _held(configuration: AgentConfiguration) -> tuple[int | None, str | None, MargoGitopsError | None]:
     try:
         state = verify_held(configuration)
     except NothingHeld:

@@ -5,14 +5,12 @@ Paths are relative to the file; variables win over it (docs/agent.md, environmen
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.agent.settings.configuration import AgentConfiguration, seconds
+from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import Environment
-from margo_gitops.appliers.applier import ApplierContext, never
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.kinds import read_as, read_source
@@ -20,11 +18,8 @@ from margo_gitops.documents.nodes import Bounds, Node, SourceText
 from margo_gitops.documents.records import find
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import AgentMisconfigured, InvalidDocument, Location, UnreadableDocument
-from margo_gitops.transport.git.source import GitSource
-from margo_gitops.transport.http.source import HttpSource
 
 DEFAULT_CONFIGURATION: Final = Path("/etc/margo-gitops/agent.yaml")
-CLIENT_ID_FILE: Final = "client-id.json"
 
 _LARGEST_CAPABILITIES: Final = 1024 * 1024
 _UNUSABLE: Final = "the device's capabilities cannot be used"
@@ -35,150 +30,7 @@ _CORRECT: Final = (
 _BOUNDS: Final = Bounds(size=64 * 1024, depth=12, nodes=2_000)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadedConfiguration:
-    """A configuration with its file's folder, which paths are relative to."""
-
-    file: Path
-    content: AgentConfiguration
-
-    def path(self, name: str) -> Path:
-        """Return a path of the configuration as an absolute one."""
-        return (self.file.absolute().parent / name).absolute()
-
-    @property
-    def device(self) -> str:
-        """This device's id."""
-        return self.content.device
-
-    @property
-    def state_folder(self) -> Path:
-        """The folder for all that must survive a restart."""
-        return self.path(self.content.state_folder)
-
-    @property
-    def floor_copy(self) -> Path | None:
-        """The second place of the trust floor."""
-        name = self.content.trust.floor_copy
-        return self.path(name) if name is not None else None
-
-    @property
-    def statement_signers(self) -> Path | None:
-        """The list of the keys that may sign statements of freshness; None where the device does not ask for any."""
-        freshness = self.content.freshness
-        name = (freshness.allowed_signers or self.content.trust.allowed_signers) if freshness else None
-        return self._optional(name)
-
-    @property
-    def interval(self) -> float:
-        """Seconds between two polls."""
-        return seconds(self.content.poll.interval)
-
-    @property
-    def jitter(self) -> float:
-        """The most seconds a poll is moved within its interval."""
-        jitter = self.content.poll.jitter
-        return seconds(jitter) if jitter is not None else self.interval / 10
-
-    def git_source(self) -> GitSource:
-        """Return the settings of the git source.
-
-        Raises:
-            SourceMisconfigured: they cannot work.
-        """
-        git = self.content.source.git
-        if git is None:
-            raise TypeError("the source is no git source")
-        return GitSource(
-            url=git.url,
-            device=self.device if git.ref is None else None,
-            ref=git.ref,
-            token_file=self._optional(git.token_file),
-            token_variable=git.token_environment,
-            username=git.username,
-            allow_plain_token=git.allow_plain_token,
-            ca_file=self._optional(git.ca_file),
-            client_certificate=self._optional(git.client_certificate),
-            client_key=self._optional(git.client_key),
-            ssh_identity=self._optional(git.ssh_identity),
-            ssh_known_hosts=self._optional(git.known_hosts),
-            proxy_from_environment=git.proxy_from_environment,
-            connect_seconds=seconds(git.connect_timeout),
-            read_seconds=seconds(git.read_timeout),
-            pull_seconds=seconds(git.pull_timeout),
-        )
-
-    def http_source(self) -> HttpSource:
-        """Return the settings of the HTTP source.
-
-        Raises:
-            SourceMisconfigured: they cannot work.
-        """
-        http = self.content.source.http
-        if http is None:
-            raise TypeError("the source is no HTTP source")
-        return HttpSource(
-            url=http.url,
-            token_file=self._optional(http.token_file),
-            token_variable=http.token_environment,
-            username=http.username,
-            allow_plain_token=http.allow_plain_token,
-            ca_file=self._optional(http.ca_file),
-            client_certificate=self._optional(http.client_certificate),
-            client_key=self._optional(http.client_key),
-            server_spiffe_id=http.server_spiffe_id,
-            contract=http.contract,
-            device=self.device,
-            signing_certificate=self._optional(http.signing_certificate),
-            signing_key=self._optional(http.signing_key),
-            signature_algorithm=http.signature_algorithm,
-            client_id=http.client_id,
-            client_id_file=self.state_folder / CLIENT_ID_FILE,
-            proxy_from_environment=http.proxy_from_environment,
-            connect_seconds=seconds(http.connect_timeout),
-            read_seconds=seconds(http.read_timeout),
-            pull_seconds=seconds(http.pull_timeout),
-        )
-
-    @property
-    def wait(self) -> float:
-        """The most seconds that a server may keep a poll waiting for a change."""
-        http = self.content.source.http
-        return seconds(http.wait) if http is not None else 0.0
-
-    @property
-    def longest_timeout(self) -> int:
-        """The most seconds that one step of a component may take."""
-        return round(seconds(self.content.longest_timeout))
-
-    @property
-    def capabilities_files(self) -> tuple[Path, ...]:
-        """That document, and those of its children."""
-        return tuple(self.path(name) for name in self.content.capabilities)
-
-    @property
-    def reports_status(self) -> bool:
-        """Whether the status of each deployment is sent."""
-        http = self.content.source.http
-        return http is not None and http.report_status
-
-    def applier_context(self, name: str, folder: Path, interrupted: Callable[[], bool] = never) -> ApplierContext:
-        """Return what the factory of an applier gets.
-
-        Args:
-            name: of the applier.
-            folder: of its own.
-            interrupted: whether the agent was asked to stop.
-        """
-        source = self.content.source
-        proxy = any(part.proxy_from_environment for part in (source.git, source.http) if part is not None)
-        return ApplierContext(self.device, folder, self.content.appliers[name].values, interrupted, proxy)
-
-    def _optional(self, name: str | None) -> Path | None:
-        return self.path(name) if name is not None else None
-
-
-def load_configuration(file: Path, environment: Environment) -> LoadedConfiguration:
+def load_configuration(file: Path, environment: Environment) -> AgentConfiguration:
     """Return the configuration in a file, with what the environment overrides.
 
     Args:
@@ -204,13 +56,15 @@ def load_configuration(file: Path, environment: Environment) -> LoadedConfigurat
             why=error.why,
             remedy=error.remedy,
         ) from error
-    configuration, findings = find(AgentConfiguration, _overridden(source, environment))
+    configuration, findings = find(
+        AgentConfiguration, _overridden(source, environment), folder=str(file.absolute().parent)
+    )
     if configuration is None:
         errors = [str(finding) for finding in findings if finding.severity == "error"]
         raise AgentMisconfigured(
             "the agent's configuration has mistakes", where=Location(str(file)), why=errors, remedy="correct the file"
         )
-    return LoadedConfiguration(file, configuration)
+    return configuration
 
 
 def read_capabilities(path: Path) -> DeviceCapabilities:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Annotated
 from urllib.parse import SplitResult
 
 from dulwich.refs import Ref, check_ref_format
 
+from margo_gitops.documents.declarations import About, Text, Wire
 from margo_gitops.documents.state_layout import StateBounds, device_ref
 from margo_gitops.errors import SourceMisconfigured
+from margo_gitops.settings import FilePath
 from margo_gitops.web.source import (
     TLS_SETTINGS,
     WebSource,
@@ -19,6 +21,7 @@ from margo_gitops.web.source import (
     check_times,
     parse_address,
     refuse_settings,
+    settings_of,
 )
 
 _KINDS = ("https", "http", "ssh", "file")
@@ -28,22 +31,39 @@ _SSH_ONLY = ("ssh_identity", "ssh_known_hosts")
 
 
 @dataclass(frozen=True, slots=True)
-class GitSource(WebSource):
+class GitSettings(WebSource):
+    """A git repository that holds rendered state: https, http, ssh or file."""
+
+    ref: Annotated[
+        str | None,
+        About("Read this ref instead of the device's own branch.", ("refs/heads/devices/press-07",)),
+        Text(min_length=1),
+    ] = None
+    ssh_identity: Annotated[FilePath | None, About("Private key for ssh.")] = None
+    ssh_known_hosts: Annotated[FilePath | None, Wire("knownHosts"), About("Host keys of the ssh server.")] = None
+
+
+@dataclass(frozen=True, slots=True)
+class GitSource(GitSettings):
     """Settings of one source; made once, checked when made.
 
-    Its URL is `https://host[:port]/path`, `http://…`, `ssh://[user@]host[:port]/path` or `file:///path`.
+    Its URL is `https://host[:port]/path`, `http://…`, `ssh://[user@]host[:port]/path` or `file:///path`. Without an
+    identity or known hosts, ssh's own configuration chooses.
 
     Attributes:
-        device: the device whose branch is read.
-        ref: a full ref name instead of a device.
-        ssh_identity: private key file for ssh; None leaves the choice to ssh's own configuration.
-        ssh_known_hosts: file with the server's host keys; None leaves the choice to ssh's own configuration.
+        device: the device whose branch is read; None where the settings name a ref.
     """
 
     device: str | None = None
-    ref: str | None = None
-    ssh_identity: Path | None = None
-    ssh_known_hosts: Path | None = None
+
+    @classmethod
+    def of(cls, settings: GitSettings, device: str) -> GitSource:
+        """Return the source that a device's settings describe.
+
+        Raises:
+            SourceMisconfigured: they cannot work, or would give a secret away.
+        """
+        return cls(**settings_of(settings), device=device if settings.ref is None else None)
 
     def __post_init__(self) -> None:
         """Check the settings.

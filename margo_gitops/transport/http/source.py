@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
+from margo_gitops.documents.declarations import About, Problem, Text
 from margo_gitops.documents.state_layout import StateBounds
+from margo_gitops.settings import Duration, FilePath, spell_duration
 from margo_gitops.web.source import (
     TLS_SETTINGS,
     WebSource,
@@ -16,6 +19,7 @@ from margo_gitops.web.source import (
     check_times,
     parse_address,
     refuse_settings,
+    settings_of,
 )
 
 Algorithm: TypeAlias = Literal["ecdsa-p256-sha256", "ecdsa-p384-sha384", "rsa-v1_5-sha256", "rsa-pss-sha256"]
@@ -26,35 +30,71 @@ CLIENT_ID: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~-]{1,200}")
 """A client id: a segment of a path, and nothing that changes the path."""
 
 _SPIFFE_ID: Final = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._~-]+)+")
+_LONGEST_WAIT: Final = 300.0
 _REMEDY: Final = "give https://host[:port], with the path that stands before /api/v1 if there is one"
 
 
 @dataclass(frozen=True, slots=True)
-class HttpSource(WebSource):
+class HttpSettings(WebSource):
+    """A server of the Margo API, or static files in its layout: https or http."""
+
+    wait: Annotated[
+        Duration, About("How long the server may keep a poll waiting for a change; 0 for not at all.", ("60s",))
+    ] = 0
+    server_spiffe_id: Annotated[
+        str | None,
+        About(
+            "The SPIFFE ID that the server's certificate must have; then its host name does not count.",
+            ("spiffe://plant.example/margo/wfm/main",),
+        ),
+        Text(min_length=1),
+    ] = None
+    report_status: Annotated[bool, About("Send the status of each deployment when it changes.")] = True
+    contract: Annotated[
+        Literal["g1", "g2"], About("Which version of Margo's API the server has; g1: client ids and signed requests.")
+    ] = "g2"
+    signing_certificate: Annotated[
+        FilePath | None, About("Certificate (PEM) that a server of g1 knows the device by.")
+    ] = None
+    signing_key: Annotated[FilePath | None, About("Private key (PEM) that signs requests; for g1.")] = None
+    signature_algorithm: Annotated[
+        Algorithm | None, About("How requests are signed; by default, as the key's kind says.")
+    ] = None
+    client_id: Annotated[
+        str | None,
+        About("The client id that a server of g1 has issued; by default, the device asks for one."),
+        Text(min_length=1),
+    ] = None
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield a wait during which the agent would be lost to everything else."""
+        if self.wait > _LONGEST_WAIT:
+            yield Problem(("wait",), f"must be at most 5m, is {spell_duration(self.wait)}")
+
+
+@dataclass(frozen=True, slots=True)
+class HttpSource(HttpSettings):
     """Settings of one source; made once, checked when made.
 
     Its URL is the base of the API, `https://host[:port][/prefix]`: what stands before `/api/v1/deployments`. A poll
     that waits for a change waits longer than `read_seconds`, and does not count for `pull_seconds`.
 
     Attributes:
-        server_spiffe_id: the SPIFFE ID that the server's certificate must have; then its host name does not count.
-        contract: the version of the API: the current one, or the older one with client ids and signed requests.
         device: this device's id, as the fleet names it; for the older contract.
-        signing_certificate: certificate (PEM) that the server knows the device by; for the older contract.
-        signing_key: its private key (PEM, unencrypted); for the older contract.
-        signature_algorithm: None: the one of the key's kind; an RSA key has two.
-        client_id: issued elsewhere; None: the server is asked for it once.
-        client_id_file: where the issued id is kept; None: nowhere.
+        client_id_file: where the issued client id is kept; None: nowhere.
     """
 
-    server_spiffe_id: str | None = None
-    contract: Literal["g1", "g2"] = "g2"
     device: str | None = None
-    signing_certificate: Path | None = None
-    signing_key: Path | None = None
-    signature_algorithm: Algorithm | None = None
-    client_id: str | None = None
     client_id_file: Path | None = None
+
+    @classmethod
+    def of(cls, settings: HttpSettings, device: str, client_id_file: Path) -> HttpSource:
+        """Return the source that a device's settings describe.
+
+        Raises:
+            SourceMisconfigured: they cannot work, or would give a secret away.
+        """
+        return cls(**settings_of(settings), device=device, client_id_file=client_id_file)
 
     def __post_init__(self) -> None:
         """Check the settings.
