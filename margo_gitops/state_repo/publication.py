@@ -1,13 +1,13 @@
 """Put a render into the state repo: one fleet commit, one commit per changed device, all refs or none.
 
-PUBLICATION-1  A device commit's tree is the very tree object that the fleet commit holds for this device.
+PUBLICATION-1  A device commit's tree is the same tree object that the fleet commit has for this device.
 PUBLICATION-2  Equal input gives equal commit ids: author and dates come from the fleet commit, signatures are ed25519.
-PUBLICATION-3  A device whose state did not change gets no commit; where nothing changed at all, there is none.
-PUBLICATION-4  A device that left the fleet keeps its branch, and its tree stays in the fleet branch below `left/`:
-               nothing on a machine stops because a file was deleted, and its version goes on where it was if it comes
-               back.
-PUBLICATION-5  A statement of freshness moves with the state that it speaks of. Where nothing changed, it is renewed
-               once half of its life is over, so that equal renders in a row write nothing.
+PUBLICATION-3  A device whose state did not change gets no commit. If nothing changed at all, there is no commit.
+PUBLICATION-4  A device that left the fleet keeps its branch, and its tree stays in the fleet branch below `left/`. So a
+               deleted file stops nothing on a machine. If the device comes back, its version continues from the last
+               one.
+PUBLICATION-5  A freshness statement moves together with its state. If nothing changed, it is renewed after half of its
+               life, so that repeated equal renders write nothing.
 """
 
 from __future__ import annotations

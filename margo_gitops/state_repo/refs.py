@@ -4,8 +4,8 @@ git writes a transaction over many refs as one loose file after the other, so a 
 Here every ref lives in `packed-refs`, and one rename moves them all:
 
     REFS-1  One writer at a time: `packed-refs.lock`, which git itself respects.
-    REFS-2  Under the lock every expected value is compared; one difference, and nothing is written.
-    REFS-3  Loose refs, which git reads first, are folded in before anything moves; that changes no value.
+    REFS-2  Under the lock, the renderer compares every expected value. If one differs, it writes nothing.
+    REFS-3  Loose refs, which git reads first, are moved into the file before any ref moves; this changes no value.
     REFS-4  The new file is complete and synced before it takes the old one's place.
 
 Some other program that writes a loose ref between REFS-3 and REFS-4 without this lock would win over the new value;
