@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
-from margo_gitops.digests import DIGEST_PATTERN, Digest
+from margo_gitops.digests import DIGEST_PATTERN, Digest, sha256
 from margo_gitops.documents.application import repeated
 from margo_gitops.documents.declarations import About, Problem, Range, Text
 from margo_gitops.documents.deployment import UUID_PATTERN
+from margo_gitops.documents.json_text import write_json
+from margo_gitops.documents.records import write
 
 MANIFEST_MEDIA_TYPE = "application/vnd.margo.manifest.v1+json"
 BUNDLE_MEDIA_TYPE: Final = "application/vnd.margo.bundle.v1+tar+gzip"
@@ -128,3 +130,35 @@ def gzip_stored(content: bytes) -> bytes:
         parts += [struct.pack("<BHH", last, len(block), len(block) ^ 0xFFFF), block]
     parts.append(struct.pack("<II", zlib.crc32(content), len(content) & 0xFFFFFFFF))
     return b"".join(parts)
+
+
+def write_manifest(version: int, deployments: Mapping[str, bytes]) -> bytes:
+    """Return the exact bytes of a state manifest (Margo desired state, manifest fields; RFC 8785).
+
+    Args:
+        version: `manifestVersion`.
+        deployments: exact bytes of each deployment document, by deployment id.
+    """
+    references = tuple(
+        DeploymentReference(
+            deployment_id=name,
+            digest=(digest := sha256(deployments[name])),
+            url=f"/api/v1/deployments/{name}/{digest}",
+            size_bytes=len(deployments[name]),
+        )
+        for name in sorted(deployments)
+    )
+    return write_json(write(StateManifest(version, _bundle(deployments), references)))
+
+
+def _bundle(deployments: Mapping[str, bytes]) -> BundleReference | None:
+    if not deployments:
+        return None
+    content = write_bundle(deployments)
+    digest = sha256(content)
+    return BundleReference(
+        media_type=BUNDLE_MEDIA_TYPE,
+        digest=digest,
+        url=f"/api/v1/bundles/{digest}",
+        size_bytes=len(content),
+    )

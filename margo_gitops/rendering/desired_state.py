@@ -10,16 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.deployment import ApplicationDeployment, DeployedProfile
-from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.manifest import (
-    BUNDLE_MEDIA_TYPE,
     MAX_MANIFEST_VERSION,
-    BundleReference,
-    DeploymentReference,
-    StateManifest,
-    write_bundle,
+    write_manifest,
 )
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
@@ -74,9 +68,9 @@ def desired_state(
         StateTampered: the previous manifest is none, or its version cannot be raised.
     """
     if previous is None:
-        return DesiredState(device, site, 1, manifest(1, deployments), deployments, changed=True)
+        return DesiredState(device, site, 1, write_manifest(1, deployments), deployments, changed=True)
     version = rendered_version(device, previous.manifest)
-    content = manifest(version, deployments)
+    content = write_manifest(version, deployments)
     held = DesiredState(device, site, version, content, deployments, changed=False)
     return held if content == previous.manifest else raised(held)
 
@@ -90,7 +84,7 @@ def raised(state: DesiredState) -> DesiredState:
     if state.version == MAX_MANIFEST_VERSION:
         raise StateTampered(f"the manifest version of {state.device} cannot be raised any more", device=state.device)
     version = state.version + 1
-    content = manifest(version, state.deployments)
+    content = write_manifest(version, state.deployments)
     return DesiredState(state.device, state.site, version, content, state.deployments, changed=True)
 
 
@@ -109,38 +103,6 @@ def rendered_version(device: str, content: bytes) -> int:
             remedy="put the branch back to the last commit of the renderer",
         )
     return int(match[1])
-
-
-def manifest(version: int, deployments: Mapping[str, bytes]) -> bytes:
-    """Return the exact bytes of a state manifest (Margo desired state, manifest fields; RFC 8785).
-
-    Args:
-        version: `manifestVersion`.
-        deployments: exact bytes of each deployment document, by deployment id.
-    """
-    references = tuple(
-        DeploymentReference(
-            deployment_id=name,
-            digest=(digest := sha256(deployments[name])),
-            url=f"/api/v1/deployments/{name}/{digest}",
-            size_bytes=len(deployments[name]),
-        )
-        for name in sorted(deployments)
-    )
-    return write_json(write(StateManifest(version, _bundle(deployments), references)))
-
-
-def _bundle(deployments: Mapping[str, bytes]) -> BundleReference | None:
-    if not deployments:
-        return None
-    content = write_bundle(deployments)
-    digest: Digest = sha256(content)
-    return BundleReference(
-        media_type=BUNDLE_MEDIA_TYPE,
-        digest=digest,
-        url=f"/api/v1/bundles/{digest}",
-        size_bytes=len(content),
-    )
 
 
 class DocumentWriter:

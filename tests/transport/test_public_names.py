@@ -1,4 +1,4 @@
-"""What other packages may import of transport and appliers: all of it is there, and costs nothing until it is used."""
+"""What other packages may import: all of it is there, and costs nothing until it is used."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ["margo_gitops.transport", "margo_gitops.appliers"]
+PACKAGES = ["margo_gitops.documents", "margo_gitops.transport", "margo_gitops.appliers"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)
