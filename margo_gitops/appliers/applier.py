@@ -3,12 +3,12 @@
 An applier serves deployment profiles of some types with one engine. The agent decides what happens in which order;
 an applier does one step for one component and keeps these promises:
 
-    A-1  `prepare` touches nothing that runs: it fetches and verifies everything that `install` will need.
-    A-2  `install` is idempotent, updates in place, and leaves a component that already runs as asked for untouched.
-    A-3  When `install` fails, what ran before runs again, and the error says whether it does.
-    A-4  `remove` is idempotent and removes only what this agent installed.
-    A-5  Any step may be cut off at any moment; the same step started again ends in the same state.
-    A-6  `observe` reads the engine, never the applier's memory.
+APPLIER-1  `prepare` touches nothing that runs: it fetches and verifies everything that `install` will need.
+APPLIER-2  `install` is idempotent, updates in place, and leaves a component that already runs as asked for untouched.
+APPLIER-3  When `install` fails, what ran before runs again, and the error says whether it does.
+APPLIER-4  `remove` is idempotent and removes only what this agent installed.
+APPLIER-5  Any step may be cut off at any moment; the same step started again ends in the same state.
+APPLIER-6  `observe` reads the engine, never the applier's memory.
 
 Plug-ins register a factory under the entry point group `margo_gitops.appliers`; see `docs/appliers.md`.
 """
@@ -115,7 +115,7 @@ class ApplierContext:
         folder: a folder of this applier's own, inside the agent's state folder; it exists.
         settings: the applier's part of the agent configuration, as plain values; the factory checks it.
         interrupted: whether the agent was asked to stop; asked in loops that wait, which then raise `StepInterrupted`
-            and leave everything as it is: the step is started again later (A-5).
+            and leave everything as it is: the step is started again later (APPLIER-5).
         proxy_from_environment: whether downloads may use the proxy that the environment names (https_proxy, no_proxy).
     """
 
@@ -127,7 +127,7 @@ class ApplierContext:
 
 
 class Applier(Protocol):
-    """Makes components run with one engine. See the module's promises A-1 to A-6."""
+    """Makes components run with one engine. See the module's promises APPLIER-1 to APPLIER-6."""
 
     profile_types: Sequence[str]
 

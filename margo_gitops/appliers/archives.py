@@ -1,10 +1,10 @@
 """Unpack a component's content safely: hostile archives are refused whole.
 
-    R-1  The archive is a tar.gz within the bounds on its members and on its unpacked size.
-    R-2  Members are files, folders and links; no devices, no pipes, no sparse files.
-    R-3  Names are relative, without `..`, backslashes and control characters, and stand once.
-    R-4  A link leads to a place inside the folder, and nothing is written through a link.
-    R-5  Set-uid, set-gid and sticky bits, owners, and write permission for others are not kept.
+ARCHIVE-1  The archive is a tar.gz within the bounds on its members and on its unpacked size.
+ARCHIVE-2  Members are files, folders and links; no devices, no pipes, no sparse files.
+ARCHIVE-3  Names are relative, without `..`, backslashes and control characters, and stand once.
+ARCHIVE-4  A link leads to a place inside the folder, and nothing is written through a link.
+ARCHIVE-5  Set-uid, set-gid and sticky bits, owners, and write permission for others are not kept.
 
 Source: Margo application registry, compose archive ("before extraction"); the archive's digest was verified before.
 """
@@ -105,7 +105,7 @@ def _write_member(tar: tarfile.TarFile, member: tarfile.TarInfo, path: PurePosix
         with place.open("xb") as file:
             while content is not None and (chunk := content.read(_CHUNK)):
                 file.write(chunk)
-            # R-5: what is left is who may run it.
+            # ARCHIVE-5: what is left is who may run it.
             os.fchmod(file.fileno(), 0o755 if member.mode & stat.S_IXUSR else 0o644)
 
 
@@ -165,7 +165,7 @@ def _shown(name: str) -> str:
 
 
 class _Guarded:
-    """A stream that gives no more than the bounds allow, in all and at once (R-1)."""
+    """A stream that gives no more than the bounds allow, in all and at once (ARCHIVE-1)."""
 
     def __init__(self, stream: gzip.GzipFile, bounds: ArchiveBounds) -> None:
         self._stream = stream

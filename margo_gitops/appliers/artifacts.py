@@ -1,9 +1,9 @@
 """The content of components, kept by digest below the applier's folder.
 
-C-1  Nothing is used before its digest was verified; a cached entry is verified again at each use.
-C-2  An entry that is damaged is fetched again.
-C-3  Fetching is bounded in bytes and time (`web.download` over https); the digest decides anyway.
-C-4  Entries appear in one step; nothing half fetched stays.
+ARTIFACT-1  Nothing is used before its digest was verified; a cached entry is verified again at each use.
+ARTIFACT-2  An entry that is damaged is fetched again.
+ARTIFACT-3  Fetching is bounded in bytes and time (`web.download` over https); the digest decides anyway.
+ARTIFACT-4  Entries appear in one step; nothing half fetched stays.
 """
 
 from __future__ import annotations

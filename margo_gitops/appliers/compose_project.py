@@ -1,8 +1,8 @@
 """What a workload is to Compose: names, environment, labels, verdicts. Pure.
 
-N-1  The project name holds the whole deployment id, so that no two deployments share a project.
-N-2  Parameters reach Compose as environment variables; which service gets which is for the compose file to say.
-N-3  Every container carries labels that say whose it is, so that the engine alone tells what runs.
+PROJECT-1  The project name holds the whole deployment id, so that no two deployments share a project.
+PROJECT-2  Parameters reach Compose as environment variables; which service gets which is for the compose file to say.
+PROJECT-3  Every container carries labels that say whose it is, so that the engine alone tells what runs.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def environment_of(workload: Workload) -> dict[str, str]:
 
 
 def override_file(workload: Workload, device: str, services: Mapping[str, Json]) -> bytes:
-    """Return the compose file that is laid over the component's own: labels, and no pulls behind our back (A-1)."""
+    """Return the compose file that is laid over the component's own: labels, and no pulls during `up` (APPLIER-1)."""
     names = ",".join(sorted(services))
     additions: dict[str, Json] = {}
     for name, service in sorted(services.items()):

@@ -161,7 +161,7 @@ class RunningProject:
 
         Raises:
             EngineUnavailable: the engine does not answer.
-            WorkloadUnsupported: some of them are not this device's (A-4).
+            WorkloadUnsupported: some of them are not this device's (APPLIER-4).
         """
         found = self._engine.containers(PROJECT, self.name)
         foreign = [container for container in found if container.labels.get(DEVICE) != self._device]

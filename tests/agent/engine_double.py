@@ -1,4 +1,4 @@
-"""An engine in memory that keeps the promises A-1 to A-6, and can fail or be killed between any two of its steps."""
+"""An engine in memory that keeps the promises APPLIER-1 to APPLIER-6, and can fail or be killed between two steps."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ class EngineDouble:
         if not self.answers:
             raise EngineUnavailable("the engine does not answer")
         return [
-            # A half-done installation looks whole: the worst that A-6 allows.
+            # A half-done installation looks whole: the worst that APPLIER-6 allows.
             Observed(key, digest if self.tells_digest else None, self.engine.conditions.get(key, "running"))
             for key, digest in sorted(self.engine.running.items())
         ]

@@ -1,6 +1,6 @@
 """What has to be done so that a device runs what its state asks for; a value, made before anything is touched. Pure.
 
-A-1..A-6 are the appliers' promises (margo_gitops/appliers/applier.py). The plan adds:
+APPLIER-1..APPLIER-6 are the appliers' promises (margo_gitops/appliers/applier.py). The plan adds:
 
 L-1  Everything that changes is prepared before anything is installed.
 L-2  Workloads are installed in order: deployments as `desired_deployments` sorts them, components as listed.
@@ -8,9 +8,9 @@ L-3  What is gone from the state is removed last, and only when everything new w
      is refused, no engine that is needed is silent, nothing failed to be fetched. Of a deployment that is wanted still
      nothing is removed before all of it is installed: a renamed component goes when its successor runs.
 L-4  After a failure the rest of that deployment, and the deployments that wait for it, are left as they are;
-     independent deployments go on. What ran before keeps running (A-3).
+     independent deployments go on. What ran before keeps running (APPLIER-3).
 L-5  Where wanted and observed agree, nothing is done. An installation that was begun, and of which the journal knows
-     no good end, is done again (A-5).
+     no good end, is done again (APPLIER-5).
 L-6  A workload that moved to another applier is installed there first, then removed where it was.
 L-7  Content that could not be prepared, installed or removed is not tried again before its pause is over; other
      content is, at once, and so is what has come to run by itself.
@@ -160,7 +160,7 @@ def make_plan(
     removals += [
         Removal(item.applier, item.key, _removal_rests(item.applier, item, now))
         for item in memory.values()
-        # Begun and not ended well: done again, although the engine shows nothing any more (A-4, A-5).
+        # Begun and not ended well: done again, although the engine shows nothing any more (APPLIER-4, APPLIER-5).
         if item.state == "removing"
         and item.applier in observed
         and item.key not in wanted
