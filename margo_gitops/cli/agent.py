@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from dataclasses import asdict
@@ -18,6 +17,7 @@ from margo_gitops.agent.report.inspection import as_json, as_text, held_proof, r
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, load_configuration
+from margo_gitops.cli.output import output_option, show
 from margo_gitops.documents.freshness import MAX_PROOF_BYTES
 from margo_gitops.errors import AgentMisconfigured, ExitCode, NothingHeld
 
@@ -62,11 +62,11 @@ def run(config: Path | None, log_format: LogFormat) -> None:
 
 @agent.command()
 @_config
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@output_option()
 def status(config: Path | None, output: str) -> None:
     """Show what the device holds, runs, and what went wrong."""
     found = report(_load(config))
-    click.echo(json.dumps(as_json(found), indent=2, ensure_ascii=False) if output == "json" else as_text(found))
+    show(output, as_json(found), as_text(found).splitlines())
 
 
 @agent.command()
@@ -92,10 +92,10 @@ def freshness() -> None:
     """See whether this device holds the newest state, and take a proof that was carried here by hand."""
 
 
-@freshness.command()
+@freshness.command("show")
 @_config
-@click.option("--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def show(config: Path | None, output: str) -> None:
+@output_option()
+def show_proof(config: Path | None, output: str) -> None:
     """Show what proves that the held state is the newest, and until when.
 
     Exits 1 if nothing does.
@@ -105,10 +105,7 @@ def show(config: Path | None, output: str) -> None:
     found = held_proof(configuration)
     if found is None:
         raise TypeError("a device with a keeper has a verdict")
-    if output == "json":
-        click.echo(json.dumps(asdict(found), indent=2))
-    else:
-        click.echo(f"{found.verdict}: {found.text}")
+    show(output, asdict(found), [f"{found.verdict}: {found.text}"])
     codes = {"fresh": ExitCode.OK, "expiring": ExitCode.OK, "refused": ExitCode.TRUST}
     sys.exit(codes.get(found.verdict, ExitCode.FINDINGS))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import click
@@ -19,9 +21,9 @@ from margo_gitops.cli.completion import (
     complete_versions,
 )
 from margo_gitops.cli.edit_options import Editing, edit_options
-from margo_gitops.cli.options import fleet_option, output_option
+from margo_gitops.cli.options import fleet_option, rev_option
+from margo_gitops.cli.output import output_option, show
 from margo_gitops.documents.application import ApplicationDescription, ParameterValue
-from margo_gitops.documents.records import write
 from margo_gitops.editing.applications import Upgrade, UpgradeRequest, add_edit
 from margo_gitops.editing.applications import upgrade as upgrade_deployments
 from margo_gitops.editing.named import named_application, named_devices, named_sites
@@ -29,8 +31,8 @@ from margo_gitops.errors import ReferenceUnknown
 from margo_gitops.operations.application_catalog import application_catalog, catalog_page
 from margo_gitops.operations.catalog_text import compatibility_lines, list_lines, page_lines
 from margo_gitops.operations.compatibility import compatibility
-from margo_gitops.operations.fleet_input import read_fleet_commit, read_working_tree
-from margo_gitops.rendering.intent import Application, Intent
+from margo_gitops.operations.fleet_input import read_intent, read_working_tree
+from margo_gitops.rendering.intent import Application
 
 
 @click.group()
@@ -40,20 +42,18 @@ def app() -> None:
 
 @app.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@fleet_option
 @click.option("--replace", is_flag=True, help="Overwrite this version if it is there with other content.")
 @edit_options
-def add(path: Path, fleet: Path, replace: bool, commit: bool, branch: str | None, dry_run: bool) -> None:
+def add(path: Path, replace: bool, editing: Editing) -> None:
     """Copy the package in the folder PATH into the fleet repo, and pin its digest in applications.lock."""
-    editing = Editing(fleet, commit, branch, dry_run)
-    if commit or dry_run:
+    if editing.commit or editing.dry_run:
         base = editing.base()
         package = read_package(DiskTree(path), f"{path}/")
         _print_findings(package)
         editing.finish(base, add_edit(base, package, replace=replace))
         return
     editing.refuse_branch()
-    vendored = add_package(path, FleetRepo.find(fleet).root, replace=replace)
+    vendored = add_package(path, FleetRepo.find(editing.fleet).root, replace=replace)
     _print_findings(vendored.package)
     description = vendored.package.application.description.value
     click.echo(f"{vendored.outcome} {description.id} {description.metadata.version} in {vendored.folder}")
@@ -74,17 +74,13 @@ def add(path: Path, fleet: Path, replace: bool, commit: bool, branch: str | None
     help="Upgrade this one only; may be given several times. Default: every deployment of APP.",
     shell_complete=complete_deployments,
 )
-@fleet_option
 @edit_options
 def upgrade(
     application: str,
     source: Path | None,
     version: str | None,
     deployments: tuple[str, ...],
-    fleet: Path,
-    commit: bool,
-    branch: str | None,
-    dry_run: bool,
+    editing: Editing,
 ) -> None:
     """Move the deployments of APP to another version: that of the package in SOURCE, that of --to, or the newest.
 
@@ -92,13 +88,12 @@ def upgrade(
     their defaults and rules, profiles with what they need of devices. If a deployment would break, each reason is told,
     and nothing is written.
     """
-    editing = Editing(fleet, commit, branch, dry_run)
     base = editing.base()
     package = read_package(DiskTree(source), f"{source}/") if source is not None else None
     made = upgrade_deployments(base, UpgradeRequest(application, package, version, deployments))
     if package is not None:
         _print_findings(package)
-    _print_steps(application, made, to_errors=dry_run)
+    _print_steps(application, made, to_errors=editing.dry_run)
     editing.finish(base, made.edit)
 
 
@@ -126,25 +121,25 @@ def validate(path: Path) -> None:
 
 @app.command("list")
 @fleet_option
-@output_option
+@output_option()
 def list_applications(fleet: Path, output: str) -> None:
     """List the applications of the fleet repo."""
-    applications = read_working_tree(fleet).applications
-    if output == "json":
-        rows = [_summary(application) for _, application in sorted(applications.items())]
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
-    for (name, version), application in sorted(applications.items()):
-        profiles = ", ".join(profile.id for profile in application.description.value.deployment_profiles)
-        click.echo(f"{name} {version}  {application.description.value.metadata.name}  [{profiles}]")
+    applications = [each for _, each in sorted(read_working_tree(fleet).applications.items())]
+    show(output, [_summary(each) for each in applications], map(_line, applications))
 
 
-@app.command()
+def _line(application: Application) -> str:
+    description = application.description.value
+    profiles = ", ".join(profile.id for profile in description.deployment_profiles)
+    return f"{description.id} {description.metadata.version}  {description.metadata.name}  [{profiles}]"
+
+
+@app.command("show")
 @click.argument("application", shell_complete=complete_applications)
 @click.argument("version", required=False, shell_complete=complete_versions)
 @fleet_option
-@output_option
-def show(application: str, version: str | None, fleet: Path, output: str) -> None:
+@output_option()
+def show_application(application: str, version: str | None, fleet: Path, output: str) -> None:
     """Show an APPLICATION: profiles, parameters and their rules. Without VERSION, each version is shown."""
     applications = read_working_tree(fleet).applications
     found = [applications[key] for key in sorted(applications) if key[0] == application and version in (None, key[1])]
@@ -153,11 +148,7 @@ def show(application: str, version: str | None, fleet: Path, output: str) -> Non
         raise ReferenceUnknown(
             f"there is no application {application} {version or ''}".strip(), remedy=f"known: {known}"
         )
-    if output == "json":
-        click.echo(json.dumps([_summary(each) for each in found], indent=2, ensure_ascii=False))
-        return
-    for each in found:
-        _print_application(each)
+    show(output, [_summary(each) for each in found], chain.from_iterable(map(_application_lines, found)))
 
 
 def _print_findings(package: Package) -> None:
@@ -165,20 +156,20 @@ def _print_findings(package: Package) -> None:
         click.echo(f"{finding.severity}: {finding}", err=True)
 
 
-def _print_application(application: Application) -> None:
+def _application_lines(application: Application) -> Iterator[str]:
     description = application.description.value
-    click.echo(f"{description.id} {description.metadata.version}: {description.metadata.name}")
+    yield f"{description.id} {description.metadata.version}: {description.metadata.name}"
     if description.metadata.description:
-        click.echo(f"  {description.metadata.description}")
-    click.echo(f"  {application.digest}")
+        yield from (f"  {line}" for line in description.metadata.description.splitlines())
+    yield f"  {application.digest}"
     for profile in description.deployment_profiles:
         components = ", ".join(component.name for component in profile.components)
-        click.echo(f"  profile {profile.id} ({profile.type}): {components}")
+        yield f"  profile {profile.id} ({profile.type}): {components}"
     rules = _rules(description)
     for name, parameter in description.parameters.items():
         pointers = ", ".join(dict.fromkeys(target.pointer for target in parameter.targets))
         rule = f"  {rules[name]}" if name in rules else ""
-        click.echo(f"  parameter {name} = {_shown(parameter.value)}  -> {pointers}{rule}")
+        yield f"  parameter {name} = {_shown(parameter.value)}  -> {pointers}{rule}"
 
 
 def _rules(description: ApplicationDescription) -> dict[str, str]:
@@ -209,9 +200,6 @@ def _summary(application: Application) -> dict[str, object]:
     }
 
 
-_rev_option = click.option("--rev", help="A commit of the fleet repo. Default: the files as they are now.")
-
-
 @click.group()
 def catalog() -> None:
     """Choose an application: what there is, what it needs, which devices could take it."""
@@ -219,22 +207,12 @@ def catalog() -> None:
 
 @catalog.command("list")
 @fleet_option
-@_rev_option
-@click.option(
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to print; json follows schemas/application-catalog.schema.json.",
-)
+@rev_option
+@output_option(says="How to print; json follows schemas/application-catalog.schema.json.")
 def list_catalog(fleet: Path, rev: str | None, output: str) -> None:
     """List the applications: versions, ways to run them, and on how many devices they are deployed."""
-    found = application_catalog(_read(fleet, rev))
-    if output == "json":
-        click.echo(json.dumps(write(found), indent=2, ensure_ascii=False))
-        return
-    for line in list_lines(found):
-        click.echo(line)
+    found = application_catalog(read_intent(fleet, rev))
+    show(output, found, list_lines(found))
 
 
 @catalog.command("show")
@@ -259,13 +237,9 @@ def list_catalog(fleet: Path, rev: str | None, output: str) -> None:
 )
 @click.option("--details", is_flag=True, help="With --compatible: show every device with each reason.")
 @fleet_option
-@_rev_option
-@click.option(
-    "--output",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="How to print; json follows schemas/catalog-page.schema.json, with --compatible compatibility.schema.json.",
+@rev_option
+@output_option(
+    says="How to print; json follows schemas/catalog-page.schema.json, with --compatible compatibility.schema.json."
 )
 def show_page(
     application: str,
@@ -285,20 +259,11 @@ def show_page(
     """
     if (devices or sites or details) and not compatible:
         raise click.UsageError("--device, --site and --details go with --compatible")
-    intent = _read(fleet, rev)
+    intent = read_intent(fleet, rev)
     chosen = named_application(intent, application, version)
     if compatible:
         found = compatibility(intent, chosen, named_devices(intent, devices), named_sites(intent, sites))
-        document, lines = write(found), compatibility_lines(found, details=details or bool(devices))
+        show(output, found, compatibility_lines(found, details=details or bool(devices)))
     else:
         page = catalog_page(intent, chosen)
-        document, lines = write(page), page_lines(page)
-    if output == "json":
-        click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-        return
-    for line in lines:
-        click.echo(line)
-
-
-def _read(fleet: Path, rev: str | None) -> Intent:
-    return read_fleet_commit(fleet, rev).intent if rev is not None else read_working_tree(fleet)
+        show(output, page, page_lines(page))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import tempfile
 from datetime import UTC, datetime
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import click
@@ -22,22 +21,14 @@ from margo_gitops.audit.verification import Verification
 from margo_gitops.audit.verify import VerifyOptions
 from margo_gitops.audit.verify import verify as verify_history
 from margo_gitops.cli.completion import complete_devices
-from margo_gitops.cli.options import cache_folder, fleet_option, output_option
+from margo_gitops.cli.options import cache_folder, fleet_option, signers_option, state_option
+from margo_gitops.cli.output import note, output_option, progress, show
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.records import write
 from margo_gitops.errors import AuditFailed, AuditUnusable, EvidenceUnusable, Location, listed
 from margo_gitops.operations.fleet_input import read_signing_key
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
 from margo_gitops.wording import counted, printable
-
-state_option = click.option(
-    "--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml."
-)
-signers_option = click.option(
-    "--allowed-signers",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="A list of signers, as ssh-keygen(1) has it.",
-)
 
 
 def check_device(device: str) -> None:
@@ -101,7 +92,7 @@ def audit() -> None:
 @click.option("--resume", is_flag=True, help="Go on after the last commit that was verified with these options.")
 @click.option("--strict", is_flag=True, help="Commits rendered by another version must be what this one renders.")
 @signers_option
-@output_option
+@output_option()
 def verify(
     fleet: Path,
     state: str | None,
@@ -122,21 +113,9 @@ def verify(
     """
     options = VerifyOptions(since, read_signers(allowed_signers), jobs, resume, strict)
     request = AuditRequest(fleet, state, cache_folder())
-    if sys.stderr.isatty():
-        with click.progressbar(length=1, label="verifying", file=sys.stderr) as bar:
-
-            def progress(done: int, total: int) -> None:
-                bar.length = total
-                bar.update(done - bar.pos)
-
-            result = verify_history(request, options, progress)
-    else:
-        result = verify_history(request, options)
-    if output == "json":
-        click.echo(json.dumps(write(result), indent=2, ensure_ascii=False))
-    else:
-        for line in verification_lines(result):
-            click.echo(printable(line))
+    with progress("verifying") as update:
+        result = verify_history(request, options, update)
+    show(output, result, verification_lines(result))
     _fail(result)
 
 
@@ -160,7 +139,7 @@ def _fail(result: Verification) -> None:
 @click.option("--device", help="Only what concerns this device.")
 @click.option("--deployment", help="Only what concerns this deployment.")
 @click.option("-n", "count", type=click.IntRange(min=1), help="How many commits at most. Default: all.")
-@output_option
+@output_option()
 def log(
     fleet: Path, state: str | None, device: str | None, deployment: str | None, count: int | None, output: str
 ) -> None:
@@ -170,13 +149,14 @@ def log(
     with opened(AuditRequest(fleet, state, cache_folder())) as (_, objects, _location):
         entries = islice(HistoryLog(objects).entries(device, deployment), count)
         if output == "json":
-            click.echo(json.dumps({"commits": [write(each) for each in entries]}, indent=2, ensure_ascii=False))
+            show(output, {"commits": [write(each) for each in entries]}, ())
             return
-        line = None
-        for line in log_lines(entries):
-            click.echo(printable(line))
-        if line is None:
-            click.echo("note: nothing in the history concerns that; `margo-gitops device list` lists devices", err=True)
+        lines = log_lines(entries)
+        first = next(lines, None)
+        if first is None:
+            note("nothing in the history concerns that; `margo-gitops device list` lists devices")
+        else:
+            show(output, None, chain([first], lines))
 
 
 @audit.command()
@@ -188,7 +168,7 @@ def log(
 @click.option("--parameter", help="Only this parameter, with since when it is so and who answers for it.")
 @click.option("--file", "file", help="One file of the device, line by line: its path, its name, or the id in it.")
 @signers_option
-@output_option
+@output_option()
 def trace(
     device: str,
     fleet: Path,
@@ -207,11 +187,7 @@ def trace(
     request = TraceRequest(device, time_of(at), deployment, parameter, read_signers(allowed_signers), file)
     with opened(AuditRequest(fleet, state, cache_folder())) as (repo, objects, _location):
         traced = trace_device(repo, objects, request)
-    if output == "json":
-        click.echo(json.dumps(write(traced), indent=2, ensure_ascii=False))
-        return
-    for line in trace_lines(traced, one_parameter=parameter is not None):
-        click.echo(printable(line))
+    show(output, traced, trace_lines(traced, one_parameter=parameter is not None))
 
 
 @audit.command()
@@ -261,7 +237,7 @@ def export(
 @click.argument("file", type=click.Path(path_type=Path))
 @signers_option
 @click.option("--accept-unsigned", is_flag=True, help="Accept commits that nobody signed, on the exporter's word.")
-@output_option
+@output_option()
 def check_evidence(file: Path, allowed_signers: Path | None, accept_unsigned: bool, output: str) -> None:
     """Check an evidence file, without either repo: every id and signature in it is computed again.
 
@@ -278,14 +254,10 @@ def check_evidence(file: Path, allowed_signers: Path | None, accept_unsigned: bo
             "evidence is worth what its signers are: a list of them is needed", remedy="pass --allowed-signers FILE"
         )
     checked = check(_read(file), str(file), signers, unsigned=accept_unsigned)
-    if output == "json":
-        evidence = write(checked.evidence)
-        del evidence["objects"]
-        found = {"exporter": checked.exporter, "signedBy": list(checked.signed_by), "unsignedCommits": checked.unsigned}
-        click.echo(json.dumps({**found, **evidence}, indent=2, ensure_ascii=False))
-        return
-    for line in evidence_lines(checked):
-        click.echo(printable(line))
+    evidence = write(checked.evidence)
+    del evidence["objects"]
+    found = {"exporter": checked.exporter, "signedBy": list(checked.signed_by), "unsignedCommits": checked.unsigned}
+    show(output, {**found, **evidence}, evidence_lines(checked))
 
 
 def _read(file: Path) -> bytes:

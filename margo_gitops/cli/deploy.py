@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Final
 
 import click
@@ -22,7 +21,7 @@ from margo_gitops.cli.completion import (
     complete_versions,
 )
 from margo_gitops.cli.edit_options import Editing, edit_options
-from margo_gitops.cli.options import cache_folder, fleet_option
+from margo_gitops.cli.options import cache_folder
 from margo_gitops.editing.deploy import DeployRequest, DeployTarget, deploy_target
 from margo_gitops.editing.deploy import deploy as deploy_edit
 from margo_gitops.editing.edit import Base, Edit, unified_diff
@@ -73,7 +72,6 @@ from margo_gitops.wording import printable
     metavar="LOCATION",
     help="With --interactive: the state repo, for settings that may not change. Default: spec.stateRepo.",
 )
-@fleet_option
 @edit_options
 def deploy(
     application: str,
@@ -85,10 +83,7 @@ def deploy(
     name: str | None,
     interactive: bool,
     state: str | None,
-    fleet: Path,
-    commit: bool,
-    branch: str | None,
-    dry_run: bool,
+    editing: Editing,
 ) -> None:
     """Deploy APP in VERSION: create a deployment, or change the one that is there.
 
@@ -105,7 +100,6 @@ def deploy(
     """
     if state is not None and not interactive:
         raise click.UsageError("--state goes with --interactive")
-    editing = Editing(fleet, commit, branch, dry_run)
     base = editing.base()
     target = deploy_target(base.intent, application, version, name)
     request = DeployRequest(
@@ -238,16 +232,12 @@ def _say(lines: Iterable[str]) -> None:
 @click.argument("revision", metavar="COMMIT", required=False)
 @click.option("--deployment", metavar="NAME", help="Bring one deployment back.", shell_complete=complete_deployments)
 @click.option("--to", "target", metavar="REV", help="With --deployment: the commit at which it was right.")
-@fleet_option
 @edit_options
 def revert(
     revision: str | None,
     deployment: str | None,
     target: str | None,
-    fleet: Path,
-    commit: bool,
-    branch: str | None,
-    dry_run: bool,
+    editing: Editing,
 ) -> None:
     """Undo COMMIT; or with --deployment NAME --to REV, make a deployment what it was at REV.
 
@@ -259,7 +249,6 @@ def revert(
     """
     if (deployment is None) != (target is None) or (revision is None) == (deployment is None):
         raise click.UsageError("name a COMMIT, or --deployment NAME with --to REV")
-    editing = Editing(fleet, commit, branch, dry_run)
     base = editing.base()
     if revision is not None:
         edit = revert_commit(base, revision)

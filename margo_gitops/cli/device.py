@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
 from margo_gitops.cli.completion import complete_assignments, complete_devices, complete_sites
 from margo_gitops.cli.edit_options import Editing, edit_options
-from margo_gitops.cli.options import cache_folder, fleet_option, output_option
+from margo_gitops.cli.options import cache_folder, fleet_option, state_option
+from margo_gitops.cli.output import note, output_option, show
 from margo_gitops.documents.fleet_kinds import Device
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
-from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.editing.devices import (
     DeviceRequest,
     add_device,
@@ -30,7 +31,7 @@ from margo_gitops.fleet_status.reported_capabilities import read_reported_capabi
 from margo_gitops.operations.fleet_input import read_working_tree
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.placement import targets
-from margo_gitops.wording import printable
+from margo_gitops.wording import table_lines
 
 
 @click.group()
@@ -57,7 +58,6 @@ def device() -> None:
     shell_complete=complete_assignments,
 )
 @click.option("--update", is_flag=True, help="Change a device that is there; what is not given stays.")
-@fleet_option
 @edit_options
 def add(
     device_id: str,
@@ -66,17 +66,13 @@ def add(
     labels: tuple[str, ...],
     parameters: tuple[str, ...],
     update: bool,
-    fleet: Path,
-    commit: bool,
-    branch: str | None,
-    dry_run: bool,
+    editing: Editing,
 ) -> None:
     """Add the device ID to the fleet, with what it is and offers; with --update, change it.
 
     A label's value gets the type that the fleet's labels of that key have: 3 is a number where the others are. In
     double quotes it is text; [a, b] is a list.
     """
-    editing = Editing(fleet, commit, branch, dry_run)
     base = editing.base()
     request = DeviceRequest(
         device_id,
@@ -92,27 +88,20 @@ def add(
 @device.command("list")
 @click.option("--site", metavar="SITE", help="Only the devices of this site.", shell_complete=complete_sites)
 @fleet_option
-@output_option
+@output_option()
 def list_devices(site: str | None, fleet: Path, output: str) -> None:
     """List the devices of the fleet, each with its site, its deployment types and its labels."""
     intent = read_working_tree(fleet)
     rows = [_row(each.device, dict(each.labels)) for each in targets(intent).values() if site in (None, each.site)]
-    if output == "json":
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
     cells = [(str(row["id"]), str(row["site"] or "-"), _types(row), _labels_text(row)) for row in rows]
-    widths = [max((len(row[at]) for row in cells), default=0) for at in range(3)]
-    for row in cells:
-        click.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+    show(output, rows, table_lines(cells))
 
 
-@device.command()
+@device.command("show")
 @click.argument("device_id", metavar="ID", shell_complete=complete_devices)
 @fleet_option
-@click.option(
-    "--output", type=click.Choice(["text", "json", "yaml"]), default="text", show_default=True, help="How to print."
-)
-def show(device_id: str, fleet: Path, output: str) -> None:
+@output_option("text", "json", "yaml")
+def show_device(device_id: str, fleet: Path, output: str) -> None:
     """Show the device ID: what it is and offers, its labels and parameters, and what is deployed on it."""
     intent = read_working_tree(fleet)
     known = known_device(intent, device_id).value
@@ -121,12 +110,7 @@ def show(device_id: str, fleet: Path, output: str) -> None:
     row["capabilities"] = write(known.spec.capabilities)
     placed = placed_deployments(intent, device_id)
     row["deployments"] = [_placed_row(each) for each in placed]
-    if output == "json":
-        click.echo(json.dumps(row, indent=2, ensure_ascii=False))
-    elif output == "yaml":
-        click.echo(write_yaml(row).decode(), nl=False)
-    else:
-        _print_device(intent, known, row, placed)
+    show(output, row, _device_lines(intent, known, row, placed))
 
 
 def _row(known: Device, labels: dict[str, object]) -> dict[str, Json]:
@@ -164,11 +148,13 @@ def _labels_text(row: dict[str, Json]) -> str:
     return " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in labels.items())
 
 
-def _print_device(intent: Intent, known: Device, row: dict[str, Json], placed: tuple[PlacedDeployment, ...]) -> None:
+def _device_lines(
+    intent: Intent, known: Device, row: dict[str, Json], placed: tuple[PlacedDeployment, ...]
+) -> Iterator[str]:
     properties = known.spec.capabilities.properties
-    click.echo(f"{known.metadata.name}  {intent.devices[known.metadata.name].file}")
+    yield f"{known.metadata.name}  {intent.devices[known.metadata.name].file}"
     made = f"{properties.vendor} {properties.model_number}, serial number {properties.serial_number}"
-    click.echo(f"  {printable(made)}")
+    yield f"  {made}"
     lines = {
         "site": str(row["site"] or "none"),
         "labels": _labels_text(row) or "none",
@@ -179,22 +165,21 @@ def _print_device(intent: Intent, known: Device, row: dict[str, Json], placed: t
     }
     for name, value in lines.items():
         if value:
-            click.echo(f"  {name:<8}  {printable(value)}")
+            yield f"  {name:<8}  {value}"
     for name, parameter in plain_values(known.spec.parameters).items():
-        click.echo(f"  parameter {name} = {json.dumps(parameter, ensure_ascii=False)}")
+        yield f"  parameter {name} = {json.dumps(parameter, ensure_ascii=False)}"
     for each in placed:
-        outcome = f"[{each.profile}]" if not each.problem else f"cannot run: {printable(each.problem)}"
-        click.echo(f"  deployment {each.name}: {each.application} {each.version}  {outcome}")
+        outcome = f"[{each.profile}]" if not each.problem else f"cannot run: {each.problem}"
+        yield f"  deployment {each.name}: {each.application} {each.version}  {outcome}"
     if not placed:
-        click.echo("  no deployment")
+        yield "  no deployment"
 
 
 @device.command()
 @click.argument("device_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_devices)
 @click.option("--site", metavar="SITE", help="The site of devices that are added.", shell_complete=complete_sites)
-@click.option("--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml.")
+@state_option
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if a document is not what its device reports.")
-@fleet_option
 @edit_options
 @click.pass_context
 def refresh(
@@ -203,25 +188,21 @@ def refresh(
     site: str | None,
     state: str | None,
     check: bool,
-    fleet: Path,
-    commit: bool,
-    branch: str | None,
-    dry_run: bool,
+    editing: Editing,
 ) -> None:
     """Make capabilities what devices report: of all devices with `capabilitiesFrom: reports`, or of those named.
 
     A device that is named and not in the fleet is added; one that is named takes its capabilities from its reports
     from now on. Placement goes by the documents, so nothing moves before this change is merged.
     """
-    editing = Editing(fleet, commit, branch, dry_run)
     base = editing.base()
-    reported = read_reported_capabilities(StatusRequest(fleet, state, cache_folder()))
+    reported = read_reported_capabilities(StatusRequest(editing.fleet, state, cache_folder()))
     edit = refresh_devices(base, reported, device_ids, site=site)
     if not check:
         editing.finish(base, edit)
         return
-    for note in edit.notes:
-        click.echo(f"note: {note}", err=True)
+    for each in edit.notes:
+        note(each)
     for change in edit.changes:
         click.echo(f"{change.path}: the device reports other capabilities")
     context.exit(ExitCode.FINDINGS if edit.changes else ExitCode.OK)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
@@ -13,7 +12,7 @@ from typing import IO, Literal
 import click
 
 from margo_gitops.agent.settings.configuration import AgentConfiguration
-from margo_gitops.cli.options import output_option
+from margo_gitops.cli.output import output_option, show
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, SourceText
@@ -52,7 +51,7 @@ def document() -> None:
 
 
 @document.command()
-@output_option
+@output_option()
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.pass_context
 def check(context: click.Context, output: str, files: tuple[str, ...]) -> None:
@@ -61,11 +60,7 @@ def check(context: click.Context, output: str, files: tuple[str, ...]) -> None:
     Exits 0 if every file is valid (warnings do not count), 1 if one is not, 2 if one cannot be opened.
     """
     checked = [check_file(file) for file in files]
-    if output == "json":
-        click.echo(json.dumps([_as_json(item) for item in checked], indent=2))
-    else:
-        for line in as_text(checked):
-            click.echo(line)
+    show(output, [_as_json(item) for item in checked], as_text(checked))
     verdicts = {item.verdict for item in checked}
     if "unopened" in verdicts:
         context.exit(ExitCode.USAGE)
@@ -109,9 +104,9 @@ def as_text(checked: Sequence[CheckedFile]) -> Iterator[str]:
     for item in checked:
         kind = f"{item.kind} ({item.shape})" if item.shape else item.kind or "unknown kind"
         verdict = "cannot be opened" if item.verdict == "unopened" else f"{kind}: {item.verdict}"
-        yield f"{_shown(item.file)}: {verdict}"
+        yield f"{item.file}: {verdict}"
         for finding in item.findings:
-            yield f"  {finding.severity}: {_shown(str(finding))}"
+            yield f"  {finding.severity}: {finding}"
 
 
 def _place(finding: Finding) -> tuple[int, int]:
@@ -151,8 +146,3 @@ def _read_file(file: str) -> bytes:
 def _read_bounded(stream: IO[bytes]) -> bytes:
     # One byte more than a document may have: the reader then says that it is too large.
     return stream.read(DEFAULT_BOUNDS.size + 1)
-
-
-def _shown(text: str) -> str:
-    """Return text whose control characters cannot move a terminal's cursor or colour it."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import click
 
 from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.cli.options import fleet_option
+from margo_gitops.cli.output import note
 from margo_gitops.editing.edit import Base, Edit, read_base, unified_diff
 from margo_gitops.editing.landing import branch_start, check_edit, commit_edit, write_edit
 
@@ -21,14 +24,23 @@ _MOST = 20
 
 
 def edit_options(command: C) -> C:
-    """Add the options of a command that edits."""
+    """Add the options of a command that edits; the command gets them as `editing`, an `Editing`."""
+
+    @wraps(command)
+    def made(
+        *arguments: object, fleet: Path, commit: bool, branch: str | None, dry_run: bool, **more: object
+    ) -> object:
+        return command(*arguments, editing=Editing(fleet, commit, branch, dry_run), **more)
+
+    decorated = cast("C", made)
     for option in (
         click.option("--dry-run", is_flag=True, help="Print the change as a diff, and write nothing."),
         click.option("--branch", help="With --commit: the branch's name. One that exists gets one commit more."),
         click.option("--commit", is_flag=True, help="Make a commit on a new branch; your files stay as they are."),
+        fleet_option,
     ):
-        command = option(command)
-    return command
+        decorated = option(decorated)
+    return decorated
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +88,8 @@ class Editing:
             FilesNotWritten, CommitNotMade: it cannot be written.
         """
         notes = [*edit.notes, *check_edit(base, edit)]
-        for note in notes:
-            click.echo(f"note: {note}", err=True)
+        for each in notes:
+            note(each)
         if not edit.changes:
             click.echo("nothing changes: it is so already")
         elif self.dry_run:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,7 +10,8 @@ import click
 
 from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.cli.options import FRESHNESS_KEY, cache_folder, fleet_option, output_option
+from margo_gitops.cli.options import FRESHNESS_KEY, cache_folder, fleet_option, state_option
+from margo_gitops.cli.output import output_option, show
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.documents.records import write
@@ -21,10 +21,6 @@ from margo_gitops.operations.render.freshness_statements import Standing, export
 from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
 from margo_gitops.wording import counted
-
-_state_option = click.option(
-    "--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml."
-)
 
 _MEANINGS: dict[Standing, str] = {
     "valid": "speaks of the newest state",
@@ -55,7 +51,7 @@ def freshness() -> None:
 
 @freshness.command()
 @fleet_option
-@_state_option
+@state_option
 @click.option(
     "--signing-key",
     envvar=FRESHNESS_KEY,
@@ -69,7 +65,7 @@ def freshness() -> None:
 )
 @click.option("--valid-for", type=_ValidFor(), help="90m, 36h or 7d. Default: spec.freshness.validFor, or 7d.")
 @click.option("--if-wanted", is_flag=True, help="Do nothing, and say so, where the fleet has no spec.freshness.")
-@output_option
+@output_option()
 def renew(
     fleet: Path,
     state: str | None,
@@ -92,41 +88,38 @@ def renew(
     signers = _signers(allowed_signers) if allowed_signers else None
     renewal = Renewal(read_signing_key(signing_key), datetime.now(UTC), valid_for or usual, signers)
     renewed = renew_statement(location, cache_folder(), renewal)
-    if output == "json":
-        click.echo(json.dumps({"statement": write(renewed.statement), "devices": renewed.devices}, indent=2))
-        return
     shards = counted(renewed.statement.shards, "shard")
-    click.echo(f"{counted(renewed.devices, 'device')} in {shards}: fresh until {renewed.statement.expires}")
+    line = f"{counted(renewed.devices, 'device')} in {shards}: fresh until {renewed.statement.expires}"
+    show(output, {"statement": write(renewed.statement), "devices": renewed.devices}, [line])
 
 
-@freshness.command()
+@freshness.command("show")
 @fleet_option
-@_state_option
-@output_option
-def show(fleet: Path, state: str | None, output: str) -> None:
+@state_option
+@output_option()
+def show_standing(fleet: Path, state: str | None, output: str) -> None:
     """Show the statement that a state repo holds, and whether it is time to renew it.
 
     Exits 1 if devices would not believe it any more: it has expired, or speaks of an older state.
     """
     location, _ = _state(fleet, state)
     shown = show_statement(location, cache_folder(), datetime.now(UTC))
-    if output == "json":
-        plain = {"statement": write(shown.statement), "standing": shown.standing, "due": shown.due}
-        click.echo(json.dumps(plain, indent=2))
-    else:
-        statement = shown.statement
-        click.echo(f"fleet    {statement.fleet}, state {statement.state_commit[:12]}")
-        click.echo(f"issued   {statement.issued}")
-        click.echo(f"expires  {statement.expires}")
-        meaning = _MEANINGS[shown.standing]
-        click.echo(f"standing {meaning}{'; renewal is due' if shown.due and shown.standing == 'valid' else ''}")
+    statement = shown.statement
+    due = "; renewal is due" if shown.due and shown.standing == "valid" else ""
+    lines = (
+        f"fleet    {statement.fleet}, state {statement.state_commit[:12]}",
+        f"issued   {statement.issued}",
+        f"expires  {statement.expires}",
+        f"standing {_MEANINGS[shown.standing]}{due}",
+    )
+    show(output, {"statement": write(statement), "standing": shown.standing, "due": shown.due}, lines)
     sys.exit(ExitCode.OK if shown.standing == "valid" else ExitCode.FINDINGS)
 
 
 @freshness.command()
 @click.argument("device")
 @fleet_option
-@_state_option
+@state_option
 @click.option(
     "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file. Default: standard output."
 )

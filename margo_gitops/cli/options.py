@@ -36,11 +36,15 @@ fleet_option = click.option(
     default=Path(),
     help="The fleet repo, or a folder in it. Default: here.",
 )
-output_option = click.option(
-    "--output", type=click.Choice(["text", "json"]), default="text", show_default=True, help="How to print."
+state_option = click.option(
+    "--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml."
 )
-
-
+rev_option = click.option("--rev", help="A commit of the fleet repo. Default: the files as they are now.")
+signers_option = click.option(
+    "--allowed-signers",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A list of signers, as ssh-keygen(1) has it.",
+)
 signing_key_option = click.option(
     "--signing-key",
     envvar=SIGNING_KEY,

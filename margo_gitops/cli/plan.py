@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -14,14 +15,14 @@ from margo_gitops.cli.options import (
     cache_folder,
     date_of_files,
     fleet_option,
-    output_option,
     policy_command_option,
+    rev_option,
     signing_key_option,
+    state_option,
 )
+from margo_gitops.cli.output import failing_with_usage, output_option, show
 from margo_gitops.documents.application import ParameterValue
-from margo_gitops.documents.records import write
-from margo_gitops.errors import ExitCode, MargoGitopsError
-from margo_gitops.operations.fleet_input import read_fleet_commit, read_signing_key, read_working_tree
+from margo_gitops.operations.fleet_input import read_intent, read_signing_key
 from margo_gitops.operations.plan.plan_markdown import as_markdown
 from margo_gitops.operations.plan.plan_text import as_text
 from margo_gitops.operations.plan.planning import PlanRequest, exit_code, plan_fleet
@@ -35,19 +36,18 @@ from margo_gitops.rendering.parameters import Effective, Origin
 @fleet_option
 @click.option("--rev", help="The commit of the fleet repo that would be rendered. Default: the files as they are now.")
 @click.option("--base", help="A commit of the fleet repo to compare with. Default: the state repo as it is.")
-@click.option("--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml.")
+@state_option
 @signing_key_option
 @click.option("--resign", is_flag=True, help="As `render --resign`: show what is signed anew because another key did.")
 @at_option
 @before_merge_option
 @policy_command_option
 @click.option("--details", is_flag=True, help="Show every device with each changed value and where it is written.")
-@click.option(
-    "--output",
-    type=click.Choice(["text", "json", "markdown"]),
-    default="text",
-    show_default=True,
-    help="How to print; json follows schemas/plan.schema.json, markdown fits a merge request's comment.",
+@output_option(
+    "text",
+    "json",
+    "markdown",
+    says="How to print; json follows schemas/plan.schema.json, markdown fits a merge request's comment.",
 )
 @click.pass_context
 def plan(
@@ -74,7 +74,7 @@ def plan(
     Exits 0 if nothing changes, 1 if something does, 2 or more if nothing could be rendered or compared.
     """
     date = date_of_files(at, rev)
-    try:
+    with failing_with_usage():
         request = PlanRequest(
             fleet,
             rev,
@@ -89,17 +89,8 @@ def plan(
             policy_command=allow_policy_command,
         )
         made = plan_fleet(request)
-    except MargoGitopsError as error:
-        # 1 means differences here, so an error that ends other commands with 1 ends this one with 2.
-        click.echo(f"error: {error}", err=True)
-        context.exit(ExitCode.USAGE if error.exit_code == ExitCode.FINDINGS else error.exit_code)
-    if output == "json":
-        click.echo(json.dumps(write(made), indent=2, ensure_ascii=False))
-    elif output == "markdown":
-        click.echo(as_markdown(made), nl=False)
-    else:
-        for line in as_text(made, details=details or device is not None):
-            click.echo(line)
+    lines = as_text(made, details=details or device is not None)
+    show(output, made, lines, markdown=lambda: as_markdown(made))
     context.exit(exit_code(made))
 
 
@@ -107,40 +98,36 @@ def plan(
 @click.argument("device", shell_complete=complete_devices)
 @click.argument("deployment", shell_complete=complete_deployments)
 @fleet_option
-@click.option("--rev", help="A commit of the fleet repo. Default: the files as they are now.")
-@output_option
+@rev_option
+@output_option()
 def explain(device: str, deployment: str, fleet: Path, rev: str | None, output: str) -> None:
     """Show why DEVICE gets DEPLOYMENT as it does: the profile, and each parameter's value, layer, file and line."""
-    intent = read_fleet_commit(fleet, rev).intent if rev is not None else read_working_tree(fleet)
-    explanation = explain_deployment(intent, device, deployment)
-    if output == "json":
-        click.echo(json.dumps(_as_json(explanation), indent=2, ensure_ascii=False))
-    else:
-        _print(explanation)
+    explanation = explain_deployment(read_intent(fleet, rev), device, deployment)
+    show(output, _as_json(explanation), _lines(explanation))
 
 
-def _print(explanation: Explanation) -> None:
+def _lines(explanation: Explanation) -> Iterator[str]:
     resolved = explanation.resolved
     description = resolved.application.description.value
-    click.echo(f"{resolved.deployment.value.metadata.name} on {resolved.target.id}")
-    click.echo(f"  application  {description.id} {description.metadata.version}")
-    click.echo(f"  profile      {resolved.profile.id} ({resolved.profile.type})")
+    yield f"{resolved.deployment.value.metadata.name} on {resolved.target.id}"
+    yield f"  application  {description.id} {description.metadata.version}"
+    yield f"  profile      {resolved.profile.id} ({resolved.profile.type})"
     for profile, reasons in explanation.rejected.items():
         for reason in reasons:
-            click.echo(f"               not {profile}: {reason}")
-    click.echo(f"  id           {resolved.id}")
-    click.echo("  parameters" if resolved.parameters else "  no parameters")
+            yield f"               not {profile}: {reason}"
+    yield f"  id           {resolved.id}"
+    yield "  parameters" if resolved.parameters else "  no parameters"
     for parameter in resolved.parameters:
-        _print_parameter(parameter)
+        yield from _parameter_lines(parameter)
 
 
-def _print_parameter(parameter: Effective) -> None:
+def _parameter_lines(parameter: Effective) -> Iterator[str]:
     pointers = ", ".join(target.pointer for target in parameter.targets)
-    click.echo(f"    {parameter.name} = {_shown(parameter.value)}  -> {pointers}")
+    yield f"    {parameter.name} = {_shown(parameter.value)}  -> {pointers}"
     written = f": {_shown(parameter.origin.written)}" if parameter.origin.written != parameter.value else ""
-    click.echo(f"      from {_origin(parameter.name, parameter.origin)}{written}")
+    yield f"      from {_origin(parameter.name, parameter.origin)}{written}"
     for origin in reversed(parameter.overridden):
-        click.echo(f"      over {_origin(parameter.name, origin)}: {_shown(origin.written)}")
+        yield f"      over {_origin(parameter.name, origin)}: {_shown(origin.written)}"
 
 
 def _origin(name: str, origin: Origin) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -10,7 +9,8 @@ from pathlib import Path
 
 import click
 
-from margo_gitops.cli.options import cache_folder, fleet_option, output_option
+from margo_gitops.cli.options import cache_folder, fleet_option, state_option
+from margo_gitops.cli.output import output_option, show
 from margo_gitops.errors import ExtraMissing, PublishDiffers, listed
 from margo_gitops.operations.fleet_input import named_location, open_state, read_fleet_commit
 from margo_gitops.publishing.folder import FolderTarget
@@ -39,7 +39,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
 @click.command()
 @click.argument("target")
 @fleet_option
-@click.option("--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml.")
+@state_option
 @click.option(
     "--keep",
     type=Duration(),
@@ -48,7 +48,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
     help="How long replaced content stays, for devices in the middle of a download.",
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the target differs from the state repo.")
-@output_option
+@output_option()
 def publish(target: str, fleet: Path, state: str | None, keep: int, check: bool, output: str) -> None:
     """Publish the state of every device as static files in TARGET: a folder, or s3://BUCKET/PREFIX.
 
@@ -61,7 +61,8 @@ def publish(target: str, fleet: Path, state: str | None, keep: int, check: bool,
         if check:
             _print_check(differences(repo, place), output)
         else:
-            _print_published(publish_state(repo, place, keep), target, output)
+            published = publish_state(repo, place, keep)
+            show(output, _as_json(published, target), _lines(published))
 
 
 def _state_location(fleet: Path, state: str | None) -> str:
@@ -87,27 +88,21 @@ def _open_target(target: str) -> Iterator[PublishTarget]:
 
 
 def _print_check(found: list[str], output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps({"differences": found}, indent=2, ensure_ascii=False))
+    show(output, {"differences": found}, () if found else ["the target is what the state repo holds"])
     if found:
         raise PublishDiffers(
             "the target is not what the state repo holds",
             why=listed(found),
             remedy="run `margo-gitops publish`",
         )
-    if output == "text":
-        click.echo("the target is what the state repo holds")
 
 
-def _print_published(published: Published, target: str, output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps(_as_json(published, target), indent=2, ensure_ascii=False))
-        return
+def _lines(published: Published) -> Iterator[str]:
     for line in listed(f"{change.device}: manifest {change.version}" for change in published.changed):
-        click.echo(f"  {line}")
+        yield f"  {line}"
     for device in published.left:
-        click.echo(f"  {device}: not in the state repo; keeps its last manifest")
-    click.echo(
+        yield f"  {device}: not in the state repo; keeps its last manifest"
+    yield (
         f"{counted(len(published.changed), 'device')} changed, {published.unchanged} unchanged; "
         f"{counted(published.written, 'object')} written, {published.collected} collected"
     )

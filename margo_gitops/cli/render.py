@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -12,10 +12,11 @@ from margo_gitops.cli.options import (
     cache_folder,
     date_of_files,
     fleet_option,
-    output_option,
     policy_command_option,
     signing_key_option,
+    state_option,
 )
+from margo_gitops.cli.output import note, output_option, show
 from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError, StateDiffers, listed
 from margo_gitops.operations.fleet_input import read_signing_key
@@ -29,7 +30,7 @@ from margo_gitops.wording import counted
 @click.command()
 @fleet_option
 @click.option("--rev", default="HEAD", show_default=True, help="The commit of the fleet repo to render.")
-@click.option("--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml.")
+@state_option
 @signing_key_option
 @click.option(
     "--freshness-key",
@@ -43,7 +44,7 @@ from margo_gitops.wording import counted
 @click.option("--resign", is_flag=True, help="Sign anew what another key signed; every such device gets a new version.")
 @policy_command_option
 @click.option("--watch", is_flag=True, help="Write nothing; show the plan now and after every save, until interrupted.")
-@output_option
+@output_option()
 def render(
     fleet: Path,
     rev: str,
@@ -85,7 +86,7 @@ def _watch(request: PlanRequest, output: str) -> None:
     for saved in watch_fleet(request):
         if output == "json":
             plan = {"error": str(saved.plan)} if isinstance(saved.plan, MargoGitopsError) else write(saved.plan)
-            click.echo(json.dumps({"saved": saved.files, "plan": plan}, ensure_ascii=False))
+            show(output, {"saved": list(saved.files), "plan": plan}, (), stream=True)
             continue
         if saved.files:
             more = f" and {len(saved.files) - 3} more" if len(saved.files) > 3 else ""
@@ -93,52 +94,52 @@ def _watch(request: PlanRequest, output: str) -> None:
         if isinstance(saved.plan, MargoGitopsError):
             click.echo(f"error: {saved.plan}", err=True)
         else:
-            click.echo("\n".join(as_text(saved.plan)))
+            show(output, saved.plan, as_text(saved.plan))
 
 
 def _print_check(differences: list[str], output: str) -> None:
-    if output == "json":
-        click.echo(json.dumps({"differences": differences}, indent=2, ensure_ascii=False))
+    show(
+        output,
+        {"differences": differences},
+        () if differences else ["the state repo is what this fleet commit renders to"],
+    )
     if differences:
         raise StateDiffers(
             "the state repo is not what this fleet commit renders to",
             why=listed(differences),
             remedy="run `margo-gitops render`",
         )
-    if output == "text":
-        click.echo("the state repo is what this fleet commit renders to")
 
 
 def _print_rendered(rendered: Rendered, output: str) -> None:
-    publication = rendered.publication
     if rendered.unattested:
-        click.echo(
-            "note: no key signs statements of freshness; devices hear of this render, not that it is new", err=True
-        )
-    if output == "json":
-        click.echo(json.dumps(_as_json(rendered), indent=2, ensure_ascii=False))
-        return
-    if rendered.uncommitted:
+        note("no key signs statements of freshness; devices hear of this render, not that it is new")
+    if rendered.uncommitted and output == "text":
         count = len(rendered.uncommitted)
         files = "file differs" if count == 1 else "files differ"
-        click.echo(f"note: {count} {files} from HEAD and {'is' if count == 1 else 'are'} not rendered", err=True)
-    click.echo(f"fleet   {rendered.commit.id[:12]}  {rendered.commit.subject}")
+        note(f"{count} {files} from HEAD and {'is' if count == 1 else 'are'} not rendered")
+    show(output, _as_json(rendered), _lines(rendered))
+
+
+def _lines(rendered: Rendered) -> Iterator[str]:
+    publication = rendered.publication
+    yield f"fleet   {rendered.commit.id[:12]}  {rendered.commit.subject}"
     if publication.fleet_commit is None:
-        click.echo(f"nothing changed: {counted(publication.unchanged, 'device')} up to date")
-        _print_freshness(publication)
+        yield f"nothing changed: {counted(publication.unchanged, 'device')} up to date"
+        yield from _freshness_line(publication)
         return
-    click.echo(f"state   {publication.fleet_commit[:12]}  {rendered.location}")
+    yield f"state   {publication.fleet_commit[:12]}  {rendered.location}"
     for line in listed(_change(change) for change in publication.changes):
-        click.echo(f"  {line}")
+        yield f"  {line}"
     for device in publication.left:
-        click.echo(f"  {device}: left the fleet; its branch stays, nothing on it stops")
-    click.echo(f"{counted(len(publication.changes), 'device')} changed, {publication.unchanged} unchanged")
-    _print_freshness(publication)
+        yield f"  {device}: left the fleet; its branch stays, nothing on it stops"
+    yield f"{counted(len(publication.changes), 'device')} changed, {publication.unchanged} unchanged"
+    yield from _freshness_line(publication)
 
 
-def _print_freshness(publication: Publication) -> None:
+def _freshness_line(publication: Publication) -> Iterator[str]:
     if publication.freshness is not None:
-        click.echo(f"fresh until {publication.freshness.statement.expires}")
+        yield f"fresh until {publication.freshness.statement.expires}"
 
 
 def _change(change: PublishedDevice) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from functools import partial
 from pathlib import Path
@@ -13,14 +11,13 @@ from typing import cast
 import click
 
 from margo_gitops.cli.options import cache_folder, fleet_option
+from margo_gitops.cli.output import colour, failing_with_usage, output_option, show
 from margo_gitops.documents.device_id import is_device_id
-from margo_gitops.documents.records import write
-from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.editing.selectors import parse_selector
 from margo_gitops.errors import ExitCode, MargoGitopsError, StatusUnusable
 from margo_gitops.fleet_status.filters import StatusFilter
 from margo_gitops.fleet_status.reading import StatusRequest, read_status
-from margo_gitops.fleet_status.status import DEVICE_STATES, DeviceState, FleetStatus
+from margo_gitops.fleet_status.status import DEVICE_STATES, DeviceState
 from margo_gitops.fleet_status.text import status_lines
 from margo_gitops.fleet_status.watch import StatusWatch
 from margo_gitops.wording import printable
@@ -52,13 +49,7 @@ _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
 )
 @click.option("--details", is_flag=True, help="Show every device with each of its deployments.")
 @click.option("--watch", is_flag=True, help="Show it again at every change, until interrupted.")
-@click.option(
-    "--output",
-    type=click.Choice(["text", "json", "yaml"]),
-    default="text",
-    show_default=True,
-    help="How to print; json and yaml follow schemas/fleet-status.schema.json.",
-)
+@output_option("text", "json", "yaml", says="How to print; json and yaml follow schemas/fleet-status.schema.json.")
 @click.pass_context
 def status(
     context: click.Context,
@@ -93,25 +84,10 @@ def status(
     if watch:
         _watch(request, output, details=details)
         return
-    try:
+    with failing_with_usage():
         found = read_status(request)
-    except MargoGitopsError as error:
-        # 1 means that a device does not run what it should, so an error that ends other commands with 1 ends this in 2.
-        click.echo(f"error: {error}", err=True)
-        context.exit(ExitCode.USAGE if error.exit_code == ExitCode.FINDINGS else error.exit_code)
-    _print(found, output, details=details)
+    show(output, found, status_lines(found, details=details, colour=colour()), styled=True)
     context.exit(ExitCode.OK if found.as_desired else ExitCode.FINDINGS)
-
-
-def _print(found: FleetStatus, output: str, *, details: bool) -> None:
-    if output == "json":
-        click.echo(json.dumps(write(found), indent=2, ensure_ascii=False))
-    elif output == "yaml":
-        click.echo(write_yaml(write(found)).decode(), nl=False)
-    else:
-        colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
-        for line in status_lines(found, details=details, colour=colour):
-            click.echo(line, color=colour)
 
 
 def _watch(request: StatusRequest, output: str, *, details: bool) -> None:
@@ -119,15 +95,10 @@ def _watch(request: StatusRequest, output: str, *, details: bool) -> None:
     for number, found in enumerate(StatusWatch(request, Event()).changes()):
         if isinstance(found, MargoGitopsError):
             click.echo(f"error: {found}", err=True)
-        elif output == "json":
-            click.echo(json.dumps(write(found), ensure_ascii=False))
-        elif output == "yaml":
-            click.echo("---\n" + write_yaml(write(found)).decode(), nl=False)
         else:
-            if number and not screen:
-                click.echo("")
-            click.echo(_CLEAR if screen else "", nl=False, color=screen)
-            _print(found, output, details=details)
+            if output == "text":
+                click.echo(_CLEAR if screen else "\n" if number else "", nl=False, color=screen)
+            show(output, found, status_lines(found, details=details, colour=colour()), styled=True, stream=True)
         sys.stdout.flush()
 
 

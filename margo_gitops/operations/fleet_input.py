@@ -85,6 +85,15 @@ def read_working_tree(fleet: Path) -> Intent:
     return read_fleet(FleetRepo.find(fleet).working_tree())
 
 
+def read_intent(fleet: Path, revision: str | None) -> Intent:
+    """Return what a commit of the fleet repo says; for None, what its files say now.
+
+    Raises:
+        NoFleetRepo, FleetCommitUnknown, FleetInvalid: as `read_fleet_commit`.
+    """
+    return read_fleet_commit(fleet, revision).intent if revision is not None else read_working_tree(fleet)
+
+
 @dataclass(frozen=True, slots=True)
 class StateTarget:
     """The state repo, and its remote where it has one."""
