@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Literal
 
-from margo_gitops.audit.adoption import adopted_at, adoptions, moment
-from margo_gitops.audit.tree_comparison import manifest_version
+from margo_gitops.audit.trace.adoption import adopted_at, adoptions, moment
+from margo_gitops.audit.verify.rendered_trees import manifest_version
 from margo_gitops.documents.declarations import About
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.device_id import client_of, encode_device_id
@@ -20,6 +20,7 @@ from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.git_commit import GitCommit
 from margo_gitops.trust.git_objects import BLOB
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.wording import counted
 
 Change = Literal["added", "changed", "removed"]
 
@@ -183,3 +184,32 @@ def date_of(time: int, offset: int) -> str:
         return datetime.fromtimestamp(time, timezone(timedelta(minutes=offset))).isoformat()
     except (ValueError, OverflowError, OSError):
         return f"{time} s after 1970-01-01 UTC"
+
+
+_SHOWN = 20
+
+
+def log_lines(entries: Iterable[LogEntry]) -> Iterator[str]:
+    """Yield a history."""
+    for entry in entries:
+        yield f"{entry.fleet_commit[:12]}  {entry.date}  {entry.author}"
+        yield f"  {entry.subject}"
+        for device in entry.devices[:_SHOWN]:
+            yield from _device_lines(device)
+        if len(entry.devices) > _SHOWN:
+            yield f"  and {counted(len(entry.devices) - _SHOWN, 'more device')}"
+
+
+def _device_lines(entry: DeviceEntry) -> Iterator[str]:
+    what = "" if entry.change == "changed" else f"  {entry.change}"
+    version = f"  manifest {entry.version}" if entry.version is not None else ""
+    adopted = f"  adopted {utc(entry.adopted)}" if entry.adopted is not None else ""
+    yield f"  {entry.device}{version}{what}{adopted}"
+    for each in entry.deployments:
+        child = f" on {each.device}" if each.device not in ("", entry.device) else ""
+        yield f"    {each.change:<7}  {each.name}{child}"
+
+
+def utc(moment: str) -> str:
+    """Return a time in UTC as people write it, with a Z."""
+    return moment.replace("+00:00", "Z")

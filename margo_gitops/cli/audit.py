@@ -11,17 +11,16 @@ from pathlib import Path
 
 import click
 
-from margo_gitops.audit.log import HistoryLog
-from margo_gitops.audit.state import AuditRequest, opened, resolved_since
-from margo_gitops.audit.text import log_lines, verification_lines
-from margo_gitops.audit.trace import TraceRequest
-from margo_gitops.audit.trace import trace as trace_device
-from margo_gitops.audit.trace_text import trace_lines
-from margo_gitops.audit.verification import Verification
-from margo_gitops.audit.verify import VerifyOptions
-from margo_gitops.audit.verify import verify as verify_history
+from margo_gitops.audit.log import HistoryLog, log_lines
+from margo_gitops.audit.repos import AuditRequest, opened, resolved_since
+from margo_gitops.audit.trace.device_trace import TraceRequest
+from margo_gitops.audit.trace.device_trace import trace as trace_device
+from margo_gitops.audit.trace.traced import trace_lines
+from margo_gitops.audit.verify.history_check import VerifyOptions
+from margo_gitops.audit.verify.history_check import verify as verify_history
+from margo_gitops.audit.verify.verification import Verification, verification_lines
 from margo_gitops.cli.completion import complete_devices
-from margo_gitops.cli.options import cache_folder, fleet_option, signers_option, state_option
+from margo_gitops.cli.options import cache_folder, extra_packages, fleet_option, signers_option, state_option
 from margo_gitops.cli.output import note, output_option, progress, show
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.records import write
@@ -217,10 +216,10 @@ def export(
     """Write evidence of what DEVICE should run, for somebody who has neither repo.
 
     An in-toto statement in a signed DSSE envelope: the device's files by digest, the fleet commit with its author and
-    approvals, and the git objects that prove all of it.
+    approvals, and the git objects that prove all of it. Needs the extra `evidence` too.
     """
-    # Only these commands need the packages for in-toto and DSSE.
-    from margo_gitops.audit.evidence.export import ExportRequest, export_evidence
+    with extra_packages("`margo-gitops audit export`", "operator,evidence"):
+        from margo_gitops.audit.evidence.export import ExportRequest, export_evidence
 
     if every == (device is not None):
         raise EvidenceUnusable("name a device, or all of them", remedy="audit export DEVICE, or audit export --all")
@@ -241,12 +240,15 @@ def export(
 def check_evidence(file: Path, allowed_signers: Path | None, accept_unsigned: bool, output: str) -> None:
     """Check an evidence file, without either repo: every id and signature in it is computed again.
 
+    Needs the extra `evidence` too.
+
     The list names who may sign commits (namespaces="git") and evidence (namespaces="margo-gitops-evidence").
 
     Exits 0 if it holds, 4 if not.
     """
-    from margo_gitops.audit.evidence.check import check_evidence as check
-    from margo_gitops.audit.evidence.text import evidence_lines
+    with extra_packages("`margo-gitops audit check-evidence`", "operator,evidence"):
+        from margo_gitops.audit.evidence.check import check_evidence as check
+        from margo_gitops.audit.evidence.check import evidence_lines
 
     signers = read_signers(allowed_signers)
     if signers is None:

@@ -26,8 +26,7 @@ from margo_gitops.editing.named import PlacedDeployment, known_device, placed_de
 from margo_gitops.editing.selectors import typed_labels
 from margo_gitops.editing.values import plain_values
 from margo_gitops.errors import ExitCode
-from margo_gitops.fleet_status.reading import StatusRequest
-from margo_gitops.fleet_status.reported_capabilities import read_reported_capabilities
+from margo_gitops.fleet_status.reading import StatusRequest, read_reported_capabilities
 from margo_gitops.operations.fleet_input import read_working_tree
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.placement import targets

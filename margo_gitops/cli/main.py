@@ -40,9 +40,6 @@ COMMANDS = {
     "validate": "margo_gitops.cli.validate:validate",
 }
 _EXTRAS = {
-    "google": "operator",
-    "in_toto_attestation": "operator",
-    "securesystemslib": "operator",
     "jinja2": "operator",
     "pygit2": "operator",
     "re2": "operator",

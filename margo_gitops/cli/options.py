@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
 from margo_gitops.agent.settings.environment import KNOWN, OF_OTHER_COMMANDS, unknown_variables
-from margo_gitops.errors import EnvironmentInvalid
+from margo_gitops.errors import EnvironmentInvalid, ExtraMissing
 
 __all__ = ["CACHE", "FRESHNESS_KEY", "KNOWN", "SIGNING_KEY", "check_environment"]
 
@@ -99,3 +100,22 @@ def cache_folder() -> Path:
         return Path(named)
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "margo-gitops" / "state"
+
+
+@contextmanager
+def extra_packages(what: str, extras: str) -> Iterator[None]:
+    """Say which extras to install where an import inside does not find its package.
+
+    Args:
+        what: what needs the package, "publishing into a bucket".
+        extras: all that this needs, separated by commas.
+
+    Raises:
+        ExtraMissing: a package is not installed.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise ExtraMissing(
+            f"{what} needs the Python package {error.name}", remedy=f"pip install 'margo-gitops[{extras}]'"
+        ) from error

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import click
 
-from margo_gitops.cli.options import cache_folder, fleet_option, state_option
+from margo_gitops.cli.options import cache_folder, extra_packages, fleet_option, state_option
 from margo_gitops.cli.output import output_option, show
-from margo_gitops.errors import ExtraMissing, PublishDiffers, listed
+from margo_gitops.errors import PublishDiffers, listed
 from margo_gitops.operations.fleet_input import named_location, open_state, read_fleet_commit
 from margo_gitops.publishing.folder import FolderTarget
+from margo_gitops.publishing.layout import PublishTarget
 from margo_gitops.publishing.publication import Published, differences
 from margo_gitops.publishing.publication import publish as publish_state
-from margo_gitops.publishing.target import PublishTarget
 from margo_gitops.wording import counted
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -76,13 +76,8 @@ def _open_target(target: str) -> Iterator[PublishTarget]:
     if "://" not in target:
         yield FolderTarget(Path(target).absolute())
         return
-    try:
-        from margo_gitops.publishing.bucket import BucketTarget  # only who has a bucket needs boto3
-    except ModuleNotFoundError as error:
-        raise ExtraMissing(
-            f"publishing into a bucket needs the Python package {error.name}",
-            remedy="pip install 'margo-gitops[operator,s3]'",
-        ) from error
+    with extra_packages("publishing into a bucket", "operator,s3"):
+        from margo_gitops.publishing.bucket import BucketTarget
     with closing(BucketTarget(target)) as bucket:
         yield bucket
 

@@ -15,9 +15,8 @@ from margo_gitops.cli.output import colour, failing_with_usage, output_option, s
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.editing.selectors import parse_selector
 from margo_gitops.errors import ExitCode, MargoGitopsError, StatusUnusable
-from margo_gitops.fleet_status.filters import StatusFilter
 from margo_gitops.fleet_status.reading import StatusRequest, read_status
-from margo_gitops.fleet_status.status import DEVICE_STATES, DeviceState
+from margo_gitops.fleet_status.status import DEVICE_STATES, DeviceState, StatusFilter
 from margo_gitops.fleet_status.text import status_lines
 from margo_gitops.fleet_status.watch import StatusWatch
 from margo_gitops.wording import printable

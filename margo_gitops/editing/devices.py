@@ -23,7 +23,7 @@ from margo_gitops.editing.round_trip import new_document, rewritten, schema_line
 from margo_gitops.editing.selectors import typed_scalar
 from margo_gitops.editing.values import plain_values, typed_value
 from margo_gitops.errors import EditImpossible, InvalidDocument, Location, UnreadableDocument
-from margo_gitops.fleet_status.reported_capabilities import ReportedCapabilities
+from margo_gitops.fleet_status.reading import ReportedCapabilities
 from margo_gitops.rendering.intent import Intent, Located
 
 MAX_CAPABILITIES_BYTES = 1024 * 1024

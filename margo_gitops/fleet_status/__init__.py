@@ -1,1 +1,1 @@
-"""The fleet as its devices report it, beside what they should run."""
+"""The whole fleet at a glance: what each device should run, what it reported, and whether the two agree."""

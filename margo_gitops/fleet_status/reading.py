@@ -16,11 +16,11 @@ from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.state_layout import DEVICES_FOLDER, FLEET_REF, LEFT_FOLDER, NO_SITE
 from margo_gitops.errors import StatusUnusable
 from margo_gitops.fleet_status.desired import Desired, DesiredReader
-from margo_gitops.fleet_status.filters import StatusFilter
 from margo_gitops.fleet_status.status import (
     DeploymentReport,
     DeviceStatus,
     FleetStatus,
+    StatusFilter,
     by_site,
     counted_states,
     judge_device,
@@ -289,3 +289,40 @@ def _site(place: DevicePlace) -> str | None:
 
 def _time(seconds: int | None) -> str | None:
     return datetime.fromtimestamp(seconds, UTC).isoformat() if seconds is not None else None
+
+
+@dataclass(frozen=True, slots=True)
+class ReportedCapabilities:
+    """The capabilities in the branch of reports.
+
+    Attributes:
+        commit: of the branch; None where nothing was ever reported.
+        documents: the reported bytes, by device id; a gateway reports for its children.
+    """
+
+    commit: str | None
+    documents: Mapping[str, bytes]
+
+
+def read_reported_capabilities(request: StatusRequest) -> ReportedCapabilities:
+    """Return the capabilities of all devices that reported any.
+
+    What a client says of a device that is neither itself nor a child of it is left out: placement must not follow what
+    one device says of another.
+
+    Raises:
+        StateTampered: the branch holds what no server wrote.
+        MargoGitopsError: the state repo cannot be read.
+    """
+    with opened_state(request) as (objects, _location):
+        reports = Reports(objects)
+        tip = reports.tip(objects.refs())
+        if tip is None:
+            return ReportedCapabilities(None, {})
+        documents = {
+            device: content
+            for client, folder in reports.clients(reports.commit(tip).tree)
+            for device, content in reports.capabilities(folder).items()
+            if client_of(device) == client
+        }
+        return ReportedCapabilities(tip, documents)

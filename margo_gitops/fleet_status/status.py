@@ -1,22 +1,25 @@
 """Whether a device runs what it should, judged from its manifest and its reports; pure.
 
-STATUS-1  A device's adopted version is the highest that any of its reports names: a device reports what changed, so an
+DEVICE-1  A device's adopted version is the highest that any of its reports names: a device reports what changed, so an
      older number on another deployment is not older state.
-STATUS-2  `failed` before all else: a deployment that should be there, or should go, is reported as failed.
-STATUS-3  `behind`: the adopted version is lower than the desired one; `ahead`: higher, which no render explains.
-STATUS-4  `applying`: the version is the desired one, and a deployment is not yet there, or not yet gone.
-STATUS-5  `silent`: there is something to run, and nothing was ever reported of it.
-STATUS-6  `installed`: none of these; a device with nothing to run that reports nothing is `installed`.
+DEVICE-2  `failed` before all else: a deployment that should be there, or should go, is reported as failed.
+DEVICE-3  `behind`: the adopted version is lower than the desired one; `ahead`: higher, which no render explains.
+DEVICE-4  `applying`: the version is the desired one, and a deployment is not yet there, or not yet gone.
+DEVICE-5  `silent`: there is something to run, and nothing was ever reported of it.
+DEVICE-6  `installed`: none of these; a device with nothing to run that reports nothing is `installed`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
+from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.documents.declarations import About
+from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.status import State
+from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.reported import ReportedStatus
 
 DeviceState: TypeAlias = Literal["installed", "applying", "behind", "failed", "silent", "ahead", "left"]
@@ -101,7 +104,7 @@ class FleetStatus:
 def judge_device(
     version: int, wanted: Iterable[str], reported: Mapping[str, ReportedStatus]
 ) -> tuple[DeviceState, int | None]:
-    """Return a device's state and its adopted version (STATUS-1 to STATUS-6).
+    """Return a device's state and its adopted version (DEVICE-1 to DEVICE-6).
 
     Args:
         version: of the desired manifest.
@@ -147,3 +150,39 @@ def by_site(devices: Iterable[DeviceStatus]) -> tuple[SiteStatus, ...]:
             groups.setdefault(each.site, []).append(each)
     ordered = sorted(groups, key=lambda site: (site is None, site or ""))
     return tuple(SiteStatus(site, counted_states(groups[site])) for site in ordered)
+
+
+LabelSelector: TypeAlias = Callable[[Intent], DeviceSelector]
+"""A selector that a person typed: its values get their types from the labels of the fleet."""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusFilter:
+    """Which devices to show; everything given must hold, and empty means any.
+
+    Attributes:
+        devices: ids; for a gateway's child, its gateway is shown.
+        sites: names.
+        applications: ids; devices that should run one of them.
+        states: of devices; those that left the fleet are shown only where `left` is among them, or by name.
+        labels: selectors; all must hold, for the device or for one of its children.
+    """
+
+    devices: frozenset[str] = frozenset()
+    sites: frozenset[str] = frozenset()
+    applications: frozenset[str] = frozenset()
+    states: frozenset[DeviceState] = frozenset()
+    labels: tuple[LabelSelector, ...] = ()
+
+    @property
+    def clients(self) -> frozenset[str]:
+        """The clients named by `devices`."""
+        return frozenset(map(client_of, self.devices))
+
+    def place(self, device: str, site: str | None, *, left: bool) -> bool:
+        """Return whether a device may be shown, as far as its place in the state repo tells."""
+        if self.devices and device not in self.clients:
+            return False
+        if left and not (self.devices or "left" in self.states):
+            return False
+        return not self.sites or (site or "") in self.sites

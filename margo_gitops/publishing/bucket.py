@@ -46,10 +46,11 @@ from margo_gitops.publishing.layout import (
     MAX_MANIFEST_BYTES,
     MAX_PROOF_BYTES,
     OBJECT_CACHING,
+    DatedManifest,
     PublishedObject,
+    expired,
     read_manifest,
 )
-from margo_gitops.publishing.retention import DatedManifest, expired
 
 LOCK_KEY: Final = ".margo-gitops-publish"
 STALE_SECONDS: Final = 900

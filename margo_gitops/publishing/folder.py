@@ -40,10 +40,11 @@ from margo_gitops.publishing.layout import (
     MANIFESTS,
     MAX_MANIFEST_BYTES,
     MAX_PROOF_BYTES,
+    DatedManifest,
     PublishedObject,
+    expired,
     read_manifest,
 )
-from margo_gitops.publishing.retention import DatedManifest, expired
 
 LOCK_FILE: Final = ".margo-gitops-publish"
 """In every target; what starts with a dot is no device."""

@@ -11,8 +11,11 @@ LAYOUT-4  The proof of freshness is `api/v1/freshness` for each device, too. In 
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Final
+from itertools import pairwise
+from typing import Final, Protocol
 
 from margo_gitops.digests import Digest
 from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE, FRESHNESS_PATH, MAX_PROOF_BYTES
@@ -105,3 +108,85 @@ __all__ = [
     "PublishedObject",
     "read_manifest",
 ]
+
+
+class PublishTarget(Protocol):
+    """Holds the published files of many devices.
+
+    Every method raises PublishTargetUnusable where the target refuses.
+    """
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Keep other publishers away while the context lasts; make the target where there is nothing.
+
+        Raises:
+            PublishBusy: another publisher is at work.
+        """
+        ...
+
+    def devices(self) -> Iterable[str]:
+        """Return the encoded ids of all devices that were ever published here."""
+        ...
+
+    def manifest(self, device: str) -> bytes | None:
+        """Return the manifest that a device is given now; None for none.
+
+        Args:
+            device: encoded device id, as in all other methods.
+        """
+        ...
+
+    def objects(self, device: str) -> frozenset[str]:
+        """Return the paths of all objects that are there for a device."""
+        ...
+
+    def read(self, device: str, path: str) -> bytes | None:
+        """Return an object's bytes; None where it is not there."""
+        ...
+
+    def put(self, device: str, wanted: PublishedObject, content: bytes) -> None:
+        """Write an object, whole or not at all."""
+        ...
+
+    def switch(self, device: str, manifest: bytes) -> None:
+        """Give the device this manifest from one moment to the next; all its objects are there and durable."""
+        ...
+
+    def proof(self, device: str) -> bytes | None:
+        """Return the proof of freshness that a device is given now; None for none."""
+        ...
+
+    def put_proof(self, device: str, shard: str, content: bytes) -> None:
+        """Give the device this proof, which is that of all devices of a shard, from one moment to the next."""
+        ...
+
+    def collect(self, device: str, keep: float) -> int:
+        """Remove what no manifest of the last `keep` seconds leads to; return how many objects went."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DatedManifest:
+    """A manifest on a target.
+
+    Attributes:
+        digest: of its bytes.
+        published: seconds since 1970.
+    """
+
+    digest: str
+    published: float
+
+
+def expired(manifests: Sequence[DatedManifest], current: str, now: float, keep: float) -> frozenset[str]:
+    """Return the digests of manifests that were replaced more than `keep` seconds ago.
+
+    Args:
+        manifests: all of a device, in any order.
+        current: digest of the one that the device is given now; never expired.
+        now: seconds since 1970.
+        keep: seconds.
+    """
+    order = sorted(manifests, key=lambda manifest: (manifest.published, manifest.digest != current))
+    replaced = {older.digest: newer.published for older, newer in pairwise(order)}
+    return frozenset(digest for digest, time in replaced.items() if digest != current and now - time > keep)

@@ -31,8 +31,7 @@ from margo_gitops.errors import (
     UnreadableDocument,
     listed,
 )
-from margo_gitops.publishing.layout import ManifestContent, PublishedObject, read_manifest
-from margo_gitops.publishing.target import PublishTarget
+from margo_gitops.publishing.layout import ManifestContent, PublishedObject, PublishTarget, read_manifest
 from margo_gitops.state_repo.objects import DeviceState
 from margo_gitops.state_repo.served_state import ServedState, StateView
 from margo_gitops.state_repo.state_repo import StateRepo

@@ -27,7 +27,7 @@ from margo_gitops.audit.evidence.check import CheckedEvidence, check_evidence
 from margo_gitops.audit.evidence.envelope import sealed
 from margo_gitops.audit.evidence.export import ExportRequest, export_evidence
 from margo_gitops.audit.evidence.predicate import PAYLOAD_TYPE
-from margo_gitops.audit.state import opened
+from margo_gitops.audit.repos import opened
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.errors import EvidenceRefused, EvidenceUnusable, FleetCommitUnknown

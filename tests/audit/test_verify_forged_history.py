@@ -9,7 +9,7 @@ import pytest
 from audited_world import World
 from forging import DEVICES
 
-from margo_gitops.audit.verification import AuditFinding
+from margo_gitops.audit.verify.verification import AuditFinding
 from margo_gitops.digests import sha256
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.rendering.desired_state import manifest

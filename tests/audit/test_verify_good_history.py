@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.properties import times
 
-from margo_gitops.audit.verify import VerifyOptions, verify
+from margo_gitops.audit.verify.history_check import VerifyOptions, verify
 from margo_gitops.errors import AuditUnusable, MargoGitopsError
 
 LONG = int(os.environ.get("TEST_AUDIT_EDITS", "0"))
@@ -161,7 +161,7 @@ def test_several_processes_find_the_same(world: World, monkeypatch: pytest.Monke
     for number in range(16):
         world.fleet.site("north", p=str(number))
         world.commit()
-    monkeypatch.setattr("margo_gitops.audit.verify._RANGE", (4, 6))
+    monkeypatch.setattr("margo_gitops.audit.verify.history_check._RANGE", (4, 6))
     seen: list[tuple[int, int]] = []
     alone = world.verify()
     several = verify(world.request, VerifyOptions(jobs=2), lambda done, count: seen.append((done, count)))

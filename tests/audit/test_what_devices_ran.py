@@ -10,8 +10,8 @@ from audited_world import World
 from support.command_line import margo_gitops
 from support.reporting import Reporter
 
-from margo_gitops.audit.adoption import adopted_at
-from margo_gitops.audit.verification import AuditFinding
+from margo_gitops.audit.trace.adoption import adopted_at
+from margo_gitops.audit.verify.verification import AuditFinding
 from margo_gitops.documents.state_layout import REPORTS_REF
 from margo_gitops.state_repo.report_branch import ReportKey
 

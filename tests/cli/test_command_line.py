@@ -95,6 +95,20 @@ def test_a_device_without_the_operators_packages_has_the_agent(tmp_path: Path, m
     assert "margo-gitops[operator]" in listed.stdout
 
 
+EVIDENCE = ("in_toto_attestation", "securesystemslib", "google")
+
+
+@pytest.mark.parametrize("missing", [(name,) for name in EVIDENCE], ids=str)
+def test_only_the_commands_for_evidence_need_its_packages(tmp_path: Path, missing: tuple[str, ...]):
+    prelude = WITHOUT.format(missing=missing)
+    for command in (("audit", "--help"), ("audit", "verify", "--help"), ("render", "--help")):
+        assert margo_gitops(*command, cwd=tmp_path, prelude=prelude).code == 0
+    outcome = margo_gitops("audit", "check-evidence", "evidence.json", cwd=tmp_path, prelude=prelude)
+    assert outcome.code == 2, outcome
+    assert "`margo-gitops audit check-evidence` needs the Python package" in outcome.stderr
+    assert "pip install 'margo-gitops[operator,evidence]'" in outcome.stderr
+
+
 def test_another_missing_module_is_a_defect_and_shown_as_one(tmp_path: Path):
     with pytest.raises(AssertionError, match="Traceback"):
         margo_gitops("render", cwd=tmp_path, prelude=WITHOUT.format(missing=("uuid",)))

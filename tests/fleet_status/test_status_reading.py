@@ -12,9 +12,8 @@ from support.state_publishing import Renderer
 from margo_gitops.editing.selectors import parse_selector
 from margo_gitops.errors import NoFleetRepo, StateTampered, StatusUnusable
 from margo_gitops.fleet_status import reading
-from margo_gitops.fleet_status.filters import StatusFilter
 from margo_gitops.fleet_status.reading import StatusReader, StatusRequest, read_status
-from margo_gitops.fleet_status.status import FleetStatus
+from margo_gitops.fleet_status.status import FleetStatus, StatusFilter
 from margo_gitops.fleet_status.text import status_lines
 from margo_gitops.rendering.resolution import deployment_id
 from margo_gitops.state_repo.objects import StateObjects

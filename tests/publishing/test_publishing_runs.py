@@ -12,9 +12,8 @@ from support.published import FIRST, SECOND, Plant
 from margo_gitops.digests import sha256
 from margo_gitops.errors import PublishBusy, PublishGoesBack, PublishTargetUnusable, StateTampered
 from margo_gitops.publishing.folder import LOCK_FILE
-from margo_gitops.publishing.layout import MANIFEST_LINK, PublishedObject, read_manifest
+from margo_gitops.publishing.layout import MANIFEST_LINK, DatedManifest, PublishedObject, expired, read_manifest
 from margo_gitops.publishing.publication import differences, publish
-from margo_gitops.publishing.retention import DatedManifest, expired
 
 HOUR = 3600.0
 

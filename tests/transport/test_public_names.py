@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-PACKAGES = ["margo_gitops.documents", "margo_gitops.transport", "margo_gitops.appliers"]
+PACKAGES = ["margo_gitops.documents", "margo_gitops.transport", "margo_gitops.appliers", "margo_gitops.trust"]
 
 
 @pytest.mark.parametrize("package", PACKAGES)

@@ -1,1 +1,1 @@
-"""Evidence that a third party checks without access to the repos."""
+"""Evidence files: what a device ran, signed, for checkers who have neither repo (in-toto, DSSE)."""

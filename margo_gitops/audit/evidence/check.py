@@ -29,12 +29,12 @@ from margo_gitops.audit.evidence.predicate import (
     STATEMENT_TYPE,
     Evidence,
     EvidenceState,
+    EvidenceStatement,
     Subject,
     content_of,
     fleet_commit_of,
     subjects_of,
 )
-from margo_gitops.audit.evidence.statement import EvidenceStatement
 from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.digests import sha256
 from margo_gitops.documents.device_id import encode_device_id
@@ -56,6 +56,7 @@ from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE, TREE, TreeEntry, object_id
 from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.wording import counted
 
 _BOUNDS: Final = Bounds(size=256 * 1024 * 1024, depth=12, nodes=4_000_000)
 
@@ -342,3 +343,26 @@ def _subjects(said: tuple[Subject, ...], real: tuple[Subject, ...]) -> Iterator[
         yield f"EVIDENCE-8: the subjects lack {each.name}"
     if set(said) == set(real) and said != real:
         yield "EVIDENCE-8: the subjects are in another order, or one stands twice"
+
+
+_SHOWN = 50
+
+
+def evidence_lines(checked: CheckedEvidence) -> Iterator[str]:
+    """Yield what an evidence file proves."""
+    evidence = checked.evidence
+    yield f"fleet {evidence.fleet}: {counted(len(evidence.states), 'state')} proven"
+    yield f"  exported   {evidence.exported_at.replace('+00:00', 'Z')} by {checked.exporter}"
+    yield f"  signed by  {', '.join(checked.signed_by) or 'nobody'}"
+    if checked.unsigned:
+        yield f"  warning: {counted(checked.unsigned, 'commit')} unsigned: only the exporter vouches for that"
+    for state in evidence.states[:_SHOWN]:
+        commit = state.fleet_commit
+        yield f"{state.device}  manifest {state.manifest_version}"
+        yield f"  device commit  {state.device_commit}"
+        yield f"  fleet commit   {commit.id[:12]}  {commit.date}  {commit.author}"
+        yield f"                 {commit.subject}"
+        for each in commit.trailers:
+            yield f"                 {each.name}: {each.value}"
+    if len(evidence.states) > _SHOWN:
+        yield f"and {counted(len(evidence.states) - _SHOWN, 'more state')}"

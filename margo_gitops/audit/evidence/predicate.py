@@ -16,7 +16,7 @@ from dulwich.errors import ObjectFormatException
 from dulwich.objects import Commit
 
 from margo_gitops.audit.log import date_of
-from margo_gitops.documents.declarations import About, Items, Text
+from margo_gitops.documents.declarations import About, Items, Text, Wire
 from margo_gitops.trust.git_commit import trailer_lines
 from margo_gitops.trust.git_objects import OBJECT_ID_PATTERN
 
@@ -169,3 +169,13 @@ def subjects_of(states: Iterable[tuple[str, str, str, dict[str, tuple[str, str]]
             name = f"{device}/{path}"
             found[name, blob] = Subject(name, SubjectDigest(sha256=sha256, git_blob=blob))
     return tuple(found[key] for key in sorted(found))
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceStatement:
+    """An in-toto statement (v1) about states of devices; the payload of an evidence file's envelope."""
+
+    type: Annotated[Literal["https://in-toto.io/Statement/v1"], Wire("_type"), About("What this is.")]
+    subject: Annotated[tuple[Subject, ...], Items(minimum=1), About("What it is about, sorted by name.")]
+    predicate_type: Annotated[Literal["urn:margo-gitops:evidence:v1"], About("What the predicate is.")]
+    predicate: Evidence

@@ -1,18 +1,24 @@
-"""Open the two repos that an audit compares."""
+"""Open the two repos that an audit compares, and remember how far a history was verified."""
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.disk.files import read_bounded, replace_file
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import AuditUnusable
 from margo_gitops.operations.fleet_input import named_location, open_state, state_location_of
 from margo_gitops.state_repo.objects import StateObjects
+from margo_gitops.trust.git_objects import is_object_id
 from margo_gitops.trust.state_commit import StateCommit
 
 
@@ -75,3 +81,36 @@ def resolved_since(objects: StateObjects, revision: str, chain: tuple[str, ...] 
         f"{revision} is no commit of the branch fleet, and none that was rendered into it",
         remedy="list them: margo-gitops audit log",
     )
+
+
+_MAX_BYTES: Final = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A small file in the cache folder, one for each state repo and set of options."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, cache: Path, *options: str) -> Checkpoint:
+        """Return the checkpoint for a state repo and options."""
+        key = hashlib.sha256(write_json(list(options))).hexdigest()[:32]
+        return cls(cache / "audit" / f"{key}.json")
+
+    def read(self) -> str | None:
+        """Return the last commit that was verified; None where nothing is known, or the file is damaged."""
+        try:
+            content = json.loads(read_bounded(self.path, _MAX_BYTES))
+        except (OSError, ValueError):
+            return None
+        commit = content.get("verified") if isinstance(content, dict) else None
+        return commit if isinstance(commit, str) and is_object_id(commit) else None
+
+    def write(self, commit: str) -> None:
+        """Remember a commit; a cache that cannot be written is none, and no reason to fail."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self.path, write_json({"verified": commit}) + b"\n")
+        except OSError:
+            return

@@ -20,9 +20,16 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from margo_gitops import __version__
-from margo_gitops.audit.rerender import Rerender, folders
-from margo_gitops.audit.tree_comparison import TreeDifference, files_differ, manifest_version, root_tree, unsound
-from margo_gitops.audit.verification import AuditFinding
+from margo_gitops.audit.verify.rendered_trees import (
+    Rerender,
+    TreeDifference,
+    files_differ,
+    folders,
+    manifest_version,
+    root_tree,
+    unsound,
+)
+from margo_gitops.audit.verify.verification import AuditFinding
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.state_layout import (

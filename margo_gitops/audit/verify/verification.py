@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from margo_gitops.documents.declarations import About
+from margo_gitops.wording import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,3 +60,19 @@ class Verification:
     def warnings(self) -> tuple[AuditFinding, ...]:
         """What could not be proven, or was unusual."""
         return tuple(each for each in self.findings if each.severity == "warning")
+
+
+def verification_lines(result: Verification) -> Iterator[str]:
+    """Yield what a verification found; its errors are for the error that ends the command."""
+    for each in result.warnings:
+        yield f"warning: {each.sentence}"
+    if result.tip is None:
+        yield "nothing to verify: the state repo is empty"
+        return
+    since = f" since {result.since[:12]}" if result.since else ""
+    devices = counted(result.device_commits, "device commit")
+    yield f"{counted(result.commits, 'fleet commit')}{since} and {devices} verified"
+    if result.report_commits:
+        yield f"{counted(result.report_commits, 'commit')} of reports verified"
+    for signer in result.signed_by:
+        yield f"signed by {signer}"

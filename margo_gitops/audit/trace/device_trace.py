@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from margo_gitops.audit.adoption import StatusSince, adopted_at, adoptions, moment, statuses_at
-from margo_gitops.audit.line_history import Lines
 from margo_gitops.audit.log import date_of, read_deployment
-from margo_gitops.audit.trace_file import Source, path_of, trace_file
-from margo_gitops.audit.traced import Trace, TracedDeployment, TracedParameter, TracedReport, TracedSince
-from margo_gitops.audit.tree_comparison import manifest_version
-from margo_gitops.audit.value_history import ValueHistory, leaves
+from margo_gitops.audit.trace.adoption import StatusSince, adopted_at, adoptions, moment, statuses_at
+from margo_gitops.audit.trace.history import Lines, ValueHistory, leaves
+from margo_gitops.audit.trace.trace_file import Source, path_of, trace_file
+from margo_gitops.audit.trace.traced import Trace, TracedDeployment, TracedParameter, TracedReport, TracedSince
+from margo_gitops.audit.verify.rendered_trees import manifest_version
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.application import ParameterValue

@@ -6,9 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from margo_gitops.audit.line_history import Lines
-from margo_gitops.audit.traced import TracedFile, TracedValue
-from margo_gitops.audit.value_history import Leaves, ValueHistory, leaves, scalar
+from margo_gitops.audit.trace.history import Leaves, Lines, ValueHistory, leaves, scalar
+from margo_gitops.audit.trace.traced import TracedFile, TracedValue
 from margo_gitops.digests import sha256
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.kinds import read_source

@@ -12,12 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.audit.checkpoint import Checkpoint
-from margo_gitops.audit.commit_check import CommitCheck
-from margo_gitops.audit.freshness_check import check_freshness
-from margo_gitops.audit.report_check import ReportCheck
-from margo_gitops.audit.state import AuditRequest, opened, resolved_since
-from margo_gitops.audit.verification import AuditFinding, Verification
+from margo_gitops.audit.repos import AuditRequest, Checkpoint, opened, resolved_since
+from margo_gitops.audit.verify.commit_check import CommitCheck
+from margo_gitops.audit.verify.side_branches import ReportCheck, check_freshness
+from margo_gitops.audit.verify.verification import AuditFinding, Verification
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.state_layout import DEVICE_REFS, FLEET_REF
