@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.responses import Response
@@ -33,25 +34,19 @@ class Contract(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
 class WorkloadManagementApi:
-    """Margo's Workload Management API."""
+    """Margo's Workload Management API.
 
-    def __init__(
-        self,
-        contracts: Sequence[Contract],
-        commits: ReportCommits,
-        background: Sequence[Callable[[], Awaitable[None]]] = (),
-    ) -> None:
-        """Take the parts.
+    Attributes:
+        contracts: asked in this order; the first that knows the path answers.
+        commits: puts reports into the state repo, to the last one.
+        background: what runs while the server lives, and is cancelled at its end.
+    """
 
-        Args:
-            contracts: asked in this order; the first that knows the path answers.
-            commits: puts reports into the state repo, to the last one.
-            background: what goes on while the server lives, and is cancelled at its end.
-        """
-        self._contracts = contracts
-        self._commits = commits
-        self._background = background
+    contracts: Sequence[Contract]
+    commits: ReportCommits
+    background: Sequence[Callable[[], Awaitable[None]]] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run through the server's life."""
@@ -74,7 +69,7 @@ class WorkloadManagementApi:
         await response(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
-        for contract in self._contracts:
+        for contract in self.contracts:
             response = await contract.answer(scope, receive)
             if response is not None:
                 return response
@@ -91,12 +86,12 @@ class WorkloadManagementApi:
 
     @asynccontextmanager
     async def _working(self) -> AsyncIterator[None]:
-        committing = asyncio.create_task(self._commits.run())
-        background = [asyncio.ensure_future(run()) for run in self._background]
+        committing = asyncio.create_task(self.commits.run())
+        background = [asyncio.ensure_future(run()) for run in self.background]
         try:
             yield
         finally:
             for task in background:
                 task.cancel()
-            self._commits.stop()
+            self.commits.stop()
             await asyncio.gather(committing, *background, return_exceptions=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from margo_gitops.cache import SizedCache
 from margo_gitops.server.problems import OVERLOADED, TOO_MANY, RequestRefused
 
 _KEPT_BUCKETS: Final = 200_000
@@ -35,18 +35,15 @@ class RateLimit:
         self._rate = per_minute / 60
         self._burst = burst
         self._clock = clock
-        self._buckets: OrderedDict[str, _Bucket] = OrderedDict()
+        self._buckets: SizedCache[str, _Bucket] = SizedCache(_KEPT_BUCKETS)
 
     def take(self, client: str) -> int | None:
         """Count a request; return None if it may pass, else the seconds until one may."""
         now = self._clock()
         bucket = self._buckets.get(client)
         if bucket is None:
-            bucket = self._buckets[client] = _Bucket(float(self._burst), now)
-            if len(self._buckets) > _KEPT_BUCKETS:
-                self._buckets.popitem(last=False)
-        else:
-            self._buckets.move_to_end(client)
+            bucket = _Bucket(float(self._burst), now)
+            self._buckets.put(client, bucket)
         bucket.tokens = min(float(self._burst), bucket.tokens + (now - bucket.at) * self._rate)
         bucket.at = now
         if bucket.tokens >= 1:

@@ -126,14 +126,12 @@ class Route(Generic[T]):
     """A row of the table.
 
     Attributes:
-        name: of the resource.
         template: its path; `{…}` are parameters.
         audience: who may call.
         operations: by method.
         at_root: whether `listen.basePath` does not stand in front.
     """
 
-    name: str
     template: str
     audience: Audience
     operations: Mapping[str, Operation[T]]

@@ -209,23 +209,29 @@ DIGEST = f"sha256:{'a' * 64}"
 UUID = "a3e2f5dc-912e-494f-8395-52cf3769bc06"
 
 
+CLIENT = "/api/v1/clients/{clientId}"
+
+
 def found(path: bytes, base: str = "") -> tuple[str | None, str, dict[str, str]]:
     """Return the client id in a path, the resource there, and its other parameters."""
     match = RouteTable(ROUTES, base).find(path)
     parameters = dict(match.parameters) if match else {}
     client_id = client_of_path(path, base)
     assert parameters.pop("clientId", client_id) == client_id
-    return client_id, match.route.name if match else "", parameters
+    return client_id, match.route.template if match else "", parameters
 
 
 @pytest.mark.parametrize(
     ("path", "expected"),
     [
-        ("deployments", ("c-1", "manifest", {})),
-        (f"bundles/{DIGEST}", ("c-1", "bundle", {"digest": DIGEST})),
-        (f"deployments/{UUID}/status", ("c-1", "status", {"deploymentId": UUID})),
-        ("capabilities", ("c-1", "own-capabilities", {})),
-        ("capabilities/c-1/x", ("c-1", "capabilities", {"deviceId": "c-1/x"})),
+        ("deployments", ("c-1", CLIENT + "/deployments", {})),
+        (f"bundles/{DIGEST}", ("c-1", CLIENT + "/bundles/{digest}", {"digest": DIGEST})),
+        (
+            f"deployments/{UUID}/status",
+            ("c-1", CLIENT + "/deployments/{deploymentId}/status", {"deploymentId": UUID}),
+        ),
+        ("capabilities", ("c-1", CLIENT + "/capabilities", {})),
+        ("capabilities/c-1/x", ("c-1", CLIENT + "/capabilities/{deviceId}", {"deviceId": "c-1/x"})),
         ("capabilities/", ("c-1", "", {})),
         ("clients/c-2/deployments", ("c-1", "", {})),
         ("", ("c-1", "", {})),
@@ -247,8 +253,8 @@ def test_what_is_no_client_id_is_none(path: str) -> None:
 def test_other_paths_are_of_the_current_contract() -> None:
     for path in (b"/api/v1/deployments", b"/api/v1/client", b"/api/v1/clients", b"/clients/x/deployments"):
         assert found(path) == (None, "", {})
-    assert found(b"/api/v1/onboarding") == (None, "onboarding", {})
-    assert found(b"/b/api/v1/onboarding/certificate", "/b") == (None, "root-certificate", {})
+    assert found(b"/api/v1/onboarding") == (None, "/api/v1/onboarding", {})
+    assert found(b"/b/api/v1/onboarding/certificate", "/b") == (None, "/api/v1/onboarding/certificate", {})
     assert found(b"/api/v1/onboarding/") == (None, "", {})
 
 

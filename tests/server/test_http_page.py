@@ -64,8 +64,8 @@ def test_every_served_resource_has_its_row(routes: Sequence[Route[Any]]) -> None
         for method, operation in route.operations.items():
             said = pages[method, route.template]
             succeeds = {answer.status for answer in operation.answers}
-            assert said <= succeeds | {*operation.refusals, 503}, route.name
-            assert {status for status in succeeds if status < 400} <= said, route.name
+            assert said <= succeeds | {*operation.refusals, 503}, route.template
+            assert {status for status in succeeds if status < 400} <= said, route.template
 
 
 def test_every_row_is_of_a_served_resource() -> None:

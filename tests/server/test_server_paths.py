@@ -13,36 +13,41 @@ from margo_gitops.server.routing import RouteTable
 
 ID = "2541c588-2b5a-5659-898c-f2128302b9a5"
 DIGEST = sha256(b"x")
+DEPLOYMENT = "/api/v1/deployments/{deploymentId}/{digest}"
 
 
 def found(path: bytes, base: str = "") -> tuple[str, dict[str, str]] | None:
     """Return the resource at a path, and its parameters."""
     match = RouteTable(ROUTES, base).find(path)
-    return (match.route.name, dict(match.parameters)) if match else None
+    return (match.route.template, dict(match.parameters)) if match else None
 
 
 @pytest.mark.parametrize(
-    ("path", "name", "parameters"),
+    ("path", "template", "parameters"),
     [
-        ("/api/v1/deployments", "manifest", {}),
-        (f"/api/v1/deployments/{ID}/{DIGEST}", "deployment", {"deploymentId": ID, "digest": DIGEST}),
+        ("/api/v1/deployments", "/api/v1/deployments", {}),
         (
-            f"/api/v1/deployments/{ID}/{DIGEST.replace(':', '%3A')}",
-            "deployment",
+            f"/api/v1/deployments/{ID}/{DIGEST}",
+            "/api/v1/deployments/{deploymentId}/{digest}",
             {"deploymentId": ID, "digest": DIGEST},
         ),
-        (f"/api/v1/deployments/{ID}/status", "status", {"deploymentId": ID}),
-        (f"/api/v1/bundles/{DIGEST}", "bundle", {"digest": DIGEST}),
-        ("/api/v1/capabilities/gw-1", "capabilities", {"deviceId": "gw-1"}),
-        ("/api/v1/capabilities/gw-1/press-07", "capabilities", {"deviceId": "gw-1/press-07"}),
-        ("/api/v1/capabilities/gw-1%2Fpress-07", "capabilities", {"deviceId": "gw-1/press-07"}),
-        ("/api/v1/capabilities/gw-1%2fpress-07", "capabilities", {"deviceId": "gw-1/press-07"}),
-        ("/api/v1/capabilities/%61%7E", "capabilities", {"deviceId": "a~"}),
-        ("/healthz", "healthz", {}),
+        (
+            f"/api/v1/deployments/{ID}/{DIGEST.replace(':', '%3A')}",
+            DEPLOYMENT,
+            {"deploymentId": ID, "digest": DIGEST},
+        ),
+        (f"/api/v1/deployments/{ID}/status", "/api/v1/deployments/{deploymentId}/status", {"deploymentId": ID}),
+        (f"/api/v1/bundles/{DIGEST}", "/api/v1/bundles/{digest}", {"digest": DIGEST}),
+        ("/api/v1/capabilities/gw-1", "/api/v1/capabilities/{deviceId}", {"deviceId": "gw-1"}),
+        ("/api/v1/capabilities/gw-1/press-07", "/api/v1/capabilities/{deviceId}", {"deviceId": "gw-1/press-07"}),
+        ("/api/v1/capabilities/gw-1%2Fpress-07", "/api/v1/capabilities/{deviceId}", {"deviceId": "gw-1/press-07"}),
+        ("/api/v1/capabilities/gw-1%2fpress-07", "/api/v1/capabilities/{deviceId}", {"deviceId": "gw-1/press-07"}),
+        ("/api/v1/capabilities/%61%7E", "/api/v1/capabilities/{deviceId}", {"deviceId": "a~"}),
+        ("/healthz", "/healthz", {}),
     ],
 )
-def test_every_resource_of_the_contract_has_its_path(path: str, name: str, parameters: dict[str, str]) -> None:
-    assert found(path.encode()) == (name, parameters)
+def test_every_resource_of_the_contract_has_its_path(path: str, template: str, parameters: dict[str, str]) -> None:
+    assert found(path.encode()) == (template, parameters)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +111,7 @@ def test_bytes_beyond_ascii_are_no_path() -> None:
 
 
 def test_a_base_path_belongs_to_every_path() -> None:
-    assert found(b"/v1alpha2/margo/api/v1/deployments", "/v1alpha2/margo") == ("manifest", {})
+    assert found(b"/v1alpha2/margo/api/v1/deployments", "/v1alpha2/margo") == ("/api/v1/deployments", {})
     assert found(b"/api/v1/deployments", "/v1alpha2/margo") is None
     assert found(b"/v1alpha2/margo//api/v1/deployments", "/v1alpha2/margo") is None
 

@@ -67,7 +67,7 @@ class Parts:
 def _read(
     handle: Callable[[Parts], Handler],
     found: Answer,
-    refusals: tuple[int, ...] = (),
+    refusals: tuple[int, ...] = (403, 404, 406),
     more: tuple[Answer, ...] = (),
     headers: Mapping[str, str] | None = None,
 ) -> dict[str, Operation[Parts]]:
@@ -83,139 +83,86 @@ def _keep(handle: Callable[[Parts], Handler], body: str, summary: str) -> Operat
     return Operation(handle, summary, kept, (400, 403, 404, 408, 413, 415, 422), body=body)
 
 
-def _public(name: str, path: str, get: Operation[Parts]) -> Route[Parts]:
-    return Route(name, path, "public", {"GET": get}, at_root=True)
+def _health(handle: Callable[[Parts], Handler], summary: str, *answers: tuple[int, str]) -> dict[str, Operation[Parts]]:
+    texts = tuple(Answer(status, meaning, "text/plain") for status, meaning in answers)
+    return {"GET": Operation(handle, summary, texts)}
 
 
-def _text(status: int, summary: str) -> Answer:
-    return Answer(status, summary, "text/plain")
-
-
-_JSON: Final = "application/json"
 _WAIT: Final = {"Prefer": "`wait=N` (RFC 7240): answer at the next change, at the latest after N seconds."}
 _HINTS: Final = {
     "Preference-Applied": "The wait that was applied.",
     POLL_INTERVAL_HEADER: "Seconds: poll no more often.",
 }
+_MANIFEST: Final = Answer(200, "All that the client shall run.", MANIFEST_MEDIA_TYPE, "StateManifest", _HINTS)
+_DOCUMENT: Final = Answer(200, "One deployment document, as it was rendered.", DEPLOYMENT_MEDIA_TYPE)
+_BUNDLE: Final = Answer(200, "All deployment documents as one archive.", BUNDLE_MEDIA_TYPE)
+_PROOF: Final = Answer(200, "Proof that the manifest is the newest.", FRESHNESS_MEDIA_TYPE, "FreshnessProof")
+_DOMAIN: Final = Answer(200, "The trust domain and its bundle's place.", "application/json")
+_TRUST: Final = Answer(200, "The trust bundle (SPIFFE).", "application/json")
+_READABLE: Final = "The state repo can be read."
+_SAY_STATUS: Final = "Say what became of a deployment."
+_SAY_DEVICE: Final = "Say what a device is and offers."
+_FORGET: Final = "Forget a device and its children."
+_FORGOTTEN: Final = (Answer(204, "Forgotten."),)
 _NO_TRUST: Final = (Answer(404, "This server has none.", PROBLEM_MEDIA_TYPE, "Problem"),)
+_REFS: Final = (Answer(200, media_type=ADVERTISEMENT),)
+_PACK: Final = (Answer(200, media_type=RESULT),)
 
 ROUTES: Final[tuple[Route[Parts], ...]] = (
     Route(
-        "manifest",
         "/api/v1/deployments",
         "device",
-        _read(
-            lambda parts: parts.reading.manifest,
-            Answer(200, "All that the client shall run.", MANIFEST_MEDIA_TYPE, "StateManifest", _HINTS),
-            (403, 406),
-            headers=_WAIT,
-        ),
+        _read(lambda parts: parts.reading.manifest, _MANIFEST, (403, 406), headers=_WAIT),
     ),
     Route(
-        "deployment",
         "/api/v1/deployments/{deploymentId}/{digest}",
         "linked",
-        _read(
-            lambda parts: parts.reading.deployment,
-            Answer(200, "One deployment document, as it was rendered.", DEPLOYMENT_MEDIA_TYPE),
-            (403, 404, 406),
-        ),
+        _read(lambda parts: parts.reading.deployment, _DOCUMENT),
     ),
+    Route("/api/v1/bundles/{digest}", "linked", _read(lambda parts: parts.reading.bundle, _BUNDLE)),
+    Route("/api/v1/freshness", "device", _read(lambda parts: parts.reading.freshness, _PROOF)),
     Route(
-        "bundle",
-        "/api/v1/bundles/{digest}",
-        "linked",
-        _read(
-            lambda parts: parts.reading.bundle,
-            Answer(200, "All deployment documents as one archive.", BUNDLE_MEDIA_TYPE),
-            (403, 404, 406),
-        ),
-    ),
-    Route(
-        "freshness",
-        "/api/v1/freshness",
-        "device",
-        _read(
-            lambda parts: parts.reading.freshness,
-            Answer(200, "Proof that the manifest is the newest.", FRESHNESS_MEDIA_TYPE, "FreshnessProof"),
-            (403, 404, 406),
-        ),
-    ),
-    Route(
-        "status",
         "/api/v1/deployments/{deploymentId}/status",
         "device",
-        {
-            "POST": _keep(
-                lambda parts: parts.writing.post_status, "DeploymentStatus", "Say what became of a deployment."
-            )
-        },
+        {"POST": _keep(lambda parts: parts.writing.post_status, "DeploymentStatus", _SAY_STATUS)},
     ),
     Route(
-        "capabilities",
         "/api/v1/capabilities/{deviceId}",
         "device",
         {
-            "PUT": _keep(
-                lambda parts: parts.writing.put_capabilities, "DeviceCapabilities", "Say what a device is and offers."
-            ),
-            "DELETE": Operation(
-                lambda parts: parts.writing.delete_capabilities,
-                "Forget a device and its children.",
-                (Answer(204, "Forgotten."),),
-                (403, 404),
-            ),
+            "PUT": _keep(lambda parts: parts.writing.put_capabilities, "DeviceCapabilities", _SAY_DEVICE),
+            "DELETE": Operation(lambda parts: parts.writing.delete_capabilities, _FORGET, _FORGOTTEN, (403, 404)),
         },
     ),
     Route(
-        "git-refs",
         f"{GIT_FOLDER}/info/refs",
         "git",
-        {"GET": Operation(lambda parts: parts.git.refs, "Refs.", (Answer(200, "", ADVERTISEMENT),), (401, 403, 404))},
+        {"GET": Operation(lambda parts: parts.git.refs, "Refs.", _REFS, (401, 403, 404))},
     ),
     Route(
-        "git-upload-pack",
         f"{GIT_FOLDER}/git-upload-pack",
         "git",
-        {
-            "POST": Operation(
-                lambda parts: parts.git.upload_pack,
-                "Fetch.",
-                (Answer(200, "", RESULT),),
-                (400, 401, 403, 408, 413, 415),
-            )
-        },
+        {"POST": Operation(lambda parts: parts.git.upload_pack, "Fetch.", _PACK, (400, 401, 403, 408, 413, 415))},
     ),
-    _public(
-        "healthz",
+    Route(
         "/healthz",
-        Operation(lambda parts: parts.alive, "Ask whether the process lives.", (_text(200, "The process answers."),)),
+        "public",
+        _health(lambda parts: parts.alive, "Ask whether the process lives.", (200, "The process answers.")),
+        at_root=True,
     ),
-    _public(
-        "readyz",
+    Route(
         "/readyz",
-        Operation(
-            lambda parts: parts.ready,
-            "Ask whether it can serve.",
-            (_text(200, "The state repo can be read."), _text(503, "It cannot.")),
-        ),
+        "public",
+        _health(lambda parts: parts.ready, "Ask whether it can serve.", (200, _READABLE), (503, "It cannot.")),
+        at_root=True,
     ),
-    _public(
-        "discovery",
+    Route(
         "/.well-known/margo",
-        _read(
-            lambda parts: parts.trust().document,
-            Answer(200, "The trust domain and its bundle's place.", _JSON),
-            more=_NO_TRUST,
-        )["GET"],
+        "public",
+        _read(lambda parts: parts.trust().document, _DOMAIN, (), _NO_TRUST),
+        at_root=True,
     ),
-    _public(
-        "trust-bundle",
-        BUNDLE_PATH,
-        _read(
-            lambda parts: parts.trust().trust_bundle, Answer(200, "The trust bundle (SPIFFE).", _JSON), more=_NO_TRUST
-        )["GET"],
-    ),
+    Route(BUNDLE_PATH, "public", _read(lambda parts: parts.trust().trust_bundle, _TRUST, (), _NO_TRUST), at_root=True),
 )
 
 

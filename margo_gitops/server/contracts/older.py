@@ -69,22 +69,20 @@ _SEEN_SECONDS: Final = 60
 _LOG = logging.getLogger("margo_gitops.server")
 
 
+@dataclass(frozen=True, slots=True)
 class OlderReports:
     """Takes reports as the older contract has them: its statuses, and its names of devices.
 
     A client of the older contract knows its client id only, and calls itself by it, or by a name of its own; the fleet
     knows it by its device id.
+
+    Attributes:
+        writing: takes reports, in older shapes too.
+        profile: strict demands that a client calls itself by its client id.
     """
 
-    def __init__(self, writing: ReportResources, profile: SignatureProfile) -> None:
-        """Take the parts.
-
-        Args:
-            writing: takes reports, in older shapes too.
-            profile: strict demands that a client calls itself by its client id.
-        """
-        self._writing = writing
-        self._profile = profile
+    writing: ReportResources
+    profile: SignatureProfile
 
     async def post_status(self, call: Call) -> Response:
         """Keep the status of a deployment: 200, as the older contract has no other success here.
@@ -92,7 +90,7 @@ class OlderReports:
         Raises:
             RequestRefused: what the current contract refuses.
         """
-        response = await self._writing.post_status(call)
+        response = await self.writing.post_status(call)
         response.status_code = 200
         return response
 
@@ -105,9 +103,9 @@ class OlderReports:
         device = self._device(call)
         own = "deviceId" not in call.parameters
         body = await read_body(call.scope, call.receive)
-        body = of_device(body, call.parameters["clientId"], device, self._profile, own=own)
+        body = of_device(body, call.parameters["clientId"], device, self.profile, own=own)
         call = replace(call, receive=_replayed(body), parameters={"deviceId": device})
-        response = await self._writing.put_capabilities(call)
+        response = await self.writing.put_capabilities(call)
         response.status_code = 201
         return response
 
@@ -117,7 +115,7 @@ class OlderReports:
         Raises:
             RequestRefused: what the current contract refuses.
         """
-        return await self._writing.delete_capabilities(replace(call, parameters={"deviceId": self._device(call)}))
+        return await self.writing.delete_capabilities(replace(call, parameters={"deviceId": self._device(call)}))
 
     def _device(self, call: Call) -> str:
         name = call.parameters.get("deviceId")
@@ -133,104 +131,80 @@ class Parts:
     writing: OlderReports
 
 
-def _row(
-    name: str, path: str, handle: Callable[[Parts], Handler], statuses: tuple[int, ...], *methods: str
-) -> Route[Parts]:
-    """Return a row for a client that signs; answers are those of the current contract where nothing else is said."""
-    found, *others = statuses
-    operation = Operation(handle, name, (Answer(found),), tuple(others))
-    return Route(name, f"{_CLIENTS}{{clientId}}{path}", "device", dict.fromkeys(methods or ("GET",), operation))
+def _read(path: str, handle: Callable[[Parts], Handler], *refusals: int) -> Route[Parts]:
+    get = Operation(handle, "Read.", (Answer(200), Answer(304)), (400, 401, 403, 406, *refusals))
+    return Route(f"{_CLIENT}{path}", "device", {"GET": get})
 
 
 _CLIENTS: Final = "/api/v1/clients/"
-_KEEP: Final[Operation[Parts]] = Operation(
-    lambda parts: parts.writing.put_capabilities, "Keep.", (Answer(201),), (400, 401, 403, 404, 422)
-)
-_FORGET: Final[Operation[Parts]] = Operation(
-    lambda parts: parts.writing.delete_capabilities, "Forget.", (Answer(204),), (400, 401, 403, 404)
-)
+_CLIENT: Final = f"{_CLIENTS}{{clientId}}"
+_MADE: Final = (Answer(201),)
+_BAD_BODY: Final = (400, 401, 403, 404, 422)
+_KEEP: Final[Operation[Parts]] = Operation(lambda parts: parts.writing.put_capabilities, "Keep.", _MADE, _BAD_BODY)
+
 ROUTES: Final[tuple[Route[Parts], ...]] = (
     Route(
-        "root-certificate",
         "/api/v1/onboarding/certificate",
         "public",
         {"GET": Operation(lambda parts: parts.onboarding.root_certificate, "The authority.", (Answer(200),), (404,))},
     ),
     Route(
-        "onboarding",
         "/api/v1/onboarding",
         "public",
-        {
-            "POST": Operation(
-                lambda parts: parts.onboarding.onboard, "Get a client id.", (Answer(201),), (400, 401, 403, 409, 503)
-            )
-        },
+        {"POST": Operation(lambda parts: parts.onboarding.onboard, "Get an id.", _MADE, (400, 401, 403, 409, 503))},
     ),
-    _row("manifest", "/deployments", lambda parts: parts.reading.manifest, (200, 304, 400, 401, 403, 406)),
-    _row(
-        "deployment",
-        "/deployments/{deploymentId}/{digest}",
-        lambda parts: parts.reading.deployment,
-        (200, 304, 400, 401, 403, 404, 406),
-    ),
-    _row("bundle", "/bundles/{digest}", lambda parts: parts.reading.bundle, (200, 304, 400, 401, 403, 404, 406)),
-    _row("freshness", "/freshness", lambda parts: parts.reading.freshness, (200, 304, 400, 401, 403, 404, 406)),
-    _row(
-        "status",
-        "/deployments/{deploymentId}/status",
-        lambda parts: parts.writing.post_status,
-        (200, 400, 401, 403, 404, 422),
-        "POST",
-    ),
-    Route("own-capabilities", f"{_CLIENTS}{{clientId}}/capabilities", "device", {"POST": _KEEP, "PUT": _KEEP}),
+    _read("/deployments", lambda parts: parts.reading.manifest),
+    _read("/deployments/{deploymentId}/{digest}", lambda parts: parts.reading.deployment, 404),
+    _read("/bundles/{digest}", lambda parts: parts.reading.bundle, 404),
+    _read("/freshness", lambda parts: parts.reading.freshness, 404),
     Route(
-        "capabilities",
-        f"{_CLIENTS}{{clientId}}/capabilities/{{deviceId}}",
+        f"{_CLIENT}/deployments/{{deploymentId}}/status",
         "device",
-        {"POST": _KEEP, "PUT": _KEEP, "DELETE": _FORGET},
+        {"POST": Operation(lambda parts: parts.writing.post_status, "Keep.", (Answer(200),), _BAD_BODY)},
+    ),
+    Route(f"{_CLIENT}/capabilities", "device", {"POST": _KEEP, "PUT": _KEEP}),
+    Route(
+        f"{_CLIENT}/capabilities/{{deviceId}}",
+        "device",
+        {
+            "POST": _KEEP,
+            "PUT": _KEEP,
+            "DELETE": Operation(
+                lambda parts: parts.writing.delete_capabilities, "Forget.", (Answer(204),), (400, 401, 403, 404)
+            ),
+        },
     ),
 )
 
 
+@dataclass(eq=False)
 class SignedContract:
-    """Answers the requests of the older contract."""
+    """Answers the requests of the older contract.
 
-    def __init__(
-        self,
-        parts: Parts,
-        admission: Admission,
-        *,
-        registry: ClientRegistry,
-        accepted: WatchedFile[Mapping[Digest, str]],
-        verifier: SignatureVerifier,
-        seen: SeenSignatures,
-        profile: SignatureProfile,
-        base: str,
-        clock: Callable[[], float],
-    ) -> None:
-        """Take the parts.
+    Attributes:
+        parts: has the handlers.
+        admission: holds callers to their limits.
+        registry: knows the clients' ids.
+        accepted: the device of each accepted certificate.
+        verifier: checks signatures.
+        seen: remembers signatures.
+        profile: of signatures.
+        base: a prefix of all paths.
+        clock: the time, seconds since the epoch.
+    """
 
-        Args:
-            parts: has the handlers.
-            admission: holds callers to their limits.
-            registry: knows the clients' ids.
-            accepted: the device of each accepted certificate.
-            verifier: checks signatures.
-            seen: remembers signatures.
-            profile: of signatures.
-            base: a prefix of all paths.
-            clock: the time, seconds since the epoch.
-        """
-        self._parts = parts
-        self._admission = admission
-        self._registry = registry
-        self._accepted = accepted
-        self._verifier = verifier
-        self._seen = seen
-        self._profile = profile
-        self._table = RouteTable(ROUTES, base)
-        self._base = base
-        self._clock = clock
+    parts: Parts
+    admission: Admission
+    registry: ClientRegistry
+    accepted: WatchedFile[Mapping[Digest, str]]
+    verifier: SignatureVerifier
+    seen: SeenSignatures
+    profile: SignatureProfile
+    base: str
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
+        self._table = RouteTable(ROUTES, self.base)
 
     async def answer(self, scope: Scope, receive: Receive) -> Response | None:
         """Answer a request of the older contract; None for any other one.
@@ -240,9 +214,9 @@ class SignedContract:
         """
         match = self._table.find(scope["raw_path"])
         if match is not None and match.route.audience == "public":
-            handle = match.operation(scope["method"]).handle(self._parts)
+            handle = match.operation(scope["method"]).handle(self.parts)
             return await handle(Call(scope, receive, ANYBODY))
-        client_id = client_of_path(scope["raw_path"], self._base)
+        client_id = client_of_path(scope["raw_path"], self.base)
         if client_id is None:
             return None
         if scope["method"] in READING:
@@ -254,8 +228,8 @@ class SignedContract:
         caller = self._caller(scope, lambda _: self._find(client_id), body)
         if match is None:
             raise RequestRefused(NOT_FOUND)
-        handle = match.operation(scope["method"]).handle(self._parts)
-        with self._admission.of(caller.client):
+        handle = match.operation(scope["method"]).handle(self.parts)
+        with self.admission.of(caller.client):
             return await handle(Call(scope, receive, caller, match.parameters))
 
     def link_caller(self, scope: Scope) -> Caller | None:
@@ -289,13 +263,13 @@ class SignedContract:
             return found[0].certificate.key if found else None
 
         try:
-            verified = self._verifier.verify(scope, key_of, has_body=has_body)
+            verified = self.verifier.verify(scope, key_of, has_body=has_body)
         except MargoGitopsError as error:
             _LOG.error("a signature cannot be checked: %s", error)
             raise RequestRefused(OVERLOADED) from error
         if verified is None:
             raise RequestRefused(NOT_SIGNED)
-        accepted, now = self._accepted.value(), self._clock()
+        accepted, now = self.accepted.value(), self.clock()
         valid = [each for each in found if each.certificate.holds_at(now) and each.certificate.fingerprint in accepted]
         if not valid:
             raise RequestRefused(NOT_AUTHORIZED)
@@ -305,25 +279,25 @@ class SignedContract:
 
     def _refuse_replays(self, scope: Scope, client: RegisteredClient, verified: Verified) -> None:
         """Refuse a signature, or a nonce, that was seen before (OLDER-3)."""
-        if not verified.nonce and self._profile != "strict" and scope["method"] in READING:
+        if not verified.nonce and self.profile != "strict" and scope["method"] in READING:
             return
         mark = verified.mark
         if verified.nonce:
             mark = hashlib.sha256(f"{client.id}\0{verified.nonce}".encode()).digest()
-        if self._seen.is_full_of(client.id):
+        if self.seen.is_full_of(client.id):
             raise RequestRefused(TOO_MANY.later(_SEEN_SECONDS))
-        if self._seen.full:
+        if self.seen.full:
             raise RequestRefused(OVERLOADED)
-        if not self._seen.is_first(mark, client.id):
+        if not self.seen.is_first(mark, client.id):
             _LOG.warning("a request of client %s came a second time and was refused", client.id)
             raise RequestRefused(NOT_SIGNED)
 
     def _find(self, client_id: str) -> list[RegisteredClient]:
-        found = self._registry.find(client_id)
+        found = self.registry.find(client_id)
         return [found] if found else []
 
     def _find_by_key(self, key_id: str) -> list[RegisteredClient]:
-        return self._find(key_id) or self._registry.find_by_key(key_id)
+        return self._find(key_id) or self.registry.find_by_key(key_id)
 
 
 def _refuse_body(scope: Scope) -> None:

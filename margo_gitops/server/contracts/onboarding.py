@@ -11,6 +11,7 @@ import base64
 import binascii
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -49,38 +50,27 @@ _KIND: Final = "OnboardingRequest"
 _LOG = logging.getLogger("margo_gitops.server")
 
 
+@dataclass(frozen=True, slots=True)
 class Onboarding:
-    """Answers the requests of clients that have no id yet."""
+    """Answers the requests of clients that have no id yet.
 
-    def __init__(
-        self,
-        registry: ClientRegistry,
-        accepted: WatchedFile[Mapping[Digest, str]],
-        verifier: SignatureVerifier,
-        *,
-        profile: SignatureProfile,
-        unsigned: bool,
-        root: WatchedFile[str] | None,
-        clock: Callable[[], float],
-    ) -> None:
-        """Take the parts.
+    Attributes:
+        registry: issues ids.
+        accepted: the device of each accepted certificate.
+        verifier: holds requests against keys.
+        profile: strict refuses a certificate that has an id already (409).
+        unsigned: whether a request may come without signature.
+        root: the authority of the server's own certificate; None: clients get it elsewhere.
+        clock: the time, seconds since the epoch.
+    """
 
-        Args:
-            registry: issues ids.
-            accepted: the device of each accepted certificate.
-            verifier: holds requests against keys.
-            profile: strict refuses a certificate that has an id already (409).
-            unsigned: whether a request may come without signature.
-            root: the authority of the server's own certificate; None: clients get it elsewhere.
-            clock: the time, seconds since the epoch.
-        """
-        self._registry = registry
-        self._accepted = accepted
-        self._verifier = verifier
-        self._profile = profile
-        self._unsigned = unsigned
-        self._root = root
-        self._clock = clock
+    registry: ClientRegistry
+    accepted: WatchedFile[Mapping[Digest, str]]
+    verifier: SignatureVerifier
+    profile: SignatureProfile
+    unsigned: bool
+    root: WatchedFile[str] | None
+    clock: Callable[[], float]
 
     async def root_certificate(self, _call: Call) -> Response:
         """Answer with the authority of the server's certificate, base64 of its PEM text.
@@ -88,7 +78,7 @@ class Onboarding:
         Raises:
             RequestRefused: 404 where none is configured.
         """
-        text = self._root.value() if self._root is not None else ""
+        text = self.root.value() if self.root is not None else ""
         if not text:
             raise RequestRefused(NOT_FOUND)
         return JSONResponse({"certificate": base64.b64encode(text.encode()).decode()}, 200, _NO_STORE)
@@ -101,24 +91,24 @@ class Onboarding:
         """
         scope, body = call.scope, await read_body(call.scope, call.receive)
         named = {name for name, _ in scope["headers"]}
-        signed = not self._unsigned or b"signature" in named
+        signed = not self.unsigned or b"signature" in named
         if (signed or b"content-digest" in named) and not digest_fits(scope, body):
             raise RequestRefused(BAD_DIGEST)
         try:
             certificate = read_onboarding_request(body)
         except ValueError:
             return _refused(400, "Invalid certificate")
-        if signed and self._verifier.verify(scope, lambda _: certificate.key, has_body=True) is None:
+        if signed and self.verifier.verify(scope, lambda _: certificate.key, has_body=True) is None:
             raise RequestRefused(NOT_SIGNED)
-        if certificate.fingerprint not in self._accepted.value() or not certificate.holds_at(self._clock()):
+        if certificate.fingerprint not in self.accepted.value() or not certificate.holds_at(self.clock()):
             _LOG.info("a client whose certificate is not accepted asked for an id: %s", certificate.fingerprint)
             return _refused(403, "Client rejected")
         try:
-            client_id, made = await asyncio.to_thread(self._registry.issue, certificate)
+            client_id, made = await asyncio.to_thread(self.registry.issue, certificate)
         except MargoGitopsError as error:
             _LOG.error("no client id was issued: %s", error)
             raise RequestRefused(NOT_STORED) from error
-        if self._profile == "strict" and not made:
+        if self.profile == "strict" and not made:
             return _refused(409, "Client is onboarded already")
         return JSONResponse({"clientId": client_id}, 201, _NO_STORE)
 

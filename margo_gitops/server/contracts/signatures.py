@@ -14,10 +14,10 @@ SIGNED-6  `@target-uri` is made of the server's own names, never of what a reque
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
 
 from cryptography.hazmat.primitives import hashes
@@ -51,15 +51,12 @@ _INPUT: Final = b"signature-input"
 _DIGEST: Final = b"content-digest"
 
 
-class HeaderLines:
-    """The header lines of a request, in their order."""
+class HeaderLines(tuple[tuple[str, str], ...]):
+    """The header lines of a request, in their order: name and value."""
 
-    def __init__(self, lines: Iterable[tuple[bytes, bytes]]) -> None:
-        self._lines = tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in lines)
-
-    def items(self) -> Sequence[tuple[str, str]]:
-        """Return each line: name and value."""
-        return self._lines
+    def items(self) -> Self:
+        """Return each line."""
+        return self
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,24 +83,21 @@ class Verified:
     mark: bytes
 
 
+@dataclass(frozen=True, slots=True)
 class SignatureVerifier:
-    """Holds requests against keys."""
+    """Holds requests against keys.
 
-    def __init__(
-        self, public_urls: Sequence[str], profile: SignatureProfile, window: float, clock: Callable[[], float]
-    ) -> None:
-        """Take the rules.
+    Attributes:
+        public_urls: how clients reach this server: what stands before the path that arrives here.
+        profile: how much a signature covers (SIGNED-1).
+        window: seconds that a signature holds.
+        clock: the time, seconds since the epoch.
+    """
 
-        Args:
-            public_urls: how clients reach this server: what stands before the path that arrives here.
-            profile: how much a signature covers (SIGNED-1).
-            window: seconds that a signature holds.
-            clock: the time, seconds since the epoch.
-        """
-        self._public_urls = tuple(public_urls)
-        self._profile = profile
-        self._window = window
-        self._clock = clock
+    public_urls: Sequence[str]
+    profile: SignatureProfile
+    window: float
+    clock: Callable[[], float]
 
     def verify(self, scope: Scope, find: FindKey, *, has_body: bool) -> Verified | None:
         """Return what is known of a request whose signature is right; None for every other one.
@@ -119,9 +113,13 @@ class SignatureVerifier:
         length = _length(scope, _SIGNATURE)
         if max(length, _length(scope, _INPUT)) > _LONGEST_HEADER:
             return None
-        message = SignedMessage(scope["method"], self._target(scope), HeaderLines(scope["headers"]))
+        message = SignedMessage(
+            scope["method"],
+            self._target(scope),
+            HeaderLines((name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]),
+        )
         required = ["@method", "@target-uri"]
-        if self._profile == "strict":
+        if self.profile == "strict":
             required.append("@authority")
         if has_body:
             required.append("content-digest")
@@ -139,7 +137,7 @@ class SignatureVerifier:
         required: Sequence[str],
     ) -> Verified | None:
         keys = _Keys(family, find)
-        verifier = _Verifier(algorithm, keys, self._window, self._clock)
+        verifier = _Verifier(algorithm, keys, self.window, self.clock)
         try:
             results = verifier.verify(message, max_age=None, require_components=required)
         except HTTPMessageSignaturesException:
@@ -151,15 +149,15 @@ class SignatureVerifier:
         key = keys.attempt.key
         (result,) = results  # the library refuses a second signature where none is asked for by its tag (SIGNED-1)
         key_id = str(result.parameters["keyid"])
-        if self._profile == "strict" and key_id != key_id_of(key):
+        if self.profile == "strict" and key_id != key_id_of(key):
             return None
         return Verified(key_id, result.nonce or "", keys.attempt.mark)
 
     def _target(self, scope: Scope) -> str:
         """Return the URL that the request was sent to (SIGNED-6)."""
         host = (header(scope, b"host") or "").lower()
-        named = (url for url in self._public_urls if urlsplit(url).netloc.lower() == host)
-        base = next(named, self._public_urls[0])
+        named = (url for url in self.public_urls if urlsplit(url).netloc.lower() == host)
+        base = next(named, self.public_urls[0])
         path: bytes = scope["raw_path"]
         query: bytes = scope["query_string"]
         return base + (path + (b"?" + query if query else b"")).decode("latin-1")

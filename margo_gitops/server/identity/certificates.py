@@ -37,41 +37,6 @@ _CLIENT_ID = re.compile(rf"spiffe://({_TRUST_DOMAIN})/margo/wfm/({_UNRESERVED})/
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
-class ProxiedCertificate:
-    """Identifies a client by the certificate that a trusted proxy forwards (RFC 9440)."""
-
-    challenge: tuple[tuple[str, str], ...] = ()
-
-    def __init__(self, proxies: Sequence[Network], accepted: Path, clock: Callable[[], float]) -> None:
-        """Believe these proxies.
-
-        Args:
-            proxies: their addresses.
-            accepted: file with the accepted-client policy.
-            clock: the time, seconds since the epoch.
-
-        Raises:
-            ServerMisconfigured: the policy cannot be read, or has a mistake.
-        """
-        self._proxies = tuple(proxies)
-        self._accepted = _accepted(accepted)
-        self._clock = clock
-
-    def __call__(self, scope: Scope) -> Caller | None:
-        """Return whose certificate a proxy forwards."""
-        if not is_within(peer(scope), self._proxies):
-            return None
-        value = header(scope, b"client-cert") or ""
-        match = _BYTE_SEQUENCE.fullmatch(value) if len(value) <= 2 * _MAX_CERTIFICATE else None
-        if match is None:
-            return None
-        try:
-            der = base64.b64decode(match[1], validate=True)
-        except binascii.Error:
-            return None
-        return accepted_caller(der, self._accepted.value(), self._clock())
-
-
 class PeerCertificate:
     """Identifies a client by the certificate of its own connection, which TLS has verified against the trust bundle."""
 
@@ -87,18 +52,37 @@ class PeerCertificate:
         Raises:
             ServerMisconfigured: the policy cannot be read, or has a mistake.
         """
-        self._accepted = _accepted(accepted)
+        self._accepted = WatchedFile(accepted, read_accepted_clients, AcceptedClients(), "list of accepted clients")
         self._clock = clock
 
     def __call__(self, scope: Scope) -> Caller | None:
-        """Return whose certificate the connection has."""
-        der = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
+        """Return the client of a request's certificate."""
+        der = self._certificate(scope)
         # Checked on each request: a connection may live longer than its certificate, and than the policy.
-        return accepted_caller(der, self._accepted.value(), self._clock()) if isinstance(der, bytes) else None
+        return accepted_caller(der, self._accepted.value(), self._clock()) if der is not None else None
+
+    def _certificate(self, scope: Scope) -> bytes | None:
+        der = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")
+        return der if isinstance(der, bytes) else None
 
 
-def _accepted(path: Path) -> WatchedFile[AcceptedClients]:
-    return WatchedFile(path, read_accepted_clients, AcceptedClients(), "list of accepted clients")
+class ProxiedCertificate(PeerCertificate):
+    """Identifies a client by the certificate that a trusted proxy forwards (RFC 9440)."""
+
+    def __init__(self, proxies: Sequence[Network], accepted: Path, clock: Callable[[], float]) -> None:
+        """Believe the proxies at these addresses; otherwise as `PeerCertificate`."""
+        super().__init__(accepted, clock)
+        self._proxies = tuple(proxies)
+
+    def _certificate(self, scope: Scope) -> bytes | None:
+        if not is_within(peer(scope), self._proxies):
+            return None
+        value = header(scope, b"client-cert") or ""
+        match = _BYTE_SEQUENCE.fullmatch(value) if len(value) <= 2 * _MAX_CERTIFICATE else None
+        try:
+            return base64.b64decode(match[1], validate=True) if match else None
+        except binascii.Error:
+            return None
 
 
 def accepted_caller(der: bytes, accepted: AcceptedClients, now: float) -> Caller | None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.errors import MargoGitopsError
@@ -18,26 +19,25 @@ _NAMED: Final = 200
 """How many reports of a commit have a line of their own."""
 
 
+@dataclass(eq=False)
 class ReportCommits:
-    """Commits when enough reports wait, or when the oldest has waited long enough."""
+    """Commits when enough reports wait, or when the oldest has waited long enough.
 
-    def __init__(
-        self, journal: ReportJournal, branch: ReportBranch, *, every: float, batch: int, clock: Callable[[], float]
-    ) -> None:
-        """Take the parts.
+    Attributes:
+        journal: has the reports.
+        branch: gets them.
+        every: seconds from one commit to the next.
+        batch: how many reports make a commit before that, and how many it holds at most.
+        clock: the time, seconds since the epoch.
+    """
 
-        Args:
-            journal: has the reports.
-            branch: gets them.
-            every: seconds from one commit to the next.
-            batch: how many reports make a commit before that, and how many it holds at most.
-            clock: the time, seconds since the epoch.
-        """
-        self._journal = journal
-        self._branch = branch
-        self._every = every
-        self._batch = batch
-        self._clock = clock
+    journal: ReportJournal
+    branch: ReportBranch
+    every: float
+    batch: int
+    clock: Callable[[], float]
+
+    def __post_init__(self) -> None:
         self._waiting = 0
         self._enough = asyncio.Event()
         self._stopping = False
@@ -45,7 +45,7 @@ class ReportCommits:
     def changed(self) -> None:
         """Say that a report changed."""
         self._waiting += 1
-        if self._waiting >= self._batch:
+        if self._waiting >= self.batch:
             self._enough.set()
 
     def stop(self) -> None:
@@ -60,7 +60,7 @@ class ReportCommits:
             self._enough.clear()
             self._waiting = 0
             try:
-                while await self.commit_once() == self._batch:
+                while await self.commit_once() == self.batch:
                     pass
             except MargoGitopsError as error:
                 _LOG.error("%s", error)
@@ -68,7 +68,7 @@ class ReportCommits:
                 return
             if not self._stopping:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._enough.wait(), self._every)
+                    await asyncio.wait_for(self._enough.wait(), self.every)
 
     async def commit_once(self) -> int:
         """Commit what waits, at most one batch; return how many reports that were.
@@ -76,10 +76,10 @@ class ReportCommits:
         Raises:
             MargoGitopsError: it cannot be committed now; nothing is lost.
         """
-        changes = await self._journal.uncommitted(self._batch)
+        changes = await self.journal.uncommitted(self.batch)
         if changes:
             await asyncio.to_thread(self._commit, changes)
-            await self._journal.committed(changes)
+            await self.journal.committed(changes)
         return len(changes)
 
     def _commit(self, changes: list[Uncommitted]) -> None:
@@ -93,4 +93,4 @@ class ReportCommits:
         senders = sorted({(each.key.client, each.evidence) for each in changes})
         trailers = [("Reported-By", f"{client} ({evidence})") for client, evidence in senders]
         content = {each.key: each.content for each in changes}
-        self._branch.commit(content, "\n".join([title, "", *lines]), trailers, int(self._clock()))
+        self.branch.commit(content, "\n".join([title, "", *lines]), trailers, int(self.clock()))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from starlette.responses import Response
@@ -31,35 +32,25 @@ _NOT_STORED_SECONDS: Final = 30
 _LOG = logging.getLogger("margo_gitops.server")
 
 
+@dataclass(frozen=True, slots=True)
 class ReportResources:
-    """Answers the writing requests of an identified client: what is acknowledged is on disk."""
+    """Answers the writing requests of an identified client: what is acknowledged is on disk.
 
-    def __init__(
-        self,
-        watch: StateWatch,
-        journal: ReportJournal,
-        commits: ReportCommits,
-        *,
-        profile: Profile,
-        any_device_id: bool,
-        clock: Callable[[], float],
-    ) -> None:
-        """Take reports.
+    Attributes:
+        watch: sees the state, which tells what a client may report on.
+        journal: keeps reports.
+        commits: is told of changes.
+        profile: how exactly the contract is followed.
+        any_device_id: whether a client may use device ids that do not start with its own id.
+        clock: the time, seconds since the epoch.
+    """
 
-        Args:
-            watch: sees the state, which tells what a client may report on.
-            journal: keeps reports.
-            commits: is told of changes.
-            profile: how exactly the contract is followed.
-            any_device_id: whether a client may use device ids that do not start with its own id.
-            clock: the time, seconds since the epoch.
-        """
-        self._watch = watch
-        self._journal = journal
-        self._commits = commits
-        self._profile = profile
-        self._any_device_id = any_device_id
-        self._clock = clock
+    watch: StateWatch
+    journal: ReportJournal
+    commits: ReportCommits
+    profile: Profile
+    any_device_id: bool
+    clock: Callable[[], float]
 
     async def put_capabilities(self, call: Call) -> Response:
         """Keep a device's capabilities: 201 for the first, 200 for later ones.
@@ -68,12 +59,12 @@ class ReportResources:
             RequestRefused: 400, 403, 404, 422, or 503 where the disk refuses.
         """
         caller, device = call.caller, call.parameters["deviceId"]
-        check_scope(caller.client, device, any_device_id=self._any_device_id)
-        content = read_capabilities(await read_body(call.scope, call.receive), device, self._profile)
+        check_scope(caller.client, device, any_device_id=self.any_device_id)
+        content = read_capabilities(await read_body(call.scope, call.receive), device, self.profile)
         # A child of a gateway comes after it (Margo gateways).
         gateway = device.rpartition("/")[0]
         key = ReportKey(caller.client, "capabilities", device)
-        return await self._kept(Report(key, content, caller.evidence, int(self._clock()), gateway=gateway))
+        return await self._kept(Report(key, content, caller.evidence, int(self.clock()), gateway=gateway))
 
     async def delete_capabilities(self, call: Call) -> Response:
         """Forget a device's capabilities, and those of its children.
@@ -82,14 +73,14 @@ class ReportResources:
             RequestRefused: 403, 404, or 503 where the disk refuses.
         """
         caller, device = call.caller, call.parameters["deviceId"]
-        check_scope(caller.client, device, any_device_id=self._any_device_id)
+        check_scope(caller.client, device, any_device_id=self.any_device_id)
         try:
-            found = await self._journal.remove(caller.client, device, int(self._clock()), caller.evidence)
+            found = await self.journal.remove(caller.client, device, int(self.clock()), caller.evidence)
         except MargoGitopsError as error:
             raise _not_stored(caller.client, error) from error
         if not found:
             raise RequestRefused(DEVICE_NOT_FOUND)
-        self._commits.changed()
+        self.commits.changed()
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
     async def post_status(self, call: Call) -> Response:
@@ -99,22 +90,22 @@ class ReportResources:
             RequestRefused: 400, 403, 404, 422, or 503 where the disk refuses.
         """
         caller, deployment_id = call.caller, call.parameters["deploymentId"].lower()
-        report = read_status(await read_body(call.scope, call.receive), deployment_id, self._profile)
+        report = read_status(await read_body(call.scope, call.receive), deployment_id, self.profile)
         if report.device:
-            check_scope(caller.client, report.device, any_device_id=self._any_device_id)
+            check_scope(caller.client, report.device, any_device_id=self.any_device_id)
         key = ReportKey(caller.client, "status", deployment_id)
         try:
-            known = self._watch.look().deployed_lately(caller.client, deployment_id) or await self._journal.has(key)
+            known = self.watch.look().deployed_lately(caller.client, deployment_id) or await self.journal.has(key)
         except MargoGitopsError as error:
             raise _not_stored(caller.client, error) from error
         if not known:
             raise RequestRefused(DEPLOYMENT_NOT_FOUND)
-        return await self._kept(Report(key, report.content, caller.evidence, int(self._clock()), report.adopted))
+        return await self._kept(Report(key, report.content, caller.evidence, int(self.clock()), report.adopted))
 
     async def _kept(self, report: Report) -> Response:
         client = report.key.client
         try:
-            kept: Kept = await self._journal.keep(report)
+            kept: Kept = await self.journal.keep(report)
         except MargoGitopsError as error:
             raise _not_stored(client, error) from error
         if kept == "no-gateway":
@@ -122,7 +113,7 @@ class ReportResources:
         if kept == "full":
             raise RequestRefused(TOO_MANY.because("This device reports on too many subjects.").later(_FULL_SECONDS))
         if kept != "unchanged":
-            self._commits.changed()
+            self.commits.changed()
         return Response(status_code=201 if kept == "created" else 200, headers={"Cache-Control": "no-store"})
 
 

@@ -15,6 +15,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
@@ -61,35 +62,27 @@ _JUDGED: Final = 100_000
 _BACK_SECONDS: Final = 60
 
 
+@dataclass(eq=False)
 class DesiredStateResources:
-    """Answers the reading requests of an identified client."""
+    """Answers the reading requests of an identified client.
 
-    def __init__(
-        self,
-        watch: StateWatch,
-        journal: ReportJournal | None,
-        *,
-        longest_wait: float,
-        profile: Profile,
-        poll_seconds: int | None = None,
-        signers: Callable[[], AllowedSigners] | None = None,
-    ) -> None:
-        """Serve the state that a watch sees.
+    Attributes:
+        watch: sees the state.
+        journal: knows what devices adopted; None where no reports are taken.
+        longest_wait: seconds that a request may wait for a change; 0: none may.
+        profile: strict refuses a wrong Accept on every resource, lenient on the manifest only.
+        poll_seconds: how often devices should poll at most; None: they decide.
+        signers: returns who may have signed what is served, the same object until that changes; None: not checked.
+    """
 
-        Args:
-            watch: sees the state.
-            journal: knows what devices adopted; None where no reports are taken.
-            longest_wait: seconds that a request may wait for a change; 0: none may.
-            profile: strict refuses a wrong Accept on every resource, lenient on the manifest only.
-            poll_seconds: how often devices should poll at most; None: they decide.
-            signers: returns who may have signed what is served, the same object until that changes; None: not checked.
-        """
-        self._watch = watch
-        self._journal = journal
-        self._longest_wait = longest_wait
-        self._hints = {POLL_INTERVAL_HEADER: str(poll_seconds)} if poll_seconds else {}
-        self._profile = profile
-        self._signers = signers
+    watch: StateWatch
+    journal: ReportJournal | None
+    longest_wait: float
+    profile: Profile
+    poll_seconds: int | None = None
+    signers: Callable[[], AllowedSigners] | None = None
+
+    def __post_init__(self) -> None:
         self._compressed: SizedCache[Digest, bytes] = SizedCache(_COMPRESSED_BYTES, len)
         self._judges: AllowedSigners | None = None
         self._judged: SizedCache[str, bool] = SizedCache(_JUDGED)
@@ -103,22 +96,23 @@ class DesiredStateResources:
         """
         scope, caller = call.scope, call.caller
         self._check_accept(scope, MANIFEST_MEDIA_TYPE)
-        state = self._state(self._watch.look(), caller)
+        state = self._state(self.watch.look(), caller)
         held = header(scope, b"if-none-match")
-        wait = wait_seconds(header(scope, b"prefer"), self._longest_wait)
+        wait = wait_seconds(header(scope, b"prefer"), self.longest_wait)
         applied = {"Preference-Applied": f"wait={wait:.0f}"} if wait else {}
+        hints = {POLL_INTERVAL_HEADER: str(self.poll_seconds)} if self.poll_seconds else {}
         deadline = time.monotonic() + (wait or 0)
         while wait and holds(held, state.manifest_digest):
             left = deadline - time.monotonic()
-            if left <= 0 or not await self._watch.wait(caller.client, left, call.receive):
+            if left <= 0 or not await self.watch.wait(caller.client, left, call.receive):
                 break
-            state = self._state(self._watch.look(), caller)
+            state = self._state(self.watch.look(), caller)
         return await self._answer(
             scope,
             state.manifest,
             state.manifest_digest,
             MANIFEST_MEDIA_TYPE,
-            {"Cache-Control": _MUTABLE, **self._hints, **applied},
+            {"Cache-Control": _MUTABLE, **hints, **applied},
         )
 
     async def deployment(self, call: Call) -> Response:
@@ -127,7 +121,7 @@ class DesiredStateResources:
         Raises:
             RequestRefused: 404, 406, 503.
         """
-        view, deployment_id = self._watch.look(), call.parameters["deploymentId"]
+        view, deployment_id = self.watch.look(), call.parameters["deploymentId"]
         return await self._immutable(
             call,
             DEPLOYMENT_MEDIA_TYPE,
@@ -142,7 +136,7 @@ class DesiredStateResources:
             RequestRefused: 404, 406, 503.
         """
         self._check_accept(call.scope, FRESHNESS_MEDIA_TYPE)
-        view = self._watch.look()
+        view = self.watch.look()
         content = self._found(lambda: view.proof(call.caller.client), FRESHNESS_NOT_FOUND)
         return await self._answer(
             call.scope, content, sha256(content), FRESHNESS_MEDIA_TYPE, {"Cache-Control": _MUTABLE}
@@ -154,7 +148,7 @@ class DesiredStateResources:
         Raises:
             RequestRefused: 404, 406, 503.
         """
-        return await self._immutable(call, BUNDLE_MEDIA_TYPE, self._watch.look().bundle, BUNDLE_NOT_FOUND)
+        return await self._immutable(call, BUNDLE_MEDIA_TYPE, self.watch.look().bundle, BUNDLE_NOT_FOUND)
 
     async def _immutable(
         self, call: Call, media_type: str, find: Callable[[str, str], bytes | None], missing: Problem
@@ -176,7 +170,7 @@ class DesiredStateResources:
         return content
 
     def _check_accept(self, scope: Scope, media_type: str) -> None:
-        if media_type != MANIFEST_MEDIA_TYPE and self._profile == "lenient":
+        if media_type != MANIFEST_MEDIA_TYPE and self.profile == "lenient":
             return  # the contract lists 406 for the manifest alone, and generated clients send odd headers
         # Several Accept lines are one list (RFC 9110 5.3).
         lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"accept"]
@@ -194,7 +188,7 @@ class DesiredStateResources:
         version = self._versions.get(commit)
         if version is None:
             self._versions.put(commit, manifest_version(self._state(view, caller).manifest))
-        elif self._journal is not None and version < self._journal.adopted(caller.client):
+        elif self.journal is not None and version < self.journal.adopted(caller.client):
             self._state(view, caller)
 
     def _state(self, view: StateView, caller: Caller) -> DeviceState:
@@ -210,7 +204,7 @@ class DesiredStateResources:
         except (MargoGitopsError, ValueError) as error:
             _LOG.error("the state of %s cannot be served: %s", client, error)
             raise RequestRefused(STATE_UNUSABLE.later(spread(client, _BACK_SECONDS))) from error
-        adopted = self._journal.adopted(client) if self._journal else 0
+        adopted = self.journal.adopted(client) if self.journal else 0
         if version < adopted:
             _LOG.error("the state repo holds version %d of %s, which has adopted %d", version, client, adopted)
             raise RequestRefused(STATE_UNUSABLE.later(spread(client, _BACK_SECONDS)))
@@ -218,7 +212,7 @@ class DesiredStateResources:
 
     def _look_at_signers(self) -> AllowedSigners | None:
         """Return who may have signed now; what was judged by an earlier list is forgotten (READ-5)."""
-        signers = self._signers() if self._signers is not None else None
+        signers = self.signers() if self.signers is not None else None
         if signers is not self._judges:
             self._judges = signers
             self._judged = SizedCache(_JUDGED)

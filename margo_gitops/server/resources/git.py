@@ -83,25 +83,24 @@ def visible(client: str, branch: str, refs: Mapping[str, str]) -> Visible:
     return Visible(branch if branch in seen else None, seen)
 
 
+@dataclass(eq=False)
 class GitResources:
-    """The repository as each device sees it."""
+    """The repository as each device sees it.
 
-    def __init__(
-        self, watch: StateWatch, reading: DesiredStateResources, objects: StateObjects, *, longest_wait: float
-    ) -> None:
-        """Serve the state that a watch sees.
+    Attributes:
+        watch: sees the state.
+        reading: decides whether a device's state may be served.
+        objects: what is fetched.
+        longest_wait: seconds that `ls-refs` may wait for a change; 0: it never does.
+    """
 
-        Args:
-            watch: sees the state.
-            reading: decides whether a device's state may be served.
-            objects: what is fetched.
-            longest_wait: seconds that `ls-refs` may wait for a change; 0: it never does.
-        """
-        self._watch = watch
-        self._reading = reading
-        self._objects = objects
-        self._longest_wait = longest_wait
-        self.packs = Packs(objects)
+    watch: StateWatch
+    reading: DesiredStateResources
+    objects: StateObjects
+    longest_wait: float
+
+    def __post_init__(self) -> None:
+        self.packs = Packs(self.objects)
         self._histories = asyncio.Semaphore(_HISTORIES_AT_ONCE)
 
     async def refs(self, call: Call) -> Response:
@@ -115,7 +114,7 @@ class GitResources:
             raise RequestRefused(_NOT_SERVED if services == ["git-receive-pack"] else NOT_FOUND)
         if _speaks_v2(call.scope):
             return _answer(CAPABILITIES, ADVERTISEMENT)
-        seen = self._seen(self._watch.look(), call.caller)
+        seen = self._seen(self.watch.look(), call.caller)
         return _answer(old_advertisement(seen.refs, seen.head), ADVERTISEMENT)
 
     async def upload_pack(self, call: Call) -> Response:
@@ -144,16 +143,16 @@ class GitResources:
 
     async def _ls_refs(self, request: LsRefs, call: Call) -> Response:
         scope, caller = call.scope, call.caller
-        seen = self._seen(self._watch.look(), caller)
+        seen = self._seen(self.watch.look(), caller)
         prefer = header(scope, b"prefer")
         if prefer is not None and seen.head is not None:
-            held, wait = header(scope, b"if-none-match"), wait_seconds(prefer, self._longest_wait) or 0
+            held, wait = header(scope, b"if-none-match"), wait_seconds(prefer, self.longest_wait) or 0
             deadline = time.monotonic() + wait
             while held is not None and holds(held, seen.refs[branch(caller)]):
                 left = deadline - time.monotonic()
-                if left <= 0 or not await self._watch.wait(caller.client, left, call.receive):
+                if left <= 0 or not await self.watch.wait(caller.client, left, call.receive):
                     break
-                seen = self._seen(self._watch.look(), caller)
+                seen = self._seen(self.watch.look(), caller)
                 if seen.head is None:
                     break
         return _answer(refs_answer(request, seen.refs, seen.head), RESULT)
@@ -193,18 +192,18 @@ class GitResources:
         return _answer(head + (side_band(pack) if request.side_band else pack), RESULT)
 
     async def _plan(self, request: Fetch, caller: Caller) -> Plan:
-        seen = self._seen(self._watch.look(), caller)
+        seen = self._seen(self.watch.look(), caller)
         return await asyncio.to_thread(self._planned, request, seen)
 
     def _planned(self, request: Fetch, seen: Visible) -> Plan:
         tips = {tip for name, tip in seen.refs.items() if name != seen.head}
         if seen.head is not None:
             # A device between its two requests may still want what the ref pointed to (G-S-10).
-            tips |= self._objects.history([seen.refs[seen.head]], EARLIER_COMMITS + 1).keys()
+            tips |= self.objects.history([seen.refs[seen.head]], EARLIER_COMMITS + 1).keys()
         for name in request.wants:
             if name not in tips:
                 raise RefusedError(f"upload-pack: not our ref {name}")
-        return plan_fetch(self._objects, request)
+        return plan_fetch(self.objects, request)
 
     async def _pack(self, plan: Plan) -> bytes:
         kept = self.packs.kept(plan)
@@ -218,7 +217,7 @@ class GitResources:
         """
         seen = visible(caller.client, branch(caller), view.refs)
         if seen.head is not None:
-            self._reading.check(view, caller)
+            self.reading.check(view, caller)
         return seen
 
 

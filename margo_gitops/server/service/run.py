@@ -9,13 +9,14 @@ import signal
 import ssl
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from types import FrameType
 from typing import Final
 
 import uvicorn
 
 from margo_gitops.digests import Digest
+from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.errors import ServerMisconfigured
 from margo_gitops.server.application import Contract, WorkloadManagementApi
 from margo_gitops.server.contracts.current import Asked, CurrentContract, Parts
@@ -35,11 +36,12 @@ from margo_gitops.server.reports.receiving import ReportResources
 from margo_gitops.server.resources.desired_state import DesiredStateResources
 from margo_gitops.server.resources.discovery import BundleKeys, TrustDiscovery, read_trust_bundle
 from margo_gitops.server.resources.git import GitResources
-from margo_gitops.server.resources.renewal import freshness_renewal
-from margo_gitops.server.service.configuration import LoadedServerConfiguration, SignatureSettings
+from margo_gitops.server.resources.renewal import FreshnessRenewal
+from margo_gitops.server.service.configuration import LoadedServerConfiguration, RenewalSettings, SignatureSettings
 from margo_gitops.server.service.connection import BoundedConnection, RenewedTls, TlsConnection, TlsFiles
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.server.watched_file import WatchedFile
+from margo_gitops.state_repo.publication import read_signing_key
 from margo_gitops.state_repo.report_branch import ReportBranch
 from margo_gitops.state_repo.served_state import ServedState
 from margo_gitops.state_repo.state_repo import StateRepo
@@ -60,6 +62,7 @@ def serve(configuration: LoadedServerConfiguration) -> None:
         ClientRegistryUnusable: the registry of client ids cannot be opened.
         StateRepoUnusable: there is no state repo.
         ReportsUnusable: the journal cannot be opened.
+        SigningKeyUnusable: the key for freshness cannot be used.
     """
     _log_to_stderr()
     content = configuration.content
@@ -118,8 +121,9 @@ def serve(configuration: LoadedServerConfiguration) -> None:
             discovery=discovery,
         )
         contracts.append(CurrentContract(current, identify, admission, base, links))
-        renewal = freshness_renewal(configuration, watch, signers)
-        background = [lambda: watch.run(LOOK_SECONDS), *([renewal.run] if renewal else [])]
+        background: list[Callable[[], Awaitable[None]]] = [lambda: watch.run(LOOK_SECONDS)]
+        if content.freshness is not None:
+            background.append(_renewal(configuration, content.freshness, watch, signers).run)
         _run(WorkloadManagementApi(contracts, commits, background), watch, configuration, context)
 
 
@@ -233,6 +237,22 @@ def _signers(configuration: LoadedServerConfiguration) -> Callable[[], AllowedSi
     path, nobody = configuration.path(name), AllowedSigners((), name)
     parse = lambda text, file: parse_allowed_signers(text.encode(), str(file))  # noqa: E731
     return WatchedFile(path, parse, nobody, "list of allowed signers").value
+
+
+def _renewal(
+    configuration: LoadedServerConfiguration,
+    settings: RenewalSettings,
+    watch: StateWatch,
+    signers: Callable[[], AllowedSigners] | None,
+) -> FreshnessRenewal:
+    return FreshnessRenewal(
+        configuration.state_repo,
+        read_signing_key(configuration.path(settings.signing_key)),
+        valid_for=parse_valid_for(settings.valid_for),
+        every=settings.look_seconds,
+        healthy=lambda: watch.healthy,
+        signers=signers,
+    )
 
 
 def _discovery(configuration: LoadedServerConfiguration) -> TrustDiscovery | None:
