@@ -16,15 +16,18 @@ Plug-ins register a factory under the entry point group `margo_gitops.appliers`;
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
 from margo_gitops.digests import Digest
+from margo_gitops.disk.files import disk_errors
 from margo_gitops.documents.application import Component, ParameterValue
 from margo_gitops.documents.capabilities import parse_timeout
 from margo_gitops.documents.deployment import ApplicationDeployment, Artifact
 from margo_gitops.documents.nodes import Json
+from margo_gitops.errors import StorageFailed
 
 ENTRY_POINT_GROUP = "margo_gitops.appliers"
 
@@ -162,3 +165,17 @@ class Applier(Protocol):
             ApplyError: the engine does not answer.
         """
         ...
+
+
+def storing(folder: Path) -> AbstractContextManager[None]:
+    """Turn every `OSError` inside into `StorageFailed`.
+
+    Args:
+        folder: where the applier keeps things.
+    """
+    return disk_errors(
+        folder,
+        what=f"{folder} cannot be used",
+        error=StorageFailed,
+        remedy="free space on its disk, or correct its permissions",
+    )

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
-from margo_gitops.appliers.applier import ApplierContext
+from margo_gitops.appliers.applier import ApplierContext, storing
 from margo_gitops.appliers.archives import DEFAULT_ARCHIVE_BOUNDS, ArchiveBounds, copy_folder, unpack
 from margo_gitops.appliers.settings import Settings
-from margo_gitops.appliers.storage import new_file, new_folder, remove_tree, storing, sweep
 from margo_gitops.digests import Digest
+from margo_gitops.disk.folders import new_file, new_folder, remove_tree, sweep
 from margo_gitops.documents.deployment import Artifact
 from margo_gitops.errors import (
     ApplierUnusable,

@@ -12,14 +12,12 @@ APPLIER-6  `observe` is one question to the engine.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, never
+from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, never, storing
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
 from margo_gitops.appliers.compose_engine import ComposeEngine
 from margo_gitops.appliers.compose_project import (
@@ -38,7 +36,8 @@ from margo_gitops.appliers.compose_source import (
     read_model,
 )
 from margo_gitops.appliers.settings import Settings
-from margo_gitops.appliers.storage import new_folder, storing
+from margo_gitops.disk.folders import new_folder
+from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
 from margo_gitops.errors import (
     ApplyError,
     ArtifactUnavailable,
@@ -141,7 +140,7 @@ class ComposeApplier:
         key = workload.key
         project = self._project(key)
         deadline = time.monotonic() + workload.timeout_seconds
-        with self._locked(deadline) as lock:
+        with self._locked(deadline) as held:
             before = project.containers()
             current = self._revisions.current(key)
             revision = self._revisions.find(key, workload.digest)
@@ -153,7 +152,7 @@ class ComposeApplier:
             revision = self._prepare(workload, deadline)
             try:
                 waited = before if workload.component.properties.wait else None
-                problem = project.start(revision, deadline, lock, waited)
+                problem = project.start(revision, deadline, held.descriptor, waited)
                 if not problem:
                     self._made_current(key, revision)
                     return
@@ -162,7 +161,7 @@ class ComposeApplier:
                 error.reinstated = False
                 raise
             problem += project.logs(revision.record.environment)
-            reinstated = _reinstate(project, revision, current, before, lock)
+            reinstated = _reinstate(project, revision, current, before, held.descriptor)
             raise _install_failed(workload, problem, reinstated=reinstated, first=not before)
 
     def remove(self, key: WorkloadKey) -> None:
@@ -173,9 +172,9 @@ class ComposeApplier:
             RemoveFailed: something is left.
         """
         project = self._project(key)
-        with self._locked(time.monotonic() + REMOVE_SECONDS) as lock:
+        with self._locked(time.monotonic() + REMOVE_SECONDS) as held:
             project.containers()
-            problem = project.down(self._revisions.current(key), lock)
+            problem = project.down(self._revisions.current(key), held.descriptor)
             if left := project.containers():
                 names = ", ".join(sorted(container.service for container in left))
                 raise RemoveFailed(
@@ -263,28 +262,21 @@ class ComposeApplier:
         self._revisions.make_current(key, revision)
         self._artifacts.prune(self._revisions.artifacts())
 
-    @contextmanager
-    def _locked(self, deadline: float) -> Iterator[int]:
-        """Hold the applier's lock; a Compose client that an earlier agent left behind may still hold it."""
-        with storing(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise EngineUnavailable(
-                            "an earlier step still runs", remedy="wait for it, or stop its docker process"
-                        ) from None
-                    if self._interrupted():
-                        raise StepInterrupted("an earlier step still runs") from None
-                    time.sleep(_POLL_SECONDS)
-            yield descriptor
-        finally:
-            os.close(descriptor)
+    def _locked(self, deadline: float) -> HeldLock:
+        """Return the applier's lock; a Compose client that an earlier agent left behind may still hold it."""
+        while True:
+            try:
+                with storing(self._folder):
+                    self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    return take_lock(self._folder / "lock")
+            except LockTaken:
+                if time.monotonic() > deadline:
+                    raise EngineUnavailable(
+                        "an earlier step still runs", remedy="wait for it, or stop its docker process"
+                    ) from None
+                if self._interrupted():
+                    raise StepInterrupted("an earlier step still runs") from None
+                time.sleep(_POLL_SECONDS)
 
 
 def _reinstate(

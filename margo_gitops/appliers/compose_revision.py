@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from margo_gitops.appliers.applier import WorkloadKey
-from margo_gitops.appliers.storage import point, remove_tree, storing, sweep
+from margo_gitops.appliers.applier import WorkloadKey, storing
 from margo_gitops.digests import Digest, parse_digest
+from margo_gitops.disk.folders import point_link, remove_tree, sweep
 
 CONTENT = "content"
 OVERRIDE = "override.yaml"
@@ -131,7 +131,7 @@ class Revisions:
             StorageFailed: the folder cannot be written.
         """
         with storing(self._folder):
-            point(self._of(key) / "current", f"revisions/{revision.folder.name}")
+            point_link(self._of(key) / "current", f"revisions/{revision.folder.name}")
             self._keep(key, {revision.folder})
 
     def forget_prepared(self, key: WorkloadKey) -> None:

@@ -20,13 +20,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey
+from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, storing
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
 from margo_gitops.appliers.parameters import parameter_text
 from margo_gitops.appliers.programs import run_program
 from margo_gitops.appliers.settings import Settings
-from margo_gitops.appliers.storage import new_folder, point, remove_tree, storing, sweep, write_private
 from margo_gitops.digests import Digest, parse_digest
+from margo_gitops.disk.files import write_synced
+from margo_gitops.disk.folders import new_folder, point_link, remove_tree, sweep
 from margo_gitops.documents import records
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
@@ -119,7 +120,7 @@ class FilesApplier:
             self._tidy(key, place)
             return
         with storing(self._folder):
-            point(link, os.path.relpath(place, link.parent))
+            point_link(link, os.path.relpath(place, link.parent))
         if problem := self._call("installed", link):
             reinstated = self._put_back(key, place)
             error = InstallFailed(
@@ -201,11 +202,11 @@ class FilesApplier:
             content.mkdir()
             self._artifacts.place(workload.artifact, content, seconds=workload.timeout_seconds)
         # All three hold the parameters' values, which may be secrets.
-        write_private(folder / "deployment.yaml", write_yaml(records.write(workload.deployment)))
-        write_private(folder / "values.json", write_json(values))
+        write_synced(folder / "deployment.yaml", write_yaml(records.write(workload.deployment)), mode=0o600)
+        write_synced(folder / "values.json", write_json(values), mode=0o600)
         lines = [f"{name}={_quoted(parameter_text(value))}\n" for name, value in workload.values.items()]
         if all(_VARIABLE.fullmatch(name) for name in workload.values):
-            write_private(folder / "values.env", "".join(lines).encode())
+            write_synced(folder / "values.env", "".join(lines).encode(), mode=0o600)
         (folder / _RECORD).write_bytes(write_json(record))
 
     def _put_back(self, key: WorkloadKey, failed: Path) -> bool:
@@ -216,7 +217,7 @@ class FilesApplier:
             if before is None:
                 link.unlink(missing_ok=True)
                 return not self._call("removed", link)
-            point(link, os.path.relpath(before, link.parent))
+            point_link(link, os.path.relpath(before, link.parent))
         return not self._call("installed", link)
 
     def _call(self, event: str, folder: Path) -> list[str]:

@@ -83,11 +83,12 @@ def new_file(place: Path) -> Iterator[Path]:
 
 
 def point_link(link: Path, target: str | Path) -> None:
-    """Make a symbolic link lead to `target` from one moment to the next; its folder exists.
+    """Make a symbolic link lead to `target` from one moment to the next; its folder is made where there is none.
 
     Raises:
         OSError: the disk refuses; the link leads where it led.
     """
+    link.parent.mkdir(parents=True, exist_ok=True)
     path = _beside(link)
     try:
         path.symlink_to(target)

@@ -1,4 +1,3 @@
-import errno
 import os
 import ssl
 import subprocess
@@ -141,7 +140,7 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_done(tmp_path, content):
     try:
         cache = ArtifactCache(disk / "cache")
         artifact = artifact_of(tar_gz(entry("compose.yaml", os.urandom(600_000))), tmp_path)
-        with pytest.raises(StorageFailed, match=os.strerror(errno.ENOSPC)) as caught:
+        with pytest.raises(StorageFailed, match="no space left") as caught:
             cache.place(artifact, content, seconds=10)
         assert "free space" in caught.value.remedy
         assert tree(disk / "cache") == set()
@@ -307,7 +306,7 @@ def test_a_disk_that_fills_during_a_download_is_told_as_such(tmp_path, server, a
         pytest.skip("only root can mount a small disk")
     try:
         cache = ArtifactCache(disk / "cache", ca_file=authority / "ca.pem")
-        with pytest.raises(StorageFailed, match=os.strerror(errno.ENOSPC)):
+        with pytest.raises(StorageFailed, match="no space left"):
             cache.place(remote(server, "/large"), content, seconds=10)
     finally:
         subprocess.run(["umount", disk], check=True)

@@ -423,7 +423,7 @@ def test_a_full_disk_keeps_what_runs_and_nothing_half_done(site):
         subprocess.run(["mount", "--bind", small, disk], check=True)
         before = site.containers()
         try:
-            with pytest.raises(StorageFailed, match="No space left") as caught:
+            with pytest.raises(StorageFailed, match="no space left") as caught:
                 site.applier().prepare(bad)
         finally:
             subprocess.run(["umount", disk], check=True)
