@@ -1,20 +1,20 @@
 """One cycle of the agent: pull, judge, store, apply, report. The order is what keeps a device safe.
 
-C-1  One cycle at a time: the caller holds the state folder's lock (failure mode F5).
-C-2  Nothing is stored before it is trusted, nothing is applied before it is stored.
-C-3  The floor is raised as soon as a state is stored, before anything of it is applied; a device that dies in between
-     raises it at its next start. So the trusted version never goes down, not even during an update (F13).
-C-4  The source is told that a state is held only when all of it lies on disk, verified (F2).
-C-5  Whatever becomes of the pull, the held state is applied: what somebody stopped comes back, what was cut off is
-     finished, without a network.
-C-6  What is damaged on disk counts as nothing held and is fetched again (F14). It is never applied.
-C-7  A refused snapshot changes nothing but the journal: a security event.
-C-8  While the list of signers cannot be read nothing is fetched, for nobody could say whose it is. What is held is
-     applied: it was trusted when it was stored. It counts as held if it is, byte for byte, what this process trusted
-     last; after a start, if it passes every rule but the signature's and its manifest is the one of the trust floor.
-     A security event says so.
-C-9  What is fetched is taken only if freshness has nothing against it; what is held is applied whatever it says
-     (agent/pull/proof_keeper.py, N-1 to N-6).
+CYCLE-1  One cycle at a time: the caller holds the state folder's lock (failure mode F5).
+CYCLE-2  Nothing is stored before it is trusted, nothing is applied before it is stored.
+CYCLE-3  The floor is raised as soon as a state is stored, before anything of it is applied; a device that dies in
+         between raises it at its next start. So the trusted version never goes down, not even during an update (F13).
+CYCLE-4  The source is told that a state is held only when all of it lies on disk, verified (F2).
+CYCLE-5  Whatever becomes of the pull, the held state is applied: what somebody stopped comes back, what was cut off is
+         finished, without a network.
+CYCLE-6  What is damaged on disk counts as nothing held and is fetched again (F14). It is never applied.
+CYCLE-7  A refused snapshot changes nothing but the journal: a security event.
+CYCLE-8  While the list of signers cannot be read nothing is fetched, for nobody could say whose it is. What is held is
+         applied: it was trusted when it was stored. It counts as held if it is, byte for byte, what this process
+         trusted last; after a start, if it passes every rule but the signature's and its manifest is the one of the
+         trust floor. A security event says so.
+CYCLE-9  What is fetched is taken only if freshness has nothing against it; what is held is applied whatever it says
+         (agent/pull/proof_keeper.py, PROOF-1 to PROOF-6).
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ class Cycle:
 
     Attributes:
         policy: asked at the start of each cycle, so that a changed list of signers counts at once.
-        fallback: what the held state must obey while the list of signers cannot be read (C-8).
+        fallback: what the held state must obey while the list of signers cannot be read (CYCLE-8).
         abortable: a signal to stop may cut off what is done inside.
     """
 
@@ -183,7 +183,7 @@ class Cycle:
         return reading.floor
 
     def _load_held(self, policy: TrustPolicy, floor: Floor | None) -> TrustedState | None:
-        """Return what is held, verified again from the first byte (C-6), with the floor raised to it (C-3)."""
+        """Return what is held, verified again from the first byte (CYCLE-6), with the floor raised to it (CYCLE-3)."""
         try:
             snapshot = self._store.load()
             if snapshot is None:
@@ -199,7 +199,7 @@ class Cycle:
         return held
 
     def _load_unjudged(self, unreadable: MargoGitopsError, floor: Floor | None) -> TrustedState | None:
-        """Return what is held while nobody can say who may sign (C-8)."""
+        """Return what is held while nobody can say who may sign (CYCLE-8)."""
         try:
             snapshot = self._store.load()
             if snapshot is None:

@@ -1,4 +1,4 @@
-"""One cycle: the rules C-1 to C-8 of margo_gitops.agent.cycle, against a source that lies and disks that forget."""
+"""One cycle: rules CYCLE-1 to CYCLE-9 of agent.cycle, against a source that lies and disks that forget."""
 
 import contextlib
 import errno

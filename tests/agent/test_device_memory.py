@@ -1,4 +1,4 @@
-"""What a device keeps on disk: the store (H-1..H-6), the floor (D-1..D-5), the journal (J-1..J-5), the lock."""
+"""What a device keeps: rules HELD-1 to HELD-6, FLOOR-1 to FLOOR-5, MEMORY-1 to MEMORY-5; the lock and the disk."""
 
 import errno
 import multiprocessing

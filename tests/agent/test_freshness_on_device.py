@@ -1,4 +1,4 @@
-"""Freshness on a device: rules N-1 to N-6 of margo_gitops.agent.pull.proof_keeper, from real state repos."""
+"""Freshness on a device: rules PROOF-1 to PROOF-6 of margo_gitops.agent.pull.proof_keeper, from real state repos."""
 
 from __future__ import annotations
 

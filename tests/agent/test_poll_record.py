@@ -1,4 +1,4 @@
-"""What is kept of polls: the rules K-1 to K-4 of margo_gitops.agent.memory.poll_record."""
+"""What is kept of polls: the rules POLL-1 to POLL-4 of margo_gitops.agent.memory.poll_record."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""What a source says about the next poll: rules P-7 and P-8 of the schedule, S-3 of the service."""
+"""What a source says about the next poll: rules SCHEDULE-7 and SCHEDULE-8 of the schedule, SERVICE-3 of the service."""
 
 from __future__ import annotations
 

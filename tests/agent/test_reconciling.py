@@ -1,4 +1,4 @@
-"""Plans, and how they are carried out: rules L-1 to L-9 of agent.apply.steps; convergence after any kill."""
+"""Plans, and how they are carried out: rules STEP-1 to STEP-9 of agent.apply.steps; convergence after any kill."""
 
 import contextlib
 import tempfile
@@ -578,7 +578,7 @@ def failures(draw: st.DrawFn) -> set[tuple[str, str]]:
 
 
 def assert_what_may_go(before: Mapping[WorkloadKey, Digest], trusted: TrustedState, engine: Engine) -> None:
-    """L-3: nothing goes away before what is wanted is prepared and, of the same deployment, installed."""
+    """STEP-3: nothing goes away before what is wanted is prepared and, of the same deployment, installed."""
     target = wanted(trusted)
     gone = before.keys() - engine.running.keys()
     assert not gone & target.keys(), "something that is wanted went away"

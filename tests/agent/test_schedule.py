@@ -1,4 +1,4 @@
-"""When the agent polls: the rules P-1 to P-6 of margo_gitops.agent.service.schedule."""
+"""When the agent polls: the rules SCHEDULE-1 to SCHEDULE-6 of margo_gitops.agent.service.schedule."""
 
 from hypothesis import given
 from hypothesis import strategies as st

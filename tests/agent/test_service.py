@@ -1,4 +1,4 @@
-"""The agent as a service: the rules S-1 to S-3 of agent.service.loop, its signals, its log, and systemd."""
+"""The agent as a service: the rules SERVICE-1 to SERVICE-3 of agent.service.loop, its signals, its log, and systemd."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""From deployments to workloads: the rules W-1 to W-6 of agent.apply.workloads, E-1 to E-3 of eligibility."""
+"""From deployments to workloads: rules ORDER-1 to ORDER-5 of agent.apply.workloads, ELIGIBLE-1 to ELIGIBLE-3."""
 
 import json
 from pathlib import Path

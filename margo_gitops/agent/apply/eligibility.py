@@ -1,9 +1,9 @@
 """Whether this device may run a deployment: it evaluates the rules itself (Margo device constraints).
 
-E-1  Where a profile has eligibility rules, one of them must hold for the device's capabilities, or the deployment
-     is refused. Without capabilities nothing holds.
-E-2  Capacity that the profile asks for is compared as well, where there are capabilities to compare it with.
-E-3  A deployment for a child device is held against that child's capabilities, found by `properties.id`.
+ELIGIBLE-1  Where a profile has eligibility rules, one of them must hold for the device's capabilities, or the
+            deployment is refused. Without capabilities nothing holds.
+ELIGIBLE-2  Capacity that the profile asks for is compared as well, where there are capabilities to compare it with.
+ELIGIBLE-3  A deployment for a child device is held against that child's capabilities, found by `properties.id`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Eligibility:
     facts: Mapping[str, DeviceFacts] = field(default_factory=dict)
 
     def objection(self, document: ApplicationDeployment) -> DeviceIneligible | None:
-        """Return why a deployment must not be applied here, or None (E-1 to E-3)."""
+        """Return why a deployment must not be applied here, or None (ELIGIBLE-1 to ELIGIBLE-3)."""
         constraints = document.spec.deployment_profile.device_constraints
         if constraints is None:
             return None

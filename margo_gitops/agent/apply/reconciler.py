@@ -244,7 +244,7 @@ class Reconciler:
         self._post_statuses([deployment_id])
 
     def _wait(self, change: Change, obstacle: str, progress: _Progress) -> None:
-        """Leave a component because something before it failed (L-4)."""
+        """Leave a component because something before it failed (STEP-4)."""
         key = change.workload.key
         progress.failed.add(key.deployment_id)
         held = self._memory()[key]
@@ -261,7 +261,7 @@ class Reconciler:
             self.record(Event.of(Reason.DEPLOYMENT_WAITS, error, key.deployment_id))
 
     def _remove(self, plan: Plan, progress: _Progress) -> None:
-        """Remove what is gone, if everything new was prepared, and what it belongs to is installed (L-3)."""
+        """Remove what is gone, if everything new was prepared, and what it belongs to is installed (STEP-3)."""
         moved = {change.workload.key for change in plan.changes} | {workload.key for _, workload in plan.kept}
         for removal in plan.removals:
             if not progress.prepared or self.stopping():

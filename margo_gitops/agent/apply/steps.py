@@ -2,21 +2,22 @@
 
 APPLIER-1..APPLIER-6 are the appliers' promises (margo_gitops/appliers/applier.py). The plan adds:
 
-L-1  Everything that changes is prepared before anything is installed.
-L-2  Workloads are installed in order: deployments as `desired_deployments` sorts them, components as listed.
-L-3  What is gone from the state is removed last, and only when everything new was prepared (failure mode F1): nothing
-     is refused, no engine that is needed is silent, nothing failed to be fetched. Of a deployment that is wanted still
-     nothing is removed before all of it is installed: a renamed component goes when its successor runs.
-L-4  After a failure the rest of that deployment, and the deployments that wait for it, are left as they are;
-     independent deployments go on. What ran before keeps running (APPLIER-3).
-L-5  Where wanted and observed agree, nothing is done. An installation that was begun, and of which the journal knows
-     no good end, is done again (APPLIER-5).
-L-6  A workload that moved to another applier is installed there first, then removed where it was.
-L-7  Content that could not be prepared, installed or removed is not tried again before its pause is over; other
-     content is, at once, and so is what has come to run by itself.
-L-8  What an applier holds whose engine does not answer is left alone, and so is what runs of a refused deployment.
-L-9  An update that failed, and after which what ran before runs again, is quarantined: each attempt would take a
-     running line down. It is tried again when somebody asks, when its content changes, or when what ran before stops.
+STEP-1  Everything that changes is prepared before anything is installed.
+STEP-2  Workloads are installed in order: deployments as `desired_deployments` sorts them, components as listed.
+STEP-3  What is gone from the state is removed last, and only when everything new was prepared (failure mode F1):
+        nothing is refused, no engine that is needed is silent, nothing failed to be fetched. Of a deployment that is
+        wanted still nothing is removed before all of it is installed: a renamed component goes when its successor runs.
+STEP-4  After a failure the rest of that deployment, and the deployments that wait for it, are left as they are;
+        independent deployments go on. What ran before keeps running (APPLIER-3).
+STEP-5  Where wanted and observed agree, nothing is done. An installation that was begun, and of which the journal knows
+        no good end, is done again (APPLIER-5).
+STEP-6  A workload that moved to another applier is installed there first, then removed where it was.
+STEP-7  Content that could not be prepared, installed or removed is not tried again before its pause is over; other
+        content is, at once, and so is what has come to run by itself.
+STEP-8  What an applier holds whose engine does not answer is left alone, and so is what runs of a refused deployment.
+STEP-9  An update that failed, and after which what ran before runs again, is quarantined: each attempt would take a
+        running line down. It is tried again when somebody asks, when its content changes, or when what ran before
+        stops.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Change:
         applier: who does it.
         workload: what.
         reason: why, for people: "new", "changed", "degraded" ...
-        rests: whether it failed and is not to be tried again yet (L-7, L-9): it is neither prepared nor installed.
+        rests: whether it failed and waits for its next try (STEP-7, STEP-9): it is neither prepared nor installed.
         unprepared: whether it rests because it could not be prepared.
         replaces: whether other content of the component is there now.
     """
@@ -58,7 +59,7 @@ class Removal:
     Attributes:
         applier: who does it.
         key: which.
-        rests: whether removing it failed and its pause is not over (L-7).
+        rests: whether removing it failed and its pause is not over (STEP-7).
     """
 
     applier: str
@@ -99,7 +100,7 @@ class Plan:
         return {change.workload.key.deployment_id for change in self.changes if change.rests and change.unprepared}
 
     def obstacle(self, deployment_id: str, failed: Iterable[str]) -> str | None:
-        """Return the deployment that keeps another from being installed, or None (L-4).
+        """Return the deployment that keeps another from being installed, or None (STEP-4).
 
         Args:
             deployment_id: the one to be installed.
@@ -126,9 +127,9 @@ def make_plan(
         observed: what each applier's engine holds, by the applier's name.
         recorded: what the journal remembers.
         serving: the applier for each profile type.
-        silent: appliers whose engine did not answer, with the reason (L-8).
-        now: the time, where pauses after failures count (L-7); None to try everything that is not quarantined.
-        retry: whether to try what is quarantined as well (L-9).
+        silent: appliers whose engine did not answer, with the reason (STEP-8).
+        now: the time, where pauses after failures count (STEP-7); None to try everything that is not quarantined.
+        retry: whether to try what is quarantined as well (STEP-9).
     """
     silent = silent or {}
     holdings = {(applier, item.key): item for applier, items in observed.items() for item in items}
@@ -200,7 +201,7 @@ def _backwards(removals: Sequence[Removal], memory: Mapping[WorkloadKey, Recorde
 
 
 def _reason(workload: Workload, applier: str, holding: Observed | None, memory: RecordedWorkload | None) -> str | None:
-    """Return why a workload must be installed, or None where it runs as asked for (L-5)."""
+    """Return why a workload must be installed, or None where it runs as asked for (STEP-5)."""
     if holding is None:
         return "new" if memory is None or memory.installed is None else "missing"
     # An engine that cannot tell what it runs is believed to run what was installed last.

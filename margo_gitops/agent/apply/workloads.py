@@ -1,12 +1,12 @@
 """From a trusted state to the ordered workloads that it asks for; pure.
 
-W-1  Components of a deployment keep their order (Margo application description, deployment profile).
-W-2  A deployment comes after those its extension names in `after`; else the manifest's order holds.
-W-3  A deployment that waits for one that is not there, or for itself through others, is refused, alone with those
-     that wait for it.
-W-4  What makes a workload run, and so its digest, is decided in margo_gitops/documents/workload_identity.py.
-W-5  A deployment whose eligibility rules or capacity this device does not meet is refused (rules E-1 to E-3 of
-     margo_gitops.agent.apply.eligibility).
+ORDER-1  Components of a deployment keep their order (Margo application description, deployment profile).
+ORDER-2  A deployment comes after those its extension names in `after`; else the manifest's order holds.
+ORDER-3  A deployment that waits for one that is not there, or for itself through others, is refused, alone with those
+         that wait for it.
+ORDER-4  What makes a workload run, and so its digest, is decided in margo_gitops/documents/workload_identity.py.
+ORDER-5  A deployment whose eligibility rules or capacity this device does not meet is refused (rules ELIGIBLE-1 to
+         ELIGIBLE-3 of margo_gitops.agent.apply.eligibility).
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class DeviceLimits:
 def desired_deployments(
     documents: Sequence[ApplicationDeployment], limits: DeviceLimits | None = None
 ) -> tuple[DesiredDeployment, ...]:
-    """Return the deployments in the order they are installed in (W-1 to W-5).
+    """Return the deployments in the order they are installed in (ORDER-1 to ORDER-5).
 
     Args:
         documents: the trusted deployments, in the manifest's order.

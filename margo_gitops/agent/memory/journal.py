@@ -1,11 +1,11 @@
 """The agent's memory of what it did, in SQLite: it makes every step restartable, and answers `agent status`.
 
-J-1  A step is recorded before it begins and after it ends; every record is durable when the call returns.
-J-2  The engine is the truth, the journal a memory: a journal that is damaged or from a newer version is set aside and
-     a new one begun, from what the appliers observe.
-J-3  Nothing grows without bound: events and outgoing statuses are thinned out, security events last.
-J-4  Time comes from the caller.
-J-5  64-bit versions are kept as text: SQLite's integers are signed.
+MEMORY-1  A step is recorded before it begins and after it ends; every record is durable when the call returns.
+MEMORY-2  The engine is the truth, the journal a memory: a journal that is damaged or from a newer version is set aside
+          and a new one begun, from what the appliers observe.
+MEMORY-3  Nothing grows without bound: events and outgoing statuses are thinned out, security events last.
+MEMORY-4  Time comes from the caller.
+MEMORY-5  64-bit versions are kept as text: SQLite's integers are signed.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, now: float) -> Journal:
-        """Open the journal, making it where there is none, and replacing it where it cannot be used (J-2).
+        """Open the journal, making it where there is none, and replacing it where it cannot be used (MEMORY-2).
 
         Raises:
             StateFolderUnusable: neither works.
@@ -179,7 +179,7 @@ class Journal:
     # Events
 
     def note(self, event: Event, now: float) -> None:
-        """Keep an event; the same one again in a row only counts (J-3)."""
+        """Keep an event; the same one again in a row only counts (MEMORY-3)."""
         key = (event.reason.value, event.code, event.subject, event.text)
         with self._transaction():
             last = self._connection.execute(

@@ -1,9 +1,9 @@
 """How the last poll ended and what it cost, for `agent status`: kept in the journal, but not at every poll.
 
-K-1  A poll that ended otherwise than the one before is kept at once.
-K-2  Of polls that end alike one is kept every five minutes: a device polls for years, and flash wears.
-K-3  What is not kept yet is kept when the agent ends in order.
-K-4  A full disk keeps no poll from being followed by its cycle.
+POLL-1  A poll that ended otherwise than the one before is kept at once.
+POLL-2  Of polls that end alike one is kept every five minutes: a device polls for years, and flash wears.
+POLL-3  What is not kept yet is kept when the agent ends in order.
+POLL-4  A full disk keeps no poll from being followed by its cycle.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from margo_gitops.web.metering import Cost
 PollResult = Literal["new", "unchanged", "failed", "refused", "none"]
 
 KEPT_EVERY: Final = 300.0
-"""Seconds between two polls that end alike and are kept (K-2)."""
+"""Seconds between two polls that end alike and are kept (POLL-2)."""
 
 _OUTCOME: Final = ("poll.result", "poll.code", "poll.error")
 
@@ -73,7 +73,7 @@ class PollRecord:
         return answered and failed_before
 
     def close(self) -> None:
-        """Keep what is not kept yet (K-3); an error is no reason to end otherwise than well."""
+        """Keep what is not kept yet (POLL-3); an error is no reason to end otherwise than well."""
         with contextlib.suppress(MargoGitopsError):
             self._keep()
 

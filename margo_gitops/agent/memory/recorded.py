@@ -1,9 +1,9 @@
 """What the device remembers of deployments, components and events, and what that says to others; pure.
 
-STATUS-1  A component has one of Margo's six states; a deployment has that of its most severe component.
-STATUS-2  `adoptedManifestVersion` is that of the latest manifest with a revision that the device has begun to apply.
-STATUS-3  An error has a code, a source (component, or `metadata.name` for the deployment) and a message.
-STATUS-4  `deviceId` is there only where the deployment is for a child device.
+DEPLOYED-1  A component has one of Margo's six states; a deployment has that of its most severe component.
+DEPLOYED-2  `adoptedManifestVersion` is that of the latest manifest with a revision that the device has begun to apply.
+DEPLOYED-3  An error has a code, a source (component, or `metadata.name` for the deployment) and a message.
+DEPLOYED-4  `deviceId` is there only where the deployment is for a child device.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def retry_pause(attempts: int) -> float:
 
 
 def deployment_status(deployment: RecordedDeployment, workloads: Sequence[RecordedWorkload]) -> DeploymentStatus:
-    """Return the status of a deployment (STATUS-1 to STATUS-4).
+    """Return the status of a deployment (DEPLOYED-1 to DEPLOYED-4).
 
     Args:
         deployment: what is recorded of it.

@@ -1,10 +1,11 @@
 """The trust floor on disk: the highest version this device ever trusted, in two places.
 
-D-1  Each copy is written whole or not at all, and carries a digest over its own content.
-D-2  The greater of the two copies counts. A copy that is missing, damaged or behind is written again from the other.
-D-3  The floor never goes down: raising it to a lower version does nothing.
-D-4  A floor belongs to one device; another device's floor is refused, not ignored.
-D-5  Where both copies are gone the device has no memory: the caller records a first contact as a security event.
+FLOOR-1  Each copy is written whole or not at all, and carries a digest over its own content.
+FLOOR-2  The greater of the two copies counts. A copy that is missing, damaged or behind is written again from the
+         other.
+FLOOR-3  The floor never goes down: raising it to a lower version does nothing.
+FLOOR-4  A floor belongs to one device; another device's floor is refused, not ignored.
+FLOOR-5  Where both copies are gone the device has no memory: the caller records a first contact as a security event.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _LARGEST_FILE: Final = 8192
 
 @dataclass(frozen=True, slots=True)
 class _Envelope:
-    """A floor file: whose floor it is, the floor's document, and a digest over both (D-1, D-4)."""
+    """A floor file: whose floor it is, the floor's document, and a digest over both (FLOOR-1, FLOOR-4)."""
 
     device: str
     floor: str
@@ -66,7 +67,7 @@ class FloorFiles:
         """Return what the copies say; change nothing.
 
         Raises:
-            StateFolderUnusable: a copy is that of another device (D-4).
+            StateFolderUnusable: a copy is that of another device (FLOOR-4).
         """
         best: Floor | None = None
         damaged: list[Path] = []
@@ -82,7 +83,7 @@ class FloorFiles:
         return FloorReading(best, tuple(damaged))
 
     def mend(self) -> FloorReading:
-        """Return the floor, and write each copy again that is missing, damaged or behind (D-2).
+        """Return the floor, and write each copy again that is missing, damaged or behind (FLOOR-2).
 
         Raises:
             StateFolderUnusable: a copy is that of another device.
@@ -96,7 +97,7 @@ class FloorFiles:
         return FloorReading(reading.floor, reading.damaged, mended)
 
     def raise_to(self, floor: Floor) -> list[MargoGitopsError]:
-        """Store a higher floor (D-3) and return the errors of the second copy: they are worth a record, no stop.
+        """Store a higher floor (FLOOR-3) and return the errors of the second copy: they are worth a record, no stop.
 
         Raises:
             StateFolderUnusable: the floor cannot be stored in the state folder.

@@ -1,15 +1,16 @@
 """Knows whether what the device holds is the newest: keeps a proof of freshness, renews it, and says what follows.
 
-N-1  A proof is asked for in the cycle of a poll that was answered, once the held one is past half of its life: between
-     half and three quarters of it, each device at its own time. So an idle poll costs what it costs without.
-N-2  A source that has none is asked again after a while, not at every poll.
-N-3  What is kept is the proof itself, in two places: signed, it needs no floor beside it. The later issued one counts;
-     it is verified at each use, so a key that is taken off the list takes its proofs along.
-N-4  `onExpiry: hold`: a new state is taken only if it is proven the newest. What was taken before is applied for ever:
-     nothing that runs is stopped because nothing proves it new.
-N-5  A state that contradicts the statement is refused, whatever `onExpiry` says.
-N-6  That a newer state exists counts only once the source was polled after the statement came: a render between the
-     two is no attack.
+PROOF-1  A proof is asked for in the cycle of a poll that was answered, once the held one is past half of its life:
+         between half and three quarters of it, each device at its own time. So an idle poll costs what it costs
+         without.
+PROOF-2  A source that has none is asked again after a while, not at every poll.
+PROOF-3  What is kept is the proof itself, in two places: signed, it needs no floor beside it. The later issued one
+         counts; it is verified at each use, so a key that is taken off the list takes its proofs along.
+PROOF-4  `onExpiry: hold`: a new state is taken only if it is proven the newest. What was taken before is applied for
+         ever: nothing that runs is stopped because nothing proves it new.
+PROOF-5  A state that contradicts the statement is refused, whatever `onExpiry` says.
+PROOF-6  That a newer state exists counts only once the source was polled after the statement came: a render between the
+         two is no attack.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class FreshnessRules:
     Attributes:
         device: its id.
         required: whether a proof that never came counts like one that expired.
-        hold: whether a new state is taken only with proof (N-4).
+        hold: whether a new state is taken only with proof (PROOF-4).
     """
 
     device: str
@@ -72,7 +73,7 @@ class FreshnessRules:
 
 
 class ProofStore:
-    """Keeps the proof of one device in a file, and in a second place where there is one (N-3)."""
+    """Keeps the proof of one device in a file, and in a second place where there is one (PROOF-3)."""
 
     def __init__(self, path: Path, copy: Path | None) -> None:
         self._paths = (path,) if copy is None else (path, copy)
@@ -133,7 +134,7 @@ class FreshnessKeeper:
         self._unpolled: datetime | None = None
 
     def admit(self, state: TrustedState) -> None:
-        """Decide whether a state that was just fetched is taken (N-4, N-5).
+        """Decide whether a state that was just fetched is taken (PROOF-4, PROOF-5).
 
         Raises:
             FreshnessContradicted: a signed statement says that this version has other content.
@@ -155,7 +156,7 @@ class FreshnessKeeper:
             )
 
     def look(self, state: TrustedState | None, *, polled: bool) -> None:
-        """Renew the proof where it is time (N-1, N-2), and tell where nothing proves the held state any more.
+        """Renew the proof where it is time (PROOF-1, PROOF-2), and tell where nothing proves the held state any more.
 
         Args:
             state: what is held; None for nothing.
@@ -182,7 +183,7 @@ class FreshnessKeeper:
             self._record(Event(Reason.FRESHNESS_REGAINED, f"{found.verdict}: {found.text}"))
 
     def held(self, state: TrustedState | None) -> Freshness | None:
-        """Return the proof that is held, verified anew; None where there is none that can be trusted (N-3).
+        """Return the proof that is held, verified anew; None where there is none that can be trusted (PROOF-3).
 
         Raises:
             AgentMisconfigured, AllowedSignersInvalid: nobody can say who may sign statements.

@@ -5,12 +5,12 @@ stateFolder/trusted/<digest of index.json>/
     index.json                                  revision, and the digest of every other file
     manifest.json  deployments/<id>.yaml  commit    exact bytes, as fetched
 
-H-1  Only a state that passed `judge` is stored.
-H-2  The revision is part of the generation: a device that says "I hold X" holds all of X (failure mode F2).
-H-3  A generation appears whole, by one rename; the link moves only to a whole generation.
-H-4  Every byte is verified when read; what is damaged or missing counts as "nothing held" (failure mode F14).
-H-5  When the disk is full the generation before stays, untouched.
-H-6  Whoever reads beside the agent sees one generation or the next, never a mixture.
+HELD-1  Only a state that passed `judge` is stored.
+HELD-2  The revision is part of the generation: a device that says "I hold X" holds all of X (failure mode F2).
+HELD-3  A generation appears whole, by one rename; the link moves only to a whole generation.
+HELD-4  Every byte is verified when read; what is damaged or missing counts as "nothing held" (failure mode F14).
+HELD-5  When the disk is full the generation before stays, untouched.
+HELD-6  Whoever reads beside the agent sees one generation or the next, never a mixture.
 """
 
 from __future__ import annotations
@@ -62,10 +62,10 @@ class TrustedStore:
     def load(self) -> Snapshot | None:
         """Return what is held; None where nothing was ever stored.
 
-        A reader beside the agent (`agent status`) may find a generation gone that was replaced meanwhile (H-6).
+        A reader beside the agent (`agent status`) may find a generation gone that was replaced meanwhile (HELD-6).
 
         Raises:
-            StoredStateDamaged: what lies there is not what was stored (H-4).
+            StoredStateDamaged: what lies there is not what was stored (HELD-4).
             StateFolderUnusable: the folder cannot be read.
         """
         generation = self._current()
@@ -107,10 +107,10 @@ class TrustedStore:
         )
 
     def save(self, state: TrustedState) -> None:
-        """Hold this state from now on, durably, instead of the one before (H-1 to H-3).
+        """Hold this state from now on, durably, instead of the one before (HELD-1 to HELD-3).
 
         Raises:
-            StorageFull: the disk is full; the state before is still held (H-5).
+            StorageFull: the disk is full; the state before is still held (HELD-5).
             StateFolderUnusable: the folder cannot be written.
         """
         snapshot = state.snapshot

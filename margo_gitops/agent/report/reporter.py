@@ -1,13 +1,14 @@
 """What the device tells its server: capabilities, and the status of each deployment (Margo capabilities and status).
 
-R-1  Only what changed is sent: what arrived is noted in the journal, durably, with the server it arrived at. So a
-     restart repeats nothing but what was cut off, and another server is told everything.
-R-2  Reports go out after a cycle, never inside one, and only where the poll was answered: a server that is away delays
-     nothing. One sending takes half a minute at most; what is left goes out after the next cycle.
-R-3  After a failure the next attempt comes later each time, up to an hour, and not before the server's `Retry-After`.
-R-4  A document that the server will not have (400, 409, 413, 415, 422) is not sent again until it changes.
-R-5  Capabilities come first, those of a gateway before those of its children: a server may refuse what it hears of a
-     device that it does not know.
+REPORT-1  Only what changed is sent: what arrived is noted in the journal, durably, with the server it arrived at. So a
+          restart repeats nothing but what was cut off, and another server is told everything.
+REPORT-2  Reports go out after a cycle, never inside one, and only where the poll was answered: a server that is away
+          delays nothing. One sending takes half a minute at most; what is left goes out after the next cycle.
+REPORT-3  After a failure the next attempt comes later each time, up to an hour, and not before the server's
+          `Retry-After`.
+REPORT-4  A document that the server will not have (400, 409, 413, 415, 422) is not sent again until it changes.
+REPORT-5  Capabilities come first, those of a gateway before those of its children: a server may refuse what it hears of
+          a device that it does not know.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.web.metering import Deadline
 
 LONGEST_SENDING: Final = 30.0
-"""Seconds that one sending takes at most (R-2)."""
+"""Seconds that one sending takes at most (REPORT-2)."""
 
 _ARRIVED: Final = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT})
 _UNWANTED: Final = frozenset(
@@ -96,7 +97,7 @@ class Reporter:
         self._not_before = 0.0
 
     def send(self) -> None:
-        """Send what the server does not have yet (R-1 to R-5); what goes wrong is recorded, and is nobody's trouble."""
+        """Send what the server does not have yet (REPORT-1 to REPORT-5). What goes wrong is recorded, not raised."""
         begin = self._timer()
         if begin < self._not_before:
             return
@@ -156,7 +157,7 @@ class Reporter:
         report.acknowledge()
 
     def _receipt(self, document: bytes) -> str:
-        """Return what says that this document is where the device reports to (R-1)."""
+        """Return what says that this document is where the device reports to (REPORT-1)."""
         return sha256(f"{self._transport.source.url}\0".encode() + document)
 
 

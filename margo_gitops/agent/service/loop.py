@@ -1,13 +1,13 @@
 """The agent as a service: cycles for ever, politely, through every failure.
 
-S-1  At the start the held state is applied at once, without the network; then the source is polled.
-S-2  No error of a cycle ends the agent: it is recorded with its code, and the next poll comes, later each time.
-S-3  A source that kept the poll waiting for a change is asked again at once; every other one at the next slot.
-S-4  A signal to stop is obeyed between two steps; what was begun is finished or taken up at the next start.
-S-5  Between polls the held state is applied every minute, or every interval where that is shorter, however long the
-     source is away or asks to wait: what runs here is mended here.
-S-6  Who asks for a poll (SIGHUP) is not made to wait: the running step is finished, or left where it only waits, the
-     poll comes next, and what rests or is quarantined is tried as well.
+SERVICE-1  At the start the held state is applied at once, without the network; then the source is polled.
+SERVICE-2  No error of a cycle ends the agent: it is recorded with its code, and the next poll comes, later each time.
+SERVICE-3  A source that kept the poll waiting for a change is asked again at once; every other one at the next slot.
+SERVICE-4  A signal to stop is obeyed between two steps; what was begun is finished or taken up at the next start.
+SERVICE-5  Between polls the held state is applied every minute, or every interval where that is shorter, however long
+           the source is away or asks to wait: what runs here is mended here.
+SERVICE-6  Who asks for a poll (SIGHUP) is not made to wait: the running step is finished, or left where it only waits,
+           the poll comes next, and what rests or is quarantined is tried as well.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from margo_gitops.errors import AgentDefect, MargoGitopsError
 from margo_gitops.transport.transport import PollHints
 
 LONGEST_UNMENDED_SECONDS: Final = 60.0
-"""The longest time between two cycles, unless one of them takes longer (S-5)."""
+"""The longest time between two cycles, unless one of them takes longer (SERVICE-5)."""
 
 _MICROSECONDS: Final = 1_000_000
 
@@ -144,7 +144,7 @@ class Service:
         self._manager.stopping()
 
     def _delay(self, ended: PollHints | MargoGitopsError, failures: int) -> float:
-        """Return the seconds until the next poll (S-3)."""
+        """Return the seconds until the next poll (SERVICE-3)."""
         now = self._clock()
         if isinstance(ended, MargoGitopsError):
             return self._schedule.delay(now, failures=failures, retry_after=getattr(ended, "retry_after", None))
@@ -153,7 +153,7 @@ class Service:
         return self._schedule.delay(now, retry_after=ended.pause, wished=ended.interval)
 
     def _cycle(self, *, poll: bool, asked: bool = False) -> PollHints | MargoGitopsError:
-        """Do one cycle, then report; return what the source says of the next poll, or why the poll failed (S-2)."""
+        """Do one cycle, then report; return the source's hints, or why the poll failed (SERVICE-2)."""
         try:
             wait = self._schedule.patience(self._clock(), self._longest_wait) if poll else 0
             outcome = self._cycles.run(poll=poll, wait=wait, patient=not asked, retry=asked)
@@ -162,7 +162,7 @@ class Service:
         except MargoGitopsError as error:
             self._record(Event.of(Reason.STORAGE_FAILED, error))
             return error
-        except Exception as error:  # noqa: BLE001  # S-2: a defect must not leave a device without its agent
+        except Exception as error:  # noqa: BLE001  # SERVICE-2: a defect must not leave a device without its agent
             defect = AgentDefect(f"unexpected {type(error).__name__}: {error}", why=_places(error))
             self._record(Event.of(Reason.DEFECT, defect))
             return defect
@@ -171,7 +171,7 @@ class Service:
         return (outcome.poll_error if outcome.poll != "none" else None) or outcome.hints
 
     def _wait(self, seconds: float) -> _Call:
-        """Wait for the next poll, mending what runs (S-5), with signs of life; return why the wait is over."""
+        """Wait for the next poll, mending what runs (SERVICE-5), with signs of life; return why the wait is over."""
         pause = min(self._schedule.interval, LONGEST_UNMENDED_SECONDS)
         begin = self._timer()
         end, mend = begin + seconds, begin + pause

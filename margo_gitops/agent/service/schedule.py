@@ -1,17 +1,17 @@
 """When the agent polls next: polite by construction, pure.
 
-    P-1  Polls of one device fall on slots one interval apart. Where the slots lie follows from the device id, so a
-         fleet spreads over the interval, and does so again by itself after an outage.
-    P-2  Slots are counted from the epoch, so delays of single polls never add up.
-    P-3  Jitter moves a poll within its slot, from device id and slot number: no randomness, yet never in step.
-    P-4  After the n-th failure in a row, 2^(n-1) - 1 slots are skipped, until the pause reaches an hour.
-    P-5  A source that asks to wait (`Retry-After`) is not asked again before that time.
-    P-6  The first poll after a start comes within the jitter.
-    P-7  A source that wishes for fewer polls is asked less often: its interval replaces a shorter one of the
-         configuration, so that slots spread over the longer one. Nobody can ask for more.
-    P-8  Where the source keeps a poll waiting for a change, the wait ends at the device's own slot, counted with the
-         longest wait as the interval. So a fleet whose waits were all cut off, or all answered, at one moment is
-         spread again one wait later, without an echo (failure mode F17).
+    SCHEDULE-1  Polls of one device fall on slots one interval apart. Where the slots lie follows from the device id, so
+                a fleet spreads over the interval, and does so again by itself after an outage.
+    SCHEDULE-2  Slots are counted from the epoch, so delays of single polls never add up.
+    SCHEDULE-3  Jitter moves a poll within its slot, from device id and slot number: no randomness, yet never in step.
+    SCHEDULE-4  After the n-th failure in a row, 2^(n-1) - 1 slots are skipped, until the pause reaches an hour.
+    SCHEDULE-5  A source that asks to wait (`Retry-After`) is not asked again before that time.
+    SCHEDULE-6  The first poll after a start comes within the jitter.
+    SCHEDULE-7  A source that wishes for fewer polls is asked less often: its interval replaces a shorter one of the
+                configuration, so that slots spread over the longer one. Nobody can ask for more.
+    SCHEDULE-8  Where the source keeps a poll waiting for a change, the wait ends at the device's own slot, counted with
+                the longest wait as the interval. So a fleet whose waits were all cut off, or all answered, at one
+                moment is spread again one wait later, without an echo (failure mode F17).
 
 Times are seconds since the epoch. A clock that is wrong moves the slots, never the pace.
 """
@@ -24,10 +24,10 @@ from dataclasses import dataclass
 from typing import Final
 
 LONGEST_PAUSE_SECONDS: Final = 3600.0
-"""How long failures may stretch the time between two polls (P-4); longer intervals stay as they are."""
+"""How long failures may stretch the time between two polls (SCHEDULE-4); longer intervals stay as they are."""
 
 LONGEST_RETRY_AFTER_SECONDS: Final = 24 * 3600.0
-"""A source cannot silence a device for longer than this (P-5, P-7)."""
+"""A source cannot silence a device for longer than this (SCHEDULE-5, SCHEDULE-7)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Schedule:
     jitter: float
 
     def first_delay(self) -> float:
-        """Return how many seconds after its start the agent polls for the first time (P-6)."""
+        """Return how many seconds after its start the agent polls for the first time (SCHEDULE-6)."""
         return _fraction(self.device, "start") * self.jitter
 
     def delay(
@@ -65,7 +65,7 @@ class Schedule:
         return begin - now + _fraction(self.device, str(slot)) * self.jitter
 
     def patience(self, now: float, longest: float) -> int:
-        """Return how many whole seconds the source may keep a poll waiting for a change; 0 for none (P-8).
+        """Return how many whole seconds the source may keep a poll waiting for a change; 0 for none (SCHEDULE-8).
 
         Args:
             now: the time.
