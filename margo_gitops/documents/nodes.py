@@ -6,7 +6,8 @@ project sees a node, so no `dict` of unknown shape travels further.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
@@ -101,6 +102,14 @@ class SourceText:
 
     file: str
     root: Node = field(repr=False)
+
+
+def exact(value: Json | Sequence[Json]) -> str:
+    """Return text that is equal only for equal values of one type: 1, 1.0, true and "1" are four values.
+
+    Python's `==` takes the first three for one, so values from documents are compared by this.
+    """
+    return json.dumps(value, sort_keys=True, ensure_ascii=False)
 
 
 def dotted(path: FieldPath) -> str:

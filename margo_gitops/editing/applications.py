@@ -11,7 +11,7 @@ from margo_gitops.catalog.package import LOCK_FILE, Package, locked_digests, pac
 from margo_gitops.digests import Digest
 from margo_gitops.documents.application import ApplicationDescription, DeploymentProfile, DescribedParameter
 from margo_gitops.documents.fleet_kinds import API_VERSION, ApplicationsLock, Deployment, LockedApplication
-from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.nodes import Json, exact
 from margo_gitops.documents.records import write
 from margo_gitops.documents.versions import newest, version_key
 from margo_gitops.editing.deploy import with_version
@@ -252,7 +252,7 @@ def _differences(kind: str, old: Mapping[str, Facts], new: Mapping[str, Facts]) 
 
 
 def _exact(facts: Facts, fact: str) -> str:
-    return json.dumps(facts[fact], sort_keys=True) if fact in facts else ""
+    return exact(facts[fact]) if fact in facts else ""
 
 
 def _shown(value: Json) -> str:

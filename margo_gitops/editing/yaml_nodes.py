@@ -13,7 +13,7 @@ from ruamel.yaml.nodes import ScalarNode
 from ruamel.yaml.representer import RoundTripRepresenter
 from ruamel.yaml.scalarstring import DoubleQuotedScalarString, PlainScalarString, ScalarString, SingleQuotedScalarString
 
-from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.nodes import Json, exact
 from margo_gitops.documents.yaml_scalars import write_number, write_text
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import UnreadableDocument
@@ -90,7 +90,7 @@ def change(node: object, before: Json, after: Json) -> object:
     if isinstance(node, CommentedSeq) and isinstance(before, list) and isinstance(after, list):
         _change_list(node, before, after)
         return node
-    return node if _exact(before) == _exact(after) else _replaced(node, after)
+    return node if exact(before) == exact(after) else _replaced(node, after)
 
 
 def _change_mapping(node: CommentedMap, before: Mapping[str, Json], after: Mapping[str, Json]) -> None:
@@ -101,14 +101,14 @@ def _change_mapping(node: CommentedMap, before: Mapping[str, Json], after: Mappi
     for key, value in after.items():
         if key not in before:
             node[_text(key)] = fresh(value)
-        elif _exact(before[key]) != _exact(value):
+        elif exact(before[key]) != exact(value):
             node[key] = change(node[key], before[key], value)
     if not after:
         node.fa.set_flow_style()
 
 
 def _change_list(node: CommentedSeq, before: list[Json], after: list[Json]) -> None:
-    old, new = [_exact(item) for item in before], [_exact(item) for item in after]
+    old, new = [exact(item) for item in before], [exact(item) for item in after]
     for tag, first, last, begin, end in reversed(SequenceMatcher(None, old, new, autojunk=False).get_opcodes()):
         if tag == "equal":
             continue
@@ -146,7 +146,3 @@ def _reads_as_itself(text: str) -> bool:
     except (UnreadableDocument, ValueError):
         return False
     return documents == [[text], [text]]
-
-
-def _exact(value: Json) -> str:
-    return json.dumps(value, sort_keys=True)

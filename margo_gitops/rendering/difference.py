@@ -11,7 +11,6 @@ PLAN-3  A workload restarts if and only if its digest changes (margo_gitops/docu
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -23,7 +22,7 @@ from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import StateManifest
-from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.nodes import Json, exact
 from margo_gitops.documents.records import read, write
 from margo_gitops.documents.state_layout import MANIFEST_FILE
 from margo_gitops.documents.workload_identity import own_extension, workload_contents
@@ -234,13 +233,8 @@ def _changes(before: _Leaves, after: _Leaves) -> list[tuple[str, ParameterValue 
     return [
         (name, before.get(name), after.get(name))
         for name in sorted({*before, *after})
-        if _exact(before.get(name)) != _exact(after.get(name))
+        if exact(before.get(name)) != exact(after.get(name))
     ]
-
-
-def _exact(value: ParameterValue | None) -> str:
-    """Return text that is equal only for equal values of one type: 1, 1.0, true and "1" are four values."""
-    return json.dumps(value, sort_keys=True)
 
 
 def _values(document: ApplicationDeployment | None) -> _Leaves:

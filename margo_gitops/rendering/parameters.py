@@ -14,7 +14,7 @@ from functools import lru_cache
 from margo_gitops.documents.application import DeploymentProfile, ParameterValue, Setting, Target, ValueSchema
 from margo_gitops.documents.deployment import DeployedParameter
 from margo_gitops.documents.fleet_kinds import Deployment
-from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.nodes import Json, exact
 from margo_gitops.errors import Location, MargoGitopsError, ParameterInvalid, ParameterMissing, TemplateInvalid
 from margo_gitops.rendering.intent import Application, ById, Intent, Located
 from margo_gitops.rendering.placement import TargetDevice, selected
@@ -241,7 +241,7 @@ def _broken_rules(
                 f"parameter {name}: {error}", where=layer.location(name), remedy="tell the application's supplier"
             )
         before = previous.get(name) if previous is not None and setting.immutable else None
-        if before is not None and not _equal(before.value, effective.value):
+        if before is not None and exact(before.value) != exact(effective.value):
             yield ParameterInvalid(
                 f'parameter {name} ("{setting.name}") may not change any more: it was installed as {before.value!r}',
                 where=layer.location(name),
@@ -252,7 +252,3 @@ def _broken_rules(
 
 def _deployment_layer(stack: Sequence[Layer]) -> Layer:
     return stack[1]
-
-
-def _equal(left: ParameterValue, right: ParameterValue) -> bool:
-    return left == right and isinstance(left, bool) == isinstance(right, bool)

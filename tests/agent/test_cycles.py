@@ -26,9 +26,11 @@ from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.poll_record import PollRecord
 from margo_gitops.agent.pull.floor_files import FloorFiles
 from margo_gitops.agent.pull.trusted_store import TrustedStore
+from margo_gitops.digests import sha256
 from margo_gitops.errors import ExitCode, SourceUnreachable
 from margo_gitops.transport.transport import Answer
 from margo_gitops.trust.allowed_signers import parse_allowed_signers
+from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustPolicy, judge
 from margo_gitops.web.metering import Cost
@@ -151,6 +153,22 @@ def test_without_a_poll_the_source_is_not_asked(device: Device) -> None:
     assert device.cycle(poll=False).exit_code is ExitCode.OK
     assert len(device.source.asked_with) == 1
     assert len(device.engine.running) == 1
+
+
+@pytest.mark.parametrize("missed", [1, 2, 5])
+def test_a_device_that_missed_renders_takes_the_newest_state(device: Device, missed: int) -> None:
+    """Each cycle is a new process: the floor comes from its files, and history between the two is not fetched."""
+    device.source.snapshot = ONE
+    device.cycle()
+    newest = ONE
+    for number in range(2, missed + 3):
+        newest = version(number, newest)
+    device.source.snapshot = newest
+    outcome = device.cycle()
+    assert (outcome.poll, outcome.version, outcome.exit_code) == ("new", missed + 2, ExitCode.OK)
+    assert device.floors.read().floor == Floor(missed + 2, sha256(newest.manifest), newest.revision)
+    device.source.snapshot = version(missed + 3, newest)
+    assert device.cycle().version == missed + 3
 
 
 TAMPERED = {deployment_id(1): deployment_bytes(1, values={"GREETING": "evil"})}

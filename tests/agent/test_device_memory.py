@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from support.properties import times
 
 from margo_gitops.agent.memory.events import Event, Reason
-from margo_gitops.agent.memory.journal import MAX_EVENTS, MAX_SECURITY_EVENTS, Journal
+from margo_gitops.agent.memory.journal import MAX_EVENTS, MAX_SECURITY_EVENTS, MAX_STATUSES, Journal
 from margo_gitops.agent.memory.recorded import Failure, RecordedDeployment, RecordedWorkload
 from margo_gitops.agent.memory.state_folder import keep_file, lock_folder
 from margo_gitops.agent.pull.floor_files import FloorFiles
@@ -303,7 +303,59 @@ def test_security_events_outlive_a_flood_of_others_and_nothing_grows_for_ever(jo
     journal.note(Event(Reason.WORKLOAD_INSTALLED, "last"), 1)
     assert len(journal.events(100_000)) == MAX_EVENTS + 1
     assert [item.text for item in journal.events(security=True)] == ["somebody tried"]
-    assert MAX_SECURITY_EVENTS > 0
+
+
+@pytest.mark.parametrize(
+    ("reason", "other", "most"),
+    [
+        (Reason.STATE_REFUSED, Reason.POLL_FAILED, MAX_SECURITY_EVENTS),
+        (Reason.POLL_FAILED, Reason.STATE_REFUSED, MAX_EVENTS),
+    ],
+)
+def test_events_are_thinned_from_the_oldest_exactly_down_to_the_bound(
+    journal: Journal, reason: Reason, other: Reason, most: int
+) -> None:
+    journal.note(Event(other, "other"), 0)
+    with sqlite3.connect(journal._path, isolation_level=None) as filling:
+        filling.execute("BEGIN")
+        filling.executemany(
+            "INSERT INTO events (first_at, last_at, count, reason, code, subject, text, security) "
+            "VALUES (?1, ?1, 1, ?2, '', '', ?1, ?3)",
+            [(at, reason.value, int(reason.security)) for at in range(1, most)],
+        )
+        filling.execute("COMMIT")
+    filling.close()
+
+    def kept() -> list[str]:
+        return [item.text for item in journal.events(100_000) if item.reason == reason.value]
+
+    journal.note(Event(reason, "fills it"), most)
+    assert len(kept()) == most, "as many as may stay do stay"
+    journal.note(Event(reason, "one more"), most + 1)
+    assert len(kept()) == most
+    assert kept()[:2] == ["one more", "fills it"]
+    assert "1" not in kept(), "the oldest goes"
+    assert "2" in kept()
+    assert [item.text for item in journal.events(100_000) if item.reason == other.value] == ["other"]
+
+
+def test_outgoing_statuses_are_thinned_from_the_oldest_exactly_down_to_the_bound(journal: Journal) -> None:
+    with sqlite3.connect(journal._path, isolation_level=None) as filling:
+        filling.execute("BEGIN")
+        filling.executemany(
+            "INSERT INTO outbox (deployment, changed_at, document) VALUES (?1, ?2, X'7B7D')",
+            [(f"d{at:05}", at) for at in range(1, MAX_STATUSES)],
+        )
+        filling.execute("COMMIT")
+    filling.close()
+    journal.post("new", b"{}", MAX_STATUSES)
+    assert len(journal.outbox()) == MAX_STATUSES, "as many as may stay do stay"
+    journal.post("d00001", b'{"a":1}', MAX_STATUSES + 1)
+    journal.post("newer", b"{}", MAX_STATUSES + 2)
+    kept = journal.outbox()
+    assert len(kept) == MAX_STATUSES
+    assert {"new", "newer", "d00001", "d00003"} <= kept.keys()
+    assert "d00002" not in kept, "the one that did not change for the longest time goes"
 
 
 def test_an_event_that_only_a_newer_agent_knows_is_shown_as_it_is(journal: Journal) -> None:

@@ -1,4 +1,4 @@
-"""Reports to the server: rules REPORT-1 to REPORT-5 of margo_gitops.agent.report.reporter, against a server on the loopback."""
+"""Reports to the server: rules REPORT-1 to REPORT-5 of agent.report.reporter, against a server on the loopback."""
 
 from __future__ import annotations
 

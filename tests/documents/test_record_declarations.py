@@ -18,7 +18,7 @@ from margo_gitops.documents.declarations import (
     Text,
     Wire,
 )
-from margo_gitops.documents.nodes import Node, SourceText, dotted
+from margo_gitops.documents.nodes import Node, SourceText, dotted, exact
 from margo_gitops.documents.records import camel_case, find, iterate_fields, json_schema, read, write
 from margo_gitops.errors import InvalidDocument
 from margo_gitops.settings import Duration, FilePath
@@ -211,3 +211,12 @@ def test_the_schema_says_what_the_file_holds():
     definition = json_schema(Spelling, schema_id="x", title="x")
     assert definition["properties"]["place"] == {"type": "string", "minLength": 1}
     assert definition["properties"]["every"]["default"] == "60s"
+
+
+VALUES = (1, 1.0, True, "1", "true", "1.0", 0, 0.0, False, None, "", [], [1], [True], ["1"], {"a": 1}, {"a": True}, {})
+
+
+@pytest.mark.parametrize("left", VALUES, ids=repr)
+def test_values_are_the_same_only_if_their_types_are(left):
+    assert [each for each in VALUES if exact(each) == exact(left)] == [left]
+    assert sum(exact(each) == exact(left) for each in VALUES) == 1

@@ -155,6 +155,33 @@ def test_an_immutable_setting_keeps_the_value_it_was_installed_with(fleet: Fleet
     assert "may not change any more: it was installed as 'first'" in str(error)
 
 
+@pytest.mark.parametrize(
+    ("kind", "before", "later", "after"),
+    [
+        ("integer", 1, "boolean", True),
+        ("boolean", False, "integer", 0),
+        ("integer", 1, "string", "1"),
+        ("integer", 1, "double", 1.0),
+        ("array[integer]", [1, 2], "array[double]", [1.0, 2]),
+        ("array[boolean]", [True], "array[integer]", [1]),
+    ],
+)
+def test_an_immutable_setting_keeps_its_type_as_well(
+    fleet: FleetFolder, kind: str, before: Any, later: str, after: Any
+):
+    """An upgrade may declare another type; Python takes 1, 1.0 and true for equal, a workload does not."""
+
+    def declared(kind: str, value: Any) -> FleetFolder:
+        return written(fleet, {"deployment web": value}, configuration=rules({"dataType": kind}, immutable=True))
+
+    installed = declared(kind, before).render()
+    assert declared(kind, before).render(installed)["a"].changed is False
+    declared(later, after)
+    with pytest.raises(RenderingRefused) as caught:
+        fleet.render(installed)
+    assert "may not change any more" in str(caught.value.errors)
+
+
 def test_an_immutable_setting_may_have_any_value_where_it_is_new(fleet: FleetFolder):
     before = immutable(fleet, "first").render()
     fleet.device("b", site="north")

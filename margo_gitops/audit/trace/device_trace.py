@@ -19,6 +19,7 @@ from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployme
 from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.kinds import read_source
+from margo_gitops.documents.nodes import exact
 from margo_gitops.documents.state_layout import DEPLOYMENTS_FOLDER, FLEET_REF, LEFT_FOLDER, deployment_path, device_ref
 from margo_gitops.errors import AuditUnusable, MargoGitopsError
 from margo_gitops.rendering.intent import Intent
@@ -245,7 +246,7 @@ class Tracing:
         }
 
     def _parameter(self, name: str, value: ParameterValue, effective: Effective | None) -> TracedParameter:
-        if effective is None or effective.value != value:
+        if effective is None or exact(effective.value) != exact(value):
             if effective is not None:
                 self.notes.append(f"{name}: the fleet commit says {effective.value!r}; see margo-gitops audit verify")
             return TracedParameter(name, value, None, None, None, None, None, None, None, None)

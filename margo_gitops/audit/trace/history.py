@@ -14,7 +14,7 @@ from margo_gitops.audit.trace.traced import TracedCommit, TracedSince
 from margo_gitops.audit.verify.rendered_trees import manifest_version
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.kinds import read_source
-from margo_gitops.documents.nodes import FieldPath, Node, Scalar
+from margo_gitops.documents.nodes import FieldPath, Node, Scalar, exact
 from margo_gitops.errors import Location, PolicyUnusable, UnreadableDocument
 from margo_gitops.rendering.policies.facts import Commit
 from margo_gitops.state_repo.objects import DeviceTree, StateObjects
@@ -230,7 +230,4 @@ class ValueHistory:
 
 
 def _is_same(then: Node | None, now: Scalar) -> bool:
-    if then is None:
-        return False
-    before = scalar(then)
-    return before == now and type(before) is type(now)
+    return then is not None and exact(scalar(then)) == exact(now)

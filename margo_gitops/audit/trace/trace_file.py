@@ -11,7 +11,7 @@ from margo_gitops.audit.trace.traced import TracedFile, TracedValue
 from margo_gitops.digests import sha256
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.kinds import read_source
-from margo_gitops.documents.nodes import FieldPath, dotted
+from margo_gitops.documents.nodes import FieldPath, dotted, exact
 from margo_gitops.documents.state_layout import DEPLOYMENT_SUFFIX, DEPLOYMENTS_FOLDER, MANIFEST_FILE, deployment_path
 from margo_gitops.errors import AuditUnusable, MargoGitopsError, StateTampered, UnreadableDocument
 from margo_gitops.rendering.desired_state import DocumentWriter
@@ -149,7 +149,7 @@ def _of_document(
     found = {}
     for path, node in values.items():
         other = said.get(path)
-        if other is not None and other.value == node.value:
+        if other is not None and exact(other.plain()) == exact(node.plain()):
             found[path] = origins.of(path)
         else:
             notes.append(f"{dotted(path)}: the fleet commit says otherwise; see margo-gitops audit verify")

@@ -11,6 +11,7 @@ from margo_gitops.documents.application import ParameterValue
 from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment
+from margo_gitops.documents.nodes import exact
 from margo_gitops.editing.deploy import DeployTarget
 from margo_gitops.editing.named import named_devices, named_sites, unknown
 from margo_gitops.editing.values import check_value, has_expression, parameter_schemas
@@ -99,7 +100,7 @@ class FormCheck:
             return
         before = known.value.spec.parameters.get(name)
         immutable = name in self._immutable
-        if immutable or (value is not None and value != before and has_expression(value)):
+        if immutable or (value is not None and exact(value) != exact(before) and has_expression(value)):
             self._on_devices(name, known, set_now, unset)
 
     def placement(self, placement: DeviceSelector, preferred: Sequence[str]) -> None:
