@@ -1,8 +1,8 @@
-"""Which devices could take an application, with which profile, and why the others could not; pure.
+"""Which devices can run an application, with which profile, and why the others cannot; pure.
 
-K-1  Each profile is asked for by the placement of a render, so a "yes" here is one there, and a "no" has its words.
-K-2  A device that fits several profiles can take the application once the deployment says which it prefers.
-K-3  Nothing but the device's capabilities counts: whether parameters have values there is judged when it is deployed.
+COMPATIBLE-1  The placement of a render judges each profile, so the answer here is its answer, in the same words.
+COMPATIBLE-2  A device that fits several profiles can run the application once the deployment says which one it prefers.
+COMPATIBLE-3  Only the device's capabilities count. Whether parameters have values there is judged at deployment.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def compatibility(
 def judge_device(
     target: TargetDevice, profiles: Sequence[DeploymentProfile], deployments: Iterable[str] = ()
 ) -> DeviceCompatibility:
-    """Return whether a device could take an application (K-1).
+    """Return whether a device could take an application (COMPATIBLE-1).
 
     Args:
         target: the device.

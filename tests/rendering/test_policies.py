@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.documents.fleet_kinds import Fleet
+from margo_gitops.documents.fleet_kinds import Deployment, Fleet
 from margo_gitops.documents.fleet_policy import Freeze
 from margo_gitops.documents.records import find
 from margo_gitops.documents.yaml_text import read_yaml
@@ -19,7 +19,7 @@ from margo_gitops.rendering.intent import Located
 from margo_gitops.rendering.policies.approvals import judge_reviews, judge_signatures
 from margo_gitops.rendering.policies.facts import Commit, PolicyInForce, Step, refusing
 from margo_gitops.rendering.policies.freezes import judge_freezes
-from margo_gitops.rendering.policies.sources import place_of
+from margo_gitops.rendering.policies.sources import Deployed, Source, judge_registries, place_of
 
 PEOPLE = ("ada", "bob", "cleo", "dan", "eve")
 
@@ -205,3 +205,61 @@ def test_the_end_of_a_freeze_is_after_its_beginning_whatever_the_zones():
 )
 def test_where_a_reference_leads(reference: str, place: str):
     assert place_of(reference) == place
+
+
+def deployed() -> Deployed:
+    content = b"""apiVersion: margo-gitops/v1
+kind: Deployment
+metadata: {name: hmi}
+spec: {application: {id: com-acme-hmi, version: 1.0.0}, placement: {all: true}}
+"""
+    value, findings = find(Deployment, read_yaml(content, "deployments/hmi.yaml"))
+    assert value is not None, findings
+    return Deployed(Located(value, "deployments/hmi.yaml", content), "north", "press-01")
+
+
+@pytest.mark.parametrize(
+    ("reference", "outcome"),
+    [
+        ("ghcr.io/acme/ui", "passed"),
+        ("ghcr.io/acme/../evil/ui", "refused"),
+        ("ghcr.io/acme/ui/..", "refused"),
+        ("oci://ghcr.io/acme/../evil", "refused"),
+        ("https://ghcr.io/acme/../evil.tar.gz", "refused"),
+        ("https://ghcr.io/acme/%2e%2E/evil.tar.gz", "refused"),
+        ("https://ghcr.io/acme/..%2Fevil.tar.gz", "refused"),
+        ("https://ghcr.io/acme/..\\evil.tar.gz", "refused"),
+        ("https://ghcr.io/acme/v1..2/ui.tar.gz", "passed"),
+        ("https://evil.example?@ghcr.io/acme/ui.tar.gz", "refused"),
+        ("https://evil.example#@ghcr.io/acme/ui.tar.gz", "refused"),
+        ("https://evil.example\\@ghcr.io/acme/ui.tar.gz", "refused"),
+        ("ghcr.io/acmeister/ui", "refused"),
+    ],
+)
+def test_content_outside_the_allowed_path_is_refused_however_its_place_is_written(reference: str, outcome: str):
+    force = in_force(registries={"default": ["ghcr.io/acme"]})
+    verdict = judge_registries([force], [Source(deployed(), "the image of service ui", reference)])
+    assert verdict is not None
+    assert verdict.outcome == outcome
+
+
+@pytest.mark.parametrize(
+    ("reviewer", "trailers", "outcome"),
+    [
+        ("bob", {}, "passed"),
+        ("ada", {}, "refused"),
+        ("cleo", {}, "refused"),
+        ("dan", {}, "refused"),
+        ("dan", {"Co_authored_by": ["Someone Else <else@plant.example>"]}, "refused"),
+        ("bob", {"Co_authored_by": [mail("bob")]}, "refused"),
+    ],
+)
+def test_neither_the_authors_of_a_change_nor_those_of_the_approval_review_it(
+    reviewer: str, trailers: dict[str, list[str]], outcome: str
+):
+    force = in_force(reviews={"default": {}})
+    changing = Step(commit(1, "ada", Co_authored_by=[mail("cleo")]), (), (force,), frozenset({"x"}))
+    approval = commit(2, "dan", Reviewed_by=[mail(reviewer)], Approves=[commit(1).id], **trailers)
+    verdict = judge_reviews([changing, Step(approval, (), (force,))], before_merge=False)
+    assert verdict is not None
+    assert verdict.outcome == outcome

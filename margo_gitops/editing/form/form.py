@@ -1,12 +1,13 @@
 """A deployment as a form: which questions there are, and what an answer does; pure.
 
-F-1  The questions are the application's own sections in its own order, then the devices, then the preferred profiles
-     where a chosen device could run several.
-F-2  An answer is judged at once, with the code of a render: by the application's schema, and if it is an expression or
-     the setting is immutable, on every device that has the deployment.
-F-3  What is refused changes nothing. What is kept is judged too, so no form ends with a value that a render refuses.
-F-4  Devices are judged by placement: each one chosen can take the application.
-F-5  A form knows only what differs from the Deployment as it is; what comes out is the request of `deploy`.
+FORM-1  The questions are the application's own sections in its own order, then the devices, then the preferred profiles
+        where a chosen device can run several.
+FORM-2  The code of a render judges an answer at once: by the application's schema, and for an expression or an
+        immutable setting on every device that has the deployment.
+FORM-3  A refused answer changes nothing. A kept answer is judged as well, so a form never ends with a value that a
+        render refuses.
+FORM-4  Placement judges devices: each chosen device can run the application.
+FORM-5  A form knows only what differs from the Deployment as it is. Its result is the request of `deploy`.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class Form:
 
     @cached_property
     def questions(self) -> tuple[Question, ...]:
-        """Every question, as the answers so far have them (F-1)."""
+        """Every question, as the answers so far have them (FORM-1)."""
         return (*self._parameter_questions(), PlacementQuestion(), *self._profile_questions())
 
     @property
@@ -144,7 +145,7 @@ class Form:
         return self
 
     def answered(self, text: str) -> Form:
-        """Return the form with the question answered, at the next one (F-2).
+        """Return the form with the question answered, at the next one (FORM-2).
 
         Args:
             text: what was typed; empty keeps what is there.
@@ -196,7 +197,7 @@ class Form:
         return replace(self, at=max(0, min(self.at, len(self.questions)) - 1))
 
     def request(self) -> DeployRequest:
-        """Return what `deploy` is asked for (F-5)."""
+        """Return what `deploy` is asked for (FORM-5)."""
         return DeployRequest(
             self.target.description.id,
             self.target.version,

@@ -1,12 +1,12 @@
-"""The command of a fleet's policy: an outside program that reads the plan as JSON and says what it thinks of it.
+"""The command of a fleet's policy: another program reads the plan as JSON and reports findings.
 
-K-1  The program and its arguments are those of the policy before the change: a change does not choose its own judge. A
-     program of the fleet repo is taken from that commit too, with all files of its folder.
-K-2  It runs only where whoever calls asked for it: a fleet repo is data, and data does not start programs.
-K-3  It gets the plan on standard input, an environment of PATH and LC_ALL, and an empty folder or a copy of its own one
-     as working folder; never the fleet repo, a key or a token.
-K-4  It ends with 0 (no objection, whatever it prints), or with 1 and a list of findings. Anything else is an error, as
-     is a run of more than a minute, and findings of more than 1 MiB.
+COMMAND-1  Program and arguments come from the policy before the change, so that a change cannot choose its own judge. A
+           program in the fleet repo comes from that commit as well, with all files of its folder.
+COMMAND-2  It runs only where the caller asked for it: a fleet repo is data, and data does not start programs.
+COMMAND-3  It gets the plan on standard input, PATH and LC_ALL as its environment, and an empty folder or a copy of its
+           own folder as working folder; never the fleet repo, a key or a token.
+COMMAND-4  It ends with 0 (no objection, whatever it prints), or with 1 and a list of findings. Everything else is an
+           error: another status, more than a minute, more than 1 MiB of findings.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def judge_by_command(repo: FleetRepo, force: PolicyInForce, plan: bytes, *, time
         time_out: seconds.
 
     Raises:
-        PolicyUnusable: it cannot be run, or does not end as K-4 says.
+        PolicyUnusable: it cannot be run, or does not end as COMMAND-4 says.
     """
     where = force.at("command")
     command = list(force.policy.command)

@@ -1,12 +1,12 @@
 """Validate: everything that can be checked without writing, in one run.
 
-V-1  An error here is a refusal of `render`, and what `render` refuses is an error here (settings that may not change
-     only where the state repo is given).
-V-2  Warnings are what is not pinned: the same commit may run something else tomorrow.
-V-3  The fleet's policy is obeyed (docs/policy.md): where applications and their content may come from, always; freezes,
-     signatures and reviews of the change since a commit, where one is named.
-V-4  `--since REV` shows a finding if its file was changed since REV, or if REV did not have it: what the change caused
-     elsewhere is shown, what was there before and elsewhere is not.
+VALIDATE-1  An error here is a refusal of `render`, and what `render` refuses is an error here (immutable settings only
+            where the state repo is given).
+VALIDATE-2  A warning is what is not pinned: the same commit may run something else tomorrow.
+VALIDATE-3  The fleet's policy applies (docs/policy.md): always to applications and where their content comes from; to
+            freezes, signatures and reviews of a change where its first commit is named.
+VALIDATE-4  `--since REV` shows a finding if its file changed since REV, or if REV did not have it: what the change
+            causes elsewhere is shown, older findings elsewhere are not.
 """
 
 from __future__ import annotations

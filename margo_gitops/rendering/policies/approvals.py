@@ -53,7 +53,7 @@ def _reviewers(steps: Sequence[Step], index: int) -> frozenset[str]:
         return frozenset()
     found = set(commit.people("reviewed-by"))
     for later in approvals(steps, index, commit.id):
-        found |= set(later.people("reviewed-by")) - {later.author.lower()}
+        found |= set(later.people("reviewed-by")) - later.authors()
     return frozenset(found)
 
 

@@ -57,6 +57,10 @@ class Commit:
         """Yield the mail addresses, in lower case, of the people that a trailer names."""
         return (match["mail"].lower() for value in self.named(trailer) if (match := _MAIL.search(value)))
 
+    def authors(self) -> frozenset[str]:
+        """Return the mail addresses, in lower case, of the author and of co-authors."""
+        return frozenset({self.author.lower(), *self.people("co-authored-by")})
+
     def __str__(self) -> str:
         return f"{self.id[:12]} ({self.subject[:60]})" if self.subject else self.id[:12]
 
@@ -124,11 +128,9 @@ class Step:
 
     def authors(self) -> frozenset[str]:
         """Return the mail addresses of those who wrote the change: one who only merges it did not."""
-        found = set()
+        found: set[str] = set()
         for commit in self.commits():
-            if not commit.clean:
-                found.add(commit.author.lower())
-            found.update(commit.people("co-authored-by"))
+            found.update(commit.people("co-authored-by") if commit.clean else commit.authors())
         return frozenset(found)
 
 

@@ -16,6 +16,9 @@ from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
 
 T = TypeVar("T")
 
+_UPWARDS = re.compile(r"(^|[/\\]|%2f|%5c)(\.|%2e){2}([/\\]|%2f|%5c|$)", re.IGNORECASE)
+"""`..` as a part of a path; a server may decode it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deployed:
@@ -188,13 +191,15 @@ def place_of(reference: str) -> str:
 
 
 def _without_user(rest: str) -> str:
-    host, slash, path = rest.partition("/")
-    return f"{host.rpartition('@')[2].lower()}{slash}{path}"
+    # A host ends at the first of these (RFC 3986, section 3.2): in `evil.example?@ghcr.io/acme` it is evil.example.
+    end = re.search(r"[/?#\\]|$", rest)
+    host, path = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
+    return f"{host.rpartition('@')[2].lower()}{path}"
 
 
 def _below(place: str, allowed: str) -> bool:
     """Whether a place is the allowed one, or lies below it: a path is a prefix by whole parts."""
-    if ".." in place.split("/"):
+    if _UPWARDS.search(place):
         return False
     host, slash, path = allowed.rstrip("/").partition("/")
     wanted = f"{host.lower()}{slash}{path}"
