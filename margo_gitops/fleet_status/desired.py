@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass, field
 from typing import Final
@@ -12,7 +11,7 @@ from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.state_layout import deployment_path
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.state_repo.git_store import bad_object
-from margo_gitops.state_repo.objects import DeviceTree, StateObjects
+from margo_gitops.state_repo.objects import DeviceTree, StateObjects, listed_deployments
 from margo_gitops.trust.git_objects import BLOB
 
 _PLAIN: Final = r'([^\s"\']+)'
@@ -79,14 +78,10 @@ class DesiredReader:
 
 def _manifest(name: str, content: bytes) -> tuple[int, list[str]]:
     try:
-        document = json.loads(content)
-        version = document["manifestVersion"]
-        ids = [each["deploymentId"] for each in document.get("deployments") or ()]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise bad_object(name, "it is no state manifest") from error
-    if not isinstance(version, int) or not all(isinstance(each, str) for each in ids):
-        raise bad_object(name, "it is no state manifest")
-    return version, ids
+        version, digests = listed_deployments(content)
+    except ValueError as error:
+        raise bad_object(name, str(error)) from error
+    return version, list(digests)
 
 
 def _named(content: bytes) -> NamedDeployment | None:

@@ -135,7 +135,7 @@ def refuse_foreign(fleet: FleetInput, target: StateTarget, values: Mapping[str, 
     if tip is None:
         return
     name = fleet.intent.fleet.value.metadata.name
-    owner = StateCommit.of(target.repo.commit(tip)).fleet
+    owner = StateCommit.of(target.repo.objects.commit(tip)).fleet
     if owner != name:
         raise StateForeign(
             f"the state repo is not the fleet {name}'s",
@@ -152,7 +152,7 @@ def refuse_older(fleet: FleetInput, target: StateTarget, values: Mapping[str, st
         FleetCommitOlder: it does not, or this clone cannot tell.
     """
     tip = values.get(FLEET_REF)
-    rendered = StateCommit.of(target.repo.commit(tip)).fleet_commit if tip else None
+    rendered = StateCommit.of(target.repo.objects.commit(tip)).fleet_commit if tip else None
     if not rendered or rendered == fleet.commit.id or fleet.repo.is_ancestor(rendered, fleet.commit.id):
         return
     if fleet.repo.knows(rendered):

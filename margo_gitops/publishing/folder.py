@@ -18,12 +18,13 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 from margo_gitops.digests import sha256
-from margo_gitops.disk.files import sync_folder, write_synced
+from margo_gitops.disk.files import TEMPORARY_PREFIX, disk_errors, read_bounded, replace_file, sync_folder
+from margo_gitops.disk.folders import point_link
 from margo_gitops.documents.device_id import is_encoded_device_id
 from margo_gitops.errors import (
     InvalidDocument,
@@ -48,7 +49,6 @@ from margo_gitops.publishing.layout import (
 
 LOCK_FILE: Final = ".margo-gitops-publish"
 """In every target; what starts with a dot is no device."""
-_TEMPORARY: Final = ".new-"
 _PROOFS: Final = "_freshness"
 
 
@@ -71,6 +71,7 @@ class FolderTarget:
         with _disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._refuse_foreign()
+            # Not `take_lock`, which writes into the file: a run with nothing new writes nothing.
             descriptor = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             try:
@@ -182,14 +183,14 @@ class FolderTarget:
                     path.parent.rmdir()
         # A publisher that died left these.
         for place in (f"{DEPLOYMENTS}/*", DEPLOYMENTS, BUNDLES, MANIFESTS):
-            for path in folder.glob(f"{place}/{_TEMPORARY}*"):
+            for path in folder.glob(f"{place}/{TEMPORARY_PREFIX}*"):
                 path.unlink()
         return removed
 
     def _object_files(self, device: str) -> list[Path]:
         folder = self._folder / device
         files = [*folder.glob(f"{DEPLOYMENTS}/*/*"), *folder.glob(f"{BUNDLES}/*")]
-        return [path for path in files if not path.name.startswith(_TEMPORARY)]
+        return [path for path in files if not path.name.startswith(TEMPORARY_PREFIX)]
 
     def _manifests(self, device: str) -> list[DatedManifest]:
         return [
@@ -207,13 +208,9 @@ class FolderTarget:
     def _read(self, path: Path, limit: int | None) -> bytes | None:
         with _disk_errors(path):
             try:
-                with path.open("rb") as file:
-                    content = file.read() if limit is None else file.read(limit + 1)
+                return path.read_bytes() if limit is None else read_bounded(path, limit)
             except FileNotFoundError:
                 return None
-        if limit is not None and len(content) > limit:
-            raise PublishTargetUnusable(f"a manifest of more than {limit} bytes", where=Location(str(path)))
-        return content
 
     def _refuse_foreign(self) -> None:
         entries = {entry.name for entry in self._folder.iterdir()}
@@ -225,34 +222,23 @@ class FolderTarget:
             )
 
 
-@contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise PublishTargetUnusable(
-            f"the target cannot be used: {(error.strerror or str(error)).lower()}",
-            where=Location(str(error.filename or path)),
-            remedy="see that the disk is not full and the folder is yours; publish again, nothing is half done",
-        ) from error
+def _disk_errors(path: Path) -> AbstractContextManager[None]:
+    return disk_errors(
+        path,
+        what="the target cannot be used",
+        error=PublishTargetUnusable,
+        remedy="see that the disk is not full and the folder is yours; publish again, nothing is half done",
+    )
 
 
 def _write(path: Path, content: bytes, time: int | None = None) -> None:
-    temporary = path.with_name(f"{_TEMPORARY}{path.name}")
     _make_folder(path.parent)
-    write_synced(temporary, content, mode=0o644, time=time)
-    temporary.replace(path)
-    sync_folder(path.parent)
+    replace_file(path, content, mode=0o644, time=time)
 
 
 def _point(link: Path, target: Path) -> None:
-    """Let a link lead to `target` from one moment to the next."""
-    temporary = link.with_name(f"{_TEMPORARY}{link.name}")
     _make_folder(link.parent)
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target)
-    temporary.replace(link)
-    sync_folder(link.parent)
+    point_link(link, target)
 
 
 def _make_folder(path: Path) -> None:

@@ -184,13 +184,13 @@ def renew(repo: StateRepo, values: Mapping[str, str], renewal: Renewal) -> Renew
         StateRepoUnusable: nothing was rendered into it yet, or the file system refuses.
     """
     tip = values.get(FLEET_REF)
-    fleet = StateCommit.of(repo.commit(tip)).fleet if tip else None
+    fleet = StateCommit.of(repo.objects.commit(tip)).fleet if tip else None
     if tip is None or fleet is None:
         raise StateRepoUnusable("there is nothing to make a statement of", remedy="render the fleet first")
     for error in repo.tampered(values):
         raise error
     if renewal.signers is not None:
-        commit_signer(repo.commit(tip), renewal.signers, _FLEET_TIP).required()
+        commit_signer(repo.objects.commit(tip), renewal.signers, _FLEET_TIP).required()
     pack = ObjectPack()
     renewed = add_statement(pack, held_leaves(repo, values), fleet, tip, renewal, values)
     repo.write(pack)
@@ -212,7 +212,7 @@ def device_proof(repo: StateRepo, values: Mapping[str, str], device: str) -> byt
     """
     for shard in possible_shards(device):
         commit = values.get(f"{FRESHNESS_REFS}{shard}")
-        content = repo.file(commit, FRESHNESS_FILE) if commit else None
+        content = repo.objects.file(commit, FRESHNESS_FILE) if commit else None
         if content is not None:
             return content
     raise FreshnessMissing(
@@ -225,7 +225,7 @@ def device_proof(repo: StateRepo, values: Mapping[str, str], device: str) -> byt
 def current_statement(repo: StateRepo, values: Mapping[str, str]) -> FreshnessStatement | None:
     """Return the statement that a state repo holds, not verified; None where it holds none that can be read."""
     ref = min((name for name in values if name.startswith(FRESHNESS_REFS)), default=None)
-    content = repo.file(values[ref], FRESHNESS_FILE) if ref else None
+    content = repo.objects.file(values[ref], FRESHNESS_FILE) if ref else None
     try:
         return read_statement(content)[1] if content is not None else None
     except FreshnessInvalid:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -193,3 +194,20 @@ class StateObjects(GitStore):
             deployments[file.removesuffix(DEPLOYMENT_SUFFIX)] = self.read(entry.id, BLOB)
         content = self.read(manifest, BLOB)
         return DeviceState(name, raw, content, sha256(content), deployments)
+
+
+def listed_deployments(content: bytes) -> tuple[int, dict[str, str]]:
+    """Return a manifest's version, and the digests of its deployments by id: the least that 10,000 manifests cost.
+
+    Raises:
+        ValueError: these bytes are no manifest.
+    """
+    try:
+        document = json.loads(content)
+        version = document["manifestVersion"]
+        digests = {each["deploymentId"]: each["digest"] for each in document.get("deployments") or ()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError("it is no state manifest") from error
+    if not isinstance(version, int) or not all(isinstance(each, str) for pair in digests.items() for each in pair):
+        raise ValueError("it is no state manifest")
+    return version, digests

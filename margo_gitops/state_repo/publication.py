@@ -128,7 +128,7 @@ def publish(
     root = _fleet_tree(pack, states, trees, {name: place.tree for name, place in known.items() if name not in here})
     parent = values.get(FLEET_REF)
     changed = [state for state in states if state.changed]
-    if parent is not None and not changed and repo.commit(parent).tree == root:
+    if parent is not None and not changed and repo.objects.commit(parent).tree == root:
         renewed = renew(repo, values, renewal) if renewal and is_due(repo, values, renewal.issued) else None
         return Publication(None, (), len(states), left, renewed)
 

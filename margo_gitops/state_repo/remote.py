@@ -7,16 +7,15 @@ a lock on the mirror keeps every other process from fetching in between.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import os
 import re
 import subprocess
-import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
 from margo_gitops.documents.state_layout import BRANCHES, DEVICE_REFS, FLEET_REF, FRESHNESS_REFS, REPORTS_REF
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable
 from margo_gitops.state_repo.refs import Refs
@@ -65,7 +64,7 @@ class RemoteState:
             )
         self.url = url
         self._reports = reports
-        self._lock: weakref.finalize[..., RemoteState] | None = None
+        self._lock: HeldLock | None = None
         self.mirror = cache / hashlib.sha256(url.encode()).hexdigest()[:32]
 
     def fetch(self) -> StateRepo:
@@ -101,12 +100,8 @@ class RemoteState:
     def _take(self) -> None:
         try:
             self.mirror.parent.mkdir(parents=True, exist_ok=True)
-            lock = os.open(self.mirror.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            # Whoever forgets to release it does so when it is collected.
-            self._lock = weakref.finalize(self, os.close, lock)
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.release()
+            self._lock = take_lock(self.mirror.with_suffix(".lock"))
+        except LockTaken:
             raise StateMoved(
                 f"another render on this machine works with {self.url}", remedy="render again when it is done"
             ) from None
@@ -116,7 +111,7 @@ class RemoteState:
     def release(self) -> None:
         """Let other processes use the mirror."""
         if self._lock is not None:
-            self._lock()
+            self._lock.release()
 
     def _rewritten(self, why: Sequence[str]) -> StateTampered:
         return StateTampered(

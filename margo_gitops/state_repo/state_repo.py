@@ -21,7 +21,7 @@ from margo_gitops.errors import SignatureInvalid, StateRepoUnusable, StateTamper
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.objects import DevicePlace, DeviceTree, StateObjects
 from margo_gitops.state_repo.refs import Refs
-from margo_gitops.trust.git_commit import GitCommit, parse_commit
+from margo_gitops.trust.git_commit import parse_commit
 from margo_gitops.trust.git_objects import COMMIT
 from margo_gitops.trust.ssh_signature import SshSignature, parse_signature
 
@@ -131,14 +131,6 @@ class StateRepo:
                 remedy="nothing was changed; see that the disk is not full and the folder is yours, then render again",
             ) from error
 
-    def commit(self, name: str) -> GitCommit:
-        """Return a commit.
-
-        Raises:
-            StateTampered: there is no such commit, or no renderer writes one like it.
-        """
-        return self.objects.commit(name)
-
     def held(self, device: str, values: Mapping[str, str]) -> DeviceTree | None:
         """Return what a device's branch holds.
 
@@ -159,14 +151,6 @@ class StateRepo:
             error.device = device
             raise
         return held
-
-    def file(self, name: str, path: str) -> bytes | None:
-        """Return the bytes of a file at the top of the commit `name`; None where it holds none.
-
-        Raises:
-            StateTampered: there is no such commit.
-        """
-        return self.objects.file(name, path)
 
     def signature(self, device: str, values: Mapping[str, str]) -> SshSignature | None:
         """Return the signature of a device's latest commit, not verified; None where it has none that can be read."""

@@ -84,7 +84,7 @@ def test_a_subject_can_fake_no_trailer(renderer: Renderer, subject: str):
     renderer.publish(DEVICES, subject=subject.split("\n")[0])
     found = renderer.git.run("log", "-1", "--format=%(trailers:key=Fleet-Commit,valueonly)", "fleet").split()
     assert found == ["c" * 40]
-    assert renderer.repo.commit(renderer.refs()["refs/heads/fleet"]).trailers["Fleet-Commit"] == "c" * 40
+    assert renderer.repo.objects.commit(renderer.refs()["refs/heads/fleet"]).trailers["Fleet-Commit"] == "c" * 40
 
 
 def test_g_m_4_signed_commits_are_verified_by_git(renderer: Renderer, key: SigningKey, tmp_path: Path):

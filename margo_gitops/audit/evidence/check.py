@@ -16,7 +16,6 @@ EVIDENCE-8  The subjects are the devices' commits, trees and files, all of them 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,6 +50,7 @@ from margo_gitops.documents.state_layout import (
 )
 from margo_gitops.errors import EvidenceRefused, Location, MargoGitopsError, StateTampered, listed
 from margo_gitops.state_repo.git_store import tree_entries
+from margo_gitops.state_repo.objects import listed_deployments
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE, TREE, TreeEntry, object_id
@@ -326,14 +326,9 @@ class _Check:
 def _manifest(files: Mapping[str, tuple[str, bytes]]) -> tuple[int, dict[str, str]]:
     """Return a manifest's version, and the digests of its deployments by id."""
     try:
-        document = json.loads(files[MANIFEST_FILE][1])
-        version = document["manifestVersion"]
-        digests = {each["deploymentId"]: each["digest"] for each in document.get("deployments") or ()}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return listed_deployments(files[MANIFEST_FILE][1])
+    except (KeyError, ValueError) as error:
         raise ValueError(f"EVIDENCE-5: there is no {MANIFEST_FILE} that can be read") from error
-    if not isinstance(version, int) or not all(isinstance(each, str) for pair in digests.items() for each in pair):
-        raise ValueError(f"EVIDENCE-5: {MANIFEST_FILE} is no state manifest")
-    return version, digests
 
 
 def _subjects(said: tuple[Subject, ...], real: tuple[Subject, ...]) -> Iterator[str]:

@@ -98,7 +98,6 @@ class Expected:
         tree, parents: ids.
         origin: where the render comes from.
         message: the whole message.
-        trailers: of the message.
         exact: whether this version rendered it, so that every byte is known.
     """
 
@@ -106,7 +105,6 @@ class Expected:
     parents: tuple[str, ...]
     origin: Provenance
     message: str
-    trailers: Mapping[str, str]
     exact: bool
 
 
@@ -158,7 +156,8 @@ class CommitCheck:
         parents = (parent,) if parent else ()
         if commit.parents != parents:
             yield context.finding("the parents are wrong", " ".join(parents) or "none", " ".join(commit.parents))
-        rendered_by = StateCommit.of(commit).rendered_by or ""
+        said = StateCommit.of(commit)
+        rendered_by = said.rendered_by or ""
         if not _RENDERED_BY.fullmatch(rendered_by):
             yield context.finding(
                 f"the trailer {TRAILERS['rendered_by']} is wrong", THIS_VERSION, rendered_by or "nothing"
@@ -166,7 +165,7 @@ class CommitCheck:
             rendered_by = THIS_VERSION
         if rendered_by != THIS_VERSION and not self.strict:
             context.severity = "warning"
-        context.fleet_commit = StateCommit.of(commit).fleet_commit or ""
+        context.fleet_commit = said.fleet_commit or ""
         if not self.fleet.knows(context.fleet_commit):
             yield context.finding(
                 f"the trailer {TRAILERS['fleet_commit']} is wrong, or this clone of the fleet repo is not whole",
@@ -203,7 +202,7 @@ class CommitCheck:
         states = sorted(changed.values(), key=lambda state: state.device)
         exact = self.strict or rendered_by == THIS_VERSION
         message = fleet_message(states, left, origin)
-        expected = Expected(commit.tree, parents, origin, message, origin.origin.trailers(), exact)
+        expected = Expected(commit.tree, parents, origin, message, exact)
         yield from _metadata(context, commit, expected, FLEET_REF)
         if rendered_by != THIS_VERSION and (found or rendered_by not in self._versions_told):
             self._versions_told.add(rendered_by)
@@ -340,8 +339,7 @@ class CommitCheck:
             yield context.finding("the tree is not the fleet commit's", expected.tree, commit.tree, ref=ref)
         if commit.parents != parents:
             yield context.finding("the parents are wrong", " ".join(parents), " ".join(commit.parents), ref=ref)
-        trailers = parse_trailers(expected.message)
-        yield from _metadata(context, commit, replace(expected, parents=parents, trailers=trailers), ref)
+        yield from _metadata(context, commit, replace(expected, parents=parents), ref)
         key = yield from self._signature(context, commit, ref)
         if reason:
             signed_before = commit_signer(self.objects.commit(branch[at - 1]), None).key if at else None
@@ -383,7 +381,7 @@ def _trailers(context: Context, commit: GitCommit, expected: Mapping[str, str], 
 
 def _metadata(context: Context, commit: GitCommit, expected: Expected, ref: str) -> Iterator[AuditFinding]:
     """Yield how a commit differs from the one that the render makes (VERIFY-3)."""
-    found = list(_trailers(context, commit, expected.trailers, ref))
+    found = list(_trailers(context, commit, parse_trailers(expected.message), ref))
     origin = expected.origin
     for what, ours, theirs in (
         ("the author", origin.author, commit.author),

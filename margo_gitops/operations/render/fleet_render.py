@@ -161,7 +161,7 @@ def held_fleet(target: StateTarget, values: dict[str, str]) -> FleetState:
 def rendered_from(target: StateTarget, values: Mapping[str, str]) -> str:
     """Return the id of the fleet commit that a state repo was rendered from; empty before the first render."""
     tip = values.get(FLEET_REF)
-    return (StateCommit.of(target.repo.commit(tip)).fleet_commit or "") if tip else ""
+    return (StateCommit.of(target.repo.objects.commit(tip)).fleet_commit or "") if tip else ""
 
 
 def _renewal(fleet: FleetInput, request: RenderRequest) -> Renewal | None:
