@@ -183,7 +183,6 @@ class CommitCheck:
             return
         made = provenance(read)
         origin = replace(made, origin=replace(made.origin, rendered_by=rendered_by))
-
         before = self.objects.places(self.objects.commit(parent).tree) if parent else {}
         after = self.objects.places(commit.tree)
         changed, found = self._compare(context, read.intent, before, after)
