@@ -175,7 +175,7 @@ def storing(folder: Path) -> AbstractContextManager[None]:
     """
     return disk_errors(
         folder,
-        what=f"{folder} cannot be used",
+        what="the applier's folder cannot be used",
         error=StorageFailed,
         remedy="free space on its disk, or correct its permissions",
     )

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
-from margo_gitops.appliers.parameters import parameter_text
+from margo_gitops.appliers.programs import parameter_text
 from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import WorkloadUnsupported

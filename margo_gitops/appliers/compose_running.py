@@ -10,7 +10,7 @@ from margo_gitops.appliers.applier import WorkloadKey, never
 from margo_gitops.appliers.compose_engine import ComposeEngine, History
 from margo_gitops.appliers.compose_project import DEVICE, PROJECT, Container, observed, project_name
 from margo_gitops.appliers.compose_revision import Revision
-from margo_gitops.appliers.redaction import redacted
+from margo_gitops.appliers.programs import redacted
 from margo_gitops.errors import ApplyError, RemoveFailed, StepInterrupted, WorkloadUnsupported
 
 REMOVE_SECONDS = 120.0

@@ -22,8 +22,7 @@ from pathlib import Path
 
 from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, storing
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
-from margo_gitops.appliers.parameters import parameter_text
-from margo_gitops.appliers.programs import run_program
+from margo_gitops.appliers.programs import parameter_text, run_program
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.disk.files import write_synced

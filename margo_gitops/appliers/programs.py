@@ -1,7 +1,12 @@
-"""Runs a program: an argument list, the environment it gets and no other, bounded time and output."""
+"""Programs that an applier runs: what they get, how long they may take, and what of their output people may see.
+
+A program gets an argument list, and the environment it is given and no other. Its time and its output are bounded.
+Values of parameters may be secrets, so a message shows their names instead.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import selectors
 import signal
@@ -14,7 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
-from margo_gitops.appliers.redaction import redacted
+from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.yaml_scalars import write_number
 
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 _PATIENCE_SECONDS = 5.0
@@ -125,3 +131,27 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
             return
+
+
+_SHORTEST_REDACTED = 4
+"""Characters; hiding every `1` or `on` would make messages unreadable."""
+
+
+def redacted(text: str, environment: Mapping[str, str]) -> str:
+    """Return `text` with parameter values replaced by their names; values of under four characters stay."""
+    for name, value in sorted(environment.items(), key=lambda item: -len(item[1])):
+        if len(value) >= _SHORTEST_REDACTED:
+            text = text.replace(value, f"<{name}>")
+    return text
+
+
+def parameter_text(value: ParameterValue) -> str:
+    """Return a value as the text of an environment variable.
+
+    Texts as they are; true and false; numbers in their shortest form; lists as one line of JSON.
+    """
+    if isinstance(value, tuple):
+        return json.dumps(list(value), ensure_ascii=False, separators=(",", ":"))
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return value if isinstance(value, str) else write_number(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from margo_gitops.appliers.parameters import parameter_text
+from margo_gitops.appliers.programs import parameter_text
 from margo_gitops.catalog.compose_images import ServiceImage, service_images
 from margo_gitops.catalog.file_tree import FileTree
 from margo_gitops.digests import Digest

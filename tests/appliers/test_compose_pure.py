@@ -21,9 +21,7 @@ from margo_gitops.appliers.compose_project import (
     project_name,
 )
 from margo_gitops.appliers.compose_source import read_model
-from margo_gitops.appliers.parameters import parameter_text
-from margo_gitops.appliers.programs import Finished
-from margo_gitops.appliers.redaction import redacted
+from margo_gitops.appliers.programs import Finished, parameter_text, redacted
 from margo_gitops.errors import ComposeInvalid, WorkloadUnsupported
 
 IDS = st.uuids().map(str)
