@@ -8,8 +8,8 @@ from margo_gitops.errors.base import ExitCode, MargoGitopsError
 class ServerMisconfigured(MargoGitopsError):
     """The server's configuration, or a file that it names, cannot be used.
 
-    Each line names a mistake with its place. The server does not start. If a list of tokens or of accepted clients
-    becomes invalid while the server runs, the server keeps the previous list and logs the mistake.
+    Each line names a mistake with its place. The server does not start. If a list of tokens, accepted
+    clients or allowed signers becomes invalid while the server runs, it keeps the previous list and logs the mistake.
     """
 
     code = "MG1801"

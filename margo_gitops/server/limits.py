@@ -1,4 +1,4 @@
-"""Limits for each device, never for an address: a plant stands behind one address (failure mode F18)."""
+"""Limits for each device, never for an address: a plant has one address (failure mode F18)."""
 
 from __future__ import annotations
 

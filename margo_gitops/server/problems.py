@@ -38,7 +38,7 @@ class Problem:
         fragment: of Margo's registered type; empty for `about:blank`.
         detail: about this occurrence; empty where it would tell too much.
         errors: field by field.
-        retry_after: seconds; None for a problem that a retry does not mend.
+        retry_after: seconds; None for a problem that a retry does not fix.
         headers: further response headers.
     """
 
@@ -109,7 +109,7 @@ DEFECT: Final = Problem(500, "Internal server error", retry_after=30)
 OVERLOADED: Final = Problem(503, "Overloaded", retry_after=5)
 NOT_STORED: Final = Problem(503, "Reports cannot be stored", retry_after=30)
 NO_STATE: Final = Problem(
-    503, "No state yet", detail="No state was rendered for this client yet; nothing is to be removed.", retry_after=60
+    503, "No state yet", detail="No state was rendered for this client yet; remove nothing.", retry_after=60
 )
 STATE_UNUSABLE: Final = Problem(
     503, "State unusable", detail="The state of this client cannot be served; keep what runs.", retry_after=60

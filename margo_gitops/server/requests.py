@@ -133,7 +133,7 @@ def _inflated(content: bytes) -> bytes:
     try:
         body = inflater.decompress(content, MAX_BODY + 1)
     except zlib.error:
-        raise RequestRefused(INVALID_REQUEST.because("The body is no gzip.")) from None
+        raise RequestRefused(INVALID_REQUEST.because("The body is not gzip.")) from None
     if len(body) > MAX_BODY:
         raise RequestRefused(TOO_LARGE)
     if not inflater.eof:

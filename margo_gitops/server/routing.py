@@ -64,8 +64,8 @@ class Parameter:
     Attributes:
         meaning: in a few words.
         pattern: of its value, decoded.
-        raw: regular expression of what may stand in the path.
-        max_length: of its value; None for no bound of its own.
+        raw: regular expression of its form in the path.
+        max_length: of its value; None: no bound.
         check: what the pattern cannot say.
     """
 
@@ -129,7 +129,7 @@ class Route(Generic[T]):
         template: its path; `{…}` are parameters.
         audience: who may call.
         operations: by method.
-        at_root: whether `listen.basePath` does not stand in front.
+        at_root: whether the path has no `listen.basePath` in front.
     """
 
     template: str

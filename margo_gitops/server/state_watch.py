@@ -1,7 +1,8 @@
 """Sees renders as they come, and wakes the devices that wait for one.
 
 WATCH-1  A request sees what was rendered before it came: it looks first.
-WATCH-2  Nothing can be lost between two looks: who waits compares what it holds with what there is, before and after.
+WATCH-2  Nothing is lost between two looks: a request compares what its device holds with the state, before it waits
+         and after.
 WATCH-3  Who waits holds no thread, and at most a few waits for each device; one too many is answered at once.
 """
 
@@ -24,7 +25,7 @@ _WAITS_OF_ONE_DEVICE: Final = 2
 
 
 class StateWatch:
-    """The state as it is now, and who waits for the next."""
+    """The state as it is now, and the requests that wait for a change."""
 
     def __init__(self, state: ServedState, max_waiting: int) -> None:
         """Watch a state repo.
@@ -51,7 +52,7 @@ class StateWatch:
         return not self._complaint
 
     def look(self) -> StateView:
-        """Return the state as it is now (WATCH-1); wake who waits for what changed."""
+        """Return the state as it is now (WATCH-1); wake the requests that wait for what changed."""
         before = self._state.view()
         try:
             changed = self._state.refresh()
@@ -68,13 +69,13 @@ class StateWatch:
         return view
 
     async def run(self, interval: float) -> None:
-        """Look for ever, so that who waits hears of a render within `interval` seconds."""
+        """Look again and again, so that a waiting request hears of a render within `interval` seconds."""
         while True:
             await asyncio.sleep(interval)
             self.look()
 
     def close(self) -> None:
-        """Wake everybody; nobody waits any more."""
+        """Wake all requests; from now on none waits."""
         self._closed = True
         self._wake(list(self._waiting))
 

@@ -202,7 +202,7 @@ def test_refs_that_cannot_be_read_leave_what_was_served_and_turn_readiness_off(f
         ({"identity": {"none": {}, "bearer": {"tokens": "t"}}}, "exactly one"),
         ({"identity": {"none": {}}, "listen": {"address": "0.0.0.0"}}, "loopback only"),
         ({"listen": {"address": "0.0.0.0"}}, "clear text"),
-        ({"listen": {"address": "localhost"}}, "no IP address"),
+        ({"listen": {"address": "localhost"}}, "not an IP address"),
         ({"listen": {"basePath": "/a/"}}, "slash at its end"),
         ({"identity": {"mutualTls": {"accepted": "a"}}}, "clientTrust"),
         ({"identity": {"clientCert": {"accepted": "a", "proxies": ["10.0.0.1/8"]}}}, "host bits"),

@@ -93,7 +93,7 @@ _HINTS: Final = {
     "Preference-Applied": "The wait that was applied.",
     POLL_INTERVAL_HEADER: "Seconds: poll no more often.",
 }
-_MANIFEST: Final = Answer(200, "All that the client shall run.", MANIFEST_MEDIA_TYPE, "StateManifest", _HINTS)
+_MANIFEST: Final = Answer(200, "All that the client runs.", MANIFEST_MEDIA_TYPE, "StateManifest", _HINTS)
 _DOCUMENT: Final = Answer(200, "One deployment document, as it was rendered.", DEPLOYMENT_MEDIA_TYPE)
 _BUNDLE: Final = Answer(200, "All deployment documents as one archive.", BUNDLE_MEDIA_TYPE)
 _PROOF: Final = Answer(200, "Proof that the manifest is the newest.", FRESHNESS_MEDIA_TYPE, "FreshnessProof")

@@ -73,7 +73,7 @@ _LOG = logging.getLogger("margo_gitops.server")
 class OlderReports:
     """Takes reports as the older contract has them: its statuses, and its names of devices.
 
-    A client of the older contract knows its client id only, and calls itself by it, or by a name of its own; the fleet
+    A client of the older contract knows its client id only, and calls itself by it, or by another name; the fleet
     knows it by its device id.
 
     Attributes:
@@ -321,7 +321,7 @@ def _replayed(body: bytes) -> Receive:
 
 
 def client_of_path(raw_path: bytes, base: str) -> str | None:
-    """Return the client id in a path, whatever else is in it; empty where it is none, None for paths of no client.
+    """Return the client id in a path, empty if it is not valid; None for a path that is not below a client.
 
     Args:
         raw_path: the path as sent, without query.
@@ -350,7 +350,7 @@ def device_of(name: str, client_id: str, device: str) -> str:
 def of_device(body: bytes, client_id: str, device: str, profile: SignatureProfile, *, own: bool) -> bytes:
     """Return capabilities with the device's id in place of the client's own name for itself.
 
-    What is no readable document passes as it is: the reader of reports says what is wrong with it.
+    An unreadable document passes unchanged: the reader of reports says what is wrong with it.
 
     Args:
         body: of the request.
@@ -372,6 +372,6 @@ def of_device(body: bytes, client_id: str, device: str, profile: SignatureProfil
         return body
     if own and profile == "strict" and name != client_id:
         wrong = FieldError("properties.id", "must be the client id")
-        raise RequestRefused(SEMANTIC_ERROR.because("These are no valid capabilities of this client.", [wrong]))
+        raise RequestRefused(SEMANTIC_ERROR.because("These capabilities are not valid for this client.", [wrong]))
     properties.value["id"] = Node(device if own else device_of(name, client_id, device.partition("/")[0]))
     return json.dumps(root.plain(), ensure_ascii=False).encode()

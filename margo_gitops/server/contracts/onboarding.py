@@ -123,7 +123,10 @@ def read_root_certificate(text: str, path: Path) -> str:
         x509.load_pem_x509_certificates(text.encode())
     except (ValueError, x509.InvalidVersion) as error:
         raise ServerMisconfigured(
-            "the root certificate is none", where=Location(str(path)), why=[str(error)], remedy="give a PEM certificate"
+            "the root certificate cannot be used",
+            where=Location(str(path)),
+            why=[str(error)],
+            remedy="give a PEM certificate",
         ) from error
     return text
 
@@ -132,21 +135,21 @@ def read_onboarding_request(body: bytes) -> ClientCertificate:
     """Return the certificate in a request, which may be base64 of DER or of PEM, or PEM text.
 
     Raises:
-        ValueError: there is none that can be used.
+        ValueError: there is no certificate that can be used.
     """
     try:
         root = read_json(body, "body", _BOUNDS).root
     except UnreadableDocument as error:
-        raise ValueError("no JSON") from error
+        raise ValueError("not JSON") from error
     text = root.text("certificate")
     if root.text("kind") != _KIND or not root.text("apiVersion") or not text or not text.isascii():
-        raise ValueError("no onboarding request")
+        raise ValueError("not an onboarding request")
     content = text.encode()
     if not content.startswith(_PEM):
         try:
             content = base64.b64decode(b"".join(content.split()), validate=True)
         except binascii.Error as error:
-            raise ValueError("no base64") from error
+            raise ValueError("not base64") from error
     if content.lstrip().startswith(_PEM):
         try:
             content = x509.load_pem_x509_certificate(content).public_bytes(Encoding.DER)

@@ -22,9 +22,9 @@ OPENAPI_VERSION: Final = "3.1.0"
 
 _JSON = "application/json"
 _MEANINGS: Final[Mapping[int, str]] = {
-    400: "The body is no JSON that can be read safely.",
+    400: "The body cannot be read as JSON.",
     403: "The caller is not identified, not accepted, or asks for another client's device; one text for all.",
-    404: "Not there for this client, whoever else has it.",
+    404: "Not there for this client; it may be there for others.",
     406: "`Accept` lists other media types only.",
     408: "The body came too slowly.",
     413: "The body is too large.",
@@ -71,7 +71,7 @@ def openapi_document() -> dict[str, Json]:
             "own document, 1.0.0-rc.3.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "servers": [{"url": "/", "description": "`listen.basePath` stands in front of /api."}],
+        "servers": [{"url": "/", "description": "`listen.basePath` is in front of /api."}],
         "security": [{"bearer": []}, {"mutualTls": []}],
         # docs/git-subset.md describes the resources of git, which OpenAPI has no words for.
         "paths": {route.template: _item(route) for route in ROUTES if route.audience != "git"},
@@ -126,7 +126,7 @@ def _problem(status: int) -> Answer:
 
 
 def _schemas() -> dict[str, Json]:
-    """Return the schemas of the documents; what they refer to stands beside them, as OpenAPI has it."""
+    """Return the schemas of the documents; what they refer to is next to them, as in OpenAPI."""
     schemas: dict[str, Json] = {"Problem": _PROBLEM}
     for record in (StateManifest, DeviceCapabilities, DeploymentStatus, FreshnessProof):
         schema = json_schema(record, schema_id="", title=record.__name__)

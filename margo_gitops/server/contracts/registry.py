@@ -78,7 +78,7 @@ def read_certificate(der: bytes) -> ClientCertificate:
     """Return a certificate.
 
     Raises:
-        ValueError: it is none, or its key is of another kind.
+        ValueError: it is not a certificate, or its key is of another kind.
     """
     if len(der) > _LARGEST_CERTIFICATE:
         raise ValueError("larger than any certificate")

@@ -88,7 +88,7 @@ class SignatureVerifier:
     """Holds requests against keys.
 
     Attributes:
-        public_urls: how clients reach this server: what stands before the path that arrives here.
+        public_urls: how clients reach this server: what comes before the path that arrives here.
         profile: how much a signature covers (SIGNED-1).
         window: seconds that a signature holds.
         clock: the time, seconds since the epoch.
@@ -104,7 +104,7 @@ class SignatureVerifier:
 
         Args:
             scope: the request.
-            find: returns the key that a signature must be held against.
+            find: returns the key that a signature must fit.
             has_body: whether its body must be covered.
 
         Raises:
@@ -186,7 +186,7 @@ def _length(scope: Scope, name: bytes) -> int:
 
 
 class _Keys(HTTPSignatureKeyResolver):
-    """Returns the key to try; for a client that has none of this kind, one that nobody has (SIGNED-5)."""
+    """Returns the key to try; for a client without one of this kind, a decoy (SIGNED-5)."""
 
     def __init__(self, family: Family, find: FindKey) -> None:
         self._family = family
@@ -254,11 +254,11 @@ class RsaPssSha256(RSA_V1_5_SHA256):
 
 @dataclass(slots=True)
 class Attempt:
-    """One key that a signature is held against.
+    """One key that a signature is checked with.
 
     Attributes:
         key: the key.
-        mark: set where the signature is right: what makes it the same one if it comes again.
+        mark: set if the signature is right: the same if it comes again.
     """
 
     key: PublicKey
@@ -280,13 +280,13 @@ def _marking(inner: type[HTTPSignatureAlgorithm]) -> type[HTTPSignatureAlgorithm
 
         def __init__(self, public_key: Attempt | None = None, private_key: None = None) -> None:  # noqa: ARG002
             if public_key is None:
-                raise TypeError("a signature is held against an attempt")
+                raise TypeError("a signature is checked with an attempt")
             self._attempt = public_key
             self._inner = inner(public_key=public_key.key)
 
         def verify(self, signature: bytes, message: bytes) -> None:
             self._inner.verify(signature, message)
-            # Whoever has seen (r, s) can make (r, -s) of it: of an ECDSA signature, r alone tells which one it is.
+            # (r, -s) can be made of (r, s): of an ECDSA signature, r alone identifies it.
             half = len(signature) // 2 if isinstance(self._attempt.key, ec.EllipticCurvePublicKey) else len(signature)
             self._attempt.mark = hashlib.sha256(message + b"\0" + signature[:half]).digest()
 
@@ -304,7 +304,7 @@ class Family:
 
     Attributes:
         algorithms: of this family.
-        decoy: a key that nobody has: a signature of an unknown client takes as long to refuse as any other.
+        decoy: a key that no client has: a signature of an unknown client takes as long to refuse as any other.
     """
 
     algorithms: tuple[type[HTTPSignatureAlgorithm], ...]

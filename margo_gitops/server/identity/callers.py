@@ -1,4 +1,4 @@
-"""Who calls: a layer of its own, so that the resources never see a header, a token or a certificate.
+"""Who calls: a separate layer, so that the resources never see a header, a token or a certificate.
 
 Each way to identify a client answers with the client, or with nothing; every reason for nothing gets the same refusal,
 so that nothing is learnt from trying.
@@ -59,7 +59,7 @@ class NobodyAsked:
         """Believe everybody on this machine.
 
         Args:
-            device: who a caller is that does not say so; None: nobody.
+            device: who a caller is that does not say so; None: it is refused.
         """
         self._device = device
 
@@ -75,7 +75,7 @@ class NobodyAsked:
 
 
 class Nobody:
-    """Nobody is identified: a server of the older contract alone."""
+    """Identifies no one: for a server of the older contract alone."""
 
     challenge: tuple[tuple[str, str], ...] = ()
 
@@ -85,7 +85,7 @@ class Nobody:
 
 
 def header(scope: Scope, name: bytes) -> str | None:
-    """Return a header that stands exactly once; None for none, and for several, which proxies read differently."""
+    """Return a header that is there exactly once; otherwise None: proxies read several in different ways."""
     values = [value for key, value in scope["headers"] if key == name]
     return values[0].decode("latin-1").strip() if len(values) == 1 else None
 

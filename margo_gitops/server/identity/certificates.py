@@ -134,7 +134,7 @@ def read_client_id(text: str) -> ClientId | None:
 
 
 def client_of_certificate(certificate: x509.Certificate) -> ClientId | None:
-    """Return the client that a leaf SVID names; None where it is no leaf SVID of a client.
+    """Return the client that a leaf SVID names; None if it is not a leaf SVID of a client.
 
     Exactly one URI name, no certificate authority, no signing of certificates or lists (Margo SVIDs).
     """
@@ -174,7 +174,7 @@ def read_accepted_clients(text: str, path: Path) -> AcceptedClients:
     """Return the policy in a file.
 
     Raises:
-        ServerMisconfigured: a line is no client's SPIFFE ID, or two trust domains or WFMs are mixed: two clients of
+        ServerMisconfigured: a line is not a client's SPIFFE ID, or two trust domains or WFMs are mixed: two clients of
             them could have one name.
     """
     found: list[ClientId] = []
@@ -182,7 +182,7 @@ def read_accepted_clients(text: str, path: Path) -> AcceptedClients:
         client = read_client_id(entry)
         if client is None:
             raise ServerMisconfigured(
-                f"{entry[:120]!r} is no client's SPIFFE ID",
+                f"{entry[:120]!r} is not a client's SPIFFE ID",
                 where=where,
                 remedy="write: spiffe://<trust domain>/margo/wfm/<wfm-id>/client/<client-id>, or * as the client",
             )

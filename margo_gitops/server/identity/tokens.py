@@ -5,7 +5,7 @@
     press-07   sha256:60303ae22b998861bce3b28f33eec1be758a213c86c93c076dbe9f558c11c752   until=2026-12-01T00:00:00Z
 
 Two lines for a device let an old token and a new one overlap; a line removed revokes its token with the next request. A
-token is 32 random bytes or more: a fast hash is enough for what nobody can guess, and for nothing else.
+token is 32 random bytes or more: a fast hash is enough for what cannot be guessed, and only for that.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class BearerTokens:
 
 
 def read_tokens(text: str, path: Path) -> Mapping[str, _Grant]:
-    """Return what each token, by its digest, stands for.
+    """Return the grant of each token, by its digest.
 
     Raises:
         ServerMisconfigured: a line is wrong; neither tokens nor digests are shown.
@@ -90,7 +90,7 @@ def read_tokens(text: str, path: Path) -> Mapping[str, _Grant]:
 
 
 def with_bearer(scope: Scope) -> Scope:
-    """Return a request whose Basic password, if it has one, is the bearer token that it stands for.
+    """Return a request whose Basic password, if it has one, becomes a bearer token request.
 
     Git's clients send Basic, with the token as password (RFC 7617; git subset, G-A-3).
     """

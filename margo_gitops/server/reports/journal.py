@@ -1,7 +1,7 @@
 """The journal of reports: what is acknowledged is on disk, and what was said before is not written again.
 
 JOURNAL-1  A report is acknowledged after the transaction that holds it is on disk (SQLite, WAL, synchronous=FULL).
-JOURNAL-2  Reports that come meanwhile share the next transaction: one flush for all that wait, whoever sent them.
+JOURNAL-2  Reports that come meanwhile share the next transaction: one flush for all that wait.
 JOURNAL-3  A device keeps one report for each subject: the newest. How many subjects it may have is bounded.
 JOURNAL-4  A report that says what the last one said changes nothing, and costs no flush.
 """

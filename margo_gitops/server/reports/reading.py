@@ -53,7 +53,7 @@ def read_capabilities(body: bytes, device: str, profile: Profile) -> bytes:
         profile: how exactly the contract is followed.
 
     Raises:
-        RequestRefused: 400 for what is no JSON, 422 for what is no valid document of this device.
+        RequestRefused: 400 for what is not JSON, 422 for an invalid document, or one of another device.
     """
     source, older = _read(body, CAPABILITIES, profile)
     value, errors = _found(DeviceCapabilities, source, older=older)
@@ -63,7 +63,7 @@ def read_capabilities(body: bytes, device: str, profile: Profile) -> bytes:
         elif profile == "strict":
             errors = list(_not_to_the_letter(value.properties))
     if errors:
-        raise RequestRefused(SEMANTIC_ERROR.because("These are no valid capabilities of this device.", errors))
+        raise RequestRefused(SEMANTIC_ERROR.because("These capabilities are not valid for this device.", errors))
     return _normal(source)
 
 
@@ -76,12 +76,12 @@ def read_status(body: bytes, deployment_id: str, profile: Profile) -> StatusRepo
         profile: how exactly the contract is followed; the lenient one does without `adoptedManifestVersion`.
 
     Raises:
-        RequestRefused: 400 for what is no JSON, 422 for what is no valid status of this deployment.
+        RequestRefused: 400 for what is not JSON, 422 for an invalid status, or one of another deployment.
     """
     source, older = _read(body, STATUS, profile)
     value, errors = _found(DeploymentStatus, source, older=older or profile == "lenient")
     if not isinstance(value, DeploymentStatus) or errors:
-        raise RequestRefused(SEMANTIC_ERROR.because("This is no valid status of this deployment.", errors))
+        raise RequestRefused(SEMANTIC_ERROR.because("This status is not valid for this deployment.", errors))
     if value.deployment_id.lower() != deployment_id.lower():
         wrong = FieldError("deploymentId", f"must be {deployment_id}, the deployment in the path")
         raise RequestRefused(SEMANTIC_ERROR.because("This is the status of another deployment.", [wrong]))
@@ -107,9 +107,7 @@ def _read(body: bytes, kind: MargoKind, profile: Profile) -> tuple[SourceText, b
     try:
         source = read_json(body, "body", _BOUNDS)
     except UnreadableDocument as error:
-        raise RequestRefused(
-            INVALID_REQUEST.because(f"The body is no JSON that can be read safely: {error.what}")
-        ) from None
+        raise RequestRefused(INVALID_REQUEST.because(f"The body cannot be read as JSON: {error.what}")) from None
     if not isinstance(source.root.value, dict):
         raise RequestRefused(SEMANTIC_ERROR.because("The body must be a JSON object."))
     if profile == "lenient" and source.root.text("kind") in kind.older_kinds:
@@ -143,7 +141,7 @@ def _not_to_the_letter(properties: DeviceProperties) -> Iterator[FieldError]:
 
 
 def _normal(source: SourceText) -> bytes:
-    """Return a document with sorted keys, indented: small differences for git, and for whoever reads it."""
+    """Return a document with sorted keys, indented: small differences for git and for people."""
     text = json.dumps(source.root.plain(), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
 

@@ -1,8 +1,8 @@
 """The resources that devices read: manifest, single deployments, bundles (Margo desired state API, current contract).
 
-READ-1  Stored bytes, and digests of them; nothing is written anew.
+READ-1  Stored bytes, and digests of them; nothing is written again.
 READ-2  An ETag is the quoted digest of the content before any content coding.
-READ-3  What a client cannot have and what there is not are one answer.
+READ-3  A client gets the same answer for what it may not have and for what does not exist.
 READ-4  A state older than what the device says it adopted is never served: the state repo went back (failure mode F26).
 READ-5  Only states that `allowedSigners` allow are served, by the list as it is at this moment.
 """
@@ -264,7 +264,7 @@ def manifest_version(manifest: bytes) -> int:
     """Return the version of a manifest.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a manifest.
     """
     version = json.loads(manifest).get("manifestVersion")
     if not isinstance(version, int):

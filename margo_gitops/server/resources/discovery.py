@@ -83,7 +83,7 @@ def read_trust_bundle(text: str, path: Path) -> BundleKeys:
     """Return the certificates of a PEM file as keys of a SPIFFE bundle (SPIFFE trust domain and bundle, section 4).
 
     Raises:
-        ServerMisconfigured: it holds no certificate, or one that is no authority or has a key of another sort.
+        ServerMisconfigured: it holds no certificate, or one that is not an authority or has a key of another kind.
     """
     where = Location(str(path))
     try:
@@ -101,7 +101,7 @@ def _key(certificate: x509.Certificate) -> dict[str, object]:
     except x509.ExtensionNotFound:
         authority = False
     if not authority:
-        raise ValueError("a certificate in it is no authority's")
+        raise ValueError("a certificate in it does not belong to an authority")
     der = certificate.public_bytes(serialization.Encoding.DER)
     return {
         **_public_key(certificate.public_key()),

@@ -52,7 +52,7 @@ GIT_FOLDER: Final = "/git/state.git"
 ADVERTISEMENT: Final = "application/x-git-upload-pack-advertisement"
 RESULT: Final = "application/x-git-upload-pack-result"
 _NO_CACHE: Final = {"Cache-Control": "no-store"}
-_NOT_SERVED: Final = Problem(403, "Service not enabled", detail="Nobody pushes here.")
+_NOT_SERVED: Final = Problem(403, "Service not enabled", detail="This server takes no pushes.")
 _BACK_SECONDS: Final = 60
 _HISTORIES_AT_ONCE: Final = 2
 
@@ -121,7 +121,7 @@ class GitResources:
         """Answer `ls-refs` and `fetch`.
 
         Raises:
-            RequestRefused: 400 for what is no request of git, 413, 503.
+            RequestRefused: 400 for what is not a git request, 413, 503.
         """
         caller, body = call.caller, await read_body(call.scope, call.receive, gzip=True)
         try:
@@ -134,7 +134,7 @@ class GitResources:
                 return await self._ls_refs(request, call)
             return await self._fetch(request, caller)
         except NotGitError as error:
-            raise RequestRefused(INVALID_REQUEST.because(f"This is no request of git: {error}.")) from None
+            raise RequestRefused(INVALID_REQUEST.because(f"This is not a git request: {error}.")) from None
         except RefusedError as error:
             return _answer(error_answer(str(error)), RESULT)
         except MargoGitopsError as error:

@@ -44,7 +44,7 @@ class Plan:
         common: commits that the client holds too, in the order it named them.
         shallow: commits of the answer whose parents are not in it.
         unshallow: commits that the client calls shallow, and will not be.
-        base: the one commit to make deltas against; None: the pack stands alone.
+        base: the one commit to make deltas against; None: the pack has no deltas.
         is_kept: the pack is one that devices ask for.
     """
 
@@ -151,7 +151,7 @@ class Packs:
         return _pack(entries.values())
 
     def _known(self, plan: Plan) -> tuple[set[str], dict[str, str]]:
-        """Return the objects that the client has, and those of the base by where they stand."""
+        """Return the objects that the client has, and those of the base by their place."""
         known: set[str] = set(plan.common)
         bases: dict[str, str] = {}
         for commit in plan.common:

@@ -26,11 +26,11 @@ _Line: TypeAlias = bytes | Mark
 
 
 class NotGitError(Exception):
-    """The bytes are no request of git."""
+    """The bytes are not a git request."""
 
 
 class RefusedError(Exception):
-    """The request is git, and cannot be met (G-R-1); the text is for whoever asks."""
+    """The request is git, and is refused (G-R-1); the client sees the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class LsRefs:
 
     Attributes:
         prefixes: of the names asked for; none for all.
-        symrefs: say what a symbolic ref stands for.
+        symrefs: say where a symbolic ref points.
     """
 
     prefixes: tuple[bytes, ...] = ()
@@ -118,7 +118,7 @@ def read_request(body: bytes) -> LsRefs | Fetch | None:
     """Return the request of version 2 in a body; None for the lone flush packet by which git tries a connection.
 
     Raises:
-        NotGitError: the bytes are none.
+        NotGitError: the bytes are not a git request.
         RefusedError: another command, another object format, or an argument that is not offered.
     """
     lines = _lines(body)
@@ -128,7 +128,7 @@ def read_request(body: bytes) -> LsRefs | Fetch | None:
     command = b""
     for line in (first, *_until(lines, Mark.DELIMITER, Mark.FLUSH)):
         if isinstance(line, Mark):
-            raise NotGitError("a packet that does not belong there")
+            raise NotGitError("an unexpected packet")
         key, _, value = line.partition(b"=")
         if key == b"command":
             command = value
@@ -172,7 +172,7 @@ def read_old_request(body: bytes) -> tuple[Fetch, tuple[str | None, ...]] | None
     None for the lone flush packet by which git tries a connection.
 
     Raises:
-        NotGitError: the bytes are no request of git.
+        NotGitError: the bytes are not a git request.
         RefusedError: something that is not offered.
     """
     lines = _lines(body)
@@ -195,7 +195,7 @@ def read_old_request(body: bytes) -> tuple[Fetch, tuple[str | None, ...]] | None
             reading.flags.add(b"done")
             break
         elif isinstance(said, Mark) or not reading.line(said):
-            raise NotGitError("a packet that does not belong there")
+            raise NotGitError("an unexpected packet")
         elif said.startswith(b"have "):
             spoken.append(reading.haves[-1])
     reading.flags.discard(b"thin-pack")
@@ -221,7 +221,7 @@ def _until(lines: Iterator[_Line], *ends: Mark) -> Iterator[bytes]:
         if line in ends:
             return
         if isinstance(line, Mark):
-            raise NotGitError("a packet that does not belong there")
+            raise NotGitError("an unexpected packet")
         yield line
 
 
@@ -251,7 +251,7 @@ def refs_answer(request: LsRefs, refs: Mapping[str, str], head: str | None) -> b
     Args:
         request: what is asked for.
         refs: what the caller may see.
-        head: the ref that `HEAD` stands for; None for none.
+        head: the ref that `HEAD` points to; None if there is none.
     """
     parts = []
     if head is not None and _asked("HEAD", request):

@@ -27,7 +27,7 @@ _LOG = logging.getLogger("margo_gitops.server")
 
 @dataclass(eq=False)
 class FreshnessRenewal:
-    """Makes statements for one state repo, in a thread of its own.
+    """Makes statements for one state repo, in a separate thread.
 
     Attributes:
         folder: the state repo.
@@ -49,14 +49,14 @@ class FreshnessRenewal:
     _complaint: str = field(default="", init=False)
 
     async def run(self) -> None:
-        """Renew for ever."""
+        """Renew again and again."""
         while True:
             if self.healthy():
                 await asyncio.to_thread(self.renew_if_due)
             await asyncio.sleep(self.every)
 
     def renew_if_due(self) -> bool:
-        """Make a statement where one is due (RENEW-1); return whether one was made. An error is told once."""
+        """Make a statement where one is due (RENEW-1); return whether one was made. An error is logged once."""
         try:
             repo = StateRepo.open(self.folder)
             values = repo.refs.read()

@@ -77,7 +77,7 @@ class ClientCertSettings:
     accepted: Annotated[FilePath, About("File with the SPIFFE IDs of the accepted clients.")]
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what is no network."""
+        """Yield what is not a network."""
         for index, proxy in enumerate(self.proxies):
             try:
                 ipaddress.ip_network(proxy)
@@ -94,14 +94,14 @@ class MutualTlsSettings:
 
 @dataclass(frozen=True, slots=True)
 class NobodyAskedSettings:
-    """Nobody is asked who it is; on the loopback only."""
+    """Callers are not asked who they are; on the loopback only."""
 
     device: Annotated[str | None, About("Who a caller is that sends no `Margo-Device` header.")] = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield a device that can be no client."""
         if self.device is not None and not is_client(self.device):
-            yield Problem(("device",), f"{self.device!r} is no client: a device id without a slash")
+            yield Problem(("device",), f"{self.device!r} is not a client: write a device id without a slash")
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,33 +116,36 @@ class SignatureSettings:
     ]
     profile: Annotated[
         Literal["specification", "strict"],
-        About("What a signature must cover: what the specification says, or what its test suite demands besides."),
+        About("What a signature must cover: what the specification says, or also what its test suite demands."),
     ] = "specification"
     window_seconds: Annotated[float, About("How long a signature holds."), Range(minimum=1, maximum=3600)] = 300.0
     root_certificate: Annotated[
         FilePath | None, About("The authority of the server's certificate (PEM), for clients to download.")
     ] = None
     unsigned_onboarding: Annotated[
-        bool, About("Take onboarding requests without signature; whoever has a certificate learns its client id.")
+        bool,
+        About("Take onboarding requests without signature; then everyone who has a certificate learns its client id."),
     ] = False
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what is no URL of a server."""
+        """Yield what is not a URL of a server."""
         for index, url in enumerate(self.public_urls):
             if not _PUBLIC_URL.fullmatch(url):
-                yield Problem(("publicUrls", index), f"{url!r} is no URL of a server", "write it like https://wfm:8443")
+                yield Problem(
+                    ("publicUrls", index), f"{url!r} is not a URL of a server", "write it like https://wfm:8443"
+                )
 
 
 @dataclass(frozen=True, slots=True)
 class IdentitySettings:
-    """How devices say who they are: exactly one of the four, and signatures besides or alone."""
+    """How devices say who they are: exactly one of the four, and signatures in addition or alone."""
 
     bearer: Annotated[BearerSettings | None, About("Tokens.")] = None
     client_cert: Annotated[ClientCertSettings | None, About("Certificates, from a proxy.")] = None
     mutual_tls: Annotated[MutualTlsSettings | None, About("Certificates, from the connection.")] = None
     none: Annotated[NobodyAskedSettings | None, About("For trying things out on one machine.")] = None
     signatures: Annotated[
-        SignatureSettings | None, About("The older contract, on paths of its own: clients that sign their requests.")
+        SignatureSettings | None, About("The older contract, on separate paths: clients that sign their requests.")
     ] = None
 
     def problems(self) -> Iterator[Problem]:
@@ -200,7 +203,7 @@ class RenewalSettings:
     ] = 60.0
 
     def problems(self) -> Iterator[Problem]:
-        """Yield what is no time."""
+        """Yield what is not a time."""
         try:
             parse_valid_for(self.valid_for)
         except ValueError as error:
@@ -256,11 +259,11 @@ class ServerConfiguration:
         try:
             ipaddress.ip_address(self.listen.address)
         except ValueError:
-            yield Problem(("listen", "address"), f"{self.listen.address!r} is no IP address")
+            yield Problem(("listen", "address"), f"{self.listen.address!r} is not an IP address")
             return
         local = is_loopback(self.listen.address)
         if self.identity.none is not None and not local:
-            yield Problem(("identity", "none"), "nobody is asked who it is: possible on the loopback only")
+            yield Problem(("identity", "none"), "callers are not asked who they are: possible on the loopback only")
         if self.identity.bearer is not None and self.tls is None and not local:
             remedy = "add tls, or listen on the loopback with a proxy in front"
             yield Problem(("identity", "bearer"), "tokens would travel in clear text", remedy)

@@ -1,7 +1,7 @@
 """A connection of uvicorn's, with the bounds it lacks, and TLS with certificates of clients (Margo TLS requirements).
 
 uvicorn keeps trailers among the headers of a request. Here they are dropped: a proxy in front sets and removes headers
-by what stands before the body, so nothing after it may say who calls; and their number has no bound.
+by what comes before the body, so nothing after it may say who calls; and their number has no bound.
 
 TLS-1  TLS 1.3 only.
 TLS-2  A certificate that does not lead to the trust bundle ends the handshake. Resources refuse a client without one,
@@ -49,7 +49,7 @@ class BoundedConnection(HttpToolsProtocol):
         """Take over the connection; its first request must come soon."""
         super().connection_made(transport)
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
-            transport.close()  # who is nobody yet may not hold the places of devices without end
+            transport.close()  # unknown callers may not hold the places of devices without end
             return
         self._await_head()
 
@@ -164,7 +164,7 @@ class RenewedTls:
                 self._newest = _make(self._files)
                 _LOG.info("TLS uses the renewed files")
             except MargoGitopsError as error:
-                _LOG.error("TLS goes on with what it had: %s", error)
+                _LOG.error("TLS keeps its last good files: %s", error)
         connection.context = self._newest
 
 

@@ -152,7 +152,7 @@ def _signed(
     )
     # A signature may be made a little ahead of this clock, and holds from then on.
     remembered = settings.window_seconds + 2 * SKEW_SECONDS
-    # Twice what the limits let pass: who sends more is refused, before it takes the room of others.
+    # Twice what the limits let pass: a client that sends more is refused, before it takes the room of others.
     most_of_one = int(2 * (limits.burst + remembered * limits.requests_per_minute / 60))
     return SignedContract(
         OlderParts(onboarding, reading, OlderReports(writing, settings.profile)),
@@ -168,7 +168,7 @@ def _signed(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, which lets waiting polls go when it is told to end."""
+    """uvicorn, which answers waiting polls when it must end."""
 
     def __init__(self, config: uvicorn.Config, watch: StateWatch) -> None:
         super().__init__(config)
