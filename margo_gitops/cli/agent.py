@@ -18,6 +18,7 @@ from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, load_configuration
 from margo_gitops.cli.output import output_option, show
+from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.freshness import MAX_PROOF_BYTES
 from margo_gitops.errors import AgentMisconfigured, ExitCode, NothingHeld
 
@@ -120,8 +121,7 @@ def import_proof(file: Path, config: Path | None) -> None:
     """
     configuration = _load(config)
     keeper = _keeper(configuration)
-    with file.open("rb") as opened:
-        content = opened.read(MAX_PROOF_BYTES + 1)
+    content = read_small_file(file, MAX_PROOF_BYTES, what="the proof cannot be read", error=AgentMisconfigured)
     try:
         state = verify_held(configuration)
     except NothingHeld:

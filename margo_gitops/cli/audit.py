@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 from datetime import UTC, datetime
 from itertools import chain, islice
 from pathlib import Path
@@ -22,9 +20,10 @@ from margo_gitops.audit.verify.verification import Verification, verification_li
 from margo_gitops.cli.completion import complete_devices
 from margo_gitops.cli.options import cache_folder, extra_packages, fleet_option, signers_option, state_option
 from margo_gitops.cli.output import note, output_option, progress, show
+from margo_gitops.disk.files import disk_errors, read_small_file, replace_file
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.records import write
-from margo_gitops.errors import AuditFailed, AuditUnusable, EvidenceUnusable, Location, listed
+from margo_gitops.errors import AuditFailed, AuditUnusable, EvidenceUnusable, listed
 from margo_gitops.operations.fleet_input import read_signing_key
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
 from margo_gitops.wording import counted, printable
@@ -66,16 +65,9 @@ def read_signers(path: Path | None) -> AllowedSigners | None:
     """
     if path is None:
         return None
-    try:
-        with path.open("rb") as file:
-            return parse_allowed_signers(file.read(MAX_LIST_BYTES + 1), str(path))
-    except OSError as error:
-        raise AuditUnusable(
-            "the list of allowed signers cannot be read",
-            where=Location(str(path)),
-            why=[error.strerror or str(error)],
-            remedy="name its file",
-        ) from error
+    what = "the list of allowed signers cannot be read"
+    content = read_small_file(path, MAX_LIST_BYTES, what=what, error=AuditUnusable, remedy="name its file")
+    return parse_allowed_signers(content, str(path))
 
 
 @click.group()
@@ -265,34 +257,16 @@ def check_evidence(file: Path, allowed_signers: Path | None, accept_unsigned: bo
 def _read(file: Path) -> bytes:
     from margo_gitops.audit.evidence.export import MAX_EVIDENCE_BYTES
 
-    try:
-        with file.open("rb") as opened_file:
-            return opened_file.read(MAX_EVIDENCE_BYTES + 1)
-    except OSError as error:
-        raise EvidenceUnusable(
-            "the evidence cannot be read",
-            where=Location(str(file)),
-            why=[error.strerror or str(error)],
-            remedy="name its file",
-        ) from error
+    what = "the evidence cannot be read"
+    return read_small_file(file, MAX_EVIDENCE_BYTES, what=what, error=EvidenceUnusable, remedy="name its file")
 
 
 def _write(out: Path, content: bytes) -> None:
     if str(out) == "-":
         sys.stdout.buffer.write(content)
         return
-    try:
-        # All of it or nothing: half a file would be evidence of a forgery.
-        descriptor, name = tempfile.mkstemp(dir=out.parent, prefix=f".{out.name}-")
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-        Path(name).chmod(0o644)
-        Path(name).replace(out)
-    except OSError as error:
-        raise EvidenceUnusable(
-            "the evidence cannot be written",
-            where=Location(str(out)),
-            why=[error.strerror or str(error)],
-            remedy="name a file in a folder of yours",
-        ) from error
+    what, remedy = "the evidence cannot be written", "name a file in a folder of yours"
+    # All of it or nothing: half a file would be evidence of a forgery.
+    with disk_errors(out, what=what, error=EvidenceUnusable, remedy=remedy):
+        replace_file(out, content, mode=0o644)
     click.echo(f"{counted(len(content), 'byte')} of evidence in {out}", err=True)

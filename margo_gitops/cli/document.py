@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Literal
+from pathlib import Path
+from typing import Literal
 
 import click
 
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.cli.output import output_option, show
+from margo_gitops.disk.files import read_bounded, reason
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, SourceText
@@ -71,9 +71,9 @@ def check_file(file: str) -> CheckedFile:
     """Return what a file is and every finding in it; a file that cannot be opened is a finding too."""
     name = "<stdin>" if file == STDIN else file
     try:
-        content = _read_bounded(sys.stdin.buffer) if file == STDIN else _read_file(file)
+        content = _read(file)
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        why = reason(error) if isinstance(error, OSError) else str(error)
         finding = Finding(f"cannot be opened: {why}", Location(name), remedy="give the path of a readable file")
         return CheckedFile(name, "unopened", None, None, (finding,))
     try:
@@ -134,15 +134,7 @@ def _as_json(item: CheckedFile) -> dict[str, object]:
     }
 
 
-def _read_file(file: str) -> bytes:
-    # Without O_NONBLOCK a FIFO that nobody writes to would hold the command for ever.
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as stream:  # noqa: PTH123  # a descriptor, not a path
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError("is no regular file")
-        return _read_bounded(stream)
-
-
-def _read_bounded(stream: IO[bytes]) -> bytes:
+def _read(file: str) -> bytes:
     # One byte more than a document may have: the reader then says that it is too large.
-    return stream.read(DEFAULT_BOUNDS.size + 1)
+    most = DEFAULT_BOUNDS.size + 1
+    return sys.stdin.buffer.read(most) if file == STDIN else read_bounded(Path(file), most, cut=True)

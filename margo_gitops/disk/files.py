@@ -24,7 +24,9 @@ TEMPORARY_PREFIX: Final = ".new-"
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
-def read_bounded(path: Path, most: int, *, follow_links: bool = True, private: bool = False) -> bytes:
+def read_bounded(
+    path: Path, most: int, *, follow_links: bool = True, private: bool = False, cut: bool = False
+) -> bytes:
     """Return the content of a small file.
 
     Args:
@@ -32,6 +34,7 @@ def read_bounded(path: Path, most: int, *, follow_links: bool = True, private: b
         most: how many bytes it may have.
         follow_links: whether a symbolic link is followed; otherwise it is an error.
         private: whether a file that its group or others can read, write or execute is an error.
+        cut: whether a larger file gives its first bytes, and is no error.
 
     Raises:
         FileNotFoundError: it does not exist.
@@ -47,7 +50,7 @@ def read_bounded(path: Path, most: int, *, follow_links: bool = True, private: b
         if private and mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise OSError(errno.EPERM, "others can read it: only its owner may (chmod 600)", str(path))
         with open(descriptor, "rb", closefd=False) as file:  # a descriptor, not a path
-            content = file.read(most + 1)
+            content = file.read(most if cut else most + 1)
     finally:
         os.close(descriptor)
     if len(content) > most:

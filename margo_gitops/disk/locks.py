@@ -48,12 +48,13 @@ class HeldLock:
         self.release()
 
 
-def take_lock(path: Path, *, mode: int = 0o600) -> HeldLock:
+def take_lock(path: Path, *, mode: int = 0o600, named: bool = True) -> HeldLock:
     """Take the lock that a file stands for, without waiting; the file stays when the lock is released.
 
     Args:
         path: the file, made where there is none; its folder exists.
         mode: of a file that is made.
+        named: whether the file says who has the lock; otherwise taking the lock writes nothing.
 
     Raises:
         LockTaken: another process, or another part of this one, has it.
@@ -69,7 +70,8 @@ def take_lock(path: Path, *, mode: int = 0o600) -> HeldLock:
     except BaseException:
         os.close(descriptor)
         raise
-    with suppress(OSError):  # the number is for people; a full disk is no reason to stop
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    if named:
+        with suppress(OSError):  # the number is for people; a full disk is no reason to stop
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return HeldLock(descriptor)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.application import ParameterValue
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
 from margo_gitops.documents.device_id import encode_device_id, is_device_id
@@ -58,15 +59,8 @@ def read_capabilities_file(path: Path) -> dict[str, Json]:
         EditImpossible: it cannot be read, or is too large.
         UnreadableDocument, InvalidDocument: it is no capabilities document.
     """
-    try:
-        with path.open("rb") as file:
-            content = file.read(MAX_CAPABILITIES_BYTES + 1)
-    except OSError as error:
-        why = [error.strerror or str(error)]
-        raise EditImpossible("the capabilities cannot be read", where=Location(str(path)), why=why) from error
-    if len(content) > MAX_CAPABILITIES_BYTES:
-        raise EditImpossible(f"has more than {MAX_CAPABILITIES_BYTES} bytes", where=Location(str(path)))
-    return capabilities_of(content, str(path))
+    what = "the capabilities cannot be read"
+    return capabilities_of(read_small_file(path, MAX_CAPABILITIES_BYTES, what=what, error=EditImpossible), str(path))
 
 
 def capabilities_of(content: bytes, file: str) -> dict[str, Json]:

@@ -17,7 +17,7 @@ from margo_gitops.fleet_status.status import (
     FleetStatus,
     StateCounts,
 )
-from margo_gitops.wording import counted, printable
+from margo_gitops.wording import counted, printable, table_lines
 
 SHOWN: Final = 20
 """Lines of each part that are shown without --details."""
@@ -46,7 +46,8 @@ def status_lines(status: FleetStatus, *, details: bool = False, colour: bool = F
     if len(status.sites) > 1:
         yield ""
         rows = [(each.site or "(no site)", *_numbers(each.counts)) for each in status.sites]
-        yield from _table([_HEADING, *rows, ("all sites", *_numbers(status.counts))])
+        every = [_HEADING, *rows, ("all sites", *_numbers(status.counts))]
+        yield from table_lines([("", *row) for row in every])
     if stuck := list(_stuck(status)):
         yield ""
         yield "stuck"
@@ -117,7 +118,7 @@ def _devices(devices: Sequence[DeviceStatus], *, details: bool, colour: bool) ->
         )
         for each in devices
     ]
-    lines = iter(_table([heading, *rows]))
+    lines = iter(table_lines([("", *row) for row in (heading, *rows)]))
     yield next(lines)
     for each, line in zip(devices, lines, strict=True):
         yield _coloured(line, each.state) if colour else line
@@ -142,12 +143,6 @@ def _time(moment: str | None) -> str:
 def _coloured(line: str, state: DeviceState) -> str:
     code = _COLOURS.get(state)
     return line.replace(f" {state} ", f" \x1b[{code}m{state}\x1b[0m ", 1) if code else line
-
-
-def _table(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        yield "  ".join(["", *(cell.ljust(width) for cell, width in zip(row, widths, strict=True))]).rstrip()
 
 
 def _cut(lines: Sequence[str], most: int | None) -> Iterator[str]:

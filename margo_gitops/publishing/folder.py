@@ -14,8 +14,6 @@ FOLDER-3  A folder that holds files of somebody else is refused: publishing coll
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -25,6 +23,7 @@ from typing import Final
 from margo_gitops.digests import sha256
 from margo_gitops.disk.files import TEMPORARY_PREFIX, disk_errors, read_bounded, replace_file, sync_folder
 from margo_gitops.disk.folders import point_link
+from margo_gitops.disk.locks import LockTaken, take_lock
 from margo_gitops.documents.device_id import is_encoded_device_id
 from margo_gitops.errors import (
     InvalidDocument,
@@ -72,19 +71,16 @@ class FolderTarget:
             self._folder.mkdir(parents=True, exist_ok=True)
             self._refuse_foreign()
             # Not `take_lock`, which writes into the file: a run with nothing new writes nothing.
-            descriptor = os.open(self._folder / LOCK_FILE, os.O_RDWR | os.O_CREAT, 0o644)
-        try:
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+                held = take_lock(self._folder / LOCK_FILE, mode=0o644, named=False)
+            except LockTaken as error:
                 raise PublishBusy(
                     "another publisher works on this target",
                     where=Location(str(self._folder)),
                     remedy="let it finish, then publish again",
                 ) from error
+        with held:
             yield
-        finally:
-            os.close(descriptor)
 
     def devices(self) -> Iterable[str]:
         """Return the encoded ids of all devices that were ever published here."""

@@ -30,6 +30,7 @@ class TestReading:
         assert read_bounded(tmp_path / "file", 5) == b"12345"
         with pytest.raises(OSError, match="it is larger than 4 bytes"):
             read_bounded(tmp_path / "file", 4)
+        assert read_bounded(tmp_path / "file", 4, cut=True) == b"1234"
 
     def test_what_is_not_a_file_is_refused_without_waiting(self, tmp_path: Path) -> None:
         os.mkfifo(tmp_path / "pipe")

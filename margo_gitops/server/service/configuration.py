@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.declarations import About, Items, Problem, Range, Text
 from margo_gitops.documents.fleet_kinds import ApiVersion
 from margo_gitops.documents.freshness import parse_valid_for
@@ -312,16 +313,11 @@ def load_server_configuration(file: Path) -> LoadedServerConfiguration:
     Raises:
         ServerMisconfigured: the file cannot be read, or has mistakes; each is listed with line and column.
     """
+    what = "the server's configuration cannot be read"
+    remedy = "name the file with --config; docs/http.md has an example"
+    content = read_small_file(file, _BOUNDS.size, what=what, error=ServerMisconfigured, remedy=remedy)
     try:
-        with file.open("rb") as opened:
-            source = read_yaml(opened.read(_BOUNDS.size + 1), str(file), _BOUNDS)
-    except OSError as error:
-        raise ServerMisconfigured(
-            "the server's configuration cannot be read",
-            where=Location(str(file)),
-            why=[error.strerror or str(error)],
-            remedy="name the file with --config; docs/http.md has an example",
-        ) from error
+        source = read_yaml(content, str(file), _BOUNDS)
     except UnreadableDocument as error:
         raise ServerMisconfigured(
             f"the server's configuration cannot be read: {error.what}",
