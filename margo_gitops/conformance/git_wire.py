@@ -41,7 +41,7 @@ def packets(content: bytes) -> list[bytes]:
     A payload is returned as `b"=" + payload`, so that none can be taken for a mark.
 
     Raises:
-        PacketsMalformed: a length is none, or the bytes end inside a packet.
+        PacketsMalformed: a length cannot be read, or the bytes end inside a packet.
     """
     found = []
     at = 0
@@ -64,13 +64,7 @@ def packets(content: bytes) -> list[bytes]:
 
 
 def command_bytes(name: str, arguments: list[str], capabilities: tuple[str, ...] = ()) -> bytes:
-    """Return a command of protocol version 2 (gitprotocol-v2, command request).
-
-    Args:
-        name: such as `ls-refs`.
-        arguments: its lines.
-        capabilities: lines that go with the command, such as `object-format=sha1`.
-    """
+    """Return a command of protocol version 2, with lines of arguments and of capabilities (gitprotocol-v2)."""
     head = b"".join(packet(f"{line}\n".encode()) for line in (f"command={name}", *capabilities))
     return head + DELIMITER + b"".join(packet(f"{line}\n".encode()) for line in arguments) + FLUSH
 
@@ -158,14 +152,10 @@ class _Entry:
 
 
 def read_pack(content: bytes, object_format: str = "sha1") -> PackContents:
-    """Return what is in a pack.
-
-    Args:
-        content: the whole pack.
-        object_format: sha1 or sha256.
+    """Return what is in a whole pack; the object format is sha1 or sha256.
 
     Raises:
-        PackMalformed: it is none, its checksum is wrong, or it is larger than any device's state.
+        PackMalformed: it is not a pack, its checksum is wrong, or it is larger than any device's state.
     """
     hashed = sha1 if object_format == "sha1" else sha256
     size = hashed(b"").digest_size

@@ -22,12 +22,7 @@ _CREDENTIALS: Final = re.compile(r"(?i)\b(bearer|basic)\s+[A-Za-z0-9._~+/=-]+|:/
 
 
 def shown(text: str | bytes, secrets: Iterable[str] = ()) -> str:
-    """Return text as one line that a report can hold.
-
-    Args:
-        text: whatever a server or a program wrote.
-        secrets: what must not be in it, beside what looks like a credential.
-    """
+    """Return text that a server or a program wrote as one line for a report, without credentials and `secrets`."""
     readable = text.decode(errors="replace") if isinstance(text, bytes) else text
     for secret in secrets:
         if secret:
@@ -85,7 +80,7 @@ class RequirementText:
 
     id: Annotated[str, About("Its id.", ("G-S-1",))]
     level: Annotated[Level, About("How strongly it is required (RFC 2119).")]
-    section: Annotated[str, About("Heading that it stands below.")]
+    section: Annotated[str, About("Heading above it.")]
     page: Annotated[str, About("Page of the documentation.")]
     text: Annotated[str, About("Its text.")]
 
@@ -256,7 +251,7 @@ def _lines(report: ConformanceReport) -> Iterator[str]:
     yield "<!DOCTYPE html>"
     yield '<html lang="en"><head><meta charset="utf-8">'
     yield '<meta name="viewport" content="width=device-width, initial-scale=1">'
-    # A report shows what strangers sent: a browser shall run none of it, whatever was overlooked here.
+    # A report shows what strangers sent: a browser must not run any of it, even where this code overlooks something.
     yield "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
     yield f"<title>{subject}: conformance</title><style>{_STYLE}</style></head><body>"
     yield f"<h1>{subject}</h1>"

@@ -40,8 +40,8 @@ class Requirement:
         id: such as `G-S-1`; it never changes its meaning.
         text: one sentence or two, in Markdown, on one line.
         level: MUST, SHOULD or MAY.
-        who: whom it binds, such as `server`, `client` or `agent`.
-        section: heading that it stands below.
+        who: which side it binds, such as `server`, `client` or `agent`.
+        section: heading above it.
         page: file name of the page, below docs/.
     """
 
@@ -54,20 +54,16 @@ class Requirement:
 
 
 def parse_requirements(text: str, page: str) -> dict[str, Requirement]:
-    """Return the requirements that stand in a page, by id, in the page's order.
-
-    Args:
-        text: of the page.
-        page: its file name.
+    """Return the requirements in the text of a page, by id, in the page's order; `page` is its file name.
 
     Raises:
-        ValueError: an id stands twice, or a text has no key word.
+        ValueError: an id occurs twice, or a text has no key word.
     """
     headings = [(match.start(), match["title"].strip()) for match in _HEADING.finditer(text)]
     found: dict[str, Requirement] = {}
     for match in _ITEM.finditer(text):
         if match["id"] in found:
-            raise ValueError(f"{page}: {match['id']} stands twice")
+            raise ValueError(f"{page}: {match['id']} occurs twice")
         words = " ".join(match["text"].split())
         section = next((title for start, title in reversed(headings) if start < match.start()), "")
         found[match["id"]] = Requirement(
@@ -87,11 +83,7 @@ def _level(text: str, where: str) -> Level:
 
 @cache
 def requirements(page: str) -> Mapping[str, Requirement]:
-    """Return the requirements of a page of the documentation, as installed with this package.
-
-    Args:
-        page: `GIT_PAGE`, `HTTP_PAGE` or `AGENT_PAGE`.
-    """
+    """Return the requirements of a page of the documentation (such as `GIT_PAGE`), as installed with this package."""
     packaged = resources.files("margo_gitops") / "_data" / "docs" / page
     if packaged.is_file():
         text = packaged.read_text(encoding="utf-8")

@@ -34,7 +34,7 @@ def test_a_page_is_read_with_sections_levels_and_lines_that_go_on() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        pytest.param("- **G-1** (server) It MUST.\n- **G-1** (server) It MUST.\n", "stands twice", id="twice"),
+        pytest.param("- **G-1** (server) It MUST.\n- **G-1** (server) It MUST.\n", "occurs twice", id="twice"),
         pytest.param("- **G-1** (server) It must.\n", "none of the words", id="no-key-word"),
     ],
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from support.command_line import margo_gitops
 
 from margo_gitops.conformance.agents.git_objects import Keys, git_state
 from margo_gitops.conformance.agents.hosts import MANIFEST_PATH, PREFIX, REPOSITORY, GitHost, MargoApi
-from margo_gitops.conformance.agents.loopback import Answer, HostileServer, Request, hostile_server
+from margo_gitops.conformance.agents.loopback import Answer, HostileServer, Request
 from margo_gitops.conformance.agents.state_cases import tampered
 from margo_gitops.conformance.agents.states import (
     DEVICE,
@@ -39,7 +40,7 @@ Fault = Callable[[Request, Answer], Answer | None]
 
 @pytest.fixture
 def server() -> Iterator[HostileServer]:
-    with hostile_server(TOKEN) as running:
+    with closing(HostileServer(TOKEN)) as running:
         yield running
 
 

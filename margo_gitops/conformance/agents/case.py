@@ -1,4 +1,4 @@
-"""What a case is: what is offered, what the agent shall make of it, and what else is looked at."""
+"""What a case is: what is offered, what the agent should do with it, and what else is judged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from margo_gitops.conformance.agents.states import State
 TransportName: TypeAlias = Literal["git", "http"]
 
 Expected: TypeAlias = Literal["takes", "keeps", "either"]
-"""The agent shall hold what is offered; shall hold what it held; may do either, but nothing in between."""
+"""The agent must hold what is offered; must hold what it held; may do either, but nothing in between."""
 
 
 FreshnessOffer: TypeAlias = Literal["sound", "none", "expired", "forged"]
@@ -65,7 +65,7 @@ J = TypeVar("J", covariant=True)
 
 @dataclass(frozen=True, slots=True)
 class Look(Generic[J]):
-    """Something besides what is held that is judged: after one poll, or after all cases.
+    """Something that is judged in addition to what is held: after one poll, or after all cases.
 
     Attributes:
         name: of the check.
@@ -90,7 +90,7 @@ class Case:
         name: says what is offered.
         requirement: that it belongs to, by transport; a transport that is not there does not have the case.
         offer: makes the state that is offered.
-        expected: what the agent shall hold afterwards.
+        expected: what the agent must hold afterwards.
         fault: changes each answer.
         git: arranges the git host.
         http: arranges the Margo server.
@@ -100,7 +100,7 @@ class Case:
         sound: makes the state whose signature is moved.
         freshness: the statement of freshness beside the state; with another than a sound one, the agent has none
             before either, and so asks for it.
-        then: makes a sound state that is offered, without fault, in a second poll, and shall be taken.
+        then: makes a sound state that is offered, without fault, in a second poll, and must be taken.
     """
 
     name: str

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import attrgetter
 from typing import Final, TypeAlias, TypeVar
 
 from margo_gitops.conformance.agents.case import Case, Look, Place, Seen, by
@@ -24,6 +25,7 @@ T = TypeVar("T")
 
 _FETCH_WORDS: Final = frozenset({"no-progress", "ofs-delta", "thin-pack", "done", "deepen", "want", "shallow", "have"})
 _SHARDS: Final = sorted(f"{_FRESHNESS}{shard}" for shard in possible_shards(DEVICE))
+_EXCHANGES: Final[Callable[[Seen], Sequence[Exchange]]] = attrgetter("exchanges")
 _NO_STATUS: Final = "the agent sent no status"
 
 
@@ -54,24 +56,12 @@ def _outcome(every: Sequence[object], bad: Iterable[str], reason: str, without: 
     return Outcome("fail", reason, bounded(found)) if found else Outcome("pass")
 
 
-def _exchanges(seen: Seen) -> Iterable[Exchange]:
-    return seen.exchanges
-
-
-def _ls_refs(seen: Seen) -> Iterator[Command]:
-    return (each for each in seen.commands if each.name == "ls-refs")
+def _commands(name: str) -> Callable[[Seen], list[Command]]:
+    return lambda seen: [each for each in seen.commands if each.name == name]
 
 
 def _of_freshness(seen: Seen) -> Iterator[Command]:
-    return (each for each in _ls_refs(seen) if any(name.startswith(_FRESHNESS) for name in each.values("ref-prefix")))
-
-
-def _fetches(seen: Seen) -> Iterator[Command]:
-    return (each for each in seen.commands if each.name == "fetch")
-
-
-def _of_manifest(seen: Seen) -> Iterator[Exchange]:
-    return (each for each in seen.exchanges if each.request.path == f"{PREFIX}{MANIFEST_PATH}")
+    return (each for each in seen.commands if any(name.startswith(_FRESHNESS) for name in each.values("ref-prefix")))
 
 
 def _accepted(exchange: Exchange) -> str:
@@ -139,7 +129,7 @@ CONDUCT: Final[tuple[Look[Judge], ...]] = (
         "credentials go out with the first request",
         by("G-A-1", "H-C-2"),
         _each(
-            _exchanges,
+            _EXCHANGES,
             lambda each, _: not each.elsewhere and not each.authorized,
             "it asked without its credentials: send them with the first request",
         ),
@@ -147,12 +137,12 @@ CONDUCT: Final[tuple[Look[Judge], ...]] = (
     Look(
         "credentials go to no other host",
         by("G-A-2", "H-C-2"),
-        _each(_exchanges, lambda each, _: each.elsewhere and each.authorized, "the token reached another host"),
+        _each(_EXCHANGES, lambda each, _: each.elsewhere and each.authorized, "the token reached another host"),
     ),
     Look(
         "ls-refs has the device's ref as its only prefix",
         by(git="G-C-1"),
-        _each(_ls_refs, _has_other_prefix, "it asks for more than the one ref-prefix {ref}"),
+        _each(_commands("ls-refs"), _has_other_prefix, "it asks for more than the one ref-prefix {ref}"),
     ),
     Look(
         "freshness is asked for by the names that it can have",
@@ -166,26 +156,28 @@ CONDUCT: Final[tuple[Look[Judge], ...]] = (
     Look(
         "ls-refs asks for nothing else",
         by(git="G-C-2"),
-        _each(_ls_refs, _asks_for_more, "it asks for peel, symrefs or unborn, or for every ref"),
+        _each(_commands("ls-refs"), _asks_for_more, "it asks for peel, symrefs or unborn, or for every ref"),
     ),
     Look(
-        "no ref of others is asked for", by(git="G-X-5"), _each(_ls_refs, _names_others, "it asks for refs of others")
+        "no ref of others is asked for",
+        by(git="G-X-5"),
+        _each(_commands("ls-refs"), _names_others, "it asks for refs of others"),
     ),
     Look(
         "fetch has the one form",
         by(git="G-C-5"),
-        _each(_fetches, _has_other_form, "a fetch is not of the one form: one want, deepen 1, done"),
+        _each(_commands("fetch"), _has_other_form, "a fetch is not of the one form: one want, deepen 1, done"),
     ),
     Look(
         "nothing is pushed",
         by(git="G-P-1"),
-        _each(_exchanges, lambda each, _: "git-receive-pack" in each.request.target, "it tries to push"),
+        _each(_EXCHANGES, lambda each, _: "git-receive-pack" in each.request.target, "it tries to push"),
     ),
     Look(
         "the manifest is asked for by its media type",
         by(http="H-C-1"),
         _each(
-            _of_manifest,
+            lambda seen: [each for each in seen.exchanges if each.request.path == f"{PREFIX}{MANIFEST_PATH}"],
             lambda each, _: MANIFEST_MEDIA_TYPE not in _accepted(each),
             f"it asks for the manifest without Accept: {MANIFEST_MEDIA_TYPE}",
             lambda each: f"{each}, Accept: {shown(_accepted(each) or 'none')}",

@@ -75,7 +75,7 @@ def silence(_request: Request, answer: Answer, place: Place) -> Answer:
 
 
 def endless_spaces(_request: Request, answer: Answer, _place: Place) -> Answer:
-    """Go on for ever, as fast as the client reads."""
+    """Never end, as fast as the client reads."""
 
     def pieces() -> Iterator[bytes]:
         while True:

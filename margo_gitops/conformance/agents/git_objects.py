@@ -32,12 +32,7 @@ _SIGNATURE: Final = b"gpgsig"
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """Who signs.
-
-    Attributes:
-        renderer: the key that the device allows.
-        stranger: one that it does not.
-    """
+    """Who signs: the renderer's key, which the device allows, and a stranger's, which it does not."""
 
     renderer: SigningKey
     stranger: SigningKey
@@ -45,12 +40,7 @@ class Keys:
 
 @dataclass(frozen=True, slots=True)
 class GitState:
-    """A state in git.
-
-    Attributes:
-        tip: id of its commit.
-        objects: kind and content by id: the commit, its trees and its blobs.
-    """
+    """A state in git: id of its commit, and kind and content of commit, trees and blobs by id."""
 
     tip: str
     objects: dict[str, tuple[int, bytes]]
@@ -176,7 +166,7 @@ def freshness_proof(state: State, key: SigningKey, *, expired: bool = False) -> 
 
 
 def freshness_commit(proof: bytes) -> GitState:
-    """Return a proof as it stands in git: one commit without parents, one file."""
+    """Return a proof as git holds it: one commit without parents, one file."""
     tree = tree_bytes([TreeEntry(FRESHNESS_FILE.encode(), FILE_MODE, blob_id(proof))])
     tree_name = object_id(TREE_NAME, tree)
     who = Ident("Conformance", "conformance@example.com", int(datetime.now(UTC).timestamp()), 0)

@@ -29,12 +29,7 @@ _COMMIT_TREE: Final = re.compile(rb"tree ([0-9a-f]{40})\n")
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """A command of protocol version 2.
-
-    Attributes:
-        name: such as `fetch`.
-        arguments: its lines.
-    """
+    """A command of protocol version 2, such as `fetch`, and the lines of its arguments."""
 
     name: str
     arguments: tuple[str, ...]
@@ -56,7 +51,7 @@ class GitHost:
         objects: kind and content by id.
         listed: refs in the answer to `ls-refs`, whatever was asked for; None for what was asked for.
         pack_of: makes the pack of the answer to `fetch`; gets the objects that belong into it.
-        side_band: makes packets that stand before the pack, such as progress.
+        side_band: makes packets that come before the pack, such as progress.
         commands: what was asked so far, in order.
     """
 
@@ -189,7 +184,7 @@ def read_command(request: Request) -> Command:
     """Return the command in the body of a request.
 
     Raises:
-        ValueError: it is none of protocol version 2.
+        ValueError: it is not one of protocol version 2.
         OSError: it is said to be compressed, and is not.
     """
     body = request.body

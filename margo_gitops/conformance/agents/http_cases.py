@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Final
 
@@ -13,18 +13,17 @@ from margo_gitops.conformance.agents import faults
 from margo_gitops.conformance.agents.case import Case, Fault, Place, by
 from margo_gitops.conformance.agents.hosts import MANIFEST_PATH, PREFIX, MargoApi, problem
 from margo_gitops.conformance.agents.loopback import Answer, Request
-from margo_gitops.conformance.agents.state_cases import first_listed, tampered
+from margo_gitops.conformance.agents.state_cases import first_listed, tampered, with_manifest
 from margo_gitops.conformance.agents.states import (
     BASE_VERSION,
     State,
     base_state,
     deployment_id,
     make_state,
-    manifest_fields,
     next_state,
 )
-from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.manifest import write_bundle
+from margo_gitops.documents.nodes import Json
 
 _MIB: Final = 1024 * 1024
 _BOMB_MEMBERS: Final = 12
@@ -42,26 +41,13 @@ def _on(manifest: bool, fault: Fault) -> Fault:
     return apply
 
 
-def _missing(_request: Request, _answer: Answer, _place: Place) -> Answer:
-    return problem(404, "no such deployment")
+def _instead(make: Callable[[Answer], Answer]) -> Fault:
+    """Return the fault that makes another answer of the one that has the manifest."""
+    return _on(True, lambda _request, answer, _place: make(answer))
 
 
-def _not_modified(_request: Request, answer: Answer, _place: Place) -> Answer:
-    return Answer(304, answer.headers, note="not modified, though nobody asked whether")
-
-
-def _no_content(_request: Request, _answer: Answer, _place: Place) -> Answer:
-    return Answer(204, note="no content")
-
-
-def _gzip_bomb(_request: Request, answer: Answer, _place: Place) -> Answer:
-    headers = [*answer.headers, ("Content-Encoding", "gzip")]
-    return Answer(200, headers, _zeros(), note="192 MiB of zeros, compressed")
-
-
-def _unasked_coding(_request: Request, answer: Answer, _place: Place) -> Answer:
-    headers = [*answer.headers, ("Content-Encoding", "x-unheard-of")]
-    return Answer(200, headers, answer.body, note="a content coding that nobody knows")
+def _coded(answer: Answer, coding: str, body: bytes | Iterable[bytes], note: str) -> Answer:
+    return Answer(200, [*answer.headers, ("Content-Encoding", coding)], body, note=note)
 
 
 def _member(content: bytes) -> bytes:
@@ -88,40 +74,18 @@ def _archive(*members: tuple[str, bytes, str]) -> bytes:
     return target.getvalue()
 
 
-def _first_with_bundle(make: Callable[[dict[str, bytes]], bytes]) -> Callable[[], State]:
+def _bundled(make: Callable[[dict[str, bytes]], bytes]) -> Callable[[], State]:
     """Return a maker of a first state whose bundle has the digest that the manifest states, and a flaw inside."""
-
-    def offer() -> State:
-        state = base_state()
-        return make_state(state.version, state.documents, bundle=make(dict(state.documents)))
-
-    return offer
+    return lambda: make_state(BASE_VERSION, base_state().documents, bundle=make(dict(base_state().documents)))
 
 
-def _sound_members(documents: dict[str, bytes]) -> list[tuple[str, bytes, str]]:
-    return [(f"{name}.yaml", content, "") for name, content in documents.items()]
-
-
-def _climbing(documents: dict[str, bytes]) -> bytes:
-    return _archive(("../../escaped", b"out\n", ""), ("/escaped", b"out\n", ""), *_sound_members(documents))
-
-
-def _linking(documents: dict[str, bytes]) -> bytes:
-    return _archive(("out", b"", "../.."), ("out/escaped", b"out\n", ""), *_sound_members(documents))
-
-
-def _link_for_document(documents: dict[str, bytes]) -> bytes:
-    first, *others = _sound_members(documents)
-    return _archive((first[0], b"", "/etc/passwd"), *others)
-
-
-def _half(documents: dict[str, bytes]) -> bytes:
-    return _archive(*_sound_members(documents)[:2])
-
-
-def _more(documents: dict[str, bytes]) -> bytes:
-    evil = (f"{deployment_id('evil')}.yaml", b"id: evil\n", "")
-    return _archive(evil, *_sound_members(documents))
+def _beside(*odd: tuple[str, bytes, str], instead_of: int = 0, most: int | None = None) -> Callable[[], State]:
+    """Return a maker of such a state: odd members, then the sound ones from one on, and not more than so many."""
+    return _bundled(
+        lambda documents: _archive(
+            *odd, *[(f"{name}.yaml", content, "") for name, content in documents.items()][instead_of:most]
+        )
+    )
 
 
 def _bomb(documents: dict[str, bytes]) -> bytes:
@@ -138,15 +102,12 @@ def _other_bundle() -> State:
     return replace(sound, documents=evil, bundle=write_bundle(evil))
 
 
-def _with_url(url: Callable[[str], str]) -> Callable[[], State]:
-    def offer() -> State:
-        state = next_state()
-        fields = manifest_fields(state.version, state.documents)
+def _with_url(begin: str) -> Callable[[], State]:
+    def change(fields: dict[str, Json]) -> None:
         listed = first_listed(fields)
-        listed["url"] = url(str(listed["url"]))
-        return replace(state, manifest=write_json(fields))
+        listed["url"] = f"{begin}{listed['url']}"
 
-    return offer
+    return with_manifest(change)
 
 
 def _elsewhere(request: Request, answer: Answer, place: Place) -> Answer:
@@ -166,7 +127,7 @@ CONTENT: Final = (
         "a listed deployment is answered with 404",
         by(http="H-C-12"),
         next_state,
-        fault=_on(False, _missing),
+        fault=_on(False, lambda _request, _answer, _place: problem(404, "no such deployment")),
         then=lambda: next_state(BASE_VERSION + 2),
     ),
     Case("all content is answered with 500", by(http="H-C-13"), next_state, fault=_on(False, faults.status(500))),
@@ -196,59 +157,70 @@ MANIFESTS: Final = (
         "the manifest has 192 MiB of zeros, compressed",
         by(http="H-C-16"),
         next_state,
-        fault=_on(True, _gzip_bomb),
+        fault=_instead(lambda answer: _coded(answer, "gzip", _zeros(), "192 MiB of zeros, compressed")),
         looks=(faults.READ_LITTLE,),
     ),
     Case(
-        "a content coding that nobody knows", by(http="H-C-13"), next_state, "either", fault=_on(True, _unasked_coding)
-    ),
-    Case("304 though nothing is held", by(http="H-C-3"), base_state, fault=_on(True, _not_modified), empty=True),
-    Case("204 in place of a manifest", by(http="H-C-18"), next_state, fault=_on(True, _no_content)),
-    Case(
-        "a document's URL on another host",
-        by(http="H-C-17"),
-        _with_url(lambda url: f"OTHER-HOST{url}"),
+        "a content coding that nobody knows",
+        by(http="H-C-13"),
+        next_state,
         "either",
-        fault=_elsewhere,
-        looks=(faults.TOKEN_AT_HOME,),
+        fault=_instead(
+            lambda answer: _coded(answer, "x-unheard-of", answer.body, "a content coding that nobody knows")
+        ),
     ),
     Case(
-        "a document's URL that begins with two slashes and another host",
-        by(http="H-C-17"),
-        _with_url(lambda url: f"OTHER-NAME{url}"),
-        "either",
-        fault=_elsewhere,
-        looks=(faults.TOKEN_AT_HOME,),
+        "304 though nothing is held",
+        by(http="H-C-3"),
+        base_state,
+        fault=_instead(lambda answer: Answer(304, answer.headers, note="not modified, though nobody asked whether")),
+        empty=True,
+    ),
+    Case(
+        "204 in place of a manifest",
+        by(http="H-C-18"),
+        next_state,
+        fault=_instead(lambda _answer: Answer(204, note="no content")),
+    ),
+    *(
+        Case(name, by(http="H-C-17"), _with_url(begin), "either", fault=_elsewhere, looks=(faults.TOKEN_AT_HOME,))
+        for name, begin in (
+            ("a document's URL on another host", "OTHER-HOST"),
+            ("a document's URL that begins with two slashes and another host", "OTHER-NAME"),
+        )
     ),
 )
 
 BUNDLES: Final = (
     Case("a bundle that has not the digest that the manifest states", by(http="H-C-9"), _other_bundle, empty=True),
-    Case(
-        "a bundle with names that lead out of the folder",
-        by(http="H-C-11"),
-        _first_with_bundle(_climbing),
-        "either",
-        empty=True,
+    *(
+        Case(name, by(http=requirement), offer, "either", empty=True)
+        for requirement, name, offer in (
+            (
+                "H-C-11",
+                "a bundle with names that lead out of the folder",
+                _beside(("../../escaped", b"out\n", ""), ("/escaped", b"out\n", "")),
+            ),
+            (
+                "H-C-11",
+                "a bundle with a link and a file below it",
+                _beside(("out", b"", "../.."), ("out/escaped", b"out\n", "")),
+            ),
+            (
+                "H-C-11",
+                "a bundle with a link in place of a document",
+                _beside((f"{deployment_id('hmi')}.yaml", b"", "/etc/passwd"), instead_of=1),
+            ),
+            ("H-C-13", "a bundle that lacks documents", _beside(most=2)),
+            (
+                "H-C-11",
+                "a bundle with a file that nobody listed",
+                _beside((f"{deployment_id('evil')}.yaml", b"id: evil\n", "")),
+            ),
+            ("H-C-16", "a bundle that unpacks to 192 MiB", _bundled(_bomb)),
+        )
     ),
-    Case(
-        "a bundle with a link and a file below it",
-        by(http="H-C-11"),
-        _first_with_bundle(_linking),
-        "either",
-        empty=True,
-    ),
-    Case(
-        "a bundle with a link in place of a document",
-        by(http="H-C-11"),
-        _first_with_bundle(_link_for_document),
-        "either",
-        empty=True,
-    ),
-    Case("a bundle that lacks documents", by(http="H-C-13"), _first_with_bundle(_half), "either", empty=True),
-    Case("a bundle with a file that nobody listed", by(http="H-C-11"), _first_with_bundle(_more), "either", empty=True),
-    Case("a bundle that unpacks to 192 MiB", by(http="H-C-16"), _first_with_bundle(_bomb), "either", empty=True),
 )
 
 ONLY_HTTP: Final = (*CONTENT, *MANIFESTS, *BUNDLES)
-"""Cases of HTTP, besides those that are the same by git."""
+"""Cases that only HTTP has."""

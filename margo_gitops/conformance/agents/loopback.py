@@ -1,4 +1,4 @@
-"""An HTTP server on the loopback that answers what it is told to, sound or not, and notes what it is asked.
+"""An HTTP server on the loopback that gives the answers that a case asks for, sound or not, and notes what it is asked.
 
 Threads of the standard library: it serves one agent at a time, and never the outside.
 """
@@ -10,8 +10,7 @@ import binascii
 import select
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final, TypeAlias, cast
@@ -26,14 +25,7 @@ _IDLE_SECONDS: Final = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a client asked.
-
-    Attributes:
-        method: such as GET.
-        target: path and query as sent.
-        headers: names in lower case.
-        body: what was sent along.
-    """
+    """What a client asked: `target` is path and query as sent, names of headers are in lower case."""
 
     method: str
     target: str
@@ -52,7 +44,7 @@ class Answer:
 
     Attributes:
         status: the status code.
-        headers: besides the length.
+        headers: all but the length.
         body: all of it, or pieces, which are sent as they come (chunked).
         stated_length: a Content-Length in place of the true one; the connection ends after the body.
         note: what it is, for reports.
@@ -99,14 +91,10 @@ Respond: TypeAlias = Callable[[Request, bool], Answer]
 
 
 class HostileServer:
-    """Two listeners on the loopback: the server that an agent is told of, and another host that it is not."""
+    """Two listeners on the loopback: the server that an agent knows, and another host that it does not know."""
 
     def __init__(self, token: str) -> None:
-        """Start listening.
-
-        Args:
-            token: the credential of the device.
-        """
+        """Start listening; `token` is the credential of the device."""
         self.token = token
         self.exchanges: list[Exchange] = []
         self.respond: Respond = lambda _request, _elsewhere: Answer(503)
@@ -164,16 +152,6 @@ class HostileServer:
             except OSError:
                 continue
         raise OSError("no address of the loopback can be listened on")
-
-
-@contextmanager
-def hostile_server(token: str) -> Iterator[HostileServer]:
-    """Run a server until the block ends."""
-    server = HostileServer(token)
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 def _address(listener: _Listener) -> str:

@@ -59,7 +59,7 @@ def check_agent(
         subject: what the report calls it.
         checked_at: the time, RFC 3339 in UTC.
         only: play only cases whose name holds one of these words, or whose requirement is one of them; none for all.
-        told: is told the name of each case before it is played.
+        told: gets the name of each case before it is played.
 
     Raises:
         AgentNotRunnable: its command cannot be started, or `only` names no case.
@@ -130,7 +130,7 @@ def _play(stage: Stage, case: Case, played: _Played, kept: dict[str, Held]) -> I
 
 def _recover(stage: Stage, case: Case, names: frozenset[str]) -> Iterator[Finding]:
     state = case.then() if case.then else base_state()
-    stage.mend(state)
+    stage.offer_after(state)
     seen = stage.poll()
     problem = "; ".join(seen.held.differences(state.files(), names)[:4])
     name = f"{case.name}: {_NEXT_IS_TAKEN}"
@@ -159,7 +159,7 @@ def _judge(case: Case, seen: Seen, offered: State, before: Held, names: frozense
     taken = seen.held.differences(offered.files(), names)
     kept = seen.held.differences(before.files, names)
     if not seen.exchanges:
-        # Who does nothing at all keeps everything: that is no virtue.
+        # An agent that does nothing keeps everything; that must not pass.
         problems.append("the agent asked nothing, so that nothing can be judged")
     if case.expected == "takes":
         return problems + (["the agent did not take it", *taken] if taken and not kept else taken)

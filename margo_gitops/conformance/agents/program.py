@@ -21,29 +21,23 @@ from margo_gitops.errors import AgentNotRunnable
 
 VARIABLE_PREFIX: Final = "CONFORMANCE_"
 PLACEHOLDERS: Final = {
-    "url": "where the state comes from: the git repository, or what stands before /api/v1/deployments",
+    "url": "where the state comes from: the git repository, or what comes before /api/v1/deployments",
     "device": "id of the device",
     "folder": "folder in which the agent keeps everything that it keeps; the same for all polls of a case",
     "allowed_signers": "file with the key that may sign the state, in the format of ssh-keygen; git only",
     "transport": "`git` or `http`",
     "token_file": "file with the access token of the device",
     "ref": "full name of the device's ref; git only",
-    "view": "folder that `--held-by` shall write what is held into",
+    "view": "folder into which `--held-by` writes what is held",
 }
-"""What stands in braces in a command, and in upper case after `CONFORMANCE_` in its environment."""
+"""What a command may have in braces, and in upper case after `CONFORMANCE_` in its environment."""
 
 _LONGEST_OUTPUT: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a command ended.
-
-    Attributes:
-        code: its exit code; None where it had to be killed.
-        seconds: how long it took.
-        said: its last line of output that says anything.
-    """
+    """How a command ended: exit code (None: it was killed), seconds, and its last line of output that is not blank."""
 
     code: int | None
     seconds: float
@@ -72,7 +66,7 @@ def run_command(arguments: Sequence[str], values: Mapping[str, str], seconds: fl
         arguments: the command, with placeholders.
         values: of the placeholders and variables.
         seconds: the longest it may take.
-        secret: what must not stand in what is reported.
+        secret: what no report may show.
 
     Raises:
         AgentNotRunnable: it cannot be started.
@@ -136,12 +130,7 @@ class Held:
     names: frozenset[str] = frozenset()
 
     def differences(self, wanted: Mapping[str, bytes], names: frozenset[str]) -> list[str]:
-        """Return, in words, how this differs from what should be held; empty for nothing.
-
-        Args:
-            wanted: content by path.
-            names: what may lie beside `manifest.json` besides.
-        """
+        """Return in words how this differs from the wanted content by path; `names` may lie beside `manifest.json`."""
         found = [f"{shown(path)} is {what}" for path, what in sorted(self.odd.items())]
         for path in sorted(self.files.keys() | wanted.keys()):
             if path not in wanted:
@@ -156,7 +145,7 @@ class Held:
 
 
 def read_held(folder: Path) -> Held:
-    """Return what lies in a folder; nothing where there is none. Links in it are named, not followed."""
+    """Return what is in a folder; nothing if it does not exist. Links in it are named, not followed."""
     if not folder.is_dir():
         return Held()
     names = frozenset(entry.name for entry in os.scandir(folder))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -20,7 +20,7 @@ from margo_gitops.conformance.agents.git_objects import (
     git_state,
 )
 from margo_gitops.conformance.agents.hosts import PREFIX, REPOSITORY, GitHost, MargoApi
-from margo_gitops.conformance.agents.loopback import Answer, HostileServer, Request, hostile_server
+from margo_gitops.conformance.agents.loopback import Answer, HostileServer, Request
 from margo_gitops.conformance.agents.program import Held, read_held, run_command
 from margo_gitops.conformance.agents.states import DEVICE, State, base_state, documents, make_signing_key, make_state
 from margo_gitops.documents.state_layout import device_ref
@@ -81,21 +81,23 @@ class Stage:
         return self.work / _FOLDER
 
     @property
+    def _path(self) -> str:
+        return REPOSITORY if self.agent.transport == "git" else PREFIX
+
+    @property
     def place(self) -> Place:
         """Where cases happen."""
-        path = REPOSITORY if self.agent.transport == "git" else PREFIX
         return Place(
             self.agent.transport,
             device_ref(DEVICE),
-            f"{self.server.other_url}{path}",
+            f"{self.server.other_url}{self._path}",
             lambda seconds: not self.server.stopping.wait(seconds),
         )
 
     def values(self) -> dict[str, str]:
         """Return what the placeholders of a command stand for."""
-        path = REPOSITORY if self.agent.transport == "git" else PREFIX
         return {
-            "url": f"{self.server.url}{path}",
+            "url": f"{self.server.url}{self._path}",
             "device": DEVICE,
             "folder": str(self.folder),
             "allowed_signers": str(self.work / "allowed_signers"),
@@ -161,7 +163,7 @@ class Stage:
         key = self.keys.stranger if case.freshness == "forged" else self.keys.renderer
         return freshness_proof(state, key, expired=case.freshness == "expired")
 
-    def mend(self, state: State) -> None:
+    def offer_after(self, state: State) -> None:
         """Offer a sound state after a case, as the renderer's next one."""
         refs = {**self.host.refs, self.place.ref: self.sound_tip}
         self.host = GitHost(refs, dict(self.host.objects))
@@ -233,7 +235,7 @@ def staged(agent: AgentUnderTest, work: Path) -> Iterator[Stage]:
         f'renderer@example.com namespaces="git,{FRESHNESS_NAMESPACE}" {keys.renderer.public}\n', encoding="ascii"
     )
     first = git_state(make_state(1, documents(hmi="zero")), keys, None)
-    with hostile_server(token) as server:
+    with closing(HostileServer(token)) as server:
         stage = Stage(agent, server, work, keys, first)
         stage.empty()
         yield stage

@@ -28,13 +28,7 @@ def deployment_id(name: str) -> str:
 
 
 def document(name: str, setting: str = "one", *, device: str = DEVICE) -> bytes:
-    """Return a deployment document as a renderer writes it.
-
-    Args:
-        name: of the deployment.
-        setting: value of its one parameter; another value makes another document.
-        device: that it is for.
-    """
+    """Return a deployment document as a renderer writes it; `setting` is the value of its one parameter."""
     properties: Json = {"repository": f"oci://registry.example.com/{name}", "revision": "1.0.0"}
     return write_yaml(
         {
@@ -56,7 +50,7 @@ class OddEntry:
     """An entry of a git tree that no renderer writes.
 
     Attributes:
-        name: as it stands in the tree.
+        name: as written in the tree.
         mode: of the entry.
         content: of its blob, or of a symbolic link; the id of a submodule's commit, as bytes.
     """
@@ -68,7 +62,7 @@ class OddEntry:
 
 @dataclass(frozen=True, slots=True)
 class CommitPlan:
-    """How a state stands in git.
+    """How a state is written in git.
 
     Attributes:
         signer: whose key signs it; "moved" keeps the signature of the state as it was before `manifest` and
@@ -81,9 +75,9 @@ class CommitPlan:
         root: further entries of the tree.
         folder: further entries of the folder `deployments`, or others in place of those of the same name.
         documents_mode: mode of the documents.
-        reversed: the entries of the folder stand in the wrong order.
-        again: a trailer that stands a second time.
-        signatures: how often the signature stands in the commit.
+        reversed: the entries of the folder are in the wrong order.
+        again: a trailer that occurs a second time.
+        signatures: how often the commit has the signature.
     """
 
     signer: Literal["renderer", "stranger", "nobody", "moved"] = "renderer"
@@ -102,14 +96,14 @@ class CommitPlan:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """What a device shall run, as it is offered.
+    """What a device is to run, as it is offered.
 
     Attributes:
         version: that it says it has.
         manifest: its bytes.
         documents: what is served, by deployment id; with a flaw, not what the manifest lists.
         bundle: what is served as the bundle; None where there is none.
-        commit: how it stands in git.
+        commit: how it is written in git.
     """
 
     version: int
@@ -130,13 +124,7 @@ class State:
 
 
 def manifest_fields(version: int, documents: Mapping[str, bytes], bundle: bytes | None = None) -> dict[str, Json]:
-    """Return the fields of a sound manifest, to be written or changed.
-
-    Args:
-        version: the manifest's version.
-        documents: by deployment id.
-        bundle: the archive; None for the one of these documents.
-    """
+    """Return the fields of a sound manifest, to be written or changed; arguments as for `make_state`."""
     archive = bundle if bundle is not None else write_bundle(documents) if documents else b""
     reference: Json = None
     if documents:

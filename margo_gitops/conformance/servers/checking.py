@@ -38,11 +38,7 @@ class NotApplicable(CheckEnded):
 
 
 def expect(holds: bool, otherwise: str) -> None:
-    """Check that something holds.
-
-    Raises:
-        CheckFailed: it does not.
-    """
+    """Check that something holds (CheckFailed: it does not)."""
     if not holds:
         raise CheckFailed(otherwise)
 

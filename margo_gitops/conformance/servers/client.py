@@ -27,7 +27,7 @@ class ServerTarget:
     """A server, and the device that asks it.
 
     Attributes:
-        url: of the repository, or what stands before /api/v1/deployments.
+        url: of the repository, or what comes before /api/v1/deployments.
         device: id of the device.
         token: its access token; empty where a certificate identifies it.
         other_device: id of a device that the credentials are not for; empty for none.
@@ -61,13 +61,16 @@ class ServerTarget:
             address = urlsplit(self.url)
             port_is_one = address.port != 0
         except ValueError:
-            raise _refused("the URL is none", "give https://host/path") from None
+            raise _refused("the URL cannot be read", "give https://host/path") from None
         if address.scheme not in ("http", "https") or not address.hostname or not port_is_one:
-            raise _refused("the URL is none of http or https", "give https://host/path")
+            raise _refused("the URL is not one of http or https", "give https://host/path")
         if address.username or address.password:
             raise _refused("the URL holds credentials", "put the token into a file, and name it with --token-file")
         if address.query or address.fragment:
-            raise _refused("the URL has a query or a fragment", "give what stands before the API, or the repository")
+            raise _refused(
+                "the URL has a query or a fragment",
+                "give the URL of the repository, or what comes before /api/v1/deployments",
+            )
         for device in (self.device, self.other_device):
             if device and not is_device_id(device):
                 raise _refused(f"{device[:80]!r} is no device id", "give the id as the fleet repo names it")
@@ -129,7 +132,7 @@ class Reply:
     seconds: float
 
     def header(self, name: str) -> str:
-        """Return a header; empty where there is none."""
+        """Return a header; empty if it is missing."""
         return self.headers.get(name.lower(), "")
 
     @property
@@ -146,7 +149,7 @@ class Reply:
         """Return the body without its content coding.
 
         Raises:
-            ValueError: it is in a coding that nobody asked for, damaged, or too long.
+            ValueError: it is in a coding that was not asked for, damaged, or too long.
         """
         coding = self.header("content-encoding").lower() or "identity"
         if coding == "identity":
@@ -192,7 +195,7 @@ class RawClient:
         Args:
             method: such as GET.
             path: the target, from the host on; sent as it is.
-            headers: besides Host, Authorization and lengths.
+            headers: without Host, Authorization and lengths.
             body: what is sent; None for nothing.
             token: another token than the device's; empty for no Authorization at all.
 

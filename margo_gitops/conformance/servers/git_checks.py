@@ -132,7 +132,7 @@ def _sound_pack(session: GitSession) -> None:
     expect(found.version == 2, f"the pack is of version {found.version}")
     odd = set(found.kinds) - {COMMIT, TREE, BLOB, OFS_DELTA, REF_DELTA}
     expect(not odd, f"the pack holds objects of the types {sorted(odd)}")
-    expect(not found.missing, "the pack is thin though nobody asked for that")
+    expect(not found.missing, "the pack is thin although that was not asked for")
 
 
 def _leaves_out(session: GitSession) -> None:
@@ -270,7 +270,10 @@ def _freshness(session: GitSession) -> None:
     if len(names) > 1:
         raise CheckSkipped("several freshness refs are shown; see G-A-5")
     found = session.contents(session.fetch_one(next(iter(names.values()))))
-    expect(any(b"freshness.json" in content for kind, content in found.objects.values() if kind == TREE), "it is none")
+    expect(
+        any(b"freshness.json" in content for kind, content in found.objects.values() if kind == TREE),
+        "it has no freshness.json",
+    )
 
 
 _PROTOCOL: Final = "let the web server hand the header Git-Protocol on as GIT_PROTOCOL; git 2.18 or newer"
@@ -292,13 +295,13 @@ OFFERING: Final[tuple[Check[GitSession], ...]] = (
     Check("G-S-10", "what ls-refs answered can be fetched", _takes_the_answer),
     Check("G-S-11", "requests of 64 KiB, and chunked ones", _takes_large_requests, "raise the proxy's limit of bodies"),
     Check("G-S-11", "requests compressed by gzip, where they are taken", _takes_gzip),
-    Check("G-S-12", "each request stands alone", _needs_no_state),
+    Check("G-S-12", "each request is complete in itself", _needs_no_state),
     Check("G-S-13", "connections are kept", _keeps_connections, "turn keep-alive on, 60 seconds or longer"),
     Check("G-S-14", "an idle poll is answered by the one line and no more", _same_bytes),
     Check("G-S-16", "ls-refs may wait for a change", _waits),
     Check("G-S-18", "the object format is named", _names_format),
     Check("G-S-19", "another object format is refused", _refuses_other_format),
-    Check("G-S-20", "and the reason is told", _says_other_format, _MUTE),
+    Check("G-S-20", "and the server says why", _says_other_format, _MUTE),
     Check("G-X-2", "no tags are sent", _no_tags),
     Check("G-X-3", "nothing else is offered", _offers_no_more, "git config uploadpack.allowFilter false"),
     Check("G-X-6", "nobody can push", _takes_no_push, "git config http.receivepack false"),

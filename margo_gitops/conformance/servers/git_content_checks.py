@@ -48,7 +48,7 @@ def _tells_strangers_nothing(session: GitSession) -> None:
     for token in ("", _STRANGER):
         for reply in (session.advertisement(token=token), session.list_refs(session.ref, token=token)):
             expect(reply.status in (401, 403), f"a stranger is answered with {reply.status}")
-            expect(tip.encode() not in reply.body, "a stranger is told where the ref points")
+            expect(tip.encode() not in reply.body, "a stranger learns where the ref points")
             if reply.status == 401:
                 named = reply.header("www-authenticate").lower()
                 expect("basic" in named, f"401 names {named or 'nothing'} in WWW-Authenticate, and not Basic")
@@ -86,7 +86,8 @@ def _hides_objects(session: GitSession) -> None:
         reply = _asked(session, foreign)
         expect(not _has_pack(reply), "it sends a commit of another device")
         expect(
-            _alike(reply, foreign) == _alike(nowhere, session.nobody), "it answers otherwise than for what is nowhere"
+            _alike(reply, foreign) == _alike(nowhere, session.nobody),
+            "it answers differently for a commit that does not exist",
         )
 
 
@@ -172,7 +173,7 @@ class _Served:
 
     @property
     def manifest(self) -> bytes:
-        """The bytes of manifest.json; none where there is none."""
+        """The bytes of manifest.json; empty if it is missing."""
         return next((self.blobs.get(name, b"") for _, path, name in self.root if path == MANIFEST_NAME), b"")
 
     @property
@@ -292,7 +293,7 @@ def _trailers(session: GitSession) -> None:
 def _signed(session: GitSession) -> None:
     head = _served(session).head
     expect("\ngpgsig" in head, "the commit is not signed")
-    expect("BEGIN SSH SIGNATURE" in head, "the signature is none of an SSH key")
+    expect("BEGIN SSH SIGNATURE" in head, "the signature is not one of an SSH key")
 
 
 WRITTEN: Final[tuple[Check[GitSession], ...]] = (

@@ -46,12 +46,7 @@ class FetchAnswer:
 
 @dataclass(slots=True)
 class GitSession:
-    """Asks one git server.
-
-    Attributes:
-        target: the server and who asks.
-        client: sends requests.
-    """
+    """Asks one git server."""
 
     target: ServerTarget
     client: RawClient
@@ -84,19 +79,11 @@ class GitSession:
         return self.post(body, headers, token=token)
 
     def refs(self, *prefixes: str, token: str | None = None) -> dict[str, str]:
-        """Return id by ref.
-
-        Raises:
-            CheckFailed: the answer is none to `ls-refs`.
-        """
+        """Return id by ref (CheckFailed: it does not answer `ls-refs`)."""
         return read_refs(self.list_refs(*prefixes, token=token))
 
     def tip(self) -> str:
-        """Return the commit of the device's ref, asked for once.
-
-        Raises:
-            CheckSkipped: there is none.
-        """
+        """Return the commit of the device's ref, asked for once (CheckSkipped: there is no such ref)."""
         if not self._tip:
             try:
                 found = self.refs(self.ref)
@@ -123,38 +110,22 @@ class GitSession:
         return self.post(command_bytes("fetch", list(arguments), formats), token=token)
 
     def fetch_one(self, want: str, *more: str) -> FetchAnswer:
-        """Ask for one commit at depth 1, in the one form of the subset.
-
-        Raises:
-            CheckFailed: no pack comes.
-        """
+        """Ask for one commit at depth 1, in the one form of the subset (CheckFailed: no pack comes)."""
         return read_fetch(self.fetch("no-progress", "ofs-delta", "deepen 1", f"want {want}", *more, "done"))
 
     def state(self) -> PackContents:
-        """Return the objects of the device's state.
-
-        Raises:
-            CheckFailed: no sound pack comes.
-        """
+        """Return the objects of the device's state (CheckFailed: no sound pack comes)."""
         return self.contents(self.fetch_one(self.tip()))
 
     def contents(self, answer: FetchAnswer) -> PackContents:
-        """Return the objects of an answer.
-
-        Raises:
-            CheckFailed: it holds no sound pack.
-        """
+        """Return the objects of an answer (CheckFailed: it holds no sound pack)."""
         try:
             return read_pack(answer.pack, self.object_format)
         except PackMalformed as error:
             raise CheckFailed(str(error)) from error
 
     def others(self) -> list[str]:
-        """Return commits of other devices, as far as they can be learnt.
-
-        Raises:
-            CheckSkipped: none is known.
-        """
+        """Return commits of other devices, as far as they can be learnt (CheckSkipped: none is known)."""
         target = self.target
         found = self.refs(DEVICE_REFS)
         if target.other_token:
@@ -166,11 +137,7 @@ class GitSession:
 
 
 def lines_of(reply: Reply) -> list[bytes]:
-    """Return the packets of an answer.
-
-    Raises:
-        CheckFailed: it is not 200, or holds something else.
-    """
+    """Return the packets of an answer (CheckFailed: it is not 200, or holds something else)."""
     expect(reply.status == 200, f"the answer is {reply.status}")
     try:
         return packets(reply.body)
@@ -179,11 +146,7 @@ def lines_of(reply: Reply) -> list[bytes]:
 
 
 def read_refs(reply: Reply) -> dict[str, str]:
-    """Return id by ref.
-
-    Raises:
-        CheckFailed: the answer is none to `ls-refs`.
-    """
+    """Return id by ref (CheckFailed: it does not answer `ls-refs`)."""
     found = lines_of(reply)
     expect(bool(found) and found[-1] == FLUSH, "the answer does not end with a flush packet")
     refs = {}
@@ -205,11 +168,7 @@ def error_of(reply: Reply) -> str:
 
 
 def read_fetch(reply: Reply) -> FetchAnswer:
-    """Return the parts of an answer to `fetch`.
-
-    Raises:
-        CheckFailed: it is none, or an error.
-    """
+    """Return the parts of an answer to `fetch` (CheckFailed: it is an error, or something else)."""
     found = lines_of(reply)
     said = error_of(reply)
     expect(not said, f"the server says: {shown(said)}")

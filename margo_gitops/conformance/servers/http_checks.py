@@ -141,7 +141,7 @@ def _compresses_soundly(session: HttpSession) -> None:
         if not packed.header("content-encoding"):
             continue
         compressed = True
-        expect(not plain.header("content-encoding"), "it compresses though nobody asked for it")
+        expect(not plain.header("content-encoding"), "it compresses although that was not asked for")
         expect(_content(packed) == plain.body, "compressed, it is another content")
         tags = {each.header("etag").removeprefix("W/") for each in (plain, packed)}
         expect(len(tags) == 1, f"compressed, it has another tag: {', '.join(sorted(tags))}")
@@ -205,7 +205,7 @@ def _refuses_strangers(session: HttpSession) -> None:
         answers = [session.get(path, {"Accept": MANIFEST_MEDIA_TYPE}, token=token) for path in paths]
         for reply in answers:
             expect(reply.status in (401, 403), f"a stranger is answered with {reply.status}")
-        expect(len({each.body for each in answers}) == 1, "a stranger is told different things by different paths")
+        expect(len({each.body for each in answers}) == 1, "a stranger gets different answers from different paths")
 
 
 def _other_methods(session: HttpSession) -> None:

@@ -21,12 +21,7 @@ ACCEPTED: Final = {"Accept": MANIFEST_MEDIA_TYPE}
 
 @dataclass(slots=True)
 class HttpSession:
-    """Asks one server of the Margo API.
-
-    Attributes:
-        target: the server and who asks.
-        client: sends requests.
-    """
+    """Asks one server of the Margo API."""
 
     target: ServerTarget
     client: RawClient
@@ -51,11 +46,7 @@ class HttpSession:
         return self.get(self.deployments, {**ACCEPTED, **more}, token=token)
 
     def manifest(self) -> StateManifest:
-        """Return the manifest, asked for once.
-
-        Raises:
-            CheckSkipped: there is none that can be read.
-        """
+        """Return the manifest, asked for once (CheckSkipped: none can be read)."""
         if self._manifest is None:
             try:
                 self._manifest = read_manifest(self.get_manifest())
@@ -64,11 +55,7 @@ class HttpSession:
         return self._manifest
 
     def first(self) -> DeploymentReference:
-        """Return the first deployment of the manifest.
-
-        Raises:
-            CheckSkipped: the device runs nothing.
-        """
+        """Return the first deployment of the manifest (CheckSkipped: the device runs nothing)."""
         listed = self.manifest().deployments
         if not listed:
             raise CheckSkipped("the device has no deployment: check with one that has")
@@ -97,11 +84,7 @@ class HttpSession:
 
 
 def read_manifest(reply: Reply) -> StateManifest:
-    """Return the manifest in an answer.
-
-    Raises:
-        CheckFailed: it is none.
-    """
+    """Return the manifest in an answer (CheckFailed: it is not one)."""
     expect(reply.status == 200, f"the manifest is answered with {reply.status}")
     try:
         return read_as(StateManifest, read_source(reply.content(), MANIFEST_FILE))
@@ -112,16 +95,12 @@ def read_manifest(reply: Reply) -> StateManifest:
 
 
 def unknown_id() -> str:
-    """Return the id of a deployment that nobody has."""
+    """Return the id of a deployment that does not exist."""
     return str(uuid.uuid4())
 
 
 def check_problem(reply: Reply) -> None:
-    """Check that an answer is a problem document (RFC 9457).
-
-    Raises:
-        CheckFailed: it is none.
-    """
+    """Check that an answer is a problem document by RFC 9457 (CheckFailed: it is not one)."""
     expect(reply.media_type == "application/problem+json", f"{reply.status} comes as {reply.media_type or 'nothing'}")
     try:
         document = json.loads(reply.content())
