@@ -2,12 +2,12 @@
 
 How the promises of `applier` are kept:
 
-APPLIER-1  `prepare` unpacks into a new revision, lets Compose check it, and pulls images by the engine's own command.
-APPLIER-2  Containers carry the workload's digest; if all of them run with it, nothing is called.
-APPLIER-3  The last good revision stays on disk until a new one runs; it is started again when that one does not.
-APPLIER-4  Only projects whose containers carry this device's label are touched; labels suffice to remove them.
-APPLIER-5  Compose holds the applier's lock while it lives, so a restarted agent waits for what a killed one began.
-APPLIER-6  `observe` is one question to the engine.
+APPLIER-1: `prepare` unpacks into a new revision, lets Compose check it, and pulls images by the engine's own command.
+APPLIER-2: Containers carry the workload's digest; if all of them run with it, nothing is called.
+APPLIER-3: The last good revision stays on disk until a new one runs; it is started again when that one does not.
+APPLIER-4: Only projects whose containers carry this device's label are touched; labels suffice to remove them.
+APPLIER-5: Compose holds the applier's lock while it lives, so a restarted agent waits for what a killed one began.
+APPLIER-6: `observe` is one question to the engine.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class FolderTarget:
         with _disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
             self._refuse_foreign()
-            # Not `take_lock`, which writes into the file: a run with nothing new writes nothing.
+            # Without a name in it: a run with nothing new writes nothing.
             try:
                 held = take_lock(self._folder / LOCK_FILE, mode=0o644, named=False)
             except LockTaken as error:
