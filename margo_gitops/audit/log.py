@@ -79,7 +79,7 @@ class HistoryLog:
             deployment: only what concerns this deployment; None: all.
 
         Raises:
-            StateTampered: an object is missing or none that a renderer wrote; `audit verify` says more.
+            StateTampered: an object is missing or not one that a renderer wrote; `audit verify` says more.
         """
         refs = self.objects.refs()
         self._adoptions = adoptions(self.objects, refs, client_of(device) if device is not None else None)
@@ -138,7 +138,7 @@ def _is_deployment(path: str) -> bool:
 
 
 def read_deployment(content: bytes, path: str) -> ApplicationDeployment | None:
-    """Return a deployment document; None where it is none."""
+    """Return a deployment document; None where it is something else."""
     try:
         return read_as(ApplicationDeployment, read_source(content, path))
     except (UnreadableDocument, InvalidDocument):
@@ -146,7 +146,7 @@ def read_deployment(content: bytes, path: str) -> ApplicationDeployment | None:
 
 
 def names_of(document: ApplicationDeployment | None, path: str) -> tuple[str, str]:
-    """Return a deployment's name and device; its file where it is none."""
+    """Return a deployment's name and device; its file where it is something else."""
     return (document.metadata.name, document.metadata.device_id or "") if document else (path, "")
 
 

@@ -108,7 +108,7 @@ class Checkpoint:
         return commit if isinstance(commit, str) and is_object_id(commit) else None
 
     def write(self, commit: str) -> None:
-        """Remember a commit; a cache that cannot be written is none, and no reason to fail."""
+        """Remember a commit; a cache that cannot be written is not a reason to fail."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self.path, write_json({"verified": commit}) + b"\n")

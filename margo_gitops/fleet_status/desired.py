@@ -59,14 +59,14 @@ class DesiredReader:
         """Return what a device's tree says.
 
         Raises:
-            StateTampered: it is none that a renderer writes.
+            StateTampered: no renderer writes such a tree.
         """
         held = DeviceTree(self.objects, tree)
         version, ids = _manifest(tree, held.manifest)
         return Desired(version, {each: held.files.get(deployment_path(each)) for each in ids})
 
     def named(self, blob: str) -> NamedDeployment | None:
-        """Return what a deployment document is called; None where it is none.
+        """Return what a deployment document is called; None where it is something else.
 
         Raises:
             StateTampered: the blob is missing.

@@ -166,7 +166,7 @@ class StatusReader:
             )
         if missing := sorted(wanted.sites - {_site(place) for place in places.values()}):
             raise StatusUnusable(
-                f"{missing[0]} is no site where a device of this fleet stands",
+                f"{missing[0]} is not the site of any device of this fleet",
                 remedy="list them: margo-gitops status",
             )
         if wanted.labels:

@@ -1,6 +1,6 @@
 """A fleet's status for a terminal: counts by site, what is stuck and why, then the devices.
 
-Five devices or five thousand: the first two parts stay short, because the same failure is told once with the number of
+Five devices or five thousand: the first two parts stay short, because the same failure is shown once with the number of
 devices; the third has the most urgent devices first, and is cut unless somebody asks for the details.
 """
 

@@ -33,7 +33,7 @@ class StatusWatch:
     stop: Event
 
     def changes(self) -> Iterator[FleetStatus | MargoGitopsError]:
-        """Yield a status, or the error that stands in its way, each time that another one is to be shown.
+        """Yield a status, or the error that prevents it, each time that another one is to be shown.
 
         Raises:
             MargoGitopsError: there is no state repo to begin with.

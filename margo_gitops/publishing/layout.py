@@ -30,11 +30,11 @@ MANIFESTS: Final = "manifests"
 MANIFEST_LINK: Final = f"{DEPLOYMENTS}/manifest"
 
 FRESHNESS: Final = FRESHNESS_PATH.removeprefix("/")
-"""Below a device's folder; the one resource besides the manifest that changes (docs/freshness.md)."""
+"""Below a device's folder; next to the manifest the one resource that changes (docs/freshness.md)."""
 
 MANIFEST_CACHING: Final = "private, no-cache"
 OBJECT_CACHING: Final = "private, max-age=31536000, immutable"
-"""Content that is named by its digest may be kept for ever, by the device alone (Margo desired state, caching)."""
+"""Content that is named by its digest may be kept permanently, by the device alone (Margo desired state, caching)."""
 
 MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
 _BOUNDS: Final = Bounds(size=MAX_MANIFEST_BYTES, nodes=1_000_000)

@@ -142,7 +142,7 @@ def _state(view: StateView, device: str) -> tuple[DeviceState, ManifestContent]:
         return state, read_manifest(state.manifest, f"{device}: {MANIFEST_FILE}")
     except (InvalidDocument, UnreadableDocument) as error:
         raise StateTampered(
-            f"the state repo's manifest of {device} is none", device=device, why=[str(error)]
+            f"the state repo's manifest of {device} cannot be read", device=device, why=[str(error)]
         ) from error
 
 

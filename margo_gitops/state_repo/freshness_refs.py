@@ -67,7 +67,7 @@ class Renewal:
         key: signs it.
         issued: the time, with a time zone.
         valid_for: how long it may be believed.
-        signers: who must have signed the state that it speaks of (STATEMENT-5); None: nobody need have.
+        signers: who must have signed the state that it speaks of (STATEMENT-5); None: a signature is not demanded.
     """
 
     key: SigningKey
@@ -194,7 +194,7 @@ def renew(repo: StateRepo, values: Mapping[str, str], renewal: Renewal) -> Renew
     pack = ObjectPack()
     renewed = add_statement(pack, held_leaves(repo, values), fleet, tip, renewal, values)
     repo.write(pack)
-    # The branch itself is compared too: a statement about a state that was replaced meanwhile is none.
+    # The branch itself is compared too: a statement about a state that was replaced meanwhile proves nothing.
     repo.refs.move({FLEET_REF: tip, **renewed.moves}, values)
     return renewed
 

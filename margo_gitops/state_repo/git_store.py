@@ -116,7 +116,7 @@ class GitStore:
             raise bad_object(name, str(error)) from error
 
     def links(self, name: str) -> CommitLinks:
-        """Return where a commit leads to, whoever wrote it.
+        """Return where a commit leads to, no matter who wrote it.
 
         Raises:
             StateTampered: as `read`, or it is no commit.

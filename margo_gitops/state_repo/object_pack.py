@@ -25,7 +25,7 @@ _TYPES = {COMMIT: 1, TREE: 2, BLOB: 3}
 class ObjectPack:
     """Collects objects, and writes those that are not known to be in the repository.
 
-    An object that stands in two packs does no harm but cost space, so only what is cheaply known is left out: asking
+    An object that is in two packs only costs space, so only what is cheaply known is left out: asking
     libgit2 for each object of a first render takes as long as compressing it.
     """
 

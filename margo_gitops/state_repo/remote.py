@@ -134,7 +134,7 @@ class RemoteState:
         said = result.stdout + result.stderr
         if re.search(rf"{FRESHNESS_REFS}.*\[remote rejected\] \((non-fast-forward|deletion prohibited)", said):
             raise StateUnreachable(
-                f"{self.url} lets nobody replace {FRESHNESS_REFS}*: nothing was changed there",
+                f"{self.url} does not let you replace {FRESHNESS_REFS}*: nothing was changed there",
                 why=last_lines(said),
                 remedy="allow force pushes and deletions there, and only there (docs/freshness.md, On a git server)",
             )
@@ -193,7 +193,7 @@ def run_git(
     Args:
         arguments: of git.
         seconds: how long it may take.
-        variables: set besides.
+        variables: set in addition.
         given: its standard input.
 
     Raises:

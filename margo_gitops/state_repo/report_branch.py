@@ -47,7 +47,7 @@ class ReportKey:
 
     @property
     def path(self) -> tuple[str, ...]:
-        """Where it stands in the branch."""
+        """Its place in the branch."""
         client = encode_device_id(self.client)
         name = encode_device_id(self.name) if self.kind == "capabilities" else self.name.lower()
         return bucket_of(self.client), client, self.kind, f"{name}.json"

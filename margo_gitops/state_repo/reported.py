@@ -1,6 +1,6 @@
 """What devices reported, read from `refs/heads/reports`: as it is at a commit, and how it came to be.
 
-The branch is written by the server alone, from validated documents; whoever can write to the repository could write
+The branch is written by the server alone, from validated documents; anyone who can write to the repository could write
 anything, so content is read with bounds and what is no report is left out here, and named by `audit verify`.
 """
 
@@ -186,7 +186,7 @@ class Reports:
         ]
 
     def status(self, blob: str) -> ReportedStatus | None:
-        """Return the status in a blob; None where it is none.
+        """Return the status in a blob; None where it is something else.
 
         Raises:
             StateTampered: the blob is missing.
@@ -210,7 +210,7 @@ class Reports:
             if was == now:
                 continue
             path = prefix + name.decode("utf-8", "backslashreplace")
-            # The server writes four levels; a deeper folder is told as one path, never descended into.
+            # The server writes four levels; a deeper folder is one path, and is not read.
             if mode == FOLDER_MODE and depth < _LEVELS:
                 yield from self._differing(was, now, f"{path}/", depth + 1)
             else:
@@ -236,7 +236,7 @@ def key_of(path: str) -> ReportKey | None:
 
 
 def read_status(content: bytes) -> ReportedStatus | None:
-    """Return the status in a document that a server wrote; None where it is none."""
+    """Return the status in a document that a server wrote; None where it is something else."""
     document = _json(content)
     if not isinstance(document, dict):
         return None

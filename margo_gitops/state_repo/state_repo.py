@@ -94,7 +94,7 @@ class StateRepo:
             raise StateRepoUnusable(f"there is no state repo at {folder}", why=[str(error)], remedy=remedy) from error
         if not repository.is_bare:
             raise StateRepoUnusable(
-                f"{folder} has a work tree: a state repo is bare, because nobody edits it",
+                f"{folder} has a work tree: a state repo is bare, because only the renderer writes it",
                 remedy="name another folder with --state",
             )
         return cls(Path(repository.path))

@@ -207,7 +207,7 @@ def _parse_options(text: str, column: int) -> dict[str, str]:
         if option is None or value is None or not value.startswith('="') or value == '=""':
             raise _Misfit(f"the option {name} needs a value in double quotes", column + at, _HOW)
         if name in options:
-            raise _Misfit(f"the option {name} stands twice", column + at)
+            raise _Misfit(f"the option {name} is there twice", column + at)
         options[name] = value[2:-1]
         at = option.end()
     if text.endswith(","):

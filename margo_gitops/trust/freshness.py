@@ -1,6 +1,6 @@
 """Is what this device holds still the newest? Judged from a signed statement with an expiry: pure, the clock handed in.
 
-Without it, whoever controls the way to the state repo can show a device nothing new for ever (freeze attack), and the
+Without it, an attacker between device and state repo can hide every new state (freeze attack), and the
 device cannot tell that from a quiet week. The rules, in their order:
 
 FRESH-1  A proof has at most 1 MiB, is JSON that follows its contract, and so is the statement in it.
@@ -179,7 +179,7 @@ def read_statement(content: bytes, file: str = FRESHNESS_FILE) -> tuple[Freshnes
         statement = read(FreshnessStatement, read_json(proof.statement.encode(), f"{file}: statement", _BOUNDS))
     except (UnreadableDocument, InvalidDocument) as error:
         raise FreshnessInvalid(
-            f"the proof of freshness is none: {error.what}", where=error.where, why=error.why, remedy=_TAMPERED
+            f"the proof of freshness cannot be read: {error.what}", where=error.where, why=error.why, remedy=_TAMPERED
         ) from error
     return proof, statement
 
@@ -277,8 +277,8 @@ def assess(freshness: Freshness | None, state: HeldVersion | None, now: datetime
             remedy="find out who wrote two states of one version; then render again",
         )
     if now + CLOCK_TOLERANCE < freshness.issued:
-        # Without the time itself: what is told again and again must stay the same.
-        text = f"this device's clock stands before {freshness.statement.issued}, when the statement was issued"
+        # Without the time itself: a message that repeats must stay the same.
+        text = f"this device's clock is before {freshness.statement.issued}, when the statement was issued"
         return Assessment("clock-suspect", text)
     if now >= freshness.expires:
         return Assessment("expired", f"the statement expired {freshness.statement.expires}")

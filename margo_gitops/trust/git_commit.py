@@ -5,9 +5,9 @@ COMMIT-2  Its headers are one `tree`, any number of `parent`, one `author`, one 
           others.
 COMMIT-3  At most one signature, in `gpgsig`; each further line of it starts with a space. No other `gpgsig...` header.
 COMMIT-4  The signature covers every byte of the commit except that header.
-COMMIT-5  Trailers are the last paragraph of the message, if a blank line stands before it and every line in it is a
+COMMIT-5  Trailers are the last paragraph of the message, if a blank line is before it and every line in it is a
           trailer.
-COMMIT-6  No trailer stands twice, whatever the case of its name: two readers could otherwise believe two values.
+COMMIT-6  No trailer is there twice, whatever the case of its name: two readers could otherwise believe two values.
 
 Git is laxer in each of these. Whatever passes here, git reads the same way.
 """
@@ -44,7 +44,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 @dataclass(frozen=True, slots=True)
 class Ident:
-    """Who, and when (git's word for what stands behind `author` and `committer`).
+    """Who, and when (git's word for what is behind `author` and `committer`).
 
     Attributes:
         name: a person or program; without `<`, `>` and line ends.
@@ -208,13 +208,13 @@ def parse_trailers(message: str) -> Mapping[str, str]:
     """Return the trailers of a commit message, in order (COMMIT-5); folded lines are joined by a space.
 
     Raises:
-        ValueError: a trailer stands twice (COMMIT-6).
+        ValueError: a trailer is there twice (COMMIT-6).
     """
     trailers: dict[str, str] = {}
     seen: set[str] = set()
     for key, value in trailer_lines(message):
         if key.lower() in seen:
-            raise ValueError(f"the trailer {key} stands twice")
+            raise ValueError(f"the trailer {key} is there twice")
         seen.add(key.lower())
         trailers[key] = value
     return MappingProxyType(trailers)
@@ -250,10 +250,10 @@ def format_trailers(trailers: Mapping[str, str]) -> str:
 
     Raises:
         ValueError: a name that git does not take for a trailer's, a value that is empty or more than one plain line, or
-            a name that stands twice in different case.
+            a name that is there twice in different case.
     """
     if len({key.lower() for key in trailers}) != len(trailers):
-        raise ValueError("a trailer stands twice")
+        raise ValueError("a trailer is there twice")
     for key, value in trailers.items():
         if not _TRAILER_KEY.fullmatch(key):
             raise ValueError(f"{key!r} is no name of a trailer")

@@ -72,7 +72,7 @@ def tree_bytes(entries: Iterable[TreeEntry]) -> bytes:
     """Return the content of the tree that holds `entries`, in git's order, whatever order they come in.
 
     Raises:
-        ValueError: a name that no file can have, a name that stands twice, another mode, or an id that is none.
+        ValueError: a name that no file can have, a name that is there twice, another mode, or a text that is not an id.
     """
     # Git sorts a folder as if its name ended in a slash.
     ordered = sorted(entries, key=lambda entry: entry.name + b"/" if entry.mode == FOLDER_MODE else entry.name)
@@ -91,7 +91,7 @@ def _check_entry(entry: TreeEntry, names: set[bytes]) -> None:
     if entry.name.lower() in _FORBIDDEN_NAMES or b"/" in entry.name or b"\0" in entry.name:
         raise ValueError(f"{entry.name!r} is no name of a file")
     if entry.name in names:
-        raise ValueError(f"the name {entry.name!r} stands twice")
+        raise ValueError(f"the name {entry.name!r} is there twice")
     if not is_object_id(entry.id):
         raise ValueError(f"{entry.id!r} is no object id")
 

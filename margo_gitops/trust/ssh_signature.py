@@ -1,8 +1,8 @@
 """SSH signatures as git and `ssh-keygen -Y` make them (OpenSSH PROTOCOL.sshsig).
 
-SSHSIG-1  The armor is one block, BEGIN line to END line, of canonical base64; nothing stands before or after it.
+SSHSIG-1  The armor is one block, BEGIN line to END line, of canonical base64; there is nothing before or after it.
 SSHSIG-2  The blob is version 1 with an empty reserved field and ends where its last field ends.
-SSHSIG-3  The namespace is the expected one: a signature over a file is none over a commit.
+SSHSIG-3  The namespace is the expected one: a signature over a file does not count for a commit.
 SSHSIG-4  The message is hashed with sha256 or sha512.
 SSHSIG-5  The key signs with an algorithm of its type; RSA never with SHA-1.
 SSHSIG-6  The signature covers magic, namespace, reserved field, hash name and message hash.

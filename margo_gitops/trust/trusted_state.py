@@ -18,7 +18,7 @@ TRUST-9   The deployments are exactly the ones the manifest lists. [ContentMisma
 TRUST-10  Each has the digest the manifest states for it; `sizeBytes` is advisory (Margo desired state, digests).
           [DigestMismatch]
 TRUST-11  With a commit, the bundle's digest is that of the bundle written from these deployments. Without, the bundle
-          may be another server's archive of the same files: whoever downloads it checks it. [DigestMismatch]
+          may be another server's archive of the same files: the device checks it after a download. [DigestMismatch]
 TRUST-12  Each deployment follows its contract, and its id is the listed one, whatever the case. [StateDocumentInvalid]
 TRUST-13  Each is for this device: its `deviceId` is the device, or a child of it (`device/...`, also `device/*`).
           Older shapes of the standard have no `deviceId` and mean the client itself. [ForeignDevice]
@@ -227,7 +227,7 @@ def _check_tree(snapshot: Snapshot, commit: GitCommit | None) -> None:
 
 
 def _check_signature(commit: GitCommit | None, signers: AllowedSigners | None) -> str | None:
-    """TRUST-4. Returns who signed; None where nobody asks."""
+    """TRUST-4. Returns who signed; None where no signer is demanded."""
     if signers is None:
         return None
     if commit is None or commit.signature is None:

@@ -12,7 +12,7 @@ from forging import DEVICES
 from margo_gitops.audit.verify.verification import AuditFinding
 from margo_gitops.digests import sha256
 from margo_gitops.documents.json_text import write_json
-from margo_gitops.rendering.desired_state import manifest
+from margo_gitops.documents.manifest import write_manifest
 
 SET_P = 1
 """The commit that is forged: `Set p`, which changes every device."""
@@ -61,7 +61,7 @@ def test_the_same_blob_with_a_manifest_that_fits_it(world: World):
     path = document(world, commit)
     forged = content(world, commit, path).replace(b"value: one", b"value: two")
     name = path.rpartition("/")[2].removesuffix(".yaml")
-    written = manifest(2, {name: forged})
+    written = write_manifest(2, {name: forged})
     forger.put(commit, {path: forged, "devices/north/a/manifest.json": written})
     mine = forger.commit_of("a", commit)
     forger.put(mine, {f"deployments/{name}.yaml": forged, "manifest.json": written})
@@ -73,8 +73,8 @@ def test_the_same_blob_with_a_manifest_that_fits_it(world: World):
 @pytest.mark.parametrize(
     ("path", "what"),
     [
-        ("devices/north/a/more.txt", "none that a render writes"),
-        ("devices/north/zz/manifest.json", "none of the fleet commit's"),
+        ("devices/north/a/more.txt", "no render writes this file"),
+        ("devices/north/zz/manifest.json", "the fleet commit has no such device"),
         ("README", "no render writes"),
     ],
 )
@@ -153,7 +153,7 @@ def test_a_trailer_that_stands_twice(world: World):
     renamed = forger.write()
     found = first(world)
     assert found.commit == renamed[commit]
-    assert "stands twice" in found.what
+    assert "is there twice" in found.what
 
 
 @pytest.mark.parametrize("version", [1, 3, 7])
@@ -402,7 +402,7 @@ def of_another_version(world: World, *, sound: bool) -> dict[str, str]:
     forged = content(world, commit, path).replace(b"value: one", b"value: two")
     name = path.rpartition("/")[2].removesuffix(".yaml")
     old = content(world, commit, "devices/north/a/manifest.json")
-    written = manifest(2, {name: forged}) if sound else old
+    written = write_manifest(2, {name: forged}) if sound else old
     forger.put(commit, {path: forged, "devices/north/a/manifest.json": written})
     mine = forger.commit_of("a", commit)
     forger.put(mine, {f"deployments/{name}.yaml": forged, "manifest.json": written})

@@ -110,7 +110,7 @@ def test_a_report_of_somebody_whom_the_commit_does_not_name(world: World, report
 @pytest.mark.parametrize("content", [b"{}", b"[", b'{"deploymentId":"x","status":{"state":"installed"}}'])
 def test_a_report_about_something_else_than_its_path_says(world: World, reporter: Reporter, content: bytes):
     reporter.commit({ReportKey("a", "status", reporter.deployments("a")[0]): content}, "a")
-    assert forged(world).what == "the report is none, or about something else than its path says"
+    assert forged(world).what == "this is not a report, or it is about something else than its path says"
 
 
 def test_capabilities_of_another_device(world: World, reporter: Reporter):

@@ -179,4 +179,4 @@ def test_a_watch_shows_changes_and_ends_cleanly(watching: subprocess.Popen[str],
 def test_a_site_that_nobody_knows_is_not_as_desired(rendered: Path):
     done = margo_gitops("status", "--site", "nroth", "--state-repo", "state.git", cwd=rendered)
     assert done.code == 2, done
-    assert "nroth is no site where a device of this fleet stands" in done.stderr
+    assert "nroth is not the site of any device of this fleet" in done.stderr

@@ -224,7 +224,7 @@ class TestOnAGitServer:
         before = plant.refs()
         done = plant.renew("--valid-for", "36h")
         assert done.code == 3, done
-        assert "lets nobody replace refs/heads/freshness/*" in done.stderr
+        assert "does not let you replace refs/heads/freshness/*" in done.stderr
         assert plant.refs() == before
 
     @pytest.mark.parametrize("plant", ["remote"], indirect=True)

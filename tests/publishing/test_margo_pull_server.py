@@ -17,8 +17,7 @@ from support.fleet import FleetFolder
 from support.pull_script import SHELLS, Device, small_device
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.manifest import write_bundle
-from margo_gitops.rendering.desired_state import manifest
+from margo_gitops.documents.manifest import write_bundle, write_manifest
 from margo_gitops.rendering.resolution import deployment_id
 
 pytestmark = pytest.mark.real
@@ -68,7 +67,7 @@ class Server:
         if documents:
             bundle = write_bundle(documents)
             self.resources[f"/api/v1/bundles/{sha256(bundle)}"] = bundle
-        self.resources[MANIFEST] = manifest(version, documents)
+        self.resources[MANIFEST] = write_manifest(version, documents)
 
     def reports(self) -> list[dict]:
         return [json.loads(body) for method, _, body in self.asked if method == "POST"]

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from support.fleet import FleetFolder, Held, documents, parameter, values
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.manifest import write_bundle
+from margo_gitops.documents.manifest import write_bundle, write_manifest
 from margo_gitops.errors import StateTampered
-from margo_gitops.rendering.desired_state import MAX_MANIFEST_VERSION, desired_state, manifest
+from margo_gitops.rendering.desired_state import MAX_MANIFEST_VERSION, desired_state
 from margo_gitops.rendering.resolution import deployment_id
 
 
@@ -192,7 +192,7 @@ def test_what_was_before_must_be_a_manifest_of_a_renderer(content: bytes):
 
 def test_a_version_that_cannot_be_raised_is_an_error_and_no_overflow():
     class Last:
-        manifest = manifest(MAX_MANIFEST_VERSION, {deployment_id("f", "a", "web"): b""})
+        manifest = write_manifest(MAX_MANIFEST_VERSION, {deployment_id("f", "a", "web"): b""})
 
         def deployment(self, _deployment_id: str) -> None:
             return None

@@ -134,7 +134,7 @@ def test_every_line_that_names_the_key_gives_its_reason():
         (f'ada namespaces="git {KEY}', 4, "not closed"),
         (f"ada namespaces=git {KEY}", 5, "needs a value in double quotes"),
         (f'ada namespaces="" {KEY}', 5, "needs a value in double quotes"),
-        (f'ada namespaces="git",namespaces="file" {KEY}', 22, "stands twice"),
+        (f'ada namespaces="git",namespaces="file" {KEY}', 22, "is there twice"),
         (f'ada namespaces="git", {KEY}', 22, "behind the last comma"),
         (f'ada ,namespaces="git" {KEY}', 5, "no option that is known"),
         (f'ada namespaces="git",no-touch-required {KEY}', 22, "no option that is known"),

@@ -61,7 +61,7 @@ def test_any_commit_is_read_as_it_was_built_and_dulwich_agrees(parents, author, 
     raw = build_commit(TREE_ID, parents, author, committer, message)
     reason = reason_against(raw)
     if reason is not None:
-        assert "stands twice" in reason  # the message happened to repeat a trailer
+        assert "is there twice" in reason  # the message happened to repeat a trailer
         return
     commit = parse_commit(raw)
     assert (commit.tree, commit.parents, commit.message) == (TREE_ID, tuple(parents), message)
@@ -193,7 +193,7 @@ def test_a_folded_trailer_is_one_line():
 
 @pytest.mark.parametrize("again", ["Device", "device", "DEVICE"])
 def test_a_trailer_that_stands_twice_is_refused(again):
-    with pytest.raises(ValueError, match="stands twice"):
+    with pytest.raises(ValueError, match="is there twice"):
         parse_trailers(f"title\n\nDevice: a\n{again}: b\n")
 
 
@@ -282,7 +282,7 @@ def test_whatever_trailers_we_read_git_reads_too(tmp_path_factory, lines):
     try:
         ours = parse_trailers(message)
     except ValueError:
-        return  # a trailer stands twice
+        return  # a trailer is there twice
     if ours:
         folder = Git(tmp_path_factory.getbasetemp())
         parsed = folder.run("interpret-trailers", "--parse", "--no-divider", content=message)

@@ -1,7 +1,7 @@
 """Check an evidence file with nothing but a list of signers; pure.
 
 EVIDENCE-1  The file is one DSSE envelope in its one spelling, signed with an ed25519 key that the list has for
-            `margo-gitops-evidence` at the time of the export; nobody else signed it.
+            `margo-gitops-evidence` at the time of the export; it has no other signature.
 EVIDENCE-2  The payload is an in-toto statement (v1) of this predicate type, with no field that is not known.
 EVIDENCE-3  Every object's bytes have the object's id, and every object is needed: there is room for nothing else.
 EVIDENCE-4  The device commit, and both commits of the branch `fleet`, are signed by keys that the list has for `git`
@@ -69,7 +69,7 @@ class CheckedEvidence:
         evidence: what it says.
         exporter: principals whose key signed the file.
         signed_by: the principals that signed commits, sorted.
-        unsigned: how many commits nobody signed, so that only the exporter vouches for them.
+        unsigned: how many commits are unsigned, so that only the exporter vouches for them.
     """
 
     evidence: Evidence
@@ -85,7 +85,7 @@ def check_evidence(content: bytes, file: str, signers: AllowedSigners, *, unsign
         content: of the file.
         file: its name, for messages.
         signers: who may have signed; the list names what each key is for.
-        unsigned: whether commits that nobody signed are accepted on the exporter's word.
+        unsigned: whether unsigned commits are accepted on the exporter's word.
 
     Raises:
         EvidenceRefused: with every rule that is broken, EVIDENCE-1 to EVIDENCE-8.
@@ -107,7 +107,7 @@ def _refused(file: str, why: list[str]) -> EvidenceRefused:
         "the evidence does not hold",
         where=Location(file),
         why=listed(why),
-        remedy="believe none of it; ask whoever made it for another file, and keep this one",
+        remedy="do not believe it; ask its sender for another file, and keep this one",
     )
 
 
@@ -180,7 +180,7 @@ class _Check:
             content = content_of(item)
             kind = item.type.encode()
             if item.id in self._objects:
-                yield f"EVIDENCE-3: the object {item.id} stands twice"
+                yield f"EVIDENCE-3: the object {item.id} is there twice"
             if (real := object_id(kind, content)) != item.id:
                 yield f"EVIDENCE-3: the bytes of the {item.type} {item.id} have the id {real}"
             self._objects[item.id] = kind, content
@@ -199,7 +199,7 @@ class _Check:
         try:
             return parse_commit(self._object(name, COMMIT, "EVIDENCE-3"))
         except ValueError as error:
-            raise ValueError(f"EVIDENCE-4: the commit {name} is none of a renderer's: {error}") from error
+            raise ValueError(f"EVIDENCE-4: no renderer writes a commit like {name}: {error}") from error
 
     def _state(self, state: EvidenceState) -> Iterator[str]:
         encoded = encode_device_id(state.device)
@@ -333,11 +333,11 @@ def _manifest(files: Mapping[str, tuple[str, bytes]]) -> tuple[int, dict[str, st
 
 def _subjects(said: tuple[Subject, ...], real: tuple[Subject, ...]) -> Iterator[str]:
     for each in sorted(set(said) - set(real), key=lambda each: each.name):
-        yield f"EVIDENCE-8: the subject {each.name} is none of the states', or has other digests"
+        yield f"EVIDENCE-8: the subject {each.name} belongs to no state, or has other digests"
     for each in sorted(set(real) - set(said), key=lambda each: each.name):
         yield f"EVIDENCE-8: the subjects lack {each.name}"
     if set(said) == set(real) and said != real:
-        yield "EVIDENCE-8: the subjects are in another order, or one stands twice"
+        yield "EVIDENCE-8: the subjects are in another order, or one is there twice"
 
 
 _SHOWN = 50

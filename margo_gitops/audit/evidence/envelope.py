@@ -58,7 +58,7 @@ def check_statement(payload: bytes) -> None:
     """Check that a payload is an in-toto statement, by in-toto's own reader.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is something else.
     """
     try:
         message = ParseDict(json.loads(payload), StatementMessage())

@@ -65,7 +65,7 @@ def export_evidence(fleet: FleetRepo, objects: StateObjects, request: ExportRequ
 
     Raises:
         EvidenceUnusable: there is nothing to export, or it would be too large.
-        StateTampered: an object of the state repo is missing or none that a renderer wrote.
+        StateTampered: an object of the state repo is missing or not one that a renderer wrote.
         FleetCommitUnknown: the fleet repo lacks a commit that a state was rendered from.
     """
     subjects, evidence = _Export(fleet, objects, request).collect()

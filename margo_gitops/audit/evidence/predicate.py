@@ -60,7 +60,7 @@ class EvidenceState:
     state_commit: Annotated[ObjectId, About("The commit of the branch `fleet` that brought this state.")]
     in_force: Annotated[ObjectId, About("The newest commit of the branch `fleet`, up to the time asked for, with it.")]
     place: Annotated[str, About("The folder of the device in the trees of both.", ("devices/north/press-01",))]
-    signer: Annotated[str | None, About("Fingerprint of the key that signed the device commit; null: nobody did.")]
+    signer: Annotated[str | None, About("Fingerprint of the key that signed the device commit; null: no one did.")]
     rendered_by: Annotated[str, About("The program, and its version.")]
     applications_lock: Annotated[str | None, About("Digest of the fleet commit's `applications.lock`; null: none.")]
     fleet_commit: EvidenceFleetCommit

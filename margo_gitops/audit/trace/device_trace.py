@@ -42,7 +42,7 @@ class TraceRequest:
         at: with a time zone; None: now.
         deployment, parameter: only this one; None: all.
         file: the one of the device's files to trace, by path, name or id; None: none.
-        signers: whose signatures count; None: the key's fingerprint is told.
+        signers: whose signatures count; None: the key's fingerprint is given.
     """
 
     device: str
@@ -58,7 +58,7 @@ def trace(fleet: FleetRepo, objects: StateObjects, request: TraceRequest) -> Tra
 
     Raises:
         AuditUnusable: the device, deployment, parameter or file was not there at that time.
-        StateTampered: an object of the state repo is missing or none that a renderer wrote.
+        StateTampered: an object of the state repo is missing or not one that a renderer wrote.
     """
     client = client_of(request.device)
     name, left = _device_commit(objects, client, request.at)

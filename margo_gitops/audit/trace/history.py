@@ -58,7 +58,7 @@ class Lines:
         """Return the commits that wrote any line asked for, newest first.
 
         Args:
-            signers: whose signatures count; None: the key's fingerprint is told.
+            signers: whose signatures count; None: the key's fingerprint is given.
         """
         found = [self._traced(name, signers) for name in self._written]
         return tuple(each for _, each in sorted(found, key=lambda pair: (-pair[0], pair[1].commit)))
@@ -113,9 +113,9 @@ def _approvals(commit: Commit) -> list[str]:
 
 
 def signature_of(commit: SignedCommit, signers: AllowedSigners | None) -> str:
-    """Return who signed a commit of the fleet repo; "none" where nobody did.
+    """Return who signed a commit of the fleet repo; "none" where no one did.
 
-    A key that the list lacks is told as such, and is no objection: people who may sign state need not be those who
+    A key that the list lacks is named as such, and is not an objection: people who may sign state need not be those who
     may sign changes, and the fleet's policy judges these.
     """
     signed = commit_signer(commit, None)

@@ -86,13 +86,13 @@ def trace_file(
 
     Raises:
         StateTampered: an object is missing.
-        StateTampered: the file is none that a renderer wrote.
+        StateTampered: no renderer wrote this file.
     """
     content = held.objects.read(held.files[path], BLOB)
     try:
         values = leaves(read_source(content, path).root)
     except UnreadableDocument as error:
-        raise StateTampered(f"{path} is none that a renderer wrote", why=[error.what]) from error
+        raise StateTampered(f"no renderer wrote {path}", why=[error.what]) from error
     resolved = source.resolved.get(_id_of(path)) if source else None
     if source is None:
         origins: dict[FieldPath, LineOrigin] = {}

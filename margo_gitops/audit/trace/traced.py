@@ -36,7 +36,7 @@ class TracedCommit:
     author: Annotated[str, About("Its author.")]
     date: Annotated[str, About("Its author's date, RFC 3339.")]
     subject: Annotated[str, About("First line of its message.")]
-    signature: Annotated[str, About("Who signed it, or why that is not known; `none` where nobody did.")]
+    signature: Annotated[str, About("Who signed it, or why that is not known; `none` where no one did.")]
     merged_by: Annotated[
         str | None, About("The commit that brought it to the main line; null where that is itself, or not known.")
     ]
@@ -98,7 +98,7 @@ class TracedValue:
     """A value of a deployed file, and the line of the fleet repo that it comes from."""
 
     path: Annotated[str, About("Of the value in the deployed file.", ("spec.parameters.greeting.value",))]
-    value: Annotated[Scalar, About("As it stands there; null for what is empty.")]
+    value: Annotated[Scalar, About("As it is written; null for what is empty.")]
     line: Annotated[int, About("Of the deployed file, from 1.")]
     layer: Annotated[str | None, About("What it was made from; null where that is not known.", ("site north",))]
     file: Annotated[str | None, About("In the fleet repo.")]

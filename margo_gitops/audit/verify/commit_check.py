@@ -6,7 +6,7 @@ VERIFY-2  Its Fleet-Commit is in the fleet repo, and rendered again, after the s
 VERIFY-3  Author, committer, dates, message and trailers are those that this render writes, to the byte.
 VERIFY-4  Each device whose tree changed has, next on its branch, one commit of this very tree, made by the same rules;
           a device whose tree stayed has none.
-VERIFY-5  A version goes up by exactly one, and only with a change, or to sign what nobody or another key had signed.
+VERIFY-5  A version goes up by exactly one, and only with a change, or to sign what had no signature, or another key's.
 VERIFY-6  A signature is right wherever there is one; with a list of allowed signers every commit has one that it
           allows at the commit's date.
 VERIFY-7  The bytes of every object that was read have the object's id.
@@ -266,7 +266,7 @@ class CommitCheck:
             yield context.finding("the device is missing", file=f"{folder}/{encoded}")
             return
         if was is None and folder == LEFT_FOLDER:
-            yield context.finding("the device is none of the fleet commit's", file=f"{now.folder}/{encoded}")
+            yield context.finding("the fleet commit has no such device", file=f"{now.folder}/{encoded}")
             return
         if now.folder != folder:
             yield context.finding("the device lies elsewhere", folder, now.folder, file=f"{now.folder}/{encoded}")

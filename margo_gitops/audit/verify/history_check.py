@@ -38,7 +38,7 @@ class VerifyOptions:
 
     Attributes:
         since: a commit of the state repo, or one of the fleet repo that was rendered; None: everything.
-        signers: who may have signed; None: nobody need have.
+        signers: who may have signed; None: a signature is not demanded.
         jobs: how many processes.
         resume: go on after the last commit that was verified with the same options.
         strict: what another version rendered, and this one renders otherwise, is an error and no warning.
@@ -180,7 +180,7 @@ def _checked(whole: _Range, jobs: int, progress: Progress) -> Iterator[_Checked]
         return
     ranges = _parts(whole, list(range(whole.start, whole.end, size)))
     done = 0
-    # Processes start afresh: libgit2 and the caches of a fork are nobody's business to share.
+    # Processes start afresh: libgit2 and its caches do not survive a fork.
     context = multiprocessing.get_context("spawn")
     others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(min(jobs, len(ranges)), context, _leave_interrupts) as pool:
@@ -194,7 +194,7 @@ def _checked(whole: _Range, jobs: int, progress: Progress) -> Iterator[_Checked]
                 "one of the processes was ended, most often because memory was short", remedy="verify with fewer --jobs"
             ) from error
         except KeyboardInterrupt:
-            # What was verified is kept; nobody waits for the parts that were begun.
+            # What was verified is kept; the parts that were begun are not waited for.
             for process in set(multiprocessing.active_children()) - others:
                 process.terminate()
             raise
@@ -280,7 +280,7 @@ def _found(check: CommitCheck, start: int) -> Iterator[tuple[str, int]]:
 
 
 def _begin(check: CommitCheck, start: int, found: Mapping[str, int] | None) -> Iterator[AuditFinding]:
-    """Find where each device branch stands at the start; yield those that are not where the fleet branch is."""
+    """Find where each device branch is at the start; yield those that are not where the fleet branch is."""
     if not start:
         return
     name = check.chain[start - 1]

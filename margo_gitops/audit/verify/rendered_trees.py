@@ -50,7 +50,7 @@ def files_differ(
     for path in sorted({*expected, *found}, key=lambda path: (path == MANIFEST_FILE, path)):
         place = f"{folder}/{path}"
         if path not in expected:
-            yield TreeDifference(place, "the file is none that a render writes", None, found[path])
+            yield TreeDifference(place, "no render writes this file", None, found[path])
         elif path not in found:
             yield TreeDifference(place, "the file is missing", blob_id(expected[path]), None)
         elif blob_id(expected[path]) != found[path]:
@@ -107,7 +107,7 @@ def unsound(objects: StateObjects, folder: str, tree: str, version: int) -> Iter
     held = DeviceTree(objects, tree)
     manifest = read_manifest(held.manifest)
     if manifest is None:
-        yield TreeDifference(f"{folder}/{MANIFEST_FILE}", "the manifest is none", None, None)
+        yield TreeDifference(f"{folder}/{MANIFEST_FILE}", "this is not a manifest", None, None)
         return
     if manifest.manifest_version != version:
         place = f"{folder}/{MANIFEST_FILE}"

@@ -51,7 +51,7 @@ def check_freshness(
         objects: the state repo.
         refs: all its refs.
         chain: the commits of the branch `fleet`.
-        signers: who may have signed; None: nobody need have.
+        signers: who may have signed; None: a signature is not demanded.
     """
     proofs: dict[str, FreshnessProof] = {}
     statement: FreshnessStatement | None = None
@@ -230,7 +230,7 @@ class ReportCheck:
             yield _report_finding(commit.id, "no server writes such a path", file=change.path)
             return
         if change.key.client not in commit.senders:
-            what = "the report is of somebody whom the commit does not name"
+            what = "the report is of a client that the commit does not name"
             found = ", ".join(sorted(commit.senders)[:3]) or "nobody"
             expected = f"Reported-By: {change.key.client} (...)"
             yield _report_finding(commit.id, what, file=change.path, expected=expected, found=found)
@@ -243,7 +243,7 @@ class ReportCheck:
         else:
             about = _device(content)
         if about != change.key.name:
-            what = "the report is none, or about something else than its path says"
+            what = "this is not a report, or it is about something else than its path says"
             yield _report_finding(
                 commit.id, what, file=change.path, expected=change.key.name, found=about or "no report"
             )
