@@ -92,7 +92,7 @@ class Publication:
     freshness: Renewed | None = None
 
 
-def publish(
+def write_render(
     repo: StateRepo,
     states: Sequence[DesiredState],
     values: Mapping[str, str],

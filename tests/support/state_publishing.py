@@ -7,7 +7,7 @@ from pathlib import Path
 
 from margo_gitops.rendering.desired_state import DesiredState, desired_state
 from margo_gitops.rendering.resolution import deployment_id
-from margo_gitops.state_repo.publication import Provenance, Publication, publish
+from margo_gitops.state_repo.publication import Provenance, Publication, write_render
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.git_commit import Ident
 from margo_gitops.trust.ssh_key import SigningKey
@@ -48,4 +48,4 @@ class Renderer:
         provenance = Provenance(
             StateCommit(fleet="plant", fleet_commit="c" * 40, rendered_by="margo-gitops test"), subject, author
         )
-        return publish(self.repo, states, self.refs() if values is None else values, provenance, key)
+        return write_render(self.repo, states, self.refs() if values is None else values, provenance, key)

@@ -31,7 +31,7 @@ from margo_gitops.rendering.difference import FleetState
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
-from margo_gitops.state_repo.publication import Provenance, Publication, differences, publish
+from margo_gitops.state_repo.publication import Provenance, Publication, differences, write_render
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.git_commit import MAX_TIME, Ident
 from margo_gitops.trust.ssh_key import SigningKey
@@ -120,7 +120,7 @@ def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest) -> 
     if request.key is not None:
         states = tuple(signed_anew(states, target, values, request.key, others=request.resign))
     _obey_policy(fleet, target, values, states, request)
-    publication = publish(target.repo, states, values, provenance(fleet), request.key, _renewal(fleet, request))
+    publication = write_render(target.repo, states, values, provenance(fleet), request.key, _renewal(fleet, request))
     if target.remote is not None and (publication.fleet_commit is not None or publication.freshness is not None):
         target.remote.push()
     return publication
