@@ -25,7 +25,7 @@ from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE,
 
 CACHE_BYTES: Final = 64 * 1024 * 1024
 
-_KINDS: Final = {ObjectType.BLOB: BLOB, ObjectType.TREE: TREE, ObjectType.COMMIT: COMMIT}
+_KINDS: Final = {int(ObjectType.BLOB): BLOB, int(ObjectType.TREE): TREE, int(ObjectType.COMMIT): COMMIT}
 _LINKS: Final = re.compile(rb"tree ([0-9a-f]{40})\n((?:parent [0-9a-f]{40}\n)*)")
 _ENTRY_BYTES: Final = 200
 _LINKS_BYTES: Final = 600
@@ -83,10 +83,10 @@ class GitStore:
         """
         try:
             with self._lock:
-                found, content = self._repository.read(name)
+                found, content = self._repository.odb.read(name)
         except (KeyError, ValueError, pygit2.GitError) as error:
             raise bad_object(name, f"it is missing or damaged ({str(error).strip(chr(39))})") from error
-        kind = _KINDS.get(ObjectType(found))
+        kind = _KINDS.get(int(found))
         if kind is None:
             raise bad_object(name, "it is of a kind that no state has")
         if (real := object_id(kind, content)) != name:
@@ -124,10 +124,7 @@ class GitStore:
         return self.kept("links", name, self._links)
 
     def _links(self, name: str) -> CommitLinks:
-        match = _LINKS.match(self.read(name, COMMIT))
-        if match is None:
-            raise bad_object(name, "it is no commit")
-        return CommitLinks(match[1].decode(), tuple(each.decode() for each in match[2].split()[1::2]))
+        return commit_links(name, self.read(name, COMMIT))
 
     def tree(self, name: str) -> tuple[TreeEntry, ...]:
         """Return a tree's entries.
@@ -242,6 +239,18 @@ def bad_object(name: str, reason: str) -> StateTampered:
         object_id=name,
         remedy="see what is wrong: margo-gitops audit verify; then restore the repository from its remote or a backup",
     )
+
+
+def commit_links(name: str, raw: bytes) -> CommitLinks:
+    """Return where a commit object leads to.
+
+    Raises:
+        StateTampered: it is no commit.
+    """
+    match = _LINKS.match(raw)
+    if match is None:
+        raise bad_object(name, "it is no commit")
+    return CommitLinks(match[1].decode(), tuple(each.decode() for each in match[2].split()[1::2]))
 
 
 def entry_name(entry: TreeEntry) -> str:

@@ -18,7 +18,7 @@ from margo_gitops.documents.state_layout import (
     deployment_path,
 )
 from margo_gitops.errors import StateTampered
-from margo_gitops.state_repo.git_store import GitStore, bad_object, entry_name
+from margo_gitops.state_repo.git_store import GitStore, bad_object, commit_links, entry_name
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE
@@ -181,7 +181,7 @@ class StateObjects(GitStore):
 
     def _state(self, name: str) -> DeviceState:
         raw = self.read(name, COMMIT)
-        root = {(entry_name(entry), entry.mode): entry.id for entry in self._tree(self.links(name).tree)}
+        root = {(entry_name(entry), entry.mode): entry.id for entry in self._tree(commit_links(name, raw).tree)}
         manifest = root.pop((MANIFEST_FILE, FILE_MODE), None)
         folder = root.pop((DEPLOYMENTS_FOLDER, FOLDER_MODE), None)
         if manifest is None or root:
