@@ -45,10 +45,10 @@ class Workload:
     Attributes:
         deployment: the trusted deployment document.
         component: the component, one of the deployment's.
-        artifact: where its content lies, by digest; None where the deployment names none.
+        artifact: where its content is, by digest; None where the deployment has no content for it.
         values: parameter values by pointer, only those whose targets name this component, in the document's order.
         digest: over component, artifact digest and values: equal digests mean that nothing needs to change.
-        longest_seconds: how long this device lets one step take, whatever the document says.
+        longest_seconds: the longest time of one step on this device, also where the document wants more.
     """
 
     deployment: ApplicationDeployment
@@ -105,7 +105,7 @@ class Observed:
 
 
 def never() -> bool:
-    """Return False: for an applier that nobody interrupts."""
+    """Return False: for an applier that is never interrupted."""
     return False
 
 

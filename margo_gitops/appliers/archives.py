@@ -2,7 +2,7 @@
 
 ARCHIVE-1  The archive is a tar.gz within the bounds on its members and on its unpacked size.
 ARCHIVE-2  Members are files, folders and links; no devices, no pipes, no sparse files.
-ARCHIVE-3  Names are relative, without `..`, backslashes and control characters, and stand once.
+ARCHIVE-3  Names are relative, without `..`, backslashes and control characters, and occur once.
 ARCHIVE-4  A link leads to a place inside the folder, and nothing is written through a link.
 ARCHIVE-5  Set-uid, set-gid and sticky bits, owners, and write permission for others are not kept.
 
@@ -59,7 +59,7 @@ def unpack(archive: BinaryIO, folder: Path, bounds: ArchiveBounds = DEFAULT_ARCH
         bounds: what it may need.
 
     Raises:
-        ArtifactRefused: a rule above is broken, or it is no tar.gz.
+        ArtifactRefused: a rule above is broken, or it is not a tar.gz.
         OSError: the folder cannot be written.
     """
     with gzip.GzipFile(fileobj=archive, mode="rb") as stream:
@@ -67,7 +67,7 @@ def unpack(archive: BinaryIO, folder: Path, bounds: ArchiveBounds = DEFAULT_ARCH
             with tarfile.open(fileobj=_Guarded(stream, bounds), mode="r:") as tar:  # type: ignore[call-overload]
                 _unpack_members(tar, folder, bounds)
         except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError, UnicodeError, ValueError) as error:
-            raise ArtifactRefused("the archive is no proper tar.gz", why=[str(error)]) from error
+            raise ArtifactRefused("the archive is not a valid tar.gz", why=[str(error)]) from error
 
 
 def _unpack_members(tar: tarfile.TarFile, folder: Path, bounds: ArchiveBounds) -> None:
@@ -85,7 +85,7 @@ def _unpack_members(tar: tarfile.TarFile, folder: Path, bounds: ArchiveBounds) -
         if not path.parts:
             if member.isdir():
                 continue
-            raise ArtifactRefused(f"{_shown(member.name)} in the archive names its folder, but is none")
+            raise ArtifactRefused(f"{_shown(member.name)} in the archive names its own folder, but is not a folder")
         _check_member(member, path, kinds)
         _write_member(tar, member, path, folder)
 
@@ -121,9 +121,9 @@ def _check_member(member: tarfile.TarInfo, path: PurePosixPath, kinds: dict[Pure
 
     for parent in path.parents:
         if parent.parts and kinds.setdefault(parent, "folder") != "folder":
-            raise ArtifactRefused(f"{_shown(member.name)} in the archive lies below a {kinds[parent]}")
+            raise ArtifactRefused(f"{_shown(member.name)} in the archive is below a {kinds[parent]}")
     if path in kinds and (kind, kinds[path]) != ("folder", "folder"):
-        raise ArtifactRefused(f"{_shown(member.name)} stands twice in the archive")
+        raise ArtifactRefused(f"{_shown(member.name)} is twice in the archive")
     kinds[path] = kind
 
     if member.issym():
@@ -131,7 +131,7 @@ def _check_member(member: tarfile.TarInfo, path: PurePosixPath, kinds: dict[Pure
     elif member.islnk():
         # A hard link names a member of the archive, from its root; it must be a file that is already there.
         if kinds.get(_path(member.linkname)) != "file":
-            raise ArtifactRefused(f"{_shown(member.name)} in the archive is a hard link to what is no file of it")
+            raise ArtifactRefused(f"{_shown(member.name)} in the archive is a hard link, but not to a file of it")
         kinds[path] = "file"
 
 
@@ -150,7 +150,7 @@ def _check_link(member: tarfile.TarInfo, path: PurePosixPath) -> None:
 def _path(name: str) -> PurePosixPath:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise ArtifactRefused(f"{_shown(name)} in the archive lies outside of its folder")
+        raise ArtifactRefused(f"{_shown(name)} in the archive is outside its folder")
     if len(name.encode(errors="surrogateescape")) > _LONGEST_PATH or any(
         len(part.encode(errors="surrogateescape")) > _LONGEST_NAME for part in path.parts
     ):
@@ -169,7 +169,7 @@ class _Guarded:
 
     def __init__(self, stream: gzip.GzipFile, bounds: ArchiveBounds) -> None:
         self._stream = stream
-        # Beside its content every member has a header, padding, and perhaps extended headers.
+        # In addition to its content, every member has a header, padding, and perhaps extended headers.
         self._limit = bounds.unpacked + bounds.members * 4096 + _LONGEST_READ
 
     def read(self, size: int = -1) -> bytes:
@@ -237,7 +237,7 @@ def _copy_file(source: Path, target: Path, limit: int) -> Digest:
     with os.fdopen(descriptor, "rb") as reader, target.open("xb") as writer:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):
-            raise ArtifactRefused(f"{source} is no file any more")
+            raise ArtifactRefused(f"{source} is not a file any more")
         done = 0
         while chunk := reader.read(_CHUNK):
             done += len(chunk)

@@ -37,7 +37,7 @@ class ArtifactCache:
     """Fetches the content of components, and keeps it until `prune`.
 
     Args:
-        folder: where entries lie, one per digest; made when needed.
+        folder: where entries are, one per digest; made when needed.
         ca_file: PEM file of the authorities to trust for https; None trusts the system's.
         proxy_from_environment: whether downloads honour https_proxy and no_proxy.
         bounds: what one component's content may need.
@@ -103,7 +103,7 @@ class ArtifactCache:
             return False
         if not entry.is_file():
             return False
-        # Verified and unpacked through one descriptor: nobody can swap the file in between.
+        # Verified and unpacked through one descriptor: the file cannot be swapped in between.
         with entry.open("rb") as archive:
             if _digest(archive) != digest:
                 entry.unlink()

@@ -157,7 +157,7 @@ class ComposeApplier:
                     self._made_current(key, revision)
                     return
             except ApplyError as error:
-                # The engine or the disk failed halfway: nobody can say any more what runs.
+                # The engine or the disk failed halfway: it is not known what runs.
                 error.reinstated = False
                 raise
             problem += project.logs(revision.record.environment)

@@ -55,14 +55,14 @@ def environment_of(workload: Workload) -> dict[str, str]:
     """Return the environment variables that the deployment's parameters are (Margo application description, pointer).
 
     Raises:
-        WorkloadUnsupported: a pointer that is no name of a variable or steers Compose itself, or a value with a NUL.
+        WorkloadUnsupported: a pointer is not the name of a variable or steers Compose itself, or a value has a NUL.
     """
     environment: dict[str, str] = {}
     for pointer, value in workload.values.items():
         name = pointer.removeprefix("ENV.")
         problem = ""
         if not _VARIABLE.fullmatch(name):
-            problem = "is no name of an environment variable"
+            problem = "is not the name of an environment variable"
         elif _RESERVED.fullmatch(name):
             problem = "is a variable that steers Compose itself"
         text = parameter_text(value)
@@ -115,7 +115,7 @@ class Container:
 
     @property
     def service(self) -> str:
-        """The service of the compose file, or the id where there is none."""
+        """The service of the compose file, or the id where it has no service."""
         return self.labels.get(SERVICE) or self.identity[:12]
 
     @property

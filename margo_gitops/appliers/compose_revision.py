@@ -64,7 +64,7 @@ class RevisionRecord:
 
     @staticmethod
     def read(folder: Path) -> RevisionRecord | None:
-        """Return a revision's record, or None where it is missing or damaged: then the revision is made anew."""
+        """Return a revision's record, or None where it is missing or damaged: then the revision is made again."""
         try:
             if (folder / _RECORD).stat().st_size > _LARGEST_RECORD:
                 return None
@@ -98,7 +98,7 @@ class Revisions:
     """The revisions of all workloads of an applier.
 
     Args:
-        folder: where they lie; made when needed.
+        folder: where they are; made when needed.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -26,9 +26,9 @@ class RunningProject:
 
     Args:
         engine: the engine.
-        device: this device's id; containers without it are somebody else's.
+        device: this device's id; containers without it belong to someone else.
         key: the workload.
-        folder: where the client runs; without a compose file of its own, lest the client takes that one.
+        folder: where the client runs; without a compose file of its own, which the client would take.
         interrupted: whether the agent was asked to stop.
     """
 
@@ -83,7 +83,7 @@ class RunningProject:
         return [] if wait_beside is None else self._wait(counted, deadline)
 
     def _repair(self) -> None:
-        """Remove replacements that a killed Compose had created beside what runs: it trips over them."""
+        """Remove replacements that a killed Compose had created next to what runs: it fails because of them."""
         found = self.containers()
         for container in found:
             twins = [other for other in found if other.service == container.service]

@@ -1,4 +1,4 @@
-"""A component's compose file, as Compose itself understands it. Pure but for looking which files there are.
+"""A component's compose file, as Compose itself understands it. Pure, except that it looks which files there are.
 
 Source: Margo application registry, compose archive: one top-level folder that holds `compose.yaml`.
 """
@@ -21,7 +21,7 @@ def compose_file_in(content: Path, component: str) -> Path:
     """Return the compose file: in the content's root, or in its one top-level folder.
 
     Raises:
-        ComposeInvalid: there is none.
+        ComposeInvalid: there is no such file.
     """
     folders = [path for path in content.iterdir() if path.is_dir() and not path.is_symlink()]
     for folder in [content, *(folders if len(folders) == 1 else [])]:

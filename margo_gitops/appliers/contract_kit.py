@@ -62,7 +62,7 @@ def make_workload(
     Args:
         key: deployment and component.
         values: of parameters, by pointer.
-        artifact: where the content lies.
+        artifact: where the content is.
         profile_type: of the deployment.
         wait: whether an installation waits until the component is healthy.
         timeout: how long a step may take, as Margo writes it.
@@ -258,7 +258,7 @@ def _cut_off(step: Callable[[], object], calls: int) -> int:
             sys.setprofile(trace)
             step()
             status = 0
-        except BaseException:  # noqa: BLE001  # this process ends here, whatever happened
+        except BaseException:  # noqa: BLE001  # this process ends here in any case
             sys.setprofile(None)
             traceback.print_exc()
         finally:

@@ -1,4 +1,4 @@
-"""The applier for other tools: writes what the device shall run into a folder, and calls a hook on every change.
+"""The applier for other tools: writes what the device must run into a folder, and calls a hook on every change.
 
     <folder>/<deployment id>/<component>/
         deployment.yaml     the trusted deployment
@@ -56,7 +56,7 @@ def create(context: ApplierContext) -> FilesApplier:
     artifacts = create_artifact_cache(context, settings)
     settings.finish()
     if folder is None:
-        raise ApplierUnusable("the applier files has no folder", remedy="set folder to the path where it shall write")
+        raise ApplierUnusable("the applier files has no folder", remedy="set folder to the path where it writes")
     return FilesApplier(context.device, folder, artifacts, hook=hook, hook_seconds=hook_seconds)
 
 
@@ -89,7 +89,7 @@ class FilesApplier:
         self._hook_seconds = hook_seconds
 
     def prepare(self, workload: Workload) -> None:
-        """Write the new revision beside the one in place.
+        """Write the new revision next to the one in place.
 
         Raises:
             ArtifactUnavailable: content cannot be fetched.
@@ -161,7 +161,7 @@ class FilesApplier:
         self._artifacts.prune(set(self._used()))
 
     def observe(self) -> Sequence[Observed]:
-        """Return what lies in the folder, sorted by key.
+        """Return what is in the folder, sorted by key.
 
         Raises:
             StorageFailed: it cannot be read.

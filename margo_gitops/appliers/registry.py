@@ -30,7 +30,7 @@ def create_applier(name: str, context: ApplierContext) -> Applier:
         applier = factory(context)
     except MargoGitopsError:
         raise
-    # A plug-in is foreign code: whatever it raises must name the plug-in, not end in a traceback of the agent.
+    # A plug-in is foreign code: every error of it must name the plug-in, not end in a traceback of the agent.
     except Exception as error:
         raise _broken(entry, f"{type(error).__name__}: {error}") from error
     missing = [

@@ -10,7 +10,7 @@ from margo_gitops.errors import ApplierUnusable
 
 
 class Settings:
-    """Takes settings by name and type; `finish` refuses the names nobody asked for.
+    """Takes settings by name and type; `finish` refuses the names that are left.
 
     Args:
         applier: the applier's name, for messages.

@@ -67,7 +67,7 @@ class Transport(Protocol):
 
 
 class ProofSource(Protocol):
-    """Fetches proofs of freshness, beside the state and far less often."""
+    """Fetches proofs of freshness, far less often than the state."""
 
     def freshness(self, device: str, held: bytes | None) -> bytes | None:
         """Return the proof that the source has for a device; None where it has none but `held`.

@@ -3,8 +3,8 @@
 Rules:
 
 1. Credentials go out with the first request, not after a 401.
-2. The connection is kept from pull to pull. Where the server closed it meanwhile, it is opened once more; whatever is
-   sent says the same when it is said twice, so that sending it again does no harm.
+2. The connection is kept from pull to pull. Where the server closed it meanwhile, it is opened once more. A
+   request means the same when it is sent twice, so that sending it again does no harm.
 3. No redirect is followed, not even to the same server: the settings say where state comes from, and nothing else does.
 4. An answer is bounded in bytes, headers and framing included, and in time.
 5. TLS 1.2 or newer, sessions resumed; the server's host name is checked, or its SPIFFE ID in place of it.
@@ -32,7 +32,7 @@ from margo_gitops.web.refusal import Read
 from margo_gitops.web.source import WebSource, is_loopback
 
 Seal: TypeAlias = Callable[[str, str, bytes], Mapping[str, str]]
-"""Returns more headers for method, target and body of a request; asked anew for each sending."""
+"""Returns more headers for method, target and body of a request; asked again for each sending."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Status line, headers and the framing of chunks, on top of what an answer may hold.
@@ -52,7 +52,7 @@ class WebAnswer:
         return self.response.status
 
     def header(self, name: str) -> str | None:
-        """Return the value of a header, all of them joined where it stands several times."""
+        """Return the value of a header, all of them joined where it comes several times."""
         return self.response.getheader(name)
 
 
@@ -253,7 +253,7 @@ class Proxy:
 def proxy_for(scheme: str, authority: str) -> Proxy | None:
     """Return the proxy of the environment for this server (`http_proxy`, `https_proxy`, `no_proxy`).
 
-    None is asked for plain http on this machine: its own server may see a token, and no proxy on the way may.
+    A plain http server on this machine is asked directly: it may see a token, and a proxy may not.
 
     Raises:
         SourceMisconfigured: the variable holds no http:// URL.

@@ -30,7 +30,7 @@ class Credentials:
         """Return the value of the header; None where the source needs no token.
 
         Raises:
-            SourceMisconfigured: the token cannot be read, or is none.
+            SourceMisconfigured: there is no token, or it cannot be read.
         """
         token = self._read()
         if token is None:
@@ -80,7 +80,7 @@ _Certificate = Mapping[str, object]
 
 
 class TlsSettings:
-    """The TLS context of a source; made anew when one of its files changes, as certificates are renewed in place."""
+    """The TLS context of a source; made again when one of its files changes, as certificates are renewed in place."""
 
     def __init__(self, source: WebSource, spiffe_id: str | None = None) -> None:
         """Take the settings; nothing is read yet.
@@ -96,7 +96,7 @@ class TlsSettings:
         self._context: ssl.SSLContext | None = None
 
     def changed(self) -> bool:
-        """Return whether a file changed since the context was made, so that sessions of the old one cannot go on."""
+        """Return whether a file changed since the context was made, so that sessions of the old one must end."""
         return self._context is not None and self._watch.changed()
 
     def context(self) -> ssl.SSLContext:
@@ -118,7 +118,7 @@ class TlsSettings:
             certificate: of a chain that was verified, as `ssl.SSLSocket.getpeercert` gives it.
 
         Raises:
-            SourceUnreachable: it is somebody else.
+            SourceUnreachable: it is another server.
         """
         if self._spiffe_id is None:
             return
@@ -144,7 +144,7 @@ class TlsSettings:
 
         if certificate is not None:
             try:
-                # An empty passphrase: OpenSSL would otherwise ask a terminal that nobody sits at.
+                # An empty passphrase: OpenSSL would otherwise ask at a terminal.
                 context.load_cert_chain(certificate, key, password="")
             except OSError as error:
                 files = f"{certificate}, {key}" if key else f"{certificate}"

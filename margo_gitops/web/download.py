@@ -1,4 +1,4 @@
-"""Download one file over https. Whoever asks for it knows its digest.
+"""Download one file over https; the caller knows its digest.
 
 1. Only https, and no credentials: a URL that holds a user name or a password is refused.
 2. At most three redirects are followed, each to https; each host gets a connection of its own.

@@ -71,7 +71,7 @@ class MeteredSocket:
             size = 0
         self.received += size
         self._meter.bytes_down += size
-        # Whatever a header or a chunk claims: memory is bounded here.
+        # Memory is bounded here, also where a header or a chunk claims another size.
         if self.received > self._limit:
             raise SourceMisbehaved("the answer is longer than an answer of this kind may be")
         return size

@@ -116,6 +116,6 @@ def retry_after(value: str | None) -> float | None:
 
 
 def shown(text: bytes) -> str:
-    """Return what a server wrote, bounded and printable, so that it can stand in a message."""
+    """Return what a server wrote, bounded and printable, so that a message can show it."""
     readable = text[:_SHOWN].decode(errors="replace").strip()
     return "".join(character if character.isprintable() else "?" for character in readable)

@@ -81,13 +81,13 @@ def parse_address(url: str, kinds: Sequence[str], remedy: str) -> SplitResult:
     if not url.isascii() or not url.isprintable() or " " in url:
         refuse_settings(
             "the URL of the source holds blanks or characters that no URL may hold",
-            f"{remedy}; a blank is written %20, other characters likewise",
+            f"{remedy}; a blank is written %20, and other characters in the same way",
         )
     try:
         address = urlsplit(url)
         _ = address.port
     except ValueError:
-        refuse_settings("the URL of the source is no URL", remedy)
+        refuse_settings("the URL of the source is not a URL", remedy)
     if address.scheme not in kinds:
         refuse_settings(f"the URL of the source is of none of the kinds {', '.join(kinds)}", remedy)
     if address.password is not None or (address.username is not None and address.scheme != "ssh"):
@@ -112,7 +112,8 @@ def check_secrets(source: WebSource, address: SplitResult) -> None:
         refuse_settings("the token is given twice, by a file and by an environment variable", "keep one of them")
     if source.token_variable and not _ENVIRONMENT_NAME.fullmatch(source.token_variable):
         refuse_settings(
-            "the name of the token's environment variable is no name", "give the variable's name, not the token itself"
+            "the name of the token's environment variable is not valid",
+            "write the variable's name, not the token",
         )
     token = bool(source.token_file or source.token_variable)
     if source.username is not None:
@@ -125,7 +126,7 @@ def check_secrets(source: WebSource, address: SplitResult) -> None:
     if token and address.scheme == "http" and not source.allow_plain_token and not is_loopback(address.hostname):
         refuse_settings(
             f"the token would travel unencrypted to {address.hostname}",
-            "use https, or allow a plain token where nobody else can listen",
+            "use https, or allow a plain token where no other machine can listen",
         )
 
 

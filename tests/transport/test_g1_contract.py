@@ -336,8 +336,8 @@ def test_a_place_that_is_a_folder_is_told_of(tmp_path: Path) -> None:
     [
         ({"signing_key": None}, "needs a device that signs"),
         ({"signing_certificate": None}, "needs a device that signs"),
-        ({"client_id": ".."}, "client id of the source is none"),
-        ({"client_id": "a/b"}, "client id of the source is none"),
+        ({"client_id": ".."}, "client id of the source is not valid"),
+        ({"client_id": "a/b"}, "client id of the source is not valid"),
         ({"contract": "g2"}, "no signed requests"),
     ],
     ids=["no key", "no certificate", "dots", "a slash", "the current contract"],

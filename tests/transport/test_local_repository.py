@@ -91,7 +91,7 @@ def test_a_ref_that_vanished_is_refused(repository: DeviceRepository, transport:
 def test_no_folder_and_no_repository_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(SourceUnreachable, match="no folder"):
         GitTransport(GitSource((tmp_path / "none").as_uri(), device=DEVICE)).pull(None)
-    with pytest.raises(SourceRefused, match="no git repository"):
+    with pytest.raises(SourceRefused, match="not a git repository"):
         GitTransport(GitSource(tmp_path.as_uri(), device=DEVICE)).pull(None)
 
 

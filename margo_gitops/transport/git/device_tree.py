@@ -59,7 +59,7 @@ class HeldState:
 
 
 def held_state(snapshot: Snapshot | None) -> HeldState | None:
-    """Return the objects of `snapshot`; None where it is none of git's, or its bytes are not those of its commit.
+    """Return the objects of `snapshot`; None where it did not come by git, or its bytes are not those of its commit.
 
     What is damaged counts as not held: then everything is fetched again, and nothing is stuck.
     """
@@ -159,7 +159,7 @@ def _entries(tree: ObjectID, lookup: Lookup, what: str) -> dict[bytes, tuple[int
         for name, mode, entry in parse_tree(content, 20, strict=True):
             entries[name] = (mode, ObjectID(entry))
     except (ObjectFormatException, ValueError, OverflowError) as error:
-        raise SourceMisbehaved(f"{what} is no git tree") from error
+        raise SourceMisbehaved(f"{what} is not a git tree") from error
     return entries
 
 

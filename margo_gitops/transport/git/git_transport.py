@@ -4,8 +4,9 @@ Nothing is written: what the agent holds is the base of the next difference, and
 grow or break. A pull that fails at any point leaves nothing behind but a closed connection; the next one starts from
 what is held.
 
-Where requests stand alone, the first one is the question itself (git subset, G-C-3): an idle poll is one request, on a
-new connection and after a restart too. The capabilities are asked for only where no answer comes: they tell why.
+Where each request is complete in itself, the first one is the question (git subset, G-C-3): an idle poll is one
+request, on a new connection and after a restart too. The capabilities are asked for only where no answer comes: they
+tell why.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class GitTransport:
         """Take the settings; nothing is opened or read yet.
 
         Args:
-            source: where from, and as whom.
+            source: from where, and as which device.
             limits: bounds on what a source may send; None for the default ones.
         """
         self._source = source
@@ -64,7 +65,7 @@ class GitTransport:
 
         Raises:
             SourceUnreachable: no connection, or no answer in time.
-            SourceRefused: the source knows this device or this ref not. A missing ref is never an empty state.
+            SourceRefused: the source does not know this device or this ref. A missing ref is never an empty state.
             SourceMisbehaved: the answer breaks the git subset or its bounds.
             SourceMisconfigured: a file or variable that the settings name cannot be used.
             SourceBusy: the source asks to come back later.
@@ -81,7 +82,7 @@ class GitTransport:
         return Answer(snapshot, cost=self.cost - before)
 
     def freshness(self, device: str, held: bytes | None) -> bytes | None:
-        """Return the proof of freshness of a device's shard; None where there is none, or it is the one that is held.
+        """Return the proof of freshness of a device's shard; None where there is no other than the held one.
 
         One `ls-refs` for the names that the shard may have, and a fetch where what it points to is not held.
 
@@ -178,7 +179,7 @@ class RemoteRepository:
         Args:
             connection: carries the requests.
             limits: bounds on the answers.
-            stateless: requests stand alone. Else each pull begins with the server's capabilities.
+            stateless: each request is complete in itself. Otherwise a pull begins with the server's capabilities.
         """
         self._connection = connection
         self._limits = limits

@@ -1,7 +1,7 @@
 """Git over HTTP: one kept connection to one server (gitprotocol-http, smart clients).
 
 An answer is taken only with status 200 and git's own content type, and only uncompressed: its size is what it says.
-What holds for every connection over HTTP stands in `margo_gitops.web.connection`.
+What holds for every connection over HTTP is in `margo_gitops.web.connection`.
 """
 
 from __future__ import annotations
@@ -73,5 +73,5 @@ class HttpConnection:
             )
         if (answer.header("Content-Encoding") or "identity").lower() != "identity":
             raise SourceMisbehaved(
-                "the answer is compressed, which nobody asked for", remedy="turn compression off for git"
+                "the answer is compressed, although the request did not allow it", remedy="turn compression off for git"
             )

@@ -35,7 +35,7 @@ from margo_gitops.web.metering import Deadline
 
 _PIECE = 16 * 1024
 _LONGEST_CHAIN = 4096
-# What dulwich raises on files that are no packs or indexes.
+# What dulwich raises on files that are not packs or indexes.
 _DAMAGE = (AssertionError, ValueError, IndexError, TypeError, struct.error, ChecksumMismatch)
 _OBJECT_ID = re.compile(rb"[0-9a-f]{40}")
 
@@ -54,8 +54,8 @@ class LocalRepository:
 
         Raises:
             SourceUnreachable: the folder cannot be read.
-            SourceRefused: it is no git repository, or one with sha256 objects.
-            SourceMisbehaved: the ref is no id of an object.
+            SourceRefused: it is not a git repository, or has sha256 objects.
+            SourceMisbehaved: the ref does not hold the id of an object.
         """
         deadline.left()
         try:
@@ -107,7 +107,7 @@ class LocalRepository:
                 self._repo = Repo(self._path)
             except (NotGitRepository, OSError, ValueError) as error:
                 raise SourceRefused(
-                    f"{self._path} is no git repository", remedy="check the URL of the source"
+                    f"{self._path} is not a git repository", remedy="check the URL of the source"
                 ) from error
             if self._repo.object_format.name != "sha1":
                 self.close()

@@ -1,7 +1,7 @@
 """Read a pack that a stranger sends, within bounds (gitformat-pack).
 
 A pack names the size of everything before the bytes come, and a few bytes can name a huge size: each size is checked
-against the bounds first, then dulwich inflates or applies the delta. Nothing recurses, whatever the chain of deltas.
+against the bounds first, then dulwich inflates or applies the delta. No chain of deltas recurses.
 
 Rules, each broken one refuses the pack:
 
@@ -173,10 +173,10 @@ class Entry(NamedTuple):
 
 
 def read_entry(source: PackBytes, offset: int, budget: Budget) -> Entry:
-    """Read the entry that starts at `offset`, which is where `source` stands.
+    """Read the entry that starts at `offset`, the next byte of `source`.
 
     Raises:
-        SourceMisbehaved: rule 2 or 3 is broken, or the base lies outside the pack.
+        SourceMisbehaved: rule 2 or 3 is broken, or the base is outside the pack.
     """
     number, size = _header(source)
     base: int | ObjectID | None = None

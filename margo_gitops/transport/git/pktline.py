@@ -39,7 +39,7 @@ class PacketReader:
         """Return the next payload or mark.
 
         Raises:
-            SourceMisbehaved: the stream ends inside a packet, the length is none, or all packets exceed the bound.
+            SourceMisbehaved: the stream ends inside a packet, a length is not valid, or all packets exceed the bound.
         """
         size = self._length(self._exactly(4))
         if size <= Mark.RESPONSE_END.value:

@@ -33,7 +33,7 @@ def check_capabilities(packets: PacketReader) -> None:
 
     Raises:
         SourceRefused: the server does not speak protocol version 2, lacks a needed command, or keeps sha256 objects.
-        SourceMisbehaved: this is no advertisement.
+        SourceMisbehaved: this is not an advertisement.
     """
     first = packets.line()
     if first == b"# service=git-upload-pack":
@@ -62,7 +62,7 @@ def check_capabilities(packets: PacketReader) -> None:
 
 
 def ls_refs_request(*refs: bytes) -> bytes:
-    """Return a request for `refs` alone: no symbolic targets, no peeled tags, no ref that none is a prefix of."""
+    """Return a request for `refs` alone: no symbolic targets, no peeled tags, no refs of other names."""
     prefixes = b"".join(packet(b"ref-prefix " + ref + b"\n") for ref in refs)
     return packet(b"command=ls-refs\n") + DELIMITER + prefixes + FLUSH
 
@@ -90,7 +90,7 @@ def read_refs(packets: PacketReader, refs: Collection[bytes]) -> dict[bytes, Obj
         entry = None if isinstance(line, Mark) else _LINE.fullmatch(line)
         if entry is None:
             content = line.name.lower() if isinstance(line, Mark) else shown(line)
-            raise SourceMisbehaved(f"the list of refs holds {content!r}, which is no ref")
+            raise SourceMisbehaved(f"the list of refs holds {content!r}, which is not a ref")
 
         if entry[2] not in refs:
             continue

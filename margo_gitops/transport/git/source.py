@@ -119,7 +119,7 @@ def _check_ref(device: str | None, ref: str | None) -> None:
                 str(error), remedy="give the id of the device as the fleet repo names it"
             ) from error
     if ref is not None and not (ref.isascii() and ref.startswith("refs/") and check_ref_format(Ref(ref.encode()))):
-        refuse_settings(f"{ref!r} is no full name of a ref", "give it as refs/heads/…")
+        refuse_settings(f"{ref!r} is not the full name of a ref", "give it as refs/heads/…")
 
 
 _MIB = 1024 * 1024

@@ -1,7 +1,7 @@
 """Git over SSH: one session of the system's `ssh` for each pull (gitprotocol-v2, SSH transport).
 
 `ssh` reads its own configuration, agent, known hosts and certificates, so that a site's rules hold here as well. A
-session is not kept from pull to pull: `git upload-pack` reads loose refs once and would go on answering with old ones.
+session is not kept from pull to pull: `git upload-pack` reads loose refs once and would keep answering with old ones.
 Where the handshake costs too much, `ControlMaster` in ssh's configuration keeps the connection below.
 
 The protocol version travels as the variable GIT_PROTOCOL; the server must accept it (`AcceptEnv GIT_PROTOCOL`).
@@ -136,7 +136,7 @@ class _Session:
         meter.connections += 1
 
     def write(self, request: bytes, deadline: Deadline) -> None:
-        """Send a request; it fits into the pipe, so that this waits for nobody."""
+        """Send a request; it fits into the pipe, so that this does not wait."""
         deadline.left()
         try:
             self._stdin.write(request)

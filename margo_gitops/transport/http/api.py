@@ -122,7 +122,7 @@ class DeviceApi:
         return self._submit(self._contract.capabilities(device, document), deadline)
 
     def path_of(self, url: str) -> str:
-        """Return the target of a path from a manifest: on this server, below this prefix, wherever it points.
+        """Return the target of a path from a manifest: always on this server and below this prefix.
 
         Raises:
             SourceMisbehaved: it holds what no path of a request may hold.
@@ -177,7 +177,7 @@ def error_of(reply: Reply, source: WebSource) -> TransportError:
 
 
 def _problem(reply: Reply) -> Node:
-    """Return the problem document; an empty one where there is none that can be read."""
+    """Return the problem document; an empty one where it cannot be read."""
     if "json" not in (reply.header("Content-Type") or ""):
         return Node({})
     try:
@@ -201,11 +201,11 @@ def read_body(answer: WebAnswer, limit: int) -> bytes:
         limit: the most bytes it may have, decoded.
 
     Raises:
-        SourceMisbehaved: it is longer, cut off, or in an encoding that nobody asked for.
+        SourceMisbehaved: it is longer, cut off, or in an encoding that the request did not allow.
     """
     encoding = (answer.header("Content-Encoding") or "identity").strip().lower()
     if encoding not in ("identity", "gzip", "x-gzip"):
-        raise SourceMisbehaved(f"the answer is encoded as {shown(encoding.encode())}, which nobody asked for")
+        raise SourceMisbehaved(f"the answer is encoded as {shown(encoding.encode())}, which the request did not allow")
     packed = _read(answer.read, limit + _PIECE)
     promised = answer.response.length
     if promised:
@@ -236,7 +236,7 @@ def gunzip(packed: bytes, limit: int) -> bytes:
         try:
             part = unpacking.decompress(packed, limit - size + 1)
         except zlib.error as error:
-            raise ValueError(f"it is no sound gzip ({error})") from error
+            raise ValueError(f"it is not valid gzip ({error})") from error
         size += len(part)
         if size > limit:
             raise ValueError(f"it holds more than {limit} bytes")

@@ -2,7 +2,7 @@
 
 How files are named in a bundle is not specified, so names do not count and cannot do harm: nothing is unpacked to
 disk, and only what has a digest that was asked for is taken. That is also why no general tar reader is used here: all
-that is needed are the regular files of an archive that lies in memory.
+that is needed are the regular files of an archive in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def bundle_is_cheaper(manifest: StateManifest, missing: Collection[Digest], larg
     A device that has none of the deployments always takes the bundle. Sizes are advisory; a wrong one costs a detour.
 
     Args:
-        manifest: what the device shall run.
+        manifest: what the device must run.
         missing: digests of the deployments that it does not have.
         largest: the most bytes that a bundle may have.
     """

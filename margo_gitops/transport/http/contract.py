@@ -56,7 +56,7 @@ class Contract(Protocol):
         ...
 
     def path_of(self, url: str) -> str:
-        """Return the target of a path from a manifest: on this server, below this prefix, wherever it points.
+        """Return the target of a path from a manifest: always on this server and below this prefix.
 
         Raises:
             SourceMisbehaved: it holds what no path of a request may hold.
@@ -114,7 +114,7 @@ def local_path(url: str, prefix: str) -> str:
         SourceMisbehaved: it holds what no path of a request may hold.
     """
     if not url.isascii() or not url.isprintable() or " " in url or "#" in url or not url.startswith("/"):
-        raise SourceMisbehaved("the manifest names a path that is none")
+        raise SourceMisbehaved("the manifest names a path that is not valid")
     return url.removeprefix(prefix) if url.startswith(prefix + ROOT) else url
 
 

@@ -4,7 +4,7 @@ Rules:
 
 1.  The manifest is asked for with the entity tag of what is held; 304 means unchanged, and so do equal bytes.
 2.  A version that is not greater than the held one is refused before anything else is fetched; `judge` has the floor.
-3.  What is held already is not fetched again: deployments are known by their digests, whatever is held under which id.
+3.  What is held already is not fetched again: deployments are known by their digests, not by their ids.
 4.  First sync and many changes come in the bundle, few changes one by one. A bundle whose bytes have another digest
     than the manifest states refuses the whole update. One that cannot be had, or lacks files, is made up for singly.
 5.  Every digest is verified over the bytes that came, decoded. Sizes are advisory.
@@ -76,7 +76,7 @@ def condition(held: Snapshot, url: str) -> str:
     """Return the If-None-Match header for what is held.
 
     Args:
-        held: what is held, wherever it came from.
+        held: what is held, from any source.
         url: the base URL of the server that is asked.
     """
     tag, _, origin = held.revision.partition(" ")
@@ -110,7 +110,7 @@ class HttpTransport:
         """Take the settings; nothing is opened or read yet.
 
         Args:
-            source: where from, and as whom.
+            source: from where, and as which device.
             limits: bounds on what a server may send; None for the default ones.
 
         Raises:
@@ -137,7 +137,7 @@ class HttpTransport:
 
         Raises:
             SourceUnreachable: no connection, or no answer in time.
-            SourceRefused: the server knows this device not, or does not have what it lists.
+            SourceRefused: the server does not know this device, or does not have what it lists.
             SourceMisbehaved: the answer breaks the contract or its bounds.
             SourceMisconfigured: a file or variable that the settings name cannot be used.
             SourceBusy: the server asks to come back later.
@@ -168,7 +168,7 @@ class HttpTransport:
         return self._api.put_capabilities(device, document, deadline)
 
     def freshness(self, device: str, held: bytes | None) -> bytes | None:
-        """Return the proof of freshness of a device; None where there is none, or it is the one that is held.
+        """Return the proof of freshness of a device; None where there is no other than the held one.
 
         Args:
             device: the device; the server knows it by the caller's identity.
@@ -258,7 +258,7 @@ class HttpTransport:
         if content_type not in _MANIFEST_TYPES:
             raise SourceMisbehaved(
                 f"the server answers with {shown(content_type.encode())} instead of {MANIFEST_MEDIA_TYPE}",
-                remedy="check that the URL is the base of the API, what stands before /api/v1/deployments",
+                remedy="check that the URL is the base of the API, the part before /api/v1/deployments",
             )
         nodes = max(DEFAULT_BOUNDS.nodes, _NODES_PER_REFERENCE * self._limits.deployments)
         bounds = Bounds(size=self._limits.manifest_bytes, nodes=nodes)

@@ -114,7 +114,7 @@ class SignedContract:
         return True
 
     def answered(self, status: int) -> None:
-        """Doubt the id where the server knows it not (rule 2)."""
+        """Doubt the id where the server does not know it (rule 2)."""
         self._doubtful = self._doubtful or status == HTTPStatus.UNAUTHORIZED
 
     def path(self, resource: str) -> str:
@@ -162,7 +162,7 @@ class SignedContract:
             )
         client_id = _text(body, "clientId")
         if not CLIENT_ID.fullmatch(client_id):
-            raise SourceMisbehaved("the server answers onboarding with something that is no client id")
+            raise SourceMisbehaved("the server answers onboarding with something that is not a client id")
         return client_id
 
 
@@ -186,7 +186,7 @@ class ClientIdFile:
     url: str
 
     def read(self, certificate: bytes) -> str | None:
-        """Return the id that the server has issued for a certificate; None where none is known.
+        """Return the id that the server has issued for a certificate; None where it is not known.
 
         Raises:
             ClientIdUnusable: the disk refuses.

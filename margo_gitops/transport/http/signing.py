@@ -1,7 +1,7 @@
 """Signs requests (RFC 9421; Margo API requirements and security, G1).
 
 A signature covers `@method`, `@target-uri`, `@authority`, and `content-digest` where there is a body: what the
-specification demands, and what its test suite demands besides. It is made for each sending anew, with a nonce, so that
+specification demands, and what its test suite demands in addition. Each sending gets a new one, with a nonce, so that
 a request that must be sent twice is not taken for a replay.
 
 Only signing is here, which needs no reader of structured fields: all that is signed was written a line above.

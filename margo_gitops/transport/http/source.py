@@ -31,7 +31,7 @@ CLIENT_ID: Final = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._~-]{1,200}")
 
 _SPIFFE_ID: Final = re.compile(r"spiffe://[a-z0-9._-]+(/[A-Za-z0-9._~-]+)+")
 _LONGEST_WAIT: Final = 300.0
-_REMEDY: Final = "give https://host[:port], with the path that stands before /api/v1 if there is one"
+_REMEDY: Final = "give https://host[:port], with the path before /api/v1 if there is one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class HttpSettings(WebSource):
 class HttpSource(HttpSettings):
     """Settings of one source; made once, checked when made.
 
-    Its URL is the base of the API, `https://host[:port][/prefix]`: what stands before `/api/v1/deployments`. A poll
+    Its URL is the base of the API, `https://host[:port][/prefix]`: the part before `/api/v1/deployments`. A poll
     that waits for a change waits longer than `read_seconds`, and does not count for `pull_seconds`.
 
     Attributes:
@@ -112,7 +112,7 @@ class HttpSource(HttpSettings):
         )
         check_foreign(foreign, address)
         if self.server_spiffe_id is not None and not _SPIFFE_ID.fullmatch(self.server_spiffe_id):
-            refuse_settings("the SPIFFE ID of the server is none", "give it as spiffe://<trust domain>/margo/wfm/<id>")
+            refuse_settings("the SPIFFE ID of the server is not valid", "write spiffe://<trust domain>/margo/wfm/<id>")
         check_secrets(self, address)
         check_times(self)
         self._check_contract()
@@ -125,7 +125,7 @@ class HttpSource(HttpSettings):
                     "name its certificate and its key: signingCertificate, signingKey",
                 )
             if self.client_id is not None and not CLIENT_ID.fullmatch(self.client_id):
-                refuse_settings("the client id of the source is none", "write the id that the server has issued")
+                refuse_settings("the client id of the source is not valid", "write the id that the server has issued")
         elif any((self.signing_certificate, self.signing_key, self.signature_algorithm, self.client_id)):
             refuse_settings(
                 "the current contract has no signed requests and no client ids",
