@@ -39,9 +39,7 @@ class ServiceImage:
     """What a service of a compose file runs.
 
     Attributes:
-        service: its name.
         image: as written, variables included; None where it is built on the device.
-        location: where that stands.
     """
 
     service: str
@@ -77,10 +75,6 @@ def pinning_rule(image: str) -> str | None:
 
 def service_images(tree: FileTree, content: ComponentContent) -> list[ServiceImage]:
     """Return the images of a component that the package brings along.
-
-    Args:
-        tree: the fleet repo.
-        content: of a compose component.
 
     Raises:
         UnreadableDocument: its compose file cannot be looked into.

@@ -25,7 +25,6 @@ class TreeFile:
         path: relative to the tree, with `/` between names.
         kind: "link" for a symbolic link, "special" for a submodule, device, socket or pipe.
         size: bytes.
-        read: returns the content.
     """
 
     path: str

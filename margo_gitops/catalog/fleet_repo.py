@@ -24,9 +24,7 @@ class FleetCommit:
 
     Attributes:
         id: in hex.
-        author_name, author_email: who made the change.
         time: seconds since the epoch; with offset, minutes east of UTC.
-        subject: first line of its message.
     """
 
     id: str

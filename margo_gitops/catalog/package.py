@@ -42,13 +42,7 @@ _RESOURCES = ("descriptionFile", "icon", "licenseFile", "releaseNotes")
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A package that may be used.
-
-    Attributes:
-        application: what the renderer needs of it.
-        files: every file, by path.
-        findings: warnings.
-    """
+    """A package that may be used."""
 
     application: Application
     files: dict[str, TreeFile]

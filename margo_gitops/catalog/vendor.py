@@ -31,7 +31,6 @@ class Vendored:
     """What `app add` did.
 
     Attributes:
-        package: as vendored.
         folder: where it lies, relative to the fleet repo.
         outcome: "added", "replaced" or "unchanged".
     """

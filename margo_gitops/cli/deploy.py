@@ -122,13 +122,6 @@ def deploy_by_form(
 ) -> None:
     """Ask for what a Deployment shall be, show the change and what it does, and make it.
 
-    Args:
-        editing: how the edit is made.
-        base: what it starts from.
-        target: the Deployment.
-        request: what options say already.
-        state: the state repo that the person named.
-
     Raises:
         UsageError: there is no terminal.
         MargoGitopsError: what options say cannot be taken, or the change cannot be written.

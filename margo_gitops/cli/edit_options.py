@@ -48,10 +48,8 @@ class Editing:
     """How a person wants an edit to be made.
 
     Attributes:
-        fleet: a folder in the fleet repo.
         commit: into a commit on a branch, not into the files.
         branch: its name; None: the edit's own.
-        dry_run: show it only.
     """
 
     fleet: Path

@@ -99,13 +99,7 @@ class UpgradeRequest:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """What changes for deployments that come from one version.
-
-    Attributes:
-        version: the one they run now.
-        deployments: their names.
-        differences: between that version and the new one.
-    """
+    """What changes for deployments that come from one version."""
 
     version: str
     deployments: tuple[str, ...]
@@ -117,9 +111,7 @@ class Upgrade:
     """An upgrade, not written yet.
 
     Attributes:
-        version: the new one.
         steps: for each version that deployments come from, newest first.
-        edit: the files.
     """
 
     version: str
@@ -208,8 +200,6 @@ class Difference:
 
     Attributes:
         subject: "parameter greeting", "profile greeting-compose".
-        change: "added", "removed" or "changed".
-        details: what is different, for people.
     """
 
     subject: str

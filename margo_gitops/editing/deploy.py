@@ -26,9 +26,7 @@ class DeployTarget:
     """Which Deployment is meant, and what it will run.
 
     Attributes:
-        name: of the Deployment.
         known: as it is; None for a new one.
-        description: of the version that it will run.
     """
 
     name: str
@@ -49,7 +47,6 @@ class DeployRequest:
         application: id of the application.
         version: None: as it is; for a new Deployment the newest one in the fleet repo.
         name: of the Deployment; None: that of this application, or for a new one the application's id.
-        placement: where it goes.
         parameters: values to set, typed as the application wants them.
         unset: names of parameters to take out of the Deployment.
         profiles: ids, best first; empty: as they are.

@@ -37,10 +37,8 @@ class DeviceRequest:
     """A device that shall be in the fleet.
 
     Attributes:
-        device: its id.
         capabilities: Margo's document, in its current shape; None: as they are.
         site: name of its site; None: none, or as it is.
-        labels, parameters: besides those it has.
         update: whether the device is there already and shall be changed.
     """
 

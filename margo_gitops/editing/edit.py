@@ -57,15 +57,7 @@ class Edit:
 def make_edit(
     title: str, words: Sequence[str], changes: Iterable[FileChange], notes: Sequence[str] = (), body: str = ""
 ) -> Edit:
-    """Return an edit of the files that really change.
-
-    Args:
-        title: what it does.
-        words: what its branch is named after.
-        changes: the files.
-        notes: what the person should know.
-        body: more of the commit's message.
-    """
+    """Return an edit of the files that really change."""
     real = sorted((each for each in changes if each.before != each.after), key=lambda each: each.path)
     return Edit(title, _branch(words), tuple(real), tuple(notes), body)
 
@@ -81,9 +73,7 @@ class Base:
     """What edits start from.
 
     Attributes:
-        repo: the fleet repo.
         revision: id of the commit whose files these are; None: the files as they are now.
-        tree: the files.
         intent: what they say, as far as it can be read.
     """
 

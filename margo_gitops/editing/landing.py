@@ -27,10 +27,6 @@ from margo_gitops.wording import counted
 def check_edit(base: Base, edit: Edit) -> list[str]:
     """Check that an edit makes nothing invalid that was valid.
 
-    Args:
-        base: what the edit was made for.
-        edit: the edit.
-
     Returns:
         Notes for the person: what was invalid before, and still is.
 

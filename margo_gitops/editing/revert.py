@@ -24,10 +24,6 @@ FORWARD = "versions go up, never back: devices get the old content under a new m
 def revert_commit(base: Base, revision: str) -> Edit:
     """Return the edit that undoes a commit, of a merge all that it brought.
 
-    Args:
-        base: what it is undone in.
-        revision: names the commit.
-
     Raises:
         FleetCommitUnknown: there is no such commit.
         EditImpossible: it is not part of this history, or is the first commit.

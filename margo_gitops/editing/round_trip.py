@@ -37,11 +37,6 @@ _NO_FOLDING = 1_000_000
 def rewritten(content: bytes, file: str, value: Json) -> bytes:
     """Return a document's file with another value.
 
-    Args:
-        content: the file, as the strict reader takes it.
-        file: its name, for messages.
-        value: what the document shall say.
-
     Raises:
         UnreadableDocument: the file is no such document.
         NotEditable: it cannot be changed without losing something.

@@ -239,10 +239,6 @@ def _spelled(option: str | float) -> str:
 def picked(text: str, most: int) -> tuple[int, ...] | None:
     """Return the numbers of `1, 3-5`, in the order typed, each once; None where the text is something else.
 
-    Args:
-        text: what was typed.
-        most: the greatest number that there is.
-
     Raises:
         AnswerRefused: a number is not in the list.
     """

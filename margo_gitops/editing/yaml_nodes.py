@@ -77,13 +77,7 @@ def _text(text: str) -> str:
 
 
 def change(node: object, before: Json, after: Json) -> object:
-    """Return `node` with another value; whatever is the same before and after is not touched.
-
-    Args:
-        node: what ruamel.yaml made of the document.
-        before: its value, as this project reads it.
-        after: the value it shall have.
-    """
+    """Return `node` with another value; whatever is the same before and after is not touched."""
     if isinstance(node, CommentedMap) and isinstance(before, dict) and isinstance(after, dict):
         _change_mapping(node, before, after)
         return node

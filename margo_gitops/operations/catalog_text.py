@@ -112,12 +112,7 @@ def shown_value(value: ParameterValue | None) -> str:
 
 
 def compatibility_lines(found: Compatibility, *, details: bool = False) -> Iterator[str]:
-    """Yield which devices could take an application, and why the others could not.
-
-    Args:
-        found: what was judged.
-        details: every device, with each reason.
-    """
+    """Yield which devices could take an application, and why the others could not."""
     return map(printable, _compatibility_lines(found, details=details))
 
 

@@ -21,13 +21,7 @@ from margo_gitops.rendering.resolution import Resolved
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A deployment on a device.
-
-    Attributes:
-        deployed: the deployment and its site.
-        application, profile: what it runs there.
-        parameters: its values, made when they are asked for.
-    """
+    """A deployment on a device."""
 
     deployed: Deployed
     application: Application

@@ -55,12 +55,7 @@ def state_location(root: Path, intent: Intent, override: str | None) -> str:
 
 
 def state_location_of(root: Path, fleet: Fleet) -> str:
-    """Return where a fleet says that its state repo is: an absolute path or a URL.
-
-    Args:
-        root: of the fleet repo.
-        fleet: its `margo-gitops.yaml`.
-    """
+    """Return where a fleet says that its state repo is: an absolute path or a URL."""
     named = fleet.spec.state_repo
     return named if is_remote(named) else str((root / named).resolve())
 

@@ -39,7 +39,6 @@ class FileUpgrade:
 
     Attributes:
         path: relative to the fleet repo.
-        fate: in a word.
         content: what to write; None: nothing is written.
         record: what is recorded from now on; None: the file is no longer the scaffold's.
         told: lines for people, such as what the scaffold changed where that cannot be merged.
@@ -119,12 +118,7 @@ def _changes(base: str | None, mine: bytes, theirs: bytes) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Merged:
-    """The outcome of a merge by lines.
-
-    Attributes:
-        content: of the file.
-        conflicts: how many places both changed.
-    """
+    """The outcome of a merge by lines."""
 
     content: bytes
     conflicts: int

@@ -23,7 +23,6 @@ class Scaffold:
     """What `init` made.
 
     Attributes:
-        folder: the fleet repo.
         commit: id of the first commit; None where git does not know who commits.
     """
 

@@ -68,13 +68,7 @@ class Answers:
 
 @dataclass(frozen=True, slots=True)
 class FirstSettings:
-    """What `margo-gitops.yaml` starts with.
-
-    Attributes:
-        state_repo: path or URL of the state repo.
-        artifacts_url: the applications/ folder as devices see it.
-        sign: whether unsigned state is refused.
-    """
+    """What `margo-gitops.yaml` starts with."""
 
     state_repo: str
     artifacts_url: str

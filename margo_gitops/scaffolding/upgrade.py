@@ -29,9 +29,7 @@ class Upgraded:
     """What an upgrade did.
 
     Attributes:
-        root: of the fleet repo.
         before: the version that scaffolded it last; None: before scaffolds were recorded.
-        after: the version now.
         files: what became of each file, sorted by path.
     """
 

@@ -34,7 +34,6 @@ class ParameterQuestion:
 
     Attributes:
         section: the heading that it stands under.
-        setting: how the application shows it.
         schema: what the application wants; None where it does not say.
     """
 
@@ -67,8 +66,6 @@ class Answers:
     """What differs from the Deployment as it is.
 
     Attributes:
-        parameters: values that are set.
-        unset: parameters that are taken out.
         placement: where it goes; None: as it is.
         profiles: ids, best first; empty: as they are.
     """
@@ -85,7 +82,6 @@ class Form:
 
     Attributes:
         check: what answers are judged against: the fleet, the Deployment, and what was rendered before.
-        answers: what was answered.
         at: number of the question that is asked.
     """
 

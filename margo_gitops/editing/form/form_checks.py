@@ -32,13 +32,7 @@ _TOLD: Final = 5
 
 @dataclass(frozen=True)
 class FormCheck:
-    """What the answers of one form are judged against.
-
-    Attributes:
-        intent: the fleet.
-        target: the Deployment and its application.
-        previous: what was rendered before.
-    """
+    """What the answers of one form are judged against."""
 
     intent: Intent
     target: DeployTarget

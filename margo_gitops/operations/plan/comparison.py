@@ -66,14 +66,7 @@ class VendoredContent:
 
 @dataclass(frozen=True, slots=True)
 class Sides:
-    """Both sides of a plan.
-
-    Attributes:
-        subject, base: what they are, for people.
-        before: what is there.
-        states: what a render makes.
-        intent, tree: what it makes that from.
-    """
+    """Both sides of a plan."""
 
     subject: str
     base: str
@@ -100,9 +93,7 @@ class Judging:
     """How a policy is applied.
 
     Attributes:
-        span: the commits.
         before_merge: whether reviews, and the merge with its signature, are still to come.
-        commits: whether commits are looked at.
         command: whether the policy's command may be run.
     """
 

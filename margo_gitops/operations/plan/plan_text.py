@@ -35,10 +35,8 @@ class Cause:
     """A change that several devices share.
 
     Attributes:
-        deployment: name of the deployment.
         what: "added", "removed", "application.version 1.0.0 -> 1.1.0", "parameter greeting "Hello" -> "Hi"".
         origin: where the new value stands; "" where that is told by no single place.
-        devices: how many.
     """
 
     deployment: str

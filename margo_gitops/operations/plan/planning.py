@@ -56,7 +56,6 @@ class PlanRequest:
     """What to plan.
 
     Attributes:
-        fleet: a folder in the fleet repo.
         revision: the commit that would be rendered; None: the files as they are now.
         base: the commit to compare with; None: the state repo as it is.
         state: where the state repo is; None: as the fleet says.

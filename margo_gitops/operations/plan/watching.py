@@ -45,10 +45,6 @@ class Saved:
 def watch_fleet(request: PlanRequest, stop: Event | None = None) -> Iterator[Saved]:
     """Yield a plan now and after every save, until interrupted.
 
-    Args:
-        request: of the working tree against the state repo.
-        stop: ends the watch when set.
-
     Raises:
         NoFleetRepo: there is no fleet repo; every other error is yielded.
     """

@@ -29,7 +29,6 @@ class Span:
     """What a policy judges: what is new in a commit, or in the files, since another commit.
 
     Attributes:
-        repo: the fleet repo.
         revision: the full id of the commit; None: the files as they are.
         base: the full id of the commit before; None: nothing was rendered, only the last step is judged.
         named: whether a person named the base: its policy judges every step then.
@@ -59,12 +58,7 @@ class Span:
 
 @dataclass(slots=True)
 class PolicyHistory:
-    """The policies of a fleet repo's commits, and the steps of a span.
-
-    Attributes:
-        repo: the fleet repo.
-        judged: `margo-gitops.yaml` of what is judged.
-    """
+    """The policies of a fleet repo's commits, and the steps of a span."""
 
     repo: FleetRepo
     judged: Located[Fleet]

@@ -29,9 +29,6 @@ class Change:
     """What is judged.
 
     Attributes:
-        span: the commits.
-        tree: the files of what is judged.
-        intent: what they say.
         changes: what devices get; asked only where a freeze is on.
         before_merge: whether reviews, and the merge with its signature, are still to come.
         commits: whether signatures and reviews are looked at.

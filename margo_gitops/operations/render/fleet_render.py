@@ -43,15 +43,11 @@ class RenderRequest:
     """What to render.
 
     Attributes:
-        fleet: a folder in the fleet repo.
-        revision: the commit.
         state: where the state repo is; None: as the fleet says.
         cache: a folder for mirrors of remote state repos.
-        key: signs the commits.
         allow_older: render a commit that does not build on the one rendered before.
         resign: sign everything anew that another key signed.
         freshness_key: signs a statement of freshness; None: `key` does, where the fleet has `spec.freshness`.
-        now: the time of that statement.
         policy_command: whether the policy's command may be run.
     """
 
@@ -72,9 +68,6 @@ class Rendered:
     """What a render did.
 
     Attributes:
-        commit: of the fleet repo.
-        location: of the state repo.
-        publication: what is new there.
         uncommitted: files that differ from the fleet repo's HEAD, and were not rendered.
         unattested: the fleet has `spec.freshness`, but no key signed a statement.
     """

@@ -19,13 +19,7 @@ Standing: TypeAlias = Literal["valid", "stale", "expired"]
 
 @dataclass(frozen=True, slots=True)
 class ShownStatement:
-    """The statement that a state repo holds.
-
-    Attributes:
-        statement: what was signed.
-        standing: whether devices believe it.
-        due: whether it is time to renew it.
-    """
+    """The statement that a state repo holds."""
 
     statement: FreshnessStatement
     standing: Standing

@@ -54,7 +54,6 @@ class ValidateRequest:
     """What to validate.
 
     Attributes:
-        fleet: a folder in the fleet repo.
         revision: a commit; None: the files as they are now.
         since: show only findings of the change since this commit; None: all.
         state: the state repo, for settings that may not change; None: they are not checked.
@@ -96,10 +95,6 @@ def validate_fleet(request: ValidateRequest) -> Validation:
 
 def validate_tree(tree: RootTree, subject: str) -> Validation:
     """Return everything that is wrong with the files of a fleet repo, wherever they are held.
-
-    Args:
-        tree: the files.
-        subject: what they are, for people.
 
     Raises:
         NoFleetRepo: there is no `margo-gitops.yaml`.

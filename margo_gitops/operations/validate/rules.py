@@ -23,9 +23,7 @@ class Rule:
     """A rule.
 
     Attributes:
-        id: stable.
         severity: "error" refuses the fleet; "warning" may do harm later; "note" is worth knowing.
-        title: one sentence.
         text: why, and what to do; Markdown.
     """
 
