@@ -11,19 +11,15 @@ import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
 from margo_gitops.catalog.file_tree import FileTree
 from margo_gitops.catalog.package import COMPOSE_FILE
+from margo_gitops.documents.yaml_text import Loader
 from margo_gitops.errors import Location, UnreadableDocument
 from margo_gitops.rendering.intent import ComponentContent
-
-if TYPE_CHECKING:
-    Loader = yaml.SafeLoader
-else:
-    Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 MAX_BYTES = 1024 * 1024
 MAX_EVENTS = 100_000

@@ -70,14 +70,12 @@ _MOST_FILES = 50_000
 _DESCRIPTION_BYTES = 1024 * 1024
 
 
-def fleet_root(start: Path) -> Path | None:
-    """Return the fleet repo that a folder lies in; None where it lies in none."""
+def _fleet_root(start: Path) -> Path | None:
     folder = start.absolute()
     return next((each for each in (folder, *folder.parents) if (each / _FLEET_FILE).is_file()), None)
 
 
-def device_names(root: Path) -> Iterator[str]:
-    """Yield the ids of devices."""
+def _device_names(root: Path) -> Iterator[str]:
     for path, stem in _documents(root / "devices"):
         if "/" not in stem:
             yield _decoded(stem)
@@ -86,28 +84,23 @@ def device_names(root: Path) -> Iterator[str]:
             yield _name_in(path) or stem
 
 
-def site_names(root: Path) -> Iterator[str]:
-    """Yield the names of sites."""
+def _site_names(root: Path) -> Iterator[str]:
     return (stem.rpartition("/")[2] for _, stem in _documents(root / "sites"))
 
 
-def deployment_names(root: Path) -> Iterator[str]:
-    """Yield the names of deployments."""
+def _deployment_names(root: Path) -> Iterator[str]:
     return (stem.rpartition("/")[2] for _, stem in _documents(root / "deployments"))
 
 
-def application_ids(root: Path) -> Iterator[str]:
-    """Yield the ids of applications."""
+def _application_ids(root: Path) -> Iterator[str]:
     return _folders(root / "applications")
 
 
-def application_versions(root: Path, application: str) -> Iterator[str]:
-    """Yield the versions of an application."""
+def _application_versions(root: Path, application: str) -> Iterator[str]:
     return _folders(root / "applications" / application) if _is_name(application) else iter(())
 
 
-def parameter_names(root: Path, application: str, version: str | None) -> Iterator[str]:
-    """Yield the parameters of an application; without a version, of its newest one."""
+def _parameter_names(root: Path, application: str, version: str | None) -> Iterator[str]:
     from margo_gitops.documents.kinds import read_source
 
     content = _description(root, application, version)
@@ -115,8 +108,7 @@ def parameter_names(root: Path, application: str, version: str | None) -> Iterat
     yield from node.value if node is not None and isinstance(node.value, dict) else ()
 
 
-def profile_ids(root: Path, application: str, version: str | None) -> Iterator[str]:
-    """Yield the profiles of an application; without a version, of its newest one."""
+def _profile_ids(root: Path, application: str, version: str | None) -> Iterator[str]:
     from margo_gitops.documents.kinds import read_source
 
     content = _description(root, application, version)
@@ -126,8 +118,7 @@ def profile_ids(root: Path, application: str, version: str | None) -> Iterator[s
             yield name
 
 
-def label_keys(root: Path) -> Iterator[str]:
-    """Yield the keys of labels, of the first devices and sites."""
+def _label_keys(root: Path) -> Iterator[str]:
     from margo_gitops.documents.kinds import read_source
 
     seen: set[str] = set()
@@ -178,7 +169,7 @@ def _is_name(text: str) -> bool:
 def _description(root: Path, application: str, version: str | None) -> bytes | None:
     from margo_gitops.documents.versions import newest
 
-    versions = list(application_versions(root, application))
+    versions = list(_application_versions(root, application))
     chosen = version if version in versions else newest(versions) if versions else None
     if chosen is None:
         return None
@@ -195,7 +186,7 @@ Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 def _completer(find: Callable[[Path, click.Context], Iterable[str]]) -> Completer:
     def complete(context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[str]:
         try:
-            root = fleet_root(Path(context.params.get("fleet") or "."))
+            root = _fleet_root(Path(context.params.get("fleet") or "."))
             if root is None:
                 return []
             matching = (name for name in find(root, context) if name.startswith(incomplete))
@@ -218,9 +209,9 @@ def _of_application(context: click.Context) -> tuple[str, str | None]:
 
 def _assignments(root: Path, context: click.Context) -> Iterator[str]:
     application, version = _of_application(context)
-    applications = [application] if application else application_ids(root)
+    applications = [application] if application else _application_ids(root)
     for each in applications:
-        yield from (f"{name}=" for name in parameter_names(root, each, version))
+        yield from (f"{name}=" for name in _parameter_names(root, each, version))
 
 
 def _parameters(root: Path, context: click.Context) -> Iterator[str]:
@@ -229,17 +220,17 @@ def _parameters(root: Path, context: click.Context) -> Iterator[str]:
 
 def _selectors(root: Path, _context: click.Context) -> Iterator[str]:
     yield "all"
-    yield from (f"site={name}" for name in site_names(root))
-    yield from (f"{key}=" for key in label_keys(root))
-    yield from (f"device={name}" for name in device_names(root))
+    yield from (f"site={name}" for name in _site_names(root))
+    yield from (f"{key}=" for key in _label_keys(root))
+    yield from (f"device={name}" for name in _device_names(root))
 
 
-complete_devices = _completer(lambda root, _context: device_names(root))
-complete_sites = _completer(lambda root, _context: site_names(root))
-complete_deployments = _completer(lambda root, _context: deployment_names(root))
-complete_applications = _completer(lambda root, _context: application_ids(root))
-complete_versions = _completer(lambda root, context: application_versions(root, _of_application(context)[0]))
-complete_profiles = _completer(lambda root, context: profile_ids(root, *_of_application(context)))
+complete_devices = _completer(lambda root, _context: _device_names(root))
+complete_sites = _completer(lambda root, _context: _site_names(root))
+complete_deployments = _completer(lambda root, _context: _deployment_names(root))
+complete_applications = _completer(lambda root, _context: _application_ids(root))
+complete_versions = _completer(lambda root, context: _application_versions(root, _of_application(context)[0]))
+complete_profiles = _completer(lambda root, context: _profile_ids(root, *_of_application(context)))
 complete_parameters = _completer(_parameters)
 complete_assignments = _completer(_assignments)
 complete_selectors = _completer(_selectors)

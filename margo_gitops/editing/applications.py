@@ -16,10 +16,10 @@ from margo_gitops.documents.records import write
 from margo_gitops.documents.versions import newest, version_key
 from margo_gitops.editing.deploy import with_version
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
-from margo_gitops.editing.named import unknown
+from margo_gitops.editing.named import unknown, unknown_version
 from margo_gitops.editing.round_trip import rewritten
 from margo_gitops.editing.values import parameter_schemas
-from margo_gitops.errors import EditImpossible, Location, PackageExists, ReferenceUnknown
+from margo_gitops.errors import EditImpossible, Location, PackageExists
 from margo_gitops.rendering.intent import Intent, Located
 
 
@@ -156,11 +156,7 @@ def _new_description(intent: Intent, request: UpgradeRequest) -> ApplicationDesc
         raise unknown("application", request.application, {name for name, _ in intent.applications})
     version = request.version or newest(known)
     if version not in known:
-        raise ReferenceUnknown(
-            f"there is no version {version} of the application {request.application}",
-            why=[f"versions in this fleet repo: {', '.join(sorted(known))}"],
-            remedy="name one of these, or the folder of the package",
-        )
+        raise unknown_version(request.application, version, sorted(known), "the folder of the package")
     return known[version].description.value
 
 

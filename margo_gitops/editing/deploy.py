@@ -9,15 +9,14 @@ from dataclasses import dataclass, field
 from margo_gitops.documents.application import ApplicationDescription, ParameterValue
 from margo_gitops.documents.constraints import NAME_PATTERN, DeviceSelector
 from margo_gitops.documents.fleet_kinds import API_VERSION, Deployment
-from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.versions import newest
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
-from margo_gitops.editing.named import unknown
-from margo_gitops.editing.round_trip import new_document, rewritten, schema_line
+from margo_gitops.editing.named import unknown, unknown_version
+from margo_gitops.editing.round_trip import document_and_spec, new_document, rewritten, schema_line
 from margo_gitops.editing.values import check_parameter_name, check_value, plain_values
-from margo_gitops.errors import EditImpossible, Location, ReferenceUnknown
+from margo_gitops.errors import EditImpossible, Location
 from margo_gitops.rendering.intent import Intent, Located
 
 
@@ -74,11 +73,7 @@ def deploy_target(intent: Intent, application: str, version: str | None, name: s
     known = _known(intent, application, name)
     chosen = version or (known.value.spec.application.version if known else newest(versions))
     if chosen not in versions:
-        raise ReferenceUnknown(
-            f"there is no version {chosen} of the application {application}",
-            why=[f"versions in this fleet repo: {', '.join(sorted(versions))}"],
-            remedy="name one of these, or add it with `margo-gitops app add PATH`",
-        )
+        raise unknown_version(application, chosen, sorted(versions))
     final = known.value.metadata.name if known else name or application
     if not re.search(NAME_PATTERN, final):
         raise EditImpossible(
@@ -152,12 +147,7 @@ def _new(base: Base, target: DeployTarget, request: DeployRequest) -> FileChange
 
 
 def _changed(known: Located[Deployment], target: DeployTarget, request: DeployRequest) -> FileChange:
-    document = read_source(known.content, known.file).root.plain()
-    spec = document.get("spec") if isinstance(document, dict) else None
-    application = spec.get("application") if isinstance(spec, dict) else None
-    if not isinstance(spec, dict) or not isinstance(application, dict):
-        raise EditImpossible("the file holds no deployment", where=Location(known.file))
-    application["version"] = target.version
+    document, spec = _with_version(known, target.version)
     if request.placement is not None and request.placement != known.value.spec.placement:
         spec["placement"] = write(request.placement)
     if request.profiles:
@@ -186,10 +176,15 @@ def with_version(known: Located[Deployment], version: str) -> FileChange:
     Raises:
         NotEditable: its file cannot be changed.
     """
-    document = read_source(known.content, known.file).root.plain()
-    spec = document.get("spec") if isinstance(document, dict) else None
-    application = spec.get("application") if isinstance(spec, dict) else None
+    document, _ = _with_version(known, version)
+    return FileChange(known.file, known.content, rewritten(known.content, known.file, document))
+
+
+def _with_version(known: Located[Deployment], version: str) -> tuple[Json, dict[str, Json]]:
+    """Return a Deployment's document with another version, and the `spec` in it."""
+    document, spec = document_and_spec(known.content, known.file, "deployment")
+    application = spec.get("application")
     if not isinstance(application, dict):
         raise EditImpossible("the file holds no deployment", where=Location(known.file))
     application["version"] = version
-    return FileChange(known.file, known.content, rewritten(known.content, known.file, document))
+    return document, spec

@@ -20,7 +20,7 @@ from margo_gitops.documents.kinds import CAPABILITIES, read_as, read_source
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.versions import version_key
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
-from margo_gitops.editing.round_trip import new_document, rewritten, schema_line
+from margo_gitops.editing.round_trip import document_and_spec, new_document, rewritten, schema_line
 from margo_gitops.editing.selectors import typed_scalar
 from margo_gitops.editing.values import plain_values, typed_value
 from margo_gitops.errors import EditImpossible, InvalidDocument, Location, UnreadableDocument
@@ -144,10 +144,7 @@ def _path(device: str) -> str:
 
 
 def _changed(known: Located[Device], request: DeviceRequest) -> Edit:
-    document = read_source(known.content, known.file).root.plain()
-    if not isinstance(document, dict):
-        raise EditImpossible("the file holds no device", where=Location(known.file), remedy=_VALIDATE)
-    spec = _mapping(document, "spec")
+    document, spec = document_and_spec(known.content, known.file, "device")
     if request.capabilities is not None:
         spec["capabilities"] = dict(request.capabilities)
     if request.site is not None:
@@ -264,10 +261,7 @@ def _same(known: Located[Device], content: bytes, device: str) -> bool:
 
 def _with_source(content: bytes, file: str, capabilities: dict[str, Json] | None) -> bytes:
     """Return a Device document that takes its capabilities from reports; None: those that it has stay."""
-    document = read_source(content, file).root.plain()
-    spec = document.get("spec") if isinstance(document, dict) else None
-    if not isinstance(document, dict) or not isinstance(spec, dict):
-        raise EditImpossible("the file holds no device", where=Location(file), remedy="margo-gitops validate")
+    document, spec = document_and_spec(content, file, "device")
     spec["capabilitiesFrom"] = "reports"
     if capabilities is not None:
         spec["capabilities"] = capabilities

@@ -8,14 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from difflib import SequenceMatcher
-from typing import TYPE_CHECKING
 
 import yaml
 
-if TYPE_CHECKING:
-    Loader = yaml.SafeLoader
-else:
-    Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+from margo_gitops.documents.yaml_text import Loader
 
 Span = tuple[int, int]
 """Lines, as (first, last + 1)."""

@@ -33,12 +33,19 @@ def named_application(intent: Intent, application: str, version: str | None) -> 
     if not versions:
         raise unknown("application", application, {each for each, _ in intent.applications})
     if version is not None and version not in versions:
-        raise ReferenceUnknown(
-            f"there is no version {version} of the application {application}",
-            why=[f"versions in this fleet repo: {', '.join(versions)}"],
-            remedy="name one of these, or add it with `margo-gitops app add PATH`",
-        )
+        raise unknown_version(application, version, versions)
     return intent.applications[application, version or versions[0]]
+
+
+def unknown_version(
+    application: str, version: str, known: Iterable[str], other: str = "add it with `margo-gitops app add PATH`"
+) -> ReferenceUnknown:
+    """Return the error for a version that the fleet repo does not have."""
+    return ReferenceUnknown(
+        f"there is no version {version} of the application {application}",
+        why=[f"versions in this fleet repo: {', '.join(known)}"],
+        remedy=f"name one of these, or {other}",
+    )
 
 
 def named_devices(intent: Intent, devices: Collection[str]) -> frozenset[str]:

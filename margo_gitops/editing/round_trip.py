@@ -28,7 +28,7 @@ from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.nodes import Json, Node
 from margo_gitops.editing.line_merge import lines_of_values, merge_edit
 from margo_gitops.editing.yaml_nodes import NodeRepresenter, change, fresh
-from margo_gitops.errors import Location, NotEditable, UnreadableDocument
+from margo_gitops.errors import EditImpossible, Location, NotEditable, UnreadableDocument
 
 _NO_FOLDING = 1_000_000
 """Columns; longer than any line that a document may have."""
@@ -69,6 +69,20 @@ def _not_editable(file: str, why: str) -> NotEditable:
     return NotEditable(
         "the file cannot be edited by a command", where=Location(file), why=[why], remedy="edit it by hand"
     )
+
+
+def document_and_spec(content: bytes, file: str, kind: str) -> tuple[dict[str, Json], dict[str, Json]]:
+    """Return the value of a document of the fleet repo and the `spec` in it, to be changed for `rewritten`.
+
+    Raises:
+        EditImpossible: the file holds no such document.
+    """
+    document = read_source(content, file).root.plain()
+    spec = document.get("spec") if isinstance(document, dict) else None
+    if not isinstance(document, dict) or not isinstance(spec, dict):
+        remedy = "see what is wrong with it: margo-gitops validate"
+        raise EditImpossible(f"the file holds no {kind}", where=Location(file), remedy=remedy)
+    return document, spec
 
 
 def new_document(value: Json, header: str = "") -> bytes:

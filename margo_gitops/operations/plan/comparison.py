@@ -88,37 +88,31 @@ def planned(sides: Sides, notes: Iterable[str] = ()) -> Plan:
     return make_plan(sides.subject, sides.base, changes, unchanged=len(sides.states) - here, notes=notes)
 
 
-@dataclass(frozen=True, slots=True)
-class Judging:
-    """How a policy is applied.
-
-    Attributes:
-        before_merge: whether reviews, and the merge with its signature, are still to come.
-        command: whether the policy's command may be run.
-    """
-
-    span: Span
-    before_merge: bool = False
-    commits: bool = True
-    command: bool = False
-
-
-def judgement(sides: Sides, judging: Judging, plan: Callable[[], Plan]) -> tuple[Verdict, ...]:
+def judgement(
+    sides: Sides,
+    span: Span,
+    plan: Callable[[], Plan],
+    *,
+    before_merge: bool = False,
+    commits: bool = True,
+    command: bool = False,
+) -> tuple[Verdict, ...]:
     """Return what the fleet's policy says; nothing where there is none.
 
     Args:
         sides: what is judged.
-        judging: how.
-        plan: makes the plan; asked only where a part of the policy needs it.
+        span: the commits.
+        plan: makes the plan; called only where a part of the policy needs it.
+        before_merge: whether reviews, and the merge with its signature, are still to come.
+        commits: whether signatures and reviews are judged.
+        command: whether the policy's command may run.
 
     Raises:
         PolicyUnusable: the policy cannot be applied.
     """
-    change = Change(
-        judging.span, sides.tree, sides.intent, lambda: plan().devices, judging.before_merge, judging.commits
-    )
+    change = Change(span, sides.tree, sides.intent, lambda: plan().devices, before_merge, commits)
     verdicts = judge_change(change)
-    by_command = _by_command(sides, judging, lambda: with_verdicts(plan(), verdicts))
+    by_command = _by_command(sides, span, lambda: with_verdicts(plan(), verdicts), allowed=command)
     return (*verdicts, by_command) if by_command else verdicts
 
 
@@ -127,20 +121,20 @@ def with_verdicts(plan: Plan, verdicts: Iterable[Verdict]) -> Plan:
     return replace(plan, policy=tuple(map(verdict, verdicts)))
 
 
-def _by_command(sides: Sides, judging: Judging, plan: Callable[[], Plan]) -> Verdict | None:
-    force = PolicyHistory(judging.span.repo, sides.intent.fleet).judging(judging.span)
+def _by_command(sides: Sides, span: Span, plan: Callable[[], Plan], *, allowed: bool) -> Verdict | None:
+    force = PolicyHistory(span.repo, sides.intent.fleet).judging(span)
     own = sides.intent.fleet.value.spec.policy
     if force is None or not force.policy.command:
         if own is not None and own.command:
             return Verdict("command", "skipped", "the command judges from the next change on, not the one that adds it")
         return None
-    if not judging.command:
+    if not allowed:
         return Verdict(
             "command",
             "skipped",
             f"{force.policy.command[0]} was not run: nobody asked for it (--allow-policy-command)",
         )
-    return judge_by_command(judging.span.repo, force, json.dumps(write(plan()), ensure_ascii=False).encode())
+    return judge_by_command(span.repo, force, json.dumps(write(plan()), ensure_ascii=False).encode())
 
 
 def refuse_skipped_command(verdicts: Iterable[Verdict], sides: Sides, span: Span) -> None:

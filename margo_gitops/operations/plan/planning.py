@@ -23,7 +23,6 @@ from margo_gitops.errors import (
 )
 from margo_gitops.operations.fleet_input import FleetInput, StateTarget, open_state, refuse_foreign, state_location
 from margo_gitops.operations.plan.comparison import (
-    Judging,
     Sides,
     cannot_take,
     judgement,
@@ -161,10 +160,17 @@ class _Planning:
         revision = self.subject if request.revision is not None else None
         at = self._head_date() if request.at is None else request.at
         span = Span(self.repo, revision, base_commit, named=request.base is not None, at=at)
-        judging = Judging(span, request.before_merge, request.commits, request.policy_command)
         with without_collections():
             made = planned(sides, notes)
-            return with_verdicts(made, judgement(sides, judging, lambda: made))
+            verdicts = judgement(
+                sides,
+                span,
+                lambda: made,
+                before_merge=request.before_merge,
+                commits=request.commits,
+                command=request.policy_command,
+            )
+            return with_verdicts(made, verdicts)
 
     def _head_date(self) -> int:
         try:

@@ -22,7 +22,7 @@ from margo_gitops.operations.fleet_input import (
     refuse_foreign,
     refuse_older,
 )
-from margo_gitops.operations.plan.comparison import Judging, Sides, judgement, planned, refuse_skipped_command
+from margo_gitops.operations.plan.comparison import Sides, judgement, planned, refuse_skipped_command
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.policies.policy_judging import refuse_breaches
 from margo_gitops.rendering.changes import Plan
@@ -140,7 +140,7 @@ def _obey_policy(
         return made[0]
 
     with without_collections():
-        verdicts = judgement(sides, Judging(span, command=request.policy_command), plan)
+        verdicts = judgement(sides, span, plan, command=request.policy_command)
     refuse_breaches(verdicts)
     refuse_skipped_command(verdicts, sides, span)
 

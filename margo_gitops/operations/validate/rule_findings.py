@@ -91,50 +91,29 @@ def _without_device(finding: RuleFinding) -> str:
 
 def of_finding(finding: Finding) -> RuleFinding:
     """Return a finding of a document as one of a rule."""
-    where = finding.location
     message = f"{finding.path}: {finding.message}" if finding.path else finding.message
-    return RuleFinding(
-        rule=finding.rule or InvalidDocument.code,
-        severity="warning" if finding.severity == "warning" else "error",
-        message=message,
-        file=where.file if where else None,
-        line=where.line if where else None,
-        column=where.column if where else None,
-        device=None,
-        devices=0,
-        why=(),
-        remedy=finding.remedy,
-    )
+    severity: Severity = "warning" if finding.severity == "warning" else "error"
+    return _found(finding.rule or InvalidDocument.code, severity, message, finding.location, finding.remedy)
 
 
 def of_error(error: MargoGitopsError, severity: Severity = "error") -> RuleFinding:
     """Return an error of the tree as a finding of the rule that has its code."""
-    where = error.where
-    return RuleFinding(
-        rule=error.code,
-        severity=severity,
-        message=error.what,
-        file=where.file if where else None,
-        line=where.line if where else None,
-        column=where.column if where else None,
-        device=error.device,
-        devices=1 if error.device else 0,
-        why=error.why,
-        remedy=error.remedy,
-    )
+    return _found(error.code, severity, error.what, error.where, error.remedy, error.device, error.why)
 
 
-def of_rule(rule: str, message: str, where: Location, remedy: str, device: str | None = None) -> RuleFinding:
+def of_rule(rule: str, message: str, where: Location, remedy: str) -> RuleFinding:
     """Return a finding of a rule that has an id of its own, with the rule's severity."""
-    return RuleFinding(
-        rule=rule,
-        severity=RULES[rule].severity,
-        message=message,
-        file=where.file,
-        line=where.line,
-        column=where.column,
-        device=device,
-        devices=1 if device else 0,
-        why=(),
-        remedy=remedy,
-    )
+    return _found(rule, RULES[rule].severity, message, where, remedy)
+
+
+def _found(
+    rule: str,
+    severity: Severity,
+    message: str,
+    where: Location | None,
+    remedy: str,
+    device: str | None = None,
+    why: tuple[str, ...] = (),
+) -> RuleFinding:
+    file, line, column = (where.file, where.line, where.column) if where else (None, None, None)
+    return RuleFinding(rule, severity, message, file, line, column, device, 1 if device else 0, why, remedy)
