@@ -82,7 +82,7 @@ REFUSED = {
     "site!=north": "= and in only",
     "device=press-01,line=1": "goes alone",
     "hall=1": "as text and as something else",
-    "line ~ 1": "no comparison",
+    "line ~ 1": "not a comparison",
     'line="1': "not understood",
     "line," * 5000: "more than",
 }
