@@ -9,18 +9,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from margo_gitops.agent.apply.eligibility import read_eligibility
 from margo_gitops.agent.apply.reconciler import Reconciler
-from margo_gitops.agent.apply.workloads import DeviceLimits
+from margo_gitops.agent.apply.workloads import DeviceLimits, read_eligibility
 from margo_gitops.agent.cycle import Cycle, Outcome
 from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.poll_record import PollRecord
 from margo_gitops.agent.memory.state_folder import lock_folder, make_folder
 from margo_gitops.agent.pull.held import floor_files, freshness_keeper, read_policy, trusted_store
-from margo_gitops.agent.service.loop import Service, ServiceManager
+from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
-from margo_gitops.agent.service.signals import Interruptions
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.appliers.applier import Applier, ApplierContext
 from margo_gitops.appliers.registry import create_applier
@@ -193,7 +191,7 @@ def _reporter(
     record: Record,
     interruptions: Interruptions,
 ) -> Callable[[], None]:
-    """Return what sends reports to the server; what does nothing where the source is none."""
+    """Return what sends reports to the server; for another source, what does nothing."""
     settings = configuration.source.http
     if settings is None or isinstance(transport, GitTransport):
         return lambda: None
@@ -238,7 +236,7 @@ def _recorder(journal: Journal, log: EventLog, clock: Clock) -> Record:
         try:
             journal.note(event, clock())
         except MargoGitopsError as error:
-            # An event that cannot be kept was told at least; what it is about goes on.
+            # The log has the event; what it is about goes on.
             log.write(Event.of(Reason.STORAGE_FAILED, error))
 
     return record

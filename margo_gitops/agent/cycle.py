@@ -4,12 +4,12 @@ CYCLE-1  One cycle at a time: the caller holds the state folder's lock (failure 
 CYCLE-2  Nothing is stored before it is trusted, nothing is applied before it is stored.
 CYCLE-3  The floor is raised as soon as a state is stored, before anything of it is applied; a device that dies in
          between raises it at its next start. So the trusted version never goes down, not even during an update (F13).
-CYCLE-4  The source is told that a state is held only when all of it lies on disk, verified (F2).
-CYCLE-5  Whatever becomes of the pull, the held state is applied: what somebody stopped comes back, what was cut off is
+CYCLE-4  The source is told that a state is held only when all of it is on disk, verified (F2).
+CYCLE-5  Whatever becomes of the pull, the held state is applied: what a person stopped comes back, what was cut off is
          finished, without a network.
 CYCLE-6  What is damaged on disk counts as nothing held and is fetched again (F14). It is never applied.
 CYCLE-7  A refused snapshot changes nothing but the journal: a security event.
-CYCLE-8  While the list of signers cannot be read nothing is fetched, for nobody could say whose it is. What is held is
+CYCLE-8  While the list of signers cannot be read, nothing is fetched: its signer could not be checked. What is held is
          applied: it was trusted when it was stored. It counts as held if it is, byte for byte, what this process
          trusted last; after a start, if it passes every rule but the signature's and its manifest is the one of the
          trust floor. A security event says so.
@@ -175,10 +175,10 @@ class Cycle:
         return Outcome(ended.result, version, ended.error, reconciliation, ended.hints)
 
     def _read_floor(self) -> Floor | None:
-        reading = self._floors.mend()
+        reading = self._floors.repair()
         for path in reading.damaged:
             self._tell(Event(Reason.FLOOR_DAMAGED, f"a copy of the trust floor is damaged: {path}"))
-        for path in reading.mended:
+        for path in reading.repaired:
             self._record(Event(Reason.FLOOR_MENDED, f"a copy of the trust floor was written again: {path}"))
         return reading.floor
 
@@ -199,7 +199,7 @@ class Cycle:
         return held
 
     def _load_unjudged(self, unreadable: MargoGitopsError, floor: Floor | None) -> TrustedState | None:
-        """Return what is held while nobody can say who may sign (CYCLE-8)."""
+        """Return what is held while the list of signers cannot be read (CYCLE-8)."""
         try:
             snapshot = self._store.load()
             if snapshot is None:
@@ -271,7 +271,7 @@ class Cycle:
             self._tell(Event.of(Reason.FLOOR_COPY_FAILED, error))
 
     def _tell(self, event: Event) -> None:
-        """Record what stands wrong, unless it stood so at the cycle before: an idle cycle writes nothing."""
+        """Record what is wrong, unless the cycle before recorded it: an idle cycle writes nothing."""
         if event not in self._told | self._telling:
             self._record(event)
         self._telling.add(event)

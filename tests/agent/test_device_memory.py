@@ -222,9 +222,9 @@ def test_the_greater_copy_wins_and_mends_the_other(places: tuple[Path, Path], wh
         places[which].unlink()
     else:
         places[which].write_bytes(behind if how == "behind" else whole.replace(b'"version\\":5', b'"version\\":3'))
-    reading = files.mend()
+    reading = files.repair()
     assert reading.floor == floor(5)
-    assert reading.mended == (places[which],)
+    assert reading.repaired == (places[which],)
     assert reading.damaged == ((places[which],) if how == "damaged" else ())
     assert places[0].read_bytes() == places[1].read_bytes() == whole
 
@@ -253,10 +253,10 @@ def test_a_copy_that_cannot_be_written_is_told_and_stops_nothing(tmp_path: Path)
     (tmp_path / "file").write_text("in the way")
     files = FloorFiles(DEVICE, tmp_path / "floor.json", tmp_path / "file" / "floor.json")
     assert [error.code for error in files.raise_to(floor(1))] == ["MG1703"]
-    reading = files.mend()
+    reading = files.repair()
     assert reading.floor == floor(1)
     assert reading.damaged == (tmp_path / "file" / "floor.json",)
-    assert reading.mended == ()
+    assert reading.repaired == ()
 
 
 # The journal

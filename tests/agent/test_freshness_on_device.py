@@ -15,7 +15,7 @@ from device_world import DEVICE, STRANGER, World, deployment_bytes, deployment_i
 
 from margo_gitops.agent.agent import Parts, working_agent
 from margo_gitops.agent.cycle import Outcome
-from margo_gitops.agent.service.signals import Interruptions
+from margo_gitops.agent.service.loop import Interruptions
 from margo_gitops.agent.settings.environment import Environment
 from margo_gitops.agent.settings.loading import load_configuration
 from margo_gitops.documents.freshness import FreshnessLeaf
@@ -400,4 +400,4 @@ def test_a_section_without_anybody_to_sign_is_a_mistake(line: Line) -> None:
     line.world.configure(trust={"unsigned": True}, freshness={})
     done = line.world.agent("status")
     assert done.returncode == 2
-    assert "nobody may sign statements" in done.stderr
+    assert "no list says who may sign statements" in done.stderr

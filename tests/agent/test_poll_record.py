@@ -10,7 +10,7 @@ from device_world import World, deployment_bytes
 from margo_gitops.agent.agent import working_agent
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.poll_record import KEPT_EVERY, PollRecord
-from margo_gitops.agent.service.signals import Interruptions
+from margo_gitops.agent.service.loop import Interruptions
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import load_configuration
 from margo_gitops.errors import MargoGitopsError, SourceUnreachable, StateFolderUnusable, StorageFull

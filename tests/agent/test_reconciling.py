@@ -15,9 +15,8 @@ from engine_double import Engine, EngineDouble, Killed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.agent.apply.eligibility import Eligibility
 from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
-from margo_gitops.agent.apply.workloads import DeviceLimits, desired_deployments
+from margo_gitops.agent.apply.workloads import DeviceLimits, Eligibility, desired_deployments
 from margo_gitops.agent.memory.events import Event, Reason
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.recorded import RecordedWorkload, deployment_status

@@ -16,9 +16,8 @@ import pytest
 
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason
-from margo_gitops.agent.service.loop import Service, ServiceManager
+from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
-from margo_gitops.agent.service.signals import Interruptions
 from margo_gitops.errors import MargoGitopsError, SourceBusy, SourceUnreachable, StorageFull
 
 SCHEDULE = Schedule("press-07", 60, 0)

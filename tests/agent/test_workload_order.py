@@ -8,8 +8,7 @@ from device_world import deployment_bytes, deployment_id, parsed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.agent.apply.eligibility import Eligibility, read_eligibility
-from margo_gitops.agent.apply.workloads import DeviceLimits, desired_deployments
+from margo_gitops.agent.apply.workloads import DeviceLimits, Eligibility, desired_deployments, read_eligibility
 from margo_gitops.appliers.applier import LONGEST_TIMEOUT_SECONDS
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import AgentMisconfigured

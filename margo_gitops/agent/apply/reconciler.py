@@ -30,7 +30,7 @@ from margo_gitops.errors import (
 from margo_gitops.trust.trusted_state import TrustedState
 
 _QUARANTINED: Final = (
-    "\n  it is not tried again before its content changes, or somebody asks (SIGHUP, `agent once --retry`): what ran "
+    "\n  it is not tried again before its content changes, or you ask (SIGHUP, `agent once --retry`): what ran "
     "before runs"
 )
 
@@ -131,7 +131,7 @@ class Reconciler:
         return Reconciliation(plan, tuple(progress.failures), complete)
 
     def _tell(self, obstacles: Iterable[ApplyError]) -> None:
-        """Record what stands in the way of the whole cycle, unless it stood there at the cycle before."""
+        """Record what blocks the whole cycle, unless it did so in the cycle before."""
         errors = {str(error): error for error in obstacles}
         for text, error in errors.items():
             if text not in self._told:
@@ -215,7 +215,7 @@ class Reconciler:
             self._wait(change, obstacle, progress)
             return
         held = self._memory()[workload.key]
-        # From here on nobody knows what lies there, until the installation ends well.
+        # From here on it is unknown what is there, until the installation ends well.
         begun = replace(
             self._now(held, "installing"),
             applier=change.applier,
@@ -230,7 +230,7 @@ class Reconciler:
             with _contract(change.applier):
                 self.appliers[change.applier].install(workload)
                 if change.reason == "degraded":
-                    _check_mended(self.appliers[change.applier], workload)
+                    _check_repaired(self.appliers[change.applier], workload)
         except StepInterrupted:
             progress.left = True
             progress.failed.add(deployment_id)
@@ -379,8 +379,8 @@ def _contract(applier: str) -> Iterator[None]:
         ) from error
 
 
-def _check_mended(applier: Applier, workload: Workload) -> None:
-    """Raise `InstallFailed` where a component is still degraded: with `wait: false` nobody else looks."""
+def _check_repaired(applier: Applier, workload: Workload) -> None:
+    """Raise `InstallFailed` where a component is still degraded: with `wait: false` nothing else looks."""
     for found in applier.observe():
         if found.key == workload.key and found.condition == "degraded":
             raise InstallFailed(f"{_name(workload)} was started again and does not stay up", why=[found.detail])

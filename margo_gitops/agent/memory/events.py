@@ -45,7 +45,7 @@ class Reason(Enum):
 
     @property
     def security(self) -> bool:
-        """Whether somebody should look at it even if everything works again."""
+        """Whether a person should look at it even if everything works again."""
         return self in _SECURITY
 
     @property
@@ -95,7 +95,7 @@ class Event:
     Attributes:
         reason: of which kind it is.
         text: for people; says what, where and why.
-        code: of the error behind it; empty where there is none.
+        code: of the error behind it; empty without an error.
         subject: the deployment or component it is about; empty for the device.
     """
 
@@ -155,7 +155,7 @@ class EventLog:
 
 
 def one_line(text: str) -> str:
-    """Return text as one line without control characters, whoever wrote it."""
+    """Return text as one line without control characters, wherever it comes from."""
     return printable("; ".join(part.strip() for part in text.splitlines() if part.strip()))
 
 

@@ -46,14 +46,14 @@ class FloorReading:
     """What the floor files say together.
 
     Attributes:
-        floor: the greater of the copies; None where there is none.
+        floor: the greater of the copies; None where there is no copy.
         damaged: copies that are there and cannot be used.
-        mended: copies that were written again from the other.
+        repaired: copies that were written again from the other.
     """
 
     floor: Floor | None
     damaged: tuple[Path, ...] = ()
-    mended: tuple[Path, ...] = ()
+    repaired: tuple[Path, ...] = ()
 
 
 class FloorFiles:
@@ -82,7 +82,7 @@ class FloorFiles:
                 best = floor
         return FloorReading(best, tuple(damaged))
 
-    def mend(self) -> FloorReading:
+    def repair(self) -> FloorReading:
         """Return the floor, and write each copy again that is missing, damaged or behind (FLOOR-2).
 
         Raises:
@@ -93,8 +93,8 @@ class FloorFiles:
             return reading
         content = self._document(reading.floor)
         behind = [path for path in self._paths if _read_bounded(path) != content]
-        mended = tuple(path for path in behind if _try_write(path, content) is None)
-        return FloorReading(reading.floor, reading.damaged, mended)
+        repaired = tuple(path for path in behind if _try_write(path, content) is None)
+        return FloorReading(reading.floor, reading.damaged, repaired)
 
     def raise_to(self, floor: Floor) -> list[MargoGitopsError]:
         """Store a higher floor (FLOOR-3) and return the errors of the second copy: they are worth a record, no stop.

@@ -92,7 +92,7 @@ def verify_held(configuration: AgentConfiguration) -> TrustedState:
     """Return the held state after every check that a freshly fetched one has to pass, from the bytes on disk.
 
     Raises:
-        NothingHeld: there is none yet.
+        NothingHeld: the device holds no state yet.
         StoredStateDamaged: the bytes are not those that were stored.
         TrustRefused: a check failed: signature, digest, version against the floor ...
         AgentMisconfigured: the list of signers cannot be read.

@@ -1,13 +1,13 @@
 """Knows whether what the device holds is the newest: keeps a proof of freshness, renews it, and says what follows.
 
 PROOF-1  A proof is asked for in the cycle of a poll that was answered, once the held one is past half of its life:
-         between half and three quarters of it, each device at its own time. So an idle poll costs what it costs
-         without.
+         between half and three quarters of it, each device at its own time. So an idle poll costs the
+         same as without proofs.
 PROOF-2  A source that has none is asked again after a while, not at every poll.
 PROOF-3  What is kept is the proof itself, in two places: signed, it needs no floor beside it. The later issued one
-         counts; it is verified at each use, so a key that is taken off the list takes its proofs along.
-PROOF-4  `onExpiry: hold`: a new state is taken only if it is proven the newest. What was taken before is applied for
-         ever: nothing that runs is stopped because nothing proves it new.
+         counts; it is verified at each use, so removing a key from the list ends its proofs.
+PROOF-4  `onExpiry: hold`: a new state is taken only if it is proven the newest. What was taken before is always
+         applied: nothing that runs is stopped because its proof is missing.
 PROOF-5  A state that contradicts the statement is refused, whatever `onExpiry` says.
 PROOF-6  That a newer state exists counts only once the source was polled after the statement came: a render between the
          two is no attack.
@@ -138,9 +138,9 @@ class FreshnessKeeper:
 
         Raises:
             FreshnessContradicted: a signed statement says that this version has other content.
-            StateNotFresh: the device holds out for proof, and there is none.
+            StateNotFresh: the device takes no state without proof, and has no proof.
             TransportError: the source broke off while it was asked for proof.
-            AgentMisconfigured, AllowedSignersInvalid: nobody can say who may sign statements.
+            AgentMisconfigured, AllowedSignersInvalid: the list of who may sign statements cannot be used.
         """
         version = _version(state)
         if assess(self.held(state), version, self._now()).proven or not self._rules.hold:
@@ -183,10 +183,10 @@ class FreshnessKeeper:
             self._record(Event(Reason.FRESHNESS_REGAINED, f"{found.verdict}: {found.text}"))
 
     def held(self, state: TrustedState | None) -> Freshness | None:
-        """Return the proof that is held, verified anew; None where there is none that can be trusted (PROOF-3).
+        """Return the proof that is held, verified anew; None where no proof can be trusted (PROOF-3).
 
         Raises:
-            AgentMisconfigured, AllowedSignersInvalid: nobody can say who may sign statements.
+            AgentMisconfigured, AllowedSignersInvalid: the list of who may sign statements cannot be used.
         """
         found = [proof for content in self._store.read() if (proof := self._verified(content, state))]
         return max(found, key=lambda proof: proof.issued, default=None)
@@ -199,8 +199,8 @@ class FreshnessKeeper:
             state: what is held; None for nothing.
 
         Raises:
-            TrustRefused: it is none for this device, or older than the one that is held.
-            AgentMisconfigured, AllowedSignersInvalid: nobody can say who may sign statements.
+            TrustRefused: it is not for this device, or older than the one that is held.
+            AgentMisconfigured, AllowedSignersInvalid: the list of who may sign statements cannot be used.
             StateFolderUnusable, StorageFull: it cannot be kept.
         """
         held = self.held(state)
@@ -214,12 +214,12 @@ class FreshnessKeeper:
 
         Raises:
             FreshnessContradicted: the statement says that the held version has other content.
-            AgentMisconfigured, AllowedSignersInvalid: nobody can say who may sign statements.
+            AgentMisconfigured, AllowedSignersInvalid: the list of who may sign statements cannot be used.
         """
         return assess(self.held(state), _version(state) if state else None, self._now())
 
     def _try_fetch(self, state: TrustedState | None) -> None:
-        """Fetch, but let no failure keep the verdict from being told."""
+        """Fetch; a failure is recorded, and the verdict follows."""
         try:
             self._fetch(state)
         except TransportError as error:
@@ -273,7 +273,7 @@ class FreshnessKeeper:
         return FreshnessPolicy(self._rules.device, self._signers(), fleet)
 
     def _tell(self, event: Event) -> None:
-        """Record what stands wrong, unless it was the last thing that was told: an idle cycle writes nothing."""
+        """Record what is wrong, unless it was the last thing recorded: an idle cycle writes nothing."""
         if event != self._told:
             self._record(event)
         self._told = event
@@ -287,7 +287,7 @@ def _version(state: TrustedState) -> HeldVersion:
 
 
 def _fleet(state: TrustedState) -> str | None:
-    """Return the fleet that a signed state names; None for one that says nothing, or nobody signed."""
+    """Return the fleet that a signed state names; None for a state that says nothing or is not signed."""
     if state.snapshot.commit is None or state.signer is None:
         return None
     return StateCommit.of(parse_commit(state.snapshot.commit)).fleet

@@ -26,7 +26,7 @@ class HeldProof:
 
     Attributes:
         verdict, text: on what is held.
-        issued, expires: of the statement; None where there is none.
+        issued, expires: of the statement; None without a statement.
     """
 
     verdict: str
@@ -37,7 +37,7 @@ class HeldProof:
 
 @dataclass(frozen=True, slots=True)
 class AgentReport:
-    """How a device stands.
+    """What a device holds, runs, and what went wrong.
 
     Attributes:
         device: its id.
@@ -65,7 +65,7 @@ class AgentReport:
 
 
 def report(configuration: AgentConfiguration) -> AgentReport:
-    """Return how the device stands.
+    """Return what the device holds, runs, and what went wrong.
 
     Raises:
         StateFolderUnusable: the state folder cannot be read.

@@ -1,7 +1,7 @@
 """What the device tells its server: capabilities, and the status of each deployment (Margo capabilities and status).
 
 REPORT-1  Only what changed is sent: what arrived is noted in the journal, durably, with the server it arrived at. So a
-          restart repeats nothing but what was cut off, and another server is told everything.
+          restart repeats nothing but what was cut off, and another server gets everything.
 REPORT-2  Reports go out after a cycle, never inside one, and only where the poll was answered: a server that is away
           delays nothing. One sending takes half a minute at most; what is left goes out after the next cycle.
 REPORT-3  After a failure the next attempt comes later each time, up to an hour, and not before the server's
@@ -117,12 +117,12 @@ class Reporter:
             self._record(Event(Reason.REPORT_RECOVERED, "the server takes reports again"))
 
     def _waiting(self) -> Iterator[_Report]:
-        told = self._journal.facts()
+        known = self._journal.facts()
         for path in self._capabilities:
             capabilities = _own_capabilities(path, self._device)
             name, document = capabilities.properties.id, write_json(write(capabilities))
             receipt = self._receipt(document)
-            if told.get(_CAPABILITIES_FACT + name) != receipt:
+            if known.get(_CAPABILITIES_FACT + name) != receipt:
                 yield self._capabilities_of(name, document, receipt)
         if not self._statuses:
             return

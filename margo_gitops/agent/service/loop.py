@@ -1,11 +1,11 @@
-"""The agent as a service: cycles for ever, politely, through every failure.
+"""The agent as a service: it cycles until it is stopped, politely, through every failure.
 
 SERVICE-1  At the start the held state is applied at once, without the network; then the source is polled.
 SERVICE-2  No error of a cycle ends the agent: it is recorded with its code, and the next poll comes, later each time.
 SERVICE-3  A source that kept the poll waiting for a change is asked again at once; every other one at the next slot.
 SERVICE-4  A signal to stop is obeyed between two steps; what was begun is finished or taken up at the next start.
 SERVICE-5  Between polls the held state is applied every minute, or every interval where that is shorter, however long
-           the source is away or asks to wait: what runs here is mended here.
+           the source is away or asks to wait: what stopped here is started here.
 SERVICE-6  Who asks for a poll (SIGHUP) is not made to wait: the running step is finished, or left where it only waits,
            the poll comes next, and what rests or is quarantined is tried as well.
 """
@@ -13,21 +13,26 @@ SERVICE-6  Who asks for a poll (SIGHUP) is not made to wait: the running step is
 from __future__ import annotations
 
 import contextlib
+import os
+import select
+import signal
 import socket
 import traceback
-from collections.abc import Callable, Mapping
-from typing import Final, Literal, Protocol, TypeAlias
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType, TracebackType
+from typing import Final, Literal, Protocol, Self, TypeAlias
 
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.service.schedule import Schedule
-from margo_gitops.errors import AgentDefect, MargoGitopsError
+from margo_gitops.errors import AgentDefect, MargoGitopsError, SourceUnreachable
 from margo_gitops.transport.transport import PollHints
 
-LONGEST_UNMENDED_SECONDS: Final = 60.0
+LONGEST_UNREPAIRED_SECONDS: Final = 60.0
 """The longest time between two cycles, unless one of them takes longer (SERVICE-5)."""
 
 _MICROSECONDS: Final = 1_000_000
+_CUT_OFF: Final = "the poll was cut off by a signal to stop"
 
 _Call: TypeAlias = Literal["due", "asked", "end"]
 
@@ -54,6 +59,82 @@ class Waiting(Protocol):
     def wait(self, seconds: float) -> None:
         """Return after this time, or as soon as a signal came."""
         ...
+
+
+class Interruptions:
+    """SIGTERM and SIGINT ask to stop after the current step, SIGHUP asks to poll now; for the main thread.
+
+    A pipe wakes `wait`: a signal that comes just before the wait is not lost.
+    """
+
+    def __init__(self) -> None:
+        self._stop = False
+        self._poll = False
+        self._abort = False
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._before: dict[signal.Signals, signal.Handlers | int | object] = {}
+
+    def __enter__(self) -> Self:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]  # what signal.signal returned
+        os.close(self._read)
+        os.close(self._write)
+
+    def stopping(self) -> bool:
+        """Return whether the agent shall end."""
+        return self._stop
+
+    def called(self) -> bool:
+        """Return whether a signal waits to be followed: to end, or to poll now."""
+        return self._stop or self._poll
+
+    def take_poll(self) -> bool:
+        """Return whether a poll was asked for since the last call."""
+        asked, self._poll = self._poll, False
+        return asked
+
+    @contextlib.contextmanager
+    def abortable(self) -> Iterator[None]:
+        """Let a signal to stop cut off what is done inside: only for what may be cut off anywhere, such as a pull.
+
+        Raises:
+            SourceUnreachable: the signal came.
+        """
+        self._abort = True
+        try:
+            if self._stop:
+                raise SourceUnreachable(_CUT_OFF)
+            yield
+        finally:
+            self._abort = False
+
+    def wait(self, seconds: float) -> None:
+        """Return after this time, or as soon as a signal came."""
+        if not (self._stop or self._poll):
+            select.select([self._read], [], [], max(seconds, 0.0))
+        with contextlib.suppress(BlockingIOError):
+            while os.read(self._read, 64):
+                pass
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if number == signal.SIGHUP:
+            self._poll = True
+        else:
+            self._stop = True
+        with contextlib.suppress(BlockingIOError):
+            os.write(self._write, b"!")
+        if self._stop and self._abort:
+            self._abort = False  # once: cleaning up is not cut off
+            raise SourceUnreachable(_CUT_OFF)
 
 
 class ServiceManager:
@@ -92,7 +173,7 @@ class ServiceManager:
 
 
 class Service:
-    """Runs cycles until it is told to stop."""
+    """Runs cycles until a signal asks to stop."""
 
     def __init__(
         self,
@@ -171,13 +252,13 @@ class Service:
         return (outcome.poll_error if outcome.poll != "none" else None) or outcome.hints
 
     def _wait(self, seconds: float) -> _Call:
-        """Wait for the next poll, mending what runs (SERVICE-5), with signs of life; return why the wait is over."""
-        pause = min(self._schedule.interval, LONGEST_UNMENDED_SECONDS)
+        """Wait for the next poll, repairing what runs (SERVICE-5), with signs of life; return why the wait is over."""
+        pause = min(self._schedule.interval, LONGEST_UNREPAIRED_SECONDS)
         begin = self._timer()
-        end, mend = begin + seconds, begin + pause
+        end, repair = begin + seconds, begin + pause
         while not self._waiting.stopping():
-            # A poll that comes soon mends as well.
-            due = mend if end - mend > pause / 2 else end
+            # A poll that comes soon repairs as well.
+            due = repair if end - repair > pause / 2 else end
             left = due - self._timer()
             if self._waiting.take_poll():
                 return "asked"
@@ -188,7 +269,7 @@ class Service:
                 return "due"
             else:
                 self._cycle(poll=False)
-                mend = self._timer() + pause
+                repair = self._timer() + pause
         return "end"
 
 

@@ -55,7 +55,7 @@ class TrustSettings:
         FilePath | None, About("List of the keys that may sign this device's state (ssh-keygen's format).")
     ] = None
     unsigned: Annotated[
-        bool | None, About("true: accept state that nobody signed. Whoever can write the state repo owns the device.")
+        bool | None, About("true: accept unsigned state. Anyone who can write the state repo owns the device.")
     ] = None
     floor_copy: Annotated[
         FilePath | None,
@@ -82,7 +82,7 @@ class FreshnessSettings:
     required: Annotated[bool, About("A statement that never came counts like one that expired.")] = True
     on_expiry: Annotated[
         Literal["report", "hold"],
-        About("report: a security event; hold: besides, no new state is taken without proof. Nothing is ever stopped."),
+        About("report: a security event; hold: also take no new state without proof. Nothing that runs is stopped."),
     ] = "report"
     allowed_signers: Annotated[
         FilePath | None, About("Who may sign statements, where it is not the list of `trust` (ssh-keygen's format).")
@@ -153,7 +153,7 @@ class AgentConfiguration:
         if not self.appliers:
             yield Problem(("appliers",), "names no applier", "add one, such as compose: {} or files: {...}")
         if self.freshness and self.freshness.allowed_signers is None and self.trust.allowed_signers is None:
-            yield Problem(("freshness",), "nobody may sign statements", "add allowedSigners here or to trust")
+            yield Problem(("freshness",), "no list says who may sign statements", "add allowedSigners here or to trust")
         if not _SHORTEST_TIMEOUT <= self.longest_timeout <= _LONGEST_TIMEOUT:
             yield Problem(("longestTimeout",), f"must be 1s to 1d, is {spell_duration(self.longest_timeout)}")
 
