@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
@@ -87,15 +86,12 @@ class DeploymentProfile:
 
     type: Annotated[ProfileType, About("Which engine runs it.", ("compose",))]
     id: Annotated[str, About("Unique within the description.", ("acme-vision-compose",)), Text(min_length=1)]
-    components: Annotated[tuple[Component, ...], Items(minimum=1), About("Installed in this order.")]
+    components: Annotated[
+        tuple[Component, ...], Items(minimum=1, unique="name", noun="component"), About("Installed in this order.")
+    ]
     description: Annotated[str | None, About("For people; says what a resource of type `other` means.")] = None
     device_constraints: DeviceConstraints | None = None
     extensions: Extensions = field(default_factory=dict)
-
-    def problems(self) -> Iterator[Problem]:
-        """Yield component names that stand twice."""
-        for index in repeated([component.name for component in self.components]):
-            yield Problem(("components", index, "name"), f"the component {self.components[index].name} stands twice")
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,12 +161,14 @@ class Configuration:
     """How users configure the application."""
 
     sections: Annotated[tuple[Section, ...], About("In the order shown.")]
-    schema: Annotated[tuple[ValueSchema, ...], About("Rules that settings refer to by name.")]
+    schema: Annotated[
+        tuple[ValueSchema, ...],
+        Items(unique="name", noun="schema"),
+        About("Rules that settings refer to by name."),
+    ]
 
     def problems(self) -> Iterator[Problem]:
-        """Yield schema names that stand twice, and settings that name no schema."""
-        for index in repeated([schema.name for schema in self.schema]):
-            yield Problem(("schema", index, "name"), f"the schema {self.schema[index].name} stands twice")
+        """Yield settings that name no schema."""
         names = {schema.name for schema in self.schema}
         for at, section in enumerate(self.sections):
             for index, setting in enumerate(section.settings):
@@ -246,7 +244,7 @@ class ApplicationDescription:
     metadata: ApplicationMetadata
     deployment_profiles: Annotated[
         tuple[DeploymentProfile, ...],
-        Items(minimum=1),
+        Items(minimum=1, unique="id", noun="profile id"),
         About("Ways to run the application; a device gets one of them."),
     ]
     parameters: Annotated[
@@ -258,10 +256,7 @@ class ApplicationDescription:
     extensions: Extensions = field(default_factory=dict)
 
     def problems(self) -> Iterator[Problem]:
-        """Yield names that stand twice or lead nowhere."""
-        ids = [profile.id for profile in self.deployment_profiles]
-        for index in repeated(ids):
-            yield Problem(("deploymentProfiles", index, "id"), f"the profile id {ids[index]} stands twice")
+        """Yield names that lead nowhere."""
         components = {part.name for profile in self.deployment_profiles for part in profile.components}
         for name, parameter in self.parameters.items():
             for at, target in enumerate(parameter.targets):
@@ -274,14 +269,3 @@ class ApplicationDescription:
                 if setting.parameter not in self.parameters:
                     place = ("configuration", "sections", at, "settings", index, "parameter")
                     yield Problem(place, f"there is no parameter {setting.parameter}", "name one of parameters")
-
-
-def repeated(names: list[str]) -> list[int]:
-    """Return the indexes at which a name stands again."""
-    seen: Counter[str] = Counter()
-    again = []
-    for index, name in enumerate(names):
-        if seen[name]:
-            again.append(index)
-        seen[name] += 1
-    return again

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
@@ -13,10 +13,9 @@ from margo_gitops.documents.application import (
     ParameterValue,
     ProfileType,
     Target,
-    repeated,
 )
 from margo_gitops.documents.constraints import DeviceConstraints
-from margo_gitops.documents.declarations import About, Extensions, Items, OtherKeys, Problem, Text
+from margo_gitops.documents.declarations import About, Extensions, Items, OtherKeys, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_TARGET_PATTERN
 
 OWN_EXTENSION = "x-margo-gitops-extensions"
@@ -50,14 +49,11 @@ class DeployedProfile:
     """The chosen profile: its type, and its components in order."""
 
     type: Annotated[ProfileType, About("Which engine runs it.")]
-    components: Annotated[tuple[Component, ...], Items(minimum=1), About("Installed in this order.")]
+    components: Annotated[
+        tuple[Component, ...], Items(minimum=1, unique="name", noun="component"), About("Installed in this order.")
+    ]
     device_constraints: DeviceConstraints | None = None
     extensions: Extensions = field(default_factory=dict)
-
-    def problems(self) -> Iterator[Problem]:
-        """Yield component names that stand twice."""
-        for index in repeated([component.name for component in self.components]):
-            yield Problem(("components", index, "name"), f"the component {self.components[index].name} stands twice")
 
 
 @dataclass(frozen=True, slots=True)

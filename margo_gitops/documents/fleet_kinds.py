@@ -198,18 +198,14 @@ class DeploymentIntentSpec:
         tuple[str, ...], About("Profile ids, best first; needed only where a device could take several.")
     ] = ()
     parameters: Parameters = field(default_factory=dict)
-    overlays: Annotated[tuple[Overlay, ...], About("Parameters for some of the devices; a later overlay wins.")] = ()
+    overlays: Annotated[
+        tuple[Overlay, ...],
+        Items(unique="name", noun="overlay"),
+        About("Parameters for some of the devices; a later overlay wins."),
+    ] = ()
     after: Annotated[
         tuple[Name, ...], About("Deployments that must be installed first on a device that has both.")
     ] = ()
-
-    def problems(self) -> Iterator[Problem]:
-        """Yield overlay names that stand twice."""
-        seen: set[str] = set()
-        for index, overlay in enumerate(self.overlays):
-            if overlay.name in seen:
-                yield Problem(("overlays", index, "name"), f"the overlay {overlay.name} stands twice")
-            seen.add(overlay.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ class _Reader:
                 self._refuse("a key in double quotes is missing")
             key = self._string()
             if key in entries:
-                self._refuse(f"the key {key!r} stands twice, first in line {entries[key].key_line}", (line, column))
+                self._refuse(f"the key {key!r} appears twice, first in line {entries[key].key_line}", (line, column))
             if not self._accept(":"):
                 self._refuse("a colon is missing")
             value = self._value(depth + 1)

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from margo_gitops.digests import DIGEST_PATTERN, Digest, sha256
-from margo_gitops.documents.application import repeated
-from margo_gitops.documents.declarations import About, Problem, Range, Text
+from margo_gitops.documents.declarations import About, Items, Problem, Range, Text
 from margo_gitops.documents.deployment import UUID_PATTERN
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.records import write
@@ -63,13 +62,14 @@ class StateManifest:
         Range(minimum=1, maximum=MAX_MANIFEST_VERSION),
     ]
     bundle: Annotated[BundleReference | None, About("null exactly when there are no deployments.")]
-    deployments: Annotated[tuple[DeploymentReference, ...], About("Everything the device shall run.")]
+    deployments: Annotated[
+        tuple[DeploymentReference, ...],
+        Items(unique="deploymentId", noun="deployment", any_case=True),
+        About("Everything the device shall run."),
+    ]
 
     def problems(self) -> Iterator[Problem]:
-        """Yield ids that stand twice, and a bundle that should or should not be there."""
-        ids = [reference.deployment_id.lower() for reference in self.deployments]
-        for index in repeated(ids):
-            yield Problem(("deployments", index, "deploymentId"), f"the deployment {ids[index]} stands twice")
+        """Yield a bundle that should or should not be there."""
         if self.bundle is None and self.deployments:
             yield Problem(("bundle",), "bundle is null although there are deployments")
         if self.bundle is not None and not self.deployments:

@@ -209,7 +209,20 @@ class ListShape(Shape):
         if len(node.value) < self.rule.minimum:
             return found.add(node, path, f"must have at least {self.rule.minimum} items, has {len(node.value)}")
         items = [self.item.read(child, (*path, index), found) for index, child in enumerate(node.value)]
+        self._check_unique(node.value, path, found)
         return INVALID if any(item is INVALID for item in items) else tuple(items)
+
+    def _check_unique(self, children: list[Node], path: FieldPath, found: FindingList) -> None:
+        seen: set[str] = set()
+        for index, child in enumerate(children if self.rule.unique else ()):
+            name = child.text(self.rule.unique)
+            if name is None:
+                continue
+            key = name.lower() if self.rule.any_case else name
+            if key in seen:
+                at = (*path, index, self.rule.unique)
+                found.add(child.get(self.rule.unique) or child, at, f"the {self.rule.noun} {key} appears twice")
+            seen.add(key)
 
     def write(self, value: object) -> Json:
         return [self.item.write(item) for item in cast("tuple[object, ...]", value)]

@@ -4,7 +4,7 @@ YAML-1  Bytes are UTF-8, at most `Bounds.size`; a byte order mark and raw contro
         U+0085, U+2028 and U+2029, which end a line (and a comment) for YAML 1.1 only.
 YAML-2  Exactly one document.
 YAML-3  No anchors, no aliases (alias bombs), no tags, no directives, no merge keys.
-YAML-4  Keys are strings, and none stands twice in one mapping.
+YAML-4  Keys are strings, and none appears twice in one mapping.
 YAML-5  Nesting and the number of values are bounded.
 YAML-6  A plain scalar whose meaning differs between YAML 1.1 and 1.2 is refused; quoting it makes it clear.
 YAML-7  Written: block style, two spaces, keys in the order given, lists indented below their key, text quoted unless it
@@ -145,7 +145,7 @@ class _EventReader:
                 self._refuse(event, "a key must be text", "quote the key")
             if key.value in entries:
                 first = entries[key.value].key_line
-                self._refuse(event, f"the key {key.value!r} stands twice, first in line {first}", "remove one of them")
+                self._refuse(event, f"the key {key.value!r} appears twice, first in line {first}", "remove one of them")
             value = self._node(self._next(), depth + 1)
             value.key_line, value.key_column = key.line, key.column
             entries[key.value] = value

@@ -59,7 +59,7 @@ def test_a_description_is_written_as_it_was_read_but_for_defaults():
         (
             "id: cluster-helm",
             "id: gpu-compose",
-            "58:9: deploymentProfiles[1].id: the profile id gpu-compose stands twice",
+            "58:9: deploymentProfiles[1].id: the profile id gpu-compose appears twice",
         ),
         (
             "name: line-vision-chart",
@@ -74,7 +74,7 @@ def test_a_description_is_written_as_it_was_read_but_for_defaults():
         ("  greeting:\n", "  gree ting:\n", "the key 'gree ting' is not a parameter name (no spaces or braces)"),
         ("schema: ratio", "schema: ration", "there is no schema ration (name one of configuration.schema)"),
         ("parameter: cameras", "parameter: camera", "there is no parameter camera (name one of parameters)"),
-        ("name: ratio", "name: shortText", "schema[1].name: the schema shortText stands twice"),
+        ("name: ratio", "name: shortText", "schema[1].name: the schema shortText appears twice"),
         (
             '"[A-Za-z ,!]+"',
             '"[A-Z"',

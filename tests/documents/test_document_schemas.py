@@ -28,7 +28,7 @@ STANDARD = {kind.name for kind in MARGO_KINDS}
 
 # What several fields say together is beyond the schemas: only the reader refuses it (docs/documents.md).
 CROSS_FIELD_RULES = re.compile(
-    r"stands twice"
+    r"appears twice"
     r"|is unknown; by its fields"
     r"|(repository|revision) is missing"
     r"|no profile has a component|there is no (parameter|schema)"

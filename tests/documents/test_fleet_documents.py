@@ -80,7 +80,7 @@ def test_a_label_key_may_not_end_with_a_newline():
 def test_two_overlays_of_one_name_are_refused():
     overlay = "    - name: presses\n      match:\n        devices: [press-07]\n      parameters: {}\n"
     found = findings(changed(DEPLOYMENT, "  overlays:\n", "  overlays:\n" + overlay))
-    assert [line.partition(": ")[2] for line in found] == ["spec.overlays[1].name: the overlay presses stands twice"]
+    assert [line.partition(": ")[2] for line in found] == ["spec.overlays[1].name: the overlay presses appears twice"]
 
 
 def test_a_device_whose_encoded_name_no_file_system_takes_is_refused():

@@ -48,7 +48,7 @@ def refused(content, bounds=None):
 @pytest.mark.parametrize(
     ("content", "why", "line", "column"),
     [
-        (b'{"a": 1,\n "a": 2}', "the key 'a' stands twice, first in line 1", 2, 2),
+        (b'{"a": 1,\n "a": 2}', "the key 'a' appears twice, first in line 1", 2, 2),
         (b'{"a": NaN}', "a value is missing", 1, 7),
         (b'{"a": Infinity}', "a value is missing", 1, 7),
         (b'{"a": -Infinity}', "a value is missing", 1, 7),

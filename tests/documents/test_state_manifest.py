@@ -82,4 +82,4 @@ def test_a_deployment_is_listed_once_whatever_the_case_of_its_id():
     plain = json.loads(ONE)
     again = plain["deployments"][0] | {"deploymentId": ID.upper()}
     found = findings(json.dumps(plain | {"deployments": [plain["deployments"][0], again]}))
-    assert found[0].endswith(f"deployments[1].deploymentId: the deployment {ID} stands twice")
+    assert found[0].endswith(f"deployments[1].deploymentId: the deployment {ID} appears twice")
