@@ -109,11 +109,11 @@ def parse_quantity(text: str) -> int:
     """Return an amount in bytes.
 
     Raises:
-        ValueError: `text` is no amount with a binary unit.
+        ValueError: `text` is not an amount with a binary unit.
     """
     match = _QUANTITY.fullmatch(text.strip())
     if not match:
-        raise ValueError(f"{text!r} is no amount in Ki, Mi, Gi, Ti, Pi or Ei")
+        raise ValueError(f"{text!r} is not an amount in Ki, Mi, Gi, Ti, Pi or Ei")
     whole, fraction, unit = match.groups()
     scale = _UNITS[unit]
     part: int = int(fraction) * scale // 10 ** len(fraction) if fraction else 0

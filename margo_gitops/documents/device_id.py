@@ -40,7 +40,7 @@ def encode_device_id(device: str) -> str:
         ValueError: `device` is no device id, or its encoded name is too long for a file system.
     """
     if not is_device_id(device):
-        raise ValueError(f"{device!r} is no device id")
+        raise ValueError(f"{device!r} is not a device id")
     encoded = "".join(
         character if _KEPT.match(character) or _plain_dot(device, index) else f"_{ord(character):02x}"
         for index, character in enumerate(device)
@@ -72,7 +72,7 @@ def decode_device_id(encoded: str) -> str:
     """
     device = _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), encoded)
     if not is_device_id(device) or encode_device_id(device) != encoded:
-        raise ValueError(f"{encoded!r} is no encoded device id")
+        raise ValueError(f"{encoded!r} is not an encoded device id")
     return device
 
 

@@ -89,7 +89,7 @@ class Freeze:
             try:
                 times[name] = datetime.fromisoformat(text).timestamp()
             except (ValueError, OverflowError):
-                yield Problem((name,), f"{text} is no date and time", "write 2026-12-20T00:00+01:00")
+                yield Problem((name,), f"{text} is not a date and time", "write 2026-12-20T00:00+01:00")
         if len(times) == 2 and times["ends"] <= times["begins"]:
             yield Problem(("ends",), "the freeze ends before it begins", "exchange the two")
 

@@ -115,7 +115,7 @@ def parse_valid_for(text: str) -> timedelta:
     units = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
     number, unit = text[:-1], units.get(text[-1:])
     if unit is None or not (number.isascii() and number.isdecimal() and len(number) < 5 and int(number)):
-        raise ValueError(f"{text!r} is no time such as 90m, 36h or 7d")
+        raise ValueError(f"{text!r} is not a time such as 90m, 36h or 7d")
     if int(number) * unit > LONGEST_VALID_FOR:
         raise ValueError(f"{text} is longer than a year")
     return int(number) * unit

@@ -176,7 +176,7 @@ class _Reader:
     def _refuse(self, why: str, place: tuple[int, int] | None = None) -> NoReturn:
         line, column = place or self._position()
         raise UnreadableDocument(
-            "not valid JSON", where=Location(self._file, line, column), why=[why], remedy="mend the syntax here"
+            "not valid JSON", where=Location(self._file, line, column), why=[why], remedy="fix the syntax here"
         )
 
 

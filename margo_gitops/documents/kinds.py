@@ -174,7 +174,7 @@ def _check_own(source: SourceText) -> Checked:
         at = root.get("kind") or root
         close = difflib.get_close_matches(kind or "", OWN_KINDS, 1)
         message = (
-            f"the kind {at.plain()!r} is none of {', '.join(OWN_KINDS)}" if "kind" in entries else "kind is missing"
+            f"the kind {at.plain()!r} is not one of {', '.join(OWN_KINDS)}" if "kind" in entries else "kind is missing"
         )
         remedy = f"did you mean {close[0]}?" if close else ""
         return Checked(None, "v1", None, (_finding(source, at, message, remedy),))

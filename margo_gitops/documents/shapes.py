@@ -188,7 +188,7 @@ class ChoiceShape(Shape):
         if node.value not in self.choices:
             close = difflib.get_close_matches(node.value, self.choices, 1)
             remedy = f"did you mean {close[0]}?" if close else ""
-            return found.add(node, path, f"{node.value[:80]!r} is none of {', '.join(self.choices)}", remedy)
+            return found.add(node, path, f"{node.value[:80]!r} is not one of {', '.join(self.choices)}", remedy)
         return node.value
 
     def schema(self, definitions: dict[str, Json]) -> dict[str, Json]:

@@ -104,7 +104,7 @@ def _read_number(text: str) -> str | int | float:
             raise AmbiguousScalarError("is out of the range of numbers", "quote it if it is text")
         return value
     if _NOT_FINITE.fullmatch(text):
-        raise AmbiguousScalarError("is no number that JSON can hold", "quote it if it is text")
+        raise AmbiguousScalarError("is not a number that JSON can hold", "quote it if it is text")
     if text == "<<":
         raise AmbiguousScalarError("merges mappings for readers of YAML 1.1 only", "write the merged keys out")
     if _NUMBER_LIKE.fullmatch(text) or _DATE.fullmatch(text) or text == "=":

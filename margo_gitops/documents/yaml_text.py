@@ -51,7 +51,7 @@ def read_yaml(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS) -> Sou
         mark = error.problem_mark or error.context_mark
         where = Location(file, mark.line + 1, mark.column + 1) if mark else Location(file)
         why = [" ".join(part.split()) for part in (error.context, error.problem) if part]
-        raise UnreadableDocument("not valid YAML", where=where, why=why, remedy="mend the syntax here") from error
+        raise UnreadableDocument("not valid YAML", where=where, why=why, remedy="fix the syntax here") from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML's own reader passes odd escapes to chr()
         raise UnreadableDocument("not valid YAML", where=Location(file), why=[str(error)]) from error
     finally:

@@ -98,7 +98,7 @@ def rendered_version(device: str, content: bytes) -> int:
     match = _VERSION.search(content)
     if match is None or int(match[1]) > MAX_MANIFEST_VERSION:
         raise StateTampered(
-            f"the state repo's {MANIFEST_FILE} of {device} is none that a renderer wrote",
+            f"the state repo's {MANIFEST_FILE} of {device} was not written by a renderer",
             device=device,
             remedy="put the branch back to the last commit of the renderer",
         )

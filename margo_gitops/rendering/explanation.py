@@ -122,10 +122,10 @@ def explain(intent: Intent, device: str, deployment: str, previous: PreviousStat
         RenderingRefused: the fleet cannot be rendered.
     """
     if device not in intent.devices:
-        raise ReferenceUnknown(f"{device} is no device of this fleet", remedy="list them: ls devices/")
+        raise ReferenceUnknown(f"{device} is not a device of this fleet", remedy="list them: ls devices/")
     if deployment not in intent.deployments:
         known = ", ".join(sorted(intent.deployments)) or "none"
-        raise ReferenceUnknown(f"{deployment} is no deployment of this fleet", remedy=f"known: {known}")
+        raise ReferenceUnknown(f"{deployment} is not a deployment of this fleet", remedy=f"known: {known}")
     placements = place(intent)[device]
     if deployment not in placements:
         raise ReferenceUnknown(

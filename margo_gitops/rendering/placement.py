@@ -122,7 +122,7 @@ def choose_profile(
     for profile_id in preferred or candidates:
         profile = candidates.get(profile_id)
         if profile is None:
-            reasons.append(f'profile "{profile_id}": the application has none of this name')
+            reasons.append(f'profile "{profile_id}": the application has no profile of this name')
             continue
         missing = deployment_type_unmet(profile.type, target.facts) or unmet(profile.device_constraints, target.facts)
         if not missing:

@@ -25,7 +25,7 @@ def broken_references(intent: Intent) -> Iterator[MargoGitopsError]:
             yield _of_kind(
                 "device",
                 ReferenceUnknown(
-                    f"device {device_id} is a child of {client_of(device_id)}, which is no device of this fleet",
+                    f"device {device_id} is a child of {client_of(device_id)}, which is not a device of this fleet",
                     where=device.at("metadata", "name"),
                     remedy=f"add a Device {client_of(device_id)}: the gateway pulls the state of its children",
                 ),

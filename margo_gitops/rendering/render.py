@@ -207,7 +207,7 @@ def _installed_parameters(
     try:
         return read_as(ApplicationDeployment, read_source(content, f"{identity}.yaml")).spec.parameters
     except (UnreadableDocument, InvalidDocument) as error:
-        raise StateTampered(f"the state repo's deployment {identity} is none", why=[str(error)]) from error
+        raise StateTampered(f"the state repo's deployment {identity} cannot be read", why=[str(error)]) from error
 
 
 T = TypeVar("T")

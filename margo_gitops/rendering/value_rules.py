@@ -108,7 +108,7 @@ def _item_violations(schema: ValueSchema, item: str | float | bool) -> Iterator[
     if schema.options is not None and not any(
         item == option and isinstance(item, bool) == isinstance(option, bool) for option in schema.options
     ):
-        yield f"{item!r} is none of {', '.join(map(str, schema.options))}"
+        yield f"{item!r} is not one of {', '.join(map(str, schema.options))}"
     if isinstance(item, str):
         yield from _text_violations(schema, item)
     elif not isinstance(item, bool):

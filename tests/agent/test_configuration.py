@@ -74,7 +74,7 @@ def test_defaults(world: World) -> None:
         ({"source": {}}, "exactly one of git and http"),
         ({"source": {"git": {"url": "file:///s.git"}, "http": {"url": "https://x.example"}}}, "exactly one of git"),
         ({"source": {"http": {"url": "https://x.example", "wait": "1h"}}}, "must be at most 5m"),
-        ({"kind": "Agent"}, "is none of AgentConfiguration"),
+        ({"kind": "Agent"}, "is not one of AgentConfiguration"),
         ({"rollback": True}, "unknown key 'rollback'"),
     ],
 )

@@ -57,8 +57,8 @@ def test_it_explains_the_files_as_they_are_or_a_commit(fleet: FleetFolder):
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["press-1", "greeting"], "press-1 is no device of this fleet"),
-        (["press-01", "greting"], "greting is no deployment of this fleet"),
+        (["press-1", "greeting"], "press-1 is not a device of this fleet"),
+        (["press-01", "greting"], "greting is not a deployment of this fleet"),
         (["sensor-01", "greeting"], "does not go to device sensor-01"),
     ],
 )

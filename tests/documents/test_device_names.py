@@ -96,7 +96,7 @@ def test_ordinary_ids_stay_readable_and_odd_ones_are_escaped(device, encoded):
 )
 def test_what_is_no_device_id_is_refused(text):
     assert not is_device_id(text)
-    with pytest.raises(ValueError, match="no device id"):
+    with pytest.raises(ValueError, match="not a device id"):
         encode_device_id(text)
 
 
@@ -110,7 +110,7 @@ def test_an_id_whose_name_no_file_system_takes_is_refused():
     "encoded", ["", "Press", "a_5Fb", "_61", "a/b", "a.lock", "con", "a_", "a_zz", "_0a", ".", "a.."]
 )
 def test_a_name_that_the_encoding_never_makes_is_refused(encoded):
-    with pytest.raises(ValueError, match="no encoded device id"):
+    with pytest.raises(ValueError, match="not an encoded device id"):
         decode_device_id(encoded)
 
 

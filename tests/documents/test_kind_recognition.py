@@ -58,7 +58,7 @@ def test_a_tag_that_is_named_like_an_old_profile_type_does_not_make_a_document_o
         ("apiVersion: margo-gitops/v1", "1:1: kind is missing"),
         (
             "apiVersion: margo-gitops/v1\nkind: Devise",
-            f"2:7: the kind 'Devise' is none of {', '.join(OWN_KINDS)} (did you mean Device?)",
+            f"2:7: the kind 'Devise' is not one of {', '.join(OWN_KINDS)} (did you mean Device?)",
         ),
         (
             "apiVersion: margo-gitops/v2\nkind: Site",

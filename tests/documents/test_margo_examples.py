@@ -27,7 +27,7 @@ SHAPES = {
 REASONS = {
     "model-branch/DeploymentStatusManifest-001.json": "3:13: the kind 'WrongKind' is unknown",
     "model-branch/DeploymentStatusManifest-003.json": "1:1: deploymentId is missing",
-    "model-branch/DesiredStateManifest-002.json": "4:22: bundle.mediaType: 'application/json' is none of",
+    "model-branch/DesiredStateManifest-002.json": "4:22: bundle.mediaType: 'application/json' is not one of",
     "model-branch/DesiredStateManifest-004.json": "1:1: bundle is missing",
     "model-branch/DeviceCapabilitiesManifest-002.json": "4:19: properties: vendor is missing",
     "rc2-top-level-id/ApplicationDescription-002.yaml": "5:5: id: 'an-incorrect-id-with-special-chars**&%' is not",

@@ -96,7 +96,7 @@ def test_null_is_no_way_to_leave_a_field_out_but_a_value_where_it_is_declared():
 def test_all_findings_come_in_one_run():
     plain = {"state": "opn", "flowRate": 11, "serialNumber": "a", "tags": [], "limits": {"UP": 1, "low": "x"}}
     assert messages(Valve, plain) == [
-        "state: 'opn' is none of open, shut",
+        "state: 'opn' is not one of open, shut",
         "flowRate: must be at least 0 and at most 10, is 11",
         "serialNumber: 'a' is not capital letters",
         "tags: must have at least 1 items, has 0",

@@ -44,7 +44,7 @@ def refused(content, bounds=None):
         (b"[a]: b\n", "a key must be text", 1, 1),
         (b"a: 1\n? \n: b\n", "a key must be text", 2, 2),
         (b"a: no\n", "no means different things to readers of YAML 1.1 and 1.2", 1, 4),
-        (b"a: .inf\n", ".inf is no number that JSON can hold", 1, 4),
+        (b"a: .inf\n", ".inf is not a number that JSON can hold", 1, 4),
         (b"a: 18446744073709551616\n", "18446744073709551616 needs more than 64 bits", 1, 4),
         (b"a: 1.0e+999\n", "1.0e+999 is out of the range of numbers", 1, 4),
         (b"a: b\n  c: d\n", "not valid YAML", 2, 4),

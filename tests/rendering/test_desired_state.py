@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from support.fleet import FleetFolder, Held, documents, parameter, values
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.manifest import write_bundle, write_manifest
+from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION, write_bundle, write_manifest
 from margo_gitops.errors import StateTampered
-from margo_gitops.rendering.desired_state import MAX_MANIFEST_VERSION, desired_state
+from margo_gitops.rendering.desired_state import desired_state
 from margo_gitops.rendering.resolution import deployment_id
 
 
@@ -186,7 +186,7 @@ def test_what_was_before_must_be_a_manifest_of_a_renderer(content: bytes):
         def deployment(self, _deployment_id: str) -> None:
             return None
 
-    with pytest.raises(StateTampered, match="none that a renderer wrote"):
+    with pytest.raises(StateTampered, match="not written by a renderer"):
         desired_state("a", None, {}, Broken())
 
 

@@ -6,7 +6,7 @@ import pytest
 from support.fleet import FleetFolder, parameter, rules
 
 from margo_gitops.errors import MargoGitopsError, ReferenceUnknown, RenderingRefused
-from margo_gitops.rendering.explanation import judge
+from margo_gitops.rendering.explanation import check_intent
 from margo_gitops.rendering.render import find_placements
 
 
@@ -119,9 +119,9 @@ def test_a_rule_for_an_unused_parameter_is_no_error(sound: FleetFolder):
 def test_a_preferred_profile_that_the_application_lacks_is_told_once_and_not_placed(sound: FleetFolder):
     sound.deployment("web", profiles=["nonsense"])
     intent = sound.read()
-    assert [str(error).splitlines()[0] for error in judge(intent).errors] == [
+    assert [str(error).splitlines()[0] for error in check_intent(intent).errors] == [
         "deployments/web.yaml:16:7: nonsense is no profile [MG1206]"
     ]
     placements, (error,) = find_placements(intent)
     assert list(placements["press-01"]) == ["base"]
-    assert error.why == ('profile "nonsense": the application has none of this name',)
+    assert error.why == ('profile "nonsense": the application has no profile of this name',)

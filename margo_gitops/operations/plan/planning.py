@@ -155,7 +155,7 @@ class _Planning:
             *self.intent.devices,
             *before.sites,
         }:
-            raise ReferenceUnknown(f"{request.device} is no device of this fleet", remedy="list them: ls devices/")
+            raise ReferenceUnknown(f"{request.device} is not a device of this fleet", remedy="list them: ls devices/")
         sides = Sides(self.subject, base, before, states, self.intent, self.tree)
         revision = self.subject if request.revision is not None else None
         at = self._head_date() if request.at is None else request.at
