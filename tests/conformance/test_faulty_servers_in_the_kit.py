@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from support.command_line import margo_gitops
 
-from margo_gitops.conformance.agents.git_objects import Keys, git_state
 from margo_gitops.conformance.agents.hosts import MANIFEST_PATH, PREFIX, REPOSITORY, GitHost, MargoApi
 from margo_gitops.conformance.agents.loopback import Answer, HostileServer, Request
+from margo_gitops.conformance.agents.offered_commits import Keys, git_state
 from margo_gitops.conformance.agents.state_cases import tampered
 from margo_gitops.conformance.agents.states import (
     DEVICE,
@@ -25,11 +25,11 @@ from margo_gitops.conformance.agents.states import (
     make_state,
     next_state,
 )
-from margo_gitops.conformance.git_wire import TAG, entry, pack, packet
 from margo_gitops.conformance.report import ConformanceReport
 from margo_gitops.conformance.servers.client import ServerTarget
 from margo_gitops.conformance.servers.git_checks import check_git
 from margo_gitops.conformance.servers.http_checks import check_http
+from margo_gitops.conformance.wire import TAG, entry, pack, packet
 from margo_gitops.documents.state_layout import device_ref
 
 TOKEN = "a-token-of-the-device-that-is-long-enough"

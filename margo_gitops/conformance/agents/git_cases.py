@@ -19,7 +19,7 @@ from margo_gitops.conformance.agents.states import (
     document,
     next_state,
 )
-from margo_gitops.conformance.git_wire import BLOB, TAG, copying_delta, delta_entry, doubling_delta, entry, pack, packet
+from margo_gitops.conformance.wire import BLOB, TAG, copying_delta, delta_entry, doubling_delta, entry, pack, packet
 from margo_gitops.documents.state_layout import DEVICE_REFS
 from margo_gitops.trust.git_objects import MANIFEST_NAME, blob_id
 

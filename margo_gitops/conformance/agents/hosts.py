@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from margo_gitops.conformance.agents.git_objects import SUBMODULE, GitState
 from margo_gitops.conformance.agents.loopback import LONGEST_REQUEST, Answer, Request
+from margo_gitops.conformance.agents.offered_commits import SUBMODULE, GitState
 from margo_gitops.conformance.agents.states import State
-from margo_gitops.conformance.git_wire import COMMIT, DELIMITER, FLUSH, TREE, entry, pack, packet, packets
 from margo_gitops.conformance.report import shown
+from margo_gitops.conformance.wire import COMMIT, DELIMITER, FLUSH, TREE, entry, pack, packet, packets
 from margo_gitops.digests import sha256
 from margo_gitops.documents.freshness import FRESHNESS_PATH
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import Final
 
 from margo_gitops.conformance.agents.case import Case, Place, Seen, TransportName
-from margo_gitops.conformance.agents.git_objects import (
+from margo_gitops.conformance.agents.hosts import PREFIX, REPOSITORY, GitHost, MargoApi
+from margo_gitops.conformance.agents.loopback import Answer, HostileServer, Request
+from margo_gitops.conformance.agents.offered_commits import (
     FRESHNESS_REF,
     GitState,
     Keys,
@@ -19,8 +21,6 @@ from margo_gitops.conformance.agents.git_objects import (
     freshness_proof,
     git_state,
 )
-from margo_gitops.conformance.agents.hosts import PREFIX, REPOSITORY, GitHost, MargoApi
-from margo_gitops.conformance.agents.loopback import Answer, HostileServer, Request
 from margo_gitops.conformance.agents.program import Held, read_held, run_command
 from margo_gitops.conformance.agents.states import DEVICE, State, base_state, documents, make_signing_key, make_state
 from margo_gitops.documents.state_layout import device_ref

@@ -7,17 +7,6 @@ from collections.abc import Callable
 from typing import Final
 
 from margo_gitops.conformance.agents.hosts import tree_targets
-from margo_gitops.conformance.git_wire import (
-    BLOB,
-    COMMIT,
-    FLUSH,
-    LONGEST_PACKET,
-    OFS_DELTA,
-    REF_DELTA,
-    TAG,
-    TREE,
-    command_bytes,
-)
 from margo_gitops.conformance.report import ConformanceReport
 from margo_gitops.conformance.servers.checking import (
     Check,
@@ -36,6 +25,17 @@ from margo_gitops.conformance.servers.git_session import (
     error_of,
     lines_of,
     read_refs,
+)
+from margo_gitops.conformance.wire import (
+    BLOB,
+    COMMIT,
+    FLUSH,
+    LONGEST_PACKET,
+    OFS_DELTA,
+    REF_DELTA,
+    TAG,
+    TREE,
+    command_bytes,
 )
 from margo_gitops.documents.state_layout import FRESHNESS_REFS
 

@@ -8,11 +8,11 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from margo_gitops.conformance.git_wire import TREE, packets
 from margo_gitops.conformance.report import shown
 from margo_gitops.conformance.servers.checking import Check, CheckFailed, CheckSkipped, NotApplicable, expect
 from margo_gitops.conformance.servers.client import Reply
 from margo_gitops.conformance.servers.git_session import GitSession, error_of, lines_of, read_refs
+from margo_gitops.conformance.wire import TREE, packets
 from margo_gitops.digests import sha256
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import StateManifest

@@ -6,7 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from margo_gitops.conformance.git_wire import (
+from margo_gitops.conformance.report import shown
+from margo_gitops.conformance.servers.checking import CheckFailed, CheckSkipped, expect
+from margo_gitops.conformance.servers.client import RawClient, Reply, ServerTarget
+from margo_gitops.conformance.wire import (
     FLUSH,
     PackContents,
     PacketsMalformed,
@@ -15,9 +18,6 @@ from margo_gitops.conformance.git_wire import (
     packets,
     read_pack,
 )
-from margo_gitops.conformance.report import shown
-from margo_gitops.conformance.servers.checking import CheckFailed, CheckSkipped, expect
-from margo_gitops.conformance.servers.client import RawClient, Reply, ServerTarget
 from margo_gitops.documents.state_layout import DEVICE_REFS, device_ref
 
 V2: Final = {"Git-Protocol": "version=2"}

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from margo_gitops.conformance.agents.states import DEVICE, OddEntry, State
-from margo_gitops.conformance.git_wire import BLOB, COMMIT, TREE
+from margo_gitops.conformance.wire import BLOB, COMMIT, TREE
 from margo_gitops.digests import sha256
 from margo_gitops.documents.freshness import FreshnessLeaf, FreshnessProof, write_statement
 from margo_gitops.documents.json_text import write_json
