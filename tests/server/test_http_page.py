@@ -79,7 +79,6 @@ def test_the_documented_answers_are_those_of_the_server(reading: ServedFleet) ->
         for key, answers in documented().items()
         if "/onboarding" not in key[1] and "/clients/" not in key[1]
     }
-    assert len(rows) == 13
     with reading.client("press-01") as client:
         for (method, path), answers in rows.items():
             url = path.format(
