@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -92,9 +91,8 @@ class Admission:
         self._rates = rates
         self._in_flight = in_flight
 
-    @contextmanager
-    def of(self, client: str) -> Iterator[None]:
-        """Let a client's request in, as long as the block runs.
+    def enter(self, client: str) -> None:
+        """Let a client's request in, until `leave`.
 
         Raises:
             RequestRefused: 429 or 503, with a time to come back.
@@ -105,10 +103,10 @@ class Admission:
         if not self._in_flight.enter(client):
             busy = OVERLOADED if self._in_flight.full else TOO_MANY
             raise RequestRefused(busy.later(spread(client, _OVERLOADED_SECONDS)))
-        try:
-            yield
-        finally:
-            self._in_flight.leave(client)
+
+    def leave(self, client: str) -> None:
+        """Count a client's request out."""
+        self._in_flight.leave(client)
 
 
 def spread(client: str, seconds: int) -> int:

@@ -87,6 +87,7 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     "deviceId": Parameter("The device.", DEVICE_ID_PATTERN, ".+", DEVICE_ID_MAX_LENGTH, _is_device_in_path),
     "clientId": Parameter("The client.", "^[A-Za-z0-9._~-]{1,200}$", "[A-Za-z0-9._~-]{1,200}"),
 }
+_VALUES: Final = {name: re.compile(parameter.pattern[1:-1]) for name, parameter in PARAMETERS.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,6 @@ def _read(raw: Mapping[str, str]) -> Mapping[str, str] | None:
     """Return parameters decoded; None where one is not valid."""
     values = {name: unquote_to_bytes(each).decode("latin-1") for name, each in raw.items()}
     for name, value in values.items():
-        parameter = PARAMETERS[name]
-        if not re.fullmatch(parameter.pattern[1:-1], value) or not parameter.check(value):
+        if not _VALUES[name].fullmatch(value) or not PARAMETERS[name].check(value):
             return None
     return values

@@ -215,13 +215,19 @@ class CurrentContract:
         if match is not None and match.route.audience == "public":
             return await self._handle(match, scope, receive, ANYBODY)
         access = self._access[match.route.audience if match is not None else "device"]
-        caller = next((caller for way in access.ways if (caller := way(scope)) is not None), None)
-        if caller is None:
+        for way in access.ways:
+            caller = way(scope)
+            if caller is not None:
+                break
+        else:
             raise RequestRefused(access.refusal)
-        with self._admission.of(caller.client):
+        self._admission.enter(caller.client)
+        try:
             if match is None:
                 raise RequestRefused(NOT_FOUND)
             return await self._handle(match, scope, receive, caller)
+        finally:
+            self._admission.leave(caller.client)
 
     async def _handle(self, match: Match[Parts], scope: Scope, receive: Receive, caller: Caller) -> Response:
         operation = match.operation(scope["method"])

@@ -229,8 +229,11 @@ class SignedContract:
         if match is None:
             raise RequestRefused(NOT_FOUND)
         handle = match.operation(scope["method"]).handle(self.parts)
-        with self.admission.of(caller.client):
+        self.admission.enter(caller.client)
+        try:
             return await handle(Call(scope, receive, caller, match.parameters))
+        finally:
+            self.admission.leave(caller.client)
 
     def link_caller(self, scope: Scope) -> Caller | None:
         """Return who follows a link of a manifest, known by the key that signs; None for any other caller (OLDER-4).
