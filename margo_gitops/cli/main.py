@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
 from typing import NoReturn
 
 import click
@@ -52,6 +53,32 @@ _EXTRAS = {
 
 class _ReaderGoneError(Exception):
     """The reader of our output went away; Click would answer that with 1, which means differences here."""
+
+
+class _Unexpected:
+    """What to do with an error that no command expects: a defect, or a machine without memory.
+
+    Attributes:
+        shown: whether `--debug` asks for the traceback.
+    """
+
+    shown = False
+
+    def end(self, error: Exception) -> NoReturn:
+        """Say what happened and how to report it, and end with 70."""
+        if self.shown:
+            traceback.print_exception(error)
+        if isinstance(error, MemoryError):
+            click.echo("error: this machine has not enough free memory for the command", err=True)
+            click.echo("  remedy: free memory, or run the command on a larger machine", err=True)
+            sys.exit(ExitCode.DEFECT)
+        kind, said = type(error).__name__, " ".join(str(error).split())
+        click.echo(f"error: margo-gitops {__version__} has a defect: {kind}{f': {said}' if said else ''}", err=True)
+        again = (
+            "report the lines above" if self.shown else "run `margo-gitops --debug …` again and report what it prints"
+        )
+        click.echo(f"  remedy: {again}, with the command and the version, to the maintainers", err=True)
+        sys.exit(ExitCode.DEFECT)
 
 
 class Commands(click.Group):
@@ -114,22 +141,27 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="margo-gitops")
-def cli() -> None:
+@click.option("--debug", is_flag=True, help="Show where in the program an unexpected error comes from.")
+@click.pass_obj
+def cli(unexpected: _Unexpected | None, debug: bool) -> None:
     """Run a factory's Margo edge applications from git.
 
     Exit codes: 0 done, 1 findings or differences, 2 usage or configuration, 3 transport (retry is sensible), 4 trust
-    refused (never retry blindly), 5 apply failed, 75 try later.
+    refused (never retry blindly), 5 apply failed, 70 a defect of this program, 75 try later.
     """
+    if unexpected is not None:
+        unexpected.shown = debug
 
 
 def main() -> NoReturn:
-    """Run the command line and exit with the command's code; no error that people can mend shows a traceback."""
+    """Run the command line and exit with the command's code; only `--debug` shows a traceback."""
     _open_missing_streams()
     if VARIABLE in os.environ:
         answer(cli)
+    unexpected = _Unexpected()
     try:
         check_environment(os.environ)
-        code = cli.main(prog_name="margo-gitops", standalone_mode=False)
+        code = cli.main(prog_name="margo-gitops", standalone_mode=False, obj=unexpected)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
     except MargoGitopsError as error:
         click.echo(f"error: {error}", err=True)
@@ -146,6 +178,8 @@ def main() -> NoReturn:
         _end_without_reader()
     except OSError as error:
         _end_on(error)
+    except Exception as error:  # noqa: BLE001 - Python would end with 1, which means differences
+        unexpected.end(error)
 
 
 def _open_missing_streams() -> None:

@@ -27,6 +27,7 @@ class ExitCode(IntEnum):
     TRANSPORT = 3
     TRUST = 4
     APPLY = 5
+    DEFECT = 70
     TRY_LATER = 75
 
 

@@ -13,6 +13,7 @@ import pytest
 from support.command_line import margo_gitops
 from support.git_cli import GIT_ENVIRONMENT
 
+from margo_gitops import __version__
 from margo_gitops.cli.options import KNOWN
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -109,9 +110,39 @@ def test_only_the_commands_for_evidence_need_its_packages(tmp_path: Path, missin
     assert "pip install 'margo-gitops[operator,evidence]'" in outcome.stderr
 
 
-def test_another_missing_module_is_a_defect_and_shown_as_one(tmp_path: Path):
-    with pytest.raises(AssertionError, match="Traceback"):
-        margo_gitops("render", cwd=tmp_path, prelude=WITHOUT.format(missing=("uuid",)))
+DEFECT = """
+import margo_gitops.cli.plan
+def broken(*arguments, **named): raise {error}
+margo_gitops.cli.plan.plan_fleet = broken
+"""
+
+
+def test_a_defect_ends_with_a_code_of_its_own_and_says_how_to_report_it(tmp_path: Path):
+    outcome = margo_gitops("plan", cwd=tmp_path, prelude=DEFECT.format(error="KeyError('press-07')"))
+    assert (outcome.code, outcome.stdout) == (70, "")
+    first, remedy = outcome.stderr.splitlines()
+    assert first == f"error: margo-gitops {__version__} has a defect: KeyError: 'press-07'"
+    assert "margo-gitops --debug" in remedy
+
+
+def test_debug_shows_where_a_defect_is(tmp_path: Path):
+    with pytest.raises(AssertionError, match="Traceback") as raised:
+        margo_gitops("--debug", "plan", cwd=tmp_path, prelude=DEFECT.format(error="KeyError('press-07')"))
+    assert "exit code 70" in str(raised.value)
+    assert "in broken" in str(raised.value)
+
+
+def test_a_machine_without_memory_is_no_defect(tmp_path: Path):
+    outcome = margo_gitops("plan", cwd=tmp_path, prelude=DEFECT.format(error="MemoryError()"))
+    assert outcome.code == 70
+    assert "not enough free memory" in outcome.stderr
+    assert "defect" not in outcome.stderr
+
+
+def test_another_missing_module_is_a_defect(tmp_path: Path):
+    outcome = margo_gitops("render", cwd=tmp_path, prelude=WITHOUT.format(missing=("yaml",)))
+    assert outcome.code == 70
+    assert "has a defect: ModuleNotFoundError" in outcome.stderr
 
 
 FORBIDDEN = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -425,6 +426,16 @@ def test_a_host_that_does_not_answer_fails_without_a_traceback(plant: Plant) -> 
     assert "the plan is not written as a comment: " in ran.log
     assert "Traceback" not in ran.log
     assert TOKEN not in ran.log
+
+
+@pytest.mark.parametrize("code", [0, 1, 70, 137])
+def test_a_plan_that_says_nothing_is_never_green(plant: Plant, tmp_path: Path, code: int) -> None:
+    program = tmp_path / "bin" / "margo-gitops"
+    program.parent.mkdir()
+    program.write_text(f"#!/bin/sh\nexit {code}\n")
+    program.chmod(0o755)
+    path = f"{program.parent}:{os.environ['PATH']}"
+    assert script(plant, "sh", ".margo-gitops/ci/plan.sh", "HEAD", PATH=path).failed
 
 
 def test_a_state_repo_that_is_a_folder_is_refused_before_a_render_is_lost(plant: Plant) -> None:

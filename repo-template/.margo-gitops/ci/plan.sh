@@ -13,6 +13,7 @@ if [ ! -s plan.md ]; then
     # The first line is how the comment is found again.
     printf '%s\n' '<!-- margo-gitops plan -->' '### No plan' '' 'The fleet cannot be read; the findings of `validate` say why.' \
         > plan.md
+    [ "$status" -gt 1 ] || status=70 # a program that died shows nothing, whatever it exits with
 fi
 [ "$status" -ne 1 ] || status=0 # 1: a render changes something, as it should
 exit "$status"
