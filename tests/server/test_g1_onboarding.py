@@ -199,8 +199,8 @@ def test_the_older_contract_is_off_unless_it_is_asked_for(fleet: ServedFleet) ->
     ("settings", "said"),
     [
         ({"accepted": "c", "publicUrls": []}, "publicUrls"),
-        ({"accepted": "c", "publicUrls": ["wfm.plant.example"]}, "no URL of a server"),
-        ({"accepted": "c", "publicUrls": ["https://wfm.plant.example/"]}, "no URL of a server"),
+        ({"accepted": "c", "publicUrls": ["wfm.plant.example"]}, "not a URL of a server"),
+        ({"accepted": "c", "publicUrls": ["https://wfm.plant.example/"]}, "not a URL of a server"),
         ({"accepted": "c", "publicUrls": ["https://wfm"], "profile": "lenient"}, "profile"),
     ],
     ids=["no URL", "no scheme", "slash at the end", "unknown profile"],

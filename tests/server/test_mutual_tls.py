@@ -131,4 +131,4 @@ def test_files_that_cannot_be_used_leave_tls_as_it_was(mutual: MutualFleet) -> N
     (mutual.fleet.folder / "server.pem").write_text("half a certif")
     with mutual.client(mutual.authority.client(spiffe_id("press-01"))) as client:
         assert client.get(MANIFEST).status_code == 200
-    assert "goes on with what it had" in mutual.fleet.log.read_text()
+    assert "keeps its last good files" in mutual.fleet.log.read_text()
