@@ -58,8 +58,6 @@ def run_once(configuration: AgentConfiguration, log_format: LogFormat, *, retry:
     """Poll once, apply, report, and return how it went.
 
     Args:
-        configuration: the agent's.
-        log_format: of standard error.
         retry: whether to try quarantined updates again.
 
     Raises:
@@ -112,9 +110,6 @@ def working_agent(
     """Hold the state folder's lock, and an agent ready to do cycles, while the context lasts.
 
     Args:
-        configuration: the agent's.
-        log_format: of standard error.
-        interruptions: signals.
         clock: the time, seconds since the epoch.
         heartbeat: called before each step of a component.
         interrupted: whether to leave what is still to be done; asked between steps and by steps that wait. By default,
@@ -213,7 +208,6 @@ def create_appliers(configuration: AgentConfiguration, interrupted: Callable[[],
     """Return the configured appliers by name, in the configuration's order.
 
     Args:
-        configuration: the agent's.
         interrupted: whether the agent was asked to stop.
 
     Raises:

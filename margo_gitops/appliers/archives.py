@@ -54,9 +54,7 @@ def unpack(archive: BinaryIO, folder: Path, bounds: ArchiveBounds = DEFAULT_ARCH
     """Unpack a tar.gz into an empty folder.
 
     Args:
-        archive: the archive, from its start.
         folder: exists and is empty; on failure the caller deletes it.
-        bounds: what it may need.
 
     Raises:
         ArtifactRefused: a rule above is broken, or it is not a tar.gz.
@@ -192,9 +190,7 @@ def copy_folder(source: Path, target: Path, bounds: ArchiveBounds = DEFAULT_ARCH
     """Copy a folder's files, and return the digest of what was copied.
 
     Args:
-        source: the folder.
         target: exists and is empty.
-        bounds: what it may need.
 
     Raises:
         ArtifactRefused: it holds links or special files, names that no folder digest can hold, or is too large.

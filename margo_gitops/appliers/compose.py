@@ -87,9 +87,6 @@ class ComposeApplier:
 
     Args:
         device: this device's id; containers carry it as a label.
-        folder: of this applier's own.
-        engine: the engine and its client.
-        artifacts: the content of components.
         remove_volumes: whether removing a workload deletes its named volumes too.
         interrupted: whether the agent was asked to stop; ends every wait.
     """

@@ -69,7 +69,6 @@ class ComposeEngine:
             arguments: what follows `docker compose`.
             parameters: variables for interpolation, in addition to the client's own environment.
             seconds: after which the client and all it started is stopped.
-            folder: where it runs.
             keep_open: a descriptor that the client holds while it lives.
 
         Raises:

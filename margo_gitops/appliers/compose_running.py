@@ -25,9 +25,7 @@ class RunningProject:
     """The project of a workload, as the engine has it.
 
     Args:
-        engine: the engine.
         device: this device's id; containers without it belong to someone else.
-        key: the workload.
         folder: where the client runs; without a compose file of its own, which the client would take.
         interrupted: whether the agent was asked to stop.
     """
@@ -53,7 +51,6 @@ class RunningProject:
         """Start a revision, and return why it does not run; nothing if it does.
 
         Args:
-            revision: what to start.
             deadline: on the monotonic clock; starting ends then.
             lock: a descriptor that Compose holds while it lives.
             wait_beside: the containers there were before, to wait until all are healthy; None does not wait.

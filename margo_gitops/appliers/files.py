@@ -64,11 +64,8 @@ class FilesApplier:
     """Writes workloads into a folder.
 
     Args:
-        device: this device's id.
         folder: where to write; several devices never share one.
-        artifacts: the content of components.
         hook: program and arguments to run after a change; event and folder are added.
-        hook_seconds: how long it may take.
     """
 
     profile_types: Sequence[str] = ("helm", "compose", "custom")

@@ -64,10 +64,7 @@ def run_program(
     """Run a program in a session of its own, and stop it with all it started when its time is over.
 
     Args:
-        arguments: the program and its arguments.
         environment: its whole environment; the program itself is looked up in its PATH.
-        seconds: how long it may take.
-        folder: where it runs.
         keep_open: a descriptor that it, and what it starts, hold while they live.
         reads: the file that is its standard input; None: an empty one.
 

@@ -60,7 +60,6 @@ def resolved_since(objects: StateObjects, revision: str, chain: tuple[str, ...] 
     """Return the commit of the branch `fleet` that a revision of the state repo, or of the fleet repo, names.
 
     Args:
-        objects: the state repo.
         revision: a commit of the state repo, or the beginning of a commit id of the fleet repo.
         chain: the commits of the branch `fleet`, oldest first; None: they are read.
 

@@ -153,7 +153,6 @@ def plain_files(tree: FileTree, folder: str, *, most: int, largest: int, file_pr
     """Return the files below a folder of a package, by path; links and special files are refused.
 
     Args:
-        tree: the package.
         folder: where to look; "" for everything.
         most: how many files are allowed.
         largest: how many bytes all of them together may have.

@@ -230,7 +230,6 @@ class FleetRepo:
         """Return the paths that differ between two commits, or a commit and the files as they are; removed ones too.
 
         Args:
-            since: the older commit.
             revision: the newer one; None: the files, untracked ones too.
 
         Raises:

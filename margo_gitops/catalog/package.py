@@ -53,7 +53,6 @@ def read_package(tree: FileTree, file_prefix: str = "") -> Package:
     """Return the package in a folder.
 
     Args:
-        tree: the folder.
         file_prefix: what stands before file names in messages, with a slash at its end.
 
     Raises:
@@ -182,8 +181,6 @@ def component_contents(
     """Return the content of every component that the package brings along, and what is wrong with it.
 
     Args:
-        source: the description, for positions.
-        files: of the package.
         folder: of the package, relative to `applications/`.
     """
     contents: dict[str, ComponentContent] = {}
@@ -212,7 +209,6 @@ def component_contents(
 def _content(
     artifact: ComponentArtifact, files: dict[str, TreeFile], folder: str, profile_type: str | None
 ) -> ComponentContent | str:
-    """Return the content, or what is wrong with it."""
     if artifact.url is not None and artifact.digest is not None:
         return ComponentContent(artifact.url, artifact.digest, is_folder=False, size=artifact.size_bytes)
     path = artifact.path or ""

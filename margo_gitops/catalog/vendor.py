@@ -44,8 +44,6 @@ def add_package(source: Path, fleet: Path, *, replace: bool = False) -> Vendored
     """Copy a package into a fleet repo and pin it; on any error nothing is left behind.
 
     Args:
-        source: the folder that holds `margo.yaml`.
-        fleet: root of the fleet repo.
         replace: overwrite this version if it is there with other content.
 
     Raises:

@@ -126,7 +126,6 @@ def make_report(
     """Return the report of a run.
 
     Args:
-        profile: what was checked for.
         subject: what was checked; without credentials.
         checked_at: when, RFC 3339 in UTC.
         known: every requirement that a check can name, by id.

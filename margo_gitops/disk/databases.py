@@ -18,7 +18,6 @@ def open_database(file: Path, *, timeout: float = 5, threads: bool = False) -> s
     """Open a database in autocommit mode; file (mode 0600) and folder (0700) are made where there are none.
 
     Args:
-        file: the database.
         timeout: how many seconds to wait for another connection that writes.
         threads: whether threads other than this one may use the connection, one at a time.
 

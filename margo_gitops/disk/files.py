@@ -30,7 +30,6 @@ def read_bounded(
     """Return the content of a small file.
 
     Args:
-        path: the file.
         most: how many bytes it may have.
         follow_links: whether a symbolic link is followed; otherwise it is an error.
         private: whether a file that its group or others can read, write or execute is an error.
@@ -64,12 +63,8 @@ def read_small_file(
     """Return the content of a small file; an error says which file, why, and what to do.
 
     Args:
-        path: the file.
         most: how many bytes it may have.
         what: the sentence of the error, "the list of allowed signers cannot be read".
-        error: its class.
-        remedy: what to do next.
-        private: as in `read_bounded`.
 
     Raises:
         MargoGitopsError: an `error`.
@@ -91,9 +86,6 @@ def disk_errors(
 
     Args:
         path: the place to name where the operating system names none.
-        what: the sentence of the error.
-        error: its class.
-        remedy: what to do next.
         full: the class for a full disk; None: `error`.
 
     Raises:
@@ -124,8 +116,6 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600, time: int | N
 
     Args:
         path: the file; its folder exists, and only one process at a time replaces it.
-        content: all of it.
-        mode: of the new file.
         time: its modification time, seconds since 1970-01-01 UTC; None: now.
 
     Raises:
@@ -146,7 +136,6 @@ def write_synced(path: Path, content: bytes, *, mode: int, time: int | None = No
 
     Args:
         path: made if it is not there, emptied if it is.
-        content: all of it.
         mode: of a file that is made.
         time: its modification time, seconds since 1970-01-01 UTC; None: now.
 

@@ -20,7 +20,6 @@ def write_folder(path: Path, files: Mapping[str, bytes]) -> None:
     """Write a folder that appears whole or not at all, in place of the one that is there.
 
     Args:
-        path: the folder.
         files: contents by path relative to it, with slashes.
 
     Raises:

@@ -31,7 +31,6 @@ def settled(stamps: Iterable[Stamp | None], began: int) -> bool:
     """Return whether all of these are old enough to be believed.
 
     Args:
-        stamps: of files.
         began: `time.time_ns()` of a moment before they were taken.
     """
     newest = max((max(each[0], each[1]) for each in stamps if each), default=0)

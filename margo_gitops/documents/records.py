@@ -223,7 +223,6 @@ def shape_of(hint: object, *, optional: bool = False) -> Shape:
     """Return the shape that a type annotation declares.
 
     Args:
-        hint: the annotation.
         optional: whether None stands for "absent", so that null is not accepted in the file.
     """
     notes: tuple[object, ...] = ()

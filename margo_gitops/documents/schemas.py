@@ -80,7 +80,6 @@ def schema_files(kinds: Sequence[SchemaKind], examples: Mapping[str, Sequence[Js
 
     Args:
         kinds: which; `DOCUMENT_SCHEMAS` and those of higher layers.
-        examples: valid documents by kind name.
     """
     return {kind.file: _pretty(kind.schema(examples.get(kind.name, ()))) for kind in kinds}
 

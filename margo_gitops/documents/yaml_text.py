@@ -35,11 +35,6 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def read_yaml(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS) -> SourceText:
     """Return the one document of a YAML file as nodes.
 
-    Args:
-        content: the file's bytes.
-        file: its name, for messages.
-        bounds: what is accepted.
-
     Raises:
         UnreadableDocument: a rule of this module is broken; the message names it with line and column.
     """

@@ -66,7 +66,6 @@ def capabilities_of(content: bytes, file: str) -> dict[str, Json]:
 
     Args:
         content: in any shape of the standard, JSON or YAML.
-        file: its name, for messages.
 
     Raises:
         UnreadableDocument, InvalidDocument: it is no capabilities document.
@@ -198,8 +197,6 @@ def refresh_devices(
     """Return the edit that makes capabilities what devices report.
 
     Args:
-        base: the fleet repo.
-        reported: what devices report.
         devices: only these; each takes its capabilities from its reports from now on, and one that is new is added.
             Empty: all whose document says that they do.
         site: of devices that are added.

@@ -154,7 +154,6 @@ def branch_start(repo: FleetRepo, branch: str | None) -> str:
     """Return the revision that an edit for a branch starts from: the branch where it exists, else the last commit.
 
     Args:
-        repo: the fleet repo.
         branch: as the person named it; None: one will be made.
 
     Raises:
@@ -184,7 +183,6 @@ def commit_edit(base: Base, edit: Edit, branch: str | None) -> tuple[str, str]:
 
     Args:
         base: a commit, and what the edit was made for.
-        edit: the edit.
         branch: its name; one that exists gets one commit more. None: the edit's own, which must not exist.
 
     Returns:
@@ -229,7 +227,6 @@ def _refused(said: str) -> CommitNotMade:
 
 
 def _tree(repository: pygit2.Repository, parent: str, edit: Edit) -> str:
-    """Return the tree of the commit with the edit."""
     index = pygit2.Index()
     index.read_tree(repository[parent].peel(pygit2.Tree))
     for change in edit.changes:

@@ -32,7 +32,6 @@ def merge_edit(
     Comment lines and empty lines are never removed.
 
     Args:
-        original: the lines as written.
         normal: the same document in a normal form, without an edit.
         edited: the normal form with the edit.
         whole_blocks: take everything below a top-level key from `edited`, if any of it changes: where a file is

@@ -122,9 +122,7 @@ def revert_deployment(base: Base, name: str, revision: str) -> Edit:
     """Return the edit that makes a deployment what it was at a commit, with the application version it needs.
 
     Args:
-        base: what it is restored in.
         name: of the deployment; one that was not there then is removed.
-        revision: names the commit.
 
     Raises:
         FleetCommitUnknown: there is no such commit.

@@ -89,7 +89,6 @@ def new_document(value: Json, header: str = "") -> bytes:
     """Return a new file that says `value`.
 
     Args:
-        value: the document.
         header: comment lines above it, each with its newline.
     """
     writer = _yaml(2, 4, 2)
@@ -182,7 +181,6 @@ def schema_line(tree: RootTree, kind: str, path: str) -> str:
     """Return the line for a new file, after the example of the fleet's other files; "" where they have none.
 
     Args:
-        tree: the fleet repo.
         kind: "device" or "deployment".
         path: of the new file; a schema named by a relative path is named from there.
     """

@@ -46,7 +46,6 @@ def parse_selector(text: str, intent: Intent) -> DeviceSelector:
     """Return the selector that a person typed.
 
     Args:
-        text: what they typed.
         intent: the fleet, whose labels give values their types.
 
     Raises:

@@ -199,8 +199,6 @@ def typed_answer(
     """Return a parameter's value, checked by the application's rules.
 
     Args:
-        description: of the application.
-        name: of the parameter.
         schema: of the setting that is asked for; None where there is none.
         text: what was typed. An option of a list can be named by its number, if no option is spelled so.
 

@@ -97,7 +97,6 @@ class StatusReader:
     _by_labels: tuple[str | None, frozenset[str]] | None = None
 
     def __post_init__(self) -> None:
-        """Start with nothing read."""
         self._desired = DesiredReader(self.objects)
         self._seen = _LastSeen(Reports(self.objects))
 

@@ -107,7 +107,6 @@ def judge_device(
     """Return a device's state and its adopted version (DEVICE-1 to DEVICE-6).
 
     Args:
-        version: of the desired manifest.
         wanted: ids of the deployments that it lists.
         reported: the device's statuses, by deployment id.
     """

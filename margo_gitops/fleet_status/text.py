@@ -29,13 +29,7 @@ _HEADING: Final = ("site", "devices", "installed", "applying", "behind", "failed
 
 
 def status_lines(status: FleetStatus, *, details: bool = False, colour: bool = False) -> Iterator[str]:
-    """Yield a status.
-
-    Args:
-        status: what to show.
-        details: every device, with each of its deployments.
-        colour: colour states, for a terminal.
-    """
+    """Yield a status."""
     if status.state_commit is None:
         yield "nothing was rendered yet: the state repo is empty"
         return

@@ -72,8 +72,6 @@ def compatibility(
     """Return which devices could take an application.
 
     Args:
-        intent: the fleet.
-        application: the application, in one version.
         devices: only these; empty: all.
         sites: only devices of these sites; empty: of all.
     """
@@ -105,8 +103,6 @@ def judge_device(
     """Return whether a device could take an application (COMPATIBLE-1).
 
     Args:
-        target: the device.
-        profiles: of the application.
         deployments: names of its deployments that the device has.
     """
     fitting: list[str] = []

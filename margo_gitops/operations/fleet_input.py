@@ -45,8 +45,6 @@ def state_location(root: Path, intent: Intent, override: str | None) -> str:
     """Return where the state repo is: an absolute path or a URL.
 
     Args:
-        root: of the fleet repo.
-        intent: the fleet.
         override: what the person asked for, relative to the working folder; None: what the fleet says.
     """
     if override is not None:

@@ -58,7 +58,6 @@ class FolderTarget:
         """Use a folder; nothing is made before `exclusive`.
 
         Args:
-            folder: the target.
             clock: returns seconds since 1970.
         """
         self._folder = folder

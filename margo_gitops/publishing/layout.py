@@ -68,10 +68,6 @@ class ManifestContent:
 def read_manifest(content: bytes, file: str) -> ManifestContent:
     """Return what a manifest leads to.
 
-    Args:
-        content: exact bytes of the manifest.
-        file: its name, for messages.
-
     Raises:
         InvalidDocument, UnreadableDocument: it is no manifest.
     """

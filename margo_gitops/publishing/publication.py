@@ -71,8 +71,6 @@ def publish(repo: StateRepo, target: PublishTarget, keep: float) -> Published:
     """Bring a target to what the state repo holds.
 
     Args:
-        repo: the state repo.
-        target: where to publish.
         keep: seconds for which objects stay that no manifest leads to any more.
 
     Raises:

@@ -91,9 +91,7 @@ def difference(
     """Yield what changes, sorted by device.
 
     Args:
-        before: what is there.
         states: what `render` made of the intent after `before.previous`.
-        intent: the fleet.
         facts: sizes of content, for what devices download.
 
     Raises:

@@ -43,7 +43,6 @@ def check_intent(
     """Return everything that is wrong with a fleet.
 
     Args:
-        intent: the fleet.
         previous: the state of a device as rendered before, for settings that may not change.
         unread: kinds ("site", "device", "deployment", "application") of which some documents could not be read: a name
             that leads nowhere may be defined there, and is not told.

@@ -110,8 +110,6 @@ def effective_parameters(
 
     Args:
         stack: the layers, weakest first.
-        application: the application.
-        profile: the chosen profile.
         names: what expressions may use.
         previous: the parameters of this deployment as installed before; None for a new one.
     """

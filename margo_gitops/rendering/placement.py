@@ -108,9 +108,7 @@ def choose_profile(
     """Return the one profile that a device can run.
 
     Args:
-        profiles: of the application.
         preferred: profile ids, best first; empty: the device must fit exactly one.
-        target: the device.
 
     Raises:
         NotPlaceable: no profile fits; each reason names a profile, the constraint, and the device's value.

@@ -114,7 +114,6 @@ def render(
     """Return the desired state of every device that pulls, sorted by id.
 
     Args:
-        intent: the fleet.
         previous: the state of a device as rendered before; None for a device that never had one.
         only: the devices to render; None: all.
         placements: what `place` returned for this fleet, where it is known; None: it is found.
@@ -167,8 +166,6 @@ def document_of(intent: Intent, resolved: Resolved, placements: Mapping[str, Pla
     """Return the document of a resolved deployment.
 
     Args:
-        intent: the fleet.
-        resolved: the deployment.
         placements: all deployments of the same device, by name.
 
     Raises:

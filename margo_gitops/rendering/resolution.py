@@ -86,11 +86,6 @@ def resolve(
     """Return a deployment on a device with all its parameters, and everything wrong with these.
 
     Args:
-        intent: the fleet.
-        deployment: the deployment.
-        application: its application.
-        profile: what `choose` returned.
-        target: the device.
         previous: the parameters installed before, for immutable settings.
     """
     name = deployment.value.metadata.name
@@ -120,8 +115,6 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
     """Return Margo's document for a resolved deployment.
 
     Args:
-        resolved: the deployment.
-        intent: the fleet.
         after: ids of deployments of the same device that must be installed first.
 
     Raises:

@@ -61,7 +61,6 @@ def upgrade_file(
         base: what the scaffold wrote last; None: this file is not the scaffold's.
         mine: what is there; None: nothing.
         theirs: what the scaffold writes now; None: nothing.
-        on_conflict: what becomes of lines that both changed.
 
     Raises:
         UpgradeRefused: there is no git to merge with.

@@ -52,7 +52,6 @@ def upgrade(
     Args:
         folder: a folder in the fleet repo.
         ci: whose pipelines shall be there; None: as before.
-        on_conflict: what becomes of lines that both changed.
         allow_dirty: upgrade although the fleet repo has changes that are not committed.
 
     Raises:

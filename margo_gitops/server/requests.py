@@ -90,8 +90,6 @@ async def read_body(scope: Scope, receive: Receive, *, gzip: bool = False) -> by
     """Return the body of a request, bounded in size and time.
 
     Args:
-        scope: the request.
-        receive: its body.
         gzip: whether the body may be compressed, as git does with large ones.
 
     Raises:

@@ -175,7 +175,6 @@ class RouteTable(Generic[T]):
         """Take the rows.
 
         Args:
-            routes: the rows.
             base: a prefix of all paths that are not at the root, such as `/v1alpha2/margo`; empty for none.
         """
         self._exact: dict[bytes, Match[T]] = {}

@@ -28,12 +28,7 @@ class StateWatch:
     """The state as it is now, and the requests that wait for a change."""
 
     def __init__(self, state: ServedState, max_waiting: int) -> None:
-        """Watch a state repo.
-
-        Args:
-            state: the state repo.
-            max_waiting: how many requests may wait at once.
-        """
+        """Watch a state repo."""
         self._state = state
         self._max_waiting = max_waiting
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
@@ -83,8 +78,6 @@ class StateWatch:
         """Wait for a change of a client's state.
 
         Args:
-            client: whose.
-            seconds: at most.
             receive: of the request, so that one whose sender went away is let go.
 
         Returns:

@@ -102,8 +102,6 @@ def read_entries(
     """Return the entries of a file that has one in each line.
 
     Args:
-        text: the file's content.
-        path: the file.
         read: makes key and value of the words of a line; raises `ValueError` for a mistake.
         what: a key is, "token".
         line: how a line looks.

@@ -103,10 +103,6 @@ def leaf_of(device: str, manifest: bytes) -> FreshnessLeaf:
 def held_leaves(repo: StateRepo, values: Mapping[str, str]) -> list[FreshnessLeaf]:
     """Return what is to be said of every device of a state repo (STATEMENT-3).
 
-    Args:
-        repo: the state repo.
-        values: all its refs.
-
     Raises:
         StateTampered: it holds what no render wrote.
     """
@@ -139,11 +135,7 @@ def add_statement(
     """Add a new statement to a pack, for every shard.
 
     Args:
-        pack: takes the objects.
-        leaves: of all devices.
-        fleet: the fleet's name.
         state_commit: id of the commit of the branch `fleet` that the leaves are from.
-        renewal: how to make it.
         values: all refs, as they are.
     """
     tree = build_tree(leaves)
@@ -172,11 +164,6 @@ def _proof(tree: ShardedTree, shard: str, statement: bytes, signature: str) -> b
 def renew(repo: StateRepo, values: Mapping[str, str], renewal: Renewal) -> Renewed:
     """Replace a state repo's statement by one of this moment (STATEMENT-1, STATEMENT-2).
 
-    Args:
-        repo: the state repo.
-        values: all its refs.
-        renewal: how to make the statement.
-
     Raises:
         StateTampered: it holds what no render wrote: that is never said to be fresh.
         SignatureMissing, SignerUnknown, SignatureInvalid: none of the signers signed it.
@@ -203,8 +190,6 @@ def device_proof(repo: StateRepo, values: Mapping[str, str], device: str) -> byt
     """Return the proof for a device, as a source hands it over.
 
     Args:
-        repo: the state repo.
-        values: all its refs.
         device: its id; a child of a gateway is spoken for by its gateway.
 
     Raises:

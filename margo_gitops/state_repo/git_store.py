@@ -176,7 +176,6 @@ class GitStore:
         """Return commits by how far they are from the nearest tip, tips (1) first.
 
         Args:
-            tips: where to start.
             limit: how many commits at most; the walk ends there.
             depth: how far to go; None for all the way.
             ends: commits whose parents are not followed.
@@ -263,7 +262,6 @@ def tree_entries(name: str, content: bytes) -> tuple[TreeEntry, ...]:
 
     Args:
         name: its id, for the message.
-        content: its bytes.
 
     Raises:
         StateTampered: it is no tree.

@@ -43,7 +43,6 @@ class ObjectPack:
 
         Args:
             kind: `BLOB`, `TREE` or `COMMIT`.
-            content: its bytes.
         """
         name = object_id(kind, content)
         if name not in self._entries and name not in self._known:
@@ -53,7 +52,6 @@ class ObjectPack:
         return name
 
     def __len__(self) -> int:
-        """Return how many objects would be written."""
         return len(self._entries)
 
     def write(self, folder: Path) -> None:

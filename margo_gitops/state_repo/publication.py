@@ -103,10 +103,7 @@ def write_render(
     """Write a render into the state repo.
 
     Args:
-        repo: the state repo.
-        states: of every device of the fleet.
         values: all refs, as they were when the render began.
-        provenance: where the render comes from.
         key: signs every commit; None: nothing is signed.
         renewal: how to make a statement of freshness (freshness_refs); None: none is made.
 
@@ -205,7 +202,6 @@ def fleet_message(changed: Sequence[DesiredState], left: Sequence[str], provenan
     Args:
         changed: the devices whose state changed, sorted by id.
         left: the devices that were there before and are no more, sorted.
-        provenance: where the render comes from.
     """
     lines = [f"Render {provenance.subject or provenance.origin.fleet_commit}", ""]
     lines += [f"{state.device}: manifest {state.version}" for state in changed[:_SHOWN]]
@@ -220,9 +216,7 @@ def device_message(state: DesiredState, fleet_commit: str, provenance: Provenanc
     """Return the message of a device commit, trailers included.
 
     Args:
-        state: the device's new state.
         fleet_commit: id of the commit of the fleet branch.
-        provenance: where the render comes from.
     """
     said = replace(
         provenance.origin,
@@ -235,13 +229,7 @@ def device_message(state: DesiredState, fleet_commit: str, provenance: Provenanc
 
 
 def differences(repo: StateRepo, states: Sequence[DesiredState], values: Mapping[str, str]) -> list[str]:
-    """Return, in words, what a render would change in the state repo; empty for nothing.
-
-    Args:
-        repo: the state repo.
-        states: of every device of the fleet.
-        values: all its refs.
-    """
+    """Return, in words, what a render would change in the state repo; empty for nothing."""
     held = {name: place.site for name, place in repo.places(values).items() if not place.left}
     found = []
     for state in states:

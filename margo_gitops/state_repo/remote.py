@@ -191,8 +191,6 @@ def run_git(
     """Run git in the person's environment, but for what points it at another repository.
 
     Args:
-        arguments: of git.
-        seconds: how long it may take.
         variables: set in addition.
         given: its standard input.
 

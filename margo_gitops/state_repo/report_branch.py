@@ -82,7 +82,6 @@ class ReportBranch:
 
         Args:
             changes: content by key; None removes it.
-            title: first line of the message.
             trailers: name and value of each trailer of the message.
             moment: the time, seconds since the epoch.
 

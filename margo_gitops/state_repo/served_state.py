@@ -42,7 +42,6 @@ class ServedState:
 
         Args:
             repo: the state repo; only its folder is used, so that other users of `repo` never wait.
-            cache_bytes: how much content is kept in memory.
         """
         self._watch = RefWatch(repo.folder)
         self.objects = StateObjects(repo.folder, cache_bytes)

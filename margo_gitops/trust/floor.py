@@ -55,7 +55,6 @@ def raise_floor(floor: Floor | None, offered: Floor, parents: Collection[str], m
 
     Args:
         floor: the floor so far; None at first contact, which accepts any version from the minimum on.
-        offered: the state that is offered.
         parents: ids of the parents of its commit; of no meaning where it has no commit.
         minimum_version: the lowest version ever to be accepted.
 

@@ -155,8 +155,6 @@ def read_freshness(content: bytes, policy: FreshnessPolicy, file: str = FRESHNES
 
     Args:
         content: exact bytes of the proof.
-        policy: what the device demands.
-        file: its name, for messages.
 
     Raises:
         TrustRefused: of the class that the broken rule names, with the device in it.
@@ -241,9 +239,7 @@ def refuse_older(offered: Freshness, held: Freshness | None, now: datetime) -> N
     """Refuse a proof that is older than the one that is held (FRESH-6).
 
     Args:
-        offered: the proof that came.
         held: the newest one so far.
-        now: the device's time.
 
     Raises:
         FreshnessRollback: it is.
@@ -262,7 +258,6 @@ def assess(freshness: Freshness | None, state: HeldVersion | None, now: datetime
     Args:
         freshness: the newest proof; None where there is none.
         state: the state; None where none is held.
-        now: the device's time.
 
     Raises:
         FreshnessContradicted: FRESH-7 is broken.

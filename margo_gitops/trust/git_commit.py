@@ -268,8 +268,6 @@ def build_commit(tree: str, parents: Sequence[str], author: Ident, committer: Id
     Args:
         tree: id of its tree.
         parents: ids of its parents, in order.
-        author: who made the change.
-        committer: who makes the commit.
         message: the whole message, trailers included; it should end with a newline.
 
     Raises:
@@ -309,7 +307,6 @@ def sign_commit(payload: bytes, key: SigningKey) -> bytes:
 
     Args:
         payload: an unsigned commit, as `build_commit` returns it.
-        key: the key to sign with.
 
     Raises:
         ValueError: the payload is no unsigned commit.

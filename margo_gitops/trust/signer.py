@@ -87,7 +87,6 @@ def who_signed(armor: str | None, content: bytes, at: datetime, signers: Allowed
         content: the exact bytes that it covers.
         at: when they were signed, with a time zone.
         signers: who may; None: anyone, but a signature that is there must be right.
-        use: what the signature is for.
     """
     if armor is None:
         missing = SignatureMissing(f"{use.signed} is not signed", remedy=use.missing) if signers is not None else None

@@ -62,7 +62,6 @@ class SshPublicKey:
 
         Args:
             signature: the signature with its algorithm's name, as on the wire (RFC 4253 section 6.6).
-            data: what was signed.
 
         Raises:
             ValueError: it did not, or the signature is malformed or of an algorithm that this key may not use.

@@ -64,7 +64,6 @@ class WebConnection:
 
         Args:
             source: an http or https source.
-            meter: counts what passes.
             spiffe_id: who the server must be, in place of the host it is reached at.
             seal: signs each request; None for none.
 
@@ -103,12 +102,10 @@ class WebConnection:
         """Send a request and yield the answer, of at most `limit` bytes; its end is checked when the block ends.
 
         Args:
-            method: such as GET.
             target: path and query, absolute.
             headers: of this request alone; lengths, host and credentials come by themselves.
             body: what is sent; empty for none.
             limit: bytes of the body of the answer, as sent.
-            deadline: when it must have come.
 
         Raises:
             TransportError: no usable answer came, or bytes follow what the block read.

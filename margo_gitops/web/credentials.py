@@ -21,7 +21,6 @@ class Credentials:
     """Makes the Authorization header of each request; a token file is read again only when it changed."""
 
     def __init__(self, source: WebSource) -> None:
-        """Take the settings; nothing is read yet."""
         self._source = source
         self._watch = FileWatch(source.token_file) if source.token_file else None
         self._token = ""

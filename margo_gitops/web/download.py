@@ -36,7 +36,6 @@ def download(
     Args:
         url: where it is, https://host[:port]/path[?query].
         limit: bytes that the answer may have.
-        deadline: when all of it must have come.
         ca_file: authorities (PEM) to trust instead of the system's.
         proxy_from_environment: whether https_proxy and no_proxy count.
 

@@ -26,7 +26,6 @@ class MeteredSocket:
     """
 
     def __init__(self, raw: socket.socket, meter: Meter, deadline: Deadline) -> None:
-        """Take over `raw`."""
         self._raw = raw
         self._meter = meter
         self._deadline = deadline

@@ -66,7 +66,6 @@ class Cost:
     connections: int = 0
 
     def __sub__(self, earlier: Cost) -> Cost:
-        """Return what was used since `earlier`."""
         return Cost(
             self.requests - earlier.requests,
             self.bytes_up - earlier.bytes_up,
@@ -79,7 +78,6 @@ class Meter:
     """Counts for one transport."""
 
     def __init__(self) -> None:
-        """Start at nothing."""
         self.requests = 0
         self.bytes_up = 0
         self.bytes_down = 0

@@ -49,8 +49,6 @@ def refusal(
     """Return the error that an answer without success is: refused, busy, or a redirect that is not followed.
 
     Args:
-        response: the answer.
-        source: where it comes from.
         wording: what remedies call things.
         detail: what the server adds in words; bounded and printable.
     """

@@ -106,7 +106,6 @@ class Reconciler:
         """Bring the device to a state, as far as it goes, and return how far that was.
 
         Args:
-            state: what was trusted.
             patient: whether what failed rests before it is tried again.
             retry: whether to try quarantined updates again.
 

@@ -103,7 +103,6 @@ class Plan:
         """Return the deployment that keeps another from being installed, or None (STEP-4).
 
         Args:
-            deployment_id: the one to be installed.
             failed: ids of deployments of which a step failed, or that were left because of another.
         """
         stopped = {*failed, *self.refused}
@@ -125,7 +124,6 @@ def make_plan(
     Args:
         desired: the deployments, in the order of installation.
         observed: what each applier's engine holds, by the applier's name.
-        recorded: what the journal remembers.
         serving: the applier for each profile type.
         silent: appliers whose engine did not answer, with the reason (STEP-8).
         now: the time, where pauses after failures count (STEP-7); None to try everything that is not quarantined.

@@ -111,7 +111,6 @@ def read_eligibility(device: str, files: Iterable[Path]) -> Eligibility:
     """Return what these capabilities documents say, in any shape of the standard.
 
     Args:
-        device: this device's id.
         files: one document each, of the device first, then of its children.
 
     Raises:

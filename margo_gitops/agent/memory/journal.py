@@ -118,7 +118,6 @@ class Journal:
         """Record components and deployments at once, in place of what was recorded of them.
 
         Args:
-            workloads: components.
             deployments: deployments, with the version of which they are applied from now on.
         """
         rows = [
@@ -205,12 +204,7 @@ class Journal:
                 )
 
     def events(self, limit: int = 50, *, security: bool = False) -> list[RecordedEvent]:
-        """Return the latest events, newest first.
-
-        Args:
-            limit: how many at most.
-            security: only security events.
-        """
+        """Return the latest events, newest first."""
         rows = self._rows(
             "SELECT reason, text, code, subject, first_at, last_at, count FROM events WHERE security >= ? "
             "ORDER BY last_at DESC, id DESC LIMIT ?",

@@ -112,7 +112,6 @@ def deployment_status(deployment: RecordedDeployment, workloads: Sequence[Record
     """Return the status of a deployment (DEPLOYED-1 to DEPLOYED-4).
 
     Args:
-        deployment: what is recorded of it.
         workloads: what is recorded of its components, in order.
     """
     components = tuple(

@@ -39,7 +39,6 @@ def read_policy(configuration: AgentConfiguration, *, signed: bool = True) -> Tr
     """Return what the device demands of its state, with the list of signers as it is now.
 
     Args:
-        configuration: the agent's.
         signed: whether to demand a signature where the configuration does; without, no list is read.
 
     Raises:
@@ -63,8 +62,6 @@ def freshness_keeper(
     """Return what keeps the device's proof of freshness; None where its configuration wants none.
 
     Args:
-        configuration: the agent's.
-        record: keeps events.
         clock: the time, seconds since the epoch.
         source: where proofs come from; None: nowhere but by hand.
         abortable: a signal to stop may cut off what is done inside.

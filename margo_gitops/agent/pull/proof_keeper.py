@@ -113,10 +113,7 @@ class FreshnessKeeper:
         """Take the parts.
 
         Args:
-            rules: what the device does about freshness.
-            store: keeps the proof.
             signers: asked at each use who may sign statements; its errors are those of the list.
-            record: keeps events.
             clock: the time, seconds since the epoch; may jump.
             source: where proofs come from; None: nowhere but by hand.
             abortable: a signal to stop may cut off what is done inside.
@@ -195,7 +192,6 @@ class FreshnessKeeper:
         """Keep a proof that came, from the source or by hand.
 
         Args:
-            content: its exact bytes.
             state: what is held; None for nothing.
 
         Raises:

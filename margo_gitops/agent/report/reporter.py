@@ -76,12 +76,8 @@ class Reporter:
         """Take the parts; nothing is sent yet.
 
         Args:
-            transport: to the server.
-            device: this device's id.
             capabilities: files that say what the device and its children are and offer, the device's first.
             statuses: whether statuses are sent; static files take none.
-            journal: its outbox holds the statuses.
-            record: keeps events.
             timer: seconds since some moment; never jumps.
             abortable: a signal to stop may cut off what is done inside.
         """

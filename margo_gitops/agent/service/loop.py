@@ -191,11 +191,6 @@ class Service:
         """Take the parts.
 
         Args:
-            cycles: does one cycle.
-            schedule: when to poll.
-            waiting: waits and hears of signals.
-            manager: the service manager to report to.
-            record: keeps events.
             clock: the time, seconds since the epoch; may jump.
             timer: seconds since some moment; never jumps.
             report: tells the server what it does not know yet.

@@ -54,7 +54,6 @@ class Schedule:
         """Return how many seconds to wait before the next poll; always positive.
 
         Args:
-            now: the time.
             failures: polls that failed in a row, up to now.
             retry_after: seconds the source asked to wait, if it did.
             wished: seconds between two polls that the source wishes for, if it does.
@@ -68,7 +67,6 @@ class Schedule:
         """Return how many whole seconds the source may keep a poll waiting for a change; 0 for none (SCHEDULE-8).
 
         Args:
-            now: the time.
             longest: the longest wait, in seconds; jitter comes on top, in the proportion it has for polls.
         """
         if longest < 1:

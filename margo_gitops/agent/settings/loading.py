@@ -33,10 +33,6 @@ _BOUNDS: Final = Bounds(size=64 * 1024, depth=12, nodes=2_000)
 def load_configuration(file: Path, environment: Environment) -> AgentConfiguration:
     """Return the configuration in a file, with what the environment overrides.
 
-    Args:
-        file: the YAML file.
-        environment: the overrides (see `margo_gitops.agent.settings.environment`).
-
     Raises:
         AgentMisconfigured: the file cannot be read, or has findings; each is listed with line and column.
     """

@@ -82,8 +82,6 @@ def check_evidence(content: bytes, file: str, signers: AllowedSigners, *, unsign
     """Return what an evidence file proves.
 
     Args:
-        content: of the file.
-        file: its name, for messages.
         signers: who may have signed; the list names what each key is for.
         unsigned: whether unsigned commits are accepted on the exporter's word.
 

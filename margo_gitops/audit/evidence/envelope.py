@@ -31,10 +31,6 @@ _ED25519: Final = "ssh-ed25519"
 def statement_payload(subjects: tuple[Subject, ...], predicate: dict[str, Json]) -> bytes:
     """Return the bytes of an in-toto statement.
 
-    Args:
-        subjects: what it is about.
-        predicate: what it says.
-
     Raises:
         ValueError: it is no valid statement.
     """

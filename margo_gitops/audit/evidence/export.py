@@ -57,12 +57,6 @@ class ExportRequest:
 def export_evidence(fleet: FleetRepo, objects: StateObjects, request: ExportRequest, key: SigningKey) -> bytes:
     """Return an evidence file.
 
-    Args:
-        fleet: the fleet repo.
-        objects: the state repo.
-        request: what to export.
-        key: signs the file.
-
     Raises:
         EvidenceUnusable: there is nothing to export, or it would be too large.
         StateTampered: an object of the state repo is missing or not one that a renderer wrote.

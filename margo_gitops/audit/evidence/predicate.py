@@ -113,7 +113,6 @@ def fleet_commit_of(name: str, raw: bytes) -> EvidenceFleetCommit:
 
     Args:
         name: its id.
-        raw: its bytes.
 
     Raises:
         ValueError: it is no commit.

@@ -46,8 +46,6 @@ def adoptions(objects: StateObjects, refs: Mapping[str, str], client: str | None
     """Return (adopted version, time) of every client each time that its adopted version went up, oldest first.
 
     Args:
-        objects: the state repo.
-        refs: its refs.
         client: only this client; None: all.
 
     Raises:
@@ -83,9 +81,6 @@ def statuses_at(
     """Return a client's statuses at a time, by deployment id, each with the commit that brought it.
 
     Args:
-        objects: the state repo.
-        refs: its refs.
-        client: whose.
         at: the time; None: now. The branch's order counts: of the commits not later than this, the newest.
 
     Raises:

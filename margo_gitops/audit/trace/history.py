@@ -185,7 +185,6 @@ class ValueHistory:
         """Return since when each value of a file of the traced commit is as it is.
 
         Args:
-            path: of the file.
             values: of the file at the traced commit.
 
         Raises:

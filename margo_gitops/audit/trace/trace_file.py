@@ -47,8 +47,6 @@ def path_of(asked: str, files: Mapping[str, str], documents: list[ApplicationDep
     Args:
         asked: as written.
         files: blob ids of the device's files, by path.
-        documents: the deployments among them.
-        device: its name, for the message.
 
     Raises:
         AuditUnusable: there is no such file.
@@ -76,12 +74,8 @@ def trace_file(
     """Return a file of a device's tree, each value back to its line.
 
     Args:
-        path: of the file.
-        held: the device's tree.
-        device: the client.
         source: what the fleet commit says; None: no line is known.
         lines: who wrote them.
-        history: of the device.
         notes: gets what could not be traced.
 
     Raises:

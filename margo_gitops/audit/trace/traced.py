@@ -148,7 +148,6 @@ def trace_lines(trace: Trace, *, one_parameter: bool = False) -> Iterator[str]:
     """Yield what a device should run, back to the lines that say so.
 
     Args:
-        trace: what was found.
         one_parameter: whether it was asked for: then also since when it is so, and who answers for the line.
     """
     yield f"{trace.device}  manifest {trace.version}"

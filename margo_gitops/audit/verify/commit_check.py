@@ -135,7 +135,6 @@ class CommitCheck:
     _raised: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        """Start without any render."""
         self._rerender = Rerender(self.objects)
 
     def check(self, index: int) -> list[AuditFinding]:

@@ -96,7 +96,6 @@ def unsound(objects: StateObjects, folder: str, tree: str, version: int) -> Iter
     """Yield what is wrong with a device's tree whatever made it: its files are those that its manifest names.
 
     Args:
-        objects: the state repo.
         folder: of the device in the fleet commit's tree.
         tree: id of the device's tree.
         version: that the manifest must have.
@@ -167,7 +166,6 @@ class Rerender:
         """Return the states that were rendered, by encoded device id; every other device keeps what it had.
 
         Args:
-            intent: what the fleet commit says.
             before: where the state commit's parent holds each device.
             after: where the state commit holds each.
 

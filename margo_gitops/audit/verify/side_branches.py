@@ -48,9 +48,6 @@ def check_freshness(
     """Yield what is wrong with a state repo's statement of freshness; nothing where it has none.
 
     Args:
-        objects: the state repo.
-        refs: all its refs.
-        chain: the commits of the branch `fleet`.
         signers: who may have signed; None: a signature is not demanded.
     """
     proofs: dict[str, FreshnessProof] = {}
@@ -171,7 +168,6 @@ class ReportCheck:
         """Check a branch.
 
         Args:
-            objects: the state repo.
             checkpoint: remembers how far the branch was verified.
         """
         self._objects = objects
@@ -184,7 +180,6 @@ class ReportCheck:
         """Check every commit, oldest first, up to the first bad one.
 
         Args:
-            refs: of the state repo.
             resume: begin after the last commit that was verified.
         """
         tip = self._reports.tip(refs)

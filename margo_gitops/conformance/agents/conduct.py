@@ -36,9 +36,7 @@ def _each(
 
     Args:
         asked: picks them from what was seen in a case.
-        wrong: says whether one is wrong.
         reason: what is wrong then; `{ref}` is the device's ref.
-        text: shows one as evidence.
     """
 
     def judge(played: Played, place: Place) -> Outcome:

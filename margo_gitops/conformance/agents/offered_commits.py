@@ -73,8 +73,6 @@ def git_state(state: State, keys: Keys, before: str | None, sound: State | None 
     """Return a state as git objects.
 
     Args:
-        state: to be written, with its flaw.
-        keys: who signs.
         before: id of the commit that was offered before; None for the first.
         sound: for a signature that was moved: the state that it was made for.
     """
@@ -151,7 +149,6 @@ def freshness_proof(state: State, key: SigningKey, *, expired: bool = False) -> 
 
     Args:
         state: the newest one.
-        key: signs the statement.
         expired: it was valid for a week, three weeks ago.
     """
     issued = datetime.now(UTC) - (timedelta(days=28) if expired else _AGE)

@@ -55,8 +55,6 @@ def check_agent(
     """Put an agent through every case of its transport.
 
     Args:
-        agent: how it is run and looked at.
-        subject: what the report calls it.
         checked_at: the time, RFC 3339 in UTC.
         only: play only cases whose name holds one of these words, or whose requirement is one of them; none for all.
         told: gets the name of each case before it is played.

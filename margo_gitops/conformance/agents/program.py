@@ -63,9 +63,6 @@ def run_command(arguments: Sequence[str], values: Mapping[str, str], seconds: fl
     """Run a command to its end, or kill it and what it started.
 
     Args:
-        arguments: the command, with placeholders.
-        values: of the placeholders and variables.
-        seconds: the longest it may take.
         secret: what no report may show.
 
     Raises:

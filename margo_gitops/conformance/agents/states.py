@@ -154,7 +154,6 @@ def make_state(version: int, documents: Mapping[str, bytes], *, bundle: bytes | 
     """Return a sound state.
 
     Args:
-        version: the manifest's version.
         documents: by deployment id.
         bundle: the archive; None for the one of these documents.
     """

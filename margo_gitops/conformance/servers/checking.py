@@ -94,8 +94,6 @@ def check_server(
     """Make all checks of a server, and close the session's client.
 
     Args:
-        profile: what the server is checked for.
-        session: asks the server.
         checks: in the order in which they are made.
         checked_at: the time, RFC 3339 in UTC.
         told: gets the name of each check before it is made.

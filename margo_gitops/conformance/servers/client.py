@@ -193,7 +193,6 @@ class RawClient:
         """Send a request and return the answer.
 
         Args:
-            method: such as GET.
             path: the target, from the host on; sent as it is.
             headers: without Host, Authorization and lengths.
             body: what is sent; None for nothing.

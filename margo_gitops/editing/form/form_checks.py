@@ -76,10 +76,7 @@ class FormCheck:
         """Check a parameter of the Deployment.
 
         Args:
-            name: of the parameter.
             value: what the Deployment shall say; None: nothing.
-            set_now: every value that the form sets.
-            unset: every parameter that it takes out.
 
         Raises:
             ParameterNotTyped: the value breaks a rule of the application.
@@ -101,7 +98,6 @@ class FormCheck:
         """Check where the deployment goes.
 
         Args:
-            placement: the devices.
             preferred: ids of profiles of the application, best first.
 
         Raises:

@@ -38,7 +38,6 @@ def installed_state(base: Base, state: str | None, cache: Path) -> Installed:
     kept than changed.
 
     Args:
-        base: the fleet repo.
         state: the state repo that a person named; None: what the fleet says.
         cache: a folder for mirrors of remote state repos.
 
@@ -75,7 +74,6 @@ def preview(base: Base, edit: Edit, previous: Previous) -> Plan | None:
     """Return what an edit does to devices; None where the fleet could not be rendered before the edit either.
 
     Args:
-        base: what the edit was made for.
         edit: the edit; `validate` finds nothing new with it.
         previous: what devices have, so that versions go on from there.
 

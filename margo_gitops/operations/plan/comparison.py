@@ -40,7 +40,6 @@ class VendoredContent:
     _images: Images = field(init=False)
 
     def __post_init__(self) -> None:
-        """Start with nothing read."""
         self._images = Images(self.tree)
 
     def _content(self, digest: str) -> ComponentContent | None:
@@ -100,8 +99,6 @@ def judgement(
     """Return what the fleet's policy says; nothing where there is none.
 
     Args:
-        sides: what is judged.
-        span: the commits.
         plan: makes the plan; called only where a part of the policy needs it.
         before_merge: whether reviews, and the merge with its signature, are still to come.
         commits: whether signatures and reviews are judged.

@@ -32,7 +32,6 @@ def as_markdown(plan: Plan, most: int = MAX_LENGTH) -> str:
     """Return a plan as Markdown.
 
     Args:
-        plan: what to show.
         most: characters; at least 2,000.
     """
     cut = "\n\nThe rest does not fit: run `margo-gitops plan --details`.\n"

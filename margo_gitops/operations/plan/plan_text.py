@@ -169,7 +169,6 @@ def as_text(plan: Plan, *, details: bool = False) -> Iterator[str]:
     """Yield the lines of a plan for a terminal.
 
     Args:
-        plan: what to show.
         details: every cause and every device, with each changed value.
     """
     return map(printable, _lines(plan, details=details))

@@ -90,7 +90,6 @@ def plan_fleet(request: PlanRequest, renders: Render = rendered_states) -> Plan:
     """Return what a render would change, or why it would be refused.
 
     Args:
-        request: what to plan.
         renders: makes the states that are compared with the state repo.
 
     Raises:
@@ -145,10 +144,7 @@ class _Planning:
 
         Args:
             base: what it is compared with, for people.
-            before: what is there.
-            states: what a render makes.
             base_commit: the commit that `before` was rendered from; None where that is not known.
-            notes: what a reader should know.
         """
         request = self.request
         if request.device is not None and not {request.device, client_of(request.device)} & {

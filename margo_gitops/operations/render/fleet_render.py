@@ -205,8 +205,6 @@ def rendered_states(intent: Intent, target: StateTarget, values: dict[str, str])
     """Return the state of every device as a render into a state repo makes it.
 
     Args:
-        intent: the fleet.
-        target: the state repo.
         values: all its refs, as they were when the render began.
 
     Raises:

@@ -31,7 +31,6 @@ def policy_of_content(
     """Yield applications and sources that are not allowed, and what makes the policy itself unusable.
 
     Args:
-        tree: the files.
         intent: what they say, as far as it can be read.
         resolved: every deployment on every device that could be resolved.
         span: the change; None: the files are judged by their own policy alone.

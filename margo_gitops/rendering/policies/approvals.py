@@ -108,7 +108,6 @@ def judge_signatures(steps: Sequence[Step], objection: Objection, *, before_merg
 
     Args:
         steps: of the main line, oldest first.
-        objection: judges one signature.
         before_merge: whether the change is still to be merged: where only the main line must be signed, that comes
             with the merge.
     """

@@ -156,7 +156,6 @@ def approvals(steps: Sequence[Step], index: int, commit: str) -> Iterator[Commit
 
     Args:
         steps: oldest first.
-        index: of the step.
         commit: the full id.
     """
     for later in steps[index + 1 :]:
@@ -193,7 +192,6 @@ def nearest_place(where: Location, before: bytes, after: bytes) -> Location:
 
 
 def _common(old: list[bytes], new: list[bytes]) -> int:
-    """Return how many lines both begin with."""
     return next(
         (at for at, (one, other) in enumerate(zip(old, new, strict=False)) if one != other), min(len(old), len(new))
     )

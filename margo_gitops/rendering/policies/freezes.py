@@ -29,7 +29,6 @@ def active_freezes(policies: Iterable[PolicyInForce], at: int) -> Iterator[tuple
     """Yield the freezes that are on at a moment, each once, with their index.
 
     Args:
-        policies: in force.
         at: seconds since 1970-01-01 UTC.
     """
     seen: list[Freeze] = []
@@ -53,10 +52,8 @@ def judge_freezes(
     """Return whether a change leaves frozen devices alone; None where the policies have no freezes.
 
     Args:
-        policies: in force.
         at: the change's date, seconds since 1970-01-01 UTC.
         changes: what it changes; asked only while a freeze is on.
-        targets: devices for selectors.
     """
     if not any(force.policy.freezes for force in policies):
         return None

@@ -57,12 +57,7 @@ class Source:
 
 
 def judge_applications(policies: Sequence[PolicyInForce], deployed: Iterable[Deployed]) -> Verdict | None:
-    """Return whether every application may be deployed where it is; None where no policy lists any.
-
-    Args:
-        policies: in force.
-        deployed: every deployment at every site.
-    """
+    """Return whether every application may be deployed where it is; None where no policy lists any."""
     ruled = [force for force in policies if force.policy.applications]
     if not ruled:
         return None
@@ -131,7 +126,6 @@ def judge_registries(policies: Sequence[PolicyInForce], sources: Iterable[Source
     """Return whether all content comes from where it may; None where no policy says where.
 
     Args:
-        policies: in force.
         sources: of every deployment at every site; asked only where a policy says where.
     """
     ruled = [force for force in policies if force.policy.registries]

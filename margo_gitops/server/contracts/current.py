@@ -188,9 +188,6 @@ class CurrentContract:
         """Take the parts.
 
         Args:
-            parts: has the handlers.
-            identify: tells which device calls.
-            admission: holds callers to their limits.
             base: a prefix of all paths that are not at the root; empty for none.
             links: further ways to know who follows a link of a manifest.
         """

@@ -343,8 +343,6 @@ def device_of(name: str, client_id: str, device: str) -> str:
 
     Args:
         name: what it says: its client id, that and a child's name, or a device id.
-        client_id: its own.
-        device: its device id.
     """
     first, slash, child = name.partition("/")
     return f"{device}{slash}{child}" if first == client_id else name
@@ -356,9 +354,6 @@ def of_device(body: bytes, client_id: str, device: str, profile: SignatureProfil
     An unreadable document passes unchanged: the reader of reports says what is wrong with it.
 
     Args:
-        body: of the request.
-        client_id: whose it is.
-        device: what the capabilities are of.
         profile: strict demands that a client calls itself by its client id.
         own: whether they are the client's own, and not those of a device in the path.
 

@@ -103,7 +103,6 @@ class SignatureVerifier:
         """Return what is known of a request whose signature is right; None for every other one.
 
         Args:
-            scope: the request.
             find: returns the key that a signature must fit.
             has_body: whether its body must be covered.
 
@@ -196,7 +195,6 @@ class _Keys(HTTPSignatureKeyResolver):
         self.problem: MargoGitopsError | None = None
 
     def resolve_public_key(self, key_id: str) -> Attempt:
-        """Return the attempt that is made."""
         try:
             key = self._find(key_id)
         except MargoGitopsError as error:

@@ -46,7 +46,6 @@ class PeerCertificate:
         """Accept the clients of a policy.
 
         Args:
-            accepted: file with the accepted-client policy.
             clock: the time, seconds since the epoch.
 
         Raises:

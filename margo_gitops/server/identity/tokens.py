@@ -56,7 +56,6 @@ class BearerTokens:
         """Use the tokens in a file.
 
         Args:
-            path: the file.
             clock: the time, seconds since the epoch.
 
         Raises:

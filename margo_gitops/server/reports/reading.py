@@ -47,11 +47,6 @@ class StatusReport:
 def read_capabilities(body: bytes, device: str, profile: Profile) -> bytes:
     """Return a device's capabilities in their normal form (Margo device capabilities).
 
-    Args:
-        body: of the request.
-        device: the device id in the path.
-        profile: how exactly the contract is followed.
-
     Raises:
         RequestRefused: 400 for what is not JSON, 422 for an invalid document, or one of another device.
     """
@@ -71,8 +66,6 @@ def read_status(body: bytes, deployment_id: str, profile: Profile) -> StatusRepo
     """Return a deployment status in its normal form (Margo deployment status).
 
     Args:
-        body: of the request.
-        deployment_id: the deployment in the path.
         profile: how exactly the contract is followed; the lenient one does without `adoptedManifestVersion`.
 
     Raises:
@@ -151,7 +144,6 @@ def summary(content: bytes | None, subject: Sequence[str]) -> str:
 
     Args:
         content: its normal form; None for one removed.
-        subject: kind and name.
     """
     if content is None:
         return f"{' '.join(subject)} removed"

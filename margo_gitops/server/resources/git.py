@@ -74,9 +74,7 @@ def visible(client: str, branch: str, refs: Mapping[str, str]) -> Visible:
     """Return what a device sees of all refs.
 
     Args:
-        client: the device.
         branch: the full name of its branch.
-        refs: all refs of the state.
     """
     names = [branch, *(FRESHNESS_REFS + shard for shard in possible_shards(client))]
     seen = {name: refs[name] for name in names if name in refs}

@@ -249,7 +249,6 @@ def refs_answer(request: LsRefs, refs: Mapping[str, str], head: str | None) -> b
     """Return the answer to `ls-refs`.
 
     Args:
-        request: what is asked for.
         refs: what the caller may see.
         head: the ref that `HEAD` points to; None if there is none.
     """
@@ -303,9 +302,7 @@ def old_acknowledgments(request: Fetch, spoken: Iterable[str | None], common: Co
     """Return what version 0 says to haves (gitprotocol-pack, packfile negotiation).
 
     Args:
-        request: the request.
         spoken: its haves, and None where the client waits for an answer.
-        common: those that both hold.
     """
     said: list[str] = []
     last = ""

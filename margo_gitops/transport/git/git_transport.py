@@ -177,8 +177,6 @@ class RemoteRepository:
         """Ask nothing yet.
 
         Args:
-            connection: carries the requests.
-            limits: bounds on the answers.
             stateless: each request is complete in itself. Otherwise a pull begins with the server's capabilities.
         """
         self._connection = connection

@@ -32,7 +32,6 @@ class HttpConnection:
 
         Args:
             source: an http or https source.
-            meter: counts what passes.
         """
         self._source = source
         self._path = source.address.path.rstrip("/")

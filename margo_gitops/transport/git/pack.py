@@ -146,7 +146,6 @@ class Budget:
     """What may still be inflated in this pull."""
 
     def __init__(self, limits: GitLimits) -> None:
-        """Start with the whole of `limits`."""
         self._object = limits.object_bytes
         self._limit = limits.inflated_bytes
         self._left = limits.inflated_bytes

@@ -62,7 +62,6 @@ class DeviceApi:
     """Asks one server on one kept connection, as one version of the contract wants it."""
 
     def __init__(self, contract: Contract, limits: HttpLimits, connection: WebConnection) -> None:
-        """Take the parts; nothing is sent yet."""
         self._contract = contract
         self._limits = limits
         self._connection = connection
@@ -92,10 +91,7 @@ class DeviceApi:
 
         Args:
             target: path and query, with the prefix (`path_of`).
-            accept: the media type that is wanted.
             limit: bytes that it may have, decoded.
-            deadline: when it must be there.
-            headers: more of them.
 
         Raises:
             TransportError: no usable answer came; any status is one.
@@ -158,10 +154,6 @@ def error_of(reply: Reply, source: WebSource) -> TransportError:
     """Return the error that an answer without success is: refused, busy, or a redirect that is not followed.
 
     The `Retry-After` header counts more than the member `retryAfterSeconds` of the problem document.
-
-    Args:
-        reply: the answer.
-        source: where it comes from.
     """
     problem = _problem(reply)
     detail = problem.text("detail") or problem.text("title") or ""

@@ -26,7 +26,6 @@ def bundle_is_cheaper(manifest: StateManifest, missing: Collection[Digest], larg
     A device that has none of the deployments always takes the bundle. Sizes are advisory; a wrong one costs a detour.
 
     Args:
-        manifest: what the device must run.
         missing: digests of the deployments that it does not have.
         largest: the most bytes that a bundle may have.
     """
@@ -54,7 +53,6 @@ def read_bundle(packed: bytes, wanted: Collection[Digest], limit: int) -> dict[D
 
     Args:
         packed: a gzip-compressed tar archive.
-        wanted: which files to take.
         limit: the most bytes it may hold unpacked.
 
     Raises:

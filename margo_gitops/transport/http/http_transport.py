@@ -62,7 +62,6 @@ def revision_of(tag: str | None, manifest: bytes, url: str) -> str:
 
     Args:
         tag: the ETag header; one that is missing or malformed counts as the digest.
-        manifest: what was tagged.
         url: the base URL of the server.
     """
     own = _own(manifest)
@@ -336,7 +335,6 @@ def _hints(reply: Reply, wait: int, unchanged_after: float | None) -> PollHints:
     """Return what an answer says about the next poll.
 
     Args:
-        reply: the answer.
         wait: the seconds for which the server was asked to wait.
         unchanged_after: the seconds after which it said that nothing changed; None where something did.
     """

@@ -70,7 +70,6 @@ class SignedContract:
             prefix: the path before `/api/v1`.
             device: the id by which the fleet knows this device.
             key: returns what it signs with.
-            ids: keeps the client id.
             client_id: the one that was issued elsewhere; None: the server is asked.
         """
         self._prefix = prefix

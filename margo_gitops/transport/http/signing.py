@@ -162,7 +162,6 @@ class RequestSigner:
         """Return what signs a request.
 
         Args:
-            method: of the request.
             target: path and query.
             body: what is sent; empty for none, except for POST and PUT, which always have one.
 
