@@ -42,10 +42,7 @@ class Parts:
     """What a working agent consists of, while it holds the lock.
 
     Attributes:
-        cycle: does one cycle.
         report: tells the server what it does not know yet; nothing where the source takes no reports.
-        journal: what the device did.
-        record: keeps events.
     """
 
     cycle: Cycle

@@ -35,7 +35,6 @@ class RevisionRecord:
         digest: of the workload.
         artifact: of its content.
         compose_file: relative to the revision's folder.
-        environment: the parameters.
         timeout_seconds: how long it may take to start.
     """
 

@@ -131,7 +131,6 @@ class PackContents:
     """The objects of a pack.
 
     Attributes:
-        version: of the format.
         kinds: the type of each entry, in order.
         objects: type and content by id; deltas are applied.
         missing: ids of bases that are not in the pack.

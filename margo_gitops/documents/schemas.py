@@ -30,7 +30,6 @@ class SchemaKind:
 
     Attributes:
         record: the class that declares it; its name is the kind's name.
-        title: what editors show.
     """
 
     record: type

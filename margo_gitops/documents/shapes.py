@@ -22,7 +22,6 @@ class FindingList:
     """Collects the findings of one document.
 
     Attributes:
-        file: the document's name, for locations.
         older_shape: whether it was upgraded from an older shape, which lacks what only the current one requires.
         folder: the folder of the file, which paths in it are relative to; "" where nobody knows it.
         findings: the first `MAX_FINDINGS`.

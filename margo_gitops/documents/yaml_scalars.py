@@ -55,7 +55,6 @@ class AmbiguousScalarError(ValueError):
 
     Attributes:
         why: the predicate of a sentence that starts with the scalar.
-        remedy: what to write instead.
     """
 
     def __init__(self, why: str, remedy: str) -> None:

@@ -85,7 +85,6 @@ class UpgradeRequest:
     """Which deployments shall run what.
 
     Attributes:
-        application: id of the application.
         package: a package to vendor; None: the version is in the fleet repo already.
         version: None: that of the package, or the newest one in the fleet repo.
         deployments: names; empty: every deployment of the application.

@@ -43,7 +43,6 @@ class DeployRequest:
     """What a Deployment shall be; what is not given stays as it is.
 
     Attributes:
-        application: id of the application.
         version: None: as it is; for a new Deployment the newest one in the fleet repo.
         name: of the Deployment; None: that of this application, or for a new one the application's id.
         parameters: values to set, typed as the application wants them.

@@ -25,9 +25,7 @@ class NamedDeployment:
     """What people call a deployment.
 
     Attributes:
-        name: in the fleet repo.
         device: the device; for a gateway's child, the child.
-        application: the application's id.
     """
 
     name: str

@@ -45,7 +45,6 @@ class StatusRequest:
         fleet: a folder in the fleet repo.
         state: where the state repo is; None: as the fleet says.
         cache: a folder for mirrors of remote state repos.
-        filter: which devices.
     """
 
     fleet: Path

@@ -25,7 +25,6 @@ class StatusWatch:
     """Yields the status now and after every change.
 
     Attributes:
-        request: what to look at.
         stop: ends the watch when set.
     """
 

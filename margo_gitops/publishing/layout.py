@@ -47,7 +47,6 @@ class PublishedObject:
     Attributes:
         path: below the device's folder.
         digest: of its bytes.
-        media_type: its Content-Type.
         deployment_id: of a deployment; None for a bundle.
     """
 

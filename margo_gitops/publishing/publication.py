@@ -51,11 +51,8 @@ class Published:
     """What a publisher did.
 
     Attributes:
-        changed: devices with a new manifest.
         unchanged: how many devices had theirs already.
         left: encoded ids of devices on the target that the state repo does not know.
-        written: how many objects were written.
-        collected: how many objects were removed.
         proofs: how many devices got a new proof of freshness.
     """
 

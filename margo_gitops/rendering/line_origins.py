@@ -31,8 +31,6 @@ class DocumentOrigins:
     """The origins of one deployment document.
 
     Attributes:
-        intent: the fleet.
-        resolved: the deployment on its device.
         device_deployments: names of all deployments of this device.
     """
 

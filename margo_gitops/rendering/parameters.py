@@ -28,7 +28,6 @@ class Layer:
 
     Attributes:
         name: for people, "site north".
-        document: the file.
         path: of the mapping of parameters in it.
         values: as written, by parameter name.
     """
@@ -63,7 +62,6 @@ class Effective:
     """A parameter on a device.
 
     Attributes:
-        name: of the parameter.
         value: that holds, evaluated.
         origin: where it is written.
         overridden: the weaker ones, weakest first. They are not evaluated: an expression that means nothing on this

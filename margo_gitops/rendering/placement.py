@@ -24,7 +24,6 @@ class TargetDevice:
     """A device as placement and expressions see it.
 
     Attributes:
-        device: the document.
         labels: of its site, overridden by its own.
         facts: its capabilities, prepared for matching.
         names: what expressions may use of it.

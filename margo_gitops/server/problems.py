@@ -33,13 +33,11 @@ class Problem:
     """A problem document.
 
     Attributes:
-        status: the HTTP status.
         title: the same for every problem of this type.
         fragment: of Margo's registered type; empty for `about:blank`.
         detail: about this occurrence; empty where it would tell too much.
         errors: field by field.
         retry_after: seconds; None for a problem that a retry does not fix.
-        headers: further response headers.
     """
 
     status: int

@@ -42,9 +42,6 @@ class Call:
     """A request whose resource and caller are known.
 
     Attributes:
-        scope: method and headers.
-        receive: the body.
-        caller: who asks.
         parameters: the variable parts of the path, decoded.
     """
 
@@ -62,11 +59,9 @@ class Parameter:
     """A variable part of a path.
 
     Attributes:
-        meaning: in a few words.
         pattern: of its value, decoded.
         raw: regular expression of its form in the path.
         max_length: of its value; None: no bound.
-        check: what the pattern cannot say.
     """
 
     meaning: str
@@ -107,7 +102,6 @@ class Operation(Generic[T]):
 
     Attributes:
         handle: finds the handler among the parts of a contract.
-        summary: in a sentence.
         answers: those that went well, and those that have a text of their own.
         refusals: the statuses of further problems; 429, 500 and 503 go without saying.
         headers: request headers that it looks at, with their meaning.
@@ -128,7 +122,6 @@ class Route(Generic[T]):
 
     Attributes:
         template: its path; `{…}` are parameters.
-        audience: who may call.
         operations: by method.
         at_root: whether the path has no `listen.basePath` in front.
     """

@@ -64,7 +64,6 @@ class Renewal:
     """How to make a statement.
 
     Attributes:
-        key: signs it.
         issued: the time, with a time zone.
         valid_for: how long it may be believed.
         signers: who must have signed the state that it speaks of (STATEMENT-5); None: a signature is not demanded.
@@ -81,8 +80,6 @@ class Renewed:
     """A statement that was made.
 
     Attributes:
-        statement: what was signed.
-        devices: how many it lists.
         moves: the refs' new values; None for one that is removed.
     """
 

@@ -51,7 +51,6 @@ class TreeLink:
     """One object of a tree, with its place.
 
     Attributes:
-        id: the object.
         path: from the root, segments divided by a slash; empty for the root itself.
         kind: `BLOB` or `TREE`.
     """

@@ -37,7 +37,6 @@ class ReportKey:
 
     Attributes:
         client: the client that reported.
-        kind: of the report.
         name: the device id of capabilities, the deployment id of a status.
     """
 

@@ -36,7 +36,6 @@ class ReportedStatus:
 
     Attributes:
         deployment_id: in lower case.
-        state: of the deployment.
         adopted: the manifest version whose revision the device has begun to apply; None where it does not say.
         device: the child of a gateway that it is about; None for the client itself.
         error: its message, with the source in front; empty for none.

@@ -43,7 +43,6 @@ class AllowedSigner:
 
     Attributes:
         principals: who it is, as the line says: one or more patterns, separated by commas.
-        key: the key.
         namespaces: patterns of the uses the key is for, separated by commas; None for every use.
         valid_after: the key says nothing before; None for no such time.
         valid_before: the key says nothing after; None for no such time.

@@ -66,8 +66,6 @@ class GitCommit:
     Attributes:
         tree: id of its tree, 40 lower-case hex digits.
         parents: ids of its parents, in order.
-        author: who made the change.
-        committer: who made the commit.
         message: the whole message, trailers included.
         trailers: the message's trailers, in order, with their names as written.
         signature: the armor of its signature, or None.

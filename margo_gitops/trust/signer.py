@@ -22,7 +22,6 @@ class Use:
     """What a signature is for, and what people read where it does not count.
 
     Attributes:
-        namespace: of the signature.
         signed: what may be signed, "this device's state".
         remedy: what to do about an unknown key; `{file}` is the list.
         missing: what to do where the signature is missing.

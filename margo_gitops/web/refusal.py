@@ -33,8 +33,6 @@ class Wording:
     """What remedies call the parts of a source.
 
     Attributes:
-        resource: what is read.
-        server: who answers.
         endings: what is cut off from the target of a redirect, so that it can be written into the settings.
     """
 

@@ -40,7 +40,6 @@ class Reconciliation:
     """How far a device came.
 
     Attributes:
-        plan: what was to be done.
         failures: what did not work, in order.
         complete: whether the device now runs what its state asks for.
     """
@@ -56,7 +55,6 @@ class _Progress:
 
     Attributes:
         version: of the manifest that is applied.
-        failures: in order.
         failed: deployments of which a step failed or rests, or that wait for another.
         prepared: whether all that is wanted can be prepared, and was.
         left: whether something is still to be done.
@@ -75,10 +73,8 @@ class Reconciler:
     Attributes:
         appliers: by name, most preferred first.
         journal: where every step is recorded.
-        record: keeps events.
         clock: the time, seconds since the epoch.
         stopping: asked between steps; once true, the rest is left for the next start.
-        limits: what this device allows.
         heartbeat: called before each step.
     """
 

@@ -36,8 +36,6 @@ class Change:
     """A workload to prepare and install.
 
     Attributes:
-        applier: who does it.
-        workload: what.
         reason: why, for people: "new", "changed", "degraded" ...
         rests: whether it failed and waits for its next try (STEP-7, STEP-9): it is neither prepared nor installed.
         unprepared: whether it rests because it could not be prepared.
@@ -57,7 +55,6 @@ class Removal:
     """A workload to remove, from the applier that holds it.
 
     Attributes:
-        applier: who does it.
         key: which.
         rests: whether removing it failed and its pause is not over (STEP-7).
     """
@@ -72,8 +69,6 @@ class Plan:
     """The steps, in order: all `changes` are prepared, then installed, then `removals` are done.
 
     Attributes:
-        changes: what to prepare and install.
-        removals: what to remove.
         kept: what already runs as asked for, with its applier.
         gone: what the journal remembers and no engine holds, and the state does not ask for: to be forgotten.
         refused: deployments that cannot be applied at all, by id.

@@ -99,7 +99,6 @@ class DeviceLimits:
     """What this device allows.
 
     Attributes:
-        eligibility: which deployments it may run.
         longest_seconds: how long one step of a component may take, whatever its document says.
     """
 

@@ -93,7 +93,6 @@ class Event:
     """One thing that happened.
 
     Attributes:
-        reason: of which kind it is.
         text: for people; says what, where and why.
         code: of the error behind it; empty without an error.
         subject: the deployment or component it is about; empty for the device.

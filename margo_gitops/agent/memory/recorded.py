@@ -57,7 +57,6 @@ class RecordedWorkload:
     """What the journal says of a component.
 
     Attributes:
-        key: which component.
         applier: name of the applier that serves it.
         wanted: the digest that was last asked for; None once it shall be gone.
         installed: the digest that was last installed with success.
@@ -90,7 +89,6 @@ class RecordedEvent:
         reason: of which kind it is; perhaps one that only a newer agent knows.
         text, code, subject: as of `Event`.
         first_at, last_at: when it came first and last, seconds since the epoch.
-        count: how often it came.
     """
 
     reason: str

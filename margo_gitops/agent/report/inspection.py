@@ -40,7 +40,6 @@ class AgentReport:
     """What a device holds, runs, and what went wrong.
 
     Attributes:
-        device: its id.
         revision: of the held state; None where nothing is held.
         version: its manifest version; None where nothing is held, or what is held is not trusted.
         problem: why what is held cannot be used; None where it can.

@@ -35,7 +35,6 @@ class Schedule:
     """The polls of one device.
 
     Attributes:
-        device: its id.
         interval: seconds between two slots, positive.
         jitter: the most seconds a poll comes after the start of its slot, less than the interval.
     """

@@ -66,7 +66,6 @@ class CheckedEvidence:
     """Evidence that holds.
 
     Attributes:
-        evidence: what it says.
         exporter: principals whose key signed the file.
         signed_by: the principals that signed commits, sorted.
         unsigned: how many commits are unsigned, so that only the exporter vouches for them.

@@ -191,11 +191,7 @@ class Tracing:
     """Leads the values of deployments back to their lines.
 
     Attributes:
-        held: the device's tree.
-        fleet: the fleet repo.
         source: what the fleet commit says; None: no line is known.
-        lines: who wrote them.
-        history: of the device.
         notes: gets what could not be traced.
     """
 

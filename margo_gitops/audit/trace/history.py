@@ -157,7 +157,6 @@ class ValueHistory:
     """A device's branch up to the commit that is traced.
 
     Attributes:
-        objects: the state repo.
         branch: ids, oldest first; the last one is traced.
         adoptions: of the device, as `adoption.adoptions` tells them.
     """

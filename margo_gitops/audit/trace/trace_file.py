@@ -31,8 +31,6 @@ class Source:
     """What the fleet commit says of a device.
 
     Attributes:
-        intent: the fleet.
-        placements: of every device.
         resolved: the deployments of the device and its children that could be resolved, by id.
     """
 

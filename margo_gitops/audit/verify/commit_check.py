@@ -97,7 +97,6 @@ class Expected:
     Attributes:
         tree, parents: ids.
         origin: where the render comes from.
-        message: the whole message.
         exact: whether this version rendered it, so that every byte is known.
     """
 
@@ -118,7 +117,6 @@ class CommitCheck:
         strict: what another version rendered must be what this one renders.
         next: index of the next commit of each device branch.
         device_commits: how many of them were good.
-        signed_by: the signers so far.
     """
 
     objects: StateObjects

@@ -27,7 +27,6 @@ class TreeDifference:
 
     Attributes:
         path: in the fleet commit's tree.
-        what: is wrong.
         expected, found: what should be there and what is, as text; None where that says nothing.
     """
 

@@ -160,7 +160,6 @@ class ReportCheck:
     """Checks the branch of reports of one state repo.
 
     Attributes:
-        commits: how many commits were good.
         findings: those of the first bad commit.
     """
 

@@ -25,8 +25,6 @@ class Place:
     """Where a case happens.
 
     Attributes:
-        transport: how the state is offered.
-        ref: the device's ref.
         other_url: the other host, with the path of the repository or the API.
         waits: sleeps that many seconds, and says whether the run goes on.
     """
@@ -46,8 +44,6 @@ class Seen:
     """What an agent did in one poll.
 
     Attributes:
-        ended: how its command ended.
-        held: what it holds now.
         exchanges: what it asked, and was answered.
         commands: what it asked the git host.
         statuses: the deployment statuses that it sent: deployment id of the path, and body.

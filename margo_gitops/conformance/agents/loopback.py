@@ -62,7 +62,6 @@ class Exchange:
     """A request and what became of it.
 
     Attributes:
-        request: what was asked.
         elsewhere: it reached the other host, which no agent has business with.
         authorized: it carried the right credential.
         status: of the answer; 0 until there is one.

@@ -55,12 +55,9 @@ class Stage:
 
     Attributes:
         agent: what is put through the cases.
-        server: what it talks to.
         work: folder with all that a run needs; nothing may appear in it but in the agent's own folder.
-        keys: who signs.
         first: what the device's ref held before the base state.
         host: serves by git.
-        api: serves over HTTP.
         offered: the state that is offered; None for none yet.
         sound_tip: the commit that the agent holds before a case.
     """

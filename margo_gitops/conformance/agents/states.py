@@ -51,7 +51,6 @@ class OddEntry:
 
     Attributes:
         name: as written in the tree.
-        mode: of the entry.
         content: of its blob, or of a symbolic link; the id of a submodule's commit, as bytes.
     """
 
@@ -74,7 +73,6 @@ class CommitPlan:
         descends: its parent is the state before; else it has none.
         root: further entries of the tree.
         folder: further entries of the folder `deployments`, or others in place of those of the same name.
-        documents_mode: mode of the documents.
         reversed: the entries of the folder are in the wrong order.
         again: a trailer that occurs a second time.
         signatures: how often the commit has the signature.

@@ -72,7 +72,6 @@ class Check(Generic[S]):
     """One check of one requirement.
 
     Attributes:
-        requirement: its id.
         name: says what is checked.
         run: makes the check; raises what is wrong.
         configure: what to do where it fails, for a server that can be configured; empty where nothing helps.

@@ -28,7 +28,6 @@ class ServerTarget:
 
     Attributes:
         url: of the repository, or what comes before /api/v1/deployments.
-        device: id of the device.
         token: its access token; empty where a certificate identifies it.
         other_device: id of a device that the credentials are not for; empty for none.
         other_token: its token; empty for none.
@@ -120,7 +119,6 @@ class Reply:
     """An answer.
 
     Attributes:
-        status: the status code.
         headers: names in lower case; several of one name are joined by a comma.
         body: as it came, with its content coding.
         seconds: from the request to the end of the answer.
@@ -171,9 +169,7 @@ class RawClient:
     """Asks one server, on one connection that is kept while it can be.
 
     Attributes:
-        target: the server and who asks.
         log: what was asked and came, one line each, without credentials.
-        replies: every answer so far.
     """
 
     target: ServerTarget

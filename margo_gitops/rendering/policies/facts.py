@@ -70,7 +70,6 @@ class PolicyInForce:
     """A policy, and where it was read.
 
     Attributes:
-        fleet: the document.
         commit: id of the commit that it was read from; None: what is judged itself.
         shown: the document that messages point into: what is judged, where its policy is the same.
         judged: what is judged; None: not known. Where it lacks the line, messages point to the nearest one that it has.
@@ -141,7 +140,6 @@ class Verdict:
     Attributes:
         part: of the policy; "files": whether what it names can be used.
         outcome: "pending": reviews that the change still needs; "skipped": not judged.
-        message: in one sentence.
         reasons: why it refuses, or what is pending.
     """
 

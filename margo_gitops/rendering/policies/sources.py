@@ -25,9 +25,7 @@ class Deployed:
     """A deployment at a site; one for all of its devices there.
 
     Attributes:
-        deployment: the document.
         site: the name; None for devices without a site.
-        device: one of them.
     """
 
     deployment: Located[Deployment]
@@ -45,7 +43,6 @@ class Source:
         reference: an image's name, an `oci://` reference or a URL; empty where that cannot be told.
         where: the line that is to be changed; None: the deployment's.
         named_at: where the reference is written, where that is another line.
-        problem: why it cannot be told.
     """
 
     deployed: Deployed

@@ -182,14 +182,7 @@ class SignedContract:
     """Answers the requests of the older contract.
 
     Attributes:
-        parts: has the handlers.
-        admission: holds callers to their limits.
-        registry: knows the clients' ids.
         accepted: the device of each accepted certificate.
-        verifier: checks signatures.
-        seen: remembers signatures.
-        profile: of signatures.
-        base: a prefix of all paths.
         clock: the time, seconds since the epoch.
     """
 

@@ -55,9 +55,7 @@ class Onboarding:
     """Answers the requests of clients that have no id yet.
 
     Attributes:
-        registry: issues ids.
         accepted: the device of each accepted certificate.
-        verifier: holds requests against keys.
         profile: strict refuses a certificate that has an id already (409).
         unsigned: whether a request may come without signature.
         root: the authority of the server's own certificate; None: clients get it elsewhere.

@@ -255,7 +255,6 @@ class Attempt:
     """One key that a signature is checked with.
 
     Attributes:
-        key: the key.
         mark: set if the signature is right: the same if it comes again.
     """
 
@@ -301,7 +300,6 @@ class Family:
     """The algorithms that signatures of one length come from.
 
     Attributes:
-        algorithms: of this family.
         decoy: a key that no client has: a signature of an unknown client takes as long to refuse as any other.
     """
 

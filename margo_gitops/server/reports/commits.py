@@ -24,8 +24,6 @@ class ReportCommits:
     """Commits when enough reports wait, or when the oldest has waited long enough.
 
     Attributes:
-        journal: has the reports.
-        branch: gets them.
         every: seconds from one commit to the next.
         batch: how many reports make a commit before that, and how many it holds at most.
         clock: the time, seconds since the epoch.

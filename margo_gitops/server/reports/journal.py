@@ -53,7 +53,6 @@ class Report:
     """One valid report.
 
     Attributes:
-        key: whose, and about what.
         content: exact bytes that go into the branch.
         evidence: how the client was identified.
         adopted: `adoptedManifestVersion`; 0 for none.

@@ -38,8 +38,6 @@ class ReportResources:
 
     Attributes:
         watch: sees the state, which tells what a client may report on.
-        journal: keeps reports.
-        commits: learns of changes.
         profile: how exactly the contract is followed.
         any_device_id: whether a client may use device ids that do not start with its own id.
         clock: the time, seconds since the epoch.

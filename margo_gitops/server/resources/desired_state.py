@@ -67,7 +67,6 @@ class DesiredStateResources:
     """Answers the reading requests of an identified client.
 
     Attributes:
-        watch: sees the state.
         journal: knows what devices adopted; None where no reports are taken.
         longest_wait: seconds that a request may wait for a change; 0: none may.
         profile: strict refuses a wrong Accept on every resource, lenient on the manifest only.

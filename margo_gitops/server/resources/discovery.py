@@ -37,7 +37,6 @@ class TrustDiscovery:
     """Answers about the trust domain.
 
     Attributes:
-        trust_domain: its name.
         public_url: where devices reach this server, `https://…` without a slash at its end.
         bundle: the trust bundle's keys, as the file is now.
         refresh_seconds: how often devices should look for a new bundle.

@@ -86,9 +86,7 @@ class GitResources:
     """The repository as each device sees it.
 
     Attributes:
-        watch: sees the state.
         reading: decides whether a device's state may be served.
-        objects: what is fetched.
         longest_wait: seconds that `ls-refs` may wait for a change; 0: it never does.
     """
 

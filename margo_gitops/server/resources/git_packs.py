@@ -39,7 +39,6 @@ class Plan:
     """What answers a fetch.
 
     Attributes:
-        wants: the commits asked for.
         send: commits of the pack.
         common: commits that the client holds too, in the order it named them.
         shallow: commits of the answer whose parents are not in it.

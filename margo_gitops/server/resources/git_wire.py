@@ -51,7 +51,6 @@ class Fetch:
     """Give me commits.
 
     Attributes:
-        wants: the commits.
         haves: commits that the client says it holds, in its order.
         shallow: commits whose parents it does not hold.
         depth: how far from the wants to go; None for all the way.

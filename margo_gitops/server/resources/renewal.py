@@ -30,8 +30,6 @@ class FreshnessRenewal:
     """Makes statements for one state repo, in a separate thread.
 
     Attributes:
-        folder: the state repo.
-        key: signs the statements.
         valid_for: how long one is believed.
         every: seconds between two looks whether one is due.
         healthy: whether the server can read the state repo (RENEW-3).

@@ -131,7 +131,6 @@ class TlsFiles:
 
     Attributes:
         certificate: certificate chain (PEM).
-        key: its private key (PEM).
         client_trust: certificates (PEM) that those of clients must lead to; None: clients are not asked for one.
     """
 

@@ -44,7 +44,6 @@ class Reply:
     """An answer, all of it.
 
     Attributes:
-        status: the status code.
         body: decoded, without its Content-Encoding.
         response: what the headers are asked of.
     """

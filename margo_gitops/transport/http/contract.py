@@ -24,7 +24,6 @@ class Submission:
     Attributes:
         methods: to try one after the other, where a server says that one is not for this (405, 409).
         target: path, with the prefix.
-        document: what is sent.
     """
 
     methods: tuple[str, ...]
@@ -123,7 +122,6 @@ class Spoken:
     """One version of the contract.
 
     Attributes:
-        contract: its paths and shapes.
         seal: what signs each request; None for nothing.
     """
 

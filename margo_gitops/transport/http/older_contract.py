@@ -178,7 +178,6 @@ class ClientIdFile:
 
     Attributes:
         path: the file; None: it is not kept.
-        url: of the server.
     """
 
     path: Path | None

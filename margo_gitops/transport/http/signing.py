@@ -41,8 +41,6 @@ class DeviceKey:
     """What a device signs with.
 
     Attributes:
-        key: the private key.
-        algorithm: one that the key fits.
         certificate: of the key, DER.
         key_id: hex sha256 of the public key (DER SubjectPublicKeyInfo).
     """
