@@ -31,7 +31,7 @@ def parse_digest(text: str) -> Digest:
             whole state manifest invalid (Margo desired state, digest specification).
     """
     if not _DIGEST.fullmatch(text):
-        raise ValueError(f"{text!r} is no sha256 digest")
+        raise ValueError(f"{text!r} is not a sha256 digest")
     return Digest(text)
 
 

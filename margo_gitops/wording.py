@@ -10,6 +10,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def one(noun: str) -> str:
+    """Return a noun with its article, `a device` or `an application`."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
 def printable(text: str) -> str:
     """Return text whose control characters cannot move a terminal's cursor or colour it."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -93,7 +93,7 @@ read_settings() {
             --status) report=$2 ;;
             --timeout) timeout=$2 ;;
             --max-bytes) max_bytes=$2 ;;
-            *) fail "$USAGE" "$1 is no option; margo-pull.sh --help lists them" ;;
+            *) fail "$USAGE" "$1 is not an option; margo-pull.sh --help lists them" ;;
         esac
         shift 2
     done
@@ -118,7 +118,7 @@ check_settings() {
     esac
     for number in "$timeout" "$max_bytes" "${every:-1}"; do
         case $number in
-            '' | 0* | *[!0-9]* | ????????????*) fail "$USAGE" "$number is no positive whole number" ;;
+            '' | 0* | *[!0-9]* | ????????????*) fail "$USAGE" "$number is not a positive whole number" ;;
         esac
     done
     case $report in
@@ -251,7 +251,7 @@ point_current() {
     [ "$(ls -ld "$state/current" 2>/dev/null | sed 's/.* -> //')" = "$target" ] && return 0
     rm -f "$state/current.new"
     ln -s "$target" "$state/current.new" || fail "$USAGE" "$state/current cannot be written"
-    # mv -T is no POSIX, but it is the one way that has no moment without a link.
+    # mv -T is not in POSIX, but it is the one way that has no moment without a link.
     mv -fT "$state/current.new" "$state/current" 2>/dev/null ||
         { rm -f "$state/current" && mv -f "$state/current.new" "$state/current"; } ||
         fail "$USAGE" "$state/current cannot be written"
@@ -342,13 +342,13 @@ read_manifest() { # FILE: prints "version N", "bundle DIGEST", "deployment ID DI
         function string(name) { expect(name); expect(":"); return piece[at++] }
         function take_digest(text) {
             text = string("digest")
-            if (!digest(text)) bad("a digest that is no sha256 digest")
+            if (!digest(text)) bad("a digest that is not a sha256 digest")
             return text
         }
         function take_size() {
             if (piece[at] != "sizeBytes") return
             at++
-            if (piece[at++] !~ /^:(0|[1-9][0-9]*),$/) bad("sizeBytes is no number")
+            if (piece[at++] !~ /^:(0|[1-9][0-9]*),$/) bad("sizeBytes is not a number")
         }
         function take_url(wanted) { if (string("url") != wanted) bad("a url that is not " wanted) }
         function take_bundle(name) {
@@ -363,8 +363,8 @@ read_manifest() { # FILE: prints "version N", "bundle DIGEST", "deployment ID DI
         }
         function take_deployment(id, name) {
             id = string("deploymentId")
-            if (!uuid(id)) bad("a deploymentId that is no UUID")
-            if ((tolower(id) in seen)) bad("a deployment that stands twice")
+            if (!uuid(id)) bad("a deploymentId that is not a UUID")
+            if ((tolower(id) in seen)) bad("a deployment that appears twice")
             seen[tolower(id)] = 1
             expect(",")
             name = take_digest()
@@ -389,7 +389,7 @@ read_manifest() { # FILE: prints "version N", "bundle DIGEST", "deployment ID DI
             } else expect(":[],")
             expect("manifestVersion")
             number = piece[at++]
-            if (number !~ /^:[1-9][0-9]*[}]$/) bad("manifestVersion is no whole number from 1")
+            if (number !~ /^:[1-9][0-9]*[}]$/) bad("manifestVersion is not a whole number from 1")
             if (at != pieces + 1) bad("something after the end")
             if (!wrong && bundle != (count > 0)) bad("a bundle that should not be there, or is missing")
             print "version", substr(number, 2, length(number) - 2)
@@ -440,10 +440,10 @@ fetch_bundle() {
     (
         ulimit -f $((max_bytes / 256 + 2048)) 2>/dev/null
         gzip -dc <"$work/body" >"$work/bundle.tar"
-    ) || refuse "the bundle is no gzip file, or unpacks to more than it may"
+    ) || refuse "the bundle is not a gzip file, or unpacks to more than it may"
     # Through a pipe, tar does not guess at further compression.
     # shellcheck disable=SC2002
-    cat "$work/bundle.tar" | tar -tf - >"$work/names" || refuse "the bundle is no tar archive"
+    cat "$work/bundle.tar" | tar -tf - >"$work/names" || refuse "the bundle is not a tar archive"
     sed 's/ .*/.yaml/' "$work/wanted" | sort >"$work/expected"
     sort "$work/names" | cmp -s - "$work/expected" || refuse "the bundle does not hold exactly what the manifest lists"
     while read -r id digest; do

@@ -134,7 +134,7 @@ def working_agent(
         ):
             record = _recorder(journal, log, clock)
             if journal.set_aside:
-                record(Event(Reason.JOURNAL_REBUILT, f"the journal could not be used and lies at {journal.set_aside}"))
+                record(Event(Reason.JOURNAL_REBUILT, f"the journal could not be used and is at {journal.set_aside}"))
             reconciler = Reconciler(
                 create_appliers(configuration, interrupted),
                 journal,

@@ -77,7 +77,7 @@ def resolved_since(objects: StateObjects, revision: str, chain: tuple[str, ...] 
         if len(revision) >= 7 and (StateCommit.of(objects.commit(name)).fleet_commit or "").startswith(revision):
             return name
     raise AuditUnusable(
-        f"{revision} is no commit of the branch fleet, and none that was rendered into it",
+        f"{revision} is not a commit of the branch fleet, and none that was rendered into it",
         remedy="list them: margo-gitops audit log",
     )
 

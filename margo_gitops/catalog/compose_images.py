@@ -104,7 +104,7 @@ def _in_archive(archive: bytes, path: str) -> bytes | None:
                     file = tar.extractfile(member)
                     return file.read() if file else None
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
-        raise UnreadableDocument("is no tar.gz", where=Location(path), why=[str(error)]) from error
+        raise UnreadableDocument("is not a tar.gz", where=Location(path), why=[str(error)]) from error
     return None
 
 

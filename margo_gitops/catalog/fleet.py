@@ -118,7 +118,7 @@ def _misplaced(tree: RootTree) -> Iterator[Finding]:
     for folder in _FOLDERS:
         if tree.file(folder) is not None:
             remedy = "links and submodules are not followed: put the files here"
-            yield Finding("is no folder", Location(folder), remedy=remedy, rule="R101")
+            yield Finding("is not a folder", Location(folder), remedy=remedy, rule="R101")
         for name in names:
             if name != folder and name.lower() == folder:
                 yield Finding("would not be read", Location(name), remedy=f"rename it to {folder}", rule="R102")
@@ -138,7 +138,9 @@ def _document(file: TreeFile, record: type[T], findings: list[Finding]) -> Locat
     """Return one document; None where it has findings."""
     if file.kind != "file":
         findings.append(
-            Finding("is no plain file", Location(file.path), remedy="replace the link by the file itself", rule="R101")
+            Finding(
+                "is not a plain file", Location(file.path), remedy="replace the link by the file itself", rule="R101"
+            )
         )
         return None
     if file.size > DEFAULT_BOUNDS.size:

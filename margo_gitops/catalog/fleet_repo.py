@@ -132,7 +132,7 @@ class FleetRepo:
                 f"{start} cannot be read", why=[str(error)], remedy=owner_remedy(error) or remedy
             ) from error
         if repository is None:
-            raise NoFleetRepo(f"{start} lies in no git repository", remedy=remedy)
+            raise NoFleetRepo(f"{start} is not in a git repository", remedy=remedy)
         return cls(repository, Path(repository.workdir or repository.path))
 
     def commit(self, revision: str) -> FleetCommit:
@@ -190,7 +190,7 @@ class FleetRepo:
                 remedy = "this clone is shallow: git fetch --unshallow (fetch-depth: 0 in a pipeline); or name another"
             else:
                 remedy = "name a branch, tag or commit id"
-            raise FleetCommitUnknown(f"{revision} is no commit of {self.root}", remedy=remedy) from error
+            raise FleetCommitUnknown(f"{revision} is not a commit of {self.root}", remedy=remedy) from error
 
     def knows(self, commit: str) -> bool:
         """Return whether this clone has a commit, by its full id."""

@@ -114,7 +114,7 @@ def _version_findings(description: ApplicationDescription, source: SourceText) -
     version = description.metadata.version
     if not _VERSION.fullmatch(version):
         node = source.root.get("metadata", "version") or source.root
-        message = f"{version!r} is no OCI tag (letters, digits, and . _ - inside, at most 128)"
+        message = f"{version!r} is not an OCI tag (letters, digits, and . _ - inside, at most 128)"
         yield Finding(message, Location(source.file, node.line, node.column), "metadata.version")
 
 
@@ -148,7 +148,7 @@ class ComponentArtifact:
     ] = None
     url: Annotated[
         str | None,
-        About("Where a tar.gz lies.", ("https://files.example.com/hmi-1.4.2.tar.gz",)),
+        About("The URL of a tar.gz.", ("https://files.example.com/hmi-1.4.2.tar.gz",)),
         Text(pattern=r"^(file:///|https://[^/]).+", what="a file:// or https:// URL"),
     ] = None
     digest: Annotated[

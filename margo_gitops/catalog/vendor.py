@@ -56,7 +56,7 @@ def add_package(source: Path, fleet: Path, *, replace: bool = False) -> Vendored
             f"there is no {FLEET_FILE} in {fleet}", remedy="make a fleet repo with `margo-gitops init DIR`"
         )
     if not source.is_dir():
-        raise PackageInvalid(f"{source} is no folder", remedy="name the folder that holds margo.yaml")
+        raise PackageInvalid(f"{source} is not a folder", remedy="name the folder that holds margo.yaml")
     package = read_package(DiskTree(source), f"{source}/")
     description = package.application.description.value
     key = (description.id, description.metadata.version)
@@ -138,5 +138,5 @@ def _write(path: Path, content: bytes) -> None:
             "the package is copied, but cannot be pinned",
             where=Location(LOCK_FILE),
             why=[str(error)],
-            remedy="mend this, then add the package again",
+            remedy="fix this, then add the package again",
         ) from error

@@ -25,7 +25,7 @@ from margo_gitops.errors import AgentMisconfigured, ExitCode, NothingHeld
 _config = click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help=f"The agent's configuration; MARGO_GITOPS_CONFIG, else {DEFAULT_CONFIGURATION}.",
+    help=f"The agent's configuration; by default MARGO_GITOPS_CONFIG, or {DEFAULT_CONFIGURATION}.",
 )
 _log_format = click.option(
     "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of standard error."
@@ -78,7 +78,7 @@ def verify(config: Path | None) -> None:
     Exit status: 0 verified, 1 nothing held, 4 not what was trusted.
     """
     state = verify_held(_load(config))
-    signer = state.signer or "nobody (unsigned state is accepted here)"
+    signer = state.signer or "no one (unsigned state is accepted here)"
     click.echo(f"version {state.manifest.manifest_version} at {state.snapshot.revision}: verified")
     click.echo(f"  {len(state.deployments)} deployments; signed by {signer}")
 

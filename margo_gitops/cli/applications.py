@@ -85,8 +85,8 @@ def upgrade(
     """Move the deployments of APP to another version: that of the package in SOURCE, that of --to, or the newest.
 
     The package is vendored and pinned as `app add` does. What changes for the deployments is printed: parameters with
-    their defaults and rules, profiles with what they need of devices. If a deployment would break, each reason is told,
-    and nothing is written.
+    their defaults and rules, profiles with what they need of devices. If a deployment would break, the command
+    lists each reason and writes nothing.
     """
     base = editing.base()
     package = read_package(DiskTree(source), f"{source}/") if source is not None else None

@@ -30,20 +30,20 @@ from margo_gitops.wording import counted, printable
 
 
 def check_device(device: str) -> None:
-    """Refuse what is no device id.
+    """Refuse what is not a device id.
 
     Raises:
         AuditUnusable: it is none.
     """
     if not is_device_id(device):
-        raise AuditUnusable(f"{printable(device)!r} is no device id", remedy="list them: ls devices/")
+        raise AuditUnusable(f"{printable(device)!r} is not a device id", remedy="list them: ls devices/")
 
 
 def time_of(text: str | None) -> datetime | None:
     """Return the time that somebody wrote, in UTC where it names no zone; None for nothing.
 
     Raises:
-        AuditUnusable: it is no time.
+        AuditUnusable: it is not a time.
     """
     if text is None:
         return None
@@ -52,7 +52,7 @@ def time_of(text: str | None) -> datetime | None:
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     except ValueError:
         raise AuditUnusable(
-            f"{printable(text)!r} is no time", remedy="write 2026-11-21 or 2026-11-21T09:30:00+01:00"
+            f"{printable(text)!r} is not a time", remedy="write 2026-11-21 or 2026-11-21T09:30:00+01:00"
         ) from None
 
 
@@ -80,7 +80,7 @@ def audit() -> None:
 @state_option
 @click.option("--since", help="Begin after this commit of the state repo, or of the fleet repo.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="How many processes.")
-@click.option("--resume", is_flag=True, help="Go on after the last commit that was verified with these options.")
+@click.option("--resume", is_flag=True, help="Continue after the last commit that was verified with these options.")
 @click.option("--strict", is_flag=True, help="Commits rendered by another version must be what this one renders.")
 @signers_option
 @output_option()
@@ -227,7 +227,7 @@ def export(
 @audit.command("check-evidence")
 @click.argument("file", type=click.Path(path_type=Path))
 @signers_option
-@click.option("--accept-unsigned", is_flag=True, help="Accept commits that nobody signed, on the exporter's word.")
+@click.option("--accept-unsigned", is_flag=True, help="Accept unsigned commits; then you must trust the exporter.")
 @output_option()
 def check_evidence(file: Path, allowed_signers: Path | None, accept_unsigned: bool, output: str) -> None:
     """Check an evidence file, without either repo: every id and signature in it is computed again.

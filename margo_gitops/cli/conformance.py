@@ -77,8 +77,8 @@ def agent(
     """Put an agent through sound and hostile cases: margo-gitops conformance agent [OPTIONS] -- COMMAND...
 
     COMMAND polls once and ends. In it, {url}, {device}, {folder}, {allowed_signers}, {transport}, {token_file} and
-    {ref} are replaced; its environment holds the same as CONFORMANCE_URL and so on (docs/conformance.md). All that the
-    agent keeps must lie in {folder}. Nothing but the loopback is used.
+    {ref} are replaced; its environment holds the same as CONFORMANCE_URL and so on (docs/conformance.md). The agent
+    must keep all its files in {folder}. Only the loopback is used.
 
     Exits 0 if every MUST holds, 1 if not, 2 if COMMAND cannot be run.
     """
@@ -140,7 +140,7 @@ def git(context: click.Context, /, url: str, output: str, **settings: str | floa
 @report_option
 @click.pass_context
 def http(context: click.Context, /, url: str, output: str, **settings: str | float | Path | None) -> None:
-    """Check a server of the Margo API: URL is what stands before /api/v1/deployments.
+    """Check a server of the Margo API: URL is the part before /api/v1/deployments.
 
     Each requirement of docs/http.md that binds servers is tried with requests of its own, as one device.
 

@@ -87,7 +87,7 @@ def deploy(
 ) -> None:
     """Deploy APP in VERSION: create a deployment, or change the one that is there.
 
-    Without --name, the one deployment of APP is changed; if there is none, a new one gets the application's id as its
+    Without --name, the command changes the one deployment of APP, or makes a new one with the application's id as its
     name. Without VERSION, a deployment keeps its own, and a new one gets the newest in the fleet repo. What is not
     given stays as it is.
 
@@ -180,7 +180,7 @@ def _asked(form: Form) -> Form:
         elif text == ":list":
             _say(all_devices(form))
         elif text.startswith(":") and not text.startswith("::") and text not in _COMMANDS:
-            _say([f"  no: {printable(text)} is no command; :help names them, and ::text is the text :text"])
+            _say([f"  no: {printable(text)} is not a command; :help names them, and ::text is the text :text"])
         else:
             try:
                 return _COMMANDS[text](form) if text in _COMMANDS else form.answered(text.removeprefix(":"))
@@ -201,7 +201,7 @@ def _shown(form: Form, base: Base, installed: Installed, *, diff: bool) -> Edit 
         return None
     _say(["", *([*map(printable, unified_diff(edit).splitlines()), ""] if diff else [])])
     if plan is None:
-        _say(["note: the fleet cannot be rendered as it is, so what this does to devices cannot be told"])
+        _say(["note: the fleet cannot be rendered as it is, so the effect on devices is unknown"])
     else:
         _say(as_text(plan))
     return edit

@@ -46,7 +46,7 @@ def device() -> None:
     metavar="FILE",
     help="Margo's capabilities document, as the device or its data sheet says; any shape, JSON or YAML.",
 )
-@click.option("--site", metavar="SITE", help="The site it stands at.", shell_complete=complete_sites)
+@click.option("--site", metavar="SITE", help="The site of the device.", shell_complete=complete_sites)
 @click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be given several times.")
 @click.option(
     "--param",

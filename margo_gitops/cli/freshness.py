@@ -129,7 +129,7 @@ def export(device: str, fleet: Path, state: str | None, out: Path | None) -> Non
     On the device: `margo-gitops agent freshness import FILE`.
     """
     if not is_device_id(device):
-        raise click.BadParameter(f"{device!r} is no device id", param_hint="DEVICE")
+        raise click.BadParameter(f"{device!r} is not a device id", param_hint="DEVICE")
     location, _ = _state(fleet, state)
     content = export_proof(location, cache_folder(), device)
     if out is None:

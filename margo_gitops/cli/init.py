@@ -43,21 +43,21 @@ _FATES = {
 @click.command()
 @click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--name", help="The fleet's name. Default: the folder's.")
-@click.option("--state", help="The state repo, a path or a URL. Default: a folder beside DIR.")
+@click.option("--state", help="The state repo, a path or a URL. Default: a folder next to DIR.")
 @click.option("--artifacts-url", help="The applications/ folder as devices see it. Default: this folder, by file://.")
 @click.option("--site", help="The first site's name. Default: north.")
 @click.option("--ci", type=click.Choice(get_args(CiKind)), help="Whose pipelines to write. Default: both.")
 @click.option("--sign/--no-sign", default=None, help="Refuse to write unsigned state. Default: do not.")
-@click.option("--yes", is_flag=True, help="Ask nothing: what no option says is as by default.")
-@click.option("--upgrade", "upgrading", is_flag=True, help="Bring the scaffold in DIR, or here, up to date.")
+@click.option("--yes", is_flag=True, help="Ask nothing: use the defaults of options that are not given.")
+@click.option("--upgrade", "upgrading", is_flag=True, help="Upgrade the scaffold in DIR, or in this folder.")
 @click.option(
     "--conflicts",
     type=click.Choice(get_args(OnConflict)),
     default="keep",
-    help="With --upgrade, for lines that you and the scaffold changed. keep: the file stays as it is, and the next "
-    "upgrade tries again; mine, theirs: these lines win; mark: both, with conflict markers. Default: keep.",
+    help="With --upgrade, for lines that you and the scaffold changed. keep: leave the file, and try again at the next "
+    "upgrade. mine, theirs: use these lines. mark: write both, with conflict markers. Default: keep.",
 )
-@click.option("--allow-dirty", is_flag=True, help="With --upgrade: although there are changes that are not committed.")
+@click.option("--allow-dirty", is_flag=True, help="With --upgrade: even with uncommitted changes.")
 @click.pass_context
 def init(
     context: click.Context,

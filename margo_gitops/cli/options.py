@@ -77,7 +77,7 @@ def date_of_files(at: str | None, revision: str | None) -> int:
         revision: the commit that is judged; None: the files.
 
     Raises:
-        click.UsageError: it is no time, or there is a commit, which has a date of its own.
+        click.UsageError: it is not a time, or there is a commit, which has a date of its own.
     """
     if at is None:
         return int(datetime.now(UTC).timestamp())

@@ -38,7 +38,7 @@ from margo_gitops.rendering.parameters import Effective, Origin
 @click.option("--base", help="A commit of the fleet repo to compare with. Default: the state repo as it is.")
 @state_option
 @signing_key_option
-@click.option("--resign", is_flag=True, help="As `render --resign`: show what is signed anew because another key did.")
+@click.option("--resign", is_flag=True, help="As `render --resign`: show what is signed again because another key did.")
 @at_option
 @before_merge_option
 @policy_command_option
@@ -67,9 +67,10 @@ def plan(
 ) -> None:
     """Show what a render would change; with DEVICE, on that device only. Nothing is written.
 
-    Devices that join, leave or change, their deployments, profiles, revisions and parameters, where each changed value
-    is written, which workloads start, restart or stop, what devices download, and what the fleet's policy says. It is
-    the render itself that is compared, so what it names is what a render changes.
+    The plan shows devices that join, leave or change, with their deployments, profiles, revisions and parameters. It
+    names the place of each changed value, the workloads that start, restart or stop, and what devices download. It
+    also shows what the fleet's policy says. The command compares the render itself, so it shows exactly what a render
+    changes.
 
     Exits 0 if nothing changes, 1 if something does, 2 or more if nothing could be rendered or compared.
     """

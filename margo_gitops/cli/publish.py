@@ -32,7 +32,7 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
         match = re.fullmatch(r"([0-9]{1,9})([smhd])", str(value))
         seconds = int(match[1]) * _UNITS[match[2]] if match else -1
         if not 0 <= seconds <= 3650 * 86_400:
-            self.fail(f"{value!r} is no duration such as 30m, 24h or 7d", param, ctx)
+            self.fail(f"{value!r} is not a duration such as 30m, 24h or 7d", param, ctx)
         return seconds
 
 

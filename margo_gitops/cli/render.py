@@ -36,12 +36,14 @@ from margo_gitops.wording import counted
     "--freshness-key",
     envvar=FRESHNESS_KEY,
     type=click.Path(path_type=Path, dir_okay=False),
-    help=f"A key that signs a statement of freshness with the render. Also {FRESHNESS_KEY}; else the signing key, "
-    "where the fleet has spec.freshness.",
+    help=f"A key that signs a statement of freshness with the render. Also {FRESHNESS_KEY}. Default: the signing "
+    "key, if the fleet has spec.freshness.",
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the state repo differs from this commit.")
 @click.option("--allow-older", is_flag=True, help="Render a commit that does not build on the one rendered before.")
-@click.option("--resign", is_flag=True, help="Sign anew what another key signed; every such device gets a new version.")
+@click.option(
+    "--resign", is_flag=True, help="Sign again what another key signed; every such device gets a new version."
+)
 @policy_command_option
 @click.option("--watch", is_flag=True, help="Write nothing; show the plan now and after every save, until interrupted.")
 @output_option()

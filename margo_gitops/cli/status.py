@@ -68,7 +68,7 @@ def status(
 
     Filters of one kind are alternatives, filters of different kinds must all hold.
 
-    Exits 0 if every device shown runs what it should, 1 if one does not, 2 or more if that cannot be told.
+    Exits 0 if every device shown runs what it should, 1 if one does not, 2 or more if the status is unknown.
     """
     named = (device, *devices) if device is not None else devices
     wanted = StatusFilter(
@@ -103,5 +103,5 @@ def _watch(request: StatusRequest, output: str, *, details: bool) -> None:
 
 def _device(text: str) -> str:
     if not is_device_id(text):
-        raise StatusUnusable(f"{printable(text)!r} is no device id", remedy="list them: margo-gitops status")
+        raise StatusUnusable(f"{printable(text)!r} is not a device id", remedy="list them: margo-gitops status")
     return text

@@ -48,7 +48,7 @@ def packets(content: bytes) -> list[bytes]:
     while at < len(content):
         length = content[at : at + 4]
         if not _LENGTH.fullmatch(length):
-            raise PacketsMalformed(f"{length!r} at byte {at} is no length of a packet")
+            raise PacketsMalformed(f"{length!r} at byte {at} is not a length of a packet")
         if length in _MARKS:
             found.append(length)
             at += 4

@@ -128,5 +128,5 @@ def parse_timeout(text: str) -> int:
     """
     match = _TIMEOUT.fullmatch(text)
     if not match:
-        raise ValueError(f"{text!r} has not the form 8m30s")
+        raise ValueError(f"{text!r} does not have the form 8m30s")
     return int(match.group(1)) * 60 + int(match.group(2))

@@ -101,9 +101,7 @@ class Artifact:
     component: str
     url: Annotated[
         str,
-        About(
-            "Where it lies: a tar.gz by https or file, or a folder by file.", ("https://files.example.com/hmi.tar.gz",)
-        ),
+        About("Its URL: a tar.gz by https or file, or a folder by file.", ("https://files.example.com/hmi.tar.gz",)),
         Text(pattern=r"^(file|https)://.+", what="a file:// or https:// URL"),
     ]
     digest: Annotated[

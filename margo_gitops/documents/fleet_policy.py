@@ -52,7 +52,7 @@ class ReviewRule:
 
     count: Annotated[int, Range(0, 20), About("How many different people.", (2,))] = 1
     people: Annotated[
-        tuple[Mail, ...], About("Mail addresses of those who count; nobody named: anybody.", (["ada@plant.example"],))
+        tuple[Mail, ...], About("Mail addresses of those who count; an empty list: anyone.", (["ada@plant.example"],))
     ] = ()
 
     def problems(self) -> Iterator[Problem]:
@@ -69,7 +69,7 @@ class ReviewRules:
     default: Annotated[ReviewRule | None, About("For devices of every site that is not named, and of none.")] = None
     sites: Annotated[Mapping[Name, ReviewRule], About("By site, instead of the default.")] = field(default_factory=dict)
     policy: Annotated[
-        ReviewRule | None, About("For changes of this policy and the files it names; else the default.")
+        ReviewRule | None, About("For changes of this policy and the files it names; without it, the default.")
     ] = None
 
 
@@ -112,7 +112,7 @@ class AllowedApplication:
 
     id: Annotated[
         str,
-        About("The application's id; `*` stands for any text.", ("com-acme-*",)),
+        About("The application's id; `*` matches any text.", ("com-acme-*",)),
         Text(pattern=r"^[a-z0-9*-]{1,200}$", what="an application id, or one with *"),
     ]
     versions: Annotated[str, About("A range; empty: every version.", (">=1.2 <2", "1.4.2 || >=2.1"))] = ""
@@ -190,7 +190,7 @@ class Policy:
         program = self.command[0]
         if not program or program.startswith("/") or ".." in program.split("/"):
             remedy = "name a file of this repo, policy/check, or a program on the PATH"
-            yield Problem(("command", 0), f"{program[:80]!r} lies in no fleet repo", remedy)
+            yield Problem(("command", 0), f"{program[:80]!r} is not in a fleet repo", remedy)
         for index, argument in enumerate(self.command):
             if "\0" in argument:
                 yield Problem(("command", index), "no argument of a program holds a NUL")

@@ -88,7 +88,7 @@ class FreshnessProof:
         About("`all`, or how many hex digits of the device's sha256 name the shard, and which.", ("all", "2-3f")),
         Text(pattern=SHARD_PATTERN, what="a shard: all, 1-3, 2-3f or 3-3fa"),
     ]
-    path: Annotated[tuple[Hash, ...], About("Hashes beside the way from the shard to the root, lowest first.")]
+    path: Annotated[tuple[Hash, ...], About("Sibling hashes on the way from the shard to the root, lowest first.")]
     leaves: Annotated[tuple[FreshnessLeaf, ...], About("The shard's devices, sorted by `device`.")]
 
 

@@ -65,7 +65,7 @@ class StateManifest:
     deployments: Annotated[
         tuple[DeploymentReference, ...],
         Items(unique="deploymentId", noun="deployment", any_case=True),
-        About("Everything the device shall run."),
+        About("Everything the device should run."),
     ]
 
     def problems(self) -> Iterator[Problem]:

@@ -76,7 +76,7 @@ def deploy_target(intent: Intent, application: str, version: str | None, name: s
     final = known.value.metadata.name if known else name or application
     if not re.search(NAME_PATTERN, final):
         raise EditImpossible(
-            f"{final!r} is no name for a deployment",
+            f"{final!r} is not a name for a deployment",
             remedy="pass --name with 1 to 63 lower-case letters, digits and inner dashes",
         )
     return DeployTarget(final, known, intent.applications[application, chosen].description.value)

@@ -86,14 +86,16 @@ def add_device(base: Base, request: DeviceRequest) -> Edit:
     """
     if not is_device_id(request.device):
         raise EditImpossible(
-            f"{request.device!r} is no device id",
+            f"{request.device!r} is not a device id",
             remedy="write letters, digits, and . _ ~ - ; a child as gateway/child",
         )
     known = base.intent.devices.get(request.device)
     if request.update:
         if known is None:
             _refuse_unreadable(base, request.device)
-            raise EditImpossible(f"{request.device} is no device of this fleet", remedy="leave out --update to add it")
+            raise EditImpossible(
+                f"{request.device} is not a device of this fleet", remedy="leave out --update to add it"
+            )
         return _changed(known, request)
     if known is not None:
         raise EditImpossible(
@@ -180,7 +182,7 @@ def device_parameters(intent: Intent, assignments: Sequence[str]) -> dict[str, P
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not name:
-            raise EditImpossible(f"{assignment!r} is no parameter", remedy="write NAME=VALUE")
+            raise EditImpossible(f"{assignment!r} is not a parameter", remedy="write NAME=VALUE")
         descriptions = [intent.applications[key].description.value for key in newest_first]
         having = next((each for each in descriptions if name in each.parameters), None)
         values[name] = typed_value(having, name, text) if having is not None else typed_scalar(text)
@@ -234,7 +236,7 @@ def _refresh_changes(
     try:
         plain = capabilities_of(content, f"report of {device}")
     except (UnreadableDocument, InvalidDocument) as error:
-        raise EditImpossible(f"what {device} reports is no capabilities document", why=[error.what]) from error
+        raise EditImpossible(f"what {device} reports is not a capabilities document", why=[error.what]) from error
     known = base.intent.devices.get(device)
     if known is None:
         added = add_device(base, DeviceRequest(device, plain, site))

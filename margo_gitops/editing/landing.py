@@ -50,7 +50,7 @@ def check_edit(base: Base, edit: Edit) -> list[str]:
             why=why,
         )
     return [
-        f"the fleet has {counted(len(found), 'error')} already, which this change does not mend: margo-gitops validate"
+        f"the fleet has {counted(len(found), 'error')} already, which this change does not fix: margo-gitops validate"
     ]
 
 
@@ -175,7 +175,7 @@ def branch_start(repo: FleetRepo, branch: str | None) -> str:
 
 def _check_name(branch: str) -> None:
     if not pygit2.reference_is_valid_name(f"refs/heads/{branch}") or branch.startswith("-"):
-        raise CommitNotMade(f"{branch!r} is no name for a branch", remedy="name another one with --branch")
+        raise CommitNotMade(f"{branch!r} is not a name for a branch", remedy="name another one with --branch")
 
 
 def commit_edit(base: Base, edit: Edit, branch: str | None) -> tuple[str, str]:

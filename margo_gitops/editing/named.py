@@ -11,6 +11,7 @@ from margo_gitops.errors import ReferenceUnknown
 from margo_gitops.operations.application_catalog import application_versions
 from margo_gitops.rendering.intent import Application, Intent, Located
 from margo_gitops.rendering.render import find_placements
+from margo_gitops.wording import one
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> ReferenceUnknown:
@@ -20,7 +21,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> ReferenceUnknown:
     more = f" and {len(names) - 8} more" if len(names) > 8 else ""
     some = f"{', '.join(names[:8])}{more}" if names else "none"
     remedy = f"did you mean {' or '.join(close)}?" if close else f"known: {some}"
-    return ReferenceUnknown(f"{name} is no {what} of this fleet", remedy=remedy)
+    return ReferenceUnknown(f"{name} is not {one(what)} of this fleet", remedy=remedy)
 
 
 def named_application(intent: Intent, application: str, version: str | None) -> Application:

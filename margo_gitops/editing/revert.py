@@ -89,7 +89,7 @@ def _changes(repository: pygit2.Repository, before: pygit2.Tree, after: pygit2.T
         for file, gone in ((old, DeltaStatus.ADDED), (new, DeltaStatus.DELETED)):
             if delta.status != gone and file.mode not in (FileMode.BLOB, FileMode.BLOB_EXECUTABLE):
                 raise EditImpossible(
-                    "is no plain file, which a command does not change",
+                    "is not a plain file, which a command does not change",
                     where=Location(file.path),
                     remedy="use git revert",
                 )

@@ -67,7 +67,7 @@ def parse_selector(text: str, intent: Intent) -> DeviceSelector:
     for each in requirements:
         if each.key == "site":
             if sites:
-                _refuse(text, "site stands twice; several sites are: site in (north, south)")
+                _refuse(text, "site appears twice; several sites are: site in (north, south)")
             sites = _named(text, each)
         elif each.operator in ("=", "==") and not _is_list(intent, each.key):
             value = _typed(text, intent, each.key, each.values[0])
@@ -81,7 +81,7 @@ def parse_selector(text: str, intent: Intent) -> DeviceSelector:
 
 def _refuse(text: str, why: str) -> NoReturn:
     shown = text if len(text) <= 200 else f"{text[:197]}..."
-    raise SelectorInvalid(f"{shown!r} is no selector", why=[why], remedy=f"write {_FORMS}")
+    raise SelectorInvalid(f"{shown!r} is not a selector", why=[why], remedy=f"write {_FORMS}")
 
 
 def _named(text: str, each: _Requirement) -> tuple[str, ...]:
@@ -111,7 +111,7 @@ def _expression(text: str, intent: Intent, each: _Requirement) -> MatchExpressio
     if operator in ("Gt", "Lt") and not is_number(values[0]):
         _refuse(text, f"{each.operator} compares with a number, not with {values[0]!r}")
     if len({is_number(value) or type(value) for value in values}) > 1:
-        _refuse(text, f"the values of {each.key} are of several types; text stands in quotes")
+        _refuse(text, f"the values of {each.key} are of several types; text is in quotes")
     return MatchExpression(each.key, operator, values)
 
 
@@ -151,7 +151,7 @@ def typed_labels(assignments: Sequence[str], intent: Intent) -> dict[str, LabelV
     for assignment in assignments:
         key, equals, text = assignment.partition("=")
         if not equals or not key:
-            raise SelectorInvalid(f"{assignment!r} is no label", remedy="write KEY=VALUE")
+            raise SelectorInvalid(f"{assignment!r} is not a label", remedy="write KEY=VALUE")
         quoted = len(text) >= 2 and text[0] == text[-1] == '"'
         if not quoted and (text[:1] == "[" and text[-1:] == "]"):
             parts = [part.strip() for part in text[1:-1].split(",") if part.strip()]
@@ -245,7 +245,7 @@ class _Parser:
 
     def _list(self) -> Sequence[_Token]:
         if self._next().text != "(":
-            _refuse(self._text, "values stand in parentheses: line in (1, 2)")
+            _refuse(self._text, "values are in parentheses: line in (1, 2)")
         values = [self._value(self._next())]
         while (token := self._next()).text == "," and token.kind == "operator":
             values.append(self._value(self._next()))

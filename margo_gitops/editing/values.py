@@ -39,7 +39,7 @@ def typed_parameters(description: ApplicationDescription, assignments: Sequence[
     for assignment in assignments:
         name, equals, text = assignment.partition("=")
         if not equals or not name:
-            problems.append(f"{assignment!r} is no NAME=VALUE")
+            problems.append(f"{assignment!r} is not NAME=VALUE")
             continue
         if not _is_unicode(assignment):
             shown = name.encode("utf-8", "replace").decode()
@@ -85,7 +85,7 @@ def check_parameter_name(description: ApplicationDescription, name: str) -> None
         close = difflib.get_close_matches(name, description.parameters, 3)
         known = ", ".join(sorted(description.parameters)) or "none"
         hint = f"did you mean {' or '.join(close)}?" if close else f"known: {known}"
-        raise ParameterNotTyped(f"{name} is no parameter of {description.id}; {hint}")
+        raise ParameterNotTyped(f"{name} is not a parameter of {description.id}; {hint}")
 
 
 def check_value(description: ApplicationDescription, name: str, value: ParameterValue) -> None:
@@ -155,7 +155,7 @@ def _json_list(name: str, text: str) -> list[object]:
     try:
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise ParameterNotTyped(f"parameter {name}: {text[:60]!r} is no list; write a,b,c or a JSON list") from error
+        raise ParameterNotTyped(f"parameter {name}: {text[:60]!r} is not a list; write a,b,c or a JSON list") from error
     return list(found)
 
 
@@ -247,6 +247,6 @@ def picked(text: str, most: int) -> tuple[int, ...] | None:
         first, _, last = part.partition("-")
         low, high = int(first), int(last or first)
         if not 1 <= low <= high <= most:
-            raise AnswerRefused(f"{part} is no number of the list", remedy=f"name some of 1 to {most}")
+            raise AnswerRefused(f"{part} is not a number of the list", remedy=f"name some of 1 to {most}")
         numbers += range(low, high + 1)
     return tuple(dict.fromkeys(numbers))

@@ -154,12 +154,12 @@ class StatusReader:
             try:
                 device = decode_device_id(encoded)
             except ValueError as error:
-                raise bad_object(place.tree, f"its folder {encoded} is no device's") from error
+                raise bad_object(place.tree, f"its folder {encoded} is not a device's") from error
             if wanted.place(device, _site(place), left=place.folder == LEFT_FOLDER):
                 found[device] = place
         if missing := sorted(wanted.clients - found.keys()):
             raise StatusUnusable(
-                f"{missing[0]} is no device of this fleet, or not of the sites named",
+                f"{missing[0]} is not a device of this fleet, or not of the sites named",
                 remedy="list them: margo-gitops status",
             )
         if missing := sorted(wanted.sites - {_site(place) for place in places.values()}):

@@ -134,7 +134,7 @@ class CatalogPage:
     authors: tuple[ShownAuthor, ...]
     site: Annotated[str | None, About("Web site of the application; null for none.")]
     tags: Annotated[tuple[str, ...], About("Words to search for.")]
-    description_file: Annotated[str | None, About("Where more is told: a path in the fleet repo, or a URL.")]
+    description_file: Annotated[str | None, About("More information: a path in the fleet repo, or a URL.")]
     release_notes: Annotated[str | None, About("A path in the fleet repo, or a URL.")]
     icon: Annotated[str | None, About("A path in the fleet repo, or a URL.")]
     license_file: Annotated[str | None, About("A path in the fleet repo, or a URL.")]

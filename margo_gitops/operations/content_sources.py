@@ -138,7 +138,7 @@ def _of_images(
         found = images.of(content)
     except UnreadableDocument as error:
         if fixed:
-            problem = f"names images that cannot be told ({error.what})"
+            problem = f"names images that are not known ({error.what})"
             yield Source(each.deployed, f"component {component.name}", "", named_at=error.where, problem=problem)
         return
     for image in found:
@@ -148,7 +148,7 @@ def _of_images(
             problem = "" if name else "has no name"
             yield Source(each.deployed, what, name, where, image.location, problem)
         elif fixed:
-            problem = "is built on the device, from what cannot be told" if image.image is None else ""
+            problem = "is built on the device, from an unknown source" if image.image is None else ""
             yield Source(each.deployed, what, image.named({}), None, image.location, problem)
 
 

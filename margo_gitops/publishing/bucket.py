@@ -90,7 +90,7 @@ class BucketTarget:
         """
         parts = urlsplit(url)
         if parts.scheme != "s3" or not parts.netloc or "@" in parts.netloc or parts.query or parts.fragment:
-            raise PublishTargetUnusable(f"{url!r} is no bucket", remedy="write s3://bucket or s3://bucket/prefix")
+            raise PublishTargetUnusable(f"{url!r} is not a bucket", remedy="write s3://bucket or s3://bucket/prefix")
         self._bucket = parts.netloc
         self._prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
         self._clock = clock

@@ -38,7 +38,7 @@ class ValueOrigin:
     file: Annotated[str, About("Relative to the fleet repo.", ("sites/north.yaml",))]
     line: Annotated[int | None, About("From 1; null where only the file is known.")]
     column: Annotated[int | None, About("From 1; null where only the file is known.")]
-    written: Annotated[ParameterValue, About("As it stands there, expressions included.")]
+    written: Annotated[ParameterValue, About("As it is written there, with expressions.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,9 @@ class ParameterChange:
     """A parameter whose value changes on a device."""
 
     name: Annotated[str, About("Of the parameter.")]
-    before: Annotated[ParameterValue | None, About("The value now; null where there is none.")]
-    after: Annotated[ParameterValue | None, About("The new value; null where there will be none.")]
-    origin: Annotated[ValueOrigin | None, About("Where the new value is written; null where there will be none.")]
+    before: Annotated[ParameterValue | None, About("The value now; null for no value.")]
+    after: Annotated[ParameterValue | None, About("The new value; null for no value.")]
+    origin: Annotated[ValueOrigin | None, About("Where the new value is written; null for no value.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ class FieldChange:
     """Anything else of a deployment that changes."""
 
     field: Annotated[str, About("What.", ("application.version", "profile.components.hmi.properties.revision"))]
-    before: Annotated[ParameterValue | None, About("Now; null where there is none.")]
-    after: Annotated[ParameterValue | None, About("Then; null where there will be none.")]
+    before: Annotated[ParameterValue | None, About("Now; null for no value.")]
+    after: Annotated[ParameterValue | None, About("Then; null for no value.")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,7 @@ class DeploymentChange:
     device: Annotated[str, About("The device; for a gateway's child, the child.")]
     deployment: Annotated[str, About("Name of the Deployment in the fleet repo.")]
     change: Annotated[ChangeKind, About("What happens to it.")]
-    fields: Annotated[tuple[FieldChange, ...], About("What changes beside parameters, sorted.")]
+    fields: Annotated[tuple[FieldChange, ...], About("What changes in addition to parameters, sorted.")]
     parameters: Annotated[tuple[ParameterChange, ...], About("Sorted by name.")]
     workloads: Annotated[tuple[WorkloadChange, ...], About("Components that start, restart or stop.")]
 
@@ -150,7 +150,7 @@ class Refusal:
     file: Annotated[str | None, About("Where; null where it is in no file.")]
     line: Annotated[int | None, About("From 1; null where only the file is known.")]
     column: Annotated[int | None, About("From 1; null where only the file is known.")]
-    device: Annotated[str | None, About("The device that cannot take it; null where none is concerned.")]
+    device: Annotated[str | None, About("The device that cannot take it; null if no device is concerned.")]
     why: Annotated[tuple[str, ...], About("The reasons.")]
     remedy: Annotated[str, About("What to do; may be empty.")]
 

@@ -11,6 +11,7 @@ from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment, Device, Site
 from margo_gitops.errors import Location, MargoGitopsError, ReferenceUnknown
 from margo_gitops.rendering.intent import Intent, Located
+from margo_gitops.wording import one
 
 SHARED_PARAMETER = "parameter of any application"
 
@@ -121,7 +122,7 @@ def _unknown(what: str, name: str, known: Collection[str], where: Location) -> R
     if not close and listed:
         more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
         remedy = f"known: {', '.join(listed[:8])}{more}"
-    return _of_kind(what, ReferenceUnknown(f"{name} is no {what}", where=where, remedy=remedy))
+    return _of_kind(what, ReferenceUnknown(f"{name} is not {one(what)}", where=where, remedy=remedy))
 
 
 def _of_kind(kind: str, error: ReferenceUnknown) -> ReferenceUnknown:

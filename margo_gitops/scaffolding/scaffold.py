@@ -48,7 +48,7 @@ def check_artifacts_url(url: str) -> None:
     """
     if re.search(ARTIFACTS_URL_PATTERN, url) is None:
         raise ScaffoldRefused(
-            f"{url!r} is no address of applications/",
+            f"{url!r} is not an address of applications/",
             remedy="pass --artifacts-url with file:///…/ or https://…/, and a slash at the end",
         )
 

@@ -53,7 +53,7 @@ class Answers:
         for value, what, option in ((self.name, "a fleet", "--name"), (self.site, "a site", "--site")):
             if not re.search(NAME_PATTERN, value):
                 raise ScaffoldRefused(
-                    f"{value!r} is no name for {what}",
+                    f"{value!r} is not a name for {what}",
                     remedy=f"pass {option} with 1 to 63 lower-case letters, digits and dashes",
                 )
         if not _BRANCH.fullmatch(self.branch):

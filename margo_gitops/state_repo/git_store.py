@@ -100,7 +100,7 @@ class GitStore:
         """
         found, content = self.content(name)
         if found != kind:
-            raise bad_object(name, f"it is no {kind.decode()}")
+            raise bad_object(name, f"it is not a {kind.decode()}")
         return content
 
     def commit(self, name: str) -> GitCommit:
@@ -247,7 +247,7 @@ def commit_links(name: str, raw: bytes) -> CommitLinks:
     """
     match = _LINKS.match(raw)
     if match is None:
-        raise bad_object(name, "it is no commit")
+        raise bad_object(name, "it is not a commit")
     return CommitLinks(match[1].decode(), tuple(each.decode() for each in match[2].split()[1::2]))
 
 
@@ -272,7 +272,7 @@ def tree_entries(name: str, content: bytes) -> tuple[TreeEntry, ...]:
         end = content.find(b"\0", space)
         mode = content[at:space]
         if space < 0 or end < 0 or end + 21 > len(content) or not mode.isdigit() or len(mode) > 7:
-            raise bad_object(name, "it is no tree")
+            raise bad_object(name, "it is not a tree")
         entries.append(TreeEntry(content[space + 1 : end], int(mode, 8), content[end + 1 : end + 21].hex()))
         at = end + 21
     return tuple(entries)

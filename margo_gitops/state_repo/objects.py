@@ -190,7 +190,7 @@ class StateObjects(GitStore):
         for entry in self._tree(folder) if folder else ():
             file = entry_name(entry)
             if entry.mode != FILE_MODE or not file.endswith(DEPLOYMENT_SUFFIX):
-                raise bad_object(name, f"{DEPLOYMENTS_FOLDER}/{file} is no deployment")
+                raise bad_object(name, f"{DEPLOYMENTS_FOLDER}/{file} is not a deployment")
             deployments[file.removesuffix(DEPLOYMENT_SUFFIX)] = self.read(entry.id, BLOB)
         content = self.read(manifest, BLOB)
         return DeviceState(name, raw, content, sha256(content), deployments)
@@ -207,7 +207,7 @@ def listed_deployments(content: bytes) -> tuple[int, dict[str, str]]:
         version = document["manifestVersion"]
         digests = {each["deploymentId"]: each["digest"] for each in document.get("deployments") or ()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError("it is no state manifest") from error
+        raise ValueError("it is not a state manifest") from error
     if not isinstance(version, int) or not all(isinstance(each, str) for pair in digests.items() for each in pair):
-        raise ValueError("it is no state manifest")
+        raise ValueError("it is not a state manifest")
     return version, digests

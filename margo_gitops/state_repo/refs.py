@@ -159,7 +159,7 @@ class Refs:
             elif line.startswith(b"^") and name:
                 refs[name] = (refs[name][0], line + b"\n")
             elif line and not line.startswith(b"#"):
-                raise StateRepoUnusable(f"{self._packed} holds a line that is no ref: {line[:80]!r}")
+                raise StateRepoUnusable(f"{self._packed} holds a line that is not a ref: {line[:80]!r}")
         return refs
 
     def _loose(self) -> dict[str, str]:
@@ -171,7 +171,7 @@ class Refs:
                     continue  # git 2.48 and later write refs/remotes/<name>/HEAD with every fetch
                 if not re.fullmatch(r"[0-9a-f]{40}", value):
                     raise StateRepoUnusable(
-                        f"{path} is no ref that can be moved: {value[:80]!r}",
+                        f"{path} is not a ref that can be moved: {value[:80]!r}",
                         remedy="a crash or another program left it there; see what git says (git fsck), then remove it",
                     )
                 values[path.relative_to(self._folder).as_posix()] = value

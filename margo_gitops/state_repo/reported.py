@@ -286,7 +286,7 @@ def _commit(name: str, raw: bytes) -> ReportCommit:
     head, blank, body = raw.partition(b"\n\n")
     head += b"\n"
     if not blank or not head.startswith(b"tree "):
-        raise bad_object(name, "it is no commit that a server writes")
+        raise bad_object(name, "it is not a commit that a server writes")
     parents, time = [], 0
     for match in _HEADER.finditer(head):
         if match["parent"]:

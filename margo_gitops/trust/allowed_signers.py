@@ -201,7 +201,7 @@ def _parse_options(text: str, column: int) -> dict[str, str]:
         if name == "cert-authority":
             raise _Misfit("certificate authorities are not accepted", column + at, "list each signer's own key")
         if name not in ("namespaces", "valid-after", "valid-before"):
-            raise _Misfit(f"{text[at : at + 40]!r} is no option that is known", column + at, _HOW)
+            raise _Misfit(f"{text[at : at + 40]!r} is not an option that is known", column + at, _HOW)
         value = option["value"] if option else None
         if option is None or value is None or not value.startswith('="') or value == '=""':
             raise _Misfit(f"the option {name} needs a value in double quotes", column + at, _HOW)
@@ -224,7 +224,7 @@ def _parse_time(text: str | None, column: int) -> datetime | None:
             return datetime.strptime(digits, _TIME_FORMS[len(digits)]).replace(tzinfo=UTC)
     except ValueError:
         pass  # no such day or hour
-    raise _Misfit(f"{text!r} is no time", column, "write YYYYMMDDZ or YYYYMMDDHHMMSSZ")
+    raise _Misfit(f"{text!r} is not a time", column, "write YYYYMMDDZ or YYYYMMDDHHMMSSZ")
 
 
 def _matches(text: str, patterns: str) -> bool:

@@ -145,7 +145,7 @@ def _read_headers(head: bytes) -> list[_Header]:
             continue
         name, space, _ = line.partition(b" ")
         if not space or not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"{line[:40]!r} is no header of a commit")
+            raise ValueError(f"{line[:40]!r} is not a header of a commit")
         close()
         lines.append(line)
     close()
@@ -170,7 +170,7 @@ def _signature(headers: list[_Header]) -> str | None:
     found = [header for header in headers if header.name.startswith(_SIGNATURE_HEADER)]
     for header in found:
         if header.name != _SIGNATURE_HEADER:
-            raise ValueError(f"the header {header.name.decode()} is not known; signatures stand in gpgsig")
+            raise ValueError(f"the header {header.name.decode()} is not known; signatures are in gpgsig")
     if len(found) > 1:
         raise ValueError(f"the commit has {len(found)} signatures, not one")
     return _decode(found[0].value, "signature") if found else None
@@ -186,7 +186,7 @@ def _decode(content: bytes, what: str) -> str:
 def _object_id(value: bytes, header: str) -> str:
     text = value.decode("ascii", "replace")
     if not is_object_id(text):
-        raise ValueError(f"{text[:80]!r} in the header {header} is no object id")
+        raise ValueError(f"{text[:80]!r} in the header {header} is not an object id")
     return text
 
 
@@ -194,7 +194,7 @@ def _parse_ident(value: bytes, header: str) -> Ident:
     text = _decode(value, header)
     match = _IDENT.fullmatch(text)
     if match is None:
-        raise ValueError(f"{text[:80]!r} in the header {header} is no name, address, time and offset")
+        raise ValueError(f"{text[:80]!r} in the header {header} is not a name, address, time and offset")
     time = int(match["time"])
     if time > MAX_TIME:
         raise ValueError(f"the time {time} in the header {header} is beyond the year 9999")
@@ -254,9 +254,9 @@ def format_trailers(trailers: Mapping[str, str]) -> str:
         raise ValueError("a trailer is there twice")
     for key, value in trailers.items():
         if not _TRAILER_KEY.fullmatch(key):
-            raise ValueError(f"{key!r} is no name of a trailer")
+            raise ValueError(f"{key!r} is not a name of a trailer")
         if not value or value != value.strip() or _CONTROL.search(value):
-            raise ValueError(f"{value!r} of {key} is no line of text")
+            raise ValueError(f"{value!r} of {key} is not a line of text")
     return "".join(f"{key}: {value}\n" for key, value in trailers.items())
 
 
@@ -273,7 +273,7 @@ def build_commit(tree: str, parents: Sequence[str], author: Ident, committer: Id
     """
     for object_id in (tree, *parents):
         if not is_object_id(object_id):
-            raise ValueError(f"{object_id!r} is no object id")
+            raise ValueError(f"{object_id!r} is not an object id")
     if "\0" in message:
         raise ValueError("the message holds a NUL")
     lines = [
@@ -294,7 +294,7 @@ def _format_ident(ident: Ident) -> str:
     hours, minutes = divmod(abs(ident.offset), 60)
     text = f"{ident.name} <{ident.email}> {ident.time} {'-' if ident.offset < 0 else '+'}{hours:02}{minutes:02}"
     if not _IDENT.fullmatch(text) or "\0" in text or not 0 <= ident.time <= MAX_TIME:
-        raise ValueError(f"{text!r} is no name, address, time and offset")
+        raise ValueError(f"{text!r} is not a name, address, time and offset")
     return text
 
 

@@ -89,11 +89,11 @@ def _check_entry(entry: TreeEntry, names: set[bytes]) -> None:
     if entry.mode not in (FILE_MODE, FOLDER_MODE):
         raise ValueError(f"{entry.name!r} has the mode {entry.mode:o}; {FILE_MODE:o} and {FOLDER_MODE:o} are possible")
     if entry.name.lower() in _FORBIDDEN_NAMES or b"/" in entry.name or b"\0" in entry.name:
-        raise ValueError(f"{entry.name!r} is no name of a file")
+        raise ValueError(f"{entry.name!r} is not a name of a file")
     if entry.name in names:
         raise ValueError(f"the name {entry.name!r} is there twice")
     if not is_object_id(entry.id):
-        raise ValueError(f"{entry.id!r} is no object id")
+        raise ValueError(f"{entry.id!r} is not an object id")
 
 
 def tree_id(entries: Iterable[TreeEntry]) -> str:

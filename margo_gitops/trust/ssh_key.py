@@ -151,7 +151,7 @@ def _check_point(key_type: str, expected: str, curve: str, point: bytes) -> None
     if curve != expected:
         raise ValueError(f"a key of type {key_type} is on curve {expected}, not {curve!r}")
     if len(point) != _CURVE_POINT_BYTES[curve] or point[0] != 4:
-        raise ValueError(f"the key is no uncompressed point of {curve}")
+        raise ValueError(f"the key is not an uncompressed point of {curve}")
 
 
 def _check_rsa(exponent: int, modulus: int) -> None:
@@ -201,7 +201,7 @@ def parse_signing_key(content: bytes) -> SigningKey:
 
     text = content.strip()
     if len(content) > MAX_KEY_FILE_BYTES or not (text.startswith(_BEGIN) and text.endswith(_END)):
-        raise ValueError(f"the file is no OpenSSH private key; {_MAKE_ONE}")
+        raise ValueError(f"the file is not an OpenSSH private key; {_MAKE_ONE}")
     try:
         body = base64.b64decode(b"".join(text[len(_BEGIN) : -len(_END)].split()), validate=True)
     except binascii.Error:

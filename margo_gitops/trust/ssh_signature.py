@@ -75,7 +75,7 @@ def parse_signature(armor: str) -> SshSignature:
     try:
         return _parse_blob(_dearmor(armor))
     except ValueError as error:
-        raise _invalid("the signature is no SSH signature that can be trusted", str(error)) from None
+        raise _invalid("the signature is not an SSH signature that can be trusted", str(error)) from None
 
 
 def sign(message: bytes, key: SigningKey, namespace: str = GIT_NAMESPACE) -> str:

@@ -80,7 +80,7 @@ __all__ = [
 _STATE: Final = Use(
     GIT_NAMESPACE,
     "this device's state",
-    "if the renderer has a new key, add it to {file} on the device; else find out whose it is",
+    "if the renderer has a new key, add it to {file} on the device; otherwise find out whose it is",
 )
 _NODES_PER_REFERENCE: Final = 16
 _TAMPERED: Final = "fetch again; if it stays, find out who or what changed the state between renderer and device"

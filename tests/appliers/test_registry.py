@@ -56,7 +56,7 @@ def test_listing_names_imports_no_plug_in(plug_in):
     ("source", "reason"),
     [
         ("import nowhere_at_all", "nowhere_at_all"),
-        ("this is no python", "SyntaxError"),
+        ("this is not a python", "SyntaxError"),
         ("def other(): pass", "create"),
         ("def create(): pass", "TypeError"),
         ("def create(context): return object()", "no prepare, install, remove, observe"),

@@ -267,7 +267,7 @@ FORGERIES: dict[str, tuple[str, Callable[[Payload], object]]] = {
     "blob": ("EVIDENCE-3", other_bytes("blob")),
     "tree": ("EVIDENCE-3", other_bytes("tree")),
     "commit": ("EVIDENCE-3", other_bytes("commit")),
-    "no-base64": ("no base64", lambda payload: payload["predicate"]["objects"][0].update(content="*")),
+    "no-base64": ("not base64", lambda payload: payload["predicate"]["objects"][0].update(content="*")),
     "spare-object": ("EVIDENCE-3", spare),
     "object-twice": (
         "EVIDENCE-3",

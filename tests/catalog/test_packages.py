@@ -78,7 +78,7 @@ def test_a_description_that_is_none_is_refused_with_its_place(supplier: FleetFol
 @pytest.mark.parametrize("version", ["1.0.0+5", "v 1", "-1"])
 def test_a_version_must_be_possible_as_an_oci_tag(supplier: FleetFolder, version: str):
     supplier.application(version=version, pin=False)
-    with pytest.raises(PackageInvalid, match="is no OCI tag"):
+    with pytest.raises(PackageInvalid, match="is not an OCI tag"):
         read_package(DiskTree(supplier.root / f"applications/app/{version}"))
 
 
@@ -251,5 +251,5 @@ def test_a_package_goes_into_a_fleet_repo_only(source: Path, tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["nosuch", "supplier/applications/app/1.0.0/margo.yaml"])
 def test_the_source_must_be_a_folder(fleet: FleetFolder, source: Path, tmp_path: Path, name: str):
-    with pytest.raises(PackageInvalid, match="is no folder"):
+    with pytest.raises(PackageInvalid, match="is not a folder"):
         add_package(tmp_path / name, fleet.root)

@@ -75,7 +75,7 @@ def test_a_package_is_validated_without_a_fleet(package: FleetFolder, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["app", "add", "/nowhere"], 1, "is no folder"),
+        (["app", "add", "/nowhere"], 1, "is not a folder"),
         (["app", "validate", "/nowhere"], 1, "holds no margo.yaml"),
         (["app", "show", "nosuch"], 1, "known: com-example-greeting 1.0.0"),
         (["app", "show", "com-example-greeting", "9"], 1, "there is no application com-example-greeting 9"),

@@ -35,7 +35,7 @@ def test_a_new_deployment_goes_where_the_selector_says(fleet: FleetFolder):
     refused = margo_gitops("deploy", GREETING, "--name", "second", "--to", "site=nort", cwd=fleet.root)
     assert refused.code == 1, refused
     assert "[MG2101]" in refused.stderr
-    assert "nort is no site; remedy: did you mean north?" in refused.stderr
+    assert "nort is not a site; remedy: did you mean north?" in refused.stderr
     assert fleet.git.run("status", "--porcelain") == ""
     arguments = ("deploy", GREETING, "1.0.0", "--name", "second", "--to", "line=2,site=south,!spare")
     done = margo_gitops(*arguments, "--profile", "greeting-helm", "--profile", "greeting-compose", cwd=fleet.root)

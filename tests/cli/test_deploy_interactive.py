@@ -28,7 +28,7 @@ def test_a_deployment_is_changed_by_a_form_with_the_reasons_told_at_once(fleet: 
         assert 'now "plants/{{ site.name }}/line-{{ device.labels.line }}"' in first
         assert "does not match [a-z0-9-]+" in person.answers("topic", "")
         person.answers("intervalSeconds", ":nonsense")
-        assert "no: :nonsense is no command" in person.answers("intervalSeconds", "20")
+        assert "no: :nonsense is not a command" in person.answers("intervalSeconds", "20")
         person.answers("image", ":back")
         assert "now 20; the application's default is 10" in person.answers("intervalSeconds", "30")
         person.answers("image", "")

@@ -72,7 +72,7 @@ def test_a_device_is_added_listed_and_shown(fleet: FleetFolder):
 
 def test_mistakes_are_refused_and_nothing_is_written(fleet: FleetFolder):
     for outcome, code, said in (
-        (add(fleet, "--site", "nrth"), 1, "nrth is no site; remedy: did you mean north?"),
+        (add(fleet, "--site", "nrth"), 1, "nrth is not a site; remedy: did you mean north?"),
         (add(fleet, "--param", "greting=x"), 1, "did you mean greeting?"),
         (add(fleet, device="press-09"), 1, "the capabilities are those of press-02"),
         (add(fleet, device="press-01"), 2, "pass --update to change it"),

@@ -182,5 +182,5 @@ def test_a_report_that_is_no_capabilities_document_is_refused(fleet: FleetFolder
     say(reporter, b'{"properties": {"id": "press-01"}}')
     outcome = refresh(fleet)
     assert outcome.code == 2, outcome
-    assert "press-01 reports is no capabilities document" in outcome.stderr
+    assert "press-01 reports is not a capabilities document" in outcome.stderr
     assert (fleet.root / "devices/press-01.yaml").read_text() == DEVICE

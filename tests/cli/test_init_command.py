@@ -87,8 +87,8 @@ def test_on_a_terminal_it_asks_and_an_empty_answer_is_the_default(tmp_path: Path
     )
     assert code == 0, screen
     assert "name of the fleet [plant]: " in screen
-    assert "'Not a name' is no name for a fleet" in screen
-    assert "'halle' is no address of applications/" in screen
+    assert "'Not a name' is not a name for a fleet" in screen
+    assert "'halle' is not an address of applications/" in screen
     assert "state repo, a path or a URL [../plant-state.git]: " in screen
     fleet = fleet_of(tmp_path / "plant")
     assert (fleet["name"], fleet["stateRepo"], fleet["signing"]) == (

@@ -40,9 +40,9 @@ def test_the_exit_code_tells_no_difference_from_differences_and_errors(fleet: Fl
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["--rev", "nothing"], 2, "nothing is no commit"),
-        (["--base", "nothing"], 2, "nothing is no commit"),
-        (["press-99"], 2, "press-99 is no device"),
+        (["--rev", "nothing"], 2, "nothing is not a commit"),
+        (["--base", "nothing"], 2, "nothing is not a commit"),
+        (["press-99"], 2, "press-99 is not a device"),
         (["--state", "fleet-is-no-state/margo"], 1, ""),
         (["--state", "."], 2, "MG1301"),
         (["--state", "https://127.0.0.1:1/state.git"], 3, "MG1306"),

@@ -58,7 +58,7 @@ def test_the_state_repo_can_be_named_without_a_fleet(fleet: FleetFolder, tmp_pat
 def test_a_grace_period_has_a_unit(fleet: FleetFolder, tmp_path: Path, keep: str):
     outcome = margo_gitops("publish", tmp_path / "srv", "--keep", keep, cwd=fleet.root)
     assert outcome.code == 2, outcome
-    assert "is no duration" in outcome.stderr
+    assert "is not a duration" in outcome.stderr
 
 
 def test_a_file_as_target_is_refused(fleet: FleetFolder, tmp_path: Path):

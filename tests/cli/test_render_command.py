@@ -212,7 +212,7 @@ def test_a_folder_that_is_no_git_repository_says_so(tmp_path: Path):
     fleet = FleetFolder.empty(tmp_path / "fleet")
     outcome = margo_gitops("render", cwd=fleet.root, environment={"GIT_CEILING_DIRECTORIES": str(tmp_path)})
     assert outcome.code == 2
-    assert "lies in no git repository" in outcome.stderr
+    assert "is not in a git repository" in outcome.stderr
 
 
 def test_a_file_name_that_is_no_utf_8_can_be_reported(fleet: FleetFolder):

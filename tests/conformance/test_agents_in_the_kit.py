@@ -76,7 +76,7 @@ def test_margo_pull_passes_every_must_of_http(check: Check) -> None:
     # It reads no YAML: whoever applies the state has to.
     assert failed(found) == {
         "documents for another device",
-        "a document that is no YAML",
+        "a document that is not YAML",
         "a document whose YAML aliases grow without bound",
     }
     check_recorded("margo-pull.sh", found)
@@ -89,10 +89,10 @@ def test_a_loop_around_the_git_command_is_found_out(check: Check) -> None:
     assert failed(found) >= {
         "an older version, soundly made",
         "the same version with other content",
-        "a document that has not the digest that the manifest states",
+        "a document without the digest in the manifest",
         "a changed state under the signature of the sound one",
         "a commit signed by a stranger",
-        "a commit that nobody signed",
+        "an unsigned commit",
         "a symbolic link in place of a document",
         "documents that are executable",
         "a submodule",
@@ -118,7 +118,7 @@ def test_a_loop_around_the_git_command_is_found_out(check: Check) -> None:
 FAULTS = {
     "an older version, soundly made",
     "the same version with other content",
-    "a document that has not the digest that the manifest states",
+    "a document without the digest in the manifest",
     "a truncated pack",
     "a symbolic link in place of a document",
     "a commit signed by a stranger",

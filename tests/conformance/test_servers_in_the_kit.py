@@ -95,7 +95,7 @@ NO_HOST_CAN = {
     "G-A-7 have tells nothing",
     "G-A-8 only commits can be wanted",
     "G-S-20 and the reason is told",
-    "G-R-9 what is no request of git is 4xx",
+    "G-R-9 what is not a git request is 4xx",
 }
 """What no setting of git or of the web server in front of it changes."""
 
@@ -136,6 +136,6 @@ def test_an_ordinary_git_host_is_told_what_to_configure(ordinary: Callable[..., 
     found = verdicts(outcome)
     told = {name: results(outcome)[name]["reason"].partition("To do: ")[2] for name in found["fail"] - NO_HOST_CAN}
     assert told == {
-        "G-A-4 strangers are told nothing": "send WWW-Authenticate: Basic with 401",
+        "G-A-4 strangers learn nothing": "send WWW-Authenticate: Basic with 401",
         "G-X-8 no files of the dumb protocol": "git config http.getanyfile false",
     }

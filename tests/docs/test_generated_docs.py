@@ -87,5 +87,5 @@ def test_every_code_that_the_docs_name_exists() -> None:
 
 
 def test_the_message_of_an_error_leads_to_its_page() -> None:
-    message = str(errors.ReferenceUnknown("press-99 is no device", remedy="did you mean press-01?"))
+    message = str(errors.ReferenceUnknown("press-99 is not a device", remedy="did you mean press-01?"))
     assert message.splitlines()[0].endswith("[MG1206]")

@@ -53,6 +53,7 @@ FINISHED = [
     "benchmarks/README.md",
     "docs/README.md",
     "docs/agent.md",
+    "docs/cli.md",
     "docs/appliers.md",
     "docs/architecture.md",
     "docs/audit.md",

@@ -49,5 +49,5 @@ def test_a_timeout_is_minutes_and_seconds(text, seconds):
 
 @pytest.mark.parametrize("text", ["5m", "30s", "8m 30s", "8m30", "-1m0s", "1h0m0s", "8m30s\n", "9999999m0s"])
 def test_anything_else_is_no_timeout(text):
-    with pytest.raises(ValueError, match="has not the form 8m30s"):
+    with pytest.raises(ValueError, match="does not have the form 8m30s"):
         parse_timeout(text)

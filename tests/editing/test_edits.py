@@ -99,7 +99,7 @@ IMPOSSIBLE = {
     "unknown parameter": (DeployRequest("app", parameters={"seting": 1}), ParameterNotTyped, "did you mean setting"),
     "value out of bounds": (DeployRequest("app", parameters={"setting": 10}), ParameterNotTyped, "at most 9"),
     "new without a place": (DeployRequest("app", name="new"), EditImpossible, "say where it goes"),
-    "no name": (DeployRequest("app", name="New!", placement=ALL), EditImpossible, "no name for a deployment"),
+    "no name": (DeployRequest("app", name="New!", placement=ALL), EditImpossible, "not a name for a deployment"),
 }
 
 
@@ -125,7 +125,7 @@ def test_an_edit_that_breaks_the_fleet_is_refused_with_the_findings(fleet: Fleet
     with pytest.raises(EditRefused) as refused:
         check_edit(base, edit)
     assert "deployments/app.yaml" in str(refused.value)
-    assert "press-09 is no device" in str(refused.value)
+    assert "press-09 is not a device" in str(refused.value)
 
 
 def test_an_error_that_was_there_before_does_not_stop_another_edit(fleet: FleetFolder):
@@ -209,7 +209,7 @@ def test_branches_are_not_overwritten(fleet: FleetFolder):
     with pytest.raises(CommitNotMade, match="is checked out"):
         committed(fleet, 3, "main")
     for name in ("-x", "a..b", "a b", ""):
-        with pytest.raises(CommitNotMade, match="no name for a branch"):
+        with pytest.raises(CommitNotMade, match="not a name for a branch"):
             committed(fleet, 3, name)
 
 
@@ -291,7 +291,7 @@ def test_devices_that_are_there_or_not_are_told_apart(fleet: FleetFolder):
         add_device(base, DeviceRequest("press-01", {}))
     with pytest.raises(EditImpossible, match="leave out --update"):
         add_device(base, DeviceRequest("press-02", {}, update=True))
-    with pytest.raises(EditImpossible, match="no device id"):
+    with pytest.raises(EditImpossible, match="not a device id"):
         add_device(base, DeviceRequest("a b", {}))
     with pytest.raises(EditImpossible, match="--capabilities"):
         add_device(base, DeviceRequest("press-02", None))

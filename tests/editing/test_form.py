@@ -169,10 +169,10 @@ PLACES = {
     "nothing": ("", AnswerRefused, "say which devices"),
     "a device that cannot take it": ("all", AnswerRefused, "1 of 3 devices cannot take it: tiny"),
     "no device": ("line=9", AnswerRefused, "no device is selected"),
-    "an unknown site": ("site=nort", ReferenceUnknown, "nort is no site"),
-    "an unknown device": ("device=press-03", ReferenceUnknown, "press-03 is no device"),
-    "no selector": ("line in 1", SelectorInvalid, "is no selector"),
-    "a number too great": ("1,3", AnswerRefused, "3 is no number of the list"),
+    "an unknown site": ("site=nort", ReferenceUnknown, "nort is not a site"),
+    "an unknown device": ("device=press-03", ReferenceUnknown, "press-03 is not a device"),
+    "no selector": ("line in 1", SelectorInvalid, "is not a selector"),
+    "a number too great": ("1,3", AnswerRefused, "3 is not a number of the list"),
 }
 
 
@@ -294,5 +294,5 @@ def test_what_is_no_list_of_numbers_is_something_else(typed: str):
 
 @pytest.mark.parametrize("typed", ["0", "10", "5-3", "1-10"])
 def test_numbers_outside_the_list_are_refused(typed: str):
-    with pytest.raises(AnswerRefused, match="is no number of the list"):
+    with pytest.raises(AnswerRefused, match="is not a number of the list"):
         picked(typed, 9)

@@ -82,9 +82,9 @@ REFUSED = [
     ({"dataType": "boolean"}, "yes", "must be true or false"),
     ({"dataType": "string", "allowEmpty": False}, "", "must not be empty"),
     ({"dataType": "string", "regexMatch": "[a-z]+"}, "A", "does not match"),
-    ({"dataType": "string", "options": ["a"]}, "b", "none of a"),
+    ({"dataType": "string", "options": ["a"]}, "b", "not one of a"),
     ({"dataType": "array[integer]"}, "1,x", "must be an integer"),
-    ({"dataType": "array[integer]"}, "[1", "is no list"),
+    ({"dataType": "array[integer]"}, "[1", "is not a list"),
     ({"dataType": "array[string]"}, '[["a"]]', "texts, numbers"),
 ]
 
@@ -102,5 +102,5 @@ def test_every_wrong_assignment_is_told_at_once_with_near_matches(described: Any
         typed_parameters(described({"dataType": "integer"}), ["setting=x", "seting=1", "other", "setting=3"])
     told = str(refused.value)
     assert "setting must be an integer" in told
-    assert "seting is no parameter of app; did you mean setting?" in told
-    assert "'other' is no NAME=VALUE" in told
+    assert "seting is not a parameter of app; did you mean setting?" in told
+    assert "'other' is not NAME=VALUE" in told

@@ -110,7 +110,7 @@ def test_what_cannot_be_undone_is_refused(fleet: FleetFolder):
         undo(fleet, side)
     (fleet.root / "link").symlink_to("nowhere")
     fleet.commit("Link")
-    with pytest.raises(EditImpossible, match="no plain file"):
+    with pytest.raises(EditImpossible, match="not a plain file"):
         undo(fleet, "HEAD")
 
 

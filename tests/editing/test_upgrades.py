@@ -93,7 +93,7 @@ def test_an_upgrade_tells_what_changes_for_those_who_deploy(fleet: FleetFolder, 
 BREAKING = {
     "a parameter that is set is gone": (
         {"parameters": {"new": parameter()}, "configuration": rules({"dataType": "string"}, "new")},
-        "setting is no parameter of app",
+        "setting is not a parameter of app",
     ),
     "a value breaks a new rule": ({"configuration": rules({"dataType": "integer", "maxValue": 4})}, "at most 4"),
     "a device is too small": (
@@ -129,7 +129,7 @@ def test_what_cannot_be_upgraded_is_refused(fleet: FleetFolder, tmp_path: Path):
         upgrade(base, UpgradeRequest("apps"))
     with pytest.raises(ReferenceUnknown, match="no version 2"):
         upgrade(base, UpgradeRequest("app", version="2"))
-    with pytest.raises(ReferenceUnknown, match="no deployment of app"):
+    with pytest.raises(ReferenceUnknown, match="not a deployment of app"):
         upgrade(base, UpgradeRequest("app", deployments=("spar",)))
     with pytest.raises(EditImpossible, match="is of other, not of app"):
         upgrade(base, UpgradeRequest("app", package(tmp_path, name="other")))

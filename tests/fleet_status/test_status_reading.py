@@ -100,9 +100,9 @@ def test_filters_choose_devices(fleet: Fleet):
     assert list(fleet.states(sites=frozenset({"north"}))) == ["a", "b", "c"]
     assert list(fleet.states(applications=frozenset({"com-example-hmi"}))) == ["a", "b", "c"]
     assert fleet.states(applications=frozenset({"com-example-none"})) == {}
-    with pytest.raises(StatusUnusable, match="z is no device"):
+    with pytest.raises(StatusUnusable, match="z is not a device"):
         fleet.states(devices=frozenset({"z"}))
-    with pytest.raises(StatusUnusable, match="south is no site"):
+    with pytest.raises(StatusUnusable, match="south is not a site"):
         fleet.states(sites=frozenset({"south"}))
 
 
@@ -185,7 +185,7 @@ def test_a_tree_that_no_render_wrote_is_an_error_that_names_the_audit(fleet: Fle
     old = git.run("rev-parse", "fleet^{tree}")
     forged = git.run("hash-object", "-t", "commit", "-w", "--stdin", content=raw.replace(old.encode(), tree.encode()))
     git.run("update-ref", "refs/heads/fleet", forged)
-    with pytest.raises(StateTampered, match="no state manifest"):
+    with pytest.raises(StateTampered, match="not a state manifest"):
         fleet.read()
 
 

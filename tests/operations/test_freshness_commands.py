@@ -189,7 +189,7 @@ def test_an_exported_file_holds_the_bytes_that_git_has(plant: Plant, tmp_path: P
         (("renew",), "pass --signing-key FILE"),
         (("renew", "--signing-key", "nowhere"), "MG1305"),
         (("renew", "--signing-key", "nowhere", "--valid-for", "7"), "is not a time such as"),
-        (("export", "no/such//device"), "is no device id"),
+        (("export", "no/such//device"), "is not a device id"),
     ],
     ids=["no key", "key not there", "no time", "no device"],
 )

@@ -84,7 +84,7 @@ def test_nothing_runs_unless_somebody_asks_for_it_and_a_render_without_it_is_ref
     world.commit()
     assert verdict(world, allowed=False).outcome == "skipped"
     assert exit_code(world.plan()) == 1
-    with pytest.raises(PolicyUnusable, match="nobody asked"):
+    with pytest.raises(PolicyUnusable, match="no one asked"):
         world.render()
     assert not trace.exists()
     world.render(policy_command=True)
@@ -133,7 +133,7 @@ def test_the_program_gets_the_plan_and_nothing_of_the_environment(
 @pytest.mark.parametrize(
     ("program", "why"),
     [
-        ("#!/bin/sh\nexit 1\n", "no list of findings"),
+        ("#!/bin/sh\nexit 1\n", "not a list of findings"),
         ("#!/bin/sh\necho '[]'\nexit 1\n", "found nothing"),
         ("#!/bin/sh\necho '[{\"text\": 1}]'\nexit 1\n", "message is missing"),
         ("#!/bin/sh\necho 'cannot reach the server' >&2\nexit 3\n", "cannot reach the server"),
@@ -180,6 +180,6 @@ def eventually_gone(pid: int) -> bool:
 def test_a_command_that_is_not_in_the_repo_is_refused_before_it_is_in_force(world: PolicyWorld):
     world.policy(command=["policy/nothing"])
     world.commit("Start")
-    with pytest.raises(RenderingRefused, match="no file of the fleet repo"):
+    with pytest.raises(RenderingRefused, match="not a file of the fleet repo"):
         world.render()
     assert {each.rule for each in world.errors(None)} == {"MG1220"}

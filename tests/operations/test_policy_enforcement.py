@@ -432,7 +432,7 @@ def test_images_of_compose_files_come_from_allowed_places_even_where_a_parameter
     found = {each.message.split(" of hmi")[0]: each for each in world.errors(base)}
     assert set(found) == {"the image of service db", "the image of service x"}
     assert found["the image of service db"].file == "deployments/hmi.yaml"
-    assert "cannot be told" in found["the image of service x"].message
+    assert "is not known" in found["the image of service x"].message
 
 
 def test_a_list_of_signers_that_is_not_there_is_refused_before_it_is_in_force(world: PolicyWorld):
@@ -539,7 +539,7 @@ def test_a_site_that_is_named_in_vain_is_a_warning_at_its_line(world: PolicyWorl
     request = ValidateRequest(world.fleet.root, "HEAD", None, None, world.cache)
     found = [each for each in validate_fleet(request).findings if each.rule == "R302"]
     assert sorted(each.message for each in found) == [
-        "the policy names noth, which is no site",
-        "the policy names west, which is no site",
+        "the policy names noth, which is not a site",
+        "the policy names west, which is not a site",
     ]
     assert all(each.severity == "warning" and each.line and "known: north, south" in each.remedy for each in found)

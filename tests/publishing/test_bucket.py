@@ -180,7 +180,7 @@ def test_the_lock_of_a_publisher_that_died_is_taken_over(
 
 @pytest.mark.parametrize("url", ["s3://", "s3:///prefix", "https://plant/x", "s3://key:secret@plant/x", "s3://plant?x"])
 def test_a_url_that_names_no_bucket_is_refused(url: str):
-    with pytest.raises(PublishTargetUnusable, match="is no bucket"):
+    with pytest.raises(PublishTargetUnusable, match="is not a bucket"):
         BucketTarget(url)
 
 

@@ -414,7 +414,7 @@ def test_the_token_is_in_no_argument_and_no_output(site: Site):
 def test_settings_that_cannot_work_are_told_before_anything_is_sent(site: Site):
     bad = {
         "misspelt variable": ([], {"MARGO_PULL_HOKO": "x"}, "MARGO_PULL_HOKO means nothing here"),
-        "unknown option": (["--urll", "x"], {}, "--urll is no option"),
+        "unknown option": (["--urll", "x"], {}, "--urll is not an option"),
         "option without value": (["--every"], {}, "--every needs a value"),
         "no URL": (["--url", "ftp://x"], {}, "must start with https://"),
         "credentials in the URL": (["--url", "https://u:p@x"], {}, "credentials go into files"),

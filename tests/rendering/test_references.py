@@ -30,31 +30,31 @@ def refusals(fleet: FleetFolder) -> list[MargoGitopsError]:
 Change = Callable[[FleetFolder], None]
 
 BROKEN: list[tuple[str, str, str, Change]] = [
-    ("devices/a.yaml", "nort is no site", "did you mean north?", lambda f: f.device("a", site="nort")),
+    ("devices/a.yaml", "nort is not a site", "did you mean north?", lambda f: f.device("a", site="nort")),
     ("devices/gw/a.yaml", "gw/a is a child of gw", "add a Device gw", lambda f: f.device("gw/a")),
-    ("devices/a.yaml", "zz is no parameter of any", "known: setting", lambda f: f.device("a", zz=1)),
-    ("sites/south.yaml", "settin is no parameter of any", "did you mean setting?", lambda f: f.site("south", settin=1)),
-    ("deployments/x.yaml", "press-1 is no device", "mean press-01?", lambda f: f.deployment("x", on=["press-1"])),
-    ("deployments/x.yaml", "zz is no site", "known: north", lambda f: f.deployment("x", on={"sites": ["zz"]})),
-    ("deployments/x.yaml", "wep is no deployment", "did you mean web?", lambda f: f.deployment("x", after=["wep"])),
-    ("deployments/x.yaml", "ap is no application", "did you mean app?", lambda f: f.deployment("x", "ap")),
+    ("devices/a.yaml", "zz is not a parameter of any", "known: setting", lambda f: f.device("a", zz=1)),
+    ("sites/south.yaml", "settin is not a parameter of any", "mean setting?", lambda f: f.site("south", settin=1)),
+    ("deployments/x.yaml", "press-1 is not a device", "mean press-01?", lambda f: f.deployment("x", on=["press-1"])),
+    ("deployments/x.yaml", "zz is not a site", "known: north", lambda f: f.deployment("x", on={"sites": ["zz"]})),
+    ("deployments/x.yaml", "wep is not a deployment", "did you mean web?", lambda f: f.deployment("x", after=["wep"])),
+    ("deployments/x.yaml", "ap is not an application", "did you mean app?", lambda f: f.deployment("x", "ap")),
     ("deployments/x.yaml", "no version 2.0.0 of", "app add", lambda f: f.deployment("x", version="2.0.0")),
-    ("deployments/x.yaml", "helm is no profile", "known: compose", lambda f: f.deployment("x", profiles=["helm"])),
+    ("deployments/x.yaml", "helm is not a profile", "known: compose", lambda f: f.deployment("x", profiles=["helm"])),
     (
         "deployments/x.yaml",
-        "sett is no parameter of app",
+        "sett is not a parameter of app",
         "did you mean setting?",
         lambda f: f.deployment("x", parameters={"sett": 1}),
     ),
     (
         "deployments/x.yaml",
-        "nowhere is no device",
+        "nowhere is not a device",
         "known: press-01",
         lambda f: f.deployment("x", overlays=[{"name": "o", "match": {"devices": ["nowhere"]}, "parameters": {}}]),
     ),
     (
         "deployments/x.yaml",
-        "none is no parameter of app",
+        "none is not a parameter of app",
         "known: setting",
         lambda f: f.deployment("x", overlays=[{"name": "o", "match": {"all": True}, "parameters": {"none": 1}}]),
     ),
@@ -120,7 +120,7 @@ def test_a_preferred_profile_that_the_application_lacks_is_told_once_and_not_pla
     sound.deployment("web", profiles=["nonsense"])
     intent = sound.read()
     assert [str(error).splitlines()[0] for error in check_intent(intent).errors] == [
-        "deployments/web.yaml:16:7: nonsense is no profile [MG1206]"
+        "deployments/web.yaml:16:7: nonsense is not a profile [MG1206]"
     ]
     placements, (error,) = find_placements(intent)
     assert list(placements["press-01"]) == ["base"]

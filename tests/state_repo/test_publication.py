@@ -278,7 +278,7 @@ def test_a_branch_that_leads_to_no_commit_is_an_error(renderer: Renderer):
     (renderer.git.path / "refs/heads/devices").mkdir(parents=True, exist_ok=True)
     for value in (blob, "e" * 40):
         (renderer.git.path / "refs/heads/devices/a").write_text(f"{value}\n")
-        with pytest.raises(StateTampered, match=r"it is no commit|missing or damaged"):
+        with pytest.raises(StateTampered, match=r"it is not a commit|missing or damaged"):
             tampered(renderer)
 
 

@@ -108,19 +108,19 @@ COMMITTER = "committer A <a@example.com> 1 +0000"
         (headers(PARENT_LINE, TREE_LINE, AUTHOR, COMMITTER), "in this order"),
         (headers(TREE_LINE, AUTHOR, COMMITTER, PARENT_LINE), "in this order"),
         (headers(TREE_LINE, AUTHOR, COMMITTER, "x-other 1", TREE_LINE), "in this order"),
-        (headers(" folded", TREE_LINE, AUTHOR, COMMITTER), "no header"),
+        (headers(" folded", TREE_LINE, AUTHOR, COMMITTER), "not a header"),
         (headers(TREE_LINE, "", AUTHOR, COMMITTER), "in this order"),
-        (headers("tree", AUTHOR, COMMITTER), "no header"),
-        (headers(f"tree {TREE_ID[:-1]}", AUTHOR, COMMITTER), "no object id"),
-        (headers(f"tree {TREE_ID.upper()}", AUTHOR, COMMITTER), "no object id"),
-        (headers(f"{TREE_LINE}\r", AUTHOR, COMMITTER), "no object id"),
-        (headers(TREE_LINE, "parent ä", AUTHOR, COMMITTER), "no object id"),
-        (headers(TREE_LINE, "author A 1 +0000", COMMITTER), "no name"),
-        (headers(TREE_LINE, "author A <a> 1", COMMITTER), "no name"),
-        (headers(TREE_LINE, "author A <a> -1 +0000", COMMITTER), "no name"),
-        (headers(TREE_LINE, "author A <a> 1 +0060", COMMITTER), "no name"),
-        (headers(TREE_LINE, "author A <a>> 1 +0000", COMMITTER), "no name"),
-        (headers(TREE_LINE, "author A <a> 1 +0000 ", COMMITTER), "no name"),
+        (headers("tree", AUTHOR, COMMITTER), "not a header"),
+        (headers(f"tree {TREE_ID[:-1]}", AUTHOR, COMMITTER), "not an object id"),
+        (headers(f"tree {TREE_ID.upper()}", AUTHOR, COMMITTER), "not an object id"),
+        (headers(f"{TREE_LINE}\r", AUTHOR, COMMITTER), "not an object id"),
+        (headers(TREE_LINE, "parent ä", AUTHOR, COMMITTER), "not an object id"),
+        (headers(TREE_LINE, "author A 1 +0000", COMMITTER), "not a name"),
+        (headers(TREE_LINE, "author A <a> 1", COMMITTER), "not a name"),
+        (headers(TREE_LINE, "author A <a> -1 +0000", COMMITTER), "not a name"),
+        (headers(TREE_LINE, "author A <a> 1 +0060", COMMITTER), "not a name"),
+        (headers(TREE_LINE, "author A <a>> 1 +0000", COMMITTER), "not a name"),
+        (headers(TREE_LINE, "author A <a> 1 +0000 ", COMMITTER), "not a name"),
         (headers(TREE_LINE, AUTHOR, "committer A <a> 253402300800 +0000"), "year 9999"),
         (headers(TREE_LINE, AUTHOR, COMMITTER, "encoding ISO-8859-1"), "only UTF-8"),
         (headers(TREE_LINE, AUTHOR, COMMITTER, "gpgsig a", "gpgsig b"), "2 signatures"),
@@ -162,7 +162,7 @@ def test_a_signed_commit_says_what_was_signed():
     ],
 )
 def test_an_ident_that_would_forge_a_header_is_not_written(ident):
-    with pytest.raises(ValueError, match="no name"):
+    with pytest.raises(ValueError, match="not a name"):
         build_commit(TREE_ID, [], ident, ADA, "x\n")
 
 

@@ -99,7 +99,7 @@ def test_the_kind_is_part_of_the_id():
 
 @pytest.mark.parametrize("name", [b"", b".", b"..", b".git", b".GIT", b"a/b", b"a\0b"])
 def test_names_that_no_file_can_have_are_refused(name):
-    with pytest.raises(ValueError, match="no name of a file"):
+    with pytest.raises(ValueError, match="not a name of a file"):
         tree_bytes([TreeEntry(name, FILE_MODE, "0" * 40)])
 
 
@@ -116,10 +116,10 @@ def test_a_name_stands_once_be_it_a_file_or_a_folder():
 
 @pytest.mark.parametrize("text", ["", "0" * 39, "0" * 64, "g" * 40, "A" * 40, "0" * 40 + "\n"])
 def test_what_is_no_object_id_is_refused(text):
-    with pytest.raises(ValueError, match="no object id"):
+    with pytest.raises(ValueError, match="not an object id"):
         tree_bytes([TreeEntry(b"a", FILE_MODE, text)])
 
 
 def test_a_deployment_id_cannot_leave_its_folder():
-    with pytest.raises(ValueError, match="no name of a file"):
+    with pytest.raises(ValueError, match="not a name of a file"):
         deployments_tree({"../x": "0" * 40})

@@ -62,7 +62,7 @@ def test_the_origin_is_what_all_commits_of_a_render_share() -> None:
 
 @pytest.mark.parametrize("value", ["two\nlines", "", " blank "])
 def test_a_value_that_is_not_one_plain_line_is_refused(value: str) -> None:
-    with pytest.raises(ValueError, match="no line of text"):
+    with pytest.raises(ValueError, match="not a line of text"):
         StateCommit(fleet=value).text()
 
 

@@ -124,7 +124,7 @@ def read_eligibility(device: str, files: Iterable[Path]) -> Eligibility:
             why = f"it describes {owner}; the first document describes this device, {device}"
             raise capabilities_unusable(path, why)
         if facts and not owner.startswith(f"{device}/"):
-            raise capabilities_unusable(path, f"it describes {owner}, which is no child of {device}")
+            raise capabilities_unusable(path, f"it describes {owner}, which is not a child of {device}")
         if owner in facts:
             raise capabilities_unusable(path, f"another file describes {owner} already")
         facts[owner] = DeviceFacts.of(capabilities)

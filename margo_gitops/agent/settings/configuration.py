@@ -145,7 +145,8 @@ class AgentConfiguration:
         ),
     ] = ()
     longest_timeout: Annotated[
-        Duration, About("The longest that one step of a component may take, whatever its document says.", ("15m",))
+        Duration,
+        About("The longest that one step of a component may take, even if its document asks for more.", ("15m",)),
     ] = 900
 
     def problems(self) -> Iterator[Problem]:

@@ -132,7 +132,7 @@ def _statement(content: bytes, file: str, signers: AllowedSigners) -> tuple[Evid
     except ValueError:
         at = None
     if at is None or at.tzinfo is None:
-        raise ValueError(f"EVIDENCE-2: {statement.predicate.exported_at!r} is no time with a time zone")
+        raise ValueError(f"EVIDENCE-2: {statement.predicate.exported_at!r} is not a time with a time zone")
     exporter = signers.find(key, NAMESPACE, at)
     if exporter is None:
         raise ValueError(f"EVIDENCE-1: {'; '.join(signers.objections(key, NAMESPACE, at))}")
@@ -272,7 +272,7 @@ class _Check:
 
     def _file(self, path: str, entry: TreeEntry) -> tuple[str, bytes]:
         if entry.mode != FILE_MODE:
-            raise ValueError(f"EVIDENCE-5: {path} is no plain file")
+            raise ValueError(f"EVIDENCE-5: {path} is not a plain file")
         return entry.id, self._object(entry.id, BLOB, "EVIDENCE-5")
 
     def _content(self, files: Mapping[str, tuple[str, bytes]]) -> Iterator[str]:

@@ -60,7 +60,7 @@ def check_statement(payload: bytes) -> None:
         message = ParseDict(json.loads(payload), StatementMessage())
         Statement.copy_from_pb(message).validate()
     except (ParseError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"the payload is no in-toto statement: {error}") from error
+        raise ValueError(f"the payload is not an in-toto statement: {error}") from error
 
 
 def sealed(payload: bytes, key: SigningKey) -> bytes:
@@ -81,7 +81,7 @@ def opened(content: bytes, signers: AllowedSigners) -> tuple[bytes, SshPublicKey
         envelope = Envelope.from_dict(json.loads(content))
         spelled = _spelled(envelope)
     except (FormatError, KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"it is no DSSE envelope ({str(error).strip(chr(39)) or type(error).__name__})") from error
+        raise ValueError(f"it is not a DSSE envelope ({str(error).strip(chr(39)) or type(error).__name__})") from error
     if spelled != content:
         raise ValueError("the envelope is spelled in another way than `audit export` writes it")
     if envelope.payload_type != PAYLOAD_TYPE:

@@ -131,7 +131,7 @@ def fleet_commit_of(name: str, raw: bytes) -> EvidenceFleetCommit:
         TypeError,
         ValueError,
     ) as error:
-        raise ValueError(f"{name} is no commit: {error}") from error
+        raise ValueError(f"{name} is not a commit: {error}") from error
     text = message.decode("utf-8", "replace")
     return EvidenceFleetCommit(
         id=name,
@@ -151,7 +151,7 @@ def content_of(item: EvidenceObject) -> bytes:
     try:
         return base64.b64decode(item.content, validate=True)
     except binascii.Error as error:
-        raise ValueError(f"the content of {item.id} is no base64") from error
+        raise ValueError(f"the content of {item.id} is not a base64") from error
 
 
 def subjects_of(states: Iterable[tuple[str, str, str, dict[str, tuple[str, str]]]]) -> tuple[Subject, ...]:

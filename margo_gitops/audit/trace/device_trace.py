@@ -156,7 +156,7 @@ def _check_found(
     if request.parameter is not None and not any(each.parameters for each in deployments):
         wanted = [each for each in documents if _wanted(each, request)]
         known = ", ".join(sorted({each for document in wanted for each in document.spec.parameters})) or "none"
-        raise AuditUnusable(f"{request.parameter} is no parameter there", remedy=f"known: {known}")
+        raise AuditUnusable(f"{request.parameter} is not a parameter there", remedy=f"known: {known}")
 
 
 def _wanted(document: ApplicationDeployment, request: TraceRequest) -> bool:

@@ -132,7 +132,7 @@ class Trace:
     version: Annotated[int | None, About("Its manifestVersion.")]
     adopted: Annotated[int | None, About("The highest manifestVersion that it had reported; null for none.")]
     adopted_at: Annotated[str | None, About("When that was first reported, RFC 3339.")]
-    left: Annotated[bool, About("Whether the device was no more in the fleet at that time.")]
+    left: Annotated[bool, About("Whether the device was no longer in the fleet at that time.")]
     fleet_commit: Annotated[str, About("The commit of the fleet repo that brought this state.")]
     author: Annotated[str, About("Of the fleet commit.")]
     date: Annotated[str, About("Of the fleet commit, RFC 3339.")]

@@ -130,7 +130,7 @@ def _verify(
             except StateTampered as error:
                 findings.append(_lost(ref, tip or "", error.what))
     if not findings and known is not None and known not in chain:
-        what = "the branch was moved back or rewritten: a commit that was verified before is no more in its history"
+        what = "the branch was moved back or rewritten: a commit that was verified before is no longer in its history"
         findings.append(AuditFinding("error", tip or "", "", FLEET_REF, None, what, known, tip or "nothing"))
     since = resolved_since(objects, options.since, chain) if options.since and not findings else None
     start = chain.index(since) + 1 if since else 0
@@ -303,6 +303,6 @@ def _left_over(check: CommitCheck) -> Iterator[AuditFinding]:
     for encoded, branch in sorted(check.branches.items()):
         at = check.next.get(encoded, 0)
         if at < len(branch):
-            what = "the branch goes on after the branch fleet: fleet was moved back, or somebody else wrote this"
+            what = "the branch continues after the branch fleet: fleet was moved back, or another program wrote this"
             ref = f"{DEVICE_REFS}{encoded}"
             yield AuditFinding("error", tip, "", ref, None, what, branch[at - 1] if at else "no commit", branch[at])

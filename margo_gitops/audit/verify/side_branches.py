@@ -189,7 +189,9 @@ class ReportCheck:
             self.findings = (_report_finding(error.object_id, error.what),)
             return
         if known is not None and known not in chain:
-            what = "the branch was moved back or rewritten: a commit that was verified before is no more in its history"
+            what = (
+                "the branch was moved back or rewritten: a commit that was verified before is no longer in its history"
+            )
             self.findings = (_report_finding(tip or "", what, expected=known, found=tip or "nothing"),)
             return
         start = chain.index(known) + 1 if resume and known is not None else 0

@@ -18,7 +18,7 @@ class AuditFinding:
     commit: Annotated[str, About("The commit of the branch `fleet`, or of `reports`; empty where it is about none.")]
     fleet_commit: Annotated[str, About("The commit of the fleet repo that it names; empty for none.")]
     ref: Annotated[str, About("The branch concerned.", ("refs/heads/devices/press-07",))]
-    file: Annotated[str | None, About("The path in that fleet commit's tree; null where it is no file.")]
+    file: Annotated[str | None, About("The path in that fleet commit's tree; null where it is not a file.")]
     what: Annotated[str, About("What is wrong.")]
     expected: Annotated[str | None, About("What should be there; null where that says nothing.")]
     found: Annotated[str | None, About("What is there; null where that says nothing.")]

@@ -134,7 +134,7 @@ REFUSING: Final = tuple(
 def _unfresh(name: str, offered: FreshnessOffer) -> Case:
     requirement = by("G-F-10", "H-C-24")
     return Case(
-        f"{name}, beside a newer state", requirement, next_state, "either", before=base_state, freshness=offered
+        f"{name}, next to a newer state", requirement, next_state, "either", before=base_state, freshness=offered
     )
 
 

@@ -136,18 +136,20 @@ TREES: Final = (
     Case(
         "a symbolic link in place of a document", _TREE, _commit(folder=(OddEntry(_DOCUMENT, _LINK, b"/etc/passwd"),))
     ),
-    Case("a symbolic link beside the documents", _TREE, _commit(folder=(OddEntry(b"link.yaml", _LINK, b"../../.."),))),
+    Case("a symbolic link next to the documents", _TREE, _commit(folder=(OddEntry(b"link.yaml", _LINK, b"../../.."),))),
     Case("a symbolic link in place of the manifest", _TREE, _commit(root=(OddEntry(MANIFEST_NAME, _LINK, b"x"),))),
     Case("documents that are executable", _TREE, _commit(documents_mode=_EXECUTABLE)),
     Case("a submodule", _TREE, _commit(root=(OddEntry(b"vendor", _SUBMODULE, b"1" * 40),))),
-    Case("a further file beside the manifest", _TREE, _commit(root=(OddEntry(b"run.sh", _FILE, b"#!/bin/sh\n"),))),
+    Case("a further file next to the manifest", _TREE, _commit(root=(OddEntry(b"run.sh", _FILE, b"#!/bin/sh\n"),))),
     Case("git attributes", _TREE, _commit(root=(OddEntry(b".gitattributes", _FILE, b"* filter=evil\n"),))),
     Case(
         "a document that the manifest does not list",
         _TREE,
         _commit(folder=(OddEntry(f"{deployment_id('evil')}.yaml".encode(), _FILE, document("evil")),)),
     ),
-    Case("a file whose name is no deployment's", _TREE, _commit(folder=(OddEntry(b"notes.txt", _FILE, b"hello\n"),))),
+    Case(
+        "a file whose name is not a deployment's", _TREE, _commit(folder=(OddEntry(b"notes.txt", _FILE, b"hello\n"),))
+    ),
     Case("a name that leads out of the folder", _TREE, _commit(folder=(OddEntry(b"../../escaped", _FILE, b"x\n"),))),
     Case("a name with two dots", _TREE, _commit(root=(OddEntry(b"..", _FILE, b"x\n"),))),
     Case("a name that is git's own", _TREE, _commit(root=(OddEntry(b".git", _FILE, b"gitdir: /tmp\n"),))),
@@ -156,7 +158,7 @@ TREES: Final = (
 
 SIGNATURES: Final = (
     Case("a commit signed by a stranger", by("G-M-5"), _commit(signer="stranger")),
-    Case("a commit that nobody signed", by("G-M-5"), _commit(signer="nobody")),
+    Case("an unsigned commit", by("G-M-5"), _commit(signer="nobody")),
     Case(
         "a changed state under the signature of the sound one",
         by("G-M-5"),
@@ -183,7 +185,7 @@ PACKS: Final = (
                 lambda: next_state(BASE_VERSION + 2),
             ),
             ("G-C-10", "a pack with a wrong checksum", lambda sound: pack(_entries(sound))[:-20] + bytes(20), None),
-            ("G-C-10", "bytes that are no pack", lambda _sound: b"this is no pack" * 20, None),
+            ("G-C-10", "bytes that are not a pack", lambda _sound: b"this is not a pack" * 20, None),
             ("G-C-8", "a pack with another document than the tree names", _other_blob, None),
             ("G-C-8", "a pack without the documents", lambda sound: pack(_entries(sound, without=BLOB)), None),
             ("G-X-2", "a pack with a tag", _with_tag, None),

@@ -161,19 +161,19 @@ MANIFESTS: Final = (
         looks=(faults.READ_LITTLE,),
     ),
     Case(
-        "a content coding that nobody knows",
+        "an unknown content coding",
         by(http="H-C-13"),
         next_state,
         "either",
-        fault=_instead(
-            lambda answer: _coded(answer, "x-unheard-of", answer.body, "a content coding that nobody knows")
-        ),
+        fault=_instead(lambda answer: _coded(answer, "x-unheard-of", answer.body, "an unknown content coding")),
     ),
     Case(
         "304 though nothing is held",
         by(http="H-C-3"),
         base_state,
-        fault=_instead(lambda answer: Answer(304, answer.headers, note="not modified, though nobody asked whether")),
+        fault=_instead(
+            lambda answer: Answer(304, answer.headers, note="not modified, without a condition in the request")
+        ),
         empty=True,
     ),
     Case(
@@ -192,7 +192,7 @@ MANIFESTS: Final = (
 )
 
 BUNDLES: Final = (
-    Case("a bundle that has not the digest that the manifest states", by(http="H-C-9"), _other_bundle, empty=True),
+    Case("a bundle without the digest in the manifest", by(http="H-C-9"), _other_bundle, empty=True),
     *(
         Case(name, by(http=requirement), offer, "either", empty=True)
         for requirement, name, offer in (
@@ -214,7 +214,7 @@ BUNDLES: Final = (
             ("H-C-13", "a bundle that lacks documents", _beside(most=2)),
             (
                 "H-C-11",
-                "a bundle with a file that nobody listed",
+                "a bundle with a file that is not listed",
                 _beside((f"{deployment_id('evil')}.yaml", b"id: evil\n", "")),
             ),
             ("H-C-16", "a bundle that unpacks to 192 MiB", _bundled(_bomb)),

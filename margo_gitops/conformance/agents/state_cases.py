@@ -197,12 +197,12 @@ FLAWED: Final = (
         lambda: next_state(_ABOVE_DOUBLE - 1),
         before=lambda: make_state(_ABOVE_DOUBLE, base_state().documents),
     ),
-    Case("a document that has not the digest that the manifest states", by("G-M-6", "H-C-8"), tampered),
+    Case("a document without the digest in the manifest", by("G-M-6", "H-C-8"), tampered),
     Case("a digest of another algorithm than sha256", by("G-M-6", "H-C-4"), with_manifest(_other_algorithm)),
     Case("a deployment that is listed twice", by("G-V-7", "H-C-4"), with_manifest(_listed_twice)),
     Case("a version that is text", by("G-V-6", "H-C-4"), with_manifest(_version_as_text)),
     Case("a version of 65 bits", by("G-V-6", "H-C-7"), _version_of_65_bits),
-    Case("a manifest that is no JSON", by("G-V-7", "H-C-4"), _raw_manifest(b"{not json at all\n")),
+    Case("a manifest that is not JSON", by("G-V-7", "H-C-4"), _raw_manifest(b"{not json at all\n")),
     Case("a manifest that is not UTF-8", by("G-V-7", "H-C-4"), _raw_manifest(b'{"manifestVersion": \xff\xfe}')),
     Case(
         "a manifest with brackets nested 200,000 deep",
@@ -211,7 +211,7 @@ FLAWED: Final = (
     ),
     Case("a manifest that lacks its deployments", by("G-V-7", "H-C-4"), with_manifest(_without_deployments)),
     Case("documents for another device", by("G-M-7", "H-C-15"), _for_other_device),
-    Case("a document that is no YAML", by("G-V-7", "H-C-15"), _other_document(b"id: [unclosed\n\t: {\n")),
+    Case("a document that is not YAML", by("G-V-7", "H-C-15"), _other_document(b"id: [unclosed\n\t: {\n")),
     Case(
         "a document whose YAML aliases grow without bound", by("G-C-9", "H-C-15"), _other_document(_bomb_of_aliases())
     ),

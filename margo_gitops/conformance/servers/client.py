@@ -72,7 +72,7 @@ class ServerTarget:
             )
         for device in (self.device, self.other_device):
             if device and not is_device_id(device):
-                raise _refused(f"{device[:80]!r} is no device id", "give the id as the fleet repo names it")
+                raise _refused(f"{device[:80]!r} is not a device id", "give the id as the fleet repo names it")
         if self.device == self.other_device:
             raise _refused("the other device is the same", "name a device that the credentials are not for")
 
@@ -99,7 +99,7 @@ def read_token(path: Path | None) -> str:
         with path.open(encoding="ascii") as file:
             token = file.read(_LONGEST_TOKEN).strip()
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no text"
+        why = error.strerror if isinstance(error, OSError) else "it is not text"
         raise _refused(f"the token file {path} cannot be read: {why}", "name a file that holds a token") from error
     if not token or not token.isprintable() or " " in token:
         raise _refused(f"{path} holds no token", "put the token there, and nothing else")
@@ -158,7 +158,7 @@ class Reply:
         try:
             content = unpacker.decompress(self.body, _LONGEST_CONTENT)
         except zlib.error as error:
-            raise ValueError(f"the body is no gzip: {error}") from error
+            raise ValueError(f"the body is not gzip: {error}") from error
         if not unpacker.eof:
             raise ValueError("the body is cut off, or unpacks to too much")
         return content

@@ -226,8 +226,8 @@ def _errors(session: GitSession) -> None:
 
 
 def _garbage(session: GitSession) -> None:
-    reply = session.post(b"this is no request of git\n")
-    expect(400 <= reply.status < 500, f"what is no request of git is answered with {reply.status}")
+    reply = session.post(b"this is not a git request\n")
+    expect(400 <= reply.status < 500, f"what is not a git request is answered with {reply.status}")
 
 
 def _too_large(session: GitSession) -> None:
@@ -297,18 +297,18 @@ OFFERING: Final[tuple[Check[GitSession], ...]] = (
     Check("G-S-11", "requests compressed by gzip, where they are taken", _takes_gzip),
     Check("G-S-12", "each request is complete in itself", _needs_no_state),
     Check("G-S-13", "connections are kept", _keeps_connections, "turn keep-alive on, 60 seconds or longer"),
-    Check("G-S-14", "an idle poll is answered by the one line and no more", _same_bytes),
+    Check("G-S-14", "an idle poll is answered by the one line and nothing else", _same_bytes),
     Check("G-S-16", "ls-refs may wait for a change", _waits),
     Check("G-S-18", "the object format is named", _names_format),
     Check("G-S-19", "another object format is refused", _refuses_other_format),
     Check("G-S-20", "and the server says why", _says_other_format, _MUTE),
     Check("G-X-2", "no tags are sent", _no_tags),
     Check("G-X-3", "nothing else is offered", _offers_no_more, "git config uploadpack.allowFilter false"),
-    Check("G-X-6", "nobody can push", _takes_no_push, "git config http.receivepack false"),
+    Check("G-X-6", "no one can push", _takes_no_push, "git config http.receivepack false"),
     Check("G-X-8", "no files of the dumb protocol", _not_dumb, "git config http.getanyfile false"),
     Check("G-R-1", "what is not there is answered by an ERR packet", _errors),
     Check("G-R-8", "a request that is too large is 413", _too_large, "set the proxy's limit of bodies, such as 1 MiB"),
-    Check("G-R-9", "what is no request of git is 4xx", _garbage, _MUTE),
+    Check("G-R-9", "what is not a git request is 4xx", _garbage, _MUTE),
     Check("G-F-12", "a freshness statement can be fetched", _freshness),
 )
 """Checks of requests and answers."""

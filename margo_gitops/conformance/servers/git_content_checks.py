@@ -138,7 +138,7 @@ def _decides_by_identity(session: GitSession) -> None:
 
 ACCESS: Final[tuple[Check[GitSession], ...]] = (
     Check("G-A-3", "the token is taken", _takes_tokens),
-    Check("G-A-4", "strangers are told nothing", _tells_strangers_nothing, "send WWW-Authenticate: Basic with 401"),
+    Check("G-A-4", "strangers learn nothing", _tells_strangers_nothing, "send WWW-Authenticate: Basic with 401"),
     Check("G-A-5", "the device sees its own ref alone", _shows_own_refs, _CANNOT),
     Check("G-A-5", "and so in version 0", _shows_own_refs_in_version_0, _CANNOT),
     Check("G-A-6", "a commit of another device is as one that does not exist", _hides_objects, _CANNOT),

@@ -153,7 +153,7 @@ def read_refs(reply: Reply) -> dict[str, str]:
     for line in found[:-1]:
         match = _REF.fullmatch(line[1:].removesuffix(b"\n").decode(errors="replace").partition(" symref-target")[0])
         if match is None:
-            raise CheckFailed(f"a line is no ref: {shown(line[1:])}")
+            raise CheckFailed(f"a line is not a ref: {shown(line[1:])}")
         refs[match[2]] = match[1]
     return refs
 

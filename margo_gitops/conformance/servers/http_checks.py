@@ -96,7 +96,7 @@ def _members(archive: bytes) -> list[bytes]:
             opened = (members.extractfile(each) for each in members if each.isfile())
             return [each.read() for each in opened if each is not None]
     except (tarfile.TarError, OSError, EOFError) as error:
-        raise CheckFailed(f"the bundle is no tar.gz: {error}") from error
+        raise CheckFailed(f"the bundle is not a tar.gz: {error}") from error
 
 
 def _missing_is_404(session: HttpSession) -> None:
@@ -278,7 +278,7 @@ def _wrong_statuses(session: HttpSession) -> None:
     listed = session.first()
     path = session.status_path(listed.deployment_id)
     reply = _send(session, "POST", path, b"{no json")
-    expect(reply.status in (400, 422), f"what is no JSON is answered with {reply.status}")
+    expect(reply.status in (400, 422), f"what is not JSON is answered with {reply.status}")
     wrong = _status(listed.deployment_id, 1) | {"status": {"state": "sleeping"}}
     reply = _send(session, "POST", path, write_json(wrong))
     expect(reply.status == 422, f"an invalid status is answered with {reply.status}")
@@ -339,7 +339,7 @@ READING: Final[tuple[Check[HttpSession], ...]] = (
     Check("H-S-11", "HEAD answers as GET", _heads),
     Check("H-S-12", "errors are problem documents", _problems),
     Check("H-S-13", "what belongs to another device is as what does not exist", _isolates),
-    Check("H-S-14", "strangers are told nothing", _refuses_strangers),
+    Check("H-S-14", "strangers learn nothing", _refuses_strangers),
     Check("H-S-15", "other methods are 405", _other_methods),
     Check("H-S-21", "sizes are true", _true_sizes),
     Check("H-S-22", "a poll that waits is kept waiting", _waits),

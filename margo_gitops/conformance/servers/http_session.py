@@ -105,6 +105,6 @@ def check_problem(reply: Reply) -> None:
     try:
         document = json.loads(reply.content())
     except ValueError as error:
-        raise CheckFailed(f"the problem document is no JSON: {shown(str(error))}") from error
-    expect(isinstance(document, dict), "the problem document is no object")
+        raise CheckFailed(f"the problem document is not JSON: {shown(str(error))}") from error
+    expect(isinstance(document, dict), "the problem document is not an object")
     expect(document.get("status") == reply.status, f"its status is {document.get('status')!r}, not {reply.status}")

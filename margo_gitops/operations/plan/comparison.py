@@ -129,7 +129,7 @@ def _by_command(sides: Sides, span: Span, plan: Callable[[], Plan], *, allowed: 
         return Verdict(
             "command",
             "skipped",
-            f"{force.policy.command[0]} was not run: nobody asked for it (--allow-policy-command)",
+            f"{force.policy.command[0]} was not run: no one asked for it (--allow-policy-command)",
         )
     return judge_by_command(span.repo, force, json.dumps(write(plan()), ensure_ascii=False).encode())
 
@@ -145,7 +145,7 @@ def refuse_skipped_command(verdicts: Iterable[Verdict], sides: Sides, span: Span
         return
     if any(each.part == "command" and each.outcome == "skipped" for each in verdicts):
         raise PolicyUnusable(
-            "the fleet's policy has a command, and nobody asked to run it",
+            "the fleet's policy has a command, and no one asked to run it",
             where=force.at("command"),
             why=[f"command: {' '.join(force.policy.command)}"],
             remedy="look at what it does, and pass --allow-policy-command",

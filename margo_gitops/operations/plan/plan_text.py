@@ -262,7 +262,7 @@ def device_summary(device: DeviceChange) -> str:
     elif device.version_before != device.version_after:
         parts.append(f"manifest {device.version_before} -> {device.version_after}")
     if device.change == "changed" and not device.deployments and device.version_before != device.version_after:
-        parts.append("the same deployments, signed anew")
+        parts.append("the same deployments, signed again")
     if device.change == "added" and device.version_before is not None:
         parts.append("comes back to the fleet")
     if device.change == "changed" and device.site != device.site_before:

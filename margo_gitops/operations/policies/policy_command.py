@@ -111,7 +111,9 @@ def _place(tree: FileTree, program: str, folder: Path, where: Location) -> Path:
         path.chmod(0o700)
         found = found or file.path == program
     if not found:
-        raise PolicyUnusable(f"the policy's command names {program}, which is no file of the fleet repo", where=where)
+        raise PolicyUnusable(
+            f"the policy's command names {program}, which is not a file of the fleet repo", where=where
+        )
     return folder / program[len(parent) + 1 :]
 
 
@@ -141,7 +143,7 @@ def _findings(done: Finished, force: PolicyInForce) -> tuple[CommandFinding, ...
         wrapped = Node({"findings": source.root}, 1, 1)
         found = read(CommandFindings, SourceText(source.file, wrapped)).findings
     except (InvalidDocument, UnreadableDocument) as error:
-        raise _failed(force, f"it ended with 1, and what it prints is no list of findings: {error}", done) from error
+        raise _failed(force, f"it ended with 1, and what it prints is not a list of findings: {error}", done) from error
     if not found:
         raise _failed(force, "it ended with 1, and found nothing", done)
     return found
@@ -153,5 +155,5 @@ def _failed(force: PolicyInForce, why: str, done: Finished) -> PolicyUnusable:
         f"the policy's command {force.policy.command[0]} failed",
         where=force.at("command"),
         why=[why, *(line[:_LONGEST] for line in said)],
-        remedy="mend it: it ends with 0, or with 1 and a JSON list of findings on standard output",
+        remedy="fix it: it must end with 0, or with 1 and a JSON list of findings on standard output",
     )

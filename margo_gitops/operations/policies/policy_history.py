@@ -220,7 +220,7 @@ def unusable(tree: FileTree, fleet: Located[Fleet]) -> Iterator[MargoGitopsError
         file = tree.file(program)
         if file is None or file.kind != "file":
             yield PolicyUnusable(
-                f"the policy's command names {program}, which is no file of the fleet repo",
+                f"the policy's command names {program}, which is not a file of the fleet repo",
                 where=fleet.at("spec", "policy", "command", 0),
                 remedy="add the file, or name a program on the PATH without a slash",
             )
@@ -238,7 +238,7 @@ def read_signers(tree: FileTree, fleet: Located[Fleet]) -> AllowedSigners:
     file = tree.file(path) if path else None
     if file is None or file.kind != "file":
         raise PolicyUnusable(
-            f"the policy's list of signers, {path}, is no file of the fleet repo",
+            f"the policy's list of signers, {path}, is not a file of the fleet repo",
             where=where,
             remedy="add it: a line for each signer, as ssh-keygen's ALLOWED SIGNERS",
         )

@@ -201,7 +201,7 @@ def _application_images(
                 yield _of_registry(component, where)
             elif profile.type == "compose" and "://" in content.location:
                 where = description.at("deploymentProfiles", index, "components", at)
-                message = f"component {component.name} lies at {content.location}: its images are not looked at"
+                message = f"component {component.name} is at {content.location}: its images are not checked"
                 yield of_rule("R207", message, where, "bring the content along in the package")
             elif profile.type == "compose":
                 try:
@@ -209,7 +209,7 @@ def _application_images(
                 except UnreadableDocument as error:
                     where = error.where or Location(content.location)
                     reasons = "; ".join([error.what, *error.why])
-                    yield of_rule("R204", reasons, where, "mend the file, so that its images can be checked")
+                    yield of_rule("R204", reasons, where, "fix the file, so that its images can be checked")
                     continue
                 for image in images:
                     if image.variables():

@@ -56,7 +56,7 @@ def _unknown_sites(force: PolicyInForce, intent: Intent) -> Iterator[RuleFinding
     remedy = f"known: {', '.join(sorted(intent.sites)) or 'none'}"
     for site, path in named:
         if site not in intent.sites:
-            yield of_rule("R302", f"the policy names {site}, which is no site", force.at(*path), remedy)
+            yield of_rule("R302", f"the policy names {site}, which is not a site", force.at(*path), remedy)
 
 
 def _ended(force: PolicyInForce, at: int) -> Iterator[RuleFinding]:

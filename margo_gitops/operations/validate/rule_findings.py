@@ -21,7 +21,7 @@ class RuleFinding:
     file: Annotated[str | None, About("Relative to the fleet repo; null where it is in no file.")]
     line: Annotated[int | None, About("From 1; null where only the file is known.")]
     column: Annotated[int | None, About("From 1; null where only the file is known.")]
-    device: Annotated[str | None, About("The device concerned; null where it is none or all.")]
+    device: Annotated[str | None, About("The device concerned; null for no device or all devices.")]
     devices: Annotated[int, About("How many devices share this finding; one of them is named.")]
     why: Annotated[tuple[str, ...], About("The reasons.")]
     remedy: Annotated[str, About("What to do; may be empty.")]

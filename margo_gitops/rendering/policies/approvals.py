@@ -145,5 +145,5 @@ def _not_signed(commit: Commit, force: PolicyInForce, why: str) -> CommitNotSign
         f"commit {commit} has no signature that counts",
         where=force.at("signatures"),
         why=[why, *force.origin()],
-        remedy=f"sign it anew, or, if it is merged, add a signed commit with the trailer Approves: {commit.id}",
+        remedy=f"sign it again, or, if it is merged, add a signed commit with the trailer Approves: {commit.id}",
     )

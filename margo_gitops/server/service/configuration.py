@@ -168,7 +168,7 @@ class DiscoverySettings:
         About("Where devices reach this server."),
         Text(pattern=r"^https://[^\s?#]*[^\s?#/]$", what="an https URL without a slash at its end"),
     ]
-    trust_bundle: Annotated[FilePath, About("The authorities that devices shall trust (PEM).")]
+    trust_bundle: Annotated[FilePath, About("The authorities that devices should trust (PEM).")]
     refresh_seconds: Annotated[int, About("How often devices should look for a new bundle."), Range(minimum=1)] = 300
 
 
@@ -227,7 +227,7 @@ class LimitSettings:
     ] = 55.0
     poll_seconds: Annotated[
         int | None,
-        About("Devices are asked to poll no more often than this (`X-Poll-Interval`); else they decide."),
+        About("Devices are asked to poll no more often than this (`X-Poll-Interval`); without it, they decide."),
         Range(minimum=1, maximum=86_400),
     ] = None
 

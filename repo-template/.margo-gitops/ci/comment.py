@@ -87,7 +87,7 @@ def find(comments, headers, plan, is_ours):
 def request(method, url, headers, body=None):
     """Return what the host answers, as JSON."""
     if urlsplit(url).scheme not in ("http", "https"):
-        raise ValueError(f"{url} is no address of a git host")
+        raise ValueError(f"{url} is not an address of a git host")
     content = None if body is None else json.dumps(body).encode()
     headers = {**headers, "Content-Type": "application/json", "User-Agent": "margo-gitops"}
     asked = urllib.request.Request(url, data=content, headers=headers, method=method)
