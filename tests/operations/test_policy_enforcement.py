@@ -432,7 +432,7 @@ def test_images_of_compose_files_come_from_allowed_places_even_where_a_parameter
     found = {each.message.split(" of hmi")[0]: each for each in world.errors(base)}
     assert set(found) == {"the image of service db", "the image of service x"}
     assert found["the image of service db"].file == "deployments/hmi.yaml"
-    assert "is not known" in found["the image of service x"].message
+    assert "from an unknown source" in found["the image of service x"].message
 
 
 def test_a_list_of_signers_that_is_not_there_is_refused_before_it_is_in_force(world: PolicyWorld):
