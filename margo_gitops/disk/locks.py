@@ -1,10 +1,14 @@
-"""An exclusive lock between processes, which the kernel drops when its holder ends, however it ends."""
+"""An exclusive lock between processes, which the kernel drops when its holder ends, however it ends.
+
+`take_name` adds a lock that other programs respect: a file that exists, as git's `packed-refs.lock`.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import os
 import weakref
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -75,3 +79,35 @@ def take_lock(path: Path, *, mode: int = 0o600, named: bool = True) -> HeldLock:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return HeldLock(descriptor)
+
+
+def take_name(name: Path, own: Path) -> None:
+    """Make the file `name` exist, which tells other programs to wait; the caller deletes it.
+
+    It becomes a hard link to `own`, whose lock the caller holds. So names that a killed holder of `own` left are known
+    as such (`dead_names`); a name that another program made is not one of them.
+
+    Raises:
+        FileExistsError: another program made it.
+        OSError: it cannot be made.
+    """
+    try:
+        name.hardlink_to(own)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        name.touch(0o644, exist_ok=False)
+
+
+def dead_names(own: Path, names: Iterable[Path]) -> Iterator[Path]:
+    """Yield the names that a killed holder of `own` left, whose lock the caller holds now.
+
+    Raises:
+        OSError: a file cannot be looked at.
+    """
+    status = own.stat()
+    if status.st_nlink > 1:
+        for name in names:
+            with suppress(FileNotFoundError):
+                if name != own and os.path.samestat(name.lstat(), status):
+                    yield name

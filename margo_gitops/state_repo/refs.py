@@ -3,7 +3,8 @@
 git writes a transaction over many refs as one loose file after the other, so a crash in the middle leaves some moved.
 Here every ref lives in `packed-refs`, and one rename moves them all:
 
-    REFS-1  One writer at a time: `packed-refs.lock`, which git itself respects.
+    REFS-1  One writer at a time: `packed-refs.lock`, which git itself respects. The lock of a killed render is known as
+            such and removed.
     REFS-2  Under the lock, the renderer compares every expected value. If one differs, it writes nothing.
     REFS-3  Loose refs, which git reads first, are moved into the file before any ref moves; this changes no value.
     REFS-4  The new file is complete and synced before it takes the old one's place.
@@ -18,11 +19,12 @@ import os
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.disk.files import sync_folder, write_synced
+from margo_gitops.disk.files import replace_file
+from margo_gitops.disk.locks import HeldLock, LockTaken, dead_names, take_lock, take_name
 from margo_gitops.disk.stamps import Stamp, settled, stamp
 from margo_gitops.errors import StateMoved, StateRepoUnusable
 
@@ -42,6 +44,7 @@ class Refs:
         """Use the repository in `folder`, the one that holds `HEAD`."""
         self._folder = folder
         self._packed = folder / "packed-refs"
+        self._own = folder / "margo-gitops.lock"
 
     def read(self) -> dict[str, str]:
         """Return the object id of every ref, by full name.
@@ -50,13 +53,21 @@ class Refs:
             StateRepoUnusable: a ref cannot be read.
         """
         try:
-            values = {name: value for name, (value, _) in self._read_packed().items()}
+            values = self.packed()
             values.update(self._loose())
         except OSError as error:
             raise StateRepoUnusable(
                 f"the refs of {self._folder} cannot be read", why=[str(error)], remedy="see that its files are yours"
             ) from error
         return values
+
+    def packed(self) -> dict[str, str]:
+        """Return the refs in `packed-refs`, which survive a loss of power; loose ones may not.
+
+        Raises:
+            OSError, StateRepoUnusable: the file cannot be read.
+        """
+        return {name: value for name, (value, _) in self._read_packed().items()}
 
     def move(self, changes: Mapping[str, str | None], expected: Mapping[str, str]) -> None:
         """Give refs new values.
@@ -93,14 +104,8 @@ class Refs:
 
     def _rewrite(self, change: Callable[[_Packed], _Packed]) -> None:
         try:
-            lock = self._lock()
-            try:
-                write_synced(lock, _format(change(self._folded())), mode=0o644)
-                lock.replace(self._packed)
-            except BaseException:
-                lock.unlink()
-                raise
-            sync_folder(self._folder)
+            with self._lock(), self._named(self._packed):
+                self._write(change(self._folded()))
         except OSError as error:
             raise StateRepoUnusable(
                 f"the refs of {self._folder} cannot be written",
@@ -108,10 +113,39 @@ class Refs:
                 remedy="nothing was moved; see that the disk is not full and the folder is yours, then render again",
             ) from error
 
-    def _lock(self) -> Path:
-        lock = self._packed.with_suffix(".lock")
-        _take(lock)
+    def _write(self, packed: _Packed) -> None:
+        replace_file(self._packed, _format(packed), mode=0o644)
+
+    def _lock(self) -> HeldLock:
+        try:
+            lock = take_lock(self._own)
+        except LockTaken as error:
+            raise StateMoved(
+                f"{error.holder or 'another process'} is writing the state repo's refs: nothing was written",
+                remedy="render again when it is done",
+            ) from None
+        with suppress(OSError):  # who may write the folder may use the lock
+            os.fchmod(lock.descriptor, self._folder.stat().st_mode & 0o666)
+        locks = (path for pattern in ("*.lock", "refs/**/*.lock") for path in self._folder.glob(pattern))
+        for name in dead_names(self._own, locks):
+            name.unlink()
         return lock
+
+    @contextmanager
+    def _named(self, path: Path) -> Iterator[None]:
+        """Hold git's lock on a file."""
+        name = path.with_name(f"{path.name}.lock")
+        try:
+            take_name(name, self._own)
+        except FileExistsError:
+            raise StateMoved(
+                "another program is writing the state repo's refs: nothing was written",
+                remedy=f"render again in a moment; if nothing else is running, a crash left {name}: remove it",
+            ) from None
+        try:
+            yield
+        finally:
+            name.unlink()
 
     def _check(self, changes: Mapping[str, str | None], expected: Mapping[str, str]) -> None:
         now = self.read()
@@ -131,14 +165,7 @@ class Refs:
         loose = {name: value for name, value in self._loose().items() if not name.startswith("refs/tags/")}
         if loose:
             packed |= {name: (value, b"") for name, value in loose.items()}
-            fresh = self._packed.with_suffix(".fold")
-            try:
-                write_synced(fresh, _format(packed), mode=0o644)
-                fresh.replace(self._packed)
-            except BaseException:
-                fresh.unlink(missing_ok=True)
-                raise
-            sync_folder(self._folder)
+            self._write(packed)
             for name, value in loose.items():
                 self._remove_loose(name, value)
         return packed
@@ -188,28 +215,14 @@ class Refs:
 
     def _remove_loose(self, name: str, value: str) -> None:
         path = self._folder / name
-        lock = path.with_name(f"{path.name}.lock")
-        _take(lock)
-        try:
+        with self._named(path):
             # Deleted since it was folded in: somebody moved it, and the check that follows the folding says so.
             if path.exists() and path.read_text(encoding="ascii").strip() == value:
                 path.unlink()
-        finally:
-            lock.unlink()
 
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _take(lock: Path) -> None:
-    try:
-        lock.touch(0o644, exist_ok=False)
-    except FileExistsError:
-        raise StateMoved(
-            "another program is writing the state repo's refs: nothing was written",
-            remedy=f"render again in a moment; if nothing else is running, a crash left {lock}: remove it",
-        ) from None
 
 
 def _format(packed: Mapping[str, tuple[str, bytes]]) -> bytes:

@@ -3,6 +3,11 @@
 The git program does the talking, because operators have taught it their servers: ssh configuration, credential helpers,
 proxies, certificates. `--atomic` moves all refs or none, and `--force-with-lease` compares each with what was fetched;
 a lock on the mirror keeps every other process from fetching in between.
+
+MIRROR-1  The mirror is a cache: a damaged one is made again, and kept aside until the new one is whole.
+MIRROR-2  What this machine saw of the remote survives that: history that was rewritten since is refused.
+MIRROR-3  Settings of the person's git that would change what is fetched or pushed have no effect (`_OURS`). How to
+          reach the remote (`url.*.insteadOf`, credentials, proxies, ssh) stays theirs.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from margo_gitops.disk.folders import remove_tree
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
 from margo_gitops.documents.state_layout import BRANCHES, DEVICE_REFS, FLEET_REF, FRESHNESS_REFS, REPORTS_REF
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable
@@ -39,6 +45,20 @@ _ELSEWHERE: Final = (
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_REPLACE_REF_BASE",
 )  # fmt: skip
 """What git tells the hooks of one repository; in another it would do harm."""
+
+
+_OURS: Final = {
+    "gc.auto": "0", "maintenance.auto": "false", "core.hooksPath": os.devnull, "core.fsmonitor": "false",
+    "fetch.pruneTags": "false", "fetch.recurseSubmodules": "false", "remote.state.mirror": "false",
+    "push.gpgSign": "false", "push.followTags": "false", "push.recurseSubmodules": "no", "push.pushOption": "",
+    "push.useForceIfIncludes": "false", "push.negotiate": "false",
+    "color.ui": "false", "color.push": "false", "color.transport": "false", "color.remote": "false",
+}  # fmt: skip
+"""Settings of git for the mirror, in place of the person's (MIRROR-3)."""
+
+
+class _MirrorSuspect(Exception):
+    """The remote answers, but cannot be fetched into the mirror."""
 
 
 def is_remote(location: str) -> bool:
@@ -78,17 +98,21 @@ class RemoteState:
             StateTampered: the remote's history was rewritten since this machine saw it last.
         """
         self._take()
+        try:
+            return self._fetched()
+        except (StateRepoUnusable, StateMoved, _MirrorSuspect):  # StateMoved: a lock that a killed git left
+            return self._made_again()
+
+    def _fetched(self) -> StateRepo:
         repo = StateRepo.open_or_create(self.mirror)
         known = repo.refs.read().get(_TRACKED_FLEET)
         result = self._git("fetch", "--prune", "--no-tags", "--no-write-fetch-head", "state")
         if result.returncode:
             if "rejected" in result.stdout + result.stderr or "non-fast-forward" in result.stderr:
                 raise self._rewritten(last_lines(result.stderr))
-            raise StateUnreachable(
-                f"{self.url} cannot be fetched",
-                why=last_lines(result.stderr),
-                remedy="see that the URL is right and that git can reach it: git ls-remote URL",
-            )
+            if self._answers():
+                raise _MirrorSuspect(result.stderr)
+            raise self._unreachable(result.stderr)
         values = repo.refs.read()
         if known is not None and _TRACKED_FLEET not in values:
             repo.refs.move({_TRACKED_FLEET: known}, {})  # remembered, so that the next render refuses too
@@ -97,16 +121,62 @@ class RemoteState:
         repo.refs.reset(BRANCHES, remote)
         return repo
 
+    def _made_again(self) -> StateRepo:
+        """Return a new mirror in place of a damaged one (MIRROR-1, MIRROR-2)."""
+        try:
+            known = Refs(self.mirror).packed().get(_TRACKED_FLEET)
+        except (OSError, StateRepoUnusable):
+            known = None
+        try:
+            self.mirror.rename(self._aside)
+            try:
+                repo = self._fetched()
+                self._check_grown(repo, known)
+            except BaseException:
+                self._put_back()
+                raise
+            remove_tree(self._aside)
+        except _MirrorSuspect as error:
+            raise self._unreachable(str(error)) from None
+        except OSError as error:
+            raise self._unusable(error) from error
+        return repo
+
+    def _check_grown(self, repo: StateRepo, known: str | None) -> None:
+        tip = repo.refs.read().get(_TRACKED_FLEET)
+        if known is not None and known not in (repo.objects.branch(tip) if tip else ()):
+            raise self._rewritten([f"the branch {FLEET_REF} does not build on {known}"])
+
+    def _put_back(self) -> None:
+        if self._aside.exists():
+            remove_tree(self.mirror)
+            self._aside.rename(self.mirror)
+
+    @property
+    def _aside(self) -> Path:
+        return self.mirror.with_suffix(".aside")
+
+    def _unreachable(self, said: str) -> StateUnreachable:
+        return StateUnreachable(
+            f"{self.url} cannot be fetched",
+            why=last_lines(said),
+            remedy="see that the URL is right and that git can reach it: git ls-remote URL",
+        )
+
+    def _unusable(self, error: OSError) -> StateRepoUnusable:
+        return StateRepoUnusable(f"the mirror of {self.url} cannot be used", why=[str(error)])
+
     def _take(self) -> None:
         try:
             self.mirror.parent.mkdir(parents=True, exist_ok=True)
             self._lock = take_lock(self.mirror.with_suffix(".lock"))
+            self._put_back()  # a process that was killed while it made the mirror again left the old one
         except LockTaken:
             raise StateMoved(
                 f"another render on this machine works with {self.url}", remedy="render again when it is done"
             ) from None
         except OSError as error:
-            raise StateRepoUnusable(f"the mirror of {self.url} cannot be used", why=[str(error)]) from error
+            raise self._unusable(error) from error
 
     def release(self) -> None:
         """Let other processes use the mirror."""
@@ -159,20 +229,23 @@ class RemoteState:
         gone = [f":{FRESHNESS_REFS}{shard}" for shard in sorted(known - shards)]
         return [*([f"{FRESHNESS_REFS}*:{FRESHNESS_REFS}*"] if shards else []), *gone]
 
+    def _answers(self) -> bool:
+        """Return whether the remote can be read without the mirror."""
+        return not self._run(["-C", str(self.mirror.parent), "ls-remote", self.url, FLEET_REF]).returncode
+
     def _git(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        settings = {"remote.state.url": self.url, "gc.auto": "0", "maintenance.auto": "false"}
+        settings = {"remote.state.url": self.url, **_OURS}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # The fleet branch only ever grows; a device branch follows it, and `tampered` compares the two.
         options += ["-c", f"remote.state.fetch={_FLEET}", "-c", f"remote.state.fetch=+{_DEVICES}"]
         options += ["-c", f"remote.state.fetch=+{_FRESHNESS}"]
         if self._reports:
             options += ["-c", f"remote.state.fetch={_REPORTS}"]
+        return self._run(["--git-dir", str(self.mirror), *options, *arguments])
+
+    def _run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
         try:
-            return run_git(
-                ["-C", str(self.mirror), *options, *arguments],
-                seconds=TIMEOUT_SECONDS,
-                variables={"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
-            )
+            return run_git(arguments, seconds=TIMEOUT_SECONDS, variables={"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"})
         except FileNotFoundError:
             raise StateUnreachable("the git program is missing", remedy="install git, or render into a path") from None
         except subprocess.TimeoutExpired:

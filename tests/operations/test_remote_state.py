@@ -222,6 +222,97 @@ def test_a_fleet_branch_whose_history_was_rewritten_is_refused(rendering: Render
         assert rendering.refs() == before
 
 
+# MIRROR-1 and MIRROR-2: the mirror is a cache.
+
+
+def mirror_of(rendering: Rendering) -> Path:
+    (lock,) = (rendering.fleet.root / ".cache").glob("*.lock")
+    return lock.with_suffix("")
+
+
+def damage(mirror: Path, how: str) -> None:
+    if how == "no objects":
+        for pack in (mirror / "objects" / "pack").iterdir():
+            pack.unlink()
+    elif how == "no HEAD":
+        (mirror / "HEAD").unlink()
+    elif how.endswith(".lock"):
+        (mirror / how).parent.mkdir(parents=True, exist_ok=True)
+        (mirror / how).touch()
+    else:
+        (mirror / how).parent.mkdir(parents=True, exist_ok=True)
+        (mirror / how).write_bytes(b"")
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "no objects", "no HEAD", "HEAD", "config", "refs/remotes/state/fleet", "refs/heads/devices/a",
+        "packed-refs.lock", "refs/remotes/state/fleet.lock", "config.lock",
+    ],
+)  # fmt: skip
+def test_a_damaged_mirror_is_made_again(rendering: Rendering, how: str):
+    assert rendering().code == 0
+    mirror = mirror_of(rendering)
+    damage(mirror, how)
+    rendering.change(1)
+    outcome = rendering()
+    assert outcome.code == 0, outcome
+    assert rendering.served.git.run("rev-list", "--count", "fleet") == "2"
+    assert not mirror.with_suffix(".aside").exists()
+
+
+def test_a_new_mirror_remembers_what_the_damaged_one_had_seen(rendering: Rendering):
+    assert rendering().code == 0
+    rendering.change(1)
+    assert rendering().code == 0
+    assert rendering().code == 0  # what was pushed is seen at the next fetch
+    for name in rendering.refs():
+        rendering.served.git.run("update-ref", name, f"{name}^")
+    before = rendering.refs()
+    for _ in range(2):
+        damage(mirror_of(rendering), "refs/remotes/state/fleet")
+        outcome = rendering()
+        assert (outcome.code, rendering.refs()) == (4, before), outcome
+
+
+def test_a_mirror_that_was_set_aside_by_a_killed_process_comes_back(rendering: Rendering):
+    assert rendering().code == 0
+    mirror = mirror_of(rendering)
+    mirror.rename(mirror.with_suffix(".aside"))
+    mirror.mkdir()
+    outcome = rendering()
+    assert (outcome.code, "nothing changed" in outcome.stdout) == (0, True), outcome
+
+
+# MIRROR-3: settings of the person.
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "safe.bareRepository=explicit", "push.gpgSign=true", "push.useForceIfIncludes=true", "push.followTags=true",
+        "push.pushOption=ci.skip", "push.recurseSubmodules=only", "remote.state.mirror=true", "color.ui=always",
+        "fetch.pruneTags=true", "fetch.fsckObjects=true", "push.default=nothing",
+    ],
+)  # fmt: skip
+def test_a_setting_of_the_person_does_not_change_what_is_pushed(rendering: Rendering, setting: str, tmp_path: Path):
+    name, _, value = setting.partition("=")
+    hook = tmp_path / "hooks" / "pre-push"
+    hook.parent.mkdir()
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    configuration = tmp_path / "gitconfig"
+    git = Git(rendering.fleet.root)
+    for key, given in {name: value, "core.hooksPath": str(hook.parent), "safe.directory": "*"}.items():
+        git.run("config", "--file", str(configuration), "--add", key, given)
+    for number in (1, 2):
+        rendering.change(number)
+        outcome = rendering(GIT_CONFIG_GLOBAL=str(configuration))
+        assert outcome.code == 0, outcome
+    assert sorted(rendering.refs()) == ["refs/heads/devices/a", "refs/heads/devices/b", "refs/heads/fleet"]
+
+
 def test_an_environment_that_points_git_elsewhere_does_no_harm(rendering: Rendering):
     """A hook of the fleet repo runs with GIT_DIR set: git must still work in the mirror."""
     before = rendering.fleet.git.run("for-each-ref")
