@@ -15,13 +15,21 @@ from margo_gitops.agent.cycle import Cycle, Outcome
 from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.poll_record import PollRecord
-from margo_gitops.agent.memory.state_folder import lock_folder, make_folder
-from margo_gitops.agent.pull.held import floor_files, freshness_keeper, read_policy, trusted_store
+from margo_gitops.agent.memory.state_folder import clear_way, lock_folder, make_folder
+from margo_gitops.agent.pull.held import (
+    FLOOR_FILE,
+    STORE_FOLDER,
+    floor_files,
+    freshness_keeper,
+    read_policy,
+    trusted_store,
+)
 from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.appliers.applier import Applier, ApplierContext
 from margo_gitops.appliers.registry import create_applier
+from margo_gitops.documents.state_layout import FRESHNESS_FILE
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.transport.git.git_transport import GitTransport
 from margo_gitops.transport.git.source import GitSource
@@ -125,6 +133,12 @@ def working_agent(
     )
     interrupted = interrupted or interruptions.stopping
     log = EventLog(log_format, clock)
+    make_folder(configuration.state_folder)
+    aside = clear_way(
+        configuration.state_folder,
+        files=(LOCK_FILE, FLOOR_FILE, CLIENT_ID_FILE, FRESHNESS_FILE),
+        folders=(STORE_FOLDER, APPLIERS_FOLDER, *(f"{APPLIERS_FOLDER}/{name}" for name in configuration.appliers)),
+    )
     with lock_folder(configuration.state_folder / LOCK_FILE), contextlib.closing(transport):
         store = trusted_store(configuration)
         store.clean()
@@ -135,6 +149,8 @@ def working_agent(
             record = _recorder(journal, log, clock)
             if journal.set_aside:
                 record(Event(Reason.JOURNAL_REBUILT, f"the journal could not be used and is at {journal.set_aside}"))
+            for place in aside:
+                record(Event(Reason.STATE_DAMAGED, f"this was not what an agent wrote, and was set aside: {place}"))
             reconciler = Reconciler(
                 create_appliers(configuration, interrupted),
                 journal,

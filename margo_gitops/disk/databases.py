@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import errno
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from types import UnionType
+from typing import Any, Final, Generic, TypeVar
 
-from margo_gitops.disk.files import disk_errors
+from margo_gitops.disk.files import disk_errors, read_bounded
 from margo_gitops.errors import Location, MargoGitopsError
 
-_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+T = TypeVar("T")
+
+_LOCKED: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+_SOUND: Final = _LOCKED | {
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_INTERRUPT,
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_CANTOPEN,
+}
+"""What goes wrong around a file; every other error is one of its content."""
+
+_NOT_READABLE: Final = frozenset({errno.EINVAL, errno.ENXIO, errno.EIO})
+_JOURNAL_MODES: Final = frozenset({1, 2})
 
 
 def open_database(file: Path, *, timeout: float = 5, threads: bool = False) -> sqlite3.Connection:
@@ -25,10 +42,12 @@ def open_database(file: Path, *, timeout: float = 5, threads: bool = False) -> s
         OSError, sqlite3.Error: it cannot be opened.
     """
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_files(file)
     connection = sqlite3.connect(file, timeout=timeout, isolation_level=None, check_same_thread=not threads)
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
+        with readable():
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
         file.chmod(0o600)
     except BaseException:
         connection.close()
@@ -40,13 +59,15 @@ def open_read_only(file: Path, *, timeout: float = 5) -> sqlite3.Connection:
     """Open a database that another process may be writing.
 
     Raises:
-        sqlite3.Error: it cannot be opened, or is not there.
+        OSError, sqlite3.Error: it cannot be opened, or is not there.
     """
+    _check_files(file)
     # What a URI gives a meaning of its own; SQLite takes all else as it is.
     name = str(file.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
     connection = sqlite3.connect(f"file:{name}?mode=ro", uri=True, timeout=timeout, isolation_level=None)
     try:
-        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+        with readable():
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     except BaseException:
         connection.close()
         raise
@@ -65,8 +86,17 @@ def check_sound(connection: sqlite3.Connection) -> None:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Return whether an error says that the file is damaged, or not a database."""
-    return _code(error) in _DAMAGE
+    """Return whether an error says that the content of the file is damaged: pages, schema, or a value of a row."""
+    return not isinstance(error, sqlite3.ProgrammingError) and _code(error) not in _SOUND
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Let a message of SQLite that quotes damaged text, and so cannot be decoded, count as the damage that it is."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise sqlite3.DatabaseError(f"the database is damaged: {error}") from error
 
 
 @contextmanager
@@ -76,17 +106,77 @@ def database_errors(
     what: str,
     error: type[MargoGitopsError],
     remedy: str = "",
+    busy: type[MargoGitopsError],
     full: type[MargoGitopsError] | None = None,
 ) -> Iterator[None]:
-    """Turn errors of SQLite and of the disk inside into ours, as `disk_errors` does."""
+    """Turn errors of SQLite and of the disk inside into ours, as `disk_errors` does; a lock becomes a `busy`."""
     with disk_errors(file, what=what, error=error, remedy=remedy, full=full):
         try:
             yield
         except sqlite3.Error as failure:
             where = Location(str(file))
+            if _code(failure) in _LOCKED:
+                raise busy(
+                    f"another program has locked {file.name}",
+                    where=where,
+                    why=[str(failure)],
+                    remedy=f"end that program, `fuser -v {file}` shows it; then try again",
+                ) from failure
             if full is not None and _code(failure) == sqlite3.SQLITE_FULL:
                 raise full("cannot write: the disk is full", where=where, remedy="free space on this disk") from failure
             raise error(what, where=where, why=[str(failure)], remedy=remedy) from failure
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Generic[T]):
+    """What a table holds, and how a row of it becomes a value.
+
+    Attributes:
+        query: the SELECT.
+        types: of the columns.
+        make: the value; it raises ValueError for a row that cannot be ours.
+    """
+
+    query: str
+    types: tuple[type | UnionType, ...]
+    make: Callable[[tuple[Any, ...]], T]
+
+    def read(self, connection: sqlite3.Connection, *values: int) -> list[T]:
+        """Return all rows.
+
+        Raises:
+            sqlite3.Error: one cannot be read.
+        """
+        try:
+            return [self.make(tuple(map(_typed, row, self.types))) for row in connection.execute(self.query, values)]
+        except ValueError as error:
+            raise sqlite3.DatabaseError(f"a row is damaged: {error}") from error
+
+
+def _typed(value: object, kind: type | UnionType) -> object:
+    if not isinstance(value, kind):
+        raise ValueError(f"{value!r:.40} is of another type")  # noqa: TRY004  # damage, not a wrong call
+    return value
+
+
+def _check_files(file: Path) -> None:
+    """Refuse what SQLite would wait for (a pipe), or would open for reading only (a damaged header).
+
+    Raises:
+        sqlite3.DatabaseError: something else than a file is in the place of one, or the header is damaged.
+        OSError: a file cannot be opened.
+    """
+    for suffix in ("", "-wal", "-shm"):
+        try:
+            header = read_bounded(file.with_name(file.name + suffix), 20, cut=True)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            if error.errno in _NOT_READABLE:
+                raise sqlite3.DatabaseError(f"{file.name}{suffix}: {error.strerror}") from error
+            raise
+        if not suffix and len(header) == 20 and not _JOURNAL_MODES.issuperset(header[18:]):
+            raise sqlite3.DatabaseError("the header of the database is damaged")
 
 
 def _code(error: sqlite3.Error) -> int:

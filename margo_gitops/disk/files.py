@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+from uuid import uuid4
 
 from margo_gitops.errors import Location, MargoGitopsError
 
@@ -122,6 +123,10 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600, time: int | N
         OSError: it cannot be written; the old content is intact.
     """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
+    if temporary.is_dir() and not temporary.is_symlink():
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid4().hex}")
+    else:
+        temporary.unlink(missing_ok=True)  # what a killed process left may be a pipe, or a link to elsewhere
     try:
         write_synced(temporary, content, mode=mode, time=time)
         temporary.replace(path)

@@ -1,6 +1,7 @@
 """The agent as a process: a real git repository, the real `files` applier, real signals."""
 
 import json
+import os
 import shutil
 import signal
 import socket
@@ -142,6 +143,24 @@ def test_a_damaged_journal_is_rebuilt_from_what_runs(world: World) -> None:
     assert "WorkloadInstalled" not in result.stderr
     report = json.loads(world.agent("status", "--output", "json").stdout)
     assert report["deployments"][0]["status"]["status"]["state"] == "installed"
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_pipes_and_folders_in_the_place_of_the_agents_files_stop_nothing(
+    world: World, make: Callable[[Path], None]
+) -> None:
+    world.publish({1: deployment_bytes(1)})
+    world.state.mkdir()
+    for name in ("lock", "floor.json", "journal.sqlite3", "trusted"):
+        make(world.state / name)
+    (world.folder / "elsewhere").mkdir()
+    make(world.folder / "elsewhere" / "floor.json")
+    first = world.agent("once")
+    assert first.returncode == 0, first.stderr
+    assert "JournalRebuilt" in first.stderr
+    assert "StateDamaged" in first.stderr
+    assert world.value(1)
+    assert world.agent("status").returncode == 0
 
 
 def test_a_workload_that_fails_ends_with_5_and_what_ran_is_back(world: World, tmp_path: Path) -> None:

@@ -1,10 +1,11 @@
 """What a device keeps: rules HELD-1 to HELD-6, FLOOR-1 to FLOOR-5, MEMORY-1 to MEMORY-5; the lock and the disk."""
 
+import contextlib
 import errno
 import multiprocessing
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.properties import times
 
+from margo_gitops.agent.memory import journal as journal_module
 from margo_gitops.agent.memory.events import Event, Reason
 from margo_gitops.agent.memory.journal import MAX_EVENTS, MAX_SECURITY_EVENTS, MAX_STATUSES, Journal
+from margo_gitops.agent.memory.poll_record import PollRecord
 from margo_gitops.agent.memory.recorded import Failure, RecordedDeployment, RecordedWorkload
-from margo_gitops.agent.memory.state_folder import keep_file, lock_folder
+from margo_gitops.agent.memory.state_folder import clear_way, keep_file, lock_folder
 from margo_gitops.agent.pull.floor_files import FloorFiles
 from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.appliers.applier import WorkloadKey
@@ -442,6 +445,130 @@ def test_a_journal_that_is_damaged_under_a_running_agent_fails_once_and_works_ag
         assert journal.set_aside is not None
 
 
+def journal_with_rows(path: Path) -> None:
+    with Journal.open(path, 0) as journal:
+        journal.record(
+            [RecordedWorkload(KEY, "compose", Digest("x"), Digest("x"), "installed", changed_at=1.5)],
+            [RecordedDeployment("1", "app", DEVICE, 5)],
+        )
+        journal.note(Event(Reason.STATE_TRUSTED, "version 5"), 1)
+        journal.post("1", b"{}", 1)
+        journal.acknowledge("1", "receipt")
+        journal.set_facts({"poll.at": "1.5", "poll.requests": "2"})
+
+
+def use_everything(journal: Journal) -> None:
+    journal.deployments(), journal.workloads(), journal.events(), journal.outbox(), journal.receipts()
+    PollRecord(journal, lambda: 2.0).ended("unchanged", None)
+    journal.record([RecordedWorkload(KEY, "compose", None, None, "failed")], [RecordedDeployment("1", "a", DEVICE, 6)])
+    journal.note(Event(Reason.POLL_FAILED, "no route"), 2)
+    journal.post("1", b'{"a":1}', 2)
+    journal.acknowledge("1", "other")
+    journal.forget(KEY)
+
+
+@times(3)
+@given(st.data())
+def test_no_flipped_bit_of_the_journal_stops_the_agent(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    path = tmp_path_factory.mktemp("flipped") / "journal.sqlite3"
+    journal_with_rows(path)
+    content = bytearray(path.read_bytes())
+    used = [place for place, value in enumerate(content) if value]
+    content[data.draw(st.sampled_from(used))] ^= 1 << data.draw(st.integers(0, 7))
+    path.write_bytes(content)
+    with contextlib.suppress(StateFolderUnusable), Journal.open(path, 1) as first:
+        use_everything(first)
+    with Journal.open(path, 2) as second:
+        use_everything(second)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE workloads SET message = CAST(X'6f6eff' AS TEXT)",
+        "UPDATE workloads SET state = 'instAlled'",
+        "UPDATE workloads SET failure = 'preparinG'",
+        "UPDATE workloads SET attempts = 9223372036854775807",
+        "UPDATE workloads SET changed_at = 1e308",
+        "UPDATE deployments SET adopted = '5x'",
+        "UPDATE deployments SET adopted = '0'",
+        "UPDATE events SET last_at = -9e999",
+        "UPDATE events SET text = CAST(X'ff' AS TEXT)",
+        "UPDATE facts SET value = CAST(X'ff' AS TEXT)",
+        "UPDATE outbox SET receipt = CAST(X'ff' AS TEXT)",
+        "PRAGMA user_version = 1",
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'receipt', 'recEiptz')",
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'CREATE TABLE', 'CREATE TABLF')",
+        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'TEXT', 'BLOB') WHERE name = 'facts'",
+    ],
+)
+def test_a_journal_with_anything_unreadable_is_set_aside_and_the_agent_goes_on(tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "journal.sqlite3"
+    journal_with_rows(path)
+    with sqlite3.connect(path, isolation_level=None) as disk:
+        disk.executescript(damage)
+    disk.close()
+    with Journal.open(path, 42) as journal:
+        assert journal.set_aside == tmp_path / "journal.sqlite3.damaged-42"
+        assert journal.workloads() == []
+        use_everything(journal)
+
+
+def test_a_value_that_spoils_under_a_running_agent_costs_one_call(tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite3"
+    journal_with_rows(path)
+    with Journal.open(path, 0) as journal:
+        journal._connection.execute("UPDATE workloads SET state = 'instAlled'")
+        reader = Journal.peek(path)
+        assert reader is not None
+        with reader, pytest.raises(StateFolderUnusable, match="damaged"):
+            reader.workloads()
+        assert path.exists(), "a reader beside the agent sets nothing aside"
+        with pytest.raises(StateFolderUnusable, match="damaged"):
+            journal.workloads()
+        assert journal.workloads() == []
+        use_everything(journal)
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+def test_what_is_no_file_in_the_journals_place_is_set_aside(
+    tmp_path: Path, suffix: str, make: Callable[[Path], None]
+) -> None:
+    path = tmp_path / "journal.sqlite3"
+    if suffix:
+        journal_with_rows(path)
+    make(path.with_name(path.name + suffix))
+    with pytest.raises(StateFolderUnusable):
+        Journal.peek(path)
+    with Journal.open(path, 42) as journal:
+        assert journal.set_aside is not None
+        use_everything(journal)
+    with Journal.open(path, 43) as journal:
+        assert journal.set_aside is None
+
+
+def test_a_journal_that_another_program_has_locked_is_busy_not_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "_TIMEOUT", 0.05)
+    path = tmp_path / "journal.sqlite3"
+    journal_with_rows(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("PRAGMA journal_mode = DELETE")
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(AgentBusy, match=r"journal\.sqlite3") as caught:
+            Journal.open(path, 1)
+        assert caught.value.exit_code == 75
+        assert str(path) in caught.value.remedy
+    with Journal.open(path, 2) as journal:
+        assert journal.set_aside is None
+        assert journal.facts()["poll.at"] == "1.5"
+
+
 def test_the_journal_is_readable_beside_its_writer_and_after_it(tmp_path: Path, journal: Journal) -> None:
     journal.set_facts({"a": "b"})
     reader = Journal.peek(tmp_path / "journal.sqlite3")
@@ -485,6 +612,35 @@ def test_a_state_folder_that_cannot_be_made_says_where_and_why(tmp_path: Path) -
     (tmp_path / "file").write_text("")
     with pytest.raises(StateFolderUnusable, match=str(tmp_path / "file")), lock_folder(tmp_path / "file" / "lock"):
         pass
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
+@pytest.mark.parametrize("name", ["lock", "floor.json", ".new-floor.json", "journal.sqlite3"])
+def test_what_lies_in_the_place_of_a_file_is_set_aside(tmp_path: Path, name: str, make: Callable[[Path], None]) -> None:
+    make(tmp_path / name)
+    path = tmp_path / name.removeprefix(".new-")
+    aside = clear_way(tmp_path, files=["lock", "floor.json", "journal.sqlite3"], folders=[])
+    keep_file(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert aside == ([] if name.startswith(".new-") else [tmp_path / f"{name}.damaged"])
+
+
+@pytest.mark.parametrize("make", [Path.touch, os.mkfifo])
+def test_what_lies_in_the_place_of_a_folder_is_set_aside(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    make(tmp_path / "trusted")
+    (tmp_path / "trusted.damaged").mkdir()
+    assert clear_way(tmp_path, files=[], folders=["trusted"]) == [tmp_path / "trusted.damaged"]
+    TrustedStore(tmp_path / "trusted").save(trusted(1))
+    assert TrustedStore(tmp_path / "trusted").load() == trusted(1).snapshot
+
+
+def test_a_folder_in_the_place_of_the_link_is_nothing_held_and_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "trusted" / "current").mkdir(parents=True)
+    store = TrustedStore(tmp_path / "trusted")
+    store.clean()
+    assert store.load() is None
+    store.save(trusted(1))
+    assert store.load() == trusted(1).snapshot
 
 
 def test_a_replaced_file_is_old_or_new_never_half(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from margo_gitops.disk.files import disk_errors, read_bounded, read_small_file, 
 from margo_gitops.disk.folders import new_file, new_folder, point_link, remove_tree, sweep, write_folder
 from margo_gitops.disk.locks import LockTaken, take_lock
 from margo_gitops.disk.stamps import FileWatch, settled, stamp
-from margo_gitops.errors import AuditUnusable, StateFolderUnusable, StorageFull
+from margo_gitops.errors import AgentBusy, AuditUnusable, StateFolderUnusable, StorageFull
 
 _SETTLE_SECONDS = 0.06
 
@@ -78,12 +78,12 @@ class TestReading:
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with (
             pytest.raises(StorageFull, match="no space left"),
-            disk_errors(tmp_path, what="unusable", error=StateFolderUnusable, full=StorageFull),
+            disk_errors(tmp_path, what="unusable", error=StateFolderUnusable, busy=AgentBusy, full=StorageFull),
         ):
             raise full
         with (
             pytest.raises(StateFolderUnusable),
-            disk_errors(tmp_path, what="unusable", error=StateFolderUnusable),
+            disk_errors(tmp_path, what="unusable", error=StateFolderUnusable, busy=AgentBusy),
         ):
             raise full
 
@@ -254,12 +254,29 @@ class TestDatabases:
         with pytest.raises(sqlite3.DatabaseError) as caught:
             open_database(file)
         assert is_damage(caught.value)
-        assert not is_damage(sqlite3.OperationalError("locked"))
+
+    def test_a_lock_is_no_damage_and_names_its_file(self, tmp_path: Path) -> None:
+        file = tmp_path / "facts.sqlite"
+        with (
+            closing(open_database(file)) as holder,
+            closing(open_database(file, timeout=0)) as other,
+        ):
+            holder.execute("BEGIN EXCLUSIVE")
+            with (
+                pytest.raises(AgentBusy, match=r"locked facts\.sqlite") as caught,
+                database_errors(file, what="unusable", error=StateFolderUnusable, busy=AgentBusy),
+            ):
+                other.execute("BEGIN IMMEDIATE")
+        assert caught.value.remedy
+        assert isinstance(caught.value.__cause__, sqlite3.Error)
+        assert not is_damage(caught.value.__cause__)
 
     def test_the_caller_chooses_the_error(self, tmp_path: Path) -> None:
         with (
             pytest.raises(StateFolderUnusable) as caught,
-            database_errors(tmp_path / "facts", what="the journal cannot be used", error=StateFolderUnusable),
+            database_errors(
+                tmp_path / "facts", what="the journal cannot be used", error=StateFolderUnusable, busy=AgentBusy
+            ),
             closing(open_database(tmp_path / "facts")) as connection,
         ):
             connection.execute("SELECT * FROM fact")
@@ -271,6 +288,6 @@ class TestDatabases:
             connection.execute("PRAGMA max_page_count = 2")
             with (
                 pytest.raises(StorageFull),
-                database_errors(tmp_path, what="unusable", error=StateFolderUnusable, full=StorageFull),
+                database_errors(tmp_path, what="unusable", error=StateFolderUnusable, busy=AgentBusy, full=StorageFull),
             ):
                 connection.execute("CREATE TABLE c (d)")

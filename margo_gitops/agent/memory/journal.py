@@ -1,8 +1,8 @@
 """The agent's memory of what it did, in SQLite: it makes every step restartable, and answers `agent status`.
 
 MEMORY-1  A step is recorded before it begins and after it ends; every record is durable when the call returns.
-MEMORY-2  The engine is the truth, the journal a memory: a journal that is damaged or from a newer version is set aside
-          and a new one begun, from what the appliers observe.
+MEMORY-2  The engine is the truth, the journal a memory: a journal with anything that cannot be read (a page, the
+          schema, a value), or from a newer version, is set aside and a new one begun, from what the appliers observe.
 MEMORY-3  Nothing grows without bound: events and outgoing statuses are thinned out, security events last.
 MEMORY-4  Time comes from the caller.
 MEMORY-5  64-bit versions are kept as text: SQLite's integers are signed.
@@ -16,13 +16,31 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self, TypeVar
 
 from margo_gitops.agent.memory.events import Event
-from margo_gitops.agent.memory.recorded import RecordedDeployment, RecordedEvent, RecordedWorkload
+from margo_gitops.agent.memory.recorded import (
+    RecordedDeployment,
+    RecordedEvent,
+    RecordedWorkload,
+    read_deployment,
+    read_event,
+    read_workload,
+)
 from margo_gitops.appliers.applier import WorkloadKey
-from margo_gitops.disk.databases import check_sound, database_errors, is_damage, open_database, open_read_only
-from margo_gitops.errors import StateFolderUnusable, StorageFull
+from margo_gitops.disk.databases import (
+    Rows,
+    check_sound,
+    database_errors,
+    is_damage,
+    open_database,
+    open_read_only,
+    readable,
+)
+from margo_gitops.disk.folders import remove_tree
+from margo_gitops.errors import AgentBusy, StateFolderUnusable, StorageFull
+
+T = TypeVar("T")
 
 JOURNAL_FILE: Final = "journal.sqlite3"
 
@@ -70,9 +88,13 @@ class Journal:
         set_aside: where a journal that could not be used lies now; None where this one is sound.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path, set_aside: Path | None = None) -> None:
+    def __init__(
+        self, connection: sqlite3.Connection, path: Path, set_aside: Path | None = None, *, writes: bool = True
+    ) -> None:
         self._connection = connection
         self._path = path
+        self._writes = writes
+        self._lost = False
         self.set_aside = set_aside
 
     def __enter__(self) -> Self:
@@ -88,15 +110,16 @@ class Journal:
         """Open the journal, making it where there is none, and replacing it where it cannot be used (MEMORY-2).
 
         Raises:
+            AgentBusy: another program has locked it.
             StateFolderUnusable: neither works.
             StorageFull: the disk is full.
         """
         with _journal_errors(path):
             try:
                 return cls(_open_sound(path), path)
-            except sqlite3.OperationalError:
-                raise
-            except sqlite3.DatabaseError:
+            except sqlite3.Error as error:
+                if not is_damage(error):
+                    raise
                 aside = _set_aside(path, int(now))
                 return cls(_open_sound(path), path, aside)
 
@@ -106,11 +129,12 @@ class Journal:
 
         Raises:
             StateFolderUnusable: it cannot be read.
+            AgentBusy: another program has locked it.
         """
         if not path.exists():
             return None
         with _journal_errors(path):
-            return cls(open_read_only(path, timeout=_TIMEOUT), path)
+            return cls(open_read_only(path, timeout=_TIMEOUT), path, writes=False)
 
     # Deployments and their components
 
@@ -161,19 +185,11 @@ class Journal:
 
     def deployments(self) -> list[RecordedDeployment]:
         """Return what is recorded of deployments, in the order of the state they came with."""
-        rows = self._rows("SELECT id, name, device, adopted, position FROM deployments ORDER BY position, id")
-        return [
-            RecordedDeployment(identity, name, device, int(adopted), position)
-            for identity, name, device, adopted, position in rows
-        ]
+        return self._rows(_DEPLOYMENTS)
 
     def workloads(self) -> list[RecordedWorkload]:
         """Return what is recorded of components, those of one deployment in their order."""
-        rows = self._rows(
-            "SELECT deployment, component, applier, wanted, installed, state, code, message, attempts, changed_at, "
-            "position, failure FROM workloads ORDER BY deployment, position, component"
-        )
-        return [RecordedWorkload(WorkloadKey(*row[:2]), *row[2:]) for row in rows]
+        return self._rows(_WORKLOADS)
 
     # Events
 
@@ -205,20 +221,15 @@ class Journal:
 
     def events(self, limit: int = 50, *, security: bool = False) -> list[RecordedEvent]:
         """Return the latest events, newest first."""
-        rows = self._rows(
-            "SELECT reason, text, code, subject, first_at, last_at, count FROM events WHERE security >= ? "
-            "ORDER BY last_at DESC, id DESC LIMIT ?",
-            int(security),
-            limit,
-        )
-        return [RecordedEvent(*row) for row in rows]
+        return self._rows(_EVENTS, int(security), limit)
 
     # Statuses on their way out
 
     def post(self, deployment_id: str, document: bytes, now: float) -> bool:
         """Put the latest status of a deployment into the outbox; return whether it says something new."""
-        held = self._rows("SELECT document FROM outbox WHERE deployment = ?", deployment_id)
-        if held and held[0][0] == document:
+        with self._guarded() as connection:
+            held = connection.execute("SELECT document FROM outbox WHERE deployment = ?", (deployment_id,)).fetchone()
+        if held == (document,):
             return False
         with self._transaction():
             self._connection.execute(
@@ -235,13 +246,11 @@ class Journal:
 
     def outbox(self) -> dict[str, bytes]:
         """Return the latest status documents by deployment id."""
-        rows = self._rows("SELECT deployment, document FROM outbox ORDER BY deployment")
-        return dict(rows)
+        return {deployment: document for deployment, document, _receipt in self._rows(_OUTBOX)}
 
     def receipts(self) -> dict[str, str]:
         """Return what was last noted as arrived, by deployment id."""
-        rows = self._rows("SELECT deployment, receipt FROM outbox WHERE receipt IS NOT NULL")
-        return dict(rows)
+        return {deployment: receipt for deployment, _document, receipt in self._rows(_OUTBOX) if receipt is not None}
 
     def acknowledge(self, deployment_id: str, receipt: str) -> None:
         """Note that a status of a deployment arrived; `receipt` says which one, and where."""
@@ -260,59 +269,94 @@ class Journal:
 
     def facts(self) -> dict[str, str]:
         """Return all facts by name."""
-        return dict(self._rows("SELECT name, value FROM facts"))
+        return dict(self._rows(_FACTS))
 
     @contextlib.contextmanager
-    def _guarded(self) -> Iterator[None]:
+    def _guarded(self) -> Iterator[sqlite3.Connection]:
         """Turn errors of SQLite into ours; a journal that turns out to be damaged is replaced for the next caller."""
         with _journal_errors(self._path):
+            if self._lost:
+                self._connection = _open_sound(self._path)
+                self._lost = False
             try:
-                yield
-            except sqlite3.DatabaseError as error:
-                if is_damage(error):
+                with readable():
+                    yield self._connection
+            except sqlite3.Error as error:
+                if self._writes and is_damage(error):
                     self._connection.close()
+                    self._lost = True
                     self.set_aside = _set_aside(self._path, int(self._path.stat().st_mtime))
-                    self._connection = _open_sound(self._path)
                 raise
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        with self._guarded():
-            self._connection.execute("BEGIN IMMEDIATE")
+        with self._guarded() as connection:
+            connection.execute("BEGIN IMMEDIATE")
             try:
                 yield
-                self._connection.execute("COMMIT")
+                connection.execute("COMMIT")
             except BaseException:
-                if self._connection.in_transaction:
+                if connection.in_transaction:
                     with contextlib.suppress(sqlite3.Error):  # what went wrong first is what counts
-                        self._connection.execute("ROLLBACK")
+                        connection.execute("ROLLBACK")
                 raise
 
-    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._guarded():
-            return self._connection.execute(query, values).fetchall()
+    def _rows(self, kind: Rows[T], *values: int) -> list[T]:
+        with self._guarded() as connection:
+            return kind.read(connection, *values)
+
+
+_DEPLOYMENTS: Final = Rows(
+    "SELECT id, name, device, adopted, position FROM deployments ORDER BY position, id",
+    (str, str, str, str, int),
+    read_deployment,
+)
+_WORKLOADS: Final = Rows(
+    "SELECT deployment, component, applier, wanted, installed, state, code, message, attempts, changed_at, position, "
+    "failure FROM workloads ORDER BY deployment, position, component",
+    (str, str, str, str | None, str | None, str, str, str, int, float, int, str),
+    read_workload,
+)
+_EVENTS: Final = Rows(
+    "SELECT reason, text, code, subject, first_at, last_at, count FROM events WHERE security >= ? "
+    "ORDER BY last_at DESC, id DESC LIMIT ?",
+    (str, str, str, str, float, float, int),
+    read_event,
+)
+_OUTBOX: Final = Rows(
+    "SELECT deployment, document, receipt FROM outbox ORDER BY deployment", (str, bytes, str | None), tuple
+)
+_FACTS: Final = Rows("SELECT name, value FROM facts", (str, str), tuple)
 
 
 def _open_sound(path: Path) -> sqlite3.Connection:
-    """Return a connection to a journal that passed SQLite's check and has this version's tables.
+    """Return a connection to a journal that passed SQLite's check, and of which every row can be read.
 
     Raises:
-        sqlite3.DatabaseError: it did not.
+        sqlite3.Error: it did not.
         OSError: it cannot be opened.
     """
     connection = open_database(path, timeout=_TIMEOUT)
     try:
-        check_sound(connection)
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
-        _check_tables(version, tables)
-        if version < SCHEMA_VERSION:
-            script = _SCHEMA if version == 0 else " ".join(_UPGRADES[version:])
-            connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        with readable():
+            _make_sound(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _make_sound(connection: sqlite3.Connection) -> None:
+    check_sound(connection)
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+    _check_tables(version, tables)
+    if version < SCHEMA_VERSION:
+        script = _SCHEMA if version == 0 else " ".join(_UPGRADES[version:])
+        connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    for kind in (_DEPLOYMENTS, _WORKLOADS, _OUTBOX, _FACTS):
+        kind.read(connection)
+    _EVENTS.read(connection, 0, -1)
 
 
 def _check_tables(version: int, tables: set[str]) -> None:
@@ -329,19 +373,20 @@ def _set_aside(path: Path, moment: int) -> Path:
         OSError: the folder cannot be written.
     """
     for older in path.parent.glob(f"{path.name}.damaged-*"):
-        older.unlink(missing_ok=True)
+        remove_tree(older)
     aside = path.rename(path.with_name(f"{path.name}.damaged-{moment}"))
     for suffix in ("-wal", "-shm"):
-        path.with_name(path.name + suffix).unlink(missing_ok=True)
+        remove_tree(path.with_name(path.name + suffix))
     return aside
 
 
 def _journal_errors(path: Path) -> AbstractContextManager[None]:
-    """Turn errors of SQLite and of the disk inside into `StorageFull` or `StateFolderUnusable`."""
+    """Turn errors of SQLite and of the disk inside into `StorageFull`, `AgentBusy` or `StateFolderUnusable`."""
     return database_errors(
         path,
         what="the journal cannot be used",
         error=StateFolderUnusable,
+        busy=AgentBusy,
         full=StorageFull,
         remedy="restart the agent: it sets a damaged journal aside",
     )

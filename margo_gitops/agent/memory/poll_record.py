@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Final, Literal
 
 from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.recorded import recorded_number
 from margo_gitops.errors import MargoGitopsError, StorageFull
 from margo_gitops.web.metering import Cost
 
@@ -81,7 +82,8 @@ class PollRecord:
         if any(self._kept.get(name) != self._last[name] for name in _OUTCOME):
             return True
         # A clock that went back makes a poll due as well: the kept time would lie in the future.
-        return not 0 <= now - float(self._kept.get("poll.at", "-inf")) < KEPT_EVERY
+        kept = recorded_number(self._kept.get("poll.at"))
+        return kept is None or not 0 <= now - kept < KEPT_EVERY
 
     def _keep(self) -> None:
         if self._last != self._kept:

@@ -8,14 +8,17 @@ DEPLOYED-4  `deviceId` is there only where the deployment is for a child device.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias, get_args
 
 from margo_gitops.appliers.applier import WorkloadKey
 from margo_gitops.digests import Digest
 from margo_gitops.documents.device_id import client_of
+from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION
 from margo_gitops.documents.status import (
+    SEVERITY,
     ComponentStatus,
     DeploymentStatus,
     OverallStatus,
@@ -28,9 +31,14 @@ LONGEST_RETRY_PAUSE: Final = 3600.0
 """The most seconds between two tries of what fails."""
 
 _LONGEST_MESSAGE: Final = 1000
+_MOST_ATTEMPTS: Final = 2**31
+_TIMES: Final = (-62_135_596_800.0, 253_402_300_799.0)
+"""Seconds since the epoch, of the years 1 to 9999."""
 
 Failure: TypeAlias = Literal["", "preparing", "installing", "quarantined", "removing"]
 """How the last try ended: well or not at all; which step failed; or an update that failed and is not tried again."""
+
+FAILURES: Final[tuple[Failure, ...]] = get_args(Failure)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +106,57 @@ class RecordedEvent:
     first_at: float
     last_at: float
     count: int
+
+
+def read_deployment(row: tuple[Any, ...]) -> RecordedDeployment:
+    """Return the deployment that columns of the right types say.
+
+    Raises:
+        ValueError: no agent wrote this.
+    """
+    identity, name, device, adopted, position = row
+    return RecordedDeployment(identity, name, device, int(_between(int(adopted), 1, MAX_MANIFEST_VERSION)), position)
+
+
+def read_workload(row: tuple[Any, ...]) -> RecordedWorkload:
+    """Return the component that columns of the right types say.
+
+    Raises:
+        ValueError: no agent wrote this.
+    """
+    recorded = RecordedWorkload(WorkloadKey(*row[:2]), *row[2:])
+    if recorded.state not in SEVERITY or recorded.failure not in FAILURES:
+        raise ValueError(f"state {recorded.state!r:.40}, failure {recorded.failure!r:.40}")
+    _between(recorded.attempts, 0, _MOST_ATTEMPTS)
+    _between(recorded.changed_at, *_TIMES)
+    return recorded
+
+
+def read_event(row: tuple[Any, ...]) -> RecordedEvent:
+    """Return the event that columns of the right types say.
+
+    Raises:
+        ValueError: no agent wrote this.
+    """
+    recorded = RecordedEvent(*row)
+    _between(recorded.first_at, *_TIMES)
+    _between(recorded.last_at, *_TIMES)
+    return recorded
+
+
+def _between(value: float, least: float, most: float) -> float:
+    if not least <= value <= most:
+        raise ValueError(f"{value} is not between {least} and {most}")
+    return value
+
+
+def recorded_number(text: str | None) -> float | None:
+    """Return what a fact says as a number; None where it says none."""
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
 
 
 def retry_pause(attempts: int) -> float:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from margo_gitops.disk.files import disk_errors, replace_file
+from margo_gitops.disk.folders import remove_tree
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
 from margo_gitops.errors import AgentBusy, Location, StateFolderUnusable, StorageFull
 
@@ -42,6 +44,27 @@ def keep_file(path: Path, content: bytes) -> None:
     make_folder(path.parent)
     with folder_errors(path):
         replace_file(path, content)
+
+
+def clear_way(folder: Path, files: Iterable[str], folders: Iterable[str]) -> list[Path]:
+    """Set aside what is not a file, or not a folder, in the place of one; return where it is now.
+
+    Args:
+        folder: the state folder.
+        files: paths in it where files lie, or nothing.
+        folders: paths in it where folders lie, or nothing.
+
+    Raises:
+        StateFolderUnusable: it cannot be moved.
+    """
+    places = [(folder / name, Path.is_file) for name in files] + [(folder / name, Path.is_dir) for name in folders]
+    aside = []
+    with folder_errors(folder):
+        for place, is_right in places:
+            if place.exists() and not is_right(place):
+                remove_tree(other := place.with_name(f"{place.name}.damaged"))
+                aside.append(place.rename(other))
+    return aside
 
 
 def lock_folder(path: Path) -> HeldLock:

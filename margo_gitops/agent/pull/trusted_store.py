@@ -141,6 +141,8 @@ class TrustedStore:
         with folder_errors(self._folder):
             if not self._folder.is_dir():
                 return
+            if not self._link.is_symlink():
+                remove_tree(self._link)  # nothing that this agent wrote; the link could not take its place
             current = self._link.readlink().name if self._link.is_symlink() else ""
             for entry in self._folder.iterdir():
                 if entry.name.startswith((TEMPORARY_PREFIX, "sha256-")) and entry.name != current:

@@ -8,7 +8,13 @@ from datetime import UTC, datetime
 from margo_gitops.agent.memory.events import printable
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.poll_record import KEPT_EVERY
-from margo_gitops.agent.memory.recorded import RecordedDeployment, RecordedEvent, RecordedWorkload, deployment_status
+from margo_gitops.agent.memory.recorded import (
+    RecordedDeployment,
+    RecordedEvent,
+    RecordedWorkload,
+    deployment_status,
+    recorded_number,
+)
 from margo_gitops.agent.pull.held import floor_files, freshness_keeper, verify_held
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.documents.nodes import Json
@@ -222,8 +228,8 @@ def _poll_text(facts: dict[str, str]) -> str:
     if "poll.at" not in facts:
         return "never"
     text = f"{facts.get('poll.result')} at {_moment(facts['poll.at'])}"
-    if facts.get("poll.requests", "0") != "0":
-        text += f", {facts['poll.requests']} requests, {facts['poll.bytes_down']} bytes down"
+    if requests := _number(facts.get("poll.requests")):
+        text += f", {requests} requests, {_number(facts.get('poll.bytes_down')) or 0} bytes down"
     text += f" (noted every {KEPT_EVERY / 60:.0f} minutes while polls end alike)"
     return f"{text}: {_first_line(facts['poll.error'])}" if facts.get("poll.error") else text
 
@@ -233,8 +239,13 @@ def _first_line(text: str) -> str:
 
 
 def _moment(seconds: str | None) -> str | None:
-    return datetime.fromtimestamp(float(seconds), UTC).isoformat(timespec="seconds") if seconds else None
+    number = recorded_number(seconds)
+    try:
+        return datetime.fromtimestamp(number, UTC).isoformat(timespec="seconds") if number is not None else None
+    except (ValueError, OverflowError, OSError):
+        return None
 
 
 def _number(text: str | None) -> int | None:
-    return int(text) if text else None
+    number = recorded_number(text)
+    return None if number is None else int(number)

@@ -22,7 +22,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.disk.databases import database_errors, open_database
-from margo_gitops.errors import ClientRegistryUnusable
+from margo_gitops.errors import ClientRegistryUnusable, ServerBusy
 from margo_gitops.server.contracts.signatures import PublicKey, is_usable, key_id_of
 from margo_gitops.server.identity.tokens import read_device_digest
 from margo_gitops.server.watched_file import read_entries
@@ -126,6 +126,7 @@ class ClientRegistry:
             self._file,
             what="the registry of clients cannot be used",
             error=ClientRegistryUnusable,
+            busy=ServerBusy,
             remedy="check that the disk is not full, and that the folder belongs to this user",
         )
 

@@ -126,6 +126,7 @@ class ReportJournal:
             self._file,
             what="the journal of reports cannot be used",
             error=ReportsUnusable,
+            busy=ServerBusy,
             remedy="check that the disk is not full, and that the folder belongs to this user",
         )
 
