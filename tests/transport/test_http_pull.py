@@ -285,12 +285,28 @@ class TestNegativeCases:
             server.publish(version, {ONE: changed}, listed=[reference])
             assert pulled(transport, held).deployments == {ONE: changed}
 
+    @pytest.mark.parametrize("status", [403, 404, 410, 500])
+    def test_a_listed_deployment_that_is_not_there_is_taken_from_the_bundle(
+        self, transport: HttpTransport, server: MargoServer, status: int
+    ) -> None:
+        held = pulled(transport)
+        changed = {**STATE, ONE: document(ONE, "changed"), TWO: document(TWO, "changed", size=900_000)}
+        server.publish(2, changed)
+        server.requests.clear()
+        server.faults.append(
+            lambda request, _: problem(status, "no") if f"/deployments/{ONE}" in request.path else None
+        )
+        assert pulled(transport, held).deployments == changed
+        assert server.asked().count("bundles") == 1
+
     def test_f2_a_listed_deployment_that_answers_404_fails_the_pull_and_removes_nothing(
         self, transport: HttpTransport, server: MargoServer
     ) -> None:
         held = pulled(transport)
         server.publish(2, {**STATE, ONE: document(ONE, "changed")})
-        server.resources = {path: kept for path, kept in server.resources.items() if ONE not in path}
+        server.resources = {
+            path: kept for path, kept in server.resources.items() if ONE not in path and "/bundles/" not in path
+        }
         error = refused(transport, held)
         assert isinstance(error, SourceRefused)
         assert "nothing is removed" in str(error)

@@ -8,8 +8,8 @@ Rules:
 4.  First sync and many changes come in the bundle, few changes one by one. A bundle whose bytes have another digest
     than the manifest states refuses the whole update. One that cannot be had, or lacks files, is made up for singly.
 5.  Every digest is verified over the bytes that came, decoded. Sizes are advisory.
-6.  A listed deployment that the server does not have fails the pull; it never removes anything. The manifest may have
-    changed meanwhile, so it is fetched once more first.
+6.  A listed deployment that the server does not have is taken from the bundle. Where the bundle lacks it too, the pull
+    fails; it never removes anything. The manifest may have changed meanwhile, so it is fetched once more first.
 7.  All or nothing: a snapshot is whole, and its entity tag is only ever told back to the server it came from.
 """
 
@@ -241,11 +241,21 @@ class HttpTransport:
             self._check_newer(manifest, reply.body, held)
         contents = {sha256(content): content for content in held.deployments.values()} if held else {}
         missing = {item.digest: item for item in manifest.deployments if item.digest not in contents}
-        if manifest.bundle and bundle_is_cheaper(manifest, missing, self._limits.bundle_bytes):
-            contents |= self._fetch_bundle(manifest.bundle, missing, deadline)
+        bundle = manifest.bundle
+        if bundle and bundle_is_cheaper(manifest, missing, self._limits.bundle_bytes):
+            contents |= self._fetch_bundle(bundle, missing, deadline)
+            bundle = None
         total = sum(len(contents.get(digest, b"")) for digest in missing)
         for digest in [digest for digest in missing if digest not in contents]:
-            contents[digest] = self._fetch_deployment(missing[digest], deadline)
+            if digest in contents:
+                continue  # it was in the bundle
+            try:
+                contents[digest] = self._fetch_deployment(missing[digest], deadline)
+            except SourceRefused:
+                contents |= self._fetch_bundle(bundle, missing, deadline) if bundle else {}
+                bundle = None
+                if digest not in contents:
+                    raise
             total += len(contents[digest])
             if total > self._limits.total_bytes:
                 raise SourceMisbehaved(f"the deployments are larger than {self._limits.total_bytes} bytes together")
