@@ -176,11 +176,7 @@ def working_agent(
 
 
 def _transport(configuration: AgentConfiguration) -> GitTransport | HttpTransport:
-    """Return the transport of the source, nothing opened yet.
-
-    Raises:
-        SourceMisconfigured: its settings cannot work.
-    """
+    """Return the transport of the source, nothing opened yet."""
     source, device = configuration.source, configuration.device
     if source.git is not None:
         return GitTransport(GitSource.of(source.git, device))

@@ -168,11 +168,7 @@ class Applier(Protocol):
 
 
 def storing(folder: Path) -> AbstractContextManager[None]:
-    """Turn every `OSError` inside into `StorageFailed`.
-
-    Args:
-        folder: where the applier keeps things.
-    """
+    """Turn every `OSError` inside into `StorageFailed`."""
     return disk_errors(
         folder,
         what="the applier's folder cannot be used",

@@ -59,11 +59,6 @@ class ArtifactCache:
     def place(self, artifact: Artifact, folder: Path, *, seconds: float) -> None:
         """Put the verified content of `artifact` into the empty folder `folder`.
 
-        Args:
-            artifact: what, where from, and its digest.
-            folder: exists and is empty; the caller deletes it on failure.
-            seconds: how long fetching may take.
-
         Raises:
             ArtifactUnavailable: it cannot be fetched.
             ArtifactRefused: it has another digest, is too large, or not safe to unpack.

@@ -112,16 +112,7 @@ class ComposeApplier:
         self._interrupted = interrupted
 
     def prepare(self, workload: Workload) -> None:
-        """Fetch the content, let Compose check it, and pull the images that are missing.
-
-        Raises:
-            EngineUnavailable: the engine does not answer.
-            ArtifactUnavailable: content or an image cannot be fetched.
-            ArtifactRefused: the content is not what was promised.
-            ComposeInvalid: the compose file cannot be used.
-            WorkloadUnsupported: a parameter cannot be an environment variable, or there is no content.
-            StorageFailed: the disk does not take it.
-        """
+        """Fetch the content, let Compose check it, and pull the images that are missing."""
         deadline = time.monotonic() + workload.timeout_seconds
         with self._locked(deadline):
             self._project(workload.key).containers()
@@ -162,12 +153,7 @@ class ComposeApplier:
             raise _install_failed(workload, problem, reinstated=reinstated, first=not before)
 
     def remove(self, key: WorkloadKey) -> None:
-        """Stop and delete a project, its networks and, if so configured, its volumes.
-
-        Raises:
-            EngineUnavailable: the engine does not answer.
-            RemoveFailed: something is left.
-        """
+        """Stop and delete a project, its networks and, if so configured, its volumes."""
         project = self._project(key)
         with self._locked(time.monotonic() + REMOVE_SECONDS) as held:
             project.containers()
@@ -183,11 +169,7 @@ class ComposeApplier:
             self._artifacts.prune(self._revisions.artifacts())
 
     def observe(self) -> Sequence[Observed]:
-        """Return what the engine runs for this device, sorted by key.
-
-        Raises:
-            EngineUnavailable: the engine does not answer.
-        """
+        """Return what the engine runs for this device, sorted by key."""
         return observed(self._engine.containers(DEVICE, self._device))
 
     def _prepare(self, workload: Workload, deadline: float) -> Revision:

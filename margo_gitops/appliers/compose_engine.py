@@ -43,7 +43,7 @@ class History:
 
 
 class ComposeEngine:
-    """An engine and its Compose client.
+    """An engine and its Compose client; `EngineUnavailable` where it does not answer, or there is no such program.
 
     Args:
         command: the Compose client, `docker compose` or the like; its program answers the engine's own commands too.
@@ -70,19 +70,12 @@ class ComposeEngine:
             parameters: variables for interpolation, in addition to the client's own environment.
             seconds: after which the client and all it started is stopped.
             keep_open: a descriptor that the client holds while it lives.
-
-        Raises:
-            EngineUnavailable: there is no such program.
         """
         environment = {**parameters, **self._environment}
         return self._run([*self._compose, *arguments], environment, seconds, folder, keep_open)
 
     def containers(self, label: str, value: str) -> list[Container]:
-        """Return all containers with this label, running or not.
-
-        Raises:
-            EngineUnavailable: the engine does not answer.
-        """
+        """Return all containers with this label, running or not."""
         arguments = ["ps", "--all", "--no-trunc", "--filter", f"label={label}={value}", "--format", _LIST_FORMAT]
         found = []
         for line in self.query(*arguments).splitlines():
@@ -93,11 +86,7 @@ class ComposeEngine:
         return found
 
     def histories(self, containers: Sequence[Container]) -> dict[str, History]:
-        """Return how often the engine has restarted each container, and its health, by id.
-
-        Raises:
-            EngineUnavailable: the engine does not answer.
-        """
+        """Return how often the engine has restarted each container, and its health, by id."""
         if not containers:
             return {}
         identities = [container.identity for container in containers]
@@ -110,11 +99,7 @@ class ComposeEngine:
         return histories
 
     def query(self, *arguments: str) -> str:
-        """Return what a quick question to the engine answers.
-
-        Raises:
-            EngineUnavailable: it does not answer, or refuses.
-        """
+        """Return what a quick question to the engine answers."""
         done = self.client(*arguments, seconds=_QUERY_SECONDS)
         if done.status == 0:
             return done.output
@@ -123,11 +108,7 @@ class ComposeEngine:
         raise _unavailable(self._client, done.last_lines())
 
     def client(self, *arguments: str, seconds: float) -> Finished:
-        """Run one of the engine's own commands.
-
-        Raises:
-            EngineUnavailable: there is no such program.
-        """
+        """Run one of the engine's own commands."""
         return self._run([self._client, *arguments], self._environment, seconds, None, None)
 
     def _run(

@@ -45,11 +45,7 @@ class RevisionRecord:
     timeout_seconds: int
 
     def write(self, folder: Path) -> None:
-        """Write the record into a revision's folder.
-
-        Raises:
-            OSError: it cannot be written.
-        """
+        """Write the record into a revision's folder."""
         path = folder / _RECORD
         path.touch(mode=0o600)
         content = {
@@ -94,7 +90,7 @@ class Revision:
 
 
 class Revisions:
-    """The revisions of all workloads of an applier.
+    """The revisions of all workloads of an applier; `StorageFailed` where their folder cannot be written.
 
     Args:
         folder: where they are; made when needed.
@@ -124,32 +120,20 @@ class Revisions:
         return Revision(folder, record) if record else None
 
     def make_current(self, key: WorkloadKey, revision: Revision) -> None:
-        """Remember that this revision runs as asked for, and delete all others.
-
-        Raises:
-            StorageFailed: the folder cannot be written.
-        """
+        """Remember that this revision runs as asked for, and delete all others."""
         with storing(self._folder):
             point_link(self._of(key) / "current", f"revisions/{revision.folder.name}")
             self._keep(key, {revision.folder})
 
     def forget_prepared(self, key: WorkloadKey) -> None:
-        """Delete what was prepared for a workload but never ran, and what a killed process left.
-
-        Raises:
-            StorageFailed: the folder cannot be written.
-        """
+        """Delete what was prepared for a workload but never ran, and what a killed process left."""
         current = self.current(key)
         with storing(self._folder):
             sweep(self._of(key))
             self._keep(key, {current.folder} if current else set())
 
     def remove(self, key: WorkloadKey) -> None:
-        """Delete everything of a workload.
-
-        Raises:
-            StorageFailed: the folder cannot be written.
-        """
+        """Delete everything of a workload."""
         with storing(self._folder):
             remove_tree(self._of(key))
             with suppress(OSError):

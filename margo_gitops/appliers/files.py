@@ -86,13 +86,7 @@ class FilesApplier:
         self._hook_seconds = hook_seconds
 
     def prepare(self, workload: Workload) -> None:
-        """Write the new revision next to the one in place.
-
-        Raises:
-            ArtifactUnavailable: content cannot be fetched.
-            ArtifactRefused: the content is not what was promised.
-            StorageFailed: the disk does not take it.
-        """
+        """Write the new revision next to the one in place."""
         place = self._place(workload.key, workload.digest)
         with storing(self._folder):
             if _record(place):
@@ -158,11 +152,7 @@ class FilesApplier:
         self._artifacts.prune(set(self._used()))
 
     def observe(self) -> Sequence[Observed]:
-        """Return what is in the folder, sorted by key.
-
-        Raises:
-            StorageFailed: it cannot be read.
-        """
+        """Return what is in the folder, sorted by key."""
         found = []
         with storing(self._folder):
             for link in self._folder.glob("*/*"):

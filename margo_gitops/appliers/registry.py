@@ -16,10 +16,6 @@ def applier_names() -> tuple[str, ...]:
 def create_applier(name: str, context: ApplierContext) -> Applier:
     """Return the applier of this name, ready to use.
 
-    Args:
-        name: the entry point's name.
-        context: device, folder and settings of this applier.
-
     Raises:
         ApplierUnusable: no such applier, two packages bring one of this name, it cannot be imported, its factory is
             none or fails, or its settings cannot work.

@@ -10,7 +10,7 @@ from margo_gitops.errors import ApplierUnusable
 
 
 class Settings:
-    """Takes settings by name and type; `finish` refuses the names that are left.
+    """Takes settings by name and type; `finish` refuses the names that are left. What is wrong is `ApplierUnusable`.
 
     Args:
         applier: the applier's name, for messages.
@@ -23,11 +23,7 @@ class Settings:
         self._known: list[str] = []
 
     def text(self, name: str) -> str | None:
-        """Return a text that is not empty, or None where it is not set.
-
-        Raises:
-            ApplierUnusable: another type.
-        """
+        """Return a text that is not empty, or None where it is not set."""
         value = self._take(name)
         if value is None:
             return None
@@ -36,11 +32,7 @@ class Settings:
         return value
 
     def path(self, name: str) -> Path | None:
-        """Return an absolute path, or None where it is not set.
-
-        Raises:
-            ApplierUnusable: another type, or a relative path.
-        """
+        """Return an absolute path, or None where it is not set."""
         text = self.text(name)
         if text is None:
             return None
@@ -49,11 +41,7 @@ class Settings:
         return Path(text)
 
     def flag(self, name: str) -> bool:
-        """Return true or false; false where it is not set.
-
-        Raises:
-            ApplierUnusable: another type.
-        """
+        """Return true or false; false where it is not set."""
         value = self._take(name)
         if value is None:
             return False
@@ -62,11 +50,7 @@ class Settings:
         return value
 
     def number(self, name: str, default: int, *, minimum: int = 1) -> int:
-        """Return a whole number of at least `minimum`.
-
-        Raises:
-            ApplierUnusable: another type, or too small.
-        """
+        """Return a whole number of at least `minimum`."""
         value = self._take(name)
         if value is None:
             return default
@@ -75,11 +59,7 @@ class Settings:
         return value
 
     def arguments(self, name: str) -> tuple[str, ...] | None:
-        """Return a program and its arguments, or None where it is not set.
-
-        Raises:
-            ApplierUnusable: no list of texts, or an empty one.
-        """
+        """Return a program and its arguments, or None where it is not set."""
         value = self._take(name)
         if value is None:
             return None
@@ -93,11 +73,7 @@ class Settings:
         return tuple(words)
 
     def finish(self) -> None:
-        """Refuse what is left.
-
-        Raises:
-            ApplierUnusable: an unknown name.
-        """
+        """Refuse what is left."""
         if self._left:
             unknown = ", ".join(sorted(self._left))
             raise ApplierUnusable(

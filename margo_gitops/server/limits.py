@@ -24,13 +24,7 @@ class RateLimit:
     """A token bucket for each device: a burst at once, then a steady rate."""
 
     def __init__(self, per_minute: float, burst: int, clock: Callable[[], float]) -> None:
-        """Limit requests.
-
-        Args:
-            per_minute: how many a device may make, on and on.
-            burst: how many at once.
-            clock: seconds since some moment; never jumps.
-        """
+        """Limit requests."""
         self._rate = per_minute / 60
         self._burst = burst
         self._clock = clock

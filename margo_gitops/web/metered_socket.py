@@ -21,6 +21,8 @@ _TALK_BYTES = 64 * 1024
 class MeteredSocket:
     """The part of a socket that `http.client` uses.
 
+    Silence is `SourceUnreachable`, more bytes than expected `SourceMisbehaved`, a broken connection an `OSError`.
+
     Attributes:
         received: bytes received since `expect`.
     """
@@ -39,12 +41,7 @@ class MeteredSocket:
         self.received = 0
 
     def sendall(self, data: bytes) -> None:
-        """Send all of `data`.
-
-        Raises:
-            SourceUnreachable: the other side takes nothing for too long.
-            OSError: the connection broke.
-        """
+        """Send all of `data`."""
         self._raw.settimeout(self._deadline.wait())
         try:
             self._raw.sendall(data)
@@ -53,13 +50,7 @@ class MeteredSocket:
         self._meter.bytes_up += len(data)
 
     def receive_into(self, buffer: memoryview) -> int:
-        """Receive some bytes into `buffer`, 0 at the end.
-
-        Raises:
-            SourceUnreachable: nothing comes for too long.
-            SourceMisbehaved: more comes than was expected.
-            OSError: the connection broke.
-        """
+        """Receive some bytes into `buffer`, 0 at the end."""
         self._raw.settimeout(self._deadline.wait())
         try:
             size = self._raw.recv_into(buffer)
@@ -95,12 +86,7 @@ class MeteredSocket:
         return self._raw.getpeercert() if isinstance(self._raw, ssl.SSLSocket) else None
 
     def encrypt(self, context: ssl.SSLContext, host: str, session: ssl.SSLSession | None, seconds: float) -> None:
-        """Start TLS within `seconds`, resuming `session` where the server still knows it.
-
-        Raises:
-            SourceUnreachable: no answer in time.
-            OSError: the handshake failed.
-        """
+        """Start TLS within `seconds`, resuming `session` where the server still knows it."""
         self._raw.settimeout(min(seconds, self._deadline.left()))
         try:
             self._raw = context.wrap_socket(self._raw, server_hostname=host, session=session)

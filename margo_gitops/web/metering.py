@@ -12,7 +12,7 @@ from margo_gitops.errors import SourceUnreachable
 
 
 class Deadline:
-    """The time that is left for one pull."""
+    """The time that is left for one pull; once it is over, both questions for it raise `SourceUnreachable`."""
 
     def __init__(self, pull_seconds: float, read_seconds: float) -> None:
         """Start the clock: `pull_seconds` for everything, `read_seconds` for each wait for the other side."""
@@ -21,11 +21,7 @@ class Deadline:
         self._end = time.monotonic() + pull_seconds
 
     def left(self) -> float:
-        """Return the seconds left for the whole pull.
-
-        Raises:
-            SourceUnreachable: none.
-        """
+        """Return the seconds left for the whole pull."""
         left = self._end - time.monotonic()
         if left <= 0:
             raise SourceUnreachable(
@@ -35,11 +31,7 @@ class Deadline:
         return left
 
     def wait(self) -> float:
-        """Return the seconds to wait for the next bytes, or for the other side to take some.
-
-        Raises:
-            SourceUnreachable: no time is left for the whole pull.
-        """
+        """Return the seconds to wait for the next bytes, or for the other side to take some."""
         return min(self._read_seconds, self.left())
 
     def silence(self) -> SourceUnreachable:

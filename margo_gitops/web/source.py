@@ -1,6 +1,6 @@
 """Where a device reads over HTTP, and how it proves who it is: what every source of this kind has, and its rules.
 
-Rules, checked before anything is sent:
+Rules, checked before anything is sent; one that is broken is `SourceMisconfigured`:
 
 1. The URL is of one of the kinds named, of this form only, and holds no credentials (an SSH user is a name, no secret).
 2. A secret travels encrypted: over https, over the loopback, or where the settings say otherwise in so many words.
@@ -73,11 +73,7 @@ def settings_of(source: WebSource) -> dict[str, Any]:
 
 
 def parse_address(url: str, kinds: Sequence[str], remedy: str) -> SplitResult:
-    """Return the parts of a URL that passes rule 1. What is refused is not shown: it may hold a secret.
-
-    Raises:
-        SourceMisconfigured: it does not pass.
-    """
+    """Return the parts of a URL that passes rule 1. What is refused is not shown: it may hold a secret."""
     if not url.isascii() or not url.isprintable() or " " in url:
         refuse_settings(
             "the URL of the source holds blanks or characters that no URL may hold",
@@ -103,11 +99,7 @@ def parse_address(url: str, kinds: Sequence[str], remedy: str) -> SplitResult:
 
 
 def check_secrets(source: WebSource, address: SplitResult) -> None:
-    """Check how the device proves who it is (rules 2 and 4).
-
-    Raises:
-        SourceMisconfigured: it cannot work, or would give the secret away.
-    """
+    """Check how the device proves who it is (rules 2 and 4)."""
     if source.token_file and source.token_variable:
         refuse_settings("the token is given twice, by a file and by an environment variable", "keep one of them")
     if source.token_variable and not _ENVIRONMENT_NAME.fullmatch(source.token_variable):
@@ -131,11 +123,7 @@ def check_secrets(source: WebSource, address: SplitResult) -> None:
 
 
 def check_foreign(foreign: Sequence[str], address: SplitResult) -> None:
-    """Refuse settings that belong to another kind of URL (rule 3).
-
-    Raises:
-        SourceMisconfigured: there are such.
-    """
+    """Refuse settings that belong to another kind of URL (rule 3)."""
     if foreign:
         refuse_settings(
             f"{', '.join(foreign)} cannot be used with a URL of the kind {address.scheme}://",
@@ -144,21 +132,13 @@ def check_foreign(foreign: Sequence[str], address: SplitResult) -> None:
 
 
 def check_times(source: WebSource) -> None:
-    """Check the bounds on time.
-
-    Raises:
-        SourceMisconfigured: one is not positive.
-    """
+    """Check the bounds on time."""
     if min(source.connect_seconds, source.read_seconds, source.pull_seconds) <= 0:
         refuse_settings("a bound on time is not positive", "give it in seconds, more than 0")
 
 
 def refuse_settings(what: str, remedy: str) -> NoReturn:
-    """Refuse the settings of a source.
-
-    Raises:
-        SourceMisconfigured: always.
-    """
+    """Refuse the settings of a source, with `SourceMisconfigured`."""
     raise SourceMisconfigured(what, remedy=remedy)
 
 

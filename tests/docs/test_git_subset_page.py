@@ -17,7 +17,7 @@ from transport.device_repository import FIRST, MANIFEST, REF, DeviceRepository
 from margo_gitops.server.resources.git_wire import CAPABILITIES
 from margo_gitops.transport.git.pack import ObjectID, read_pack
 from margo_gitops.transport.git.pktline import PacketReader
-from margo_gitops.transport.git.protocol_v2 import fetch_request, ls_refs_request, read_fetch, read_ls_refs
+from margo_gitops.transport.git.protocol_v2 import fetch_request, ls_refs_request, read_fetch, read_refs
 from margo_gitops.transport.git.source import GitLimits
 
 PAGE = (Path(__file__).parents[2] / "docs" / "git-subset.md").read_text(encoding="utf-8")
@@ -108,7 +108,7 @@ class TestExamples:
 
     def test_the_device_reads_the_answer_of_the_page(self) -> None:
         content = example("ls-refs answer")
-        assert read_ls_refs(PacketReader(io.BytesIO(content).read, len(content)), REF.encode()) == _tip()
+        assert read_refs(PacketReader(io.BytesIO(content).read, len(content)), (REF.encode(),))[REF.encode()] == _tip()
 
 
 def test_the_size_that_the_page_gives_for_an_idle_poll_is_the_size(device: httpx.Client) -> None:

@@ -16,7 +16,7 @@ from margo_gitops.transport.git.protocol_v2 import (
     fetch_request,
     ls_refs_request,
     read_fetch,
-    read_ls_refs,
+    read_refs,
 )
 from margo_gitops.transport.git.source import GitLimits
 from margo_gitops.web.refusal import shown
@@ -139,16 +139,16 @@ class TestLsRefs:
         )
 
     def test_the_exact_ref_is_taken(self) -> None:
-        assert read_ls_refs(packets(lines(TWO + b" " + REF + b"0", ONE + b" " + REF)), REF) == ONE
+        assert read_refs(packets(lines(TWO + b" " + REF + b"0", ONE + b" " + REF)), (REF,)).get(REF) == ONE
 
     def test_a_ref_whose_name_begins_100_000_others_is_found(self) -> None:
         others = b"".join(packet(b"%s %s-%06d\n" % (TWO, REF, number)) for number in range(100_000))
         answer = packet(ONE + b" " + REF + b"\n") + others + FLUSH
-        assert read_ls_refs(packets(answer, GitLimits().listing_bytes), REF) == ONE
+        assert read_refs(packets(answer, GitLimits().listing_bytes), (REF,)).get(REF) == ONE
 
     @pytest.mark.parametrize("answer", [FLUSH, lines(TWO + b" " + REF + b"0"), lines(TWO + b" " + REF + b"/x")])
     def test_a_ref_that_is_not_there_is_none(self, answer: bytes) -> None:
-        assert read_ls_refs(packets(answer), REF) is None
+        assert read_refs(packets(answer), (REF,)).get(REF) is None
 
     @pytest.mark.parametrize(
         "answer",
@@ -166,7 +166,7 @@ class TestLsRefs:
     )
     def test_an_answer_of_another_form_is_refused(self, answer: bytes) -> None:
         with pytest.raises(SourceMisbehaved):
-            read_ls_refs(packets(answer), REF)
+            read_refs(packets(answer), (REF,)).get(REF)
 
 
 class TestFetch:

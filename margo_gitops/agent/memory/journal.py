@@ -330,12 +330,7 @@ _FACTS: Final = Rows("SELECT name, value FROM facts", (str, str), tuple)
 
 
 def _open_sound(path: Path) -> sqlite3.Connection:
-    """Return a connection to a journal that passed SQLite's check, and of which every row can be read.
-
-    Raises:
-        sqlite3.Error: it did not.
-        OSError: it cannot be opened.
-    """
+    """Return a connection to a journal that passed SQLite's check, and of which every row can be read."""
     connection = open_database(path, timeout=_TIMEOUT)
     try:
         with readable():
@@ -367,11 +362,7 @@ def _check_tables(version: int, tables: set[str]) -> None:
 
 
 def _set_aside(path: Path, moment: int) -> Path:
-    """Rename a journal that cannot be used, in place of the one that was set aside before; return where it is now.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
+    """Rename a journal that cannot be used, in place of the one that was set aside before; return where it is now."""
     for older in path.parent.glob(f"{path.name}.damaged-*"):
         remove_tree(older)
     aside = path.rename(path.with_name(f"{path.name}.damaged-{moment}"))

@@ -57,18 +57,17 @@ class FloorReading:
 
 
 class FloorFiles:
-    """Keeps the floor of one device in a file and, where the configuration names a place, a second copy."""
+    """Keeps the floor of one device in a file and, where the configuration names a place, a second copy.
+
+    A copy of another device is `StateFolderUnusable` (FLOOR-4).
+    """
 
     def __init__(self, device: str, path: Path, copy: Path | None) -> None:
         self._device = device
         self._paths = (path,) if copy is None else (path, copy)
 
     def read(self) -> FloorReading:
-        """Return what the copies say; change nothing.
-
-        Raises:
-            StateFolderUnusable: a copy is that of another device (FLOOR-4).
-        """
+        """Return what the copies say; change nothing."""
         best: Floor | None = None
         damaged: list[Path] = []
         for path in self._paths:
@@ -83,11 +82,7 @@ class FloorFiles:
         return FloorReading(best, tuple(damaged))
 
     def repair(self) -> FloorReading:
-        """Return the floor, and write each copy again that is missing, damaged or behind (FLOOR-2).
-
-        Raises:
-            StateFolderUnusable: a copy is that of another device.
-        """
+        """Return the floor, and write each copy again that is missing, damaged or behind (FLOOR-2)."""
         reading = self.read()
         if reading.floor is None:
             return reading

@@ -98,7 +98,11 @@ class ProofStore:
 
 
 class FreshnessKeeper:
-    """Fetches, keeps and judges the proofs of one device."""
+    """Fetches, keeps and judges the proofs of one device.
+
+    What needs the list of who may sign statements raises the errors of that list, `AgentMisconfigured` or
+    `AllowedSignersInvalid`.
+    """
 
     def __init__(
         self,
@@ -137,7 +141,6 @@ class FreshnessKeeper:
             FreshnessContradicted: a signed statement says that this version has other content.
             StateNotFresh: the device takes no state without proof, and has no proof.
             TransportError: the source broke off while it was asked for proof.
-            AgentMisconfigured, AllowedSignersInvalid: the list of who may sign statements cannot be used.
         """
         version = _version(state)
         if assess(self.held(state), version, self._now()).proven or not self._rules.hold:
@@ -180,11 +183,7 @@ class FreshnessKeeper:
             self._record(Event(Reason.FRESHNESS_REGAINED, f"{found.verdict}: {found.text}"))
 
     def held(self, state: TrustedState | None) -> Freshness | None:
-        """Return the proof that is held, verified anew; None where no proof can be trusted (PROOF-3).
-
-        Raises:
-            AgentMisconfigured, AllowedSignersInvalid: the list of who may sign statements cannot be used.
-        """
+        """Return the proof that is held, verified anew; None where no proof can be trusted (PROOF-3)."""
         found = [proof for content in self._store.read() if (proof := self._verified(content, state))]
         return max(found, key=lambda proof: proof.issued, default=None)
 
@@ -196,7 +195,6 @@ class FreshnessKeeper:
 
         Raises:
             TrustRefused: it is not for this device, or older than the one that is held.
-            AgentMisconfigured, AllowedSignersInvalid: the list of who may sign statements cannot be used.
             StateFolderUnusable, StorageFull: it cannot be kept.
         """
         held = self.held(state)
@@ -210,7 +208,6 @@ class FreshnessKeeper:
 
         Raises:
             FreshnessContradicted: the statement says that the held version has other content.
-            AgentMisconfigured, AllowedSignersInvalid: the list of who may sign statements cannot be used.
         """
         return assess(self.held(state), _version(state) if state else None, self._now())
 

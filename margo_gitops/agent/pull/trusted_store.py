@@ -133,11 +133,7 @@ class TrustedStore:
         self.clean()
 
     def clean(self) -> None:
-        """Remove generations that no longer count, and what an interrupted write left behind.
-
-        Raises:
-            StateFolderUnusable: the folder cannot be read or written.
-        """
+        """Remove generations that no longer count, and what an interrupted write left behind."""
         with folder_errors(self._folder):
             if not self._folder.is_dir():
                 return

@@ -158,11 +158,7 @@ class Reporter:
 
 
 def _own_capabilities(path: Path, device: str) -> DeviceCapabilities:
-    """Return what a file says of this device, or of a child of it.
-
-    Raises:
-        AgentMisconfigured: it cannot be used, or is about another device.
-    """
+    """Return what a file says of this device, or of a child of it."""
     document = read_capabilities(path)
     owner = document.properties.id
     if owner != device and not owner.startswith(f"{device}/"):

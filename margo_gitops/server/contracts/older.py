@@ -85,21 +85,13 @@ class OlderReports:
     profile: SignatureProfile
 
     async def post_status(self, call: Call) -> Response:
-        """Keep the status of a deployment: 200, as the older contract has no other success here.
-
-        Raises:
-            RequestRefused: what the current contract refuses.
-        """
+        """Keep the status of a deployment: 200, as the older contract has no other success here."""
         response = await self.writing.post_status(call)
         response.status_code = 200
         return response
 
     async def put_capabilities(self, call: Call) -> Response:
-        """Keep the capabilities of a client, or of a device behind it: 201, always.
-
-        Raises:
-            RequestRefused: what the current contract refuses; 422 for another name where the profile is strict.
-        """
+        """Keep the capabilities of a client, or of a device behind it: 201, always."""
         device = self._device(call)
         own = "deviceId" not in call.parameters
         body = await read_body(call.scope, call.receive)
@@ -110,11 +102,7 @@ class OlderReports:
         return response
 
     async def delete_capabilities(self, call: Call) -> Response:
-        """Forget the capabilities of a device behind a client.
-
-        Raises:
-            RequestRefused: what the current contract refuses.
-        """
+        """Forget the capabilities of a device behind a client."""
         return await self.writing.delete_capabilities(replace(call, parameters={"deviceId": self._device(call)}))
 
     def _device(self, call: Call) -> str:
@@ -244,11 +232,7 @@ class SignedContract:
             return None
 
     def _caller(self, scope: Scope, find: Callable[[str], list[RegisteredClient]], body: bytes) -> Caller:
-        """Return who signed a request (OLDER-2).
-
-        Raises:
-            RequestRefused: 400, 401, 403, 503.
-        """
+        """Return who signed a request (OLDER-2)."""
         has_body = bool(body) or scope["method"] in _BODIES
         if has_body and not digest_fits(scope, body):
             raise RequestRefused(BAD_DIGEST)
@@ -297,11 +281,7 @@ class SignedContract:
 
 
 def _refuse_body(scope: Scope) -> None:
-    """Refuse a body where none belongs, which no signature would cover.
-
-    Raises:
-        RequestRefused: 400.
-    """
+    """Refuse a body where none belongs, which no signature would cover."""
     for name, value in scope["headers"]:
         if name == b"transfer-encoding" or (name == b"content-length" and value != b"0"):
             raise RequestRefused(INVALID_REQUEST)

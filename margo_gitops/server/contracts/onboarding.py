@@ -71,22 +71,14 @@ class Onboarding:
     clock: Callable[[], float]
 
     async def root_certificate(self, _call: Call) -> Response:
-        """Answer with the authority of the server's certificate, base64 of its PEM text.
-
-        Raises:
-            RequestRefused: 404 where none is configured.
-        """
+        """Answer with the authority of the server's certificate, base64 of its PEM text."""
         text = self.root.value() if self.root is not None else ""
         if not text:
             raise RequestRefused(NOT_FOUND)
         return JSONResponse({"certificate": base64.b64encode(text.encode()).decode()}, 200, _NO_STORE)
 
     async def onboard(self, call: Call) -> Response:
-        """Answer with the client id of a certificate: 201; the same id where it has one.
-
-        Raises:
-            RequestRefused: 400 for a Content-Digest that does not fit, 401 for a signature, 503 where the disk refuses.
-        """
+        """Answer with the client id of a certificate: 201; the same id where it has one."""
         scope, body = call.scope, await read_body(call.scope, call.receive)
         named = {name for name, _ in scope["headers"]}
         signed = not self.unsigned or b"signature" in named

@@ -103,16 +103,13 @@ _read_again = lru_cache(maxsize=16_384)(read_certificate)
 
 
 class ClientRegistry:
-    """Issues client ids, and knows whose they are."""
+    """Issues client ids, and knows whose they are; `ClientRegistryUnusable` where the disk refuses."""
 
     def __init__(self, file: Path) -> None:
         """Open the registry.
 
         Args:
             file: the SQLite file; made where there is none.
-
-        Raises:
-            ClientRegistryUnusable: it cannot be opened.
         """
         self._file = file
         self._writing = threading.Lock()
@@ -136,28 +133,16 @@ class ClientRegistry:
         self._writer.close()
 
     def find(self, client_id: str) -> RegisteredClient | None:
-        """Return the client of an id.
-
-        Raises:
-            ClientRegistryUnusable: the disk refuses.
-        """
+        """Return the client of an id."""
         found = self._read("SELECT id, certificate FROM client WHERE id = ?", client_id)
         return found[0] if found else None
 
     def find_by_key(self, key_id: str) -> list[RegisteredClient]:
-        """Return the clients whose certificates have a key: several where a certificate was renewed for it.
-
-        Raises:
-            ClientRegistryUnusable: the disk refuses.
-        """
+        """Return the clients whose certificates have a key: several where a certificate was renewed for it."""
         return self._read("SELECT id, certificate FROM client WHERE key_id = ? LIMIT 16", key_id)
 
     def issue(self, certificate: ClientCertificate) -> tuple[str, bool]:
-        """Return the id of a certificate's client, and whether it is new; it is on disk. Blocks: call it in a thread.
-
-        Raises:
-            ClientRegistryUnusable: the disk refuses; no id was issued.
-        """
+        """Return the id of a certificate's client, and whether it is new; it is on disk. Blocks."""
         row = (str(uuid.uuid4()), certificate.fingerprint, key_id_of(certificate.key), certificate.der)
         with self._errors(), self._writing:
             made = self._writer.execute("INSERT OR IGNORE INTO client VALUES (?, ?, ?, ?)", row).rowcount == 1

@@ -79,7 +79,10 @@ class Uncommitted:
 
 
 class ReportJournal:
-    """Keeps the reports; one thread writes, any coroutine waits."""
+    """Keeps the reports; one thread writes, any coroutine waits.
+
+    Where the disk refuses, every method raises `ReportsUnusable`, and nothing was changed.
+    """
 
     def __init__(self, file: Path, per_device: int) -> None:
         """Open the journal.
@@ -131,11 +134,7 @@ class ReportJournal:
         )
 
     async def keep(self, report: Report) -> Kept:
-        """Keep a report; when this returns, it is on disk (JOURNAL-1).
-
-        Raises:
-            ReportsUnusable: the disk refuses; the report is not kept.
-        """
+        """Keep a report; when this returns, it is on disk (JOURNAL-1)."""
         client = report.key.client
 
         def kept(connection: sqlite3.Connection) -> tuple[Kept, int]:
@@ -149,19 +148,11 @@ class ReportJournal:
         return outcome
 
     async def remove(self, client: str, device: str, received: int, evidence: str) -> bool:
-        """Forget the capabilities of a device and of its children; return whether there were any.
-
-        Raises:
-            ReportsUnusable: the disk refuses; nothing was removed.
-        """
+        """Forget the capabilities of a device and of its children; return whether there were any."""
         return await self._do(lambda connection: self._remove(connection, client, device, received, evidence))
 
     async def has(self, key: ReportKey) -> bool:
-        """Return whether there is a report on this.
-
-        Raises:
-            ReportsUnusable: the disk refuses.
-        """
+        """Return whether there is a report on this."""
         return await self._do(lambda connection: _held(connection, key) is not None)
 
     def adopted(self, client: str) -> int:
@@ -169,11 +160,7 @@ class ReportJournal:
         return self._adopted.get(client, 0)
 
     async def uncommitted(self, limit: int) -> list[Uncommitted]:
-        """Return the oldest changes that are not in the branch.
-
-        Raises:
-            ReportsUnusable: the disk refuses.
-        """
+        """Return the oldest changes that are not in the branch."""
 
         def oldest(connection: sqlite3.Connection) -> list[Uncommitted]:
             rows = connection.execute(
@@ -189,11 +176,7 @@ class ReportJournal:
         return await self._do(oldest)
 
     async def committed(self, changes: Sequence[Uncommitted]) -> None:
-        """Remember that these are in the branch; what changed since is not among them.
-
-        Raises:
-            ReportsUnusable: the disk refuses.
-        """
+        """Remember that these are in the branch; what changed since is not among them."""
 
         def mark(connection: sqlite3.Connection) -> None:
             rows = [(each.key.client, each.key.kind, each.key.name, each.change) for each in changes]

@@ -51,11 +51,7 @@ class ReportResources:
     clock: Callable[[], float]
 
     async def put_capabilities(self, call: Call) -> Response:
-        """Keep a device's capabilities: 201 for the first, 200 for later ones.
-
-        Raises:
-            RequestRefused: 400, 403, 404, 422, or 503 where the disk refuses.
-        """
+        """Keep a device's capabilities: 201 for the first, 200 for later ones."""
         caller, device = call.caller, call.parameters["deviceId"]
         check_scope(caller.client, device, any_device_id=self.any_device_id)
         content = read_capabilities(await read_body(call.scope, call.receive), device, self.profile)
@@ -65,11 +61,7 @@ class ReportResources:
         return await self._kept(Report(key, content, caller.evidence, int(self.clock()), gateway=gateway))
 
     async def delete_capabilities(self, call: Call) -> Response:
-        """Forget a device's capabilities, and those of its children.
-
-        Raises:
-            RequestRefused: 403, 404, or 503 where the disk refuses.
-        """
+        """Forget a device's capabilities, and those of its children."""
         caller, device = call.caller, call.parameters["deviceId"]
         check_scope(caller.client, device, any_device_id=self.any_device_id)
         try:
@@ -82,11 +74,7 @@ class ReportResources:
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
     async def post_status(self, call: Call) -> Response:
-        """Keep the status of a deployment: 201 for the first, 200 for later ones.
-
-        Raises:
-            RequestRefused: 400, 403, 404, 422, or 503 where the disk refuses.
-        """
+        """Keep the status of a deployment: 201 for the first, 200 for later ones."""
         caller, deployment_id = call.caller, call.parameters["deploymentId"].lower()
         report = read_status(await read_body(call.scope, call.receive), deployment_id, self.profile)
         if report.device:

@@ -88,11 +88,7 @@ class DesiredStateResources:
         self._versions: SizedCache[str, int] = SizedCache(_JUDGED)
 
     async def manifest(self, call: Call) -> Response:
-        """Answer a request for the manifest; one that waits is answered at the next change.
-
-        Raises:
-            RequestRefused: 406, or 503 where there is no state to serve.
-        """
+        """Answer a request for the manifest; one that waits is answered at the next change."""
         scope, caller = call.scope, call.caller
         self._check_accept(scope, MANIFEST_MEDIA_TYPE)
         state = self._state(self.watch.look(), caller)
@@ -115,11 +111,7 @@ class DesiredStateResources:
         )
 
     async def deployment(self, call: Call) -> Response:
-        """Answer a request for one deployment document.
-
-        Raises:
-            RequestRefused: 404, 406, 503.
-        """
+        """Answer a request for one deployment document."""
         view, deployment_id = self.watch.look(), call.parameters["deploymentId"]
         return await self._immutable(
             call,
@@ -129,11 +121,7 @@ class DesiredStateResources:
         )
 
     async def freshness(self, call: Call) -> Response:
-        """Answer a request for the proof of freshness (docs/freshness.md): the bytes that git has for this client.
-
-        Raises:
-            RequestRefused: 404, 406, 503.
-        """
+        """Answer a request for the proof of freshness (docs/freshness.md): the bytes that git has for this client."""
         self._check_accept(call.scope, FRESHNESS_MEDIA_TYPE)
         view = self.watch.look()
         content = self._found(lambda: view.proof(call.caller.client), FRESHNESS_NOT_FOUND)
@@ -142,11 +130,7 @@ class DesiredStateResources:
         )
 
     async def bundle(self, call: Call) -> Response:
-        """Answer a request for a bundle.
-
-        Raises:
-            RequestRefused: 404, 406, 503.
-        """
+        """Answer a request for a bundle."""
         return await self._immutable(call, BUNDLE_MEDIA_TYPE, self.watch.look().bundle, BUNDLE_NOT_FOUND)
 
     async def _immutable(

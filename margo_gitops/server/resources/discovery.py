@@ -52,11 +52,7 @@ class TrustDiscovery:
         return _answer(call, {"trustDomain": self.trust_domain, "trustBundleUri": f"{self.public_url}{BUNDLE_PATH}"})
 
     async def trust_bundle(self, call: Call) -> Response:
-        """Answer with the trust bundle.
-
-        Raises:
-            RequestRefused: 503 while the bundle's file is gone.
-        """
+        """Answer with the trust bundle."""
         keys = self.bundle.value()
         if not keys:
             raise RequestRefused(_NO_BUNDLE)  # an empty bundle would be an order to trust nobody

@@ -100,11 +100,7 @@ class GitResources:
         self._histories = asyncio.Semaphore(_HISTORIES_AT_ONCE)
 
     async def refs(self, call: Call) -> Response:
-        """Answer `info/refs`: the capabilities in version 2, the refs in version 0.
-
-        Raises:
-            RequestRefused: 403 or 404 for another service, 503 where the state may not be served.
-        """
+        """Answer `info/refs`: the capabilities in version 2, the refs in version 0."""
         services = parse_qs(call.scope["query_string"].decode("latin-1")).get("service", [])
         if services != ["git-upload-pack"]:
             raise RequestRefused(_NOT_SERVED if services == ["git-receive-pack"] else NOT_FOUND)
@@ -114,11 +110,7 @@ class GitResources:
         return _answer(old_advertisement(seen.refs, seen.head), ADVERTISEMENT)
 
     async def upload_pack(self, call: Call) -> Response:
-        """Answer `ls-refs` and `fetch`.
-
-        Raises:
-            RequestRefused: 400 for what is not a git request, 413, 503.
-        """
+        """Answer `ls-refs` and `fetch`."""
         caller, body = call.caller, await read_body(call.scope, call.receive, gzip=True)
         try:
             if not _speaks_v2(call.scope):
@@ -206,11 +198,7 @@ class GitResources:
         return kept if kept is not None else await asyncio.to_thread(self.packs.build, plan)
 
     def _seen(self, view: StateView, caller: Caller) -> Visible:
-        """Return what a client sees.
-
-        Raises:
-            RequestRefused: 503 where its state may not be served.
-        """
+        """Return what a client sees."""
         seen = visible(caller.client, branch(caller), view.refs)
         if seen.head is not None:
             self.reading.check(view, caller)

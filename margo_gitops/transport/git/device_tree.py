@@ -1,6 +1,6 @@
 """The git objects of one device state, and the snapshot they are.
 
-Rules for what a device branch points to:
+Rules for what a device branch points to, each broken one is `SourceMisbehaved`:
 
 1. A commit whose tree holds exactly `manifest.json`, and `deployments` where there are deployments.
 2. `deployments` holds at least one file, each named `<deployment id>.yaml`, the id a UUID in lower case.
@@ -89,11 +89,7 @@ def held_state(snapshot: Snapshot | None) -> HeldState | None:
 
 
 def read_snapshot(tip: ObjectID, lookup: Lookup, limits: GitLimits) -> Snapshot:
-    """Return the snapshot that the commit `tip` is.
-
-    Raises:
-        SourceMisbehaved: a rule of this module is broken, an object is missing, or there are too many deployments.
-    """
+    """Return the snapshot that the commit `tip` is."""
     commit = _need(tip, Kind.COMMIT, lookup, "the commit the ref points to")
     stated = _COMMIT_TREE.match(commit)
     if stated is None:
@@ -128,11 +124,7 @@ def read_snapshot(tip: ObjectID, lookup: Lookup, limits: GitLimits) -> Snapshot:
 
 
 def read_file(tip: ObjectID, name: bytes, lookup: Lookup) -> bytes:
-    """Return the one file, `name`, of the commit `tip`.
-
-    Raises:
-        SourceMisbehaved: an object is missing, or the commit holds something else.
-    """
+    """Return the one file, `name`, of the commit `tip`."""
     stated = _COMMIT_TREE.match(_need(tip, Kind.COMMIT, lookup, "the commit the ref points to"))
     if stated is None:
         raise SourceMisbehaved("the commit does not start with the id of its tree")

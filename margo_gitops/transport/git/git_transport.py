@@ -39,12 +39,7 @@ class GitTransport:
     """Pulls one device's state from one git source. Not for two threads at a time."""
 
     def __init__(self, source: GitSource, limits: GitLimits | None = None) -> None:
-        """Take the settings; nothing is opened or read yet.
-
-        Args:
-            source: from where, and as which device.
-            limits: bounds on what a source may send; None for the default ones.
-        """
+        """Take the settings; nothing is opened or read yet."""
         self._source = source
         self._limits = limits or GitLimits()
         self._meter = Meter()
@@ -57,19 +52,7 @@ class GitTransport:
         return self._meter.read()
 
     def pull(self, held: Snapshot | None, patience: int = 0) -> Answer:
-        """Return the state that the ref holds, or that it is the one that `held` is, whole and undamaged.
-
-        Args:
-            held: what the device holds; None for nothing.
-            patience: not used: git has no way to wait for a change.
-
-        Raises:
-            SourceUnreachable: no connection, or no answer in time.
-            SourceRefused: the source does not know this device or this ref. A missing ref is never an empty state.
-            SourceMisbehaved: the answer breaks the git subset or its bounds.
-            SourceMisconfigured: a file or variable that the settings name cannot be used.
-            SourceBusy: the source asks to come back later.
-        """
+        """Return the state that the ref holds, or that it is the one that `held` is, whole and undamaged."""
         del patience
         before = self.cost
         deadline = Deadline(self._source.pull_seconds, self._source.read_seconds)
@@ -85,13 +68,6 @@ class GitTransport:
         """Return the proof of freshness of a device's shard; None where there is no other than the held one.
 
         One `ls-refs` for the names that the shard may have, and a fetch where what it points to is not held.
-
-        Args:
-            device: the device.
-            held: the proof that the device holds.
-
-        Raises:
-            TransportError: as `pull`.
         """
         deadline = Deadline(self._source.pull_seconds, self._source.read_seconds)
         try:
@@ -147,7 +123,7 @@ class GitTransport:
 
 
 class Repository(Protocol):
-    """Where the objects of a state come from."""
+    """Where the objects of a state come from; `TransportError` where they do not come."""
 
     def tip(self, ref: bytes, deadline: Deadline) -> ObjectID | None:
         """Return the commit that `ref` points to; None where there is no such ref."""
@@ -174,30 +150,18 @@ class RemoteRepository:
     """One repository on a server."""
 
     def __init__(self, connection: Connection, limits: GitLimits, *, stateless: bool) -> None:
-        """Ask nothing yet.
-
-        Args:
-            stateless: each request is complete in itself. Otherwise a pull begins with the server's capabilities.
-        """
+        """Ask nothing yet."""
         self._connection = connection
         self._limits = limits
         self._stateless = stateless
         self._is_known = False
 
     def tip(self, ref: bytes, deadline: Deadline) -> ObjectID | None:
-        """Return the commit that `ref` points to; None where there is no such ref.
-
-        Raises:
-            TransportError: no usable answer came.
-        """
+        """Return the commit that `ref` points to; None where there is no such ref."""
         return self.tips((ref,), deadline).get(ref)
 
     def tips(self, refs: Collection[bytes], deadline: Deadline) -> Mapping[bytes, ObjectID]:
-        """Return the commit that each of `refs` points to, where there is such a ref.
-
-        Raises:
-            TransportError: no usable answer came.
-        """
+        """Return the commit that each of `refs` points to, where there is such a ref."""
         if not self._stateless and not self._is_known:
             self._greet(deadline)
         limit = self._limits.listing_bytes
@@ -216,11 +180,7 @@ class RemoteRepository:
         return found
 
     def objects(self, tip: ObjectID, held: HeldState | None, deadline: Deadline) -> Lookup:
-        """Return the objects of the commit `tip`: fetched, as a difference to `held` where something is held.
-
-        Raises:
-            TransportError: no usable answer came.
-        """
+        """Return the objects of the commit `tip`: fetched, as a difference to `held` where something is held."""
         known = held.objects if held is not None else {}
         limit = self._limits.answer_bytes
         with self._connection.ask(fetch_request(tip, held.tip if held else None), limit, deadline) as read:
@@ -245,22 +205,14 @@ class RemoteRepository:
 
 
 class Connection(Protocol):
-    """Carries requests to one server and brings the answers."""
+    """Carries requests to one server and brings the answers; `TransportError` where no usable one comes."""
 
     def greet(self, limit: int, deadline: Deadline) -> AbstractContextManager[Read]:
-        """Return a reader of the advertisement of capabilities, of at most `limit` bytes.
-
-        Raises:
-            TransportError: no usable answer came.
-        """
+        """Return a reader of the advertisement of capabilities, of at most `limit` bytes."""
         ...
 
     def ask(self, request: bytes, limit: int, deadline: Deadline) -> AbstractContextManager[Read]:
-        """Return a reader of the answer to `request`, of at most `limit` bytes.
-
-        Raises:
-            TransportError: no usable answer came.
-        """
+        """Return a reader of the answer to `request`, of at most `limit` bytes."""
         ...
 
     def finish(self) -> None:

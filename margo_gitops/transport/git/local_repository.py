@@ -50,13 +50,7 @@ class LocalRepository:
         self._repo: Repo | None = None
 
     def tip(self, ref: bytes, deadline: Deadline) -> ObjectID | None:
-        """Return the commit that `ref` points to; None where there is no such ref.
-
-        Raises:
-            SourceUnreachable: the folder cannot be read.
-            SourceRefused: it is not a git repository, or has sha256 objects.
-            SourceMisbehaved: the ref does not hold the id of an object.
-        """
+        """Return the commit that `ref` points to; None where there is no such ref."""
         deadline.left()
         try:
             tip = self._opened().refs[Ref(ref)]
@@ -69,11 +63,7 @@ class LocalRepository:
         return ObjectID(tip)
 
     def tips(self, refs: Collection[bytes], deadline: Deadline) -> Mapping[bytes, ObjectID]:
-        """Return the commit that each of `refs` points to, where there is such a ref.
-
-        Raises:
-            TransportError: as `tip`.
-        """
+        """Return the commit that each of `refs` points to, where there is such a ref."""
         found = ((ref, self.tip(ref, deadline)) for ref in refs)
         return {ref: tip for ref, tip in found if tip is not None}
 

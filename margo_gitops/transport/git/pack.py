@@ -3,7 +3,7 @@
 A pack names the size of everything before the bytes come, and a few bytes can name a huge size: each size is checked
 against the bounds first, then dulwich inflates or applies the delta. No chain of deltas recurses.
 
-Rules, each broken one refuses the pack:
+Rules, each broken one refuses the pack (`SourceMisbehaved`):
 
 1. `PACK`, version 2 or 3, not more objects than allowed.
 2. Commits, trees, blobs and deltas of them only; no tags.
@@ -86,11 +86,7 @@ class PackBytes:
         return self._received - len(self._buffer) + self._at
 
     def take(self, size: int) -> bytes:
-        """Return exactly `size` bytes.
-
-        Raises:
-            SourceMisbehaved: the pack ends before.
-        """
+        """Return exactly `size` bytes."""
         if len(self._buffer) - self._at < size:
             self._fill(size)
         taken = self._buffer[self._at : self._at + size]
@@ -112,11 +108,7 @@ class PackBytes:
         self._at -= size
 
     def finish(self) -> None:
-        """Check the checksum, and that the pack ends with it.
-
-        Raises:
-            SourceMisbehaved: rule 5 is broken.
-        """
+        """Check the checksum, and that the pack ends with it."""
         stated = self.take(_CHECKSUM)
         if self.some(1):
             raise SourceMisbehaved("bytes follow the end of the pack")
@@ -151,11 +143,7 @@ class Budget:
         self._left = limits.inflated_bytes
 
     def spend(self, size: int) -> None:
-        """Take `size` bytes for one object or delta, before they are allocated.
-
-        Raises:
-            SourceMisbehaved: it is more than one object may have, or than is left for all.
-        """
+        """Take `size` bytes for one object or delta, before they are allocated."""
         if size > self._object:
             raise SourceMisbehaved(f"an object of {size} bytes is larger than the {self._object} bytes allowed")
         self._left -= size
@@ -172,11 +160,7 @@ class Entry(NamedTuple):
 
 
 def read_entry(source: PackBytes, offset: int, budget: Budget) -> Entry:
-    """Read the entry that starts at `offset`, the next byte of `source`.
-
-    Raises:
-        SourceMisbehaved: rule 2 or 3 is broken, or the base is outside the pack.
-    """
+    """Read the entry that starts at `offset`, the next byte of `source`."""
     number, size = _header(source)
     base: int | ObjectID | None = None
     if number == _OFS_DELTA:
@@ -200,11 +184,7 @@ def read_entry(source: PackBytes, offset: int, budget: Budget) -> Entry:
 
 
 def apply(base: GitObject, delta: bytes, budget: Budget) -> GitObject:
-    """Return the object that `delta` makes of `base`.
-
-    Raises:
-        SourceMisbehaved: rule 4 is broken, or the result is larger than allowed.
-    """
+    """Return the object that `delta` makes of `base`."""
     _, start = _delta_size(delta, 0)
     size, _ = _delta_size(delta, start)
     budget.spend(size)
@@ -215,12 +195,7 @@ def apply(base: GitObject, delta: bytes, budget: Budget) -> GitObject:
 
 
 def read_pack(pieces: Iterator[bytes], held: Lookup, limits: GitLimits) -> dict[ObjectID, GitObject]:
-    """Return all objects of a pack by id; the ids are computed here, not taken from anywhere.
-
-    Raises:
-        SourceMisbehaved: a rule of this module is broken.
-        TransportError: what `pieces` raises.
-    """
+    """Return all objects of a pack by id; the ids are computed here, not taken from anywhere."""
     source = PackBytes(pieces, limits.pack_bytes)
     signature, version, count = source.take(4), source.take(4), int.from_bytes(source.take(4))
     if signature != b"PACK" or version not in (b"\0\0\0\2", b"\0\0\0\3"):

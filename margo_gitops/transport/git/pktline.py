@@ -28,7 +28,10 @@ def packet(payload: bytes) -> bytes:
 
 
 class PacketReader:
-    """Reads packets from a stream, up to a bound on all their bytes."""
+    """Reads packets from a stream, up to a bound on all their bytes.
+
+    A broken frame is `SourceMisbehaved`, an error message in place of a line `SourceRefused`.
+    """
 
     def __init__(self, read: Read, limit: int) -> None:
         """Read from `read`, which returns fewer bytes than asked for only at the end; refuse more than `limit`."""
@@ -36,11 +39,7 @@ class PacketReader:
         self._left = limit
 
     def packet(self) -> bytes | Mark:
-        """Return the next payload or mark.
-
-        Raises:
-            SourceMisbehaved: the stream ends inside a packet, a length is not valid, or all packets exceed the bound.
-        """
+        """Return the next payload or mark."""
         size = self._length(self._exactly(4))
         if size <= Mark.RESPONSE_END.value:
             return Mark(size)
@@ -49,12 +48,7 @@ class PacketReader:
         return self._exactly(size - 4)
 
     def line(self) -> bytes | Mark:
-        """Return the next payload without its line feed.
-
-        Raises:
-            SourceMisbehaved: as `packet`.
-            SourceRefused: the packet is an error message of the server.
-        """
+        """Return the next payload without its line feed."""
         payload = self.packet()
         if isinstance(payload, Mark):
             return payload

@@ -4,6 +4,8 @@
   then it tells why. The requests use no capability that a server may lack (G-C-3).
 - `ls-refs`: where do these refs point?
 - `fetch`: one commit, without its history.
+
+An answer of another form is `SourceMisbehaved`; an error message, or a server that lacks something, `SourceRefused`.
 """
 
 from __future__ import annotations
@@ -29,12 +31,7 @@ _FAIR_SIZE = 64
 
 
 def check_capabilities(packets: PacketReader) -> None:
-    """Read an advertisement, and check that the server can answer this client.
-
-    Raises:
-        SourceRefused: the server does not speak protocol version 2, lacks a needed command, or keeps sha256 objects.
-        SourceMisbehaved: this is not an advertisement.
-    """
+    """Read an advertisement, and check that the server can answer this client."""
     first = packets.line()
     if first == b"# service=git-upload-pack":
         if packets.packet() is not Mark.FLUSH:
@@ -67,23 +64,10 @@ def ls_refs_request(*refs: bytes) -> bytes:
     return packet(b"command=ls-refs\n") + DELIMITER + prefixes + FLUSH
 
 
-def read_ls_refs(packets: PacketReader, ref: bytes) -> ObjectID | None:
-    """Return the object that `ref` points to; None where the server has no such ref.
-
-    Raises:
-        TransportError: as `read_refs`.
-    """
-    return read_refs(packets, (ref,)).get(ref)
-
-
 def read_refs(packets: PacketReader, refs: Collection[bytes]) -> dict[bytes, ObjectID]:
     """Return the object that each of `refs` points to; those are missing that the server does not have.
 
     A prefix matches more than one name (`…/press-07` matches `…/press-070`), so others are read over.
-
-    Raises:
-        SourceRefused: the server answered with an error message.
-        SourceMisbehaved: a line has another form, or a ref points to two objects.
     """
     found: dict[bytes, ObjectID] = {}
     while (line := packets.line()) is not Mark.FLUSH:
@@ -113,12 +97,7 @@ def fetch_request(tip: ObjectID, held: ObjectID | None) -> bytes:
 
 
 def read_fetch(packets: PacketReader) -> Iterator[bytes]:
-    """Yield the bytes of the pack, as they come.
-
-    Raises:
-        SourceRefused: the server answered with an error message, before the pack or instead of more of it.
-        SourceMisbehaved: a section this client did not ask for, or a packet of another form.
-    """
+    """Yield the bytes of the pack, as they come."""
     section = packets.line()
     if section == b"shallow-info":
         while (line := packets.line()) is not Mark.DELIMITER:

@@ -45,7 +45,7 @@ class GitSettings(WebSource):
 
 @dataclass(frozen=True, slots=True)
 class GitSource(GitSettings):
-    """Settings of one source; made once, checked when made.
+    """Settings of one source; made once, checked when made (`SourceMisconfigured`).
 
     Its URL is `https://host[:port]/path`, `http://…`, `ssh://[user@]host[:port]/path` or `file:///path`. Without an
     identity or known hosts, ssh's own configuration chooses.
@@ -58,19 +58,11 @@ class GitSource(GitSettings):
 
     @classmethod
     def of(cls, settings: GitSettings, device: str) -> GitSource:
-        """Return the source that a device's settings describe.
-
-        Raises:
-            SourceMisconfigured: they cannot work, or would give a secret away.
-        """
+        """Return the source that a device's settings describe."""
         return cls(**settings_of(settings), device=device if settings.ref is None else None)
 
     def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            SourceMisconfigured: they cannot work, or would give a secret away.
-        """
+        """Check the settings."""
         address = _parts(self.url)
         _check_ref(self.device, self.ref)
         self._check_kind(address)

@@ -58,7 +58,10 @@ class Reply:
 
 
 class DeviceApi:
-    """Asks one server on one kept connection, as one version of the contract wants it."""
+    """Asks one server on one kept connection, as one version of the contract wants it.
+
+    Each answer is one, whatever its status; `TransportError` where no usable one came.
+    """
 
     def __init__(self, contract: Contract, limits: HttpLimits, connection: WebConnection) -> None:
         self._contract = contract
@@ -71,11 +74,7 @@ class DeviceApi:
         return self._contract.path(MANIFEST)
 
     def prepare(self, deadline: Deadline) -> bool:
-        """Make sure that the server knows this device, as far as that is its own doing; return whether that was news.
-
-        Raises:
-            TransportError: it does not, or no usable answer came.
-        """
+        """Make the server know this device, as far as that is its own doing; return whether that was news."""
 
         def submit(submission: Submission) -> tuple[int, bytes]:
             reply = self._submit(submission, deadline)
@@ -91,37 +90,22 @@ class DeviceApi:
         Args:
             target: path and query, with the prefix (`path_of`).
             limit: bytes that it may have, decoded.
-
-        Raises:
-            TransportError: no usable answer came; any status is one.
         """
         sent = {"Accept": accept, "Accept-Encoding": "gzip"} | dict(headers or {})
         return self._ask("GET", target, sent, b"", limit, deadline)
 
     def post_status(self, deployment_id: str, document: bytes, deadline: Deadline) -> Reply:
-        """Send what became of a deployment (Margo deployment status).
-
-        Raises:
-            TransportError: no usable answer came.
-        """
+        """Send what became of a deployment (Margo deployment status)."""
         self.prepare(deadline)
         return self._submit(self._contract.status(deployment_id, document), deadline)
 
     def put_capabilities(self, device: str, document: bytes, deadline: Deadline) -> Reply:
-        """Send what a device is and offers (Margo device capabilities).
-
-        Raises:
-            TransportError: no usable answer came.
-        """
+        """Send what a device is and offers (Margo device capabilities)."""
         self.prepare(deadline)
         return self._submit(self._contract.capabilities(device, document), deadline)
 
     def path_of(self, url: str) -> str:
-        """Return the target of a path from a manifest: always on this server and below this prefix.
-
-        Raises:
-            SourceMisbehaved: it holds what no path of a request may hold.
-        """
+        """Return the target of a path from a manifest: always on this server and below this prefix."""
         return self._contract.path_of(url)
 
     def close(self) -> None:

@@ -90,11 +90,7 @@ class CurrentContract:
         return self._prefix + ROOT + resource
 
     def path_of(self, url: str) -> str:
-        """Return the target of a path from a manifest.
-
-        Raises:
-            SourceMisbehaved: it holds what no path of a request may hold.
-        """
+        """Return the target of a path from a manifest."""
         return self._prefix + local_path(url, self._prefix)
 
     def capabilities(self, device: str, document: bytes) -> Submission:

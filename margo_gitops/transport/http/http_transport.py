@@ -108,10 +108,6 @@ class HttpTransport:
     def __init__(self, source: HttpSource, limits: HttpLimits | None = None) -> None:
         """Take the settings; nothing is opened or read yet.
 
-        Args:
-            source: from where, and as which device.
-            limits: bounds on what a server may send; None for the default ones.
-
         Raises:
             SourceMisconfigured: the environment names something that is not a proxy.
         """
@@ -133,14 +129,6 @@ class HttpTransport:
         Args:
             held: what the device holds; None for nothing.
             patience: whole seconds that the server may wait for a change, where something is held (RFC 7240, wait).
-
-        Raises:
-            SourceUnreachable: no connection, or no answer in time.
-            SourceRefused: the server does not know this device, or does not have what it lists.
-            SourceMisbehaved: the answer breaks the contract or its bounds.
-            SourceMisconfigured: a file or variable that the settings name cannot be used.
-            SourceBusy: the server asks to come back later.
-            TrustRefused: manifest, version or content is not what a device may believe.
         """
         before = self.cost
         try:
@@ -151,31 +139,15 @@ class HttpTransport:
         return Answer(snapshot, hints, self.cost - before)
 
     def send_status(self, deployment_id: str, document: bytes, deadline: Deadline) -> Reply:
-        """Send what became of a deployment; any status code is an answer.
-
-        Raises:
-            TransportError: none came.
-        """
+        """Send what became of a deployment; any status code is an answer."""
         return self._api.post_status(deployment_id, document, deadline)
 
     def send_capabilities(self, device: str, document: bytes, deadline: Deadline) -> Reply:
-        """Send what a device is and offers; any status code is an answer.
-
-        Raises:
-            TransportError: none came.
-        """
+        """Send what a device is and offers; any status code is an answer."""
         return self._api.put_capabilities(device, document, deadline)
 
     def freshness(self, device: str, held: bytes | None) -> bytes | None:
-        """Return the proof of freshness of a device; None where there is no other than the held one.
-
-        Args:
-            device: the device; the server knows it by the caller's identity.
-            held: the proof that the device holds.
-
-        Raises:
-            TransportError: as `pull`.
-        """
+        """Return the proof of freshness of a device; None where there is no other than the held one."""
         del device
         headers = {"If-None-Match": f'"{sha256(held)}"'} if held is not None else {}
         deadline = Deadline(self.source.pull_seconds, self.source.read_seconds)

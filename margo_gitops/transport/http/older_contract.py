@@ -177,18 +177,14 @@ class ClientIdFile:
     """Where the id is kept, with what it holds for: another server or another certificate has another one.
 
     Attributes:
-        path: the file; None: it is not kept.
+        path: the file; None: it is not kept. `ClientIdUnusable` where the disk refuses.
     """
 
     path: Path | None
     url: str
 
     def read(self, certificate: bytes) -> str | None:
-        """Return the id that the server has issued for a certificate; None where it is not known.
-
-        Raises:
-            ClientIdUnusable: the disk refuses.
-        """
+        """Return the id that the server has issued for a certificate; None where it is not known."""
         if self.path is None:
             return None
         with _disk_errors(self.path):
@@ -206,11 +202,7 @@ class ClientIdFile:
         return client_id if CLIENT_ID.fullmatch(client_id) else None
 
     def write(self, certificate: bytes, client_id: str) -> None:
-        """Keep an id, durably.
-
-        Raises:
-            ClientIdUnusable: the disk refuses.
-        """
+        """Keep an id, durably."""
         if self.path is None:
             return
         document = {"url": self.url, "certificate": sha256(certificate), "clientId": client_id}

@@ -117,11 +117,7 @@ class DeviceKeyFiles:
         self._read: DeviceKey | None = None
 
     def __call__(self) -> DeviceKey:
-        """Return what the files hold now.
-
-        Raises:
-            SourceMisconfigured: they cannot be used.
-        """
+        """Return what the files hold now."""
         if self._read is None or self._watch.changed():
             self._read = None
             self._watch.mark()
@@ -162,9 +158,6 @@ class RequestSigner:
         Args:
             target: path and query.
             body: what is sent; empty for none, except for POST and PUT, which always have one.
-
-        Raises:
-            SourceMisconfigured: there is nothing to sign with.
         """
         key = self._key()
         covered = {"@method": method, "@target-uri": self._origin + target, "@authority": self._authority}

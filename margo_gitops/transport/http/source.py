@@ -74,7 +74,7 @@ class HttpSettings(WebSource):
 
 @dataclass(frozen=True, slots=True)
 class HttpSource(HttpSettings):
-    """Settings of one source; made once, checked when made.
+    """Settings of one source; made once, checked when made (`SourceMisconfigured`).
 
     Its URL is the base of the API, `https://host[:port][/prefix]`: the part before `/api/v1/deployments`. A poll
     that waits for a change waits longer than `read_seconds`, and does not count for `pull_seconds`.
@@ -89,19 +89,11 @@ class HttpSource(HttpSettings):
 
     @classmethod
     def of(cls, settings: HttpSettings, device: str, client_id_file: Path) -> HttpSource:
-        """Return the source that a device's settings describe.
-
-        Raises:
-            SourceMisconfigured: they cannot work, or would give a secret away.
-        """
+        """Return the source that a device's settings describe."""
         return cls(**settings_of(settings), device=device, client_id_file=client_id_file)
 
     def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            SourceMisconfigured: they cannot work, or would give a secret away.
-        """
+        """Check the settings."""
         address = parse_address(self.url, ("https", "http"), _REMEDY)
         if not _PATH.fullmatch(address.path):
             refuse_settings("the path in the URL of the source holds what no path may hold", _REMEDY)
