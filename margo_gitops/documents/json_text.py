@@ -25,7 +25,7 @@ _WORDS = {"true": True, "false": False, "null": None}
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def read_json(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS) -> SourceText:
+def read_json(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS, *, foreign: bool = False) -> SourceText:
     """Return a JSON document as nodes.
 
     Raises:
@@ -43,7 +43,7 @@ def read_json(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS) -> Sou
         text = content.decode()
     except UnicodeDecodeError as error:
         raise UnreadableDocument(f"byte {error.start} is not UTF-8", where=Location(file)) from error
-    return SourceText(file, _Reader(text, file, bounds).document())
+    return SourceText(file, _Reader(text, file, bounds).document(), foreign)
 
 
 class _Reader:

@@ -111,14 +111,20 @@ class Checked:
     findings: tuple[Finding, ...]
 
 
-def read_source(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS) -> SourceText:
+def read_source(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS, *, foreign: bool = False) -> SourceText:
     """Return a file as nodes: JSON if its name says so or it starts with a brace, else YAML.
+
+    Args:
+        content, file: the bytes, and their name for messages.
+        bounds: on what is read.
+        foreign: whether another program may have written it (`SourceText.foreign`).
 
     Raises:
         UnreadableDocument: it is neither, safely.
     """
     is_json = file.endswith(".json") or content.lstrip()[:1] == b"{"
-    return read_json(content, file, bounds) if is_json else read_yaml(content, file, bounds)
+    read = read_json if is_json else read_yaml
+    return read(content, file, bounds, foreign=foreign)
 
 
 def check_document(source: SourceText) -> Checked:

@@ -98,10 +98,16 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class SourceText:
-    """A parsed file: its name as people know it, and its root node."""
+    """A parsed file: its name as people know it, and its root node.
+
+    Attributes:
+        foreign: whether another program may have written it. Then members that the standard's schema leaves open are
+            skipped, and numbers may have the spellings of other libraries.
+    """
 
     file: str
     root: Node = field(repr=False)
+    foreign: bool = False
 
 
 def exact(value: Json | Sequence[Json]) -> str:

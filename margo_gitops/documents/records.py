@@ -10,6 +10,9 @@ declared order) and the JSON Schema in `schemas/`. Wire names are the camelCase 
 
     read(Cpu, read_yaml(content, "cpu.yaml"))
 
+The standard closes the schema of records with a slot for `x-<name>-extensions`, and leaves the others open. So in what
+another program wrote (`SourceText.foreign`), an unknown key is an error in the former and skipped in the latter.
+
 A field without a default is required. A class attribute `CURRENT_REQUIRES` names optional fields that are required in
 the current shape of a Margo document but absent from older ones. `X | None` with the default None may be absent;
 without a default it must be present and may be null. A method `problems(self)` yields what single fields cannot say.
@@ -142,7 +145,7 @@ class RecordShape(Shape):
                 extensions[key] = child.plain()
             elif self.slots.others:
                 others[key] = child.plain()
-            else:
+            elif self.slots.extensions or not found.foreign:
                 close = difflib.get_close_matches(key, self.slots.known, 1)
                 remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(self.slots.known))}"
                 found.add(child, (*path, key), f"unknown key {key[:80]!r}", remedy, key=True)
@@ -292,7 +295,7 @@ def find(
         older_shape: whether it was upgraded from an older shape of the standard.
         folder: the folder that paths in the document are relative to.
     """
-    found = FindingList(source.file, older_shape=older_shape, folder=folder)
+    found = FindingList(source.file, older_shape=older_shape, folder=folder, foreign=source.foreign)
     value = record_shape(cls).read(source.root, (), found)
     findings = found.findings
     if found.omitted:

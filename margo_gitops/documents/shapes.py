@@ -23,16 +23,18 @@ class FindingList:
 
     Attributes:
         older_shape: whether it was upgraded from an older shape, which lacks what only the current one requires.
+        foreign: whether another program may have written it (`SourceText.foreign`).
         folder: the folder of the file, which paths in it are relative to; "" where nobody knows it.
         findings: the first `MAX_FINDINGS`.
         errors: how many of all findings refuse the document.
         omitted: how many findings came after the first `MAX_FINDINGS`.
     """
 
-    def __init__(self, file: str, *, older_shape: bool = False, folder: str = "") -> None:
+    def __init__(self, file: str, *, older_shape: bool = False, folder: str = "", foreign: bool = False) -> None:
         self.file = file
         self.older_shape = older_shape
         self.folder = folder
+        self.foreign = foreign
         self.findings: list[Finding] = []
         self.errors = 0
         self.omitted = 0

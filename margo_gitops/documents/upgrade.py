@@ -15,6 +15,8 @@ UPGRADE-8  `wait: "true"` and `"false"` become booleans.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from margo_gitops.documents.nodes import Json, Node, SourceText
 
 _PROFILE_TYPES = {"helm.v3": "helm", "docker-compose": "compose"}
@@ -34,7 +36,7 @@ def upgrade_description(source: SourceText) -> SourceText:
         _upgrade_profile(profile)
     for parameter in _entries(root.get("parameters")).values():
         _upgrade_targets(parameter)
-    return SourceText(source.file, root)
+    return replace(source, root=root)
 
 
 def upgrade_deployment(source: SourceText) -> SourceText:
@@ -56,7 +58,7 @@ def upgrade_deployment(source: SourceText) -> SourceText:
         _upgrade_profile(profile)
     for parameter in _entries(root.get("spec", "parameters")).values():
         _upgrade_targets(parameter)
-    return SourceText(source.file, root)
+    return replace(source, root=root)
 
 
 def upgrade_capabilities(source: SourceText) -> SourceText:
@@ -65,7 +67,7 @@ def upgrade_capabilities(source: SourceText) -> SourceText:
     properties = root.get("properties")
     resources = root.get("properties", "resources")
     if properties is None or (resources is None and "roles" not in _entries(properties)):
-        return SourceText(source.file, root)
+        return replace(source, root=root)
     moved = _entries(_without(properties, "roles", "resources"))
     for name, value in _entries(resources).items():
         if name == "cpu":
@@ -74,12 +76,12 @@ def upgrade_capabilities(source: SourceText) -> SourceText:
         else:
             moved.setdefault(name, value)
     _entries(root)["properties"] = Node(moved, properties.line, properties.column)
-    return SourceText(source.file, root)
+    return replace(source, root=root)
 
 
 def upgrade_status(source: SourceText) -> SourceText:
     """Return a DeploymentStatus in the current shape; the adopted version that an older one lacks stays absent."""
-    return SourceText(source.file, _without(source.root, "kind", "apiVersion"))
+    return replace(source, root=_without(source.root, "kind", "apiVersion"))
 
 
 def _upgrade_cpu(cpu: Node) -> Node:

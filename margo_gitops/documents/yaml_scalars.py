@@ -15,6 +15,8 @@ _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
 _HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
 # Both versions read a float only with a point, and an exponent only with a sign.
 _FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]*(?:[eE][-+][0-9]+)?|\.[0-9]+(?:[eE][-+][0-9]+)?")
+# How libraries of Go, Java, JavaScript, Ruby and C# write a float. Text such as 12e7 has neither a point nor a sign.
+_FOREIGN_FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]*[eE][-+]?|[eE][-+])[0-9]+")
 
 _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})
@@ -40,6 +42,8 @@ _DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt \t].*)?")
 _PLAIN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
 
 MAX_INTEGER = 2**64 - 1
+_MAX_EXACT = 2**53
+"""Up to here, a float holds every integer."""
 MIN_INTEGER = -(2**63)
 _LONGEST_NUMBER = 32
 """Characters; an integer within 64 bits has fewer."""
@@ -71,8 +75,11 @@ def _differs(text: str) -> AmbiguousScalarError:
     )
 
 
-def read_plain(text: str) -> str | int | float | bool | None:
+def read_plain(text: str, *, foreign: bool = False) -> str | int | float | bool | None:
     """Return the value of a plain (unquoted) scalar.
+
+    Args:
+        foreign: whether `1e+06` and its like, which other libraries write for whole numbers too, are numbers.
 
     Raises:
         AmbiguousScalarError: YAML 1.1 and 1.2 disagree about it, or it is a number beyond 64 bits or not finite.
@@ -88,7 +95,14 @@ def read_plain(text: str) -> str | int | float | bool | None:
         if text.lower() in _WORDS:
             raise _differs(text)
         return text
+    if foreign and _FOREIGN_FLOAT.fullmatch(text) and math.isfinite(value := float(text)):
+        return whole_number(value)
     return _read_number(text)
+
+
+def whole_number(value: float) -> int | float:
+    """Return the integer that a float stands for, where it stands for exactly one."""
+    return int(value) if value.is_integer() and abs(value) <= _MAX_EXACT else value
 
 
 def _read_number(text: str) -> str | int | float:

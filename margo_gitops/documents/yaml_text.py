@@ -32,7 +32,7 @@ _NEVER_RAW = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028\u2029\ufeff\
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def read_yaml(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS) -> SourceText:
+def read_yaml(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS, *, foreign: bool = False) -> SourceText:
     """Return the one document of a YAML file as nodes.
 
     Raises:
@@ -41,7 +41,7 @@ def read_yaml(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS) -> Sou
     _check_bytes(content, file, bounds)
     loader = Loader(content)
     try:
-        return SourceText(file, _EventReader(loader, file, bounds).document())
+        return SourceText(file, _EventReader(loader, file, bounds, foreign=foreign).document(), foreign)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = Location(file, mark.line + 1, mark.column + 1) if mark else Location(file)
@@ -85,10 +85,11 @@ def _check_bytes(content: bytes, file: str, bounds: Bounds) -> None:
 class _EventReader:
     """Turns parser events into nodes; recursion is bounded by `Bounds.depth`."""
 
-    def __init__(self, loader: Any, file: str, bounds: Bounds) -> None:  # noqa: ANN401  # PyYAML's two loaders share no base
+    def __init__(self, loader: Any, file: str, bounds: Bounds, *, foreign: bool) -> None:  # noqa: ANN401  # PyYAML's two loaders share no base
         self._next = loader.get_event
         self._file = file
         self._bounds = bounds
+        self._foreign = foreign
         self._nodes = 0
 
     def document(self) -> Node:
@@ -157,7 +158,7 @@ class _EventReader:
                 self._refuse(event, "the text holds a lone surrogate", "write the character itself")
             return text
         try:
-            return read_plain(text)
+            return read_plain(text, foreign=self._foreign)
         except AmbiguousScalarError as error:
             shown = text if len(text) <= 40 else f"{text[:37]}..."
             self._refuse(event, f"{shown} {error.why}", error.remedy)

@@ -275,7 +275,7 @@ def _read_manifest(content: bytes, bounds: StateBounds) -> StateManifest:
 
 def _read_document(record: type[AnyDocument], content: bytes, file: str, bounds: Bounds) -> AnyDocument:
     try:
-        return read_as(record, read_source(content, file, bounds))
+        return read_as(record, read_source(content, file, bounds, foreign=True))
     except (InvalidDocument, UnreadableDocument) as error:
         raise StateDocumentInvalid(
             error.what if error.where else f"{file}: {error.what}",

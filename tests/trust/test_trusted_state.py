@@ -248,7 +248,6 @@ def test_a_commit_that_states_another_version_is_refused(stated):
         b"[]",
         b"{",
         b'{"manifestVersion": 1, "bundle": null}',
-        b'{"manifestVersion": 1, "bundle": null, "deployments": [], "more": 1}',
         b'{"manifestVersion": 1, "manifestVersion": 2, "bundle": null, "deployments": []}',
         b'{"manifestVersion": 1, "bundle": null, "deployments": []} {}',
         b'\xff{"manifestVersion": 1, "bundle": null, "deployments": []}',
@@ -488,3 +487,9 @@ def test_f3_no_sequence_of_states_lowers_the_floor_or_gives_a_version_two_conten
 def test_a_signed_commit_is_not_signed_again():
     with pytest.raises(ValueError, match="signed already"):
         sign_commit(STATE.commit, RENDERER)
+
+
+def test_a_state_of_another_manager_may_hold_what_the_standard_leaves_open() -> None:
+    manifest = b'{"manifestVersion":1,"bundle":null,"deployments":[],"x":1}'
+    state = judge(Snapshot(manifest, {}, None, "r"), TrustPolicy(DEVICE, None), None)
+    assert state.manifest.manifest_version == 1

@@ -117,7 +117,7 @@ def _reports_what_is(played: Played, _place: Place) -> Outcome:
 def _status(body: bytes) -> DeploymentStatus | str:
     """Return the status in a body, or what is wrong with it."""
     try:
-        return read_as(DeploymentStatus, read_source(body, "status.json"))
+        return read_as(DeploymentStatus, read_source(body, "status.json", foreign=True))
     except (InvalidDocument, UnreadableDocument) as error:
         return shown(str(error))
 

@@ -213,7 +213,7 @@ def _entries(tree: bytes, id_bytes: int) -> tuple[Entry, ...]:
 
 def _manifest(served: _Served) -> StateManifest:
     try:
-        return read_as(StateManifest, read_source(served.manifest, MANIFEST_FILE))
+        return read_as(StateManifest, read_source(served.manifest, MANIFEST_FILE, foreign=True))
     except (InvalidDocument, UnreadableDocument) as error:
         raise CheckFailed(f"manifest.json does not follow its contract: {shown(str(error))}") from error
 

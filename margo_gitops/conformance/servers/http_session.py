@@ -87,7 +87,7 @@ def read_manifest(reply: Reply) -> StateManifest:
     """Return the manifest in an answer (CheckFailed: it is not one)."""
     expect(reply.status == 200, f"the manifest is answered with {reply.status}")
     try:
-        return read_as(StateManifest, read_source(reply.content(), MANIFEST_FILE))
+        return read_as(StateManifest, read_source(reply.content(), MANIFEST_FILE, foreign=True))
     except (InvalidDocument, UnreadableDocument) as error:
         raise CheckFailed(f"the manifest does not follow its contract: {shown(str(error))}") from error
     except ValueError as error:

@@ -98,7 +98,7 @@ def check_scope(client: str, device: str, *, any_device_id: bool) -> None:
 def _read(body: bytes, kind: MargoKind, profile: Profile) -> tuple[SourceText, bool]:
     """Return a body as nodes in the current shape, and whether it was of an older one."""
     try:
-        source = read_json(body, "body", _BOUNDS)
+        source = read_json(body, "body", _BOUNDS, foreign=True)
     except UnreadableDocument as error:
         raise RequestRefused(INVALID_REQUEST.because(f"The body cannot be read as JSON: {error.what}")) from None
     if not isinstance(source.root.value, dict):

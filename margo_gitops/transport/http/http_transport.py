@@ -244,7 +244,7 @@ class HttpTransport:
         nodes = max(DEFAULT_BOUNDS.nodes, _NODES_PER_REFERENCE * self._limits.deployments)
         bounds = Bounds(size=self._limits.manifest_bytes, nodes=nodes)
         try:
-            manifest = read_as(StateManifest, read_source(reply.body, MANIFEST_FILE, bounds))
+            manifest = read_as(StateManifest, read_source(reply.body, MANIFEST_FILE, bounds, foreign=True))
         except (InvalidDocument, UnreadableDocument) as error:
             raise StateDocumentInvalid(
                 error.what if error.where else f"{MANIFEST_FILE}: {error.what}",
@@ -261,7 +261,7 @@ class HttpTransport:
 
     def _check_newer(self, manifest: StateManifest, content: bytes, held: Snapshot) -> None:
         """Rule 2."""
-        before = read_as(StateManifest, read_source(held.manifest, MANIFEST_FILE))
+        before = read_as(StateManifest, read_source(held.manifest, MANIFEST_FILE, foreign=True))
         floor = Floor(before.manifest_version, sha256(held.manifest))
         raise_floor(floor, Floor(manifest.manifest_version, sha256(content)), (), 1)
 
