@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from margo_gitops.disk.files import read_bounded
 from margo_gitops.errors import Location, PackageInvalid, UnreadableDocument
 
 FileKind = Literal["file", "link", "special"]
 
 MAX_DEPTH = 100
 """Folders in folders; nobody keeps that many, and each level costs stack."""
+MAX_FILE_BYTES = 64 * 1024 * 1024
+"""Of one file: as much as a whole package may have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,12 +28,23 @@ class TreeFile:
         path: relative to the tree, with `/` between names.
         kind: "link" for a symbolic link, "special" for a submodule, device, socket or pipe.
         size: bytes.
+        content: reads it, whatever its size.
     """
 
     path: str
     kind: FileKind
     size: int
-    read: Callable[[], bytes]
+    content: Callable[[], bytes]
+
+    def read(self, most: int = MAX_FILE_BYTES) -> bytes:
+        """Return the content; the size is known before any of it is in memory.
+
+        Raises:
+            UnreadableDocument: it is larger than `most` bytes, or cannot be read.
+        """
+        if self.size > most:
+            raise UnreadableDocument(f"has {self.size} bytes, {most} are possible", where=Location(self.path))
+        return self.content()
 
 
 class FileTree(Protocol):
@@ -120,9 +134,7 @@ def check_depth(folder: str) -> None:
 def _read(place: Path, path: str) -> bytes:
     try:
         # A link or a pipe that took the file's place meanwhile is not opened.
-        descriptor = os.open(place, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(descriptor, "rb") as file:
-            return file.read()
+        return read_bounded(place, MAX_FILE_BYTES, follow_links=False)
     except OSError as error:
         raise _unreadable(path, error) from error
 
@@ -141,12 +153,12 @@ class SubTree:
     def files(self, folder: str) -> Iterator[TreeFile]:
         """Yield every file below a folder."""
         for file in self._tree.files(f"{self._folder}/{folder}" if folder else self._folder):
-            yield TreeFile(file.path[len(self._folder) + 1 :], file.kind, file.size, file.read)
+            yield replace(file, path=file.path[len(self._folder) + 1 :])
 
     def file(self, path: str) -> TreeFile | None:
         """Return one file."""
         found = self._tree.file(f"{self._folder}/{path}")
-        return found and TreeFile(path, found.kind, found.size, found.read)
+        return found and replace(found, path=path)
 
 
 def plain_files(tree: FileTree, folder: str, *, most: int, largest: int, file_prefix: str = "") -> dict[str, TreeFile]:

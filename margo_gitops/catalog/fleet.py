@@ -143,12 +143,8 @@ def _document(file: TreeFile, record: type[T], findings: list[Finding]) -> Locat
             )
         )
         return None
-    if file.size > DEFAULT_BOUNDS.size:
-        message = f"has {file.size} bytes, {DEFAULT_BOUNDS.size} are possible"
-        findings.append(Finding(message, Location(file.path), rule=UnreadableDocument.code))
-        return None
     try:
-        content = file.read()
+        content = file.read(DEFAULT_BOUNDS.size)
         value, found = _found(ById(record), content, file.path)
     except UnreadableDocument as error:
         findings.append(_finding(error))

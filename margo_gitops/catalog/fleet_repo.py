@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from pygit2.enums import DiffOption, FileMode
 from margo_gitops.catalog.file_tree import DiskTree, FileKind, TreeFile, check_depth
 from margo_gitops.catalog.fleet_history import FleetHistory
 from margo_gitops.errors import FleetCommitUnknown, NoFleetRepo
+from margo_gitops.git_program import last_lines, run_git
 
 FLEET_FILE = "margo-gitops.yaml"
 
@@ -38,9 +40,11 @@ class FleetCommit:
 class GitTree:
     """The files of a commit."""
 
-    def __init__(self, repository: pygit2.Repository, tree: pygit2.Tree) -> None:
+    def __init__(self, repository: pygit2.Repository, tree: pygit2.Tree, complete: Callable[[], None]) -> None:
+        """Read a tree; `complete` fetches the files that a partial clone lacks."""
         self._repository = repository
         self._tree = tree
+        self._complete = complete
 
     def files(self, folder: str) -> Iterator[TreeFile]:
         """Yield every file below a folder, in git's order."""
@@ -60,7 +64,7 @@ class GitTree:
                 check_depth(f"{prefix}{entry.name}")
                 yield from self._walk(entry, f"{prefix}{entry.name}/")
             else:
-                yield _entry(f"{prefix}{entry.name}", entry)
+                yield self._entry(f"{prefix}{entry.name}", entry)
 
     def names(self) -> list[str]:
         """Return the names in the root."""
@@ -71,14 +75,19 @@ class GitTree:
         if path not in self._tree:
             return None
         entry = self._tree[path]
-        return None if isinstance(entry, pygit2.Tree) else _entry(path, entry)
+        return None if isinstance(entry, pygit2.Tree) else self._entry(path, entry)
 
-
-def _entry(path: str, entry: pygit2.Object) -> TreeFile:
-    kind = _KINDS.get(entry.filemode or 0, "special")
-    if not isinstance(entry, pygit2.Blob):
-        return TreeFile(path, "special", 0, bytes)
-    return TreeFile(path, kind, entry.size, lambda: bytes(entry.data))
+    def _entry(self, path: str, entry: pygit2.Object) -> TreeFile:
+        if not isinstance(entry, pygit2.Blob):
+            return TreeFile(path, "special", 0, bytes)
+        # `entry.size` would read the whole blob.
+        odb = self._repository.odb
+        try:
+            _, size = odb.read_header(entry.id)
+        except KeyError:
+            self._complete()
+            _, size = odb.read_header(entry.id)
+        return TreeFile(path, _KINDS.get(entry.filemode or 0, "special"), size, lambda: odb.read(entry.id)[1])
 
 
 class WorkingTree(DiskTree):
@@ -87,7 +96,7 @@ class WorkingTree(DiskTree):
     def __init__(self, repository: pygit2.Repository, root: Path) -> None:
         super().__init__(root)
         self._repository = repository
-        self._tracked = frozenset(entry.path for entry in repository.index)
+        self._tracked = _tracked(repository, root)
 
     def files(self, folder: str) -> Iterator[TreeFile]:
         """Yield every file below a folder, sorted by name at each level."""
@@ -100,6 +109,51 @@ class WorkingTree(DiskTree):
 
     def _kept(self, path: str) -> bool:
         return path in self._tracked or not self._repository.path_is_ignored(path)
+
+
+def _tracked(repository: pygit2.Repository, root: Path) -> frozenset[str]:
+    """Return the paths in the index.
+
+    Raises:
+        NoFleetRepo: the checkout is sparse, so files of the fleet are missing.
+    """
+    if not _is_true(repository, "core.sparseCheckout"):
+        try:
+            return frozenset(entry.path for entry in repository.index)
+        except pygit2.GitError:
+            pass  # a split index, or a newer kind of it
+    listed = [line for line in _git(root, "ls-files", "-t", "-z").split("\0") if line]
+    left_out = sum(line.startswith("S ") for line in listed)
+    if left_out:
+        raise NoFleetRepo(
+            f"{root} is a sparse checkout: {left_out} files of the fleet are not in it",
+            remedy="git sparse-checkout disable; or name a commit where the command has --rev (--rev HEAD)",
+        )
+    return frozenset(line[2:] for line in listed)
+
+
+def _is_true(repository: pygit2.Repository, name: str) -> bool:
+    try:
+        return name in repository.config and repository.config.get_bool(name)
+    except (ValueError, pygit2.GitError):
+        return False
+
+
+def _git(root: Path, *arguments: str, given: str = "") -> str:
+    """Return what the git program prints about a clone that libgit2 cannot read.
+
+    Raises:
+        NoFleetRepo: git cannot read it either.
+    """
+    remedy = "see what git says in this clone, or make a whole clone: git clone URL, without --filter and --sparse"
+    what = f"{root} cannot be read"
+    try:
+        done = run_git(["-C", str(root), *arguments], seconds=600, variables={"GIT_TERMINAL_PROMPT": "0"}, given=given)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoFleetRepo(what, why=[str(error)], remedy=remedy) from error
+    if done.returncode:
+        raise NoFleetRepo(what, why=last_lines(done.stderr), remedy=remedy)
+    return done.stdout
 
 
 def owner_remedy(error: pygit2.GitError) -> str:
@@ -158,7 +212,28 @@ class FleetRepo:
         Raises:
             FleetCommitUnknown: `revision` names none.
         """
-        return GitTree(self._repository, self._commit(revision).tree)
+        commit = self._commit(revision)
+        return GitTree(self._repository, self._root(commit), lambda: self._complete(str(commit.id)))
+
+    def _root(self, commit: pygit2.Commit) -> pygit2.Tree:
+        config = self._repository.config
+        filters = (f"remote.{name}.partialclonefilter" for name in self._repository.remotes.names())
+        if any(name in config and not str(config[name]).startswith("blob:") for name in filters):
+            self._complete(str(commit.id))  # folders may be missing, not only files
+        return commit.tree
+
+    def _complete(self, commit: str) -> None:
+        """Fetch what a partial clone (`--filter`) has left out of a commit's files: libgit2 does not.
+
+        Raises:
+            NoFleetRepo: it cannot be fetched.
+        """
+        said = _git(self.root, "rev-list", "--objects", "--missing=print", "--no-walk", commit).splitlines()
+        missing = "".join(f"{line[1:]}\n" for line in said if line.startswith("?"))
+        remotes = [name for name in self._repository.remotes.names() if name is not None]
+        remote = next((name for name in remotes if _is_true(self._repository, f"remote.{name}.promisor")), "origin")
+        quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--no-filter")
+        _git(self.root, "-c", "fetch.negotiationAlgorithm=noop", "fetch", *quiet, remote, "--stdin", given=missing)
 
     def history(self) -> FleetHistory:
         """Return the commits, as policies judge them."""
@@ -235,12 +310,15 @@ class FleetRepo:
         Raises:
             FleetCommitUnknown: one of them names no commit.
         """
-        before = self._commit(since).tree
+        before = self._root(self._commit(since))
         if revision is None:
             flags = DiffOption.INCLUDE_UNTRACKED | DiffOption.RECURSE_UNTRACKED_DIRS
-            diff = before.diff_to_workdir(flags)
+            try:
+                diff = before.diff_to_workdir(flags)
+            except pygit2.GitError:  # a sparse or split index
+                return self._changed_by_git(since)
         else:
-            diff = before.diff_to_tree(self._commit(revision).tree)
+            diff = before.diff_to_tree(self._root(self._commit(revision)))
         return frozenset(file.path for delta in diff.deltas for file in (delta.old_file, delta.new_file))
 
     def uncommitted(self) -> list[str]:
@@ -250,4 +328,14 @@ class FleetRepo:
         try:
             return sorted(self._repository.status(untracked_files="normal"))
         except (pygit2.GitError, OSError):
+            pass  # a sparse or split index
+        try:
+            said = _git(self.root, "status", "--porcelain", "-z", "--no-renames")
+        except NoFleetRepo:
             return []
+        return sorted(line[3:] for line in said.split("\0") if line)
+
+    def _changed_by_git(self, since: str) -> frozenset[str]:
+        changed = _git(self.root, "diff", "--name-only", "--no-renames", "-z", str(self._commit(since).id))
+        untracked = _git(self.root, "ls-files", "--others", "--exclude-standard", "-z")
+        return frozenset(path for path in (changed + untracked).split("\0") if path)

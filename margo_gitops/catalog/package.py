@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
-from margo_gitops.catalog.file_tree import FileTree, TreeFile, plain_files
+from margo_gitops.catalog.file_tree import MAX_FILE_BYTES, FileTree, TreeFile, plain_files
 from margo_gitops.digests import DIGEST_PATTERN, Digest, folder_digest, sha256
 from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.declarations import About, Problem, Range, Text
@@ -32,7 +32,7 @@ from margo_gitops.rendering.intent import Application, ComponentContent, Located
 
 DESCRIPTION_FILE = "margo.yaml"
 MAX_FILES = 2_000
-MAX_BYTES = 64 * 1024 * 1024
+MAX_BYTES = MAX_FILE_BYTES
 
 _VERSION = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 """What an OCI tag may be (OCI distribution specification); Margo wants tag and version to be equal."""

@@ -18,9 +18,9 @@ from pygit2.enums import FileMode
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.editing.edit import Base, Edit, EditedTree, FileChange
 from margo_gitops.errors import CommitNotMade, EditRefused, FilesNotWritten, Location
+from margo_gitops.git_program import last_lines, run_git
 from margo_gitops.operations.validate.fleet_validation import validate_tree
 from margo_gitops.operations.validate.rule_findings import RuleFinding
-from margo_gitops.state_repo.remote import last_lines, run_git
 from margo_gitops.wording import counted
 
 

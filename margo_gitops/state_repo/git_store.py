@@ -23,6 +23,8 @@ from margo_gitops.errors import StateTampered
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE, TREE, TreeEntry, object_id
 
+MAX_OBJECT_BYTES: Final = 64 * 1024 * 1024
+"""Of one object, far more than any render writes; a few kilobytes can inflate to gigabytes."""
 CACHE_BYTES: Final = 64 * 1024 * 1024
 
 _KINDS: Final = {int(ObjectType.BLOB): BLOB, int(ObjectType.TREE): TREE, int(ObjectType.COMMIT): COMMIT}
@@ -82,6 +84,9 @@ class GitStore:
         """
         try:
             with self._lock:
+                _, size = self._repository.odb.read_header(name)
+                if size > MAX_OBJECT_BYTES:
+                    raise bad_object(name, f"it has {size} bytes, {MAX_OBJECT_BYTES} are possible")
                 found, content = self._repository.odb.read(name)
         except (KeyError, ValueError, pygit2.GitError) as error:
             raise bad_object(name, f"it is missing or damaged ({str(error).strip(chr(39))})") from error

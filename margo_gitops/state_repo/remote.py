@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ from margo_gitops.disk.folders import remove_tree
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
 from margo_gitops.documents.state_layout import BRANCHES, DEVICE_REFS, FLEET_REF, FRESHNESS_REFS, REPORTS_REF
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable
+from margo_gitops.git_program import last_lines, run_git
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.state_repo.state_repo import StateRepo
 
@@ -40,13 +41,6 @@ _SCP_LIKE = re.compile(r"[^/:\s]+@?[^/:\s]*:(?!//).+")
 
 
 _PASSWORD = re.compile(r"://[^/@]*:[^/@]*@")
-_ELSEWHERE: Final = (
-    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE",
-    "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_REPLACE_REF_BASE",
-)  # fmt: skip
-"""What git tells the hooks of one repository; in another it would do harm."""
-
-
 _OURS: Final = {
     "gc.auto": "0", "maintenance.auto": "false", "core.hooksPath": os.devnull, "core.fsmonitor": "false",
     "fetch.pruneTags": "false", "fetch.recurseSubmodules": "false", "remote.state.mirror": "false",
@@ -256,34 +250,3 @@ def _ours(tracked: str) -> bool:
     return tracked in (_TRACKED_FLEET, _TRACKED_REPORTS) or tracked.startswith(
         (f"{_TRACKED}devices/", f"{_TRACKED}freshness/")
     )
-
-
-def run_git(
-    arguments: Sequence[str], *, seconds: float, variables: Mapping[str, str], given: str = ""
-) -> subprocess.CompletedProcess[str]:
-    """Run git in the person's environment, but for what points it at another repository.
-
-    Args:
-        variables: set in addition.
-        given: its standard input.
-
-    Raises:
-        FileNotFoundError: there is no git.
-        subprocess.TimeoutExpired: it did not end in time, and was killed.
-    """
-    inherited = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
-    return subprocess.run(
-        ["git", *arguments],
-        env={**inherited, **variables},
-        input=given,
-        capture_output=True,
-        text=True,
-        errors="replace",
-        timeout=seconds,
-        check=False,
-    )
-
-
-def last_lines(text: str) -> list[str]:
-    """Return the last lines of what git said that say something."""
-    return [line for line in text.splitlines() if line.strip()][-6:]
