@@ -228,7 +228,7 @@ def create_appliers(configuration: AgentConfiguration, interrupted: Callable[[],
     for name, settings in configuration.appliers.items():
         folder = configuration.state_folder / APPLIERS_FOLDER / name
         make_folder(folder)
-        context = ApplierContext(configuration.device, folder, settings.values, interrupted, proxy)
+        context = ApplierContext(configuration.device, folder, settings.values, interrupted, proxy, settings.folder)
         appliers[name] = create_applier(name, context)
     return appliers
 

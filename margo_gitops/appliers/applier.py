@@ -120,6 +120,7 @@ class ApplierContext:
         interrupted: whether the agent was asked to stop; asked in loops that wait, which then raise `StepInterrupted`
             and leave everything as it is: the step is started again later (APPLIER-5).
         proxy_from_environment: whether downloads may use the proxy that the environment names (https_proxy, no_proxy).
+        base: what relative paths in the settings are relative to: the folder of the configuration file.
     """
 
     device: str
@@ -127,6 +128,7 @@ class ApplierContext:
     settings: Mapping[str, Json]
     interrupted: Callable[[], bool] = never
     proxy_from_environment: bool = False
+    base: Path = Path()
 
 
 class Applier(Protocol):

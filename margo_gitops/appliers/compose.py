@@ -60,7 +60,7 @@ def create(context: ApplierContext) -> ComposeApplier:
     Raises:
         ApplierUnusable: unknown or wrong settings.
     """
-    settings = Settings("compose", context.settings)
+    settings = Settings("compose", context.settings, context.base)
     command = settings.arguments("command") or ("docker", "compose")
     environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
     if host := settings.text("dockerHost"):

@@ -49,7 +49,7 @@ def create(context: ApplierContext) -> FilesApplier:
     Raises:
         ApplierUnusable: unknown or wrong settings, or no folder.
     """
-    settings = Settings("files", context.settings)
+    settings = Settings("files", context.settings, context.base)
     folder = settings.path("folder")
     hook = settings.arguments("hook")
     hook_seconds = settings.number("hookTimeoutSeconds", _HOOK_SECONDS)

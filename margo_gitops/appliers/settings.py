@@ -15,10 +15,12 @@ class Settings:
     Args:
         applier: the applier's name, for messages.
         values: the settings as configured.
+        base: what relative paths in them are relative to.
     """
 
-    def __init__(self, applier: str, values: Mapping[str, Json]) -> None:
+    def __init__(self, applier: str, values: Mapping[str, Json], base: Path = Path()) -> None:
         self._applier = applier
+        self._base = base.absolute()
         self._left = dict(values)
         self._known: list[str] = []
 
@@ -32,13 +34,13 @@ class Settings:
         return value
 
     def path(self, name: str) -> Path | None:
-        """Return an absolute path, or None where it is not set."""
+        """Return a path as an absolute one, or None where it is not set."""
         text = self.text(name)
         if text is None:
             return None
-        if not text.startswith("/") or "\0" in text:
-            raise self.wrong(name, "must be an absolute path")
-        return Path(text)
+        if "\0" in text:
+            raise self.wrong(name, "must be a path")
+        return self._base / text
 
     def flag(self, name: str) -> bool:
         """Return true or false; false where it is not set."""
@@ -59,7 +61,7 @@ class Settings:
         return value
 
     def arguments(self, name: str) -> tuple[str, ...] | None:
-        """Return a program and its arguments, or None where it is not set."""
+        """Return a program and its arguments, or None where it is not set; a program with a slash in it is a path."""
         value = self._take(name)
         if value is None:
             return None
@@ -70,7 +72,8 @@ class Settings:
         )
         if not isinstance(value, list) or not words or len(words) != len(value):
             raise self.wrong(name, "must be a list of texts: a program and its arguments")
-        return tuple(words)
+        program, *arguments = words
+        return (str(self._base / program) if "/" in program else program, *arguments)
 
     def finish(self) -> None:
         """Refuse what is left."""

@@ -28,13 +28,15 @@ def stamp(path: str | Path) -> Stamp | None:
 
 
 def settled(stamps: Iterable[Stamp | None], began: int) -> bool:
-    """Return whether all of these are old enough to be believed.
+    """Return whether all of these are far enough from now to be believed.
+
+    A stamp in the future was given before the clock was set back: a change made now cannot give it again.
 
     Args:
         began: `time.time_ns()` of a moment before they were taken.
     """
-    newest = max((max(each[0], each[1]) for each in stamps if each), default=0)
-    return newest + _SETTLED_NANOSECONDS < began
+    first, last = began - _SETTLED_NANOSECONDS, time.time_ns() + _SETTLED_NANOSECONDS
+    return not any(first <= moment <= last for each in stamps if each for moment in each[:2])
 
 
 class FileWatch:

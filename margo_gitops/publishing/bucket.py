@@ -60,6 +60,9 @@ _CONFIG: Final = Config(
     read_timeout=120,
     retries={"max_attempts": 5, "mode": "standard"},
     user_agent_extra="margo-gitops",
+    # Many stores that speak S3 refuse the checksum headers that botocore sends by default since 1.36.
+    request_checksum_calculation=os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"),
+    response_checksum_validation=os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required"),
 )
 _CONFLICT: Final = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _ABSENT: Final = {"NoSuchKey", "404"}

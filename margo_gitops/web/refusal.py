@@ -54,7 +54,8 @@ def refusal(
     said = f"the server answers {status} {shown(response.reason.encode())}".rstrip()
     said += f": {detail}" if detail else ""
     if status in _BUSY:
-        return SourceBusy(f"{said}: come back later", retry_after=retry_after(response.getheader("Retry-After")))
+        pause = retry_after(response.getheader("Retry-After"), response.getheader("Date"))
+        return SourceBusy(f"{said}: come back later", retry_after=pause)
     if status in REDIRECTS:
         return _redirect(said, response.getheader("Location") or "", source, wording)
     if status == HTTPStatus.UNAUTHORIZED:
@@ -91,24 +92,35 @@ def _redirect(said: str, location: str, source: WebSource, wording: Wording) -> 
     )
 
 
-def retry_after(value: str | None) -> float | None:
+def retry_after(value: str | None, date: str | None = None) -> float | None:
     """Return the seconds that a `Retry-After` header asks for, as seconds or as a date (RFC 9110, 10.2.3).
 
     At most `LONGEST_RETRY_AFTER`; None where there is no header, or one that makes no sense.
+
+    Args:
+        value: the header.
+        date: the `Date` header of the same answer. A server means its own clock; the device's may be wrong.
     """
     if value is None:
         return None
     text = value.strip()
     if text.isascii() and text.isdecimal():
         return min(float(text[:12]), LONGEST_RETRY_AFTER)
+    moment = _moment(text)
+    if moment is None:
+        return None
+    now = _moment(date) if date else None
+    return min(max(moment - (time.time() if now is None else now), 0.0), LONGEST_RETRY_AFTER)
+
+
+def _moment(date: str) -> float | None:
     # An agent that gets no such date does not load what reads it.
     import email.utils
 
     try:
-        moment = email.utils.parsedate_to_datetime(text).timestamp()
+        return email.utils.parsedate_to_datetime(date.strip()).timestamp()
     except (ValueError, OverflowError, TypeError, IndexError):
         return None
-    return min(max(moment - time.time(), 0.0), LONGEST_RETRY_AFTER)
 
 
 def shown(text: bytes) -> str:

@@ -29,8 +29,7 @@ KEYS = sorted(
         key
         for cls in records()
         for key, *_ in iterate_fields(cls)
-        if (cls.__name__, key)
-        not in {("SourceSettings", "git"), ("SourceSettings", "http"), ("ApplierSettings", "values")}
+        if (cls.__name__, key) not in {("SourceSettings", "git"), ("SourceSettings", "http")}
     }
 )
 

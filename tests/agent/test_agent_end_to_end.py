@@ -145,6 +145,19 @@ def test_a_damaged_journal_is_rebuilt_from_what_runs(world: World) -> None:
     assert report["deployments"][0]["status"]["status"]["state"] == "installed"
 
 
+def test_paths_of_appliers_are_relative_to_the_configuration_too(world: World) -> None:
+    (world.folder / "hooks").mkdir()
+    hook = world.folder / "hooks" / "changed"
+    hook.write_text(f'#!/bin/sh\necho "$1" >> {world.folder}/called\n')
+    hook.chmod(0o755)
+    world.configure(appliers={"files": {"folder": "output", "hook": ["hooks/changed"]}})
+    world.publish({1: deployment_bytes(1)})
+    done = world.agent("once")
+    assert done.returncode == 0, done.stderr
+    assert world.value(1)
+    assert (world.folder / "called").read_text() == "installed\n"
+
+
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])
 def test_pipes_and_folders_in_the_place_of_the_agents_files_stop_nothing(
     world: World, make: Callable[[Path], None]

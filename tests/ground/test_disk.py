@@ -183,6 +183,14 @@ class TestStamps:
         assert not settled([(0, 0, 1, 1), (1, 0, 1, 1)], 50_000_001)
         assert not settled([(0, 1, 1, 1)], 50_000_001)
 
+    @pytest.mark.parametrize("seconds", [-3600, -1, 1, 3600, 10 * 365 * 86_400])
+    def test_a_stamp_is_believed_when_it_is_far_from_now_on_either_side(self, seconds: int) -> None:
+        now = time.time_ns()
+        moment = now + seconds * 1_000_000_000
+        assert settled([(moment, moment, 1, 1)], now), "also where the clock was set back"
+        assert not settled([(moment, now, 1, 1)], now)
+        assert not settled([(now + 40_000_000, moment, 1, 1)], now)
+
 
 class TestLocks:
     def test_a_taken_lock_says_who_holds_it(self, tmp_path: Path) -> None:

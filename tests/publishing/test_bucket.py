@@ -56,6 +56,18 @@ def moto_reset() -> None:
     s3_backends[DEFAULT_ACCOUNT_ID]["aws"].reset()
 
 
+def test_no_checksum_header_is_sent_that_a_store_may_not_know(endpoint: str) -> None:
+    sent: list[dict[str, str]] = []
+    target = BucketTarget(URL)
+    target._client.meta.events.register("before-send.s3", lambda request, **_: sent.append(dict(request.headers)))  # type: ignore[attr-defined]
+    with target.exclusive():
+        pass
+    target.close()
+    assert sent
+    names = {name.lower() for headers in sent for name in headers}
+    assert not {name for name in names if name.startswith(("x-amz-checksum", "x-amz-sdk-checksum", "x-amz-trailer"))}
+
+
 def environment(url: str) -> dict[str, str]:
     return {
         "AWS_ENDPOINT_URL": url,

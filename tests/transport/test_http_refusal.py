@@ -20,6 +20,19 @@ def test_a_date_is_taken_as_the_time_until_then() -> None:
     assert 290 < wait <= 300
 
 
+@pytest.mark.parametrize("years", [-10, -1, 1, 10])
+def test_a_date_counts_from_the_answers_own_date_whatever_this_clock_says(years: int) -> None:
+    there = time.time() + years * 365 * 86_400
+    date, later = (email.utils.formatdate(there + wait, usegmt=True) for wait in (0, 300))
+    assert retry_after(later, date) == 300
+
+
+def test_an_answer_with_a_date_that_makes_no_sense_counts_from_this_clock() -> None:
+    wait = retry_after(email.utils.formatdate(time.time() + 300, usegmt=True), "yesterday")
+    assert wait is not None
+    assert 290 < wait <= 300
+
+
 def test_a_date_in_the_past_means_now() -> None:
     assert retry_after("Sat, 01 Jan 2000 00:00:00 GMT") == 0
 

@@ -17,11 +17,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, NamedTuple
 
-from margo_gitops.documents.declarations import About, Keys, OtherKeys, Problem, Range, Text
+from margo_gitops.documents.declarations import About, Keys, Problem, Range, Spelled, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN
 from margo_gitops.documents.fleet_kinds import ApiVersion
+from margo_gitops.documents.nodes import Json
 from margo_gitops.settings import Duration, FilePath, spell_duration
 from margo_gitops.transport.git.source import GitSettings
 from margo_gitops.transport.http.source import HttpSettings
@@ -106,11 +107,25 @@ class PollSettings:
             yield Problem(("jitter",), "must be less than the interval")
 
 
-@dataclass(frozen=True, slots=True)
-class ApplierSettings:
-    """Settings of one applier; which keys it knows is its own matter (docs/appliers.md)."""
+class ApplierSettings(NamedTuple):
+    """Settings of one applier; which keys it knows is its own matter (docs/appliers.md).
 
-    values: OtherKeys = field(default_factory=dict)
+    Attributes:
+        folder: what relative paths in them are relative to.
+    """
+
+    values: Mapping[str, Json]
+    folder: Path
+
+
+_ApplierSettings = Annotated[
+    ApplierSettings,
+    Spelled(
+        Mapping[str, Json],
+        lambda values, folder: ApplierSettings(values, Path(folder)),
+        lambda settings: dict(settings.values),
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +143,7 @@ class AgentConfiguration:
     source: SourceSettings
     trust: TrustSettings
     appliers: Annotated[
-        Mapping[str, ApplierSettings],
+        Mapping[str, _ApplierSettings],
         About("By name, most preferred first: a profile type is served by the first applier that names it."),
         Keys(r"^[a-z][a-z0-9-]{0,62}$", "an applier's name"),
     ]

@@ -143,7 +143,7 @@ def error_of(reply: Reply, source: WebSource) -> TransportError:
     error = refusal(reply.response, source, _WORDING, shown(detail.encode()))
     if reply.status == HTTPStatus.UNAUTHORIZED and isinstance(source, HttpSource) and source.contract == "g1":
         return SourceRefused(error.what, remedy=_NOT_SIGNED)
-    pause = retry_after(reply.header("Retry-After"))
+    pause = retry_after(reply.header("Retry-After"), reply.header("Date"))
     if pause is None:
         pause = _seconds(problem.get("retryAfterSeconds"))
     if pause is not None and reply.status in _RETRYABLE:

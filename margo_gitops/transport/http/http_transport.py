@@ -326,7 +326,7 @@ def _hints(reply: Reply, wait: int, unchanged_after: float | None) -> PollHints:
     return PollHints(
         waited=applied > 0 and not is_early,
         interval=retry_after(reply.header(POLL_INTERVAL_HEADER)),
-        pause=retry_after(reply.header("Retry-After")),
+        pause=retry_after(reply.header("Retry-After"), reply.header("Date")),
     )
 
 
