@@ -189,7 +189,7 @@ class ComposeApplier:
                 self._artifacts.place(workload.artifact, content, seconds=deadline - time.monotonic())
                 compose_file = compose_file_in(content, workload.component.name)
                 model = self._model(workload, ["--file", str(compose_file)], environment, deadline)
-                model.check_paths(content, workload.component.name)
+                model.check_paths(self._folder, content, workload.component.name)
                 (folder / OVERRIDE).write_bytes(override_file(workload, self._device, model.services))
                 RevisionRecord(
                     workload.digest,

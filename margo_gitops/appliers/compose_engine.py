@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from margo_gitops.appliers.compose_project import (
     Container,
 )
 from margo_gitops.appliers.programs import Finished, run_program
-from margo_gitops.errors import EngineUnavailable
+from margo_gitops.errors import EngineUnavailable, StorageFailed, WorkloadUnsupported
 
 _LABELS = (DEVICE, DEPLOYMENT, COMPONENT, DIGEST, SERVICES, ONCE, PROJECT, SERVICE)
 _LIST_FORMAT = "\t".join(
@@ -27,6 +28,7 @@ _LIST_FORMAT = "\t".join(
 )
 _HISTORY_FORMAT = "{{.Id}}\t{{.RestartCount}}\t{{if .State.Health}}{{.State.Health.Status}}{{end}}"
 _QUERY_SECONDS = 20.0
+_NO_CLIENT = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +124,20 @@ class ComposeEngine:
         try:
             return run_program(arguments, environment, seconds=seconds, folder=folder, keep_open=keep_open)
         except OSError as error:
-            raise _unavailable(self._client, [f"{arguments[0]}: {error.strerror or error}"]) from error
+            why = [f"{arguments[0]}: {error.strerror or error}"]
+            if error.errno in _NO_CLIENT:
+                raise _unavailable(self._client, why) from error
+            if error.errno == errno.E2BIG:
+                raise WorkloadUnsupported(
+                    "the parameters are too long for the engine's client",
+                    why=why,
+                    remedy="put long content into a file of the component, and name the file",
+                ) from error
+            raise StorageFailed(
+                "the engine's client cannot be started on this device",
+                why=why,
+                remedy="check the device's memory, its disk and its limits (ulimit)",
+            ) from error
 
 
 def _text(field: str) -> str:

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
-from margo_gitops.appliers.programs import parameter_text
 from margo_gitops.digests import Digest, parse_digest
+from margo_gitops.documents.compose_variables import parameter_text, pointer_problem, value_problem, variable_name
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import WorkloadUnsupported
 
@@ -30,11 +30,8 @@ PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 
 _LONGEST_COMPONENT = 60
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# These steer the client itself; COMPOSE_PROFILES is meant for the compose file.
-_RESERVED = re.compile(
-    r"PATH|HOME|XDG_RUNTIME_DIR|LD_.*|DOCKER_.*|COMPOSE_(?!PROFILES$).*|BUILDX_.*|BUILDKIT_.*|PODMAN_.*|CONTAINERS?_.*"
-)
+_MOST_BYTES = 1024 * 1024
+"""Of all variables together; Linux gives a program 2 MiB for them and its arguments."""
 _EXIT = re.compile(r"Exited \((\d+)\)", re.IGNORECASE)
 
 
@@ -55,25 +52,25 @@ def environment_of(workload: Workload) -> dict[str, str]:
     """Return the environment variables that the deployment's parameters are (Margo application description, pointer).
 
     Raises:
-        WorkloadUnsupported: a pointer is not the name of a variable or steers Compose itself, or a value has a NUL.
+        WorkloadUnsupported: a pointer is not the name of a variable or steers Compose itself, a value is no text that
+            a variable can hold, or all of them together are too long.
     """
     environment: dict[str, str] = {}
     for pointer, value in workload.values.items():
-        name = pointer.removeprefix("ENV.")
-        problem = ""
-        if not _VARIABLE.fullmatch(name):
-            problem = "is not the name of an environment variable"
-        elif _RESERVED.fullmatch(name):
-            problem = "is a variable that steers Compose itself"
-        text = parameter_text(value)
-        if "\0" in text:
-            problem = "gets a value with a NUL, which no environment variable can hold"
-        if problem:
-            raise WorkloadUnsupported(
-                f"the pointer {pointer} of component {workload.component.name} {problem}",
-                remedy="choose another pointer in the application description",
-            )
-        environment[name] = text
+        for problem, remedy in (
+            (pointer_problem(pointer), "choose another pointer in the application description"),
+            (value_problem(pointer, value), "put long content into a file of the component, and name the file"),
+        ):
+            if problem:
+                raise WorkloadUnsupported(
+                    f"the pointer {pointer} of component {workload.component.name} {problem}", remedy=remedy
+                )
+        environment[variable_name(pointer)] = parameter_text(value)
+    if sum(len(f"{name}={text}".encode(errors="replace")) for name, text in environment.items()) > _MOST_BYTES:
+        raise WorkloadUnsupported(
+            f"the parameters of component {workload.component.name} have more than {_MOST_BYTES} bytes together",
+            remedy="put long content into a file of the component, and name the file",
+        )
     return environment
 
 

@@ -36,30 +36,55 @@ def compose_file_in(content: Path, component: str) -> Path:
 
 
 @dataclass(frozen=True, slots=True)
+class UsedPath:
+    """A file or folder of this device that a compose file uses, the part of it that does, and whether it may write."""
+
+    path: Path
+    user: str
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ComposeModel:
     """The compose file as Compose resolved it.
 
     Attributes:
         services: by name.
         images: every image to be had before starting, with its platform where one is asked for; sorted.
-        paths: files and folders of this device that services use, with the service that does.
+        paths: files and folders of this device that are used.
     """
 
     services: Mapping[str, Json]
     images: tuple[tuple[str, str], ...]
-    paths: tuple[tuple[Path, str], ...]
+    paths: tuple[UsedPath, ...]
 
-    def check_paths(self, content: Path, component: str) -> None:
-        """Refuse paths below the content that are not part of it: the next update would lose what is written there.
+    def check_paths(self, folder: Path, content: Path, component: str) -> None:
+        """Refuse paths of the applier's folder that are no content, or that may be written: an update replaces them.
+
+        Args:
+            folder: of the applier.
+            content: of this revision, below it.
+            component: for messages.
 
         Raises:
             ComposeInvalid: there is one.
         """
-        for path, user in self.paths:
-            if path.is_relative_to(content) and not path.exists():
+        folder, content = folder.resolve(), content.resolve()
+        for used in self.paths:
+            path = used.path.resolve()
+            if not path.is_relative_to(folder):
+                continue
+            shown = path.relative_to(content) if path.is_relative_to(content) else path
+            who = f"{used.user} of component {component}"
+            if not path.is_relative_to(content) or not path.exists():
                 raise ComposeInvalid(
-                    f"{user} of component {component} uses {path.relative_to(content)}, which is not in its content",
+                    f"{who} uses {shown}, which is not in its content",
                     remedy="keep data in a named volume, and put configuration files into the content",
+                )
+            if used.writable:
+                raise ComposeInvalid(
+                    f"{who} may write to {shown} in its content; the next update replaces it, and its data is lost",
+                    remedy="mount it read-only (:ro), or keep the data in a named volume",
                 )
 
 
@@ -84,16 +109,19 @@ def read_model(output: str, component: str) -> ComposeModel:
     return ComposeModel(services, tuple(sorted(images)), tuple(_paths(model, services)))
 
 
-def _paths(model: Json, services: Mapping[str, Json]) -> Iterator[tuple[Path, str]]:
+def _paths(model: Json, services: Mapping[str, Json]) -> Iterator[UsedPath]:
     for name, service in services.items():
         volumes = _plain(service).get("volumes")
         for volume in volumes if isinstance(volumes, list) else []:
             if _text(volume, "type") == "bind" and (source := _text(volume, "source")):
-                yield Path(source), f"service {name}"
+                yield UsedPath(Path(source), f"service {name}", _plain(volume).get("read_only") is not True)
+    for name, entry in _mapping(model, "volumes").items():
+        if source := _text(_plain(entry).get("driver_opts"), "device"):
+            yield UsedPath(Path(source), f"volume {name}", writable=True)
     for kind in ("configs", "secrets"):
         for name, entry in _mapping(model, kind).items():
             if source := _text(entry, "file"):
-                yield Path(source), f"{kind[:-1]} {name}"
+                yield UsedPath(Path(source), f"{kind[:-1]} {name}", writable=False)
 
 
 def _plain(value: Json) -> Mapping[str, Json]:

@@ -22,12 +22,13 @@ from pathlib import Path
 
 from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, storing
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
-from margo_gitops.appliers.programs import parameter_text, run_program
+from margo_gitops.appliers.programs import run_program
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.disk.files import write_synced
 from margo_gitops.disk.folders import new_folder, point_link, remove_tree, sweep
 from margo_gitops.documents import records
+from margo_gitops.documents.compose_variables import parameter_text
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_text import write_yaml

@@ -6,7 +6,6 @@ Values of parameters may be secrets, so a message shows their names instead.
 
 from __future__ import annotations
 
-import json
 import os
 import selectors
 import signal
@@ -18,9 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
-
-from margo_gitops.documents.application import ParameterValue
-from margo_gitops.documents.yaml_scalars import write_number
 
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 _PATIENCE_SECONDS = 5.0
@@ -140,15 +136,3 @@ def redacted(text: str, environment: Mapping[str, str]) -> str:
         if len(value) >= _SHORTEST_REDACTED:
             text = text.replace(value, f"<{name}>")
     return text
-
-
-def parameter_text(value: ParameterValue) -> str:
-    """Return a value as the text of an environment variable.
-
-    Texts as they are; true and false; numbers in their shortest form; lists as one line of JSON.
-    """
-    if isinstance(value, tuple):
-        return json.dumps(list(value), ensure_ascii=False, separators=(",", ":"))
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return value if isinstance(value, str) else write_number(value)

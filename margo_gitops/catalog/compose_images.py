@@ -10,7 +10,7 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import yaml
@@ -69,25 +69,55 @@ def pinning_rule(image: str) -> str | None:
     return "R202" if tag and tag.lower() not in _MOVING else "R201"
 
 
+@dataclass(frozen=True, slots=True)
+class ComposeFile:
+    """The compose file of a component.
+
+    Attributes:
+        path: of the file, or of the archive it lies in.
+        in_archive: its lines count inside the archive; an editor can only open the archive itself.
+    """
+
+    path: str
+    content: bytes
+    in_archive: bool
+
+
+def compose_file(tree: FileTree, path: str, *, is_folder: bool) -> ComposeFile | None:
+    """Return the compose file of a component that the package brings along; None where there is none.
+
+    Args:
+        tree: where the content lies.
+        path: of the content in it, a folder or a tar.gz.
+        is_folder: which of the two.
+
+    Raises:
+        UnreadableDocument: it cannot be looked into.
+    """
+    if is_folder:
+        path = f"{path}/{COMPOSE_FILE}"
+    file = tree.file(path)
+    if file is None or file.kind != "file":
+        return None
+    if is_folder:
+        if file.size > MAX_BYTES:
+            raise UnreadableDocument(f"has more than {MAX_BYTES} bytes", where=Location(path))
+        return ComposeFile(path, file.read(), in_archive=False)
+    content = _in_archive(file.read(), path)
+    return None if content is None else ComposeFile(path, content, in_archive=True)
+
+
 def service_images(tree: FileTree, content: ComponentContent) -> list[ServiceImage]:
     """Return the images of a component that the package brings along.
 
     Raises:
         UnreadableDocument: its compose file cannot be looked into.
     """
-    path = f"applications/{content.location}"
-    if content.is_folder:
-        path = f"{path}/{COMPOSE_FILE}"
-    file = tree.file(path)
-    if file is None or file.kind != "file":
+    found = compose_file(tree, f"applications/{content.location}", is_folder=content.is_folder)
+    if found is None:
         return []
-    if content.is_folder:
-        if file.size > MAX_BYTES:
-            raise UnreadableDocument(f"has more than {MAX_BYTES} bytes", where=Location(path))
-        return list(_images(file.read(), path))
-    found = _in_archive(file.read(), path)
-    # Lines count inside the archive; an editor can only open the archive itself.
-    return [ServiceImage(each.service, each.image, Location(path)) for each in _images(found, path)] if found else []
+    images = _images(found.content, found.path)
+    return [replace(each, location=Location(found.path)) if found.in_archive else each for each in images]
 
 
 def _in_archive(archive: bytes, path: str) -> bytes | None:

@@ -74,7 +74,7 @@ def read_package(tree: FileTree, file_prefix: str = "") -> Package:
     if description is not None and not isinstance(description, ApplicationDescription):
         findings.append(Finding(f"is a {checked.kind}, expected is an ApplicationDescription", Location(name)))
     if not isinstance(description, ApplicationDescription):
-        raise _invalid(name, findings)
+        raise package_invalid(name, findings)
 
     findings += _version_findings(description, source)
     findings += _resource_findings(source, files)
@@ -82,7 +82,7 @@ def read_package(tree: FileTree, file_prefix: str = "") -> Package:
     contents, found = component_contents(source, files, folder)
     findings += found
     if any(finding.severity == "error" for finding in findings):
-        raise _invalid(name, findings)
+        raise package_invalid(name, findings)
     application = Application(Located(description, name, content), package_digest(files), contents)
     return Package(application, files, tuple(findings))
 
@@ -104,7 +104,8 @@ def package_digest(files: dict[str, TreeFile]) -> Digest:
         raise PackageInvalid(str(error), remedy="rename the file") from error
 
 
-def _invalid(name: str, findings: list[Finding]) -> PackageInvalid:
+def package_invalid(name: str, findings: list[Finding]) -> PackageInvalid:
+    """Return the error that shows every finding of a package, with the description's file."""
     error = PackageInvalid("the package cannot be used", where=Location(name), why=[str(each) for each in findings])
     error.findings = tuple(findings)
     return error
@@ -132,6 +133,7 @@ def _resource_findings(source: SourceText, files: dict[str, TreeFile]) -> Iterat
 
 COMPOSE_FILE = "compose.yaml"
 """The one spelling that Margo allows in a compose archive (application registry, compose archive)."""
+_OTHER_COMPOSE_FILES = ("compose.yml", "docker-compose.yml", "docker-compose.yaml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,8 +200,10 @@ def component_contents(
             if extension is None:
                 continue
             content = _content(extension.artifact, files, folder, profile.text("type"))
-            if isinstance(content, str):
-                findings.append(Finding(content, Location(source.file, node.line, node.column), f"component {name}"))
+            if isinstance(content, tuple):
+                message, remedy = content
+                where = Location(source.file, node.line, node.column)
+                findings.append(Finding(message, where, f"component {name}", remedy))
             elif contents.setdefault(name, content) != content:
                 message = "profiles that share a component must name the same content"
                 findings.append(Finding(message, Location(source.file, node.line, node.column), f"component {name}"))
@@ -208,20 +212,25 @@ def component_contents(
 
 def _content(
     artifact: ComponentArtifact, files: dict[str, TreeFile], folder: str, profile_type: str | None
-) -> ComponentContent | str:
+) -> ComponentContent | tuple[str, str]:
+    """Return the content, or what is wrong with it and what to do."""
     if artifact.url is not None and artifact.digest is not None:
         return ComponentContent(artifact.url, artifact.digest, is_folder=False, size=artifact.size_bytes)
     path = artifact.path or ""
     location = f"{folder}/{path}"
     if path in files:
         if not path.endswith((".tar.gz", ".tgz")):
-            return f"{path} is neither a folder nor a tar.gz"
+            return f"{path} is neither a folder nor a tar.gz", "pack the folder as a tar.gz, or name the folder"
         return ComponentContent(location, sha256(files[path].read()), is_folder=False, size=files[path].size)
     inside = {name[len(path) + 1 :]: file for name, file in files.items() if name.startswith(f"{path}/")}
     if not inside:
-        return f"the package has no {path}"
+        return f"the package has no {path}", "name a folder or a tar.gz of the package"
     if profile_type == "compose" and COMPOSE_FILE not in inside:
-        return f"{path} holds no {COMPOSE_FILE}"
+        other = next((name for name in _OTHER_COMPOSE_FILES if name in inside), None)
+        remedy = (
+            f"rename {path}/{other} to {COMPOSE_FILE}" if other else f"put the compose file at {path}/{COMPOSE_FILE}"
+        )
+        return f"{path} holds no {COMPOSE_FILE}", remedy
     digests = {name: sha256(file.read()) for name, file in inside.items()}
     size = sum(file.size for file in inside.values())
     return ComponentContent(location, folder_digest(digests), is_folder=True, size=size)

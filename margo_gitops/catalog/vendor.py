@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from margo_gitops.catalog.compose_check import check_package
 from margo_gitops.catalog.file_tree import DiskTree, plain_files
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
 from margo_gitops.catalog.package import (
@@ -19,7 +20,6 @@ from margo_gitops.catalog.package import (
     locked_digests,
     package_digest,
     package_folder,
-    read_package,
     write_lock,
 )
 from margo_gitops.digests import Digest
@@ -57,7 +57,7 @@ def add_package(source: Path, fleet: Path, *, replace: bool = False) -> Vendored
         )
     if not source.is_dir():
         raise PackageInvalid(f"{source} is not a folder", remedy="name the folder that holds margo.yaml")
-    package = read_package(DiskTree(source), f"{source}/")
+    package = check_package(DiskTree(source), f"{source}/")
     description = package.application.description.value
     key = (description.id, description.metadata.version)
     folder = f"applications/{package_folder(description)}"

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
+from margo_gitops.catalog.compose_check import check_package
 from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.catalog.package import Package, read_package
+from margo_gitops.catalog.package import Package
 from margo_gitops.catalog.vendor import add_package
 from margo_gitops.cli.completion import (
     complete_applications,
@@ -48,7 +49,7 @@ def add(path: Path, replace: bool, editing: Editing) -> None:
     """Copy the package in the folder PATH into the fleet repo, and pin its digest in applications.lock."""
     if editing.commit or editing.dry_run:
         base = editing.base()
-        package = read_package(DiskTree(path), f"{path}/")
+        package = check_package(DiskTree(path), f"{path}/")
         _print_findings(package)
         editing.finish(base, add_edit(base, package, replace=replace))
         return
@@ -89,7 +90,7 @@ def upgrade(
     lists each reason and writes nothing.
     """
     base = editing.base()
-    package = read_package(DiskTree(source), f"{source}/") if source is not None else None
+    package = check_package(DiskTree(source), f"{source}/") if source is not None else None
     made = upgrade_deployments(base, UpgradeRequest(application, package, version, deployments))
     if package is not None:
         _print_findings(package)
@@ -112,7 +113,7 @@ def _print_steps(application: str, made: Upgrade, *, to_errors: bool) -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 def validate(path: Path) -> None:
     """Check the package in the folder PATH: its description, resources and components."""
-    package = read_package(DiskTree(path), f"{path}/")
+    package = check_package(DiskTree(path), f"{path}/")
     _print_findings(package)
     description = package.application.description.value
     click.echo(f"{description.id} {description.metadata.version} is valid: {len(package.files)} files")

@@ -41,7 +41,9 @@ COMMANDS = {
     "validate": "margo_gitops.cli.validate:validate",
 }
 _EXTRAS = {
+    "check_jsonschema": "operator",
     "jinja2": "operator",
+    "jsonschema": "operator",
     "pygit2": "operator",
     "re2": "operator",
     "ruamel": "operator",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from margo_gitops.appliers.programs import parameter_text
 from margo_gitops.catalog.compose_images import ServiceImage, service_images
 from margo_gitops.catalog.file_tree import FileTree
 from margo_gitops.digests import Digest
 from margo_gitops.documents.application import Component, DeploymentProfile
+from margo_gitops.documents.compose_variables import parameter_text, variable_name
 from margo_gitops.errors import Location, UnreadableDocument
 from margo_gitops.rendering.intent import Application, ComponentContent, Intent
 from margo_gitops.rendering.parameters import Effective
@@ -94,8 +94,9 @@ def image_name(
     where = None
     for parameter in parameters:
         for target in parameter.targets:
-            if target.pointer in named and component.name in target.components:
-                environment[target.pointer] = parameter_text(parameter.value)
+            name = variable_name(target.pointer)
+            if name in named and component.name in target.components:
+                environment[name] = parameter_text(parameter.value)
                 where = parameter.origin.layer.location(parameter.name)
     return image.named(environment), where
 

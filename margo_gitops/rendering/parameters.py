@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from margo_gitops.documents.application import DeploymentProfile, ParameterValue, Setting, Target, ValueSchema
+from margo_gitops.documents.compose_variables import value_problem
 from margo_gitops.documents.deployment import DeployedParameter
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.nodes import Json, exact
@@ -120,6 +121,8 @@ def effective_parameters(
             errors.append(error)
             continue
         errors += _control_characters(effective)
+        if profile.type == "compose":
+            errors += _no_variable(effective)
         errors += _broken_rules(name, effective, rules, stack, previous)
         if effective is not None:
             found.append(effective)
@@ -205,6 +208,18 @@ def _control_characters(effective: Effective | None) -> Iterator[MargoGitopsErro
                 where=effective.origin.layer.location(effective.name),
                 remedy="take it out; tabs and line ends are possible",
             )
+
+
+def _no_variable(effective: Effective | None) -> Iterator[MargoGitopsError]:
+    """Yield a value that no environment variable can hold."""
+    for target in effective.targets if effective else ():
+        if effective and (problem := value_problem(target.pointer, effective.value)):
+            yield ParameterInvalid(
+                f"parameter {effective.name}: {target.pointer} {problem}",
+                where=effective.origin.layer.location(effective.name),
+                remedy="put long content into a file of the component, and name the file",
+            )
+            return
 
 
 def _broken_rules(

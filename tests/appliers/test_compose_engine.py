@@ -343,6 +343,9 @@ def test_a_service_that_is_gone_from_the_file_is_gone_from_the_engine(site):
         ("services: {}\n", {}, ComposeInvalid, ""),
         (compose(extra="    ports: ['${PORT}:80']\n"), {"PORT": "verysecret"}, ComposeInvalid, "PORT"),
         (compose(extra="    volumes: [./data:/data]\n"), {}, ComposeInvalid, "app/data"),
+        (compose(extra="    volumes: [./conf:/data]\n"), {}, ComposeInvalid, "conf in its content; the next update"),
+        (compose(extra="    volumes: [../../data:/data]\n"), {}, ComposeInvalid, "not in its content"),
+        (compose(), {"GREETING": "x" * 140_000}, WorkloadUnsupported, "140000 characters"),
         (compose(extra="    env_file: none.env\n"), {}, ComposeInvalid, "none.env"),
         (compose(), {"a.b": "x"}, WorkloadUnsupported, "a.b"),
     ],
@@ -352,7 +355,7 @@ def test_a_compose_file_that_cannot_be_used_is_refused_before_anything_is_touche
     applier.install(site.workload(compose()))
     before = site.containers()
     with pytest.raises(error, match=reason or None) as caught:
-        applier.prepare(site.workload(source, values))
+        applier.prepare(site.workload(source, values, {"conf/app.conf": b"x"}))
     assert "hmi" in str(caught.value)
     assert "verysecret" not in str(caught.value)
     assert caught.value.remedy

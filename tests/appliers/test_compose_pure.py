@@ -21,7 +21,8 @@ from margo_gitops.appliers.compose_project import (
     project_name,
 )
 from margo_gitops.appliers.compose_source import read_model
-from margo_gitops.appliers.programs import Finished, parameter_text, redacted
+from margo_gitops.appliers.programs import Finished, redacted
+from margo_gitops.documents.compose_variables import parameter_text
 from margo_gitops.errors import ComposeInvalid, WorkloadUnsupported
 
 IDS = st.uuids().map(str)

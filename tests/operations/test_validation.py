@@ -276,9 +276,33 @@ def test_an_archive_is_looked_into(tmp_path: Path):
         (b"a: &a [x]\nb: [" + b"*a, " * 120_000 + b"]\n", False),
     ],
 )
-def test_content_that_cannot_be_looked_into_is_a_warning(tmp_path: Path, content: bytes, archive: bool):
+def test_content_that_cannot_be_looked_into_is_an_error(tmp_path: Path, content: bytes, archive: bool):
     found = validate(composed(tmp_path, content, archive=archive))
-    assert [each.rule for each in found.findings] == ["R204"]
+    assert [(each.severity, each.rule) for each in found.findings] == [("error", "R204")]
+
+
+def test_a_compose_file_that_cannot_run_and_a_pointer_that_cannot_be_set_are_errors(tmp_path: Path):
+    fleet = composed(tmp_path, b"services: {web: {image: '${IMGAE}', imagee: x, volumes: ['./data:/data']}}\n")
+    fleet.change(
+        "applications/app/1.0.0/margo.yaml",
+        '"deploymentProfiles"',
+        f'"parameters": {json.dumps({"port": parameter(pointer="PORTS.80", value=1)})}, "deploymentProfiles"',
+    )
+    fleet.pin()
+    found = [each for each in validate(fleet).findings if each.severity == "error"]
+    assert [each.rule for each in found] == ["R210", "R208", "R209"]
+    assert all(each.file and each.file.startswith("applications/app/1.0.0/") and each.line for each in found)
+
+
+@pytest.mark.parametrize("characters", [131_066, 131_067])
+def test_a_value_that_no_environment_variable_holds_is_an_error_where_it_is_written(tmp_path: Path, characters: int):
+    fleet = FleetFolder.empty(tmp_path / "fleet")
+    fleet.application(parameters={"text": parameter(pointer="TEXT")})
+    fleet.device("a")
+    fleet.deployment("web", parameters={"text": "x" * characters})
+    fleet.commit()
+    found = [f"{each.rule} {each.file}" for each in validate(fleet).findings if each.severity == "error"]
+    assert found == (["MG1204 deployments/web.yaml"] if characters > 131_066 else [])
 
 
 def test_components_from_a_registry_are_noted_and_urls_without_a_digest_warned_of(tmp_path: Path):

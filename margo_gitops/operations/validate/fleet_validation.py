@@ -1,12 +1,14 @@
 """Validate: everything that can be checked without writing, in one run.
 
-VALIDATE-1  An error here is a refusal of `render`, and what `render` refuses is an error here (immutable settings only
-            where the state repo is given).
+VALIDATE-1  An error here is a refusal of `render` (except VALIDATE-5), and what `render` refuses is an error here
+            (immutable settings only where the state repo is given).
 VALIDATE-2  A warning is what is not pinned: the same commit may run something else tomorrow.
 VALIDATE-3  The fleet's policy applies (docs/policy.md): always to applications and where their content comes from; to
             freezes, signatures and reviews of a change where its first commit is named.
 VALIDATE-4  `--since REV` shows a finding if its file changed since REV, or if REV did not have it: what the change
             causes elsewhere is shown, older findings elsewhere are not.
+VALIDATE-5  A compose file that cannot run is an error here and for `app add`, and not for `render`: what the Compose
+            specification says grows, and a commit that was rendered once must render again to be proved.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from margo_gitops.catalog.compose_check import fleet_compose_findings
 from margo_gitops.catalog.compose_images import ServiceImage, pinning_rule, service_images
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import find_fleet
@@ -148,6 +151,8 @@ def _findings(tree: RootTree, previous: Previous, span: Span | None) -> Iterator
         return
     checked = check_intent(intent, previous, _unread(found))
     yield from map(of_error, checked.errors)
+    for application in intent.applications.values():
+        yield from map(of_finding, fleet_compose_findings(tree, application))
     yield from _unpinned(tree, intent, checked.resolved)
     yield from policy_of_content(tree, intent, checked.resolved, span)
 
@@ -206,11 +211,8 @@ def _application_images(
             elif profile.type == "compose":
                 try:
                     images = service_images(tree, content)
-                except UnreadableDocument as error:
-                    where = error.where or Location(content.location)
-                    reasons = "; ".join([error.what, *error.why])
-                    yield of_rule("R204", reasons, where, "fix the file, so that its images can be checked")
-                    continue
+                except UnreadableDocument:
+                    continue  # VALIDATE-5 says so
                 for image in images:
                     if image.variables():
                         variable.setdefault((id(application), component.name), []).append(image)

@@ -112,9 +112,9 @@ _OWN = (
     ),
     Rule(
         "R204",
-        "warning",
-        "A compose file cannot be checked.",
-        "It is too large or not YAML, so its images are unknown. The message says why.",
+        "error",
+        "A compose file cannot be read.",
+        "It is too large or not YAML, so Compose refuses it, and its images are unknown. The message says why.",
     ),
     Rule(
         "R205",
@@ -136,6 +136,44 @@ _OWN = (
         "A compose file is at a URL, so its images are not checked.",
         "The archive has a digest, so it cannot change. But no one checked whether its images are pinned. Put the"
         " content into the package to have it checked.",
+    ),
+    Rule(
+        "R208",
+        "error",
+        "A compose file does not follow the Compose specification.",
+        "Compose on the device would refuse it. The file is held against the schema that the Compose specification"
+        " publishes, and each volume, network, secret, config and service that it names must be there. `app add`"
+        " refuses such a package.",
+    ),
+    Rule(
+        "R209",
+        "error",
+        "A parameter's pointer cannot be set.",
+        "In a compose component a pointer is the name of an environment variable, `PORT` or `ENV.PORT`; the compose"
+        " file uses it as `${PORT}`. No device can set `PORTS.80`, nor a variable that steers Compose itself, such as"
+        " `DOCKER_HOST`.",
+    ),
+    Rule(
+        "R210",
+        "error",
+        "A compose file uses a variable that nothing sets.",
+        "Devices give Compose the parameters of the component and nothing else, so the variable is empty there. It is"
+        " an error in the name of an image, or where the file asks for a value (`${NAME:?}`), and a warning elsewhere."
+        " Correct the name, add a parameter, or write a default: `${NAME:-default}`.",
+    ),
+    Rule(
+        "R211",
+        "warning",
+        "A parameter sets a variable that the compose file does not use.",
+        "Its value has no effect. Use the variable in the compose file, or correct the pointer.",
+    ),
+    Rule(
+        "R212",
+        "error",
+        "A service may write into the package.",
+        "A device replaces the package at each update, so what a service wrote into a folder of it would be lost."
+        " Mount the folder read-only (`./conf:/etc/app:ro`), and keep data in a named volume. Devices refuse such a"
+        " file, too.",
     ),
     Rule(
         "R301",
