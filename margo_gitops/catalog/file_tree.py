@@ -127,7 +127,7 @@ def check_depth(folder: str) -> None:
     """
     if folder.count("/") >= MAX_DEPTH:
         raise UnreadableDocument(
-            f"lies in more than {MAX_DEPTH} folders", where=Location("/".join(folder.split("/")[:4]))
+            f"is in more than {MAX_DEPTH} folders", where=Location("/".join(folder.split("/")[:4]))
         )
 
 

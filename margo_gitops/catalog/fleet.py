@@ -183,7 +183,7 @@ def _documents(tree: FileTree, kind: _Kind[T], findings: list[Finding]) -> dict[
             where = document.at("metadata", "name")
             findings.append(Finding(message, where, remedy="rename one of the two", rule="R103"))
         elif name in documents:
-            message = f"{name} stands in {documents[name].file} already"
+            message = f"{name} is in {documents[name].file} already"
             where = document.at("metadata", "name")
             findings.append(Finding(message, where, remedy="remove one of the two", rule="R104"))
         else:

@@ -33,7 +33,7 @@ def check_device(device: str) -> None:
     """Refuse what is not a device id.
 
     Raises:
-        AuditUnusable: it is none.
+        AuditUnusable: it is not a device id.
     """
     if not is_device_id(device):
         raise AuditUnusable(f"{printable(device)!r} is not a device id", remedy="list them: ls devices/")

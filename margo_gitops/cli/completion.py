@@ -48,7 +48,7 @@ def completion(context: click.Context, shell: str) -> None:
 
 
 def answer(cli: click.Command) -> NoReturn:
-    """Print the words that a shell asks for, and end; whatever goes wrong, nothing is offered and nothing complains."""
+    """Print the words that a shell asks for, and end; if anything goes wrong, offer nothing and print no error."""
     code = 0
     with open(os.devnull, "w", encoding="utf-8") as nowhere:  # noqa: PTH123  # no path of ours
         sys.stderr, said = nowhere, sys.stderr
@@ -178,7 +178,7 @@ def _description(root: Path, application: str, version: str | None) -> bytes | N
 
 
 MOST = 1000
-"""Words that are offered; nobody reads more."""
+"""Words that are offered; no one reads more."""
 
 Completer = Callable[[click.Context, click.Parameter, str], list[str]]
 

@@ -120,7 +120,7 @@ def deploy(
 def deploy_by_form(
     editing: Editing, base: Base, target: DeployTarget, request: DeployRequest, state: str | None
 ) -> None:
-    """Ask for what a Deployment shall be, show the change and what it does, and make it.
+    """Ask for the content of a Deployment, show the change and what it does, and make it.
 
     Raises:
         UsageError: there is no terminal.

@@ -33,8 +33,8 @@ class CheckedFile:
     Attributes:
         file: its name as the user gave it; `<stdin>` for the standard input.
         verdict: "unopened" for a file that could not be read at all.
-        kind: None where it cannot be told.
-        shape: G0, G1, G2 of the standard, v1 of our own kinds; None where it cannot be told.
+        kind: None if it is unknown.
+        shape: G0, G1, G2 of the standard, v1 of our own kinds; None if it is unknown.
         findings: everything that is wrong (errors) or doubtful (warnings).
     """
 

@@ -87,7 +87,7 @@ class Commands(click.Group):
     """A group whose commands are imported when they are asked for."""
 
     def invoke(self, ctx: click.Context) -> object:
-        """Run the command; a reader that went away is told apart from findings.
+        """Run the command; distinguish a reader that closed the pipe from findings.
 
         Raises:
             _ReaderGoneError: it did.
@@ -185,7 +185,7 @@ def main() -> NoReturn:
 
 
 def _open_missing_streams() -> None:
-    """Give a process that was started with `>&-` a stream to nowhere, lest the next file opened becomes its output."""
+    """Give a process that was started with `>&-` a stream to nowhere, so that no later file becomes its output."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             opened = os.open(os.devnull, os.O_RDWR)

@@ -88,7 +88,7 @@ def _json_text(value: Json, *, indent: int | None) -> str:
 
 
 def note(text: str) -> None:
-    """Print what a person should know beside the result, to standard error."""
+    """Print what a person should know in addition to the result, to standard error."""
     click.echo(f"note: {text}", err=True)
 
 

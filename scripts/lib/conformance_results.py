@@ -72,7 +72,7 @@ def _table(
 ) -> Iterator[str]:
     yield f"## {heading}"
     yield ""
-    yield f"The requirements stand in [{page}]({page})."
+    yield f"The requirements are in [{page}]({page})."
     yield ""
     yield "| " + " | ".join(["Requirement", "", "The kit checks", "Tests", *subjects]) + " |"
     yield "|---" * (4 + len(subjects)) + "|"

@@ -106,7 +106,7 @@ def test_a_file_must_be_named_after_what_it_holds(sound: FleetFolder):
 def test_one_name_may_stand_in_one_file_only(sound: FleetFolder):
     sound.put("devices/hall/press-01.yaml", (sound.root / "devices/press-01.yaml").read_bytes())
     (finding,) = findings(sound)
-    assert "press-01 stands in" in finding
+    assert "press-01 is in" in finding
 
 
 @pytest.mark.parametrize("path", ["devices/gw/press.yaml", "devices/gw_2fpress.yaml", "devices/hall/gw/press.yaml"])

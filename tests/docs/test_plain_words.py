@@ -1,11 +1,13 @@
 """The project's texts use plain English: usual words in their usual order, and short sentences.
 
-A text is a page, or a docstring or message in the code; the pages with commands, errors and rules are made from those.
-Code, output and names in code style are not looked at, and a sentence's length not in tables and numbered requirements.
+A text is a page, or a string of several words in the code that is not a docstring: a message, a remedy, a
+description. The docstrings that people read (commands, errors, rules) are in the generated pages. The test does not
+look at code, output and names in code style, nor at the length of sentences in tables and numbered requirements.
 """
 
 from __future__ import annotations
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,74 +45,15 @@ AVOIDED = {
     r"(?<=[;,] )else(?! if)": "otherwise",
     r"of the same kind of|of such a kind": "of the same kind",
 }
-"""What a reader who learned English as a foreign language stumbles over, and what to write instead."""
+"""Words that are hard for a reader who learned English as a foreign language, and what to write instead."""
 
-FINISHED = [
-    "CHANGELOG.md",
-    "CONTRIBUTING.md",
-    "README.md",
-    "SECURITY.md",
-    "benchmarks/README.md",
-    "docs/README.md",
-    "docs/agent.md",
-    "docs/cli.md",
-    "docs/appliers.md",
-    "docs/architecture.md",
-    "docs/audit.md",
-    "docs/catalog.md",
-    "docs/conformance.md",
-    "docs/decisions/0001-frozen-dataclasses.md",
-    "docs/decisions/0002-own-yaml-emitter.md",
-    "docs/decisions/0003-own-ssh-signature-check.md",
-    "docs/decisions/0004-own-git-objects.md",
-    "docs/decisions/0005-one-rename-moves-all-refs.md",
-    "docs/decisions/0006-pushing-by-the-git-program.md",
-    "docs/decisions/0007-no-clone-on-the-device.md",
-    "docs/decisions/0008-values-checked-by-the-application.md",
-    "docs/decisions/0009-expressions-not-templates.md",
-    "docs/decisions/0010-a-device-that-leaves-keeps-running.md",
-    "docs/decisions/0011-not-implemented-is-refused.md",
-    "docs/decisions/0012-older-commit-does-not-undo.md",
-    "docs/decisions/0013-one-fleet-per-state-repo.md",
-    "docs/decisions/0014-edits-by-ruamel-yaml.md",
-    "docs/decisions/0015-judged-by-the-policy-before.md",
-    "docs/decisions/0016-scaffold-upgrade-by-merge.md",
-    "docs/decisions/0017-capabilities-by-review.md",
-    "docs/decisions/0018-library-verifies-device-signs.md",
-    "docs/decisions/0019-git-subset-asks-first.md",
-    "docs/decisions/0020-requirements-from-the-pages.md",
-    "docs/decisions/0021-freshness-by-one-root.md",
-    "docs/decisions/0022-form-line-by-line.md",
-    "docs/decisions/0023-site-by-mkdocs-material.md",
-    "docs/decisions/0024-patterns-on-a-linear-engine.md",
-    "docs/decisions/0025-one-web-client-of-our-own.md",
-    "docs/decisions/README.md",
-    "docs/deployment.md",
-    "docs/documents.md",
-    "docs/editing.md",
-    "docs/errors.md",
-    "docs/fleet-repo.md",
-    "docs/freshness.md",
-    "docs/fuzzing.md",
-    "docs/git-subset.md",
-    "docs/http.md",
-    "docs/policy.md",
-    "docs/publishing.md",
-    "docs/release.md",
-    "docs/review-and-ci.md",
-    "docs/rules.md",
-    "docs/start/application-author.md",
-    "docs/start/contributor.md",
-    "docs/start/device-maker.md",
-    "docs/start/operator.md",
-    "docs/start/security-officer.md",
-    "docs/state-repo.md",
-    "docs/status.md",
-    "docs/testbed.md",
-    "docs/tutorial.md",
-    "repo-template/README.md",
-]
-"""The pages that are plain already."""
+
+PAGES = sorted(
+    page.relative_to(ROOT).as_posix()
+    for pattern in ("*.md", "docs/**/*.md", "benchmarks/*.md", "examples/**/*.md", "repo-template/*.md")
+    for page in ROOT.glob(pattern)
+)
+PACKAGES = sorted(folder.name for folder in (ROOT / "margo_gitops").iterdir() if (folder / "__init__.py").exists())
 
 _AVOIDED = [(re.compile(rf"\b(?:{pattern})\b", re.IGNORECASE), better) for pattern, better in AVOIDED.items()]
 _BLOCK = re.compile(r"^```.*?^```$|<!--.*?-->", re.MULTILINE | re.DOTALL)
@@ -155,7 +98,7 @@ def long_sentences(text: str) -> Iterator[str]:
                 yield f"{words} words in one sentence: “{sentence[:80]}…”"
 
 
-@pytest.mark.parametrize("name", FINISHED)
+@pytest.mark.parametrize("name", PAGES)
 def test_a_page_is_plain(name: str) -> None:
     found = [
         f"{name}:{line}: {finding}"
@@ -163,3 +106,30 @@ def test_a_page_is_plain(name: str) -> None:
         for finding in (*avoided(text), *long_sentences(text))
     ]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_what_a_package_says_to_people_is_plain(name: str) -> None:
+    found = [
+        f"{module.relative_to(ROOT)}:{line}: {finding}"
+        for module in (ROOT / "margo_gitops" / name).glob("**/*.py")
+        for line, text in messages(module)
+        for finding in avoided(_CODE.sub("C", text))
+    ]
+    assert not found, "\n".join(found)
+
+
+def messages(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield the texts of several words in a module that are not docstrings, with X for what is formatted into them."""
+    apart: set[int] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        text = ""
+        if isinstance(node, ast.Expr):
+            apart.add(id(node.value))
+        elif isinstance(node, ast.JoinedStr):
+            apart.update(map(id, node.values))
+            text = "".join(str(part.value) if isinstance(part, ast.Constant) else "X" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in apart:
+            text = node.value
+        if " " in text:
+            yield node.lineno, text

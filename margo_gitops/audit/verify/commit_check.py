@@ -266,7 +266,7 @@ class CommitCheck:
             yield context.finding("the fleet commit has no such device", file=f"{now.folder}/{encoded}")
             return
         if now.folder != folder:
-            yield context.finding("the device lies elsewhere", folder, now.folder, file=f"{now.folder}/{encoded}")
+            yield context.finding("the device is in another folder", folder, now.folder, file=f"{now.folder}/{encoded}")
         if state is not None and not state.changed and was is not None and now.tree != was.tree:
             again = raised(state)
             if device_tree_id(again.manifest, again.deployments) == now.tree:

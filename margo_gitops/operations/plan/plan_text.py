@@ -133,7 +133,7 @@ def _changes(plan: Plan) -> str:
         )
         if number
     ]
-    return f"devices: {', '.join(parts)}; workloads: {', '.join(workloads) or 'none is touched'}"
+    return f"devices: {', '.join(parts)}; workloads: {', '.join(workloads) or 'no change'}"
 
 
 def download_line(download: Download) -> str:
