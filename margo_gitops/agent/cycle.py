@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
@@ -230,6 +230,8 @@ class Cycle:
                 if held is None:
                     raise SourceMisbehaved("the source says that nothing changed, but this device holds nothing")
                 return self._ended(_Poll("unchanged", held, None, hints))
+            if policy.fleet is None and held is not None:
+                policy = replace(policy, fleet=held.fleet)  # a device stays in the fleet that it first trusted
             state = self._judge(answer.snapshot, policy, held.floor if held else floor)
             if self._freshness is not None:
                 self._freshness.admit(state)

@@ -101,10 +101,10 @@ class ContentMismatch(TrustRefused):
 
 
 class ForeignDevice(TrustRefused):
-    """The state is meant for another device.
+    """The state is meant for another device, or comes from another fleet.
 
-    The source serves another device than the agent's `device` names, or someone confused two branches. Compare the
-    agent's configuration with the fleet repo.
+    The source serves another device than the agent's `device` names, or another fleet with the same key and a device of
+    the same name, or someone confused two branches. Compare the agent's configuration with the fleet repo.
     """
 
     code = "MG1509"

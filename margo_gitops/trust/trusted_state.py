@@ -10,7 +10,8 @@ TRUST-4   Where the policy has signers: there is a commit, signed by a key that 
           these bytes. [SignatureMissing, SignerUnknown or SignatureInvalid]
 TRUST-5   The commit's trailer `Manifest-Digest` is the sha256 of the manifest's bytes: TRUST-3 alone rests on SHA-1.
           [CommitInvalid, DigestMismatch]
-TRUST-6   Its trailer `Device` is the client this device belongs to. [CommitInvalid, ForeignDevice]
+TRUST-6   Its trailer `Device` is the client this device belongs to, and `Fleet` the device's fleet, where the device
+          knows it. [CommitInvalid, ForeignDevice]
 TRUST-7   The manifest is JSON that follows its contract; its version is a 64-bit integer, exact (Margo desired state,
           manifest fields). [StateDocumentInvalid]
 TRUST-8   The commit's trailer `Manifest-Version` is the manifest's version. [CommitInvalid]
@@ -96,12 +97,14 @@ class TrustPolicy:
         signers: who may sign its state; None accepts unsigned state.
         bounds: how much of it there may be.
         minimum_version: the lowest manifest version ever to be accepted, for a device that lost its floor.
+        fleet: the name of its fleet; None accepts any fleet, as at first contact.
     """
 
     device: str
     signers: AllowedSigners | None
     bounds: StateBounds = field(default_factory=StateBounds)
     minimum_version: int = 1
+    fleet: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +133,7 @@ class TrustedState:
         snapshot: the bytes all this was read from.
         floor: what to store as the new floor once the state is in place.
         signer: principals and fingerprint of the key that signed it; None where the policy does not ask.
+        fleet: the fleet that the signed commit names; None where it names none, or the policy asks for no signature.
     """
 
     manifest: StateManifest
@@ -137,6 +141,7 @@ class TrustedState:
     snapshot: Snapshot
     floor: Floor
     signer: str | None
+    fleet: str | None = None
 
 
 def judge(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
@@ -163,7 +168,7 @@ def _judge(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> Trus
     _check_tree(snapshot, commit)
     signer = _check_signature(commit, policy.signers)
     digest = sha256(snapshot.manifest)
-    _check_trailers(commit, digest, policy.device)
+    _check_trailers(commit, digest, policy)
 
     manifest = _read_manifest(snapshot.manifest, policy.bounds)
     _check_version_trailer(commit, manifest)
@@ -180,9 +185,9 @@ def _judge(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> Trus
     commit_id = None if snapshot.commit is None else object_id(COMMIT, snapshot.commit)
     offered = Floor(manifest.manifest_version, digest, commit_id)
     parents = commit.parents if commit else ()
-    return TrustedState(
-        manifest, deployments, snapshot, raise_floor(floor, offered, parents, policy.minimum_version), signer
-    )
+    raised = raise_floor(floor, offered, parents, policy.minimum_version)
+    fleet = StateCommit.of(commit).fleet if commit and signer else None
+    return TrustedState(manifest, deployments, snapshot, raised, signer, fleet)
 
 
 def _check_bounds(snapshot: Snapshot, bounds: StateBounds) -> None:
@@ -238,7 +243,7 @@ def _check_signature(commit: GitCommit | None, signers: AllowedSigners | None) -
     return commit_signer(commit, signers, _STATE).required()
 
 
-def _check_trailers(commit: GitCommit | None, digest: Digest, device: str) -> None:
+def _check_trailers(commit: GitCommit | None, digest: Digest, policy: TrustPolicy) -> None:
     """TRUST-5 and TRUST-6."""
     if commit is None:
         return
@@ -252,12 +257,17 @@ def _check_trailers(commit: GitCommit | None, digest: Digest, device: str) -> No
             why=[why],
             remedy=_TAMPERED,
         )
-    client = client_of(device)
+    client = client_of(policy.device)
     meant = _need(said.device, "device")
     if meant != client:
         raise ForeignDevice(
             f"the state is meant for {meant[:200]!r}, this device's client is {client!r}",
             remedy="correct the device id or the ref in this device's configuration",
+        )
+    if policy.fleet is not None and (fleet := _need(said.fleet, "fleet")) != policy.fleet:
+        raise ForeignDevice(
+            f"the state is the fleet {fleet[:200]!r}'s, this device belongs to {policy.fleet!r}",
+            remedy="correct the source on this device; if the device moved, name its new fleet in trust.fleet",
         )
 
 

@@ -100,6 +100,7 @@ def snapshot_of(
     parents: tuple[str, ...] = (),
     key: SigningKey | None = RENDERER,
     device: str = DEVICE,
+    fleet: str = "plant",
 ) -> Snapshot:
     """Return what a renderer writes for one version."""
     files = {deployment_id(number): content for number, content in deployments.items()}
@@ -117,7 +118,12 @@ def snapshot_of(
     ]
     manifest = write_json({"manifestVersion": version, "bundle": bundle, "deployments": references})
     who = Ident("Renderer", "renderer@example.com", 1_790_000_000 + version % 1000, 0)
-    trailers = {"Manifest-Digest": sha256(manifest), "Device": device, "Manifest-Version": str(version)}
+    trailers = {
+        "Fleet": fleet,
+        "Manifest-Digest": sha256(manifest),
+        "Device": device,
+        "Manifest-Version": str(version),
+    }
     message = f"{device}: version {version}\n\n{format_trailers(trailers)}"
     payload = build_commit(device_tree_id(manifest, files), parents, who, who, message)
     commit = sign_commit(payload, key) if key else payload

@@ -186,6 +186,7 @@ TAMPERED = {deployment_id(1): deployment_bytes(1, values={"GREETING": "evil"})}
         (ONE, "MG1504"),
         (version(2, ONE, greeting="again"), "MG1505"),
         (version(3), "MG1506"),
+        (snapshot_of(4, {1: deployment_bytes(1)}, fleet="other"), "MG1509"),
     ],
 )
 def test_a_refused_state_is_a_security_event_and_nothing_else(device: Device, evil: Snapshot, code: str) -> None:

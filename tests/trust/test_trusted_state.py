@@ -236,6 +236,18 @@ def test_g_m_7_a_commit_for_another_device_is_refused():
     assert "'press-08'" in str(error)
 
 
+def test_a_commit_of_another_fleet_is_refused_where_the_device_knows_its_fleet():
+    policy = replace(SIGNED, fleet="plant")
+    ours = STATE.but(trailers={"Fleet": "plant"})
+    assert judge(ours.over_git(), policy, None).fleet == "plant"
+    assert judge(STATE.but(trailers={"Fleet": "other"}).over_git(), SIGNED, None).fleet == "other"
+    error = refusal(ForeignDevice, STATE.but(trailers={"Fleet": "other"}).over_git(), policy)
+    assert "'other'" in str(error)
+    refusal(CommitInvalid, STATE.but(trailers={"Fleet": None}).over_git(), policy)
+    unsigned = judge(replace(ours, key=None).over_git(), UNSIGNED, None)
+    assert unsigned.fleet is None
+
+
 @pytest.mark.parametrize("stated", ["2", "01", "1.0", "1e0", "+1"])
 def test_a_commit_that_states_another_version_is_refused(stated):
     refusal(CommitInvalid, STATE.but(trailers={"Manifest-Version": stated}).over_git())

@@ -49,7 +49,7 @@ def read_policy(configuration: AgentConfiguration, *, signed: bool = True) -> Tr
     signers = None
     if signed and trust.allowed_signers is not None:
         signers = parse_allowed_signers(_read_list(trust.allowed_signers), str(trust.allowed_signers))
-    return TrustPolicy(configuration.device, signers, minimum_version=trust.minimum_version)
+    return TrustPolicy(configuration.device, signers, minimum_version=trust.minimum_version, fleet=trust.fleet)
 
 
 def freshness_keeper(

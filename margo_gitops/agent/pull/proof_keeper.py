@@ -48,8 +48,6 @@ from margo_gitops.trust.freshness import (
     read_freshness,
     refuse_older,
 )
-from margo_gitops.trust.git_commit import parse_commit
-from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.trust.trusted_state import TrustedState
 
 _SHORTEST_PAUSE: Final = timedelta(minutes=1)
@@ -260,7 +258,7 @@ class FreshnessKeeper:
         return self._read[2]
 
     def _policy(self, state: TrustedState | None, held: Freshness | None) -> FreshnessPolicy:
-        fleet = _fleet(state) if state else None
+        fleet = state.fleet if state else None
         if fleet is None and held is not None:
             fleet = held.statement.fleet
         return FreshnessPolicy(self._rules.device, self._signers(), fleet)
@@ -277,13 +275,6 @@ class FreshnessKeeper:
 
 def _version(state: TrustedState) -> HeldVersion:
     return HeldVersion(state.floor.version, state.floor.manifest_digest, signed=state.signer is not None)
-
-
-def _fleet(state: TrustedState) -> str | None:
-    """Return the fleet that a signed state names; None for a state that says nothing or is not signed."""
-    if state.snapshot.commit is None or state.signer is None:
-        return None
-    return StateCommit.of(parse_commit(state.snapshot.commit)).fleet
 
 
 def _read_bounded(path: Path) -> bytes | None:

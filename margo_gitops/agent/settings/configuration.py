@@ -65,6 +65,9 @@ class TrustSettings:
     minimum_version: Annotated[
         int, About("Never accept a lower manifest version, even without a floor."), Range(minimum=1)
     ] = 1
+    fleet: Annotated[
+        str | None, About("The fleet's name; absent: the fleet of the signed state that is held.", ("plant",))
+    ] = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield a choice that was not made, or was made twice."""
