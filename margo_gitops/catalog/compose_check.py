@@ -213,7 +213,7 @@ class _Check:
                 yield self._wrong(f"service {name} has neither image nor build", path)
             restart = service.get("restart")
             if isinstance(restart, str) and "$" not in restart and not _RESTART.fullmatch(restart):
-                yield self._wrong(f"{restart!r} is no restart policy", (*path, "restart"))
+                yield self._wrong(f"{restart!r} is not a restart policy", (*path, "restart"))
             for at, volume in enumerate(_items(service.get("volumes"))):
                 if _writes_into_package(volume):
                     yield self._finding(

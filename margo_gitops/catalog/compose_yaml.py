@@ -138,7 +138,7 @@ class _Builder:
                     merged = {**built, **merged}
             elif not isinstance(key, yaml.ScalarNode) or key.value in own:
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key.value!r:.60} stands twice", problem_mark=key.start_mark
+                    problem=f"the key {key.value!r:.60} appears twice", problem_mark=key.start_mark
                 )
             else:
                 own[key.value] = self.build(value, (*path, key.value))
