@@ -43,3 +43,17 @@ def run_git(
 def last_lines(text: str) -> list[str]:
     """Return the last lines of what git said that say something."""
     return [line for line in text.splitlines() if line.strip()][-6:]
+
+
+def format_remedy(said: str) -> str:
+    """Return what to do about a repository format that libgit2 does not read; empty for any other error.
+
+    Args:
+        said: the message of libgit2.
+    """
+    said = said.lower()
+    if "refstorage" in said:
+        return "reftable is not supported: git refs migrate --ref-format=files"
+    if "objectformat" in said or "object format" in said:
+        return "sha256 objects are not supported: make a repository with git init --object-format=sha1"
+    return ""

@@ -13,7 +13,7 @@ from pygit2.enums import DiffOption, FileMode
 from margo_gitops.catalog.file_tree import DiskTree, FileKind, TreeFile, check_depth
 from margo_gitops.catalog.fleet_history import FleetHistory
 from margo_gitops.errors import FleetCommitUnknown, NoFleetRepo
-from margo_gitops.git_program import last_lines, run_git
+from margo_gitops.git_program import format_remedy, last_lines, run_git
 
 FLEET_FILE = "margo-gitops.yaml"
 
@@ -183,7 +183,9 @@ class FleetRepo:
             repository = pygit2.Repository(found) if found else None
         except pygit2.GitError as error:
             raise NoFleetRepo(
-                f"{start} cannot be read", why=[str(error)], remedy=owner_remedy(error) or remedy
+                f"{start} cannot be read",
+                why=[str(error)],
+                remedy=owner_remedy(error) or format_remedy(str(error)) or remedy,
             ) from error
         if repository is None:
             raise NoFleetRepo(f"{start} is not in a git repository", remedy=remedy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
@@ -106,7 +107,7 @@ def scaffold(
             place.parent.mkdir(parents=True, exist_ok=True)
             place.write_bytes(content)
         read_fleet(DiskTree(target))
-        return Scaffold(target, _commit(target))
+        return Scaffold(target, _commit(target, files))
     except BaseException as error:
         for entry in target.iterdir() if target.is_dir() else ():
             if not made and entry.name == ".git":
@@ -130,9 +131,10 @@ def _branch(folder: Path) -> str:
     return str(head).removeprefix("refs/heads/")
 
 
-def _commit(folder: Path) -> str | None:
+def _commit(folder: Path, files: Iterable[str]) -> str | None:
     repository = pygit2.init_repository(str(folder), initial_head=DEFAULT_BRANCH)
-    repository.index.add_all()
+    for path in files:  # each by its name: a person may ignore *.yaml everywhere
+        repository.index.add(path)
     repository.index.write()
     try:
         author = repository.default_signature

@@ -211,7 +211,9 @@ class RemoteState:
         raise StateUnreachable(
             f"{self.url} did not take the push: nothing was changed there",
             why=last_lines(said),
-            remedy="see that you may push and that the server knows atomic pushes",
+            remedy="this server cannot move many refs as one (git push --atomic): use another server for the state"
+            if "does not support --atomic" in said
+            else "see that you may push there",
         )
 
     def _freshness_refspecs(self) -> list[str]:

@@ -18,6 +18,7 @@ from margo_gitops.documents.state_layout import (
     device_ref,
 )
 from margo_gitops.errors import SignatureInvalid, StateRepoUnusable, StateTampered
+from margo_gitops.git_program import format_remedy
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.objects import DevicePlace, DeviceTree, StateObjects
 from margo_gitops.state_repo.refs import Refs
@@ -83,6 +84,8 @@ class StateRepo:
         except pygit2.GitError as error:
             if not folder.exists():
                 remedy = "the first render makes it: margo-gitops render"
+            elif unsupported := format_remedy(str(error)):
+                remedy = unsupported
             elif "not owned by current user" in str(error):
                 remedy = f"if you trust it: git config --global --add safe.directory {folder}"
             elif not os.access(folder, os.R_OK | os.X_OK):

@@ -200,3 +200,15 @@ def test_options_that_would_mean_nothing_are_refused(tmp_path: Path, arguments: 
     refused = init(tmp_path, *arguments)
     assert (refused.code, "Error: " in refused.stderr) == (2, True), refused
     assert list(tmp_path.glob("*")) == []
+
+
+def test_what_a_person_ignores_everywhere_is_committed_all_the_same(tmp_path: Path):
+    (tmp_path / "ignore").write_text("*.yaml\n.github\n")
+    configuration = tmp_path / ".gitconfig"
+    configuration.write_text(
+        f"[core]\n\texcludesFile = {tmp_path / 'ignore'}\n[user]\n\tname=A\n\temail=a@example.com\n"
+    )
+    made = margo_gitops("init", "fleet", cwd=tmp_path, environment={"HOME": str(tmp_path)})
+    assert made.code == 0, made
+    checked = margo_gitops("validate", "--rev", "HEAD", cwd=tmp_path / "fleet")
+    assert checked.code == 0, checked

@@ -328,6 +328,33 @@ def test_a_missing_git_program_is_named(rendering: Rendering):
     assert "the git program is missing" in outcome.stderr
 
 
+def test_a_server_without_atomic_pushes_is_named(rendering: Rendering):
+    rendering.served.git.run("config", "receive.advertiseAtomic", "false")
+    outcome = rendering()
+    assert (outcome.code, rendering.refs()) == (3, {}), outcome
+    assert "remedy: this server cannot move many refs as one" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("extension", "words"), [("objectFormat=sha256", "sha256 objects"), ("refStorage=reftable", "reftable")]
+)
+def test_a_repository_of_another_format_is_not_called_damaged(
+    committed: FleetFolder, tmp_path: Path, extension: str, words: str
+):
+    state = Git(tmp_path / "state.git").init(bare=True)
+    for repository in (state.path / "config", committed.root / ".git" / "config"):
+        name, _, value = extension.partition("=")
+        state.run("config", "--file", str(repository), "core.repositoryFormatVersion", "1")
+        state.run("config", "--file", str(repository), f"extensions.{name}", value)
+        if repository.parent == state.path:
+            outcome = margo_gitops("render", "--state", state.path, cwd=committed.root)
+        else:
+            outcome = margo_gitops("validate", cwd=committed.root)
+        assert outcome.code == 2, outcome
+        assert f"{words} " in outcome.stderr
+        assert "damaged" not in outcome.stderr
+
+
 def test_tags_and_other_branches_of_the_remote_are_left_alone(rendering: Rendering):
     assert rendering().code == 0
     git = rendering.served.git
