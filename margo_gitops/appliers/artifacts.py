@@ -18,7 +18,7 @@ from margo_gitops.appliers.applier import ApplierContext, storing
 from margo_gitops.appliers.archives import DEFAULT_ARCHIVE_BOUNDS, ArchiveBounds, copy_folder, unpack
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.digests import Digest
-from margo_gitops.disk.folders import new_file, new_folder, remove_tree, sweep
+from margo_gitops.disk.folders import discard, new_file, new_folder, remove_tree, sweep
 from margo_gitops.documents.deployment import Artifact
 from margo_gitops.errors import (
     ApplierUnusable,
@@ -79,12 +79,8 @@ class ArtifactCache:
         keep = {_name(digest) for digest in in_use}
         with storing(self._folder):
             for path in list(self._folder.iterdir()) if self._folder.exists() else []:
-                if path.name in keep:
-                    continue
-                if path.is_dir():
-                    remove_tree(path)
-                else:
-                    path.unlink(missing_ok=True)
+                if path.name not in keep:
+                    discard(path)
 
     def _use(self, digest: Digest, folder: Path) -> bool:
         """Put a cached entry into `folder`, if there is one and it is whole."""
@@ -93,8 +89,8 @@ class ArtifactCache:
             if copy_folder(entry, folder, self._bounds) == digest:
                 return True
             for path in list(folder.iterdir()):
-                remove_tree(path) if path.is_dir() else path.unlink()
-            remove_tree(entry)
+                remove_tree(path)
+            discard(entry)
             return False
         if not entry.is_file():
             return False

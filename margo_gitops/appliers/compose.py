@@ -221,13 +221,20 @@ class ComposeApplier:
         return read_model(done.output, workload.component.name)
 
     def _pull(self, workload: Workload, model: ComposeModel, deadline: float) -> None:
-        for image, platform in model.images:
-            if self._engine.client("image", "inspect", "--format", "{{.Id}}", image, seconds=20.0).status == 0:
+        for image, platform, policy in model.images:
+            there = self._engine.client("image", "inspect", "--format", "{{.Id}}", image, seconds=20.0).status == 0
+            if there and policy != "always":
                 continue
+            if policy == "never":
+                raise ArtifactUnavailable(
+                    f"the image {image} of component {workload.component.name} is not on this device",
+                    why=["the compose file says pull_policy: never"],
+                    remedy="load the image onto the device (docker load), or remove pull_policy",
+                )
             where = ["--platform", platform] if platform else []
             left = max(deadline - time.monotonic(), 1.0)
             done = self._engine.client("pull", "--quiet", *where, image, seconds=left)
-            if done.status != 0:
+            if done.status != 0 and not there:
                 raise ArtifactUnavailable(
                     f"the image {image} of component {workload.component.name} cannot be pulled",
                     why=["it took too long"] if done.status is None else done.last_lines(),

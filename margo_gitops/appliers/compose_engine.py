@@ -14,6 +14,7 @@ from margo_gitops.appliers.compose_project import (
     DEVICE,
     DIGEST,
     ONCE,
+    ONE_OFF,
     PROJECT,
     SERVICE,
     SERVICES,
@@ -22,7 +23,7 @@ from margo_gitops.appliers.compose_project import (
 from margo_gitops.appliers.programs import Finished, run_program
 from margo_gitops.errors import EngineUnavailable, StorageFailed, WorkloadUnsupported
 
-_LABELS = (DEVICE, DEPLOYMENT, COMPONENT, DIGEST, SERVICES, ONCE, PROJECT, SERVICE)
+_LABELS = (DEVICE, DEPLOYMENT, COMPONENT, DIGEST, SERVICES, ONCE, PROJECT, SERVICE, ONE_OFF)
 _LIST_FORMAT = "\t".join(
     ["{{.ID}}", "{{.State}}", "{{json .Status}}", *(f'{{{{json (.Label "{label}")}}}}' for label in _LABELS)]
 )
@@ -77,14 +78,16 @@ class ComposeEngine:
         return self._run([*self._compose, *arguments], environment, seconds, folder, keep_open)
 
     def containers(self, label: str, value: str) -> list[Container]:
-        """Return all containers with this label, running or not."""
+        """Return all containers with this label, running or not, but no one-off of `docker compose run`."""
         arguments = ["ps", "--all", "--no-trunc", "--filter", f"label={label}={value}", "--format", _LIST_FORMAT]
         found = []
         for line in self.query(*arguments).splitlines():
             fields = line.split("\t")
             if len(fields) == len(_LABELS) + 3:
                 status, *labels = [_text(field) for field in fields[2:]]
-                found.append(Container(fields[0], fields[1].lower(), status, dict(zip(_LABELS, labels, strict=True))))
+                named = dict(zip(_LABELS, labels, strict=True))
+                if named[ONE_OFF].lower() != "true":
+                    found.append(Container(fields[0], fields[1].lower(), status, named))
         return found
 
     def histories(self, containers: Sequence[Container]) -> dict[str, History]:

@@ -28,6 +28,7 @@ SERVICES = "org.margo-gitops.services"
 ONCE = "org.margo-gitops.runs-once"
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
+ONE_OFF = "com.docker.compose.oneoff"
 
 _LONGEST_COMPONENT = 60
 _MOST_BYTES = 1024 * 1024
@@ -76,7 +77,7 @@ def environment_of(workload: Workload) -> dict[str, str]:
 
 def override_file(workload: Workload, device: str, services: Mapping[str, Json]) -> bytes:
     """Return the compose file that is laid over the component's own: labels, and no pulls during `up` (APPLIER-1)."""
-    names = ",".join(sorted(services))
+    names = ",".join(sorted(name for name, service in services.items() if _has_containers(service)))
     additions: dict[str, Json] = {}
     for name, service in sorted(services.items()):
         settings = service if isinstance(service, dict) else {}
@@ -86,12 +87,29 @@ def override_file(workload: Workload, device: str, services: Mapping[str, Json])
             COMPONENT: workload.key.component,
             DIGEST: workload.digest,
             SERVICES: names,
-            ONCE: "true" if settings.get("restart") in (None, "no", "on-failure") else "false",
+            ONCE: "true" if _may_end(settings) else "false",
         }
         additions[name] = {"labels": labels}
         if "build" not in settings:
             additions[name] = {"labels": labels, "pull_policy": "missing"}
     return json.dumps({"services": additions}, indent=2).encode()
+
+
+def _has_containers(service: Json) -> bool:
+    """Return whether a service runs in containers: not where it is scaled to 0, or a provider runs it."""
+    settings = service if isinstance(service, dict) else {}
+    deploy = settings.get("deploy")
+    replicas = deploy.get("replicas") if isinstance(deploy, dict) else None
+    return "provider" not in settings and settings.get("scale") != 0 and replicas != 0
+
+
+def _may_end(service: Mapping[str, Json]) -> bool:
+    """Return whether a container that ended with 0 did what it should: the engine does not start it again."""
+    restart, deploy = service.get("restart"), service.get("deploy")
+    if restart is None and isinstance(deploy, dict):
+        policy = deploy.get("restart_policy")
+        restart = policy.get("condition") if isinstance(policy, dict) else None
+    return restart in (None, "no", "none") or (isinstance(restart, str) and restart.startswith("on-failure"))
 
 
 @dataclass(frozen=True, slots=True)

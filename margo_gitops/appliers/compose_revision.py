@@ -19,7 +19,7 @@ from pathlib import Path
 
 from margo_gitops.appliers.applier import WorkloadKey, storing
 from margo_gitops.digests import Digest, parse_digest
-from margo_gitops.disk.folders import point_link, remove_tree, sweep
+from margo_gitops.disk.folders import discard, point_link, sweep
 
 CONTENT = "content"
 OVERRIDE = "override.yaml"
@@ -129,13 +129,15 @@ class Revisions:
         """Delete what was prepared for a workload but never ran, and what a killed process left."""
         current = self.current(key)
         with storing(self._folder):
+            sweep(self._folder)
             sweep(self._of(key))
             self._keep(key, {current.folder} if current else set())
 
     def remove(self, key: WorkloadKey) -> None:
         """Delete everything of a workload."""
         with storing(self._folder):
-            remove_tree(self._of(key))
+            sweep(self._folder)
+            discard(self._of(key), self._folder)
             with suppress(OSError):
                 self._of(key).parent.rmdir()
 
@@ -151,7 +153,7 @@ class Revisions:
         sweep(revisions)
         for folder in list(revisions.iterdir()) if revisions.exists() else []:
             if folder not in folders:
-                remove_tree(folder)
+                discard(folder)
 
     def _of(self, key: WorkloadKey) -> Path:
         return self._folder / key.deployment_id / key.component

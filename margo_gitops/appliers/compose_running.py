@@ -80,8 +80,10 @@ class RunningProject:
         return [] if wait_beside is None else self._wait(counted, deadline)
 
     def _repair(self) -> None:
-        """Remove replacements that a killed Compose had created next to what runs: it fails because of them."""
+        """Clear what Compose fails because of: containers that are paused, and replacements that a killed one left."""
         found = self.containers()
+        if paused := [container.identity for container in found if container.state == "paused"]:
+            self._engine.client("unpause", *paused, seconds=REMOVE_SECONDS)
         for container in found:
             twins = [other for other in found if other.service == container.service]
             if container.state == "created" and len(twins) > 1:

@@ -50,12 +50,13 @@ class ComposeModel:
 
     Attributes:
         services: by name.
-        images: every image to be had before starting, with its platform where one is asked for; sorted.
+        images: every image to be had before starting, with its platform where one is asked for, and what Compose does
+            to have it (pull_policy); sorted.
         paths: files and folders of this device that are used.
     """
 
     services: Mapping[str, Json]
-    images: tuple[tuple[str, str], ...]
+    images: tuple[tuple[str, str, str], ...]
     paths: tuple[UsedPath, ...]
 
     def check_paths(self, folder: Path, content: Path, component: str) -> None:
@@ -103,9 +104,9 @@ def read_model(output: str, component: str) -> ComposeModel:
         raise ComposeInvalid(f"the compose file of component {component} has no services", remedy="add a service")
     images = set()
     for service in services.values():
-        image, platform = _text(service, "image"), _text(service, "platform")
+        image = _text(service, "image")
         if image and "build" not in _plain(service):
-            images.add((image, platform))
+            images.add((image, _text(service, "platform"), _text(service, "pull_policy")))
     return ComposeModel(services, tuple(sorted(images)), tuple(_paths(model, services)))
 
 

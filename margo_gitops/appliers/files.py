@@ -25,8 +25,8 @@ from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
 from margo_gitops.appliers.programs import run_program
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.digests import Digest, parse_digest
-from margo_gitops.disk.files import write_synced
-from margo_gitops.disk.folders import new_folder, point_link, remove_tree, sweep
+from margo_gitops.disk.files import TEMPORARY_PREFIX, write_synced
+from margo_gitops.disk.folders import discard, new_folder, point_link, sweep
 from margo_gitops.documents import records
 from margo_gitops.documents.compose_variables import parameter_text
 from margo_gitops.documents.json_text import write_json
@@ -92,7 +92,8 @@ class FilesApplier:
         with storing(self._folder):
             if _record(place):
                 return
-            sweep(place.parent)
+            for folder in (self._folder / _REVISIONS, self._link(workload.key).parent, place.parent):
+                sweep(folder)
             with new_folder(place) as folder:
                 self._write(workload, folder)
 
@@ -146,7 +147,7 @@ class FilesApplier:
         if problem := self._call("removed", link):
             raise RemoveFailed(f"the hook failed when {key} was removed", why=problem, remedy="correct the hook")
         with storing(self._folder):
-            remove_tree(revisions)
+            discard(revisions, self._folder / _REVISIONS)
             for folder in (revisions.parent, link.parent):
                 if folder.exists() and not any(folder.iterdir()):
                     folder.rmdir()
@@ -157,7 +158,7 @@ class FilesApplier:
         found = []
         with storing(self._folder):
             for link in self._folder.glob("*/*"):
-                if link.parent.name == _REVISIONS or not link.is_symlink():
+                if link.parent.name == _REVISIONS or not link.is_symlink() or link.name.startswith(TEMPORARY_PREFIX):
                     continue
                 place = _target(link)
                 record = _record(place) if place else None
@@ -227,7 +228,7 @@ class FilesApplier:
             sweep(place.parent)
             for folder in list(place.parent.iterdir()):
                 if folder != place:
-                    remove_tree(folder)
+                    discard(folder)
         self._artifacts.prune(set(self._used()))
 
     def _used(self) -> Iterator[Digest]:

@@ -7,6 +7,7 @@ Values of parameters may be secrets, so a message shows their names instead.
 from __future__ import annotations
 
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -126,6 +127,7 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             return
 
 
+_PORT = re.compile(r"[1-9][0-9]{3,4}")
 _SHORTEST_REDACTED = 4
 """Characters; hiding every `1` or `on` would make messages unreadable."""
 
@@ -133,6 +135,11 @@ _SHORTEST_REDACTED = 4
 def redacted(text: str, environment: Mapping[str, str]) -> str:
     """Return `text` with parameter values replaced by their names; values of under four characters stay."""
     for name, value in sorted(environment.items(), key=lambda item: -len(item[1])):
-        if len(value) >= _SHORTEST_REDACTED:
+        if len(value) < _SHORTEST_REDACTED or value in ("true", "false"):
+            continue
+        if _PORT.fullmatch(value):
+            # "port 0.0.0.0:8080 is already allocated" is the reason itself; elsewhere the number may be a PIN.
+            text = re.sub(rf"(?<![\d:]){value}(?!\d)", f"<{name}>", text)
+        else:
             text = text.replace(value, f"<{name}>")
     return text

@@ -50,12 +50,14 @@ def new_folder(place: Path) -> Iterator[Path]:
             aside = _beside(place)
             place.rename(aside)
             folder.rename(place)
-            remove_tree(aside)
+            with suppress(OSError):
+                remove_tree(aside)
         else:
             folder.rename(place)
         sync_folder(place.parent)
     except BaseException:
-        remove_tree(folder)
+        with suppress(OSError):
+            remove_tree(folder)
         raise
 
 
@@ -121,16 +123,32 @@ def remove_tree(path: Path) -> None:
         shutil.rmtree(path, onerror=open_up)
 
 
-def sweep(folder: Path) -> None:
-    """Delete what a killed process left half made in a folder; do nothing where there is no folder.
+def discard(path: Path, aside: Path | None = None) -> None:
+    """Take a file, link or folder away from its place, and delete it as far as the disk allows.
+
+    A container may have written files that only root can delete: they stay under a temporary name until `sweep` can.
+
+    Args:
+        path: what goes.
+        aside: the folder that keeps the rest, on the same file system; None: the one it lies in.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: it cannot be taken away.
     """
+    rest = _beside(aside / path.name if aside else path)
+    with suppress(FileNotFoundError):
+        path.rename(rest)
+        with suppress(OSError):
+            remove_tree(rest)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what killed processes and `discard` left in a folder, as far as the disk allows."""
     with suppress(FileNotFoundError):
         for path in list(folder.iterdir()):
             if path.name.startswith(TEMPORARY_PREFIX):
-                remove_tree(path)
+                with suppress(OSError):
+                    remove_tree(path)
 
 
 def sync_tree(folder: Path) -> None:

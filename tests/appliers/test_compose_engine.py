@@ -4,10 +4,12 @@ import json
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -530,3 +532,76 @@ def test_a_compose_file_where_the_agent_happens_to_run_is_never_used(site, monke
     subprocess.run(["rm", "-r", site.folder / "state"], check=True)
     site.applier().remove(item.key)
     assert site.containers() == []
+
+
+ONCE = f"  init:\n    image: {IMAGE}\n    command: [sh, -c, 'exit 0']\n"
+
+STATES = {
+    "replicas 0": DB + "    deploy: {replicas: 0}\n",
+    "scale 0": DB + "    scale: 0\n",
+    "on-failure with a count": ONCE + "    restart: on-failure:5\n",
+    "restart no": ONCE + "    restart: 'no'\n",
+    "restart in deploy": ONCE + "    deploy: {restart_policy: {condition: on-failure}}\n",
+    "a profile that is not asked for": DB + "    profiles: [debug]\n",
+    "an init container": ONCE
+    + f"  app:\n    image: {IMAGE}\n    command: [sleep, '3600']\n    stop_signal: SIGKILL\n"
+    + "    depends_on: {init: {condition: service_completed_successfully}}\n",
+    "an optional service that is not there": f"  app:\n    image: {IMAGE}\n    command: [sleep, '3600']\n"
+    "    stop_signal: SIGKILL\n    depends_on: {web: {condition: service_started, required: false}}\n",
+    "two replicas": DB + "    deploy: {replicas: 2}\n",
+    "pull policy never": DB + "    pull_policy: never\n",
+    "pull policy always, without a registry": DB + "    pull_policy: always\n",
+}
+
+
+@pytest.mark.parametrize("services", STATES.values(), ids=STATES)
+def test_what_compose_allows_runs_and_is_left_alone(site, services):
+    item = site.workload(compose(extra=services))
+    applier = site.applier()
+    applier.install(item)
+    (state,) = applier.observe()
+    assert (state.condition, state.digest) == ("running", item.digest), state.detail
+    before = site.containers()
+    site.applier().install(item)
+    assert site.containers() == before
+
+
+def test_an_image_that_may_not_be_pulled_must_be_there(site):
+    source = compose("margo-gitops-test/absent:1", extra="    pull_policy: never\n")
+    with pytest.raises(ArtifactUnavailable, match="not on this device"):
+        site.applier().prepare(site.workload(source))
+
+
+def test_a_paused_container_runs_again(site):
+    item = site.workload(compose())
+    site.applier().install(item)
+    site.docker("pause", *site.containers())
+    assert site.applier().observe()[0].condition == "degraded"
+    site.applier().install(item)
+    assert site.applier().observe()[0].condition == "running"
+
+
+def test_a_one_off_container_of_a_person_stops_neither_update_nor_removal(site):
+    item = site.workload(compose())
+    applier = site.applier()
+    applier.install(item)
+    (file,) = site.folder.glob("state/**/compose.yaml")
+    project = project_name(item.key)
+    site.docker(
+        "compose", "-p", project, "-f", str(file), "run", "-d", "--name", f"{site.device}-off", "web", "sleep", "60"
+    )
+    assert applier.observe()[0].condition == "running"
+    applier.install(site.workload(compose(NEXT_IMAGE)))
+    assert applier.observe()[0].condition == "running"
+    applier.remove(item.key)
+    assert applier.observe() == []
+    site.docker("rm", "--force", f"{site.device}-off")
+
+
+def test_a_port_that_is_taken_is_told_with_its_number(site):
+    with closing(socket.create_server(("0.0.0.0", 0))) as taken:
+        port = str(taken.getsockname()[1])
+        item = site.workload(compose(extra="    ports: ['${PORT}:80']\n"), {"PORT": port})
+        with pytest.raises(InstallFailed) as caught:
+            site.applier().install(item)
+    assert f":{port}" in " ".join(caught.value.why), caught.value.why

@@ -153,3 +153,9 @@ def test_a_value_is_hidden_whole_before_lines_are_cut():
     long, lines = "k" * 400, "-----BEGIN-----\nsecret\n-----END-----"
     said = Finished(1, "", f"bad: {long}\nbad: {lines}\n").last_lines({"TOKEN": long, "PEM": lines})
     assert said == ["bad: <TOKEN>", "bad: <PEM>"]
+
+
+def test_the_number_of_a_port_is_shown_and_the_same_number_elsewhere_is_not():
+    said = "Bind for 0.0.0.0:8080 failed; the PIN 8080 is wrong; 18080"
+    assert redacted(said, {"PORT": "8080"}) == "Bind for 0.0.0.0:8080 failed; the PIN <PORT> is wrong; 18080"
+    assert redacted("true", {"DEBUG": "true"}) == "true"

@@ -236,3 +236,14 @@ def test_tampered_content_leaves_the_folder_as_it_was(tmp_path, out, make):
         make().prepare(bad)
     assert tree(out) == before
     assert leftovers(tmp_path) == []
+
+
+def test_a_link_that_a_killed_update_left_is_no_component_and_goes(out, make, tmp_path):
+    applier = make()
+    first = item(tmp_path, {"A": "1"})
+    applier.install(first)
+    left = out / first.key.deployment_id / ".new-0123"
+    left.symlink_to(first.key.component)
+    assert [found.key for found in applier.observe()] == [first.key]
+    applier.prepare(item(tmp_path, {"A": "2"}))
+    assert not left.is_symlink()

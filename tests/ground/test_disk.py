@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import multiprocessing
 import os
 import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import closing
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 
 from margo_gitops.disk.databases import check_sound, database_errors, is_damage, open_database, open_read_only
 from margo_gitops.disk.files import disk_errors, read_bounded, read_small_file, replace_file
-from margo_gitops.disk.folders import new_file, new_folder, point_link, remove_tree, sweep, write_folder
+from margo_gitops.disk.folders import discard, new_file, new_folder, point_link, remove_tree, sweep, write_folder
 from margo_gitops.disk.locks import LockTaken, take_lock
 from margo_gitops.disk.stamps import FileWatch, settled, stamp
 from margo_gitops.errors import AgentBusy, AuditUnusable, StateFolderUnusable, StorageFull
@@ -299,3 +301,27 @@ class TestDatabases:
                 database_errors(tmp_path, what="unusable", error=StateFolderUnusable, busy=AgentBusy, full=StorageFull),
             ):
                 connection.execute("CREATE TABLE c (d)")
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can leave what another user cannot delete")
+def test_what_only_root_can_delete_is_set_aside_and_swept_later() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name)
+        (place / "old/data").mkdir(parents=True)
+        (place / "old/data/of-root").write_text("x")
+        for path in (place, place / "old"):
+            os.chown(path, 65534, 65534)
+
+        def as_nobody() -> None:
+            os.setresuid(65534, 65534, 65534)
+            discard(place / "old")
+            sweep(place)
+
+        child = multiprocessing.get_context("fork").Process(target=as_nobody)
+        child.start()
+        child.join()
+        assert child.exitcode == 0
+        (left,) = place.iterdir()
+        assert (left.name[:5], (left / "data/of-root").exists()) == (".new-", True)
+        sweep(place)
+        assert list(place.iterdir()) == []
