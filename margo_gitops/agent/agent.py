@@ -36,6 +36,7 @@ from margo_gitops.transport.git.source import GitSource
 from margo_gitops.transport.http.source import HttpSource
 
 if TYPE_CHECKING:
+    from margo_gitops.agent.report.reporter import Reporter
     from margo_gitops.transport.http.http_transport import HttpTransport
 
 LOCK_FILE: Final = "lock"
@@ -151,6 +152,7 @@ def working_agent(
                 record(Event(Reason.JOURNAL_REBUILT, f"the journal could not be used and is at {journal.set_aside}"))
             for place in aside:
                 record(Event(Reason.STATE_DAMAGED, f"this was not what an agent wrote, and was set aside: {place}"))
+            reporter = _reporter(transport, configuration, journal, record, interruptions)
             reconciler = Reconciler(
                 create_appliers(configuration, interrupted),
                 journal,
@@ -159,6 +161,7 @@ def working_agent(
                 interrupted,
                 limits=limits,
                 heartbeat=heartbeat,
+                tell=reporter.hear if reporter else _nothing,
             )
             cycle = Cycle(
                 policy=lambda: read_policy(configuration),
@@ -171,8 +174,13 @@ def working_agent(
                 record=record,
                 freshness=freshness_keeper(configuration, record, clock, transport, interruptions.abortable),
                 abortable=interruptions.abortable,
+                greet=reporter.greet if reporter else _nothing,
             )
-            yield Parts(cycle, _reporter(transport, configuration, journal, record, interruptions), journal, record)
+            yield Parts(cycle, reporter.send if reporter else _nothing, journal, record)
+
+
+def _nothing(*_: object) -> None:
+    """Do nothing: the source takes no reports."""
 
 
 def _transport(configuration: AgentConfiguration) -> GitTransport | HttpTransport:
@@ -194,11 +202,11 @@ def _reporter(
     journal: Journal,
     record: Record,
     interruptions: Interruptions,
-) -> Callable[[], None]:
-    """Return what sends reports to the server; for another source, what does nothing."""
+) -> Reporter | None:
+    """Return what sends reports to the server; None for a source that takes none."""
     settings = configuration.source.http
     if settings is None or isinstance(transport, GitTransport):
-        return lambda: None
+        return None
     from margo_gitops.agent.report.reporter import Reporter
 
     return Reporter(
@@ -210,7 +218,7 @@ def _reporter(
         record=record,
         timer=time.monotonic,
         abortable=interruptions.abortable,
-    ).send
+    )
 
 
 def create_appliers(configuration: AgentConfiguration, interrupted: Callable[[], bool]) -> Mapping[str, Applier]:

@@ -111,6 +111,7 @@ class Cycle:
         policy: asked at the start of each cycle, so that a changed list of signers counts at once.
         fallback: what the held state must obey while the list of signers cannot be read (CYCLE-8).
         abortable: a signal to stop may cut off what is done inside.
+        greet: called before the source is asked; the first time, it may take a few seconds.
     """
 
     def __init__(
@@ -126,10 +127,12 @@ class Cycle:
         record: Record,
         freshness: FreshnessKeeper | None = None,
         abortable: Callable[[], AbstractContextManager[None]] = nullcontext,
+        greet: Callable[[], None] = lambda: None,
     ) -> None:
         self.policy = policy
         self.fallback = fallback
         self.abortable = abortable
+        self.greet = greet
         self._transport = transport
         self._store = store
         self._floors = floors
@@ -255,6 +258,7 @@ class Cycle:
         return self._ended(_Poll("new", state, None, hints))
 
     def _pull(self, held: TrustedState | None, wait: int) -> Answer:
+        self.greet()
         before = self._transport.cost
         try:
             with self.abortable():

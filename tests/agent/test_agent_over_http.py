@@ -183,6 +183,24 @@ def test_every_status_and_the_capabilities_are_sent_once(world: World, server: M
     assert json.loads(server.reports[-1][2]) == changed
 
 
+def test_states_are_reported_while_an_installation_takes_its_time(world: World, server: MargoServer) -> None:
+    (world.folder / "capabilities.yaml").write_bytes(write_yaml(CAPABILITIES))
+    gate = world.folder / "gate"
+    hook = world.folder / "hook"
+    hook.write_text(f"#!/bin/sh\nwhile [ ! -e {gate} ]; do sleep 0.05; done\n")
+    hook.chmod(0o755)
+    over_http(world, server, "capabilities.yaml")
+    world.configure(**{**world.settings, "appliers": {"files": {"folder": "output", "hook": ["./hook"]}}})
+    with running(world):
+        eventually(lambda: (deployment_id(1), "installing", 1) in reported(server))
+        eventually(lambda: (deployment_id(2), "pending", 1) in reported(server))
+        assert [request.method for request in server.requests][:2] == ["PUT", "GET"], "capabilities come first"
+        gate.touch()
+        eventually(lambda: reported(server)[-1:] == [(deployment_id(2), "installed", 1)])
+    names = [component["name"] for _, _, body in server.reports[1:] for component in json.loads(body)["components"]]
+    assert set(names) == {"web"}
+
+
 @pytest.mark.parametrize("answer", [problem(503, "busy"), problem(405, "static files"), problem(500, "no")])
 def test_f12_what_could_not_be_sent_is_sent_later_and_hinders_nothing(
     world: World, server: MargoServer, answer: Answer

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from support.margo_server import MargoServer, margo_server, problem
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, Reason
 from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.report import reporter as reporter_module
 from margo_gitops.agent.report.reporter import LONGEST_SENDING, Reporter
 from margo_gitops.agent.service.loop import Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
@@ -50,6 +53,11 @@ class Device:
     def post(self, *numbers: int, word: str = "installed") -> None:
         for number in numbers:
             self.journal.post(f"{number:04d}", json.dumps({"state": word}).encode(), self.now)
+
+    def change(self, number: int, word: str) -> None:
+        document = json.dumps({"state": word}).encode()
+        assert self.journal.post(f"{number:04d}", document, self.now)
+        self.reporter.hear(f"{number:04d}", document)
 
     def reasons(self) -> list[Reason]:
         return [event.reason for event in self.events]
@@ -153,6 +161,83 @@ def test_one_sending_takes_half_a_minute_and_the_next_goes_on_where_it_ended(
     assert device.events == []
 
 
+def capabilities(file: Path, owner: str) -> Path:
+    properties = {"id": owner, "vendor": "acme", "modelNumber": "7", "serialNumber": "1"}
+    file.write_text(json.dumps({"properties": properties}))
+    return file
+
+
+def until(what: Callable[[], object]) -> None:
+    end = time.monotonic() + 30
+    while not what():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.01)
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter_module, "LIVE_PAUSE", 0.02)
+
+
+@pytest.mark.usefixtures("quick")
+def test_each_status_goes_out_while_something_is_applied_and_once(device: Device, server: MargoServer) -> None:
+    for count, word in enumerate(("pending", "installing"), 1):
+        device.change(1, word)
+        until(lambda count=count: len(server.reports) == count)  # type: ignore[misc]
+    device.change(1, "installed")
+    device.reporter.send()
+    assert [json.loads(body)["state"] for _, _, body in server.reports] == ["pending", "installing", "installed"]
+    device.reporter.send()
+    assert len(server.reports) == 3, "what arrived so is not sent again"
+
+
+@pytest.mark.usefixtures("quick")
+def test_a_server_that_is_slow_or_away_delays_no_work_and_gets_only_what_is_true_then(
+    device: Device, server: MargoServer
+) -> None:
+    asked, gate = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> Answer:
+        asked.set()
+        gate.wait(30)
+        return problem(500, "no")
+
+    server.faults.append(slow)
+    begin = time.monotonic()
+    for word in ("pending", "installing"):
+        device.change(1, word)
+    assert asked.wait(30), "the newest of what changed at once goes out"
+    for word in ("installed", "removing", "removed"):
+        device.change(1, word)
+    assert time.monotonic() - begin < 5
+    server.faults.clear()
+    gate.set()
+    device.reporter.send()
+    assert [json.loads(body)["state"] for _, _, body in server.reports] == ["installing", "removed"]
+
+
+def test_capabilities_are_the_first_exchange(device: Device, server: MargoServer, tmp_path: Path) -> None:
+    described = Device(device.journal, device.transport, (capabilities(tmp_path / "own.json", DEVICE),))
+    described.reporter.greet()
+    assert sent(server) == [f"capabilities/{DEVICE}"]
+    described.post(1)
+    described.reporter.send()
+    assert sent(server) == [f"capabilities/{DEVICE}", "deployments/0001/status"]
+
+
+def test_a_server_that_takes_no_greeting_hears_it_after_the_poll(
+    device: Device, server: MargoServer, tmp_path: Path
+) -> None:
+    described = Device(device.journal, device.transport, (capabilities(tmp_path / "own.json", DEVICE),))
+    server.faults.append(lambda *_: problem(503, "not yet"))
+    described.reporter.greet()
+    described.reporter.greet()
+    assert len(server.requests) == 1
+    server.faults.clear()
+    described.reporter.send()
+    assert sent(server) == [f"capabilities/{DEVICE}"] * 2
+
+
 def test_what_arrived_is_known_after_a_kill(device: Device, server: MargoServer, tmp_path: Path) -> None:
     device.post(1, 2)
     server.faults.append(lambda request, _: problem(500, "no") if "0002" in request.path else None)
@@ -166,9 +251,7 @@ def test_capabilities_of_a_gateway_come_before_those_of_its_children_and_before_
 ) -> None:
     files = []
     for owner in (DEVICE, f"{DEVICE}/arm"):
-        files.append(tmp_path / f"{len(files)}.json")
-        properties = {"id": owner, "vendor": "acme", "modelNumber": "7", "serialNumber": "1"}
-        files[-1].write_text(json.dumps({"properties": properties}))
+        files.append(capabilities(tmp_path / f"{len(files)}.json", owner))
     gateway = Device(device.journal, device.transport, tuple(files))
     gateway.post(1)
     gateway.reporter.send()

@@ -11,7 +11,9 @@ from support.command_line import margo_gitops
 from support.reporting import Reporter
 
 from margo_gitops.audit.trace.adoption import adopted_at
+from margo_gitops.audit.trace.history import _is_same
 from margo_gitops.audit.verify.verification import AuditFinding
+from margo_gitops.documents.nodes import Node, Scalar
 from margo_gitops.documents.state_layout import REPORTS_REF
 from margo_gitops.state_repo.report_branch import ReportKey
 
@@ -182,3 +184,14 @@ def test_the_command_ends_with_4_and_names_the_branch(world: World, reporter: Re
     outcome = margo_gitops("audit", "verify", "--fleet", world.fleet.root, cwd=world.folder)
     assert outcome.code == 4, outcome
     assert REPORTS_REF in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "same"),
+    [(1, True, False), (True, 1, False), (1, 1.0, False), ("1", 1, False), (None, False, False), (1, 1, True)],
+)
+def test_a_value_of_another_type_is_a_change_although_python_takes_it_for_equal(
+    then: Scalar, now: Scalar, same: bool
+) -> None:
+    assert _is_same(Node(then), now) is same
+    assert not _is_same(None, now)

@@ -76,6 +76,7 @@ class Reconciler:
         clock: the time, seconds since the epoch.
         stopping: asked between steps; once true, the rest is left for the next start.
         heartbeat: called before each step.
+        tell: called with each new status of a deployment, and its id; returns at once.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Reconciler:
         *,
         limits: DeviceLimits | None = None,
         heartbeat: Callable[[], None] = lambda: None,
+        tell: Callable[[str, bytes], None] = lambda _id, _status: None,
     ) -> None:
         self.appliers = appliers
         self.journal = journal
@@ -96,6 +98,7 @@ class Reconciler:
         self.stopping = stopping
         self.limits = limits or DeviceLimits()
         self.heartbeat = heartbeat
+        self.tell = tell
         self._told: set[str] = set()
 
     def reconcile(self, state: TrustedState, *, patient: bool, retry: bool = False) -> Reconciliation:
@@ -357,8 +360,9 @@ class Reconciler:
             components.setdefault(item.key.deployment_id, []).append(item)
         for deployment in self.journal.deployments():
             if only is None or deployment.id in only:
-                status = deployment_status(deployment, components.get(deployment.id, []))
-                self.journal.post(deployment.id, write_json(write(status)), self.clock())
+                status = write_json(write(deployment_status(deployment, components.get(deployment.id, []))))
+                if self.journal.post(deployment.id, status, self.clock()):
+                    self.tell(deployment.id, status)
 
 
 @contextlib.contextmanager

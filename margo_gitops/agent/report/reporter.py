@@ -2,17 +2,22 @@
 
 REPORT-1  Only what changed is sent: what arrived is noted in the journal, durably, with the server it arrived at. So a
           restart repeats nothing but what was cut off, and another server gets everything.
-REPORT-2  Reports go out after a cycle, never inside one, and only where the poll was answered: a server that is away
-          delays nothing. One sending takes half a minute at most; what is left goes out after the next cycle.
+REPORT-2  What is to arrive goes out after a cycle, and only where the poll was answered: a server that is away delays
+          nothing. One sending takes half a minute at most; what is left goes out after the next cycle.
 REPORT-3  After a failure the next attempt comes later each time, up to an hour, and not before the server's
           `Retry-After`.
 REPORT-4  A document that the server will not have (400, 409, 413, 415, 422) is not sent again until it changes.
 REPORT-5  Capabilities come first, those of a gateway before those of its children: a server may refuse what it hears of
-          a device that it does not know.
+          a device that it does not know. Once, before the first poll, they go out for at most a few seconds.
+REPORT-6  While something is applied, each new status goes out as it comes, in a thread with a connection of its own:
+          the work never waits for it, and a deployment has one status a second at most. What does not arrive so, and is
+          still true after the cycle, arrives by REPORT-2.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -31,6 +36,7 @@ from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.transport.http.api import Reply, error_of
 from margo_gitops.transport.http.http_transport import HttpTransport
+from margo_gitops.transport.http.source import HttpSource
 from margo_gitops.web.metering import Deadline
 
 LONGEST_SENDING: Final = 30.0
@@ -46,6 +52,11 @@ _UNWANTED: Final = frozenset(
         HTTPStatus.UNPROCESSABLE_ENTITY,
     }
 )
+_LIVE_SECONDS: Final = 10.0
+_GREETING_SECONDS: Final = 5.0
+LIVE_PAUSE: Final = 1.0
+"""Seconds between two rounds of statuses while something is applied; what changes in between goes out once."""
+
 _CAPABILITIES_FACT: Final = "report.capabilities."
 
 
@@ -56,6 +67,61 @@ class _Report:
     subject: str
     send: Callable[[Deadline], Reply]
     acknowledge: Callable[[], None]
+
+
+class _LiveStatuses:
+    """Sends statuses in a thread (REPORT-6); after the first failure nothing more until `finish`."""
+
+    def __init__(self, source: HttpSource) -> None:
+        self._transport = HttpTransport(source)
+        self._lock = threading.Lock()
+        self._ending = threading.Event()
+        self._latest: dict[str, bytes] = {}
+        self._arrived: dict[str, bytes] = {}
+        self._thread: threading.Thread | None = None
+
+    def put(self, deployment: str, document: bytes) -> None:
+        """Send a status soon, unless a newer one comes or the work ends before; return at once."""
+        with self._lock:
+            if self._ending.is_set():
+                return
+            self._latest[deployment] = document
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="statuses", daemon=True)
+                self._thread.start()
+
+    def finish(self) -> dict[str, bytes]:
+        """Wait until no status is on its way, and return the last one of each deployment that arrived."""
+        self._ending.set()
+        if self._thread is not None:
+            self._thread.join(2 * _LIVE_SECONDS)
+            if self._thread.is_alive():
+                return {}
+        self._thread = None
+        self._ending.clear()
+        self._latest.clear()
+        arrived, self._arrived = self._arrived, {}
+        self._transport.close()
+        return arrived
+
+    def _work(self) -> None:
+        while not self._ending.wait(LIVE_PAUSE):
+            with self._lock:
+                latest, self._latest = self._latest, {}
+            for deployment, document in latest.items():
+                if self._ending.is_set():
+                    return
+                deadline = Deadline(_LIVE_SECONDS, min(_LIVE_SECONDS, self._transport.source.read_seconds))
+                try:
+                    reply = self._transport.send_status(deployment, document, deadline)
+                except MargoGitopsError:
+                    self._ending.set()
+                    return
+                if reply.status in _ARRIVED:
+                    self._arrived[deployment] = document
+                elif reply.status not in _UNWANTED:
+                    self._ending.set()
+                    return
 
 
 class Reporter:
@@ -91,6 +157,28 @@ class Reporter:
         self._abortable = abortable
         self._failures = 0
         self._not_before = 0.0
+        self._live = _LiveStatuses(transport.source) if statuses else None
+        self._greeted = False
+
+    def greet(self) -> None:
+        """Send the capabilities that the server does not have, once; `send` says what went wrong (REPORT-5)."""
+        if self._greeted:
+            return
+        self._greeted = True
+        begin = self._timer()
+        with contextlib.suppress(MargoGitopsError):
+            for report in self._new_capabilities():
+                left = _GREETING_SECONDS - (self._timer() - begin)
+                with self._abortable():
+                    reply = report.send(Deadline(max(left, 0.1), max(left, 0.1)))
+                if reply.status not in _ARRIVED:
+                    return
+                report.acknowledge()
+
+    def hear(self, deployment: str, document: bytes) -> None:
+        """Take a new status while something is applied (REPORT-6)."""
+        if self._live is not None and self._timer() >= self._not_before:
+            self._live.put(deployment, document)
 
     def send(self) -> None:
         """Send what the server does not have yet (REPORT-1 to REPORT-5). What goes wrong is recorded, not raised."""
@@ -98,6 +186,11 @@ class Reporter:
         if begin < self._not_before:
             return
         try:
+            if self._live is not None:
+                with self._abortable():
+                    arrived = self._live.finish()
+                for deployment, document in arrived.items():
+                    self._journal.acknowledge(deployment, self._receipt(document))
             for report in self._waiting():
                 if self._timer() - begin >= LONGEST_SENDING:
                     return
@@ -112,7 +205,7 @@ class Reporter:
             self._failures = 0
             self._record(Event(Reason.REPORT_RECOVERED, "the server takes reports again"))
 
-    def _waiting(self) -> Iterator[_Report]:
+    def _new_capabilities(self) -> Iterator[_Report]:
         known = self._journal.facts()
         for path in self._capabilities:
             capabilities = _own_capabilities(path, self._device)
@@ -120,6 +213,9 @@ class Reporter:
             receipt = self._receipt(document)
             if known.get(_CAPABILITIES_FACT + name) != receipt:
                 yield self._capabilities_of(name, document, receipt)
+
+    def _waiting(self) -> Iterator[_Report]:
+        yield from self._new_capabilities()
         if not self._statuses:
             return
         arrived = self._journal.receipts()
