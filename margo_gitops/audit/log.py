@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from margo_gitops.audit.trace.adoption import adopted_at, adoptions, moment
 from margo_gitops.audit.verify.rendered_trees import manifest_version
 from margo_gitops.documents.declarations import About
-from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.deployment import ApplicationDeployment, fleet_device
 from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.state_layout import DEPLOYMENTS_FOLDER, FLEET_REF, LEFT_FOLDER
@@ -147,7 +147,7 @@ def read_deployment(content: bytes, path: str) -> ApplicationDeployment | None:
 
 def names_of(document: ApplicationDeployment | None, path: str) -> tuple[str, str]:
     """Return a deployment's name and device; its file where it is something else."""
-    return (document.metadata.name, document.metadata.device_id or "") if document else (path, "")
+    return (document.metadata.name, fleet_device(document)) if document else (path, "")
 
 
 def _change(

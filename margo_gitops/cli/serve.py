@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from margo_gitops.server.service.configuration import load_server_configuration
+from margo_gitops.server.service.run import check as check_server
 from margo_gitops.server.service.run import serve as run_server
 
 
@@ -17,7 +18,7 @@ from margo_gitops.server.service.run import serve as run_server
     required=True,
     help="The server's configuration.",
 )
-@click.option("--check", is_flag=True, help="Check the configuration and end.")
+@click.option("--check", is_flag=True, help="Check the configuration and the files it names, and end.")
 def serve(config: Path, check: bool) -> None:
     """Serve the state repo to devices over HTTP, and take their reports.
 
@@ -27,6 +28,7 @@ def serve(config: Path, check: bool) -> None:
     """
     configuration = load_server_configuration(config)
     if check:
+        check_server(configuration)
         click.echo(f"{config}: ok")
         return
     run_server(configuration)

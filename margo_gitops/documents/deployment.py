@@ -120,3 +120,13 @@ class DeploymentExtension:
     profile: Annotated[str, About("Id of the chosen profile.")]
     after: Annotated[tuple[str, ...], About("Ids of the deployments of this device that must be installed first.")] = ()
     artifacts: tuple[Artifact, ...] = ()
+    device: Annotated[
+        str | None, About("The device's id in the fleet repo, if `metadata.deviceId` is what the device calls itself.")
+    ] = None
+
+
+def fleet_device(document: ApplicationDeployment) -> str:
+    """Return which device a deployment is for, by its id in the fleet repo; empty where it names none."""
+    own = document.spec.extensions.get(OWN_EXTENSION)
+    device = own.get("device") if isinstance(own, dict) else None
+    return device if isinstance(device, str) else document.metadata.device_id or ""

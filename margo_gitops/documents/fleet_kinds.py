@@ -10,12 +10,15 @@ from margo_gitops.documents.application import APPLICATION_ID_PATTERN, Parameter
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
 from margo_gitops.documents.constraints import DeviceName, DeviceSelector, Name
 from margo_gitops.documents.declarations import About, Items, Keys, Problem, Text
-from margo_gitops.documents.device_id import encode_device_id
+from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, encode_device_id
 from margo_gitops.documents.fleet_policy import Policy
 
 API_VERSION: Final = "margo-gitops/v1"
 ApiVersion: TypeAlias = Annotated[Literal["margo-gitops/v1"], About("Version of this project's kinds.")]
 
+Alias = Annotated[
+    str, Text(pattern=r"^[A-Za-z0-9._~-]+$", max_length=DEVICE_ID_MAX_LENGTH, what="a device id without a slash")
+]
 Labels = Annotated[
     Mapping[str, LabelValue],
     About("For selectors and expressions.", ({"line": "3"},)),
@@ -151,6 +154,10 @@ class DeviceSpec:
     ] = None
     site: Annotated[Name | None, About("Name of the Site.")] = None
     parameters: Parameters = field(default_factory=dict)
+    alias: Annotated[
+        Alias | None,
+        About("What the device calls itself, if that is not its name here; its deployments name it so.", ("SN-4711",)),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +170,12 @@ class Device:
     spec: DeviceSpec
 
     def problems(self) -> Iterator[Problem]:
-        """Yield capabilities of another device."""
-        capable = self.spec.capabilities.properties.id
-        if capable != self.metadata.name:
+        """Yield capabilities of another device, and the alias of a child."""
+        capable, alias = self.spec.capabilities.properties.id, self.spec.alias
+        if alias is not None and "/" in self.metadata.name:
+            remedy = f"give the alias to {client_of(self.metadata.name)}: it replaces that part of the child's id"
+            yield Problem(("spec", "alias"), "a child of a gateway has no alias of its own", remedy)
+        if capable not in (self.metadata.name, alias):
             path = ("spec", "capabilities", "properties", "id")
             message = f"the capabilities are those of {capable}, the device is {self.metadata.name}"
             yield Problem(path, message, f"write {self.metadata.name}")

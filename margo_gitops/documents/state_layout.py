@@ -1,6 +1,7 @@
 """The state repo's layout: names of branches, folders and files, and how much state one device may have.
 
-    refs/heads/fleet                  one commit per render; its tree holds devices/<site>/<device>/ and left/<device>/
+    refs/heads/fleet                  one commit per render; its tree holds devices/<site>/<device>/ and left/<device>/,
+                                      and aliases.json, if a device has an alias
     refs/heads/devices/<device>       one commit per change of the device; its tree is the one in the fleet branch
     refs/heads/freshness/<shard>      the newest statement of freshness: freshness.json
     refs/heads/reports                what devices reported
@@ -10,6 +11,8 @@ A device's tree holds `manifest.json`, and `deployments/<deployment id>.yaml` fo
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +29,8 @@ DEPLOYMENTS_FOLDER: Final = "deployments"
 DEPLOYMENT_SUFFIX: Final = ".yaml"
 FRESHNESS_FILE: Final = "freshness.json"
 
+ALIASES_FILE: Final = "aliases.json"
+"""What devices call themselves, by their names in the fleet."""
 DEVICES_FOLDER: Final = "devices"
 LEFT_FOLDER: Final = "left"
 """Holds the last state of each device that left the fleet."""
@@ -41,6 +46,11 @@ def device_ref(device: str) -> str:
 def deployment_path(deployment_id: str) -> str:
     """Return the path of a deployment document in a device's tree."""
     return f"{DEPLOYMENTS_FOLDER}/{deployment_id}{DEPLOYMENT_SUFFIX}"
+
+
+def write_aliases(aliases: Mapping[str, str]) -> bytes:
+    """Return the exact bytes of `aliases.json`."""
+    return json.dumps(dict(aliases), sort_keys=True, indent=2).encode() + b"\n"
 
 
 @dataclass(frozen=True, slots=True)

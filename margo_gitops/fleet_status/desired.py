@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Final
 
-from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.deployment import ApplicationDeployment, fleet_device
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.state_layout import deployment_path
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
@@ -17,6 +17,7 @@ from margo_gitops.trust.git_objects import BLOB
 _PLAIN: Final = r'([^\s"\']+)'
 _NAME: Final = re.compile(rf"^metadata:\n  name: {_PLAIN}$", re.MULTILINE)
 _DEVICE: Final = re.compile(rf"^  deviceId: {_PLAIN}$", re.MULTILINE)
+_ALIAS: Final = re.compile(r"^    device: ", re.MULTILINE)
 _APPLICATION: Final = re.compile(rf"^spec:\n  applicationId: {_PLAIN}$", re.MULTILINE)
 
 
@@ -86,11 +87,10 @@ def _named(content: bytes) -> NamedDeployment | None:
     # The renderer has one spelling for all it writes; a name that needs quotes, or another writer, is read in full.
     text = content.decode("utf-8", "replace")
     name, device, application = _NAME.search(text), _DEVICE.search(text), _APPLICATION.search(text)
-    if name and device and application:
+    if name and device and application and not _ALIAS.search(text):
         return NamedDeployment(name[1], device[1], application[1])
     try:
         document = read_as(ApplicationDeployment, read_source(content, "deployment.yaml"))
     except (UnreadableDocument, InvalidDocument):
         return None
-    metadata = document.metadata
-    return NamedDeployment(metadata.name, metadata.device_id or "", document.spec.application_id)
+    return NamedDeployment(document.metadata.name, fleet_device(document), document.spec.application_id)

@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 
 from margo_gitops.digests import Digest
 from margo_gitops.documents.application import ParameterValue
-from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment
+from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, fleet_device
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.kinds import read_as, read_source
@@ -210,7 +210,7 @@ def _deployment(
     parameters = _changes(_values(before), _values(after))
     return DeploymentChange(
         id=identity,
-        device=shown.metadata.device_id or "",
+        device=fleet_device(shown),
         deployment=shown.metadata.name,
         change=change,
         fields=tuple(FieldChange(*each) for each in fields),

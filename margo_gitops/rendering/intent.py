@@ -91,6 +91,17 @@ class Intent:
     applications: Mapping[tuple[str, str], Application]
     applications_lock: Digest | None = None
 
+    def called(self, device: str) -> str:
+        """Return what a device calls itself: its alias, for a child that of its gateway in front, or its id."""
+        client, slash, child = device.partition("/")
+        gateway = self.devices.get(client)
+        return f"{(gateway.value.spec.alias if gateway else None) or client}{slash}{child}"
+
+    @property
+    def aliases(self) -> dict[str, str]:
+        """The alias of each device that has one."""
+        return {name: alias for name, each in self.devices.items() if (alias := each.value.spec.alias) is not None}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ById(Generic[T_co]):

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from margo_gitops.documents.deployment import OWN_EXTENSION
+from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.nodes import FieldPath
 from margo_gitops.errors import Location
 from margo_gitops.rendering.intent import Intent
@@ -52,7 +53,7 @@ class DocumentOrigins:
             case ("metadata", "namespace"):
                 return self._fleet("spec", "namespace")
             case ("metadata", "deviceId"):
-                return self._device("metadata", "name")
+                return self._called()
             case _:
                 # The id is made from the names of fleet, device and deployment.
                 return self._deployment("metadata", "name")
@@ -141,6 +142,13 @@ class DocumentOrigins:
     def _device(self, *path: str | int) -> LineOrigin:
         device = self.intent.devices[self.resolved.target.id]
         return LineOrigin(f"device {self.resolved.target.id}", device.at(*path))
+
+    def _called(self) -> LineOrigin:
+        """Return where the device's name, or its alias, is."""
+        client = self.intent.devices.get(client_of(self.resolved.target.id))
+        if client is None or client.value.spec.alias is None:
+            return self._device("metadata", "name")
+        return LineOrigin(f"device {client.value.metadata.name}", client.at("spec", "alias"))
 
     def _fleet(self, *path: str | int) -> LineOrigin:
         return LineOrigin(f"fleet {self.intent.fleet.value.metadata.name}", self.intent.fleet.at(*path))

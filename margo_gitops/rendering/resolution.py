@@ -122,19 +122,21 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
     """
     fleet = intent.fleet.value
     description = resolved.application.description.value
+    called = intent.called(resolved.target.id)
     extension = DeploymentExtension(
         deployment=resolved.deployment.value.metadata.name,
         application_version=description.metadata.version,
         profile=resolved.profile.id,
         after=tuple(after),
         artifacts=_artifacts(resolved, intent),
+        device=resolved.target.id if called != resolved.target.id else None,
     )
     return ApplicationDeployment(
         id=resolved.id,
         metadata=DeploymentMetadata(
             name=resolved.deployment.value.metadata.name,
             namespace=fleet.spec.namespace,
-            device_id=resolved.target.id,
+            device_id=called,
         ),
         spec=DeploymentSpec(
             application_id=description.id,

@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from margo_gitops.server.access_log import AccessLog, CountedSend
+from margo_gitops.server.identity.callers import seen
 from margo_gitops.server.problems import DEFECT, NOT_FOUND, RequestRefused
 from margo_gitops.server.reports.commits import ReportCommits
 
@@ -42,11 +45,13 @@ class WorkloadManagementApi:
         contracts: asked in this order; the first that knows the path answers.
         commits: puts reports into the state repo, to the last one.
         background: what runs while the server lives, and is cancelled at its end.
+        log: of requests.
     """
 
     contracts: Sequence[Contract]
     commits: ReportCommits
     background: Sequence[Callable[[], Awaitable[None]]] = ()
+    log: AccessLog = field(default_factory=AccessLog)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run through the server's life."""
@@ -55,9 +60,11 @@ class WorkloadManagementApi:
             return
         if scope["type"] != "http":
             return
+        said, began = seen(scope), time.monotonic()
         try:
             response = await self._answer(scope, receive)
         except RequestRefused as refusal:
+            said.reason = said.reason or refusal.problem.reason
             response = refusal.problem.response()
         except Exception:  # noqa: BLE001  # every request gets an answer, and a time to come back
             _LOG.exception("a request ended with a defect")
@@ -66,7 +73,11 @@ class WorkloadManagementApi:
             response.body = b""  # its length stays in the header
         if scope.get("extensions", {}).get("tls", {}).get("ending"):
             response.headers["Connection"] = "close"
-        await response(scope, receive, send)
+        counted = CountedSend(send)
+        try:
+            await response(scope, receive, counted)
+        finally:
+            self.log.answered(scope, response.status_code, counted.size, time.monotonic() - began)
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         for contract in self.contracts:

@@ -32,6 +32,21 @@ class RateLimit:
 
     def take(self, client: str) -> int | None:
         """Count a request; return None if it may pass, else the seconds until one may."""
+        wait = self.wait(client)
+        if wait is None:
+            self.spend(client, 1)
+        return wait
+
+    def spend(self, client: str, amount: float) -> None:
+        """Count what a device did, also above its burst: then it waits longer."""
+        self._bucket(client).tokens -= amount
+
+    def wait(self, client: str) -> int | None:
+        """Return the seconds until a device may do something; None: it may."""
+        tokens = self._bucket(client).tokens
+        return None if tokens >= 1 else max(1, int((1 - tokens) / self._rate) + 1)
+
+    def _bucket(self, client: str) -> _Bucket:
         now = self._clock()
         bucket = self._buckets.get(client)
         if bucket is None:
@@ -39,10 +54,7 @@ class RateLimit:
             self._buckets.put(client, bucket)
         bucket.tokens = min(float(self._burst), bucket.tokens + (now - bucket.at) * self._rate)
         bucket.at = now
-        if bucket.tokens >= 1:
-            bucket.tokens -= 1
-            return None
-        return max(1, int((1 - bucket.tokens) / self._rate) + 1)
+        return bucket
 
 
 class InFlight:

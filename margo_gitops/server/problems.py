@@ -68,6 +68,12 @@ class Problem:
         body = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
         return Response(body, self.status, headers, PROBLEM_MEDIA_TYPE)
 
+    @property
+    def reason(self) -> str:
+        """What the log says of it."""
+        fields = "; ".join(f"{each.field} {each.message}" for each in self.errors)
+        return ": ".join(part for part in (self.title, self.detail, fields) if part)
+
     def because(self, detail: str, errors: Sequence[FieldError] = ()) -> Problem:
         """Return this problem with what it is about this time."""
         return replace(self, detail=detail, errors=tuple(errors))

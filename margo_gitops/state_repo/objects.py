@@ -9,6 +9,7 @@ from functools import cached_property
 
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.state_layout import (
+    ALIASES_FILE,
     DEPLOYMENT_SUFFIX,
     DEPLOYMENTS_FOLDER,
     DEVICES_FOLDER,
@@ -160,6 +161,27 @@ class StateObjects(GitStore):
                     add(f"{DEVICES_FOLDER}/{entry_name(site)}", site.id)
             elif top.mode == FOLDER_MODE and top.name == LEFT_FOLDER.encode():
                 add(LEFT_FOLDER, top.id)
+        return found
+
+    def aliases(self, commit: str) -> Mapping[str, str]:
+        """Return what devices call themselves, by device id, as a fleet commit says.
+
+        Raises:
+            StateTampered: it cannot be read.
+        """
+        return self.kept("aliases", commit, self._aliases)
+
+    def _aliases(self, commit: str) -> Mapping[str, str]:
+        root = self.tree(self.links(commit).tree)
+        blob = next((each.id for each in root if each.name == ALIASES_FILE.encode()), None)
+        if blob is None:
+            return {}
+        try:
+            found = json.loads(self.read(blob, BLOB))
+        except ValueError as error:
+            raise bad_object(commit, f"{ALIASES_FILE} is not JSON") from error
+        if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
+            raise bad_object(commit, f"{ALIASES_FILE} does not hold names")
         return found
 
     def held(self, places: Mapping[str, DevicePlace], encoded: str) -> DeviceTree | None:

@@ -19,7 +19,15 @@ from pathlib import Path
 from margo_gitops.digests import sha256
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.device_id import encode_device_id
-from margo_gitops.documents.state_layout import DEVICES_FOLDER, FLEET_REF, LEFT_FOLDER, NO_SITE, device_ref
+from margo_gitops.documents.state_layout import (
+    ALIASES_FILE,
+    DEVICES_FOLDER,
+    FLEET_REF,
+    LEFT_FOLDER,
+    NO_SITE,
+    device_ref,
+    write_aliases,
+)
 from margo_gitops.errors import Location, SigningKeyUnusable
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, add_statement, is_due, leaf_of, left_leaves, renew
@@ -30,6 +38,7 @@ from margo_gitops.trust.git_commit import Ident, build_commit, sign_commit
 from margo_gitops.trust.git_objects import (
     BLOB,
     COMMIT,
+    FILE_MODE,
     FOLDER_MODE,
     TREE,
     TreeEntry,
@@ -99,6 +108,7 @@ def write_render(
     provenance: Provenance,
     key: SigningKey | None,
     renewal: Renewal | None = None,
+    aliases: Mapping[str, str] | None = None,
 ) -> Publication:
     """Write a render into the state repo.
 
@@ -106,6 +116,7 @@ def write_render(
         values: all refs, as they were when the render began.
         key: signs every commit; None: nothing is signed.
         renewal: how to make a statement of freshness (freshness_refs); None: none is made.
+        aliases: what devices call themselves, by device id.
 
     Raises:
         StateMoved: somebody moved a ref since; nothing was written.
@@ -122,7 +133,8 @@ def write_render(
     }
     here = {encode_device_id(device) for device in trees}
     left = tuple(sorted(device_of(name) for name, place in known.items() if not place.left and name not in here))
-    root = _fleet_tree(pack, states, trees, {name: place.tree for name, place in known.items() if name not in here})
+    gone = {name: place.tree for name, place in known.items() if name not in here}
+    root = _fleet_tree(pack, states, trees, gone, aliases or {})
     parent = values.get(FLEET_REF)
     changed = [state for state in states if state.changed]
     if parent is not None and not changed and repo.objects.commit(parent).tree == root:
@@ -174,7 +186,11 @@ def _device_tree(pack: ObjectPack, state: DesiredState, held: DeviceTree | None)
 
 
 def _fleet_tree(
-    pack: ObjectPack, states: Iterable[DesiredState], trees: Mapping[str, str], left: Mapping[str, str]
+    pack: ObjectPack,
+    states: Iterable[DesiredState],
+    trees: Mapping[str, str],
+    left: Mapping[str, str],
+    aliases: Mapping[str, str],
 ) -> str:
     sites: dict[str, list[TreeEntry]] = {}
     for state in states:
@@ -190,6 +206,8 @@ def _fleet_tree(
         for name, inside in ((DEVICES_FOLDER, folders), (LEFT_FOLDER, gone))
         if inside
     ]
+    if aliases:
+        entries.append(TreeEntry(ALIASES_FILE.encode(), FILE_MODE, pack.add(BLOB, write_aliases(aliases))))
     return pack.add(TREE, tree_bytes(entries))
 
 
@@ -228,7 +246,12 @@ def device_message(state: DesiredState, fleet_commit: str, provenance: Provenanc
     return f"Manifest {state.version} for {state.device}\n\n{said.text()}"
 
 
-def differences(repo: StateRepo, states: Sequence[DesiredState], values: Mapping[str, str]) -> list[str]:
+def differences(
+    repo: StateRepo,
+    states: Sequence[DesiredState],
+    values: Mapping[str, str],
+    aliases: Mapping[str, str] | None = None,
+) -> list[str]:
     """Return, in words, what a render would change in the state repo; empty for nothing."""
     held = {name: place.site for name, place in repo.places(values).items() if not place.left}
     found = []
@@ -243,6 +266,13 @@ def differences(repo: StateRepo, states: Sequence[DesiredState], values: Mapping
             found.append(f"{state.device} would move from site {before} to {after}")
     here = {encode_device_id(state.device) for state in states}
     found += [f"{device_of(name)} would leave the fleet" for name in sorted(held.keys() - here)]
+    called = repo.objects.aliases(values[FLEET_REF]) if FLEET_REF in values else {}
+    wanted = aliases or {}
+    found += [
+        f"{device} would be called {wanted.get(device, device)}"
+        for device in sorted({*called, *wanted})
+        if called.get(device) != wanted.get(device)
+    ]
     return found
 
 

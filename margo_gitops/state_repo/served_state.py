@@ -166,6 +166,14 @@ class StateView:
                     return content
         return None
 
+    def alias(self, client: str) -> str | None:
+        """Return what a client calls itself, if that is not its id.
+
+        Raises:
+            StateTampered: the fleet branch cannot be read.
+        """
+        return self._objects.aliases(self.fleet_commit).get(client) if self.fleet_commit else None
+
     def snapshot(self, client: str) -> Snapshot | None:
         """Return a client's state as a transport hands it over; None where it has none.
 

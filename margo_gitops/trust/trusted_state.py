@@ -22,6 +22,7 @@ TRUST-11  With a commit, the bundle's digest is that of the bundle written from 
           may be another server's archive of the same files: the device checks it after a download. [DigestMismatch]
 TRUST-12  Each deployment follows its contract, and its id is the listed one, whatever the case. [StateDocumentInvalid]
 TRUST-13  Each is for this device: its `deviceId` is the device, or a child of it (`device/...`, also `device/*`).
+          Where that is an alias, our extension has the device's id in the fleet.
           Older shapes of the standard have no `deviceId` and mean the client itself. [ForeignDevice]
 TRUST-14  The version is not below the floor's, nor below the policy's minimum. [VersionRollback]
 TRUST-15  The floor's version again means the floor's manifest again, byte for byte. [VersionReused]
@@ -42,7 +43,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from margo_gitops.digests import Digest, sha256
-from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.deployment import ApplicationDeployment, fleet_device
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.kinds import AnyDocument, read_as, read_source
 from margo_gitops.documents.manifest import DeploymentReference, StateManifest, write_bundle
@@ -362,8 +363,8 @@ def _read_deployment(reference: DeploymentReference, content: bytes, bounds: Sta
 
 def _check_device(deployment: ApplicationDeployment, device: str) -> None:
     """TRUST-13."""
-    meant = deployment.metadata.device_id
-    if meant is not None and meant != device and not meant.startswith(f"{device}/"):
+    meant = fleet_device(deployment)
+    if meant and meant != device and not meant.startswith(f"{device}/"):
         raise ForeignDevice(
             f"the deployment is for {meant!r}, this device is {device!r}",
             where=Location(deployment_path(deployment.id)),

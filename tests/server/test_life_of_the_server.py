@@ -212,12 +212,20 @@ def test_refs_that_cannot_be_read_leave_what_was_served_and_turn_readiness_off(f
         ({"identity": {"bearer": {"tokens": "missing"}}}, "cannot be read"),
         ({"tls": {"certificate": "c.pem", "key": "k.pem"}}, "certificate"),
         ({"allowedSigners": "missing"}, "allowed signers"),
+        ({"freshness": {"signingKey": "missing"}}, "signing key"),
+        ({"reports": {"folder": "device-tokens/sub"}}, "reports"),
+        ({"log": "some"}, "log"),
+        (
+            {"identity": {"signatures": {"accepted": "missing", "publicUrls": ["https://wfm.example"]}}},
+            "accepted certificates",
+        ),
     ],
 )
+@pytest.mark.parametrize("check", [("--check",), ()], ids=["check", "serve"])
 def test_a_configuration_that_cannot_be_meant_is_refused(
-    fleet: ServedFleet, change: dict[str, object], words: str
+    fleet: ServedFleet, change: dict[str, object], words: str, check: tuple[str, ...]
 ) -> None:
-    done = margo_gitops("serve", "--config", fleet.configure(**change), cwd=fleet.folder)
+    done = margo_gitops("serve", *check, "--config", fleet.configure(**change), cwd=fleet.folder)
     assert done.code == 2, done
     assert words in done.stderr
 

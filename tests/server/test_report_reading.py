@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from server.serving import capabilities, status
 
 from margo_gitops.server.problems import RequestRefused
-from margo_gitops.server.reports.reading import check_scope, read_capabilities, read_status, summary
+from margo_gitops.server.reports.reading import device_in_fleet, read_capabilities, read_status, summary
 
 ID = "2541c588-2b5a-5659-898c-f2128302b9a5"
 
@@ -53,7 +53,7 @@ def test_documents_that_say_the_same_have_one_normal_form(order: list[str], inde
 def test_a_name_too_long_for_a_file_is_422() -> None:
     device = "a/" + "_" * 190
     with pytest.raises(RequestRefused) as caught:
-        check_scope("a", device, any_device_id=False)
+        device_in_fleet("a", device)
     assert caught.value.problem.status == 422
 
 

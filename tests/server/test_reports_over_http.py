@@ -1,6 +1,7 @@
 """What devices write to the running server: validated, durable, committed in batches."""
 
 import json
+import sqlite3
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -241,3 +242,45 @@ def test_a_body_with_a_content_coding_is_refused(reading: ServedFleet) -> None:
     with reading.client("press-01", headers={"Content-Encoding": "gzip"}) as client:
         answer = client.put("/api/v1/capabilities/press-01", content=b"x")
     assert answer.status_code == 415
+
+
+def test_one_device_fills_neither_disk_nor_history(fleet: ServedFleet) -> None:
+    fleet.start(reports={"deviceBytesPerHour": 200_000, "deviceBytes": 50_000})
+    with fleet.client("press-01") as client:
+        path = "/api/v1/capabilities/press-01"
+        large = client.put(path, json=capabilities("press-01", modelNumber="x" * 60_000))
+        assert (large.status_code, "too much" in large.json()["detail"]) == (429, True)
+        answers = [client.put(path, json=capabilities("press-01", modelNumber=n * 20_000)) for n in "abcdefghijklmno"]
+        assert {answer.status_code for answer in answers[:8]} == {200, 201}
+        assert {answer.status_code for answer in answers[-4:]} == {429}
+        assert int(answers[-1].headers["retry-after"]) > 0
+    with fleet.client("press-02") as client:
+        assert client.put("/api/v1/capabilities/press-02", json=capabilities("press-02")).status_code == 201
+
+
+def test_a_disk_that_is_almost_full_is_refused_politely(fleet: ServedFleet) -> None:
+    fleet.start(reports={"freeBytes": 2**62})
+    with fleet.client("press-01") as client:
+        answer = client.put("/api/v1/capabilities/press-01", json=capabilities("press-01"))
+        assert answer.status_code == 503
+        assert "almost full" in answer.json()["detail"]
+        assert int(answer.headers["retry-after"]) >= 30
+        assert client.get("/api/v1/deployments").status_code == 200
+    assert "almost full" in until(lambda: "almost full" in fleet.log.read_text() and fleet.log.read_text())
+
+
+def test_a_status_of_a_deployment_that_is_gone_is_collected(fleet: ServedFleet) -> None:
+    gone = deployment_of(fleet)
+    fleet.start()
+    with fleet.client("press-01") as client:
+        assert client.post(status_path(gone), json=status(gone, version=1)).status_code == 201
+        for n in range(6):
+            fleet.render({**FLEET, "press-01": {"other": b"c: %d\n" % n}})
+        stays = deployment_of(fleet)
+        assert client.post(status_path(stays), json=status(stays, version=7)).status_code == 201
+    until(lambda: len(fleet.reports()) == 2)
+    fleet.stop()
+    with sqlite3.connect(fleet.folder / "state.git" / "margo-gitops" / "reports.sqlite") as journal:
+        journal.execute("UPDATE report SET received = 1")
+    fleet.start()
+    until(lambda: list(fleet.reports()) == [f"press-01/status/{stays}.json"])

@@ -42,10 +42,12 @@ class Renderer:
         values: Mapping[str, str] | None = None,
         key: SigningKey | None = None,
         subject: str = "Change it",
+        aliases: Mapping[str, str] | None = None,
     ) -> Publication:
         states = self.states(devices, site)
         author = Ident("Ada", "ada@example.com", self.time, 60)
         provenance = Provenance(
             StateCommit(fleet="plant", fleet_commit="c" * 40, rendered_by="margo-gitops test"), subject, author
         )
-        return write_render(self.repo, states, self.refs() if values is None else values, provenance, key)
+        values = self.refs() if values is None else values
+        return write_render(self.repo, states, values, provenance, key, aliases=aliases)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
 from margo_gitops.appliers.applier import LONGEST_TIMEOUT_SECONDS, Workload, WorkloadKey
-from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.deployment import ApplicationDeployment, fleet_device
 from margo_gitops.documents.matching import DeviceFacts, unmet
 from margo_gitops.documents.workload_identity import deployment_unusable, own_extension, workload_contents
 from margo_gitops.errors import ApplyError, DeploymentUnusable, DeviceIneligible
@@ -74,7 +74,7 @@ class Eligibility:
         constraints = document.spec.deployment_profile.device_constraints
         if constraints is None:
             return None
-        device = document.metadata.device_id or self.device
+        device = fleet_device(document) or self.device
         facts = self.facts.get(device)
         name = document.metadata.name
         if facts is None:

@@ -15,7 +15,7 @@ from margo_gitops.audit.verify.rendered_trees import manifest_version
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.application import ParameterValue
-from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment
+from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, fleet_device
 from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.kinds import read_source
@@ -132,7 +132,7 @@ def _source(intent: Intent, documents: list[ApplicationDeployment], notes: list[
         return None
     resolved = {}
     for each in documents:
-        device, name = each.metadata.device_id or "", each.metadata.name
+        device, name = fleet_device(each), each.metadata.name
         placement = placements.get(device, {}).get(name)
         if placement is None:
             notes.append(f"{name}: no line is known: the fleet commit does not bring it to {device}")
@@ -162,7 +162,7 @@ def _check_found(
 def _wanted(document: ApplicationDeployment, request: TraceRequest) -> bool:
     if request.deployment not in (None, document.metadata.name):
         return False
-    return request.device in (document.metadata.device_id, client_of(document.metadata.device_id or ""))
+    return request.device in (fleet_device(document), client_of(fleet_device(document)))
 
 
 def _device_commit(objects: StateObjects, client: str, at: datetime | None) -> tuple[str, bool]:
@@ -213,7 +213,7 @@ class Tracing:
         return TracedDeployment(
             name=document.metadata.name,
             id=document.id,
-            device=document.metadata.device_id or "",
+            device=fleet_device(document),
             application=document.spec.application_id,
             application_version=_text(own.get("applicationVersion")),
             profile=_text(own.get("profile")),

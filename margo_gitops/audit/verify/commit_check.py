@@ -189,7 +189,7 @@ class CommitCheck:
             return
         if parent and not changed and self.objects.commit(parent).tree == commit.tree:
             yield context.finding("this commit changes nothing, and no render makes such a commit")
-        if (root := root_tree(after)) != commit.tree:
+        if (root := root_tree(after, read.intent.aliases)) != commit.tree:
             yield context.finding("the tree holds what no render writes", root, commit.tree)
         here = folders(read.intent)
         left = sorted(

@@ -10,7 +10,14 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import StateManifest
-from margo_gitops.documents.state_layout import DEVICES_FOLDER, MANIFEST_FILE, NO_SITE, deployment_path
+from margo_gitops.documents.state_layout import (
+    ALIASES_FILE,
+    DEVICES_FOLDER,
+    MANIFEST_FILE,
+    NO_SITE,
+    deployment_path,
+    write_aliases,
+)
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.operations.render.fleet_render import without_collections
 from margo_gitops.rendering.desired_state import DesiredState
@@ -18,7 +25,17 @@ from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import PlacementsByDevice, affected, place, render
 from margo_gitops.state_repo.git_store import bad_object
 from margo_gitops.state_repo.objects import DevicePlace, DeviceTree, StateObjects
-from margo_gitops.trust.git_objects import BLOB, FOLDER_MODE, TREE, TreeEntry, blob_id, object_id, tree_bytes, tree_id
+from margo_gitops.trust.git_objects import (
+    BLOB,
+    FILE_MODE,
+    FOLDER_MODE,
+    TREE,
+    TreeEntry,
+    blob_id,
+    object_id,
+    tree_bytes,
+    tree_id,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +138,8 @@ def unsound(objects: StateObjects, folder: str, tree: str, version: int) -> Iter
             yield TreeDifference(f"{folder}/{path}", "the file is not what the manifest names", named[path], digest)
 
 
-def root_tree(places: Mapping[str, DevicePlace]) -> str:
-    """Return the id of the tree that holds devices at these places, and nothing else.
+def root_tree(places: Mapping[str, DevicePlace], aliases: Mapping[str, str]) -> str:
+    """Return the id of the tree that holds devices at these places and these aliases, and nothing else.
 
     Raises:
         StateTampered: a name that no tree can hold.
@@ -138,6 +155,8 @@ def root_tree(places: Mapping[str, DevicePlace]) -> str:
             entries = sites.pop("", [])
             entries += [TreeEntry(site.encode(), FOLDER_MODE, tree_id(devices)) for site, devices in sites.items()]
             tops.append(TreeEntry(top.encode(), FOLDER_MODE, object_id(TREE, tree_bytes(entries))))
+        if aliases:
+            tops.append(TreeEntry(ALIASES_FILE.encode(), FILE_MODE, blob_id(write_aliases(aliases))))
         return tree_id(tops)
     except ValueError as error:
         raise bad_object("", str(error)) from error

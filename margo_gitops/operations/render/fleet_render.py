@@ -113,7 +113,8 @@ def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest) -> 
     if request.key is not None:
         states = tuple(signed_anew(states, target, values, request.key, others=request.resign))
     _obey_policy(fleet, target, values, states, request)
-    publication = write_render(target.repo, states, values, provenance(fleet), request.key, _renewal(fleet, request))
+    renewal, aliases = _renewal(fleet, request), fleet.intent.aliases
+    publication = write_render(target.repo, states, values, provenance(fleet), request.key, renewal, aliases)
     if target.remote is not None and (publication.fleet_commit is not None or publication.freshness is not None):
         target.remote.push()
     return publication
@@ -189,7 +190,7 @@ def check_fleet(request: RenderRequest) -> list[str]:
     try:
         refuse_foreign(fleet, target, values)
         states = rendered_states(fleet.intent, target, values)
-        found = differences(target.repo, states, values)
+        found = differences(target.repo, states, values, fleet.intent.aliases)
         if fleet.intent.fleet.value.spec.signing.required:
             found += [
                 f"{state.device} is not signed"

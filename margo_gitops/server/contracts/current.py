@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope
 
 from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
-from margo_gitops.server.identity.callers import ANYBODY, Caller, Identify
+from margo_gitops.server.identity.callers import ANYBODY, Caller, Identify, seen
 from margo_gitops.server.identity.tokens import ASK_FOR_TOKEN, with_bearer
 from margo_gitops.server.limits import Admission
 from margo_gitops.server.problems import NOT_AUTHORIZED, NOT_FOUND, PROBLEM_MEDIA_TYPE, Problem, RequestRefused
@@ -209,6 +209,8 @@ class CurrentContract:
             RequestRefused: 401, 403, 404, 405, 429, 503, and what resources refuse.
         """
         match = self._table.find(scope["raw_path"])
+        said = seen(scope)
+        said.route = match.route.template if match is not None else ""
         if match is not None and match.route.audience == "public":
             return await self._handle(match, scope, receive, ANYBODY)
         access = self._access[match.route.audience if match is not None else "device"]
@@ -218,6 +220,7 @@ class CurrentContract:
                 break
         else:
             raise RequestRefused(access.refusal)
+        said.client, said.reason = caller.client, ""
         self._admission.enter(caller.client)
         try:
             if match is None:

@@ -35,7 +35,7 @@ from margo_gitops.server.contracts.signatures import (
     Verified,
     digest_fits,
 )
-from margo_gitops.server.identity.callers import ANYBODY, Caller, header
+from margo_gitops.server.identity.callers import ANYBODY, Caller, header, seen, unknown
 from margo_gitops.server.limits import Admission
 from margo_gitops.server.problems import (
     INVALID_REQUEST,
@@ -194,6 +194,8 @@ class SignedContract:
             RequestRefused: 400, 401, 403, and what resources refuse.
         """
         match = self._table.find(scope["raw_path"])
+        said = seen(scope)
+        said.route = match.route.template if match is not None else ""
         if match is not None and match.route.audience == "public":
             handle = match.operation(scope["method"]).handle(self.parts)
             return await handle(Call(scope, receive, ANYBODY))
@@ -210,6 +212,7 @@ class SignedContract:
         if match is None:
             raise RequestRefused(NOT_FOUND)
         handle = match.operation(scope["method"]).handle(self.parts)
+        said.client = caller.client
         self.admission.enter(caller.client)
         try:
             return await handle(Call(scope, receive, caller, match.parameters))
@@ -248,10 +251,12 @@ class SignedContract:
             _LOG.error("a signature cannot be checked: %s", error)
             raise RequestRefused(OVERLOADED) from error
         if verified is None:
+            unknown(scope, "no signature of a registered client that holds")
             raise RequestRefused(NOT_SIGNED)
         accepted, now = self.accepted.value(), self.clock()
         valid = [each for each in found if each.certificate.holds_at(now) and each.certificate.fingerprint in accepted]
         if not valid:
+            unknown(scope, f"the certificate of client {found[0].id} is not accepted, or expired")
             raise RequestRefused(NOT_AUTHORIZED)
         client = valid[0]
         self._refuse_replays(scope, client, verified)

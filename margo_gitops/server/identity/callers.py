@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # the configuration is checked where no web framework is inst
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+SEEN: Final = "margo_gitops.seen"
 DEVICE_HEADER: Final = b"margo-device"
 _LOCAL_NAMES: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
@@ -33,6 +34,21 @@ class Caller:
 
     client: str
     evidence: str
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the log says of a request; the parts that look at the request fill it in.
+
+    Attributes:
+        client: who calls; empty while that is not known.
+        route: the resource's path, with the names of its parameters.
+        reason: why it was refused, which the caller does not learn.
+    """
+
+    client: str = ""
+    route: str = ""
+    reason: str = ""
 
 
 ANYBODY: Final = Caller("", "public")
@@ -69,9 +85,11 @@ class NobodyAsked:
         host = (header(scope, b"host") or "").lower()
         name = host if host.endswith("]") else host.rpartition(":")[0] or host
         if name not in _LOCAL_NAMES or not is_loopback(peer(scope)):
-            return None
+            return unknown(scope, "the request is not from this machine, or does not name it in Host")
         device = header(scope, DEVICE_HEADER) or self._device
-        return Caller(device, "none") if device and is_client(device) else None
+        if device and is_client(device):
+            return Caller(device, "none")
+        return unknown(scope, "no Margo-Device, or one that is no client's id")
 
 
 class Nobody:
@@ -88,6 +106,18 @@ def header(scope: Scope, name: bytes) -> str | None:
     """Return a header that is there exactly once; otherwise None: proxies read several in different ways."""
     values = [value for key, value in scope["headers"] if key == name]
     return values[0].decode("latin-1").strip() if len(values) == 1 else None
+
+
+def seen(scope: Scope) -> Seen:
+    """Return what is known of a request, for the log."""
+    found: Seen = scope.setdefault(SEEN, Seen())
+    return found
+
+
+def unknown(scope: Scope, reason: str) -> Caller | None:
+    """Say for the log why a caller is not known; return None, as those that identify callers do."""
+    seen(scope).reason = reason
+    return None
 
 
 def peer(scope: Scope) -> str:

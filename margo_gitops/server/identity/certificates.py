@@ -25,7 +25,15 @@ from cryptography import x509
 from starlette.types import Scope
 
 from margo_gitops.errors import ServerMisconfigured
-from margo_gitops.server.identity.callers import Caller, Network, header, is_client, is_within, peer
+from margo_gitops.server.identity.callers import (
+    Caller,
+    Network,
+    header,
+    is_client,
+    is_within,
+    peer,
+    unknown,
+)
 from margo_gitops.server.watched_file import WatchedFile, said_lines
 
 _MAX_CERTIFICATE: Final = 16 * 1024
@@ -58,7 +66,13 @@ class PeerCertificate:
         """Return the client of a request's certificate."""
         der = self._certificate(scope)
         # Checked on each request: a connection may live longer than its certificate, and than the policy.
-        return accepted_caller(der, self._accepted.value(), self._clock()) if der is not None else None
+        if der is None:
+            return unknown(scope, "no client certificate")
+        found = accepted_caller(der, self._accepted.value(), self._clock())
+        if found is not None:
+            return found
+        named = _read(der) if len(der) <= _MAX_CERTIFICATE else None
+        return unknown(scope, f"{named[0]} is not accepted, or expired" if named else "no certificate of a client")
 
     def _certificate(self, scope: Scope) -> bytes | None:
         der = scope.get("extensions", {}).get("tls", {}).get("client_cert_der")

@@ -23,7 +23,7 @@ from typing import Final
 from starlette.types import Scope
 
 from margo_gitops.digests import Digest, parse_digest
-from margo_gitops.server.identity.callers import Caller, header, is_client
+from margo_gitops.server.identity.callers import Caller, header, is_client, unknown
 from margo_gitops.server.problems import Problem
 from margo_gitops.server.watched_file import WatchedFile, read_entries
 
@@ -71,10 +71,12 @@ class BearerTokens:
         # Hashed in any case; what is compared is the hash of a secret, whose lookup time tells nothing of the secret.
         digest = f"sha256:{hashlib.sha256((match[1] if match else value).encode()).hexdigest()}"
         grant = self._grants.value().get(digest)
-        if match is None or grant is None or len(match[1]) < _MIN_TOKEN:
-            return None
+        if match is None:
+            return unknown(scope, "no token" if not value else "the Authorization header holds no bearer token")
+        if grant is None or len(match[1]) < _MIN_TOKEN:
+            return unknown(scope, f"a token that is not in the list ({digest[:15]}…)")
         if grant.until is not None and self._clock() >= grant.until:
-            return None
+            return unknown(scope, f"a token of {grant.device} that has ended")
         return Caller(grant.device, "token")
 
 

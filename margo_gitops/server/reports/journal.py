@@ -3,6 +3,7 @@
 JOURNAL-1  A report is acknowledged after the transaction that holds it is on disk (SQLite, WAL, synchronous=FULL).
 JOURNAL-2  Reports that come meanwhile share the next transaction: one flush for all that wait.
 JOURNAL-3  A device keeps one report for each subject: the newest. How many subjects it may have is bounded.
+           So are their bytes, of one device and of all.
 JOURNAL-4  A report that says what the last one said changes nothing, and costs no flush.
 """
 
@@ -27,7 +28,7 @@ from margo_gitops.state_repo.report_branch import ReportKey, ReportKind
 
 T = TypeVar("T")
 Job: TypeAlias = Callable[[sqlite3.Connection], object]
-Kept: TypeAlias = Literal["created", "updated", "unchanged", "full", "no-gateway"]
+Kept: TypeAlias = Literal["created", "updated", "unchanged", "full", "all-full", "no-gateway"]
 
 _MAX_BATCH: Final = 500
 _MAX_VERSION: Final = 2**63 - 1
@@ -78,24 +79,38 @@ class Uncommitted:
     change: int
 
 
+@dataclass(frozen=True, slots=True)
+class JournalBounds:
+    """How much the journal holds (JOURNAL-3).
+
+    Attributes:
+        subjects: of one client.
+        client_bytes: of the reports of one client.
+        total_bytes: of all reports.
+    """
+
+    subjects: int = 1000
+    client_bytes: int = 8 * 1024 * 1024
+    total_bytes: int = 4 * 1024 * 1024 * 1024
+
+
 class ReportJournal:
     """Keeps the reports; one thread writes, any coroutine waits.
 
     Where the disk refuses, every method raises `ReportsUnusable`, and nothing was changed.
     """
 
-    def __init__(self, file: Path, per_device: int) -> None:
+    def __init__(self, file: Path, bounds: JournalBounds) -> None:
         """Open the journal.
 
         Args:
             file: the SQLite file; made where there is none.
-            per_device: how many subjects a client may report on.
 
         Raises:
             ServerBusy: another server has it open.
             ReportsUnusable: it cannot be opened.
         """
-        self._per_device = per_device
+        self._bounds = bounds
         self._file = file
         with self._errors():
             file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -111,6 +126,7 @@ class ReportJournal:
                 raise
         row = self._connection.execute("SELECT coalesce(max(change), 0) FROM report").fetchone()
         self._change = int(row[0])
+        self._total = self._count_bytes()
         rows = self._connection.execute("SELECT client, max(adopted) FROM report GROUP BY client")
         self._adopted: dict[str, int] = {client: int(version) for client, version in rows if version}
         self._jobs: queue.SimpleQueue[tuple[Job, Future[object]] | None] = queue.SimpleQueue()
@@ -123,6 +139,9 @@ class ReportJournal:
         self._thread.join()
         self._connection.close()
         self._lock.release()
+
+    def _count_bytes(self) -> int:
+        return int(self._connection.execute("SELECT coalesce(sum(length(content)), 0) FROM report").fetchone()[0])
 
     def _errors(self) -> AbstractContextManager[None]:
         return database_errors(
@@ -154,6 +173,47 @@ class ReportJournal:
     async def has(self, key: ReportKey) -> bool:
         """Return whether there is a report on this."""
         return await self._do(lambda connection: _held(connection, key) is not None)
+
+    async def old_statuses(self, before: int, client: str | None = None) -> list[ReportKey]:
+        """Return the statuses that last changed before a time, but for those that say the highest adopted version.
+
+        Args:
+            before: seconds since the epoch.
+            client: whose; None: of all.
+
+        Raises:
+            ReportsUnusable: the disk refuses.
+        """
+
+        def old(connection: sqlite3.Connection) -> list[ReportKey]:
+            rows = connection.execute(
+                "SELECT client, name FROM report AS it WHERE kind = 'status' AND content IS NOT NULL AND received < ?"
+                " AND (? IS NULL OR client = ?)"
+                " AND adopted < (SELECT max(adopted) FROM report WHERE client = it.client)",
+                (before, client, client),
+            )
+            return [ReportKey(each, "status", name) for each, name in rows]
+
+        return await self._do(old)
+
+    async def forget(self, keys: Sequence[ReportKey]) -> None:
+        """Remove reports, with the next commit from the branch too.
+
+        Raises:
+            ReportsUnusable: the disk refuses.
+        """
+
+        def forget(connection: sqlite3.Connection) -> None:
+            for key in keys:
+                self._change += 1
+                connection.execute(
+                    "UPDATE report SET content = NULL, committed = 0, change = ? WHERE client = ? AND kind = ?"
+                    " AND name = ?",
+                    (self._change, key.client, key.kind, key.name),
+                )
+            self._total = self._count_bytes()
+
+        await self._do(forget)
 
     def adopted(self, client: str) -> int:
         """Return the highest manifest version that a client's reports say it adopted; 0 for none."""
@@ -193,10 +253,15 @@ class ReportJournal:
         held = _held(connection, key)
         if held == (report.content, min(report.adopted, _MAX_VERSION)):
             return "unchanged"
-        if held is None:
-            count = connection.execute("SELECT count(*) FROM report WHERE client = ?", (key.client,)).fetchone()[0]
-            if count >= self._per_device:
-                return "full"
+        more = len(report.content) - (len(held[0]) if held else 0)
+        count, size = connection.execute(
+            "SELECT count(*), coalesce(sum(length(content)), 0) FROM report WHERE client = ?", (key.client,)
+        ).fetchone()
+        if (held is None and count >= self._bounds.subjects) or (more > 0 and size + more > self._bounds.client_bytes):
+            return "full"
+        if more > 0 and self._total + more > self._bounds.total_bytes:
+            return "all-full"
+        self._total += more
         self._change += 1
         connection.execute(
             "INSERT OR REPLACE INTO report (client, kind, name, content, evidence, adopted, received, change)"
@@ -218,6 +283,7 @@ class ReportJournal:
             " AND (name = ? OR substr(name, 1, ?) = ?)",
             (received, evidence, self._change, client, device, len(device) + 1, f"{device}/"),
         )
+        self._total = self._count_bytes()
         return True
 
     async def _do(self, job: Callable[[sqlite3.Connection], T]) -> T:
@@ -246,6 +312,8 @@ class ReportJournal:
         except Exception as error:  # noqa: BLE001  # every request that waits must hear of it, whatever it is
             with contextlib.suppress(sqlite3.Error):
                 self._connection.execute("ROLLBACK")
+            with contextlib.suppress(sqlite3.Error):
+                self._total = self._count_bytes()
             known = isinstance(error, MargoGitopsError)
             failure = error if known else ReportsUnusable("a job of the journal failed", why=[repr(error)])
             for _, future in batch:

@@ -7,15 +7,15 @@ the same bytes. `strict` is the contract to the letter; `lenient` takes what rea
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from margo_gitops.documents.capabilities import DeviceCapabilities, DeviceProperties
-from margo_gitops.documents.device_id import client_of, encode_device_id
+from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.kinds import CAPABILITIES, STATUS, MargoKind
-from margo_gitops.documents.nodes import Bounds, SourceText
+from margo_gitops.documents.nodes import Bounds, Node, SourceText
 from margo_gitops.documents.records import find
 from margo_gitops.documents.status import DeploymentStatus
 from margo_gitops.errors import UnreadableDocument
@@ -41,11 +41,13 @@ class StatusReport:
 
     content: bytes
     adopted: int
-    device: str
 
 
-def read_capabilities(body: bytes, device: str, profile: Profile) -> bytes:
+def read_capabilities(body: bytes, device: str, profile: Profile, called: str = "") -> bytes:
     """Return a device's capabilities in their normal form (Margo device capabilities).
+
+    Args:
+        called: the device id in the path, where that is not the fleet's; the normal form has the fleet's.
 
     Raises:
         RequestRefused: 400 for what is not JSON, 422 for an invalid document, or one of another device.
@@ -53,20 +55,23 @@ def read_capabilities(body: bytes, device: str, profile: Profile) -> bytes:
     source, older = _read(body, CAPABILITIES, profile)
     value, errors = _found(DeviceCapabilities, source, older=older)
     if isinstance(value, DeviceCapabilities):
-        if value.properties.id != device:
-            errors = [FieldError("properties.id", f"must be {device}, the device id in the path")]
+        if value.properties.id not in (device, called):
+            errors = [FieldError("properties.id", f"must be {called or device}, the device id in the path")]
         elif profile == "strict":
             errors = list(_not_to_the_letter(value.properties))
     if errors:
         raise RequestRefused(SEMANTIC_ERROR.because("These capabilities are not valid for this device.", errors))
-    return _normal(source)
+    return _normal(source, {("properties", "id"): device})
 
 
-def read_status(body: bytes, deployment_id: str, profile: Profile) -> StatusReport:
+def read_status(
+    body: bytes, deployment_id: str, profile: Profile, named: Callable[[str], str] = lambda device: device
+) -> StatusReport:
     """Return a deployment status in its normal form (Margo deployment status).
 
     Args:
         profile: how exactly the contract is followed; the lenient one does without `adoptedManifestVersion`.
+        named: returns the id in the fleet of a device, or refuses it.
 
     Raises:
         RequestRefused: 400 for what is not JSON, 422 for an invalid status, or one of another deployment.
@@ -78,21 +83,37 @@ def read_status(body: bytes, deployment_id: str, profile: Profile) -> StatusRepo
     if value.deployment_id.lower() != deployment_id.lower():
         wrong = FieldError("deploymentId", f"must be {deployment_id}, the deployment in the path")
         raise RequestRefused(SEMANTIC_ERROR.because("This is the status of another deployment.", [wrong]))
-    return StatusReport(_normal(source), value.adopted_manifest_version or 0, value.device_id or "")
+    content = _normal(source, {("deviceId",): named(value.device_id)} if value.device_id else {})
+    return StatusReport(content, value.adopted_manifest_version or 0)
 
 
-def check_scope(client: str, device: str, *, any_device_id: bool) -> None:
-    """Check that a device is one of this client's, and can be a file's name.
+def device_in_fleet(client: str, device: str, *, alias: str | None = None, any_device_id: bool = False) -> str:
+    """Return the id in the fleet of a device that a client reports on; check that it is one of this client's.
+
+    Args:
+        client: who reports.
+        device: as the client calls it.
+        alias: what the client calls itself; None: its id.
+        any_device_id: whether the client may use device ids that do not start with its own id.
 
     Raises:
-        RequestRefused: 403 for another client's device, with nothing said; 422 for a name too long.
+        RequestRefused: 403 for another client's device, whether there is one or not; 422 for a name too long.
     """
-    if not any_device_id and client_of(device) != client:
-        raise RequestRefused(NOT_AUTHORIZED)
+    first, slash, child = device.partition("/")
+    if first == alias:
+        device = f"{client}{slash}{child}"
+    elif first != client and not any_device_id:
+        own = f"{client!r} or its alias {alias!r}" if alias else f"{client!r}"
+        detail = (
+            f"The device id {device!r} does not start with {own}. Use that id. Or, in the fleet repo, give the device "
+            f"{client!r} the alias {first!r} (spec.alias) and render."
+        )
+        raise RequestRefused(NOT_AUTHORIZED.because(detail))
     try:
         encode_device_id(device)
     except ValueError:
         raise RequestRefused(SEMANTIC_ERROR.because("The device id is too long.")) from None
+    return device
 
 
 def _read(body: bytes, kind: MargoKind, profile: Profile) -> tuple[SourceText, bool]:
@@ -133,8 +154,12 @@ def _not_to_the_letter(properties: DeviceProperties) -> Iterator[FieldError]:
         yield FieldError("properties.otelCollector", "must be true: a hosting device runs a collector")
 
 
-def _normal(source: SourceText) -> bytes:
-    """Return a document with sorted keys, indented: small differences for git and for people."""
+def _normal(source: SourceText, texts: Mapping[tuple[str, ...], str]) -> bytes:
+    """Return a document with sorted keys, indented: small differences for git and for people; with these texts."""
+    for (*path, name), value in texts.items():
+        fields = source.root.get(*path)
+        if fields is not None and isinstance(fields.value, dict):
+            fields.value[name] = Node(value)
     text = json.dumps(source.root.plain(), sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False)
     return text.encode() + b"\n"
 

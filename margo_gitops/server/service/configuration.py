@@ -31,6 +31,8 @@ from margo_gitops.server.identity.callers import is_client, is_loopback
 
 _BOUNDS: Final = Bounds(size=64 * 1024, depth=12, nodes=2_000)
 
+_MIB: Final = 1024 * 1024
+
 FilePath = Annotated[str, Text(min_length=1)]
 _PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9._~\[\]:-]+(/[A-Za-z0-9._~-]+)*")
 
@@ -186,6 +188,14 @@ class ReportSettings:
         int, About("This many changed reports are committed at once, and no later."), Range(minimum=1, maximum=10_000)
     ] = 1000
     per_device: Annotated[int, About("On how many subjects a device may report."), Range(minimum=1)] = 1000
+    device_bytes: Annotated[int, About("Bytes of all reports of a device."), Range(minimum=1024)] = 8 * _MIB
+    total_bytes: Annotated[int, About("Bytes of all reports of all devices."), Range(minimum=1024)] = 4096 * _MIB
+    device_bytes_per_hour: Annotated[
+        int, About("Bytes of changed reports of a device in an hour: what it adds to the history."), Range(minimum=1024)
+    ] = 16 * _MIB
+    free_bytes: Annotated[
+        int, About("The server takes no reports when the disk has fewer bytes left."), Range(minimum=0)
+    ] = 256 * _MIB
     any_device_id: Annotated[
         bool, About("Take capabilities of device ids that do not start with the client's own id.")
     ] = False
@@ -249,6 +259,7 @@ class ServerConfiguration:
     allowed_signers: Annotated[
         FilePath | None, About("Serve only what one of these keys has signed (ssh-keygen's format).")
     ] = None
+    log: Annotated[Literal["off", "refusals", "all"], About("Which requests get a line in the log.")] = "refusals"
     reports: ReportSettings = field(default_factory=ReportSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     freshness: Annotated[

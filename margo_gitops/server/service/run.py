@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import logging
+import os
+import shutil
 import signal
 import ssl
 import sys
@@ -17,7 +19,8 @@ import uvicorn
 
 from margo_gitops.digests import Digest
 from margo_gitops.documents.freshness import parse_valid_for
-from margo_gitops.errors import ServerMisconfigured
+from margo_gitops.errors import Location, ServerMisconfigured
+from margo_gitops.server.access_log import AccessLog
 from margo_gitops.server.application import Contract, WorkloadManagementApi
 from margo_gitops.server.contracts.current import Asked, CurrentContract, Parts
 from margo_gitops.server.contracts.older import OlderReports, SignedContract
@@ -30,7 +33,7 @@ from margo_gitops.server.identity.certificates import PeerCertificate, ProxiedCe
 from margo_gitops.server.identity.tokens import BearerTokens
 from margo_gitops.server.limits import Admission, InFlight, RateLimit
 from margo_gitops.server.reports.commits import ReportCommits
-from margo_gitops.server.reports.journal import ReportJournal
+from margo_gitops.server.reports.journal import JournalBounds, ReportJournal
 from margo_gitops.server.reports.reading import Profile
 from margo_gitops.server.reports.receiving import ReportResources
 from margo_gitops.server.resources.desired_state import DesiredStateResources
@@ -53,6 +56,34 @@ _STOP_SECONDS: Final = 10
 _KEEP_ALIVE_SECONDS: Final = 120
 
 
+def check(configuration: LoadedServerConfiguration) -> None:
+    """Read every file that a configuration names, as `serve` does; change nothing, and listen nowhere.
+
+    Raises:
+        ServerMisconfigured: a file cannot be used.
+        StateRepoUnusable: there is no state repo.
+        SigningKeyUnusable: the key for freshness cannot be used.
+    """
+    content = configuration.content
+    StateRepo.open(configuration.state_repo)
+    _identity(configuration, time.time)
+    _signers(configuration)
+    _tls(configuration)
+    _discovery(configuration)
+    if content.identity.signatures is not None:
+        _signature_files(configuration, content.identity.signatures)
+    if content.freshness is not None:
+        read_signing_key(configuration.path(content.freshness.signing_key))
+    folder = configuration.journal.parent
+    place = next(each for each in (folder, *folder.parents) if each.exists())
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        raise ServerMisconfigured(
+            "the journal of reports cannot be written",
+            where=Location(str(place)),
+            remedy="give this user the folder, or name another one at reports.folder",
+        )
+
+
 def serve(configuration: LoadedServerConfiguration) -> None:
     """Serve until SIGTERM or SIGINT.
 
@@ -73,7 +104,10 @@ def serve(configuration: LoadedServerConfiguration) -> None:
     context = _tls(configuration)
     discovery = _discovery(configuration)
     branch = ReportBranch(configuration.state_repo)
-    journal = ReportJournal(configuration.journal, content.reports.per_device)
+    reports = content.reports
+    bounds = JournalBounds(reports.per_device, reports.device_bytes, reports.total_bytes)
+    journal = ReportJournal(configuration.journal, bounds)
+    history = RateLimit(reports.device_bytes_per_hour / 60, reports.device_bytes_per_hour, time.monotonic)
     limits, base = content.limits, content.listen.base_path
     admission = Admission(
         RateLimit(limits.requests_per_minute, limits.burst, time.monotonic),
@@ -84,8 +118,8 @@ def serve(configuration: LoadedServerConfiguration) -> None:
         commits = ReportCommits(
             journal,
             branch,
-            every=content.reports.commit_seconds,
-            batch=content.reports.commit_reports,
+            every=reports.commit_seconds,
+            batch=reports.commit_reports,
             clock=time.time,
         )
         reading = DesiredStateResources(
@@ -98,9 +132,15 @@ def serve(configuration: LoadedServerConfiguration) -> None:
         )
 
         def writing(profile: Profile) -> ReportResources:
-            any_device_id = content.reports.any_device_id
             return ReportResources(
-                watch, journal, commits, profile=profile, any_device_id=any_device_id, clock=time.time
+                watch,
+                journal,
+                commits,
+                profile=profile,
+                any_device_id=reports.any_device_id,
+                clock=time.time,
+                bytes_of_history=history,
+                free=lambda: _free(configuration) >= reports.free_bytes,
             )
 
         contracts: list[Contract] = []
@@ -121,10 +161,19 @@ def serve(configuration: LoadedServerConfiguration) -> None:
             discovery=discovery,
         )
         contracts.append(CurrentContract(current, identify, admission, base, links))
-        background: list[Callable[[], Awaitable[None]]] = [lambda: watch.run(LOOK_SECONDS)]
+        background: list[Callable[[], Awaitable[None]]] = [
+            lambda: watch.run(LOOK_SECONDS),
+            current.writing.keep_collecting,
+        ]
         if content.freshness is not None:
             background.append(_renewal(configuration, content.freshness, watch, signers).run)
-        _run(WorkloadManagementApi(contracts, commits, background), watch, configuration, context)
+        api = WorkloadManagementApi(contracts, commits, background, AccessLog(content.log))
+        _run(api, watch, configuration, context)
+
+
+def _free(configuration: LoadedServerConfiguration) -> int:
+    """Return the bytes that are free where reports go."""
+    return min(shutil.disk_usage(folder).free for folder in (configuration.journal.parent, configuration.state_repo))
 
 
 def _signed(
@@ -136,10 +185,7 @@ def _signed(
     writing: ReportResources,
 ) -> SignedContract:
     limits = configuration.content.limits
-    accepted: WatchedFile[Mapping[Digest, str]] = WatchedFile(
-        configuration.path(settings.accepted), read_accepted_certificates, {}, "list of accepted certificates"
-    )
-    root = configuration.path(settings.root_certificate) if settings.root_certificate else None
+    accepted, root = _signature_files(configuration, settings)
     verifier = SignatureVerifier(settings.public_urls, settings.profile, settings.window_seconds, time.time)
     onboarding = Onboarding(
         registry,
@@ -147,7 +193,7 @@ def _signed(
         verifier,
         profile=settings.profile,
         unsigned=settings.unsigned_onboarding,
-        root=WatchedFile(root, read_root_certificate, "", "root certificate") if root else None,
+        root=root,
         clock=time.time,
     )
     # A signature may be made a little ahead of this clock, and holds from then on.
@@ -165,6 +211,18 @@ def _signed(
         base=configuration.content.listen.base_path,
         clock=time.time,
     )
+
+
+def _signature_files(
+    configuration: LoadedServerConfiguration, settings: SignatureSettings
+) -> tuple[WatchedFile[Mapping[Digest, str]], WatchedFile[str] | None]:
+    accepted: WatchedFile[Mapping[Digest, str]] = WatchedFile(
+        configuration.path(settings.accepted), read_accepted_certificates, {}, "list of accepted certificates"
+    )
+    if settings.root_certificate is None:
+        return accepted, None
+    path = configuration.path(settings.root_certificate)
+    return accepted, WatchedFile(path, read_root_certificate, "", "root certificate")
 
 
 class _Server(uvicorn.Server):
