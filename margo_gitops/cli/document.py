@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from margo_gitops.disk.files import read_bounded, reason
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, SourceText
+from margo_gitops.documents.problem import ProblemDetail
 from margo_gitops.documents.records import find
 from margo_gitops.errors import ExitCode, Finding, Location, UnreadableDocument
 from margo_gitops.server.service.configuration import ServerConfiguration
@@ -92,6 +93,9 @@ def _checked(source: SourceText) -> CheckedFile:
     if record is not None:
         kind, shape = root.text("kind"), "v1"
         value, findings = find(record, source)
+    elif root.get("title") is not None and root.get("type") is not None and root.get("kind") is None:
+        kind, shape = "ProblemDetail", "G2"
+        value, findings = find(ProblemDetail, replace(source, foreign=True))  # RFC 9457 allows more members
     else:
         checked = check_document(source)
         kind, shape, value, findings = checked.kind, checked.shape, checked.value, list(checked.findings)

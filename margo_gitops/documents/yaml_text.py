@@ -137,6 +137,13 @@ class _EventReader:
         entries: dict[str, Node] = {}
         while not isinstance(event := self._next(), yaml.MappingEndEvent):
             key = self._node(event, depth + 1)
+            if isinstance(key.value, dict):
+                # `{{ x }}` is a mapping as the key of a mapping to YAML.
+                self._refuse(
+                    event,
+                    "this is a template that was not filled in, like {{ x }}, or a mapping as a key",
+                    "fill the template in; if the text is meant, quote it",
+                )
             if not isinstance(key.value, str):
                 self._refuse(event, "a key must be text", "quote the key")
             if key.value in entries:

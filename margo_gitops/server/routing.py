@@ -6,6 +6,7 @@ ROUTE-1  A path is matched as it was sent, never decoded or tidied. A proxy, a f
 ROUTE-2  Only a parameter is decoded, after its place in the path is known: clients made from OpenAPI encode what they
          fill in, so `%3A` in a digest and `%2F` in a device id are read.
 ROUTE-3  `GET` answers `HEAD` too. Any other method that a row does not name is 405 with `Allow`.
+ROUTE-4  What a manifest links to has both paths: with `listen.basePath` in front, and as the link says.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from margo_gitops.digests import DIGEST_PATTERN
 from margo_gitops.documents.deployment import UUID_PATTERN
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN, is_device_id
 from margo_gitops.server.identity.callers import Caller
-from margo_gitops.server.problems import RequestRefused, not_allowed
+from margo_gitops.server.problems import (
+    DEPLOYMENT_NOT_FOUND,
+    NOT_FOUND,
+    Problem,
+    RequestRefused,
+    not_allowed,
+)
 
 T = TypeVar("T")
 
@@ -69,6 +76,7 @@ class Parameter:
     raw: str = "[^/]+"
     max_length: int | None = None
     check: Callable[[str], bool] = lambda _: True
+    missing: Problem = NOT_FOUND
 
 
 def _is_device_in_path(device: str) -> bool:
@@ -77,7 +85,7 @@ def _is_device_in_path(device: str) -> bool:
 
 
 PARAMETERS: Final[Mapping[str, Parameter]] = {
-    "deploymentId": Parameter("The deployment.", UUID_PATTERN),
+    "deploymentId": Parameter("The deployment.", UUID_PATTERN, missing=DEPLOYMENT_NOT_FOUND),
     "digest": Parameter("Digest of the bytes.", DIGEST_PATTERN),
     "deviceId": Parameter("The device.", DEVICE_ID_PATTERN, ".+", DEVICE_ID_MAX_LENGTH, _is_device_in_path),
     "clientId": Parameter("The client.", "^[A-Za-z0-9._~-]{1,200}$", "[A-Za-z0-9._~-]{1,200}"),
@@ -176,8 +184,10 @@ class RouteTable(Generic[T]):
             template = route.template if route.at_root else f"{base}{route.template}"
             if not route.parameters:
                 self._exact[template.encode()] = Match(route)
-            else:
-                parts = _PARAMETER.split(template)  # text and names in turn
+                continue
+            # A link of a manifest is a path from the root: who takes it literally has no prefix (ROUTE-4).
+            for each in {template, route.template} if route.audience == "linked" else {template}:
+                parts = _PARAMETER.split(each)  # text and names in turn
                 parts[0::2] = map(re.escape, parts[0::2])
                 parts[1::2] = (f"(?P<{name}>{PARAMETERS[name].raw})" for name in parts[1::2])
                 self._patterns.append((re.compile("".join(parts)), route))
@@ -203,6 +213,12 @@ class RouteTable(Generic[T]):
             if values is not None:
                 return Match(route, values)
         return None
+
+    def missing(self, raw_path: bytes) -> Problem:
+        """Return the problem of a path that has no row: it may be that of a row with a value that nothing can have."""
+        path = raw_path[:MAX_PATH].decode("latin-1")
+        route = next((route for pattern, route in self._patterns if pattern.fullmatch(path)), None)
+        return PARAMETERS[route.parameters[0]].missing if route else NOT_FOUND
 
 
 def _read(raw: Mapping[str, str]) -> Mapping[str, str] | None:

@@ -102,6 +102,19 @@ def test_one_connection_more_than_allowed_is_closed_and_the_others_go_on(fleet: 
         assert b" 200 OK" in until(lambda: answered(fleet))
 
 
+def test_few_requests_may_come_before_their_turn_and_many_end_the_connection(fleet: ServedFleet) -> None:
+    fleet.start()
+    one = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+    ending = b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    assert fleet.raw(one * 8 + ending).count(b" 200 OK") == 9
+    many = b""
+    with contextlib.suppress(ConnectionError):
+        many = fleet.raw(one * 5000)
+    assert many.count(b" 200 OK") < 50
+    assert b" 200 OK" in fleet.raw(ending)
+    assert "Invalid" not in fleet.log.read_text()
+
+
 def answered(fleet: ServedFleet) -> bytes:
     """Return the answer to a new connection; nothing where there was no place for it."""
     with contextlib.suppress(ConnectionError):

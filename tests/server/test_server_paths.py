@@ -125,3 +125,18 @@ def test_whatever_comes_after_the_prefix_is_read_without_an_error(rest: bytes) -
         assert "//" not in parameters["deviceId"]
     if "deploymentId" in parameters:
         uuid.UUID(parameters["deploymentId"])
+
+
+def test_a_link_of_a_manifest_has_a_path_with_the_prefix_and_one_without() -> None:
+    for path in (f"/api/v1/bundles/{DIGEST}", f"/api/v1/deployments/{ID}/{DIGEST}"):
+        assert found(path.encode(), "/v1/margo") == found(f"/v1/margo{path}".encode(), "/v1/margo") is not None
+    for path in ("/api/v1/deployments", f"/api/v1/deployments/{ID}/status", "/api/v1/capabilities/a"):
+        assert found(path.encode(), "/v1/margo") is None
+
+
+@pytest.mark.parametrize("path", ["/api/v1/deployments/x/status", f"/api/v1/deployments/x/{DIGEST}"])
+def test_a_value_that_no_deployment_has_is_a_deployment_that_is_not_there(path: str) -> None:
+    table = RouteTable(ROUTES)
+    assert table.find(path.encode()) is None
+    assert table.missing(path.encode()).fragment == "deployment-not-found"
+    assert table.missing(b"/api/v1/nothing").fragment == ""

@@ -224,7 +224,7 @@ class CurrentContract:
         self._admission.enter(caller.client)
         try:
             if match is None:
-                raise RequestRefused(NOT_FOUND)
+                raise RequestRefused(self._table.missing(scope["raw_path"]))
             return await self._handle(match, scope, receive, caller)
         finally:
             self._admission.leave(caller.client)

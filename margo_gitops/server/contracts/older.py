@@ -40,7 +40,6 @@ from margo_gitops.server.limits import Admission
 from margo_gitops.server.problems import (
     INVALID_REQUEST,
     NOT_AUTHORIZED,
-    NOT_FOUND,
     OVERLOADED,
     SEMANTIC_ERROR,
     TOO_MANY,
@@ -210,7 +209,7 @@ class SignedContract:
             receive = _replayed(body)
         caller = self._caller(scope, lambda _: self._find(client_id), body)
         if match is None:
-            raise RequestRefused(NOT_FOUND)
+            raise RequestRefused(self._table.missing(scope["raw_path"]))
         handle = match.operation(scope["method"]).handle(self.parts)
         said.client = caller.client
         self.admission.enter(caller.client)

@@ -28,6 +28,12 @@ from margo_gitops.errors import Location, MargoGitopsError, ServerMisconfigured
 _LOG = logging.getLogger("margo_gitops.server")
 _LONGEST_CONNECTION: Final = 3600.0
 
+_QUIET: Final = logging.getLogger("margo_gitops.connection")
+_QUIET.setLevel(logging.CRITICAL)
+
+PIPELINED: Final = 16
+"""How many requests of a connection may wait for the answer to the one before: all that came are read in one go."""
+
 HEAD_SECONDS: Final = 20.0
 HEAD_BYTES: Final = 512 * 1024
 """Counted by what arrives, so the start of a body is in it."""
@@ -48,6 +54,7 @@ class BoundedConnection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take over the connection; its first request must come soon."""
         super().connection_made(transport)
+        self.logger = _QUIET  # a line for each mistake of a stranger would fill the log
         if self.limit_concurrency is not None and len(self.connections) >= self.limit_concurrency:
             transport.close()  # unknown callers may not hold the places of devices without end
             return
@@ -69,7 +76,10 @@ class BoundedConnection(HttpToolsProtocol):
         super().data_received(data)
 
     def on_message_begin(self) -> None:
-        """Begin a request."""
+        """Begin a request; too many that wait for their turn end the connection, and the reading of what came."""
+        if len(self.pipeline) >= PIPELINED:
+            self.transport.close()
+            raise ConnectionAbortedError("too many requests wait on this connection")
         super().on_message_begin()
         self._between = False
         self._await_head()
