@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
@@ -24,8 +26,23 @@ _SOUND: Final = _LOCKED | {
     sqlite3.SQLITE_PERM,
     sqlite3.SQLITE_READONLY,
     sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PROTOCOL,
+    sqlite3.SQLITE_IOERR,
 }
 """What goes wrong around a file; every other error is one of its content."""
+
+_UNREADABLE: Final = frozenset(
+    {
+        sqlite3.SQLITE_IOERR_READ,
+        sqlite3.SQLITE_IOERR_SHORT_READ,
+        sqlite3.SQLITE_IOERR_DATA,
+        sqlite3.SQLITE_IOERR_CORRUPTFS,
+    }
+)
+_LEAST_FREE: Final = 128 * 1024
+"""Bytes; below, an I/O error comes from the full disk: the file's shared memory cannot be made."""
+
+_AROUND: Final = "check space, mount, owner and mode of the folder"
 
 _NOT_READABLE: Final = frozenset({errno.EINVAL, errno.ENXIO, errno.EIO})
 _JOURNAL_MODES: Final = frozenset({1, 2})
@@ -64,7 +81,9 @@ def open_read_only(file: Path, *, timeout: float = 5) -> sqlite3.Connection:
     _check_files(file)
     # What a URI gives a meaning of its own; SQLite takes all else as it is.
     name = str(file.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
-    connection = sqlite3.connect(f"file:{name}?mode=ro", uri=True, timeout=timeout, isolation_level=None)
+    # On a read-only disk nothing changes, and SQLite cannot make the files that readers and writers share.
+    mode = "mode=ro&immutable=1" if file.exists() and _is_read_only(file) else "mode=ro"
+    connection = sqlite3.connect(f"file:{name}?{mode}", uri=True, timeout=timeout, isolation_level=None)
     try:
         with readable():
             connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
@@ -87,7 +106,9 @@ def check_sound(connection: sqlite3.Connection) -> None:
 
 def is_damage(error: sqlite3.Error) -> bool:
     """Return whether an error says that the content of the file is damaged: pages, schema, or a value of a row."""
-    return not isinstance(error, sqlite3.ProgrammingError) and _code(error) not in _SOUND
+    if isinstance(error, sqlite3.ProgrammingError):
+        return False
+    return _code(error) not in _SOUND or getattr(error, "sqlite_errorcode", 0) in _UNREADABLE
 
 
 @contextmanager
@@ -122,9 +143,21 @@ def database_errors(
                     why=[str(failure)],
                     remedy=f"end that program, `fuser -v {file}` shows it; then try again",
                 ) from failure
-            if full is not None and _code(failure) == sqlite3.SQLITE_FULL:
+            if full is not None and _is_full(failure, file):
                 raise full("cannot write: the disk is full", where=where, remedy="free space on this disk") from failure
-            raise error(what, where=where, why=[str(failure)], remedy=remedy) from failure
+            then = remedy if is_damage(failure) else _AROUND
+            raise error(what, where=where, why=[str(failure)], remedy=then) from failure
+
+
+def _is_full(error: sqlite3.Error, file: Path) -> bool:
+    if _code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        with suppress(OSError):
+            return shutil.disk_usage(file.parent).free < _LEAST_FREE and not _is_read_only(file.parent)
+    return _code(error) == sqlite3.SQLITE_FULL
+
+
+def _is_read_only(path: Path) -> bool:
+    return bool(os.statvfs(path).f_flag & os.ST_RDONLY)
 
 
 @dataclass(frozen=True, slots=True)

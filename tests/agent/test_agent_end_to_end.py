@@ -1,5 +1,6 @@
 """The agent as a process: a real git repository, the real `files` applier, real signals."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -156,6 +157,52 @@ def test_paths_of_appliers_are_relative_to_the_configuration_too(world: World) -
     assert done.returncode == 0, done.stderr
     assert world.value(1)
     assert (world.folder / "called").read_text() == "installed\n"
+
+
+@pytest.fixture
+def small_disk(world: World) -> Iterator[Callable[[str], None]]:
+    """The state folder as a disk of its own; call to mount it again with other options."""
+    world.state.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400k", "tmpfs", world.state], check=False).returncode:
+        pytest.skip("this user may not mount")
+    try:
+        yield lambda options: subprocess.run(["mount", "-o", f"remount,{options}", world.state], check=True) and None
+    finally:
+        subprocess.run(["umount", world.state], check=True)
+
+
+@pytest.mark.real
+def test_a_full_and_a_read_only_disk_stop_nothing_that_runs_and_cost_no_memory(
+    world: World, small_disk: Callable[[str], None]
+) -> None:
+    def events() -> str:
+        with contextlib.closing(sqlite3.connect(world.state / "journal.sqlite3")) as journal:
+            return str(journal.execute("SELECT group_concat(text) FROM events").fetchone()[0])
+
+    world.publish({1: deployment_bytes(1)})
+    assert world.agent("once").returncode == 0
+    filler = os.open(world.state / "filler", os.O_WRONLY | os.O_CREAT)
+    with contextlib.suppress(OSError):
+        while True:
+            os.write(filler, b"x" * 4096)
+    os.close(filler)
+    world.publish({1: deployment_bytes(1, values={"GREETING": "two"})})
+    full = world.agent("once")
+    assert (full.returncode, "MG1704" in full.stderr) == (5, True), full.stderr
+    assert world.value(1) == 'GREETING="hello"\n'
+    (world.state / "filler").unlink()
+    assert "first contact" in events(), "the journal is the same"
+    assert world.agent("once").returncode == 0
+    assert world.value(1) == 'GREETING="two"\n'
+    small_disk("ro")
+    world.publish({1: deployment_bytes(1, values={"GREETING": "three"})})
+    read_only = world.agent("once")
+    assert (read_only.returncode, "read-only" in read_only.stderr) == (2, True), read_only.stderr
+    assert "installed" in world.agent("status").stdout
+    small_disk("rw")
+    assert world.agent("once").returncode == 0
+    assert "first contact" in events()
+    assert world.value(1) == 'GREETING="three"\n'
 
 
 @pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo])

@@ -48,6 +48,24 @@ class TestReading:
                 read_small_file(path, 10, what="it cannot be read", error=AuditUnusable)
             assert caught.value.why == (why,)
 
+    @pytest.mark.parametrize(
+        ("code", "damage"),
+        [
+            (sqlite3.SQLITE_IOERR_SHMSIZE, False),
+            (sqlite3.SQLITE_IOERR_WRITE, False),
+            (sqlite3.SQLITE_FULL, False),
+            (sqlite3.SQLITE_CANTOPEN, False),
+            (sqlite3.SQLITE_READONLY_DBMOVED, False),
+            (sqlite3.SQLITE_IOERR_READ, True),
+            (sqlite3.SQLITE_CORRUPT_VTAB, True),
+            (sqlite3.SQLITE_ERROR, True),
+        ],
+    )
+    def test_a_disk_that_is_full_or_read_only_is_no_damage(self, code: int, damage: bool) -> None:
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorcode = code
+        assert is_damage(error) == damage
+
     def test_the_caller_chooses_the_error(self, tmp_path: Path) -> None:
         with pytest.raises(AuditUnusable) as caught:
             read_small_file(
@@ -80,12 +98,12 @@ class TestReading:
         full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         with (
             pytest.raises(StorageFull, match="no space left"),
-            disk_errors(tmp_path, what="unusable", error=StateFolderUnusable, busy=AgentBusy, full=StorageFull),
+            disk_errors(tmp_path, what="unusable", error=StateFolderUnusable, full=StorageFull),
         ):
             raise full
         with (
             pytest.raises(StateFolderUnusable),
-            disk_errors(tmp_path, what="unusable", error=StateFolderUnusable, busy=AgentBusy),
+            disk_errors(tmp_path, what="unusable", error=StateFolderUnusable),
         ):
             raise full
 
