@@ -89,7 +89,7 @@ class NobodyAsked:
         device = header(scope, DEVICE_HEADER) or self._device
         if device and is_client(device):
             return Caller(device, "none")
-        return unknown(scope, "no Margo-Device, or one that is no client's id")
+        return unknown(scope, "no Margo-Device header with the id of a client")
 
 
 class Nobody:
