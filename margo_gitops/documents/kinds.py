@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
 
 from margo_gitops.documents.application import ApplicationDescription
@@ -21,6 +21,7 @@ from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Node, SourceTex
 from margo_gitops.documents.records import find
 from margo_gitops.documents.status import DeploymentStatus
 from margo_gitops.documents.upgrade import (
+    older_doubts,
     upgrade_capabilities,
     upgrade_deployment,
     upgrade_description,
@@ -149,8 +150,14 @@ def check_document(source: SourceText) -> Checked:
         message = f"the kind {at.plain()!r} is unknown; by its fields this is meant to be {kind.name}"
         remedy = " or ".join(["remove kind", *(f"write {older}" for older in kind.older_kinds)])
         return Checked(kind.name, None, None, (_finding(source, at, message, remedy),))
+    doubts = [
+        replace(_finding(source, at, message, remedy), severity=severity)
+        for at, message, remedy, severity in (older_doubts(source) if shape != "G2" else ())
+    ]
     value, findings = find(kind.record, kind.upgrade(source), older_shape=shape != "G2")
-    return Checked(kind.name, shape, value, tuple(findings))
+    if any(doubt.severity == "error" for doubt in doubts):
+        value = None
+    return Checked(kind.name, shape, value, (*doubts, *findings))
 
 
 def read_as(record: type[AnyDocument], source: SourceText) -> AnyDocument:

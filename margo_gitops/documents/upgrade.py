@@ -11,15 +11,22 @@ UPGRADE-5  The prefix `ENV.` of compose pointers goes.
 UPGRADE-6  `requiredResources` becomes `deviceConstraints` with the same meaning.
 UPGRADE-7  Capabilities: `resources` is spread out, `cpu` becomes `cpus`, `roles` goes, `x86_64` becomes `amd64`.
 UPGRADE-8  `wait: "true"` and `"false"` become booleans.
+UPGRADE-9  Older descriptions: a profile without `id` gets its type as the id, and a number after the first of a type;
+           a component with a repository and without `revision` gets the application's version. A repository without a
+           scheme gets `oci://`; a time-out of other units (`5m`, `90s`, `1h30m`) becomes minutes and seconds. Each is
+           a warning, because it is a guess or not what the document says.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 from margo_gitops.documents.nodes import Json, Node, SourceText
 
 _PROFILE_TYPES = {"helm.v3": "helm", "docker-compose": "compose"}
+_TIMEOUT = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -32,8 +39,11 @@ def upgrade_description(source: SourceText) -> SourceText:
     if metadata is not None and "id" in _entries(metadata) and "id" not in _entries(root):
         _entries(root)["id"] = _entries(metadata)["id"]
         _entries(root)["metadata"] = _without(metadata, "id")
+    used: dict[str, int] = {}
     for profile in _items(root.get("deploymentProfiles")):
         _upgrade_profile(profile)
+        if "kind" in _entries(source.root):
+            _complete_profile(profile, root.text("metadata", "version"), used)
     for parameter in _entries(root.get("parameters")).values():
         _upgrade_targets(parameter)
     return replace(source, root=root)
@@ -106,6 +116,56 @@ def _upgrade_profile(profile: Node) -> None:
     if "requiredResources" in entries and "deviceConstraints" not in entries:
         resources = entries.pop("requiredResources")
         entries["deviceConstraints"] = _constraints(resources) if isinstance(resources.value, dict) else resources
+
+
+def _complete_profile(profile: Node, version: str | None, used: dict[str, int]) -> None:
+    """Give a profile of an older description what the current shape requires (UPGRADE-9)."""
+    kind = profile.text("type")
+    if kind is not None and isinstance(profile.value, dict) and "id" not in profile.value:
+        used[kind] = used.get(kind, 0) + 1
+        profile.value["id"] = _at(profile, kind if used[kind] == 1 else f"{kind}-{used[kind]}")
+    for component in _items(profile.get("components")):
+        properties = component.get("properties")
+        entries = _entries(properties)
+        repository, timeout = component.text("properties", "repository"), component.text("properties", "timeout")
+        if properties is not None and repository and "revision" not in entries and version is not None:
+            entries["revision"] = _at(properties, version)
+        if repository and "://" not in repository:
+            entries["repository"].value = f"oci://{repository}"
+        found = _TIMEOUT.fullmatch(timeout or "")
+        if found and found[0]:
+            hours, minutes, seconds = (int(part or 0) for part in found.groups())
+            whole = hours * 3600 + minutes * 60 + seconds
+            entries["timeout"].value = f"{whole // 60}m{whole % 60}s"
+
+
+def older_doubts(source: SourceText) -> Iterator[tuple[Node, str, str, str]]:
+    """Yield what the upgrade of an older document guesses or drops: the place, what, what to do, and how bad it is."""
+    for at, profile in enumerate(_items(source.root.get("deploymentProfiles"))):
+        if profile.text("type") is not None and "id" not in _entries(profile):
+            yield profile, f"deploymentProfiles.{at}: no id; it is named after its type", "add an id", "warning"
+        for component in _items(profile.get("components")):
+            repository = component.get("properties", "repository")
+            name = component.text("name")
+            if repository is not None and "revision" not in _entries(component.get("properties")):
+                message = f"component {name}: no revision; the application's version is taken"
+                yield component, message, "add the revision", "warning"
+            if repository is not None and isinstance(repository.value, str) and "://" not in repository.value:
+                yield repository, f"component {name}: the repository has no scheme", "write oci:// before it", "warning"
+            timeout = component.get("properties", "timeout")
+            text = timeout.value if timeout is not None else None
+            if timeout is not None and isinstance(text, str) and not re.fullmatch(r"\d+m\d+s", text):
+                yield (
+                    timeout,
+                    f"component {name}: {text!r} is not a time-out of the form 8m30s",
+                    "write 8m30s",
+                    "warning",
+                )
+    roles = source.root.get("properties", "roles")
+    if roles is not None:
+        texts = [item.value for item in _items(roles)]
+        if not isinstance(roles.value, list) or not all(isinstance(text, str) and text for text in texts):
+            yield roles, "properties.roles: must be a list of texts", 'write roles: ["Standalone Device"]', "error"
 
 
 def _upgrade_targets(parameter: Node) -> None:

@@ -1,6 +1,7 @@
 """The one step from older shapes to the current one, rule by rule (margo_gitops.documents.upgrade)."""
 
 import json
+import re
 
 import pytest
 from documents.document_text import changed, check, example, findings
@@ -156,3 +157,49 @@ def test_findings_point_to_the_line_in_the_older_file():
 def test_checking_a_document_twice_gives_the_same():
     source = read_source(G1_DESCRIPTION.encode(), "x.yaml")
     assert check_document(source) == check_document(source)
+
+
+def test_u_9_an_older_description_gets_what_the_current_shape_requires_with_a_warning_for_each():
+    document = {
+        "apiVersion": "margo.org/v1-alpha1",
+        "kind": "ApplicationDescription",
+        "metadata": {
+            "id": "com-example-dashboard",
+            "name": "Dashboard",
+            "version": "1.2.0",
+            "catalog": {"organization": [{"name": "Example"}]},
+        },
+        "deploymentProfiles": [
+            {
+                "type": "compose",
+                "components": [{"name": "a", "properties": {"packageLocation": "https://example.com/a.tar.gz"}}],
+            },
+            {
+                "type": "compose",
+                "components": [
+                    {"name": "b", "properties": {"repository": "registry.example.com/b", "timeout": timeout}}
+                    for timeout in ("1h30s",)
+                ],
+            },
+        ],
+    }
+    checked = check(json.dumps(document))
+    first, second = checked.value.deployment_profiles
+    assert (first.id, second.id) == ("compose", "compose-2")
+    found = second.components[0].properties
+    assert (found.repository, found.revision, found.timeout) == ("oci://registry.example.com/b", "1.2.0", "60m30s")
+    assert [each.severity for each in checked.findings] == ["warning"] * 5
+
+
+def test_u_9_the_current_shape_is_not_completed():
+    text = re.sub(r"(?m)^    id: .*\n", "", example("ApplicationDescription/line-vision.yaml"))
+    assert any("id is missing" in finding for finding in findings(text))
+
+
+@pytest.mark.parametrize("roles", ["x", [1], [""], {"a": 1}])
+def test_u_7_roles_are_checked_before_they_go(roles):
+    properties = G1_CAPABILITIES["properties"] | {"roles": roles}
+    assert (
+        "properties.roles: must be a list of texts"
+        in findings(json.dumps(G1_CAPABILITIES | {"properties": properties}))[0]
+    )
