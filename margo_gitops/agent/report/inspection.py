@@ -210,12 +210,17 @@ def as_text(report: AgentReport) -> str:
     rows = [("DEPLOYMENT", "COMPONENT", "STATE", "VERSION", "MESSAGE")]
     for deployment, workloads in report.deployments:
         rows += [
-            (deployment.name, item.key.component, item.state, str(deployment.adopted), _first_line(item.message))
+            (deployment.name, item.key.component, item.state, str(deployment.adopted), item.message)
             for item in workloads
         ]
     if len(rows) > 1:
         widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines += ["", *("  ".join([*map(str.ljust, row, widths), row[-1]]).rstrip() for row in rows)]
+        lines.append("")
+        for row in rows:
+            # The first line says what failed, the others why, and what to do.
+            first, *reasons = row[-1].split("\n")
+            lines.append("  ".join([*map(str.ljust, row, widths), printable(first)]).rstrip())
+            lines += [f"  {printable(reason)}" for reason in reasons]
     if report.events:
         lines += ["", "SECURITY EVENTS"]
         for item in report.events:
