@@ -8,6 +8,7 @@ import signal
 import socket
 import sqlite3
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -492,3 +493,21 @@ def test_nothing_that_the_agent_keeps_is_readable_for_others(world: World) -> No
     assert world.agent("once").returncode == 0
     assert world.state.stat().st_mode & 0o077 == 0
     assert (world.state / "journal.sqlite3").stat().st_mode & 0o077 == 0
+
+
+def test_a_look_between_the_first_state_and_its_floor_finds_it_trusted(world: World) -> None:
+    world.publish({1: deployment_bytes(1)})
+    assert world.agent("once").returncode == 0
+    places = [world.state / "floor.json", world.folder / "elsewhere" / "floor.json"]
+    floor = places[0].read_bytes()
+    for place in places:
+        place.unlink()
+    later = threading.Timer(0.3, lambda: places[0].write_bytes(floor))
+    later.start()
+    found = world.agent("verify")
+    later.join()
+    assert found.returncode == 0, found.stderr
+    places[0].unlink()
+    gone = world.agent("verify")
+    assert gone.returncode != 0
+    assert "the trust floor is gone" in gone.stderr

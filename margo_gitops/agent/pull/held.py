@@ -23,6 +23,7 @@ from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
 
 FLOOR_FILE: Final = "floor.json"
 STORE_FOLDER: Final = "trusted"
+_FIRST_FLOOR_SECONDS: Final = 2.0
 
 
 def trusted_store(configuration: AgentConfiguration) -> TrustedStore:
@@ -105,12 +106,18 @@ def verify_held(configuration: AgentConfiguration) -> TrustedState:
             remedy="run `margo-gitops agent once`",
         )
     state = judge(snapshot, policy, floor)
+    # An agent that runs beside us stores its first state a moment before its floor.
+    until = time.monotonic() + _FIRST_FLOOR_SECONDS
+    while floor is None and time.monotonic() < until:
+        time.sleep(0.05)
+        floor = floor_files(configuration).read().floor
     if floor is None:
         raise StoredStateDamaged(
             "the trust floor is gone",
             where=Location(str(configuration.state_folder)),
             why=["without it, an older state would be accepted"],
-            remedy="find out who removed it; the agent's next cycle starts it again at the held version",
+            remedy="find out who removed it, or whether the agent's first cycle was cut off; its next cycle starts the"
+            " floor again at the held version",
         )
     return state
 
