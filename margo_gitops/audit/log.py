@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
 from typing import Annotated, Literal
 
 from margo_gitops.audit.trace.adoption import adopted_at, adoptions, moment
@@ -13,7 +12,7 @@ from margo_gitops.documents.declarations import About
 from margo_gitops.documents.deployment import ApplicationDeployment, fleet_device
 from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.kinds import read_as, read_source
-from margo_gitops.documents.state_layout import DEPLOYMENTS_FOLDER, FLEET_REF, LEFT_FOLDER
+from margo_gitops.documents.state_layout import DEPLOYMENTS_FOLDER, FLEET_REF
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.state_repo.objects import DevicePlace, DeviceTree, StateObjects
 from margo_gitops.state_repo.state_repo import device_of
@@ -155,9 +154,9 @@ def _change(
 ) -> Literal["added", "changed", "moved", "left", "returned"]:
     if was is None:
         return "added"
-    if now is None or (now.folder == LEFT_FOLDER and was.folder != LEFT_FOLDER):
+    if now is None or (now.left and not was.left):
         return "left"
-    if was.folder == LEFT_FOLDER and now.folder != LEFT_FOLDER:
+    if was.left and not now.left:
         return "returned"
     return "changed" if was.tree != now.tree else "moved"
 
@@ -166,24 +165,11 @@ def _entry(name: str, commit: GitCommit, devices: tuple[DeviceEntry, ...]) -> Lo
     return LogEntry(
         commit=name,
         fleet_commit=StateCommit.of(commit).fleet_commit or "",
-        author=f"{commit.author.name} <{commit.author.email}>",
-        date=date_of(commit.author.time, commit.author.offset),
+        author=str(commit.author),
+        date=commit.author.date,
         subject=commit.message.partition("\n")[0].removeprefix("Render "),
         devices=devices,
     )
-
-
-def date_of(time: int, offset: int) -> str:
-    """Return a commit's date as RFC 3339 text, in its author's own time zone.
-
-    Args:
-        time: seconds since 1970-01-01 UTC.
-        offset: minutes east of UTC.
-    """
-    try:
-        return datetime.fromtimestamp(time, timezone(timedelta(minutes=offset))).isoformat()
-    except (ValueError, OverflowError, OSError):
-        return f"{time} s after 1970-01-01 UTC"
 
 
 _SHOWN = 20

@@ -10,50 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.disk.files import read_bounded, replace_file
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import AuditUnusable
-from margo_gitops.operations.fleet_input import named_location, open_state, state_location_of
+from margo_gitops.operations.fleet_input import StateRequest, opened_state
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.trust.git_objects import is_object_id
 from margo_gitops.trust.state_commit import StateCommit
 
 
-@dataclass(frozen=True, slots=True)
-class AuditRequest:
-    """Which repos to look at.
-
-    Attributes:
-        fleet: a folder in the fleet repo.
-        state: where the state repo is; None: as the fleet says.
-        cache: a folder for mirrors of remote state repos, and for what was verified.
-    """
-
-    fleet: Path
-    state: str | None
-    cache: Path
-
-
 @contextmanager
-def opened(request: AuditRequest) -> Iterator[tuple[FleetRepo, StateObjects, str]]:
+def opened(request: StateRequest) -> Iterator[tuple[FleetRepo, StateObjects, str]]:
     """Return the fleet repo, the state repo, and where that is; nothing is ever written to either.
 
     Raises:
         MargoGitopsError: one of them is not there or cannot be read.
     """
     fleet = FleetRepo.find(request.fleet)
-    if request.state is None:
-        location = state_location_of(fleet.root, read_fleet_document(fleet.tree("HEAD")).value)
-    else:
-        location = named_location(request.state)
-    target = open_state(location, request.cache, create=False, reports=True)
-    try:
-        yield fleet, StateObjects(target.repo.folder), location
-    finally:
-        target.release()
+    with opened_state(request) as (objects, location):
+        yield fleet, objects, location
 
 
 def resolved_since(objects: StateObjects, revision: str, chain: tuple[str, ...] | None = None) -> str:

@@ -14,6 +14,8 @@ from margo_gitops.catalog.file_tree import DiskTree, FileKind, TreeFile, check_d
 from margo_gitops.catalog.fleet_history import FleetHistory
 from margo_gitops.errors import FleetCommitUnknown, NoFleetRepo
 from margo_gitops.git_program import format_remedy, last_lines, run_git
+from margo_gitops.git_program import last_lines, run_git
+from margo_gitops.trust.git_commit import Ident
 
 FLEET_FILE = "margo-gitops.yaml"
 
@@ -26,14 +28,10 @@ class FleetCommit:
 
     Attributes:
         id: in hex.
-        time: seconds since the epoch; with offset, minutes east of UTC.
     """
 
     id: str
-    author_name: str
-    author_email: str
-    time: int
-    offset: int
+    author: Ident
     subject: str
 
 
@@ -199,14 +197,9 @@ class FleetRepo:
         """
         commit = self._commit(revision)
         # Bytes that are no UTF-8 are shown as such, never a reason to fail: the id alone counts.
-        return FleetCommit(
-            id=str(commit.id),
-            author_name=commit.author.name,
-            author_email=commit.author.email,
-            time=commit.author.time,
-            offset=commit.author.offset,
-            subject=commit.message.strip().split("\n")[0],
-        )
+        author = commit.author
+        who = Ident(author.name, author.email, author.time, author.offset)
+        return FleetCommit(str(commit.id), who, commit.message.strip().split("\n")[0])
 
     def tree(self, revision: str) -> GitTree:
         """Return the files of a commit.

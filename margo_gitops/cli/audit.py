@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from margo_gitops.audit.log import HistoryLog, log_lines
-from margo_gitops.audit.repos import AuditRequest, opened, resolved_since
+from margo_gitops.audit.repos import opened, resolved_since
 from margo_gitops.audit.trace.device_trace import TraceRequest
 from margo_gitops.audit.trace.device_trace import trace as trace_device
 from margo_gitops.audit.trace.traced import trace_lines
@@ -24,7 +24,7 @@ from margo_gitops.disk.files import disk_errors, read_small_file, replace_file
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.records import write
 from margo_gitops.errors import AuditFailed, AuditUnusable, EvidenceUnusable, listed
-from margo_gitops.operations.fleet_input import read_signing_key
+from margo_gitops.operations.fleet_input import StateRequest, read_signing_key
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
 from margo_gitops.wording import counted, printable
 
@@ -103,7 +103,7 @@ def verify(
     Exits 0 if all is good, 4 if not: then the first bad commit is named, with file, expected and found.
     """
     options = VerifyOptions(since, read_signers(allowed_signers), jobs, resume, strict)
-    request = AuditRequest(fleet, state, cache_folder())
+    request = StateRequest(fleet, state, cache_folder())
     with progress("verifying") as update:
         result = verify_history(request, options, update)
     show(output, result, verification_lines(result))
@@ -137,7 +137,7 @@ def log(
     """Show the fleet's history, newest first: who changed what, on which devices, to which version, adopted when."""
     if device is not None:
         check_device(device)
-    with opened(AuditRequest(fleet, state, cache_folder())) as (_, objects, _location):
+    with opened(StateRequest(fleet, state, cache_folder())) as (_, objects, _location):
         entries = islice(HistoryLog(objects).entries(device, deployment), count)
         if output == "json":
             show(output, {"commits": [write(each) for each in entries]}, ())
@@ -176,7 +176,7 @@ def trace(
     if file is not None and (deployment is not None or parameter is not None):
         raise click.UsageError("--file goes without --deployment and --parameter: a file holds all of one deployment")
     request = TraceRequest(device, time_of(at), deployment, parameter, read_signers(allowed_signers), file)
-    with opened(AuditRequest(fleet, state, cache_folder())) as (repo, objects, _location):
+    with opened(StateRequest(fleet, state, cache_folder())) as (repo, objects, _location):
         traced = trace_device(repo, objects, request)
     show(output, traced, trace_lines(traced, one_parameter=parameter is not None))
 
@@ -218,7 +218,7 @@ def export(
     if device is not None:
         check_device(device)
     key = read_signing_key(signing_key)
-    with opened(AuditRequest(fleet, state, cache_folder())) as (repo, objects, _location):
+    with opened(StateRequest(fleet, state, cache_folder())) as (repo, objects, _location):
         after = resolved_since(objects, since) if since is not None else None
         content = export_evidence(repo, objects, ExportRequest(device, time_of(at), after, datetime.now(UTC)), key)
     _write(out, content)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
-from margo_gitops.catalog.fleet import find_fleet, read_fleet_document
+from margo_gitops.catalog.fleet import find_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.device_id import client_of, decode_device_id
 from margo_gitops.documents.fleet_kinds import API_VERSION
-from margo_gitops.documents.state_layout import DEVICES_FOLDER, FLEET_REF, LEFT_FOLDER, NO_SITE
+from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import StatusUnusable
 from margo_gitops.fleet_status.desired import Desired, DesiredReader
 from margo_gitops.fleet_status.status import (
@@ -25,7 +23,7 @@ from margo_gitops.fleet_status.status import (
     counted_states,
     judge_device,
 )
-from margo_gitops.operations.fleet_input import named_location, open_state, state_location_of
+from margo_gitops.operations.fleet_input import StateRequest, opened_state
 from margo_gitops.operations.render.fleet_render import without_collections
 from margo_gitops.rendering.placement import selected, targets
 from margo_gitops.state_repo.git_store import bad_object
@@ -38,38 +36,10 @@ _SEARCHED: Final = 20_000
 
 
 @dataclass(frozen=True, slots=True)
-class StatusRequest:
-    """What to look at.
+class StatusRequest(StateRequest):
+    """Which state repo to look at, and which devices in it."""
 
-    Attributes:
-        fleet: a folder in the fleet repo.
-        state: where the state repo is; None: as the fleet says.
-        cache: a folder for mirrors of remote state repos.
-    """
-
-    fleet: Path
-    state: str | None
-    cache: Path
     filter: StatusFilter = field(default_factory=StatusFilter)
-
-
-@contextmanager
-def opened_state(request: StatusRequest) -> Iterator[tuple[StateObjects, str]]:
-    """Return the state repo, its reports fetched, and where it is; the fleet repo is needed only where it says that.
-
-    Raises:
-        MargoGitopsError: one of them is not there or cannot be read.
-    """
-    if request.state is None:
-        repo = FleetRepo.find(request.fleet)
-        location = state_location_of(repo.root, read_fleet_document(repo.tree("HEAD")).value)
-    else:
-        location = named_location(request.state)
-    target = open_state(location, request.cache, create=False, reports=True)
-    try:
-        yield StateObjects(target.repo.folder), location
-    finally:
-        target.release()
 
 
 def read_status(request: StatusRequest) -> FleetStatus:
@@ -118,11 +88,11 @@ class StatusReader:
         places = self._places(self.objects.places(commit.tree) if commit else {}, fleet_commit)
         found = []
         for device, place in places.items():
-            site = _site(place)
-            status = self._device(device, site, place, reports.statuses(folders[device]) if device in folders else {})
+            status = self._device(device, place, reports.statuses(folders[device]) if device in folders else {})
             if status is not None:
                 found.append(status)
-        devices = self._with_times(found, reported, frozenset(folders))
+        times = self._seen.update(reported, frozenset(folders).intersection(each.device for each in found))
+        devices = tuple(replace(each, last_seen=_time(times.get(each.device))) for each in found)
         return FleetStatus(
             api_version=API_VERSION,
             kind="FleetStatus",
@@ -155,14 +125,14 @@ class StatusReader:
                 device = decode_device_id(encoded)
             except ValueError as error:
                 raise bad_object(place.tree, f"its folder {encoded} is not a device's") from error
-            if wanted.place(device, _site(place), left=place.folder == LEFT_FOLDER):
+            if wanted.place(device, place.site, left=place.left):
                 found[device] = place
         if missing := sorted(wanted.clients - found.keys()):
             raise StatusUnusable(
                 f"{missing[0]} is not a device of this fleet, or not of the sites named",
                 remedy="list them: margo-gitops status",
             )
-        if missing := sorted(wanted.sites - {_site(place) for place in places.values()}):
+        if missing := sorted(wanted.sites - {place.site for place in places.values()}):
             raise StatusUnusable(
                 f"{missing[0]} is not the site of any device of this fleet",
                 remedy="list them: margo-gitops status",
@@ -170,7 +140,7 @@ class StatusReader:
         if wanted.labels:
             selected_clients = self._selected(fleet_commit)
             found = {device: place for device, place in found.items() if device in selected_clients}
-        return dict(sorted(found.items(), key=lambda item: (_site(item[1]) is None, _site(item[1]) or "", item[0])))
+        return dict(sorted(found.items(), key=lambda item: (item[1].site is None, item[1].site or "", item[0])))
 
     def _selected(self, fleet_commit: str | None) -> frozenset[str]:
         """Return the clients that the selectors select, by the labels of the commit that was rendered."""
@@ -192,13 +162,11 @@ class StatusReader:
             self._by_labels = (fleet_commit, frozenset(clients))
         return self._by_labels[1]
 
-    def _device(
-        self, device: str, site: str | None, place: DevicePlace, reported: Mapping[str, ReportedStatus]
-    ) -> DeviceStatus | None:
+    def _device(self, device: str, place: DevicePlace, reported: Mapping[str, ReportedStatus]) -> DeviceStatus | None:
         wanted = self.request.filter
         desired = self._desired.read(place.tree)
         state, adopted = judge_device(desired.version, desired.deployments, reported)
-        if place.folder == LEFT_FOLDER:
+        if place.left:
             state = "left"
         if wanted.states and state not in wanted.states:
             return None
@@ -209,7 +177,7 @@ class StatusReader:
             each.wanted and each.application in wanted.applications for each in deployments
         ):
             return None
-        return DeviceStatus(device, site, state, desired.version, adopted, None, deployments)
+        return DeviceStatus(device, place.site, state, desired.version, adopted, None, deployments)
 
     def _deployments(
         self, device: str, desired: Desired, reported: Mapping[str, ReportedStatus]
@@ -233,12 +201,6 @@ class StatusReader:
                 yield DeploymentReport(
                     each, each, status.device or device, None, False, status.state, status.adopted, status.error or None
                 )
-
-    def _with_times(
-        self, devices: list[DeviceStatus], tip: str | None, reported: frozenset[str]
-    ) -> tuple[DeviceStatus, ...]:
-        times = self._seen.update(tip, reported.intersection(each.device for each in devices))
-        return tuple(replace(each, last_seen=_time(times.get(each.device))) for each in devices)
 
 
 class _LastSeen:
@@ -278,11 +240,6 @@ class _LastSeen:
         self._times = {**self._times, **fresh} if met_known or known is None else fresh
         self._tip = tip
         return self._times
-
-
-def _site(place: DevicePlace) -> str | None:
-    site = place.folder.removeprefix(f"{DEVICES_FOLDER}/")
-    return None if site == NO_SITE or place.folder == LEFT_FOLDER else site
 
 
 def _time(seconds: int | None) -> str | None:

@@ -130,15 +130,7 @@ def judge_device(
 def counted_states(devices: Iterable[DeviceStatus]) -> StateCounts:
     """Return how many devices are in each state; those that left the fleet are not counted."""
     states = [each.state for each in devices if each.state != "left"]
-    return StateCounts(
-        devices=len(states),
-        installed=states.count("installed"),
-        applying=states.count("applying"),
-        behind=states.count("behind"),
-        failed=states.count("failed"),
-        silent=states.count("silent"),
-        ahead=states.count("ahead"),
-    )
+    return StateCounts(len(states), **{each: states.count(each) for each in DEVICE_STATES if each != "left"})
 
 
 def by_site(devices: Iterable[DeviceStatus]) -> tuple[SiteStatus, ...]:

@@ -7,6 +7,7 @@ devices; the third has the most urgent devices first, and is cut unless somebody
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import astuple, fields
 from typing import Final
 
 from margo_gitops.fleet_status.status import (
@@ -25,7 +26,7 @@ SHOWN: Final = 20
 _NAMED: Final = 3
 _LONGEST: Final = 300
 _COLOURS: Final[dict[str, str]] = {"failed": "31", "ahead": "31", "silent": "33", "behind": "33", "applying": "36"}
-_HEADING: Final = ("site", "devices", "installed", "applying", "behind", "failed", "silent", "ahead")
+_COUNTED: Final = tuple(each.name for each in fields(StateCounts))
 
 
 def status_lines(status: FleetStatus, *, details: bool = False, colour: bool = False) -> Iterator[str]:
@@ -40,7 +41,7 @@ def status_lines(status: FleetStatus, *, details: bool = False, colour: bool = F
     if len(status.sites) > 1:
         yield ""
         rows = [(each.site or "(no site)", *_numbers(each.counts)) for each in status.sites]
-        every = [_HEADING, *rows, ("all sites", *_numbers(status.counts))]
+        every = [("site", *_COUNTED), *rows, ("all sites", *_numbers(status.counts))]
         yield from table_lines([("", *row) for row in every])
     if stuck := list(_stuck(status)):
         yield ""
@@ -56,20 +57,12 @@ def status_lines(status: FleetStatus, *, details: bool = False, colour: bool = F
 
 
 def _summary(counts: StateCounts) -> str:
-    parts = [f"{number} {name}" for name, number in _named(counts) if number]
+    parts = [f"{number} {name}" for name, number in zip(_COUNTED[1:], astuple(counts)[1:], strict=True) if number]
     return f"{counts.devices}: {', '.join(parts)}" if parts else "none"
 
 
-def _named(counts: StateCounts) -> list[tuple[str, int]]:
-    return list(zip(_HEADING[2:], (counts.installed, *_others(counts)), strict=True))
-
-
-def _others(counts: StateCounts) -> tuple[int, ...]:
-    return counts.applying, counts.behind, counts.failed, counts.silent, counts.ahead
-
-
 def _numbers(counts: StateCounts) -> tuple[str, ...]:
-    return tuple(map(str, (counts.devices, counts.installed, *_others(counts))))
+    return tuple(map(str, astuple(counts)))
 
 
 def _stuck(status: FleetStatus) -> Iterator[str]:

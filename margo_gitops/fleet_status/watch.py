@@ -8,8 +8,9 @@ from threading import Event
 from typing import Final
 
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.fleet_status.reading import StatusReader, StatusRequest, opened_state
+from margo_gitops.fleet_status.reading import StatusReader, StatusRequest
 from margo_gitops.fleet_status.status import FleetStatus
+from margo_gitops.operations.fleet_input import opened_state
 from margo_gitops.state_repo.refs import RefWatch
 from margo_gitops.state_repo.remote import is_remote
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.catalog.fleet import read_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
 from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import FleetCommitOlder, StateForeign
 from margo_gitops.rendering.intent import Intent
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.publication import read_signing_key as read_signing_key
 from margo_gitops.state_repo.remote import RemoteState, is_remote
 from margo_gitops.state_repo.state_repo import StateRepo
@@ -33,7 +35,7 @@ class FleetInput:
             override: what the person asked for, relative to the working folder; None: what the fleet says, relative to
                 the fleet repo.
         """
-        return state_location(self.repo.root, self.intent, override)
+        return state_location(self.repo.root, self.intent.fleet.value, override)
 
 
 def named_location(named: str) -> str:
@@ -41,19 +43,10 @@ def named_location(named: str) -> str:
     return named if is_remote(named) else str(Path(named).absolute())
 
 
-def state_location(root: Path, intent: Intent, override: str | None) -> str:
-    """Return where the state repo is: an absolute path or a URL.
-
-    Args:
-        override: what the person asked for, relative to the working folder; None: what the fleet says.
-    """
+def state_location(root: Path, fleet: Fleet, override: str | None = None) -> str:
+    """Return where the state repo is, as `FleetInput.state_location` does, for a fleet repo whose root this is."""
     if override is not None:
         return named_location(override)
-    return state_location_of(root, intent.fleet.value)
-
-
-def state_location_of(root: Path, fleet: Fleet) -> str:
-    """Return where a fleet says that its state repo is: an absolute path or a URL."""
     named = fleet.spec.state_repo
     return named if is_remote(named) else str((root / named).resolve())
 
@@ -116,6 +109,40 @@ def open_state(location: str, cache: Path, *, create: bool, reports: bool = Fals
         remote = RemoteState(location, cache, reports=reports)
         return StateTarget(remote.fetch(), remote)
     return StateTarget(StateRepo.open_or_create(Path(location)) if create else StateRepo.open(Path(location)), None)
+
+
+@dataclass(frozen=True, slots=True)
+class StateRequest:
+    """Which state repo to read.
+
+    Attributes:
+        fleet: a folder in the fleet repo.
+        state: where the state repo is; None: as the fleet says.
+        cache: a folder for mirrors of remote state repos, and for what was verified.
+    """
+
+    fleet: Path
+    state: str | None
+    cache: Path
+
+
+@contextmanager
+def opened_state(request: StateRequest) -> Iterator[tuple[StateObjects, str]]:
+    """Return the state repo, its reports fetched, and where it is; the fleet repo is needed only where it says that.
+
+    Raises:
+        MargoGitopsError: one of them is not there or cannot be read.
+    """
+    if request.state is None:
+        repo = FleetRepo.find(request.fleet)
+        location = state_location(repo.root, read_fleet_document(repo.tree("HEAD")).value)
+    else:
+        location = named_location(request.state)
+    target = open_state(location, request.cache, create=False, reports=True)
+    try:
+        yield StateObjects(target.repo.folder), location
+    finally:
+        target.release()
 
 
 def refuse_foreign(fleet: FleetInput, target: StateTarget, values: Mapping[str, str]) -> None:

@@ -13,7 +13,7 @@ DOWNLOAD-3  The state itself, a few kilobytes, is not counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Annotated, Literal, Protocol
 
 from margo_gitops.documents.application import ParameterValue
@@ -26,6 +26,7 @@ from margo_gitops.errors import DeploymentUnusable
 
 ChangeKind = Literal["added", "removed", "changed"]
 Effect = Literal["starts", "restarts", "stops"]
+_ENDING: dict[Effect, str] = {"starts": "starting", "restarts": "restarting", "stops": "stopping"}
 PolicyPart = Literal["signatures", "reviews", "freezes", "applications", "registries", "command", "files"]
 Outcome = Literal["passed", "refused", "pending", "skipped"]
 
@@ -243,29 +244,17 @@ def make_plan(
 
 
 def _counts(devices: Iterable[DeviceChange]) -> Counts:
-    numbers: dict[str, int] = {}
+    numbers = dict.fromkeys((each.name for each in fields(Counts) if each.name != "download"), 0)
     known = unknown = 0
     for device in devices:
         known += device.download.bytes
         unknown += device.download.unknown
-        numbers[device.change] = numbers.get(device.change, 0) + 1
+        numbers[f"devices_{device.change}"] += 1
         for deployment in device.deployments:
-            key = f"deployment {deployment.change}"
-            numbers[key] = numbers.get(key, 0) + 1
+            numbers[f"deployments_{deployment.change}"] += 1
             for workload in deployment.workloads:
-                numbers[workload.effect] = numbers.get(workload.effect, 0) + 1
-    return Counts(
-        devices_added=numbers.get("added", 0),
-        devices_changed=numbers.get("changed", 0),
-        devices_removed=numbers.get("removed", 0),
-        deployments_added=numbers.get("deployment added", 0),
-        deployments_changed=numbers.get("deployment changed", 0),
-        deployments_removed=numbers.get("deployment removed", 0),
-        workloads_starting=numbers.get("starts", 0),
-        workloads_restarting=numbers.get("restarts", 0),
-        workloads_stopping=numbers.get("stops", 0),
-        download=Download(known, unknown),
-    )
+                numbers[f"workloads_{_ENDING[workload.effect]}"] += 1
+    return Counts(**numbers, download=Download(known, unknown))
 
 
 class ContentFacts(Protocol):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import Final
 
@@ -57,6 +58,17 @@ class Ident:
     email: str
     time: int
     offset: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.name} <{self.email}>"
+
+    @property
+    def date(self) -> str:
+        """The time as RFC 3339 text, in the writer's own time zone; in words where no calendar has it."""
+        try:
+            return datetime.fromtimestamp(self.time, timezone(timedelta(minutes=self.offset))).isoformat()
+        except (ValueError, OverflowError, OSError):
+            return f"{self.time} s after 1970-01-01 UTC"
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,7 +304,7 @@ def build_commit(tree: str, parents: Sequence[str], author: Ident, committer: Id
 
 def _format_ident(ident: Ident) -> str:
     hours, minutes = divmod(abs(ident.offset), 60)
-    text = f"{ident.name} <{ident.email}> {ident.time} {'-' if ident.offset < 0 else '+'}{hours:02}{minutes:02}"
+    text = f"{ident} {ident.time} {'-' if ident.offset < 0 else '+'}{hours:02}{minutes:02}"
     if not _IDENT.fullmatch(text) or "\0" in text or not 0 <= ident.time <= MAX_TIME:
         raise ValueError(f"{text!r} is not a name, address, time and offset")
     return text

@@ -9,10 +9,9 @@ from forging import Forger
 from support.fleet import FleetFolder, parameter, profile, write_signing_key
 from support.git_cli import Git
 
-from margo_gitops.audit.repos import AuditRequest
 from margo_gitops.audit.verify.history_check import VerifyOptions, verify
 from margo_gitops.audit.verify.verification import Verification
-from margo_gitops.operations.fleet_input import read_signing_key
+from margo_gitops.operations.fleet_input import StateRequest, read_signing_key
 from margo_gitops.operations.render.fleet_render import Rendered, RenderRequest, render_fleet
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
 
@@ -37,8 +36,8 @@ class World:
         return Forger(self.state)
 
     @property
-    def request(self) -> AuditRequest:
-        return AuditRequest(self.folder / "fleet", None, self.folder / "cache")
+    def request(self) -> StateRequest:
+        return StateRequest(self.folder / "fleet", None, self.folder / "cache")
 
     def render(self, revision: str = "HEAD", **more: bool) -> Rendered:
         request = RenderRequest(self.folder / "fleet", revision, None, self.folder / "cache", **more)

@@ -102,7 +102,7 @@ def test_filters_choose_devices(fleet: Fleet):
     assert fleet.states(applications=frozenset({"com-example-none"})) == {}
     with pytest.raises(StatusUnusable, match="z is not a device"):
         fleet.states(devices=frozenset({"z"}))
-    with pytest.raises(StatusUnusable, match="south is not a site"):
+    with pytest.raises(StatusUnusable, match="south is not the site of any device"):
         fleet.states(sites=frozenset({"south"}))
 
 

@@ -15,9 +15,8 @@ from typing import Annotated, Final, Literal, TypeAlias
 from dulwich.errors import ObjectFormatException
 from dulwich.objects import Commit
 
-from margo_gitops.audit.log import date_of
 from margo_gitops.documents.declarations import About, Items, Text, Wire
-from margo_gitops.trust.git_commit import trailer_lines
+from margo_gitops.trust.git_commit import Ident, trailer_lines
 from margo_gitops.trust.git_objects import OBJECT_ID_PATTERN
 
 PREDICATE_TYPE: Final = "urn:margo-gitops:evidence:v1"
@@ -136,7 +135,7 @@ def fleet_commit_of(name: str, raw: bytes) -> EvidenceFleetCommit:
     return EvidenceFleetCommit(
         id=name,
         author=author.decode("utf-8", "replace"),
-        date=date_of(time, zone // 60),
+        date=Ident("", "", time, zone // 60).date,
         subject=text.strip().split("\n")[0],
         trailers=tuple(EvidenceTrailer(each, value) for each, value in trailer_lines(text)),
     )

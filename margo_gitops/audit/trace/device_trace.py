@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from margo_gitops.audit.log import date_of, read_deployment
+from margo_gitops.audit.log import read_deployment
 from margo_gitops.audit.trace.adoption import StatusSince, adopted_at, adoptions, moment, statuses_at
 from margo_gitops.audit.trace.history import Lines, ValueHistory, leaves
 from margo_gitops.audit.trace.trace_file import Source, path_of, trace_file
@@ -20,7 +20,7 @@ from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.nodes import exact
-from margo_gitops.documents.state_layout import DEPLOYMENTS_FOLDER, FLEET_REF, LEFT_FOLDER, deployment_path, device_ref
+from margo_gitops.documents.state_layout import DEPLOYMENTS_FOLDER, FLEET_REF, deployment_path, device_ref
 from margo_gitops.errors import AuditUnusable, MargoGitopsError
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective
@@ -112,8 +112,8 @@ def trace(fleet: FleetRepo, objects: StateObjects, request: TraceRequest) -> Tra
         adopted_at=moment(since) if since is not None else None,
         left=left,
         fleet_commit=fleet_commit,
-        author=f"{commit.author.name} <{commit.author.email}>",
-        date=date_of(commit.author.time, commit.author.offset),
+        author=str(commit.author),
+        date=commit.author.date,
         subject=subject,
         signature=_signature(commit, request.signers),
         notes=tuple(notes),
@@ -179,7 +179,7 @@ def _device_commit(objects: StateObjects, client: str, at: datetime | None) -> t
     if place is not None:
         for name in reversed(objects.branch(refs[ref])):
             if objects.commit(name).tree == place.tree:
-                return name, place.folder == LEFT_FOLDER
+                return name, place.left
     raise AuditUnusable(
         f"{client} had no state {f'at {at.isoformat()}' if at else 'now'}",
         remedy=f"see when it got one: margo-gitops audit log --device {client}",
@@ -249,7 +249,7 @@ class Tracing:
         layer = effective.origin.layer
         place = layer.location(name)
         commit = self.lines.written_by(place)
-        author = self.fleet.commit(commit) if commit is not None else None
+        wrote = self.fleet.commit(commit) if commit is not None else None
         return TracedParameter(
             name=name,
             value=value,
@@ -257,9 +257,9 @@ class Tracing:
             file=place.file,
             line=place.line,
             line_commit=commit,
-            line_author=f"{author.author_name} <{author.author_email}>" if author else None,
-            line_date=date_of(author.time, author.offset) if author else None,
-            line_subject=author.subject if author else None,
+            line_author=str(wrote.author) if wrote else None,
+            line_date=wrote.author.date if wrote else None,
+            line_subject=wrote.subject if wrote else None,
             since=None,
         )
 

@@ -8,7 +8,6 @@ from typing import Final
 
 import pygit2
 
-from margo_gitops.audit.log import date_of
 from margo_gitops.audit.trace.adoption import adopted_at, moment
 from margo_gitops.audit.trace.traced import TracedCommit, TracedSince
 from margo_gitops.audit.verify.rendered_trees import manifest_version
@@ -64,7 +63,7 @@ class Lines:
         return tuple(each for _, each in sorted(found, key=lambda pair: (-pair[0], pair[1].commit)))
 
     def _traced(self, name: str, signers: AllowedSigners | None) -> tuple[int, TracedCommit]:
-        author = self.fleet.commit(name)
+        wrote = self.fleet.commit(name)
         history = self.fleet.history()
         commit = history.commit(name)
         try:
@@ -74,11 +73,11 @@ class Lines:
         except PolicyUnusable:  # a shallow clone knows what it has, and no more
             merge, later = None, []
         told = [commit, *([merge] if merge else []), *(each for each in later if merge is None or each.id != merge.id)]
-        return author.time, TracedCommit(
+        return wrote.author.time, TracedCommit(
             commit=name,
-            author=f"{author.author_name} <{author.author_email}>",
-            date=date_of(author.time, author.offset),
-            subject=author.subject,
+            author=str(wrote.author),
+            date=wrote.author.date,
+            subject=wrote.subject,
             signature=signature_of(commit, signers),
             merged_by=merge.id if merge else None,
             merged_subject=merge.subject if merge else None,
@@ -222,8 +221,9 @@ class ValueHistory:
             commit = self.objects.commit(name)
             version = manifest_version(DeviceTree(self.objects, commit.tree).manifest)
             time = adopted_at(self.adoptions, version) if version is not None else None
-            date = date_of(commit.author.time, commit.author.offset)
-            self._since[name] = TracedSince(version, name, date, moment(time) if time is not None else None)
+            self._since[name] = TracedSince(
+                version, name, commit.author.date, moment(time) if time is not None else None
+            )
         return self._since[name]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.audit.repos import AuditRequest, Checkpoint, opened, resolved_since
+from margo_gitops.audit.repos import Checkpoint, opened, resolved_since
 from margo_gitops.audit.verify.commit_check import CommitCheck
 from margo_gitops.audit.verify.side_branches import ReportCheck, check_freshness
 from margo_gitops.audit.verify.verification import AuditFinding, Verification
@@ -20,6 +20,7 @@ from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.state_layout import DEVICE_REFS, FLEET_REF
 from margo_gitops.errors import AuditUnusable, StateTampered
+from margo_gitops.operations.fleet_input import StateRequest
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.state_commit import StateCommit
@@ -82,7 +83,7 @@ class _Checked:
         return any(each.severity == "error" for each in self.findings)
 
 
-def verify(request: AuditRequest, options: VerifyOptions, progress: Progress | None = None) -> Verification:
+def verify(request: StateRequest, options: VerifyOptions, progress: Progress | None = None) -> Verification:
     """Return whether a state repo's history is what the fleet repo's commits render to.
 
     Raises:
@@ -121,17 +122,17 @@ def _verify(
     try:
         chain = objects.branch(tip) if tip else ()
     except StateTampered as error:
-        findings.append(_lost(FLEET_REF, error.object_id, error.what))
+        findings.append(AuditFinding.of(FLEET_REF, error.what, commit=error.object_id))
     branches: dict[str, tuple[str, ...]] = {}
     for ref, name in sorted(refs.items()):
         if ref.startswith(DEVICE_REFS):
             try:
                 branches[ref.removeprefix(DEVICE_REFS)] = objects.branch(name)
             except StateTampered as error:
-                findings.append(_lost(ref, tip or "", error.what))
+                findings.append(AuditFinding.of(ref, error.what, commit=tip or ""))
     if not findings and known is not None and known not in chain:
         what = "the branch was moved back or rewritten: a commit that was verified before is no longer in its history"
-        findings.append(AuditFinding("error", tip or "", "", FLEET_REF, None, what, known, tip or "nothing"))
+        findings.append(AuditFinding.of(FLEET_REF, what, known, tip or "nothing", commit=tip or ""))
     since = resolved_since(objects, options.since, chain) if options.since and not findings else None
     start = chain.index(since) + 1 if since else 0
     if options.resume and known in chain:
@@ -164,10 +165,6 @@ def _verify(
         signed_by=tuple(sorted(signed_by)),
         findings=tuple(findings),
     )
-
-
-def _lost(ref: str, tip: str, what: str) -> AuditFinding:
-    return AuditFinding("error", tip, "", ref, None, what, None, None)
 
 
 def _checked(whole: _Range, jobs: int, progress: Progress) -> Iterator[_Checked]:
@@ -291,10 +288,10 @@ def _begin(check: CommitCheck, start: int, found: Mapping[str, int] | None) -> I
             tree = check.objects.commit(check.branches[encoded][at - 1]).tree if at else "nothing"
             if tree != place.tree:
                 what = "the branch was moved: it does not hold what the branch fleet held here"
-                ref = f"{DEVICE_REFS}{encoded}"
-                yield AuditFinding("error", name, "", ref, f"{place.folder}/{encoded}", what, place.tree, tree)
+                ref, file = f"{DEVICE_REFS}{encoded}", f"{place.folder}/{encoded}"
+                yield AuditFinding.of(ref, what, place.tree, tree, commit=name, file=file)
     except StateTampered as error:
-        yield _lost(FLEET_REF, name, error.what)
+        yield AuditFinding.of(FLEET_REF, error.what, commit=name)
 
 
 def _left_over(check: CommitCheck) -> Iterator[AuditFinding]:
@@ -304,5 +301,5 @@ def _left_over(check: CommitCheck) -> Iterator[AuditFinding]:
         at = check.next.get(encoded, 0)
         if at < len(branch):
             what = "the branch continues after the branch fleet: fleet was moved back, or another program wrote this"
-            ref = f"{DEVICE_REFS}{encoded}"
-            yield AuditFinding("error", tip, "", ref, None, what, branch[at - 1] if at else "no commit", branch[at])
+            before = branch[at - 1] if at else "no commit"
+            yield AuditFinding.of(f"{DEVICE_REFS}{encoded}", what, before, branch[at], commit=tip)

@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal
+from typing import Final
 
 from margo_gitops.audit.repos import Checkpoint
 from margo_gitops.audit.verify.verification import AuditFinding
@@ -57,18 +57,20 @@ def check_freshness(
             try:
                 proofs[ref], statement = _proof(objects, ref, name)
             except (StateTampered, TrustRefused) as error:
-                yield _finding(ref, f"no proof of freshness: {error.what}")
+                yield AuditFinding.of(ref, f"no proof of freshness: {error.what}")
                 return
     if statement is None:
         return
     ref, first = next(iter(proofs.items()))
     for other, proof in proofs.items():
         if (proof.statement, proof.signature) != (first.statement, first.signature):
-            yield _finding(other, f"another statement than in {ref}")
+            yield AuditFinding.of(other, f"another statement than in {ref}")
             return
     shards = 16 ** shard_depth(first.shard)
     if len(proofs) != shards:
-        yield _finding(ref, "some of the statement's shards are missing, or too many", str(shards), str(len(proofs)))
+        yield AuditFinding.of(
+            ref, "some of the statement's shards are missing, or too many", str(shards), str(len(proofs))
+        )
         return
     yield from _check_statement(objects, ref, proofs, statement, chain)
     if signers is not None:
@@ -97,27 +99,27 @@ def _check_statement(
     """STATED-3."""
     name = statement.state_commit
     if name not in chain:
-        yield _finding(ref, "the statement names a commit that is not in the branch fleet", None, name)
+        yield AuditFinding.of(ref, "the statement names a commit that is not in the branch fleet", None, name)
         return
     try:
         commit = objects.commit(name)
         places = objects.places(commit.tree)
         held = {leaf.device: leaf for leaf in _leaves(objects, {each: place.tree for each, place in places.items()})}
     except MargoGitopsError as error:
-        yield _finding(ref, f"what the statement speaks of cannot be read: {error.what}")
+        yield AuditFinding.of(ref, f"what the statement speaks of cannot be read: {error.what}")
         return
     fleet = StateCommit.of(commit).fleet
     if fleet is not None and statement.fleet != fleet:
-        yield _finding(ref, "the statement speaks of another fleet", fleet, statement.fleet)
+        yield AuditFinding.of(ref, "the statement speaks of another fleet", fleet, statement.fleet)
     for other, proof in proofs.items():
         for leaf in proof.leaves:
             wanted = held.pop(leaf.device, None)
             if wanted != leaf:
                 what = f"the statement does not list what {name[:12]} holds for the device {leaf.device[:12]}…"
-                yield _finding(other, what, _said(wanted), _said(leaf))
+                yield AuditFinding.of(other, what, _said(wanted), _said(leaf))
                 return
     for leaf in held.values():
-        yield _finding(ref, f"the statement leaves out the device {leaf.device[:12]}…", _said(leaf), "nothing")
+        yield AuditFinding.of(ref, f"the statement leaves out the device {leaf.device[:12]}…", _said(leaf), "nothing")
         return
 
 
@@ -133,24 +135,13 @@ def _check_signature(
     try:
         verify_statement(proof, parse_moment(statement.issued), signers)
     except SignerUnknown as error:
-        yield _finding(ref, error.what, severity="warning")
+        yield AuditFinding.of(ref, error.what, severity="warning")
     except TrustRefused as error:
-        yield _finding(ref, error.what)
+        yield AuditFinding.of(ref, error.what)
 
 
 def _said(leaf: FreshnessLeaf | None) -> str:
     return f"version {leaf.version}, {leaf.manifest}" if leaf else "nothing"
-
-
-def _finding(
-    ref: str,
-    what: str,
-    expected: str | None = None,
-    found: str | None = None,
-    *,
-    severity: Literal["error", "warning"] = "error",
-) -> AuditFinding:
-    return AuditFinding(severity, "", "", ref, None, what, expected, found)
 
 
 _MAX_CAPABILITIES: Final = 1024 * 1024
@@ -186,13 +177,13 @@ class ReportCheck:
         try:
             chain = self._objects.branch(tip) if tip is not None else ()
         except StateTampered as error:
-            self.findings = (_report_finding(error.object_id, error.what),)
+            self.findings = (AuditFinding.of(REPORTS_REF, error.what, commit=error.object_id),)
             return
         if known is not None and known not in chain:
             what = (
                 "the branch was moved back or rewritten: a commit that was verified before is no longer in its history"
             )
-            self.findings = (_report_finding(tip or "", what, expected=known, found=tip or "nothing"),)
+            self.findings = (AuditFinding.of(REPORTS_REF, what, known, tip or "nothing", commit=tip or ""),)
             return
         start = chain.index(known) + 1 if resume and known is not None else 0
         for index in range(start, len(chain)):
@@ -200,7 +191,7 @@ class ReportCheck:
             try:
                 found = tuple(self._commit(name, chain[index - 1] if index else None))
             except StateTampered as error:
-                found = (_report_finding(name, error.what),)
+                found = (AuditFinding.of(REPORTS_REF, error.what, commit=name),)
             if found:
                 self.findings = found
                 break
@@ -212,24 +203,25 @@ class ReportCheck:
         commit = self._reports.commit(name)
         parents = (parent,) if parent else ()
         if commit.parents != parents:
-            yield _report_finding(
-                name, "the parents are wrong", expected=parent or "none", found=" ".join(commit.parents)
-            )
+            what = "the parents are wrong"
+            yield AuditFinding.of(REPORTS_REF, what, parent or "none", " ".join(commit.parents), commit=name)
         changes = self._reports.changes(commit)
         if not changes:
-            yield _report_finding(name, "this commit changes nothing, and no server makes such a commit")
+            yield AuditFinding.of(
+                REPORTS_REF, "this commit changes nothing, and no server makes such a commit", commit=name
+            )
         for change in changes:
             yield from self._change(commit, change)
 
     def _change(self, commit: ReportCommit, change: ReportChange) -> Iterator[AuditFinding]:
         if change.key is None:
-            yield _report_finding(commit.id, "no server writes such a path", file=change.path)
+            yield AuditFinding.of(REPORTS_REF, "no server writes such a path", commit=commit.id, file=change.path)
             return
         if change.key.client not in commit.senders:
             what = "the report is of a client that the commit does not name"
             found = ", ".join(sorted(commit.senders)[:3]) or "nobody"
             expected = f"Reported-By: {change.key.client} (...)"
-            yield _report_finding(commit.id, what, file=change.path, expected=expected, found=found)
+            yield AuditFinding.of(REPORTS_REF, what, expected, found, commit=commit.id, file=change.path)
         if change.after is None:
             return
         content = self._objects.read(change.after, BLOB)
@@ -240,9 +232,8 @@ class ReportCheck:
             about = _device(content)
         if about != change.key.name:
             what = "this is not a report, or it is about something else than its path says"
-            yield _report_finding(
-                commit.id, what, file=change.path, expected=change.key.name, found=about or "no report"
-            )
+            found = about or "no report"
+            yield AuditFinding.of(REPORTS_REF, what, change.key.name, found, commit=commit.id, file=change.path)
 
 
 def _device(content: bytes) -> str | None:
@@ -254,9 +245,3 @@ def _device(content: bytes) -> str | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return found if isinstance(found, str) else None
-
-
-def _report_finding(
-    commit: str, what: str, *, file: str | None = None, expected: str | None = None, found: str | None = None
-) -> AuditFinding:
-    return AuditFinding("error", commit, "", REPORTS_REF, file, what, expected, found)

@@ -23,6 +23,21 @@ class AuditFinding:
     expected: Annotated[str | None, About("What should be there; null where that says nothing.")]
     found: Annotated[str | None, About("What is there; null where that says nothing.")]
 
+    @classmethod
+    def of(
+        cls,
+        ref: str,
+        what: str,
+        expected: str | None = None,
+        found: str | None = None,
+        *,
+        commit: str = "",
+        file: str | None = None,
+        severity: Literal["error", "warning"] = "error",
+    ) -> AuditFinding:
+        """Return a finding about a branch that names no fleet commit."""
+        return cls(severity, commit, "", ref, file, what, expected, found)
+
     @property
     def sentence(self) -> str:
         """The finding on one line."""

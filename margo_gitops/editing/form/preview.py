@@ -44,7 +44,7 @@ def installed_state(base: Base, state: str | None, cache: Path) -> Installed:
     Raises:
         MargoGitopsError: a state repo that was named cannot be read.
     """
-    location = state_location(base.repo.root, base.intent, state)
+    location = state_location(base.repo.root, base.intent.fleet.value, state)
     if state is None and not is_remote(location) and not Path(location).exists():
         return Installed(lambda _device: None)
     try:

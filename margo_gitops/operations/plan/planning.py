@@ -45,6 +45,7 @@ from margo_gitops.rendering.difference import FleetState, rendered_fleet
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.remote import is_remote
+from margo_gitops.trust.git_commit import Ident
 from margo_gitops.trust.ssh_key import SigningKey
 
 WORKING_TREE = "working tree"
@@ -189,7 +190,7 @@ def _rendered_before(repo: FleetRepo, revision: str) -> FleetState:
 
 def _plan_after_state(planning: _Planning, renders: Render) -> Plan:
     request = planning.request
-    location = state_location(planning.repo.root, planning.intent, request.state)
+    location = state_location(planning.repo.root, planning.intent.fleet.value, request.state)
     if not is_remote(location) and _nothing_at(Path(location)):
         with without_collections():
             states = render(planning.intent, lambda _device: None)
@@ -221,7 +222,7 @@ def _plan_after(planning: _Planning, target: StateTarget, renders: Render) -> Pl
     return planning.plan(base, held_fleet(target, values), states, known, notes)
 
 
-_NO_COMMIT = FleetCommit("", "", "", 0, 0, "")
+_NO_COMMIT = FleetCommit("", Ident("", "", 0), "")
 """The working tree is of no commit."""
 
 

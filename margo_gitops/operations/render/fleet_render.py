@@ -241,8 +241,8 @@ def provenance(fleet: FleetInput) -> Provenance:
     """Return what the commits of a render say of its origin."""
     commit = fleet.commit
     # git takes any number for a time; what calendars do not know is brought to their ends.
-    time = min(max(commit.time, 0), MAX_TIME)
-    author = Ident(_plain(commit.author_name), _plain(commit.author_email), time, commit.offset)
+    who = commit.author
+    author = Ident(_plain(who.name), _plain(who.email), min(max(who.time, 0), MAX_TIME), who.offset)
     origin = StateCommit(
         fleet=fleet.intent.fleet.value.metadata.name,
         fleet_commit=commit.id,
