@@ -15,6 +15,11 @@ def one(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
+def few(names: Sequence[str], most: int) -> str:
+    """Return the first names and how many more there are, `a, b and 3 more`."""
+    return f"{', '.join(names[:most])}{f' and {len(names) - most} more' if len(names) > most else ''}"
+
+
 def printable(text: str) -> str:
     """Return text whose control characters cannot move a terminal's cursor or colour it."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from margo_gitops.audit.trace.adoption import adopted_at, adoptions, moment
+from margo_gitops.audit.trace.adoption import adopted_at, adoptions
 from margo_gitops.audit.verify.rendered_trees import manifest_version
 from margo_gitops.documents.declarations import About
 from margo_gitops.documents.deployment import ApplicationDeployment, fleet_device
@@ -122,8 +122,7 @@ class HistoryLog:
                 deployments.append(DeploymentEntry(name, device, change))
         deployments.sort(key=lambda each: (each.name, each.device))
         client = device_of(encoded)
-        time = adopted_at(self._adoptions.get(client, []), version) if version is not None else None
-        adopted = moment(time) if time is not None else None
+        adopted = adopted_at(self._adoptions.get(client, []), version)
         return DeviceEntry(client, _change(was, now), version, adopted, tuple(deployments))
 
     def _named(self, blob: str, path: str) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from margo_gitops.operations.plan.plan_text import as_text
 from margo_gitops.operations.plan.planning import PlanRequest
 from margo_gitops.operations.render.fleet_render import Rendered, RenderRequest, check_fleet, render_fleet
 from margo_gitops.state_repo.publication import Publication, PublishedDevice
-from margo_gitops.wording import counted
+from margo_gitops.wording import counted, few
 
 
 @click.command()
@@ -91,8 +91,7 @@ def _watch(request: PlanRequest, output: str) -> None:
             show(output, {"saved": list(saved.files), "plan": plan}, (), stream=True)
             continue
         if saved.files:
-            more = f" and {len(saved.files) - 3} more" if len(saved.files) > 3 else ""
-            click.echo(f"\nsaved  {', '.join(saved.files[:3])}{more}")
+            click.echo(f"\nsaved  {few(saved.files, 3)}")
         if isinstance(saved.plan, MargoGitopsError):
             click.echo(f"error: {saved.plan}", err=True)
         else:

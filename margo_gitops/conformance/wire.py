@@ -87,12 +87,6 @@ def delta_entry(base: str, delta: bytes) -> bytes:
     return bytes(pack_object_header(REF_DELTA, bytes.fromhex(base), len(delta), SHA1)) + zlib.compress(delta)
 
 
-def doubling_delta(size: int) -> bytes:
-    """Return the delta that makes of a base of `size` bytes its content twice."""
-    copy = bytes([0xFF]) + (0).to_bytes(4, "little") + size.to_bytes(3, "little")
-    return _varint(size) + _varint(2 * size) + copy * 2
-
-
 def copying_delta(size: int, copies: int) -> bytes:
     """Return the delta that makes of a base of `size` bytes its content that many times."""
     copy = bytes([0xFF]) + (0).to_bytes(4, "little") + size.to_bytes(3, "little")

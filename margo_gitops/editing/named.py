@@ -11,16 +11,14 @@ from margo_gitops.errors import ReferenceUnknown
 from margo_gitops.operations.application_catalog import application_versions
 from margo_gitops.rendering.intent import Application, Intent, Located
 from margo_gitops.rendering.render import find_placements
-from margo_gitops.wording import one
+from margo_gitops.wording import few, one
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> ReferenceUnknown:
     """Return the error for a name that the fleet does not have, with a near match."""
     names = sorted(known)
     close = difflib.get_close_matches(name, names, 3, 0.8)
-    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
-    some = f"{', '.join(names[:8])}{more}" if names else "none"
-    remedy = f"did you mean {' or '.join(close)}?" if close else f"known: {some}"
+    remedy = f"did you mean {' or '.join(close)}?" if close else f"known: {few(names, 8) or 'none'}"
     return ReferenceUnknown(f"{name} is not {one(what)} of this fleet", remedy=remedy)
 
 

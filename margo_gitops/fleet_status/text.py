@@ -18,7 +18,7 @@ from margo_gitops.fleet_status.status import (
     FleetStatus,
     StateCounts,
 )
-from margo_gitops.wording import counted, printable, table_lines
+from margo_gitops.wording import counted, few, printable, table_lines
 
 SHOWN: Final = 20
 """Lines of each part that are shown without --details."""
@@ -74,13 +74,11 @@ def _stuck(status: FleetStatus) -> Iterator[str]:
                 places = failures.setdefault((each.name, each.error or "the device does not say why"), [])
                 places.append(_place(device, each))
     for (name, error), places in sorted(failures.items(), key=lambda item: (-len(item[1]), item[0])):
-        more = f" and {len(places) - _NAMED} more" if len(places) > _NAMED else ""
-        yield f"  {name}: failed on {', '.join(places[:_NAMED])}{more}"
+        yield f"  {name}: failed on {few(places, _NAMED)}"
         yield f"    {_short(printable(error))}"
     ahead = [_place(each, None) for each in status.devices if each.state == "ahead"]
     if ahead:
-        more = f" and {len(ahead) - _NAMED} more" if len(ahead) > _NAMED else ""
-        yield f"  {', '.join(ahead[:_NAMED])}{more}: adopted a manifest newer than the state repo's"
+        yield f"  {few(ahead, _NAMED)}: adopted a manifest newer than the state repo's"
         yield "    was the state repo moved back, or restored from a backup? margo-gitops audit verify"
 
 

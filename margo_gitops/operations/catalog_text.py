@@ -20,7 +20,7 @@ from margo_gitops.operations.application_catalog import (
     ShownSetting,
 )
 from margo_gitops.operations.compatibility import Compatibility, DeviceCompatibility, SiteCompatibility
-from margo_gitops.wording import counted, printable, table_lines
+from margo_gitops.wording import counted, few, printable, table_lines
 
 SHOWN: Final = 20
 """Reasons, and devices, that are shown without --details."""
@@ -169,8 +169,7 @@ def _reasons(refused: Sequence[DeviceCompatibility]) -> Iterator[str]:
         groups.setdefault(each.reasons, []).append(_place(each))
     most_first = sorted(groups.items(), key=lambda group: -len(group[1]))
     for reasons, devices in most_first[:SHOWN]:
-        more = f" and {len(devices) - _NAMED} more" if len(devices) > _NAMED else ""
-        yield f"  {counted(len(devices), 'device')}: {', '.join(devices[:_NAMED])}{more}"
+        yield f"  {counted(len(devices), 'device')}: {few(devices, _NAMED)}"
         yield from (f"    {reason}" for reason in reasons)
     if len(most_first) > SHOWN:
         yield f"  and {len(most_first) - SHOWN} more reasons: see them with --details"

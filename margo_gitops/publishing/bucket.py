@@ -34,17 +34,16 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from margo_gitops.digests import sha256
 from margo_gitops.documents.device_id import is_encoded_device_id
+from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE, MAX_PROOF_BYTES
+from margo_gitops.documents.manifest import MANIFEST_MEDIA_TYPE
 from margo_gitops.errors import InvalidDocument, Location, PublishBusy, PublishTargetUnusable, UnreadableDocument
 from margo_gitops.publishing.layout import (
     BUNDLES,
     DEPLOYMENTS,
     FRESHNESS,
-    FRESHNESS_MEDIA_TYPE,
     MANIFEST_CACHING,
-    MANIFEST_MEDIA_TYPE,
     MANIFESTS,
     MAX_MANIFEST_BYTES,
-    MAX_PROOF_BYTES,
     OBJECT_CACHING,
     DatedManifest,
     PublishedObject,

@@ -25,6 +25,7 @@ from margo_gitops.disk.files import TEMPORARY_PREFIX, disk_errors, read_bounded,
 from margo_gitops.disk.folders import point_link
 from margo_gitops.disk.locks import LockTaken, take_lock
 from margo_gitops.documents.device_id import is_encoded_device_id
+from margo_gitops.documents.freshness import MAX_PROOF_BYTES
 from margo_gitops.errors import (
     InvalidDocument,
     Location,
@@ -39,7 +40,6 @@ from margo_gitops.publishing.layout import (
     MANIFEST_LINK,
     MANIFESTS,
     MAX_MANIFEST_BYTES,
-    MAX_PROOF_BYTES,
     DatedManifest,
     PublishedObject,
     expired,

@@ -18,9 +18,9 @@ from itertools import pairwise
 from typing import Final, Protocol
 
 from margo_gitops.digests import Digest
-from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE, FRESHNESS_PATH, MAX_PROOF_BYTES
+from margo_gitops.documents.freshness import FRESHNESS_PATH
 from margo_gitops.documents.kinds import read_as, read_source
-from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE, StateManifest
+from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, StateManifest
 from margo_gitops.documents.nodes import Bounds
 
 DEPLOYMENT_MEDIA_TYPE: Final = "application/yaml"
@@ -84,25 +84,6 @@ def read_manifest(content: bytes, file: str) -> ManifestContent:
         digest = manifest.bundle.digest
         objects.append(PublishedObject(f"{BUNDLES}/{digest}", digest, BUNDLE_MEDIA_TYPE, None))
     return ManifestContent(manifest.manifest_version, tuple(objects))
-
-
-__all__ = [
-    "BUNDLES",
-    "DEPLOYMENTS",
-    "DEPLOYMENT_MEDIA_TYPE",
-    "FRESHNESS",
-    "FRESHNESS_MEDIA_TYPE",
-    "MANIFESTS",
-    "MANIFEST_CACHING",
-    "MANIFEST_LINK",
-    "MANIFEST_MEDIA_TYPE",
-    "MAX_MANIFEST_BYTES",
-    "MAX_PROOF_BYTES",
-    "OBJECT_CACHING",
-    "ManifestContent",
-    "PublishedObject",
-    "read_manifest",
-]
 
 
 class PublishTarget(Protocol):

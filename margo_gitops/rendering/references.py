@@ -11,7 +11,7 @@ from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment, Device, Site
 from margo_gitops.errors import Location, MargoGitopsError, ReferenceUnknown
 from margo_gitops.rendering.intent import Intent, Located
-from margo_gitops.wording import one
+from margo_gitops.wording import few, one
 
 SHARED_PARAMETER = "parameter of any application"
 
@@ -117,11 +117,7 @@ def _shared_parameters(intent: Intent) -> Iterator[MargoGitopsError]:
 
 def _unknown(what: str, name: str, known: Collection[str], where: Location) -> ReferenceUnknown:
     close = difflib.get_close_matches(name, known, 1)
-    listed = sorted(known)
-    remedy = f"did you mean {close[0]}?" if close else ""
-    if not close and listed:
-        more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
-        remedy = f"known: {', '.join(listed[:8])}{more}"
+    remedy = f"did you mean {close[0]}?" if close else f"known: {few(sorted(known), 8)}" if known else ""
     return _of_kind(what, ReferenceUnknown(f"{name} is not {one(what)}", where=where, remedy=remedy))
 
 

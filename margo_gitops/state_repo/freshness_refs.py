@@ -97,17 +97,8 @@ def leaf_of(device: str, manifest: bytes) -> FreshnessLeaf:
     return FreshnessLeaf(device_key(device), rendered_version(device, manifest), sha256(manifest))
 
 
-def held_leaves(repo: StateRepo, values: Mapping[str, str]) -> list[FreshnessLeaf]:
-    """Return what is to be said of every device of a state repo (STATEMENT-3).
-
-    Raises:
-        StateTampered: it holds what no render wrote.
-    """
-    return left_leaves(repo, repo.places(values), values)
-
-
-def left_leaves(repo: StateRepo, encoded: Iterable[str], values: Mapping[str, str]) -> list[FreshnessLeaf]:
-    """Return what is to be said of these devices, named as in refs, as their branches are.
+def held_leaves(repo: StateRepo, encoded: Iterable[str], values: Mapping[str, str]) -> list[FreshnessLeaf]:
+    """Return what is to be said of these devices, named as in refs, as their branches are (STATEMENT-3).
 
     Raises:
         StateTampered: a branch does not hold a device's state.
@@ -176,7 +167,7 @@ def renew(repo: StateRepo, values: Mapping[str, str], renewal: Renewal) -> Renew
     if renewal.signers is not None:
         commit_signer(repo.objects.commit(tip), renewal.signers, _FLEET_TIP).required()
     pack = ObjectPack()
-    renewed = add_statement(pack, held_leaves(repo, values), fleet, tip, renewal, values)
+    renewed = add_statement(pack, held_leaves(repo, repo.places(values), values), fleet, tip, renewal, values)
     repo.write(pack)
     # The branch itself is compared too: a statement about a state that was replaced meanwhile proves nothing.
     repo.refs.move({FLEET_REF: tip, **renewed.moves}, values)

@@ -11,7 +11,8 @@ import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
+from io import BytesIO
 from pathlib import Path
 
 from dulwich.pack import write_pack_index_v2
@@ -76,9 +77,11 @@ class ObjectPack:
         folder.mkdir(parents=True, exist_ok=True)
         if stem.with_suffix(".pack").exists() and stem.with_suffix(".idx").exists():
             return  # the same objects, of a render whose refs could not be moved
-        _write(stem.with_suffix(".pack"), lambda descriptor: _write_all(descriptor, bytes(content)))
+        _write(stem.with_suffix(".pack"), content)
         try:
-            _write(stem.with_suffix(".idx"), lambda descriptor: _write_index(descriptor, index, checksum))
+            file = BytesIO()
+            write_pack_index_v2(file, index, checksum)
+            _write(stem.with_suffix(".idx"), file.getbuffer())
         except BaseException:
             stem.with_suffix(".pack").unlink()
             raise
@@ -98,26 +101,15 @@ def entry_header(kind: int, size: int) -> bytes:
     return bytes(header)
 
 
-def _write(target: Path, write: Callable[[int], None]) -> None:
-    descriptor, name = tempfile.mkstemp(prefix="tmp_pack_", dir=target.parent)
+def _write(target: Path, content: bytearray | memoryview) -> None:
+    descriptor, name = tempfile.mkstemp(prefix="tmp_pack_", dir=target.parent)  # git removes such leftovers
     try:
-        try:
-            write(descriptor)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
         Path(name).chmod(0o444)
         Path(name).replace(target)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def _write_all(descriptor: int, content: bytes) -> None:
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        file.write(content)
-
-
-def _write_index(descriptor: int, index: list[tuple[bytes, int, int]], checksum: bytes) -> None:
-    with os.fdopen(os.dup(descriptor), "wb") as file:
-        write_pack_index_v2(file, index, checksum)

@@ -30,7 +30,7 @@ from margo_gitops.documents.state_layout import (
 )
 from margo_gitops.errors import Location, SigningKeyUnusable
 from margo_gitops.rendering.desired_state import DesiredState
-from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, add_statement, is_due, leaf_of, left_leaves, renew
+from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, add_statement, held_leaves, is_due, leaf_of, renew
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.objects import DeviceTree
 from margo_gitops.state_repo.state_repo import StateRepo, device_of
@@ -153,7 +153,7 @@ def write_render(
     renewed = None
     if renewal is not None:
         leaves = [leaf_of(state.device, state.manifest) for state in states]
-        leaves += left_leaves(repo, [name for name in known if name not in here], values)
+        leaves += held_leaves(repo, [name for name in known if name not in here], values)
         renewed = add_statement(pack, leaves, provenance.origin.fleet or "", fleet_commit, renewal, values)
     repo.write(pack)
     repo.refs.move({**moves, **(renewed.moves if renewed else {})}, values)

@@ -72,13 +72,6 @@ from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.ssh_signature import GIT_NAMESPACE
 from margo_gitops.trust.state_commit import TRAILERS, StateCommit
 
-__all__ = [
-    "Floor",
-    "TrustPolicy",
-    "TrustedState",
-    "judge",
-]
-
 _STATE: Final = Use(
     GIT_NAMESPACE,
     "this device's state",

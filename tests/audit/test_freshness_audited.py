@@ -38,7 +38,7 @@ def forged(world: World, leaves: Callable[[list[FreshnessLeaf]], list[FreshnessL
     """Sign a statement that says something else than the state repo holds."""
     repo, pack = StateRepo.open(world.state.path), ObjectPack()
     values = repo.refs.read()
-    about = leaves(held_leaves(repo, values))
+    about = leaves(held_leaves(repo, repo.places(values), values))
     commit = more.get("state_commit", values[FLEET_REF])
     made = add_statement(pack, about, more.get("fleet", "plant"), commit, renewal_of(world), values)
     repo.write(pack)

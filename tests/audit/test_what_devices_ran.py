@@ -10,7 +10,7 @@ from audited_world import World
 from support.command_line import margo_gitops
 from support.reporting import Reporter
 
-from margo_gitops.audit.trace.adoption import adopted_at
+from margo_gitops.audit.trace.adoption import adopted_at, moment
 from margo_gitops.audit.trace.history import _is_same
 from margo_gitops.audit.verify.verification import AuditFinding
 from margo_gitops.documents.nodes import Node, Scalar
@@ -53,7 +53,8 @@ def test_the_log_says_when_each_device_adopted(world: World, reporter: Reporter)
 
 
 def test_a_version_is_adopted_when_it_or_a_later_one_is_first_named():
-    assert [adopted_at([(1, 10), (4, 40)], version) for version in (1, 2, 4, 5)] == [10, 40, 40, None]
+    found = [adopted_at([(1, 10), (4, 40)], version) for version in (1, 2, 4, 5, None)]
+    assert found == [moment(10), moment(40), moment(40), None, None]
 
 
 def test_a_trace_says_what_did_run(world: World, reporter: Reporter):

@@ -15,7 +15,6 @@ EVIDENCE-8  The subjects are the devices' commits, trees and files, all of them 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +31,7 @@ from margo_gitops.audit.evidence.predicate import (
     Subject,
     content_of,
     fleet_commit_of,
+    sorted_subjects,
     subjects_of,
 )
 from margo_gitops.catalog.package import LOCK_FILE
@@ -42,7 +42,6 @@ from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.records import read
 from margo_gitops.documents.state_layout import (
     DEPLOYMENTS_FOLDER,
-    DEVICE_REFS,
     DEVICES_FOLDER,
     LEFT_FOLDER,
     MANIFEST_FILE,
@@ -90,7 +89,7 @@ def check_evidence(content: bytes, file: str, signers: AllowedSigners, *, unsign
     try:
         statement, exporter = _statement(content, file, signers)
         check = _Check(statement.predicate, signers, unsigned=unsigned)
-        found = [*check.findings(), *_subjects(statement.subject, check.subjects)]
+        found = [*check.findings(), *_subjects(statement.subject, sorted_subjects(check.subjects))]
     except ValueError as error:
         found = [str(error)]
         raise _refused(file, found) from error
@@ -150,14 +149,9 @@ class _Check:
         self._used: set[str] = set()
         self._folders: dict[str, dict[bytes, str]] = {}
         self._signatures: set[str] = set()
-        self._subjects: list[tuple[str, str, str, dict[str, tuple[str, str]]]] = []
+        self.subjects: list[Subject] = []
         self.signed_by: set[str] = set()
         self.unsigned_commits = 0
-
-    @property
-    def subjects(self) -> tuple[Subject, ...]:
-        """The subjects that the states have."""
-        return subjects_of(self._subjects)
 
     def findings(self) -> Iterator[str]:
         """Yield every rule that is broken."""
@@ -214,14 +208,7 @@ class _Check:
         yield from self._content(files)
         yield from self._said(state, commit, brought, files)
         yield from self._fleet_commit(state)
-        self._subjects.append(
-            (
-                f"{DEVICE_REFS}{encoded}",
-                state.device_commit,
-                commit.tree,
-                {path: (hashlib.sha256(content).hexdigest(), blob) for path, (blob, content) in files.items()},
-            )
-        )
+        self.subjects += subjects_of(encoded, state.device_commit, commit.tree, files)
 
     def _signature(self, name: str, commit: GitCommit) -> Iterator[str]:
         if name in self._signatures:

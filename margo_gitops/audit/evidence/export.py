@@ -16,11 +16,11 @@ from margo_gitops.audit.evidence.predicate import (
     EvidenceState,
     Subject,
     fleet_commit_of,
+    sorted_subjects,
     subjects_of,
 )
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.package import LOCK_FILE
-from margo_gitops.digests import sha256
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.records import write
 from margo_gitops.documents.state_layout import DEVICE_REFS, FLEET_REF
@@ -83,16 +83,13 @@ class _Export:
 
     def collect(self) -> tuple[tuple[Subject, ...], Evidence]:
         self._refs = self.objects.refs()
-        states, subjects, fleet = [], [], ""
+        states: list[EvidenceState] = []
+        subjects: list[Subject] = []
+        fleet = ""
         for encoded, name, in_force in self._chosen():
             commit = self.objects.commit(name)
-            state = self._state(encoded, name, commit, in_force)
-            files = {
-                path: (sha256(content).removeprefix("sha256:"), blob)
-                for path, (blob, content) in self._device_files(commit.tree).items()
-            }
-            states.append(state)
-            subjects.append((f"{DEVICE_REFS}{encoded}", name, commit.tree, files))
+            states.append(self._state(encoded, name, commit, in_force))
+            subjects += subjects_of(encoded, name, commit.tree, self._device_files(commit.tree))
             fleet = StateCommit.of(commit).fleet or ""
         if not states:
             raise EvidenceUnusable("there is nothing to export", remedy="see what there is: margo-gitops audit log")
@@ -103,7 +100,7 @@ class _Export:
             states=tuple(states),
             objects=tuple(self._found[each] for each in sorted(self._found)),
         )
-        return subjects_of(subjects), evidence
+        return sorted_subjects(subjects), evidence
 
     def _chosen(self) -> Iterator[tuple[str, str, str]]:
         """Yield (encoded device, device commit, commit of `fleet` in which it is in force), by device, oldest first."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
@@ -16,6 +17,7 @@ from dulwich.errors import ObjectFormatException
 from dulwich.objects import Commit
 
 from margo_gitops.documents.declarations import About, Items, Text, Wire
+from margo_gitops.documents.state_layout import DEVICE_REFS
 from margo_gitops.trust.git_commit import Ident, trailer_lines
 from margo_gitops.trust.git_objects import OBJECT_ID_PATTERN
 
@@ -153,19 +155,21 @@ def content_of(item: EvidenceObject) -> bytes:
         raise ValueError(f"the content of {item.id} is not a base64") from error
 
 
-def subjects_of(states: Iterable[tuple[str, str, str, dict[str, tuple[str, str]]]]) -> tuple[Subject, ...]:
-    """Return the subjects of a statement, sorted and each once.
+def subjects_of(encoded: str, commit: str, tree: str, files: Mapping[str, tuple[str, bytes]]) -> Iterator[Subject]:
+    """Yield the subjects of a device's state.
 
     Args:
-        states: ref, commit id, tree id, and sha256 and blob id by path below the device, of every state.
+        encoded: the device's name in refs.
+        files: blob id and content by path below the device.
     """
-    found: dict[tuple[str, str], Subject] = {}
-    for ref, commit, tree, files in states:
-        found[ref, commit] = Subject(ref, SubjectDigest(git_tree=tree, git_commit=commit))
-        device = ref.rpartition("/")[2]
-        for path, (sha256, blob) in files.items():
-            name = f"{device}/{path}"
-            found[name, blob] = Subject(name, SubjectDigest(sha256=sha256, git_blob=blob))
+    yield Subject(f"{DEVICE_REFS}{encoded}", SubjectDigest(git_tree=tree, git_commit=commit))
+    for path, (blob, content) in files.items():
+        yield Subject(f"{encoded}/{path}", SubjectDigest(sha256=hashlib.sha256(content).hexdigest(), git_blob=blob))
+
+
+def sorted_subjects(subjects: Iterable[Subject]) -> tuple[Subject, ...]:
+    """Return the subjects of a statement, sorted and each once."""
+    found = {(each.name, each.digest.git_commit or each.digest.git_blob or ""): each for each in subjects}
     return tuple(found[key] for key in sorted(found))
 
 

@@ -70,9 +70,9 @@ def adoptions(objects: StateObjects, refs: Mapping[str, str], client: str | None
     return found
 
 
-def adopted_at(steps: list[tuple[int, int]], version: int) -> int | None:
-    """Return when a device's reports first named a version or a later one; None where they never did."""
-    return next((time for adopted, time in steps if adopted >= version), None)
+def adopted_at(steps: list[tuple[int, int]], version: int | None) -> str | None:
+    """Return when a device's reports first named a version or a later one, as `moment`; None where they never did."""
+    return next((moment(time) for adopted, time in steps if version is not None and adopted >= version), None)
 
 
 def statuses_at(

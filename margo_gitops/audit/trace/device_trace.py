@@ -100,7 +100,6 @@ def trace(fleet: FleetRepo, objects: StateObjects, request: TraceRequest) -> Tra
     if request.parameter is not None:
         deployments = [each for each in deployments if each.parameters]
     adopted = max((each.status.adopted or 0 for each in reported.values()), default=0) or None
-    since = adopted_at(steps, adopted) if adopted is not None else None
     return Trace(
         api_version=API_VERSION,
         kind="Trace",
@@ -109,7 +108,7 @@ def trace(fleet: FleetRepo, objects: StateObjects, request: TraceRequest) -> Tra
         state_commit=name,
         version=manifest_version(held.manifest),
         adopted=adopted,
-        adopted_at=moment(since) if since is not None else None,
+        adopted_at=adopted_at(steps, adopted),
         left=left,
         fleet_commit=fleet_commit,
         author=str(commit.author),

@@ -8,7 +8,7 @@ from typing import Final
 
 import pygit2
 
-from margo_gitops.audit.trace.adoption import adopted_at, moment
+from margo_gitops.audit.trace.adoption import adopted_at
 from margo_gitops.audit.trace.traced import TracedCommit, TracedSince
 from margo_gitops.audit.verify.rendered_trees import manifest_version
 from margo_gitops.catalog.fleet_repo import FleetRepo
@@ -220,10 +220,8 @@ class ValueHistory:
         if name not in self._since:
             commit = self.objects.commit(name)
             version = manifest_version(DeviceTree(self.objects, commit.tree).manifest)
-            time = adopted_at(self.adoptions, version) if version is not None else None
-            self._since[name] = TracedSince(
-                version, name, commit.author.date, moment(time) if time is not None else None
-            )
+            adopted = adopted_at(self.adoptions, version)
+            self._since[name] = TracedSince(version, name, commit.author.date, adopted)
         return self._since[name]
 
 

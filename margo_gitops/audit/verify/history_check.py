@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 from pathlib import Path
 from typing import Final
 
@@ -73,10 +75,18 @@ class _Range:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    good: int
-    device_commits: int
-    signed_by: frozenset[str]
-    findings: tuple[AuditFinding, ...]
+    good: int = 0
+    device_commits: int = 0
+    signed_by: frozenset[str] = frozenset()
+    findings: tuple[AuditFinding, ...] = ()
+
+    def __add__(self, more: _Checked) -> _Checked:
+        return _Checked(
+            self.good + more.good,
+            self.device_commits + more.device_commits,
+            self.signed_by | more.signed_by,
+            (*self.findings, *more.findings),
+        )
 
     @property
     def failed(self) -> bool:
@@ -137,33 +147,30 @@ def _verify(
     start = chain.index(since) + 1 if since else 0
     if options.resume and known in chain:
         start = max(start, chain.index(known) + 1)
-    good, device_commits, signed_by = 0, 0, set[str]()
+    done = _Checked(findings=tuple(findings))
     if not findings:
         whole = _Range(objects.folder, fleet.root, options.signers, chain, branches, start, len(chain), options.strict)
         for checked in _checked(whole, options.jobs, progress):
-            good += checked.good
-            device_commits += checked.device_commits
-            signed_by |= checked.signed_by
-            findings += checked.findings
-            if good:
-                checkpoint.write(chain[start + good - 1])
+            done += checked
+            if done.good:
+                checkpoint.write(chain[start + done.good - 1])
             if checked.failed:
                 break
-        if not any(each.severity == "error" for each in findings):
-            findings += check_freshness(objects, refs, chain, options.signers)
-    done = start + good
+        if not done.failed:
+            done += _Checked(findings=tuple(check_freshness(objects, refs, chain, options.signers)))
+    reached = start + done.good
     return Verification(
         api_version=API_VERSION,
         kind="Verification",
         state_repo=location,
         tip=tip,
         since=chain[start - 1] if start else None,
-        commits=good,
-        device_commits=device_commits,
+        commits=done.good,
+        device_commits=done.device_commits,
         report_commits=0,
-        verified=chain[done - 1] if done else None,
-        signed_by=tuple(sorted(signed_by)),
-        findings=tuple(findings),
+        verified=chain[reached - 1] if reached else None,
+        signed_by=tuple(sorted(done.signed_by)),
+        findings=done.findings,
     )
 
 
@@ -234,13 +241,7 @@ def _starts(whole: _Range, starts: list[int]) -> dict[int, dict[str, int]] | Non
 
 
 def _check_range(part: _Range) -> _Checked:
-    good, device_commits, signed_by, findings = 0, 0, frozenset[str](), tuple[AuditFinding, ...]()
-    for checked in _in_order(part, lambda _done, _of: None):
-        good += checked.good
-        device_commits += checked.device_commits
-        signed_by |= checked.signed_by
-        findings += checked.findings
-    return _Checked(good, device_commits, signed_by, findings)
+    return reduce(add, _in_order(part, lambda _done, _of: None), _Checked())
 
 
 def _in_order(part: _Range, progress: Progress) -> Iterator[_Checked]:

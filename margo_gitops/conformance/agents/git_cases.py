@@ -19,7 +19,7 @@ from margo_gitops.conformance.agents.states import (
     document,
     next_state,
 )
-from margo_gitops.conformance.wire import BLOB, TAG, copying_delta, delta_entry, doubling_delta, entry, pack, packet
+from margo_gitops.conformance.wire import BLOB, TAG, copying_delta, delta_entry, entry, pack, packet
 from margo_gitops.documents.state_layout import DEVICE_REFS
 from margo_gitops.trust.git_objects import MANIFEST_NAME, blob_id
 
@@ -83,7 +83,7 @@ def _delta_bomb(objects: Objects) -> bytes:
     entries = [*_entries(objects), entry(BLOB, content)]
     size, base = len(content), blob_id(content)
     while size < 8 * _MIB:
-        entries.append(delta_entry(base, doubling_delta(size)))
+        entries.append(delta_entry(base, copying_delta(size, 2)))
         size *= 2
         base = blob_id(bytes(size))
     entries += [delta_entry(base, copying_delta(size, 32)) for _ in range(3)]

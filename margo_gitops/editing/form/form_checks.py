@@ -22,6 +22,7 @@ from margo_gitops.rendering.intent import Application, Intent, Located
 from margo_gitops.rendering.placement import TargetDevice, choose_profile, select, targets
 from margo_gitops.rendering.render import Placement, resolve_placement
 from margo_gitops.rendering.value_rules import is_empty, rule_text
+from margo_gitops.wording import few
 
 Previous: TypeAlias = Callable[[str], PreviousState | None]
 """The state of a device as rendered before; None for a device that never had one."""
@@ -121,9 +122,8 @@ class FormCheck:
             except AmbiguousProfile:
                 continue  # asked for next
         if refused:
-            more = f" and {len(refused) - _TOLD} more" if len(refused) > _TOLD else ""
             raise AnswerRefused(
-                f"{len(refused)} of {len(chosen)} devices cannot take it: {', '.join(refused[:_TOLD])}{more}",
+                f"{len(refused)} of {len(chosen)} devices cannot take it: {few(refused, _TOLD)}",
                 why=why,
                 remedy="choose others",
             )
@@ -170,7 +170,7 @@ class FormCheck:
             for reason in self._reasons(changed, alone, target):
                 reasons.setdefault(reason, []).append(target.id)
         if reasons:
-            told = [f"{_devices(devices)}: {reason}" for reason, devices in reasons.items()]
+            told = [f"{few(devices, _TOLD)}: {reason}" for reason, devices in reasons.items()]
             raise AnswerRefused(f"parameter {name} cannot be this", why=told[:_TOLD])
 
     def _reasons(self, changed: Located[Deployment], alone: Application, target: TargetDevice) -> Iterator[str]:
@@ -195,11 +195,6 @@ class FormCheck:
         described = self.application.description
         value = replace(described.value, parameters={name: described.value.parameters[name]})
         return replace(self.application, description=replace(described, value=value))
-
-
-def _devices(devices: Sequence[str]) -> str:
-    more = f" and {len(devices) - _TOLD} more" if len(devices) > _TOLD else ""
-    return f"{', '.join(devices[:_TOLD])}{more}"
 
 
 def _told(error: MargoGitopsError) -> str:

@@ -21,7 +21,7 @@ from margo_gitops.rendering.changes import (
     Refusal,
     SiteRefusal,
 )
-from margo_gitops.wording import byte_count, counted, printable, table_lines
+from margo_gitops.wording import byte_count, counted, few, printable, table_lines
 
 SHOWN = 20
 """Lines of each part that are shown without --details."""
@@ -231,9 +231,8 @@ def _refusal_lines(refusal: Refusal) -> Iterator[str]:
 
 def site_refusal(refusal: SiteRefusal) -> str:
     """Return the devices of a site that cannot take what is wanted, in one line."""
-    more = f" and {len(refusal.devices) - SHOWN} more" if len(refusal.devices) > SHOWN else ""
-    named = ", ".join(refusal.devices[:SHOWN])
-    return f"{refusal.site or '(no site)'}: {counted(len(refusal.devices), 'device')}: {named}{more}"
+    devices = refusal.devices
+    return f"{refusal.site or '(no site)'}: {counted(len(devices), 'device')}: {few(devices, SHOWN)}"
 
 
 def _verdict_lines(verdict: PolicyVerdict) -> Iterator[str]:
@@ -275,8 +274,7 @@ def device_summary(device: DeviceChange) -> str:
             if workload.effect == effect
         ]
         if names:
-            more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-            parts.append(f"{effect} {', '.join(names[:3])}{more}")
+            parts.append(f"{effect} {few(names, 3)}")
     if loaded := download_line(device.download):
         parts.append(f"downloads {loaded}")
     return "; ".join(parts)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from margo_gitops.documents.fleet_policy import ReviewRule
 from margo_gitops.errors import CommitNotSigned, Location, ReviewMissing
 from margo_gitops.rendering.policies.facts import Commit, PolicyInForce, Step, Verdict, approvals
+from margo_gitops.wording import few
 
 _SHOWN = 10
 """People that a message names."""
@@ -86,8 +87,7 @@ def _not_reviewed(
     if own:
         why.append(f"{', '.join(sorted(own))} wrote the change, and does not count")
     if rule.people:
-        more = f" and {len(rule.people) - _SHOWN} more" if len(rule.people) > _SHOWN else ""
-        why.append(f"who may: {', '.join(rule.people[:_SHOWN])}{more}")
+        why.append(f"who may: {few(rule.people, _SHOWN)}")
     remedy = "merge it with a trailer for each: Reviewed-by: Name <mail>"
     if step.commit:
         remedy = f"{remedy}; if it is merged, add a commit with these trailers and Approves: {step.commit.id}"

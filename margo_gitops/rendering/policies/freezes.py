@@ -17,6 +17,7 @@ from margo_gitops.errors import Location, SiteFrozen
 from margo_gitops.rendering.changes import DeviceChange
 from margo_gitops.rendering.placement import TargetDevice, selected
 from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
+from margo_gitops.wording import few
 
 _SHOWN = 20
 """Devices that a message names."""
@@ -91,7 +92,6 @@ def _frozen(selector: DeviceSelector, change: DeviceChange, targets: Targets) ->
 def _refusal(
     force: PolicyInForce, index: int, freeze: Freeze, site: str | None, devices: list[str], day: str
 ) -> SiteFrozen:
-    more = f" and {len(devices) - _SHOWN} more" if len(devices) > _SHOWN else ""
     noun = "device" if len(devices) == 1 else "devices"
     place = f"of site {site}" if site else "without a site"
     return SiteFrozen(
@@ -99,7 +99,7 @@ def _refusal(
         where=force.at("freezes", index),
         why=[
             f"frozen from {freeze.begins} to {freeze.ends}; the change is of {day}",
-            f"{noun}: {', '.join(devices[:_SHOWN])}{more}",
+            f"{noun}: {few(devices, _SHOWN)}",
             *force.origin(),
         ],
         remedy="leave these devices out, or commit the change when the freeze is over",
