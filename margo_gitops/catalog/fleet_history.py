@@ -16,17 +16,13 @@ MAX_COMMITS = 100_000
 
 
 class FleetHistory:
-    """The commits of a fleet repo."""
+    """The commits of a fleet repo; every method raises PolicyUnusable where the history is not whole."""
 
     def __init__(self, repository: pygit2.Repository) -> None:
         self._repository = repository
 
     def first_parent(self, commit: str) -> str | None:
-        """Return the first parent's id; None for a root.
-
-        Raises:
-            PolicyUnusable: the history is not whole.
-        """
+        """Return the first parent's id; None for a root."""
         found = self._commit(commit)
         if found.parent_ids:
             return str(found.parent_ids[0])
@@ -39,9 +35,6 @@ class FleetHistory:
         Args:
             newest: the full id.
             base: the full id; None: the commit alone.
-
-        Raises:
-            PolicyUnusable: the history is not whole.
         """
         if base is None:
             return [newest]
@@ -53,9 +46,6 @@ class FleetHistory:
         Args:
             commit: the full id.
             base: what it contains is not new; None: nothing.
-
-        Raises:
-            PolicyUnusable: the history is not whole.
         """
         parents = [str(each) for each in self._commit(commit).parent_ids]
         if len(parents) < 2:
@@ -81,11 +71,7 @@ class FleetHistory:
             raise history_not_whole(str(error).strip("'")) from error
 
     def commit(self, commit: str) -> Commit:
-        """Return what policies want to know of a commit.
-
-        Raises:
-            PolicyUnusable: the history is not whole.
-        """
+        """Return what policies want to know of a commit."""
         found = self._commit(commit)
         signature, payload = found.gpg_signature
         message = found.raw_message.decode("utf-8", "replace")

@@ -162,7 +162,10 @@ def owner_remedy(error: pygit2.GitError) -> str:
 
 
 class FleetRepo:
-    """A git repository with a `margo-gitops.yaml` in its root."""
+    """A git repository with a `margo-gitops.yaml` in its root.
+
+    Every method that takes a revision raises FleetCommitUnknown where it names no commit.
+    """
 
     def __init__(self, repository: pygit2.Repository, root: Path) -> None:
         self._repository = repository
@@ -190,11 +193,7 @@ class FleetRepo:
         return cls(repository, Path(repository.workdir or repository.path))
 
     def commit(self, revision: str) -> FleetCommit:
-        """Return a commit of the fleet repo.
-
-        Raises:
-            FleetCommitUnknown: `revision` names none.
-        """
+        """Return a commit of the fleet repo."""
         commit = self._commit(revision)
         # Bytes that are no UTF-8 are shown as such, never a reason to fail: the id alone counts.
         author = commit.author
@@ -202,11 +201,7 @@ class FleetRepo:
         return FleetCommit(str(commit.id), who, commit.message.strip().split("\n")[0])
 
     def tree(self, revision: str) -> GitTree:
-        """Return the files of a commit.
-
-        Raises:
-            FleetCommitUnknown: `revision` names none.
-        """
+        """Return the files of a commit."""
         commit = self._commit(revision)
         return GitTree(self._repository, self._root(commit), lambda: self._complete(str(commit.id)))
 
@@ -301,9 +296,6 @@ class FleetRepo:
 
         Args:
             revision: the newer one; None: the files, untracked ones too.
-
-        Raises:
-            FleetCommitUnknown: one of them names no commit.
         """
         before = self._root(self._commit(since))
         if revision is None:

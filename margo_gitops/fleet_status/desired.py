@@ -49,27 +49,22 @@ class Desired:
 
 @dataclass(slots=True)
 class DesiredReader:
-    """Reads device trees; what was read of a document is kept, as most stay the same from one look to the next."""
+    """Reads device trees; what was read of a document is kept, as most stay the same from one look to the next.
+
+    StateTampered where no renderer writes such a tree.
+    """
 
     objects: StateObjects
     _names: dict[str, NamedDeployment | None] = field(default_factory=dict)
 
     def read(self, tree: str) -> Desired:
-        """Return what a device's tree says.
-
-        Raises:
-            StateTampered: no renderer writes such a tree.
-        """
+        """Return what a device's tree says."""
         held = DeviceTree(self.objects, tree)
         version, ids = _manifest(tree, held.manifest)
         return Desired(version, {each: held.files.get(deployment_path(each)) for each in ids})
 
     def named(self, blob: str) -> NamedDeployment | None:
-        """Return what a deployment document is called; None where it is something else.
-
-        Raises:
-            StateTampered: the blob is missing.
-        """
+        """Return what a deployment document is called; None where it is something else."""
         if blob not in self._names:
             self._names[blob] = _named(self.objects.read(blob, BLOB))
         return self._names[blob]

@@ -63,7 +63,11 @@ class TreeLink:
 
 
 class GitStore:
-    """The objects of a bare repository."""
+    """The objects of a bare repository.
+
+    Every method that returns what an object holds raises StateTampered, which names the object, where it is missing,
+    its bytes have another id, or it is not what was asked for.
+    """
 
     def __init__(self, folder: Path, cache_bytes: int = CACHE_BYTES) -> None:
         """Read the bare repository in `folder`, and keep at most `cache_bytes` of what was read in memory.
@@ -77,11 +81,7 @@ class GitStore:
         self._kept: SizedCache[tuple[str, str], object] = SizedCache(cache_bytes, self._size)
 
     def content(self, name: str) -> tuple[bytes, bytes]:
-        """Return kind and bytes of an object.
-
-        Raises:
-            StateTampered: it is missing, a tag, or its bytes have another id.
-        """
+        """Return kind and bytes of an object."""
         try:
             with self._lock:
                 _, size = self._repository.odb.read_header(name)
@@ -98,44 +98,25 @@ class GitStore:
         return kind, content
 
     def read(self, name: str, kind: bytes) -> bytes:
-        """Return an object's bytes.
-
-        Raises:
-            StateTampered: as `content`, or it is of another kind.
-        """
+        """Return an object's bytes."""
         found, content = self.content(name)
         if found != kind:
             raise bad_object(name, f"it is not a {kind.decode()}")
         return content
 
     def commit(self, name: str) -> GitCommit:
-        """Return a commit.
-
-        Raises:
-            StateTampered: as `read`, or no renderer writes such a commit.
-        """
+        """Return a commit."""
         try:
             return parse_commit(self.read(name, COMMIT))
         except ValueError as error:
             raise bad_object(name, str(error)) from error
 
     def links(self, name: str) -> CommitLinks:
-        """Return where a commit leads to, no matter who wrote it.
-
-        Raises:
-            StateTampered: as `read`, or it is no commit.
-        """
-        return self.kept("links", name, self._links)
-
-    def _links(self, name: str) -> CommitLinks:
-        return commit_links(name, self.read(name, COMMIT))
+        """Return where a commit leads to, no matter who wrote it."""
+        return self.kept("links", name, lambda name: commit_links(name, self.read(name, COMMIT)))
 
     def tree(self, name: str) -> tuple[TreeEntry, ...]:
-        """Return a tree's entries.
-
-        Raises:
-            StateTampered: as `read`, or it is no tree.
-        """
+        """Return a tree's entries."""
         return self.kept("tree", name, self._tree)
 
     def _tree(self, name: str) -> tuple[TreeEntry, ...]:
@@ -147,20 +128,12 @@ class GitStore:
         return next((entry.id for entry in self.tree(tree) if entry.name == encoded), None)
 
     def file(self, commit: str, name: str) -> bytes | None:
-        """Return the bytes of a file at the top of a commit's tree; None where it holds none.
-
-        Raises:
-            StateTampered: an object cannot be read.
-        """
+        """Return the bytes of a file at the top of a commit's tree; None where it holds none."""
         found = self.child(self.links(commit).tree, name)
         return self.read(found, BLOB) if found else None
 
     def below(self, tree: str) -> list[TreeLink]:
-        """Return a tree and everything below it.
-
-        Raises:
-            StateTampered: an object cannot be read, or is neither a plain file nor a folder.
-        """
+        """Return a tree and everything below it."""
         found: list[TreeLink] = []
         waiting = [TreeLink(tree, "", TREE)]
         while waiting:
@@ -183,9 +156,6 @@ class GitStore:
             limit: how many commits at most; the walk ends there.
             depth: how far to go; None for all the way.
             ends: commits whose parents are not followed.
-
-        Raises:
-            StateTampered: a commit cannot be read.
         """
         ends = frozenset(ends)  # there may be thousands, of a client's making
         found: dict[str, int] = {}
@@ -204,11 +174,7 @@ class GitStore:
         return found
 
     def branch(self, tip: str) -> tuple[str, ...]:
-        """Return the ids of a branch's commits, oldest first, by first parents.
-
-        Raises:
-            StateTampered: a commit cannot be read.
-        """
+        """Return the ids of a branch's commits, oldest first, by first parents."""
         # Only the first parent is read, so that a commit that is wrong otherwise is named in its turn.
         return tuple(reversed(tuple(first_parents(tip, lambda name: next(iter(self.links(name).parents), None)))))
 

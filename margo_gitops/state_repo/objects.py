@@ -130,7 +130,7 @@ class DeviceTree:
 
 
 class StateObjects(GitStore):
-    """The objects and refs of a state repo."""
+    """The objects and refs of a state repo; StateTampered also for what no renderer writes."""
 
     def refs(self) -> dict[str, str]:
         """Return the object id of every ref, by full name.
@@ -141,11 +141,7 @@ class StateObjects(GitStore):
         return Refs(self.folder).read()
 
     def places(self, tree: str) -> dict[str, DevicePlace]:
-        """Return where the tree of a fleet commit holds each device, by encoded device id; other entries are left out.
-
-        Raises:
-            StateTampered: a tree cannot be read, or a device is in two places.
-        """
+        """Return where the tree of a fleet commit holds each device, by encoded device id; leave other entries out."""
         found: dict[str, DevicePlace] = {}
 
         def add(folder: str, name: str) -> None:
@@ -190,11 +186,7 @@ class StateObjects(GitStore):
         return DeviceTree(self, place.tree) if place else None
 
     def state(self, commit: str, client: str) -> DeviceState:
-        """Return what a commit of a client's branch holds.
-
-        Raises:
-            StateTampered: an object cannot be read, or the commit's tree is no device's state.
-        """
+        """Return what a commit of a client's branch holds."""
         try:
             return self.kept("state", commit, self._state)
         except StateTampered as error:

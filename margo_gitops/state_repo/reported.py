@@ -84,7 +84,10 @@ class ReportChange:
 
 
 class Reports:
-    """The branch of reports of a state repo, read only."""
+    """The branch of reports of a state repo, read only.
+
+    Every method that reads an object raises StateTampered where it is missing, or is not what its place says.
+    """
 
     def __init__(self, objects: StateObjects) -> None:
         self._objects = objects
@@ -95,30 +98,18 @@ class Reports:
         return refs.get(REPORTS_REF)
 
     def commit(self, name: str) -> ReportCommit:
-        """Return a commit.
-
-        Raises:
-            StateTampered: it is missing, or no commit.
-        """
+        """Return a commit."""
         found = self._commits.get(name)
         if found is None:
             found = self._commits[name] = _commit(name, self._objects.read(name, COMMIT))
         return found
 
     def history(self, tip: str) -> Iterator[ReportCommit]:
-        """Yield the branch's commits, newest first, by first parents.
-
-        Raises:
-            StateTampered: a commit is missing, or its own ancestor.
-        """
+        """Yield the branch's commits, newest first, by first parents."""
         yield from map(self.commit, first_parents(tip, lambda name: next(iter(self.commit(name).parents), None)))
 
     def clients(self, tree: str) -> Iterator[tuple[str, str]]:
-        """Yield every client that reported, with the id of its folder's tree.
-
-        Raises:
-            StateTampered: a tree is missing.
-        """
+        """Yield every client that reported, with the id of its folder's tree."""
         for bucket in self._objects.tree(tree):
             if bucket.mode == FOLDER_MODE:
                 for entry in self._objects.tree(bucket.id):
@@ -127,11 +118,7 @@ class Reports:
                         yield client, entry.id
 
     def client(self, tree: str, client: str) -> str | None:
-        """Return the id of the tree of a client's folder; None where it reported nothing.
-
-        Raises:
-            StateTampered: a tree is missing.
-        """
+        """Return the id of the tree of a client's folder; None where it reported nothing."""
         encoded = encode_device_id(client)
         bucket = self._child(tree, bucket_of(client))
         return self._child(bucket, encoded) if bucket else None
@@ -141,9 +128,6 @@ class Reports:
 
         Args:
             folder: id of its tree.
-
-        Raises:
-            StateTampered: an object is missing.
         """
         found = {}
         for entry in self._files(folder, "status"):
@@ -157,9 +141,6 @@ class Reports:
 
         Args:
             folder: id of its tree.
-
-        Raises:
-            StateTampered: an object is missing.
         """
         found = {}
         for entry in self._files(folder, "capabilities"):
@@ -174,22 +155,14 @@ class Reports:
         return (entry for entry in (self._objects.tree(below) if below else ()) if entry.mode != FOLDER_MODE)
 
     def changes(self, commit: ReportCommit) -> list[ReportChange]:
-        """Return what a commit changed, against its first parent; only folders that differ are read.
-
-        Raises:
-            StateTampered: an object is missing.
-        """
+        """Return what a commit changed, against its first parent; only folders that differ are read."""
         before = self.commit(commit.parents[0]).tree if commit.parents else None
         return [
             ReportChange(path, key_of(path), was, now) for path, was, now in self._differing(before, commit.tree, "", 0)
         ]
 
     def status(self, blob: str) -> ReportedStatus | None:
-        """Return the status in a blob; None where it is something else.
-
-        Raises:
-            StateTampered: the blob is missing.
-        """
+        """Return the status in a blob; None where it is something else."""
         return read_status(self._objects.read(blob, BLOB))
 
     def _child(self, tree: str, name: str) -> str | None:

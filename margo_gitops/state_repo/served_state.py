@@ -76,7 +76,10 @@ class ServedState:
 
 
 class StateView:
-    """One state of the whole fleet; it never changes (SERVED-1)."""
+    """One state of the whole fleet; it never changes (SERVED-1).
+
+    Every method that reads a branch raises StateTampered where it holds what no renderer writes.
+    """
 
     def __init__(self, refs: Mapping[str, str], objects: StateObjects) -> None:
         self.refs = refs
@@ -88,11 +91,7 @@ class StateView:
         return self.refs.get(FLEET_REF)
 
     def devices(self) -> tuple[str, ...]:
-        """Return every client that has a branch, sorted.
-
-        Raises:
-            StateTampered: a branch has a name that no renderer makes.
-        """
+        """Return every client that has a branch, sorted."""
         names = []
         for ref in self.refs:
             if ref.startswith(DEVICE_REFS):
@@ -112,29 +111,17 @@ class StateView:
             return None  # it comes from the network, and is no device id
 
     def state(self, client: str) -> DeviceState | None:
-        """Return a client's state; None where it has none.
-
-        Raises:
-            StateTampered: its branch holds something else than a device's state.
-        """
+        """Return a client's state; None where it has none."""
         commit = self.revision(client)
         return self._objects.state(commit, client) if commit else None
 
     def manifest(self, client: str) -> bytes | None:
-        """Return the exact bytes of a client's manifest; None where it has none.
-
-        Raises:
-            StateTampered: its branch holds something else than a device's state.
-        """
+        """Return the exact bytes of a client's manifest; None where it has none."""
         state = self.state(client)
         return state.manifest if state else None
 
     def deployment(self, client: str, deployment_id: str, digest: str) -> bytes | None:
-        """Return a deployment document of this client whose bytes have exactly this digest; None where it has none.
-
-        Raises:
-            StateTampered: its branch holds something else than a device's state.
-        """
+        """Return a deployment document of this client whose bytes have exactly this digest; None where it has none."""
         for state in self._recent(client):
             content = state.deployments.get(deployment_id)
             if content is not None and sha256(content) == digest:
@@ -142,21 +129,13 @@ class StateView:
         return None
 
     def proof(self, client: str) -> bytes | None:
-        """Return the proof of freshness for this client; None where there is none.
-
-        Raises:
-            StateTampered: its ref holds something else.
-        """
+        """Return the proof of freshness for this client; None where there is none."""
         commits = (self.refs.get(f"{FRESHNESS_REFS}{shard}") for shard in possible_shards(client))
         commit = next((commit for commit in commits if commit), None)
         return self._objects.file(commit, FRESHNESS_FILE) if commit else None
 
     def bundle(self, client: str, digest: str) -> bytes | None:
-        """Return the bundle of this client with exactly this digest, rebuilt; None where it has none.
-
-        Raises:
-            StateTampered: its branch holds something else than a device's state.
-        """
+        """Return the bundle of this client with exactly this digest, rebuilt; None where it has none."""
         wanted = digest.encode()
         for state in self._recent(client):
             # A manifest names its bundle: without the name in it, there is nothing to rebuild.
@@ -175,20 +154,12 @@ class StateView:
         return self._objects.aliases(self.fleet_commit).get(client) if self.fleet_commit else None
 
     def snapshot(self, client: str) -> Snapshot | None:
-        """Return a client's state as a transport hands it over; None where it has none.
-
-        Raises:
-            StateTampered: its branch holds something else than a device's state.
-        """
+        """Return a client's state as a transport hands it over; None where it has none."""
         state = self.state(client)
         return state.snapshot if state else None
 
     def deployed_lately(self, client: str, deployment_id: str) -> bool:
-        """Return whether the client's state holds this deployment, or a state a few commits back does.
-
-        Raises:
-            StateTampered: its branch holds something else than a device's state.
-        """
+        """Return whether the client's state holds this deployment, or a state a few commits back does."""
         return any(deployment_id in state.deployments for state in self._recent(client))
 
     def _recent(self, client: str) -> list[DeviceState]:

@@ -11,12 +11,7 @@ from pathlib import Path
 import pygit2
 
 from margo_gitops.documents.device_id import decode_device_id
-from margo_gitops.documents.state_layout import (
-    BRANCHES,
-    DEVICE_REFS,
-    FLEET_REF,
-    device_ref,
-)
+from margo_gitops.documents.state_layout import BRANCHES, DEVICE_REFS, FLEET_REF, device_ref
 from margo_gitops.errors import SignatureInvalid, StateRepoUnusable, StateTampered
 from margo_gitops.git_program import format_remedy
 from margo_gitops.state_repo.object_pack import ObjectPack
@@ -65,7 +60,7 @@ def _umask() -> int:
 
 
 class StateRepo:
-    """A bare repository with the branch `fleet` and one branch per device."""
+    """A bare repository with the branch `fleet` and one branch per device; StateTampered for what no render wrote."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -140,9 +135,6 @@ class StateRepo:
         Args:
             device: the client's id.
             values: all refs, as `refs.read` returned them.
-
-        Raises:
-            StateTampered: the branch does not hold a device's state.
         """
         name = values.get(device_ref(device))
         if name is None:
@@ -167,11 +159,7 @@ class StateRepo:
             return None
 
     def places(self, values: Mapping[str, str]) -> dict[str, DevicePlace]:
-        """Return where the fleet branch holds each device, by encoded device id; empty before the first render.
-
-        Raises:
-            StateTampered: the fleet branch holds something else.
-        """
+        """Return where the fleet branch holds each device, by encoded device id; empty before the first render."""
         name = values.get(FLEET_REF)
         return self.objects.places(self.objects.links(name).tree) if name else {}
 

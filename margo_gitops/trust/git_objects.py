@@ -1,7 +1,8 @@
 r"""Git objects as bytes: the ids and trees that the renderer writes and the device recomputes (git-mktree).
 
 An object's id is the SHA-1 over `<kind> <size>\0` and its content. Nothing here reads a repository: `hashlib` is all
-that a device needs to see whether the bytes it got are the ones that a commit names.
+that a device needs to see whether the bytes it got are the ones that a commit names. Trees raise ValueError for a name
+that no file can have.
 """
 
 from __future__ import annotations
@@ -97,11 +98,7 @@ def _check_entry(entry: TreeEntry, names: set[bytes]) -> None:
 
 
 def tree_id(entries: Iterable[TreeEntry]) -> str:
-    """Return the id of the tree that holds `entries`.
-
-    Raises:
-        ValueError: as `tree_bytes`.
-    """
+    """Return the id of the tree that holds `entries`."""
     return object_id(TREE, tree_bytes(entries))
 
 
@@ -110,9 +107,6 @@ def deployments_tree(deployments: Mapping[str, str]) -> bytes:
 
     Args:
         deployments: the blob's id of each deployment document, by deployment id.
-
-    Raises:
-        ValueError: a deployment id that is no file name.
     """
     return tree_bytes(
         TreeEntry(f"{deployment}{DEPLOYMENT_SUFFIX}".encode(), FILE_MODE, blob)
@@ -139,9 +133,6 @@ def device_tree_id(manifest: bytes, deployments: Mapping[str, bytes]) -> str:
     Args:
         manifest: content of `manifest.json`.
         deployments: content of each `deployments/<id>.yaml`, by deployment id.
-
-    Raises:
-        ValueError: a deployment id that is no file name.
     """
     folder = None
     if deployments:

@@ -253,11 +253,7 @@ class WireReader:
         self._at = 0
 
     def take(self, size: int) -> bytes:
-        """Return the next `size` bytes.
-
-        Raises:
-            ValueError: fewer are left.
-        """
+        """Return the next `size` bytes."""
         taken = self._data[self._at : self._at + size]
         if len(taken) != size:
             raise ValueError(f"{size} bytes are promised, {len(taken)} are there")
@@ -265,27 +261,15 @@ class WireReader:
         return taken
 
     def uint32(self) -> int:
-        """Return a number of four bytes.
-
-        Raises:
-            ValueError: the bytes end.
-        """
+        """Return a number of four bytes."""
         return int.from_bytes(self.take(4), "big")
 
     def string(self) -> bytes:
-        """Return a string of bytes.
-
-        Raises:
-            ValueError: it is longer than what is left.
-        """
+        """Return a string of bytes."""
         return self.take(self.uint32())
 
     def name(self) -> str:
-        """Return a name: a string of printable US-ASCII, maybe empty.
-
-        Raises:
-            ValueError: another character is in it.
-        """
+        """Return a name: a string of printable US-ASCII, maybe empty."""
         text = self.string().decode("ascii", "replace")
         if not (text.isascii() and text.isprintable()):
             raise ValueError("a name holds characters outside printable US-ASCII")
@@ -304,11 +288,7 @@ class WireReader:
         return number
 
     def end(self) -> None:
-        """Expect the end.
-
-        Raises:
-            ValueError: bytes are left.
-        """
+        """Expect the end."""
         left = len(self._data) - self._at
         if left:
             raise ValueError(f"{left} bytes too many")

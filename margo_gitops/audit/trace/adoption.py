@@ -1,4 +1,7 @@
-"""What devices said they ran, and since when: the history of the branch of reports."""
+"""What devices said they ran, and since when: the history of the branch of reports.
+
+StateTampered where an object of it is missing.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +50,6 @@ def adoptions(objects: StateObjects, refs: Mapping[str, str], client: str | None
 
     Args:
         client: only this client; None: all.
-
-    Raises:
-        StateTampered: an object is missing.
     """
     reports = Reports(objects)
     found: dict[str, list[tuple[int, int]]] = {}
@@ -82,9 +82,6 @@ def statuses_at(
 
     Args:
         at: the time; None: now. The branch's order counts: of the commits not later than this, the newest.
-
-    Raises:
-        StateTampered: an object is missing.
     """
     reports = Reports(objects)
     tip = reports.tip(refs)

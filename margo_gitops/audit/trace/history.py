@@ -153,7 +153,7 @@ def scalar(node: Node) -> Scalar:
 
 @dataclass(slots=True)
 class ValueHistory:
-    """A device's branch up to the commit that is traced.
+    """A device's branch up to the commit that is traced; StateTampered where an object is missing.
 
     Attributes:
         branch: ids, oldest first; the last one is traced.
@@ -166,11 +166,7 @@ class ValueHistory:
     _since: dict[str, TracedSince] = field(default_factory=dict)
 
     def of_file(self, path: str) -> TracedSince:
-        """Return since when a file of the traced commit is as it is.
-
-        Raises:
-            StateTampered: an object is missing.
-        """
+        """Return since when a file of the traced commit is as it is."""
         first = self.branch[-1]
         blob = self._blob(first, path)
         for name in reversed(self.branch[:-1]):
@@ -184,9 +180,6 @@ class ValueHistory:
 
         Args:
             values: of the file at the traced commit.
-
-        Raises:
-            StateTampered: an object is missing.
         """
         pending = {each: scalar(node) for each, node in values.items()}
         found: dict[FieldPath, TracedSince] = {}

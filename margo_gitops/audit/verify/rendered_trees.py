@@ -1,4 +1,7 @@
-"""Render a fleet commit again, and say how a device's tree differs from what the render makes."""
+"""Render a fleet commit again, and say how a device's tree differs from what the render makes.
+
+StateTampered where an object of the state repo cannot be read.
+"""
 
 from __future__ import annotations
 
@@ -56,11 +59,7 @@ class TreeDifference:
 def files_differ(
     objects: StateObjects, folder: str, expected: Mapping[str, bytes], tree: str
 ) -> Iterator[TreeDifference]:
-    """Yield every file of a device's tree that is not what a render makes; the deployments before the manifest.
-
-    Raises:
-        StateTampered: an object of the tree cannot be read.
-    """
+    """Yield every file of a device's tree that is not what a render makes; the deployments before the manifest."""
     found = DeviceTree(objects, tree).files
     # The manifest differs with each deployment: it is named first only where nothing else differs.
     for path in sorted({*expected, *found}, key=lambda path: (path == MANIFEST_FILE, path)):
@@ -115,9 +114,6 @@ def unsound(objects: StateObjects, folder: str, tree: str, version: int) -> Iter
         folder: of the device in the fleet commit's tree.
         tree: id of the device's tree.
         version: that the manifest must have.
-
-    Raises:
-        StateTampered: an object of the tree cannot be read.
     """
     held = DeviceTree(objects, tree)
     manifest = read_manifest(held.manifest)

@@ -51,7 +51,7 @@ class AgentUnderTest:
 
 @dataclass(slots=True)
 class Stage:
-    """One agent, one server.
+    """One agent, one server; AgentNotRunnable where a command of the agent cannot be started.
 
     Attributes:
         agent: what is put through the cases.
@@ -167,11 +167,7 @@ class Stage:
         self.offer_next(state)
 
     def poll(self) -> Seen:
-        """Run the agent once.
-
-        Raises:
-            AgentNotRunnable: it cannot be started.
-        """
+        """Run the agent once."""
         begin, asked, sent = len(self.server.exchanges), len(self.host.commands), len(self.api.statuses())
         ended = run_command(self.agent.command, self.values(), self.agent.seconds, self.server.token)
         return Seen(
@@ -183,11 +179,7 @@ class Stage:
         )
 
     def held(self) -> Held:
-        """Return what the agent holds.
-
-        Raises:
-            AgentNotRunnable: the command that shows it cannot be started.
-        """
+        """Return what the agent holds."""
         if not self.agent.held_by:
             return read_held(self.folder / self.agent.held)
         view = self.work / _VIEW
