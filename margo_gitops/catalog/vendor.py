@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from margo_gitops.catalog.package import (
     write_lock,
 )
 from margo_gitops.digests import Digest
+from margo_gitops.disk.files import disk_errors, replace_file
 from margo_gitops.errors import Location, NoFleetRepo, PackageExists, PackageInvalid
 
 
@@ -81,7 +81,9 @@ def add_package(source: Path, fleet: Path, *, replace: bool = False) -> Vendored
     else:
         _put(package, target)
     if pins.get(key) != package.application.digest:
-        _write(lock, write_lock({**pins, key: package.application.digest}))
+        what, remedy = "the package is copied, but cannot be pinned", "fix this, then add the package again"
+        with disk_errors(lock, what=what, error=PackageInvalid, remedy=remedy):
+            replace_file(lock, write_lock({**pins, key: package.application.digest}), mode=0o644)
     return Vendored(package, folder, outcome)
 
 
@@ -120,23 +122,3 @@ def _put(package: Package, target: Path) -> None:
         raise PackageInvalid(f"the package cannot be copied to {target}", why=[str(error)]) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise PackageInvalid(
-            "the package is copied, but cannot be pinned",
-            where=Location(LOCK_FILE),
-            why=[str(error)],
-            remedy="fix this, then add the package again",
-        ) from error

@@ -24,7 +24,6 @@ class EngineUnavailable(ApplyError):
     """
 
     code = "MG1601"
-    exit_code = ExitCode.APPLY
 
 
 class ArtifactUnavailable(ApplyError):

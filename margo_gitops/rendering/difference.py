@@ -18,7 +18,6 @@ from functools import cached_property, lru_cache
 from margo_gitops.digests import Digest
 from margo_gitops.documents.application import ParameterValue
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, fleet_device
-from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import StateManifest
@@ -46,7 +45,7 @@ from margo_gitops.rendering.changes import (
 from margo_gitops.rendering.desired_state import DesiredState, PreviousState
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective
-from margo_gitops.rendering.render import Placement, PlacementsByDevice, place, resolve_placement
+from margo_gitops.rendering.render import Placement, PlacementsByDevice, by_client, place, resolve_placement
 from margo_gitops.rendering.resolution import deployment_id
 
 
@@ -318,10 +317,7 @@ class _Origins:
 
     @cached_property
     def _clients(self) -> dict[str, list[str]]:
-        clients: dict[str, list[str]] = {}
-        for device in self._intent.devices:
-            clients.setdefault(client_of(device), []).append(device)
-        return clients
+        return by_client(self._intent)
 
     def of(self, client: str, identity: str) -> dict[str, ValueOrigin]:
         """Return the origins of a deployment's values, by parameter; empty for one that is placed there no more."""

@@ -234,7 +234,7 @@ def _broken_rules(
             if not schema.allow_empty:
                 yield ParameterMissing(
                     f'parameter {name} ("{setting.name}") has no value in any layer',
-                    where=_deployment_layer(stack).document.at("spec"),
+                    where=stack[1].document.at("spec"),  # the deployment's layer
                     remedy=f"give it one in spec.parameters of the deployment: {rule_text(schema)}",
                 )
             continue
@@ -259,7 +259,3 @@ def _broken_rules(
                 why=["the application calls this setting immutable"],
                 remedy="put the old value back, or remove the deployment from this device and add it under a new name",
             )
-
-
-def _deployment_layer(stack: Sequence[Layer]) -> Layer:
-    return stack[1]

@@ -126,7 +126,7 @@ def render(
     writer = DocumentWriter()
     states: list[DesiredState] = []
     errors: list[MargoGitopsError] = []
-    for client, devices in _by_client(intent).items():
+    for client, devices in by_client(intent).items():
         if only is not None and client not in only:
             continue
         before = previous(client)
@@ -148,7 +148,8 @@ def render(
     return tuple(states)
 
 
-def _by_client(intent: Intent) -> dict[str, list[str]]:
+def by_client(intent: Intent) -> dict[str, list[str]]:
+    """Return each device that pulls with its children, sorted."""
     clients: dict[str, list[str]] = {}
     for device in sorted(intent.devices):
         clients.setdefault(client_of(device), []).append(device)

@@ -63,12 +63,21 @@ Severity = Literal["error", "warning"]
 
 @dataclass(slots=True)
 class Context:
-    """What is known of the commit under examination."""
+    """What is known of the commit under examination.
+
+    Attributes:
+        signed: the fleet wants signed state.
+        before, after: where the parent and the commit hold each device, by encoded device id.
+        changed: the state of every device whose tree changed, likewise.
+    """
 
     commit: str
     fleet_commit: str = ""
     severity: Severity = "error"
     signed: bool = False
+    before: Mapping[str, DevicePlace] = field(default_factory=dict)
+    after: Mapping[str, DevicePlace] = field(default_factory=dict)
+    changed: dict[str, DesiredState] = field(default_factory=dict)
 
     def finding(
         self,
@@ -180,22 +189,20 @@ class CommitCheck:
             return
         made = provenance(read)
         origin = replace(made, origin=replace(made.origin, rendered_by=rendered_by))
-        before = self.objects.places(self.objects.commit(parent).tree) if parent else {}
-        after = self.objects.places(commit.tree)
-        changed, found = self._compare(context, read.intent, before, after)
+        context.before = self.objects.places(self.objects.commit(parent).tree) if parent else {}
+        context.after = self.objects.places(commit.tree)
+        found = self._compare(context, read.intent)
         yield from found
         if any(each.severity == "error" for each in found):
             yield from _trailers(context, commit, origin.origin.trailers(), FLEET_REF)
             return
-        if parent and not changed and self.objects.commit(parent).tree == commit.tree:
+        if parent and not context.changed and self.objects.commit(parent).tree == commit.tree:
             yield context.finding("this commit changes nothing, and no render makes such a commit")
-        if (root := root_tree(after, read.intent.aliases)) != commit.tree:
+        if (root := root_tree(context.after, read.intent.aliases)) != commit.tree:
             yield context.finding("the tree holds what no render writes", root, commit.tree)
         here = folders(read.intent)
-        left = sorted(
-            device_of(name) for name, each in before.items() if each.folder != LEFT_FOLDER and name not in here
-        )
-        states = sorted(changed.values(), key=lambda state: state.device)
+        left = sorted(device_of(name) for name, each in context.before.items() if not each.left and name not in here)
+        states = sorted(context.changed.values(), key=lambda state: state.device)
         exact = self.strict or rendered_by == THIS_VERSION
         message = fleet_message(states, left, origin)
         expected = Expected(commit.tree, parents, origin, message, exact)
@@ -204,8 +211,9 @@ class CommitCheck:
             self._versions_told.add(rendered_by)
             same = "this version renders it otherwise" if found else "this version renders the same"
             yield context.finding(f"rendered by another version: {same}", THIS_VERSION, rendered_by, severity="warning")
-        for encoded, state in changed.items():
-            expects = replace(expected, tree=after[encoded].tree, message=device_message(state, context.commit, origin))
+        for encoded, state in context.changed.items():
+            message = device_message(state, context.commit, origin)
+            expects = replace(expected, tree=context.after[encoded].tree, message=message)
             yield from self._device(context, encoded, state, expects, reason=encoded in self._raised)
 
     def _descent(self, context: Context, parent: str) -> Iterator[AuditFinding]:
@@ -226,39 +234,27 @@ class CommitCheck:
         except MargoGitopsError as error:
             return _refused(context, error)
 
-    def _compare(
-        self, context: Context, intent: Intent, before: Mapping[str, DevicePlace], after: Mapping[str, DevicePlace]
-    ) -> tuple[dict[str, DesiredState], list[AuditFinding]]:
-        """Return the state of every device whose tree changed, and what is wrong with the tree (VERIFY-2, VERIFY-5)."""
+    def _compare(self, context: Context, intent: Intent) -> list[AuditFinding]:
+        """Find the state of each device whose tree changed; return what is wrong with the tree (VERIFY-2, VERIFY-5)."""
         self._raised.clear()
-        changed: dict[str, DesiredState] = {}
         try:
-            rendered = self._rerender(intent, before, after)
+            rendered = self._rerender(intent, context.before, context.after)
         except MargoGitopsError as error:
             found = [_refused(context, error)]
             if context.severity == "error":
-                return {}, found
+                return found
             rendered = {}
         else:
             found = []
         here = folders(intent)
-        for encoded in sorted({*here, *before, *after}):
-            found += self._place(context, encoded, here.get(encoded, LEFT_FOLDER), before, after, rendered, changed)
+        for encoded in sorted({*here, *context.before, *context.after}):
+            found += self._place(context, encoded, here.get(encoded, LEFT_FOLDER), rendered.get(encoded))
         if found and context.severity == "warning":
-            found += self._sound(context, before, after, changed)
-        return changed, found
+            found += self._sound(context)
+        return found
 
-    def _place(
-        self,
-        context: Context,
-        encoded: str,
-        folder: str,
-        before: Mapping[str, DevicePlace],
-        after: Mapping[str, DevicePlace],
-        rendered: Mapping[str, DesiredState],
-        changed: dict[str, DesiredState],
-    ) -> Iterator[AuditFinding]:
-        was, now, state = before.get(encoded), after.get(encoded), rendered.get(encoded)
+    def _place(self, context: Context, encoded: str, folder: str, state: DesiredState | None) -> Iterator[AuditFinding]:
+        was, now = context.before.get(encoded), context.after.get(encoded)
         if now is None:
             yield context.finding("the device is missing", file=f"{folder}/{encoded}")
             return
@@ -276,7 +272,7 @@ class CommitCheck:
         tree = device_tree_id(state.manifest, state.deployments) if state and state.changed else kept
         if tree == now.tree:
             if state is not None and state.changed:
-                changed[encoded] = state
+                context.changed[encoded] = state
                 for blob in DeviceTree(self.objects, now.tree).files.values():
                     self.objects.read(blob, BLOB)
             return
@@ -293,26 +289,20 @@ class CommitCheck:
         held = DeviceTree(self.objects, was.tree).files if was else {}
         return {path: self.objects.read(name, BLOB) for path, name in held.items()}
 
-    def _sound(
-        self,
-        context: Context,
-        before: Mapping[str, DevicePlace],
-        after: Mapping[str, DevicePlace],
-        changed: dict[str, DesiredState],
-    ) -> Iterator[AuditFinding]:
+    def _sound(self, context: Context) -> Iterator[AuditFinding]:
         """Check what another version rendered as far as that can be: versions, digests, and that no file is more."""
-        changed.clear()
-        for encoded, now in after.items():
-            was = before.get(encoded)
+        context.changed.clear()
+        for encoded, now in context.after.items():
+            was = context.before.get(encoded)
             if was is not None and was.tree == now.tree:
                 continue
             version = (manifest_version(DeviceTree(self.objects, was.tree).manifest) or 0) + 1 if was else 1
             place = f"{now.folder}/{encoded}"
             for each in unsound(self.objects, place, now.tree, version):
-                yield context.finding(each.what, each.expected, each.found, file=each.path)
+                yield replace(context.of_tree(each), severity="error")
             site = now.folder.removeprefix(f"{DEVICES_FOLDER}/")
             manifest = DeviceTree(self.objects, now.tree).manifest
-            changed[encoded] = DesiredState(device_of(encoded), site, version, manifest, {}, changed=True)
+            context.changed[encoded] = DesiredState(device_of(encoded), site, version, manifest, {}, changed=True)
 
     def _device(
         self, context: Context, encoded: str, state: DesiredState, expected: Expected, *, reason: bool
@@ -394,4 +384,4 @@ def _metadata(context: Context, commit: GitCommit, expected: Expected, ref: str)
 
 
 def _ident(ident: Ident) -> str:
-    return f"{ident.name} <{ident.email}> {ident.time} {ident.offset:+d} min"
+    return f"{ident} {ident.time} {ident.offset:+d} min"

@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final
 
 from margo_gitops.conformance.agents.loopback import LONGEST_REQUEST, Answer, Request
@@ -96,10 +97,9 @@ class GitHost:
 
     def _ls_refs(self, command: Command) -> bytes:
         prefixes = tuple(command.values("ref-prefix"))
-        every = sorted(self.refs.items())
         found = self.listed
         if found is None:
-            found = [(name, target) for name, target in every if not prefixes or name.startswith(prefixes)]
+            found = [each for each in sorted(self.refs.items()) if not prefixes or each[0].startswith(prefixes)]
         return b"".join(packet(f"{target} {name}\n".encode()) for name, target in found) + FLUSH
 
     def _fetch(self, command: Command) -> Answer:
@@ -135,13 +135,7 @@ class GitHost:
         )
         if self.side_band is None:
             return head + tail + FLUSH
-        return self._with_side_band(head, tail + FLUSH, self.side_band())
-
-    @staticmethod
-    def _with_side_band(head: bytes, tail: bytes, between: Iterable[bytes]) -> Iterator[bytes]:
-        yield head
-        yield from between
-        yield tail
+        return chain((head,), self.side_band(), (tail + FLUSH,))
 
     @staticmethod
     def _result(body: bytes | Iterator[bytes], note: str) -> Answer:

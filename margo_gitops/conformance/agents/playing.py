@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -33,11 +32,8 @@ Finding = tuple[str, str, Outcome]
 """Id of the requirement, name of the check, and what it found."""
 
 
-@dataclass(slots=True)
-class _Played:
-    """What was seen in all cases together, and which versions a device may say that it adopted."""
-
-    seen: list[tuple[Case, Seen, frozenset[int]]] = field(default_factory=list)
+_Played = list[tuple[Case, Seen, frozenset[int]]]
+"""What was seen in all cases together, and which versions a device may say that it adopted."""
 
 
 def client_requirements(transport: TransportName) -> Mapping[str, Requirement]:
@@ -85,7 +81,7 @@ def _chosen(transport: TransportName, only: Sequence[str]) -> list[Case]:
 
 
 def _play_all(stage: Stage, cases: Sequence[Case], told: Callable[[str], None]) -> Iterator[Finding]:
-    played = _Played()
+    played: _Played = []
     transport = stage.agent.transport
     told(FIRST_PULL.name)
     first = list(_play(stage, FIRST_PULL, played, {}))
@@ -101,7 +97,7 @@ def _play_all(stage: Stage, cases: Sequence[Case], told: Callable[[str], None]) 
         yield from _play(stage, case, played, kept)
     for look in CONDUCT:
         if transport in look.requirement:
-            yield look.requirement[transport], look.name, look.judge(played.seen, stage.place)
+            yield look.requirement[transport], look.name, look.judge(played, stage.place)
 
 
 def _play(stage: Stage, case: Case, played: _Played, kept: dict[str, Held]) -> Iterator[Finding]:
@@ -111,7 +107,7 @@ def _play(stage: Stage, case: Case, played: _Played, kept: dict[str, Held]) -> I
     transport = stage.agent.transport
     must_keep = case.expected == "keeps" and client_requirements(transport)[case.requirement[transport]].level == "MUST"
     versions = ({before.version} if before else set()) | (set() if must_keep else {state.version})
-    played.seen.append((case, seen, frozenset(versions)))
+    played.append((case, seen, frozenset(versions)))
     names = kept[_BASE].names if kept else frozenset(stage.held().names)
     evidence = _evidence(seen)
     problems = _judge(case, seen, state, held, names) + [

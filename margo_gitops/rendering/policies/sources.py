@@ -11,6 +11,7 @@ from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.fleet_policy import AllowedApplication
 from margo_gitops.documents.versions import in_range
 from margo_gitops.errors import ApplicationNotAllowed, Location, MargoGitopsError, RegistryNotAllowed
+from margo_gitops.rendering.changes import PolicyPart
 from margo_gitops.rendering.intent import Located
 from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
 
@@ -56,20 +57,21 @@ class Source:
 def judge_applications(policies: Sequence[PolicyInForce], deployed: Iterable[Deployed]) -> Verdict | None:
     """Return whether every application may be deployed where it is; None where no policy lists any."""
     ruled = [force for force in policies if force.policy.applications]
-    if not ruled:
-        return None
-    reasons = _refusals(ruled, deployed, _application_refusal)
-    if reasons:
-        return Verdict("applications", "refused", "applications that are not allowed", reasons)
-    return Verdict("applications", "passed", "every application is allowed where it is deployed")
+    passed = "every application is allowed where it is deployed"
+    return _verdict("applications", ruled, deployed, _application_refusal, passed, "applications that are not allowed")
 
 
-def _refusals(
+def _verdict(
+    part: PolicyPart,
     policies: Sequence[PolicyInForce],
     every: Iterable[T],
     refusal: Callable[[PolicyInForce, T], MargoGitopsError | None],
-) -> tuple[MargoGitopsError, ...]:
-    """Return why policies refuse anything, each reason once however many policies and devices have it."""
+    passed: str,
+    refused: str,
+) -> Verdict | None:
+    """Return what policies say, each reason once however many policies and devices have it; None for no policy."""
+    if not policies:
+        return None
     reasons: dict[tuple[str, str], MargoGitopsError] = {}
     known = list(every)
     for force in policies:
@@ -77,7 +79,7 @@ def _refusals(
             error = refusal(force, each)
             if error is not None:
                 reasons.setdefault((error.what, str(error.where)), error)
-    return tuple(reasons.values())
+    return Verdict(part, "refused", refused, tuple(reasons.values())) if reasons else Verdict(part, "passed", passed)
 
 
 def _application_refusal(force: PolicyInForce, deployed: Deployed) -> ApplicationNotAllowed | None:
@@ -126,12 +128,8 @@ def judge_registries(policies: Sequence[PolicyInForce], sources: Iterable[Source
         sources: of every deployment at every site; asked only where a policy says where.
     """
     ruled = [force for force in policies if force.policy.registries]
-    if not ruled:
-        return None
-    reasons = _refusals(ruled, sources, _registry_refusal)
-    if reasons:
-        return Verdict("registries", "refused", "content from places that are not allowed", reasons)
-    return Verdict("registries", "passed", "all content comes from allowed places")
+    passed = "all content comes from allowed places"
+    return _verdict("registries", ruled, sources, _registry_refusal, passed, "content from places that are not allowed")
 
 
 def _registry_refusal(force: PolicyInForce, source: Source) -> RegistryNotAllowed | None:
