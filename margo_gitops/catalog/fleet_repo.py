@@ -14,7 +14,6 @@ from margo_gitops.catalog.file_tree import DiskTree, FileKind, TreeFile, check_d
 from margo_gitops.catalog.fleet_history import FleetHistory
 from margo_gitops.errors import FleetCommitUnknown, NoFleetRepo
 from margo_gitops.git_program import format_remedy, last_lines, run_git
-from margo_gitops.git_program import last_lines, run_git
 from margo_gitops.trust.git_commit import Ident
 
 FLEET_FILE = "margo-gitops.yaml"

@@ -147,12 +147,12 @@ def content_of(item: EvidenceObject) -> bytes:
     """Return an object's bytes.
 
     Raises:
-        ValueError: it is no base64.
+        ValueError: it is not base64.
     """
     try:
         return base64.b64decode(item.content, validate=True)
     except binascii.Error as error:
-        raise ValueError(f"the content of {item.id} is not a base64") from error
+        raise ValueError(f"the content of {item.id} is not base64") from error
 
 
 def subjects_of(encoded: str, commit: str, tree: str, files: Mapping[str, tuple[str, bytes]]) -> Iterator[Subject]:
