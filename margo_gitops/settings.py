@@ -1,16 +1,24 @@
-"""How a program's configuration spells paths and durations, and what they mean once they are read. Pure."""
+"""A program's configuration: how it spells paths and durations, and what they mean once its file is read."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Final, TypeAlias
+from typing import Annotated, Final, TypeAlias, TypeVar
 
+from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.declarations import Range, Spelled, Text
-from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.nodes import Bounds, Json, SourceText
+from margo_gitops.documents.records import find
+from margo_gitops.documents.yaml_text import read_yaml
+from margo_gitops.errors import Location, MargoGitopsError, UnreadableDocument
+
+T = TypeVar("T")
 
 DURATION_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(s|m|h|d)$"
 
+_BOUNDS: Final = Bounds(size=64 * 1024, depth=12, nodes=2_000)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -53,3 +61,36 @@ Duration: TypeAlias = Annotated[
     ),
 ]
 """Seconds; in the file, a number of seconds or a text with a unit."""
+
+
+def load_settings(
+    record: type[T],
+    file: Path,
+    *,
+    whose: str,
+    error: type[MargoGitopsError],
+    remedy: str,
+    overridden: Callable[[SourceText], SourceText] = lambda source: source,
+) -> T:
+    """Return the configuration in a file.
+
+    Args:
+        whose: it is, "the server's".
+        remedy: where there is no such file.
+        overridden: returns the document with what other places say in place of the file.
+
+    Raises:
+        MargoGitopsError: an `error`: the file cannot be read, or has mistakes; each is listed with line and column.
+    """
+    what = f"{whose} configuration cannot be read"
+    content = read_small_file(file, _BOUNDS.size, what=what, error=error, remedy=remedy)
+    try:
+        source = read_yaml(content, str(file), _BOUNDS)
+    except UnreadableDocument as bad:
+        raise error(f"{what}: {bad.what}", where=bad.where, why=bad.why, remedy=bad.remedy) from bad
+    configuration, findings = find(record, overridden(source), folder=str(file.absolute().parent))
+    if configuration is None:
+        errors = [str(finding) for finding in findings if finding.severity == "error"]
+        what = f"{whose} configuration has mistakes"
+        raise error(what, where=Location(str(file)), why=errors, remedy="correct the file")
+    return configuration

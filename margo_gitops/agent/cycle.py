@@ -104,6 +104,7 @@ class _Poll:
     hints: PollHints = field(default_factory=PollHints)
 
 
+@dataclass(eq=False, kw_only=True)
 class Cycle:
     """Runs cycles of one device.
 
@@ -114,37 +115,22 @@ class Cycle:
         greet: called before the source is asked; the first time, it may take a few seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        policy: Callable[[], TrustPolicy],
-        fallback: TrustPolicy,
-        transport: Transport,
-        store: TrustedStore,
-        floors: FloorFiles,
-        polls: PollRecord,
-        reconciler: Reconciler,
-        record: Record,
-        freshness: FreshnessKeeper | None = None,
-        abortable: Callable[[], AbstractContextManager[None]] = nullcontext,
-        greet: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.policy = policy
-        self.fallback = fallback
-        self.abortable = abortable
-        self.greet = greet
-        self._transport = transport
-        self._store = store
-        self._floors = floors
-        self._polls = polls
-        self._reconciler = reconciler
-        self._record = record
-        self._freshness = freshness
-        self._judged: tuple[Snapshot, TrustPolicy, Floor | None, TrustedState] | None = None
-        self._last_held: TrustedState | None = None
-        self._has_judged = False
-        self._told: set[Event] = set()
-        self._telling: set[Event] = set()
+    policy: Callable[[], TrustPolicy]
+    fallback: TrustPolicy
+    transport: Transport
+    store: TrustedStore
+    floors: FloorFiles
+    polls: PollRecord
+    reconciler: Reconciler
+    record: Record
+    freshness: FreshnessKeeper | None = None
+    abortable: Callable[[], AbstractContextManager[None]] = nullcontext
+    greet: Callable[[], None] = lambda: None
+    _judged: tuple[Snapshot, TrustPolicy, Floor | None, TrustedState] | None = field(default=None, init=False)
+    _last_held: TrustedState | None = field(default=None, init=False)
+    _has_judged: bool = field(default=False, init=False)
+    _told: set[Event] = field(default_factory=set, init=False)
+    _telling: set[Event] = field(default_factory=set, init=False)
 
     def run(self, *, poll: bool = True, wait: int = 0, patient: bool = False, retry: bool = False) -> Outcome:
         """Do one cycle.
@@ -170,25 +156,25 @@ class Cycle:
             if poll:
                 ended = self._poll(policy, floor, ended.held, wait)
             self._last_held, self._has_judged = ended.held, True
-            if self._freshness is not None:
-                self._freshness.look(ended.held, polled=ended.result in ("new", "unchanged"))
+            if self.freshness is not None:
+                self.freshness.look(ended.held, polled=ended.result in ("new", "unchanged"))
         held = ended.held
-        reconciliation = self._reconciler.reconcile(held, patient=patient, retry=retry) if held else None
+        reconciliation = self.reconciler.reconcile(held, patient=patient, retry=retry) if held else None
         version = held.manifest.manifest_version if held else None
         return Outcome(ended.result, version, ended.error, reconciliation, ended.hints)
 
     def _read_floor(self) -> Floor | None:
-        reading = self._floors.repair()
+        reading = self.floors.repair()
         for path in reading.damaged:
             self._tell(Event(Reason.FLOOR_DAMAGED, f"a copy of the trust floor is damaged: {path}"))
         for path in reading.repaired:
-            self._record(Event(Reason.FLOOR_MENDED, f"a copy of the trust floor was written again: {path}"))
+            self.record(Event(Reason.FLOOR_MENDED, f"a copy of the trust floor was written again: {path}"))
         return reading.floor
 
     def _load_held(self, policy: TrustPolicy, floor: Floor | None) -> TrustedState | None:
         """Return what is held, verified again from the first byte (CYCLE-6), with the floor raised to it (CYCLE-3)."""
         try:
-            snapshot = self._store.load()
+            snapshot = self.store.load()
             if snapshot is None:
                 return None
             held = self._judge(snapshot, policy, floor)
@@ -197,14 +183,14 @@ class Cycle:
             return None
         if floor is None:
             text = f"the trust floor was gone; it starts again at the held version {held.floor.version}"
-            self._record(Event(Reason.FIRST_CONTACT, text))
+            self.record(Event(Reason.FIRST_CONTACT, text))
         self._raise_floor(held.floor)
         return held
 
     def _load_unjudged(self, unreadable: MargoGitopsError, floor: Floor | None) -> TrustedState | None:
         """Return what is held while the list of signers cannot be read (CYCLE-8)."""
         try:
-            snapshot = self._store.load()
+            snapshot = self.store.load()
             if snapshot is None:
                 held = None
             elif self._has_judged:
@@ -236,35 +222,35 @@ class Cycle:
             if policy.fleet is None and held is not None:
                 policy = replace(policy, fleet=held.fleet)  # a device stays in the fleet that it first trusted
             state = self._judge(answer.snapshot, policy, held.floor if held else floor)
-            if self._freshness is not None:
-                self._freshness.admit(state)
-            self._store.save(state)
+            if self.freshness is not None:
+                self.freshness.admit(state)
+            self.store.save(state)
         except TrustRefused as error:
-            self._record(Event.of(Reason.STATE_REFUSED, error))
+            self.record(Event.of(Reason.STATE_REFUSED, error))
             return self._ended(_Poll("refused", held, error, hints))
         except MargoGitopsError as error:
             reason = next((reason for kinds, reason in _POLL_FAILURES if isinstance(error, kinds)), None)
             if reason is None:
                 raise
-            self._record(Event.of(reason, error))
+            self.record(Event.of(reason, error))
             return self._ended(_Poll("failed", held, error, hints))
         if held is None and floor is None:
             text = f"first contact: version {state.floor.version} is trusted without an older one to compare with"
-            self._record(Event(Reason.FIRST_CONTACT, text))
+            self.record(Event(Reason.FIRST_CONTACT, text))
         self._raise_floor(state.floor)
         by = f", signed by {state.signer}" if state.signer else ", unsigned"
         revision = state.snapshot.revision
-        self._record(Event(Reason.STATE_TRUSTED, f"version {state.floor.version} at {revision}{by}"))
+        self.record(Event(Reason.STATE_TRUSTED, f"version {state.floor.version} at {revision}{by}"))
         return self._ended(_Poll("new", state, None, hints))
 
     def _pull(self, held: TrustedState | None, wait: int) -> Answer:
         self.greet()
-        before = self._transport.cost
+        before = self.transport.cost
         try:
             with self.abortable():
-                return self._transport.pull(held.snapshot if held else None, wait)
+                return self.transport.pull(held.snapshot if held else None, wait)
         finally:
-            self._polls.spent(self._transport.cost - before)
+            self.polls.spent(self.transport.cost - before)
 
     def _judge(self, snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
         """Return the verdict on a snapshot; the last one is kept, for a device that polls and polls."""
@@ -273,17 +259,17 @@ class Cycle:
         return self._judged[3]
 
     def _raise_floor(self, floor: Floor) -> None:
-        for error in self._floors.raise_to(floor):
+        for error in self.floors.raise_to(floor):
             self._tell(Event.of(Reason.FLOOR_COPY_FAILED, error))
 
     def _tell(self, event: Event) -> None:
         """Record what is wrong, unless the cycle before recorded it: an idle cycle writes nothing."""
         if event not in self._told | self._telling:
-            self._record(event)
+            self.record(event)
         self._telling.add(event)
 
     def _ended(self, poll: _Poll) -> _Poll:
         """Remember how the poll ended, for `agent status`."""
-        if self._polls.ended(poll.result, poll.error):
-            self._record(Event(Reason.POLL_RECOVERED, "the source answers again"))
+        if self.polls.ended(poll.result, poll.error):
+            self.record(Event(Reason.POLL_RECOVERED, "the source answers again"))
         return poll

@@ -142,7 +142,6 @@ class Applier(Protocol):
         Raises:
             ApplyError: it cannot be had; nothing that runs was touched.
         """
-        ...
 
     def install(self, workload: Workload) -> None:
         """Make the workload run as asked for; with `wait`, return only when it runs and is healthy.
@@ -150,7 +149,6 @@ class Applier(Protocol):
         Raises:
             ApplyError: it does not run as asked for; what ran before does.
         """
-        ...
 
     def remove(self, key: WorkloadKey) -> None:
         """Stop and delete a workload and what belongs to it; do nothing where there is none.
@@ -158,7 +156,6 @@ class Applier(Protocol):
         Raises:
             ApplyError: it is still there, or partly.
         """
-        ...
 
     def observe(self) -> Sequence[Observed]:
         """Return everything of this agent that the engine holds, sorted by key.
@@ -166,7 +163,6 @@ class Applier(Protocol):
         Raises:
             ApplyError: the engine does not answer.
         """
-        ...
 
 
 def storing(folder: Path) -> AbstractContextManager[None]:

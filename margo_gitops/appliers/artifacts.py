@@ -9,6 +9,8 @@ ARTIFACT-4  Entries appear in one step; nothing half fetched stays.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from dataclasses import KW_ONLY, dataclass
+from hashlib import file_digest
 from hashlib import sha256 as sha256_of
 from pathlib import Path
 from typing import BinaryIO
@@ -33,28 +35,22 @@ _CHUNK = 256 * 1024
 _SILENCE_SECONDS = 30.0
 
 
+@dataclass(eq=False)
 class ArtifactCache:
     """Fetches the content of components, and keeps it until `prune`.
 
-    Args:
+    Attributes:
         folder: where entries are, one per digest; made when needed.
         ca_file: PEM file of the authorities to trust for https; None trusts the system's.
         proxy_from_environment: whether downloads honour https_proxy and no_proxy.
         bounds: what one component's content may need.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        ca_file: Path | None = None,
-        proxy_from_environment: bool = False,
-        bounds: ArchiveBounds = DEFAULT_ARCHIVE_BOUNDS,
-    ) -> None:
-        self._folder = folder
-        self._ca_file = ca_file
-        self._proxy_from_environment = proxy_from_environment
-        self._bounds = bounds
+    folder: Path
+    _: KW_ONLY
+    ca_file: Path | None = None
+    proxy_from_environment: bool = False
+    bounds: ArchiveBounds = DEFAULT_ARCHIVE_BOUNDS
 
     def place(self, artifact: Artifact, folder: Path, *, seconds: float) -> None:
         """Put the verified content of `artifact` into the empty folder `folder`.
@@ -64,8 +60,8 @@ class ArtifactCache:
             ArtifactRefused: it has another digest, is too large, or not safe to unpack.
             StorageFailed: this device's disk does not take it.
         """
-        with storing(self._folder):
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with storing(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not self._use(artifact.digest, folder):
                 try:
                     self._fetch(artifact, Deadline(seconds, min(_SILENCE_SECONDS, seconds)))
@@ -77,16 +73,16 @@ class ArtifactCache:
     def prune(self, in_use: Collection[Digest]) -> None:
         """Delete all entries but those in use."""
         keep = {_name(digest) for digest in in_use}
-        with storing(self._folder):
-            for path in list(self._folder.iterdir()) if self._folder.exists() else []:
+        with storing(self.folder):
+            for path in list(self.folder.iterdir()) if self.folder.exists() else []:
                 if path.name not in keep:
                     discard(path)
 
     def _use(self, digest: Digest, folder: Path) -> bool:
         """Put a cached entry into `folder`, if there is one and it is whole."""
-        entry = self._folder / _name(digest)
+        entry = self.folder / _name(digest)
         if entry.is_dir():
-            if copy_folder(entry, folder, self._bounds) == digest:
+            if copy_folder(entry, folder, self.bounds) == digest:
                 return True
             for path in list(folder.iterdir()):
                 remove_tree(path)
@@ -96,16 +92,16 @@ class ArtifactCache:
             return False
         # Verified and unpacked through one descriptor: the file cannot be swapped in between.
         with entry.open("rb") as archive:
-            if _digest(archive) != digest:
+            if f"sha256:{file_digest(archive, 'sha256').hexdigest()}" != digest:
                 entry.unlink()
                 return False
             archive.seek(0)
-            unpack(archive, folder, self._bounds)
+            unpack(archive, folder, self.bounds)
         return True
 
     def _fetch(self, artifact: Artifact, deadline: Deadline) -> None:
-        sweep(self._folder)
-        entry = self._folder / _name(artifact.digest)
+        sweep(self.folder)
+        entry = self.folder / _name(artifact.digest)
         url = urlsplit(artifact.url)
         if url.scheme == "https":
             with new_file(entry) as path, path.open("wb") as target:
@@ -116,7 +112,7 @@ class ArtifactCache:
         if source.is_dir():
             with new_folder(entry) as folder:
                 try:
-                    found = copy_folder(source, folder, self._bounds)
+                    found = copy_folder(source, folder, self.bounds)
                 except PermissionError as error:
                     raise _unavailable(artifact, str(error)) from error
                 _check(artifact, found)
@@ -141,14 +137,14 @@ class ArtifactCache:
         # A device whose components come from its own disk does not load what speaks HTTP.
         from margo_gitops.web.download import download
 
-        limit = self._bounds.packed + 2 * _CHUNK  # `_copy` is stricter, and says what was too large
+        limit = self.bounds.packed + 2 * _CHUNK  # `_copy` is stricter, and says what was too large
         try:
             with download(
                 artifact.url,
                 limit,
                 deadline,
-                ca_file=self._ca_file,
-                proxy_from_environment=self._proxy_from_environment,
+                ca_file=self.ca_file,
+                proxy_from_environment=self.proxy_from_environment,
             ) as answer:
                 found = self._copy(artifact, answer.read, target, deadline)
                 if answer.response.length:
@@ -162,8 +158,8 @@ class ArtifactCache:
         done = 0
         while chunk := read(_CHUNK):
             done += len(chunk)
-            if done > self._bounds.packed:
-                raise ArtifactRefused(f"{_shown(artifact)} is larger than {self._bounds.packed} bytes")
+            if done > self.bounds.packed:
+                raise ArtifactRefused(f"{_shown(artifact)} is larger than {self.bounds.packed} bytes")
             deadline.left()
             state.update(chunk)
             target.write(chunk)
@@ -214,13 +210,6 @@ def _shown(artifact: Artifact) -> str:
     # User name, password and query may be credentials.
     url = urlsplit(artifact.url)
     return f"{url.scheme}://{url.netloc.rpartition('@')[2]}{url.path}"
-
-
-def _digest(reader: BinaryIO) -> Digest:
-    state = sha256_of()
-    while chunk := reader.read(_CHUNK):
-        state.update(chunk)
-    return Digest(f"sha256:{state.hexdigest()}")
 
 
 def _name(digest: Digest) -> str:

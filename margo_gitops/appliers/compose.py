@@ -15,7 +15,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, never, storing
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
@@ -82,34 +84,27 @@ def create(context: ApplierContext) -> ComposeApplier:
     )
 
 
+@dataclass(eq=False)
 class ComposeApplier:
     """Runs components as Compose projects.
 
-    Args:
+    Attributes:
         device: this device's id; containers carry it as a label.
         remove_volumes: whether removing a workload deletes its named volumes too.
         interrupted: whether the agent was asked to stop; ends every wait.
     """
 
-    profile_types: Sequence[str] = ("compose",)
+    profile_types: ClassVar[Sequence[str]] = ("compose",)
+    device: str
+    folder: Path
+    engine: ComposeEngine
+    artifacts: ArtifactCache
+    _: KW_ONLY
+    remove_volumes: bool = False
+    interrupted: Callable[[], bool] = never
 
-    def __init__(
-        self,
-        device: str,
-        folder: Path,
-        engine: ComposeEngine,
-        artifacts: ArtifactCache,
-        *,
-        remove_volumes: bool = False,
-        interrupted: Callable[[], bool] = never,
-    ) -> None:
-        self._device = device
-        self._folder = folder
-        self._engine = engine
-        self._artifacts = artifacts
-        self._revisions = Revisions(folder / "workloads")
-        self._remove_volumes = remove_volumes
-        self._interrupted = interrupted
+    def __post_init__(self) -> None:
+        self._revisions = Revisions(self.folder / "workloads")
 
     def prepare(self, workload: Workload) -> None:
         """Fetch the content, let Compose check it, and pull the images that are missing."""
@@ -163,14 +158,14 @@ class ComposeApplier:
                 raise RemoveFailed(
                     f"{key} is still there: {names}", why=problem, remedy="stop its containers, then try again"
                 )
-            if self._remove_volumes:
+            if self.remove_volumes:
                 project.drop_volumes()
             self._revisions.remove(key)
-            self._artifacts.prune(self._revisions.artifacts())
+            self.artifacts.prune(self._revisions.artifacts())
 
     def observe(self) -> Sequence[Observed]:
         """Return what the engine runs for this device, sorted by key."""
-        return observed(self._engine.containers(DEVICE, self._device))
+        return observed(self.engine.containers(DEVICE, self.device))
 
     def _prepare(self, workload: Workload, deadline: float) -> Revision:
         key = workload.key
@@ -183,14 +178,14 @@ class ComposeApplier:
         revision = self._revisions.find(key, workload.digest)
         if revision is None:
             self._revisions.forget_prepared(key)
-            with storing(self._folder), new_folder(self._revisions.place(key, workload.digest)) as folder:
+            with storing(self.folder), new_folder(self._revisions.place(key, workload.digest)) as folder:
                 content = folder / CONTENT
                 content.mkdir()
-                self._artifacts.place(workload.artifact, content, seconds=deadline - time.monotonic())
+                self.artifacts.place(workload.artifact, content, seconds=deadline - time.monotonic())
                 compose_file = compose_file_in(content, workload.component.name)
                 model = self._model(workload, ["--file", str(compose_file)], environment, deadline)
-                model.check_paths(self._folder, content, workload.component.name)
-                (folder / OVERRIDE).write_bytes(override_file(workload, self._device, model.services))
+                model.check_paths(self.folder, content, workload.component.name)
+                (folder / OVERRIDE).write_bytes(override_file(workload, self.device, model.services))
                 RevisionRecord(
                     workload.digest,
                     workload.artifact.digest,
@@ -211,7 +206,7 @@ class ComposeApplier:
     ) -> ComposeModel:
         arguments = ["--project-name", project_name(workload.key), *files, "config", "--format", "json"]
         left = max(deadline - time.monotonic(), 1.0)
-        done = self._engine.compose(*arguments, parameters=environment, seconds=left)
+        done = self.engine.compose(*arguments, parameters=environment, seconds=left)
         if done.status != 0:
             raise ComposeInvalid(
                 f"Compose refuses the compose file of component {workload.component.name}",
@@ -222,7 +217,7 @@ class ComposeApplier:
 
     def _pull(self, workload: Workload, model: ComposeModel, deadline: float) -> None:
         for image, platform, policy in model.images:
-            there = self._engine.client("image", "inspect", "--format", "{{.Id}}", image, seconds=20.0).status == 0
+            there = self.engine.client("image", "inspect", "--format", "{{.Id}}", image, seconds=20.0).status == 0
             if there and policy != "always":
                 continue
             if policy == "never":
@@ -233,7 +228,7 @@ class ComposeApplier:
                 )
             where = ["--platform", platform] if platform else []
             left = max(deadline - time.monotonic(), 1.0)
-            done = self._engine.client("pull", "--quiet", *where, image, seconds=left)
+            done = self.engine.client("pull", "--quiet", *where, image, seconds=left)
             if done.status != 0 and not there:
                 raise ArtifactUnavailable(
                     f"the image {image} of component {workload.component.name} cannot be pulled",
@@ -242,25 +237,25 @@ class ComposeApplier:
                 )
 
     def _project(self, key: WorkloadKey) -> RunningProject:
-        return RunningProject(self._engine, self._device, key, self._folder, self._interrupted)
+        return RunningProject(self.engine, self.device, key, self.folder, self.interrupted)
 
     def _made_current(self, key: WorkloadKey, revision: Revision) -> None:
         self._revisions.make_current(key, revision)
-        self._artifacts.prune(self._revisions.artifacts())
+        self.artifacts.prune(self._revisions.artifacts())
 
     def _locked(self, deadline: float) -> HeldLock:
         """Return the applier's lock; a Compose client that an earlier agent left behind may still hold it."""
         while True:
             try:
-                with storing(self._folder):
-                    self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                    return take_lock(self._folder / "lock")
+                with storing(self.folder):
+                    self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                    return take_lock(self.folder / "lock")
             except LockTaken:
                 if time.monotonic() > deadline:
                     raise EngineUnavailable(
                         "an earlier step still runs", remedy="wait for it, or stop its docker process"
                     ) from None
-                if self._interrupted():
+                if self.interrupted():
                     raise StepInterrupted("an earlier step still runs") from None
                 time.sleep(_POLL_SECONDS)
 

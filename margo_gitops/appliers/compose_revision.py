@@ -12,7 +12,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -143,10 +142,8 @@ class Revisions:
 
     def artifacts(self) -> set[Digest]:
         """Return the digests of the content that revisions were made of."""
-        return {record.artifact for folder in self._all() if (record := RevisionRecord.read(folder))}
-
-    def _all(self) -> Iterator[Path]:
-        return self._folder.glob("*/*/revisions/*")
+        folders = self._folder.glob("*/*/revisions/*")
+        return {record.artifact for folder in folders if (record := RevisionRecord.read(folder))}
 
     def _keep(self, key: WorkloadKey, folders: set[Path]) -> None:
         revisions = self._of(key) / "revisions"

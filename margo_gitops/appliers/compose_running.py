@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from margo_gitops.appliers.applier import WorkloadKey, never
@@ -21,29 +22,24 @@ _LOG_LINES = "15"
 _LONGEST_LOG = 2000
 
 
+@dataclass(eq=False)
 class RunningProject:
     """The project of a workload, as the engine has it.
 
-    Args:
+    Attributes:
         device: this device's id; containers without it belong to someone else.
         folder: where the client runs; without a compose file of its own, which the client would take.
         interrupted: whether the agent was asked to stop.
     """
 
-    def __init__(
-        self,
-        engine: ComposeEngine,
-        device: str,
-        key: WorkloadKey,
-        folder: Path,
-        interrupted: Callable[[], bool] = never,
-    ) -> None:
-        self._interrupted = interrupted
-        self._engine = engine
-        self._device = device
-        self._key = key
-        self._folder = folder
-        self.name = project_name(key)
+    engine: ComposeEngine
+    device: str
+    key: WorkloadKey
+    folder: Path
+    interrupted: Callable[[], bool] = never
+
+    def __post_init__(self) -> None:
+        self.name = project_name(self.key)
 
     def start(
         self, revision: Revision, deadline: float, lock: int, wait_beside: Sequence[Container] | None
@@ -58,9 +54,9 @@ class RunningProject:
         Raises:
             StepInterrupted: the agent was asked to stop; what was started is left as it is.
         """
-        counted = self._engine.histories(wait_beside) if wait_beside is not None else {}
+        counted = self.engine.histories(wait_beside) if wait_beside is not None else {}
         self._repair()
-        done = self._engine.compose(
+        done = self.engine.compose(
             "--project-name",
             self.name,
             *revision.files,
@@ -83,18 +79,18 @@ class RunningProject:
         """Clear what Compose fails because of: containers that are paused, and replacements that a killed one left."""
         found = self.containers()
         if paused := [container.identity for container in found if container.state == "paused"]:
-            self._engine.client("unpause", *paused, seconds=REMOVE_SECONDS)
+            self.engine.client("unpause", *paused, seconds=REMOVE_SECONDS)
         for container in found:
             twins = [other for other in found if other.service == container.service]
             if container.state == "created" and len(twins) > 1:
-                self._engine.client("rm", "--force", container.identity, seconds=REMOVE_SECONDS)
+                self.engine.client("rm", "--force", container.identity, seconds=REMOVE_SECONDS)
 
     def _wait(self, counted: Mapping[str, History], deadline: float) -> list[str]:
         settled: float | None = None
         while True:
             containers = self.containers()
             states = observed(containers)
-            told = self._engine.histories(containers)
+            told = self.engine.histories(containers)
             again = [found for found in containers if _restarts(told, found) > _restarts(counted, found)]
             if again:
                 return [f"{found.service} stopped, and was restarted by the engine" for found in again]
@@ -113,8 +109,8 @@ class RunningProject:
                 return []
             if now > deadline:
                 return ["it did not become healthy in time", *(state.detail for state in states)]
-            if self._interrupted():
-                raise StepInterrupted(f"{self._key} was started; whether it becomes healthy was not awaited")
+            if self.interrupted():
+                raise StepInterrupted(f"{self.key} was started; whether it becomes healthy was not awaited")
             time.sleep(_POLL_SECONDS)
 
     def down(self, revision: Revision | None, lock: int) -> list[str]:
@@ -125,7 +121,7 @@ class RunningProject:
             *([(revision.files, revision.record.environment)] if revision else []),
             ([], {}),
         ]:
-            done = self._engine.compose(
+            done = self.engine.compose(
                 "--project-name",
                 self.name,
                 *files,
@@ -133,7 +129,7 @@ class RunningProject:
                 "--remove-orphans",
                 parameters=environment,
                 seconds=REMOVE_SECONDS,
-                folder=self._folder,
+                folder=self.folder,
                 keep_open=lock,
             )
             if done.status == 0:
@@ -147,12 +143,12 @@ class RunningProject:
         Raises:
             RemoveFailed: one is still there.
         """
-        volumes = self._engine.query("volume", "ls", "--quiet", "--filter", f"label={PROJECT}={self.name}")
+        volumes = self.engine.query("volume", "ls", "--quiet", "--filter", f"label={PROJECT}={self.name}")
         if names := volumes.split():
-            done = self._engine.client("volume", "rm", *names, seconds=REMOVE_SECONDS)
+            done = self.engine.client("volume", "rm", *names, seconds=REMOVE_SECONDS)
             if done.status != 0:
                 raise RemoveFailed(
-                    f"volumes of {self._key} are still there", why=done.last_lines(), remedy="remove them by hand"
+                    f"volumes of {self.key} are still there", why=done.last_lines(), remedy="remove them by hand"
                 )
 
     def containers(self) -> list[Container]:
@@ -162,8 +158,8 @@ class RunningProject:
             EngineUnavailable: the engine does not answer.
             WorkloadUnsupported: some of them are not this device's (APPLIER-4).
         """
-        found = self._engine.containers(PROJECT, self.name)
-        foreign = [container for container in found if container.labels.get(DEVICE) != self._device]
+        found = self.engine.containers(PROJECT, self.name)
+        foreign = [container for container in found if container.labels.get(DEVICE) != self.device]
         if foreign:
             names = ", ".join(sorted(container.identity[:12] for container in foreign))
             raise WorkloadUnsupported(
@@ -186,13 +182,13 @@ class RunningProject:
 
     def _last_words(self, environment: Mapping[str, str]) -> list[str]:
         containers = self.containers()
-        told = self._engine.histories(containers)
+        told = self.engine.histories(containers)
         lines: list[str] = []
         for container in containers:
             # Between two restarts a container looks as if it ran.
             if container.condition == "running" and not _restarts(told, container):
                 continue
-            done = self._engine.client("logs", "--tail", _LOG_LINES, container.identity, seconds=10.0)
+            done = self.engine.client("logs", "--tail", _LOG_LINES, container.identity, seconds=10.0)
             said = redacted((done.output + done.complaint).strip(), environment)[-_LONGEST_LOG:]
             lines += [f"{container.service}: {line[:300]}" for line in said.splitlines()]
         return lines

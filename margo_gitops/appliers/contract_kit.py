@@ -8,8 +8,7 @@ Derive a test class from `ApplierContract`, define four methods, and let pytest 
         def running(self): ...                 # all that runs, as a person at the engine sees it
         def stop(self, key): ...               # stop a component without the applier
 
-A step is cut off by a process that ends without warning in the middle of it, at several places (APPLIER-5). The kit
-needs pytest, and `os.fork`.
+A step is cut off by a process that ends in the middle of it, at several places. The kit needs pytest and `os.fork`.
 """
 
 from __future__ import annotations

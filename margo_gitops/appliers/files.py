@@ -18,7 +18,9 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, storing
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
@@ -61,38 +63,30 @@ def create(context: ApplierContext) -> FilesApplier:
     return FilesApplier(context.device, folder, artifacts, hook=hook, hook_seconds=hook_seconds)
 
 
+@dataclass(eq=False)
 class FilesApplier:
     """Writes workloads into a folder.
 
-    Args:
+    Attributes:
         folder: where to write; several devices never share one.
         hook: program and arguments to run after a change; event and folder are added.
     """
 
-    profile_types: Sequence[str] = ("helm", "compose", "custom")
-
-    def __init__(
-        self,
-        device: str,
-        folder: Path,
-        artifacts: ArtifactCache,
-        *,
-        hook: Sequence[str] | None = None,
-        hook_seconds: float = _HOOK_SECONDS,
-    ) -> None:
-        self._device = device
-        self._folder = folder
-        self._artifacts = artifacts
-        self._hook = hook
-        self._hook_seconds = hook_seconds
+    profile_types: ClassVar[Sequence[str]] = ("helm", "compose", "custom")
+    device: str
+    folder: Path
+    artifacts: ArtifactCache
+    _: KW_ONLY
+    hook: Sequence[str] | None = None
+    hook_seconds: float = _HOOK_SECONDS
 
     def prepare(self, workload: Workload) -> None:
         """Write the new revision next to the one in place."""
         place = self._place(workload.key, workload.digest)
-        with storing(self._folder):
+        with storing(self.folder):
             if _record(place):
                 return
-            for folder in (self._folder / _REVISIONS, self._link(workload.key).parent, place.parent):
+            for folder in (self.folder / _REVISIONS, self._link(workload.key).parent, place.parent):
                 sweep(folder)
             with new_folder(place) as folder:
                 self._write(workload, folder)
@@ -111,20 +105,19 @@ class FilesApplier:
         if _target(link) == place and (place / _DONE).exists():
             self._tidy(key, place)
             return
-        with storing(self._folder):
+        with storing(self.folder):
             point_link(link, os.path.relpath(place, link.parent))
         if problem := self._call("installed", link):
             reinstated = self._put_back(key, place)
             error = InstallFailed(
                 f"the hook refused component {key.component} of {workload.deployment.metadata.name}",
                 why=problem,
-                remedy="the hook's own output says why; the previous revision is in place"
-                if reinstated
-                else "the hook's own output says why; the previous revision could not be put back",
+                remedy="the hook's own output says why; the previous revision "
+                + ("is in place" if reinstated else "could not be put back"),
             )
             error.reinstated = reinstated
             raise error
-        with storing(self._folder):
+        with storing(self.folder):
             (place / _DONE).touch()
         self._tidy(key, place)
 
@@ -138,26 +131,26 @@ class FilesApplier:
         link = self._link(key)
         if self._is_foreign(_target(link)):
             return
-        revisions = self._folder / _REVISIONS / key.deployment_id / key.component
+        revisions = self.folder / _REVISIONS / key.deployment_id / key.component
         if not link.is_symlink() and not revisions.exists():
             return
-        with storing(self._folder):
+        with storing(self.folder):
             link.unlink(missing_ok=True)
         # Revisions go last: as long as they are there, a removal that was cut off is taken up again.
         if problem := self._call("removed", link):
             raise RemoveFailed(f"the hook failed when {key} was removed", why=problem, remedy="correct the hook")
-        with storing(self._folder):
-            discard(revisions, self._folder / _REVISIONS)
+        with storing(self.folder):
+            discard(revisions, self.folder / _REVISIONS)
             for folder in (revisions.parent, link.parent):
                 if folder.exists() and not any(folder.iterdir()):
                     folder.rmdir()
-        self._artifacts.prune(set(self._used()))
+        self.artifacts.prune(set(self._used()))
 
     def observe(self) -> Sequence[Observed]:
         """Return what is in the folder, sorted by key."""
         found = []
-        with storing(self._folder):
-            for link in self._folder.glob("*/*"):
+        with storing(self.folder):
+            for link in self.folder.glob("*/*"):
                 if link.parent.name == _REVISIONS or not link.is_symlink() or link.name.startswith(TEMPORARY_PREFIX):
                     continue
                 place = _target(link)
@@ -182,13 +175,13 @@ class FilesApplier:
             "deploymentId": workload.key.deployment_id,
             "component": workload.key.component,
             "digest": workload.digest,
-            "device": self._device,
+            "device": self.device,
             "artifact": workload.artifact.digest if workload.artifact else None,
         }
         if workload.artifact:
             content = folder / "content"
             content.mkdir()
-            self._artifacts.place(workload.artifact, content, seconds=workload.timeout_seconds)
+            self.artifacts.place(workload.artifact, content, seconds=workload.timeout_seconds)
         # All three hold the parameters' values, which may be secrets.
         write_synced(folder / "deployment.yaml", write_yaml(records.write(workload.deployment)), mode=0o600)
         write_synced(folder / "values.json", write_json(values), mode=0o600)
@@ -199,7 +192,7 @@ class FilesApplier:
 
     def _put_back(self, key: WorkloadKey, failed: Path) -> bool:
         link = self._link(key)
-        with storing(self._folder):
+        with storing(self.folder):
             # Not what the link led to: that may be a revision whose hook was cut off.
             before = next((path.parent for path in failed.parent.glob(f"*/{_DONE}") if path.parent != failed), None)
             if before is None:
@@ -210,43 +203,43 @@ class FilesApplier:
 
     def _call(self, event: str, folder: Path) -> list[str]:
         """Return why the hook failed; nothing if it did not."""
-        if self._hook is None:
+        if self.hook is None:
             return []
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         started = time.monotonic()
         try:
-            done = run_program([*self._hook, event, str(folder)], environment, seconds=self._hook_seconds)
+            done = run_program([*self.hook, event, str(folder)], environment, seconds=self.hook_seconds)
         except OSError as error:
-            return [f"{self._hook[0]}: {error.strerror or error}"]
+            return [f"{self.hook[0]}: {error.strerror or error}"]
         if done.status is None:
             return [f"it did not end within {time.monotonic() - started:.0f} s", *done.last_lines()]
         return [] if done.status == 0 else [f"it ended with status {done.status}", *done.last_lines()]
 
     def _tidy(self, key: WorkloadKey, place: Path) -> None:
-        with storing(self._folder):
+        with storing(self.folder):
             sweep(self._link(key).parent)
             sweep(place.parent)
             for folder in list(place.parent.iterdir()):
                 if folder != place:
                     discard(folder)
-        self._artifacts.prune(set(self._used()))
+        self.artifacts.prune(set(self._used()))
 
     def _used(self) -> Iterator[Digest]:
-        for place in (self._folder / _REVISIONS).glob("*/*/*"):
+        for place in (self.folder / _REVISIONS).glob("*/*/*"):
             record = _record(place)
             if record and (digest := _digest(record.get("artifact"))):
                 yield digest
 
     def _place(self, key: WorkloadKey, digest: Digest) -> Path:
         name = digest.removeprefix("sha256:")
-        return self._folder / _REVISIONS / key.deployment_id / key.component / name
+        return self.folder / _REVISIONS / key.deployment_id / key.component / name
 
     def _link(self, key: WorkloadKey) -> Path:
-        return self._folder / key.deployment_id / key.component
+        return self.folder / key.deployment_id / key.component
 
     def _is_foreign(self, place: Path | None) -> bool:
         record = _record(place) if place else None
-        return record is not None and record.get("device") != self._device
+        return record is not None and record.get("device") != self.device
 
 
 def _target(link: Path) -> Path | None:

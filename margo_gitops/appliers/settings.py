@@ -27,9 +27,7 @@ class Settings:
     def text(self, name: str) -> str | None:
         """Return a text that is not empty, or None where it is not set."""
         value = self._take(name)
-        if value is None:
-            return None
-        if not isinstance(value, str) or not value:
+        if value is not None and not (isinstance(value, str) and value):
             raise self.wrong(name, "must be a text that is not empty")
         return value
 
@@ -45,11 +43,9 @@ class Settings:
     def flag(self, name: str) -> bool:
         """Return true or false; false where it is not set."""
         value = self._take(name)
-        if value is None:
-            return False
-        if not isinstance(value, bool):
+        if value is not None and not isinstance(value, bool):
             raise self.wrong(name, "must be true or false")
-        return value
+        return bool(value)
 
     def number(self, name: str, default: int, *, minimum: int = 1) -> int:
         """Return a whole number of at least `minimum`."""
@@ -65,12 +61,9 @@ class Settings:
         value = self._take(name)
         if value is None:
             return None
-        words = (
-            [word for word in value if isinstance(word, str) and word and "\0" not in word]
-            if isinstance(value, list)
-            else []
-        )
-        if not isinstance(value, list) or not words or len(words) != len(value):
+        given = value if isinstance(value, list) else []
+        words = [word for word in given if isinstance(word, str) and word and "\0" not in word]
+        if not words or len(words) != len(given):
             raise self.wrong(name, "must be a list of texts: a program and its arguments")
         program, *arguments = words
         return (str(self._base / program) if "/" in program else program, *arguments)

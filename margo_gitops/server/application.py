@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeAlias
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
@@ -25,16 +25,8 @@ from margo_gitops.server.reports.commits import ReportCommits
 _LOG = logging.getLogger("margo_gitops.server")
 
 
-class Contract(Protocol):
-    """A set of paths, and how a caller proves there who it is."""
-
-    async def answer(self, scope: Scope, receive: Receive) -> Response | None:
-        """Answer a request; None where the path is not one of this contract's.
-
-        Raises:
-            RequestRefused: every refusal.
-        """
-        ...
+Contract: TypeAlias = Callable[[Scope, Receive], Awaitable[Response | None]]
+"""Answers a request; None where the path is not one of its own. Every refusal is a `RequestRefused`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +73,7 @@ class WorkloadManagementApi:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         for contract in self.contracts:
-            response = await contract.answer(scope, receive)
+            response = await contract(scope, receive)
             if response is not None:
                 return response
         raise RequestRefused(NOT_FOUND)

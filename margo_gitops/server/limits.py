@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from margo_gitops.cache import SizedCache
@@ -20,15 +21,18 @@ class _Bucket:
     at: float
 
 
+@dataclass(eq=False)
 class RateLimit:
-    """A token bucket for each device: a burst at once, then a steady rate."""
+    """A token bucket for each device: a burst at once, then a steady rate.
 
-    def __init__(self, per_minute: float, burst: int, clock: Callable[[], float]) -> None:
-        """Limit requests."""
-        self._rate = per_minute / 60
-        self._burst = burst
-        self._clock = clock
-        self._buckets: SizedCache[str, _Bucket] = SizedCache(_KEPT_BUCKETS)
+    Attributes:
+        clock: seconds since some moment; never jumps.
+    """
+
+    per_minute: float
+    burst: int
+    clock: Callable[[], float]
+    _buckets: SizedCache[str, _Bucket] = field(default_factory=lambda: SizedCache(_KEPT_BUCKETS), init=False)
 
     def take(self, client: str) -> int | None:
         """Count a request; return None if it may pass, else the seconds until one may."""
@@ -44,58 +48,32 @@ class RateLimit:
     def wait(self, client: str) -> int | None:
         """Return the seconds until a device may do something; None: it may."""
         tokens = self._bucket(client).tokens
-        return None if tokens >= 1 else max(1, int((1 - tokens) / self._rate) + 1)
+        return None if tokens >= 1 else max(1, int((1 - tokens) * 60 / self.per_minute) + 1)
 
     def _bucket(self, client: str) -> _Bucket:
-        now = self._clock()
+        now = self.clock()
         bucket = self._buckets.get(client)
         if bucket is None:
-            bucket = _Bucket(float(self._burst), now)
+            bucket = _Bucket(float(self.burst), now)
             self._buckets.put(client, bucket)
-        bucket.tokens = min(float(self._burst), bucket.tokens + (now - bucket.at) * self._rate)
+        bucket.tokens = min(float(self.burst), bucket.tokens + (now - bucket.at) * self.per_minute / 60)
         bucket.at = now
         return bucket
 
 
-class InFlight:
-    """How many requests of each device, and of all, are being worked on."""
-
-    def __init__(self, per_device: int, total: int) -> None:
-        self._per_device = per_device
-        self._total = total
-        self._devices: dict[str, int] = {}
-        self.count = 0
-
-    def enter(self, client: str) -> bool:
-        """Count a request in; return whether its device has not too many already."""
-        mine = self._devices.get(client, 0)
-        if mine >= self._per_device or self.full:
-            return False
-        self._devices[client] = mine + 1
-        self.count += 1
-        return True
-
-    @property
-    def full(self) -> bool:
-        """Whether there are too many of all devices."""
-        return self.count >= self._total
-
-    def leave(self, client: str) -> None:
-        """Count a request out."""
-        self.count -= 1
-        mine = self._devices[client] - 1
-        if mine:
-            self._devices[client] = mine
-        else:
-            del self._devices[client]
-
-
+@dataclass(eq=False)
 class Admission:
-    """Lets the requests of identified clients in, within the limits of each and of all."""
+    """Lets the requests of identified clients in, within the limits of each and of all.
 
-    def __init__(self, rates: RateLimit, in_flight: InFlight) -> None:
-        self._rates = rates
-        self._in_flight = in_flight
+    Attributes:
+        per_device: how many requests of one device are worked on at once; `total` of all.
+    """
+
+    rates: RateLimit
+    per_device: int
+    total: int
+    _devices: Counter[str] = field(default_factory=Counter, init=False)
+    _count: int = field(default=0, init=False)
 
     def enter(self, client: str) -> None:
         """Let a client's request in, until `leave`.
@@ -103,16 +81,21 @@ class Admission:
         Raises:
             RequestRefused: 429 or 503, with a time to come back.
         """
-        wait = self._rates.take(client)
+        wait = self.rates.take(client)
         if wait is not None:
             raise RequestRefused(TOO_MANY.later(wait))
-        if not self._in_flight.enter(client):
-            busy = OVERLOADED if self._in_flight.full else TOO_MANY
+        if self._count >= self.total or self._devices[client] >= self.per_device:
+            busy = OVERLOADED if self._count >= self.total else TOO_MANY
             raise RequestRefused(busy.later(spread(client, _OVERLOADED_SECONDS)))
+        self._devices[client] += 1
+        self._count += 1
 
     def leave(self, client: str) -> None:
         """Count a client's request out."""
-        self._in_flight.leave(client)
+        self._count -= 1
+        self._devices[client] -= 1
+        if not self._devices[client]:
+            del self._devices[client]
 
 
 def spread(client: str, seconds: int) -> int:

@@ -59,6 +59,7 @@ class Call:
 
 
 Handler: TypeAlias = Callable[[Call], Awaitable[Response]]
+"""Answers a call, or raises `RequestRefused` with one of the statuses in its row."""
 
 
 @dataclass(frozen=True, slots=True)

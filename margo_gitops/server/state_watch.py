@@ -1,8 +1,7 @@
 """Sees renders as they come, and wakes the devices that wait for one.
 
 WATCH-1  A request sees what was rendered before it came: it looks first.
-WATCH-2  Nothing is lost between two looks: a request compares what its device holds with the state, before it waits
-         and after.
+WATCH-2  Nothing is lost between two looks: a request compares what its device holds before it waits and after.
 WATCH-3  Who waits holds no thread, and at most a few waits for each device; one too many is answered at once.
 """
 
@@ -10,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable
-from typing import Final
+import time
+from collections.abc import Callable, Iterable
+from typing import Final, TypeVar
 
 from starlette.types import Receive
 
@@ -19,6 +19,8 @@ from margo_gitops.documents.device_id import decode_device_id
 from margo_gitops.documents.state_layout import DEVICE_REFS
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.state_repo.served_state import ServedState, StateView
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger("margo_gitops.server")
 _WAITS_OF_ONE_DEVICE: Final = 2
@@ -28,7 +30,6 @@ class StateWatch:
     """The state as it is now, and the requests that wait for a change."""
 
     def __init__(self, state: ServedState, max_waiting: int) -> None:
-        """Watch a state repo."""
         self._state = state
         self._max_waiting = max_waiting
         self._waiting: dict[str, list[asyncio.Future[None]]] = {}
@@ -73,6 +74,24 @@ class StateWatch:
         """Wake all requests; from now on none waits."""
         self._closed = True
         self._wake(list(self._waiting))
+
+    async def change_of(
+        self,
+        client: str,
+        seconds: float,
+        receive: Receive,
+        read: Callable[[StateView], T],
+        is_held: Callable[[T], bool],
+    ) -> T:
+        """Return what is read of the state: now, or, where that is held already, after a change or the time."""
+        deadline = time.monotonic() + seconds
+        found = read(self.look())
+        while seconds and is_held(found):
+            left = deadline - time.monotonic()
+            if left <= 0 or not await self.wait(client, left, receive):
+                break
+            found = read(self.look())
+        return found
 
     async def wait(self, client: str, seconds: float, receive: Receive) -> bool:
         """Wait for a change of a client's state.

@@ -1,8 +1,7 @@
 """A file that people edit while the server runs: read again when it changes, on the next request.
 
 A file that is gone means that nothing in it is allowed any more. A file with a mistake does not: an editor may be in
-the middle of writing, and a typing error must not stop a fleet. Then the last good content stays in force, and the log
-says so, once.
+the middle of writing, and a typing error must not stop a fleet. Then the last good content stays, and the log says so.
 """
 
 from __future__ import annotations
@@ -30,7 +29,6 @@ class WatchedFile(Generic[T]):
         """Read a file.
 
         Args:
-            path: the file.
             parse: makes a value of text and path; raises `MargoGitopsError` for a mistake.
             empty: the value while there is no file.
             what: it is, "list of tokens".

@@ -45,25 +45,21 @@ class Transport(Protocol):
     @property
     def cost(self) -> Cost:
         """What all calls together have used so far. The difference is what a failed pull used."""
-        ...
 
     def pull(self, held: Snapshot | None, patience: int = 0) -> Answer:
         """Return the state of the source, or that its revision is the one `held` has.
 
         Args:
             held: what the device holds; None for nothing.
-            patience: whole seconds that the source may wait for a change before it answers. A source that cannot wait
-                answers at once.
+            patience: whole seconds that the source may wait for a change; one that cannot wait answers at once.
 
         Raises:
             TransportError: nothing usable came; nothing has changed on this side.
             TrustRefused: what came cannot be trusted, which shows before all of it is there.
         """
-        ...
 
     def close(self) -> None:
         """Close the kept connection. A later `pull` opens a new one."""
-        ...
 
 
 class ProofSource(Protocol):
@@ -75,4 +71,3 @@ class ProofSource(Protocol):
         Raises:
             TransportError: nothing usable came.
         """
-        ...

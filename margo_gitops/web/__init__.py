@@ -1,5 +1,4 @@
 """The web client of a device: one kept connection, counted, and bounded in bytes and time.
 
-`source` holds the settings of a server and their rules, `connection` speaks with it, and `refusal` says what a status
-means for a device.
+`source` holds settings and their rules, `connection` speaks with a server, `refusal` says what a status means.
 """

@@ -79,15 +79,12 @@ _Certificate = Mapping[str, object]
 
 
 class TlsSettings:
-    """The TLS context of a source; made again when one of its files changes, as certificates are renewed in place."""
+    """The TLS context of a source; made again when one of its files changes, as certificates are renewed in place.
+
+    With a SPIFFE ID, that is who the server must be, in place of its host (Margo identity profile).
+    """
 
     def __init__(self, source: WebSource, spiffe_id: str | None = None) -> None:
-        """Take the settings; nothing is read yet.
-
-        Args:
-            source: where the certificates are.
-            spiffe_id: who the server must be, in place of the host it is reached at (Margo identity profile).
-        """
         self._source = source
         self._spiffe_id = spiffe_id
         files = (source.ca_file, source.client_certificate, source.client_key)

@@ -6,16 +6,18 @@ A source that drips bytes must not hold the agent: one bound holds for everythin
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from margo_gitops.errors import SourceUnreachable
 
 
 class Deadline:
-    """The time that is left for one pull; once it is over, both questions for it raise `SourceUnreachable`."""
+    """The time that is left for one pull, and for each wait for the other side; it runs from the start.
+
+    Once it is over, both questions for it raise `SourceUnreachable`.
+    """
 
     def __init__(self, pull_seconds: float, read_seconds: float) -> None:
-        """Start the clock: `pull_seconds` for everything, `read_seconds` for each wait for the other side."""
         self._pull_seconds = pull_seconds
         self._read_seconds = read_seconds
         self._end = time.monotonic() + pull_seconds
@@ -58,23 +60,18 @@ class Cost:
     connections: int = 0
 
     def __sub__(self, earlier: Cost) -> Cost:
-        return Cost(
-            self.requests - earlier.requests,
-            self.bytes_up - earlier.bytes_up,
-            self.bytes_down - earlier.bytes_down,
-            self.connections - earlier.connections,
-        )
+        return Cost(*(now - before for now, before in zip(astuple(self), astuple(earlier), strict=True)))
 
 
+@dataclass(slots=True)
 class Meter:
-    """Counts for one transport."""
+    """Counts for one transport, as `Cost` says."""
 
-    def __init__(self) -> None:
-        self.requests = 0
-        self.bytes_up = 0
-        self.bytes_down = 0
-        self.connections = 0
+    requests: int = 0
+    bytes_up: int = 0
+    bytes_down: int = 0
+    connections: int = 0
 
     def read(self) -> Cost:
         """Return what was counted so far."""
-        return Cost(self.requests, self.bytes_up, self.bytes_down, self.connections)
+        return Cost(*astuple(self))

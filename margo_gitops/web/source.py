@@ -122,9 +122,9 @@ def check_secrets(source: WebSource, address: SplitResult) -> None:
         )
 
 
-def check_foreign(foreign: Sequence[str], address: SplitResult) -> None:
-    """Refuse settings that belong to another kind of URL (rule 3)."""
-    if foreign:
+def check_foreign(source: WebSource, names: Sequence[str], address: SplitResult) -> None:
+    """Refuse settings, by name, that belong to another kind of URL (rule 3)."""
+    if foreign := [name for name in names if getattr(source, name)]:
         refuse_settings(
             f"{', '.join(foreign)} cannot be used with a URL of the kind {address.scheme}://",
             "remove the setting, or correct the URL",

@@ -18,7 +18,7 @@ EXAMPLES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 def test_every_example_is_a_valid_configuration(number: int, tmp_path: Path) -> None:
     file = tmp_path / "server.yaml"
     file.write_text(EXAMPLES[number])
-    assert load_server_configuration(file).content.listen.port == 8080
+    assert load_server_configuration(file).listen.port == 8080
 
 
 def test_every_file_of_the_deploy_folder_is_told_of() -> None:

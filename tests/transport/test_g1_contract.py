@@ -216,7 +216,7 @@ def test_capabilities_are_put_where_they_cannot_be_posted(
 ) -> None:
     server.refuse_post = status
     transport = HttpTransport(source())
-    reply = transport.send_capabilities("press-07", json.dumps(CAPABILITIES_DOCUMENT).encode(), Deadline(9, 9))
+    reply = transport.api.put_capabilities("press-07", json.dumps(CAPABILITIES_DOCUMENT).encode(), Deadline(9, 9))
     transport.close()
     assert reply.status == 201
     method, path, _ = server.reports[-1]
@@ -226,8 +226,8 @@ def test_capabilities_are_put_where_they_cannot_be_posted(
 def test_reports_go_out_in_the_older_shapes(server: OlderServer, source: Callable[..., HttpSource]) -> None:
     transport = HttpTransport(source())
     child = {"properties": {**CAPABILITIES_DOCUMENT["properties"], "id": "press-07/axis-1"}}
-    transport.send_capabilities("press-07/axis-1", json.dumps(child).encode(), Deadline(9, 9))
-    transport.send_status(WORKLOAD, b'{"deploymentId": "x", "status": {"state": "installed"}}', Deadline(9, 9))
+    transport.api.put_capabilities("press-07/axis-1", json.dumps(child).encode(), Deadline(9, 9))
+    transport.api.post_status(WORKLOAD, b'{"deploymentId": "x", "status": {"state": "installed"}}', Deadline(9, 9))
     transport.close()
     (_, axis, capabilities), (_, path, status) = server.reports[-2:]
     assert axis == f"/api/v1/capabilities/{ID}/axis-1"

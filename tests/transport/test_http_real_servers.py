@@ -154,8 +154,8 @@ class TestServe:
         }
         properties: Json = {"id": DEVICE, "vendor": "acme", "modelNumber": "7", "serialNumber": "1"}
         with contextlib.closing(from_server(fleet, token_file)) as http:
-            first = http.send_capabilities(DEVICE, write_json({"properties": properties}), Deadline(30, 30))
-            again = [http.send_status(hmi, write_json(status), Deadline(30, 30)).status for _ in range(2)]
+            first = http.api.put_capabilities(DEVICE, write_json({"properties": properties}), Deadline(30, 30))
+            again = [http.api.post_status(hmi, write_json(status), Deadline(30, 30)).status for _ in range(2)]
         assert (first.status, again) == (201, [201, 200])
 
     def test_the_wrong_token_is_refused(self, fleet: ServedFleet, tmp_path: Path) -> None:

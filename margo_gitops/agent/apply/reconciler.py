@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Final
 
 from margo_gitops.agent.apply.steps import Change, Plan, make_plan
@@ -67,6 +67,7 @@ class _Progress:
     left: bool = False
 
 
+@dataclass(eq=False)
 class Reconciler:
     """Makes a device run what a trusted state asks for.
 
@@ -79,27 +80,16 @@ class Reconciler:
         tell: called with each new status of a deployment, and its id; returns at once.
     """
 
-    def __init__(
-        self,
-        appliers: Mapping[str, Applier],
-        journal: Journal,
-        record: Record,
-        clock: Callable[[], float],
-        stopping: Callable[[], bool],
-        *,
-        limits: DeviceLimits | None = None,
-        heartbeat: Callable[[], None] = lambda: None,
-        tell: Callable[[str, bytes], None] = lambda _id, _status: None,
-    ) -> None:
-        self.appliers = appliers
-        self.journal = journal
-        self.record = record
-        self.clock = clock
-        self.stopping = stopping
-        self.limits = limits or DeviceLimits()
-        self.heartbeat = heartbeat
-        self.tell = tell
-        self._told: set[str] = set()
+    appliers: Mapping[str, Applier]
+    journal: Journal
+    record: Record
+    clock: Callable[[], float]
+    stopping: Callable[[], bool]
+    _: KW_ONLY
+    limits: DeviceLimits = field(default_factory=DeviceLimits)
+    heartbeat: Callable[[], None] = lambda: None
+    tell: Callable[[str, bytes], None] = lambda _id, _status: None
+    _told: set[str] = field(default_factory=set, init=False)
 
     def reconcile(self, state: TrustedState, *, patient: bool, retry: bool = False) -> Reconciliation:
         """Bring the device to a state, as far as it goes, and return how far that was.

@@ -16,8 +16,7 @@ STEP-7  Content that could not be prepared, installed or removed is not tried ag
         content is, at once, and so is what has come to run by itself.
 STEP-8  What an applier holds whose engine does not answer is left alone, and so is what runs of a refused deployment.
 STEP-9  An update that failed, and after which what ran before runs again, is quarantined: each attempt would take a
-        running line down. It is tried again when a person asks, when its content changes, or when what ran before
-        stops.
+        running line down. It is tried again when a person asks, its content changes, or what ran before stops.
 """
 
 from __future__ import annotations

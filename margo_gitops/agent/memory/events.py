@@ -10,82 +10,56 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Literal, TextIO, TypeAlias
+from typing import Final, Literal, Self, TextIO, TypeAlias
 
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.errors import MargoGitopsError
 
+_SECURITY: Final = "security"
+_FAILURE: Final = "failure"
+
 
 class Reason(Enum):
-    """Why an event was recorded; `security` ones are kept apart when the journal is thinned out."""
+    """Why an event was recorded, as its value says.
 
-    FIRST_CONTACT = "FirstContact"
+    Attributes:
+        security: a person should look at it even if everything works again; kept apart when the journal is thinned out.
+        failure: something did not work.
+    """
+
+    security: bool
+    failure: bool
+
+    FIRST_CONTACT = "FirstContact", _SECURITY
     STATE_TRUSTED = "StateTrusted"
-    STATE_REFUSED = "StateRefused"
-    STATE_DAMAGED = "StateDamaged"
-    SIGNERS_UNREADABLE = "SignersUnreadable"
-    FLOOR_DAMAGED = "FloorDamaged"
-    FLOOR_MENDED = "FloorMended"
-    FLOOR_COPY_FAILED = "FloorCopyFailed"
-    FRESHNESS_LOST = "FreshnessLost"
-    FRESHNESS_REFUSED = "FreshnessRefused"
+    STATE_REFUSED = "StateRefused", _SECURITY, _FAILURE
+    STATE_DAMAGED = "StateDamaged", _SECURITY, _FAILURE
+    SIGNERS_UNREADABLE = "SignersUnreadable", _SECURITY, _FAILURE
+    FLOOR_DAMAGED = "FloorDamaged", _SECURITY, _FAILURE
+    FLOOR_MENDED = "FloorMended", _SECURITY
+    FLOOR_COPY_FAILED = "FloorCopyFailed", _SECURITY, _FAILURE
+    FRESHNESS_LOST = "FreshnessLost", _SECURITY, _FAILURE
+    FRESHNESS_REFUSED = "FreshnessRefused", _SECURITY, _FAILURE
     FRESHNESS_REGAINED = "FreshnessRegained"
-    JOURNAL_REBUILT = "JournalRebuilt"
-    POLL_FAILED = "PollFailed"
+    JOURNAL_REBUILT = "JournalRebuilt", _FAILURE
+    POLL_FAILED = "PollFailed", _FAILURE
     POLL_RECOVERED = "PollRecovered"
     WORKLOAD_INSTALLED = "WorkloadInstalled"
-    WORKLOAD_FAILED = "WorkloadFailed"
+    WORKLOAD_FAILED = "WorkloadFailed", _FAILURE
     WORKLOAD_REMOVED = "WorkloadRemoved"
-    DEPLOYMENT_WAITS = "DeploymentWaits"
-    REPORT_FAILED = "ReportFailed"
-    REPORT_REFUSED = "ReportRefused"
+    DEPLOYMENT_WAITS = "DeploymentWaits", _FAILURE
+    REPORT_FAILED = "ReportFailed", _FAILURE
+    REPORT_REFUSED = "ReportRefused", _FAILURE
     REPORT_RECOVERED = "ReportRecovered"
-    STORAGE_FAILED = "StorageFailed"
-    DEFECT = "Defect"
+    STORAGE_FAILED = "StorageFailed", _FAILURE
+    DEFECT = "Defect", _FAILURE
 
-    @property
-    def security(self) -> bool:
-        """Whether a person should look at it even if everything works again."""
-        return self in _SECURITY
-
-    @property
-    def failure(self) -> bool:
-        """Whether something did not work."""
-        return self in _FAILURES
-
-
-_SECURITY = frozenset(
-    {
-        Reason.FIRST_CONTACT,
-        Reason.STATE_REFUSED,
-        Reason.STATE_DAMAGED,
-        Reason.SIGNERS_UNREADABLE,
-        Reason.FLOOR_DAMAGED,
-        Reason.FLOOR_MENDED,
-        Reason.FLOOR_COPY_FAILED,
-        Reason.FRESHNESS_LOST,
-        Reason.FRESHNESS_REFUSED,
-    }
-)
-_FAILURES = frozenset(
-    {
-        Reason.STATE_REFUSED,
-        Reason.STATE_DAMAGED,
-        Reason.SIGNERS_UNREADABLE,
-        Reason.FLOOR_DAMAGED,
-        Reason.FLOOR_COPY_FAILED,
-        Reason.FRESHNESS_LOST,
-        Reason.FRESHNESS_REFUSED,
-        Reason.JOURNAL_REBUILT,
-        Reason.POLL_FAILED,
-        Reason.WORKLOAD_FAILED,
-        Reason.DEPLOYMENT_WAITS,
-        Reason.REPORT_FAILED,
-        Reason.REPORT_REFUSED,
-        Reason.STORAGE_FAILED,
-        Reason.DEFECT,
-    }
-)
+    def __new__(cls, word: str, *kinds: str) -> Self:
+        """Return the reason that a row above says."""
+        reason = object.__new__(cls)
+        reason._value_ = word
+        reason.security, reason.failure = _SECURITY in kinds, _FAILURE in kinds
+        return reason
 
 
 @dataclass(frozen=True, slots=True)

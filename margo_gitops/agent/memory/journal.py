@@ -14,6 +14,7 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import astuple, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -145,26 +146,13 @@ class Journal:
             deployments: deployments, with the version of which they are applied from now on.
         """
         rows = [
-            (
-                item.key.deployment_id,
-                item.key.component,
-                item.position,
-                item.applier,
-                item.wanted,
-                item.installed,
-                item.state,
-                item.code,
-                item.message[:LONGEST_MESSAGE],
-                item.attempts,
-                item.changed_at,
-                item.failure,
-            )
+            (*key, *rest)
             for item in workloads
+            for key, *rest in [astuple(replace(item, message=item.message[:LONGEST_MESSAGE]))]
         ]
         with self._transaction():
             self._connection.executemany(
-                "INSERT OR REPLACE INTO workloads (deployment, component, position, applier, wanted, installed, state, "
-                "code, message, attempts, changed_at, failure) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR REPLACE INTO workloads ({_WORKLOAD_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
                 rows,
             )
             self._connection.executemany(
@@ -306,14 +294,18 @@ class Journal:
             return kind.read(connection, *values)
 
 
+_WORKLOAD_COLUMNS: Final = (
+    "deployment, component, applier, wanted, installed, state, code, message, attempts, changed_at, position, failure"
+)
+"""In the order of the attributes of `RecordedWorkload`."""
+
 _DEPLOYMENTS: Final = Rows(
     "SELECT id, name, device, adopted, position FROM deployments ORDER BY position, id",
     (str, str, str, str, int),
     read_deployment,
 )
 _WORKLOADS: Final = Rows(
-    "SELECT deployment, component, applier, wanted, installed, state, code, message, attempts, changed_at, position, "
-    "failure FROM workloads ORDER BY deployment, position, component",
+    f"SELECT {_WORKLOAD_COLUMNS} FROM workloads ORDER BY deployment, position, component",  # noqa: S608
     (str, str, str, str | None, str | None, str, str, str, int, float, int, str),
     read_workload,
 )

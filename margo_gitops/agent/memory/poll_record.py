@@ -26,18 +26,13 @@ _OUTCOME: Final = ("poll.result", "poll.code", "poll.error")
 
 
 class PollRecord:
-    """Remembers polls, and keeps the last one in the journal where that is worth a write."""
+    """Remembers polls, and keeps the last one in the journal where that is worth a write.
+
+    The journal stays open longer than this record, and its errors come through. The clock is the time in seconds since
+    the epoch; it may jump.
+    """
 
     def __init__(self, journal: Journal, clock: Callable[[], float]) -> None:
-        """Take up what the journal says of the last poll.
-
-        Args:
-            journal: where it is kept; stays open longer than this record.
-            clock: the time, seconds since the epoch; may jump.
-
-        Raises:
-            StateFolderUnusable: the journal cannot be read.
-        """
         self._journal = journal
         self._clock = clock
         self._kept = {name: value for name, value in journal.facts().items() if name.startswith("poll.")}
@@ -52,11 +47,7 @@ class PollRecord:
         }
 
     def ended(self, result: PollResult, error: MargoGitopsError | None) -> bool:
-        """Remember how a poll ended, and return whether the source answers again after it did not.
-
-        Raises:
-            StateFolderUnusable: the journal cannot be written.
-        """
+        """Remember how a poll ended, and return whether the source answers again after it did not."""
         failed_before = self._last.get("poll.result") == "failed"
         answered = result in ("new", "unchanged")
         now = self._clock()

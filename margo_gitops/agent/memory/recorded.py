@@ -1,5 +1,7 @@
 """What the device remembers of deployments, components and events, and what that says to others; pure.
 
+A row of the journal that no agent wrote is a `ValueError`.
+
 DEPLOYED-1  A component has one of Margo's six states; a deployment has that of its most severe component.
 DEPLOYED-2  `adoptedManifestVersion` is that of the latest manifest with a revision that the device has begun to apply.
 DEPLOYED-3  An error has a code, a source (component, or `metadata.name` for the deployment) and a message.
@@ -109,21 +111,13 @@ class RecordedEvent:
 
 
 def read_deployment(row: tuple[Any, ...]) -> RecordedDeployment:
-    """Return the deployment that columns of the right types say.
-
-    Raises:
-        ValueError: no agent wrote this.
-    """
+    """Return the deployment that columns of the right types say."""
     identity, name, device, adopted, position = row
     return RecordedDeployment(identity, name, device, int(_between(int(adopted), 1, MAX_MANIFEST_VERSION)), position)
 
 
 def read_workload(row: tuple[Any, ...]) -> RecordedWorkload:
-    """Return the component that columns of the right types say.
-
-    Raises:
-        ValueError: no agent wrote this.
-    """
+    """Return the component that columns of the right types say."""
     recorded = RecordedWorkload(WorkloadKey(*row[:2]), *row[2:])
     if recorded.state not in SEVERITY or recorded.failure not in FAILURES:
         raise ValueError(f"state {recorded.state!r:.40}, failure {recorded.failure!r:.40}")
@@ -133,11 +127,7 @@ def read_workload(row: tuple[Any, ...]) -> RecordedWorkload:
 
 
 def read_event(row: tuple[Any, ...]) -> RecordedEvent:
-    """Return the event that columns of the right types say.
-
-    Raises:
-        ValueError: no agent wrote this.
-    """
+    """Return the event that columns of the right types say."""
     recorded = RecordedEvent(*row)
     _between(recorded.first_at, *_TIMES)
     _between(recorded.last_at, *_TIMES)

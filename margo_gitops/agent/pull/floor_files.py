@@ -1,8 +1,7 @@
 """The trust floor on disk: the highest version this device ever trusted, in two places.
 
 FLOOR-1  Each copy is written whole or not at all, and carries a digest over its own content.
-FLOOR-2  The greater of the two copies counts. A copy that is missing, damaged or behind is written again from the
-         other.
+FLOOR-2  The greater of the two copies counts. One that is missing, damaged or behind is written again from the other.
 FLOOR-3  The floor never goes down: raising it to a lower version does nothing.
 FLOOR-4  A floor belongs to one device; another device's floor is refused, not ignored.
 FLOOR-5  Where both copies are gone the device has no memory: the caller records a first contact as a security event.

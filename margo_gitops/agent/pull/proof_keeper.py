@@ -1,23 +1,21 @@
 """Knows whether what the device holds is the newest: keeps a proof of freshness, renews it, and says what follows.
 
 PROOF-1  A proof is asked for in the cycle of a poll that was answered, once the held one is past half of its life:
-         between half and three quarters of it, each device at its own time. So an idle poll costs the
-         same as without proofs.
+         between half and three quarters of it, each device at its own time. An idle poll costs no more.
 PROOF-2  A source that has none is asked again after a while, not at every poll.
 PROOF-3  What is kept is the proof itself, in two places: signed, it needs no floor beside it. The later issued one
          counts; it is verified at each use, so removing a key from the list ends its proofs.
 PROOF-4  `onExpiry: hold`: a new state is taken only if it is proven the newest. What was taken before is always
          applied: nothing that runs is stopped because its proof is missing.
 PROOF-5  A state that contradicts the statement is refused, whatever `onExpiry` says.
-PROOF-6  That a newer state exists counts only once the source was polled after the statement came: a render between the
-         two is no attack.
+PROOF-6  That a newer state exists counts once the source was polled after the statement: a render between is no attack.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -95,42 +93,30 @@ class ProofStore:
                     raise
 
 
+@dataclass(eq=False)
 class FreshnessKeeper:
     """Fetches, keeps and judges the proofs of one device.
 
-    What needs the list of who may sign statements raises the errors of that list, `AgentMisconfigured` or
-    `AllowedSignersInvalid`.
+    A list of signers that cannot be used is `AgentMisconfigured` or `AllowedSignersInvalid`.
+
+    Attributes:
+        signers: asked at each use who may sign statements.
+        clock: the time, seconds since the epoch; may jump.
+        source: where proofs come from; None: nowhere but by hand.
+        abortable: a signal to stop may cut off what is done inside.
     """
 
-    def __init__(
-        self,
-        rules: FreshnessRules,
-        store: ProofStore,
-        signers: Callable[[], AllowedSigners],
-        record: Record,
-        clock: Callable[[], float],
-        source: ProofSource | None = None,
-        abortable: Callable[[], AbstractContextManager[None]] = nullcontext,
-    ) -> None:
-        """Take the parts.
-
-        Args:
-            signers: asked at each use who may sign statements; its errors are those of the list.
-            clock: the time, seconds since the epoch; may jump.
-            source: where proofs come from; None: nowhere but by hand.
-            abortable: a signal to stop may cut off what is done inside.
-        """
-        self._rules = rules
-        self._store = store
-        self._signers = signers
-        self._record = record
-        self._clock = clock
-        self._source = source
-        self._abortable = abortable
-        self._read: tuple[bytes, FreshnessPolicy, Freshness] | None = None
-        self._asked_at: datetime | None = None
-        self._told: Event | None = None
-        self._unpolled: datetime | None = None
+    rules: FreshnessRules
+    store: ProofStore
+    signers: Callable[[], AllowedSigners]
+    record: Record
+    clock: Callable[[], float]
+    source: ProofSource | None = None
+    abortable: Callable[[], AbstractContextManager[None]] = nullcontext
+    _read: tuple[bytes, FreshnessPolicy, Freshness] | None = field(default=None, init=False)
+    _asked_at: datetime | None = field(default=None, init=False)
+    _told: Event | None = field(default=None, init=False)
+    _unpolled: datetime | None = field(default=None, init=False)
 
     def admit(self, state: TrustedState) -> None:
         """Decide whether a state that was just fetched is taken (PROOF-4, PROOF-5).
@@ -141,14 +127,14 @@ class FreshnessKeeper:
             TransportError: the source broke off while it was asked for proof.
         """
         version = _version(state)
-        if assess(self.held(state), version, self._now()).proven or not self._rules.hold:
+        if assess(self.held(state), version, self._now()).proven or not self.rules.hold:
             return
         self._fetch(state)
         found = assess(self.held(state), version, self._now())
         if not found.proven:
             raise StateNotFresh(
                 f"version {state.floor.version} is not taken: nothing proves that it is the newest",
-                device=self._rules.device,
+                device=self.rules.device,
                 why=[f"{found.verdict}: {found.text}"],
                 remedy=_REMEDY,
             )
@@ -173,16 +159,16 @@ class FreshnessKeeper:
             self._tell(Event.of(Reason.SIGNERS_UNREADABLE, error))
             return
         if not found.proven and (self._unpolled is None or found.verdict != "behind"):
-            missing = found.verdict == "not-yet-known" and not self._store.read()
-            if self._rules.required or not missing:
+            missing = found.verdict == "not-yet-known" and not self.store.read()
+            if self.rules.required or not missing:
                 self._tell(Event(Reason.FRESHNESS_LOST, f"{found.verdict}: {found.text}\n  remedy: {_REMEDY}"))
         elif found.proven and self._told is not None:
             self._told = None
-            self._record(Event(Reason.FRESHNESS_REGAINED, f"{found.verdict}: {found.text}"))
+            self.record(Event(Reason.FRESHNESS_REGAINED, f"{found.verdict}: {found.text}"))
 
     def held(self, state: TrustedState | None) -> Freshness | None:
         """Return the proof that is held, verified anew; None where no proof can be trusted (PROOF-3)."""
-        found = [proof for content in self._store.read() if (proof := self._verified(content, state))]
+        found = [proof for content in self.store.read() if (proof := self._verified(content, state))]
         return max(found, key=lambda proof: proof.issued, default=None)
 
     def take(self, content: bytes, state: TrustedState | None) -> Freshness:
@@ -198,7 +184,7 @@ class FreshnessKeeper:
         held = self.held(state)
         offered = read_freshness(content, self._policy(state, held))
         refuse_older(offered, held, self._now())
-        self._store.write(content)
+        self.store.write(content)
         return offered
 
     def assess(self, state: TrustedState | None) -> Assessment:
@@ -214,24 +200,24 @@ class FreshnessKeeper:
         try:
             self._fetch(state)
         except TransportError as error:
-            self._record(Event.of(Reason.POLL_FAILED, error))
+            self.record(Event.of(Reason.POLL_FAILED, error))
 
     def _fetch(self, state: TrustedState | None) -> None:
-        if self._source is None:
+        if self.source is None:
             return
         self._asked_at = self._now()
         held = self.held(state)
-        with self._abortable():
-            content = self._source.freshness(self._rules.device, held.content if held else None)
+        with self.abortable():
+            content = self.source.freshness(self.rules.device, held.content if held else None)
         if content is None:
             return
         try:
             self.take(content, state)
             self._unpolled = self._asked_at
         except TrustRefused as error:
-            self._record(Event.of(Reason.FRESHNESS_REFUSED, error))
+            self.record(Event.of(Reason.FRESHNESS_REFUSED, error))
         except (StorageFull, StateFolderUnusable) as error:
-            self._record(Event.of(Reason.STORAGE_FAILED, error))
+            self.record(Event.of(Reason.STORAGE_FAILED, error))
 
     def _is_due(self, state: TrustedState | None) -> bool:
         now = self._now()
@@ -242,7 +228,7 @@ class FreshnessKeeper:
         # A clock that went back makes it due as well.
         if self._asked_at is not None and timedelta() <= now - self._asked_at < pause:
             return False
-        if held is None or now >= held.renewal(self._rules.device) or held.issued > now:
+        if held is None or now >= held.renewal(self.rules.device) or held.issued > now:
             return True
         version = _version(state) if state else None
         return assess(held, version, now).verdict == "not-yet-known"
@@ -261,16 +247,16 @@ class FreshnessKeeper:
         fleet = state.fleet if state else None
         if fleet is None and held is not None:
             fleet = held.statement.fleet
-        return FreshnessPolicy(self._rules.device, self._signers(), fleet)
+        return FreshnessPolicy(self.rules.device, self.signers(), fleet)
 
     def _tell(self, event: Event) -> None:
         """Record what is wrong, unless it was the last thing recorded: an idle cycle writes nothing."""
         if event != self._told:
-            self._record(event)
+            self.record(event)
         self._told = event
 
     def _now(self) -> datetime:
-        return datetime.fromtimestamp(self._clock(), UTC)
+        return datetime.fromtimestamp(self.clock(), UTC)
 
 
 def _version(state: TrustedState) -> HeldVersion:

@@ -91,7 +91,7 @@ class TrustedStore:
                 raise
 
     def _load(self, generation: Path) -> Snapshot:
-        encoded = self._file(generation / "index.json", _as_digest(generation.name))
+        encoded = self._file(generation / "index.json", Digest(generation.name.replace("-", ":", 1)))
         try:
             index = read(_Index, read_json(encoded, str(generation / "index.json")))
         except (UnreadableDocument, InvalidDocument) as error:
@@ -160,7 +160,3 @@ class TrustedStore:
                 remedy=_REMEDY,
             )
         return content
-
-
-def _as_digest(name: str) -> Digest:
-    return Digest(name.replace("-", ":", 1))

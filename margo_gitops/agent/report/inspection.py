@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
 from margo_gitops.agent.memory.events import printable
@@ -62,11 +62,11 @@ class AgentReport:
     version: int | None
     problem: MargoGitopsError | None
     floor: Floor | None
-    facts: dict[str, str]
-    deployments: tuple[tuple[RecordedDeployment, tuple[RecordedWorkload, ...]], ...]
-    statuses: tuple[DeploymentStatus, ...]
-    events: tuple[RecordedEvent, ...]
-    freshness: HeldProof | None = None
+    freshness: HeldProof | None
+    facts: dict[str, str] = field(default_factory=dict)
+    deployments: tuple[tuple[RecordedDeployment, tuple[RecordedWorkload, ...]], ...] = ()
+    statuses: tuple[DeploymentStatus, ...] = ()
+    events: tuple[RecordedEvent, ...] = ()
 
 
 def report(configuration: AgentConfiguration) -> AgentReport:
@@ -78,25 +78,21 @@ def report(configuration: AgentConfiguration) -> AgentReport:
     floor = floor_files(configuration).read().floor
     version, revision, problem = _held(configuration)
     freshness = held_proof(configuration)
+    found = AgentReport(configuration.device, revision, version, problem, floor, freshness)
     journal = Journal.peek(configuration.state_folder / JOURNAL_FILE)
     if journal is None:
-        return AgentReport(configuration.device, revision, version, problem, floor, {}, (), (), (), freshness)
+        return found
     with journal:
         components: dict[str, list[RecordedWorkload]] = {}
         for workload in journal.workloads():
             components.setdefault(workload.key.deployment_id, []).append(workload)
         deployments = tuple((item, tuple(components.get(item.id, ()))) for item in journal.deployments())
-        return AgentReport(
-            configuration.device,
-            revision,
-            version,
-            problem,
-            floor,
-            journal.facts(),
-            deployments,
-            tuple(deployment_status(item, workloads) for item, workloads in deployments),
-            tuple(journal.events(_STATUS_EVENTS, security=True)),
-            freshness,
+        return replace(
+            found,
+            facts=journal.facts(),
+            deployments=deployments,
+            statuses=tuple(deployment_status(item, workloads) for item, workloads in deployments),
+            events=tuple(journal.events(_STATUS_EVENTS, security=True)),
         )
 
 
@@ -141,14 +137,7 @@ def as_json(report: AgentReport) -> dict[str, Json]:
         "floor": {"version": floor.version, "manifestDigest": floor.manifest_digest, "commit": floor.commit}
         if floor
         else None,
-        "freshness": {
-            "verdict": report.freshness.verdict,
-            "text": report.freshness.text,
-            "issued": report.freshness.issued,
-            "expires": report.freshness.expires,
-        }
-        if report.freshness
-        else None,
+        "freshness": asdict(report.freshness) if report.freshness else None,
         "poll": {
             "at": _moment(facts.get("poll.at")),
             "answeredAt": _moment(facts.get("poll.answered_at")),

@@ -4,8 +4,7 @@ REPORT-1  Only what changed is sent: what arrived is noted in the journal, durab
           restart repeats nothing but what was cut off, and another server gets everything.
 REPORT-2  What is to arrive goes out after a cycle, and only where the poll was answered: a server that is away delays
           nothing. One sending takes half a minute at most; what is left goes out after the next cycle.
-REPORT-3  After a failure the next attempt comes later each time, up to an hour, and not before the server's
-          `Retry-After`.
+REPORT-3  After failures the next try comes later each time, up to an hour, and not before the server's `Retry-After`.
 REPORT-4  A document that the server will not have (400, 409, 413, 415, 422) is not sent again until it changes.
 REPORT-5  Capabilities come first, those of a gateway before those of its children: a server may refuse what it hears of
           a device that it does not know. Once, before the first poll, they go out for at most a few seconds.
@@ -21,6 +20,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -113,7 +113,7 @@ class _LiveStatuses:
                     return
                 deadline = Deadline(_LIVE_SECONDS, min(_LIVE_SECONDS, self._transport.source.read_seconds))
                 try:
-                    reply = self._transport.send_status(deployment, document, deadline)
+                    reply = self._transport.api.post_status(deployment, document, deadline)
                 except MargoGitopsError:
                     self._ending.set()
                     return
@@ -124,40 +124,30 @@ class _LiveStatuses:
                     return
 
 
+@dataclass(eq=False, kw_only=True)
 class Reporter:
-    """Sends reports to the server that the state comes from."""
+    """Sends reports to the server that the state comes from.
 
-    def __init__(
-        self,
-        *,
-        transport: HttpTransport,
-        device: str,
-        capabilities: Sequence[Path],
-        statuses: bool,
-        journal: Journal,
-        record: Record,
-        timer: Callable[[], float],
-        abortable: Callable[[], AbstractContextManager[None]],
-    ) -> None:
-        """Take the parts; nothing is sent yet.
+    Attributes:
+        capabilities: files that say what the device and its children are and offer, the device's first.
+        statuses: whether statuses are sent; static files take none.
+        timer: seconds since some moment; never jumps.
+        abortable: a signal to stop may cut off what is done inside.
+    """
 
-        Args:
-            capabilities: files that say what the device and its children are and offer, the device's first.
-            statuses: whether statuses are sent; static files take none.
-            timer: seconds since some moment; never jumps.
-            abortable: a signal to stop may cut off what is done inside.
-        """
-        self._transport = transport
-        self._device = device
-        self._capabilities = capabilities
-        self._statuses = statuses
-        self._journal = journal
-        self._record = record
-        self._timer = timer
-        self._abortable = abortable
+    transport: HttpTransport
+    device: str
+    capabilities: Sequence[Path]
+    statuses: bool
+    journal: Journal
+    record: Record
+    timer: Callable[[], float]
+    abortable: Callable[[], AbstractContextManager[None]]
+
+    def __post_init__(self) -> None:
         self._failures = 0
         self._not_before = 0.0
-        self._live = _LiveStatuses(transport.source) if statuses else None
+        self._live = _LiveStatuses(self.transport.source) if self.statuses else None
         self._greeted = False
 
     def greet(self) -> None:
@@ -165,11 +155,11 @@ class Reporter:
         if self._greeted:
             return
         self._greeted = True
-        begin = self._timer()
+        begin = self.timer()
         with contextlib.suppress(MargoGitopsError):
             for report in self._new_capabilities():
-                left = _GREETING_SECONDS - (self._timer() - begin)
-                with self._abortable():
+                left = _GREETING_SECONDS - (self.timer() - begin)
+                with self.abortable():
                     reply = report.send(Deadline(max(left, 0.1), max(left, 0.1)))
                 if reply.status not in _ARRIVED:
                     return
@@ -177,80 +167,75 @@ class Reporter:
 
     def hear(self, deployment: str, document: bytes) -> None:
         """Take a new status while something is applied (REPORT-6)."""
-        if self._live is not None and self._timer() >= self._not_before:
+        if self._live is not None and self.timer() >= self._not_before:
             self._live.put(deployment, document)
 
     def send(self) -> None:
         """Send what the server does not have yet (REPORT-1 to REPORT-5). What goes wrong is recorded, not raised."""
-        begin = self._timer()
+        begin = self.timer()
         if begin < self._not_before:
             return
         try:
             if self._live is not None:
-                with self._abortable():
+                with self.abortable():
                     arrived = self._live.finish()
                 for deployment, document in arrived.items():
-                    self._journal.acknowledge(deployment, self._receipt(document))
+                    self.journal.acknowledge(deployment, self._receipt(document))
             for report in self._waiting():
-                if self._timer() - begin >= LONGEST_SENDING:
+                if self.timer() - begin >= LONGEST_SENDING:
                     return
-                self._deliver(report, LONGEST_SENDING - (self._timer() - begin))
+                self._deliver(report, LONGEST_SENDING - (self.timer() - begin))
         except MargoGitopsError as error:
             self._failures += 1
             pause = max(retry_pause(self._failures), getattr(error, "retry_after", None) or 0.0)
-            self._not_before = self._timer() + pause
-            self._record(Event.of(Reason.REPORT_FAILED, error))
+            self._not_before = self.timer() + pause
+            self.record(Event.of(Reason.REPORT_FAILED, error))
             return
         if self._failures:
             self._failures = 0
-            self._record(Event(Reason.REPORT_RECOVERED, "the server takes reports again"))
+            self.record(Event(Reason.REPORT_RECOVERED, "the server takes reports again"))
 
     def _new_capabilities(self) -> Iterator[_Report]:
-        known = self._journal.facts()
-        for path in self._capabilities:
-            capabilities = _own_capabilities(path, self._device)
+        known = self.journal.facts()
+        for path in self.capabilities:
+            capabilities = _own_capabilities(path, self.device)
             name, document = capabilities.properties.id, write_json(write(capabilities))
             receipt = self._receipt(document)
             if known.get(_CAPABILITIES_FACT + name) != receipt:
-                yield self._capabilities_of(name, document, receipt)
+                fact = {_CAPABILITIES_FACT + name: receipt}
+                yield _Report(
+                    name,
+                    partial(self.transport.api.put_capabilities, name, document),
+                    partial(self.journal.set_facts, fact),
+                )
 
     def _waiting(self) -> Iterator[_Report]:
         yield from self._new_capabilities()
-        if not self._statuses:
+        if not self.statuses:
             return
-        arrived = self._journal.receipts()
-        for deployment, document in self._journal.outbox().items():
+        arrived = self.journal.receipts()
+        for deployment, document in self.journal.outbox().items():
             receipt = self._receipt(document)
             if arrived.get(deployment) != receipt:
-                yield self._status(deployment, document, receipt)
-
-    def _capabilities_of(self, device: str, document: bytes, receipt: str) -> _Report:
-        return _Report(
-            device,
-            lambda deadline: self._transport.send_capabilities(device, document, deadline),
-            lambda: self._journal.set_facts({_CAPABILITIES_FACT + device: receipt}),
-        )
-
-    def _status(self, deployment: str, document: bytes, receipt: str) -> _Report:
-        return _Report(
-            deployment,
-            lambda deadline: self._transport.send_status(deployment, document, deadline),
-            lambda: self._journal.acknowledge(deployment, receipt),
-        )
+                yield _Report(
+                    deployment,
+                    partial(self.transport.api.post_status, deployment, document),
+                    partial(self.journal.acknowledge, deployment, receipt),
+                )
 
     def _deliver(self, report: _Report, seconds: float) -> None:
-        with self._abortable():
-            reply = report.send(Deadline(seconds, min(seconds, self._transport.source.read_seconds)))
+        with self.abortable():
+            reply = report.send(Deadline(seconds, min(seconds, self.transport.source.read_seconds)))
         if reply.status in _UNWANTED:
-            error = error_of(reply, self._transport.source)
-            self._record(Event.of(Reason.REPORT_REFUSED, error, report.subject))
+            error = error_of(reply, self.transport.source)
+            self.record(Event.of(Reason.REPORT_REFUSED, error, report.subject))
         elif reply.status not in _ARRIVED:
-            raise error_of(reply, self._transport.source)
+            raise error_of(reply, self.transport.source)
         report.acknowledge()
 
     def _receipt(self, document: bytes) -> str:
         """Return what says that this document is where the device reports to (REPORT-1)."""
-        return sha256(f"{self._transport.source.url}\0".encode() + document)
+        return sha256(f"{self.transport.source.url}\0".encode() + document)
 
 
 def _own_capabilities(path: Path, device: str) -> DeviceCapabilities:

@@ -19,6 +19,7 @@ import signal
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Final, Literal, Protocol, Self, TypeAlias
 
@@ -42,7 +43,6 @@ class Cycles(Protocol):
 
     def run(self, *, poll: bool = True, wait: int = 0, patient: bool = False, retry: bool = False) -> Outcome:
         """Do one cycle."""
-        ...
 
 
 class Waiting(Protocol):
@@ -50,15 +50,12 @@ class Waiting(Protocol):
 
     def stopping(self) -> bool:
         """Return whether the agent shall end."""
-        ...
 
     def take_poll(self) -> bool:
         """Return whether a poll was asked for since the last call."""
-        ...
 
     def wait(self, seconds: float) -> None:
         """Return after this time, or as soon as a signal came."""
-        ...
 
 
 class Interruptions:
@@ -172,99 +169,89 @@ class ServiceManager:
             sender.sendto(message.encode(), self._address)
 
 
+@dataclass(eq=False, kw_only=True)
 class Service:
-    """Runs cycles until a signal asks to stop."""
+    """Runs cycles until a signal asks to stop.
 
-    def __init__(
-        self,
-        *,
-        cycles: Cycles,
-        schedule: Schedule,
-        waiting: Waiting,
-        manager: ServiceManager,
-        record: Record,
-        clock: Callable[[], float],
-        timer: Callable[[], float],
-        report: Callable[[], None] = lambda: None,
-        longest_wait: float = 0.0,
-    ) -> None:
-        """Take the parts.
+    Attributes:
+        clock: the time, seconds since the epoch; may jump.
+        timer: seconds since some moment; never jumps.
+        report: tells the server what it does not know yet.
+        longest_wait: the most seconds that a source may keep a poll waiting for a change.
+    """
 
-        Args:
-            clock: the time, seconds since the epoch; may jump.
-            timer: seconds since some moment; never jumps.
-            report: tells the server what it does not know yet.
-            longest_wait: the most seconds that a source may keep a poll waiting for a change.
-        """
-        self._cycles = cycles
-        self._schedule = schedule
-        self._waiting = waiting
-        self._manager = manager
-        self._record = record
-        self._clock = clock
-        self._timer = timer
-        self._report = report
+    cycles: Cycles
+    schedule: Schedule
+    waiting: Waiting
+    manager: ServiceManager
+    record: Record
+    clock: Callable[[], float]
+    timer: Callable[[], float]
+    report: Callable[[], None] = lambda: None
+    longest_wait: float = 0.0
+
+    def __post_init__(self) -> None:
         # A wait gives no signs of life, and jitter may double it.
-        self._longest_wait = min(longest_wait, (manager.heartbeat or float("inf")) / 2)
+        self.longest_wait = min(self.longest_wait, (self.manager.heartbeat or float("inf")) / 2)
 
     def run(self) -> None:
         """Run cycles until a signal asks to stop."""
-        self._manager.ready()
+        self.manager.ready()
         self._cycle(poll=False)
         failures = 0
-        delay = self._schedule.first_delay()
+        delay = self.schedule.first_delay()
         while (call := self._wait(delay)) != "end":
             ended = self._cycle(poll=True, asked=call == "asked")
             failures = failures + 1 if isinstance(ended, MargoGitopsError) else 0
             delay = self._delay(ended, failures)
-        self._manager.stopping()
+        self.manager.stopping()
 
     def _delay(self, ended: PollHints | MargoGitopsError, failures: int) -> float:
         """Return the seconds until the next poll (SERVICE-3)."""
-        now = self._clock()
+        now = self.clock()
         if isinstance(ended, MargoGitopsError):
-            return self._schedule.delay(now, failures=failures, retry_after=getattr(ended, "retry_after", None))
+            return self.schedule.delay(now, failures=failures, retry_after=getattr(ended, "retry_after", None))
         if ended.waited and not ended.pause:
             return 0.0
-        return self._schedule.delay(now, retry_after=ended.pause, wished=ended.interval)
+        return self.schedule.delay(now, retry_after=ended.pause, wished=ended.interval)
 
     def _cycle(self, *, poll: bool, asked: bool = False) -> PollHints | MargoGitopsError:
         """Do one cycle, then report; return the source's hints, or why the poll failed (SERVICE-2)."""
         try:
-            wait = self._schedule.patience(self._clock(), self._longest_wait) if poll else 0
-            outcome = self._cycles.run(poll=poll, wait=wait, patient=not asked, retry=asked)
+            wait = self.schedule.patience(self.clock(), self.longest_wait) if poll else 0
+            outcome = self.cycles.run(poll=poll, wait=wait, patient=not asked, retry=asked)
             if outcome.answered:
-                self._report()
+                self.report()
         except MargoGitopsError as error:
-            self._record(Event.of(Reason.STORAGE_FAILED, error))
+            self.record(Event.of(Reason.STORAGE_FAILED, error))
             return error
         except Exception as error:  # noqa: BLE001  # SERVICE-2: a defect must not leave a device without its agent
             defect = AgentDefect(f"unexpected {type(error).__name__}: {error}", why=_places(error))
-            self._record(Event.of(Reason.DEFECT, defect))
+            self.record(Event.of(Reason.DEFECT, defect))
             return defect
-        self._manager.alive(f"holds version {outcome.version}" if outcome.version else "holds nothing yet")
+        self.manager.alive(f"holds version {outcome.version}" if outcome.version else "holds nothing yet")
         # A source that was not asked is not to be spared.
         return (outcome.poll_error if outcome.poll != "none" else None) or outcome.hints
 
     def _wait(self, seconds: float) -> _Call:
         """Wait for the next poll, repairing what runs (SERVICE-5), with signs of life; return why the wait is over."""
-        pause = min(self._schedule.interval, LONGEST_UNREPAIRED_SECONDS)
-        begin = self._timer()
+        pause = min(self.schedule.interval, LONGEST_UNREPAIRED_SECONDS)
+        begin = self.timer()
         end, repair = begin + seconds, begin + pause
-        while not self._waiting.stopping():
+        while not self.waiting.stopping():
             # A poll that comes soon repairs as well.
             due = repair if end - repair > pause / 2 else end
-            left = due - self._timer()
-            if self._waiting.take_poll():
+            left = due - self.timer()
+            if self.waiting.take_poll():
                 return "asked"
             if left > 0:
-                self._waiting.wait(min(left, self._manager.heartbeat or left))
-                self._manager.alive()
+                self.waiting.wait(min(left, self.manager.heartbeat or left))
+                self.manager.alive()
             elif due == end:
                 return "due"
             else:
                 self._cycle(poll=False)
-                repair = self._timer() + pause
+                repair = self.timer() + pause
         return "end"
 
 

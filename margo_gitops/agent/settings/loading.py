@@ -14,10 +14,9 @@ from margo_gitops.agent.settings.environment import Environment
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.kinds import read_as, read_source
-from margo_gitops.documents.nodes import Bounds, Node, SourceText
-from margo_gitops.documents.records import find
-from margo_gitops.documents.yaml_text import read_yaml
+from margo_gitops.documents.nodes import Node, SourceText
 from margo_gitops.errors import AgentMisconfigured, InvalidDocument, Location, UnreadableDocument
+from margo_gitops.settings import load_settings
 
 DEFAULT_CONFIGURATION: Final = Path("/etc/margo-gitops/agent.yaml")
 
@@ -27,7 +26,6 @@ _CORRECT: Final = (
     "correct the document, or `capabilities` in the agent's configuration; "
     "`margo-gitops document check FILE` shows every mistake"
 )
-_BOUNDS: Final = Bounds(size=64 * 1024, depth=12, nodes=2_000)
 
 
 def load_configuration(file: Path, environment: Environment) -> AgentConfiguration:
@@ -36,31 +34,14 @@ def load_configuration(file: Path, environment: Environment) -> AgentConfigurati
     Raises:
         AgentMisconfigured: the file cannot be read, or has findings; each is listed with line and column.
     """
-    content = read_small_file(
+    return load_settings(
+        AgentConfiguration,
         file,
-        _BOUNDS.size,
-        what="the agent's configuration cannot be read",
+        whose="the agent's",
         error=AgentMisconfigured,
         remedy="name the file with --config or MARGO_GITOPS_CONFIG; docs/agent.md has an example",
+        overridden=lambda source: _overridden(source, environment),
     )
-    try:
-        source = read_yaml(content, str(file), _BOUNDS)
-    except UnreadableDocument as error:
-        raise AgentMisconfigured(
-            f"the agent's configuration cannot be read: {error.what}",
-            where=error.where,
-            why=error.why,
-            remedy=error.remedy,
-        ) from error
-    configuration, findings = find(
-        AgentConfiguration, _overridden(source, environment), folder=str(file.absolute().parent)
-    )
-    if configuration is None:
-        errors = [str(finding) for finding in findings if finding.severity == "error"]
-        raise AgentMisconfigured(
-            "the agent's configuration has mistakes", where=Location(str(file)), why=errors, remedy="correct the file"
-        )
-    return configuration
 
 
 def read_capabilities(path: Path) -> DeviceCapabilities:

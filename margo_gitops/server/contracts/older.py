@@ -72,8 +72,7 @@ _LOG = logging.getLogger("margo_gitops.server")
 class OlderReports:
     """Takes reports as the older contract has them: its statuses, and its names of devices.
 
-    A client of the older contract knows its client id only, and calls itself by it, or by another name; the fleet
-    knows it by its device id.
+    A client of the older contract calls itself by its client id, or another name; the fleet by its device id.
 
     Attributes:
         writing: takes reports, in older shapes too.

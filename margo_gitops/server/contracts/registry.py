@@ -12,7 +12,7 @@ import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -106,11 +106,7 @@ class ClientRegistry:
     """Issues client ids, and knows whose they are; `ClientRegistryUnusable` where the disk refuses."""
 
     def __init__(self, file: Path) -> None:
-        """Open the registry.
-
-        Args:
-            file: the SQLite file; made where there is none.
-        """
+        """Open the SQLite file; it is made where there is none."""
         self._file = file
         self._writing = threading.Lock()
         with self._errors():
@@ -161,8 +157,7 @@ def read_accepted_certificates(text: str, path: Path) -> Mapping[Digest, str]:
         # device   sha256 of the certificate (DER)
         press-07   sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08
 
-    Two lines for a device let an old certificate and a new one overlap; a line removed ends what its certificate signs
-    with the next request.
+    Two lines for a device let an old certificate and a new one overlap; a line removed counts from the next request.
 
     Raises:
         ServerMisconfigured: a line is wrong.
@@ -178,51 +173,48 @@ def _read_accepted(fields: list[str]) -> tuple[Digest, str]:
     return digest, device
 
 
+@dataclass(eq=False)
 class SeenSignatures:
-    """Remembers marks for a while."""
+    """Remembers marks for a while.
 
-    def __init__(
-        self, seconds: float, clock: Callable[[], float], most: int = MOST_REMEMBERED, most_of_one: int = MOST_OF_ONE
-    ) -> None:
-        """Remember nothing yet.
+    Attributes:
+        seconds: how long a mark is remembered.
+        clock: seconds since some moment; never jumps.
+        most: how many are remembered at once.
+        most_of_one: how many of one client.
+    """
 
-        Args:
-            seconds: how long a mark is remembered.
-            clock: seconds since some moment; never jumps.
-            most: how many are remembered at once.
-            most_of_one: how many of one client.
-        """
-        self._seconds = seconds
-        self._clock = clock
-        self._most = most
-        self._most_of_one = most_of_one
-        self._marks: OrderedDict[bytes, tuple[float, str]] = OrderedDict()
-        self._of_clients: Counter[str] = Counter()
+    seconds: float
+    clock: Callable[[], float]
+    most: int = MOST_REMEMBERED
+    most_of_one: int = MOST_OF_ONE
+    _marks: OrderedDict[bytes, tuple[float, str]] = field(default_factory=OrderedDict, init=False)
+    _of_clients: Counter[str] = field(default_factory=Counter, init=False)
 
     @property
     def full(self) -> bool:
         """Whether no other mark can be remembered now."""
         self._forget()
-        return len(self._marks) >= self._most
+        return len(self._marks) >= self.most
 
     def is_full_of(self, client: str) -> bool:
         """Return whether no other mark of a client can be remembered now: it takes no place that others need."""
         self._forget()
-        return self._of_clients[client] >= self._most_of_one
+        return self._of_clients[client] >= self.most_of_one
 
     def is_first(self, mark: bytes, client: str) -> bool:
         """Remember a mark of a client, and return whether it was not remembered yet."""
         self._forget()
         if mark in self._marks:
             return False
-        self._marks[mark] = self._clock() + self._seconds, client
+        self._marks[mark] = self.clock() + self.seconds, client
         self._of_clients[client] += 1
         return True
 
     def _forget(self) -> None:
-        now = self._clock()
+        now = self.clock()
         while self._marks and next(iter(self._marks.values()))[0] <= now:
-            client = self._marks.popitem(last=False)[1][1]
+            _, (_, client) = self._marks.popitem(last=False)
             self._of_clients[client] -= 1
             if not self._of_clients[client]:
                 del self._of_clients[client]

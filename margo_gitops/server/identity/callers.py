@@ -63,20 +63,17 @@ class Identify(Protocol):
 
     def __call__(self, scope: Scope) -> Caller | None:
         """Return who sent a request; None where that is not known, not accepted, or accepted no more."""
-        ...
 
 
 class NobodyAsked:
-    """No identification, for trying things out on one machine: the caller says who it is, in `Margo-Device`."""
+    """No identification, for trying things out on one machine: the caller says who it is, in `Margo-Device`.
+
+    One that does not say so is `device`; where that is None, it is refused.
+    """
 
     challenge: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, device: str | None) -> None:
-        """Believe everybody on this machine.
-
-        Args:
-            device: who a caller is that does not say so; None: it is refused.
-        """
         self._device = device
 
     def __call__(self, scope: Scope) -> Caller | None:

@@ -46,19 +46,14 @@ _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
 
 
 class PeerCertificate:
-    """Identifies a client by the certificate of its own connection, which TLS has verified against the trust bundle."""
+    """Identifies a client by the certificate of its own connection, which TLS has verified against the trust bundle.
+
+    The policy of accepted clients must be readable when this is made (`ServerMisconfigured`).
+    """
 
     challenge: tuple[tuple[str, str], ...] = ()
 
     def __init__(self, accepted: Path, clock: Callable[[], float]) -> None:
-        """Accept the clients of a policy.
-
-        Args:
-            clock: the time, seconds since the epoch.
-
-        Raises:
-            ServerMisconfigured: the policy cannot be read, or has a mistake.
-        """
         self._accepted = WatchedFile(accepted, read_accepted_clients, AcceptedClients(), "list of accepted clients")
         self._clock = clock
 
@@ -83,7 +78,6 @@ class ProxiedCertificate(PeerCertificate):
     """Identifies a client by the certificate that a trusted proxy forwards (RFC 9440)."""
 
     def __init__(self, proxies: Sequence[Network], accepted: Path, clock: Callable[[], float]) -> None:
-        """Believe the proxies at these addresses; otherwise as `PeerCertificate`."""
         super().__init__(accepted, clock)
         self._proxies = tuple(proxies)
 

@@ -48,19 +48,11 @@ class _Grant:
 
 
 class BearerTokens:
-    """Identifies a device by its token."""
+    """Identifies a device by its token; the file must be readable when this is made (`ServerMisconfigured`)."""
 
     challenge: tuple[tuple[str, str], ...] = (("WWW-Authenticate", 'Bearer realm="margo"'),)
 
     def __init__(self, path: Path, clock: Callable[[], float]) -> None:
-        """Use the tokens in a file.
-
-        Args:
-            clock: the time, seconds since the epoch.
-
-        Raises:
-            ServerMisconfigured: the file cannot be read, or has a mistake.
-        """
         self._grants: WatchedFile[Mapping[str, _Grant]] = WatchedFile(path, read_tokens, {}, "list of tokens")
         self._clock = clock
 

@@ -32,7 +32,6 @@ Profile: TypeAlias = Literal["lenient", "strict"]
 
 _BOUNDS: Final = Bounds(size=MAX_BODY, depth=16, nodes=5_000)
 _MAX_ERRORS: Final = 20
-_HOSTING: Final = ("cpus", "memory", "storage", "supportedRuntimes", "supportedDeploymentTypes", "otelCollector")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,8 +146,8 @@ def _not_to_the_letter(properties: DeviceProperties) -> Iterator[FieldError]:
     }
     if all(value is None for value in values.values()) and not (properties.peripherals or properties.interfaces):
         return  # a gateway that hosts nothing
-    for name in _HOSTING:
-        if values[name] is None:
+    for name, value in values.items():
+        if value is None:
             yield FieldError(f"properties.{name}", "is missing; a device that hosts workloads gives it")
     if properties.otel_collector is False:
         yield FieldError("properties.otelCollector", "must be true: a hosting device runs a collector")

@@ -13,7 +13,6 @@ import asyncio
 import gzip
 import json
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -91,17 +90,17 @@ class DesiredStateResources:
         """Answer a request for the manifest; one that waits is answered at the next change."""
         scope, caller = call.scope, call.caller
         self._check_accept(scope, MANIFEST_MEDIA_TYPE)
-        state = self._state(self.watch.look(), caller)
         held = header(scope, b"if-none-match")
         wait = wait_seconds(header(scope, b"prefer"), self.longest_wait)
         applied = {"Preference-Applied": f"wait={wait:.0f}"} if wait else {}
         hints = {POLL_INTERVAL_HEADER: str(self.poll_seconds)} if self.poll_seconds else {}
-        deadline = time.monotonic() + (wait or 0)
-        while wait and holds(held, state.manifest_digest):
-            left = deadline - time.monotonic()
-            if left <= 0 or not await self.watch.wait(caller.client, left, call.receive):
-                break
-            state = self._state(self.watch.look(), caller)
+        state = await self.watch.change_of(
+            caller.client,
+            wait or 0,
+            call.receive,
+            read=lambda view: self._state(view, caller),
+            is_held=lambda state: holds(held, state.manifest_digest),
+        )
         return await self._answer(
             scope,
             state.manifest,

@@ -29,6 +29,7 @@ BUNDLE_PATH: Final = "/.well-known/margo/trust-bundle"
 BundleKeys: TypeAlias = tuple[dict[str, object], ...]
 """JSON Web Keys, each with its certificate."""
 
+_CURVES: Final = {"secp256r1": "P-256", "secp384r1": "P-384"}
 _NO_BUNDLE: Final = Problem(503, "No trust bundle", retry_after=60)
 
 
@@ -109,21 +110,18 @@ def _public_key(key: object) -> dict[str, object]:
     """Return a public key as a JSON Web Key (RFC 7517, RFC 7518 section 6, RFC 8037)."""
     if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVES:
         numbers, size = key.public_numbers(), key.curve.key_size // 8
-        point = {"x": _base64url(numbers.x.to_bytes(size, "big")), "y": _base64url(numbers.y.to_bytes(size, "big"))}
+        point = {"x": _number(numbers.x, size), "y": _number(numbers.y, size)}
         return {"kty": "EC", "crv": _CURVES[key.curve.name], **point}
     if isinstance(key, rsa.RSAPublicKey):
         public = key.public_numbers()
-        parts = {"n": public.n, "e": public.e}
-        return {
-            "kty": "RSA",
-            **{name: _base64url(value.to_bytes((value.bit_length() + 7) // 8, "big")) for name, value in parts.items()},
-        }
+        return {"kty": "RSA", "n": _number(public.n), "e": _number(public.e)}
     if isinstance(key, ed25519.Ed25519PublicKey):
         return {"kty": "OKP", "crv": "Ed25519", "x": _base64url(key.public_bytes_raw())}
     raise ValueError("a certificate in it has a key that Margo does not name (EC P-256 and P-384, RSA, Ed25519)")
 
 
-_CURVES = {"secp256r1": "P-256", "secp384r1": "P-384"}
+def _number(value: int, size: int = 0) -> str:
+    return _base64url(value.to_bytes(size or (value.bit_length() + 7) // 8, "big"))
 
 
 def _base64url(content: bytes) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -130,19 +129,14 @@ class GitResources:
             raise RequestRefused(STATE_UNUSABLE.later(spread(caller.client, _BACK_SECONDS))) from error
 
     async def _ls_refs(self, request: LsRefs, call: Call) -> Response:
-        scope, caller = call.scope, call.caller
-        seen = self._seen(self.watch.look(), caller)
-        prefer = header(scope, b"prefer")
-        if prefer is not None and seen.head is not None:
-            held, wait = header(scope, b"if-none-match"), wait_seconds(prefer, self.longest_wait) or 0
-            deadline = time.monotonic() + wait
-            while held is not None and holds(held, seen.refs[branch(caller)]):
-                left = deadline - time.monotonic()
-                if left <= 0 or not await self.watch.wait(caller.client, left, call.receive):
-                    break
-                seen = self._seen(self.watch.look(), caller)
-                if seen.head is None:
-                    break
+        caller, held = call.caller, header(call.scope, b"if-none-match")
+        seen = await self.watch.change_of(
+            caller.client,
+            wait_seconds(header(call.scope, b"prefer"), self.longest_wait) or 0,
+            call.receive,
+            read=lambda view: self._seen(view, caller),
+            is_held=lambda seen: seen.head is not None and holds(held, seen.refs[seen.head]),
+        )
         return _answer(refs_answer(request, seen.refs, seen.head), RESULT)
 
     async def _fetch(self, request: Fetch, caller: Caller) -> Response:
@@ -199,15 +193,10 @@ class GitResources:
 
     def _seen(self, view: StateView, caller: Caller) -> Visible:
         """Return what a client sees."""
-        seen = visible(caller.client, branch(caller), view.refs)
+        seen = visible(caller.client, device_ref(caller.client), view.refs)
         if seen.head is not None:
             self.reading.check(view, caller)
         return seen
-
-
-def branch(caller: Caller) -> str:
-    """Return the branch that a caller reads."""
-    return device_ref(caller.client)
 
 
 def _speaks_v2(scope: Scope) -> bool:

@@ -228,15 +228,11 @@ def _shown(line: bytes) -> str:
     return line[:40].decode("ascii", "replace").replace("\ufffd", "?")
 
 
-CAPABILITIES: Final = b"".join(
-    [
-        packet(b"version 2\n"),
-        packet(b"ls-refs\n"),
-        packet(b"fetch=shallow\n"),
-        packet(b"object-format=sha1\n"),
-        FLUSH,
-    ]
-)
+def _packets(*lines: str) -> bytes:
+    return b"".join(packet(f"{line}\n".encode()) for line in lines)
+
+
+CAPABILITIES: Final = _packets("version 2", "ls-refs", "fetch=shallow", "object-format=sha1") + FLUSH
 """The advertisement of version 2 (git subset, G-S-2)."""
 
 _NO_OBJECT: Final = "0" * 40
@@ -251,12 +247,11 @@ def refs_answer(request: LsRefs, refs: Mapping[str, str], head: str | None) -> b
         refs: what the caller may see.
         head: the ref that `HEAD` points to; None if there is none.
     """
-    parts = []
+    lines = [f"{refs[name]} {name}" for name in sorted(refs) if _asked(name, request)]
     if head is not None and _asked("HEAD", request):
         target = f" symref-target:{head}" if request.symrefs else ""
-        parts.append(packet(f"{refs[head]} HEAD{target}\n".encode()))
-    parts += [packet(f"{refs[name]} {name}\n".encode()) for name in sorted(refs) if _asked(name, request)]
-    return b"".join([*parts, FLUSH])
+        lines.insert(0, f"{refs[head]} HEAD{target}")
+    return _packets(*lines) + FLUSH
 
 
 def _asked(name: str, request: LsRefs) -> bool:
@@ -265,36 +260,26 @@ def _asked(name: str, request: LsRefs) -> bool:
 
 def old_advertisement(refs: Mapping[str, str], head: str | None) -> bytes:
     """Return the advertisement of version 0: all that the caller may see."""
-    capabilities = [
-        "multi_ack",
-        "multi_ack_detailed",
-        "shallow",
-        "deepen-relative",
-        "no-progress",
-        "ofs-delta",
-        "thin-pack",
-        "side-band-64k",
-    ]
-    capabilities += [f"symref=HEAD:{head}"] if head else []
-    capabilities += ["object-format=sha1", f"agent=margo-gitops/{__version__}"]
+    capabilities = "multi_ack multi_ack_detailed shallow deepen-relative no-progress ofs-delta thin-pack side-band-64k"
+    capabilities += f" symref=HEAD:{head}" if head else ""
+    capabilities += f" object-format=sha1 agent=margo-gitops/{__version__}"
     lines = [f"{refs[head]} HEAD"] if head else []
     lines += [f"{refs[name]} {name}" for name in sorted(refs)]
     first = lines[0] if lines else f"{_NO_OBJECT} capabilities^{{}}"
-    lines[:1] = [f"{first}\0{' '.join(capabilities)}"]
-    service = packet(b"# service=git-upload-pack\n") + FLUSH
-    return b"".join([service, *(packet(f"{line}\n".encode()) for line in lines), FLUSH])
+    lines[:1] = [f"{first}\0{capabilities}"]
+    return _packets("# service=git-upload-pack") + FLUSH + _packets(*lines) + FLUSH
 
 
 def error_answer(text: str) -> bytes:
     """Return the packet that ends a request with a message (G-R-1)."""
-    return packet(f"ERR {text}\n".encode())
+    return _packets(f"ERR {text}")
 
 
 def acknowledgments(common: Iterable[str], *, ready: bool) -> bytes:
     """Return the section that answers haves, up to and without the delimiter or flush packet."""
     lines = [f"ACK {name}" for name in common] or ["NAK"]
     lines += ["ready"] if ready else []
-    return b"".join(packet(f"{line}\n".encode()) for line in ("acknowledgments", *lines))
+    return _packets("acknowledgments", *lines)
 
 
 def old_acknowledgments(request: Fetch, spoken: Iterable[str | None], common: Collection[str]) -> bytes:
@@ -318,13 +303,12 @@ def old_acknowledgments(request: Fetch, spoken: Iterable[str | None], common: Co
         said.append("NAK")
     elif request.done and request.multi_ack:
         said.append(f"ACK {last}")
-    return b"".join(packet(f"{line}\n".encode()) for line in said)
+    return _packets(*said)
 
 
 def shallow_lines(shallow: Iterable[str], unshallow: Iterable[str]) -> bytes:
     """Return the lines that tell where history ends, without a frame."""
-    lines = [*(f"shallow {name}" for name in shallow), *(f"unshallow {name}" for name in unshallow)]
-    return b"".join(packet(f"{line}\n".encode()) for line in lines)
+    return _packets(*(f"shallow {name}" for name in shallow), *(f"unshallow {name}" for name in unshallow))
 
 
 def pack_sections(pack: bytes, shallow_info: bytes) -> bytes:

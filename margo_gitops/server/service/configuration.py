@@ -19,21 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.declarations import About, Items, Problem, Range, Text
 from margo_gitops.documents.fleet_kinds import ApiVersion
 from margo_gitops.documents.freshness import parse_valid_for
-from margo_gitops.documents.nodes import Bounds
-from margo_gitops.documents.records import find
-from margo_gitops.documents.yaml_text import read_yaml
-from margo_gitops.errors import Location, ServerMisconfigured, UnreadableDocument
+from margo_gitops.errors import ServerMisconfigured
 from margo_gitops.server.identity.callers import is_client, is_loopback
-
-_BOUNDS: Final = Bounds(size=64 * 1024, depth=12, nodes=2_000)
+from margo_gitops.settings import FilePath, load_settings
 
 _MIB: Final = 1024 * 1024
-
-FilePath = Annotated[str, Text(min_length=1)]
 _PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9._~\[\]:-]+(/[A-Za-z0-9._~-]+)*")
 
 
@@ -276,31 +269,12 @@ class ServerConfiguration:
         local = is_loopback(self.listen.address)
         if self.identity.none is not None and not local:
             yield Problem(("identity", "none"), "callers are not asked who they are: possible on the loopback only")
-        if self.identity.bearer is not None and self.tls is None and not local:
-            remedy = "add tls, or listen on the loopback with a proxy in front"
-            yield Problem(("identity", "bearer"), "tokens would travel in clear text", remedy)
-        if self.identity.signatures is not None and self.tls is None and not local:
-            remedy = "add tls, or listen on the loopback with a proxy in front"
-            yield Problem(("identity", "signatures"), "what devices run would travel in clear text", remedy)
+        for way, what in (("bearer", "tokens"), ("signatures", "what devices run")):
+            if getattr(self.identity, way) is not None and self.tls is None and not local:
+                remedy = "add tls, or listen on the loopback with a proxy in front"
+                yield Problem(("identity", way), f"{what} would travel in clear text", remedy)
         if self.identity.mutual_tls is not None and (self.tls is None or self.tls.client_trust is None):
             yield Problem(("identity", "mutualTls"), "needs tls with clientTrust")
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedServerConfiguration:
-    """A configuration with the folder that its paths are relative to."""
-
-    content: ServerConfiguration
-    folder: Path
-
-    def path(self, name: str) -> Path:
-        """Return a path of the configuration as an absolute one."""
-        return (self.folder.absolute() / name).absolute()
-
-    @property
-    def state_repo(self) -> Path:
-        """The state repo."""
-        return self.path(self.content.state_repo)
 
     @property
     def journal(self) -> Path:
@@ -314,32 +288,14 @@ class LoadedServerConfiguration:
 
     @property
     def _folder(self) -> Path:
-        folder = self.content.reports.folder
-        return self.path(folder) if folder else self.state_repo / "margo-gitops"
+        return self.reports.folder or self.state_repo / "margo-gitops"
 
 
-def load_server_configuration(file: Path) -> LoadedServerConfiguration:
+def load_server_configuration(file: Path) -> ServerConfiguration:
     """Return the configuration in a file.
 
     Raises:
         ServerMisconfigured: the file cannot be read, or has mistakes; each is listed with line and column.
     """
-    what = "the server's configuration cannot be read"
     remedy = "name the file with --config; docs/http.md has an example"
-    content = read_small_file(file, _BOUNDS.size, what=what, error=ServerMisconfigured, remedy=remedy)
-    try:
-        source = read_yaml(content, str(file), _BOUNDS)
-    except UnreadableDocument as error:
-        raise ServerMisconfigured(
-            f"the server's configuration cannot be read: {error.what}",
-            where=error.where,
-            why=error.why,
-            remedy=error.remedy,
-        ) from error
-    configuration, findings = find(ServerConfiguration, source)
-    if configuration is None:
-        errors = [str(finding) for finding in findings if finding.severity == "error"]
-        raise ServerMisconfigured(
-            "the server's configuration has mistakes", where=Location(str(file)), why=errors, remedy="correct the file"
-        )
-    return LoadedServerConfiguration(configuration, file.absolute().parent)
+    return load_settings(ServerConfiguration, file, whose="the server's", error=ServerMisconfigured, remedy=remedy)

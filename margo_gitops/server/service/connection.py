@@ -16,14 +16,13 @@ import asyncio
 import logging
 import ssl
 import time
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from margo_gitops.disk.stamps import FileWatch
 from margo_gitops.errors import Location, MargoGitopsError, ServerMisconfigured
+from margo_gitops.server.service.configuration import TlsSettings
 
 _LOG = logging.getLogger("margo_gitops.server")
 _LONGEST_CONNECTION: Final = 3600.0
@@ -135,24 +134,10 @@ class TlsConnection(BoundedConnection):
         self.scope["extensions"] = {"tls": {"client_cert_der": self._certificate, "ending": ending}}
 
 
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """What TLS is made of.
-
-    Attributes:
-        certificate: certificate chain (PEM).
-        client_trust: certificates (PEM) that those of clients must lead to; None: clients are not asked for one.
-    """
-
-    certificate: Path
-    key: Path
-    client_trust: Path | None
-
-
 class RenewedTls:
     """The settings of TLS, as the files are now (TLS-3)."""
 
-    def __init__(self, files: TlsFiles) -> None:
+    def __init__(self, files: TlsSettings) -> None:
         """Read the files.
 
         Raises:
@@ -177,7 +162,7 @@ class RenewedTls:
         connection.context = self._newest
 
 
-def _make(files: TlsFiles) -> ssl.SSLContext:
+def _make(files: TlsSettings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0

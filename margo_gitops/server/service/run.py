@@ -31,7 +31,7 @@ from margo_gitops.server.contracts.signatures import SKEW_SECONDS, SignatureVeri
 from margo_gitops.server.identity.callers import Identify, Nobody, NobodyAsked
 from margo_gitops.server.identity.certificates import PeerCertificate, ProxiedCertificate
 from margo_gitops.server.identity.tokens import BearerTokens
-from margo_gitops.server.limits import Admission, InFlight, RateLimit
+from margo_gitops.server.limits import Admission, RateLimit
 from margo_gitops.server.reports.commits import ReportCommits
 from margo_gitops.server.reports.journal import JournalBounds, ReportJournal
 from margo_gitops.server.reports.reading import Profile
@@ -40,8 +40,8 @@ from margo_gitops.server.resources.desired_state import DesiredStateResources
 from margo_gitops.server.resources.discovery import BundleKeys, TrustDiscovery, read_trust_bundle
 from margo_gitops.server.resources.git import GitResources
 from margo_gitops.server.resources.renewal import FreshnessRenewal
-from margo_gitops.server.service.configuration import LoadedServerConfiguration, RenewalSettings, SignatureSettings
-from margo_gitops.server.service.connection import BoundedConnection, RenewedTls, TlsConnection, TlsFiles
+from margo_gitops.server.service.configuration import RenewalSettings, ServerConfiguration, SignatureSettings
+from margo_gitops.server.service.connection import BoundedConnection, RenewedTls, TlsConnection
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.server.watched_file import WatchedFile
 from margo_gitops.state_repo.publication import read_signing_key
@@ -56,7 +56,7 @@ _STOP_SECONDS: Final = 10
 _KEEP_ALIVE_SECONDS: Final = 120
 
 
-def check(configuration: LoadedServerConfiguration) -> None:
+def check(configuration: ServerConfiguration) -> None:
     """Read every file that a configuration names, as `serve` does; change nothing, and listen nowhere.
 
     Raises:
@@ -64,16 +64,15 @@ def check(configuration: LoadedServerConfiguration) -> None:
         StateRepoUnusable: there is no state repo.
         SigningKeyUnusable: the key for freshness cannot be used.
     """
-    content = configuration.content
     StateRepo.open(configuration.state_repo)
-    _identity(configuration, time.time)
+    _identity(configuration)
     _signers(configuration)
     _tls(configuration)
     _discovery(configuration)
-    if content.identity.signatures is not None:
-        _signature_files(configuration, content.identity.signatures)
-    if content.freshness is not None:
-        read_signing_key(configuration.path(content.freshness.signing_key))
+    if configuration.identity.signatures is not None:
+        _signature_files(configuration.identity.signatures)
+    if configuration.freshness is not None:
+        read_signing_key(configuration.freshness.signing_key)
     folder = configuration.journal.parent
     place = next(each for each in (folder, *folder.parents) if each.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
@@ -84,7 +83,7 @@ def check(configuration: LoadedServerConfiguration) -> None:
         )
 
 
-def serve(configuration: LoadedServerConfiguration) -> None:
+def serve(configuration: ServerConfiguration) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -96,23 +95,20 @@ def serve(configuration: LoadedServerConfiguration) -> None:
         SigningKeyUnusable: the key for freshness cannot be used.
     """
     _log_to_stderr()
-    content = configuration.content
     state = ServedState(StateRepo.open(configuration.state_repo))
-    watch = StateWatch(state, content.limits.requests_of_all)
-    identify = _identity(configuration, time.time)
+    watch = StateWatch(state, configuration.limits.requests_of_all)
+    identify = _identity(configuration)
     signers = _signers(configuration)
     context = _tls(configuration)
     discovery = _discovery(configuration)
     branch = ReportBranch(configuration.state_repo)
-    reports = content.reports
+    reports = configuration.reports
     bounds = JournalBounds(reports.per_device, reports.device_bytes, reports.total_bytes)
     journal = ReportJournal(configuration.journal, bounds)
     history = RateLimit(reports.device_bytes_per_hour / 60, reports.device_bytes_per_hour, time.monotonic)
-    limits, base = content.limits, content.listen.base_path
-    admission = Admission(
-        RateLimit(limits.requests_per_minute, limits.burst, time.monotonic),
-        InFlight(limits.requests_at_once, limits.requests_of_all),
-    )
+    limits, base = configuration.limits, configuration.listen.base_path
+    rates = RateLimit(limits.requests_per_minute, limits.burst, time.monotonic)
+    admission = Admission(rates, limits.requests_at_once, limits.requests_of_all)
     with contextlib.ExitStack() as parts:
         parts.callback(journal.close)
         commits = ReportCommits(
@@ -127,7 +123,7 @@ def serve(configuration: LoadedServerConfiguration) -> None:
             journal,
             longest_wait=limits.wait_seconds,
             poll_seconds=limits.poll_seconds,
-            profile=content.profile,
+            profile=configuration.profile,
             signers=signers,
         )
 
@@ -145,47 +141,47 @@ def serve(configuration: LoadedServerConfiguration) -> None:
 
         contracts: list[Contract] = []
         links: list[Asked] = []
-        if content.identity.signatures is not None:
+        if configuration.identity.signatures is not None:
             registry = parts.enter_context(contextlib.closing(ClientRegistry(configuration.client_registry)))
             # Documents of the older contract have older shapes, whatever the profile of the current one.
             signed = _signed(
-                configuration, content.identity.signatures, admission, registry, reading, writing("lenient")
+                configuration, configuration.identity.signatures, admission, registry, reading, writing("lenient")
             )
-            contracts.append(signed)
+            contracts.append(signed.answer)
             links.append(signed.link_caller)
         current = Parts(
             watch=watch,
             reading=reading,
-            writing=writing(content.profile),
+            writing=writing(configuration.profile),
             git=GitResources(watch, reading, state.objects, longest_wait=limits.wait_seconds),
             discovery=discovery,
         )
-        contracts.append(CurrentContract(current, identify, admission, base, links))
+        contracts.append(CurrentContract(current, identify, admission, base, links).answer)
         background: list[Callable[[], Awaitable[None]]] = [
             lambda: watch.run(LOOK_SECONDS),
             current.writing.keep_collecting,
         ]
-        if content.freshness is not None:
-            background.append(_renewal(configuration, content.freshness, watch, signers).run)
-        api = WorkloadManagementApi(contracts, commits, background, AccessLog(content.log))
+        if configuration.freshness is not None:
+            background.append(_renewal(configuration, configuration.freshness, watch, signers).run)
+        api = WorkloadManagementApi(contracts, commits, background, AccessLog(configuration.log))
         _run(api, watch, configuration, context)
 
 
-def _free(configuration: LoadedServerConfiguration) -> int:
+def _free(configuration: ServerConfiguration) -> int:
     """Return the bytes that are free where reports go."""
     return min(shutil.disk_usage(folder).free for folder in (configuration.journal.parent, configuration.state_repo))
 
 
 def _signed(
-    configuration: LoadedServerConfiguration,
+    configuration: ServerConfiguration,
     settings: SignatureSettings,
     admission: Admission,
     registry: ClientRegistry,
     reading: DesiredStateResources,
     writing: ReportResources,
 ) -> SignedContract:
-    limits = configuration.content.limits
-    accepted, root = _signature_files(configuration, settings)
+    limits = configuration.limits
+    accepted, root = _signature_files(settings)
     verifier = SignatureVerifier(settings.public_urls, settings.profile, settings.window_seconds, time.time)
     onboarding = Onboarding(
         registry,
@@ -208,21 +204,20 @@ def _signed(
         verifier=verifier,
         seen=SeenSignatures(remembered, time.monotonic, most_of_one=most_of_one),
         profile=settings.profile,
-        base=configuration.content.listen.base_path,
+        base=configuration.listen.base_path,
         clock=time.time,
     )
 
 
 def _signature_files(
-    configuration: LoadedServerConfiguration, settings: SignatureSettings
+    settings: SignatureSettings,
 ) -> tuple[WatchedFile[Mapping[Digest, str]], WatchedFile[str] | None]:
     accepted: WatchedFile[Mapping[Digest, str]] = WatchedFile(
-        configuration.path(settings.accepted), read_accepted_certificates, {}, "list of accepted certificates"
+        settings.accepted, read_accepted_certificates, {}, "list of accepted certificates"
     )
     if settings.root_certificate is None:
         return accepted, None
-    path = configuration.path(settings.root_certificate)
-    return accepted, WatchedFile(path, read_root_certificate, "", "root certificate")
+    return accepted, WatchedFile(settings.root_certificate, read_root_certificate, "", "root certificate")
 
 
 class _Server(uvicorn.Server):
@@ -243,10 +238,10 @@ class _Server(uvicorn.Server):
 def _run(
     api: WorkloadManagementApi,
     watch: StateWatch,
-    configuration: LoadedServerConfiguration,
+    configuration: ServerConfiguration,
     context: ssl.SSLContext | None,
 ) -> None:
-    listen = configuration.content.listen
+    listen = configuration.listen
     config = uvicorn.Config(
         api,
         host=listen.address,
@@ -262,7 +257,7 @@ def _run(
         timeout_graceful_shutdown=_STOP_SECONDS,
         backlog=4096,
         # uvicorn counts from this number on; BoundedConnection closes what is above the number before.
-        limit_concurrency=configuration.content.limits.connections + 1,
+        limit_concurrency=configuration.limits.connections + 1,
     )
     config.load()
     if context is not None:
@@ -276,36 +271,36 @@ def _run(
         ) from error
 
 
-def _identity(configuration: LoadedServerConfiguration, clock: Callable[[], float]) -> Identify:
-    identity = configuration.content.identity
+def _identity(configuration: ServerConfiguration) -> Identify:
+    identity = configuration.identity
     if identity.bearer is not None:
-        return BearerTokens(configuration.path(identity.bearer.tokens), clock)
+        return BearerTokens(identity.bearer.tokens, time.time)
     if identity.client_cert is not None:
         proxies = [ipaddress.ip_network(proxy) for proxy in identity.client_cert.proxies]
-        return ProxiedCertificate(proxies, configuration.path(identity.client_cert.accepted), clock)
+        return ProxiedCertificate(proxies, identity.client_cert.accepted, time.time)
     if identity.mutual_tls is not None:
-        return PeerCertificate(configuration.path(identity.mutual_tls.accepted), clock)
+        return PeerCertificate(identity.mutual_tls.accepted, time.time)
     return NobodyAsked(identity.none.device) if identity.none else Nobody()
 
 
-def _signers(configuration: LoadedServerConfiguration) -> Callable[[], AllowedSigners] | None:
-    name = configuration.content.allowed_signers
-    if name is None:
+def _signers(configuration: ServerConfiguration) -> Callable[[], AllowedSigners] | None:
+    path = configuration.allowed_signers
+    if path is None:
         return None
-    path, nobody = configuration.path(name), AllowedSigners((), name)
+    nobody = AllowedSigners((), str(path))
     parse = lambda text, file: parse_allowed_signers(text.encode(), str(file))  # noqa: E731
     return WatchedFile(path, parse, nobody, "list of allowed signers").value
 
 
 def _renewal(
-    configuration: LoadedServerConfiguration,
+    configuration: ServerConfiguration,
     settings: RenewalSettings,
     watch: StateWatch,
     signers: Callable[[], AllowedSigners] | None,
 ) -> FreshnessRenewal:
     return FreshnessRenewal(
         configuration.state_repo,
-        read_signing_key(configuration.path(settings.signing_key)),
+        read_signing_key(settings.signing_key),
         valid_for=parse_valid_for(settings.valid_for),
         every=settings.look_seconds,
         healthy=lambda: watch.healthy,
@@ -313,22 +308,16 @@ def _renewal(
     )
 
 
-def _discovery(configuration: LoadedServerConfiguration) -> TrustDiscovery | None:
-    settings = configuration.content.discovery
+def _discovery(configuration: ServerConfiguration) -> TrustDiscovery | None:
+    settings = configuration.discovery
     if settings is None:
         return None
-    bundle: WatchedFile[BundleKeys] = WatchedFile(
-        configuration.path(settings.trust_bundle), read_trust_bundle, (), "trust bundle"
-    )
+    bundle: WatchedFile[BundleKeys] = WatchedFile(settings.trust_bundle, read_trust_bundle, (), "trust bundle")
     return TrustDiscovery(settings.trust_domain, settings.public_url, bundle, settings.refresh_seconds)
 
 
-def _tls(configuration: LoadedServerConfiguration) -> ssl.SSLContext | None:
-    tls = configuration.content.tls
-    if tls is None:
-        return None
-    trust = configuration.path(tls.client_trust) if tls.client_trust else None
-    return RenewedTls(TlsFiles(configuration.path(tls.certificate), configuration.path(tls.key), trust)).context
+def _tls(configuration: ServerConfiguration) -> ssl.SSLContext | None:
+    return RenewedTls(configuration.tls).context if configuration.tls else None
 
 
 def _log_to_stderr() -> None:

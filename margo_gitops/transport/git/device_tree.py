@@ -90,12 +90,7 @@ def held_state(snapshot: Snapshot | None) -> HeldState | None:
 
 def read_snapshot(tip: ObjectID, lookup: Lookup, limits: GitLimits) -> Snapshot:
     """Return the snapshot that the commit `tip` is."""
-    commit = _need(tip, Kind.COMMIT, lookup, "the commit the ref points to")
-    stated = _COMMIT_TREE.match(commit)
-    if stated is None:
-        raise SourceMisbehaved("the commit does not start with the id of its tree")
-
-    root = _entries(ObjectID(stated[1]), lookup, "the tree of the commit")
+    commit, root = _commit(tip, lookup)
     for name, (mode, _) in root.items():
         if (name, mode) not in ((MANIFEST_NAME, FILE_MODE), (DEPLOYMENTS_NAME, FOLDER_MODE)):
             _refuse(shown(name), mode, "manifest.json and deployments/")
@@ -125,14 +120,20 @@ def read_snapshot(tip: ObjectID, lookup: Lookup, limits: GitLimits) -> Snapshot:
 
 def read_file(tip: ObjectID, name: bytes, lookup: Lookup) -> bytes:
     """Return the one file, `name`, of the commit `tip`."""
-    stated = _COMMIT_TREE.match(_need(tip, Kind.COMMIT, lookup, "the commit the ref points to"))
-    if stated is None:
-        raise SourceMisbehaved("the commit does not start with the id of its tree")
-    entries = _entries(ObjectID(stated[1]), lookup, "the tree of the commit")
+    _, entries = _commit(tip, lookup)
     mode, blob = entries.get(name, (0, ObjectID(b"")))
     if len(entries) != 1 or mode != FILE_MODE:
         raise SourceMisbehaved(f"the tree of the commit does not hold the file {shown(name)} alone")
     return _need(blob, Kind.BLOB, lookup, shown(name))
+
+
+def _commit(tip: ObjectID, lookup: Lookup) -> tuple[bytes, dict[bytes, tuple[int, ObjectID]]]:
+    """Return the bytes of a commit, and the entries of its tree."""
+    commit = _need(tip, Kind.COMMIT, lookup, "the commit the ref points to")
+    stated = _COMMIT_TREE.match(commit)
+    if stated is None:
+        raise SourceMisbehaved("the commit does not start with the id of its tree")
+    return commit, _entries(ObjectID(stated[1]), lookup, "the tree of the commit")
 
 
 def _need(name: ObjectID, kind: Kind, lookup: Lookup, what: str) -> bytes:

@@ -1,19 +1,17 @@
 """Pull by git: one ref, one commit, in memory.
 
 Nothing is written: what the agent holds is the base of the next difference, and there is no object store that could
-grow or break. A pull that fails at any point leaves nothing behind but a closed connection; the next one starts from
-what is held.
+grow or break. A pull that fails leaves nothing behind but a closed connection; the next starts from what is held.
 
 Where each request is complete in itself, the first one is the question (git subset, G-C-3): an idle poll is one
-request, on a new connection and after a restart too. The capabilities are asked for only where no answer comes: they
-tell why.
+request, on a new connection and after a restart too. The capabilities are asked for only where no answer comes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from contextlib import AbstractContextManager
-from typing import Protocol
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from margo_gitops.documents.state_layout import FRESHNESS_FILE, FRESHNESS_REFS
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
@@ -32,7 +30,11 @@ from margo_gitops.transport.transport import Answer
 from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.web.metering import Cost, Deadline, Meter
-from margo_gitops.web.refusal import Read
+
+if TYPE_CHECKING:  # each is loaded only where it is used: a device uses one
+    from margo_gitops.transport.git.http_connection import HttpConnection
+    from margo_gitops.transport.git.local_repository import LocalRepository
+    from margo_gitops.transport.git.ssh_connection import SshConnection
 
 
 class GitTransport:
@@ -55,13 +57,8 @@ class GitTransport:
         """Return the state that the ref holds, or that it is the one that `held` is, whole and undamaged."""
         del patience
         before = self.cost
-        deadline = Deadline(self._source.pull_seconds, self._source.read_seconds)
-        try:
+        with self._session() as deadline:
             snapshot = self._pull(held, deadline)
-        except BaseException:
-            self._repository.close()
-            raise
-        self._repository.finish()
         return Answer(snapshot, cost=self.cost - before)
 
     def freshness(self, device: str, held: bytes | None) -> bytes | None:
@@ -69,17 +66,21 @@ class GitTransport:
 
         One `ls-refs` for the names that the shard may have, and a fetch where what it points to is not held.
         """
-        deadline = Deadline(self._source.pull_seconds, self._source.read_seconds)
-        try:
-            tips = self._repository.tips(
-                [f"{FRESHNESS_REFS}{shard}".encode() for shard in possible_shards(device)], deadline
-            )
+        with self._session() as deadline:
+            refs = [f"{FRESHNESS_REFS}{shard}".encode() for shard in possible_shards(device)]
+            tips = self._repository.tips(refs, deadline)
             proof = self._fetch_proof(next(iter(tips.values())), deadline) if tips else None
+        return None if proof == held else proof
+
+    @contextmanager
+    def _session(self) -> Iterator[Deadline]:
+        """Give an exchange its time; where it breaks, everything is closed."""
+        try:
+            yield Deadline(self._source.pull_seconds, self._source.read_seconds)
         except BaseException:
             self._repository.close()
             raise
         self._repository.finish()
-        return None if proof == held else proof
 
     def _fetch_proof(self, tip: ObjectID, deadline: Deadline) -> bytes:
         if self._proof is None or self._proof[0] != tip:
@@ -104,9 +105,8 @@ class GitTransport:
             return None
         return read_snapshot(tip, self._repository.objects(tip, base, deadline), self._limits)
 
-    def _make_repository(self) -> Repository:
+    def _make_repository(self) -> RemoteRepository | LocalRepository:
         kind = self._source.address.scheme
-        # Each kind is imported only where it is used: a device uses one.
         if kind == "file":
             from margo_gitops.transport.git.local_repository import LocalRepository
 
@@ -114,43 +114,19 @@ class GitTransport:
         if kind == "ssh":
             from margo_gitops.transport.git.ssh_connection import SshConnection
 
-            connection = SshConnection(self._source, self._meter)
-            return RemoteRepository(connection, self._limits, stateless=False)
-
+            return RemoteRepository(SshConnection(self._source, self._meter), self._limits, stateless=False)
         from margo_gitops.transport.git.http_connection import HttpConnection
 
         return RemoteRepository(HttpConnection(self._source, self._meter), self._limits, stateless=True)
 
 
-class Repository(Protocol):
-    """Where the objects of a state come from; `TransportError` where they do not come."""
-
-    def tip(self, ref: bytes, deadline: Deadline) -> ObjectID | None:
-        """Return the commit that `ref` points to; None where there is no such ref."""
-        ...
-
-    def tips(self, refs: Collection[bytes], deadline: Deadline) -> Mapping[bytes, ObjectID]:
-        """Return the commit that each of `refs` points to, where there is such a ref."""
-        ...
-
-    def objects(self, tip: ObjectID, held: HeldState | None, deadline: Deadline) -> Lookup:
-        """Return the objects of the commit `tip`, given those of `held`."""
-        ...
-
-    def finish(self) -> None:
-        """End a pull that went well."""
-        ...
-
-    def close(self) -> None:
-        """Close everything."""
-        ...
-
-
 class RemoteRepository:
-    """One repository on a server."""
+    """One repository on a server; `TransportError` where no usable answer comes.
 
-    def __init__(self, connection: Connection, limits: GitLimits, *, stateless: bool) -> None:
-        """Ask nothing yet."""
+    Where a connection is not stateless, a pull begins with the server's capabilities.
+    """
+
+    def __init__(self, connection: HttpConnection | SshConnection, limits: GitLimits, *, stateless: bool) -> None:
         self._connection = connection
         self._limits = limits
         self._stateless = stateless
@@ -202,23 +178,3 @@ class RemoteRepository:
         with self._connection.greet(limit, deadline) as read:
             check_capabilities(PacketReader(read, limit))
         self._is_known = True
-
-
-class Connection(Protocol):
-    """Carries requests to one server and brings the answers; `TransportError` where no usable one comes."""
-
-    def greet(self, limit: int, deadline: Deadline) -> AbstractContextManager[Read]:
-        """Return a reader of the advertisement of capabilities, of at most `limit` bytes."""
-        ...
-
-    def ask(self, request: bytes, limit: int, deadline: Deadline) -> AbstractContextManager[Read]:
-        """Return a reader of the answer to `request`, of at most `limit` bytes."""
-        ...
-
-    def finish(self) -> None:
-        """End a pull; keep what may be kept for the next one."""
-        ...
-
-    def close(self) -> None:
-        """Close everything; the next request opens it again."""
-        ...

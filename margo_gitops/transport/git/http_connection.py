@@ -28,11 +28,6 @@ class HttpConnection:
     """Speaks with the server of one source."""
 
     def __init__(self, source: GitSource, meter: Meter) -> None:
-        """Take the settings; nothing is opened or read yet.
-
-        Args:
-            source: an http or https source.
-        """
         self._source = source
         self._path = source.address.path.rstrip("/")
         self._connection = WebConnection(source, meter)

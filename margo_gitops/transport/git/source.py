@@ -75,12 +75,8 @@ class GitSource(GitSettings):
         return (device_ref(self.device) if self.device is not None else self.ref or "").encode()
 
     def _check_kind(self, address: SplitResult) -> None:
-        foreign = [] if address.scheme in ("http", "https") else [name for name in _HTTP_ONLY if getattr(self, name)]
-        if address.scheme != "ssh":
-            foreign += [name for name in _SSH_ONLY if getattr(self, name)]
-        if address.scheme == "http":
-            foreign += [name for name in TLS_SETTINGS if getattr(self, name)]
-        check_foreign(foreign, address)
+        foreign = {"https": _SSH_ONLY, "http": (*_SSH_ONLY, *TLS_SETTINGS), "ssh": _HTTP_ONLY}
+        check_foreign(self, foreign.get(address.scheme, (*_HTTP_ONLY, *_SSH_ONLY)), address)
 
 
 def _parts(url: str) -> SplitResult:

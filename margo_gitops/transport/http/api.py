@@ -113,14 +113,13 @@ class DeviceApi:
         self._connection.close()
 
     def _submit(self, submission: Submission, deadline: Deadline) -> Reply:
+        target, document, limit = submission.target, submission.document, self._limits.problem_bytes
         *others, last = submission.methods
         for method in others:
-            reply = self._ask(
-                method, submission.target, _JSON, submission.document, self._limits.problem_bytes, deadline
-            )
+            reply = self._ask(method, target, _JSON, document, limit, deadline)
             if reply.status not in _NOT_THIS_METHOD:
                 return reply
-        return self._ask(last, submission.target, _JSON, submission.document, self._limits.problem_bytes, deadline)
+        return self._ask(last, target, _JSON, document, limit, deadline)
 
     def _ask(
         self, method: str, target: str, headers: Mapping[str, str], body: bytes, limit: int, deadline: Deadline

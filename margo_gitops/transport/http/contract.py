@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final, Protocol, TypeAlias
+from typing import Final, TypeAlias
 from urllib.parse import quote
 
 from margo_gitops.errors import SourceMisbehaved
@@ -35,24 +35,30 @@ Submit: TypeAlias = Callable[[Submission], tuple[int, bytes]]
 """Sends something, and returns status and body of the answer."""
 
 
-class Contract(Protocol):
-    """One version of the Workload Management API, seen from a device."""
+class Contract:
+    """One version of the Workload Management API, seen from a device: OpenAPI 1.0.0-rc.3, unless overridden.
 
-    def prepare(self, submit: Submit) -> bool:
+    There, the connection says who calls, and documents go as they are.
+    """
+
+    def __init__(self, prefix: str) -> None:
+        """Take the path before `/api/v1`."""
+        self._prefix = prefix
+
+    def prepare(self, submit: Submit) -> bool:  # noqa: ARG002
         """Do what must be done before a request; return whether paths are others than before.
 
         Raises:
             TransportError: the server does not take this device.
         """
-        ...
+        return False
 
     def answered(self, status: int) -> None:
         """Hear what a server answered."""
-        ...
 
     def path(self, resource: str) -> str:
         """Return the target of a resource, such as `deployments`."""
-        ...
+        return self._prefix + ROOT + resource
 
     def path_of(self, url: str) -> str:
         """Return the target of a path from a manifest: always on this server and below this prefix.
@@ -60,45 +66,14 @@ class Contract(Protocol):
         Raises:
             SourceMisbehaved: it holds what no path of a request may hold.
         """
-        ...
-
-    def capabilities(self, device: str, document: bytes) -> Submission:
-        """Return capabilities as this version takes them."""
-        ...
-
-    def status(self, deployment_id: str, document: bytes) -> Submission:
-        """Return the status of a deployment as this version takes it."""
-        ...
-
-
-class CurrentContract:
-    """OpenAPI 1.0.0-rc.3: the connection says who calls, and documents go as they are."""
-
-    def __init__(self, prefix: str) -> None:
-        """Take the path before `/api/v1`."""
-        self._prefix = prefix
-
-    def prepare(self, submit: Submit) -> bool:  # noqa: ARG002
-        """Do nothing: there is no onboarding."""
-        return False
-
-    def answered(self, status: int) -> None:
-        """Do nothing."""
-
-    def path(self, resource: str) -> str:
-        """Return the target of a resource."""
-        return self._prefix + ROOT + resource
-
-    def path_of(self, url: str) -> str:
-        """Return the target of a path from a manifest."""
         return self._prefix + local_path(url, self._prefix)
 
     def capabilities(self, device: str, document: bytes) -> Submission:
-        """Return the capabilities of a device, or of a child of it."""
+        """Return the capabilities of a device, or of a child of it, as this version takes them."""
         return Submission(("PUT",), self.path(f"capabilities/{quote(device)}"), document)
 
     def status(self, deployment_id: str, document: bytes) -> Submission:
-        """Return the status of a deployment."""
+        """Return the status of a deployment as this version takes it."""
         return Submission(("POST",), self.path(f"deployments/{quote(deployment_id, safe='')}/status"), document)
 
 
@@ -128,7 +103,7 @@ class Spoken:
 def speak(source: HttpSource) -> Spoken:
     """Return the version that a source is set to; nothing is read or sent yet."""
     if source.contract == "g2" or not (source.signing_certificate and source.signing_key and source.device):
-        return Spoken(CurrentContract(source.prefix))
+        return Spoken(Contract(source.prefix))
     # A device that speaks the current version does not load what the older one needs.
     from margo_gitops.transport.http.older_contract import ClientIdFile, SignedContract
     from margo_gitops.transport.http.signing import DeviceKeyFiles, RequestSigner

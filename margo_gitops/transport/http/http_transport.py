@@ -103,6 +103,7 @@ class HttpTransport:
 
     Attributes:
         source: the settings.
+        api: what reports are sent with.
     """
 
     def __init__(self, source: HttpSource, limits: HttpLimits | None = None) -> None:
@@ -116,7 +117,7 @@ class HttpTransport:
         self._meter = Meter()
         spoken = speak(source)
         connection = WebConnection(source, self._meter, source.server_spiffe_id, spoken.seal)
-        self._api = DeviceApi(spoken.contract, self._limits, connection)
+        self.api = DeviceApi(spoken.contract, self._limits, connection)
 
     @property
     def cost(self) -> Cost:
@@ -134,17 +135,9 @@ class HttpTransport:
         try:
             snapshot, hints = self._pull(held, patience if held else 0)
         except BaseException:
-            self._api.close()
+            self.api.close()
             raise
         return Answer(snapshot, hints, self.cost - before)
-
-    def send_status(self, deployment_id: str, document: bytes, deadline: Deadline) -> Reply:
-        """Send what became of a deployment; any status code is an answer."""
-        return self._api.post_status(deployment_id, document, deadline)
-
-    def send_capabilities(self, device: str, document: bytes, deadline: Deadline) -> Reply:
-        """Send what a device is and offers; any status code is an answer."""
-        return self._api.put_capabilities(device, document, deadline)
 
     def freshness(self, device: str, held: bytes | None) -> bytes | None:
         """Return the proof of freshness of a device; None where there is no other than the held one."""
@@ -152,22 +145,22 @@ class HttpTransport:
         headers = {"If-None-Match": f'"{sha256(held)}"'} if held is not None else {}
         deadline = Deadline(self.source.pull_seconds, self.source.read_seconds)
         try:
-            self._api.prepare(deadline)
-            target = self._api.path_of(FRESHNESS_PATH)
-            reply = self._api.get(target, FRESHNESS_MEDIA_TYPE, MAX_PROOF_BYTES, deadline, headers)
+            self.api.prepare(deadline)
+            target = self.api.path_of(FRESHNESS_PATH)
+            reply = self.api.get(target, FRESHNESS_MEDIA_TYPE, MAX_PROOF_BYTES, deadline, headers)
         except BaseException:
-            self._api.close()
+            self.api.close()
             raise
         if reply.status in (HTTPStatus.NOT_FOUND, HTTPStatus.NOT_MODIFIED):
             return None
         if reply.status != HTTPStatus.OK:
-            self._api.close()
+            self.api.close()
             raise error_of(reply, self.source)
         return None if reply.body == held else reply.body
 
     def close(self) -> None:
         """Close the kept connection. A later `pull` opens a new one."""
-        self._api.close()
+        self.api.close()
 
     def _pull(self, held: Snapshot | None, wait: int) -> tuple[Snapshot | None, PollHints]:
         begin = time.monotonic()
@@ -196,11 +189,11 @@ class HttpTransport:
         if wait > 0:
             headers["Prefer"] = f"wait={wait}"
         deadline = Deadline(self.source.pull_seconds + wait, self.source.read_seconds + wait)
-        self._api.prepare(deadline)
+        self.api.prepare(deadline)
         limit = self._limits.manifest_bytes
-        reply = self._api.get(self._api.manifest_target, MANIFEST_MEDIA_TYPE, limit, deadline, headers)
-        if reply.status == HTTPStatus.UNAUTHORIZED and self._api.prepare(deadline):
-            reply = self._api.get(self._api.manifest_target, MANIFEST_MEDIA_TYPE, limit, deadline, headers)
+        reply = self.api.get(self.api.manifest_target, MANIFEST_MEDIA_TYPE, limit, deadline, headers)
+        if reply.status == HTTPStatus.UNAUTHORIZED and self.api.prepare(deadline):
+            reply = self.api.get(self.api.manifest_target, MANIFEST_MEDIA_TYPE, limit, deadline, headers)
         if reply.status not in (HTTPStatus.OK, HTTPStatus.NOT_MODIFIED):
             raise error_of(reply, self.source)
         return reply
@@ -269,37 +262,26 @@ class HttpTransport:
         self, bundle: BundleReference, missing: Mapping[Digest, DeploymentReference], deadline: Deadline
     ) -> dict[Digest, bytes]:
         """Return the missing deployments that the bundle has; none where it cannot be had (rule 4)."""
-        target = self._api.path_of(bundle.url)
+        target = self.api.path_of(bundle.url)
         try:
-            reply = self._api.get(target, BUNDLE_MEDIA_TYPE, self._limits.bundle_bytes, deadline)
+            reply = self.api.get(target, BUNDLE_MEDIA_TYPE, self._limits.bundle_bytes, deadline)
             if reply.status != HTTPStatus.OK:
                 raise error_of(reply, self.source)
         except (SourceRefused, SourceMisbehaved):
             return {}
-        if (digest := sha256(reply.body)) != bundle.digest:
-            raise DigestMismatch(
-                "the bundle is not the one that the manifest names",
-                where=Location(MANIFEST_FILE),
-                why=[f"it has {digest}, the manifest states {bundle.digest}"],
-                remedy=_TAMPERED,
-            )
+        _check_digest(reply.body, bundle.digest, "the bundle is not the one that the manifest names", MANIFEST_FILE)
         try:
             return read_bundle(reply.body, missing, self._limits.archive_bytes)
         except ValueError:
             return {}
 
     def _fetch_deployment(self, reference: DeploymentReference, deadline: Deadline) -> bytes:
-        target = self._api.path_of(reference.url)
-        reply = self._api.get(target, _DEPLOYMENT_TYPE, self._limits.deployment_bytes, deadline)
+        target = self.api.path_of(reference.url)
+        reply = self.api.get(target, _DEPLOYMENT_TYPE, self._limits.deployment_bytes, deadline)
         if reply.status != HTTPStatus.OK:
             raise self._not_had(reference, reply)
-        if (digest := sha256(reply.body)) != reference.digest:
-            raise DigestMismatch(
-                "a deployment is not the one that the manifest lists",
-                where=Location(deployment_path(reference.deployment_id)),
-                why=[f"it has {digest}, the manifest states {reference.digest}"],
-                remedy=_TAMPERED,
-            )
+        what = "a deployment is not the one that the manifest lists"
+        _check_digest(reply.body, reference.digest, what, deployment_path(reference.deployment_id))
         return reply.body
 
     def _not_had(self, reference: DeploymentReference, reply: Reply) -> TransportError:
@@ -311,6 +293,13 @@ class HttpTransport:
             f"the server lists deployment {reference.deployment_id}, but does not have it: {error.what}",
             remedy="see the log of the server. What runs keeps running: nothing is removed because of this",
         )
+
+
+def _check_digest(content: bytes, stated: Digest, what: str, where: str) -> None:
+    """Rule 5."""
+    if (found := sha256(content)) != stated:
+        why = [f"it has {found}, the manifest states {stated}"]
+        raise DigestMismatch(what, where=Location(where), why=why, remedy=_TAMPERED)
 
 
 def _hints(reply: Reply, wait: int, unchanged_after: float | None) -> PollHints:

@@ -30,7 +30,7 @@ from margo_gitops.errors import (
     TransportError,
     UnreadableDocument,
 )
-from margo_gitops.transport.http.contract import ROOT, Submission, Submit, local_path
+from margo_gitops.transport.http.contract import ROOT, Contract, Submission, Submit, local_path
 from margo_gitops.transport.http.signing import DeviceKey
 from margo_gitops.transport.http.source import CLIENT_ID
 from margo_gitops.web.refusal import shown
@@ -53,7 +53,7 @@ _SAME: Final = ("vendor", "modelNumber", "serialNumber")
 _RESOURCES: Final = ("memory", "storage", "peripherals", "interfaces")
 
 
-class SignedContract:
+class SignedContract(Contract):
     """Knows this device's client id, and what follows from it."""
 
     def __init__(
@@ -67,12 +67,11 @@ class SignedContract:
         """Take the parts; nothing is asked yet.
 
         Args:
-            prefix: the path before `/api/v1`.
             device: the id by which the fleet knows this device.
             key: returns what it signs with.
             client_id: the one that was issued elsewhere; None: the server is asked.
         """
-        self._prefix = prefix
+        super().__init__(prefix)
         self._device = device
         self._key = key
         self._ids = ids
@@ -141,8 +140,7 @@ class SignedContract:
 
     def status(self, deployment_id: str, document: bytes) -> Submission:
         """Return the status of a deployment in the older shape."""
-        target = self.path(f"deployments/{quote(deployment_id, safe='')}/status")
-        return Submission(("POST",), target, older_status(document))
+        return super().status(deployment_id, older_status(document))
 
     def _onboard(self, submit: Submit) -> str:
         request = write_json(

@@ -97,12 +97,8 @@ class HttpSource(HttpSettings):
         address = parse_address(self.url, ("https", "http"), _REMEDY)
         if not _PATH.fullmatch(address.path):
             refuse_settings("the path in the URL of the source holds what no path may hold", _REMEDY)
-        foreign = (
-            [name for name in (*TLS_SETTINGS, "server_spiffe_id") if getattr(self, name)]
-            if address.scheme == "http"
-            else []
-        )
-        check_foreign(foreign, address)
+        if address.scheme == "http":
+            check_foreign(self, (*TLS_SETTINGS, "server_spiffe_id"), address)
         if self.server_spiffe_id is not None and not _SPIFFE_ID.fullmatch(self.server_spiffe_id):
             refuse_settings("the SPIFFE ID of the server is not valid", "write spiffe://<trust domain>/margo/wfm/<id>")
         check_secrets(self, address)
