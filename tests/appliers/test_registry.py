@@ -86,7 +86,7 @@ def test_two_packages_with_one_name_are_refused(plug_in, tmp_path):
         ("compose", {"command": ["docker"]}, 'and "compose"'),
         ("compose", {"removeVolumes": "yes"}, "true or false"),
         ("compose", {"removeVolumes": 1}, "true or false"),
-        ("compose", {"caFile": "relative.pem"}, "absolute"),
+        ("compose", {"caFile": "a\0b"}, "must be a path"),
         ("compose", {"maxArtifactBytes": 0}, "at least 1"),
         ("compose", {"maxArtifactBytes": True}, "at least 1"),
         ("files", {}, "no folder"),
