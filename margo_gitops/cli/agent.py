@@ -25,10 +25,14 @@ from margo_gitops.errors import AgentMisconfigured, ExitCode, NothingHeld
 _config = click.option(
     "--config",
     type=click.Path(path_type=Path),
-    help=f"The agent's configuration; by default MARGO_GITOPS_CONFIG, or {DEFAULT_CONFIGURATION}.",
+    help=f"The agent's configuration. Default: MARGO_GITOPS_CONFIG, or {DEFAULT_CONFIGURATION}.",
 )
 _log_format = click.option(
-    "--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True, help="Of standard error."
+    "--log-format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Format of the log on standard error.",
 )
 
 
@@ -37,16 +41,16 @@ def agent() -> None:
     """Pull, verify and apply this device's state.
 
     Exit status: 0 ok, 2 usage or configuration, 3 transport (try again), 4 trust refused, 5 apply failed, 75 another
-    agent works with the state folder.
+    agent uses the state folder.
     """
 
 
 @agent.command()
 @_config
 @_log_format
-@click.option("--retry", is_flag=True, help="Try updates again that failed and are quarantined.")
+@click.option("--retry", is_flag=True, help="Retry failed updates that are in quarantine.")
 def once(config: Path | None, log_format: LogFormat, *, retry: bool) -> None:
-    """Poll once, apply, end."""
+    """Poll once, apply, and exit."""
     outcome = run_once(_load(config), log_format, retry=retry)
     version = f"version {outcome.version}" if outcome.version is not None else "nothing"
     click.echo(f"poll: {outcome.poll}; holds {version}")
@@ -57,7 +61,7 @@ def once(config: Path | None, log_format: LogFormat, *, retry: bool) -> None:
 @_config
 @_log_format
 def run(config: Path | None, log_format: LogFormat) -> None:
-    """Poll and apply until SIGTERM or SIGINT; SIGHUP polls now, and tries what failed again."""
+    """Poll and apply until SIGTERM or SIGINT. SIGHUP polls now and retries what failed."""
     run_service(_load(config), log_format)
 
 
@@ -65,7 +69,7 @@ def run(config: Path | None, log_format: LogFormat) -> None:
 @_config
 @output_option()
 def status(config: Path | None, output: str) -> None:
-    """Show what the device holds, runs, and what went wrong."""
+    """Show what the device holds and runs, and what failed."""
     found = report(_load(config))
     show(output, as_json(found), as_text(found).splitlines())
 
@@ -73,9 +77,9 @@ def status(config: Path | None, output: str) -> None:
 @agent.command()
 @_config
 def verify(config: Path | None) -> None:
-    """Verify the held state again: every digest, the signature, the version against the floor.
+    """Verify the held state again: every digest, the signature, and the version against the floor.
 
-    Exit status: 0 verified, 1 nothing held, 4 not what was trusted.
+    Exit status: 0 verified, 1 nothing held, 4 not the state that was trusted.
     """
     state = verify_held(_load(config))
     signer = state.signer or "no one (unsigned state is accepted here)"
@@ -90,16 +94,16 @@ def _load(config: Path | None) -> AgentConfiguration:
 
 @agent.group()
 def freshness() -> None:
-    """See whether this device holds the newest state, and take a proof that was carried here by hand."""
+    """Show whether this device holds the newest state, or import a proof from a file."""
 
 
 @freshness.command("show")
 @_config
 @output_option()
 def show_proof(config: Path | None, output: str) -> None:
-    """Show what proves that the held state is the newest, and until when.
+    """Show the proof that the held state is the newest, and when it expires.
 
-    Exits 1 if nothing does.
+    Exits 1 if there is no valid proof.
     """
     configuration = _load(config)
     _keeper(configuration)
@@ -115,9 +119,9 @@ def show_proof(config: Path | None, output: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
 @_config
 def import_proof(file: Path, config: Path | None) -> None:
-    """Take the proof in FILE, which `margo-gitops freshness export` wrote.
+    """Import the proof in FILE, which `margo-gitops freshness export` wrote.
 
-    A running agent sees it at its next cycle.
+    A running agent uses it in its next cycle.
     """
     configuration = _load(config)
     keeper = _keeper(configuration)

@@ -43,7 +43,7 @@ def app() -> None:
 
 @app.command()
 @click.argument("path", type=click.Path(path_type=Path))
-@click.option("--replace", is_flag=True, help="Overwrite this version if it is there with other content.")
+@click.option("--replace", is_flag=True, help="Overwrite this version if it exists with other content.")
 @edit_options
 def add(path: Path, replace: bool, editing: Editing) -> None:
     """Copy the package in the folder PATH into the fleet repo, and pin its digest in applications.lock."""
@@ -72,7 +72,7 @@ def add(path: Path, replace: bool, editing: Editing) -> None:
     "deployments",
     multiple=True,
     metavar="NAME",
-    help="Upgrade this one only; may be given several times. Default: every deployment of APP.",
+    help="Upgrade only this deployment; repeatable. Default: every deployment of APP.",
     shell_complete=complete_deployments,
 )
 @edit_options
@@ -83,11 +83,11 @@ def upgrade(
     deployments: tuple[str, ...],
     editing: Editing,
 ) -> None:
-    """Move the deployments of APP to another version: that of the package in SOURCE, that of --to, or the newest.
+    """Move the deployments of APP to another version: the package in SOURCE, the version of --to, or the newest one.
 
-    The package is vendored and pinned as `app add` does. What changes for the deployments is printed: parameters with
-    their defaults and rules, profiles with what they need of devices. If a deployment would break, the command
-    lists each reason and writes nothing.
+    The command vendors and pins the package as `app add` does. It prints what changes for the deployments: parameters
+    with their defaults and rules, and profiles with what they need from devices. If a deployment would break, it prints
+    each reason and writes nothing.
     """
     base = editing.base()
     package = check_package(DiskTree(source), f"{source}/") if source is not None else None
@@ -141,7 +141,7 @@ def _line(application: Application) -> str:
 @fleet_option
 @output_option()
 def show_application(application: str, version: str | None, fleet: Path, output: str) -> None:
-    """Show an APPLICATION: profiles, parameters and their rules. Without VERSION, each version is shown."""
+    """Show an APPLICATION: profiles, parameters and their rules. Without VERSION, show every version."""
     applications = read_working_tree(fleet).applications
     found = [applications[key] for key in sorted(applications) if key[0] == application and version in (None, key[1])]
     if not found:
@@ -203,7 +203,7 @@ def _summary(application: Application) -> dict[str, object]:
 
 @click.group()
 def catalog() -> None:
-    """Choose an application: what there is, what it needs, which devices could take it."""
+    """Choose an application: what exists, what it needs, and which devices can run it."""
 
 
 @catalog.command("list")
@@ -211,7 +211,7 @@ def catalog() -> None:
 @rev_option
 @output_option(says="How to print; json follows schemas/application-catalog.schema.json.")
 def list_catalog(fleet: Path, rev: str | None, output: str) -> None:
-    """List the applications: versions, ways to run them, and on how many devices they are deployed."""
+    """List the applications: versions, profile types, and the number of devices that have them."""
     found = application_catalog(read_intent(fleet, rev))
     show(output, found, list_lines(found))
 
@@ -219,13 +219,13 @@ def list_catalog(fleet: Path, rev: str | None, output: str) -> None:
 @catalog.command("show")
 @click.argument("application", metavar="APP", shell_complete=complete_applications)
 @click.argument("version", required=False, shell_complete=complete_versions)
-@click.option("--compatible", is_flag=True, help="Show which devices could take it, and why the others could not.")
+@click.option("--compatible", is_flag=True, help="Show which devices can run it, and why the others cannot.")
 @click.option(
     "--device",
     "devices",
     multiple=True,
     metavar="ID",
-    help="With --compatible: only this device; may be given several times.",
+    help="With --compatible: only this device; repeatable.",
     shell_complete=complete_devices,
 )
 @click.option(
@@ -233,7 +233,7 @@ def list_catalog(fleet: Path, rev: str | None, output: str) -> None:
     "sites",
     multiple=True,
     metavar="NAME",
-    help="With --compatible: only devices of this site; may be given several times.",
+    help="With --compatible: only devices of this site; repeatable.",
     shell_complete=complete_sites,
 )
 @click.option("--details", is_flag=True, help="With --compatible: show every device with each reason.")
@@ -253,10 +253,10 @@ def show_page(
     rev: str | None,
     output: str,
 ) -> None:
-    """Show the application APP in VERSION, or in its newest one: what it is, what it needs, what may be set.
+    """Show the application APP in VERSION, or in its newest version: what it is, what it needs, and what you can set.
 
-    With --compatible, show which devices could take it, with which profile, and why each of the others could not. It is
-    the placement of a render that judges, so a device that could take it here can be named in a deployment.
+    With --compatible, show which devices can run it, with which profile, and why the others cannot. The answer comes
+    from the placement of a render: a deployment can name every device that can run the application here.
     """
     if (devices or sites or details) and not compatible:
         raise click.UsageError("--device, --site and --details go with --compatible")

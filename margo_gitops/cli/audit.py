@@ -78,10 +78,12 @@ def audit() -> None:
 @audit.command()
 @fleet_option
 @state_option
-@click.option("--since", help="Begin after this commit of the state repo, or of the fleet repo.")
-@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="How many processes.")
+@click.option("--since", help="Start after this commit of the state repo or of the fleet repo.")
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of processes.")
 @click.option("--resume", is_flag=True, help="Continue after the last commit that was verified with these options.")
-@click.option("--strict", is_flag=True, help="Commits rendered by another version must be what this one renders.")
+@click.option(
+    "--strict", is_flag=True, help="Commits rendered by another version must equal what this version renders."
+)
 @signers_option
 @output_option()
 def verify(
@@ -94,13 +96,14 @@ def verify(
     allowed_signers: Path | None,
     output: str,
 ) -> None:
-    """Prove that the state repo holds what the fleet repo's commits render to, and nothing else.
+    """Prove that the state repo contains what the fleet repo's commits render to, and nothing else.
 
-    Every commit of the branch fleet is rendered again from its own fleet commit, oldest first, and compared to the
-    byte; so are the device branches, versions, trailers, authors, dates and signatures. With --allowed-signers every
-    commit must be signed by one of them.
+    The command renders every commit of the branch fleet again from its own fleet commit, oldest first, and compares
+    every byte. It also checks the device branches, versions, trailers, authors, dates and signatures. With
+    --allowed-signers, one of these signers must have signed every commit.
 
-    Exits 0 if all is good, 4 if not: then the first bad commit is named, with file, expected and found.
+    Exits 0 if the history is good and 4 if it is not; then it names the first bad commit, the file, and what it
+    expected and found.
     """
     options = VerifyOptions(since, read_signers(allowed_signers), jobs, resume, strict)
     request = StateRequest(fleet, state, cache_folder())
@@ -127,14 +130,14 @@ def _fail(result: Verification) -> None:
 @audit.command()
 @fleet_option
 @state_option
-@click.option("--device", help="Only what concerns this device.")
-@click.option("--deployment", help="Only what concerns this deployment.")
-@click.option("-n", "count", type=click.IntRange(min=1), help="How many commits at most. Default: all.")
+@click.option("--device", help="Only commits that concern this device.")
+@click.option("--deployment", help="Only commits that concern this deployment.")
+@click.option("-n", "count", type=click.IntRange(min=1), help="Maximum number of commits. Default: all.")
 @output_option()
 def log(
     fleet: Path, state: str | None, device: str | None, deployment: str | None, count: int | None, output: str
 ) -> None:
-    """Show the fleet's history, newest first: who changed what, on which devices, to which version, adopted when."""
+    """Show the fleet's history, newest first: who changed what on which devices, and when they adopted it."""
     if device is not None:
         check_device(device)
     with opened(StateRequest(fleet, state, cache_folder())) as (_, objects, _location):
@@ -154,10 +157,10 @@ def log(
 @click.argument("device", shell_complete=complete_devices)
 @fleet_option
 @state_option
-@click.option("--at", help="A time, 2026-11-21T09:30:00+01:00; UTC where it names no zone. Default: now.")
+@click.option("--at", help="A time, 2026-11-21T09:30:00+01:00; UTC if it has no zone. Default: now.")
 @click.option("--deployment", help="Only this deployment.")
-@click.option("--parameter", help="Only this parameter, with since when it is so and who answers for it.")
-@click.option("--file", "file", help="One file of the device, line by line: its path, its name, or the id in it.")
+@click.option("--parameter", help="Only this parameter, with who set it and when.")
+@click.option("--file", "file", help="One file of the device, line by line: its path, its name, or its id.")
 @signers_option
 @output_option()
 def trace(
@@ -171,7 +174,7 @@ def trace(
     allowed_signers: Path | None,
     output: str,
 ) -> None:
-    """Show what DEVICE should run and did run: each value with the line that says it, its author, and the signature."""
+    """Show what DEVICE should run and did run: each value with the line that sets it, its author, and the signature."""
     check_device(device)
     if file is not None and (deployment is not None or parameter is not None):
         raise click.UsageError("--file goes without --deployment and --parameter: a file holds all of one deployment")
@@ -185,14 +188,14 @@ def trace(
 @click.argument("device", required=False)
 @fleet_option
 @state_option
-@click.option("--all", "every", is_flag=True, help="Every device instead of one.")
-@click.option("--at", help="The states of this time, UTC where it names no zone. Default: now.")
-@click.option("--since", help="All states that came after this commit of the state repo, or of the fleet repo.")
+@click.option("--all", "every", is_flag=True, help="All devices instead of one.")
+@click.option("--at", help="The states at this time; UTC if it has no zone. Default: now.")
+@click.option("--since", help="All states after this commit of the state repo or of the fleet repo.")
 @click.option(
     "--signing-key",
     type=click.Path(path_type=Path, dir_okay=False),
     required=True,
-    help="The exporter's ed25519 key, as ssh-keygen writes it; signs the file.",
+    help="The exporter's OpenSSH ed25519 private key; it signs the file.",
 )
 @click.option("-o", "--out", type=click.Path(path_type=Path), required=True, help="The file to write; - for stdout.")
 def export(
@@ -205,10 +208,10 @@ def export(
     signing_key: Path,
     out: Path,
 ) -> None:
-    """Write evidence of what DEVICE should run, for somebody who has neither repo.
+    """Write evidence of what DEVICE should run, for a person who has neither repo.
 
-    An in-toto statement in a signed DSSE envelope: the device's files by digest, the fleet commit with its author and
-    approvals, and the git objects that prove all of it. Needs the extra `evidence` too.
+    The file is an in-toto statement in a signed DSSE envelope. It has the digests of the device's files, the fleet
+    commit with its author and approvals, and the git objects that prove them. Needs the extra `evidence`.
     """
     with extra_packages("`margo-gitops audit export`", "operator,evidence"):
         from margo_gitops.audit.evidence.export import ExportRequest, export_evidence
@@ -227,16 +230,16 @@ def export(
 @audit.command("check-evidence")
 @click.argument("file", type=click.Path(path_type=Path))
 @signers_option
-@click.option("--accept-unsigned", is_flag=True, help="Accept unsigned commits; then you must trust the exporter.")
+@click.option("--accept-unsigned", is_flag=True, help="Accept unsigned commits on the exporter's word.")
 @output_option()
 def check_evidence(file: Path, allowed_signers: Path | None, accept_unsigned: bool, output: str) -> None:
-    """Check an evidence file, without either repo: every id and signature in it is computed again.
+    """Check an evidence file without either repo: compute every id and signature in it again.
 
-    Needs the extra `evidence` too.
+    Needs the extra `evidence`.
 
-    The list names who may sign commits (namespaces="git") and evidence (namespaces="margo-gitops-evidence").
+    The list says who may sign commits (namespaces="git") and evidence (namespaces="margo-gitops-evidence").
 
-    Exits 0 if it holds, 4 if not.
+    Exits 0 if the evidence is valid, 4 if not.
     """
     with extra_packages("`margo-gitops audit check-evidence`", "operator,evidence"):
         from margo_gitops.audit.evidence.check import check_evidence as check

@@ -27,7 +27,7 @@ report_option = click.option(
     type=click.Choice(sorted(FORMATS)),
     default="text",
     show_default=True,
-    help="How to print: for people, or as a pipeline's report; html is one file that can be published.",
+    help="How to print: text for people, or a report for a pipeline; html is a single file.",
 )
 
 
@@ -49,18 +49,18 @@ def conformance() -> None:
     "--held",
     default="current",
     show_default=True,
-    help="Folder below {folder} that holds manifest.json and deployments/ after a poll.",
+    help="Folder below {folder} that has manifest.json and deployments/ after a poll.",
 )
-@click.option("--held-by", default="", help="A command that writes what is held into {view}, in place of --held.")
+@click.option("--held-by", default="", help="A command that writes the held state into {view}, instead of --held.")
 @click.option(
     "--time-limit",
     type=click.FloatRange(1, 3600),
     default=60,
     show_default=True,
-    help="Seconds that one poll may take; a poll that takes longer fails.",
+    help="Time limit of one poll in seconds; a slower poll fails.",
 )
 @click.option(
-    "--only", multiple=True, metavar="WORD", help="Play only cases of this requirement, or with this in their name."
+    "--only", multiple=True, metavar="WORD", help="Run only cases of this requirement, or with this word in their name."
 )
 @report_option
 @click.pass_context
@@ -74,11 +74,11 @@ def agent(
     only: tuple[str, ...],
     output: str,
 ) -> None:
-    """Put an agent through sound and hostile cases: margo-gitops conformance agent [OPTIONS] -- COMMAND...
+    """Test an agent with valid and hostile states: margo-gitops conformance agent [OPTIONS] -- COMMAND...
 
-    COMMAND polls once and ends. In it, {url}, {device}, {folder}, {allowed_signers}, {transport}, {token_file} and
-    {ref} are replaced; its environment holds the same as CONFORMANCE_URL and so on (docs/conformance.md). The agent
-    must keep all its files in {folder}. Only the loopback is used.
+    COMMAND polls once and exits. The test replaces {url}, {device}, {folder}, {allowed_signers}, {transport},
+    {token_file} and {ref} in it, and sets CONFORMANCE_URL and so on in its environment (docs/conformance.md). The agent
+    must keep everything in {folder}. The test uses only the loopback network.
 
     Exits 0 if every MUST holds, 1 if not, 2 if COMMAND cannot be run.
     """
@@ -93,19 +93,21 @@ def _server_options(function: Callable[..., None]) -> Callable[..., None]:
     for option in reversed(
         (
             click.argument("url"),
-            click.option("--device", required=True, help="Id of the device that the credentials are for."),
-            click.option("--token-file", type=_FILE, help="File that holds the device's access token."),
+            click.option("--device", required=True, help="Id of the device that the credentials belong to."),
+            click.option("--token-file", type=_FILE, help="File with the device's access token."),
             click.option("--username", default="", help="Send tokens as the password of this user (Basic)."),
-            click.option("--other-device", default="", help="Id of a device that the credentials are not for."),
-            click.option("--other-token-file", type=_FILE, help="File that holds the other device's token."),
-            click.option("--ca-file", type=_FILE, help="Certificates (PEM) to trust instead of the system's."),
+            click.option("--other-device", default="", help="Id of a device that the credentials do not belong to."),
+            click.option("--other-token-file", type=_FILE, help="File with the other device's token."),
+            click.option(
+                "--ca-file", type=_FILE, help="Certificates (PEM) to trust instead of the system's certificates."
+            ),
             click.option("--certificate", type=_FILE, help="Client certificate and key (PEM) in one file."),
             click.option(
                 "--time-limit",
                 type=click.FloatRange(1, 3600),
                 default=30,
                 show_default=True,
-                help="Seconds that one answer may take.",
+                help="Time limit of one answer in seconds.",
             ),
         )
     ):
@@ -118,10 +120,10 @@ def _server_options(function: Callable[..., None]) -> Callable[..., None]:
 @report_option
 @click.pass_context
 def git(context: click.Context, /, url: str, output: str, **settings: str | float | Path | None) -> None:
-    """Check a git server: URL is that of the repository.
+    """Check a git server: URL is the URL of the repository.
 
-    Each requirement of docs/git-subset.md that binds servers is tried with requests of its own, as one device. With a
-    second device's token it is also tried what one learns of the other. Nothing is changed on the server.
+    The test tries each requirement of docs/git-subset.md that binds servers, as one device. With the token of a second
+    device, it also checks that a device learns nothing about another. It changes nothing on the server.
 
     Exits 0 if every MUST holds, 1 if not, 2 if the settings cannot work, 3 if the server cannot be reached.
     """
@@ -135,14 +137,14 @@ def git(context: click.Context, /, url: str, output: str, **settings: str | floa
     type=click.Choice(["invalid", "all", "none"]),
     default="invalid",
     show_default=True,
-    help="Which reports are sent: such that change nothing; valid ones too; none, for static files.",
+    help="Which reports to send: only invalid ones, which change nothing; valid ones too; none, for static files.",
 )
 @report_option
 @click.pass_context
 def http(context: click.Context, /, url: str, output: str, **settings: str | float | Path | None) -> None:
     """Check a server of the Margo API: URL is the part before /api/v1/deployments.
 
-    Each requirement of docs/http.md that binds servers is tried with requests of its own, as one device.
+    The test tries each requirement of docs/http.md that binds servers, as one device.
 
     Exits 0 if every MUST holds, 1 if not, 2 if the settings cannot work, 3 if the server cannot be reached.
     """

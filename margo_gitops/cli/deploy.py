@@ -45,7 +45,7 @@ from margo_gitops.wording import printable
     "--to",
     "selector",
     metavar="SELECTOR",
-    help="Where it goes: all, device=ID, or conditions as line=3,site=north. A new deployment needs it.",
+    help="The devices: all, device=ID, or conditions such as line=3,site=north. Required for a new deployment.",
     shell_complete=complete_selectors,
 )
 @click.option(
@@ -53,16 +53,16 @@ from margo_gitops.wording import printable
     "assignments",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A parameter; may be given several times.",
+    help="Set a parameter; repeatable.",
     shell_complete=complete_assignments,
 )
-@click.option("--unset", multiple=True, metavar="NAME", help="Take a parameter out of the deployment.")
+@click.option("--unset", multiple=True, metavar="NAME", help="Remove a parameter from the deployment; repeatable.")
 @click.option(
     "--profile",
     "profiles",
     multiple=True,
     metavar="PROFILE",
-    help="A profile's id; may be given several times, best first.",
+    help="A preferred profile's id; repeatable, best first.",
     shell_complete=complete_profiles,
 )
 @click.option("--name", metavar="NAME", help="The deployment's name.", shell_complete=complete_deployments)
@@ -70,7 +70,7 @@ from margo_gitops.wording import printable
 @click.option(
     "--state",
     metavar="LOCATION",
-    help="With --interactive: the state repo, for settings that may not change. Default: spec.stateRepo.",
+    help="With --interactive: the state repo, to check immutable settings. Default: spec.stateRepo.",
 )
 @edit_options
 def deploy(
@@ -85,18 +85,18 @@ def deploy(
     state: str | None,
     editing: Editing,
 ) -> None:
-    """Deploy APP in VERSION: create a deployment, or change the one that is there.
+    """Deploy APP in VERSION: create a deployment, or change an existing one.
 
-    Without --name, the command changes the one deployment of APP, or makes a new one with the application's id as its
-    name. Without VERSION, a deployment keeps its own, and a new one gets the newest in the fleet repo. What is not
-    given stays as it is.
+    Without --name, the command changes the only deployment of APP, or creates one with the application's id as its
+    name. Without VERSION, an existing deployment keeps its version, and a new one gets the newest version in the fleet
+    repo. Everything else that you do not name stays as it is.
 
-    Values get the type that the application declares; a list is a,b,c or a JSON list. The change is checked as
-    `validate` does before anything is written.
+    Values get the type that the application declares; a list is a,b,c or a JSON list. Before the command writes
+    anything, it checks the change as `validate` does.
 
-    With --interactive, the application's configuration is a form on the terminal, section by section, followed by the
-    devices; what other options say is filled in already. The change, and what it does to devices, is shown before
-    anything is written.
+    With --interactive, the application's configuration is a form on the terminal: its sections, then the devices.
+    Answers from other options are filled in. The command shows the change, and what it does to devices, before it
+    writes anything.
     """
     if state is not None and not interactive:
         raise click.UsageError("--state goes with --interactive")
@@ -223,8 +223,8 @@ def _say(lines: Iterable[str]) -> None:
 
 @click.command()
 @click.argument("revision", metavar="COMMIT", required=False)
-@click.option("--deployment", metavar="NAME", help="Bring one deployment back.", shell_complete=complete_deployments)
-@click.option("--to", "target", metavar="REV", help="With --deployment: the commit at which it was right.")
+@click.option("--deployment", metavar="NAME", help="Restore one deployment.", shell_complete=complete_deployments)
+@click.option("--to", "target", metavar="REV", help="With --deployment: the commit to restore it from.")
 @edit_options
 def revert(
     revision: str | None,
@@ -232,13 +232,13 @@ def revert(
     target: str | None,
     editing: Editing,
 ) -> None:
-    """Undo COMMIT; or with --deployment NAME --to REV, make a deployment what it was at REV.
+    """Undo COMMIT; or with --deployment NAME --to REV, restore a deployment as it was at REV.
 
-    Undoing a merge undoes all that it brought. What was changed again since is a conflict: the files are named, and
-    nothing is written. A deployment comes back with the application version that it needs.
+    Undoing a merge undoes everything that it brought. If later commits changed the same lines, the command names the
+    files and writes nothing. A restored deployment brings back the application version that it needs.
 
-    The fleet goes forward: devices get the old content under a new manifest version, never an old version. `plan`
-    shows it before.
+    The fleet goes forward: devices get the old content with a new manifest version, never an old version. `plan` shows
+    it before.
     """
     if (deployment is None) != (target is None) or (revision is None) == (deployment is None):
         raise click.UsageError("name a COMMIT, or --deployment NAME with --to REV")

@@ -44,19 +44,19 @@ def device() -> None:
     "--capabilities",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Margo's capabilities document, as the device or its data sheet says; any shape, JSON or YAML.",
+    help="Margo's capabilities document of the device, in any shape, as JSON or YAML.",
 )
 @click.option("--site", metavar="SITE", help="The site of the device.", shell_complete=complete_sites)
-@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; may be given several times.")
+@click.option("--label", "labels", multiple=True, metavar="KEY=VALUE", help="A label; repeatable.")
 @click.option(
     "--param",
     "parameters",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A parameter of this device; may be given several times.",
+    help="A parameter of this device; repeatable.",
     shell_complete=complete_assignments,
 )
-@click.option("--update", is_flag=True, help="Change a device that is there; what is not given stays.")
+@click.option("--update", is_flag=True, help="Change an existing device; everything that you do not name stays.")
 @edit_options
 def add(
     device_id: str,
@@ -67,10 +67,10 @@ def add(
     update: bool,
     editing: Editing,
 ) -> None:
-    """Add the device ID to the fleet, with what it is and offers; with --update, change it.
+    """Add the device ID to the fleet, with its capabilities; with --update, change it.
 
-    A label's value gets the type that the fleet's labels of that key have: 3 is a number where the others are. In
-    double quotes it is text; [a, b] is a list.
+    A label's value gets the type that this label has in the fleet: 3 is a number where the others are numbers. A value
+    in double quotes is text; [a, b] is a list.
     """
     base = editing.base()
     request = DeviceRequest(
@@ -101,7 +101,7 @@ def list_devices(site: str | None, fleet: Path, output: str) -> None:
 @fleet_option
 @output_option("text", "json", "yaml")
 def show_device(device_id: str, fleet: Path, output: str) -> None:
-    """Show the device ID: what it is and offers, its labels and parameters, and what is deployed on it."""
+    """Show the device ID: its capabilities, labels and parameters, and its deployments."""
     intent = read_working_tree(fleet)
     known = known_device(intent, device_id).value
     row = _row(known, dict(targets(intent)[device_id].labels))
@@ -176,9 +176,9 @@ def _device_lines(
 
 @device.command()
 @click.argument("device_ids", metavar="[ID]...", nargs=-1, shell_complete=complete_devices)
-@click.option("--site", metavar="SITE", help="The site of devices that are added.", shell_complete=complete_sites)
+@click.option("--site", metavar="SITE", help="The site of added devices.", shell_complete=complete_sites)
 @state_option
-@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a document is not what its device reports.")
+@click.option("--check", is_flag=True, help="Write nothing; exit 1 if a document differs from what its device reports.")
 @edit_options
 @click.pass_context
 def refresh(
@@ -189,10 +189,10 @@ def refresh(
     check: bool,
     editing: Editing,
 ) -> None:
-    """Make capabilities what devices report: of all devices with `capabilitiesFrom: reports`, or of those named.
+    """Update capabilities from device reports: for all devices with `capabilitiesFrom: reports`, or for the named ones.
 
-    A device that is named and not in the fleet is added; one that is named takes its capabilities from its reports
-    from now on. Placement goes by the documents, so nothing moves before this change is merged.
+    A named device that is not in the fleet is added. A named device takes its capabilities from its reports from now
+    on. Placement uses the documents, so nothing moves before you merge this change.
     """
     base = editing.base()
     reported = read_reported_capabilities(StatusRequest(editing.fleet, state, cache_folder()))

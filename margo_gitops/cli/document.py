@@ -48,7 +48,7 @@ class CheckedFile:
 
 @click.group()
 def document() -> None:
-    """Look at documents of Margo and of this project."""
+    """Check documents of Margo and of this project."""
 
 
 @document.command()
@@ -56,7 +56,7 @@ def document() -> None:
 @click.argument("files", metavar="FILE...", nargs=-1, required=True)
 @click.pass_context
 def check(context: click.Context, output: str, files: tuple[str, ...]) -> None:
-    """Check YAML or JSON files: kind, shape, and every finding with its place; - reads the standard input.
+    """Check YAML or JSON files: kind, shape, and every finding with its place. - is the standard input.
 
     Exits 0 if every file is valid (warnings do not count), 1 if one is not, 2 if one cannot be opened.
     """

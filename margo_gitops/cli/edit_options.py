@@ -35,7 +35,7 @@ def edit_options(command: C) -> C:
     decorated = cast("C", made)
     for option in (
         click.option("--dry-run", is_flag=True, help="Print the change as a diff, and write nothing."),
-        click.option("--branch", help="With --commit: the branch's name. One that exists gets one commit more."),
+        click.option("--branch", help="With --commit: the branch's name. An existing branch gets one more commit."),
         click.option("--commit", is_flag=True, help="Make a commit on a new branch; your files stay as they are."),
         fleet_option,
     ):

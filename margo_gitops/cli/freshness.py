@@ -46,7 +46,7 @@ class _ValidFor(click.ParamType):  # type: ignore[type-arg]  # generic in newer 
 
 @click.group()
 def freshness() -> None:
-    """Let devices know when they are shown nothing new for too long."""
+    """Let devices detect that they have received nothing new for too long."""
 
 
 @freshness.command()
@@ -56,15 +56,19 @@ def freshness() -> None:
     "--signing-key",
     envvar=FRESHNESS_KEY,
     type=click.Path(path_type=Path, dir_okay=False),
-    help=f"An OpenSSH ed25519 private key that devices allow this use. Also {FRESHNESS_KEY}.",
+    help=f"An OpenSSH ed25519 private key that devices accept for statements. Environment: {FRESHNESS_KEY}.",
 )
 @click.option(
     "--allowed-signers",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Refuse to speak of a state that none of these keys signed (ssh-keygen's format).",
+    help="Sign only for a state that one of these keys signed (ssh-keygen's format).",
 )
-@click.option("--valid-for", type=_ValidFor(), help="90m, 36h or 7d. Default: spec.freshness.validFor, or 7d.")
-@click.option("--if-wanted", is_flag=True, help="Do nothing, and say so, where the fleet has no spec.freshness.")
+@click.option(
+    "--valid-for",
+    type=_ValidFor(),
+    help="How long the statement is valid: 90m, 36h or 7d. Default: spec.freshness.validFor, or 7d.",
+)
+@click.option("--if-wanted", is_flag=True, help="Only print a message if the fleet has no spec.freshness.")
 @output_option()
 def renew(
     fleet: Path,
@@ -75,9 +79,9 @@ def renew(
     if_wanted: bool,
     output: str,
 ) -> None:
-    """Sign that the state repo's state is the newest, as of now: no device's branch moves, none wakes.
+    """Sign that the state in the state repo is the newest now. No device branch moves, and no device wakes up.
 
-    With --state no fleet repo is needed, so a schedule can run this with a key that is good for nothing else.
+    With --state, no fleet repo is needed: a schedule can run this with a key that has no other use.
     """
     if if_wanted and read_fleet_document(FleetRepo.find(fleet).tree("HEAD")).value.spec.freshness is None:
         click.echo("nothing to renew: margo-gitops.yaml has no spec.freshness", err=output == "json")
@@ -98,9 +102,9 @@ def renew(
 @state_option
 @output_option()
 def show_standing(fleet: Path, state: str | None, output: str) -> None:
-    """Show the statement that a state repo holds, and whether it is time to renew it.
+    """Show the statement in a state repo, and whether it must be renewed.
 
-    Exits 1 if devices would not believe it any more: it has expired, or speaks of an older state.
+    Exits 1 if devices would no longer accept it: it has expired, or is about an older state.
     """
     location, _ = _state(fleet, state)
     shown = show_statement(location, cache_folder(), datetime.now(UTC))
@@ -121,10 +125,10 @@ def show_standing(fleet: Path, state: str | None, output: str) -> None:
 @fleet_option
 @state_option
 @click.option(
-    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file. Default: standard output."
+    "-o", "--out", type=click.Path(path_type=Path, dir_okay=False), help="The file to write. Default: standard output."
 )
 def export(device: str, fleet: Path, state: str | None, out: Path | None) -> None:
-    """Write the proof for DEVICE, the bytes that it would fetch, to be carried there by hand.
+    """Write the proof for DEVICE, the same bytes that it would fetch, so that you can carry it there.
 
     On the device: `margo-gitops agent freshness import FILE`.
     """

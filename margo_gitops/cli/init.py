@@ -46,18 +46,18 @@ _FATES = {
 @click.option("--state", help="The state repo, a path or a URL. Default: a folder next to DIR.")
 @click.option("--artifacts-url", help="The applications/ folder as devices see it. Default: this folder, by file://.")
 @click.option("--site", help="The first site's name. Default: north.")
-@click.option("--ci", type=click.Choice(get_args(CiKind)), help="Whose pipelines to write. Default: both.")
-@click.option("--sign/--no-sign", default=None, help="Refuse to write unsigned state. Default: do not.")
-@click.option("--yes", is_flag=True, help="Ask nothing: use the defaults of options that are not given.")
+@click.option("--ci", type=click.Choice(get_args(CiKind)), help="Which pipelines to write. Default: both.")
+@click.option("--sign/--no-sign", default=None, help="Refuse to write unsigned state. Default: --no-sign.")
+@click.option("--yes", is_flag=True, help="Ask nothing, and use the defaults.")
 @click.option("--upgrade", "upgrading", is_flag=True, help="Upgrade the scaffold in DIR, or in this folder.")
 @click.option(
     "--conflicts",
     type=click.Choice(get_args(OnConflict)),
     default="keep",
-    help="With --upgrade, for lines that you and the scaffold changed. keep: leave the file, and try again at the next "
-    "upgrade. mine, theirs: use these lines. mark: write both, with conflict markers. Default: keep.",
+    help="With --upgrade, for lines that you and the scaffold changed. keep: the file stays, and the next upgrade "
+    "tries again. mine, theirs: these lines win. mark: write both with conflict markers. Default: keep.",
 )
-@click.option("--allow-dirty", is_flag=True, help="With --upgrade: even with uncommitted changes.")
+@click.option("--allow-dirty", is_flag=True, help="With --upgrade: continue although there are uncommitted changes.")
 @click.pass_context
 def init(
     context: click.Context,
@@ -75,11 +75,11 @@ def init(
 ) -> None:
     """Scaffold a fleet repo in DIR: two sites, four devices, two applications, pipelines, hooks and editor settings.
 
-    It renders as it is. On a terminal, init asks for what no option says.
+    You can render it at once. On a terminal, init asks for what no option says.
 
-    With --upgrade, the pipelines, hooks, schemas and editor settings of a scaffold become those of this version. What
-    you changed in them stays, what you deleted stays deleted, and no file that says what runs where is touched. Nothing
-    is committed. Exits 1 if you and the scaffold changed the same lines.
+    With --upgrade, the pipelines, hooks, schemas and editor settings of a scaffold become those of this version. Your
+    changes stay, deleted files stay deleted, and files that say what runs where do not change. Nothing is committed.
+    Exits 1 if you and the scaffold changed the same lines.
     """
     _refuse_mixture(context, upgrading=upgrading)
     if upgrading:

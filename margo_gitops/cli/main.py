@@ -148,8 +148,8 @@ class Commands(click.Group):
 def cli(unexpected: _Unexpected | None, debug: bool) -> None:
     """Run a factory's Margo edge applications from git.
 
-    Exit codes: 0 done, 1 findings or differences, 2 usage or configuration, 3 transport (retry is sensible), 4 trust
-    refused (never retry blindly), 5 apply failed, 70 a defect of this program, 75 try later.
+    Exit codes: 0 done, 1 findings or differences, 2 usage or configuration, 3 transport (you can retry), 4 trust
+    refused (find out why before you retry), 5 apply failed, 70 a defect of this program, 75 try later.
     """
     if unexpected is not None:
         unexpected.shown = debug

@@ -44,28 +44,28 @@ rev_option = click.option("--rev", help="A commit of the fleet repo. Default: th
 signers_option = click.option(
     "--allowed-signers",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="A list of signers, as ssh-keygen(1) has it.",
+    help="A list of signers, in the format of ssh-keygen(1).",
 )
 signing_key_option = click.option(
     "--signing-key",
     envvar=SIGNING_KEY,
     type=click.Path(path_type=Path, dir_okay=False),
-    help=f"An OpenSSH ed25519 private key; every commit is signed with it. Also {SIGNING_KEY}.",
+    help=f"An OpenSSH ed25519 private key that signs every commit. Environment: {SIGNING_KEY}.",
 )
 policy_command_option = click.option(
     "--allow-policy-command",
     is_flag=True,
-    help="Run the command of the fleet's policy, as it was before the change. Look at what it does first.",
+    help="Run the command of the fleet's policy before the change. First check what it does.",
 )
 before_merge_option = click.option(
     "--before-merge",
     is_flag=True,
-    help="For a merge request: reviews, and the merge with its signature, are still to come.",
+    help="For a merge request: reviews and the signed merge come later.",
 )
 at_option = click.option(
     "--at",
     metavar="TIME",
-    help="Judge freezes as if files were committed at this time: 2026-12-24T12:00+01:00. Default: now.",
+    help="Check freezes as if the files were committed at this time: 2026-12-24T12:00+01:00. Default: now.",
 )
 
 

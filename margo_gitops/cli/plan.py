@@ -38,7 +38,9 @@ from margo_gitops.rendering.parameters import Effective, Origin
 @click.option("--base", help="A commit of the fleet repo to compare with. Default: the state repo as it is.")
 @state_option
 @signing_key_option
-@click.option("--resign", is_flag=True, help="As `render --resign`: show what is signed again because another key did.")
+@click.option(
+    "--resign", is_flag=True, help="As `render --resign`: include what another key signed and this key signs again."
+)
 @at_option
 @before_merge_option
 @policy_command_option
@@ -47,7 +49,7 @@ from margo_gitops.rendering.parameters import Effective, Origin
     "text",
     "json",
     "markdown",
-    says="How to print; json follows schemas/plan.schema.json, markdown fits a merge request's comment.",
+    says="How to print; json follows schemas/plan.schema.json, markdown fits into a comment of a merge request.",
 )
 @click.pass_context
 def plan(
@@ -68,9 +70,8 @@ def plan(
     """Show what a render would change; with DEVICE, on that device only. Nothing is written.
 
     The plan shows devices that join, leave or change, with their deployments, profiles, revisions and parameters. It
-    names the place of each changed value, the workloads that start, restart or stop, and what devices download. It
-    also shows what the fleet's policy says. The command compares the render itself, so it shows exactly what a render
-    changes.
+    says where each changed value is written, which workloads start, restart or stop, what devices download, and what
+    the fleet's policy says. The plan runs the render itself, so it shows exactly what a render changes.
 
     Exits 0 if nothing changes, 1 if something does, 2 or more if nothing could be rendered or compared.
     """
@@ -102,7 +103,7 @@ def plan(
 @rev_option
 @output_option()
 def explain(device: str, deployment: str, fleet: Path, rev: str | None, output: str) -> None:
-    """Show why DEVICE gets DEPLOYMENT as it does: the profile, and each parameter's value, layer, file and line."""
+    """Show why DEVICE gets DEPLOYMENT in this form: the profile, and each parameter's value, layer, file and line."""
     explanation = explain_deployment(read_intent(fleet, rev), device, deployment)
     show(output, _as_json(explanation), _lines(explanation))
 

@@ -45,15 +45,15 @@ class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer r
     type=Duration(),
     default="24h",
     show_default=True,
-    help="How long replaced content stays, for devices in the middle of a download.",
+    help="How long to keep replaced content, for devices that are downloading it.",
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the target differs from the state repo.")
 @output_option()
 def publish(target: str, fleet: Path, state: str | None, keep: int, check: bool, output: str) -> None:
     """Publish the state of every device as static files in TARGET: a folder, or s3://BUCKET/PREFIX.
 
-    A web server or CDN in front of it serves the Margo desired state API (docs/publishing.md). Content comes first,
-    manifests last, so that at any moment every manifest finds what it leads to. Only what is new is written.
+    A web server or CDN in front of it serves the Margo desired state API (docs/publishing.md). Content is written
+    before the manifests that name it, so every manifest always finds its content. Only new content is written.
     """
     location = _state_location(fleet, state)
     repo = open_state(location, cache_folder(), create=False).repo

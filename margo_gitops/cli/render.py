@@ -36,16 +36,16 @@ from margo_gitops.wording import counted, few
     "--freshness-key",
     envvar=FRESHNESS_KEY,
     type=click.Path(path_type=Path, dir_okay=False),
-    help=f"A key that signs a statement of freshness with the render. Also {FRESHNESS_KEY}. Default: the signing "
-    "key, if the fleet has spec.freshness.",
+    help=f"A key that signs a statement of freshness. Environment: {FRESHNESS_KEY}. Default: the signing key, "
+    "if the fleet has spec.freshness.",
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the state repo differs from this commit.")
-@click.option("--allow-older", is_flag=True, help="Render a commit that does not build on the one rendered before.")
+@click.option("--allow-older", is_flag=True, help="Render a commit that is not based on the last rendered commit.")
 @click.option(
-    "--resign", is_flag=True, help="Sign again what another key signed; every such device gets a new version."
+    "--resign", is_flag=True, help="Sign again what another key signed; each of these devices gets a new version."
 )
 @policy_command_option
-@click.option("--watch", is_flag=True, help="Write nothing; show the plan now and after every save, until interrupted.")
+@click.option("--watch", is_flag=True, help="Write nothing; show the plan now and after each save, until interrupted.")
 @output_option()
 def render(
     fleet: Path,
@@ -62,8 +62,8 @@ def render(
 ) -> None:
     """Render a commit of the fleet repo into the state repo.
 
-    Every device's desired state is computed; devices whose state changed get a commit on their branch. All branches
-    move, or none. The same commit always renders to the same bytes.
+    The command computes the desired state of every device. Devices whose state changed get a commit on their branch.
+    All branches move, or none. The same commit always renders to the same bytes.
     """
     if watch:
         # Commits do not change while somebody edits, and looking at them takes longer than a save should.

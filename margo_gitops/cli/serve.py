@@ -20,11 +20,11 @@ from margo_gitops.server.service.run import serve as run_server
 )
 @click.option("--check", is_flag=True, help="Check the configuration and the files it names, and end.")
 def serve(config: Path, check: bool) -> None:
-    """Serve the state repo to devices over HTTP, and take their reports.
+    """Serve the state repo to devices over HTTP, and receive their reports.
 
-    Ends with SIGTERM or SIGINT, after what was begun is answered. Every report that was acknowledged is on disk.
+    Stops on SIGTERM or SIGINT, after it has answered open requests. Every acknowledged report is on disk.
 
-    Exit status: 0 ended, 2 usage or configuration, 75 another server has the journal of reports.
+    Exit status: 0 stopped, 2 usage or configuration, 75 another server uses the journal of reports.
     """
     configuration = load_server_configuration(config)
     if check:

@@ -47,7 +47,7 @@ _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
     help="Only devices in this state.",
 )
 @click.option("--details", is_flag=True, help="Show every device with each of its deployments.")
-@click.option("--watch", is_flag=True, help="Show it again at every change, until interrupted.")
+@click.option("--watch", is_flag=True, help="Show it again after each change, until interrupted.")
 @output_option("text", "json", "yaml", says="How to print; json and yaml follow schemas/fleet-status.schema.json.")
 @click.pass_context
 def status(
@@ -66,9 +66,9 @@ def status(
 ) -> None:
     """Show the fleet: desired and adopted version, state and last report of each device; with DEVICE, of that one.
 
-    Filters of one kind are alternatives, filters of different kinds must all hold.
+    A device must match one value of each kind of filter.
 
-    Exits 0 if every device shown runs what it should, 1 if one does not, 2 or more if the status is unknown.
+    Exits 0 if every shown device runs what it should, 1 if one does not, 2 or more if the status is unknown.
     """
     named = (device, *devices) if device is not None else devices
     wanted = StatusFilter(

@@ -18,17 +18,17 @@ from margo_gitops.operations.validate.rules import RULES
 @fleet_option
 @click.option("--rev", help="A commit of the fleet repo. Default: the files as they are now.")
 @click.option("--since", help="Show only findings of the change since this commit: in changed files, or new elsewhere.")
-@click.option("--state", help="The state repo, a path or a URL: check settings that may not change too.")
+@click.option("--state", help="The state repo, a path or a URL: also check immutable settings.")
 @at_option
 @before_merge_option
 @click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")
-@click.option("--explain", metavar="RULE", help="Print what a rule is about, and check nothing.")
+@click.option("--explain", metavar="RULE", help="Explain a rule, and check nothing.")
 @click.option(
     "--output",
     type=click.Choice(sorted(FORMATS)),
     default="text",
     show_default=True,
-    help="How to print: for people, or as a pipeline's report.",
+    help="How to print: text for people, or a report for a pipeline.",
 )
 @click.pass_context
 def validate(
@@ -45,9 +45,9 @@ def validate(
 ) -> None:
     """Check a fleet repo: every finding in one run, with its rule, file, line, reason and remedy. Nothing is written.
 
-    Documents, references, placement, parameters, packages and their pins are errors, as `render` would refuse them;
-    what is not pinned, such as images without a digest, is a warning. The fleet's policy is obeyed too: what may be
-    deployed, and with --since freezes, signatures and reviews of the change.
+    Errors are what `render` would refuse: documents, references, placement, parameters, packages and their pins.
+    Warnings are what is not pinned, such as images without a digest. The fleet's policy applies too: to applications
+    and their content, and with --since to freezes, signatures and reviews of the change.
 
     Exits 0 if there are no errors, 1 if there are, 2 or more if nothing could be checked.
     """
