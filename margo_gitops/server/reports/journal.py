@@ -180,9 +180,6 @@ class ReportJournal:
         Args:
             before: seconds since the epoch.
             client: whose; None: of all.
-
-        Raises:
-            ReportsUnusable: the disk refuses.
         """
 
         def old(connection: sqlite3.Connection) -> list[ReportKey]:
@@ -197,11 +194,7 @@ class ReportJournal:
         return await self._do(old)
 
     async def forget(self, keys: Sequence[ReportKey]) -> None:
-        """Remove reports, with the next commit from the branch too.
-
-        Raises:
-            ReportsUnusable: the disk refuses.
-        """
+        """Remove reports, with the next commit from the branch too."""
 
         def forget(connection: sqlite3.Connection) -> None:
             for key in keys:
