@@ -46,11 +46,7 @@ _REFERENCES = (
 
 
 def check_package(tree: FileTree, file_prefix: str = "") -> Package:
-    """Return the package in a folder, with its compose files checked too.
-
-    Raises:
-        PackageInvalid: with every finding.
-    """
+    """Return the package in a folder, with its compose files checked too (PackageInvalid: with every finding)."""
     package = read_package(tree, file_prefix)
     findings = (*package.findings, *compose_findings(tree, package.application, file_prefix))
     if any(each.severity == "error" for each in findings):

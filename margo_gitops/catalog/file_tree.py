@@ -120,11 +120,7 @@ class DiskTree:
 
 
 def check_depth(folder: str) -> None:
-    """Refuse folders that lie too deep.
-
-    Raises:
-        UnreadableDocument: this one does.
-    """
+    """Refuse folders that lie too deep (UnreadableDocument)."""
     if folder.count("/") >= MAX_DEPTH:
         raise UnreadableDocument(
             f"is in more than {MAX_DEPTH} folders", where=Location("/".join(folder.split("/")[:4]))

@@ -172,11 +172,7 @@ class FleetRepo:
 
     @classmethod
     def find(cls, start: Path) -> FleetRepo:
-        """Return the fleet repo that a folder lies in.
-
-        Raises:
-            NoFleetRepo: there is none.
-        """
+        """Return the fleet repo that a folder lies in (NoFleetRepo: there is none)."""
         remedy = "change into one, name it with --fleet, or make one with `margo-gitops init DIR`"
         try:
             found = pygit2.discover_repository(str(start))

@@ -121,11 +121,7 @@ def parse_quantity(text: str) -> int:
 
 
 def parse_timeout(text: str) -> int:
-    """Return a component's time-out, `8m30s`, in seconds.
-
-    Raises:
-        ValueError: `text` has another form.
-    """
+    """Return a component's time-out, `8m30s`, in seconds (ValueError: `text` has another form)."""
     match = _TIMEOUT.fullmatch(text)
     if not match:
         raise ValueError(f"{text!r} does not have the form 8m30s")

@@ -93,11 +93,7 @@ class FreshnessProof:
 
 
 def parse_moment(text: str) -> datetime:
-    """Return a time of a statement.
-
-    Raises:
-        ValueError: there is no such time.
-    """
+    """Return a time of a statement (ValueError: there is no such time)."""
     return datetime.strptime(text, _MOMENT_FORMAT).replace(tzinfo=UTC)
 
 

@@ -307,11 +307,7 @@ def find(
 
 
 def read(cls: type[T], source: SourceText) -> T:
-    """Return the document as a value.
-
-    Raises:
-        InvalidDocument: with every finding of the document.
-    """
+    """Return the document as a value (InvalidDocument: with every finding of the document)."""
     value, findings = find(cls, source)
     if value is None:
         errors = [finding for finding in findings if finding.severity == "error"]

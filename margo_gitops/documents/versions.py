@@ -101,11 +101,7 @@ def read_range(text: str) -> tuple[tuple[_Comparison, ...], ...]:
 
 
 def in_range(version: str, versions: str) -> bool:
-    """Return whether a version lies in a range.
-
-    Raises:
-        ValueError: `versions` is not a range.
-    """
+    """Return whether a version lies in a range (ValueError: `versions` is not a range)."""
     key = _semver_key(version)
     return any(_holds(version, key, alternative) for alternative in read_range(versions))
 

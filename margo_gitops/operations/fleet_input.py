@@ -146,11 +146,7 @@ def opened_state(request: StateRequest) -> Iterator[tuple[StateObjects, str]]:
 
 
 def refuse_foreign(fleet: FleetInput, target: StateTarget, values: Mapping[str, str]) -> None:
-    """Refuse the state repo of another fleet, or one that no renderer wrote.
-
-    Raises:
-        StateForeign: it is.
-    """
+    """Refuse the state repo of another fleet, or one that no renderer wrote (StateForeign)."""
     tip = values.get(FLEET_REF)
     if tip is None:
         return

@@ -76,11 +76,7 @@ def desired_state(
 
 
 def raised(state: DesiredState) -> DesiredState:
-    """Return a state with the next version.
-
-    Raises:
-        StateTampered: there is no next version.
-    """
+    """Return a state with the next version (StateTampered: there is no next version)."""
     if state.version == MAX_MANIFEST_VERSION:
         raise StateTampered(f"the manifest version of {state.device} cannot be raised any more", device=state.device)
     version = state.version + 1
@@ -89,11 +85,7 @@ def raised(state: DesiredState) -> DesiredState:
 
 
 def rendered_version(device: str, content: bytes) -> int:
-    """Return the version of a manifest that a render wrote.
-
-    Raises:
-        StateTampered: it is none of ours.
-    """
+    """Return the version of a manifest that a render wrote (StateTampered: it is none of ours)."""
     # Keys are sorted (RFC 8785), so the version stands last: no need to parse ten thousand manifests.
     match = _VERSION.search(content)
     if match is None or int(match[1]) > MAX_MANIFEST_VERSION:

@@ -42,11 +42,7 @@ def default_artifacts_url(folder: Path) -> str:
 
 
 def check_artifacts_url(url: str) -> None:
-    """Refuse an address that no device could fetch content from.
-
-    Raises:
-        ScaffoldRefused: it is none.
-    """
+    """Refuse an address that no device could fetch content from (ScaffoldRefused)."""
     if re.search(ARTIFACTS_URL_PATTERN, url) is None:
         raise ScaffoldRefused(
             f"{url!r} is not an address of applications/",
@@ -55,11 +51,7 @@ def check_artifacts_url(url: str) -> None:
 
 
 def check_target(folder: Path) -> None:
-    """Refuse a folder that holds something.
-
-    Raises:
-        ScaffoldRefused: it does.
-    """
+    """Refuse a folder that holds something (ScaffoldRefused)."""
     # A clone of an empty repository holds .git, and is the usual start on a git host.
     if folder.exists() and (not folder.is_dir() or any(entry.name != ".git" for entry in folder.iterdir())):
         remedy = "name a new folder"

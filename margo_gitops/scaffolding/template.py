@@ -45,11 +45,7 @@ class Answers:
     branch: Annotated[str, About("The branch that pipelines render.")] = DEFAULT_BRANCH
 
     def check(self) -> None:
-        """Refuse names that no document could have.
-
-        Raises:
-            ScaffoldRefused: one of them.
-        """
+        """Refuse names that no document could have (ScaffoldRefused)."""
         for value, what, option in ((self.name, "a fleet", "--name"), (self.site, "a site", "--site")):
             if not re.search(NAME_PATTERN, value):
                 raise ScaffoldRefused(

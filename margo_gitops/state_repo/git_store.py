@@ -211,11 +211,7 @@ def bad_object(name: str, reason: str) -> StateTampered:
 
 
 def commit_links(name: str, raw: bytes) -> CommitLinks:
-    """Return where a commit object leads to.
-
-    Raises:
-        StateTampered: it is no commit.
-    """
+    """Return where a commit object leads to (StateTampered: it is no commit)."""
     match = _LINKS.match(raw)
     if match is None:
         raise bad_object(name, "it is not a commit")

@@ -70,11 +70,7 @@ class DeviceState:
 
     @property
     def parsed(self) -> GitCommit:
-        """The commit's fields.
-
-        Raises:
-            ValueError: no renderer writes such a commit.
-        """
+        """The commit's fields (ValueError: no renderer writes such a commit)."""
         return parse_commit(self.raw_commit)
 
     @property
@@ -101,11 +97,7 @@ class DeviceTree:
 
     @cached_property
     def manifest(self) -> bytes:
-        """Bytes of `manifest.json`.
-
-        Raises:
-            StateTampered: there is none.
-        """
+        """Bytes of `manifest.json` (StateTampered: there is none)."""
         name = self.objects.child(self.tree, MANIFEST_FILE)
         if name is None:
             raise bad_object(self.tree, f"this tree of a device holds no {MANIFEST_FILE}")
@@ -133,11 +125,7 @@ class StateObjects(GitStore):
     """The objects and refs of a state repo; StateTampered also for what no renderer writes."""
 
     def refs(self) -> dict[str, str]:
-        """Return the object id of every ref, by full name.
-
-        Raises:
-            StateRepoUnusable: a ref cannot be read.
-        """
+        """Return the object id of every ref, by full name (StateRepoUnusable: a ref cannot be read)."""
         return Refs(self.folder).read()
 
     def places(self, tree: str) -> dict[str, DevicePlace]:

@@ -47,11 +47,7 @@ class Refs:
         self._own = folder / "margo-gitops.lock"
 
     def read(self) -> dict[str, str]:
-        """Return the object id of every ref, by full name.
-
-        Raises:
-            StateRepoUnusable: a ref cannot be read.
-        """
+        """Return the object id of every ref, by full name (StateRepoUnusable: a ref cannot be read)."""
         try:
             values = self.packed()
             values.update(self._loose())

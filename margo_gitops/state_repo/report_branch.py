@@ -61,11 +61,7 @@ class ReportBranch:
     """The branch of reports; one writer."""
 
     def __init__(self, folder: Path) -> None:
-        """Use the state repo in a folder.
-
-        Raises:
-            StateRepoUnusable: there is none.
-        """
+        """Use the state repo in a folder (StateRepoUnusable: there is none)."""
         try:
             self._repository = pygit2.Repository(str(folder))
         except pygit2.GitError as error:

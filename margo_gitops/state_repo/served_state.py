@@ -146,11 +146,7 @@ class StateView:
         return None
 
     def alias(self, client: str) -> str | None:
-        """Return what a client calls itself, if that is not its id.
-
-        Raises:
-            StateTampered: the fleet branch cannot be read.
-        """
+        """Return what a client calls itself, if that is not its id (StateTampered: the fleet branch cannot be read)."""
         return self._objects.aliases(self.fleet_commit).get(client) if self.fleet_commit else None
 
     def snapshot(self, client: str) -> Snapshot | None:

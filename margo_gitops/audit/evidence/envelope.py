@@ -29,11 +29,7 @@ _ED25519: Final = "ssh-ed25519"
 
 
 def statement_payload(subjects: tuple[Subject, ...], predicate: dict[str, Json]) -> bytes:
-    """Return the bytes of an in-toto statement.
-
-    Raises:
-        ValueError: it is no valid statement.
-    """
+    """Return the bytes of an in-toto statement (ValueError: it is no valid statement)."""
     written = [write(each) for each in subjects]
     descriptors = [
         ResourceDescriptor(name=cast("str", each["name"]), digest=cast("dict[str, str]", each["digest"])).pb
@@ -51,11 +47,7 @@ def statement_payload(subjects: tuple[Subject, ...], predicate: dict[str, Json])
 
 
 def check_statement(payload: bytes) -> None:
-    """Check that a payload is an in-toto statement, by in-toto's own reader.
-
-    Raises:
-        ValueError: it is something else.
-    """
+    """Check that a payload is an in-toto statement, by in-toto's own reader (ValueError: it is something else)."""
     try:
         message = ParseDict(json.loads(payload), StatementMessage())
         Statement.copy_from_pb(message).validate()

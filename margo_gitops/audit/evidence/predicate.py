@@ -144,11 +144,7 @@ def fleet_commit_of(name: str, raw: bytes) -> EvidenceFleetCommit:
 
 
 def content_of(item: EvidenceObject) -> bytes:
-    """Return an object's bytes.
-
-    Raises:
-        ValueError: it is not base64.
-    """
+    """Return an object's bytes (ValueError: it is not base64)."""
     try:
         return base64.b64decode(item.content, validate=True)
     except binascii.Error as error:

@@ -51,11 +51,7 @@ class ServerTarget:
     reports: str = "invalid"
 
     def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            ServerNotCheckable: they cannot work.
-        """
+        """Check the settings (ServerNotCheckable: they cannot work)."""
         try:
             address = urlsplit(self.url)
             port_is_one = address.port != 0

@@ -76,11 +76,7 @@ class Sides:
 
 
 def planned(sides: Sides, notes: Iterable[str] = ()) -> Plan:
-    """Return what a render would change; the policy is not asked.
-
-    Raises:
-        StateTampered: what is there cannot be read.
-    """
+    """Return what a render would change; the policy is not asked (StateTampered: what is there cannot be read)."""
     facts = VendoredContent(sides.intent, sides.tree)
     changes = tuple(difference(sides.before, sides.states, sides.intent, facts))
     here = sum(change.change != "removed" for change in changes)

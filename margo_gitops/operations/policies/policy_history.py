@@ -133,11 +133,7 @@ class PolicyHistory:
         return self.before(span.base) if span.named else None
 
     def steps(self, span: Span) -> list[Step]:
-        """Return the steps of a span, oldest first, without their sites.
-
-        Raises:
-            PolicyUnusable: the history is not whole.
-        """
+        """Return the steps of a span, oldest first, without their sites (PolicyUnusable: the history is not whole)."""
         history = self.repo.history()
         base = self._named_base(span)
         head = span.head

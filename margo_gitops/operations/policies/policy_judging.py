@@ -113,11 +113,7 @@ def _of_own(tree: RootTree, fleet: Located[Fleet]) -> Iterator[Verdict]:
 
 
 def refuse_breaches(verdicts: Iterable[Verdict]) -> None:
-    """Refuse a change that the policy refuses.
-
-    Raises:
-        RenderingRefused: with every reason.
-    """
+    """Refuse a change that the policy refuses (RenderingRefused: with every reason)."""
     if errors := refusing(verdicts):
         raise RenderingRefused("the fleet's policy refuses this change", errors)
 
