@@ -83,9 +83,7 @@ def forked(arguments: list[str], cwd: Path, environment: Mapping[str, str], seco
         tempfile.TemporaryFile() as stderr,
     ):
         streams = nothing.fileno(), stdout.fileno(), stderr.fileno()
-        code = preloaded.ask(
-            preloaded_program(), arguments, cwd, environment, streams, seconds=seconds, coverage=_coverage()
-        )
+        code = preloaded.ask(preloaded_program(), arguments, cwd, environment, streams, seconds=seconds)
         said = []
         for stream in (stdout, stderr):
             stream.seek(0)
@@ -116,18 +114,3 @@ def preloaded_program() -> Path:
     with os.fdopen(ready, "rb") as signal:
         assert signal.read() == b"ready", "the server that forks commands did not start"
     return path
-
-
-def _coverage() -> Mapping[str, str] | None:
-    """Return how a forked command measures coverage, as this process does; None where it does not."""
-    if "coverage" not in sys.modules:
-        return None
-    from coverage import Coverage
-
-    current = Coverage.current()
-    if current is None:
-        return None
-    return {
-        "config_file": str(current.get_option("run:config_file") or "pyproject.toml"),
-        "data_file": str(Path(str(current.get_option("run:data_file"))).absolute()),
-    }

@@ -38,7 +38,6 @@ def ask(
     streams: tuple[int, int, int],
     *,
     seconds: float | None = None,
-    coverage: Mapping[str, str] | None = None,
 ) -> int:
     """Return the exit code of a command that the server forks; negative for the signal that ended it.
 
@@ -49,7 +48,6 @@ def ask(
         environment: all of its variables.
         streams: descriptors of its standard input, output and error.
         seconds: the longest that it may take; who hangs up, ends the command.
-        coverage: of `coverage.Coverage`: where the command writes which lines it ran.
 
     Raises:
         TimeoutError: it took longer.
@@ -58,7 +56,6 @@ def ask(
         "arguments": list(arguments),
         "environment": dict(environment),
         "folder": str(folder),
-        "coverage": coverage,
     }
     message = json.dumps(request).encode()
     with socket.socket(socket.AF_UNIX) as connection:
@@ -150,7 +147,7 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
         time.tzset()
         os.chdir(request["folder"])
         sys.argv = ["margo-gitops", *request["arguments"]]
-        code = _main(request["coverage"])
+        code = _main()
     except BaseException:  # noqa: BLE001 - as the interpreter does
         import traceback
 
@@ -163,23 +160,14 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
         os._exit(code & 0xFF)
 
 
-def _main(coverage: Mapping[str, str] | None) -> int:
+def _main() -> int:
     from margo_gitops.cli.main import main
 
-    measuring = None
-    if coverage is not None:
-        from coverage import Coverage
-
-        measuring = Coverage(**coverage, data_suffix=True)  # type: ignore[arg-type]
-        measuring.start()
     try:
         main()
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else 1
-    finally:
-        if measuring is not None:
-            measuring.stop()
-            measuring.save()
+    return 0
 
 
 if __name__ == "__main__":
