@@ -107,7 +107,8 @@ def _with_url(begin: str) -> Callable[[], State]:
         listed = first_listed(fields)
         listed["url"] = f"{begin}{listed['url']}"
 
-    return with_manifest(change)
+    # Without a bundle, from which the document could be had.
+    return lambda: replace(with_manifest(change)(), bundle=None)
 
 
 def _elsewhere(request: Request, answer: Answer, place: Place) -> Answer:
