@@ -16,10 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
-
-import jsonschema
-import jsonschema.protocols
+from typing import TYPE_CHECKING, Final
 
 from margo_gitops.catalog.compose_images import compose_file
 from margo_gitops.catalog.compose_yaml import ComposeText, Value, read_compose
@@ -28,6 +25,10 @@ from margo_gitops.catalog.package import Package, package_folder, package_invali
 from margo_gitops.documents.compose_variables import pointer_problem, variable_name
 from margo_gitops.errors import Finding, Location, UnreadableDocument
 from margo_gitops.rendering.intent import Application
+
+if TYPE_CHECKING:
+    import jsonschema
+    import jsonschema.protocols
 
 _VARIABLE = re.compile(
     r"\$\$|\$(?P<plain>[A-Za-z_]\w*)|\$\{(?P<braced>[A-Za-z_]\w*)(?P<sign>:?[-?+]|\})|(?P<bad>\$)|(?P<close>\})",
@@ -114,6 +115,9 @@ def compose_findings(tree: FileTree, application: Application, file_prefix: str)
 @lru_cache(maxsize=1)
 def _specification() -> jsonschema.protocols.Validator:
     """Return a validator for the schema that compose-spec publishes, from the package that keeps a copy up to date."""
+    # Imported where a compose file is read: with its optional packages it takes seconds, and most commands read none.
+    import jsonschema
+
     # Found without an import, which would load all of that program.
     path = Path(str(importlib.metadata.distribution("check-jsonschema").locate_file(_SCHEMA)))
     schema = json.loads(path.read_bytes())
@@ -152,6 +156,8 @@ class _Check:
         return self._finding("R208", message, path, remedy or "docs.docker.com/reference/compose-file", "error")
 
     def _schema(self) -> Iterator[Finding]:
+        import jsonschema
+
         errors = list(_specification().iter_errors(self.text.value))
         for error in errors:
             leaf = jsonschema.exceptions.best_match(iter([error])) or error
