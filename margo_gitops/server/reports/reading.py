@@ -103,9 +103,10 @@ def device_in_fleet(client: str, device: str, *, alias: str | None = None, any_d
         device = f"{client}{slash}{child}"
     elif first != client and not any_device_id:
         own = f"{client!r} or its alias {alias!r}" if alias else f"{client!r}"
+        # The same words for another client's device and for one that does not exist.
         detail = (
-            f"The device id {device!r} does not start with {own}. Use that id. Or, in the fleet repo, give the device "
-            f"{client!r} the alias {first!r} (spec.alias) and render."
+            f"The device id does not start with {own}. Use that id. Or, in the fleet repo, make the id that you sent "
+            f"the alias of the device {client!r} (spec.alias), and render."
         )
         raise RequestRefused(NOT_AUTHORIZED.because(detail))
     try:
