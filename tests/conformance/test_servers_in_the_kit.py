@@ -94,7 +94,7 @@ NO_HOST_CAN = {
     "G-A-6 a commit of another device is as one that does not exist",
     "G-A-7 have tells nothing",
     "G-A-8 only commits can be wanted",
-    "G-S-20 and the reason is told",
+    "G-S-20 and the server says why",
     "G-R-9 what is not a git request is 4xx",
 }
 """What no setting of git or of the web server in front of it changes."""

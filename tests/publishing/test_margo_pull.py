@@ -334,7 +334,7 @@ def test_what_a_bundle_unpacks_to_is_bounded(site: Site):
     assert outcome.code == 4, outcome
     assert "unpacks to more" in outcome.stderr
     site.serve_bundle_bytes(b"no archive")
-    assert "no gzip file" in site.pull().stderr
+    assert "not a gzip file" in site.pull().stderr
     site.serve_bundle_bytes(gzip.compress(b"no archive"))
     assert site.pull().code == 4
 
@@ -419,7 +419,7 @@ def test_settings_that_cannot_work_are_told_before_anything_is_sent(site: Site):
         "no URL": (["--url", "ftp://x"], {}, "must start with https://"),
         "credentials in the URL": (["--url", "https://u:p@x"], {}, "credentials go into files"),
         "a token in the clear": (["--url", "http://plant.example"], {}, "unencrypted"),
-        "a period of nothing": (["--every", "0"], {}, "no positive whole number"),
+        "a period of nothing": (["--every", "0"], {}, "not a positive whole number"),
         "no hook": (["--hook", "/nonexistent/hook"], {}, "cannot be run"),
     }
     for what, (options, variables, words) in bad.items():
