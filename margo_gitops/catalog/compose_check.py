@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from margo_gitops.catalog.compose_images import compose_file
-from margo_gitops.catalog.compose_yaml import ComposeText, Value, read_compose
+from margo_gitops.catalog.compose_yaml import ComposeText, Value, mapping, plain, read_compose
 from margo_gitops.catalog.file_tree import FileTree, SubTree
 from margo_gitops.catalog.package import Package, package_folder, package_invalid, read_package
 from margo_gitops.documents.compose_variables import pointer_problem, variable_name
@@ -175,7 +175,7 @@ class _Check:
     def _variables(self) -> Iterator[Finding]:
         used: set[str] = set()
         told: set[str] = set()
-        elsewhere = "include" in _plain(self.text.value)
+        elsewhere = "include" in plain(self.text.value)
         for path, value in self.text.leaves():
             elsewhere = elsewhere or any(part in _FROM_ELSEWHERE for part in path)
             if "environment" in path[2:4]:
@@ -203,12 +203,12 @@ class _Check:
                 )
 
     def _services(self) -> Iterator[Finding]:
-        model = _plain(self.text.value)
-        services = _mapping(model, "services")
+        model = plain(self.text.value)
+        services = mapping(model, "services")
         if not services and "include" not in model:
             yield self._wrong("has no services", ())
         for name, value in services.items():
-            service = _plain(value)
+            service = plain(value)
             path = ("services", name)
             borrows = "extends" in service or "include" in model
             if not borrows and not service.keys() & {"image", "build", "provider"}:
@@ -232,7 +232,7 @@ class _Check:
         used = {kind: _names(service.get(kind)) for kind, _ in _REFERENCES}
         used["volumes"] = [_volume(each) for each in _items(service.get("volumes"))]
         for kind, noun in _REFERENCES:
-            there = {"", "default"} | _mapping(self.text.value, "services" if kind == "depends_on" else kind).keys()
+            there = {"", "default"} | mapping(self.text.value, "services" if kind == "depends_on" else kind).keys()
             for other in used[kind]:
                 if other not in there and "$" not in other:
                     message = f"service {name} uses the {noun} {other}, which is not there"
@@ -271,7 +271,7 @@ def _writes_into_package(volume: Value) -> bool:
     if isinstance(volume, str):
         source, *rest = volume.split(":")
         return bool(rest) and source.startswith(".") and not any("ro" in each.split(",") for each in rest[1:])
-    entry = _plain(volume)
+    entry = plain(volume)
     place = entry.get("source")
     local = isinstance(place, str) and not place.startswith(("/", "~", "$"))
     return entry.get("type") == "bind" and local and entry.get("read_only") is not True
@@ -282,7 +282,7 @@ def _volume(volume: Value) -> str:
     if isinstance(volume, str):
         source, colon, _ = volume.partition(":")
         return source if colon and not source.startswith((".", "/", "~")) else ""
-    entry = _plain(volume)
+    entry = plain(volume)
     place = entry.get("source")
     return place if entry.get("type") == "volume" and isinstance(place, str) else ""
 
@@ -291,14 +291,6 @@ def _names(value: Value) -> list[str]:
     """Return the names in a list of texts, in one of mappings with a `source`, or in a mapping."""
     found = [each.get("source") if isinstance(each, dict) else each for each in _items(value)]
     return list(value) if isinstance(value, dict) else [each for each in found if isinstance(each, str)]
-
-
-def _plain(value: Value) -> dict[str, Value]:
-    return value if isinstance(value, dict) else {}
-
-
-def _mapping(value: Value, name: str) -> dict[str, Value]:
-    return _plain(_plain(value).get(name))
 
 
 def _items(value: Value) -> list[Value]:

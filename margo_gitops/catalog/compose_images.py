@@ -1,7 +1,4 @@
-"""The images that a vendored compose file names, and how well a name pins what it stands for.
-
-The file is a stranger's: it is read event by event, so that neither its depth nor its aliases cost anything.
-"""
+"""The images that a vendored compose file names, and how well a name pins what it stands for."""
 
 from __future__ import annotations
 
@@ -9,20 +6,16 @@ import io
 import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-import yaml
-
+from margo_gitops.catalog.compose_yaml import mapping, plain, read_compose
 from margo_gitops.catalog.file_tree import FileTree
 from margo_gitops.catalog.package import COMPOSE_FILE
-from margo_gitops.documents.yaml_text import Loader
 from margo_gitops.errors import Location, UnreadableDocument
 from margo_gitops.rendering.intent import ComponentContent
 
 MAX_BYTES = 1024 * 1024
-MAX_EVENTS = 100_000
 MAX_ARCHIVE_BYTES = 64 * 1024 * 1024
 MAX_ARCHIVE_ENTRIES = 10_000
 
@@ -116,8 +109,15 @@ def service_images(tree: FileTree, content: ComponentContent) -> list[ServiceIma
     found = compose_file(tree, f"applications/{content.location}", is_folder=content.is_folder)
     if found is None:
         return []
-    images = _images(found.content, found.path)
-    return [replace(each, location=Location(found.path)) if found.in_archive else each for each in images]
+    text = read_compose(found.content, found.path, in_archive=found.in_archive)
+    images = []
+    for name, service in mapping(text.value, "services").items():
+        image = plain(service).get("image")
+        if isinstance(image, str):
+            images.append(ServiceImage(name, image, text.at(("services", name, "image"))))
+        elif "build" in plain(service):
+            images.append(ServiceImage(name, None, text.at(("services", name, "build"))))
+    return images
 
 
 def _in_archive(archive: bytes, path: str) -> bytes | None:
@@ -135,68 +135,4 @@ def _in_archive(archive: bytes, path: str) -> bytes | None:
                     return file.read() if file else None
     except (tarfile.TarError, OSError, EOFError, zlib.error, ValueError) as error:
         raise UnreadableDocument("is not a tar.gz", where=Location(path), why=[str(error)]) from error
-    return None
-
-
-def _images(content: bytes, path: str) -> Iterator[ServiceImage]:
-    """Yield the image, or the build, of every service; also of fragments that services may merge (`x-…`)."""
-    loader = Loader(content)
-    try:
-        yield from _walk(loader, path)
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise UnreadableDocument(
-            "is not valid YAML", where=Location(path), why=[" ".join(str(error).split())]
-        ) from error
-    finally:
-        loader.dispose()
-
-
-def _walk(loader: Any, path: str) -> Iterator[ServiceImage]:  # noqa: ANN401  # PyYAML's two loaders share no base
-    # One entry for each open mapping or list: its last key; None while a key is expected; "" in a list.
-    keys: list[str | None] = []
-    built: dict[str, Location] = {}
-    with_image: set[str] = set()
-    for _ in range(MAX_EVENTS):
-        event = loader.get_event()
-        if event is None or isinstance(event, yaml.StreamEndEvent):
-            yield from (ServiceImage(name, None, at) for name, at in built.items() if name not in with_image)
-            return
-        if isinstance(event, (yaml.MappingEndEvent, yaml.SequenceEndEvent)):
-            keys.pop()
-            _value_ended(keys)
-            continue
-        if not isinstance(event, yaml.NodeEvent):
-            continue
-        expects_key = bool(keys) and keys[-1] is None
-        mark = event.start_mark
-        where = Location(path, mark.line + 1, mark.column + 1) if mark else Location(path)
-        service = _service(keys)
-        if service and keys[-1] == "build":
-            built.setdefault(service, where)
-        if isinstance(event, yaml.ScalarEvent):
-            if expects_key:
-                keys[-1] = event.value
-                continue
-            if service and keys[-1] == "image":
-                with_image.add(service)
-                yield ServiceImage(service, event.value, where)
-            _value_ended(keys)
-        elif isinstance(event, yaml.AliasEvent):
-            _value_ended(keys)
-        else:
-            keys.append(None if isinstance(event, yaml.MappingStartEvent) else "")
-    raise UnreadableDocument(f"has more than {MAX_EVENTS} values", where=Location(path))
-
-
-def _value_ended(keys: list[str | None]) -> None:
-    if keys and keys[-1] != "":
-        keys[-1] = None
-
-
-def _service(keys: list[str | None]) -> str | None:
-    """Return the service whose field comes next: `services.NAME.FIELD`, or `x-NAME.FIELD`."""
-    if len(keys) == 3 and keys[0] == "services" and keys[1]:
-        return keys[1]
-    if len(keys) == 2 and keys[0] and keys[0].startswith("x-"):
-        return keys[0]
     return None

@@ -58,6 +58,16 @@ class ComposeText:
                 yield path, value
 
 
+def plain(value: Value) -> dict[str, Value]:
+    """Return a mapping; an empty one for another value."""
+    return value if isinstance(value, dict) else {}
+
+
+def mapping(value: Value, name: str) -> dict[str, Value]:
+    """Return the mapping below a key; an empty one where there is none."""
+    return plain(plain(value).get(name))
+
+
 def read_compose(content: bytes, file: str, *, in_archive: bool = False) -> ComposeText:
     """Return a compose file.
 
