@@ -22,7 +22,7 @@ from margo_gitops.digests import DIGEST_PATTERN, Digest, folder_digest, sha256
 from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.declarations import About, Problem, Range, Text
 from margo_gitops.documents.deployment import OWN_EXTENSION
-from margo_gitops.documents.fleet_kinds import API_VERSION, ApplicationsLock, LockedApplication
+from margo_gitops.documents.fleet_kinds import ApplicationsLock, LockedApplication
 from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import Node, SourceText
 from margo_gitops.documents.records import find, read, write
@@ -256,4 +256,4 @@ def write_lock(pins: Pins) -> bytes:
     """Return the lock file for these pins, sorted."""
     entries = tuple(LockedApplication(name, version, pins[name, version]) for name, version in sorted(pins))
     header = b"# Written by `margo-gitops app add`: which bytes each application version has.\n"
-    return header + write_yaml(write(ApplicationsLock(API_VERSION, "ApplicationsLock", entries)))
+    return header + write_yaml(write(ApplicationsLock(entries)))

@@ -13,7 +13,7 @@ import click
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.cli.output import output_option, show
 from margo_gitops.disk.files import read_bounded, reason
-from margo_gitops.documents.fleet_kinds import API_VERSION
+from margo_gitops.documents.declarations import API_VERSION
 from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, SourceText
 from margo_gitops.documents.problem import ProblemDetail

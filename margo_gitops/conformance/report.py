@@ -12,7 +12,7 @@ from xml.etree import ElementTree as ET
 
 from margo_gitops import __version__
 from margo_gitops.conformance.requirement import Level, Requirement
-from margo_gitops.documents.declarations import About
+from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.documents.records import write
 
 LONGEST_LINE: Final = 400
@@ -38,8 +38,6 @@ def bounded(lines: Iterable[str]) -> tuple[str, ...]:
     more = (f"and {len(every) - MOST_LINES} more",) if len(every) > MOST_LINES else ()
     return (*every[:MOST_LINES], *more)
 
-
-API_VERSION: Final = "margo-gitops/v1"
 
 Profile: TypeAlias = Literal["git", "http", "agent-git", "agent-http"]
 Verdict: TypeAlias = Literal["pass", "fail", "skipped", "not-applicable"]
@@ -86,11 +84,9 @@ class RequirementText:
 
 
 @dataclass(frozen=True, slots=True)
-class ConformanceReport:
+class ConformanceReport(OwnKind):
     """Everything that one run checked."""
 
-    api_version: Literal["margo-gitops/v1"]
-    kind: Annotated[Literal["ConformanceReport"], About("What this document is.")]
     tool: Annotated[str, About("Who checked, and in which version.")]
     profile: Annotated[Profile, About("What was checked for.")]
     subject: Annotated[str, About("What was checked: a URL, or a command; without credentials.")]
@@ -144,8 +140,6 @@ def make_report(
     failures = [each for each in results if each.verdict == "fail"]
     musts = sum(each.level == "MUST" for each in failures)
     return ConformanceReport(
-        api_version=API_VERSION,
-        kind="ConformanceReport",
         tool=f"margo-gitops {__version__}",
         profile=profile,
         subject=subject,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from margo_gitops.documents.nodes import FieldPath, Json
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 else:  # Json is recursive, which annotations read at run time cannot follow
     _JsonMapping = Mapping
 
+API_VERSION: Final = "margo-gitops/v1"
 EXTENSION_PATTERN = r"^x-[a-z][a-z0-9-]*-extensions$"
 EXTENSION_KEY = re.compile(EXTENSION_PATTERN[1:-1])
 
@@ -108,6 +109,18 @@ class OtherKeysSlot:
 
 OtherKeys = Annotated[_JsonMapping, OtherKeysSlot()]
 """Keys that the standard allows but does not name; kept, so that nothing is lost when the record is written again."""
+
+
+class OwnKind:
+    """The base of this project's documents: `apiVersion` and `kind`, the name of the class, come first in the file."""
+
+    __slots__ = ()
+    api_version = API_VERSION
+
+    @property
+    def kind(self) -> str:
+        """The document's kind."""
+        return type(self).__name__
 
 
 @dataclass(frozen=True, slots=True)

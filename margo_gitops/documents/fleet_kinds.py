@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, Literal
 
 from margo_gitops.documents.application import APPLICATION_ID_PATTERN, ParameterValue
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
 from margo_gitops.documents.constraints import DeviceName, DeviceSelector, Name
-from margo_gitops.documents.declarations import About, Items, Keys, Problem, Text
+from margo_gitops.documents.declarations import About, Items, Keys, OwnKind, Problem, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, encode_device_id
 from margo_gitops.documents.fleet_policy import Policy
-
-API_VERSION: Final = "margo-gitops/v1"
-ApiVersion: TypeAlias = Annotated[Literal["margo-gitops/v1"], About("Version of this project's kinds.")]
 
 Alias = Annotated[
     str, Text(pattern=r"^[A-Za-z0-9._~-]+$", max_length=DEVICE_ID_MAX_LENGTH, what="a device id without a slash")
@@ -117,11 +114,9 @@ class FleetSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Fleet:
+class Fleet(OwnKind):
     """The fleet: one `margo-gitops.yaml` in the root of the repo."""
 
-    api_version: ApiVersion
-    kind: Annotated[Literal["Fleet"], About("What this document is.")]
     metadata: NamedMetadata
     spec: FleetSpec
 
@@ -134,11 +129,9 @@ class SiteSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class Site(OwnKind):
     """A site: labels and parameters shared by its devices."""
 
-    api_version: ApiVersion
-    kind: Annotated[Literal["Site"], About("What this document is.")]
     metadata: LabelledMetadata
     spec: SiteSpec = field(default_factory=SiteSpec)
 
@@ -161,11 +154,9 @@ class DeviceSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Device:
+class Device(OwnKind):
     """A device: labels, site, capabilities and its own parameters."""
 
-    api_version: ApiVersion
-    kind: Annotated[Literal["Device"], About("What this document is.")]
     metadata: DeviceMetadata
     spec: DeviceSpec
 
@@ -219,11 +210,9 @@ class DeploymentIntentSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class Deployment:
+class Deployment(OwnKind):
     """An intent: an application, the devices it goes to, and its parameters."""
 
-    api_version: ApiVersion
-    kind: Annotated[Literal["Deployment"], About("What this document is.")]
     metadata: NamedMetadata
     spec: DeploymentIntentSpec
 
@@ -242,9 +231,7 @@ class LockedApplication:
 
 
 @dataclass(frozen=True, slots=True)
-class ApplicationsLock:
+class ApplicationsLock(OwnKind):
     """`applications.lock`: which bytes each vendored application version has. Written by `margo-gitops app add`."""
 
-    api_version: ApiVersion
-    kind: Annotated[Literal["ApplicationsLock"], About("What this document is.")]
     applications: Annotated[tuple[LockedApplication, ...], Items(minimum=0), About("Sorted by id and version.")] = ()

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from margo_gitops.documents.constraints import Name
-from margo_gitops.documents.declarations import About, Problem, Range, Text
-from margo_gitops.documents.fleet_kinds import API_VERSION, ApiVersion
+from margo_gitops.documents.declarations import About, OwnKind, Problem, Range, Text
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION, ManifestDigest
 from margo_gitops.documents.records import write
@@ -34,11 +33,9 @@ Hash = Annotated[str, Text(pattern=r"^[0-9a-f]{64}$", what="64 lower-case hex di
 
 
 @dataclass(frozen=True, slots=True)
-class FreshnessStatement:
+class FreshnessStatement(OwnKind):
     """What is signed: this fleet's newest state, as one hash over all devices, and until when that may be believed."""
 
-    api_version: ApiVersion
-    kind: Literal["FreshnessStatement"]
     fleet: Annotated[Name, About("Name of the fleet.")]
     issued: Annotated[Moment, About("When it was made.", ("2026-11-21T09:30:00Z",))]
     expires: Annotated[Moment, About("From then on it proves nothing.", ("2026-11-28T09:30:00Z",))]
@@ -74,11 +71,9 @@ class FreshnessLeaf:
 
 
 @dataclass(frozen=True, slots=True)
-class FreshnessProof:
+class FreshnessProof(OwnKind):
     """One shard: the statement, its signature, the shard's devices, and the way from them to the statement's root."""
 
-    api_version: ApiVersion
-    kind: Literal["FreshnessProof"]
     statement: Annotated[
         str, About("The exact bytes of the statement, as text."), Text(max_length=MAX_STATEMENT_CHARACTERS)
     ]
@@ -122,5 +117,5 @@ def write_statement(
 ) -> bytes:
     """Return the exact bytes of a statement (RFC 8785)."""
     moments = format_moment(issued), format_moment(expires)
-    statement = FreshnessStatement(API_VERSION, "FreshnessStatement", fleet, *moments, state_commit, shards, root)
+    statement = FreshnessStatement(fleet, *moments, state_commit, shards, root)
     return write_json(write(statement))

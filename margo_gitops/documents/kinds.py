@@ -13,8 +13,9 @@ from typing import Literal, TypeAlias, TypeVar
 
 from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.capabilities import DeviceCapabilities
+from margo_gitops.documents.declarations import API_VERSION
 from margo_gitops.documents.deployment import ApplicationDeployment
-from margo_gitops.documents.fleet_kinds import API_VERSION, ApplicationsLock, Deployment, Device, Fleet, Site
+from margo_gitops.documents.fleet_kinds import ApplicationsLock, Deployment, Device, Fleet, Site
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Node, SourceText
@@ -87,11 +88,7 @@ MANIFEST = MargoKind("StateManifest", StateManifest, {}, _as_it_is)
 MARGO_KINDS = (DESCRIPTION, DEPLOYMENT, CAPABILITIES, STATUS, MANIFEST)
 
 OWN_KINDS: dict[str, type[Document]] = {
-    "Fleet": Fleet,
-    "Site": Site,
-    "Device": Device,
-    "Deployment": Deployment,
-    "ApplicationsLock": ApplicationsLock,
+    record.__name__: record for record in (Fleet, Site, Device, Deployment, ApplicationsLock)
 }
 
 

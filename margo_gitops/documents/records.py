@@ -29,6 +29,7 @@ from functools import cache, cached_property
 from typing import Annotated, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
 from margo_gitops.documents.declarations import (
+    API_VERSION,
     EXTENSION_KEY,
     EXTENSION_PATTERN,
     About,
@@ -36,6 +37,7 @@ from margo_gitops.documents.declarations import (
     Items,
     Keys,
     OtherKeysSlot,
+    OwnKind,
     Range,
     Spelled,
     Text,
@@ -71,6 +73,7 @@ class _Field:
     currently_required: bool
     default: object
     about: About | None
+    fixed: bool = False
 
 
 @dataclass(slots=True)
@@ -95,7 +98,7 @@ class RecordShape(Shape):
     @cached_property
     def slots(self) -> _Slots:
         """The record's fields; found on first use, so that a record may hold itself."""
-        slots = _Slots()
+        slots = _Slots(_header(self.cls) if issubclass(self.cls, OwnKind) else [])
         hints = get_type_hints(self.cls, include_extras=True)
         for item in fields(self.cls):
             hint = hints[item.name]
@@ -118,7 +121,9 @@ class RecordShape(Shape):
         for item in self.slots.fields:
             child = entries.get(item.wire)
             if child is not None:
-                values[item.attribute] = item.shape.read(child, (*path, item.wire), found)
+                value = item.shape.read(child, (*path, item.wire), found)
+                if not item.fixed:
+                    values[item.attribute] = value
             elif item.required or (item.currently_required and not found.older_shape):
                 found.add(node, path, f"{item.wire} is missing", f"add {item.wire}")
         self._read_others(entries, values, path, found)
@@ -195,6 +200,17 @@ class RecordShape(Shape):
         if not self.slots.others:
             definition["additionalProperties"] = False
         return definition
+
+
+def _header(cls: type) -> list[_Field]:
+    """Return the fields that each document of this project begins with."""
+    return [
+        _Field(attribute, camel_case(attribute), ChoiceShape((value,)), True, False, MISSING, About(text), fixed=True)
+        for attribute, value, text in (
+            ("api_version", API_VERSION, "Version of this project's kinds."),
+            ("kind", cls.__name__, "What this document is."),
+        )
+    ]
 
 
 def _field(cls: type, item: Field[object], hint: object, notes: tuple[object, ...]) -> _Field:

@@ -10,7 +10,7 @@ from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.package import LOCK_FILE, Package, locked_digests, package_folder, write_lock
 from margo_gitops.digests import Digest
 from margo_gitops.documents.application import ApplicationDescription, DeploymentProfile, DescribedParameter
-from margo_gitops.documents.fleet_kinds import API_VERSION, ApplicationsLock, Deployment, LockedApplication
+from margo_gitops.documents.fleet_kinds import ApplicationsLock, Deployment, LockedApplication
 from margo_gitops.documents.nodes import Json, exact
 from margo_gitops.documents.records import write
 from margo_gitops.documents.versions import newest, version_key
@@ -76,7 +76,7 @@ def pinned(tree: RootTree, key: tuple[str, str], digest: Digest) -> FileChange:
     content = file.read()
     pins = {**locked_digests(content), key: digest}
     entries = tuple(LockedApplication(*each, pins[each]) for each in sorted(pins))
-    value = write(ApplicationsLock(API_VERSION, "ApplicationsLock", entries))
+    value = write(ApplicationsLock(entries))
     return FileChange(LOCK_FILE, content, rewritten(content, LOCK_FILE, value))
 
 

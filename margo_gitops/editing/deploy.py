@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from margo_gitops.documents.application import ApplicationDescription, ParameterValue
 from margo_gitops.documents.constraints import NAME_PATTERN, DeviceSelector
-from margo_gitops.documents.fleet_kinds import API_VERSION, Deployment
+from margo_gitops.documents.declarations import API_VERSION
+from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.versions import newest

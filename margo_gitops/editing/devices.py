@@ -14,8 +14,9 @@ from pathlib import Path
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.application import ParameterValue
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
+from margo_gitops.documents.declarations import API_VERSION
 from margo_gitops.documents.device_id import encode_device_id, is_device_id
-from margo_gitops.documents.fleet_kinds import API_VERSION, Device
+from margo_gitops.documents.fleet_kinds import Device
 from margo_gitops.documents.kinds import CAPABILITIES, read_as, read_source
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.versions import version_key

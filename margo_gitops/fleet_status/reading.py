@@ -10,7 +10,6 @@ from typing import Final
 from margo_gitops.catalog.fleet import find_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.device_id import client_of, decode_device_id
-from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import StatusUnusable
 from margo_gitops.fleet_status.desired import Desired, DesiredReader
@@ -94,8 +93,6 @@ class StatusReader:
         times = self._seen.update(reported, frozenset(folders).intersection(each.device for each in found))
         devices = tuple(replace(each, last_seen=_time(times.get(each.device))) for each in found)
         return FleetStatus(
-            api_version=API_VERSION,
-            kind="FleetStatus",
             state_repo=self.location,
             state_commit=tip,
             fleet_commit=fleet_commit,

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
 from margo_gitops.documents.constraints import DeviceSelector
-from margo_gitops.documents.declarations import About
+from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.status import State
 from margo_gitops.rendering.intent import Intent
@@ -78,11 +78,9 @@ class SiteStatus:
 
 
 @dataclass(frozen=True, slots=True)
-class FleetStatus:
+class FleetStatus(OwnKind):
     """What a fleet should run, and what its devices report."""
 
-    api_version: Literal["margo-gitops/v1"]
-    kind: Annotated[Literal["FleetStatus"], About("What this document is.")]
     state_repo: Annotated[str, About("Path or URL.")]
     state_commit: Annotated[str | None, About("The commit of the branch `fleet`; null before the first render.")]
     fleet_commit: Annotated[str | None, About("The commit of the fleet repo that it was rendered from.")]

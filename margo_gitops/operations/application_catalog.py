@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final
 
 from margo_gitops.documents.application import (
     ApplicationDescription,
@@ -15,8 +15,7 @@ from margo_gitops.documents.application import (
     ValueSchema,
 )
 from margo_gitops.documents.constraints import CapacityRequirements, DeviceConstraints, EligibilityRule
-from margo_gitops.documents.declarations import About
-from margo_gitops.documents.fleet_kinds import API_VERSION
+from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.documents.matching import condition_text
 from margo_gitops.documents.versions import newest, version_key
 from margo_gitops.rendering.intent import Application, Intent
@@ -61,11 +60,9 @@ class ListedApplication:
 
 
 @dataclass(frozen=True, slots=True)
-class ApplicationCatalog:
+class ApplicationCatalog(OwnKind):
     """The applications of a fleet repo."""
 
-    api_version: Literal["margo-gitops/v1"]
-    kind: Annotated[Literal["ApplicationCatalog"], About("What this document is.")]
     applications: Annotated[tuple[ListedApplication, ...], About("Sorted by id.")]
 
 
@@ -118,11 +115,9 @@ class ShownOrganization:
 
 
 @dataclass(frozen=True, slots=True)
-class CatalogPage:
+class CatalogPage(OwnKind):
     """An application in one version, as people read of it before they choose it."""
 
-    api_version: Literal["margo-gitops/v1"]
-    kind: Annotated[Literal["CatalogPage"], About("What this document is.")]
     id: Annotated[str, About("Id of the application.")]
     name: Annotated[str, About("For people.")]
     version: Annotated[str, About("The version that is shown.")]
@@ -148,8 +143,6 @@ def application_catalog(intent: Intent) -> ApplicationCatalog:
     fleet = targets(intent)
     ids = sorted({application for application, _ in intent.applications})
     return ApplicationCatalog(
-        api_version=API_VERSION,
-        kind="ApplicationCatalog",
         applications=tuple(_listed(intent, application, fleet) for application in ids),
     )
 
@@ -201,8 +194,6 @@ def catalog_page(intent: Intent, application: Application) -> CatalogPage:
     about = _information(description)
     folder = application.description.file.rpartition("/")[0]
     return CatalogPage(
-        api_version=API_VERSION,
-        kind="CatalogPage",
         id=description.id,
         name=metadata.name,
         version=metadata.version,

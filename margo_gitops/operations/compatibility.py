@@ -11,16 +11,13 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Annotated, Final, Literal
+from typing import Annotated
 
 from margo_gitops.documents.application import DeploymentProfile
-from margo_gitops.documents.declarations import About
-from margo_gitops.documents.fleet_kinds import API_VERSION
+from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.errors import NotPlaceable
 from margo_gitops.rendering.intent import Application, Intent
 from margo_gitops.rendering.placement import TargetDevice, choose_profile, select, targets
-
-KIND: Final = "Compatibility"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,11 +46,9 @@ class SiteCompatibility:
 
 
 @dataclass(frozen=True, slots=True)
-class Compatibility:
+class Compatibility(OwnKind):
     """Which devices could take an application."""
 
-    api_version: Literal["margo-gitops/v1"]
-    kind: Annotated[Literal["Compatibility"], About("What this document is.")]
     application: Annotated[str, About("Id of the application.")]
     version: Annotated[str, About("Its version.")]
     counts: Annotated[SiteCompatibility, About("Of all devices that the filters let through; `site` is null.")]
@@ -85,8 +80,6 @@ def compatibility(
     ]
     judged.sort(key=lambda each: (each.site is None, each.site or "", each.device))
     return Compatibility(
-        api_version=API_VERSION,
-        kind=KIND,
         application=description.id,
         version=description.metadata.version,
         counts=_counted(None, judged),

@@ -17,9 +17,8 @@ from dataclasses import dataclass, fields
 from typing import Annotated, Literal, Protocol
 
 from margo_gitops.documents.application import ParameterValue
-from margo_gitops.documents.declarations import About
+from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.documents.deployment import ApplicationDeployment
-from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.documents.workload_identity import own_extension
 from margo_gitops.errors import DeploymentUnusable
@@ -178,11 +177,9 @@ class PolicyVerdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(OwnKind):
     """What a render would change."""
 
-    api_version: Literal["margo-gitops/v1"]
-    kind: Annotated[Literal["Plan"], About("What this document is.")]
     subject: Annotated[str, About("What would be rendered: a commit id, or `working tree`.")]
     base: Annotated[str, About("What it is compared with.", ("the state repo, rendered from 1f0c2b9d4a77",))]
     notes: Annotated[tuple[str, ...], About("What a reader should know, for people.")]
@@ -228,8 +225,6 @@ def make_plan(
         sites.setdefault(device.site, []).append(device)
     by_site = tuple(SiteCounts(site, _counts(sites[site])) for site in sorted(sites, key=lambda name: name or ""))
     return Plan(
-        api_version=API_VERSION,
-        kind="Plan",
         subject=subject,
         base=base,
         notes=tuple(notes),

@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import Annotated, Literal
+from typing import Annotated
 
 from margo_gitops import __version__
 from margo_gitops.digests import sha256
-from margo_gitops.documents.declarations import About, Problem, Text
-from margo_gitops.documents.fleet_kinds import API_VERSION, ApiVersion
+from margo_gitops.documents.declarations import About, OwnKind, Problem, Text
 from margo_gitops.documents.records import read, write
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.scaffolding.template import TOOLING_FOLDER, Answers
@@ -42,11 +41,9 @@ class ScaffoldedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class ScaffoldRecord:
+class Scaffold(OwnKind):
     """What was scaffolded, and by which version."""
 
-    api_version: ApiVersion
-    kind: Annotated[Literal["Scaffold"], About("What this document is.")]
     version: Annotated[str, About("Of margo-gitops."), Text(min_length=1)]
     answers: Answers
     files: Annotated[tuple[ScaffoldedFile, ...], About("Sorted by path.")] = ()
@@ -61,20 +58,20 @@ def scaffolded(path: str, content: bytes) -> ScaffoldedFile:
     return ScaffoldedFile(path, sha256(content), None if path.startswith(_GENERATED) else content.decode())
 
 
-def new_record(answers: Answers, files: Mapping[str, ScaffoldedFile]) -> ScaffoldRecord:
+def new_record(answers: Answers, files: Mapping[str, ScaffoldedFile]) -> Scaffold:
     """Return the record of this version's scaffold."""
-    return ScaffoldRecord(API_VERSION, "Scaffold", __version__, answers, tuple(files[path] for path in sorted(files)))
+    return Scaffold(__version__, answers, tuple(files[path] for path in sorted(files)))
 
 
-def write_record(record: ScaffoldRecord) -> bytes:
+def write_record(record: Scaffold) -> bytes:
     """Return a record as the bytes of its file."""
     return (json.dumps(write(record), indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def read_record(content: bytes) -> ScaffoldRecord:
+def read_record(content: bytes) -> Scaffold:
     """Return the record that a fleet repo holds.
 
     Raises:
         UnreadableDocument, InvalidDocument: it is none.
     """
-    return read(ScaffoldRecord, read_yaml(content, RECORD_FILE))
+    return read(Scaffold, read_yaml(content, RECORD_FILE))

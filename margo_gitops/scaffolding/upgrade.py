@@ -15,7 +15,7 @@ from margo_gitops.errors import Location, NoFleetRepo, UpgradeRefused, listed
 from margo_gitops.scaffolding.merge import FileUpgrade, OnConflict, upgrade_file
 from margo_gitops.scaffolding.record import (
     RECORD_FILE,
-    ScaffoldRecord,
+    Scaffold,
     new_record,
     read_record,
     scaffolded,
@@ -96,7 +96,7 @@ def upgrade(
 
 
 def _upgraded_files(
-    root: Path, record: ScaffoldRecord | None, answers: Answers, on_conflict: OnConflict
+    root: Path, record: Scaffold | None, answers: Answers, on_conflict: OnConflict
 ) -> list[FileUpgrade]:
     before = record.by_path() if record else {}
     now = tooling_files(answers)
@@ -119,12 +119,12 @@ def _behind_link(root: Path, path: str) -> bool:
     return any(each.is_symlink() for each in (place, *place.parents) if each.is_relative_to(root) and each != root)
 
 
-def _record(root: Path) -> ScaffoldRecord | None:
+def _record(root: Path) -> Scaffold | None:
     place = root / RECORD_FILE
     return read_record(place.read_bytes()) if place.is_file() else None
 
 
-def _answers(root: Path, record: ScaffoldRecord | None) -> Answers:
+def _answers(root: Path, record: Scaffold | None) -> Answers:
     """Return what was answered; what follows from the fleet itself where nothing is recorded."""
     if record is not None:
         return record.answers

@@ -24,7 +24,6 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.freshness import (
     FreshnessLeaf,
     FreshnessProof,
@@ -143,9 +142,7 @@ def add_statement(
 
 
 def _proof(tree: ShardedTree, shard: str, statement: bytes, signature: str) -> bytes:
-    proof = FreshnessProof(
-        API_VERSION, "FreshnessProof", statement.decode(), signature, shard, tree.path(shard), tree.shards[shard]
-    )
+    proof = FreshnessProof(statement.decode(), signature, shard, tree.path(shard), tree.shards[shard])
     return write_json(write(proof))
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from margo_gitops.digests import Digest
-from margo_gitops.documents.declarations import About, Range, Text
+from margo_gitops.documents.declarations import About, OwnKind, Range, Text
 from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION, ManifestDigest
 from margo_gitops.documents.nodes import Bounds
@@ -34,11 +34,9 @@ class Floor:
 
 
 @dataclass(frozen=True, slots=True)
-class _FloorDocument:
+class TrustFloor(OwnKind):
     """The newest state that a device has trusted, as stored."""
 
-    api_version: Literal["margo-gitops/v1"]
-    kind: Literal["TrustFloor"]
     version: Annotated[
         int, About("Manifest version; 64 bits, unsigned."), Range(minimum=1, maximum=MAX_MANIFEST_VERSION)
     ]
@@ -101,11 +99,11 @@ def read_floor(content: bytes, file: str) -> Floor:
         UnreadableDocument: no JSON that can be read safely.
         InvalidDocument: no floor, with every finding.
     """
-    document = read(_FloorDocument, read_json(content, file, _FLOOR_BOUNDS))
+    document = read(TrustFloor, read_json(content, file, _FLOOR_BOUNDS))
     return Floor(document.version, document.manifest_digest, document.commit)
 
 
 def write_floor(floor: Floor) -> bytes:
     """Return a floor as the exact bytes of a JSON document; the version keeps every digit (u64)."""
-    document = _FloorDocument("margo-gitops/v1", "TrustFloor", floor.version, floor.manifest_digest, floor.commit)
+    document = TrustFloor(floor.version, floor.manifest_digest, floor.commit)
     return write_json(write(document))

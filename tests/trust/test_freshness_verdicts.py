@@ -72,8 +72,6 @@ class Statement:
         )
         shard = next(name for name in possible_shards(DEVICE) if name in tree.shards)
         proof = FreshnessProof(
-            "margo-gitops/v1",
-            "FreshnessProof",
             content.decode(),
             sign(content, self.key, self.namespace),
             shard,

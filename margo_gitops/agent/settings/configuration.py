@@ -19,9 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple
 
-from margo_gitops.documents.declarations import About, Keys, Problem, Range, Spelled, Text
+from margo_gitops.documents.declarations import About, Keys, OwnKind, Problem, Range, Spelled, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN
-from margo_gitops.documents.fleet_kinds import ApiVersion
 from margo_gitops.documents.nodes import Json
 from margo_gitops.settings import Duration, FilePath, spell_duration
 from margo_gitops.transport.git.source import GitSettings
@@ -132,11 +131,9 @@ _ApplierSettings = Annotated[
 
 
 @dataclass(frozen=True, slots=True)
-class AgentConfiguration:
+class AgentConfiguration(OwnKind):
     """What one device's agent does."""
 
-    api_version: ApiVersion
-    kind: Literal["AgentConfiguration"]
     device: Annotated[
         str,
         About("This device's id, as the fleet repo names it.", ("press-07",)),

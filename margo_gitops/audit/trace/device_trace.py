@@ -17,7 +17,6 @@ from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.application import ParameterValue
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, fleet_device
 from margo_gitops.documents.device_id import client_of, encode_device_id
-from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.nodes import exact
 from margo_gitops.documents.state_layout import DEPLOYMENTS_FOLDER, FLEET_REF, deployment_path, device_ref
@@ -101,8 +100,6 @@ def trace(fleet: FleetRepo, objects: StateObjects, request: TraceRequest) -> Tra
         deployments = [each for each in deployments if each.parameters]
     adopted = max((each.status.adopted or 0 for each in reported.values()), default=0) or None
     return Trace(
-        api_version=API_VERSION,
-        kind="Trace",
         device=request.device,
         at=request.at.isoformat() if request.at else None,
         state_commit=name,

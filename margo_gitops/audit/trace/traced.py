@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from margo_gitops.audit.log import utc
 from margo_gitops.documents.application import ParameterValue
-from margo_gitops.documents.declarations import About
+from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.documents.nodes import Scalar
 from margo_gitops.documents.status import State
 from margo_gitops.wording import table_lines
@@ -121,11 +121,9 @@ class TracedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Trace:
+class Trace(OwnKind):
     """What a device should run, and why."""
 
-    api_version: Literal["margo-gitops/v1"]
-    kind: Annotated[Literal["Trace"], About("What this document is.")]
     device: Annotated[str, About("That was asked for.")]
     at: Annotated[str | None, About("The time that was asked for; null: now.")]
     state_commit: Annotated[str, About("The commit on the device's branch.")]

@@ -19,7 +19,6 @@ from margo_gitops.audit.verify.commit_check import CommitCheck
 from margo_gitops.audit.verify.side_branches import ReportCheck, check_freshness
 from margo_gitops.audit.verify.verification import AuditFinding, Verification
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.documents.fleet_kinds import API_VERSION
 from margo_gitops.documents.state_layout import DEVICE_REFS, FLEET_REF
 from margo_gitops.errors import AuditUnusable, StateTampered
 from margo_gitops.operations.fleet_input import StateRequest
@@ -160,8 +159,6 @@ def _verify(
             done += _Checked(findings=tuple(check_freshness(objects, refs, chain, options.signers)))
     reached = start + done.good
     return Verification(
-        api_version=API_VERSION,
-        kind="Verification",
         state_repo=location,
         tip=tip,
         since=chain[start - 1] if start else None,

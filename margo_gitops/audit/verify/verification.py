@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from margo_gitops.documents.declarations import About
+from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.wording import counted
 
 
@@ -51,11 +51,9 @@ class AuditFinding:
 
 
 @dataclass(frozen=True, slots=True)
-class Verification:
+class Verification(OwnKind):
     """The result of a verification."""
 
-    api_version: Literal["margo-gitops/v1"]
-    kind: Annotated[Literal["Verification"], About("What this document is.")]
     state_repo: Annotated[str, About("Path or URL.")]
     tip: Annotated[str | None, About("The newest commit of the branch `fleet`; null for an empty state repo.")]
     since: Annotated[str | None, About("Nothing up to and including this commit was looked at; null: all was.")]

@@ -156,9 +156,7 @@ def freshness_proof(state: State, key: SigningKey, *, expired: bool = False) -> 
     statement = write_statement(_FLEET, issued, issued + _VALID, "1" * 40, tree.count, tree.root)
     signature = sign(statement, key, FRESHNESS_NAMESPACE)
     leaves = tree.shards[SHARD]
-    proof = FreshnessProof(
-        "margo-gitops/v1", "FreshnessProof", statement.decode(), signature, SHARD, tree.path(SHARD), leaves
-    )
+    proof = FreshnessProof(statement.decode(), signature, SHARD, tree.path(SHARD), leaves)
     return write_json(write(proof))
 
 

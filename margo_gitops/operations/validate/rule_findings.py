@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated
 
-from margo_gitops.documents.declarations import About
-from margo_gitops.documents.fleet_kinds import API_VERSION
+from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.errors import Finding, InvalidDocument, Location, MargoGitopsError
 from margo_gitops.operations.validate.rules import RULES, Severity
 
@@ -51,11 +50,9 @@ class RuleFinding:
 
 
 @dataclass(frozen=True, slots=True)
-class Validation:
+class Validation(OwnKind):
     """Everything that was found."""
 
-    api_version: Literal["margo-gitops/v1"]
-    kind: Annotated[Literal["Validation"], About("What this document is.")]
     subject: Annotated[str, About("What was checked: a commit id, or `working tree`.")]
     since: Annotated[str | None, About("Only findings of the change since this commit are there; null: all.")]
     errors: Annotated[int, About("How many.")]
@@ -74,8 +71,6 @@ def make_validation(subject: str, since: str | None, findings: list[RuleFinding]
     told = [replace(group[0], devices=len({each.device for each in group} - {None})) for group in merged.values()]
     told.sort(key=lambda each: (each.file or "", each.line or 0, each.column or 0, each.rule, each.message))
     return Validation(
-        api_version=API_VERSION,
-        kind="Validation",
         subject=subject,
         since=since,
         errors=sum(each.severity == "error" for each in told),

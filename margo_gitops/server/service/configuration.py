@@ -19,8 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
-from margo_gitops.documents.declarations import About, Items, Problem, Range, Text
-from margo_gitops.documents.fleet_kinds import ApiVersion
+from margo_gitops.documents.declarations import About, Items, OwnKind, Problem, Range, Text
 from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.errors import ServerMisconfigured
 from margo_gitops.server.identity.callers import is_client, is_loopback
@@ -236,11 +235,9 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class ServerConfiguration:
+class ServerConfiguration(OwnKind):
     """What `margo-gitops serve` does."""
 
-    api_version: ApiVersion
-    kind: Literal["ServerConfiguration"]
     state_repo: Annotated[FilePath, About("The state repo: a bare repository on this machine.")]
     identity: IdentitySettings
     listen: ListenSettings = field(default_factory=ListenSettings)
