@@ -36,7 +36,7 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.device_id import is_encoded_device_id
 from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE, MAX_PROOF_BYTES
 from margo_gitops.documents.manifest import MANIFEST_MEDIA_TYPE
-from margo_gitops.errors import InvalidDocument, Location, PublishBusy, PublishTargetUnusable, UnreadableDocument
+from margo_gitops.errors import Location, PublishBusy, PublishTargetUnusable
 from margo_gitops.publishing.layout import (
     BUNDLES,
     DEPLOYMENTS,
@@ -47,8 +47,7 @@ from margo_gitops.publishing.layout import (
     OBJECT_CACHING,
     DatedManifest,
     PublishedObject,
-    expired,
-    read_manifest,
+    PublishTarget,
 )
 
 LOCK_KEY: Final = ".margo-gitops-publish"
@@ -77,7 +76,7 @@ class _Client(Protocol):
     def close(self) -> None: ...
 
 
-class BucketTarget:
+class BucketTarget(PublishTarget):
     """A prefix of a bucket that one publisher at a time writes."""
 
     def __init__(self, url: str, clock: Callable[[], float] = time.time) -> None:
@@ -95,8 +94,8 @@ class BucketTarget:
             raise PublishTargetUnusable(f"{url!r} is not a bucket", remedy="write s3://bucket or s3://bucket/prefix")
         self._bucket = parts.netloc
         self._prefix = f"{parts.path.strip('/')}/" if parts.path.strip("/") else ""
-        self._clock = clock
-        self._where = Location(url)
+        self.clock = clock
+        self.where = Location(url)
         self._lock = ""
         self._renewed = 0.0
         with self._store_errors():
@@ -118,16 +117,13 @@ class BucketTarget:
                 self._release()
 
     def devices(self) -> Iterable[str]:
-        """Return the encoded ids of all devices that were ever published here."""
         names = [prefix.removeprefix(self._prefix).rstrip("/") for prefix in self._list("", folders=True)]
         return [name for name in names if is_encoded_device_id(name)]
 
     def manifest(self, device: str) -> bytes | None:
-        """Return the manifest that a device is given now; None for none."""
         return self._get(f"{device}/{DEPLOYMENTS}", MAX_MANIFEST_BYTES)
 
     def objects(self, device: str) -> frozenset[str]:
-        """Return the paths of all objects that are there for a device."""
         found = set()
         for folder in (DEPLOYMENTS, BUNDLES):
             keys = self._list(f"{device}/{folder}/")
@@ -135,66 +131,37 @@ class BucketTarget:
         return frozenset(found)
 
     def read(self, device: str, path: str) -> bytes | None:
-        """Return an object's bytes; None where it is not there."""
         return self._get(f"{device}/{path}", None)
 
+    def manifests(self, device: str) -> list[DatedManifest]:
+        keys = self._list(f"{device}/{MANIFESTS}/")
+        return [DatedManifest(key.rpartition("/")[2], changed) for key, changed in keys.items()]
+
+    def delete(self, device: str, path: str) -> None:
+        with self._store_errors():
+            self._renew()
+            self._client.delete_object(Bucket=self._bucket, Key=f"{self._prefix}{device}/{path}")
+
     def put(self, device: str, wanted: PublishedObject, content: bytes) -> None:
-        """Write an object, whole or not at all."""
         self._put(f"{device}/{wanted.path}", content, wanted.media_type, OBJECT_CACHING)
 
     def switch(self, device: str, manifest: bytes) -> None:
-        """Give the device this manifest from one moment to the next; all its objects are there and durable."""
         digest = sha256(manifest)
         current = self.manifest(device)
         if current is not None:
-            dated = {each.digest: each.published for each in self._manifests(device)}
+            dated = {each.digest: each.published for each in self.manifests(device)}
             since = dated.get(sha256(current), 0.0)
             for name, published in dated.items():
                 if published > since:  # a publisher died before the device was told of it
-                    self._delete(f"{device}/{MANIFESTS}/{name}")
+                    self.delete(device, f"{MANIFESTS}/{name}")
         self._put(f"{device}/{MANIFESTS}/{digest}", manifest, MANIFEST_MEDIA_TYPE, OBJECT_CACHING)
         self._put(f"{device}/{DEPLOYMENTS}", manifest, MANIFEST_MEDIA_TYPE, MANIFEST_CACHING)
 
     def proof(self, device: str) -> bytes | None:
-        """Return the proof of freshness that a device is given now; None for none."""
         return self._get(f"{device}/{FRESHNESS}", MAX_PROOF_BYTES)
 
     def put_proof(self, device: str, shard: str, content: bytes) -> None:  # noqa: ARG002  # a bucket has no links
-        """Give the device this proof, which is that of all devices of a shard, from one moment to the next."""
         self._put(f"{device}/{FRESHNESS}", content, FRESHNESS_MEDIA_TYPE, MANIFEST_CACHING)
-
-    def collect(self, device: str, keep: float) -> int:
-        """Remove what no manifest of the last `keep` seconds leads to; return how many objects went."""
-        current = self.manifest(device)
-        if current is None:
-            return 0
-        manifests = self._manifests(device)
-        gone = expired(manifests, sha256(current), self._clock(), keep)
-        used = self._used(current, device)
-        for each in manifests:
-            content = None if each.digest in gone else self._get(f"{device}/{MANIFESTS}/{each.digest}", None)
-            used |= self._used(content, device) if content else set()
-        unused = sorted(self.objects(device) - used)
-        for path in unused:
-            self._delete(f"{device}/{path}")
-        for digest in gone:
-            self._delete(f"{device}/{MANIFESTS}/{digest}")
-        return len(unused)
-
-    def _used(self, manifest: bytes, device: str) -> set[str]:
-        try:
-            return {each.path for each in read_manifest(manifest, f"{device}: published manifest").objects}
-        except (InvalidDocument, UnreadableDocument) as error:
-            raise PublishTargetUnusable(
-                f"a published manifest of {device} was changed by somebody else, so nothing is collected",
-                where=self._where,
-                why=[str(error)],
-                remedy="remove it; publish again if it was the current one",
-            ) from error
-
-    def _manifests(self, device: str) -> list[DatedManifest]:
-        keys = self._list(f"{device}/{MANIFESTS}/")
-        return [DatedManifest(key.rpartition("/")[2], changed) for key, changed in keys.items()]
 
     def _take_lock(self) -> None:
         holder = f"{socket.gethostname()} {os.getpid()}\n".encode()
@@ -210,7 +177,7 @@ class BucketTarget:
     def _take_over(self, key: str, holder: bytes) -> dict[str, object]:
         busy = PublishBusy(
             "another publisher works on this target",
-            where=self._where,
+            where=self.where,
             remedy=f"let it finish, then publish again; a dead one's lock is void after {STALE_SECONDS // 60} minutes",
         )
         try:
@@ -250,7 +217,7 @@ class BucketTarget:
             answer = self._client.put_object(Bucket=self._bucket, Key=key, Body=body, IfMatch=self._lock)
         except ClientError as error:
             if _code(error) in _CONFLICT | _ABSENT:
-                raise PublishBusy("another publisher took this target over", where=self._where) from error
+                raise PublishBusy("another publisher took this target over", where=self.where) from error
             raise
         self._lock, self._renewed = str(answer["ETag"]), time.monotonic()
 
@@ -277,13 +244,8 @@ class BucketTarget:
             with cast("_Body", answer["Body"]) as body:
                 content = body.read(None if limit is None else limit + 1)
         if limit is not None and len(content) > limit:
-            raise PublishTargetUnusable(f"{key} has more than {limit} bytes", where=self._where)
+            raise PublishTargetUnusable(f"{key} has more than {limit} bytes", where=self.where)
         return content
-
-    def _delete(self, key: str) -> None:
-        with self._store_errors():
-            self._renew()
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     def _list(self, prefix: str, *, folders: bool = False) -> dict[str, float]:
         """Return keys with the time of their last change, or the folders directly below a prefix."""
@@ -308,7 +270,7 @@ class BucketTarget:
         except (BotoCoreError, ClientError) as error:
             raise PublishTargetUnusable(
                 "the bucket cannot be used",
-                where=self._where,
+                where=self.where,
                 why=[str(error)],
                 remedy="see that the bucket exists and that credentials, region and endpoint are set as for every S3 "
                 "program (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL)",

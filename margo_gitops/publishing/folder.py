@@ -26,13 +26,7 @@ from margo_gitops.disk.folders import point_link
 from margo_gitops.disk.locks import LockTaken, take_lock
 from margo_gitops.documents.device_id import is_encoded_device_id
 from margo_gitops.documents.freshness import MAX_PROOF_BYTES
-from margo_gitops.errors import (
-    InvalidDocument,
-    Location,
-    PublishBusy,
-    PublishTargetUnusable,
-    UnreadableDocument,
-)
+from margo_gitops.errors import Location, PublishBusy, PublishTargetUnusable
 from margo_gitops.publishing.layout import (
     BUNDLES,
     DEPLOYMENTS,
@@ -42,8 +36,7 @@ from margo_gitops.publishing.layout import (
     MAX_MANIFEST_BYTES,
     DatedManifest,
     PublishedObject,
-    expired,
-    read_manifest,
+    PublishTarget,
 )
 
 LOCK_FILE: Final = ".margo-gitops-publish"
@@ -51,7 +44,7 @@ LOCK_FILE: Final = ".margo-gitops-publish"
 _PROOFS: Final = "_freshness"
 
 
-class FolderTarget:
+class FolderTarget(PublishTarget):
     """A folder that one publisher at a time writes, and any number of web servers read."""
 
     def __init__(self, folder: Path, clock: Callable[[], float] = time.time) -> None:
@@ -60,8 +53,9 @@ class FolderTarget:
         Args:
             clock: returns seconds since 1970.
         """
+        self.where = Location(str(folder))
         self._folder = folder
-        self._clock = clock
+        self.clock = clock
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
@@ -75,59 +69,51 @@ class FolderTarget:
             except LockTaken as error:
                 raise PublishBusy(
                     "another publisher works on this target",
-                    where=Location(str(self._folder)),
+                    where=self.where,
                     remedy="let it finish, then publish again",
                 ) from error
         with held:
             yield
 
     def devices(self) -> Iterable[str]:
-        """Return the encoded ids of all devices that were ever published here."""
         with _disk_errors(self._folder):
             return [
                 entry.name for entry in self._folder.iterdir() if is_encoded_device_id(entry.name) and entry.is_dir()
             ]
 
     def manifest(self, device: str) -> bytes | None:
-        """Return the manifest that a device is given now; None for none."""
         return self._read(self._folder / device / MANIFEST_LINK, MAX_MANIFEST_BYTES)
 
     def objects(self, device: str) -> frozenset[str]:
-        """Return the paths of all objects that are there for a device."""
         with _disk_errors(self._folder / device):
             return frozenset(str(path.relative_to(self._folder / device)) for path in self._object_files(device))
 
     def read(self, device: str, path: str) -> bytes | None:
-        """Return an object's bytes; None where it is not there."""
         return self._read(self._folder / device / path, None)
 
     def put(self, device: str, wanted: PublishedObject, content: bytes) -> None:
-        """Write an object, whole or not at all."""
         path = self._folder / device / wanted.path
         with _disk_errors(path):
             _write(path, content)
 
     def switch(self, device: str, manifest: bytes) -> None:
-        """Give the device this manifest from one moment to the next; all its objects are there and durable."""
         digest = sha256(manifest)
         link = self._folder / device / MANIFEST_LINK
         with _disk_errors(link):
-            now = int(self._clock())
+            now = int(self.clock())
             current = self._current(device)
             if current is not None:
                 now = max(now, int(current.published) + 1)
-                for each in self._manifests(device):
+                for each in self.manifests(device):
                     if each.published > current.published:  # a publisher died before the device was told of it
-                        (self._folder / device / MANIFESTS / each.digest).unlink()
+                        self.delete(device, f"{MANIFESTS}/{each.digest}")
             _write(self._folder / device / MANIFESTS / digest, manifest, time=now)
             _point(link, Path(*[".."] * MANIFEST_LINK.count("/"), MANIFESTS, digest))
 
     def proof(self, device: str) -> bytes | None:
-        """Return the proof of freshness that a device is given now; None for none."""
         return self._read(self._folder / device / FRESHNESS, MAX_PROOF_BYTES)
 
     def put_proof(self, device: str, shard: str, content: bytes) -> None:
-        """Give the device this proof, which is that of all devices of a shard, from one moment to the next."""
         path = self._folder / _PROOFS / f"{shard}.json"
         link = self._folder / device / FRESHNESS
         wanted = Path(*[".."] * (FRESHNESS.count("/") + 1), _PROOFS, path.name)
@@ -138,60 +124,30 @@ class FolderTarget:
                 _point(link, wanted)
 
     def collect(self, device: str, keep: float) -> int:
-        """Remove what no manifest of the last `keep` seconds leads to; return how many objects went."""
-        folder = self._folder / device
-        with _disk_errors(folder):
-            manifests = self._manifests(device)
-            current = self._current(device)
-            if current is None:
-                return 0
-            gone = expired(manifests, current.digest, self._clock(), keep)
-            for digest in gone:
-                (folder / MANIFESTS / digest).unlink()
-            used: set[str] = set()
-            for each in manifests:
-                if each.digest not in gone:
-                    used |= self._used(device, each.digest)
-            return self._remove_unused(device, used)
-
-    def _used(self, device: str, digest: str) -> set[str]:
-        path = self._folder / device / MANIFESTS / digest
-        try:
-            content = read_manifest(self._read(path, MAX_MANIFEST_BYTES) or b"", str(path))
-        except (InvalidDocument, UnreadableDocument) as error:
-            raise PublishTargetUnusable(
-                "a published manifest was changed by somebody else, so nothing is collected",
-                where=Location(str(path)),
-                why=[str(error)],
-                remedy="remove the file; publish again if it was the current one",
-            ) from error
-        return {each.path for each in content.objects}
-
-    def _remove_unused(self, device: str, used: set[str]) -> int:
-        folder = self._folder / device
-        removed = 0
-        for path in self._object_files(device):
-            if str(path.relative_to(folder)) not in used:
-                path.unlink()
-                removed += 1
-                with suppress(OSError):  # other revisions of the deployment are there
-                    path.parent.rmdir()
         # A publisher that died left these.
-        for place in (f"{DEPLOYMENTS}/*", DEPLOYMENTS, BUNDLES, MANIFESTS):
-            for path in folder.glob(f"{place}/{TEMPORARY_PREFIX}*"):
-                path.unlink()
-        return removed
+        with _disk_errors(self._folder / device):
+            for place in (f"{DEPLOYMENTS}/*", DEPLOYMENTS, BUNDLES, MANIFESTS):
+                for path in (self._folder / device).glob(f"{place}/{TEMPORARY_PREFIX}*"):
+                    path.unlink()
+        return super().collect(device, keep)
+
+    def delete(self, device: str, path: str) -> None:
+        place = self._folder / device / path
+        with _disk_errors(place):
+            place.unlink()
+            if path.startswith(f"{DEPLOYMENTS}/"):
+                with suppress(OSError):  # other revisions of the deployment are there
+                    place.parent.rmdir()
+
+    def manifests(self, device: str) -> list[DatedManifest]:
+        folder = self._folder / device / MANIFESTS
+        with _disk_errors(folder):
+            return [DatedManifest(path.name, path.stat().st_mtime) for path in folder.glob("sha256:*")]
 
     def _object_files(self, device: str) -> list[Path]:
         folder = self._folder / device
         files = [*folder.glob(f"{DEPLOYMENTS}/*/*"), *folder.glob(f"{BUNDLES}/*")]
         return [path for path in files if not path.name.startswith(TEMPORARY_PREFIX)]
-
-    def _manifests(self, device: str) -> list[DatedManifest]:
-        return [
-            DatedManifest(path.name, path.stat().st_mtime)
-            for path in (self._folder / device / MANIFESTS).glob("sha256:*")
-        ]
 
     def _current(self, device: str) -> DatedManifest | None:
         link = self._folder / device / MANIFEST_LINK
@@ -212,7 +168,7 @@ class FolderTarget:
         if LOCK_FILE not in entries and entries - {"lost+found"}:
             raise PublishTargetUnusable(
                 "this folder holds other files, and publishing removes what it does not know",
-                where=Location(str(self._folder)),
+                where=self.where,
                 remedy="name an empty folder, or one that does not exist yet",
             )
 

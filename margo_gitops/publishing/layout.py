@@ -11,17 +11,19 @@ LAYOUT-4  The proof of freshness is `api/v1/freshness` for each device, too. In 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, Protocol
+from typing import Final
 
-from margo_gitops.digests import Digest
+from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.freshness import FRESHNESS_PATH
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, StateManifest
 from margo_gitops.documents.nodes import Bounds
+from margo_gitops.errors import InvalidDocument, Location, PublishTargetUnusable, UnreadableDocument
 
 DEPLOYMENT_MEDIA_TYPE: Final = "application/yaml"
 DEPLOYMENTS: Final = "api/v1/deployments"
@@ -86,59 +88,93 @@ def read_manifest(content: bytes, file: str) -> ManifestContent:
     return ManifestContent(manifest.manifest_version, tuple(objects))
 
 
-class PublishTarget(Protocol):
+class PublishTarget(ABC):
     """Holds the published files of many devices.
 
-    Every method raises PublishTargetUnusable where the target refuses.
+    Every method takes the encoded id of a device, and raises PublishTargetUnusable where the target refuses.
+
+    Attributes:
+        where: the target, for messages.
+        clock: returns seconds since 1970.
     """
 
+    where: Location
+    clock: Callable[[], float]
+
+    @abstractmethod
     def exclusive(self) -> AbstractContextManager[None]:
         """Keep other publishers away while the context lasts; make the target where there is nothing.
 
         Raises:
             PublishBusy: another publisher is at work.
         """
-        ...
 
+    @abstractmethod
     def devices(self) -> Iterable[str]:
         """Return the encoded ids of all devices that were ever published here."""
-        ...
 
+    @abstractmethod
     def manifest(self, device: str) -> bytes | None:
-        """Return the manifest that a device is given now; None for none.
+        """Return the manifest that a device is given now; None for none."""
 
-        Args:
-            device: encoded device id, as in all other methods.
-        """
-        ...
+    @abstractmethod
+    def manifests(self, device: str) -> Sequence[DatedManifest]:
+        """Return all manifests of a device that are there, in any order."""
 
+    @abstractmethod
     def objects(self, device: str) -> frozenset[str]:
         """Return the paths of all objects that are there for a device."""
-        ...
 
+    @abstractmethod
     def read(self, device: str, path: str) -> bytes | None:
-        """Return an object's bytes; None where it is not there."""
-        ...
+        """Return a file's bytes; None where it is not there."""
 
+    @abstractmethod
     def put(self, device: str, wanted: PublishedObject, content: bytes) -> None:
         """Write an object, whole or not at all."""
-        ...
 
+    @abstractmethod
+    def delete(self, device: str, path: str) -> None:
+        """Remove a file."""
+
+    @abstractmethod
     def switch(self, device: str, manifest: bytes) -> None:
         """Give the device this manifest from one moment to the next; all its objects are there and durable."""
-        ...
 
+    @abstractmethod
     def proof(self, device: str) -> bytes | None:
         """Return the proof of freshness that a device is given now; None for none."""
-        ...
 
+    @abstractmethod
     def put_proof(self, device: str, shard: str, content: bytes) -> None:
         """Give the device this proof, which is that of all devices of a shard, from one moment to the next."""
-        ...
 
     def collect(self, device: str, keep: float) -> int:
         """Remove what no manifest of the last `keep` seconds leads to; return how many objects went."""
-        ...
+        current = self.manifest(device)
+        if current is None:
+            return 0
+        manifests = self.manifests(device)
+        gone = expired(manifests, sha256(current), self.clock(), keep)
+        used = self._used(current, device)
+        for each in manifests:
+            content = None if each.digest in gone else self.read(device, f"{MANIFESTS}/{each.digest}")
+            used |= self._used(content, device) if content is not None else set()
+        unused = sorted(self.objects(device) - used)
+        for path in (*unused, *(f"{MANIFESTS}/{digest}" for digest in gone)):
+            self.delete(device, path)
+        return len(unused)
+
+    def _used(self, manifest: bytes, device: str) -> set[str]:
+        try:
+            return {each.path for each in read_manifest(manifest, f"{device}: published manifest").objects}
+        except (InvalidDocument, UnreadableDocument) as error:
+            raise PublishTargetUnusable(
+                f"a published manifest of {device} was changed by somebody else, so nothing is collected",
+                where=self.where,
+                why=[str(error)],
+                remedy="remove it; publish again if it was the current one",
+            ) from error
 
 
 @dataclass(frozen=True, slots=True)
