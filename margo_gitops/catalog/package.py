@@ -187,10 +187,8 @@ def component_contents(
     """
     contents: dict[str, ComponentContent] = {}
     findings: list[Finding] = []
-    profiles = source.root.get("deploymentProfiles")
-    for profile in profiles.value if profiles and isinstance(profiles.value, list) else []:
-        components = profile.get("components")
-        for component in components.value if components and isinstance(components.value, list) else []:
+    for profile in source.root.items("deploymentProfiles"):
+        for component in profile.items("components"):
             node = component.get(OWN_EXTENSION)
             name = component.text("name")
             if not isinstance(node, Node) or name is None:

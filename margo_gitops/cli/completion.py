@@ -104,16 +104,14 @@ def _parameter_names(root: Path, application: str, version: str | None) -> Itera
     from margo_gitops.documents.kinds import read_source
 
     content = _description(root, application, version)
-    node = read_source(content, "margo.yaml").root.get("parameters") if content else None
-    yield from node.value if node is not None and isinstance(node.value, dict) else ()
+    yield from read_source(content, "margo.yaml").root.entries("parameters") if content else ()
 
 
 def _profile_ids(root: Path, application: str, version: str | None) -> Iterator[str]:
     from margo_gitops.documents.kinds import read_source
 
     content = _description(root, application, version)
-    node = read_source(content, "margo.yaml").root.get("deploymentProfiles") if content else None
-    for profile in node.value if node is not None and isinstance(node.value, list) else ():
+    for profile in read_source(content, "margo.yaml").root.items("deploymentProfiles") if content else ():
         if name := profile.text("id"):
             yield name
 
@@ -123,8 +121,8 @@ def _label_keys(root: Path) -> Iterator[str]:
 
     seen: set[str] = set()
     for path, _ in [*islice(_documents(root / "devices"), 20), *islice(_documents(root / "sites"), 20)]:
-        node = read_source(path.read_bytes()[:_DESCRIPTION_BYTES], path.name).root.get("metadata", "labels")
-        for key in node.value if node is not None and isinstance(node.value, dict) else ():
+        document = read_source(path.read_bytes()[:_DESCRIPTION_BYTES], path.name).root
+        for key in document.entries("metadata", "labels"):
             if key not in seen:
                 seen.add(key)
                 yield key

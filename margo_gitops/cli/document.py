@@ -6,17 +6,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import click
 
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.cli.output import output_option, show
 from margo_gitops.disk.files import read_bounded, reason
-from margo_gitops.documents.declarations import API_VERSION
+from margo_gitops.documents.declarations import API_VERSION, About, Range, Text
 from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, SourceText
-from margo_gitops.documents.problem import ProblemDetail
 from margo_gitops.documents.records import find
 from margo_gitops.errors import ExitCode, Finding, Location, UnreadableDocument
 from margo_gitops.server.service.configuration import ServerConfiguration
@@ -25,6 +24,29 @@ STDIN = "-"
 _CONFIGURATIONS: dict[str, type] = {record.__name__: record for record in (AgentConfiguration, ServerConfiguration)}
 
 Verdict = Literal["valid", "invalid", "unopened"]
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemFieldError:
+    """What is wrong with one field of a request's body."""
+
+    field: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class ProblemDetail:
+    """An error of the API, with Margo's members for retries; others are allowed (RFC 9457, 3.2)."""
+
+    type: Annotated[str, About("A URI that names the kind of problem.")]
+    title: Annotated[str, Text(min_length=1)]
+    status: Annotated[int, Range(minimum=100, maximum=599)]
+    detail: str | None = None
+    instance: str | None = None
+    errors: tuple[ProblemFieldError, ...] = ()
+    retryable: bool | None = None
+    backoff_strategy: Literal["exponential", "none"] | None = None
+    retry_after_seconds: Annotated[int | None, Range(minimum=0)] = None
 
 
 @dataclass(frozen=True, slots=True)

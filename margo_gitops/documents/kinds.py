@@ -180,12 +180,10 @@ def _check_own(source: SourceText) -> Checked:
         message = f"{root.text('apiVersion')!r} is not known to this version"
         return Checked(kind, None, None, (_finding(source, at, message, f"write {API_VERSION}"),))
     if kind not in OWN_KINDS:
-        entries = root.value if isinstance(root.value, dict) else {}
         at = root.get("kind") or root
         close = difflib.get_close_matches(kind or "", OWN_KINDS, 1)
-        message = (
-            f"the kind {at.plain()!r} is not one of {', '.join(OWN_KINDS)}" if "kind" in entries else "kind is missing"
-        )
+        wrong = f"the kind {at.plain()!r} is not one of {', '.join(OWN_KINDS)}"
+        message = wrong if "kind" in root.entries() else "kind is missing"
         remedy = f"did you mean {close[0]}?" if close else ""
         return Checked(None, "v1", None, (_finding(source, at, message, remedy),))
     value, findings = find(OWN_KINDS[kind], source)
@@ -218,18 +216,14 @@ def _shape(kind: MargoKind, root: Node) -> Shape | None:
     """Return the shape, or None where the document names a kind that is not its own."""
     named = root.text("kind")
     if kind is MANIFEST and named is None:
-        urls = [root.text("bundle", "url"), *(item.text("url") for item in _items(root.get("deployments")))]
+        urls = [root.text("bundle", "url"), *(item.text("url") for item in root.items("deployments"))]
         return "G1" if any("/clients/" in (url or "") for url in urls) else "G2"
-    if "kind" in (root.value if isinstance(root.value, dict) else {}):
+    if "kind" in root.entries():
         shape = kind.older_kinds.get(named or "")
-        places = [root.get("spec", "deploymentProfile"), *_items(root.get("deploymentProfiles"))]
+        places = [root.get("spec", "deploymentProfile"), *root.items("deploymentProfiles")]
         older_type = any(place is not None and place.text("type") == "docker-compose" for place in places)
         return "G0" if shape and older_type else shape
     return "G2"
-
-
-def _items(node: Node | None) -> list[Node]:
-    return node.value if node is not None and isinstance(node.value, list) else []
 
 
 def _finding(source: SourceText, node: Node, message: str, remedy: str = "") -> Finding:

@@ -68,6 +68,16 @@ class Node:
         node = self.get(*path)
         return node.value if node is not None and isinstance(node.value, str) else None
 
+    def entries(self, *path: str | int) -> dict[str, Node]:
+        """Return the entries of the mapping at `path`; none where there is no mapping."""
+        node = self.get(*path)
+        return node.value if node is not None and isinstance(node.value, dict) else {}
+
+    def items(self, *path: str | int) -> list[Node]:
+        """Return the items of the list at `path`; none where there is no list."""
+        node = self.get(*path)
+        return node.value if node is not None and isinstance(node.value, list) else []
+
     def plain(self) -> Json:
         """Return the value without positions."""
         if isinstance(self.value, dict):
@@ -79,11 +89,7 @@ class Node:
     def walk(self) -> Iterator[Node]:
         """Yield this node and everything below it."""
         yield self
-        if isinstance(self.value, dict):
-            children = list(self.value.values())
-        else:
-            children = self.value if isinstance(self.value, list) else []
-        for child in children:
+        for child in (*self.entries().values(), *self.items()):
             yield from child.walk()
 
     @staticmethod

@@ -33,18 +33,18 @@ _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 def upgrade_description(source: SourceText) -> SourceText:
     """Return an ApplicationDescription in the current shape."""
     root = _without(source.root, "kind")
-    if "kind" in _entries(source.root):
-        _entries(root)["apiVersion"] = _at(root, "v1")
+    if "kind" in source.root.entries():
+        root.entries()["apiVersion"] = _at(root, "v1")
     metadata = root.get("metadata")
-    if metadata is not None and "id" in _entries(metadata) and "id" not in _entries(root):
-        _entries(root)["id"] = _entries(metadata)["id"]
-        _entries(root)["metadata"] = _without(metadata, "id")
+    if metadata is not None and "id" in metadata.entries() and "id" not in root.entries():
+        root.entries()["id"] = metadata.entries()["id"]
+        root.entries()["metadata"] = _without(metadata, "id")
     used: dict[str, int] = {}
-    for profile in _items(root.get("deploymentProfiles")):
+    for profile in root.items("deploymentProfiles"):
         _upgrade_profile(profile)
-        if "kind" in _entries(source.root):
+        if "kind" in source.root.entries():
             _complete_profile(profile, root.text("metadata", "version"), used)
-    for parameter in _entries(root.get("parameters")).values():
+    for parameter in root.entries("parameters").values():
         _upgrade_targets(parameter)
     return replace(source, root=root)
 
@@ -56,17 +56,17 @@ def upgrade_deployment(source: SourceText) -> SourceText:
     noted = root.get("metadata", "annotations")
     if metadata is not None and noted is not None and isinstance(noted.value, dict):
         annotations = noted.value
-        if "id" in annotations and "id" not in _entries(root):
-            _entries(root)["id"] = annotations["id"]
+        if "id" in annotations and "id" not in root.entries():
+            root.entries()["id"] = annotations["id"]
         spec = root.get("spec")
-        if spec is not None and "applicationId" in annotations and "applicationId" not in _entries(spec):
-            moved = {"applicationId": annotations["applicationId"], **_entries(spec)}
-            _entries(root)["spec"] = Node(moved, spec.line, spec.column, spec.key_line, spec.key_column)
-        _entries(root)["metadata"] = _without(metadata, "annotations")
+        if spec is not None and "applicationId" in annotations and "applicationId" not in spec.entries():
+            moved = {"applicationId": annotations["applicationId"], **spec.entries()}
+            root.entries()["spec"] = replace(spec, value=moved)
+        root.entries()["metadata"] = _without(metadata, "annotations")
     profile = root.get("spec", "deploymentProfile")
     if profile is not None:
         _upgrade_profile(profile)
-    for parameter in _entries(root.get("spec", "parameters")).values():
+    for parameter in root.entries("spec", "parameters").values():
         _upgrade_targets(parameter)
     return replace(source, root=root)
 
@@ -76,16 +76,16 @@ def upgrade_capabilities(source: SourceText) -> SourceText:
     root = _without(source.root, "kind", "apiVersion")
     properties = root.get("properties")
     resources = root.get("properties", "resources")
-    if properties is None or (resources is None and "roles" not in _entries(properties)):
+    if properties is None or (resources is None and "roles" not in properties.entries()):
         return replace(source, root=root)
-    moved = _entries(_without(properties, "roles", "resources"))
-    for name, value in _entries(resources).items():
+    moved = _without(properties, "roles", "resources").entries()
+    for name, value in root.entries("properties", "resources").items():
         if name == "cpu":
-            cpus = _items(value) if isinstance(value.value, list) else [value]
+            cpus = value.items() if isinstance(value.value, list) else [value]
             moved["cpus"] = Node([_upgrade_cpu(cpu) for cpu in cpus], value.line, value.column)
         else:
             moved.setdefault(name, value)
-    _entries(root)["properties"] = Node(moved, properties.line, properties.column)
+    root.entries()["properties"] = replace(properties, value=moved)
     return replace(source, root=root)
 
 
@@ -95,21 +95,20 @@ def upgrade_status(source: SourceText) -> SourceText:
 
 
 def _upgrade_cpu(cpu: Node) -> Node:
-    entries = dict(_entries(cpu))
-    architectures = _items(entries.pop("architectures", None))
-    if architectures:
-        entries.setdefault("architecture", architectures[0])
-    architecture = entries.get("architecture")
-    if architecture is not None:
-        entries["architecture"] = _renamed(architecture, _ARCHITECTURES)
-    return Node(entries, cpu.line, cpu.column)
+    entries = dict(cpu.entries())
+    entries.pop("architectures", None)
+    for architecture in cpu.items("architectures")[:1]:
+        entries.setdefault("architecture", architecture)
+    if "architecture" in entries:
+        entries["architecture"] = _renamed(entries["architecture"], _ARCHITECTURES)
+    return replace(cpu, value=entries)
 
 
 def _upgrade_profile(profile: Node) -> None:
-    entries = _entries(profile)
+    entries = profile.entries()
     if "type" in entries:
         entries["type"] = _renamed(entries["type"], _PROFILE_TYPES)
-    for component in _items(profile.get("components")):
+    for component in profile.items("components"):
         wait = component.get("properties", "wait")
         if wait is not None and wait.value in ("true", "false"):
             wait.value = wait.value == "true"
@@ -124,9 +123,9 @@ def _complete_profile(profile: Node, version: str | None, used: dict[str, int]) 
     if kind is not None and isinstance(profile.value, dict) and "id" not in profile.value:
         used[kind] = used.get(kind, 0) + 1
         profile.value["id"] = _at(profile, kind if used[kind] == 1 else f"{kind}-{used[kind]}")
-    for component in _items(profile.get("components")):
+    for component in profile.items("components"):
         properties = component.get("properties")
-        entries = _entries(properties)
+        entries = component.entries("properties")
         repository, timeout = component.text("properties", "repository"), component.text("properties", "timeout")
         if properties is not None and repository and "revision" not in entries and version is not None:
             entries["revision"] = _at(properties, version)
@@ -141,13 +140,13 @@ def _complete_profile(profile: Node, version: str | None, used: dict[str, int]) 
 
 def older_doubts(source: SourceText) -> Iterator[tuple[Node, str, str, str]]:
     """Yield what the upgrade of an older document guesses or drops: the place, what, what to do, and how bad it is."""
-    for at, profile in enumerate(_items(source.root.get("deploymentProfiles"))):
-        if profile.text("type") is not None and "id" not in _entries(profile):
+    for at, profile in enumerate(source.root.items("deploymentProfiles")):
+        if profile.text("type") is not None and "id" not in profile.entries():
             yield profile, f"deploymentProfiles.{at}: no id; it is named after its type", "add an id", "warning"
-        for component in _items(profile.get("components")):
+        for component in profile.items("components"):
             repository = component.get("properties", "repository")
             name = component.text("name")
-            if repository is not None and "revision" not in _entries(component.get("properties")):
+            if repository is not None and "revision" not in component.entries("properties"):
                 message = f"component {name}: no revision; the application's version is taken"
                 yield component, message, "add the revision", "warning"
             if repository is not None and isinstance(repository.value, str) and "://" not in repository.value:
@@ -163,13 +162,13 @@ def older_doubts(source: SourceText) -> Iterator[tuple[Node, str, str, str]]:
                 )
     roles = source.root.get("properties", "roles")
     if roles is not None:
-        texts = [item.value for item in _items(roles)]
+        texts = [item.value for item in roles.items()]
         if not isinstance(roles.value, list) or not all(isinstance(text, str) and text for text in texts):
             yield roles, "properties.roles: must be a list of texts", 'write roles: ["Standalone Device"]', "error"
 
 
 def _upgrade_targets(parameter: Node) -> None:
-    for target in _items(parameter.get("targets")):
+    for target in parameter.items("targets"):
         pointer = target.get("pointer")
         if pointer is not None and isinstance(pointer.value, str):
             pointer.value = pointer.value.removeprefix("ENV.")
@@ -177,21 +176,21 @@ def _upgrade_targets(parameter: Node) -> None:
 
 def _constraints(resources: Node) -> Node:
     """Return `requiredResources` as constraints: capacity, and one rule that asks for every item listed."""
-    needed = _entries(resources)
+    needed = resources.entries()
     # Keys that no shape knows travel along, so that the reader refuses them at their line.
     capacity = {name: child for name, child in needed.items() if name not in ("cpu", "peripherals", "interfaces")}
     if "cpu" in needed:
-        cpu = dict(_entries(needed["cpu"]))
+        cpu = dict(needed["cpu"].entries())
         if "architectures" in cpu:
             cpu["architectures"] = Node(
-                [_renamed(item, _ARCHITECTURES) for item in _items(cpu["architectures"])], needed["cpu"].line
+                [_renamed(item, _ARCHITECTURES) for item in cpu["architectures"].items()], needed["cpu"].line
             )
         capacity["cpu"] = Node(cpu, needed["cpu"].line, needed["cpu"].column)
     place = {"line": resources.line, "column": resources.column}
     expressions = [
         Node.of(_contains(f"/{name}", item), **place)
         for name in ("peripherals", "interfaces")
-        for item in _items(needed.get(name))
+        for item in resources.items(name)
     ]
     entries: dict[str, Node] = {}
     if capacity:
@@ -200,13 +199,13 @@ def _constraints(resources: Node) -> Node:
         selector = Node({"matchExpressions": Node(list(expressions), **place)}, **place)
         rule = Node({"propertySelector": selector}, **place)
         entries["eligibilityRules"] = Node([rule], **place)
-    return Node(entries, resources.line, resources.column, resources.key_line, resources.key_column)
+    return replace(resources, value=entries)
 
 
 def _contains(pointer: str, item: Node) -> Json:
     conditions: list[Json] = [
         {"key": f"/{_pointer_step(name)}", "operator": "In", "values": [value.plain()]}
-        for name, value in _entries(item).items()
+        for name, value in item.entries().items()
     ]
     return {"key": pointer, "operator": "ContainsAll", "itemSelector": {"matchExpressions": conditions}}
 
@@ -216,25 +215,16 @@ def _pointer_step(key: str) -> str:
     return key.replace("~", "~0").replace("/", "~1")
 
 
-def _entries(node: Node | None) -> dict[str, Node]:
-    return node.value if node is not None and isinstance(node.value, dict) else {}
-
-
-def _items(node: Node | None) -> list[Node]:
-    return node.value if node is not None and isinstance(node.value, list) else []
-
-
 def _without(node: Node, *keys: str) -> Node:
     """Return a mapping without some keys, as a new node; any other node as it is."""
     if not isinstance(node.value, dict):
         return node
-    kept = {key: child for key, child in node.value.items() if key not in keys}
-    return Node(kept, node.line, node.column, node.key_line, node.key_column)
+    return replace(node, value={key: child for key, child in node.value.items() if key not in keys})
 
 
 def _renamed(node: Node, names: dict[str, str]) -> Node:
     if isinstance(node.value, str) and node.value in names:
-        return Node(names[node.value], node.line, node.column, node.key_line, node.key_column)
+        return replace(node, value=names[node.value])
     return node
 
 

@@ -6,6 +6,7 @@ Paths are relative to the file; variables win over it (docs/agent.md, environmen
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -84,9 +85,8 @@ def _overridden(source: SourceText, environment: Environment) -> SourceText:
 
 def _token_overrides(root: Node, environment: Environment) -> Iterator[tuple[tuple[str, ...], str | None]]:
     """Yield what the token of the environment overrides, in whichever source there is."""
-    source = root.get("source")
-    if environment.token_variable is not None and source is not None and isinstance(source.value, dict):
-        for kind in source.value:
+    if environment.token_variable is not None:
+        for kind in root.entries("source"):
             yield ("source", kind, "tokenEnvironment"), environment.token_variable
             yield ("source", kind, "tokenFile"), None
 
@@ -94,4 +94,4 @@ def _token_overrides(root: Node, environment: Environment) -> Iterator[tuple[tup
 def _copy(node: Node) -> Node:
     """Return a node whose mappings can be changed."""
     value = {key: _copy(child) for key, child in node.value.items()} if isinstance(node.value, dict) else node.value
-    return Node(value, node.line, node.column, node.key_line, node.key_column)
+    return replace(node, value=value)
