@@ -19,15 +19,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
 from margo_gitops.digests import Digest
-from margo_gitops.disk.files import disk_errors
+from margo_gitops.disk.files import disk_errors, read_bounded
 from margo_gitops.documents.application import Component, ParameterValue
 from margo_gitops.documents.capabilities import parse_timeout
 from margo_gitops.documents.deployment import ApplicationDeployment, Artifact
-from margo_gitops.documents.nodes import Json
-from margo_gitops.errors import StorageFailed
+from margo_gitops.documents.json_text import read_json
+from margo_gitops.documents.nodes import Bounds, Json
+from margo_gitops.documents.records import find
+from margo_gitops.errors import StorageFailed, UnreadableDocument
+
+T = TypeVar("T")
 
 ENTRY_POINT_GROUP = "margo_gitops.appliers"
 
@@ -163,6 +167,14 @@ class Applier(Protocol):
         Raises:
             ApplyError: the engine does not answer.
         """
+
+
+def read_record(record: type[T], path: Path, most: int) -> T | None:
+    """Return what an applier recorded in a JSON file of at most `most` bytes; None where it is missing or damaged."""
+    try:
+        return find(record, read_json(read_bounded(path, most), path.name, Bounds(size=most)))[0]
+    except (OSError, UnreadableDocument):
+        return None
 
 
 def storing(folder: Path) -> AbstractContextManager[None]:

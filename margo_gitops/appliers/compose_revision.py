@@ -12,13 +12,16 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from margo_gitops.appliers.applier import WorkloadKey, storing
-from margo_gitops.digests import Digest, parse_digest
+from margo_gitops.appliers.applier import WorkloadKey, read_record, storing
+from margo_gitops.digests import Digest
 from margo_gitops.disk.folders import discard, point_link, sweep
+from margo_gitops.documents.declarations import DigestText
+from margo_gitops.documents.records import write
 
 CONTENT = "content"
 OVERRIDE = "override.yaml"
@@ -37,42 +40,24 @@ class RevisionRecord:
         timeout_seconds: how long it may take to start.
     """
 
-    digest: Digest
-    artifact: Digest
+    digest: DigestText
+    artifact: DigestText
     compose_file: str
-    environment: dict[str, str]
+    environment: Mapping[str, str]
     timeout_seconds: int
 
     def write(self, folder: Path) -> None:
         """Write the record into a revision's folder."""
         path = folder / _RECORD
         path.touch(mode=0o600)
-        content = {
-            "digest": self.digest,
-            "artifact": self.artifact,
-            "composeFile": self.compose_file,
-            "environment": self.environment,
-            "timeoutSeconds": self.timeout_seconds,
-        }
-        path.write_text(json.dumps(content, indent=2), encoding="utf-8")
+        path.write_text(json.dumps(write(self), indent=2), encoding="utf-8")
 
     @staticmethod
     def read(folder: Path) -> RevisionRecord | None:
         """Return a revision's record, or None where it is missing or damaged: then the revision is made again."""
-        try:
-            if (folder / _RECORD).stat().st_size > _LARGEST_RECORD:
-                return None
-            content = json.loads((folder / _RECORD).read_bytes())
-            record = RevisionRecord(
-                parse_digest(content["digest"]),
-                parse_digest(content["artifact"]),
-                str(content["composeFile"]),
-                {str(name): str(value) for name, value in content["environment"].items()},
-                int(content["timeoutSeconds"]),
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return None
-        return record if (folder / record.compose_file).is_file() and (folder / OVERRIDE).is_file() else None
+        record = read_record(RevisionRecord, folder / _RECORD, _LARGEST_RECORD)
+        whole = record and (folder / record.compose_file).is_file() and (folder / OVERRIDE).is_file()
+        return record if whole else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import time
@@ -22,15 +21,16 @@ from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, storing
+from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, read_record, storing
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
 from margo_gitops.appliers.programs import run_program
 from margo_gitops.appliers.settings import Settings
-from margo_gitops.digests import Digest, parse_digest
+from margo_gitops.digests import Digest
 from margo_gitops.disk.files import TEMPORARY_PREFIX, write_synced
 from margo_gitops.disk.folders import discard, new_folder, point_link, sweep
 from margo_gitops.documents import records
 from margo_gitops.documents.compose_variables import parameter_text
+from margo_gitops.documents.declarations import DigestText
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_text import write_yaml
@@ -44,6 +44,17 @@ _LARGEST_RECORD = 64 * 1024
 _HOOK_SECONDS = 60
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _QUOTED = re.compile(r'["\\$`]')
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """What `workload.json` holds."""
+
+    deployment_id: str
+    component: str
+    digest: DigestText
+    device: str
+    artifact: DigestText | None
 
 
 def create(context: ApplierContext) -> FilesApplier:
@@ -161,9 +172,8 @@ class FilesApplier:
                 if place is None or record is None:
                     found.append(Observed(key, None, "degraded", "its record cannot be read"))
                 else:
-                    done = (place / _DONE).exists()
-                    digest = _digest(record.get("digest"))
-                    found.append(Observed(key, digest if done else None, "unknown", str(link)))
+                    digest = record.digest if (place / _DONE).exists() else None
+                    found.append(Observed(key, digest, "unknown", str(link)))
         return sorted(found, key=lambda item: item.key)
 
     def _write(self, workload: Workload, folder: Path) -> None:
@@ -171,13 +181,8 @@ class FilesApplier:
         values: dict[str, Json] = {
             pointer: list(value) if isinstance(value, tuple) else value for pointer, value in workload.values.items()
         }
-        record: dict[str, Json] = {
-            "deploymentId": workload.key.deployment_id,
-            "component": workload.key.component,
-            "digest": workload.digest,
-            "device": self.device,
-            "artifact": workload.artifact.digest if workload.artifact else None,
-        }
+        artifact = workload.artifact.digest if workload.artifact else None
+        record = _Record(workload.key.deployment_id, workload.key.component, workload.digest, self.device, artifact)
         if workload.artifact:
             content = folder / "content"
             content.mkdir()
@@ -188,7 +193,7 @@ class FilesApplier:
         lines = [f"{name}={_quoted(parameter_text(value))}\n" for name, value in workload.values.items()]
         if all(_VARIABLE.fullmatch(name) for name in workload.values):
             write_synced(folder / "values.env", "".join(lines).encode(), mode=0o600)
-        (folder / _RECORD).write_bytes(write_json(record))
+        (folder / _RECORD).write_bytes(write_json(records.write(record)))
 
     def _put_back(self, key: WorkloadKey, failed: Path) -> bool:
         link = self._link(key)
@@ -227,8 +232,8 @@ class FilesApplier:
     def _used(self) -> Iterator[Digest]:
         for place in (self.folder / _REVISIONS).glob("*/*/*"):
             record = _record(place)
-            if record and (digest := _digest(record.get("artifact"))):
-                yield digest
+            if record and record.artifact:
+                yield record.artifact
 
     def _place(self, key: WorkloadKey, digest: Digest) -> Path:
         name = digest.removeprefix("sha256:")
@@ -239,7 +244,7 @@ class FilesApplier:
 
     def _is_foreign(self, place: Path | None) -> bool:
         record = _record(place) if place else None
-        return record is not None and record.get("device") != self.device
+        return record is not None and record.device != self.device
 
 
 def _target(link: Path) -> Path | None:
@@ -249,23 +254,8 @@ def _target(link: Path) -> Path | None:
         return None
 
 
-def _record(place: Path) -> dict[str, Json] | None:
-    """Return a revision's record; None where it is missing or damaged."""
-    path = place / _RECORD
-    try:
-        if path.stat().st_size > _LARGEST_RECORD:
-            return None
-        content: Json = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _digest(value: Json) -> Digest | None:
-    try:
-        return parse_digest(value) if isinstance(value, str) else None
-    except ValueError:
-        return None
+def _record(place: Path) -> _Record | None:
+    return read_record(_Record, place / _RECORD, _LARGEST_RECORD)
 
 
 def _quoted(text: str) -> str:

@@ -40,25 +40,11 @@ def new_folder(place: Path) -> Iterator[Path]:
         OSError: the disk refuses.
     """
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    folder = _beside(place)
-    folder.mkdir(mode=0o700)
-    try:
+    with _unfinished(place) as folder:
+        folder.mkdir(mode=0o700)
         yield folder
         sync_tree(folder)
-        if place.is_dir() and not place.is_symlink():
-            # A folder cannot be replaced in one step; the old one steps aside first, and is swept if we die here.
-            aside = _beside(place)
-            place.rename(aside)
-            folder.rename(place)
-            with suppress(OSError):
-                remove_tree(aside)
-        else:
-            folder.rename(place)
-        sync_folder(place.parent)
-    except BaseException:
-        with suppress(OSError):
-            remove_tree(folder)
-        raise
+        _put(folder, place)
 
 
 @contextmanager
@@ -69,18 +55,11 @@ def new_file(place: Path) -> Iterator[Path]:
         OSError: the disk refuses.
     """
     place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = _beside(place)
-    path.touch(mode=0o600)
-    try:
+    with _unfinished(place) as path:
+        path.touch(mode=0o600)
         yield path
         _sync(path)
-        if place.is_dir() and not place.is_symlink():
-            remove_tree(place)
-        path.rename(place)
-        sync_folder(place.parent)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+        _put(path, place)
 
 
 def point_link(link: Path, target: str | Path) -> None:
@@ -90,14 +69,35 @@ def point_link(link: Path, target: str | Path) -> None:
         OSError: the disk refuses; the link leads where it led.
     """
     link.parent.mkdir(parents=True, exist_ok=True)
-    path = _beside(link)
-    try:
+    with _unfinished(link) as path:
         path.symlink_to(target)
         path.replace(link)
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
     sync_folder(link.parent)
+
+
+@contextmanager
+def _unfinished(place: Path) -> Iterator[Path]:
+    """Yield a name beside `place`; what has it is deleted when the block fails."""
+    path = _beside(place)
+    try:
+        yield path
+    except BaseException:
+        with suppress(OSError):
+            remove_tree(path)
+        raise
+
+
+def _put(made: Path, place: Path) -> None:
+    if place.is_dir() and not place.is_symlink():
+        # A folder cannot be replaced in one step; the old one steps aside first, and is swept if we die here.
+        aside = _beside(place)
+        place.rename(aside)
+        made.rename(place)
+        with suppress(OSError):
+            remove_tree(aside)
+    else:
+        made.rename(place)
+    sync_folder(place.parent)
 
 
 def remove_tree(path: Path) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
+from margo_gitops.digests import DIGEST_PATTERN, Digest
 from margo_gitops.documents.nodes import FieldPath, Json
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ class Text:
     min_length: int = 0
     max_length: int | None = None
     format: str = ""
+
+
+DigestText = Annotated[Digest, Text(pattern=DIGEST_PATTERN, what="a digest")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from margo_gitops.documents.application import APPLICATION_ID_PATTERN, ParameterValue
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
 from margo_gitops.documents.constraints import DeviceName, DeviceSelector, Name
-from margo_gitops.documents.declarations import About, Items, Keys, OwnKind, Problem, Text
+from margo_gitops.documents.declarations import About, DigestText, Items, Keys, OwnKind, Problem, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, encode_device_id
 from margo_gitops.documents.fleet_policy import Policy
 
@@ -224,9 +224,7 @@ class LockedApplication:
     id: Annotated[str, Text(pattern=APPLICATION_ID_PATTERN, what="an application id"), About("The application's id.")]
     version: Annotated[str, Text(min_length=1), About("`metadata.version` of its description.")]
     digest: Annotated[
-        str,
-        About("Digest of the package folder's file list, as sha256sum prints it, sorted by path."),
-        Text(pattern=r"^sha256:[0-9a-f]{64}$", what="a digest"),
+        DigestText, About("Digest of the package folder's file list, as sha256sum prints it, sorted by path.")
     ]
 
 

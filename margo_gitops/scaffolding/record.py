@@ -10,7 +10,7 @@ from typing import Annotated
 
 from margo_gitops import __version__
 from margo_gitops.digests import sha256
-from margo_gitops.documents.declarations import About, OwnKind, Problem, Text
+from margo_gitops.documents.declarations import About, DigestText, OwnKind, Problem, Text
 from margo_gitops.documents.records import read, write
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.scaffolding.template import TOOLING_FOLDER, Answers
@@ -26,9 +26,7 @@ class ScaffoldedFile:
     """A file as the scaffold wrote it."""
 
     path: Annotated[str, About("Relative to the fleet repo."), Text(min_length=1)]
-    digest: Annotated[
-        str, About("Of what the scaffold wrote."), Text(pattern=r"^sha256:[0-9a-f]{64}$", what="a digest")
-    ]
+    digest: Annotated[DigestText, About("Of what the scaffold wrote.")]
     text: Annotated[str | None, About("What the scaffold wrote; null for generated files.")] = None
 
     def problems(self) -> Iterator[Problem]:

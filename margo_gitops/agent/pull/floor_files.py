@@ -11,12 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
 from margo_gitops.agent.memory.state_folder import keep_file
-from margo_gitops.digests import DIGEST_PATTERN, Digest, sha256
+from margo_gitops.digests import Digest, sha256
 from margo_gitops.disk.files import read_bounded
-from margo_gitops.documents.declarations import Text
+from margo_gitops.documents.declarations import DigestText
 from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.records import read, write
 from margo_gitops.errors import (
@@ -37,7 +37,7 @@ class _Envelope:
 
     device: str
     floor: str
-    digest: Annotated[Digest, Text(pattern=DIGEST_PATTERN, what="a digest")]
+    digest: DigestText
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Annotated, Final, Literal
 
 from margo_gitops.agent.memory.state_folder import folder_errors
-from margo_gitops.digests import DIGEST_PATTERN, Digest, sha256
+from margo_gitops.digests import Digest, sha256
 from margo_gitops.disk.files import TEMPORARY_PREFIX, read_bounded, reason
 from margo_gitops.disk.folders import point_link, remove_tree, write_folder
-from margo_gitops.documents.declarations import Keys, Text
+from margo_gitops.documents.declarations import DigestText, Keys
 from margo_gitops.documents.deployment import UUID_PATTERN
 from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.records import read, write
@@ -38,8 +38,6 @@ _REMEDY: Final = "nothing to do: the agent fetches the state again; look after t
 _LARGEST_FILE: Final = 64 * 1024 * 1024
 _MOST_REPLACED: Final = 10
 
-_Digest = Annotated[Digest, Text(pattern=DIGEST_PATTERN, what="a digest")]
-
 
 @dataclass(frozen=True, slots=True)
 class _Index:
@@ -47,9 +45,9 @@ class _Index:
 
     format: Literal["margo-gitops-snapshot/1"]
     revision: str
-    manifest: _Digest
-    deployments: Annotated[Mapping[str, _Digest], Keys(UUID_PATTERN, "a UUID")]
-    commit: _Digest | None
+    manifest: DigestText
+    deployments: Annotated[Mapping[str, DigestText], Keys(UUID_PATTERN, "a UUID")]
+    commit: DigestText | None
 
 
 class TrustedStore:
