@@ -1,8 +1,13 @@
-"""Text for people: counts, amounts, tables, and what others wrote, made harmless for a terminal."""
+"""Text for people and pipelines: counts, amounts, tables, and what others wrote, made harmless for every output.
+
+A control character can move a terminal's cursor and colour it, and a mark of direction (U+202E) can make text look like
+other text on a page, too. Every output spells out what is not printable, with `printable` or `json_text`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Callable, Iterator, Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -21,8 +26,25 @@ def few(names: Sequence[str], most: int) -> str:
 
 
 def printable(text: str) -> str:
-    """Return text whose control characters cannot move a terminal's cursor or colour it."""
-    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
+    r"""Return text as one line in which every character is printable; others are spelled out, `\x1b` or `\u202e`."""
+    return _spelled_out(text, repr)
+
+
+def printable_lines(text: str) -> str:
+    """Return text of several lines, each printable; tabs stay."""
+    return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
+
+
+def json_text(value: object, indent: int | None = None) -> str:
+    """Return a value as JSON; in its text, everything that is not printable is an escape, which means the same."""
+    made = json.dumps(value, indent=indent, ensure_ascii=False)
+    return "\n".join(_spelled_out(line, json.dumps) for line in made.split("\n"))
+
+
+def _spelled_out(text: str, spell: Callable[[str], str]) -> str:
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else spell(each)[1:-1] for each in text)
 
 
 def byte_count(number: int) -> str:

@@ -17,7 +17,7 @@ from margo_gitops.agent.report.inspection import as_json, as_text, held_proof, r
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, load_configuration
-from margo_gitops.cli.output import output_option, show
+from margo_gitops.cli.output import output_option, say, show
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.freshness import MAX_PROOF_BYTES
 from margo_gitops.errors import AgentMisconfigured, ExitCode, NothingHeld
@@ -53,7 +53,7 @@ def once(config: Path | None, log_format: LogFormat, *, retry: bool) -> None:
     """Poll once, apply, and exit."""
     outcome = run_once(_load(config), log_format, retry=retry)
     version = f"version {outcome.version}" if outcome.version is not None else "nothing"
-    click.echo(f"poll: {outcome.poll}; holds {version}")
+    say(f"poll: {outcome.poll}; holds {version}")
     sys.exit(outcome.exit_code)
 
 
@@ -71,7 +71,7 @@ def run(config: Path | None, log_format: LogFormat) -> None:
 def status(config: Path | None, output: str) -> None:
     """Show what the device holds and runs, and what failed."""
     found = report(_load(config))
-    show(output, as_json(found), as_text(found).splitlines())
+    show(output, as_json(found), as_text(found).split("\n"))
 
 
 @agent.command()
@@ -83,8 +83,8 @@ def verify(config: Path | None) -> None:
     """
     state = verify_held(_load(config))
     signer = state.signer or "no one (unsigned state is accepted here)"
-    click.echo(f"version {state.manifest.manifest_version} at {state.snapshot.revision}: verified")
-    click.echo(f"  {len(state.deployments)} deployments; signed by {signer}")
+    say(f"version {state.manifest.manifest_version} at {state.snapshot.revision}: verified")
+    say(f"  {len(state.deployments)} deployments; signed by {signer}")
 
 
 def _load(config: Path | None) -> AgentConfiguration:
@@ -131,7 +131,7 @@ def import_proof(file: Path, config: Path | None) -> None:
     except NothingHeld:
         state = None
     taken = keeper.take(content, state)
-    click.echo(f"proven as of {taken.statement.issued}, until {taken.statement.expires}; signed by {taken.signer}")
+    say(f"proven as of {taken.statement.issued}, until {taken.statement.expires}; signed by {taken.signer}")
 
 
 def _keeper(configuration: AgentConfiguration) -> FreshnessKeeper:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -23,7 +22,7 @@ from margo_gitops.cli.completion import (
 )
 from margo_gitops.cli.edit_options import Editing, edit_options
 from margo_gitops.cli.options import fleet_option, rev_option
-from margo_gitops.cli.output import output_option, show
+from margo_gitops.cli.output import SEVERITIES, output_option, say, show
 from margo_gitops.documents.application import ApplicationDescription, ParameterValue
 from margo_gitops.editing.applications import Upgrade, UpgradeRequest, add_edit
 from margo_gitops.editing.applications import upgrade as upgrade_deployments
@@ -34,6 +33,7 @@ from margo_gitops.operations.catalog_text import compatibility_lines, list_lines
 from margo_gitops.operations.compatibility import compatibility
 from margo_gitops.operations.fleet_input import read_intent, read_working_tree
 from margo_gitops.rendering.intent import Application
+from margo_gitops.wording import json_text
 
 
 @click.group()
@@ -57,8 +57,8 @@ def add(path: Path, replace: bool, editing: Editing) -> None:
     vendored = add_package(path, FleetRepo.find(editing.fleet).root, replace=replace)
     _print_findings(vendored.package)
     description = vendored.package.application.description.value
-    click.echo(f"{vendored.outcome} {description.id} {description.metadata.version} in {vendored.folder}")
-    click.echo(f"  {vendored.package.application.digest}")
+    say(f"{vendored.outcome} {description.id} {description.metadata.version} in {vendored.folder}")
+    say(f"  {vendored.package.application.digest}")
 
 
 @app.command()
@@ -100,13 +100,13 @@ def upgrade(
 
 def _print_steps(application: str, made: Upgrade, *, to_errors: bool) -> None:
     for step in made.steps:
-        click.echo(f"{application} {step.version} -> {made.version}: {', '.join(step.deployments)}", err=to_errors)
+        say(f"{application} {step.version} -> {made.version}: {', '.join(step.deployments)}", err=to_errors)
         for each in step.differences:
-            click.echo(f"  {each.subject} {each.change}", err=to_errors)
+            say(f"  {each.subject} {each.change}", err=to_errors)
             for detail in each.details:
-                click.echo(f"    {detail}", err=to_errors)
+                say(f"    {detail}", err=to_errors)
         if not step.differences:
-            click.echo("  parameters and profiles are the same", err=to_errors)
+            say("  parameters and profiles are the same", err=to_errors)
 
 
 @app.command()
@@ -116,8 +116,8 @@ def validate(path: Path) -> None:
     package = check_package(DiskTree(path), f"{path}/")
     _print_findings(package)
     description = package.application.description.value
-    click.echo(f"{description.id} {description.metadata.version} is valid: {len(package.files)} files")
-    click.echo(f"  {package.application.digest}")
+    say(f"{description.id} {description.metadata.version} is valid: {len(package.files)} files")
+    say(f"  {package.application.digest}")
 
 
 @app.command("list")
@@ -154,7 +154,7 @@ def show_application(application: str, version: str | None, fleet: Path, output:
 
 def _print_findings(package: Package) -> None:
     for finding in package.findings:
-        click.echo(f"{finding.severity}: {finding}", err=True)
+        say(f"{finding.severity}: {finding}", err=True, paint=SEVERITIES)
 
 
 def _application_lines(application: Application) -> Iterator[str]:
@@ -186,7 +186,7 @@ def _rules(description: ApplicationDescription) -> dict[str, str]:
 
 
 def _shown(value: ParameterValue | None) -> str:
-    return "(no default)" if value is None else json.dumps(value, ensure_ascii=False)
+    return "(no default)" if value is None else json_text(value)
 
 
 def _summary(application: Application) -> dict[str, object]:

@@ -19,14 +19,14 @@ from margo_gitops.audit.verify.history_check import verify as verify_history
 from margo_gitops.audit.verify.verification import Verification, verification_lines
 from margo_gitops.cli.completion import complete_devices
 from margo_gitops.cli.options import cache_folder, extra_packages, fleet_option, signers_option, state_option
-from margo_gitops.cli.output import note, output_option, progress, show
+from margo_gitops.cli.output import note, output_option, progress, say, show
 from margo_gitops.disk.files import disk_errors, read_small_file, replace_file
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.records import write
 from margo_gitops.errors import AuditFailed, AuditUnusable, EvidenceUnusable, listed
 from margo_gitops.operations.fleet_input import StateRequest, read_signing_key
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
-from margo_gitops.wording import counted, printable
+from margo_gitops.wording import counted
 
 
 def check_device(device: str) -> None:
@@ -36,7 +36,7 @@ def check_device(device: str) -> None:
         AuditUnusable: it is not a device id.
     """
     if not is_device_id(device):
-        raise AuditUnusable(f"{printable(device)!r} is not a device id", remedy="list them: ls devices/")
+        raise AuditUnusable(f"{device!r} is not a device id", remedy="list them: ls devices/")
 
 
 def time_of(text: str | None) -> datetime | None:
@@ -51,9 +51,7 @@ def time_of(text: str | None) -> datetime | None:
         moment = datetime.fromisoformat(text)
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     except ValueError:
-        raise AuditUnusable(
-            f"{printable(text)!r} is not a time", remedy="write 2026-11-21 or 2026-11-21T09:30:00+01:00"
-        ) from None
+        raise AuditUnusable(f"{text!r} is not a time", remedy="write 2026-11-21 or 2026-11-21T09:30:00+01:00") from None
 
 
 def read_signers(path: Path | None) -> AllowedSigners | None:
@@ -122,7 +120,7 @@ def _fail(result: Verification) -> None:
     rendered = f", rendered from {first.fleet_commit[:12]}" if first.fleet_commit else ""
     raise AuditFailed(
         f"the history of {result.state_repo} is bad{place}{rendered}",
-        why=listed(printable(each.sentence) for each in errors),
+        why=listed(each.sentence for each in errors),
         remedy="keep a copy as evidence, find out who wrote it, restore the branches from a clone that verifies",
     )
 
@@ -272,4 +270,4 @@ def _write(out: Path, content: bytes) -> None:
     # All of it or nothing: half a file would be evidence of a forgery.
     with disk_errors(out, what=what, error=EvidenceUnusable, remedy=remedy):
         replace_file(out, content, mode=0o644)
-    click.echo(f"{counted(len(content), 'byte')} of evidence in {out}", err=True)
+    say(f"{counted(len(content), 'byte')} of evidence in {out}", err=True)

@@ -11,6 +11,7 @@ from typing import cast
 
 import click
 
+from margo_gitops.cli.output import say, say_text
 from margo_gitops.conformance.agents.case import TransportName
 from margo_gitops.conformance.agents.playing import check_agent
 from margo_gitops.conformance.agents.stage import AgentUnderTest
@@ -173,7 +174,7 @@ def _target(url: str, settings: Mapping[str, str | float | Path | None]) -> Serv
 
 def _progress(line: str) -> None:
     if sys.stderr.isatty():
-        click.echo(f"  {line}", err=True)
+        say(f"  {line}", err=True)
 
 
 def _now() -> str:
@@ -181,5 +182,5 @@ def _now() -> str:
 
 
 def _end(context: click.Context, report: ConformanceReport, output: str) -> None:
-    click.echo(FORMATS[output](report), nl=False)
+    say_text(FORMATS[output](report))
     context.exit(ExitCode.OK if report.conforms else ExitCode.FINDINGS)

@@ -6,6 +6,7 @@ The questions of `deploy --interactive` go to standard error: `--dry-run` prints
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
@@ -22,6 +23,7 @@ from margo_gitops.cli.completion import (
 )
 from margo_gitops.cli.edit_options import Editing, edit_options
 from margo_gitops.cli.options import cache_folder
+from margo_gitops.cli.output import CHANGES, DIFF, note, say, say_text
 from margo_gitops.editing.deploy import DeployRequest, DeployTarget, deploy_target
 from margo_gitops.editing.deploy import deploy as deploy_edit
 from margo_gitops.editing.edit import Base, Edit, unified_diff
@@ -35,7 +37,6 @@ from margo_gitops.editing.selectors import parse_selector
 from margo_gitops.editing.values import typed_parameters
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.operations.plan.plan_text import as_text
-from margo_gitops.wording import printable
 
 
 @click.command()
@@ -132,13 +133,13 @@ def deploy_by_form(
         import readline  # noqa: F401  # lets people move the cursor in what they type
     installed = installed_state(base, state, cache_folder())
     if installed.note:
-        _say([f"note: {installed.note}"])
+        note(installed.note)
     answers = Answers(request.parameters, frozenset(request.unset), request.placement, request.profiles)
     form = Form(FormCheck(base.intent, target, installed.previous), answers).begin()
     _say(title_lines(form))
     edit = _filled_in(form, base, installed, dry_run=editing.dry_run)
     if edit is None:
-        click.echo("nothing was written", err=True)
+        say("nothing was written", err=True)
     else:
         editing.finish(base, edit)
 
@@ -180,7 +181,7 @@ def _asked(form: Form) -> Form:
         elif text == ":list":
             _say(all_devices(form))
         elif text.startswith(":") and not text.startswith("::") and text not in _COMMANDS:
-            _say([f"  no: {printable(text)} is not a command; :help names them, and ::text is the text :text"])
+            _say([f"  no: {text} is not a command; :help names them, and ::text is the text :text"])
         else:
             try:
                 return _COMMANDS[text](form) if text in _COMMANDS else form.answered(text.removeprefix(":"))
@@ -199,26 +200,26 @@ def _shown(form: Form, base: Base, installed: Installed, *, diff: bool) -> Edit 
     except MargoGitopsError as error:
         _say(["", *_refusal(error), "  answer again; :back goes to the question before"])
         return None
-    _say(["", *([*map(printable, unified_diff(edit).splitlines()), ""] if diff else [])])
+    say_text(f"\n{unified_diff(edit)}\n" if diff else "\n", err=True, paint=DIFF)
     if plan is None:
-        _say(["note: the fleet cannot be rendered as it is, so the effect on devices is unknown"])
+        note("the fleet cannot be rendered as it is, so the effect on devices is unknown")
     else:
-        _say(as_text(plan))
+        _say(as_text(plan), CHANGES)
     return edit
 
 
 def _refusal(error: MargoGitopsError) -> list[str]:
     first, *rest = str(error).splitlines()
-    return [printable(line) for line in (f"  no: {first}", *(f"    {line}" for line in rest))]
+    return [f"  no: {first}", *(f"    {line}" for line in rest)]
 
 
 def _typed(question: str) -> str:
     return str(click.prompt(question, default="", show_default=False, prompt_suffix="> ", err=True))
 
 
-def _say(lines: Iterable[str]) -> None:
+def _say(lines: Iterable[str], paint: re.Pattern[str] | None = None) -> None:
     for line in lines:
-        click.echo(line, err=True)
+        say(line, err=True, paint=paint)
 
 
 @click.command()

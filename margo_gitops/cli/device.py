@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import click
 from margo_gitops.cli.completion import complete_assignments, complete_devices, complete_sites
 from margo_gitops.cli.edit_options import Editing, edit_options
 from margo_gitops.cli.options import cache_folder, fleet_option, state_option
-from margo_gitops.cli.output import note, output_option, show
+from margo_gitops.cli.output import note, output_option, say, show
 from margo_gitops.documents.fleet_kinds import Device
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
@@ -30,7 +29,7 @@ from margo_gitops.fleet_status.reading import StatusRequest, read_reported_capab
 from margo_gitops.operations.fleet_input import read_working_tree
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.placement import targets
-from margo_gitops.wording import table_lines
+from margo_gitops.wording import json_text, table_lines
 
 
 @click.group()
@@ -144,7 +143,7 @@ def _labels_text(row: dict[str, Json]) -> str:
     labels = row["labels"]
     if not isinstance(labels, dict):
         return ""
-    return " ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in labels.items())
+    return " ".join(f"{key}={json_text(value)}" for key, value in labels.items())
 
 
 def _device_lines(
@@ -166,7 +165,7 @@ def _device_lines(
         if value:
             yield f"  {name:<8}  {value}"
     for name, parameter in plain_values(known.spec.parameters).items():
-        yield f"  parameter {name} = {json.dumps(parameter, ensure_ascii=False)}"
+        yield f"  parameter {name} = {json_text(parameter)}"
     for each in placed:
         outcome = f"[{each.profile}]" if not each.problem else f"cannot run: {each.problem}"
         yield f"  deployment {each.name}: {each.application} {each.version}  {outcome}"
@@ -203,5 +202,5 @@ def refresh(
     for each in edit.notes:
         note(each)
     for change in edit.changes:
-        click.echo(f"{change.path}: the device reports other capabilities")
+        say(f"{change.path}: the device reports other capabilities")
     context.exit(ExitCode.FINDINGS if edit.changes else ExitCode.OK)

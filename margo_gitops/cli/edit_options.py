@@ -13,7 +13,7 @@ import click
 
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.cli.options import fleet_option
-from margo_gitops.cli.output import note
+from margo_gitops.cli.output import DIFF, note, say, say_text
 from margo_gitops.editing.edit import Base, Edit, read_base, unified_diff
 from margo_gitops.editing.landing import branch_start, check_edit, commit_edit, write_edit
 
@@ -89,25 +89,25 @@ class Editing:
         for each in notes:
             note(each)
         if not edit.changes:
-            click.echo("nothing changes: it is so already")
+            say("nothing changes: it is so already")
         elif self.dry_run:
-            click.echo(unified_diff(edit), nl=False)
+            say_text(unified_diff(edit), paint=DIFF)
         elif self.commit:
             branch, commit = commit_edit(base, edit, self.branch)
-            click.echo(f"committed {commit[:12]} on the branch {branch}: {edit.title}")
+            say(f"committed {commit[:12]} on the branch {branch}: {edit.title}")
             _print_files(edit)
             self._print_next(f"plan --rev {shlex.quote(branch)}")
             remote = base.repo.remote()
             if remote is not None:
-                click.echo(f"  git{self._in('-C')} push --set-upstream {shlex.quote(remote)} {shlex.quote(branch)}")
+                say(f"  git{self._in('-C')} push --set-upstream {shlex.quote(remote)} {shlex.quote(branch)}")
         else:
             write_edit(base, edit)
             _print_files(edit)
             self._print_next("plan")
 
     def _print_next(self, command: str) -> None:
-        click.echo("next:")
-        click.echo(f"  margo-gitops {command}{self._in('--fleet')}")
+        say("next:")
+        say(f"  margo-gitops {command}{self._in('--fleet')}")
 
     def _in(self, option: str) -> str:
         """Return the option that names the fleet repo, where the person had to name it."""
@@ -116,6 +116,6 @@ class Editing:
 
 def _print_files(edit: Edit) -> None:
     for change in edit.changes[:_MOST]:
-        click.echo(f"{change.verb:7} {change.path}")
+        say(f"{change.verb:7} {change.path}")
     if len(edit.changes) > _MOST:
-        click.echo(f"and {len(edit.changes) - _MOST} more files")
+        say(f"and {len(edit.changes) - _MOST} more files")

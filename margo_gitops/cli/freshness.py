@@ -11,7 +11,7 @@ import click
 from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.cli.options import FRESHNESS_KEY, cache_folder, fleet_option, state_option
-from margo_gitops.cli.output import output_option, show
+from margo_gitops.cli.output import output_option, say, show
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.documents.records import write
@@ -84,7 +84,7 @@ def renew(
     With --state, no fleet repo is needed: a schedule can run this with a key that has no other use.
     """
     if if_wanted and read_fleet_document(FleetRepo.find(fleet).tree("HEAD")).value.spec.freshness is None:
-        click.echo("nothing to renew: margo-gitops.yaml has no spec.freshness", err=output == "json")
+        say("nothing to renew: margo-gitops.yaml has no spec.freshness", err=output == "json")
         return
     if signing_key is None:
         raise click.UsageError(f"a statement must be signed: pass --signing-key FILE, or set {FRESHNESS_KEY}")

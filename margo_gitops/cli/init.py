@@ -12,6 +12,7 @@ from typing import cast, get_args
 
 import click
 
+from margo_gitops.cli.output import say
 from margo_gitops.errors import ExitCode, ScaffoldRefused
 from margo_gitops.scaffolding.merge import FileUpgrade, OnConflict
 from margo_gitops.scaffolding.scaffold import (
@@ -134,7 +135,7 @@ def _ask(question: str, default: str, check: Callable[[str], None] = lambda _giv
         try:
             check(given)
         except ScaffoldRefused as error:
-            click.echo(f"  {error.what}: {error.remedy}", err=True)
+            say(f"  {error.what}: {error.remedy}", err=True)
         else:
             return given
 
@@ -165,40 +166,40 @@ def _asked(folder: Path, wanted: _Wanted) -> _Wanted:
 
 def _print_scaffolded(folder: Path, made: Scaffold, answers: Answers, wanted: _Wanted) -> None:
     place = shlex.quote(str(folder))
-    click.echo(f"scaffolded the fleet {answers.name} in {folder}")
+    say(f"scaffolded the fleet {answers.name} in {folder}")
     if made.commit is None:
-        click.echo("git does not know who you are yet, so nothing is committed:")
-        click.echo("  git config --global user.name NAME && git config --global user.email ADDRESS")
-        click.echo(f"  git -C {place} commit -m 'Scaffold the fleet'")
-    click.echo("next:")
+        say("git does not know who you are yet, so nothing is committed:")
+        say("  git config --global user.name NAME && git config --global user.email ADDRESS")
+        say(f"  git -C {place} commit -m 'Scaffold the fleet'")
+    say("next:")
     if wanted.sign:
         key = shlex.quote(f"{folder.absolute().name}-signing-key")
-        click.echo(f"  ssh-keygen -q -t ed25519 -N '' -C renderer -f {key}")
-        click.echo(f"  margo-gitops render --fleet {place} --signing-key {key}")
+        say(f"  ssh-keygen -q -t ed25519 -N '' -C renderer -f {key}")
+        say(f"  margo-gitops render --fleet {place} --signing-key {key}")
     else:
-        click.echo(f"  margo-gitops render --fleet {place}")
+        say(f"  margo-gitops render --fleet {place}")
     if answers.ci != "none" and not (wanted.state and is_remote(wanted.state)):
-        click.echo(f"before a pipeline renders: write the URL of the state repo into {folder / 'margo-gitops.yaml'}")
+        say(f"before a pipeline renders: write the URL of the state repo into {folder / 'margo-gitops.yaml'}")
 
 
 def _print_upgraded(done: Upgraded) -> None:
     told = [file for file in done.files if file.fate in _FATES]
     before = f"{done.before} -> " if done.before != done.after else ""
-    click.echo(f"scaffold {before if done.before else ''}{done.after}  {done.root}")
+    say(f"scaffold {before if done.before else ''}{done.after}  {done.root}")
     for file in told:
         for line in _upgrade_lines(file):
-            click.echo(line)
+            say(line)
     written = [file for file in told if file.content is not None or file.fate == "removed"]
     if done.conflicts:
-        click.echo("next: write the scaffold's change into these files yourself, or say whose lines win:")
+        say("next: write the scaffold's change into these files yourself, or say whose lines win:")
         here = "" if done.root.resolve() == Path.cwd() else f" {shlex.quote(str(done.root).rstrip('/'))}"
-        click.echo(f"  margo-gitops init --upgrade{here} --allow-dirty --conflicts mine|theirs|mark")
+        say(f"  margo-gitops init --upgrade{here} --allow-dirty --conflicts mine|theirs|mark")
     if written:
         root = shlex.quote(str(done.root).rstrip("/"))
-        click.echo("next: look at it, and commit it")
-        click.echo(f"  git -C {root} add --all && git -C {root} diff --cached")
+        say("next: look at it, and commit it")
+        say(f"  git -C {root} add --all && git -C {root} diff --cached")
     elif not done.conflicts:
-        click.echo("up to date")
+        say("up to date")
 
 
 def _upgrade_lines(file: FileUpgrade) -> list[str]:

@@ -17,7 +17,9 @@ from click.shell_completion import CompletionItem
 from margo_gitops import __version__
 from margo_gitops.cli.completion import VARIABLE, answer
 from margo_gitops.cli.options import check_environment
+from margo_gitops.cli.output import say, say_error
 from margo_gitops.errors import ExitCode, ExtraMissing, MargoGitopsError
+from margo_gitops.wording import printable
 
 COMMANDS = {
     "agent": "margo_gitops.cli.agent:agent",
@@ -71,15 +73,17 @@ class _Unexpected:
         if self.shown:
             traceback.print_exception(error)
         if isinstance(error, MemoryError):
-            click.echo("error: this machine has not enough free memory for the command", err=True)
-            click.echo("  remedy: free memory, or run the command on a larger machine", err=True)
+            what, remedy = "this machine has not enough free memory for the command", "free memory"
+            say_error(f"{what}\n  remedy: {remedy}, or run the command on a larger machine")
             sys.exit(ExitCode.DEFECT)
         kind, said = type(error).__name__, " ".join(str(error).split())
-        click.echo(f"error: margo-gitops {__version__} has a defect: {kind}{f': {said}' if said else ''}", err=True)
         again = (
             "report the lines above" if self.shown else "run `margo-gitops --debug …` again and report what it prints"
         )
-        click.echo(f"  remedy: {again}, with the command and the version, to the maintainers", err=True)
+        say_error(
+            f"margo-gitops {__version__} has a defect: {kind}{f': {said}' if said else ''}\n"
+            f"  remedy: {again}, with the command and the version, to the maintainers"
+        )
         sys.exit(ExitCode.DEFECT)
 
 
@@ -166,7 +170,7 @@ def main() -> NoReturn:
         code = cli.main(prog_name="margo-gitops", standalone_mode=False, obj=unexpected)
         sys.exit(code if isinstance(code, int) else ExitCode.OK)
     except MargoGitopsError as error:
-        click.echo(f"error: {error}", err=True)
+        say_error(error)
         sys.exit(error.exit_code)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
@@ -174,7 +178,7 @@ def main() -> NoReturn:
         error.show()
         sys.exit(ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
-        click.echo("interrupted", err=True)
+        say("interrupted", err=True)
         sys.exit(130)
     except _ReaderGoneError:
         _end_without_reader()
@@ -206,5 +210,5 @@ def _end_on(error: OSError) -> NoReturn:
     """End on an error of the output: what a command does to files and networks has errors of its own."""
     if isinstance(error, BrokenPipeError):
         _end_without_reader()
-    click.echo(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True)
+    say_error(printable(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"))
     sys.exit(ExitCode.USAGE)

@@ -7,12 +7,12 @@ more word in the option and one more argument:
     def plan(output: str) -> None:
         show(output, made, as_text(made), markdown=lambda: as_markdown(made))
 
-What a terminal changes is decided here as well: escaping, colour, progress.
+Everything that a command prints goes through `say`, `say_text` or `show`: they spell out what is not printable, and
+colour what a terminal shows, as git and terraform do. Progress is here as well.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
@@ -23,16 +23,17 @@ from typing import Any, TypeVar
 
 import click
 
+# What prints errors needs no documents: those are imported where a result is written.
 from margo_gitops.documents.nodes import Json
-from margo_gitops.documents.records import write
-from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.errors import ExitCode, MargoGitopsError
-from margo_gitops.wording import printable
+from margo_gitops.wording import json_text, printable, printable_lines
 
 C = TypeVar("C", bound=Callable[..., object])
 
-_NOT_ENCODABLE = re.compile("[\ud800-\udfff]")
-"""What Python makes of bytes that are not UTF-8, in the name of a file for example."""
+SEVERITIES = re.compile(r"(?:\S+: )?(?:(?P<red>error)|(?P<yellow>warning)|(?P<cyan>note)): ")
+CHANGES = re.compile(r" *(?:(?P<green>\+)|(?P<yellow>~)|(?P<red>-)) ")
+DIFF = re.compile(r"(?P<green>\+.*)|(?P<red>-.*)|(?P<cyan>@@.*)")
+"""What has a colour in a line: the group of that name, where the line starts so."""
 
 
 def output_option(*formats: str, says: str = "How to print.") -> Callable[[C], C]:
@@ -52,7 +53,7 @@ def show(
     result: object,
     lines: Iterable[str],
     *,
-    styled: bool = False,
+    paint: re.Pattern[str] | None = None,
     stream: bool = False,
     **others: Callable[[], str],
 ) -> None:
@@ -62,39 +63,66 @@ def show(
         output: the format that the person chose.
         result: a document, or a plain value; JSON and YAML are made from it.
         lines: for people; used for text only.
-        styled: whether the lines are printable already, and may hold colours.
+        paint: what a terminal colours in the lines.
         stream: whether more results follow: JSON is then one line, YAML a document of its own.
         others: makes the whole text of each further format.
     """
     if output in others:
-        click.echo(others[output](), nl=False)
+        say_text(others[output]())
     elif output == "json":
-        click.echo(_json_text(_plain(result), indent=None if stream else 2))
+        click.echo(json_text(_plain(result), indent=None if stream else 2))
     elif output == "yaml":
-        click.echo(("---\n" if stream else "") + write_yaml(_plain(result)).decode(), nl=False)
+        from margo_gitops.documents.yaml_text import write_yaml
+
+        # Our writer quotes all such text, and there an escape of Python is one of YAML, too.
+        say_text(("---\n" if stream else "") + write_yaml(_plain(result)).decode())
     else:
         for line in lines:
-            click.echo(line if styled else printable(line))
+            say(line, paint=paint)
 
 
 def _plain(result: Any) -> Json:  # noqa: ANN401  # a document of any kind
+    from margo_gitops.documents.records import write
+
     plain: Json = write(result) if is_dataclass(result) else result
     return plain
 
 
-def _json_text(value: Json, *, indent: int | None) -> str:
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
-    return _NOT_ENCODABLE.sub(lambda match: f"\\u{ord(match[0]):04x}", text)
+def say(line: str, *, err: bool = False, paint: re.Pattern[str] | None = None) -> None:
+    """Print one line for people.
+
+    Args:
+        err: to standard error.
+        paint: what a terminal colours in it.
+    """
+    click.echo(_painted(printable(line), paint, err=err), err=err)
+
+
+def say_text(text: str, *, err: bool = False, paint: re.Pattern[str] | None = None) -> None:
+    """Print text of several lines, each with its end."""
+    lines = printable_lines(text).split("\n")
+    click.echo("\n".join(_painted(line, paint, err=err) for line in lines), err=err, nl=False)
 
 
 def note(text: str) -> None:
     """Print what a person should know in addition to the result, to standard error."""
-    click.echo(f"note: {text}", err=True)
+    say(f"note: {text}", err=True, paint=SEVERITIES)
 
 
-def colour() -> bool:
-    """Return whether standard output may have colours: on a terminal, without NO_COLOR."""
-    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
+def say_error(error: object) -> None:
+    """Print an error with its reasons and its remedy, to standard error."""
+    say_text(f"error: {error}\n", err=True, paint=SEVERITIES)
+
+
+def _painted(line: str, paint: re.Pattern[str] | None, *, err: bool) -> str:
+    """Return a line with its colour: on a terminal that has colours, without NO_COLOR (no-color.org)."""
+    found = paint.match(line) if paint else None
+    stream = sys.stderr if err else sys.stdout
+    if found is None or not stream.isatty() or "NO_COLOR" in os.environ or os.environ.get("TERM") == "dumb":
+        return line
+    colour = found.lastgroup or ""
+    start, end = found.span(colour)
+    return f"{line[:start]}{click.style(line[start:end], fg=colour)}{line[end:]}"
 
 
 @contextmanager
@@ -122,6 +150,6 @@ def failing_with_usage() -> Iterator[None]:
     try:
         yield
     except MargoGitopsError as error:
-        click.echo(f"error: {error}", err=True)
+        say_error(error)
         code = ExitCode.USAGE if error.exit_code == ExitCode.FINDINGS else error.exit_code
         raise click.exceptions.Exit(code) from error

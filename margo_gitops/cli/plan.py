@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from margo_gitops.cli.options import (
     signing_key_option,
     state_option,
 )
-from margo_gitops.cli.output import failing_with_usage, output_option, show
+from margo_gitops.cli.output import CHANGES, failing_with_usage, output_option, show
 from margo_gitops.documents.application import ParameterValue
 from margo_gitops.operations.fleet_input import read_intent, read_signing_key
 from margo_gitops.operations.plan.plan_markdown import as_markdown
@@ -29,6 +28,7 @@ from margo_gitops.operations.plan.planning import PlanRequest, exit_code, plan_f
 from margo_gitops.rendering.explanation import Explanation
 from margo_gitops.rendering.explanation import explain as explain_deployment
 from margo_gitops.rendering.parameters import Effective, Origin
+from margo_gitops.wording import json_text
 
 
 @click.command()
@@ -92,7 +92,7 @@ def plan(
         )
         made = plan_fleet(request)
     lines = as_text(made, details=details or device is not None)
-    show(output, made, lines, markdown=lambda: as_markdown(made))
+    show(output, made, lines, paint=CHANGES, markdown=lambda: as_markdown(made))
     context.exit(exit_code(made))
 
 
@@ -137,7 +137,7 @@ def _origin(name: str, origin: Origin) -> str:
 
 
 def _shown(value: ParameterValue) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json_text(value)
 
 
 def _as_json(explanation: Explanation) -> dict[str, object]:

@@ -16,7 +16,7 @@ from margo_gitops.cli.options import (
     signing_key_option,
     state_option,
 )
-from margo_gitops.cli.output import note, output_option, show
+from margo_gitops.cli.output import CHANGES, note, output_option, say, say_error, show
 from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError, StateDiffers, listed
 from margo_gitops.operations.fleet_input import read_signing_key
@@ -91,11 +91,12 @@ def _watch(request: PlanRequest, output: str) -> None:
             show(output, {"saved": list(saved.files), "plan": plan}, (), stream=True)
             continue
         if saved.files:
-            click.echo(f"\nsaved  {few(saved.files, 3)}")
+            say("")
+            say(f"saved  {few(saved.files, 3)}")
         if isinstance(saved.plan, MargoGitopsError):
-            click.echo(f"error: {saved.plan}", err=True)
+            say_error(saved.plan)
         else:
-            show(output, saved.plan, as_text(saved.plan))
+            show(output, saved.plan, as_text(saved.plan), paint=CHANGES)
 
 
 def _print_check(differences: list[str], output: str) -> None:

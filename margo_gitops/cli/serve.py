@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from margo_gitops.cli.output import say
 from margo_gitops.server.service.configuration import load_server_configuration
 from margo_gitops.server.service.run import check as check_server
 from margo_gitops.server.service.run import serve as run_server
@@ -29,6 +30,6 @@ def serve(config: Path, check: bool) -> None:
     configuration = load_server_configuration(config)
     if check:
         check_server(configuration)
-        click.echo(f"{config}: ok")
+        say(f"{config}: ok")
         return
     run_server(configuration)

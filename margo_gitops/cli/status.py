@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import cast
 import click
 
 from margo_gitops.cli.options import cache_folder, fleet_option
-from margo_gitops.cli.output import colour, failing_with_usage, output_option, show
+from margo_gitops.cli.output import failing_with_usage, output_option, say_error, show
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.editing.selectors import parse_selector
 from margo_gitops.errors import ExitCode, MargoGitopsError, StatusUnusable
@@ -19,9 +20,10 @@ from margo_gitops.fleet_status.reading import StatusRequest, read_status
 from margo_gitops.fleet_status.status import DEVICE_STATES, DeviceState, StatusFilter
 from margo_gitops.fleet_status.text import status_lines
 from margo_gitops.fleet_status.watch import StatusWatch
-from margo_gitops.wording import printable
 
 _CLEAR = "\x1b[H\x1b[2J\x1b[3J"
+_STATES = re.compile(r"  \S+ +(?:(?P<red>failed|ahead)|(?P<yellow>silent|behind)|(?P<cyan>applying)) ")
+"""What a terminal colours in the line of a device."""
 
 
 @click.command()
@@ -85,7 +87,7 @@ def status(
         return
     with failing_with_usage():
         found = read_status(request)
-    show(output, found, status_lines(found, details=details, colour=colour()), styled=True)
+    show(output, found, status_lines(found, details=details), paint=_STATES)
     context.exit(ExitCode.OK if found.as_desired else ExitCode.FINDINGS)
 
 
@@ -93,15 +95,15 @@ def _watch(request: StatusRequest, output: str, *, details: bool) -> None:
     screen = output == "text" and sys.stdout.isatty()
     for number, found in enumerate(StatusWatch(request, Event()).changes()):
         if isinstance(found, MargoGitopsError):
-            click.echo(f"error: {found}", err=True)
+            say_error(found)
         else:
             if output == "text":
                 click.echo(_CLEAR if screen else "\n" if number else "", nl=False, color=screen)
-            show(output, found, status_lines(found, details=details, colour=colour()), styled=True, stream=True)
+            show(output, found, status_lines(found, details=details), paint=_STATES, stream=True)
         sys.stdout.flush()
 
 
 def _device(text: str) -> str:
     if not is_device_id(text):
-        raise StatusUnusable(f"{printable(text)!r} is not a device id", remedy="list them: margo-gitops status")
+        raise StatusUnusable(f"{text!r} is not a device id", remedy="list them: margo-gitops status")
     return text

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from margo_gitops.cli.options import at_option, before_merge_option, cache_folder, date_of_files, fleet_option
+from margo_gitops.cli.output import SEVERITIES, say_text
 from margo_gitops.errors import ExitCode
 from margo_gitops.operations.validate.finding_formats import FORMATS
 from margo_gitops.operations.validate.fleet_validation import ValidateRequest, validate_fleet
@@ -52,11 +53,11 @@ def validate(
     Exits 0 if there are no errors, 1 if there are, 2 or more if nothing could be checked.
     """
     if explain is not None:
-        click.echo(_explained(explain))
+        say_text(_explained(explain))
         return
     date = date_of_files(at, rev)
     found = validate_fleet(ValidateRequest(fleet, rev, since, state, cache_folder(), date, before_merge))
-    click.echo(FORMATS[output](found), nl=False)
+    say_text(FORMATS[output](found), paint=SEVERITIES if output == "text" else None)
     failed = found.errors or (strict and found.warnings)
     context.exit(ExitCode.FINDINGS if failed else ExitCode.OK)
 
@@ -68,4 +69,4 @@ def _explained(name: str) -> str:
         hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(RULES))}"
         raise click.BadParameter(f"there is no rule {name}; {hint}", param_hint="--explain")
     text = click.wrap_text(rule.text.replace("`", ""), 100)
-    return f"{rule.id} ({rule.severity}): {rule.title}\n\n{text}\n\nThe page: docs/rules.md#{rule.id.lower()}"
+    return f"{rule.id} ({rule.severity}): {rule.title}\n\n{text}\n\nThe page: docs/rules.md#{rule.id.lower()}\n"

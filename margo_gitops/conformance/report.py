@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from margo_gitops import __version__
 from margo_gitops.conformance.requirement import Level, Requirement
 from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.documents.records import write
+from margo_gitops.wording import json_text, printable, printable_lines
 
 LONGEST_LINE: Final = 400
 MOST_LINES: Final = 12
@@ -157,9 +157,6 @@ def make_report(
     )
 
 
-_NOT_IN_XML: Final = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
-
 def as_text(report: ConformanceReport) -> str:
     """Return a table: verdict, requirement, check; below a failure why, and what was seen."""
     return "".join(f"{line}\n" for line in _text_lines(report))
@@ -188,7 +185,7 @@ def _word(each: CheckResult) -> str:
 
 def as_json(report: ConformanceReport) -> str:
     """Return the report as JSON (schemas/conformance-report.schema.json)."""
-    return json.dumps(write(report), indent=2, ensure_ascii=False) + "\n"
+    return f"{json_text(write(report), indent=2)}\n"
 
 
 def as_junit(report: ConformanceReport) -> str:
@@ -201,25 +198,23 @@ def as_junit(report: ConformanceReport) -> str:
         root, "testsuite", {"name": name, **counts, "skipped": str(skipped), "timestamp": report.checked_at}
     )
     properties = ET.SubElement(suite, "properties")
-    ET.SubElement(properties, "property", {"name": "subject", "value": _xml(report.subject)})
+    ET.SubElement(properties, "property", {"name": "subject", "value": printable(report.subject)})
     for each in report.results:
         case = ET.SubElement(
-            suite, "testcase", {"name": _xml(f"{each.requirement} {each.check}"), "classname": report.profile}
+            suite,
+            "testcase",
+            {"name": printable(f"{each.requirement} {each.check}"), "classname": report.profile},
         )
-        seen = _xml("\n".join([each.reason, *each.evidence]).strip())
+        seen = printable_lines("\n".join([each.reason, *each.evidence]).strip())
         if each.verdict == "fail" and each.level == "MUST":
-            failure = ET.SubElement(case, "failure", {"type": each.requirement, "message": _xml(each.reason)})
+            failure = ET.SubElement(case, "failure", {"type": each.requirement, "message": printable(each.reason)})
             failure.text = seen
         elif each.verdict in ("skipped", "not-applicable"):
-            ET.SubElement(case, "skipped", {"message": _xml(each.reason)})
+            ET.SubElement(case, "skipped", {"message": printable(each.reason)})
         elif seen:
             ET.SubElement(case, "system-out").text = seen
     ET.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
-
-
-def _xml(text: str) -> str:
-    return _NOT_IN_XML.sub("?", text)
 
 
 _STYLE: Final = """

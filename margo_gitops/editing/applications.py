@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -21,6 +20,7 @@ from margo_gitops.editing.round_trip import rewritten
 from margo_gitops.editing.values import parameter_schemas
 from margo_gitops.errors import EditImpossible, Location, PackageExists
 from margo_gitops.rendering.intent import Intent, Located
+from margo_gitops.wording import json_text
 
 
 def add_edit(base: Base, package: Package, *, replace: bool = False) -> Edit:
@@ -241,7 +241,7 @@ def _exact(facts: Facts, fact: str) -> str:
 
 
 def _shown(value: Json) -> str:
-    text = "none" if value is None else json.dumps(value, ensure_ascii=False)
+    text = "none" if value is None else json_text(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
 
 

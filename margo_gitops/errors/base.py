@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
+from margo_gitops.wording import printable
+
 MAX_SHOWN = 50
 """How many errors of one run are printed; one mistake can concern ten thousand devices."""
 
@@ -67,7 +69,7 @@ class Finding:
         head = f"{self.location}: " if self.location else ""
         path = f"{self.path}: " if self.path else ""
         tail = f" ({self.remedy})" if self.remedy else ""
-        return f"{head}{path}{self.message}{tail}"
+        return printable(f"{head}{path}{self.message}{tail}")
 
 
 class MargoGitopsError(Exception):
@@ -100,4 +102,4 @@ class MargoGitopsError(Exception):
         lines = [f"{head}{self.what} [{self.code}]", *(f"  {reason}" for reason in self.why)]
         if self.remedy:
             lines.append(f"  remedy: {self.remedy}")
-        return "\n".join(lines)
+        return "\n".join(map(printable, lines))

@@ -13,7 +13,6 @@ from typing import Final
 from margo_gitops.fleet_status.status import (
     DEVICE_STATES,
     DeploymentReport,
-    DeviceState,
     DeviceStatus,
     FleetStatus,
     StateCounts,
@@ -25,11 +24,10 @@ SHOWN: Final = 20
 
 _NAMED: Final = 3
 _LONGEST: Final = 300
-_COLOURS: Final[dict[str, str]] = {"failed": "31", "ahead": "31", "silent": "33", "behind": "33", "applying": "36"}
 _COUNTED: Final = tuple(each.name for each in fields(StateCounts))
 
 
-def status_lines(status: FleetStatus, *, details: bool = False, colour: bool = False) -> Iterator[str]:
+def status_lines(status: FleetStatus, *, details: bool = False) -> Iterator[str]:
     """Yield a status."""
     if status.state_commit is None:
         yield "nothing was rendered yet: the state repo is empty"
@@ -51,7 +49,7 @@ def status_lines(status: FleetStatus, *, details: bool = False, colour: bool = F
         yield ""
         urgent = sorted(status.devices, key=lambda each: DEVICE_STATES.index(each.state))
         shown = urgent if details else urgent[:SHOWN]
-        yield from _devices(shown, details=details, colour=colour)
+        yield from _devices(shown, details=details)
         if len(shown) < len(urgent):
             yield f"  and {counted(len(urgent) - len(shown), 'more device')}: see them with --details"
 
@@ -91,7 +89,7 @@ def _short(text: str) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
-def _devices(devices: Sequence[DeviceStatus], *, details: bool, colour: bool) -> Iterator[str]:
+def _devices(devices: Sequence[DeviceStatus], *, details: bool) -> Iterator[str]:
     heading = ("device", "state", "desired", "adopted", "last report")
     rows = [
         (
@@ -106,7 +104,7 @@ def _devices(devices: Sequence[DeviceStatus], *, details: bool, colour: bool) ->
     lines = iter(table_lines([("", *row) for row in (heading, *rows)]))
     yield next(lines)
     for each, line in zip(devices, lines, strict=True):
-        yield _coloured(line, each.state) if colour else line
+        yield line
         if details:
             for deployment in each.deployments:
                 yield _deployment(each, deployment)
@@ -123,11 +121,6 @@ def _deployment(device: DeviceStatus, each: DeploymentReport) -> str:
 
 def _time(moment: str | None) -> str:
     return moment.replace("+00:00", "Z") if moment else "-"
-
-
-def _coloured(line: str, state: DeviceState) -> str:
-    code = _COLOURS.get(state)
-    return line.replace(f" {state} ", f" \x1b[{code}m{state}\x1b[0m ", 1) if code else line
 
 
 def _cut(lines: Sequence[str], most: int | None) -> Iterator[str]:

@@ -6,7 +6,6 @@ then the devices, cut unless somebody asks for the details. What suppliers write
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Final
 
@@ -20,7 +19,7 @@ from margo_gitops.operations.application_catalog import (
     ShownSetting,
 )
 from margo_gitops.operations.compatibility import Compatibility, DeviceCompatibility, SiteCompatibility
-from margo_gitops.wording import counted, few, printable, table_lines
+from margo_gitops.wording import counted, few, json_text, table_lines
 
 SHOWN: Final = 20
 """Reasons, and devices, that are shown without --details."""
@@ -40,15 +39,11 @@ def list_lines(catalog: ApplicationCatalog) -> Iterator[str]:
 def _listed(each: ListedApplication) -> tuple[str, ...]:
     types = ", ".join(dict.fromkeys(profile.type for profile in each.profiles))
     about = f"{each.name}: {each.tagline}" if each.tagline else each.name
-    return each.id, each.newest, str(len(each.versions)), types, str(each.devices), printable(about)
+    return each.id, each.newest, str(len(each.versions)), types, str(each.devices), about
 
 
 def page_lines(page: CatalogPage) -> Iterator[str]:
     """Yield everything that is told of an application."""
-    return map(printable, _page_lines(page))
-
-
-def _page_lines(page: CatalogPage) -> Iterator[str]:
     yield f"{page.id} {page.version}: {page.name}"
     yield from _indented(page.tagline)
     if page.description != page.tagline:
@@ -108,15 +103,11 @@ def _setting(setting: ShownSetting) -> Iterator[str]:
 
 def shown_value(value: ParameterValue | None) -> str:
     """Return a parameter's value as it is shown; "none" where there is none."""
-    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+    return "none" if value is None else json_text(value)
 
 
 def compatibility_lines(found: Compatibility, *, details: bool = False) -> Iterator[str]:
     """Yield which devices could take an application, and why the others could not."""
-    return map(printable, _compatibility_lines(found, details=details))
-
-
-def _compatibility_lines(found: Compatibility, *, details: bool) -> Iterator[str]:
     counts = found.counts
     have = f"{counts.deployed} {'has' if counts.deployed == 1 else 'have'} it"
     taking = f"{counts.compatible} of {counted(counts.devices, 'device')} could take it"
@@ -145,7 +136,7 @@ def refusal_lines(found: Compatibility) -> Iterator[str]:
     refused = [each for each in found.devices if not each.compatible]
     if refused:
         yield "cannot take it"
-        yield from map(printable, _reasons(refused))
+        yield from _reasons(refused)
 
 
 def _site_table(found: Compatibility) -> Iterator[str]:

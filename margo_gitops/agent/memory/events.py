@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 from enum import Enum
 from typing import Final, Literal, Self, TextIO, TypeAlias
 
-from margo_gitops.documents.json_text import write_json
 from margo_gitops.errors import MargoGitopsError
+from margo_gitops.wording import json_text, printable
 
 _SECURITY: Final = "security"
 _FAILURE: Final = "failure"
@@ -115,12 +115,12 @@ class EventLog:
                 "reason": event.reason.value,
                 "code": event.code,
                 "subject": event.subject,
-                "text": printable(event.text),
+                "text": event.text,
             }
-            line = write_json({name: text for name, text in fields.items() if text}).decode()
+            line = json_text({name: text for name, text in sorted(fields.items()) if text})
         else:
             subject = f" {event.subject}" if event.subject else ""
-            line = f"{moment} {level} {event.reason.value}{subject}: {one_line(event.text)}"
+            line = f"{moment} {level} {event.reason.value}{printable(subject)}: {one_line(event.text)}"
         try:
             print(line, file=self._stream, flush=True)
         except (OSError, ValueError):
@@ -130,10 +130,3 @@ class EventLog:
 def one_line(text: str) -> str:
     """Return text as one line without control characters, wherever it comes from."""
     return printable("; ".join(part.strip() for part in text.splitlines() if part.strip()))
-
-
-def printable(text: str) -> str:
-    """Return text with every character that a terminal or a JSON reader could stumble over spelled out."""
-    return "".join(
-        character if character.isprintable() or character == "\n" else repr(character)[1:-1] for character in text
-    )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 
-from margo_gitops.agent.memory.events import printable
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.poll_record import KEPT_EVERY
 from margo_gitops.agent.memory.recorded import (
@@ -208,13 +207,13 @@ def as_text(report: AgentReport) -> str:
         for row in rows:
             # The first line says what failed, the others why, and what to do.
             first, *reasons = row[-1].split("\n")
-            lines.append("  ".join([*map(str.ljust, row, widths), printable(first)]).rstrip())
-            lines += [f"  {printable(reason)}" for reason in reasons]
+            lines.append("  ".join([*map(str.ljust, row, widths), first]).rstrip())
+            lines += [f"  {reason}" for reason in reasons]
     if report.events:
         lines += ["", "SECURITY EVENTS"]
         for item in report.events:
             times = f" ({item.count} times)" if item.count > 1 else ""
-            lines.append(f"{_moment(repr(item.last_at))}  {printable(item.reason)}{times}: {_first_line(item.text)}")
+            lines.append(f"{_moment(repr(item.last_at))}  {item.reason}{times}: {_first_line(item.text)}")
     return "\n".join(lines)
 
 
@@ -229,7 +228,7 @@ def _poll_text(facts: dict[str, str]) -> str:
 
 
 def _first_line(text: str) -> str:
-    return printable(text.partition("\n")[0])
+    return text.partition("\n")[0]
 
 
 def _moment(seconds: str | None) -> str | None:

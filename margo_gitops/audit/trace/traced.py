@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,7 +11,7 @@ from margo_gitops.documents.application import ParameterValue
 from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.documents.nodes import Scalar
 from margo_gitops.documents.status import State
-from margo_gitops.wording import table_lines
+from margo_gitops.wording import json_text, table_lines
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +193,7 @@ def _origin(value: TracedValue) -> tuple[str, str, str]:
 
 
 def _json(value: ParameterValue | None) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json_text(value)
 
 
 def _since(since: TracedSince) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from typing import Final
 
 from margo_gitops.documents.constraints import DeviceSelector, MatchExpression
 from margo_gitops.editing.form.form import Form, ParameterQuestion, PlacementQuestion, ProfileQuestion
 from margo_gitops.operations.catalog_text import refusal_lines, shown_value
-from margo_gitops.wording import counted, printable, table_lines
+from margo_gitops.wording import counted, json_text, printable, table_lines
 
 LISTED: Final = 20
 """Devices that are shown to choose from; `:list` shows all."""
@@ -31,7 +30,7 @@ def title_lines(form: Form) -> Iterator[str]:
     """Yield what the form is about."""
     target = form.target
     what = f"a new deployment {target.name}" if target.known is None else f"change the deployment {target.name}"
-    yield printable(f"{target.description.metadata.name} {target.version}: {what}")
+    yield f"{target.description.metadata.name} {target.version}: {what}"
     if target.known is not None and target.known.value.spec.application.version != target.version:
         yield f"  it runs {target.known.value.spec.application.version} now"
     yield "  Enter keeps what is there; :help says what else can be typed."
@@ -41,11 +40,11 @@ def question_lines(form: Form) -> Iterator[str]:
     """Yield the question that is asked; nothing where the form is filled in."""
     question = form.question
     if isinstance(question, ParameterQuestion):
-        yield from map(printable, _parameter_lines(form, question))
+        yield from _parameter_lines(form, question)
     elif isinstance(question, PlacementQuestion):
-        yield from map(printable, _placement_lines(form))
+        yield from _placement_lines(form)
     elif isinstance(question, ProfileQuestion):
-        yield from map(printable, _profile_lines(form, question))
+        yield from _profile_lines(form, question)
 
 
 def prompt_text(form: Form) -> str:
@@ -156,4 +155,4 @@ def _condition(expression: MatchExpression) -> str:
 
 
 def _value(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json_text(value)

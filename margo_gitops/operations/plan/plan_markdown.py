@@ -18,6 +18,7 @@ from margo_gitops.operations.plan.plan_text import (
     table_rows,
 )
 from margo_gitops.rendering.changes import DeviceChange, Plan, Refusal
+from margo_gitops.wording import printable
 
 MAX_LENGTH = 60_000
 """Characters; the least that a common git host takes for a comment is 65,536."""
@@ -127,7 +128,7 @@ def _device(device: DeviceChange) -> Iterator[str]:
     if not device.deployments:
         yield f"- {_plain(told)}"
         return
-    yield f"<details><summary>{html.escape(told)}</summary>"
+    yield f"<details><summary>{html.escape(printable(told))}</summary>"
     yield ""
     for deployment in device.deployments:
         child = f" on {code(deployment.device)}" if deployment.device != device.device else ""
@@ -139,7 +140,7 @@ def _device(device: DeviceChange) -> Iterator[str]:
 
 def _plain(text: str) -> str:
     """Return text in which nothing is Markdown or HTML, and nobody is mentioned."""
-    escaped = re.sub(r"([\\`*_{}\[\]<>#|~@!])", r"\\\1", " ".join(text.split()))
+    escaped = re.sub(r"([\\`*_{}\[\]<>#|~@!])", r"\\\1", printable(" ".join(text.split())))
     return escaped.replace("&", "&amp;").replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\@", "&#64;")
 
 
@@ -149,7 +150,7 @@ def _cell(text: str) -> str:
 
 def code(text: str) -> str:
     """Return text as a code span that nothing in it ends, inside a table too; "" for none."""
-    text = " ".join(text.split())
+    text = printable(" ".join(text.split()))
     if not text:
         return ""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)

@@ -6,7 +6,6 @@ devices; the third is cut unless somebody asks for the details.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ from margo_gitops.rendering.changes import (
     Refusal,
     SiteRefusal,
 )
-from margo_gitops.wording import byte_count, counted, few, printable, table_lines
+from margo_gitops.wording import byte_count, counted, few, json_text, table_lines
 
 SHOWN = 20
 """Lines of each part that are shown without --details."""
@@ -92,7 +91,7 @@ def shown(value: ParameterValue | None) -> str:
     """Return a value as JSON, shortened; "nothing" for none."""
     if value is None:
         return "nothing"
-    text = printable(json.dumps(value, ensure_ascii=False))
+    text = json_text(value)
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
@@ -171,10 +170,6 @@ def as_text(plan: Plan, *, details: bool = False) -> Iterator[str]:
     Args:
         details: every cause and every device, with each changed value.
     """
-    return map(printable, _lines(plan, details=details))
-
-
-def _lines(plan: Plan, *, details: bool) -> Iterator[str]:
     yield f"plan  {plan.subject[:12]} against {plan.base}"
     yield headline(plan)
     if loaded := download_line(plan.counts.download):

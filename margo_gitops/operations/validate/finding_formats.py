@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import re
 from collections.abc import Callable, Iterator
 from xml.etree import ElementTree as ET
 
@@ -13,18 +11,15 @@ from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.operations.validate.rule_findings import RuleFinding, Validation
 from margo_gitops.operations.validate.rules import RULES
-from margo_gitops.wording import counted, printable
+from margo_gitops.wording import counted, json_text, printable
 
 _FLEET_FILE = "margo-gitops.yaml"
 """Where a finding is shown that is in no file; every one of these formats wants a place."""
 
-_NOT_IN_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
 
 def as_text(validation: Validation) -> str:
     """Return findings for a terminal."""
-    lines = list(_text_lines(validation))
-    return "".join(f"{printable(line)}\n" for line in lines)
+    return "".join(f"{printable(line)}\n" for line in _text_lines(validation))
 
 
 def _text_lines(validation: Validation) -> Iterator[str]:
@@ -59,7 +54,7 @@ def as_json(validation: Validation) -> str:
 
 
 def _pretty(value: Json) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return f"{json_text(value, indent=2)}\n"
 
 
 def as_junit(validation: Validation) -> str:
@@ -75,26 +70,22 @@ def as_junit(validation: Validation) -> str:
     suite = ET.SubElement(root, "testsuite", {"name": "margo-gitops validate", **counts, "skipped": "0"})
     for file, found in by_file.items():
         case = ET.SubElement(
-            suite, "testcase", {"name": _xml(file), "classname": "margo-gitops.validate", "file": _xml(file)}
+            suite, "testcase", {"name": printable(file), "classname": "margo-gitops.validate", "file": printable(file)}
         )
         errors = [each for each in found if each.severity == "error"]
         others = [each for each in found if each.severity != "error"]
         if errors:
             message = errors[0].message if len(errors) == 1 else counted(len(errors), "error")
-            failure = ET.SubElement(case, "failure", {"type": errors[0].rule, "message": _xml(message)})
-            failure.text = _xml("\n".join(map(_line, errors)))
+            failure = ET.SubElement(case, "failure", {"type": errors[0].rule, "message": printable(message)})
+            failure.text = "\n".join(map(_line, errors))
         if others:
-            ET.SubElement(case, "system-out").text = _xml("\n".join(map(_line, others)))
+            ET.SubElement(case, "system-out").text = "\n".join(map(_line, others))
     ET.indent(root)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ET.tostring(root, encoding="unicode")}\n'
 
 
 def _line(each: RuleFinding) -> str:
-    return f"{each.place}: {each.severity}: {each.sentence} [{each.rule}]"
-
-
-def _xml(text: str) -> str:
-    return _NOT_IN_XML.sub("?", text)
+    return printable(f"{each.place}: {each.severity}: {each.sentence} [{each.rule}]")
 
 
 def as_sarif(validation: Validation) -> str:
@@ -171,7 +162,7 @@ def as_github(validation: Validation) -> str:
 
 
 def _github_message(text: str) -> str:
-    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+    return printable(text).replace("%", "%25")
 
 
 def _github_property(text: str) -> str:

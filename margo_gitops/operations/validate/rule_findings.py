@@ -8,6 +8,7 @@ from typing import Annotated
 from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.errors import Finding, InvalidDocument, Location, MargoGitopsError
 from margo_gitops.operations.validate.rules import RULES, Severity
+from margo_gitops.wording import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class RuleFinding:
         parts += self.why
         if self.remedy:
             parts.append(f"remedy: {self.remedy}")
-        return "; ".join(parts)
+        return printable("; ".join(parts))
 
 
 @dataclass(frozen=True, slots=True)
