@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -270,6 +271,20 @@ class FleetRepo:
         if "origin" in names:
             return "origin"
         return names[0] if len(names) == 1 else None
+
+    def default_branch(self) -> str | None:
+        """Return the default branch of the remote, as `git clone` noted it; None where this clone does not know it."""
+        prefix = f"refs/remotes/{self.remote()}/"
+        head = self._repository.references.get(f"{prefix}HEAD")
+        return str(head.target).removeprefix(prefix) if head is not None and head.raw_target is not None else None
+
+    def branch_tips(self, branch: str) -> list[str]:
+        """Return the newest commits of a branch, here and at the remote, as far as this clone knows them."""
+        tips = []
+        for name in (f"refs/heads/{branch}", f"refs/remotes/{self.remote()}/{branch}"):
+            with suppress(KeyError, ValueError, pygit2.GitError):
+                tips.append(str(self._repository.references[name].peel(pygit2.Commit).id))
+        return tips
 
     def object(self, name: str) -> tuple[str, bytes] | None:
         """Return type and bytes of an object by its full id; None where this clone lacks it."""

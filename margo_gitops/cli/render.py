@@ -41,6 +41,7 @@ from margo_gitops.wording import counted, few
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the state repo differs from this commit.")
 @click.option("--allow-older", is_flag=True, help="Render a commit that is not based on the last rendered commit.")
+@click.option("--allow-other-branch", is_flag=True, help="Render a commit that is not on the branch that devices get.")
 @click.option(
     "--resign", is_flag=True, help="Sign again what another key signed; each of these devices gets a new version."
 )
@@ -55,6 +56,7 @@ def render(
     freshness_key: Path | None,
     check: bool,
     allow_older: bool,
+    allow_other_branch: bool,
     resign: bool,
     allow_policy_command: bool,
     watch: bool,
@@ -73,7 +75,16 @@ def render(
     key = read_signing_key(signing_key) if signing_key and not check else None
     fresh = read_signing_key(freshness_key) if freshness_key and not check else None
     request = RenderRequest(
-        fleet, rev, state, cache_folder(), key, allow_older, resign, fresh, policy_command=allow_policy_command
+        fleet,
+        rev,
+        state,
+        cache_folder(),
+        key,
+        allow_older,
+        resign,
+        fresh,
+        policy_command=allow_policy_command,
+        other_branch=allow_other_branch,
     )
     if check:
         _print_check(check_fleet(request), output)
@@ -114,6 +125,8 @@ def _print_check(differences: list[str], output: str) -> None:
 
 
 def _print_rendered(rendered: Rendered, output: str) -> None:
+    if rendered.first and rendered.cloned:
+        note("the state repo is new; if devices read another one already, name it with --state or in spec.stateRepo")
     if rendered.unattested:
         note("no key signs statements of freshness; devices hear of this render, not that it is new")
     if rendered.uncommitted and output == "text":
@@ -130,7 +143,7 @@ def _lines(rendered: Rendered) -> Iterator[str]:
         yield f"nothing changed: {counted(publication.unchanged, 'device')} up to date"
         yield from _freshness_line(publication)
         return
-    yield f"state   {publication.fleet_commit[:12]}  {rendered.location}"
+    yield f"state   {publication.fleet_commit[:12]}  {rendered.location}{'  (new)' if rendered.first else ''}"
     for line in listed(_change(change) for change in publication.changes):
         yield f"  {line}"
     for device in publication.left:
@@ -154,6 +167,7 @@ def _as_json(rendered: Rendered) -> dict[str, object]:
     return {
         "fleetCommit": rendered.commit.id,
         "stateRepo": rendered.location,
+        "firstRender": rendered.first,
         "stateCommit": publication.fleet_commit,
         "changed": [
             {"device": change.device, "site": change.site, "manifestVersion": change.version, "commit": change.commit}

@@ -104,6 +104,11 @@ class FleetSpec:
         About("Where rendered state goes: a path (relative to the fleet repo) or a URL.", ("../state.git",)),
         Text(min_length=1),
     ]
+    branch: Annotated[
+        str | None,
+        About("The branch that devices get. Default: the default branch of the remote.", ("main",)),
+        Text(min_length=1),
+    ] = None
     namespace: Annotated[Name, About("`metadata.namespace` of every application deployment.")] = "margo"
     signing: SigningPolicy = field(default_factory=SigningPolicy)
     artifacts: ArtifactPolicy | None = None

@@ -107,6 +107,16 @@ class FleetCommitOlder(MargoGitopsError):
     code = "MG1308"
 
 
+class FleetBranchOther(MargoGitopsError):
+    """The commit to render is not on the branch that devices get.
+
+    This is `spec.branch`, or the default branch of the remote that the fleet repo was cloned from. Merge the change
+    into it; `plan` and `render --check` are for any branch. If you mean it, pass `--allow-other-branch`.
+    """
+
+    code = "MG1310"
+
+
 class StateForeign(MargoGitopsError):
     """The state repo belongs to another fleet, or another program wrote it.
 

@@ -11,7 +11,7 @@ from margo_gitops.catalog.fleet import read_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
 from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.documents.state_layout import FLEET_REF
-from margo_gitops.errors import FleetCommitOlder, StateForeign
+from margo_gitops.errors import FleetBranchOther, FleetCommitOlder, StateForeign
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.publication import read_signing_key as read_signing_key
@@ -159,6 +159,28 @@ def refuse_foreign(fleet: FleetInput, target: StateTarget, values: Mapping[str, 
             why=[f"it is the fleet {owner}'s" if owner else "its branch fleet was not written by a renderer"],
             remedy="name the right state repo with --state or in spec.stateRepo, or put the fleet's name back",
         )
+
+
+def refuse_other_branch(fleet: FleetInput) -> None:
+    """Refuse a commit that is not on the branch which devices get.
+
+    That is `spec.branch`, else the default branch of the remote; where this clone knows none, nothing is refused.
+
+    Raises:
+        FleetBranchOther: it is not on it, or this clone lacks the branch.
+    """
+    repo, commit, named = fleet.repo, fleet.commit.id, fleet.intent.fleet.value.spec.branch
+    branch = named or repo.default_branch()
+    tips = repo.branch_tips(branch) if branch else []
+    if not (named or tips) or any(commit == tip or repo.is_ancestor(commit, tip) for tip in tips):
+        return
+    raise FleetBranchOther(
+        f"{commit[:12]} is not on {branch}, the branch that devices get",
+        where=fleet.intent.fleet.at("spec", "branch") if named else None,
+        why=[] if tips else [f"this clone has no branch {branch}"],
+        remedy=(f"merge it into {branch}" if tips else f"git fetch {repo.remote() or 'REMOTE'} {branch}")
+        + (", or pass --allow-other-branch" if named else ", set spec.branch, or pass --allow-other-branch"),
+    )
 
 
 def refuse_older(fleet: FleetInput, target: StateTarget, values: Mapping[str, str]) -> None:

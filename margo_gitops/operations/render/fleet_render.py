@@ -21,6 +21,7 @@ from margo_gitops.operations.fleet_input import (
     read_fleet_commit,
     refuse_foreign,
     refuse_older,
+    refuse_other_branch,
 )
 from margo_gitops.operations.plan.comparison import Sides, judgement, planned, refuse_skipped_command
 from margo_gitops.operations.policies.policy_history import Span
@@ -48,6 +49,7 @@ class RenderRequest:
         allow_older: render a commit that does not build on the one rendered before.
         resign: sign everything anew that another key signed.
         freshness_key: signs a statement of freshness; None: `key` does, where the fleet has `spec.freshness`.
+        other_branch: render a commit that is not on the branch which devices get.
         policy_command: whether the policy's command may be run.
     """
 
@@ -61,6 +63,7 @@ class RenderRequest:
     freshness_key: SigningKey | None = None
     now: datetime | None = None
     policy_command: bool = False
+    other_branch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +73,8 @@ class Rendered:
     Attributes:
         uncommitted: files that differ from the fleet repo's HEAD, and were not rendered.
         unattested: the fleet has `spec.freshness`, but no key signed a statement.
+        first: the state repo held no state before.
+        cloned: the fleet repo has a remote, so that other clones may have rendered it.
     """
 
     commit: FleetCommit
@@ -77,6 +82,8 @@ class Rendered:
     publication: Publication
     uncommitted: tuple[str, ...]
     unattested: bool = False
+    first: bool = False
+    cloned: bool = False
 
 
 def render_fleet(request: RenderRequest) -> Rendered:
@@ -93,15 +100,20 @@ def render_fleet(request: RenderRequest) -> Rendered:
             where=fleet.intent.fleet.at("spec", "signing", "required"),
             remedy="pass --signing-key FILE, or set MARGO_GITOPS_SIGNING_KEY to the file's path",
         )
+    if not request.other_branch:
+        refuse_other_branch(fleet)
     uncommitted = tuple(fleet.repo.uncommitted())
     location = fleet.state_location(request.state)
     target = open_state(location, request.cache, create=True)
     try:
+        first = FLEET_REF not in target.repo.refs.read()
         publication = _publish(fleet, target, request)
     finally:
         target.release()
     unattested = fleet.intent.fleet.value.spec.freshness is not None and _renewal(fleet, request) is None
-    return Rendered(fleet.commit, location, publication, uncommitted, unattested)
+    return Rendered(
+        fleet.commit, location, publication, uncommitted, unattested, first, fleet.repo.remote() is not None
+    )
 
 
 def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest) -> Publication:
