@@ -1,5 +1,6 @@
 """Fixtures of all tests: the real parts, each started once for all workers of a run and stopped by the last."""
 
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +19,8 @@ from testbed.ssh_server import SshServer
 R = TypeVar("R", bound=Running)
 
 register_profiles()
+# A shell starts what runs in its background with control-C ignored, and commands under test would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 QUICK = ("documents", "rendering", "trust", "catalog", "editing", "transport", "appliers", "state_repo", "agent")
 """Folders whose tests need little but this process: they run first, and alone in `scripts/test quick`."""

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import preloaded
-from support.command_line import Outcome, margo_gitops, preloaded_program
+from support.command_line import Outcome, client, margo_gitops
 from support.conformance_results import check_recorded
 from support.real import require_program
 
@@ -45,8 +44,7 @@ def failed(found: dict[str, Any]) -> set[str]:
 @pytest.fixture(name="preloaded")
 def preloaded_agent() -> tuple[str, ...]:
     """Our agent's command, forked from a process that has imported everything."""
-    client = (sys.executable, "-I", "-S", str(preloaded.__file__), "run", str(preloaded_program()))
-    return ("sh", str(AGENTS / "ours.sh"), *client)
+    return ("sh", str(AGENTS / "ours.sh"), *client())
 
 
 def test_our_agent_passes_as_people_run_it(check: Check) -> None:

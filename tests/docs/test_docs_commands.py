@@ -7,14 +7,13 @@ Blocks marked `sh` run from top to bottom, all those of a file in one shell. A `
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from support.command_line import put_program
 from support.git_cli import GIT_ENVIRONMENT
 from support.real import require_program
 
@@ -81,9 +80,7 @@ def run(page_blocks: list[Block], home: Path) -> subprocess.CompletedProcess[str
     """Run blocks in one shell, in an empty home with the project's command on the path."""
     programs = home / ".bin"
     programs.mkdir()
-    program = programs / "margo-gitops"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m margo_gitops "$@"\n')
-    program.chmod(0o755)
+    put_program(programs)
     (home / ".gitconfig").write_text("[user]\nname = Ada\nemail = ada@plant.example\n[init]\ndefaultBranch = main\n")
     script = "\n".join(f"{block.commands}\necho '{_END}'" for block in page_blocks)
     variables = {
@@ -94,8 +91,6 @@ def run(page_blocks: list[Block], home: Path) -> subprocess.CompletedProcess[str
         "GIT_CONFIG_NOSYSTEM": "1",
         "GIT_TERMINAL_PROMPT": "0",
     }
-    if "COVERAGE_PROCESS_START" in os.environ:
-        variables["COVERAGE_PROCESS_START"] = os.environ["COVERAGE_PROCESS_START"]
     return subprocess.run(
         ["sh", "-eu", "-c", script],
         cwd=home,

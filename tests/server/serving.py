@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import secrets
 import signal
@@ -107,8 +106,6 @@ class ServedFleet:
             self.write_tokens()
         code = "from margo_gitops.cli.main import main\nmain()"
         environment = {**GIT_ENVIRONMENT}
-        if "COVERAGE_PROCESS_START" in os.environ:
-            environment["COVERAGE_PROCESS_START"] = os.environ["COVERAGE_PROCESS_START"]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", code, "serve", "--config", str(file)],

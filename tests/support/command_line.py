@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,7 @@ from pathlib import Path
 from support import preloaded
 from support.git_cli import GIT_ENVIRONMENT
 
-_EARLY = frozenset({"HOME", "XDG_CONFIG_HOME", "LC_ALL", "LANG"})
+_EARLY = frozenset({"XDG_CONFIG_HOME", "LC_ALL", "LANG"})
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def margo_gitops(
 
 def started(prelude: str, arguments: list[str], cwd: Path, environment: Mapping[str, str], seconds: float) -> Outcome:
     """Run the program in a Python of its own."""
-    code = f"{prelude}\nfrom margo_gitops.cli.main import main\nmain()"
+    code = f"{preloaded.AS_INSTALLED}\n{prelude}\nfrom margo_gitops.cli.main import main\nmain()"
     done = subprocess.run(
         [sys.executable, "-c", code, *arguments],
         cwd=cwd,
@@ -89,6 +90,18 @@ def forked(arguments: list[str], cwd: Path, environment: Mapping[str, str], seco
             stream.seek(0)
             said.append(stream.read().decode(errors="surrogateescape"))
     return Outcome(code, *said)
+
+
+def client() -> tuple[str, ...]:
+    """Return the command that is `margo-gitops`, forked from a process that has imported everything."""
+    return (sys.executable, "-I", "-S", preloaded.__file__, "run", str(preloaded_program()))
+
+
+def put_program(folder: Path) -> None:
+    """Put the command `margo-gitops` into a folder that scripts have on their PATH."""
+    program = folder / "margo-gitops"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(client())} "$@"\n')
+    program.chmod(0o755)
 
 
 @functools.cache

@@ -7,10 +7,8 @@ of the files is replaced or left out.
 from __future__ import annotations
 
 import json
-import os
 import re
 import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from support.command_line import put_program
 from support.git_cli import GIT_ENVIRONMENT, Git
 
 
@@ -62,9 +61,7 @@ class Runner:
         ran = Ran(workspace=place / "workspace", temporary=place / "tmp")
         for name in ("home", "tmp", "bin"):
             (place / name).mkdir(parents=True)
-        program = place / "bin" / "margo-gitops"
-        program.write_text(f'#!/bin/sh\nexec {sys.executable} -m margo_gitops "$@"\n')
-        program.chmod(0o755)
+        put_program(place / "bin")
         Git(place).run("clone", "--quiet", f"file://{self.remote}", ran.workspace)
         Git(ran.workspace).run("checkout", "--quiet", "--detach", revision)
         variables = {
@@ -77,8 +74,6 @@ class Runner:
             "CI": "true",
             **self.variables,
         }
-        if "COVERAGE_PROCESS_START" in os.environ:
-            variables["COVERAGE_PROCESS_START"] = os.environ["COVERAGE_PROCESS_START"]
         return ran, variables
 
 

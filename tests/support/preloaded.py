@@ -21,11 +21,14 @@ from pathlib import Path
 from typing import Any
 
 _IMPORTED_LATE = (
+    "jsonschema",
     "margo_gitops.appliers.compose",
     "margo_gitops.appliers.files",
     "margo_gitops.server.service.run",
     "margo_gitops.transport.http.http_transport",
 )
+AS_INSTALLED = 'import sys; sys.modules["rfc3987_syntax"] = None'
+"""Code that hides a grammar which development tools bring along and jsonschema compiles for 3 s; no operator has it."""
 _HEAD = struct.Struct(">Q")
 _ANSWER = struct.Struct(">q")
 
@@ -75,6 +78,7 @@ def serve(path: str, ready: int) -> None:
 
     from margo_gitops.cli.main import COMMANDS
 
+    exec(AS_INSTALLED)
     for target in (*COMMANDS.values(), *_IMPORTED_LATE):
         importlib.import_module(target.partition(":")[0])
     gc.freeze()
@@ -145,6 +149,7 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
         os.environ.clear()
         os.environ.update(request["environment"])
         time.tzset()
+        _find_git_settings()
         os.chdir(request["folder"])
         sys.argv = ["margo-gitops", *request["arguments"]]
         code = _main()
@@ -158,6 +163,16 @@ def _become(request: dict[str, Any], streams: Sequence[int]) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code & 0xFF)
+
+
+def _find_git_settings() -> None:
+    """Let libgit2 read the settings of this environment's person; it looked for them when it was imported."""
+    import pygit2
+
+    home = os.environ.get("HOME", "")
+    paths = {pygit2.GIT_CONFIG_LEVEL_GLOBAL: home, pygit2.GIT_CONFIG_LEVEL_XDG: f"{home}/.config/git"}
+    for level, path in paths.items():
+        pygit2.settings.search_path[level] = path
 
 
 def _main() -> int:

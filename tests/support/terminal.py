@@ -110,8 +110,6 @@ def terminal(
     """
     keyboard, screen = pty.openpty()
     variables = {**GIT_ENVIRONMENT, "TERM": "dumb", "MARGO_GITOPS_CACHE": str(cwd / ".cache"), **(environment or {})}
-    if "COVERAGE_PROCESS_START" in os.environ:
-        variables["COVERAGE_PROCESS_START"] = os.environ["COVERAGE_PROCESS_START"]
     program = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, *arguments],
         cwd=cwd,
