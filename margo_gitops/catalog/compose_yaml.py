@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from margo_gitops.documents.yaml_mistakes import not_yaml
 from margo_gitops.documents.yaml_text import Loader
 from margo_gitops.errors import Location, UnreadableDocument
 
@@ -88,13 +89,11 @@ def read_compose(content: bytes, file: str, *, in_archive: bool = False) -> Comp
             loader.dispose()
         builder = _Builder(file)
         value = builder.build(root, ()) if root is not None else None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = Location(file, mark.line + 1, mark.column + 1) if mark and not in_archive else Location(file)
-        why = [" ".join(part.split()) for part in (error.context, error.problem) if part]
-        raise UnreadableDocument("is not valid YAML", where=where, why=why) from error
     except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise UnreadableDocument("is not valid YAML", where=Location(file), why=[str(error)]) from error
+        refused = not_yaml(error, content, file)
+        if in_archive:
+            refused.where = Location(file)
+        raise refused from error
     return ComposeText(file, value, {} if in_archive else builder.places)
 
 

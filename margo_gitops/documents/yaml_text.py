@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import yaml
 
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Json, Node, SourceText
+from margo_gitops.documents.yaml_mistakes import not_yaml
 from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain, write_number, write_text
 from margo_gitops.errors import Location, UnreadableDocument, UnwritableValue
 
@@ -42,13 +43,8 @@ def read_yaml(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS, *, for
     loader = Loader(content)
     try:
         return SourceText(file, _EventReader(loader, file, bounds, foreign=foreign).document(), foreign)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        where = Location(file, mark.line + 1, mark.column + 1) if mark else Location(file)
-        why = [" ".join(part.split()) for part in (error.context, error.problem) if part]
-        raise UnreadableDocument("not valid YAML", where=where, why=why, remedy="fix the syntax here") from error
-    except (yaml.YAMLError, ValueError, OverflowError) as error:  # PyYAML's own reader passes odd escapes to chr()
-        raise UnreadableDocument("not valid YAML", where=Location(file), why=[str(error)]) from error
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        raise not_yaml(error, content, file) from error
     finally:
         loader.dispose()
 

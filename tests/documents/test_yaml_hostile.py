@@ -47,8 +47,20 @@ def refused(content, bounds=None):
         (b"a: .inf\n", ".inf is not a number that JSON can hold", 1, 4),
         (b"a: 18446744073709551616\n", "18446744073709551616 needs more than 64 bits", 1, 4),
         (b"a: 1.0e+999\n", "1.0e+999 is out of the range of numbers", 1, 4),
-        (b"a: b\n  c: d\n", "not valid YAML", 2, 4),
-        (b"a: [1, 2\n", "not valid YAML", 2, 1),
+        (b"a:\n  b: c\n\td: e\n", "a tab indents this line", 3, 1),
+        (b"a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "git left a conflict here", 2, 1),
+        (b"a: [1, 2\nb: 3\n", "the [ that opens here is not closed", 1, 4),
+        (b"a: {x: 1\nb: 3\n", "the { that opens here is not closed", 1, 4),
+        (b'a: "x\nb: 1\n', 'the " that opens here is never closed', 1, 4),
+        (b'a: "x\nb: "y"\n', 'the " that opens here is not closed in this line', 1, 4),
+        (b"a: 'it's'\n", "a text in quotes ends before this", 1, 8),
+        (b"a: b\n  c: d\n", "this line is indented below a line that has a value already", 2, 3),
+        (b"a:\n  b: 1\n c: 2\n", "not indented as the entries around it, which begin in line 1", 3, 2),
+        (b"a:\n  - 1\n  b: 2\n", "not indented as the entries around it, which begin in line 2", 3, 3),
+        (b"a: b: c\n", "the value of this line holds a colon", 1, 5),
+        (b"a: 1\nword\nb: 2\n", "this line has no colon", 2, 1),
+        (b"a: @x\n", "a value cannot start with @", 1, 4),
+        (b"a: *\n", "is not valid YAML", 1, 5),
         (b"a: 1\nb: \x07\n", "the character U+0007 is not allowed", 2, 4),
         (b"a: 1\x00\n", "the character U+0000 is not allowed", 1, 5),
         ("a: 1 # x\u2028b: 2\n".encode(), "the character U+2028 is not allowed", 1, 9),
@@ -138,6 +150,6 @@ def test_comments_markers_and_windows_line_ends_are_read():
 
 
 def test_broken_syntax_says_what_the_parser_expected():
-    error = refused(b"a: [1, 2\nb: 3\n")
+    error = refused(b"a: *\n")
     assert error.why
     assert error.code == "MG1002"
