@@ -7,7 +7,7 @@ other text on a page, too. Every output spells out what is not printable, with `
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 def counted(number: int, noun: str) -> str:
@@ -23,6 +23,22 @@ def one(noun: str) -> str:
 def few(names: Sequence[str], most: int) -> str:
     """Return the first names and how many more there are, `a, b and 3 more`."""
     return f"{', '.join(names[:most])}{f' and {len(names) - most} more' if len(names) > most else ''}"
+
+
+def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) -> str:
+    """Return the question after the nearest known names.
+
+    Args:
+        name: what a person wrote.
+        otherwise: what to return where none is near; None: the known names.
+    """
+    import difflib  # most programs end without such a mistake
+
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, 3, 0.9) or difflib.get_close_matches(name, names, 1)
+    if close:
+        return f"did you mean {' or '.join(close)}?"
+    return f"known: {few(names, 8) or 'none'}" if otherwise is None else otherwise
 
 
 def printable(text: str) -> str:

@@ -33,7 +33,7 @@ from margo_gitops.operations.catalog_text import compatibility_lines, list_lines
 from margo_gitops.operations.compatibility import compatibility
 from margo_gitops.operations.fleet_input import read_intent, read_working_tree
 from margo_gitops.rendering.intent import Application
-from margo_gitops.wording import json_text
+from margo_gitops.wording import did_you_mean, json_text
 
 
 @click.group()
@@ -145,10 +145,9 @@ def show_application(application: str, version: str | None, fleet: Path, output:
     applications = read_working_tree(fleet).applications
     found = [applications[key] for key in sorted(applications) if key[0] == application and version in (None, key[1])]
     if not found:
-        known = ", ".join(f"{name} {number}" for name, number in sorted(applications)) or "none"
-        raise ReferenceUnknown(
-            f"there is no application {application} {version or ''}".strip(), remedy=f"known: {known}"
-        )
+        known = {f"{name} {number}" for name, number in applications}
+        wanted = " ".join(filter(None, (application, version)))
+        raise ReferenceUnknown(f"there is no application {wanted}", remedy=did_you_mean(wanted, known))
     show(output, [_summary(each) for each in found], chain.from_iterable(map(_application_lines, found)))
 
 

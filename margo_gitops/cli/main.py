@@ -19,7 +19,7 @@ from margo_gitops.cli.completion import VARIABLE, answer
 from margo_gitops.cli.options import check_environment
 from margo_gitops.cli.output import say, say_error
 from margo_gitops.errors import ExitCode, ExtraMissing, MargoGitopsError
-from margo_gitops.wording import printable
+from margo_gitops.wording import did_you_mean, printable
 
 COMMANDS = {
     "agent": "margo_gitops.cli.agent:agent",
@@ -100,6 +100,14 @@ class Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError as error:
             raise _ReaderGoneError from error
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is named; a near match in the refusal of another (UsageError)."""
+        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
+            ctx.fail(f"No such command {args[0]!r}; {did_you_mean(args[0], COMMANDS, 'list them with --help')}")
+        return super().resolve_command(ctx, args)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         """Return every command's name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 
 import click
@@ -13,6 +12,7 @@ from margo_gitops.errors import ExitCode
 from margo_gitops.operations.validate.finding_formats import FORMATS
 from margo_gitops.operations.validate.fleet_validation import ValidateRequest, validate_fleet
 from margo_gitops.operations.validate.rules import RULES
+from margo_gitops.wording import did_you_mean
 
 
 @click.command()
@@ -65,8 +65,7 @@ def validate(
 def _explained(name: str) -> str:
     rule = RULES.get(name.upper())
     if rule is None:
-        close = difflib.get_close_matches(name.upper(), RULES, 1)
-        hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(RULES))}"
+        hint = did_you_mean(name.upper(), RULES, f"known: {', '.join(sorted(RULES))}")
         raise click.BadParameter(f"there is no rule {name}; {hint}", param_hint="--explain")
     text = click.wrap_text(rule.text.replace("`", ""), 100)
     return f"{rule.id} ({rule.severity}): {rule.title}\n\n{text}\n\nThe page: docs/rules.md#{rule.id.lower()}\n"

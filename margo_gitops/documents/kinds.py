@@ -6,7 +6,6 @@ Margo's current shape (G2) has no `kind`; the older ones have (G1: the signed RE
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias, TypeVar
@@ -30,6 +29,7 @@ from margo_gitops.documents.upgrade import (
 )
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import Finding, InvalidDocument, Location
+from margo_gitops.wording import did_you_mean
 
 Shape: TypeAlias = Literal["G0", "G1", "G2", "v1"]
 """Of the standard: G0, G1, G2 (current). Of our own kinds: v1."""
@@ -181,10 +181,9 @@ def _check_own(source: SourceText) -> Checked:
         return Checked(kind, None, None, (_finding(source, at, message, f"write {API_VERSION}"),))
     if kind not in OWN_KINDS:
         at = root.get("kind") or root
-        close = difflib.get_close_matches(kind or "", OWN_KINDS, 1)
         wrong = f"the kind {at.plain()!r} is not one of {', '.join(OWN_KINDS)}"
         message = wrong if "kind" in root.entries() else "kind is missing"
-        remedy = f"did you mean {close[0]}?" if close else ""
+        remedy = did_you_mean(kind or "", OWN_KINDS, "")
         return Checked(None, "v1", None, (_finding(source, at, message, remedy),))
     value, findings = find(OWN_KINDS[kind], source)
     return Checked(kind, "v1", value, tuple(findings))

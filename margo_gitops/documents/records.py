@@ -20,7 +20,6 @@ without a default it must be present and may be null. A method `problems(self)` 
 
 from __future__ import annotations
 
-import difflib
 import types
 import typing
 from collections.abc import Hashable, Iterator, Mapping
@@ -60,6 +59,7 @@ from margo_gitops.documents.shapes import (
     describe,
 )
 from margo_gitops.errors import Finding, InvalidDocument, Location
+from margo_gitops.wording import did_you_mean
 
 T = TypeVar("T")
 
@@ -151,8 +151,8 @@ class RecordShape(Shape):
             elif self.slots.others:
                 others[key] = child.plain()
             elif self.slots.extensions or not found.foreign:
-                close = difflib.get_close_matches(key, self.slots.known, 1)
-                remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(sorted(self.slots.known))}"
+                every = f"known here: {', '.join(sorted(self.slots.known))}"
+                remedy = did_you_mean(key, self.slots.known, every)
                 found.add(child, (*path, key), f"unknown key {key[:80]!r}", remedy, key=True)
         if extensions:
             values[self.slots.extensions] = extensions

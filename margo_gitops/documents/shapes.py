@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping
 from typing import cast
@@ -10,6 +9,7 @@ from typing import cast
 from margo_gitops.documents.declarations import Items, Keys, Range, Spelled, Text
 from margo_gitops.documents.nodes import FieldPath, Json, Node, dotted
 from margo_gitops.errors import Finding, Location
+from margo_gitops.wording import did_you_mean
 
 INVALID = object()
 """What a shape returns instead of a value after it has added findings."""
@@ -187,8 +187,7 @@ class ChoiceShape(Shape):
         if not isinstance(node.value, str):
             return self.mismatch(node, path, found)
         if node.value not in self.choices:
-            close = difflib.get_close_matches(node.value, self.choices, 1)
-            remedy = f"did you mean {close[0]}?" if close else ""
+            remedy = did_you_mean(node.value, self.choices, "")
             return found.add(node, path, f"{node.value[:80]!r} is not one of {', '.join(self.choices)}", remedy)
         return node.value
 

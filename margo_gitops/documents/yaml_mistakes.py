@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 import yaml
 
@@ -48,6 +49,8 @@ def not_yaml(error: Exception, content: bytes, file: str) -> UnreadableDocument:
 def _mistake(error: yaml.MarkedYAMLError, lines: list[str], at: _Place, start: _Place) -> tuple[str, str, _Place]:
     """Return what is wrong, what to do, and where it starts; no words where it is no usual mistake."""
     context, problem = error.context or "", error.problem or ""
+    if "flow node" in context:  # the file ends in a list: the bracket is before that
+        start = next(_brackets_before(lines, start), start)
     line = _from(lines, (at[0], 0))
     opens = _from(lines, start)[:1]
     indent = len(line) - len(line.lstrip())
@@ -78,6 +81,14 @@ def _mistake(error: yaml.MarkedYAMLError, lines: list[str], at: _Place, start: _
     if "cannot start any token" in problem and at[1] < len(line):
         return f"a value cannot start with {line[at[1]]}", "put the value into quotes", at
     return "", "", at
+
+
+def _brackets_before(lines: list[str], end: _Place) -> Iterator[_Place]:
+    """Yield where brackets open, the last first."""
+    for number in range(min(end[0], len(lines) - 1), -1, -1):
+        for column in range(len(lines[number]) - 1, -1, -1):
+            if lines[number][column] in _PAIRS and (number, column) < end:
+                yield number, column
 
 
 def _from(lines: list[str], place: _Place) -> str:

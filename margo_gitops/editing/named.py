@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
@@ -11,15 +10,12 @@ from margo_gitops.errors import ReferenceUnknown
 from margo_gitops.operations.application_catalog import application_versions
 from margo_gitops.rendering.intent import Application, Intent, Located
 from margo_gitops.rendering.render import find_placements
-from margo_gitops.wording import few, one
+from margo_gitops.wording import did_you_mean, one
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> ReferenceUnknown:
     """Return the error for a name that the fleet does not have, with a near match."""
-    names = sorted(known)
-    close = difflib.get_close_matches(name, names, 3, 0.8)
-    remedy = f"did you mean {' or '.join(close)}?" if close else f"known: {few(names, 8) or 'none'}"
-    return ReferenceUnknown(f"{name} is not {one(what)} of this fleet", remedy=remedy)
+    return ReferenceUnknown(f"{name} is not {one(what)} of this fleet", remedy=did_you_mean(name, known))
 
 
 def named_application(intent: Intent, application: str, version: str | None) -> Application:

@@ -5,7 +5,6 @@ A form takes more than `deploy --set`: numbers of a list, yes and no.
 
 from __future__ import annotations
 
-import difflib
 import json
 import math
 import re
@@ -17,6 +16,7 @@ from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER
 from margo_gitops.editing.selectors import typed_scalar
 from margo_gitops.errors import AnswerRefused, ParameterNotTyped
 from margo_gitops.rendering.value_rules import RuleUnusableError, violations
+from margo_gitops.wording import did_you_mean
 
 Item = str | int | float | bool
 
@@ -82,9 +82,7 @@ def check_parameter_name(description: ApplicationDescription, name: str) -> None
         ParameterNotTyped: it has none; a near match, or those it has, are named.
     """
     if name not in description.parameters:
-        close = difflib.get_close_matches(name, description.parameters, 3)
-        known = ", ".join(sorted(description.parameters)) or "none"
-        hint = f"did you mean {' or '.join(close)}?" if close else f"known: {known}"
+        hint = did_you_mean(name, description.parameters)
         raise ParameterNotTyped(f"{name} is not a parameter of {description.id}; {hint}")
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
-from margo_gitops.wording import printable
+from margo_gitops.wording import counted, printable
 
 MAX_SHOWN = 50
 """How many errors of one run are printed; one mistake can concern ten thousand devices."""
@@ -72,6 +72,24 @@ class Finding:
         return printable(f"{head}{path}{self.message}{tail}")
 
 
+def on_devices(what: str, device: str | None, devices: int) -> str:
+    """Return what is wrong, with the device that it is wrong on, and how many more."""
+    named = f" (device {device})" if device and device not in what else ""
+    others = f" (and {counted(devices - 1, 'more device')})" if devices > 1 else ""
+    return f"{what}{named}{others}"
+
+
+def folded(errors: Iterable[MargoGitopsError]) -> Iterator[MargoGitopsError]:
+    """Yield errors, those that differ by the device alone once: one mistake can concern ten thousand devices."""
+    groups: dict[tuple[object, ...], list[MargoGitopsError]] = {}
+    for each in errors:
+        what = each.what.replace(each.device, "") if each.device else each.what
+        groups.setdefault((each.code, each.where, what, each.remedy), []).append(each)
+    for first, *others in groups.values():
+        first.devices = len({first.device, *(each.device for each in others)} - {None})
+        yield first
+
+
 class MargoGitopsError(Exception):
     """Base of all errors of this project.
 
@@ -94,12 +112,14 @@ class MargoGitopsError(Exception):
         self.what = what
         self.where = where
         self.device = device
+        self.devices = 1 if device else 0
         self.why = tuple(why)
         self.remedy = remedy
 
     def __str__(self) -> str:
         head = f"{self.where}: " if self.where else ""
-        lines = [f"{head}{self.what} [{self.code}]", *(f"  {reason}" for reason in self.why)]
+        what = on_devices(self.what, self.device, self.devices)
+        lines = [f"{head}{what} [{self.code}]", *(f"  {reason}" for reason in self.why)]
         if self.remedy:
             lines.append(f"  remedy: {self.remedy}")
         return "\n".join(map(printable, lines))

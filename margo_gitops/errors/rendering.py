@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from margo_gitops.errors.base import ExitCode, MargoGitopsError, listed
+from margo_gitops.errors.base import ExitCode, MargoGitopsError, folded, listed
 
 
 class RenderingRefused(MargoGitopsError):
@@ -21,7 +21,7 @@ class RenderingRefused(MargoGitopsError):
         self.errors = tuple(errors)
 
     def __str__(self) -> str:
-        return "\n".join([super().__str__(), *listed(map(str, self.errors))])
+        return "\n".join([super().__str__(), *listed(map(str, folded(self.errors)))])
 
 
 class NotPlaceable(MargoGitopsError):

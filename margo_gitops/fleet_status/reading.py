@@ -24,11 +24,12 @@ from margo_gitops.fleet_status.status import (
 )
 from margo_gitops.operations.fleet_input import StateRequest, opened_state
 from margo_gitops.operations.render.fleet_render import without_collections
-from margo_gitops.rendering.placement import selected, targets
+from margo_gitops.rendering.placement import nearest, selected, targets
 from margo_gitops.state_repo.git_store import bad_object
 from margo_gitops.state_repo.objects import DevicePlace, StateObjects
 from margo_gitops.state_repo.reported import ReportedStatus, Reports
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.wording import did_you_mean
 
 _SEARCHED: Final = 20_000
 """How many commits of the branch of reports are searched for a device that was not seen: about a second."""
@@ -116,23 +117,25 @@ class StatusReader:
     def _places(self, places: Mapping[str, DevicePlace], fleet_commit: str | None) -> dict[str, DevicePlace]:
         """Return the devices that the filter lets through as far as their place tells, sorted by site and id."""
         wanted = self.request.filter
-        found = {}
+        found, known = {}, set()
         for encoded, place in places.items():
             try:
                 device = decode_device_id(encoded)
             except ValueError as error:
                 raise bad_object(place.tree, f"its folder {encoded} is not a device's") from error
+            known.add(device)
             if wanted.place(device, place.site, left=place.left):
                 found[device] = place
         if missing := sorted(wanted.clients - found.keys()):
             raise StatusUnusable(
                 f"{missing[0]} is not a device of this fleet, or not of the sites named",
-                remedy="list them: margo-gitops status",
+                remedy=did_you_mean(missing[0], known, "list them: margo-gitops status"),
             )
-        if missing := sorted(wanted.sites - {place.site for place in places.values()}):
+        sites = {place.site for place in places.values()}
+        if missing := sorted(wanted.sites - sites):
             raise StatusUnusable(
                 f"{missing[0]} is not the site of any device of this fleet",
-                remedy="list them: margo-gitops status",
+                remedy=did_you_mean(missing[0], filter(None, sites), "list them: margo-gitops status"),
             )
         if wanted.labels:
             selected_clients = self._selected(fleet_commit)
@@ -151,11 +154,14 @@ class StatusReader:
                     remedy="see what is wrong: margo-gitops validate",
                 )
             selectors = [each(intent) for each in self.request.filter.labels]
+            fleet = targets(intent)
             clients = {
                 client_of(device)
-                for device, target in targets(intent).items()
+                for device, target in fleet.items()
                 if all(selected(each, target) for each in selectors)
             }
+            if not clients and (why := [line for each in selectors for line in nearest(each, fleet)]):
+                raise StatusUnusable("no device of this fleet has these labels", why=why)
             self._by_labels = (fleet_commit, frozenset(clients))
         return self._by_labels[1]
 

@@ -20,6 +20,7 @@ from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.references import SHARED_PARAMETER, broken_references
 from margo_gitops.rendering.render import document_of, find_placements, place, resolve_placement
 from margo_gitops.rendering.resolution import Resolved
+from margo_gitops.wording import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,10 +122,10 @@ def explain(intent: Intent, device: str, deployment: str, previous: PreviousStat
         RenderingRefused: the fleet cannot be rendered.
     """
     if device not in intent.devices:
-        raise ReferenceUnknown(f"{device} is not a device of this fleet", remedy="list them: ls devices/")
+        raise ReferenceUnknown(f"{device} is not a device of this fleet", remedy=did_you_mean(device, intent.devices))
     if deployment not in intent.deployments:
-        known = ", ".join(sorted(intent.deployments)) or "none"
-        raise ReferenceUnknown(f"{deployment} is not a deployment of this fleet", remedy=f"known: {known}")
+        remedy = did_you_mean(deployment, intent.deployments)
+        raise ReferenceUnknown(f"{deployment} is not a deployment of this fleet", remedy=remedy)
     placements = place(intent)[device]
     if deployment not in placements:
         raise ReferenceUnknown(

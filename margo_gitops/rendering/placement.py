@@ -17,6 +17,7 @@ from margo_gitops.documents.matching import DeviceFacts, deployment_type_unmet, 
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import AmbiguousProfile, NotPlaceable
 from margo_gitops.rendering.intent import Intent
+from margo_gitops.wording import did_you_mean, json_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,26 @@ def matches(selector: DeviceSelector, target: TargetDevice) -> bool:
     if any(not _same(target.labels.get(key), value) for key, value in selector.match_labels.items()):
         return False
     return not selector.match_expressions or selects(Selector(selector.match_expressions), target.labels)
+
+
+def nearest(selector: DeviceSelector, fleet: Mapping[str, TargetDevice]) -> Iterator[str]:
+    """Yield each label and value of a selector that no device has, with the nearest that one has."""
+    wanted: list[tuple[str, Sequence[LabelValue]]] = [(key, [value]) for key, value in selector.match_labels.items()]
+    wanted += [(each.key, each.values or ()) for each in selector.match_expressions if each.operator == "In"]
+    wanted += [(each.key, ()) for each in selector.match_expressions if each.operator in ("Exists", "Gt", "Lt")]
+    for key, values in wanted:
+        held = [target.labels[key] for target in fleet.values() if key in target.labels]
+        if not held:
+            keys = {label for target in fleet.values() for label in target.labels}
+            yield f"no device has the label {key}; {did_you_mean(key, keys)}"
+            continue
+        items = [*held, *(item for each in held if isinstance(each, tuple) for item in each)]
+        shown = {json_text(item): item for item in items}
+        for value in values:
+            if not any(_same(item, value) for item in items):
+                twin = next((text for text in shown if text.strip('"') == json_text(value).strip('"')), None)
+                hint = f"did you mean {twin}?" if twin else did_you_mean(json_text(value), shown)
+                yield f"no device has the label {key} with the value {json_text(value)}; {hint}"
 
 
 def selected(selector: DeviceSelector, target: TargetDevice) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterator
 
 from margo_gitops.documents.application import ApplicationDescription
@@ -11,7 +10,7 @@ from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment, Device, Site
 from margo_gitops.errors import Location, MargoGitopsError, ReferenceUnknown
 from margo_gitops.rendering.intent import Intent, Located
-from margo_gitops.wording import few, one
+from margo_gitops.wording import did_you_mean, one
 
 SHARED_PARAMETER = "parameter of any application"
 
@@ -116,8 +115,7 @@ def _shared_parameters(intent: Intent) -> Iterator[MargoGitopsError]:
 
 
 def _unknown(what: str, name: str, known: Collection[str], where: Location) -> ReferenceUnknown:
-    close = difflib.get_close_matches(name, known, 1)
-    remedy = f"did you mean {close[0]}?" if close else f"known: {few(sorted(known), 8)}" if known else ""
+    remedy = did_you_mean(name, known) if known else ""
     return _of_kind(what, ReferenceUnknown(f"{name} is not {one(what)}", where=where, remedy=remedy))
 
 

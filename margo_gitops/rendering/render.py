@@ -26,7 +26,7 @@ from margo_gitops.errors import (
 )
 from margo_gitops.rendering.desired_state import DesiredState, DocumentWriter, PreviousState, desired_state
 from margo_gitops.rendering.intent import Application, Intent, Located
-from margo_gitops.rendering.placement import TargetDevice, select, targets
+from margo_gitops.rendering.placement import TargetDevice, nearest, select, targets
 from margo_gitops.rendering.references import broken_references
 from margo_gitops.rendering.resolution import Resolved, application_deployment, choose, deployment_id, resolve
 
@@ -78,6 +78,7 @@ def find_placements(intent: Intent) -> tuple[PlacementsByDevice, list[MargoGitop
                 NotPlaceable(
                     f"deployment {name} selects no device",
                     where=deployment.at("spec", "placement"),
+                    why=tuple(nearest(deployment.value.spec.placement, fleet)),
                     remedy="correct spec.placement, or remove the deployment",
                 )
             )

@@ -49,6 +49,16 @@ def test_what_cannot_be_understood_is_exit_code_2(tmp_path: Path, arguments: lis
     assert outcome.code == 2, outcome
 
 
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [(["rendr"], "did you mean render?"), (["app", "ad"], "'add'"), (["plan", "--bsae", "x"], "--base")],
+)
+def test_a_near_command_or_option_is_named(tmp_path: Path, arguments: list[str], hint: str):
+    outcome = margo_gitops(*arguments, cwd=tmp_path)
+    assert "did you mean" in outcome.stderr.lower()
+    assert hint in outcome.stderr
+
+
 # F24
 
 

@@ -32,9 +32,12 @@ def test_the_exit_code_tells_no_difference_from_differences_and_errors(fleet: Fl
     assert differs.code == 1
     assert "sites/north.yaml:9" in differs.stdout
     fleet.put("sites/west.yaml", "x: [")
+    fleet.change("deployments/greeting.yaml", "cell-01]", "cell-1]")
     refused = plan(fleet)
     assert refused.code == 2
-    assert "sites/west.yaml:2:1" in refused.stdout
+    assert "sites/west.yaml:1:4" in refused.stdout
+    # A render stops before it looks at references; a plan says all that `validate` says.
+    assert "cell-1 is not a device" in refused.stdout
 
 
 @pytest.mark.parametrize(

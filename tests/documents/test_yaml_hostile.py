@@ -50,6 +50,7 @@ def refused(content, bounds=None):
         (b"a:\n  b: c\n\td: e\n", "a tab indents this line", 3, 1),
         (b"a: 1\n<<<<<<< HEAD\nb: 1\n=======\nb: 2\n>>>>>>> x\n", "git left a conflict here", 2, 1),
         (b"a: [1, 2\nb: 3\n", "the [ that opens here is not closed", 1, 4),
+        (b"a: [\n", "the [ that opens here is not closed", 1, 4),
         (b"a: {x: 1\nb: 3\n", "the { that opens here is not closed", 1, 4),
         (b'a: "x\nb: 1\n', 'the " that opens here is never closed', 1, 4),
         (b'a: "x\nb: "y"\n', 'the " that opens here is not closed in this line', 1, 4),

@@ -55,6 +55,38 @@ def test_a_selector_selects_named_devices_and_those_that_meet_all_other_conditio
     assert {name for name, state in fleet.render().items() if state.deployments} == set(expected)
 
 
+@pytest.mark.parametrize(
+    ("selector", "hint"),
+    [
+        ({"matchLabels": {"lnie": 1}}, "no device has the label lnie; did you mean line?"),
+        ({"matchLabels": {"line": "1"}}, 'no device has the label line with the value "1"; did you mean 1?'),
+        ({"matchLabels": {"plant": "bassel"}}, 'the value "bassel"; did you mean "basel"?'),
+        ({"matchExpressions": [{"key": "lines", "operator": "Exists"}]}, "the label lines; did you mean line?"),
+        ({"matchExpressions": [{"key": "line", "operator": "In", "values": [3]}]}, "the value 3; known: 1"),
+    ],
+)
+def test_a_selector_that_selects_nothing_names_the_nearest_label(
+    fleet: FleetFolder, selector: dict[str, object], hint: str
+):
+    fleet.device("a", labels={"line": 1, "plant": "basel"})
+    fleet.application()
+    fleet.deployment("web", on=selector)
+    (error,) = refusals(fleet)
+    assert hint in str(error)
+
+
+def test_a_refusal_of_many_devices_is_told_once_and_names_one(fleet: FleetFolder):
+    for number in (1, 2, 3):
+        fleet.device(f"press-0{number}")
+    fleet.application(deploymentProfiles=[profile(deviceConstraints={"capacityRequirements": {"cpu": {"cores": 9}}})])
+    fleet.deployment("web")
+    with pytest.raises(RenderingRefused) as caught:
+        fleet.render()
+    lines = [line for line in str(caught.value).splitlines() if "MG1201" in line]
+    assert len(lines) == 1
+    assert "device press-01 cannot run the application (and 2 more devices) [MG1201]" in lines[0]
+
+
 CAPACITIES = [
     ({"cpu": {"cores": 4}}, True),
     ({"cpu": {"cores": 4.5}}, False),

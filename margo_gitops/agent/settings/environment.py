@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
 from margo_gitops.documents.nodes import FieldPath
 from margo_gitops.errors import AgentMisconfigured
+from margo_gitops.wording import did_you_mean
 
 PREFIX: Final = "MARGO_"
 CONFIG_VARIABLE: Final = "MARGO_GITOPS_CONFIG"
@@ -69,8 +69,7 @@ def unknown_variables(variables: Mapping[str, str]) -> Iterator[str]:
     """Yield, in words, each variable that starts with `MARGO_` and means nothing; values are never shown."""
     for name in sorted(variables):
         if name.upper().startswith(PREFIX) and name not in KNOWN:
-            close = difflib.get_close_matches(name.upper(), KNOWN, 1)
-            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(KNOWN)}"
+            hint = did_you_mean(name.upper(), KNOWN, f"known are {', '.join(KNOWN)}")
             yield f"{name}: {hint}"
 
 

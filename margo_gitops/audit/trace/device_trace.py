@@ -30,6 +30,7 @@ from margo_gitops.trust.git_commit import GitCommit
 from margo_gitops.trust.git_objects import BLOB
 from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.wording import did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,8 +152,8 @@ def _check_found(
         )
     if request.parameter is not None and not any(each.parameters for each in deployments):
         wanted = [each for each in documents if _wanted(each, request)]
-        known = ", ".join(sorted({each for document in wanted for each in document.spec.parameters})) or "none"
-        raise AuditUnusable(f"{request.parameter} is not a parameter there", remedy=f"known: {known}")
+        remedy = did_you_mean(request.parameter, {each for document in wanted for each in document.spec.parameters})
+        raise AuditUnusable(f"{request.parameter} is not a parameter there", remedy=remedy)
 
 
 def _wanted(document: ApplicationDeployment, request: TraceRequest) -> bool:

@@ -39,7 +39,8 @@ from margo_gitops.operations.render.fleet_render import (
     signed_anew,
     without_collections,
 )
-from margo_gitops.rendering.changes import Plan, make_plan
+from margo_gitops.operations.validate.fleet_validation import validate_tree
+from margo_gitops.rendering.changes import Plan, Refusal, make_plan
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.difference import FleetState, rendered_fleet
 from margo_gitops.rendering.intent import Intent
@@ -47,6 +48,7 @@ from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.trust.git_commit import Ident
 from margo_gitops.trust.ssh_key import SigningKey
+from margo_gitops.wording import did_you_mean
 
 WORKING_TREE = "working tree"
 
@@ -106,8 +108,8 @@ def _whole_plan(request: PlanRequest, renders: Render) -> Plan:
     subject = repo.commit(request.revision).id if request.revision is not None else WORKING_TREE
     base = f"commit {repo.commit(request.base).id[:12]}" if request.base is not None else "the state repo"
     intent = None
+    tree: RootTree = repo.working_tree() if request.revision is None else repo.tree(request.revision)
     try:
-        tree: RootTree = repo.working_tree() if request.revision is None else repo.tree(request.revision)
         with without_collections():
             intent = read_fleet(tree)
         planning = _Planning(request, repo, subject, tree, intent)
@@ -118,9 +120,20 @@ def _whole_plan(request: PlanRequest, renders: Render) -> Plan:
             return planning.plan(base, before, states, repo.commit(request.base).id)
         return _plan_after_state(planning, renders)
     except (FleetInvalid, RenderingRefused) as error:
-        found = refusals(error)
+        found = _every_refusal(refusals(error), tree)
         sites = cannot_take(found, intent) if intent else ()
         return make_plan(subject, base, (), refusals=found, cannot_take=sites)
+
+
+def _every_refusal(found: tuple[Refusal, ...], tree: RootTree) -> tuple[Refusal, ...]:
+    """Return the reasons of a refusal, and the errors of `validate` that a render does not come to."""
+    known = {(each.rule, each.file, each.line, each.column) for each in found}
+    more = [
+        Refusal(each.rule, each.message, each.file, each.line, each.column, each.device, each.why, each.remedy)
+        for each in validate_tree(tree, WORKING_TREE).findings
+        if each.severity == "error" and (each.rule, each.file, each.line, each.column) not in known
+    ]
+    return (*found, *more)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,11 +161,10 @@ class _Planning:
             base_commit: the commit that `before` was rendered from; None where that is not known.
         """
         request = self.request
-        if request.device is not None and not {request.device, client_of(request.device)} & {
-            *self.intent.devices,
-            *before.sites,
-        }:
-            raise ReferenceUnknown(f"{request.device} is not a device of this fleet", remedy="list them: ls devices/")
+        known = {*self.intent.devices, *before.sites}
+        if request.device is not None and not {request.device, client_of(request.device)} & known:
+            remedy = did_you_mean(request.device, known)
+            raise ReferenceUnknown(f"{request.device} is not a device of this fleet", remedy=remedy)
         sides = Sides(self.subject, base, before, states, self.intent, self.tree)
         revision = self.subject if request.revision is not None else None
         at = self._head_date() if request.at is None else request.at

@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 from margo_gitops import __version__
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
+from margo_gitops.errors.base import on_devices
 from margo_gitops.operations.validate.rule_findings import RuleFinding, Validation
 from margo_gitops.operations.validate.rules import RULES
 from margo_gitops.wording import counted, json_text, printable
@@ -25,12 +26,7 @@ def as_text(validation: Validation) -> str:
 def _text_lines(validation: Validation) -> Iterator[str]:
     for each in validation.findings:
         place = f"{each.place}: " if each.place else ""
-        devices = ""
-        if each.device and each.device not in each.message:
-            devices = f" (device {each.device})"
-        if each.devices > 1:
-            devices += f" (and {counted(each.devices - 1, 'more device')})"
-        yield f"{place}{each.severity}: {each.message}{devices} [{each.rule}]"
+        yield f"{place}{each.severity}: {on_devices(each.message, each.device, each.devices)} [{each.rule}]"
         for reason in each.why:
             yield f"  {reason}"
         if each.remedy:

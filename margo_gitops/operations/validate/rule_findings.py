@@ -7,6 +7,7 @@ from typing import Annotated
 
 from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.errors import Finding, InvalidDocument, Location, MargoGitopsError
+from margo_gitops.errors.base import on_devices
 from margo_gitops.operations.validate.rules import RULES, Severity
 from margo_gitops.wording import printable
 
@@ -39,12 +40,7 @@ class RuleFinding:
     @property
     def sentence(self) -> str:
         """The message with its reasons, the devices and the remedy, on one line."""
-        parts = [self.message]
-        if self.device and self.device not in self.message:
-            parts[0] += f" (device {self.device})"
-        if self.devices > 1:
-            parts[0] += f" (and {self.devices - 1} more device{'s' if self.devices > 2 else ''})"
-        parts += self.why
+        parts = [on_devices(self.message, self.device, self.devices), *self.why]
         if self.remedy:
             parts.append(f"remedy: {self.remedy}")
         return printable("; ".join(parts))
