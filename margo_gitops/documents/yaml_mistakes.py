@@ -62,15 +62,7 @@ def _mistake(error: yaml.MarkedYAMLError, lines: list[str], at: _Place, start: _
         what = f"the {opens} that opens here is not closed, or a comma is missing, up to line {at[0] + 1}"
         return what, f"write {_PAIRS[opens]} where it ends, and a comma between two entries", start
     if "parsing a block" in context and "node" not in context:
-        for number, earlier in enumerate(lines[start[0] : at[0]], start[0]):
-            if _QUOTE_LEFT_OPEN.match(earlier) and (begin := re.search(r"[\"']", earlier)):
-                what = f"the {begin[0]} that opens here is not closed in this line"
-                return what, f"write {begin[0]} where the text ends", (number, begin.start())
-        if at[1] > indent:
-            what = "a text in quotes ends before this"
-            return what, "put the whole text into quotes of the other kind, or write a quote inside twice", at
-        what = f"this line is not indented as the entries around it, which begin in line {start[0] + 1}"
-        return what, f"indent it with as many spaces as the line that it belongs to, line {start[0] + 1} for one", at
+        return _in_block(lines, at, start, indent)
     if "mapping values" in problem:
         if ": " in line[indent : at[1]]:
             return "the value of this line holds a colon", "put the value into quotes", at
@@ -81,6 +73,18 @@ def _mistake(error: yaml.MarkedYAMLError, lines: list[str], at: _Place, start: _
     if "cannot start any token" in problem and at[1] < len(line):
         return f"a value cannot start with {line[at[1]]}", "put the value into quotes", at
     return "", "", at
+
+
+def _in_block(lines: list[str], at: _Place, start: _Place, indent: int) -> tuple[str, str, _Place]:
+    for number, earlier in enumerate(lines[start[0] : at[0]], start[0]):
+        if _QUOTE_LEFT_OPEN.match(earlier) and (begin := re.search(r"[\"']", earlier)):
+            what = f"the {begin[0]} that opens here is not closed in this line"
+            return what, f"write {begin[0]} where the text ends", (number, begin.start())
+    if at[1] > indent:
+        what = "a text in quotes ends before this"
+        return what, "put the whole text into quotes of the other kind, or write a quote inside twice", at
+    what = f"this line is not indented as the entries around it, which begin in line {start[0] + 1}"
+    return what, f"indent it with as many spaces as the line that it belongs to, line {start[0] + 1} for one", at
 
 
 def _brackets_before(lines: list[str], end: _Place) -> Iterator[_Place]:
