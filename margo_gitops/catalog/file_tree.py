@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
@@ -155,6 +155,32 @@ class SubTree:
         """Return one file."""
         found = self._tree.file(f"{self._folder}/{path}")
         return found and replace(found, path=path)
+
+
+class HeldTree:
+    """Files that are in memory, by path."""
+
+    def __init__(self, files: Mapping[str, bytes]) -> None:
+        self._files = files
+
+    def files(self, folder: str) -> Iterator[TreeFile]:
+        """Yield every file below a folder."""
+        for path in sorted(self._files):
+            if not folder or path.startswith(f"{folder}/"):
+                yield held_file(path, self._files[path])
+
+    def file(self, path: str) -> TreeFile | None:
+        """Return one file."""
+        return held_file(path, self._files[path]) if path in self._files else None
+
+    def names(self) -> list[str]:
+        """Return the names in the root, folders too."""
+        return sorted({path.partition("/")[0] for path in self._files})
+
+
+def held_file(path: str, content: bytes) -> TreeFile:
+    """Return a file that is in memory."""
+    return TreeFile(path, "file", len(content), lambda: content)
 
 
 def plain_files(tree: FileTree, folder: str, *, most: int, largest: int, file_prefix: str = "") -> dict[str, TreeFile]:

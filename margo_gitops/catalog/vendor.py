@@ -1,17 +1,27 @@
-"""Vendor a package: copy it into the fleet repo and pin its digest."""
+"""Vendor a package: copy it into the fleet repo and pin its digest.
+
+PACK-1  A packed package has a tar.gz where the description named a folder, because https fetches only those; a folder
+        that holds a compose file becomes the one top-level folder of its archive (Margo application registry).
+PACK-2  The bytes of an archive depend only on names and contents: no time, no owner, no compression.
+"""
 
 from __future__ import annotations
 
+import io
 import shutil
+import tarfile
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from margo_gitops.catalog.compose_check import check_package
-from margo_gitops.catalog.file_tree import DiskTree, plain_files
+from margo_gitops.catalog.file_tree import DiskTree, FileTree, HeldTree, plain_files
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
 from margo_gitops.catalog.package import (
+    COMPOSE_FILE,
+    DESCRIPTION_FILE,
     LOCK_FILE,
     MAX_BYTES,
     MAX_FILES,
@@ -19,10 +29,14 @@ from margo_gitops.catalog.package import (
     locked_digests,
     package_digest,
     package_folder,
+    read_package,
     write_lock,
 )
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import disk_errors, replace_file
+from margo_gitops.documents.deployment import OWN_EXTENSION
+from margo_gitops.documents.kinds import read_source
+from margo_gitops.documents.manifest import gzip_stored
 from margo_gitops.errors import Location, NoFleetRepo, PackageExists, PackageInvalid
 
 
@@ -40,11 +54,56 @@ class Vendored:
     outcome: Literal["added", "replaced", "unchanged"]
 
 
-def add_package(source: Path, fleet: Path, *, replace: bool = False) -> Vendored:
+def offered_package(folder: Path, *, pack: bool = False) -> Package:
+    """Return the package in a folder, checked; its folders of content become tar.gz on request.
+
+    Raises:
+        PackageInvalid: with every finding.
+    """
+    tree, prefix = DiskTree(folder), f"{folder}/"
+    return check_package(_packed_tree(tree, prefix) if pack else tree, prefix)
+
+
+def _packed_tree(tree: FileTree, prefix: str) -> FileTree:
+    return HeldTree(packed({path: file.read() for path, file in read_package(tree, prefix).files.items()}))
+
+
+def packed(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a valid package with its folders of content as tar.gz (PACK-1, PACK-2), by path."""
+    made = dict(files)
+    lines = files[DESCRIPTION_FILE].decode().split("\n")
+    profiles = read_source(files[DESCRIPTION_FILE], DESCRIPTION_FILE).root.items("deploymentProfiles")
+    components = [component for profile in profiles for component in profile.items("components")]
+    named = [component.get(OWN_EXTENSION, "artifact", "path") for component in components]
+    for node in sorted((each for each in named if each), key=lambda each: (each.line, each.column), reverse=True):
+        folder = str(node.value)
+        inside = {path: content for path, content in files.items() if path.startswith(f"{folder}/")}
+        if not inside:
+            continue  # it is an archive
+        made = {path: content for path, content in made.items() if path not in inside}
+        outside = folder.rpartition("/")[0] if f"{folder}/{COMPOSE_FILE}" in inside else folder
+        made[f"{folder}.tar.gz"] = _archive({path.removeprefix(f"{outside}/"): inside[path] for path in sorted(inside)})
+        before, after = lines[node.line - 1][: node.column - 1], lines[node.line - 1][node.column - 1 :]
+        lines[node.line - 1] = before + after.replace(folder, f"{folder}.tar.gz", 1)
+    return {**made, DESCRIPTION_FILE: "\n".join(lines).encode()}
+
+
+def _archive(files: Mapping[str, bytes]) -> bytes:
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w") as archive:
+        for path, content in files.items():
+            member = tarfile.TarInfo(path)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    return gzip_stored(stream.getvalue())
+
+
+def add_package(source: Path, fleet: Path, *, replace: bool = False, pack: bool = False) -> Vendored:
     """Copy a package into a fleet repo and pin it; on any error nothing is left behind.
 
     Args:
         replace: overwrite this version if it is there with other content.
+        pack: make its folders of content tar.gz.
 
     Raises:
         PackageInvalid: the package has findings.
@@ -57,7 +116,7 @@ def add_package(source: Path, fleet: Path, *, replace: bool = False) -> Vendored
         )
     if not source.is_dir():
         raise PackageInvalid(f"{source} is not a folder", remedy="name the folder that holds margo.yaml")
-    package = check_package(DiskTree(source), f"{source}/")
+    package = offered_package(source, pack=pack)
     description = package.application.description.value
     key = (description.id, description.metadata.version)
     folder = f"applications/{package_folder(description)}"

@@ -8,11 +8,9 @@ from pathlib import Path
 
 import click
 
-from margo_gitops.catalog.compose_check import check_package
-from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.package import Package
-from margo_gitops.catalog.vendor import add_package
+from margo_gitops.catalog.vendor import add_package, offered_package
 from margo_gitops.cli.completion import (
     complete_applications,
     complete_deployments,
@@ -44,17 +42,18 @@ def app() -> None:
 @app.command()
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--replace", is_flag=True, help="Overwrite this version if it exists with other content.")
+@click.option("--pack", is_flag=True, help="Make its folders of content tar.gz, which devices can fetch over https.")
 @edit_options
-def add(path: Path, replace: bool, editing: Editing) -> None:
+def add(path: Path, replace: bool, pack: bool, editing: Editing) -> None:
     """Copy the package in the folder PATH into the fleet repo, and pin its digest in applications.lock."""
     if editing.commit or editing.dry_run:
         base = editing.base()
-        package = check_package(DiskTree(path), f"{path}/")
+        package = offered_package(path, pack=pack)
         _print_findings(package)
         editing.finish(base, add_edit(base, package, replace=replace))
         return
     editing.refuse_branch()
-    vendored = add_package(path, FleetRepo.find(editing.fleet).root, replace=replace)
+    vendored = add_package(path, FleetRepo.find(editing.fleet).root, replace=replace, pack=pack)
     _print_findings(vendored.package)
     description = vendored.package.application.description.value
     say(f"{vendored.outcome} {description.id} {description.metadata.version} in {vendored.folder}")
@@ -90,7 +89,7 @@ def upgrade(
     each reason and writes nothing.
     """
     base = editing.base()
-    package = check_package(DiskTree(source), f"{source}/") if source is not None else None
+    package = offered_package(source) if source is not None else None
     made = upgrade_deployments(base, UpgradeRequest(application, package, version, deployments))
     if package is not None:
         _print_findings(package)
@@ -113,7 +112,7 @@ def _print_steps(application: str, made: Upgrade, *, to_errors: bool) -> None:
 @click.argument("path", type=click.Path(path_type=Path))
 def validate(path: Path) -> None:
     """Check the package in the folder PATH: its description, resources and components."""
-    package = check_package(DiskTree(path), f"{path}/")
+    package = offered_package(path)
     _print_findings(package)
     description = package.application.description.value
     say(f"{description.id} {description.metadata.version} is valid: {len(package.files)} files")

@@ -23,7 +23,8 @@ from margo_gitops.scaffolding.scaffold import (
     default_state_repo,
     scaffold,
 )
-from margo_gitops.scaffolding.template import FIRST_SITE, Answers, CiKind
+from margo_gitops.scaffolding.template import FIRST_SITE, REQUIREMENTS_FILE, Answers, CiKind
+from margo_gitops.scaffolding.tool import requirements
 from margo_gitops.scaffolding.upgrade import Upgraded, upgrade
 from margo_gitops.state_repo.remote import is_remote
 
@@ -48,6 +49,12 @@ _FATES = {
 @click.option("--artifacts-url", help="The applications/ folder as devices see it. Default: this folder, by file://.")
 @click.option("--site", help="The first site's name. Default: north.")
 @click.option("--ci", type=click.Choice(get_args(CiKind)), help="Which pipelines to write. Default: both.")
+@click.option(
+    "--tool",
+    metavar="SOURCE",
+    help="Where pipelines find margo-gitops: a wheel's URL with #sha256=DIGEST, a git URL with @COMMIT, or a "
+    "requirements file with a hash for each package. Default: where this program was installed from.",
+)
 @click.option("--sign/--no-sign", default=None, help="Refuse to write unsigned state. Default: --no-sign.")
 @click.option("--yes", is_flag=True, help="Ask nothing, and use the defaults.")
 @click.option("--upgrade", "upgrading", is_flag=True, help="Upgrade the scaffold in DIR, or in this folder.")
@@ -68,6 +75,7 @@ def init(
     artifacts_url: str | None,
     site: str | None,
     ci: CiKind | None,
+    tool: str | None,
     sign: bool | None,
     yes: bool,
     upgrading: bool,
@@ -84,8 +92,11 @@ def init(
     """
     _refuse_mixture(context, upgrading=upgrading)
     if upgrading:
-        done = upgrade(folder or Path(), ci=ci, on_conflict=conflicts, allow_dirty=allow_dirty)
+        told = requirements(tool)
+        done = upgrade(folder or Path(), ci=ci, requirements=told, on_conflict=conflicts, allow_dirty=allow_dirty)
         _print_upgraded(done)
+        if told is None and done.before != done.after:
+            say(f"pipelines install what {REQUIREMENTS_FILE} says: say with --tool where {done.after} is")
         context.exit(ExitCode.FINDINGS if done.conflicts else ExitCode.OK)
     if folder is None:
         raise click.UsageError("Missing argument 'DIR'.")
@@ -93,6 +104,7 @@ def init(
     if not yes and sys.stdin.isatty() and sys.stderr.isatty():
         check_target(folder)
         wanted = _asked(folder, wanted)
+    told = requirements(tool)
     answers = Answers(wanted.name or _name_of(folder), wanted.ci or "both", wanted.site or FIRST_SITE)
     made = scaffold(
         folder,
@@ -100,8 +112,11 @@ def init(
         state_repo=wanted.state,
         artifacts_url=wanted.artifacts_url,
         sign=bool(wanted.sign),
+        requirements=told,
     )
     _print_scaffolded(folder, made, answers, wanted)
+    if answers.ci != "none" and told is None:
+        say(f"before a pipeline runs: say where it finds margo-gitops in {folder / REQUIREMENTS_FILE}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,9 +128,11 @@ class Commands(click.Group):
             extra = _EXTRAS.get((error.name or "").partition(".")[0])
             if extra is None:
                 raise
+            from margo_gitops.scaffolding.tool import how_to_install
+
             raise ExtraMissing(
                 f"`margo-gitops {cmd_name}` needs the Python package {error.name}",
-                remedy=f"pip install 'margo-gitops[{extra}]'",
+                remedy=how_to_install(extra),
             ) from error
         return command if isinstance(command, click.Command) else None
 

@@ -116,6 +116,6 @@ def extra_packages(what: str, extras: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as error:
-        raise ExtraMissing(
-            f"{what} needs the Python package {error.name}", remedy=f"pip install 'margo-gitops[{extras}]'"
-        ) from error
+        from margo_gitops.scaffolding.tool import how_to_install
+
+        raise ExtraMissing(f"{what} needs the Python package {error.name}", remedy=how_to_install(extras)) from error

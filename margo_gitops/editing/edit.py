@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from margo_gitops.catalog.file_tree import RootTree, TreeFile
+from margo_gitops.catalog.file_tree import HeldTree, RootTree, TreeFile
 from margo_gitops.catalog.fleet import find_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.errors import EditImpossible, FleetInvalid
@@ -115,32 +115,23 @@ class EditedTree:
 
     def __init__(self, tree: RootTree, changes: tuple[FileChange, ...]) -> None:
         self._tree = tree
-        self._changes = {change.path: change for change in changes}
+        self._changed = {change.path for change in changes}
+        self._held = HeldTree({change.path: change.after for change in changes if change.after is not None})
 
     def files(self, folder: str) -> Iterator[TreeFile]:
         """Yield every file below a folder."""
         for file in self._tree.files(folder):
-            if file.path not in self._changes:
+            if file.path not in self._changed:
                 yield file
-        for path, change in self._changes.items():
-            if change.after is not None and (not folder or path.startswith(f"{folder}/")):
-                yield _held(path, change.after)
+        yield from self._held.files(folder)
 
     def file(self, path: str) -> TreeFile | None:
         """Return one entry that is no folder."""
-        change = self._changes.get(path)
-        if change is None:
-            return self._tree.file(path)
-        return None if change.after is None else _held(path, change.after)
+        return (self._held if path in self._changed else self._tree).file(path)
 
     def names(self) -> list[str]:
         """Return the names in the root."""
-        added = {path.partition("/")[0] for path, change in self._changes.items() if change.after is not None}
-        return sorted({*self._tree.names(), *added})
-
-
-def _held(path: str, content: bytes) -> TreeFile:
-    return TreeFile(path, "file", len(content), lambda: content)
+        return sorted({*self._tree.names(), *self._held.names()})
 
 
 def unified_diff(edit: Edit) -> str:

@@ -44,7 +44,7 @@ class UnwritableValue(MargoGitopsError):
 class ExtraMissing(MargoGitopsError):
     """A command needs packages that are not installed.
 
-    A device needs only `margo-gitops`. People and pipelines that render install `margo-gitops[operator]`.
+    A device needs only `margo-gitops`. People and pipelines that render need the extra `operator`.
     """
 
     code = "MG1010"

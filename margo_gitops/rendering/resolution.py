@@ -180,7 +180,8 @@ def _artifacts(resolved: Resolved, intent: Intent) -> tuple[Artifact, ...]:
             remedy = "add it: the applications/ folder as devices see it, https or file"
             raise _unreachable(intent, resolved, content, "spec.artifacts.baseUrl is missing", remedy)
         elif content.is_folder and not policy.base_url.startswith("file:"):
-            remedy = "put a tar.gz into the package, or let spec.artifacts.baseUrl be a file:// URL of the folder"
+            package = "/".join(content.location.split("/")[:2])
+            remedy = f"make it a tar.gz: margo-gitops app add --pack --replace applications/{package}"
             raise _unreachable(intent, resolved, content, "a folder cannot be fetched by https", remedy)
         else:
             url = policy.base_url + content.location

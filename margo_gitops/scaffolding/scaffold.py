@@ -67,6 +67,7 @@ def scaffold(
     state_repo: str | None = None,
     artifacts_url: str | None = None,
     sign: bool = False,
+    requirements: bytes | None = None,
 ) -> Scaffold:
     """Make a fleet repo that renders as it is; on any error nothing is left behind.
 
@@ -76,6 +77,7 @@ def scaffold(
         state_repo: path or URL of the state repo; None: a folder beside the fleet repo.
         artifacts_url: the applications/ folder as devices see it; None: this very folder.
         sign: whether unsigned state is refused.
+        requirements: what pipelines install; None: nobody knows where they find it.
 
     Raises:
         ScaffoldRefused: something is there already, a name is none, or the file system refuses.
@@ -90,7 +92,7 @@ def scaffold(
     settings = FirstSettings(
         state_repo or default_state_repo(folder), artifacts_url or default_artifacts_url(folder), sign
     )
-    tooling = tooling_files(answers)
+    tooling = tooling_files(answers, requirements)
     record = new_record(answers, {path: scaffolded(path, content) for path, content in tooling.items()})
     files = {**fleet_files(answers, settings), **tooling, RECORD_FILE: write_record(record)}
     try:

@@ -12,7 +12,9 @@ from typing import Annotated, Literal, TypeAlias
 
 from margo_gitops import __version__
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
-from margo_gitops.catalog.package import LOCK_FILE
+from margo_gitops.catalog.package import LOCK_FILE, write_lock
+from margo_gitops.catalog.vendor import packed
+from margo_gitops.digests import folder_digest, sha256
 from margo_gitops.documents.constraints import NAME_PATTERN
 from margo_gitops.documents.declarations import About
 from margo_gitops.documents.yaml_scalars import write_text
@@ -21,6 +23,7 @@ from margo_gitops.errors import ScaffoldRefused
 CiKind: TypeAlias = Literal["github", "gitlab", "both", "none"]
 
 TOOLING_FOLDER = ".margo-gitops"
+REQUIREMENTS_FILE = f"{TOOLING_FOLDER}/requirements.txt"
 FIRST_SITE = "north"
 DEFAULT_BRANCH = "main"
 
@@ -82,8 +85,23 @@ def fleet_files(answers: Answers, settings: FirstSettings) -> dict[str, bytes]:
             files[path.replace(f"sites/{FIRST_SITE}.", f"sites/{answers.site}.")] = renamed.encode()
         else:
             files[path] = content
+    if not settings.artifacts_url.startswith("file:"):
+        _pack_applications(files)
     files[FLEET_FILE] = _fleet_file(files[FLEET_FILE].decode(), answers, settings).encode()
     return files
+
+
+def _pack_applications(files: dict[str, bytes]) -> None:
+    """Make the content of applications tar.gz: https fetches no folders."""
+    pins = {}
+    for folder in sorted({"/".join(path.split("/")[:3]) for path in files if path.startswith("applications/")}):
+        made = packed(
+            {path.removeprefix(f"{folder}/"): files.pop(path) for path in [*files] if path.startswith(folder)}
+        )
+        files |= {f"{folder}/{path}": content for path, content in made.items()}
+        _, name, version = folder.split("/")
+        pins[name, version] = folder_digest({path: sha256(content) for path, content in made.items()})
+    files[LOCK_FILE] = write_lock(pins)
 
 
 def _fleet_file(text: str, answers: Answers, settings: FirstSettings) -> str:
@@ -96,8 +114,12 @@ def _fleet_file(text: str, answers: Answers, settings: FirstSettings) -> str:
     return filled.replace("  artifacts:\n", f"{_SIGNING}  artifacts:\n", 1) if settings.sign else filled
 
 
-def tooling_files(answers: Answers) -> dict[str, bytes]:
-    """Return pipelines, hooks, schemas, editor settings and pages for people, by path; an upgrade renews them."""
+def tooling_files(answers: Answers, requirements: bytes | None = None) -> dict[str, bytes]:
+    """Return pipelines, hooks, schemas, editor settings and pages for people, by path; an upgrade renews them.
+
+    Args:
+        requirements: what pipelines install; None: nobody knows where they find it.
+    """
     words = {"@version@": __version__, "@name@": answers.name, "@site@": answers.site, "@branch@": answers.branch}
     files = {}
     with _shipped("repo-template") as template:
@@ -108,6 +130,8 @@ def tooling_files(answers: Answers) -> dict[str, bytes]:
             for word, value in words.items():
                 text = text.replace(word, value)
             files[path] = text.encode()
+    if requirements is not None:
+        files[REQUIREMENTS_FILE] = requirements
     with _shipped("schemas") as schemas:
         for name in _SCHEMAS:
             file = f"{name}.schema.json"

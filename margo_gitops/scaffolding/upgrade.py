@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from margo_gitops.scaffolding.merge import FileUpgrade, OnConflict, upgrade_file
 from margo_gitops.scaffolding.record import (
     RECORD_FILE,
     Scaffold,
+    ScaffoldedFile,
     new_record,
     read_record,
     scaffolded,
     write_record,
 )
-from margo_gitops.scaffolding.template import FIRST_SITE, Answers, CiKind, tooling_files
+from margo_gitops.scaffolding.template import FIRST_SITE, REQUIREMENTS_FILE, Answers, CiKind, tooling_files
+from margo_gitops.scaffolding.tool import proved
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,19 @@ class Upgraded:
 
 
 def upgrade(
-    folder: Path, *, ci: CiKind | None = None, on_conflict: OnConflict = "keep", allow_dirty: bool = False
+    folder: Path,
+    *,
+    ci: CiKind | None = None,
+    requirements: bytes | None = None,
+    on_conflict: OnConflict = "keep",
+    allow_dirty: bool = False,
 ) -> Upgraded:
     """Write what this version scaffolds into a fleet repo, merged with what people changed; nothing is committed.
 
     Args:
         folder: a folder in the fleet repo.
         ci: whose pipelines shall be there; None: as before.
+        requirements: what pipelines install; None: as before, where that is proved.
         allow_dirty: upgrade although the fleet repo has changes that are not committed.
 
     Raises:
@@ -77,12 +86,16 @@ def upgrade(
         raise UpgradeRefused(
             f"margo-gitops {record.version} scaffolded this, and this is {__version__}",
             where=Location(RECORD_FILE),
-            remedy=f"pip install 'margo-gitops[operator]>={record.version}'",
+            remedy=f"pip install --requirement {REQUIREMENTS_FILE}",
         )
     answers = _answers(root, record)
     if ci is not None:
         answers = replace(answers, ci=ci)
-    files = _upgraded_files(root, record, answers, on_conflict)
+    before = record.by_path() if record else {}
+    old = before[REQUIREMENTS_FILE].text if REQUIREMENTS_FILE in before else None
+    if requirements is None and old is not None and proved(old):
+        requirements = old.encode()
+    files = _upgraded_files(root, before, tooling_files(answers, requirements), on_conflict)
     kept = {file.path: file.record for file in files if file.record is not None}
     try:
         for file in files:
@@ -96,10 +109,8 @@ def upgrade(
 
 
 def _upgraded_files(
-    root: Path, record: Scaffold | None, answers: Answers, on_conflict: OnConflict
+    root: Path, before: Mapping[str, ScaffoldedFile], now: Mapping[str, bytes], on_conflict: OnConflict
 ) -> list[FileUpgrade]:
-    before = record.by_path() if record else {}
-    now = tooling_files(answers)
     files = []
     for path in sorted({*before, *now}):
         theirs = now.get(path)

@@ -1,5 +1,6 @@
 """Application packages: what is checked before one is used, and how one is vendored and pinned."""
 
+import shutil
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from support.fleet import FleetFolder, profile
 
+from margo_gitops.appliers.archives import unpack
 from margo_gitops.catalog import package as package_module
 from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.package import LOCK_FILE, Package, locked_digests, read_package
@@ -196,6 +198,44 @@ def test_a_vendored_package_can_be_added_onto_itself_to_pin_it(fleet: FleetFolde
     fleet.remove(LOCK_FILE)
     assert add_package(fleet.root / "applications/app/1.0.0", fleet.root).outcome == "unchanged"
     fleet.read()
+
+
+def test_folders_of_content_become_archives_that_are_the_same_everywhere(fleet: FleetFolder, source: Path):
+    """In any style of YAML, for a component in two profiles, and for content that is an archive already."""
+    head = "apiVersion: v1\r\nid: app\r\nmetadata: {name: A, version: 1.0.0, catalog: {organization: [{name: E}]}}\r\n"
+    profile = (
+        "- type: compose\r\n  id: a\r\n  components:\r\n  - name: hmi\r\n"
+        "    properties: {repository: 'oci://r.example.com/hmi', revision: 1.0.0}\r\n"
+        '    x-margo-gitops-extensions: {artifact: {path: "components/hmi"}}  # components/hmi\r\n'
+    )
+    other = profile.replace("compose", "custom").replace("id: a", "id: b")
+    files = other.replace("id: b", "id: c").replace("hmi", "files")
+    text = f"{head}deploymentProfiles:\r\n{profile}{other}{files}"
+    (source / "margo.yaml").write_bytes(text.encode())
+    shutil.rmtree(source / "resources")
+    for path, content in {
+        "hmi/compose.yaml": "services: {a: {image: b}}\n",
+        "hmi/sub/Über": "x",
+        "files/data.csv": "1",
+    }.items():
+        place = source / "components" / path
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text(content)
+    vendored = add_package(source, fleet.root, pack=True)
+    there = fleet.root / vendored.folder
+    assert sorted(everything(there / "components")) == ["files.tar.gz", "hmi.tar.gz"]
+    changed = text.replace('components/hmi"', 'components/hmi.tar.gz"')
+    assert (there / "margo.yaml").read_bytes().decode() == changed.replace('/files"', '/files.tar.gz"')
+    for name, inside in {"hmi": ["hmi/compose.yaml", "hmi/sub/Über"], "files": ["data.csv"]}.items():
+        place = fleet.root / f"unpacked-{name}"
+        place.mkdir()
+        with (there / f"components/{name}.tar.gz").open("rb") as archive:
+            unpack(archive, place)
+        assert sorted(everything(place)) == inside
+    digest = "sha256:9b086839e05a84a0f85101414fdae17a586eaf4e869fdf3f61addfd2dd40ed98"
+    assert sha256((there / "components/files.tar.gz").read_bytes()) == digest
+    assert add_package(there, fleet.root, pack=True).outcome == "unchanged"
+    assert (source / "components/hmi/compose.yaml").exists(), "the supplier's folder stays as it is"
 
 
 def test_a_version_is_published_once(fleet: FleetFolder, source: Path):

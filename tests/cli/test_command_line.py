@@ -15,6 +15,7 @@ from support.git_cli import GIT_ENVIRONMENT
 
 from margo_gitops import __version__
 from margo_gitops.cli.options import KNOWN
+from margo_gitops.scaffolding.tool import how_to_install
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
@@ -100,7 +101,7 @@ def test_a_device_without_the_operators_packages_has_the_agent(tmp_path: Path, m
     assert margo_gitops("document", "--help", cwd=tmp_path, prelude=prelude).code == 0
     outcome = margo_gitops("render", cwd=tmp_path, prelude=prelude)
     assert outcome.code == 2, outcome
-    assert "pip install 'margo-gitops[operator]'" in outcome.stderr
+    assert how_to_install("operator") in outcome.stderr
     listed = margo_gitops("--help", cwd=tmp_path, prelude=prelude)
     assert listed.code == 0
     assert "margo-gitops[operator]" in listed.stdout
@@ -117,7 +118,7 @@ def test_only_the_commands_for_evidence_need_its_packages(tmp_path: Path, missin
     outcome = margo_gitops("audit", "check-evidence", "evidence.json", cwd=tmp_path, prelude=prelude)
     assert outcome.code == 2, outcome
     assert "`margo-gitops audit check-evidence` needs the Python package" in outcome.stderr
-    assert "pip install 'margo-gitops[operator,evidence]'" in outcome.stderr
+    assert how_to_install("operator,evidence") in outcome.stderr
 
 
 DEFECT = """

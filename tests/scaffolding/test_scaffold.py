@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from itertools import product
 from pathlib import Path
 
 import jsonschema
@@ -13,9 +14,11 @@ from support.fleet import FleetFolder
 from support.git_cli import Git
 
 from margo_gitops import __version__
-from margo_gitops.catalog.file_tree import DiskTree
+from margo_gitops.catalog.compose_check import fleet_compose_findings
+from margo_gitops.catalog.file_tree import DiskTree, HeldTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.errors import ScaffoldRefused
+from margo_gitops.rendering.render import render
 from margo_gitops.scaffolding.record import RECORD_FILE, read_record
 from margo_gitops.scaffolding.scaffold import scaffold
 from margo_gitops.scaffolding.template import Answers, CiKind, FirstSettings, fleet_files, tooling_files
@@ -65,8 +68,35 @@ def test_nothing_is_left_to_fill_in(fleet: FleetFolder) -> None:
         if path.is_file() and ".git" not in path.relative_to(fleet.root).parts:
             assert not re.search(r"@(version|name|site|branch)@", path.read_text()), path
     assert (fleet.root / "README.md").read_text().startswith("# plant\n")
-    pinned = (fleet.root / ".margo-gitops/requirements.txt").read_text()
-    assert pinned == f"margo-gitops[operator]=={__version__}\n"
+
+
+NAMES, SITES = ["plant", "1e3"], ["north", "no"]
+STATES = ["../state #1: here.git", "ssh://git@git.plant.example:2222/state.git"]
+URLS = ["file:///srv/a%20b/applications/", "https://[::1]:8443/"]
+
+
+def test_it_renders_as_it_is_whatever_is_asked_for() -> None:
+    for name, site, state, url, sign in product(NAMES, SITES, STATES, URLS, [False, True]):
+        answers = Answers(name, site=site)
+        answers.check()
+        intent = read_fleet(HeldTree(fleet_files(answers, FirstSettings(state, url, sign))))
+        assert sorted(each.device for each in render(intent, lambda _device: None)) == [
+            *("cell-01", "mixer-01", "press-01", "sensor-01")
+        ]
+        spec = intent.fleet.value.spec
+        assert (intent.fleet.value.metadata.name, spec.state_repo) == (name, state)
+        assert spec.artifacts is not None
+        assert spec.artifacts.base_url == url
+        assert bool(spec.signing and spec.signing.required) is sign
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_its_content_is_what_devices_can_fetch(url: str) -> None:
+    tree = HeldTree(fleet_files(Answers("plant"), FirstSettings("../state.git", url)))
+    intent = read_fleet(tree)
+    kinds = {content.is_folder for each in intent.applications.values() for content in each.contents.values()}
+    assert kinds == {url.startswith("file:")}
+    assert [each for app in intent.applications.values() for each in fleet_compose_findings(tree, app)] == []
 
 
 @pytest.mark.parametrize(
