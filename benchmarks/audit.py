@@ -45,7 +45,17 @@ def measure(devices: int, commits: int, folder: Path) -> None:
         print(f"made {commits} commits in {seconds:.0f} s", file=sys.stderr)
     fleet, state = folder / "fleet", folder / "state.git"
     rows = {"git cat-file --batch-all-objects": run(["git", "-C", str(state), *READ_ALL], folder)}
-    verify = [sys.executable, "-m", "margo_gitops", "audit", "verify", "--fleet", str(fleet), "--state", str(state)]
+    verify = [
+        sys.executable,
+        "-m",
+        "margo_gitops",
+        "audit",
+        "verify",
+        "--fleet",
+        str(fleet),
+        "--state-repo",
+        str(state),
+    ]
     verify += ["--allowed-signers", str(folder / "allowed_signers")]
     for jobs in JOBS:
         rows[f"audit verify --jobs {jobs}"] = run([*verify, "--jobs", str(jobs)], folder)

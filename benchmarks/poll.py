@@ -80,7 +80,9 @@ def serve(server: GitServer, world: Path, devices: int) -> ServedRepository:
     (world / "allowed_signers").write_text(f'renderer namespaces="git" {public}', encoding="utf-8")
     state = world / "state.git"
     command = [sys.executable, "-m", "margo_gitops", "render", "--fleet", str(world / "fleet")]
-    subprocess.run([*command, "--state", str(state), "--signing-key", str(key)], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*command, "--state-repo", str(state), "--signing-key", str(key)], check=True, stdout=subprocess.DEVNULL
+    )
     # nginx answers as another user.
     for part in (world, world.parent, state):
         part.chmod(0o755)

@@ -59,7 +59,7 @@ def measure(devices: int, folder: Path) -> None:
 
 def render(fleet: Path, state: Path) -> tuple[float, float]:
     """Return seconds and peak memory (MB) of one `margo-gitops render` in its own process."""
-    command = [sys.executable, "-m", "margo_gitops", "render", "--fleet", str(fleet), "--state", str(state)]
+    command = [sys.executable, "-m", "margo_gitops", "render", "--fleet", str(fleet), "--state-repo", str(state)]
     start = time.perf_counter()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)

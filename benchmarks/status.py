@@ -35,7 +35,7 @@ def measure(devices: int, folder: Path) -> None:
     """Print the figures of one fleet size: the best of some rounds, taken in turns."""
     fleet, state = folder / "fleet", folder / "state.git"
     make_fleet(fleet, devices)
-    command(["render", "--fleet", str(fleet), "--state", str(state)])
+    command(["render", "--fleet", str(fleet), "--state-repo", str(state)])
     report(state)
     # As a state repo is found in the field: new reports lie loose until git collects them.
     names = [*objects(state, "fleet"), *objects(state, REPORTS_REF)]

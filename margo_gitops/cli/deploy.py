@@ -69,7 +69,8 @@ from margo_gitops.operations.plan.plan_text import as_text
 @click.option("--name", metavar="NAME", help="The deployment's name.", shell_complete=complete_deployments)
 @click.option("--interactive", is_flag=True, help="Ask for parameters and devices on the terminal.")
 @click.option(
-    "--state",
+    "--state-repo",
+    "state",
     metavar="LOCATION",
     help="With --interactive: the state repo, to check immutable settings. Default: spec.stateRepo.",
 )
@@ -100,7 +101,7 @@ def deploy(
     writes anything.
     """
     if state is not None and not interactive:
-        raise click.UsageError("--state goes with --interactive")
+        raise click.UsageError("--state-repo goes with --interactive")
     base = editing.base()
     target = deploy_target(base.intent, application, version, name)
     request = DeployRequest(

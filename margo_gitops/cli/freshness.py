@@ -81,7 +81,7 @@ def renew(
 ) -> None:
     """Sign that the state in the state repo is the newest now. No device branch moves, and no device wakes up.
 
-    With --state, no fleet repo is needed: a schedule can run this with a key that has no other use.
+    With --state-repo, no fleet repo is needed: a schedule can run this with a key that has no other use.
     """
     if if_wanted and read_fleet_document(FleetRepo.find(fleet).tree("HEAD")).value.spec.freshness is None:
         say("nothing to renew: margo-gitops.yaml has no spec.freshness", err=output == "json")

@@ -28,7 +28,7 @@ from margo_gitops.scaffolding.tool import requirements
 from margo_gitops.scaffolding.upgrade import Upgraded, upgrade
 from margo_gitops.state_repo.remote import is_remote
 
-_ONLY_NEW = ("name", "state", "artifacts_url", "site", "sign", "yes")
+_ONLY_NEW = ("name", "state_repo", "artifacts_url", "site", "sign", "yes")
 _ONLY_UPGRADE = ("conflicts", "allow_dirty")
 _FATES = {
     "added": "",
@@ -45,7 +45,7 @@ _FATES = {
 @click.command()
 @click.argument("folder", metavar="[DIR]", required=False, type=click.Path(path_type=Path, file_okay=False))
 @click.option("--name", help="The fleet's name. Default: the folder's.")
-@click.option("--state", help="The state repo, a path or a URL. Default: a folder next to DIR.")
+@click.option("--state-repo", help="The state repo, a path or a URL. Default: a folder next to DIR.")
 @click.option("--artifacts-url", help="The applications/ folder as devices see it. Default: this folder, by file://.")
 @click.option("--site", help="The first site's name. Default: north.")
 @click.option("--ci", type=click.Choice(get_args(CiKind)), help="Which pipelines to write. Default: both.")
@@ -71,7 +71,7 @@ def init(
     context: click.Context,
     folder: Path | None,
     name: str | None,
-    state: str | None,
+    state_repo: str | None,
     artifacts_url: str | None,
     site: str | None,
     ci: CiKind | None,
@@ -100,7 +100,7 @@ def init(
         context.exit(ExitCode.FINDINGS if done.conflicts else ExitCode.OK)
     if folder is None:
         raise click.UsageError("Missing argument 'DIR'.")
-    wanted = _Wanted(name, state, artifacts_url, site, ci, sign)
+    wanted = _Wanted(name, state_repo, artifacts_url, site, ci, sign)
     if not yes and sys.stdin.isatty() and sys.stderr.isatty():
         check_target(folder)
         wanted = _asked(folder, wanted)

@@ -38,7 +38,7 @@ fleet_option = click.option(
     help="The fleet repo, or a folder in it. Default: here.",
 )
 state_option = click.option(
-    "--state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml."
+    "--state-repo", "state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml."
 )
 rev_option = click.option("--rev", help="A commit of the fleet repo. Default: the files as they are now.")
 signers_option = click.option(

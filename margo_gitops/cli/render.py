@@ -126,7 +126,7 @@ def _print_check(differences: list[str], output: str) -> None:
 
 def _print_rendered(rendered: Rendered, output: str) -> None:
     if rendered.first and rendered.cloned:
-        note("the state repo is new; if devices read another one already, name it with --state or in spec.stateRepo")
+        note("the state repo is new; if devices read another one, name it with --state-repo or in spec.stateRepo")
     if rendered.unattested:
         note("no key signs statements of freshness; devices hear of this render, not that it is new")
     if rendered.uncommitted and output == "text":

@@ -11,7 +11,7 @@ from typing import cast
 
 import click
 
-from margo_gitops.cli.options import cache_folder, fleet_option
+from margo_gitops.cli.options import cache_folder, fleet_option, state_option
 from margo_gitops.cli.output import failing_with_usage, output_option, say_error, show
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.editing.selectors import parse_selector
@@ -29,7 +29,7 @@ _STATES = re.compile(r"  \S+ +(?:(?P<red>failed|ahead)|(?P<yellow>silent|behind)
 @click.command()
 @click.argument("device", required=False)
 @fleet_option
-@click.option("--state-repo", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml.")
+@state_option
 @click.option("--device", "devices", multiple=True, metavar="ID", help="Only this device.")
 @click.option("--site", "sites", multiple=True, metavar="NAME", help="Only devices of this site.")
 @click.option(
@@ -56,7 +56,7 @@ def status(
     context: click.Context,
     device: str | None,
     fleet: Path,
-    state_repo: str | None,
+    state: str | None,
     devices: tuple[str, ...],
     sites: tuple[str, ...],
     labels: tuple[str, ...],
@@ -80,7 +80,7 @@ def status(
         states=frozenset(cast("tuple[DeviceState, ...]", states)),
         labels=tuple(partial(parse_selector, each) for each in labels),
     )
-    request = StatusRequest(fleet, state_repo, cache_folder(), wanted)
+    request = StatusRequest(fleet, state, cache_folder(), wanted)
     details = details or bool(named)
     if watch:
         _watch(request, output, details=details)

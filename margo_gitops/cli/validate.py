@@ -19,7 +19,7 @@ from margo_gitops.wording import did_you_mean
 @fleet_option
 @click.option("--rev", help="A commit of the fleet repo. Default: the files as they are now.")
 @click.option("--since", help="Show only findings of the change since this commit: in changed files, or new elsewhere.")
-@click.option("--state", help="The state repo, a path or a URL: also check immutable settings.")
+@click.option("--state-repo", "state", help="The state repo, a path or a URL: also check immutable settings.")
 @at_option
 @before_merge_option
 @click.option("--strict", is_flag=True, help="Exit 1 on warnings too.")

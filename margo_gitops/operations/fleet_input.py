@@ -157,7 +157,7 @@ def refuse_foreign(fleet: FleetInput, target: StateTarget, values: Mapping[str, 
             f"the state repo is not the fleet {name}'s",
             where=fleet.intent.fleet.at("metadata", "name"),
             why=[f"it is the fleet {owner}'s" if owner else "its branch fleet was not written by a renderer"],
-            remedy="name the right state repo with --state or in spec.stateRepo, or put the fleet's name back",
+            remedy="name the right state repo with --state-repo or in spec.stateRepo, or put the fleet's name back",
         )
 
 

@@ -88,12 +88,12 @@ class StateRepo:
             elif (folder / "HEAD").exists() or (folder / "refs").exists():
                 remedy = "this repository is damaged: restore it from its remote or a backup"
             else:
-                remedy = "name another folder with --state, or remove this one if nothing in it is needed"
+                remedy = "name another folder with --state-repo, or remove this one if nothing in it is needed"
             raise StateRepoUnusable(f"there is no state repo at {folder}", why=[str(error)], remedy=remedy) from error
         if not repository.is_bare:
             raise StateRepoUnusable(
                 f"{folder} has a work tree: a state repo is bare, because only the renderer writes it",
-                remedy="name another folder with --state",
+                remedy="name another folder with --state-repo",
             )
         return cls(Path(repository.path))
 
@@ -108,7 +108,7 @@ class StateRepo:
             if not folder.exists() or not any(folder.iterdir()):
                 _create(folder)
         except (OSError, pygit2.GitError) as error:
-            remedy = "name another folder with --state, or make room there"
+            remedy = "name another folder with --state-repo, or make room there"
             raise StateRepoUnusable(
                 f"no state repo can be made at {folder}", why=[str(error)], remedy=remedy
             ) from error

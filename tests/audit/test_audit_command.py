@@ -52,7 +52,7 @@ def test_a_bad_history_ends_with_4_and_names_commit_ref_and_file(world: World):
     [
         ("verify", "--since", "nothing"),
         ("verify", "--allowed-signers", "no-such-file"),
-        ("verify", "--state", "no-such-repo.git"),
+        ("verify", "--state-repo", "no-such-repo.git"),
         ("log", "--device", "a b"),
         ("trace", "nobody"),
         ("trace", "a", "--at", "yesterday"),

@@ -224,7 +224,7 @@ def test_a_fleet_commit_that_is_not_in_the_clone_leaves_values_without_lines(wor
     empty.put("margo-gitops.yaml", (world.fleet.root / "margo-gitops.yaml").read_text())
     empty.git.init()
     empty.commit("Another history")
-    arguments = ("--file", "manifest.json", "--output", "json", "--state", world.folder / "state.git")
+    arguments = ("--file", "manifest.json", "--output", "json", "--state-repo", world.folder / "state.git")
     outcome = margo_gitops("audit", "trace", "a", *arguments, "--fleet", empty.root, cwd=world.folder)
     assert outcome.code == 0, outcome
     found = json.loads(outcome.stdout)

@@ -60,7 +60,7 @@ def test_every_kind_of_index_is_read(fleet: FleetFolder, tmp_path: Path, index: 
     (git.path / "notes.txt").write_text("not committed")
     for command in COMMANDS:
         assert margo_gitops(*command, cwd=git.path) == margo_gitops(*command, cwd=fleet.root), command
-    rendered = margo_gitops("render", "--state", tmp_path / "state.git", cwd=git.path)
+    rendered = margo_gitops("render", "--state-repo", tmp_path / "state.git", cwd=git.path)
     assert rendered.code == 0, rendered
     assert "1 file differs from HEAD" in rendered.stderr
 

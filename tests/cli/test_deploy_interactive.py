@@ -130,7 +130,7 @@ def test_a_person_who_says_no_changes_nothing(fleet: FleetFolder):
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
-    [(("--interactive",), "needs a terminal"), (("--state", "x"), "--state goes with --interactive")],
+    [(("--interactive",), "needs a terminal"), (("--state-repo", "x"), "--state-repo goes with --interactive")],
     ids=["no terminal", "state alone"],
 )
 def test_a_form_needs_a_terminal_and_options_that_go_together(

@@ -65,7 +65,7 @@ def test_without_a_terminal_nothing_is_asked(tmp_path: Path) -> None:
 
 
 def test_options_say_everything(tmp_path: Path) -> None:
-    options = ("--name", "factory", "--state", "ssh://git@git.plant.example/state.git", "--ci", "github", "--sign")
+    options = ("--name", "factory", "--state-repo", "ssh://git@git.plant.example/state.git", "--ci", "github", "--sign")
     made = init(tmp_path, "x", *options, "--site", "basel", "--artifacts-url", "https://a.plant.example/applications/")
     assert made.code == 0, made
     assert fleet_of(tmp_path / "x") == {
@@ -101,7 +101,7 @@ def test_on_a_terminal_it_asks_and_an_empty_answer_is_the_default(tmp_path: Path
 
 
 def test_what_options_say_is_not_asked(tmp_path: Path) -> None:
-    options = ("--name", "a", "--site", "b", "--state", "s", "--artifacts-url", "https://a.example/", "--no-sign")
+    options = ("--name", "a", "--site", "b", "--state-repo", "s", "--artifacts-url", "https://a.example/", "--no-sign")
     code, screen = on_terminal(tmp_path, [""], "plant", *options)
     assert code == 0, screen
     assert screen.count("]: ") == 1

@@ -46,9 +46,9 @@ def test_the_exit_code_tells_no_difference_from_differences_and_errors(fleet: Fl
         (["--rev", "nothing"], 2, "nothing is not a commit"),
         (["--base", "nothing"], 2, "nothing is not a commit"),
         (["press-99"], 2, "press-99 is not a device"),
-        (["--state", "fleet-is-no-state/margo"], 1, ""),
-        (["--state", "."], 2, "MG1301"),
-        (["--state", "https://127.0.0.1:1/state.git"], 3, "MG1306"),
+        (["--state-repo", "fleet-is-no-state/margo"], 1, ""),
+        (["--state-repo", "."], 2, "MG1301"),
+        (["--state-repo", "https://127.0.0.1:1/state.git"], 3, "MG1306"),
         (["--output", "yaml"], 2, "yaml"),
     ],
 )
@@ -124,7 +124,7 @@ def test_a_shallow_clone_is_told_to_fetch_what_it_lacks(fleet: FleetFolder, tmp_
     shallow = tmp_path / "shallow"
     fleet.git.run("clone", "--quiet", "--depth", "1", fleet.root.as_uri(), str(shallow))
     state = str(next(fleet.root.parent.glob("*.git")))
-    planned = margo_gitops("plan", "--state", state, cwd=shallow)
+    planned = margo_gitops("plan", "--state-repo", state, cwd=shallow)
     assert "which this clone lacks: a render is refused" in planned.stdout
     assert "git fetch --unshallow" in planned.stdout
     based = margo_gitops("plan", "--base", "HEAD~1", cwd=shallow)

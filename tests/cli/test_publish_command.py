@@ -49,7 +49,7 @@ def test_check_exits_1_and_names_the_devices_that_differ(fleet: FleetFolder, tmp
 
 def test_the_state_repo_can_be_named_without_a_fleet(fleet: FleetFolder, tmp_path: Path):
     state = fleet.root.parent / "my-fleet-state.git"
-    outcome = margo_gitops("publish", "srv", "--state", state, cwd=tmp_path)
+    outcome = margo_gitops("publish", "srv", "--state-repo", state, cwd=tmp_path)
     assert outcome.code == 0, outcome
     assert (tmp_path / "srv" / "press-01" / "api/v1/deployments/manifest").is_symlink()
 

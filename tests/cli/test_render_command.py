@@ -85,9 +85,11 @@ def test_it_works_in_any_folder_of_the_fleet_repo(fleet: FleetFolder, folder: st
 
 def test_a_bare_fleet_repo_can_be_rendered(fleet: FleetFolder, tmp_path: Path):
     fleet.git.run("clone", "--quiet", "--bare", fleet.root, tmp_path / "fleet.git")
-    outcome = margo_gitops("render", "--fleet", tmp_path / "fleet.git", "--state", tmp_path / "s.git", cwd=tmp_path)
+    outcome = margo_gitops(
+        "render", "--fleet", tmp_path / "fleet.git", "--state-repo", tmp_path / "s.git", cwd=tmp_path
+    )
     assert outcome.code == 0, outcome
-    again = margo_gitops("render", "--fleet", tmp_path / "fleet.git", "--state", "s.git", cwd=tmp_path)
+    again = margo_gitops("render", "--fleet", tmp_path / "fleet.git", "--state-repo", "s.git", cwd=tmp_path)
     assert "nothing changed" in again.stdout, again
 
 
@@ -188,7 +190,7 @@ def test_bad_input_is_an_error_with_place_code_and_remedy_and_writes_nothing(fle
         (["--fleet", "/"], 2, "[MG1102]"),
         (["--fleet", "/nowhere"], 2, ""),
         (["--signing-key", "/nowhere"], 2, "[MG1305]"),
-        (["--state", "margo-gitops.yaml"], 2, "[MG1301]"),
+        (["--state-repo", "margo-gitops.yaml"], 2, "[MG1301]"),
         (["--output", "xml"], 2, "xml"),
         (["--nosuch"], 2, "--nosuch"),
         (["extra"], 2, "extra"),
@@ -348,7 +350,7 @@ def test_f21_equal_fleet_commits_give_equal_commit_ids_on_every_machine(fleet: F
         fleet.git.run("clone", "--quiet", fleet.root, clone)
         for revision in (first, second):
             outcome = margo_gitops(
-                *("render", "--rev", revision, "--state", tmp_path / f"state-{number}.git", "--signing-key", key),
+                *("render", "--rev", revision, "--state-repo", tmp_path / f"state-{number}.git", "--signing-key", key),
                 cwd=clone / ("deployments" if number == 1 else "."),
                 environment=environment,
             )

@@ -19,7 +19,7 @@ def fleet(tmp_path: Path) -> FleetFolder:
 
 
 def test_a_commit_is_undone_by_a_new_one_and_versions_go_up(fleet: FleetFolder):
-    state = ("--state", str(fleet.root.parent / "state.git"))
+    state = ("--state-repo", str(fleet.root.parent / "state.git"))
     assert margo_gitops("render", *state, cwd=fleet.root).code == 0
     done = margo_gitops("revert", "HEAD", "--commit", cwd=fleet.root)
     assert done.code == 0, done

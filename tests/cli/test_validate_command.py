@@ -74,5 +74,5 @@ def test_a_rule_is_explained_anywhere(tmp_path: Path):
 def test_what_cannot_be_checked_is_neither_passed_nor_failed(fleet: FleetFolder, tmp_path: Path):
     assert validate(fleet, "--rev", "nothing").code == 2
     assert validate(fleet, "--since", "nothing").code == 2
-    assert validate(fleet, "--state", "no-such-state").code == 2
+    assert validate(fleet, "--state-repo", "no-such-state").code == 2
     assert margo_gitops("validate", cwd=tmp_path).code == 2

@@ -24,7 +24,7 @@ def rows(head: str) -> list[list[str]]:
 def test_the_trailers_are_those_that_a_render_writes(tmp_path: Path) -> None:
     fleet = FleetFolder.from_template(tmp_path / "fleet")
     fleet.commit()
-    outcome = margo_gitops("render", "--fleet", fleet.root, "--state", tmp_path / "state.git", cwd=tmp_path)
+    outcome = margo_gitops("render", "--fleet", fleet.root, "--state-repo", tmp_path / "state.git", cwd=tmp_path)
     assert outcome.code == 0, outcome
     state = Git(tmp_path / "state.git")
     listed = {cells[0].strip("`"): cells[1] for cells in rows("| Trailer | On | Meaning |")}

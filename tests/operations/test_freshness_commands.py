@@ -33,10 +33,10 @@ class Plant:
         return margo_gitops(*arguments, cwd=self.fleet.root, environment=environment)
 
     def render(self, *options: str | Path) -> Outcome:
-        return self.run("render", "--state", self.url, *options)
+        return self.run("render", "--state-repo", self.url, *options)
 
     def freshness(self, command: str, *options: str | Path) -> Outcome:
-        return self.run("freshness", command, "--state", self.url, *options)
+        return self.run("freshness", command, "--state-repo", self.url, *options)
 
     def renew(self, *options: str) -> Outcome:
         return self.freshness("renew", "--signing-key", self.key, *options)
@@ -162,7 +162,7 @@ def test_the_fleet_says_how_long_and_the_signing_key_signs(plant: Plant) -> None
 
 def test_the_key_may_be_named_by_the_environment(plant: Plant) -> None:
     plant.render()
-    done = plant.run("freshness", "renew", "--state", plant.url, MARGO_GITOPS_FRESHNESS_KEY=str(plant.key))
+    done = plant.run("freshness", "renew", "--state-repo", plant.url, MARGO_GITOPS_FRESHNESS_KEY=str(plant.key))
     assert done.code == 0, done
 
 

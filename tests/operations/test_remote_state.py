@@ -35,7 +35,7 @@ class Rendering:
 
     def __call__(self, *options: str, **environment: str) -> Outcome:
         everything = {**self.served.environment, **environment}
-        arguments = ("render", "--state", self.served.url, *options)
+        arguments = ("render", "--state-repo", self.served.url, *options)
         return margo_gitops(*arguments, cwd=self.fleet.root, environment=everything)
 
     def change(self, value: int) -> None:
@@ -136,7 +136,7 @@ def test_a_server_that_refuses_is_exit_code_3_and_nothing_is_pushed(
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:1/state.git", "file:///nowhere/state.git", "ssh://127.0.0.1:1/x"])
 def test_a_server_that_cannot_be_reached_is_exit_code_3(committed: FleetFolder, url: str):
-    outcome = margo_gitops("render", "--state", url, cwd=committed.root)
+    outcome = margo_gitops("render", "--state-repo", url, cwd=committed.root)
     assert outcome.code == 3, outcome
     assert "[MG1306]" in outcome.stderr
     assert url in outcome.stderr
@@ -154,7 +154,7 @@ def fetched(rendering: Rendering, tmp_path: Path) -> Callable[[], RemoteState]:
         remote = RemoteState(rendering.served.url, tmp_path / "mirror")
         repo = remote.fetch()
         rendering.change(2)
-        local = margo_gitops("render", "--state", repo.folder, cwd=rendering.fleet.root)
+        local = margo_gitops("render", "--state-repo", repo.folder, cwd=rendering.fleet.root)
         assert local.code == 0, local
         return remote
 
@@ -347,7 +347,7 @@ def test_a_repository_of_another_format_is_not_called_damaged(
         state.run("config", "--file", str(repository), "core.repositoryFormatVersion", "1")
         state.run("config", "--file", str(repository), f"extensions.{name}", value)
         if repository.parent == state.path:
-            outcome = margo_gitops("render", "--state", state.path, cwd=committed.root)
+            outcome = margo_gitops("render", "--state-repo", state.path, cwd=committed.root)
         else:
             outcome = margo_gitops("validate", cwd=committed.root)
         assert outcome.code == 2, outcome
