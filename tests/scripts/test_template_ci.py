@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 from xml.etree import ElementTree as ET
 
 import pytest
 import yaml
 from support.command_line import margo_gitops
 from support.fleet import TEMPLATE, FleetFolder, write_signing_key
-from support.git_cli import Git
+from support.git_cli import GIT_ENVIRONMENT, Git
 from support.git_host import TOKEN, GitHost, git_host
 from support.pipelines import Ran, Runner, github, gitlab, shell
 from testbed.git_server import GitServer
@@ -25,7 +28,7 @@ from testbed.ssh_server import SshServer
 from margo_gitops.operations.fleet_input import read_signing_key
 from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
 from margo_gitops.scaffolding.scaffold import scaffold
-from margo_gitops.scaffolding.template import Answers
+from margo_gitops.scaffolding.template import Answers, tooling_files
 
 HOSTS = ["github", "gitlab"]
 
@@ -494,6 +497,84 @@ def test_a_host_with_another_key_is_not_trusted(plant: Plant, ssh_server: SshSer
     assert ran.failed
     assert ran.log.count("trying again in 0 s") == 3, "what cannot be reached is tried again before it fails"
     assert plant.refs() == {}
+
+
+class Elsewhere(BaseHTTPRequestHandler):
+    """Two hosts in one: `/there/…` redirects to the other, which asks for credentials and is not the state repo's."""
+
+    seen: ClassVar[list[tuple[str, str]]]
+    other: ClassVar[str]
+
+    def do_GET(self) -> None:
+        credentials = self.headers.get("Authorization") or self.headers.get("PRIVATE-TOKEN") or ""
+        self.seen.append((self.path, credentials))
+        moved = self.path.startswith(("/there/", "/repos/")) or (self.path.startswith("/ask/") and credentials)
+        self.send_response(302 if moved else 401)
+        there = f"{self.other}/other/{self.path.split('/', 2)[2]}"
+        self.send_header(*(("Location", there) if moved else ("WWW-Authenticate", 'Basic realm="x"')))
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[type[Elsewhere]]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
+        Elsewhere.seen, Elsewhere.other = [], f"http://localhost:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        try:
+            yield Elsewhere
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    ("of_fleet", "asked", "gets_it"),
+    [("ask", "ask", True), ("there", "there", False), ("ask", "other", False), ("there", "ask", False)],
+    ids=["redirected after it was asked for", "redirected at once", "another repository", "another path"],
+)
+def test_a_token_goes_to_the_state_repo_and_to_no_other_place(
+    tmp_path: Path, elsewhere: type[Elsewhere], of_fleet: str, asked: str, gets_it: bool
+) -> None:
+    """The scaffold's script as it is; git itself is in the place of margo-gitops, and asks one URL."""
+    host = elsewhere.other.replace("localhost", "127.0.0.1")
+    for path, content in tooling_files(Answers("plant")).items():
+        if path.startswith(".margo-gitops/ci/"):
+            (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / path).write_bytes(content)
+    url = f"{host.replace('//', '//somebody@')}/{of_fleet}/state.git"
+    (tmp_path / "margo-gitops.yaml").write_text(f'spec:\n  stateRepo: "{url}"  # here\n')
+    (tmp_path / "margo-gitops").write_text(f"#!/bin/sh\nexec git ls-remote {host}/{asked}/state.git\n")
+    (tmp_path / "margo-gitops").chmod(0o755)
+    variables = {**GIT_ENVIRONMENT, "PATH": f"{tmp_path}:{os.environ['PATH']}", "STATE_REPO_TOKEN": "secret"}
+    ran = Ran(workspace=tmp_path)
+    assert not shell(["sh", "-c"], " ".join(RENDER), ran, variables | {"GIT_TERMINAL_PROMPT": "0"})
+    got = {path.split("/")[1] for path, credentials in elsewhere.seen if credentials}
+    assert got == ({"ask"} if gets_it else set()), (elsewhere.seen, ran.log)
+    assert "secret" not in ran.log
+
+
+def test_a_comments_token_is_carried_to_no_other_host(plant: Plant, elsewhere: type[Elsewhere]) -> None:
+    variables = of_host(plant, TOKEN) | {"GITHUB_API_URL": elsewhere.other.replace("localhost", "127.0.0.1")}
+    ran = script(plant, *COMMENT, plan=PLAN, **variables)
+    assert ran.failed
+    assert [path.partition("?")[0] for path, _ in elsewhere.seen] == ["/repos/plant/fleet/issues/7/comments"]
+
+
+def test_secrets_are_only_for_jobs_of_a_protected_environment() -> None:
+    for name in ("review.yml", "render.yml", "freshness.yml"):
+        workflow = yaml.safe_load((TEMPLATE / ".github/workflows" / name).read_text())
+        for job in workflow["jobs"].values():
+            assert ("secrets." in str(job)) is (job.get("environment") == "state"), name
+    pipeline = yaml.safe_load((TEMPLATE / ".gitlab-ci.yml").read_text())
+    for name, job in pipeline.items():
+        if isinstance(job, dict) and "script" in job:
+            writes = re.search(r"ci/(render|freshness)\.sh", str(job["script"]))
+            assert bool(writes) is (job.get("environment") == "state"), name
 
 
 def _render_by_hand(plant: Plant) -> None:

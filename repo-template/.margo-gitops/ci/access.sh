@@ -1,7 +1,8 @@
 # Read by render.sh and freshness.sh: lets git into the state repo, and keeps secrets out of arguments and logs.
 #
 # Variables, each the secret itself or the path of a file that holds it; those that are not set are not used:
-#   STATE_REPO_TOKEN        token for a state repo over https; STATE_REPO_USER goes with it where the host wants one
+#   STATE_REPO_TOKEN        token for a state repo over https; STATE_REPO_USER goes with it where the host wants one.
+#                           Only the URL of spec.stateRepo gets it, and no redirect is followed
 #   STATE_REPO_SSH_KEY      private key for a state repo over ssh, with STATE_REPO_KNOWN_HOSTS, the host's public keys
 # Secrets are in files that only this user can read, in the folder $secrets, while the script runs.
 umask 077
@@ -15,15 +16,22 @@ secret() {
     if [ -f "$1" ]; then cat "$1"; else printf '%s\n' "$1" | tr -d '\r'; fi
 }
 
+# configure KEY VALUE: sets a setting of git for this job; what is configured so already stays.
+configure() {
+    number=${GIT_CONFIG_COUNT:-0}
+    export "GIT_CONFIG_KEY_$number=$1" "GIT_CONFIG_VALUE_$number=$2" GIT_CONFIG_COUNT=$((number + 1))
+}
+
 if [ -n "${STATE_REPO_TOKEN:-}" ]; then
     {
         printf 'username=%s\n' "${STATE_REPO_USER:-token}"
         printf 'password='
         secret "$STATE_REPO_TOKEN"
     } > "$secrets/credentials"
-    number=${GIT_CONFIG_COUNT:-0} # what is configured so already stays
-    export "GIT_CONFIG_KEY_$number=credential.helper" "GIT_CONFIG_VALUE_$number=!cat '$secrets/credentials' #"
-    export GIT_CONFIG_COUNT=$((number + 1))
+    # Without a user's name: git would compare it.
+    url=$(sed -n "s/^ *stateRepo: *[\"']*\([a-z]*:\/\/\)\([^/@]*@\)*\([^ \"']*\).*/\1\3/p" margo-gitops.yaml | head -n 1)
+    if [ -n "$url" ]; then configure "credential.$url.helper" "!cat '$secrets/credentials' #"; fi
+    configure http.followRedirects false
 fi
 if [ -n "${STATE_REPO_SSH_KEY:-}" ]; then
     secret "$STATE_REPO_SSH_KEY" > "$secrets/ssh-key"

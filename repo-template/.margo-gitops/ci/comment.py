@@ -91,8 +91,15 @@ def request(method, url, headers, body=None):
     content = None if body is None else json.dumps(body).encode()
     headers = {**headers, "Content-Type": "application/json", "User-Agent": "margo-gitops"}
     asked = urllib.request.Request(url, data=content, headers=headers, method=method)
-    with urllib.request.urlopen(asked, timeout=TIMEOUT_SECONDS) as answer:
+    with urllib.request.build_opener(NoRedirect).open(asked, timeout=TIMEOUT_SECONDS) as answer:
         return json.load(answer)
+
+
+class NoRedirect(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: it would carry the token to another host."""
+
+    def redirect_request(self, *_):
+        return None
 
 
 if __name__ == "__main__":
