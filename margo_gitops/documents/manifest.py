@@ -132,26 +132,27 @@ def gzip_stored(content: bytes) -> bytes:
     return b"".join(parts)
 
 
-def write_manifest(version: int, deployments: Mapping[str, bytes]) -> bytes:
+def write_manifest(version: int, deployments: Mapping[str, bytes], below: str = "/api/v1") -> bytes:
     """Return the exact bytes of a state manifest (Margo desired state, manifest fields; RFC 8785).
 
     Args:
         version: `manifestVersion`.
         deployments: exact bytes of each deployment document, by deployment id.
+        below: the path that its links begin with.
     """
     references = tuple(
         DeploymentReference(
             deployment_id=name,
             digest=(digest := sha256(deployments[name])),
-            url=f"/api/v1/deployments/{name}/{digest}",
+            url=f"{below}/deployments/{name}/{digest}",
             size_bytes=len(deployments[name]),
         )
         for name in sorted(deployments)
     )
-    return write_json(write(StateManifest(version, _bundle(deployments), references)))
+    return write_json(write(StateManifest(version, _bundle(deployments, below), references)))
 
 
-def _bundle(deployments: Mapping[str, bytes]) -> BundleReference | None:
+def _bundle(deployments: Mapping[str, bytes], below: str) -> BundleReference | None:
     if not deployments:
         return None
     content = write_bundle(deployments)
@@ -159,6 +160,6 @@ def _bundle(deployments: Mapping[str, bytes]) -> BundleReference | None:
     return BundleReference(
         media_type=BUNDLE_MEDIA_TYPE,
         digest=digest,
-        url=f"/api/v1/bundles/{digest}",
+        url=f"{below}/bundles/{digest}",
         size_bytes=len(content),
     )

@@ -1,4 +1,4 @@
-"""The one step from older document shapes (G0, G1) to the current one (G2).
+"""The one step from older document shapes (G0, G1) to the current one (G2), and back to G1 for what devices get.
 
 It rewrites nodes, so findings of the typed reader still point to the line in the older file. It also corrects what
 published examples of the current shape get wrong although the contract refuses it: `wait: "true"` as text.
@@ -15,15 +15,28 @@ UPGRADE-9  Older descriptions: a profile without `id` gets its type as the id, a
            a component with a repository and without `revision` gets the application's version. A repository without a
            scheme gets `oci://`; a time-out of other units (`5m`, `90s`, `1h30m`) becomes minutes and seconds. Each is
            a warning, because it is a guess or not what the document says.
+UPGRADE-10  A deployment's `packageLocation` goes where it only repeats the artifact of our extension.
+
+A state in the older shape is a pure function of the current one, and the upgrade gives back the very bytes:
+
+DOWNGRADE-1  A deployment gets `apiVersion` and `kind`, and annotations with its `id` (it stays at the top, too) and
+             its `applicationId`, which leaves the spec. `helm` is `helm.v3` and `wait` is text, as in the released
+             preview. A component whose artifact our extension names by https gets that as its `packageLocation`.
+DOWNGRADE-2  What the older shape has no words for stays: device id, labels, constraints, extensions.
+DOWNGRADE-3  The manifest has the digests of these documents and of their bundle, and links below the client's id.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from margo_gitops.documents.deployment import OWN_EXTENSION
+from margo_gitops.documents.manifest import write_manifest
 from margo_gitops.documents.nodes import Json, Node, SourceText
+from margo_gitops.documents.yaml_text import read_yaml, write_yaml
+from margo_gitops.errors import UnreadableDocument, UnwritableValue
 
 _PROFILE_TYPES = {"helm.v3": "helm", "docker-compose": "compose"}
 _TIMEOUT = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
@@ -63,12 +76,71 @@ def upgrade_deployment(source: SourceText) -> SourceText:
             moved = {"applicationId": annotations["applicationId"], **spec.entries()}
             root.entries()["spec"] = replace(spec, value=moved)
         root.entries()["metadata"] = _without(metadata, "annotations")
+    for properties, url in _packaged(root):
+        if properties.text("packageLocation") == url and "repository" in properties.entries():
+            del properties.entries()["packageLocation"]
     profile = root.get("spec", "deploymentProfile")
     if profile is not None:
         _upgrade_profile(profile)
     for parameter in root.entries("spec", "parameters").values():
         _upgrade_targets(parameter)
     return replace(source, root=root)
+
+
+def older_deployment(document: bytes) -> bytes:
+    """Return a deployment in the older shape (DOWNGRADE-1, DOWNGRADE-2).
+
+    What is not a current deployment stays as it is, and so does what the upgrade would not give back byte for byte.
+    """
+    try:
+        root = read_yaml(document, "").root
+        spec, noted = root.get("spec"), {"id": root.text("id"), "applicationId": root.text("spec", "applicationId")}
+        if spec is None or not all(noted.values()) or "kind" in root.entries():
+            return document
+        for properties, url in _packaged(root):
+            properties.entries().setdefault("packageLocation", Node(url))
+        for component in root.items("spec", "deploymentProfile", "components"):
+            if (wait := component.get("properties", "wait")) is not None:
+                wait.value = str(wait.plain()).lower()
+        if root.text("spec", "deploymentProfile", "type") == "helm":
+            root.entries("spec", "deploymentProfile")["type"] = Node("helm.v3")
+        older = {
+            "apiVersion": Node("application.margo.org/v1alpha1"),
+            "kind": Node("ApplicationDeployment"),
+            **root.entries(),
+            "metadata": Node({"annotations": Node.of({**noted}), **root.entries("metadata")}),
+            "spec": _without(spec, "applicationId"),
+        }
+        written = write_yaml(Node(older).plain())
+        return written if current_deployment(written) == document else document
+    except (UnreadableDocument, UnwritableValue):
+        return document
+
+
+def current_deployment(document: bytes) -> bytes:
+    """Return a deployment of the older shape in the current one; what is not one as it is."""
+    try:
+        source = read_yaml(document, "")
+        return write_yaml(upgrade_deployment(source).root.plain()) if source.root.text("kind") else document
+    except (UnreadableDocument, UnwritableValue):
+        return document
+
+
+def older_state(
+    version: int,
+    deployments: Mapping[str, bytes],
+    client_id: str,
+    convert: Callable[[bytes], bytes] = older_deployment,
+) -> tuple[bytes, dict[str, bytes]]:
+    """Return the manifest and the deployments of a client of the older contract (DOWNGRADE-3).
+
+    Args:
+        version: `manifestVersion`.
+        deployments: exact bytes of each deployment document in the current shape, by deployment id.
+        convert: `older_deployment`, or what remembers its results.
+    """
+    older = {name: convert(content) for name, content in deployments.items()}
+    return write_manifest(version, older, f"/api/v1/clients/{client_id}"), older
 
 
 def upgrade_capabilities(source: SourceText) -> SourceText:
@@ -165,6 +237,19 @@ def older_doubts(source: SourceText) -> Iterator[tuple[Node, str, str, str]]:
         texts = [item.value for item in roles.items()]
         if not isinstance(roles.value, list) or not all(isinstance(text, str) and text for text in texts):
             yield roles, "properties.roles: must be a list of texts", 'write roles: ["Standalone Device"]', "error"
+
+
+def _packaged(root: Node) -> Iterator[tuple[Node, str]]:
+    """Yield the properties of each component whose artifact our extension names by https, and that URL."""
+    urls = {
+        each.text("component"): url
+        for each in root.items("spec", OWN_EXTENSION, "artifacts")
+        if (url := each.text("url")) and url.startswith("https://")
+    }
+    for component in root.items("spec", "deploymentProfile", "components"):
+        properties, url = component.get("properties"), urls.get(component.text("name"))
+        if properties is not None and url and root.text("spec", "deploymentProfile", "type") == "compose":
+            yield properties, url
 
 
 def _upgrade_targets(parameter: Node) -> None:

@@ -9,8 +9,8 @@ SERVED-4  A device that began to fetch just before a render can finish: a few co
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping
+from typing import Final, TypeAlias
 
 from margo_gitops.digests import sha256
 from margo_gitops.documents.device_id import decode_device_id
@@ -32,6 +32,14 @@ from margo_gitops.trust.snapshot import Snapshot
 
 EARLIER_COMMITS: Final = 4
 """How far back a digest is looked for (SERVED-4)."""
+
+Shape: TypeAlias = Callable[[DeviceState], DeviceState]
+"""Returns a state as a client gets it: a pure function of the stored bytes."""
+
+
+def as_stored(state: DeviceState) -> DeviceState:
+    """Return a state as it is."""
+    return state
 
 
 class ServedState:
@@ -120,9 +128,9 @@ class StateView:
         state = self.state(client)
         return state.manifest if state else None
 
-    def deployment(self, client: str, deployment_id: str, digest: str) -> bytes | None:
+    def deployment(self, client: str, deployment_id: str, digest: str, shape: Shape = as_stored) -> bytes | None:
         """Return a deployment document of this client whose bytes have exactly this digest; None where it has none."""
-        for state in self._recent(client):
+        for state in map(shape, self._recent(client)):
             content = state.deployments.get(deployment_id)
             if content is not None and sha256(content) == digest:
                 return content
@@ -134,10 +142,10 @@ class StateView:
         commit = next((commit for commit in commits if commit), None)
         return self._objects.file(commit, FRESHNESS_FILE) if commit else None
 
-    def bundle(self, client: str, digest: str) -> bytes | None:
+    def bundle(self, client: str, digest: str, shape: Shape = as_stored) -> bytes | None:
         """Return the bundle of this client with exactly this digest, rebuilt; None where it has none."""
         wanted = digest.encode()
-        for state in self._recent(client):
+        for state in map(shape, self._recent(client)):
             # A manifest names its bundle: without the name in it, there is nothing to rebuild.
             if state.deployments and wanted in state.manifest:
                 content = write_bundle(state.deployments)

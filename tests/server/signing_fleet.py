@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,11 @@ class SigningFleet:
         self.accept(client, device)
         assert client.onboard().status_code == 201
         return client
+
+    def manifest(self, client: SignedClient, device: str = "press-01") -> Any:
+        """Return the manifest that a client gets of documents that are no deployments: its links are below its id."""
+        text = json.dumps(self.fleet.manifest(device))
+        return json.loads(text.replace("/api/v1/", client.path("")))
 
     @property
     def folder(self) -> Path:

@@ -75,7 +75,7 @@ def test_a_signed_poll_waits_for_a_change(signing: SigningFleet) -> None:
         signing.fleet.render({**FLEET, "press-01": {"mes": b"b: 2\n"}})
         answer = waiting.result(15)
     assert (answer.status_code, answer.headers["preference-applied"]) == (200, "wait=20")
-    assert answer.json() == signing.fleet.manifest("press-01")
+    assert answer.json() == signing.manifest(client)
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])

@@ -14,6 +14,8 @@ from server.serving import FLEET, served_fleet, status
 from server.signing_fleet import SigningFleet
 from support.signed_requests import ALGORITHMS, SignedClient, private_key
 
+from margo_gitops.digests import sha256
+
 
 @pytest.fixture(scope="module", params=["specification", "strict"])
 def signing(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SigningFleet]:
@@ -39,7 +41,7 @@ def test_each_algorithm_reads_and_writes(signing: SigningFleet, algorithm: str, 
     client = replace(signing.client("press-01", algorithm, 1), include_alg=alg == "named")
     manifest = client.get("deployments")
     assert manifest.status_code == 200
-    assert manifest.json() == signing.fleet.manifest("press-01")
+    assert manifest.json() == signing.manifest(client)
     deployment = manifest.json()["deployments"][0]["deploymentId"]
     answer = client.send("POST", client.path(f"deployments/{deployment}/status"), status(deployment))
     assert answer.status_code == 200
@@ -284,13 +286,13 @@ def test_a_certificate_that_is_no_longer_accepted_is_403(signing: SigningFleet) 
 
 def test_documents_and_bundles_are_found_where_the_manifest_says(signing: SigningFleet, press: SignedClient) -> None:
     manifest = press.get("deployments").json()
-    for url in [manifest["bundle"]["url"], *(each["url"] for each in manifest["deployments"])]:
-        assert press.send("GET", url).status_code == 200
-        assert signing.http.get(url).status_code == 403
-        stranger = replace(press, key=private_key("ecdsa-p256-sha256", 79))
-        assert stranger.send("GET", url).status_code == 403
-        assert stranger.send("GET", url).content == signing.http.get(url).content
-        by_id = replace(press, key_id=press.client_id).send("GET", url)
-        assert by_id.status_code == (403 if is_strict(signing) else 200)
+    for each in [manifest["bundle"], *manifest["deployments"]]:
+        url = each["url"]
+        assert url.startswith(press.path(""))
+        assert sha256(press.send("GET", url).content) == each["digest"]
+        assert signing.http.get(url).status_code == 401
+        assert replace(press, key=private_key("ecdsa-p256-sha256", 79)).send("GET", url).status_code == 401
         other = signing.client("idle-01", number=4)
-        assert other.send("GET", url).status_code == 404
+        assert other.send("GET", url).status_code == 401
+        assert other.send("GET", url.replace(press.client_id, other.client_id)).status_code == 404
+        assert press.send("GET", url.replace(press.path(""), "/api/v1/")).status_code == 403

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.rendering.resolution import deployment_id
 
 DEVICE = "press-01"
@@ -14,7 +14,7 @@ DEVICE = "press-01"
 def content(name: str, greeting: str) -> bytes:
     component: Json = {"name": "web", "properties": {"repository": "oci://r.example/app", "revision": "1.0.0"}}
     target: Json = {"pointer": "GREETING", "components": ["web"]}
-    return write_json(
+    return write_yaml(
         {
             "id": deployment_id("plant", DEVICE, name),
             "metadata": {"name": name, "namespace": "margo", "deviceId": DEVICE},

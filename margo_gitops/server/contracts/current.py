@@ -5,7 +5,7 @@ A new resource is a handler in one of the rooms and a row here; docs/http.md nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -170,7 +170,7 @@ ROUTES: Final[tuple[Route[Parts], ...]] = (
 class _Access:
     """How the callers of an audience are known, and what everybody else gets."""
 
-    ways: tuple[Asked, ...]
+    way: Asked
     refusal: Problem
 
 
@@ -182,24 +182,17 @@ class CurrentContract:
     CURRENT-2  What a known caller asks for is counted against its limits, whether it is there or not.
     """
 
-    def __init__(
-        self, parts: Parts, identify: Identify, admission: Admission, base: str, links: Sequence[Asked] = ()
-    ) -> None:
-        """Take the parts.
-
-        Args:
-            base: a prefix of all paths that are not at the root; empty for none.
-            links: further ways to know who follows a link of a manifest.
-        """
+    def __init__(self, parts: Parts, identify: Identify, admission: Admission, base: str) -> None:
+        """Take the parts; `base` is a prefix of all paths that are not at the root, empty for none."""
         self._parts = parts
         self._table = RouteTable(ROUTES, base)
         self._admission = admission
         refusal = NOT_AUTHORIZED.with_headers(identify.challenge)
         git_refusal = ASK_FOR_TOKEN if identify.challenge else refusal
         self._access: Mapping[Audience, _Access] = {
-            "device": _Access((identify,), refusal),
-            "linked": _Access((identify, *links), refusal),
-            "git": _Access((lambda scope: identify(with_bearer(scope)),), git_refusal),
+            "device": _Access(identify, refusal),
+            "linked": _Access(identify, refusal),
+            "git": _Access(lambda scope: identify(with_bearer(scope)), git_refusal),
         }
 
     async def answer(self, scope: Scope, receive: Receive) -> Response:
@@ -214,11 +207,8 @@ class CurrentContract:
         if match is not None and match.route.audience == "public":
             return await self._handle(match, scope, receive, ANYBODY)
         access = self._access[match.route.audience if match is not None else "device"]
-        for way in access.ways:
-            caller = way(scope)
-            if caller is not None:
-                break
-        else:
+        caller = access.way(scope)
+        if caller is None:
             raise RequestRefused(access.refusal)
         said.client, said.reason = caller.client, ""
         self._admission.enter(caller.client)

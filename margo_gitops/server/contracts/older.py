@@ -4,8 +4,8 @@ OLDER-1  A client is known by the key of its certificate: it signs each request,
 OLDER-2  First the digest of a body (400), then the signature (401), then whether the certificate is accepted (403):
          what a stranger can learn from an answer is what it knew before.
 OLDER-3  A signature holds once: for what changes something, and where it has a nonce; in the strict profile, always.
-OLDER-4  The bytes served are those of the current contract, links included. So documents and bundles are also found at
-         the current paths, by a client that signs for it with a `keyid` that is known here.
+OLDER-4  Documents, bundle and manifest have the older shape, made of the stored bytes (DOWNGRADE-1 to DOWNGRADE-3 in
+         documents/upgrade.py). A signature of the renderer covers the stored bytes.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from http import HTTPStatus
 from typing import Final
 
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope
 
-from margo_gitops.digests import Digest
+from margo_gitops.cache import SizedCache
+from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds, Node
+from margo_gitops.documents.upgrade import older_deployment, older_state
 from margo_gitops.errors import MargoGitopsError, UnreadableDocument
 from margo_gitops.server.contracts.onboarding import BAD_DIGEST, NOT_SIGNED, Onboarding
 from margo_gitops.server.contracts.registry import ClientRegistry, RegisteredClient, SeenSignatures
 from margo_gitops.server.contracts.signatures import (
-    PublicKey,
     SignatureProfile,
     SignatureVerifier,
     Verified,
     digest_fits,
 )
-from margo_gitops.server.identity.callers import ANYBODY, Caller, header, seen, unknown
+from margo_gitops.server.identity.callers import ANYBODY, Caller, seen, unknown
 from margo_gitops.server.limits import Admission
 from margo_gitops.server.problems import (
     INVALID_REQUEST,
@@ -48,12 +48,13 @@ from margo_gitops.server.problems import (
 )
 from margo_gitops.server.reports.receiving import ReportResources
 from margo_gitops.server.requests import MAX_BODY, read_body
-from margo_gitops.server.resources.desired_state import DesiredStateResources
+from margo_gitops.server.resources.desired_state import DesiredStateResources, manifest_version
 from margo_gitops.server.routing import (
     MAX_PATH,
     PARAMETERS,
     READING,
     Answer,
+    Audience,
     Call,
     Handler,
     Operation,
@@ -61,10 +62,13 @@ from margo_gitops.server.routing import (
     RouteTable,
 )
 from margo_gitops.server.watched_file import WatchedFile
+from margo_gitops.state_repo.objects import DeviceState
+from margo_gitops.state_repo.served_state import Shape
 
 _BODIES: Final = frozenset({"POST", "PUT"})
 _BOUNDS: Final = Bounds(size=MAX_BODY, depth=16, nodes=5_000)
 _SEEN_SECONDS: Final = 60
+_KEPT_BYTES: Final = 16 * 1024 * 1024
 _LOG = logging.getLogger("margo_gitops.server")
 
 
@@ -108,6 +112,35 @@ class OlderReports:
         return device_of(name, call.parameters["clientId"], call.caller.client) if name else call.caller.client
 
 
+class OlderShapes:
+    """Makes states of the older shape, and keeps what was asked for last."""
+
+    def __init__(self) -> None:
+        self._documents: SizedCache[Digest, bytes] = SizedCache(_KEPT_BYTES, len)
+        self._states: SizedCache[tuple[str, str], DeviceState] = SizedCache(_KEPT_BYTES, lambda state: state.size)
+
+    def of(self, call: Call) -> Shape:
+        """Return what makes the states of the client in the path (OLDER-4)."""
+        return lambda state: self._state(state, call.parameters["clientId"])
+
+    def _state(self, state: DeviceState, client_id: str) -> DeviceState:
+        found = self._states.get((state.commit, client_id))
+        if found is None:
+            version = manifest_version(state.manifest)
+            manifest, deployments = older_state(version, state.deployments, client_id, self._document)
+            found = replace(state, manifest=manifest, manifest_digest=sha256(manifest), deployments=deployments)
+            self._states.put((state.commit, client_id), found)
+        return found
+
+    def _document(self, content: bytes) -> bytes:
+        digest = sha256(content)
+        found = self._documents.get(digest)
+        if found is None:
+            found = older_deployment(content)
+            self._documents.put(digest, found)
+        return found
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What has the handlers."""
@@ -117,9 +150,9 @@ class Parts:
     writing: OlderReports
 
 
-def _read(path: str, handle: Callable[[Parts], Handler], *refusals: int) -> Route[Parts]:
+def _read(path: str, handle: Callable[[Parts], Handler], *refusals: int, audience: Audience = "device") -> Route[Parts]:
     get = Operation(handle, "Read.", (Answer(200), Answer(304)), (400, 401, 403, 406, *refusals))
-    return Route(f"{_CLIENT}{path}", "device", {"GET": get})
+    return Route(f"{_CLIENT}{path}", audience, {"GET": get})
 
 
 _CLIENTS: Final = "/api/v1/clients/"
@@ -140,8 +173,8 @@ ROUTES: Final[tuple[Route[Parts], ...]] = (
         {"POST": Operation(lambda parts: parts.onboarding.onboard, "Get an id.", _MADE, (400, 401, 403, 409, 503))},
     ),
     _read("/deployments", lambda parts: parts.reading.manifest),
-    _read("/deployments/{deploymentId}/{digest}", lambda parts: parts.reading.deployment, 404),
-    _read("/bundles/{digest}", lambda parts: parts.reading.bundle, 404),
+    _read("/deployments/{deploymentId}/{digest}", lambda parts: parts.reading.deployment, 404, audience="linked"),
+    _read("/bundles/{digest}", lambda parts: parts.reading.bundle, 404, audience="linked"),
     _read("/freshness", lambda parts: parts.reading.freshness, 404),
     Route(
         f"{_CLIENT}/deployments/{{deploymentId}}/status",
@@ -206,7 +239,7 @@ class SignedContract:
         else:
             body = await read_body(scope, receive)
             receive = _replayed(body)
-        caller = self._caller(scope, lambda _: self._find(client_id), body)
+        caller = self._caller(scope, client_id, body)
         if match is None:
             raise RequestRefused(self._table.missing(scope["raw_path"]))
         handle = match.operation(scope["method"]).handle(self.parts)
@@ -217,48 +250,27 @@ class SignedContract:
         finally:
             self.admission.leave(caller.client)
 
-    def link_caller(self, scope: Scope) -> Caller | None:
-        """Return who follows a link of a manifest, known by the key that signs; None for any other caller (OLDER-4).
-
-        Raises:
-            RequestRefused: 503 where signatures cannot be checked.
-        """
-        if scope["method"] not in READING or header(scope, b"signature-input") is None:
-            return None
-        try:
-            return self._caller(scope, self._find_by_key, b"")
-        except RequestRefused as refusal:
-            if refusal.problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-                raise
-            return None
-
-    def _caller(self, scope: Scope, find: Callable[[str], list[RegisteredClient]], body: bytes) -> Caller:
+    def _caller(self, scope: Scope, client_id: str, body: bytes) -> Caller:
         """Return who signed a request (OLDER-2)."""
         has_body = bool(body) or scope["method"] in _BODIES
         if has_body and not digest_fits(scope, body):
             raise RequestRefused(BAD_DIGEST)
-        found: list[RegisteredClient] = []
-
-        def key_of(key_id: str) -> PublicKey | None:
-            found[:] = find(key_id)
-            return found[0].certificate.key if found else None
-
         try:
-            verified = self.verifier.verify(scope, key_of, has_body=has_body)
+            client = self.registry.find(client_id)
+            key = client.certificate.key if client else None
+            verified = self.verifier.verify(scope, lambda _: key, has_body=has_body)
         except MargoGitopsError as error:
             _LOG.error("a signature cannot be checked: %s", error)
             raise RequestRefused(OVERLOADED) from error
-        if verified is None:
+        if verified is None or client is None:
             unknown(scope, "no signature of a registered client that holds")
             raise RequestRefused(NOT_SIGNED)
-        accepted, now = self.accepted.value(), self.clock()
-        valid = [each for each in found if each.certificate.holds_at(now) and each.certificate.fingerprint in accepted]
-        if not valid:
-            unknown(scope, f"the certificate of client {found[0].id} is not accepted, or expired")
+        accepted, certificate = self.accepted.value(), client.certificate
+        if not certificate.holds_at(self.clock()) or certificate.fingerprint not in accepted:
+            unknown(scope, f"the certificate of client {client.id} is not accepted, or expired")
             raise RequestRefused(NOT_AUTHORIZED)
-        client = valid[0]
         self._refuse_replays(scope, client, verified)
-        return Caller(accepted[client.certificate.fingerprint], f"signature {client.id}")
+        return Caller(accepted[certificate.fingerprint], f"signature {client.id}")
 
     def _refuse_replays(self, scope: Scope, client: RegisteredClient, verified: Verified) -> None:
         """Refuse a signature, or a nonce, that was seen before (OLDER-3)."""
@@ -274,13 +286,6 @@ class SignedContract:
         if not self.seen.is_first(mark, client.id):
             _LOG.warning("a request of client %s came a second time and was refused", client.id)
             raise RequestRefused(NOT_SIGNED)
-
-    def _find(self, client_id: str) -> list[RegisteredClient]:
-        found = self.registry.find(client_id)
-        return [found] if found else []
-
-    def _find_by_key(self, key_id: str) -> list[RegisteredClient]:
-        return self._find(key_id) or self.registry.find_by_key(key_id)
 
 
 def _refuse_body(scope: Scope) -> None:
@@ -306,12 +311,9 @@ def client_of_path(raw_path: bytes, base: str) -> str | None:
         raw_path: the path as sent, without query.
         base: a prefix that all paths of the API have.
     """
-    prefix = f"{base}{_CLIENTS}"
-    path = raw_path.decode("latin-1")
-    if not path.startswith(prefix):
-        return None
-    found = re.match(PARAMETERS["clientId"].raw + r"(?=/|\Z)", path.removeprefix(prefix))
-    return found[0] if found and len(path) <= MAX_PATH else ""
+    below = rf"(?:{re.escape(base)})?{_CLIENTS}"
+    found = re.match(rf"{below}(?:({PARAMETERS['clientId'].raw})(?=/|\Z))?", raw_path.decode("latin-1"))
+    return (found[1] or "" if len(raw_path) <= MAX_PATH else "") if found else None
 
 
 def device_of(name: str, client_id: str, device: str) -> str:

@@ -133,10 +133,6 @@ class ClientRegistry:
         found = self._read("SELECT id, certificate FROM client WHERE id = ?", client_id)
         return found[0] if found else None
 
-    def find_by_key(self, key_id: str) -> list[RegisteredClient]:
-        """Return the clients whose certificates have a key: several where a certificate was renewed for it."""
-        return self._read("SELECT id, certificate FROM client WHERE key_id = ? LIMIT 16", key_id)
-
     def issue(self, certificate: ClientCertificate) -> tuple[str, bool]:
         """Return the id of a certificate's client, and whether it is new; it is on disk. Blocks."""
         row = (str(uuid.uuid4()), certificate.fingerprint, key_id_of(certificate.key), certificate.der)

@@ -1,6 +1,6 @@
 """The resources that devices read: manifest, single deployments, bundles (Margo desired state API, current contract).
 
-READ-1  Stored bytes, and digests of them; nothing is written again.
+READ-1  Stored bytes, and digests of them; another shape is a pure function of these, and its digests are of its bytes.
 READ-2  An ETag is the quoted digest of the content before any content coding.
 READ-3  A client gets the same answer for what it may not have and for what does not exist.
 READ-4  A state older than what the device says it adopted is never served: the state repo went back (failure mode F26).
@@ -44,7 +44,7 @@ from margo_gitops.server.requests import accepts, holds, takes_gzip, wait_second
 from margo_gitops.server.routing import Call
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.objects import DeviceState
-from margo_gitops.state_repo.served_state import StateView
+from margo_gitops.state_repo.served_state import Shape, StateView, as_stored
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.trusted_state import TrustPolicy, judge
 
@@ -71,6 +71,7 @@ class DesiredStateResources:
         profile: strict refuses a wrong Accept on every resource, lenient on the manifest only.
         poll_seconds: how often devices should poll at most; None: they decide.
         signers: returns who may have signed what is served, the same object until that changes; None: not checked.
+        shape: returns how the client that calls gets its states.
     """
 
     watch: StateWatch
@@ -79,6 +80,7 @@ class DesiredStateResources:
     profile: Profile
     poll_seconds: int | None = None
     signers: Callable[[], AllowedSigners] | None = None
+    shape: Callable[[Call], Shape] = lambda _: as_stored
 
     def __post_init__(self) -> None:
         self._compressed: SizedCache[Digest, bytes] = SizedCache(_COMPRESSED_BYTES, len)
@@ -98,7 +100,7 @@ class DesiredStateResources:
             caller.client,
             wait or 0,
             call.receive,
-            read=lambda view: self._state(view, caller),
+            read=lambda view: self.shape(call)(self._state(view, caller)),
             is_held=lambda state: holds(held, state.manifest_digest),
         )
         return await self._answer(
@@ -115,7 +117,7 @@ class DesiredStateResources:
         return await self._immutable(
             call,
             DEPLOYMENT_MEDIA_TYPE,
-            lambda client, digest: view.deployment(client, deployment_id, digest),
+            lambda client, digest: view.deployment(client, deployment_id, digest, self.shape(call)),
             DEPLOYMENT_NOT_FOUND,
         )
 
@@ -130,7 +132,13 @@ class DesiredStateResources:
 
     async def bundle(self, call: Call) -> Response:
         """Answer a request for a bundle."""
-        return await self._immutable(call, BUNDLE_MEDIA_TYPE, self.watch.look().bundle, BUNDLE_NOT_FOUND)
+        view = self.watch.look()
+        return await self._immutable(
+            call,
+            BUNDLE_MEDIA_TYPE,
+            lambda client, digest: view.bundle(client, digest, self.shape(call)),
+            BUNDLE_NOT_FOUND,
+        )
 
     async def _immutable(
         self, call: Call, media_type: str, find: Callable[[str, str], bytes | None], missing: Problem

@@ -12,6 +12,7 @@ import ssl
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from types import FrameType
 from typing import Final
 
@@ -22,8 +23,8 @@ from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.errors import Location, ServerMisconfigured
 from margo_gitops.server.access_log import AccessLog
 from margo_gitops.server.application import Contract, WorkloadManagementApi
-from margo_gitops.server.contracts.current import Asked, CurrentContract, Parts
-from margo_gitops.server.contracts.older import OlderReports, SignedContract
+from margo_gitops.server.contracts.current import CurrentContract, Parts
+from margo_gitops.server.contracts.older import OlderReports, OlderShapes, SignedContract
 from margo_gitops.server.contracts.older import Parts as OlderParts
 from margo_gitops.server.contracts.onboarding import Onboarding, read_root_certificate
 from margo_gitops.server.contracts.registry import ClientRegistry, SeenSignatures, read_accepted_certificates
@@ -140,7 +141,6 @@ def serve(configuration: ServerConfiguration) -> None:
             )
 
         contracts: list[Contract] = []
-        links: list[Asked] = []
         if configuration.identity.signatures is not None:
             registry = parts.enter_context(contextlib.closing(ClientRegistry(configuration.client_registry)))
             # Documents of the older contract have older shapes, whatever the profile of the current one.
@@ -148,7 +148,6 @@ def serve(configuration: ServerConfiguration) -> None:
                 configuration, configuration.identity.signatures, admission, registry, reading, writing("lenient")
             )
             contracts.append(signed.answer)
-            links.append(signed.link_caller)
         current = Parts(
             watch=watch,
             reading=reading,
@@ -156,7 +155,7 @@ def serve(configuration: ServerConfiguration) -> None:
             git=GitResources(watch, reading, state.objects, longest_wait=limits.wait_seconds),
             discovery=discovery,
         )
-        contracts.append(CurrentContract(current, identify, admission, base, links).answer)
+        contracts.append(CurrentContract(current, identify, admission, base).answer)
         background: list[Callable[[], Awaitable[None]]] = [
             lambda: watch.run(LOOK_SECONDS),
             current.writing.keep_collecting,
@@ -197,7 +196,7 @@ def _signed(
     # Twice what the limits let pass: a client that sends more is refused, before it takes the room of others.
     most_of_one = int(2 * (limits.burst + remembered * limits.requests_per_minute / 60))
     return SignedContract(
-        OlderParts(onboarding, reading, OlderReports(writing, settings.profile)),
+        OlderParts(onboarding, replace(reading, shape=OlderShapes().of), OlderReports(writing, settings.profile)),
         admission,
         registry=registry,
         accepted=accepted,

@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.transport.http.source import HttpSource
+from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.web.connection import Seal
 
 ROOT: Final = "/api/v1/"
@@ -55,6 +56,14 @@ class Contract:
 
     def answered(self, status: int) -> None:
         """Hear what a server answered."""
+
+    def sent(self, held: Snapshot, version: int) -> Snapshot:  # noqa: ARG002
+        """Return a held state of this version as a server of this contract sends it."""
+        return held
+
+    def taken(self, came: Snapshot, version: int) -> Snapshot:  # noqa: ARG002
+        """Return a state that came as it is held."""
+        return came
 
     def path(self, resource: str) -> str:
         """Return the target of a resource, such as `deployments`."""

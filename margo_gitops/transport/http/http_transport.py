@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
@@ -116,6 +117,7 @@ class HttpTransport:
         self._limits = limits or HttpLimits()
         self._meter = Meter()
         spoken = speak(source)
+        self._contract = spoken.contract
         connection = WebConnection(source, self._meter, source.server_spiffe_id, spoken.seal)
         self.api = DeviceApi(spoken.contract, self._limits, connection)
 
@@ -202,9 +204,15 @@ class HttpTransport:
         if held is not None and reply.body == held.manifest:
             return None
         manifest = self._read_manifest(reply)
+        contents: dict[Digest, bytes] = {}
         if held is not None:
-            self._check_newer(manifest, reply.body, held)
-        contents = {sha256(content): content for content in held.deployments.values()} if held else {}
+            before = read_as(StateManifest, read_source(held.manifest, MANIFEST_FILE, foreign=True)).manifest_version
+            sent = self._contract.sent(held, before)
+            if reply.body == sent.manifest:
+                return None
+            floor = Floor(before, sha256(sent.manifest))
+            raise_floor(floor, Floor(manifest.manifest_version, sha256(reply.body)), (), 1)  # rule 2
+            contents = {sha256(each): each for each in (*held.deployments.values(), *sent.deployments.values())}
         missing = {item.digest: item for item in manifest.deployments if item.digest not in contents}
         bundle = manifest.bundle
         if bundle and bundle_is_cheaper(manifest, missing, self._limits.bundle_bytes):
@@ -225,7 +233,9 @@ class HttpTransport:
             if total > self._limits.total_bytes:
                 raise SourceMisbehaved(f"the deployments are larger than {self._limits.total_bytes} bytes together")
         deployments = {item.deployment_id: contents[item.digest] for item in manifest.deployments}
-        return Snapshot(reply.body, deployments, None, revision_of(reply.header("ETag"), reply.body, self.source.url))
+        came = Snapshot(reply.body, deployments, None, "")
+        taken = self._contract.taken(came, manifest.manifest_version)
+        return replace(taken, revision=revision_of(reply.header("ETag"), taken.manifest, self.source.url))
 
     def _read_manifest(self, reply: Reply) -> StateManifest:
         content_type = (reply.header("Content-Type") or "").partition(";")[0].strip().lower()
@@ -251,12 +261,6 @@ class HttpTransport:
                 f"this device takes {self._limits.deployments}",
             )
         return manifest
-
-    def _check_newer(self, manifest: StateManifest, content: bytes, held: Snapshot) -> None:
-        """Rule 2."""
-        before = read_as(StateManifest, read_source(held.manifest, MANIFEST_FILE, foreign=True))
-        floor = Floor(before.manifest_version, sha256(held.manifest))
-        raise_floor(floor, Floor(manifest.manifest_version, sha256(content)), (), 1)
 
     def _fetch_bundle(
         self, bundle: BundleReference, missing: Mapping[Digest, DeploymentReference], deadline: Deadline

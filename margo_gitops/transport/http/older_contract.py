@@ -5,6 +5,8 @@
    on with the one it has where that does not help.
 3. Paths in a manifest are followed where they are a client's; others are looked for below this client's.
 4. Reports have the older shapes: what these have no words for stays out.
+5. A state is held in the current shape, as it was signed and rendered, where the older one was made of exactly that;
+   what another program wrote is held as it came.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import base64
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -22,7 +24,9 @@ from urllib.parse import quote
 from margo_gitops.digests import sha256
 from margo_gitops.disk.files import disk_errors, read_bounded, replace_file
 from margo_gitops.documents.json_text import read_json, write_json
+from margo_gitops.documents.manifest import write_manifest
 from margo_gitops.documents.nodes import Bounds, Json
+from margo_gitops.documents.upgrade import current_deployment, older_state
 from margo_gitops.errors import (
     ClientIdUnusable,
     OnboardingRefused,
@@ -33,6 +37,7 @@ from margo_gitops.errors import (
 from margo_gitops.transport.http.contract import ROOT, Contract, Submission, Submit, local_path
 from margo_gitops.transport.http.signing import DeviceKey
 from margo_gitops.transport.http.source import CLIENT_ID
+from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.web.refusal import shown
 
 _CLIENTS: Final = f"{ROOT}clients/"
@@ -114,6 +119,17 @@ class SignedContract(Contract):
     def answered(self, status: int) -> None:
         """Doubt the id where the server does not know it (rule 2)."""
         self._doubtful = self._doubtful or status == HTTPStatus.UNAUTHORIZED
+
+    def sent(self, held: Snapshot, version: int) -> Snapshot:
+        """Return a held state in the older shape, with the links of this client (rule 5)."""
+        manifest, deployments = older_state(version, held.deployments, self._client_id)
+        return replace(held, manifest=manifest, deployments=deployments)
+
+    def taken(self, came: Snapshot, version: int) -> Snapshot:
+        """Return a state in the current shape where that gives back the bytes that came (rule 5)."""
+        deployments = {name: current_deployment(content) for name, content in came.deployments.items()}
+        current = replace(came, manifest=write_manifest(version, deployments), deployments=deployments)
+        return current if self.sent(current, version) == came else came
 
     def path(self, resource: str) -> str:
         """Return the target of a resource of this client."""
