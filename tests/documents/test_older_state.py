@@ -10,35 +10,12 @@ from documents.document_text import check, example
 from documents.test_yaml_round_trip import texts, values
 from hypothesis import given
 from hypothesis import strategies as st
+from support.deployments import ID, URL, deployment, packaged
 
 from margo_gitops.digests import sha256
 from margo_gitops.documents.manifest import write_bundle, write_manifest
 from margo_gitops.documents.upgrade import current_deployment, older_deployment, older_state
 from margo_gitops.documents.yaml_text import read_yaml, write_yaml
-
-ID = "a3e2f5dc-912e-494f-8395-52cf3769bc06"
-URL = "https://files.example.com/hmi.tar.gz"
-
-
-def deployment(kind: str = "compose", **properties: Any) -> dict[str, Any]:
-    """Return a deployment of one component, `hmi`, as the renderer writes it."""
-    component = {"repository": "oci://registry.example.com/hmi", "revision": "1.0.0", **properties}
-    return {
-        "id": ID,
-        "metadata": {"name": "hmi", "namespace": "margo", "deviceId": "press-07"},
-        "spec": {
-            "applicationId": "com-acme-hmi",
-            "deploymentProfile": {"type": kind, "components": [{"name": "hmi", "properties": component}]},
-            "parameters": {},
-            "x-margo-gitops-extensions": {"deployment": "hmi", "applicationVersion": "1.0.0", "profile": "hmi"},
-        },
-    }
-
-
-def packaged(document: dict[str, Any], url: str = URL) -> dict[str, Any]:
-    artifact = {"component": "hmi", "url": url, "digest": sha256(b"")}
-    document["spec"]["x-margo-gitops-extensions"]["artifacts"] = [artifact]
-    return document
 
 
 def older(document: dict[str, Any]) -> Any:

@@ -23,10 +23,13 @@ class SigningFleet:
         self.write()
         self.http = httpx.Client()
 
-    def start(self, profile: str = "specification", identity: Any = None, **settings: Any) -> SigningFleet:
+    def start(
+        self, profile: str = "specification", identity: Any = None, tls: Any = None, **settings: Any
+    ) -> SigningFleet:
         signatures = {"accepted": "certificates", "publicUrls": [PUBLIC_URL], "profile": profile, **settings}
         limits = {"requestsPerMinute": 1_000_000, "burst": 1_000_000}
-        self.fleet.start(identity={**(identity or {}), "signatures": signatures}, limits=limits)
+        more = {"tls": tls} if tls else {}
+        self.fleet.start(identity={**(identity or {}), "signatures": signatures}, limits=limits, **more)
         self.http.close()
         self.http = httpx.Client(base_url=self.fleet.url, timeout=30, trust_env=False)
         return self
