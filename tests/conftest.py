@@ -29,30 +29,30 @@ _REAL = frozenset({"docker_engine", "git_server", "ssh_server"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let a person run what is quick alone."""
+    """Let a person run what is quick alone, and the rest alone."""
     parser.addoption(
         "--quick", action="store_true", help=f"run only what needs no engine and no server, of: {', '.join(QUICK)}"
     )
+    parser.addoption("--slow", action="store_true", help="run only what --quick leaves out")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs a real part, and let quick tests run first: a mistake shows in seconds."""
     root = Path(__file__).parent
-    ranks = {name: rank for rank, name in enumerate(QUICK)}
+    quick, slow, real = [], [], []
     for item in items:
         if _REAL & set(getattr(item, "fixturenames", ())):
             item.add_marker("real")
-
-    def rank(item: pytest.Item) -> int:
-        return ranks.get(item.path.relative_to(root).parts[0], len(ranks)) + len(ranks) * (
-            item.get_closest_marker("real") is not None
-        )
-
-    items.sort(key=rank)
-    if config.getoption("--quick"):
-        left = [item for item in items if rank(item) >= len(ranks)]
-        config.hook.pytest_deselected(items=left)
-        items[:] = [item for item in items if rank(item) < len(ranks)]
+        if item.get_closest_marker("real"):
+            real.append(item)
+        else:
+            (quick if item.path.relative_to(root).parts[0] in QUICK else slow).append(item)
+    chosen = {(True, False): quick, (False, True): slow + real}.get(
+        (config.getoption("--quick"), config.getoption("--slow")), quick + slow + real
+    )
+    left = set(items) - set(chosen)
+    config.hook.pytest_deselected(items=[item for item in items if item in left])
+    items[:] = chosen
 
 
 def _part(part: Part[R]) -> Iterator[R]:
