@@ -41,6 +41,18 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) 
     return f"known: {few(names, 8) or 'none'}" if otherwise is None else otherwise
 
 
+def shortened(text: str, most: int) -> str:
+    """Return text of at most `most` characters, three dots for what is cut off."""
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def cut(lines: Sequence[str], most: int | None) -> Iterator[str]:
+    """Yield the first lines, and how to see the others; all for None."""
+    yield from lines[:most]
+    if most is not None and len(lines) > most:
+        yield f"  and {len(lines) - most} more lines: see them with --details"
+
+
 def printable(text: str) -> str:
     r"""Return text as one line in which every character is printable; others are spelled out, `\x1b` or `\u202e`."""
     return _spelled_out(text, repr)

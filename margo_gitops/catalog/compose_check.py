@@ -25,6 +25,7 @@ from margo_gitops.catalog.package import Package, package_folder, package_invali
 from margo_gitops.documents.compose_variables import pointer_problem, variable_name
 from margo_gitops.errors import Finding, Location, UnreadableDocument
 from margo_gitops.rendering.intent import Application
+from margo_gitops.wording import shortened
 
 if TYPE_CHECKING:
     import jsonschema
@@ -169,8 +170,7 @@ class _Check:
                 known = leaf.instance if isinstance(leaf.instance, dict) else {}
                 path += tuple(key for key in _QUOTED.findall(leaf.message) if key in known)[:1]
             if not (isinstance(leaf.instance, str) and "$" in leaf.instance):
-                shown = leaf.message if len(leaf.message) <= 200 else f"{leaf.message[:197]}..."
-                yield self._wrong(f"does not follow the Compose specification: {shown}", path)
+                yield self._wrong(f"does not follow the Compose specification: {shortened(leaf.message, 200)}", path)
 
     def _variables(self) -> Iterator[Finding]:
         used: set[str] = set()

@@ -24,8 +24,7 @@ from margo_gitops.disk.files import disk_errors, read_small_file, replace_file
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.records import write
 from margo_gitops.errors import AuditFailed, AuditUnusable, EvidenceUnusable, listed
-from margo_gitops.operations.fleet_input import StateRequest, read_signing_key
-from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
+from margo_gitops.operations.fleet_input import StateRequest, read_signers, read_signing_key
 from margo_gitops.wording import counted
 
 
@@ -52,20 +51,6 @@ def time_of(text: str | None) -> datetime | None:
         return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     except ValueError:
         raise AuditUnusable(f"{text!r} is not a time", remedy="write 2026-11-21 or 2026-11-21T09:30:00+01:00") from None
-
-
-def read_signers(path: Path | None) -> AllowedSigners | None:
-    """Return the list of signers in a file; None for no file.
-
-    Raises:
-        AuditUnusable: it cannot be read.
-        AllowedSignersInvalid: with every broken line.
-    """
-    if path is None:
-        return None
-    what = "the list of allowed signers cannot be read"
-    content = read_small_file(path, MAX_LIST_BYTES, what=what, error=AuditUnusable, remedy="name its file")
-    return parse_allowed_signers(content, str(path))
 
 
 @click.group()

@@ -16,10 +16,9 @@ from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.documents.records import write
 from margo_gitops.errors import ExitCode
-from margo_gitops.operations.fleet_input import named_location, read_fleet_commit, read_signing_key
+from margo_gitops.operations.fleet_input import named_location, read_fleet_commit, read_signers, read_signing_key
 from margo_gitops.operations.render.freshness_statements import Standing, export_proof, renew_statement, show_statement
 from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
-from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
 from margo_gitops.wording import counted
 
 _MEANINGS: dict[Standing, str] = {
@@ -89,7 +88,7 @@ def renew(
     if signing_key is None:
         raise click.UsageError(f"a statement must be signed: pass --signing-key FILE, or set {FRESHNESS_KEY}")
     location, usual = _state(fleet, state)
-    signers = _signers(allowed_signers) if allowed_signers else None
+    signers = read_signers(allowed_signers)
     renewal = Renewal(read_signing_key(signing_key), datetime.now(UTC), valid_for or usual, signers)
     renewed = renew_statement(location, cache_folder(), renewal)
     shards = counted(renewed.statement.shards, "shard")
@@ -149,11 +148,3 @@ def _state(fleet: Path, state: str | None) -> tuple[str, timedelta]:
     found = read_fleet_commit(fleet, "HEAD")
     policy = found.intent.fleet.value.spec.freshness
     return found.state_location(None), parse_valid_for(policy.valid_for) if policy else DEFAULT_VALID_FOR
-
-
-def _signers(path: Path) -> AllowedSigners:
-    try:
-        with path.open("rb") as file:
-            return parse_allowed_signers(file.read(MAX_LIST_BYTES + 1), str(path))
-    except OSError as error:
-        raise click.BadParameter(f"{path}: {error.strerror or error}", param_hint="--allowed-signers") from error

@@ -55,20 +55,13 @@ def publish(target: str, fleet: Path, state: str | None, keep: int, check: bool,
     A web server or CDN in front of it serves the Margo desired state API (docs/publishing.md). Content is written
     before the manifests that name it, so every manifest always finds its content. Only new content is written.
     """
-    location = _state_location(fleet, state)
-    repo = open_state(location, cache_folder(), create=False).repo
-    with _open_target(target) as place:
+    location = named_location(state) if state is not None else read_fleet_commit(fleet, "HEAD").state_location(None)
+    with open_state(location, cache_folder(), create=False) as held, _open_target(target) as place:
         if check:
-            _print_check(differences(repo, place), output)
+            _print_check(differences(held.repo, place), output)
         else:
-            published = publish_state(repo, place, keep)
+            published = publish_state(held.repo, place, keep)
             show(output, _as_json(published, target), _lines(published))
-
-
-def _state_location(fleet: Path, state: str | None) -> str:
-    if state is not None:
-        return named_location(state)
-    return read_fleet_commit(fleet, "HEAD").state_location(None)
 
 
 @contextmanager

@@ -12,8 +12,9 @@ from xml.etree import ElementTree as ET
 from margo_gitops import __version__
 from margo_gitops.conformance.requirement import Level, Requirement
 from margo_gitops.documents.declarations import About, OwnKind
+from margo_gitops.documents.json_text import pretty_json
 from margo_gitops.documents.records import write
-from margo_gitops.wording import json_text, printable, printable_lines
+from margo_gitops.wording import printable, printable_lines
 
 LONGEST_LINE: Final = 400
 MOST_LINES: Final = 12
@@ -185,7 +186,7 @@ def _word(each: CheckResult) -> str:
 
 def as_json(report: ConformanceReport) -> str:
     """Return the report as JSON (schemas/conformance-report.schema.json)."""
-    return f"{json_text(write(report), indent=2)}\n"
+    return pretty_json(write(report))
 
 
 def as_junit(report: ConformanceReport) -> str:

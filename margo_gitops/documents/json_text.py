@@ -18,6 +18,7 @@ from typing import NoReturn
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Json, Node, SourceText
 from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER
 from margo_gitops.errors import Location, UnreadableDocument, UnwritableValue
+from margo_gitops.wording import json_text
 
 _SPACE = re.compile(r"[ \t\n\r]*")
 _NUMBER = re.compile(r"(-?(?:0|[1-9][0-9]*))(\.[0-9]+)?([eE][-+]?[0-9]+)?")
@@ -194,6 +195,11 @@ def write_json(value: Json) -> bytes:
         return json.dumps(_ordered(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
     except (ValueError, UnicodeEncodeError) as error:
         raise UnwritableValue("a value cannot be written as JSON", why=[str(error)]) from error
+
+
+def pretty_json(value: Json) -> str:
+    """Return JSON as people read it: indented, with a newline at the end."""
+    return f"{json_text(value, indent=2)}\n"
 
 
 def _ordered(value: Json) -> Json:

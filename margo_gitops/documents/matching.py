@@ -29,6 +29,7 @@ from margo_gitops.documents.constraints import (
 )
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
+from margo_gitops.wording import shortened
 
 Reasons: TypeAlias = tuple[str, ...]
 """Why not; empty means yes."""
@@ -246,7 +247,4 @@ def condition_text(expression: MatchExpression) -> str:
 
 
 def _shown(found: _Found) -> str:
-    if isinstance(found, _Absent):
-        return "nothing there"
-    text = repr(found)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return "nothing there" if isinstance(found, _Absent) else shortened(repr(found), 80)

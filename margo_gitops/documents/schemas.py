@@ -6,7 +6,6 @@ the reader checks, so the reader refuses everything that a schema refuses, and m
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.fleet_kinds import ApplicationsLock, Deployment, Device, Fleet, Site
+from margo_gitops.documents.json_text import pretty_json
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import json_schema
@@ -80,8 +80,4 @@ def schema_files(kinds: Sequence[SchemaKind], examples: Mapping[str, Sequence[Js
     Args:
         kinds: which; `DOCUMENT_SCHEMAS` and those of higher layers.
     """
-    return {kind.file: _pretty(kind.schema(examples.get(kind.name, ()))) for kind in kinds}
-
-
-def _pretty(schema: Json) -> bytes:
-    return (json.dumps(schema, indent=2, ensure_ascii=False) + "\n").encode()
+    return {kind.file: pretty_json(kind.schema(examples.get(kind.name, ()))).encode() for kind in kinds}

@@ -23,6 +23,7 @@ from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Json, Node, Sou
 from margo_gitops.documents.yaml_mistakes import not_yaml
 from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain, write_number, write_text
 from margo_gitops.errors import Location, UnreadableDocument, UnwritableValue
+from margo_gitops.wording import shortened
 
 if TYPE_CHECKING:
     Loader = yaml.SafeLoader
@@ -163,8 +164,7 @@ class _EventReader:
         try:
             return read_plain(text, foreign=self._foreign)
         except AmbiguousScalarError as error:
-            shown = text if len(text) <= 40 else f"{text[:37]}..."
-            self._refuse(event, f"{shown} {error.why}", error.remedy)
+            self._refuse(event, f"{shortened(text, 40)} {error.why}", error.remedy)
 
     def _refuse(self, event: Any, what: str, remedy: str) -> NoReturn:  # noqa: ANN401
         mark = event.start_mark

@@ -20,7 +20,7 @@ from margo_gitops.editing.round_trip import rewritten
 from margo_gitops.editing.values import parameter_schemas
 from margo_gitops.errors import EditImpossible, Location, PackageExists
 from margo_gitops.rendering.intent import Intent, Located
-from margo_gitops.wording import json_text
+from margo_gitops.wording import json_text, shortened
 
 
 def add_edit(base: Base, package: Package, *, replace: bool = False) -> Edit:
@@ -241,8 +241,7 @@ def _exact(facts: Facts, fact: str) -> str:
 
 
 def _shown(value: Json) -> str:
-    text = "none" if value is None else json_text(value)
-    return text if len(text) <= 100 else f"{text[:97]}..."
+    return shortened("none" if value is None else json_text(value), 100)
 
 
 def _parameter(description: ApplicationDescription, name: str, parameter: DescribedParameter) -> dict[str, Json]:

@@ -18,6 +18,7 @@ from margo_gitops.documents.constraints import DeviceSelector, MatchExpression, 
 from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain, write_number
 from margo_gitops.errors import SelectorInvalid
 from margo_gitops.rendering.intent import Intent
+from margo_gitops.wording import shortened
 
 MAX_LENGTH = 10_000
 
@@ -80,8 +81,7 @@ def parse_selector(text: str, intent: Intent) -> DeviceSelector:
 
 
 def _refuse(text: str, why: str) -> NoReturn:
-    shown = text if len(text) <= 200 else f"{text[:197]}..."
-    raise SelectorInvalid(f"{shown!r} is not a selector", why=[why], remedy=f"write {_FORMS}")
+    raise SelectorInvalid(f"{shortened(text, 200)!r} is not a selector", why=[why], remedy=f"write {_FORMS}")
 
 
 def _named(text: str, each: _Requirement) -> tuple[str, ...]:

@@ -133,9 +133,9 @@ class StateDocumentInvalid(TrustRefused):
 class AllowedSignersInvalid(MargoGitopsError):
     """The list of keys that may sign state cannot be used.
 
-    The list is empty, or a line is not in the format of ALLOWED SIGNERS in ssh-keygen(1). Certificate authorities and
-    some key types are not accepted either. Each finding names its line and column. The agent never uses a list that it
-    understands only partly.
+    The list cannot be read, is empty, or a line is not in the format of ALLOWED SIGNERS in ssh-keygen(1). Certificate
+    authorities and some key types are not accepted either. Each finding names its line and column. The agent never uses
+    a list that it understands only partly.
     """
 
     code = "MG1512"

@@ -17,7 +17,7 @@ from margo_gitops.fleet_status.status import (
     FleetStatus,
     StateCounts,
 )
-from margo_gitops.wording import counted, few, printable, table_lines
+from margo_gitops.wording import counted, cut, few, printable, shortened, table_lines
 
 SHOWN: Final = 20
 """Lines of each part that are shown without --details."""
@@ -44,7 +44,7 @@ def status_lines(status: FleetStatus, *, details: bool = False) -> Iterator[str]
     if stuck := list(_stuck(status)):
         yield ""
         yield "stuck"
-        yield from _cut(stuck, None if details else 2 * SHOWN)
+        yield from cut(stuck, None if details else 2 * SHOWN)
     if status.devices:
         yield ""
         urgent = sorted(status.devices, key=lambda each: DEVICE_STATES.index(each.state))
@@ -73,7 +73,7 @@ def _stuck(status: FleetStatus) -> Iterator[str]:
                 places.append(_place(device, each))
     for (name, error), places in sorted(failures.items(), key=lambda item: (-len(item[1]), item[0])):
         yield f"  {name}: failed on {few(places, _NAMED)}"
-        yield f"    {_short(printable(error))}"
+        yield f"    {shortened(printable(error), _LONGEST)}"
     ahead = [_place(each, None) for each in status.devices if each.state == "ahead"]
     if ahead:
         yield f"  {few(ahead, _NAMED)}: adopted a manifest newer than the state repo's"
@@ -83,10 +83,6 @@ def _stuck(status: FleetStatus) -> Iterator[str]:
 def _place(device: DeviceStatus, deployment: DeploymentReport | None) -> str:
     name = deployment.device if deployment is not None and deployment.device else device.device
     return f"{device.site}/{name}" if device.site else name
-
-
-def _short(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
 def _devices(devices: Sequence[DeviceStatus], *, details: bool) -> Iterator[str]:
@@ -115,15 +111,9 @@ def _deployment(device: DeviceStatus, each: DeploymentReport) -> str:
     state = each.state or "not reported"
     adopted = f", manifest {each.adopted}" if each.adopted is not None else ""
     gone = "" if each.wanted else " (to be removed)"
-    error = f": {_short(printable(each.error))}" if each.error else ""
+    error = f": {shortened(printable(each.error), _LONGEST)}" if each.error else ""
     return f"      {each.name}{child}: {state}{adopted}{gone}{error}"
 
 
 def _time(moment: str | None) -> str:
     return moment.replace("+00:00", "Z") if moment else "-"
-
-
-def _cut(lines: Sequence[str], most: int | None) -> Iterator[str]:
-    yield from lines[:most]
-    if most is not None and len(lines) > most:
-        yield f"  and {len(lines) - most} more lines: see them with --details"

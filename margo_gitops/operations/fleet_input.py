@@ -9,14 +9,23 @@ from pathlib import Path
 
 from margo_gitops.catalog.fleet import read_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
+from margo_gitops.disk.files import read_bounded, reason
 from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.documents.state_layout import FLEET_REF
-from margo_gitops.errors import FleetBranchOther, FleetCommitOlder, StateForeign
+from margo_gitops.errors import (
+    AllowedSignersInvalid,
+    Finding,
+    FleetBranchOther,
+    FleetCommitOlder,
+    Location,
+    StateForeign,
+)
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.publication import read_signing_key as read_signing_key
 from margo_gitops.state_repo.remote import RemoteState, is_remote
 from margo_gitops.state_repo.state_repo import StateRepo
+from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
 from margo_gitops.trust.state_commit import StateCommit
 
 
@@ -80,6 +89,23 @@ def read_intent(fleet: Path, revision: str | None) -> Intent:
     return read_fleet_commit(fleet, revision).intent if revision is not None else read_working_tree(fleet)
 
 
+def read_signers(path: Path | None) -> AllowedSigners | None:
+    """Return the list of signers in a file; None for no file.
+
+    Raises:
+        AllowedSignersInvalid: it cannot be read, or has mistakes; with every broken line.
+    """
+    if path is None:
+        return None
+    try:
+        return parse_allowed_signers(read_bounded(path, MAX_LIST_BYTES), str(path))
+    except OSError as error:
+        where = Location(str(path))
+        raise AllowedSignersInvalid(
+            "the list of allowed signers cannot be read", [Finding(reason(error), where)], where=where
+        ) from error
+
+
 @dataclass(frozen=True, slots=True)
 class StateTarget:
     """The state repo, and its remote where it has one."""
@@ -87,14 +113,10 @@ class StateTarget:
     repo: StateRepo
     remote: RemoteState | None
 
-    def release(self) -> None:
-        """Let other processes of this machine use the mirror of a remote."""
-        if self.remote is not None:
-            self.remote.release()
 
-
-def open_state(location: str, cache: Path, *, create: bool, reports: bool = False) -> StateTarget:
-    """Return the state repo at a path or URL.
+@contextmanager
+def open_state(location: str, cache: Path, *, create: bool, reports: bool = False) -> Iterator[StateTarget]:
+    """Yield the state repo at a path or URL; no other process of this machine uses the mirror of a remote meanwhile.
 
     Args:
         location: an absolute path or a URL.
@@ -107,8 +129,12 @@ def open_state(location: str, cache: Path, *, create: bool, reports: bool = Fals
     """
     if is_remote(location):
         remote = RemoteState(location, cache, reports=reports)
-        return StateTarget(remote.fetch(), remote)
-    return StateTarget(StateRepo.open_or_create(Path(location)) if create else StateRepo.open(Path(location)), None)
+        try:
+            yield StateTarget(remote.fetch(), remote)
+        finally:
+            remote.release()
+    else:
+        yield StateTarget(StateRepo.open_or_create(Path(location)) if create else StateRepo.open(Path(location)), None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,11 +164,8 @@ def opened_state(request: StateRequest) -> Iterator[tuple[StateObjects, str]]:
         location = state_location(repo.root, read_fleet_document(repo.tree("HEAD")).value)
     else:
         location = named_location(request.state)
-    target = open_state(location, request.cache, create=False, reports=True)
-    try:
+    with open_state(location, request.cache, create=False, reports=True) as target:
         yield StateObjects(target.repo.folder), location
-    finally:
-        target.release()
 
 
 def refuse_foreign(fleet: FleetInput, target: StateTarget, values: Mapping[str, str]) -> None:

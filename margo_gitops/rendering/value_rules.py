@@ -15,6 +15,7 @@ from typing import Final
 import re2
 
 from margo_gitops.documents.application import ParameterValue, ValueSchema
+from margo_gitops.wording import shortened
 
 
 class RuleUnusableError(ValueError):
@@ -155,6 +156,5 @@ def compiled(pattern: str) -> re2._Regexp:
     try:
         return re2.compile(pattern, options)
     except re2.error as error:
-        shown = pattern if len(pattern) <= 80 else f"{pattern[:77]}..."
         why = error.args[0].decode("utf-8", "replace") if isinstance(error.args[0], bytes) else error
-        raise RuleUnusableError(f"the rule regexMatch {shown!r} cannot be evaluated: {why}") from error
+        raise RuleUnusableError(f"the rule regexMatch {shortened(pattern, 80)!r} cannot be evaluated: {why}") from error

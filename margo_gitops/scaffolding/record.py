@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -11,6 +10,7 @@ from typing import Annotated
 from margo_gitops import __version__
 from margo_gitops.digests import sha256
 from margo_gitops.documents.declarations import About, DigestText, OwnKind, Problem, Text
+from margo_gitops.documents.json_text import pretty_json
 from margo_gitops.documents.records import read, write
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.scaffolding.template import TOOLING_FOLDER, Answers
@@ -63,7 +63,7 @@ def new_record(answers: Answers, files: Mapping[str, ScaffoldedFile]) -> Scaffol
 
 def write_record(record: Scaffold) -> bytes:
     """Return a record as the bytes of its file."""
-    return (json.dumps(write(record), indent=2, ensure_ascii=False) + "\n").encode()
+    return pretty_json(write(record)).encode()
 
 
 def read_record(content: bytes) -> Scaffold:

@@ -40,7 +40,7 @@ from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.state_repo import StateRepo, device_of
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.freshness import read_statement
-from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE, ShardedTree, build_tree, device_key, possible_shards
+from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE, ShardedTree, build_tree, device_key
 from margo_gitops.trust.git_commit import Ident, build_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, TREE, TreeEntry, tree_bytes
 from margo_gitops.trust.signer import Use, commit_signer
@@ -180,11 +180,9 @@ def device_proof(repo: StateRepo, values: Mapping[str, str], device: str) -> byt
     Raises:
         FreshnessMissing: there is none.
     """
-    for shard in possible_shards(device):
-        commit = values.get(f"{FRESHNESS_REFS}{shard}")
-        content = repo.objects.file(commit, FRESHNESS_FILE) if commit else None
-        if content is not None:
-            return content
+    content = repo.objects.proof(device, values)
+    if content is not None:
+        return content
     raise FreshnessMissing(
         "the state repo holds no statement of freshness",
         device=device,

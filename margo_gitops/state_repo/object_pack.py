@@ -11,7 +11,7 @@ import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from io import BytesIO
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from dulwich.pack import write_pack_index_v2
 from margo_gitops.disk.files import sync_folder
 from margo_gitops.trust.git_objects import BLOB, COMMIT, TREE, object_id
 
-_TYPES = {COMMIT: 1, TREE: 2, BLOB: 3}
+PACK_TYPES = {COMMIT: 1, TREE: 2, BLOB: 3}
 
 
 class ObjectPack:
@@ -47,7 +47,7 @@ class ObjectPack:
         """
         name = object_id(kind, content)
         if name not in self._entries and name not in self._known:
-            entry = entry_header(_TYPES[kind], len(content)) + zlib.compress(content, zlib.Z_BEST_SPEED)
+            entry = entry_header(PACK_TYPES[kind], len(content)) + zlib.compress(content, zlib.Z_BEST_SPEED)
             self._entries[name] = (entry, self._at)
             self._at += len(entry)
         return name
@@ -63,13 +63,8 @@ class ObjectPack:
         """
         if not self._entries:
             return
-        digest = hashlib.sha1(usedforsecurity=False)
-        content = bytearray(b"PACK" + struct.pack(">LL", 2, len(self._entries)))
-        for entry, _ in self._entries.values():
-            content += entry
-        digest.update(content)
-        checksum = digest.digest()
-        content += checksum
+        content = pack_bytes([entry for entry, _ in self._entries.values()])
+        checksum = content[-20:]
         index = [
             (bytes.fromhex(name), offset, zlib.crc32(entry)) for name, (entry, offset) in sorted(self._entries.items())
         ]
@@ -88,6 +83,12 @@ class ObjectPack:
         sync_folder(folder)
 
 
+def pack_bytes(entries: Collection[bytes]) -> bytes:
+    """Return a pack of version 2 (gitformat-pack)."""
+    content = b"".join([b"PACK", struct.pack(">LL", 2, len(entries)), *entries])
+    return content + hashlib.sha1(content, usedforsecurity=False).digest()
+
+
 def entry_header(kind: int, size: int) -> bytes:
     """Return type and size of an object (gitformat-pack, object entries)."""
     byte = kind << 4 | size & 0x0F
@@ -101,7 +102,7 @@ def entry_header(kind: int, size: int) -> bytes:
     return bytes(header)
 
 
-def _write(target: Path, content: bytearray | memoryview) -> None:
+def _write(target: Path, content: bytes | memoryview) -> None:
     descriptor, name = tempfile.mkstemp(prefix="tmp_pack_", dir=target.parent)  # git removes such leftovers
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -13,6 +13,8 @@ from margo_gitops.documents.state_layout import (
     DEPLOYMENT_SUFFIX,
     DEPLOYMENTS_FOLDER,
     DEVICES_FOLDER,
+    FRESHNESS_FILE,
+    FRESHNESS_REFS,
     LEFT_FOLDER,
     MANIFEST_FILE,
     NO_SITE,
@@ -21,7 +23,7 @@ from margo_gitops.documents.state_layout import (
 from margo_gitops.errors import StateTampered
 from margo_gitops.state_repo.git_store import GitStore, bad_object, commit_links, entry_name
 from margo_gitops.state_repo.refs import Refs
-from margo_gitops.trust.git_commit import GitCommit, parse_commit
+from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE
 from margo_gitops.trust.snapshot import Snapshot
 
@@ -67,11 +69,6 @@ class DeviceState:
     manifest: bytes = field(repr=False)
     manifest_digest: Digest
     deployments: Mapping[str, bytes] = field(repr=False)
-
-    @property
-    def parsed(self) -> GitCommit:
-        """The commit's fields (ValueError: no renderer writes such a commit)."""
-        return parse_commit(self.raw_commit)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -167,6 +164,12 @@ class StateObjects(GitStore):
         if not isinstance(found, dict) or not all(isinstance(each, str) for each in found.values()):
             raise bad_object(commit, f"{ALIASES_FILE} does not hold names")
         return found
+
+    def proof(self, device: str, refs: Mapping[str, str]) -> bytes | None:
+        """Return the proof of freshness for a device, or for a child of a gateway; None where there is none."""
+        commits = (refs.get(f"{FRESHNESS_REFS}{shard}") for shard in possible_shards(device))
+        commit = next((commit for commit in commits if commit), None)
+        return self.file(commit, FRESHNESS_FILE) if commit else None
 
     def held(self, places: Mapping[str, DevicePlace], encoded: str) -> DeviceTree | None:
         """Return a device's tree in a fleet commit; None where it has none."""

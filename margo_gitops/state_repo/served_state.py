@@ -18,7 +18,6 @@ from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.documents.state_layout import (
     DEVICE_REFS,
     FLEET_REF,
-    FRESHNESS_FILE,
     FRESHNESS_REFS,
     device_ref,
 )
@@ -27,7 +26,6 @@ from margo_gitops.state_repo.git_store import CACHE_BYTES
 from margo_gitops.state_repo.objects import DeviceState, StateObjects
 from margo_gitops.state_repo.refs import RefWatch
 from margo_gitops.state_repo.state_repo import StateRepo
-from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.snapshot import Snapshot
 
 EARLIER_COMMITS: Final = 4
@@ -138,9 +136,7 @@ class StateView:
 
     def proof(self, client: str) -> bytes | None:
         """Return the proof of freshness for this client; None where there is none."""
-        commits = (self.refs.get(f"{FRESHNESS_REFS}{shard}") for shard in possible_shards(client))
-        commit = next((commit for commit in commits if commit), None)
-        return self._objects.file(commit, FRESHNESS_FILE) if commit else None
+        return self._objects.proof(client, self.refs)
 
     def bundle(self, client: str, digest: str, shape: Shape = as_stored) -> bytes | None:
         """Return the bundle of this client with exactly this digest, rebuilt; None where it has none."""
@@ -171,11 +167,6 @@ class StateView:
         states: list[DeviceState] = []
         commit = self.revision(client)
         while commit is not None and len(states) <= EARLIER_COMMITS:
-            state = self._objects.state(commit, client)
-            states.append(state)
-            try:
-                parents = state.parsed.parents
-            except ValueError:
-                break
-            commit = parents[0] if parents else None
+            states.append(self._objects.state(commit, client))
+            commit = next(iter(self._objects.links(commit).parents), None)
         return states

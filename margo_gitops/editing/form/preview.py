@@ -48,16 +48,13 @@ def installed_state(base: Base, state: str | None, cache: Path) -> Installed:
     if state is None and not is_remote(location) and not Path(location).exists():
         return Installed(lambda _device: None)
     try:
-        target = open_state(location, cache, create=False)
+        # A person fills in a form for minutes; commits, once fetched, stay readable without holding the mirror.
+        with open_state(location, cache, create=False) as target:
+            values = target.repo.refs.read()
     except MargoGitopsError as error:
         if state is not None:
             raise
         return _as_the_fleet_says(base, error)
-    try:
-        values = target.repo.refs.read()
-    finally:
-        # A person fills in a form for minutes; commits, once fetched, stay readable without holding the mirror.
-        target.release()
     return Installed(lambda device: target.repo.held(device, values))
 
 

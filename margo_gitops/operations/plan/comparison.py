@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from margo_gitops.catalog.file_tree import FileTree, RootTree
 from margo_gitops.digests import Digest
@@ -13,7 +13,6 @@ from margo_gitops.documents.records import write
 from margo_gitops.errors import (
     Finding,
     FleetInvalid,
-    InvalidDocument,
     MargoGitopsError,
     PolicyUnusable,
     RenderingRefused,
@@ -23,6 +22,7 @@ from margo_gitops.operations.content_sources import Images, content_by_digest
 from margo_gitops.operations.policies.policy_command import judge_by_command
 from margo_gitops.operations.policies.policy_history import PolicyHistory, Span
 from margo_gitops.operations.policies.policy_judging import Change, judge_change
+from margo_gitops.operations.validate.rule_findings import of_error, of_finding
 from margo_gitops.rendering.changes import Plan, PolicyVerdict, Refusal, SiteRefusal, make_plan
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.difference import FleetState, difference
@@ -160,23 +160,8 @@ def refusals(error: FleetInvalid | RenderingRefused) -> tuple[Refusal, ...]:
 
 def refusal(reason: MargoGitopsError | Finding) -> Refusal:
     """Return one reason, as a plan tells it."""
-    why: tuple[str, ...]
-    device: str | None
-    if isinstance(reason, Finding):
-        where, rule, why, device = reason.location, reason.rule or InvalidDocument.code, (), None
-        message = f"{reason.path}: {reason.message}" if reason.path else reason.message
-    else:
-        where, rule, why, device, message = reason.where, reason.code, reason.why, reason.device, reason.what
-    return Refusal(
-        rule=rule,
-        message=message,
-        file=where.file if where else None,
-        line=where.line if where else None,
-        column=where.column if where else None,
-        device=device,
-        why=why,
-        remedy=reason.remedy,
-    )
+    found = of_finding(reason) if isinstance(reason, Finding) else of_error(reason)
+    return Refusal(**{each.name: getattr(found, each.name) for each in fields(Refusal)})
 
 
 def verdict(found: Verdict) -> PolicyVerdict:

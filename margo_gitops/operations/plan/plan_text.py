@@ -6,7 +6,7 @@ devices; the third is cut unless somebody asks for the details.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from margo_gitops.documents.application import ParameterValue
@@ -20,7 +20,7 @@ from margo_gitops.rendering.changes import (
     Refusal,
     SiteRefusal,
 )
-from margo_gitops.wording import byte_count, counted, few, json_text, table_lines
+from margo_gitops.wording import byte_count, counted, cut, few, json_text, shortened, table_lines
 
 SHOWN = 20
 """Lines of each part that are shown without --details."""
@@ -91,8 +91,7 @@ def shown(value: ParameterValue | None) -> str:
     """Return a value as JSON, shortened; "nothing" for none."""
     if value is None:
         return "nothing"
-    text = json_text(value)
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
+    return shortened(json_text(value), _LONGEST)
 
 
 def _place(file: str | None, line: int | None, column: int | None = None) -> str:
@@ -179,24 +178,24 @@ def as_text(plan: Plan, *, details: bool = False) -> Iterator[str]:
     most = None if details else SHOWN
     if plan.refusals:
         yield ""
-        yield from _cut(
+        yield from cut(
             [line for each in plan.refusals for line in _refusal_lines(each)], None if details else 3 * SHOWN
         )
     if plan.cannot_take:
         yield ""
         yield "cannot take it"
-        yield from _cut([f"  {site_refusal(each)}" for each in plan.cannot_take], most)
+        yield from cut([f"  {site_refusal(each)}" for each in plan.cannot_take], most)
     if plan.policy:
         yield ""
         yield "policy"
-        yield from _cut([line for each in plan.policy for line in _verdict_lines(each)], None if details else 3 * SHOWN)
+        yield from cut([line for each in plan.policy for line in _verdict_lines(each)], None if details else 3 * SHOWN)
     if plan.sites:
         yield ""
         yield from (f"  {line}" for line in table_lines([TABLE_HEADING, *table_rows(plan)]))
     if told := causes(plan):
         yield ""
         yield "why"
-        yield from _cut([_cause_line(cause) for cause in told], most)
+        yield from cut([_cause_line(cause) for cause in told], most)
     if plan.devices:
         yield ""
         yield "devices"
@@ -205,13 +204,7 @@ def as_text(plan: Plan, *, details: bool = False) -> Iterator[str]:
                 yield _device_line(device)
                 yield from _device_details(device)
         else:
-            yield from _cut([_device_line(device) for device in plan.devices], most)
-
-
-def _cut(lines: Sequence[str], most: int | None) -> Iterator[str]:
-    yield from lines[:most]
-    if most is not None and len(lines) > most:
-        yield f"  and {len(lines) - most} more lines: see them with --details"
+            yield from cut([_device_line(device) for device in plan.devices], most)
 
 
 def _refusal_lines(refusal: Refusal) -> Iterator[str]:

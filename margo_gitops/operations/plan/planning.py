@@ -208,11 +208,8 @@ def _plan_after_state(planning: _Planning, renders: Render) -> Plan:
             states = render(planning.intent, lambda _device: None)
         note = f"there is no state repo at {location} yet: the first render makes it"
         return planning.plan("nothing", rendered_fleet(()), states, None, [note])
-    target = open_state(location, request.cache, create=False)
-    try:
+    with open_state(location, request.cache, create=False) as target:
         return _plan_after(planning, target, renders)
-    finally:
-        target.release()
 
 
 def _plan_after(planning: _Planning, target: StateTarget, renders: Render) -> Plan:

@@ -37,6 +37,7 @@ from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.git_commit import MAX_TIME, Ident
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.wording import shortened
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,12 +105,9 @@ def render_fleet(request: RenderRequest) -> Rendered:
         refuse_other_branch(fleet)
     uncommitted = tuple(fleet.repo.uncommitted())
     location = fleet.state_location(request.state)
-    target = open_state(location, request.cache, create=True)
-    try:
+    with open_state(location, request.cache, create=True) as target:
         first = FLEET_REF not in target.repo.refs.read()
         publication = _publish(fleet, target, request)
-    finally:
-        target.release()
     unattested = fleet.intent.fleet.value.spec.freshness is not None and _renewal(fleet, request) is None
     return Rendered(
         fleet.commit, location, publication, uncommitted, unattested, first, fleet.repo.remote() is not None
@@ -197,9 +195,8 @@ def check_fleet(request: RenderRequest) -> list[str]:
         MargoGitopsError: of MG11xx to MG13xx.
     """
     fleet = read_fleet_commit(request.fleet, request.revision)
-    target = open_state(fleet.state_location(request.state), request.cache, create=False)
-    values = target.repo.refs.read()
-    try:
+    with open_state(fleet.state_location(request.state), request.cache, create=False) as target:
+        values = target.repo.refs.read()
         refuse_foreign(fleet, target, values)
         states = rendered_states(fleet.intent, target, values)
         found = differences(target.repo, states, values, fleet.intent.aliases)
@@ -210,8 +207,6 @@ def check_fleet(request: RenderRequest) -> list[str]:
                 if not state.changed and target.repo.signature(state.device, values) is None
             ]
         return found
-    finally:
-        target.release()
 
 
 def rendered_states(intent: Intent, target: StateTarget, values: dict[str, str]) -> tuple[DesiredState, ...]:
@@ -270,5 +265,5 @@ _MAX_PLAIN = 500
 
 def _plain(text: str) -> str:
     """Return text without what has a meaning in a commit's headers, or none to people; not too much of it."""
-    kept = "".join(character for character in text if character.isprintable() and character not in "<>").strip()
-    return kept if len(kept) <= _MAX_PLAIN else f"{kept[: _MAX_PLAIN - 3]}..."
+    kept = "".join(character for character in text if character.isprintable() and character not in "<>")
+    return shortened(kept.strip(), _MAX_PLAIN)

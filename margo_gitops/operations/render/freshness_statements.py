@@ -32,13 +32,10 @@ def renew_statement(location: str, cache: Path, renewal: Renewal) -> Renewed:
     Raises:
         StateRepoUnusable, StateUnreachable, StateTampered, StateMoved: nothing was changed.
     """
-    target = open_state(location, cache, create=False)
-    try:
+    with open_state(location, cache, create=False) as target:
         renewed = renew(target.repo, target.repo.refs.read(), renewal)
         if target.remote is not None:
             target.remote.push()
-    finally:
-        target.release()
     return renewed
 
 
@@ -49,13 +46,10 @@ def show_statement(location: str, cache: Path, now: datetime) -> ShownStatement:
         FreshnessMissing: it holds none.
         StateRepoUnusable, StateUnreachable, StateTampered: it cannot be read.
     """
-    target = open_state(location, cache, create=False)
-    try:
+    with open_state(location, cache, create=False) as target:
         values = target.repo.refs.read()
         statement = current_statement(target.repo, values)
         due = is_due(target.repo, values, now)
-    finally:
-        target.release()
     if statement is None:
         raise FreshnessMissing(
             "the state repo holds no statement of freshness",
@@ -74,8 +68,5 @@ def export_proof(location: str, cache: Path, device: str) -> bytes:
         FreshnessMissing: the state repo holds none.
         StateRepoUnusable, StateUnreachable, StateTampered: it cannot be read.
     """
-    target = open_state(location, cache, create=False)
-    try:
+    with open_state(location, cache, create=False) as target:
         return device_proof(target.repo, target.repo.refs.read(), device)
-    finally:
-        target.release()

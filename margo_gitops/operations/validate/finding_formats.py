@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from xml.etree import ElementTree as ET
 
 from margo_gitops import __version__
+from margo_gitops.documents.json_text import pretty_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.errors.base import on_devices
 from margo_gitops.operations.validate.rule_findings import RuleFinding, Validation
 from margo_gitops.operations.validate.rules import RULES
-from margo_gitops.wording import counted, json_text, printable
+from margo_gitops.wording import counted, printable
 
 _FLEET_FILE = "margo-gitops.yaml"
 """Where a finding is shown that is in no file; every one of these formats wants a place."""
@@ -46,11 +47,7 @@ def _text_lines(validation: Validation) -> Iterator[str]:
 
 def as_json(validation: Validation) -> str:
     """Return findings as JSON (schemas/validation.schema.json)."""
-    return _pretty(write(validation))
-
-
-def _pretty(value: Json) -> str:
-    return f"{json_text(value, indent=2)}\n"
+    return pretty_json(write(validation))
 
 
 def as_junit(validation: Validation) -> str:
@@ -110,7 +107,7 @@ def as_sarif(validation: Validation) -> str:
     ]
     driver: Json = {"name": "margo-gitops", "semanticVersion": __version__, "rules": rules}
     run: Json = {"tool": {"driver": driver}, "columnKind": "unicodeCodePoints", "results": results}
-    return _pretty(
+    return pretty_json(
         {
             "$schema": "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json",
             "version": "2.1.0",
@@ -184,7 +181,7 @@ def as_gitlab(validation: Validation) -> str:
                 "location": {"path": each.file or _FLEET_FILE, "lines": {"begin": each.line or 1}},
             }
         )
-    return _pretty(report)
+    return pretty_json(report)
 
 
 FORMATS: dict[str, Callable[[Validation], str]] = {

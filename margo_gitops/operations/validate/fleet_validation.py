@@ -121,12 +121,9 @@ def _previous(request: ValidateRequest) -> Iterator[Previous]:
     if request.state is None:
         yield lambda _device: None
         return
-    target = open_state(named_location(request.state), request.cache, create=False)
-    try:
+    with open_state(named_location(request.state), request.cache, create=False) as target:
         values = target.repo.refs.read()
         yield lambda device: target.repo.held(device, values)
-    finally:
-        target.release()
 
 
 def _tree(repo: FleetRepo, revision: str | None) -> RootTree:

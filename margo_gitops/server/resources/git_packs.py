@@ -6,10 +6,8 @@ to a commit shortly before; those are kept. Histories, which people ask for, are
 
 from __future__ import annotations
 
-import hashlib
-import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,9 +15,8 @@ from dulwich.pack import create_delta
 
 from margo_gitops.cache import SizedCache
 from margo_gitops.server.resources.git_wire import Fetch, RefusedError
-from margo_gitops.state_repo.object_pack import entry_header
+from margo_gitops.state_repo.object_pack import PACK_TYPES, entry_header, pack_bytes
 from margo_gitops.state_repo.objects import StateObjects
-from margo_gitops.trust.git_objects import BLOB, COMMIT, TREE
 
 CACHE_BYTES: Final = 64 * 1024 * 1024
 MAX_COMMITS: Final = 20_000
@@ -30,7 +27,6 @@ _RECENT: Final = 64
 """How far back a commit that a device holds is looked for."""
 
 _LARGEST_DELTA: Final = 64 * 1024
-_TYPES: Final = {COMMIT: 1, TREE: 2, BLOB: 3}
 _REF_DELTA: Final = 7
 
 
@@ -147,7 +143,7 @@ class Packs:
                 if left < 0:
                     raise RefusedError("the history is larger than is served: ask for less with --depth")
                 entries[name] = self._entry(kind, content, bases.get(path))
-        return _pack(entries.values())
+        return pack_bytes(entries.values())
 
     def _known(self, plan: Plan) -> tuple[set[str], dict[str, str]]:
         """Return the objects that the client has, and those of the base by their place."""
@@ -164,7 +160,7 @@ class Packs:
         return self._objects.links(commit).tree
 
     def _entry(self, kind: bytes, content: bytes, base: str | None) -> bytes:
-        whole = entry_header(_TYPES[kind], len(content)) + zlib.compress(content)
+        whole = entry_header(PACK_TYPES[kind], len(content)) + zlib.compress(content)
         if base is None or len(content) > _LARGEST_DELTA:
             return whole
         base_kind, base_content = self._objects.content(base)
@@ -177,10 +173,3 @@ class Packs:
 
 def _key(plan: Plan) -> tuple[object, ...]:
     return plan.wants, plan.common, plan.base
-
-
-def _pack(entries: Iterable[bytes]) -> bytes:
-    """Return a pack of version 2 (gitformat-pack)."""
-    parts = list(entries)
-    content = b"".join([b"PACK", struct.pack(">LL", 2, len(parts)), *parts])
-    return content + hashlib.sha1(content, usedforsecurity=False).digest()
