@@ -23,11 +23,7 @@ _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def seconds(duration: float | str) -> float:
-    """Return a duration, `90s`, `5m`, `2h`, `1d` or a number, in seconds.
-
-    Raises:
-        ValueError: it is not a duration.
-    """
+    """Return a duration, `90s`, `5m`, `2h`, `1d` or a number, in seconds (ValueError: it is not a duration)."""
     if not isinstance(duration, str):
         return float(duration)
     if not re.fullmatch(DURATION_PATTERN[1:-1], duration):

@@ -138,11 +138,7 @@ class RunningProject:
         return problem
 
     def drop_volumes(self) -> None:
-        """Delete the project's named volumes.
-
-        Raises:
-            RemoveFailed: one is still there.
-        """
+        """Delete the project's named volumes (RemoveFailed: one is still there)."""
         volumes = self.engine.query("volume", "ls", "--quiet", "--filter", f"label={PROJECT}={self.name}")
         if names := volumes.split():
             done = self.engine.client("volume", "rm", *names, seconds=REMOVE_SECONDS)

@@ -110,11 +110,7 @@ class WorkingTree(DiskTree):
 
 
 def _tracked(repository: pygit2.Repository, root: Path) -> frozenset[str]:
-    """Return the paths in the index.
-
-    Raises:
-        NoFleetRepo: the checkout is sparse, so files of the fleet are missing.
-    """
+    """Return the paths in the index (NoFleetRepo: the checkout is sparse, so files of the fleet are missing)."""
     if not _is_true(repository, "core.sparseCheckout"):
         try:
             return frozenset(entry.path for entry in repository.index)

@@ -93,11 +93,7 @@ def package_folder(description: ApplicationDescription) -> str:
 
 
 def package_digest(files: dict[str, TreeFile]) -> Digest:
-    """Return the digest that pins a package.
-
-    Raises:
-        PackageInvalid: a file has a name that cannot be pinned.
-    """
+    """Return the digest that pins a package (PackageInvalid: a file has a name that cannot be pinned)."""
     try:
         return folder_digest({path: sha256(file.read()) for path, file in files.items()})
     except ValueError as error:

@@ -70,11 +70,7 @@ class Editing:
         return read_base(self.fleet, branch_start(FleetRepo.find(self.fleet), self.branch))
 
     def refuse_branch(self) -> None:
-        """Refuse a branch's name that would be ignored.
-
-        Raises:
-            UsageError: --branch without --commit.
-        """
+        """Refuse a branch's name that would be ignored (UsageError: --branch without --commit)."""
         if self.branch is not None and not self.commit:
             raise click.UsageError("--branch goes with --commit")
 

@@ -114,11 +114,7 @@ class Commands(click.Group):
         return sorted(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Return a command.
-
-        Raises:
-            ExtraMissing: it needs packages that are not installed.
-        """
+        """Return a command (ExtraMissing: it needs packages that are not installed)."""
         if cmd_name not in COMMANDS:
             return None
         module, _, attribute = COMMANDS[cmd_name].partition(":")

@@ -160,11 +160,7 @@ def write_synced(path: Path, content: bytes, *, mode: int, time: int | None = No
 
 
 def sync_folder(folder: Path) -> None:
-    """Make what was renamed, made or removed in a folder durable.
-
-    Raises:
-        OSError: the disk refuses.
-    """
+    """Make what was renamed, made or removed in a folder durable (OSError: the disk refuses)."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

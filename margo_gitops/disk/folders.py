@@ -152,11 +152,7 @@ def sweep(folder: Path) -> None:
 
 
 def sync_tree(folder: Path) -> None:
-    """Make everything in a folder survive a loss of power.
-
-    Raises:
-        OSError: the disk refuses.
-    """
+    """Make everything in a folder survive a loss of power (OSError: the disk refuses)."""
     for root, _folders, files in os.walk(folder):
         for name in files:
             path = Path(root, name)

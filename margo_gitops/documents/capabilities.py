@@ -106,11 +106,7 @@ _TIMEOUT = re.compile(r"([0-9]{1,6})m([0-9]{1,6})s")
 
 
 def parse_quantity(text: str) -> int:
-    """Return an amount in bytes.
-
-    Raises:
-        ValueError: `text` is not an amount with a binary unit.
-    """
+    """Return an amount in bytes (ValueError: `text` is not an amount with a binary unit)."""
     match = _QUANTITY.fullmatch(text.strip())
     if not match:
         raise ValueError(f"{text!r} is not an amount in Ki, Mi, Gi, Ti, Pi or Ei")

@@ -92,11 +92,7 @@ _SIGNS: Final[dict[str, Callable[[VersionKey, VersionKey], bool]]] = {
 
 @lru_cache(maxsize=1024)
 def read_range(text: str) -> tuple[tuple[_Comparison, ...], ...]:
-    """Return the alternatives of a range.
-
-    Raises:
-        ValueError: it is not a range (VERSION-3).
-    """
+    """Return the alternatives of a range (ValueError: it is not a range (VERSION-3))."""
     return tuple(_alternative(part) for part in text.split("||"))
 
 

@@ -44,20 +44,12 @@ def unknown_version(
 
 
 def named_devices(intent: Intent, devices: Collection[str]) -> frozenset[str]:
-    """Return devices that are named.
-
-    Raises:
-        ReferenceUnknown: the fleet has no such device.
-    """
+    """Return devices that are named (ReferenceUnknown: the fleet has no such device)."""
     return _all_known("device", devices, intent.devices)
 
 
 def named_sites(intent: Intent, sites: Collection[str]) -> frozenset[str]:
-    """Return sites that are named.
-
-    Raises:
-        ReferenceUnknown: the fleet has no such site.
-    """
+    """Return sites that are named (ReferenceUnknown: the fleet has no such site)."""
     return _all_known("site", sites, intent.sites)
 
 
@@ -112,11 +104,7 @@ def placed_deployments(intent: Intent, device: str) -> tuple[PlacedDeployment, .
 
 
 def known_device(intent: Intent, device: str) -> Located[Device]:
-    """Return a device of the fleet.
-
-    Raises:
-        ReferenceUnknown: there is none; a near match is named.
-    """
+    """Return a device of the fleet (ReferenceUnknown: there is none; a near match is named)."""
     if device not in intent.devices:
         raise unknown("device", device, intent.devices)
     return intent.devices[device]

@@ -104,11 +104,7 @@ class DocumentWriter:
         self._profiles: dict[ById[DeployedProfile], Prewritten] = {}
 
     def write(self, document: ApplicationDeployment) -> bytes:
-        """Return a document's exact bytes.
-
-        Raises:
-            UnwritableValue: a parameter holds what no YAML reader could read back.
-        """
+        """Return a document's exact bytes (UnwritableValue: a parameter holds what no YAML reader could read back)."""
         spec = document.spec
         body: dict[str, Json] = {
             "applicationId": spec.application_id,

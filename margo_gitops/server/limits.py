@@ -76,11 +76,7 @@ class Admission:
     _count: int = field(default=0, init=False)
 
     def enter(self, client: str) -> None:
-        """Let a client's request in, until `leave`.
-
-        Raises:
-            RequestRefused: 429 or 503, with a time to come back.
-        """
+        """Let a client's request in, until `leave` (RequestRefused: 429 or 503, with a time to come back)."""
         wait = self.rates.take(client)
         if wait is not None:
             raise RequestRefused(TOO_MANY.later(wait))

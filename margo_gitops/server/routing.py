@@ -159,11 +159,7 @@ class Match(Generic[T]):
     parameters: Mapping[str, str] = field(default_factory=dict)
 
     def operation(self, method: str) -> Operation[T]:
-        """Return what a method does.
-
-        Raises:
-            RequestRefused: 405.
-        """
+        """Return what a method does (RequestRefused: 405)."""
         found = self.route.operations.get("GET" if method == "HEAD" else method)
         if found is None:
             raise RequestRefused(not_allowed(self.route.methods))

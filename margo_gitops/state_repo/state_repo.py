@@ -25,11 +25,7 @@ _PUT_BACK = "find out who moved it, put the branch back to the renderer's last c
 
 
 def device_of(encoded: str) -> str:
-    """Return the device that a folder of the fleet branch is about.
-
-    Raises:
-        StateTampered: none: no render wrote it.
-    """
+    """Return the device that a folder of the fleet branch is about (StateTampered: no render wrote it)."""
     try:
         return decode_device_id(encoded)
     except ValueError as error:

@@ -62,11 +62,7 @@ class StateCommit:
         return {trailer: value for trailer, value in values if value is not None}
 
     def text(self) -> str:
-        """Return the last paragraph of the commit's message.
-
-        Raises:
-            ValueError: a value is not one plain line.
-        """
+        """Return the last paragraph of the commit's message (ValueError: a value is not one plain line)."""
         return format_trailers(self.trailers())
 
     def origin(self) -> StateCommit:

@@ -84,11 +84,7 @@ class ServerTarget:
 
 
 def read_token(path: Path | None) -> str:
-    """Return the token in a file; empty for no file.
-
-    Raises:
-        ServerNotCheckable: it cannot be read, or holds no token.
-    """
+    """Return the token in a file; empty for no file (ServerNotCheckable: it cannot be read, or holds no token)."""
     if path is None:
         return ""
     try:

@@ -54,11 +54,7 @@ class FormCheck:
         return tuple(select(placement, self._fleet))
 
     def profile(self, name: str) -> None:
-        """Check the name of a profile.
-
-        Raises:
-            ReferenceUnknown: the application has no such profile.
-        """
+        """Check the name of a profile (ReferenceUnknown: the application has no such profile)."""
         ids = [each.id for each in self.target.description.deployment_profiles]
         if name not in ids:
             raise unknown(f"profile of {self.target.description.id}", name, ids)

@@ -223,11 +223,7 @@ def unusable(tree: FileTree, fleet: Located[Fleet]) -> Iterator[MargoGitopsError
 
 
 def read_signers(tree: FileTree, fleet: Located[Fleet]) -> AllowedSigners:
-    """Return the list of signers that a policy names.
-
-    Raises:
-        PolicyUnusable: it is not there, or cannot be used.
-    """
+    """Return the list of signers that a policy names (PolicyUnusable: it is not there, or cannot be used)."""
     policy = fleet.value.spec.policy or NO_POLICY
     path = policy.signatures.allowed_signers if policy.signatures else ""
     where = fleet.at("spec", "policy", "signatures", "allowedSigners")

@@ -54,11 +54,7 @@ class Parts:
         return PlainTextResponse("the state repo cannot be read\n", 503, {"Cache-Control": "no-store"})
 
     def trust(self) -> TrustDiscovery:
-        """Return what answers about the trust domain.
-
-        Raises:
-            RequestRefused: 404 without `discovery`.
-        """
+        """Return what answers about the trust domain (RequestRefused: 404 without `discovery`)."""
         if self.discovery is None:
             raise RequestRefused(NOT_FOUND)
         return self.discovery
@@ -196,11 +192,7 @@ class CurrentContract:
         }
 
     async def answer(self, scope: Scope, receive: Receive) -> Response:
-        """Answer a request.
-
-        Raises:
-            RequestRefused: 401, 403, 404, 405, 429, 503, and what resources refuse.
-        """
+        """Answer a request (RequestRefused: 401, 403, 404, 405, 429, 503, and what resources refuse)."""
         match = self._table.find(scope["raw_path"])
         said = seen(scope)
         said.route = match.route.template if match is not None else ""

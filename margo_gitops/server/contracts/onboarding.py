@@ -104,11 +104,7 @@ class Onboarding:
 
 
 def read_root_certificate(text: str, path: Path) -> str:
-    """Return a PEM file's text.
-
-    Raises:
-        ServerMisconfigured: it holds no certificate.
-    """
+    """Return a PEM file's text (ServerMisconfigured: it holds no certificate)."""
     try:
         x509.load_pem_x509_certificates(text.encode())
     except (ValueError, x509.InvalidVersion) as error:

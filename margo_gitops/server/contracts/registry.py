@@ -75,11 +75,7 @@ class RegisteredClient:
 
 
 def read_certificate(der: bytes) -> ClientCertificate:
-    """Return a certificate.
-
-    Raises:
-        ValueError: it is not a certificate, or its key is of another kind.
-    """
+    """Return a certificate (ValueError: it is not a certificate, or its key is of another kind)."""
     if len(der) > _LARGEST_CERTIFICATE:
         raise ValueError("larger than any certificate")
     try:

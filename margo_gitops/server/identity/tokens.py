@@ -100,11 +100,7 @@ def with_bearer(scope: Scope) -> Scope:
 
 
 def read_device_digest(fields: Sequence[str]) -> tuple[str, Digest]:
-    """Return the first two words of a line: a client's id and a digest.
-
-    Raises:
-        ValueError: they are something else.
-    """
+    """Return the first two words of a line: a client's id and a digest (ValueError: they are something else)."""
     device, digest = fields
     if not is_client(device):
         raise ValueError("the first field is not a client's id (a device id without a slash)")

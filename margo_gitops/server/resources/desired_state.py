@@ -251,11 +251,7 @@ def _gzip(content: bytes) -> bytes:
 
 @lru_cache(maxsize=16_384)
 def manifest_version(manifest: bytes) -> int:
-    """Return the version of a manifest.
-
-    Raises:
-        ValueError: it is not a manifest.
-    """
+    """Return the version of a manifest (ValueError: it is not a manifest)."""
     version = json.loads(manifest).get("manifestVersion")
     if not isinstance(version, int):
         raise ValueError("the manifest has no version")  # noqa: TRY004  # content that is wrong, not a caller's mistake

@@ -138,11 +138,7 @@ class RenewedTls:
     """The settings of TLS, as the files are now (TLS-3)."""
 
     def __init__(self, files: TlsSettings) -> None:
-        """Read the files.
-
-        Raises:
-            ServerMisconfigured: one cannot be read, or holds something else.
-        """
+        """Read the files (ServerMisconfigured: one cannot be read, or holds something else)."""
         self._files = files
         self._watch = FileWatch(*(path for path in (files.certificate, files.key, files.client_trust) if path))
         self._watch.mark()
