@@ -108,15 +108,10 @@ class HistoryLog:
         was, now = before.get(encoded), after.get(encoded)
         changed = now is not None and (was is None or was.tree != now.tree)
         version = manifest_version(DeviceTree(self.objects, now.tree).manifest) if now and changed else None
-        old, new = (
-            {path: blob for path, blob in DeviceTree(self.objects, place.tree).files.items() if _is_deployment(path)}
-            if place and changed
-            else {}
-            for place in (was, now)
-        )
+        old, new = (DeviceTree(self.objects, place.tree).files if place and changed else {} for place in (was, now))
         deployments = []
         for path in {*old, *new}:
-            if old.get(path) != new.get(path):
+            if path.startswith(f"{DEPLOYMENTS_FOLDER}/") and old.get(path) != new.get(path):
                 change: Change = "added" if path not in old else "removed" if path not in new else "changed"
                 name, device = self._named(new.get(path) or old[path], path)
                 deployments.append(DeploymentEntry(name, device, change))
@@ -129,10 +124,6 @@ class HistoryLog:
         if blob not in self._names:
             self._names[blob] = names_of(read_deployment(self.objects.read(blob, BLOB), path), path)
         return self._names[blob]
-
-
-def _is_deployment(path: str) -> bool:
-    return path.startswith(f"{DEPLOYMENTS_FOLDER}/")
 
 
 def read_deployment(content: bytes, path: str) -> ApplicationDeployment | None:

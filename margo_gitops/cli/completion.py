@@ -84,12 +84,8 @@ def _device_names(root: Path) -> Iterator[str]:
             yield _name_in(path) or stem
 
 
-def _site_names(root: Path) -> Iterator[str]:
-    return (stem.rpartition("/")[2] for _, stem in _documents(root / "sites"))
-
-
-def _deployment_names(root: Path) -> Iterator[str]:
-    return (stem.rpartition("/")[2] for _, stem in _documents(root / "deployments"))
+def _names(folder: Path) -> Iterator[str]:
+    return (stem.rpartition("/")[2] for _, stem in _documents(folder))
 
 
 def _application_ids(root: Path) -> Iterator[str]:
@@ -97,7 +93,8 @@ def _application_ids(root: Path) -> Iterator[str]:
 
 
 def _application_versions(root: Path, application: str) -> Iterator[str]:
-    return _folders(root / "applications" / application) if _is_name(application) else iter(())
+    is_name = "/" not in application and application not in ("", ".", "..")
+    return _folders(root / "applications" / application) if is_name else iter(())
 
 
 def _parameter_names(root: Path, application: str, version: str | None) -> Iterator[str]:
@@ -160,10 +157,6 @@ def _folders(folder: Path) -> Iterator[str]:
         yield from sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] != ".")
 
 
-def _is_name(text: str) -> bool:
-    return bool(text) and "/" not in text and text not in (".", "..")
-
-
 def _description(root: Path, application: str, version: str | None) -> bytes | None:
     from margo_gitops.documents.versions import newest
 
@@ -212,23 +205,18 @@ def _assignments(root: Path, context: click.Context) -> Iterator[str]:
         yield from (f"{name}=" for name in _parameter_names(root, each, version))
 
 
-def _parameters(root: Path, context: click.Context) -> Iterator[str]:
-    return (each.removesuffix("=") for each in _assignments(root, context))
-
-
 def _selectors(root: Path, _context: click.Context) -> Iterator[str]:
     yield "all"
-    yield from (f"site={name}" for name in _site_names(root))
+    yield from (f"site={name}" for name in _names(root / "sites"))
     yield from (f"{key}=" for key in _label_keys(root))
     yield from (f"device={name}" for name in _device_names(root))
 
 
 complete_devices = _completer(lambda root, _context: _device_names(root))
-complete_sites = _completer(lambda root, _context: _site_names(root))
-complete_deployments = _completer(lambda root, _context: _deployment_names(root))
+complete_sites = _completer(lambda root, _context: _names(root / "sites"))
+complete_deployments = _completer(lambda root, _context: _names(root / "deployments"))
 complete_applications = _completer(lambda root, _context: _application_ids(root))
 complete_versions = _completer(lambda root, context: _application_versions(root, _of_application(context)[0]))
 complete_profiles = _completer(lambda root, context: _profile_ids(root, *_of_application(context)))
-complete_parameters = _completer(_parameters)
 complete_assignments = _completer(_assignments)
 complete_selectors = _completer(_selectors)

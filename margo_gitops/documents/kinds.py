@@ -59,10 +59,6 @@ class MargoKind:
     upgrade: Callable[[SourceText], SourceText]
 
 
-def _as_it_is(source: SourceText) -> SourceText:
-    return source
-
-
 DESCRIPTION = MargoKind(
     "ApplicationDescription",
     ApplicationDescription,
@@ -84,7 +80,7 @@ STATUS = MargoKind(
     {"DeploymentStatusManifest": "G1", "DeploymentStatus": "G0"},
     upgrade_status,
 )
-MANIFEST = MargoKind("StateManifest", StateManifest, {}, _as_it_is)
+MANIFEST = MargoKind("StateManifest", StateManifest, {}, lambda source: source)
 MARGO_KINDS = (DESCRIPTION, DEPLOYMENT, CAPABILITIES, STATUS, MANIFEST)
 
 OWN_KINDS: dict[str, type[Document]] = {

@@ -176,30 +176,14 @@ def holds(expression: MatchExpression, found: _Found) -> bool:
     return _OPERATORS[expression.operator](expression, found)
 
 
-def _in(expression: MatchExpression, found: Json) -> bool:
+def _is_in(expression: MatchExpression, found: Json) -> bool | None:
+    """Return whether a value is among those of the expression; None where it can be neither in nor out."""
     scalars = _scalars(found)
-    return scalars is not None and _shares(scalars, expression.values or ())
+    return None if scalars is None else _shares(scalars, expression.values or ())
 
 
-def _not_in(expression: MatchExpression, found: Json) -> bool:
-    scalars = _scalars(found)
-    return scalars is not None and not _shares(scalars, expression.values or ())
-
-
-def _greater(expression: MatchExpression, found: Json) -> bool:
-    return is_number(found) and cast("float", found) > cast("float", (expression.values or (0,))[0])
-
-
-def _less(expression: MatchExpression, found: Json) -> bool:
-    return is_number(found) and cast("float", found) < cast("float", (expression.values or (0,))[0])
-
-
-def _contains_all(expression: MatchExpression, found: Json) -> bool:
-    return any(all(inner) for inner in _inner(expression, found))
-
-
-def _contains_any(expression: MatchExpression, found: Json) -> bool:
-    return any(any(inner) for inner in _inner(expression, found))
+def _bound(expression: MatchExpression) -> float:
+    return cast("float", (expression.values or (0,))[0])
 
 
 def _inner(expression: MatchExpression, found: Json) -> Iterator[list[bool]]:
@@ -212,12 +196,12 @@ def _inner(expression: MatchExpression, found: Json) -> Iterator[list[bool]]:
 
 
 _OPERATORS: dict[str, Callable[[MatchExpression, Json], bool]] = {
-    "In": _in,
-    "NotIn": _not_in,
-    "Gt": _greater,
-    "Lt": _less,
-    "ContainsAll": _contains_all,
-    "ContainsAny": _contains_any,
+    "In": lambda wanted, found: _is_in(wanted, found) is True,
+    "NotIn": lambda wanted, found: _is_in(wanted, found) is False,
+    "Gt": lambda wanted, found: is_number(found) and cast("float", found) > _bound(wanted),
+    "Lt": lambda wanted, found: is_number(found) and cast("float", found) < _bound(wanted),
+    "ContainsAll": lambda wanted, found: any(all(inner) for inner in _inner(wanted, found)),
+    "ContainsAny": lambda wanted, found: any(any(inner) for inner in _inner(wanted, found)),
 }
 
 

@@ -288,16 +288,12 @@ def _constraints(resources: Node) -> Node:
 
 
 def _contains(pointer: str, item: Node) -> Json:
+    # Keys as steps of a JSON Pointer (RFC 6901 section 3).
     conditions: list[Json] = [
-        {"key": f"/{_pointer_step(name)}", "operator": "In", "values": [value.plain()]}
+        {"key": f"/{name.replace('~', '~0').replace('/', '~1')}", "operator": "In", "values": [value.plain()]}
         for name, value in item.entries().items()
     ]
     return {"key": pointer, "operator": "ContainsAll", "itemSelector": {"matchExpressions": conditions}}
-
-
-def _pointer_step(key: str) -> str:
-    """Return a key as a step of a JSON Pointer (RFC 6901 section 3)."""
-    return key.replace("~", "~0").replace("/", "~1")
 
 
 def _without(node: Node, *keys: str) -> Node:

@@ -116,19 +116,12 @@ def add_device(base: Base, request: DeviceRequest) -> Edit:
     spec["capabilities"] = dict(request.capabilities)
     document: dict[str, Json] = {"apiVersion": API_VERSION, "kind": "Device", "metadata": metadata, "spec": spec}
     content = new_document(document, schema_line(base.tree, "device", path))
-    return make_edit(
-        f"Add device {request.device}",
-        ["device", request.device],
-        [FileChange(path, None, content)],
-        _site_notes(request),
-    )
+    notes = [] if request.site is not None else [f"{request.device} has no site; give it one with --site"]
+    change = FileChange(path, None, content)
+    return make_edit(f"Add device {request.device}", ["device", request.device], [change], notes)
 
 
 _VALIDATE = "see what is wrong with it: margo-gitops validate"
-
-
-def _site_notes(request: DeviceRequest) -> list[str]:
-    return [] if request.site is not None else [f"{request.device} has no site; give it one with --site"]
 
 
 def _refuse_unreadable(base: Base, device: str) -> str:

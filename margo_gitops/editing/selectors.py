@@ -70,7 +70,7 @@ def parse_selector(text: str, intent: Intent) -> DeviceSelector:
             if sites:
                 _refuse(text, "site appears twice; several sites are: site in (north, south)")
             sites = _named(text, each)
-        elif each.operator in ("=", "==") and not _is_list(intent, each.key):
+        elif each.operator in ("=", "==") and not any(isinstance(held, tuple) for held in _labels(intent, each.key)):
             value = _typed(text, intent, each.key, each.values[0])
             if each.key in labels and labels[each.key] != value:
                 _refuse(text, f"{each.key} cannot have two values; one of several is: {each.key} in (…)")
@@ -113,10 +113,6 @@ def _expression(text: str, intent: Intent, each: _Requirement) -> MatchExpressio
     if len({is_number(value) or type(value) for value in values}) > 1:
         _refuse(text, f"the values of {each.key} are of several types; text is in quotes")
     return MatchExpression(each.key, operator, values)
-
-
-def _is_list(intent: Intent, key: str) -> bool:
-    return any(isinstance(value, tuple) for value in _labels(intent, key))
 
 
 def _labels(intent: Intent, key: str) -> Iterator[LabelValue]:

@@ -41,7 +41,7 @@ def typed_parameters(description: ApplicationDescription, assignments: Sequence[
         if not equals or not name:
             problems.append(f"{assignment!r} is not NAME=VALUE")
             continue
-        if not _is_unicode(assignment):
+        if any("\ud800" <= each <= "\udfff" for each in assignment):  # what bytes that are no text come in as
             shown = name.encode("utf-8", "replace").decode()
             problems.append(f"parameter {shown} is given bytes that are not UTF-8")
             continue
@@ -52,11 +52,6 @@ def typed_parameters(description: ApplicationDescription, assignments: Sequence[
     if problems:
         raise ParameterNotTyped(f"{description.id} {description.metadata.version} does not take this", why=problems)
     return values
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether an argument was text: other bytes come in as lone surrogates."""
-    return not any("\ud800" <= each <= "\udfff" for each in text)
 
 
 def typed_value(description: ApplicationDescription, name: str, text: str) -> ParameterValue:

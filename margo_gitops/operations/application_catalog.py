@@ -236,7 +236,10 @@ def shown_sections(description: ApplicationDescription) -> tuple[ShownSection, .
     """Return what people may set: the application's sections, or where it has none, all its parameters."""
     configuration = description.configuration
     if configuration is None or not configuration.sections:
-        plain = tuple(_plain_setting(description, name) for name in description.parameters)
+        plain = tuple(
+            ShownSetting(name, name, None, None, parameter.value, "", immutable=False)
+            for name, parameter in description.parameters.items()
+        )
         return (ShownSection(OTHER_SECTION, plain),) if plain else ()
     schemas = {schema.name: schema for schema in configuration.schema}
     return tuple(
@@ -259,10 +262,6 @@ def _settings(
             limits=rule_text(schema),
             immutable=each.immutable,
         )
-
-
-def _plain_setting(description: ApplicationDescription, name: str) -> ShownSetting:
-    return ShownSetting(name, name, None, None, description.parameters[name].value, "", immutable=False)
 
 
 def constraint_words(constraints: DeviceConstraints | None) -> tuple[str, ...]:

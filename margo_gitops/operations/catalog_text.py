@@ -120,7 +120,7 @@ def compatibility_lines(found: Compatibility, *, details: bool = False) -> Itera
         yield from ("", *refused)
     yield ""
     shown = found.devices if details else found.devices[:SHOWN]
-    rows = [_device_row(each) for each in shown]
+    rows = [(_place(each), " or ".join(each.profiles) or "-", ", ".join(each.deployments) or "-") for each in shown]
     lines = table_lines([("device", "could run", "has"), *rows])
     yield f"  {next(lines)}"
     for each, line in zip(shown, lines, strict=True):
@@ -168,7 +168,3 @@ def _reasons(refused: Sequence[DeviceCompatibility]) -> Iterator[str]:
 
 def _place(each: DeviceCompatibility) -> str:
     return f"{each.site}/{each.device}" if each.site else each.device
-
-
-def _device_row(each: DeviceCompatibility) -> tuple[str, str, str]:
-    return _place(each), " or ".join(each.profiles) or "-", ", ".join(each.deployments) or "-"

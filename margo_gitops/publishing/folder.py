@@ -85,8 +85,12 @@ class FolderTarget(PublishTarget):
         return self._read(self._folder / device / MANIFEST_LINK, MAX_MANIFEST_BYTES)
 
     def objects(self, device: str) -> frozenset[str]:
-        with _disk_errors(self._folder / device):
-            return frozenset(str(path.relative_to(self._folder / device)) for path in self._object_files(device))
+        folder = self._folder / device
+        with _disk_errors(folder):
+            files = (*folder.glob(f"{DEPLOYMENTS}/*/*"), *folder.glob(f"{BUNDLES}/*"))
+            return frozenset(
+                str(path.relative_to(folder)) for path in files if not path.name.startswith(TEMPORARY_PREFIX)
+            )
 
     def read(self, device: str, path: str) -> bytes | None:
         return self._read(self._folder / device / path, None)
@@ -143,11 +147,6 @@ class FolderTarget(PublishTarget):
         folder = self._folder / device / MANIFESTS
         with _disk_errors(folder):
             return [DatedManifest(path.name, path.stat().st_mtime) for path in folder.glob("sha256:*")]
-
-    def _object_files(self, device: str) -> list[Path]:
-        folder = self._folder / device
-        files = [*folder.glob(f"{DEPLOYMENTS}/*/*"), *folder.glob(f"{BUNDLES}/*")]
-        return [path for path in files if not path.name.startswith(TEMPORARY_PREFIX)]
 
     def _current(self, device: str) -> DatedManifest | None:
         link = self._folder / device / MANIFEST_LINK

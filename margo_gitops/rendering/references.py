@@ -46,7 +46,7 @@ def _of_deployment(intent: Intent, deployment: Located[Deployment]) -> Iterator[
 
     application = intent.applications.get((spec.application.id, spec.application.version))
     if application is None:
-        yield _unknown_application(intent, deployment)
+        yield _of_kind("application", _application_error(intent, deployment))
         return
     description = application.description.value
     profiles = [profile.id for profile in description.deployment_profiles]
@@ -54,10 +54,6 @@ def _of_deployment(intent: Intent, deployment: Located[Deployment]) -> Iterator[
         if profile not in profiles:
             yield _unknown("profile", profile, profiles, deployment.at("spec", "profiles", index))
     yield from _own_parameters(deployment, description)
-
-
-def _unknown_application(intent: Intent, deployment: Located[Deployment]) -> ReferenceUnknown:
-    return _of_kind("application", _application_error(intent, deployment))
 
 
 def _application_error(intent: Intent, deployment: Located[Deployment]) -> ReferenceUnknown:

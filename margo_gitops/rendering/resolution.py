@@ -101,14 +101,9 @@ def resolve(
     }
     stack = tuple(layers(intent, deployment, application, target))
     parameters, errors = effective_parameters(stack, application, profile, names, previous)
-    return Resolved(identity, target, deployment, application, profile, tuple(parameters)), [
-        _on_device(error, target.id) for error in errors
-    ]
-
-
-def _on_device(error: MargoGitopsError, device: str) -> MargoGitopsError:
-    error.device = device
-    return error
+    for error in errors:
+        error.device = target.id
+    return Resolved(identity, target, deployment, application, profile, tuple(parameters)), errors
 
 
 def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[str]) -> ApplicationDeployment:

@@ -184,7 +184,8 @@ class WebConnection:
         try:
             if self._tls is not None:
                 if self._proxy is not None:
-                    open_tunnel(opened, self._proxy, f"{_bracketed(self._host)}:{self._port}")
+                    named = f"[{self._host}]" if ":" in self._host else self._host
+                    open_tunnel(opened, self._proxy, f"{named}:{self._port}")
                 opened.encrypt(self._tls.context(), self._host, self._session, self._source.connect_seconds)
                 self._tls.check_server(opened.certificate())
         except BaseException:
@@ -215,10 +216,6 @@ def _connection_errors() -> Iterator[None]:
         raise SourceUnreachable(f"the connection broke: {error.strerror or type(error).__name__}") from error
     except http.client.HTTPException as error:
         raise SourceMisbehaved(f"the answer is broken HTTP: {type(error).__name__}") from error
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _tls_refusal(error: ssl.SSLError) -> TransportError:

@@ -80,17 +80,14 @@ def opened(content: bytes, signers: AllowedSigners) -> tuple[bytes, SshPublicKey
         raise ValueError(f"the payload is {envelope.payload_type!r}, not {PAYLOAD_TYPE!r}")
     keys = {each.key.fingerprint: each.key for each in signers.signers if each.key.type == _ED25519}
     try:
-        accepted = envelope.verify([_library_key(each) for each in keys.values()], 1)
+        public = ((name, Ed25519PublicKey.from_public_bytes(_raw(key.blob))) for name, key in keys.items())
+        accepted = envelope.verify([SSlibKey.from_crypto(key, keyid=name) for name, key in public], 1)
     except (VerificationError, ValueError) as error:
         named = ", ".join(envelope.signatures) or "nobody"
         raise ValueError(f"no key that {signers.file} lists signed it; it says that {named} did") from error
     if len(accepted) != len(envelope.signatures):
         raise ValueError("it bears more signatures than the one that counts")
     return envelope.payload, keys[next(iter(accepted))]
-
-
-def _library_key(key: SshPublicKey) -> SSlibKey:
-    return SSlibKey.from_crypto(Ed25519PublicKey.from_public_bytes(_raw(key.blob)), keyid=key.fingerprint)
 
 
 def _raw(wire: bytes) -> bytes:

@@ -85,7 +85,8 @@ def trace_file(
         values = leaves(read_source(content, path).root)
     except UnreadableDocument as error:
         raise StateTampered(f"no renderer wrote {path}", why=[error.what]) from error
-    resolved = source.resolved.get(_id_of(path)) if source else None
+    deployment_id = path.removeprefix(f"{DEPLOYMENTS_FOLDER}/").removesuffix(DEPLOYMENT_SUFFIX)
+    resolved = source.resolved.get(deployment_id) if source else None
     if source is None:
         origins: dict[FieldPath, LineOrigin] = {}
     elif path == MANIFEST_FILE:
@@ -120,10 +121,6 @@ def trace_file(
         lines=tuple(content.decode("utf-8", "replace").splitlines()),
         values=tuple(traced),
     )
-
-
-def _id_of(path: str) -> str:
-    return path.removeprefix(f"{DEPLOYMENTS_FOLDER}/").removesuffix(DEPLOYMENT_SUFFIX)
 
 
 def _of_document(

@@ -63,7 +63,8 @@ def make_validation(subject: str, since: str | None, findings: list[RuleFinding]
     merged: dict[tuple[object, ...], list[RuleFinding]] = {}
     for each in findings:
         # What differs by device alone is told once: one mistake can concern ten thousand devices.
-        key = (each.rule, each.file, each.line, each.column, _without_device(each), each.remedy)
+        message = each.message.replace(each.device, "") if each.device else each.message
+        key = (each.rule, each.file, each.line, each.column, message, each.remedy)
         merged.setdefault(key, []).append(each)
     told = [replace(group[0], devices=len({each.device for each in group} - {None})) for group in merged.values()]
     told.sort(key=lambda each: (each.file or "", each.line or 0, each.column or 0, each.rule, each.message))
@@ -75,10 +76,6 @@ def make_validation(subject: str, since: str | None, findings: list[RuleFinding]
         notes=sum(each.severity == "note" for each in told),
         findings=tuple(told),
     )
-
-
-def _without_device(finding: RuleFinding) -> str:
-    return finding.message.replace(finding.device, "") if finding.device else finding.message
 
 
 def of_finding(finding: Finding) -> RuleFinding:

@@ -65,7 +65,8 @@ class GitSource(GitSettings):
         """Check the settings."""
         address = _parts(self.url)
         _check_ref(self.device, self.ref)
-        self._check_kind(address)
+        foreign = {"https": _SSH_ONLY, "http": (*_SSH_ONLY, *TLS_SETTINGS), "ssh": _HTTP_ONLY}
+        check_foreign(self, foreign.get(address.scheme, (*_HTTP_ONLY, *_SSH_ONLY)), address)
         check_secrets(self, address)
         check_times(self)
 
@@ -73,10 +74,6 @@ class GitSource(GitSettings):
     def ref_name(self) -> bytes:
         """The one ref that is read."""
         return (device_ref(self.device) if self.device is not None else self.ref or "").encode()
-
-    def _check_kind(self, address: SplitResult) -> None:
-        foreign = {"https": _SSH_ONLY, "http": (*_SSH_ONLY, *TLS_SETTINGS), "ssh": _HTTP_ONLY}
-        check_foreign(self, foreign.get(address.scheme, (*_HTTP_ONLY, *_SSH_ONLY)), address)
 
 
 def _parts(url: str) -> SplitResult:
