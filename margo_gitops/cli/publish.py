@@ -11,6 +11,7 @@ import click
 
 from margo_gitops.cli.options import cache_folder, extra_packages, fleet_option, state_option
 from margo_gitops.cli.output import output_option, show
+from margo_gitops.documents.records import write
 from margo_gitops.errors import PublishDiffers, listed
 from margo_gitops.operations.fleet_input import named_location, open_state, read_fleet_commit
 from margo_gitops.publishing.folder import FolderTarget
@@ -61,7 +62,7 @@ def publish(target: str, fleet: Path, state: str | None, keep: int, check: bool,
             _print_check(differences(held.repo, place), output)
         else:
             published = publish_state(held.repo, place, keep)
-            show(output, _as_json(published, target), _lines(published))
+            show(output, {"target": target, **write(published)}, _lines(published))
 
 
 @contextmanager
@@ -94,15 +95,3 @@ def _lines(published: Published) -> Iterator[str]:
         f"{counted(len(published.changed), 'device')} changed, {published.unchanged} unchanged; "
         f"{counted(published.written, 'object')} written, {published.collected} collected"
     )
-
-
-def _as_json(published: Published, target: str) -> dict[str, object]:
-    return {
-        "target": target,
-        "changed": [{"device": each.device, "manifestVersion": each.version} for each in published.changed],
-        "unchanged": published.unchanged,
-        "left": list(published.left),
-        "proofsWritten": published.proofs,
-        "objectsWritten": published.written,
-        "objectsCollected": published.collected,
-    }

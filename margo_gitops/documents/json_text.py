@@ -15,7 +15,7 @@ import re
 from json.decoder import JSONDecodeError, scanstring  # type: ignore[attr-defined]  # public, but not in the stubs
 from typing import NoReturn
 
-from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Json, Node, SourceText
+from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Json, Node, SourceText, decoded
 from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER
 from margo_gitops.errors import Location, UnreadableDocument, UnwritableValue
 from margo_gitops.wording import json_text
@@ -32,19 +32,7 @@ def read_json(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS, *, for
     Raises:
         UnreadableDocument: a rule of this module is broken; the message names it with line and column.
     """
-    if len(content) > bounds.size:
-        raise UnreadableDocument(
-            f"{len(content)} bytes are more than the {bounds.size} that a document may have", where=Location(file)
-        )
-    if content.startswith(b"\xef\xbb\xbf"):
-        raise UnreadableDocument(
-            "starts with a byte order mark", where=Location(file), remedy="save the file as UTF-8 without one"
-        )
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        raise UnreadableDocument(f"byte {error.start} is not UTF-8", where=Location(file)) from error
-    return SourceText(file, _Reader(text, file, bounds).document(), foreign)
+    return SourceText(file, _Reader(decoded(content, file, bounds), file, bounds).document(), foreign)
 
 
 class _Reader:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from margo_gitops.errors import Location, UnreadableDocument
+
 Scalar: TypeAlias = str | int | float | bool | None
 Json: TypeAlias = "Scalar | list[Json] | dict[str, Json]"
 FieldPath: TypeAlias = tuple[str | int, ...]
@@ -32,6 +34,28 @@ class Bounds:
 
 
 DEFAULT_BOUNDS = Bounds()
+
+
+def decoded(content: bytes, file: str, bounds: Bounds) -> str:
+    """Return the text of a document (UnreadableDocument: it is too large, not UTF-8, or has a byte order mark)."""
+    where = Location(file)
+    if len(content) > bounds.size:
+        raise UnreadableDocument(
+            f"{len(content)} bytes are more than the {bounds.size} that a document may have",
+            where=where,
+            remedy="documents hold settings; put large content into an artifact",
+        )
+    if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise UnreadableDocument(
+            "starts with a byte order mark", where=where, remedy="save the file as UTF-8 without one"
+        )
+    try:
+        return content.decode()
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise UnreadableDocument(
+            f"byte {error.start} is not UTF-8", where=Location(file, line), remedy="save the file as UTF-8"
+        ) from error
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import yaml
 
-from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Json, Node, SourceText
+from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Json, Node, SourceText, decoded
 from margo_gitops.documents.yaml_mistakes import not_yaml
 from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain, write_number, write_text
 from margo_gitops.errors import Location, UnreadableDocument, UnwritableValue
@@ -40,7 +40,7 @@ def read_yaml(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS, *, for
     Raises:
         UnreadableDocument: a rule of this module is broken; the message names it with line and column.
     """
-    _check_bytes(content, file, bounds)
+    _check_characters(decoded(content, file, bounds), file)
     loader = Loader(content)
     try:
         return SourceText(file, _EventReader(loader, file, bounds, foreign=foreign).document(), foreign)
@@ -50,25 +50,7 @@ def read_yaml(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS, *, for
         loader.dispose()
 
 
-def _check_bytes(content: bytes, file: str, bounds: Bounds) -> None:
-    where = Location(file)
-    if len(content) > bounds.size:
-        raise UnreadableDocument(
-            f"{len(content)} bytes are more than the {bounds.size} that a document may have",
-            where=where,
-            remedy="documents hold settings; put large content into an artifact",
-        )
-    if content.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        raise UnreadableDocument(
-            "starts with a byte order mark", where=where, remedy="save the file as UTF-8 without one"
-        )
-    try:
-        text = content.decode()
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise UnreadableDocument(
-            f"byte {error.start} is not UTF-8", where=Location(file, line), remedy="save the file as UTF-8"
-        ) from error
+def _check_characters(text: str, file: str) -> None:
     if raw := _NEVER_RAW.search(text):
         place = Location(file, text.count("\n", 0, raw.start()) + 1, raw.start() - text.rfind("\n", 0, raw.start()))
         code = ord(raw.group())

@@ -18,8 +18,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Annotated
 
 from margo_gitops.digests import sha256
+from margo_gitops.documents.declarations import Wire
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.documents.state_layout import MANIFEST_FILE
@@ -43,7 +45,7 @@ class PublishedDevice:
     """A device that got a new manifest."""
 
     device: str
-    version: int
+    version: Annotated[int, Wire("manifestVersion")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,9 +61,9 @@ class Published:
     changed: tuple[PublishedDevice, ...]
     unchanged: int
     left: tuple[str, ...]
-    written: int
-    collected: int
-    proofs: int = 0
+    proofs: Annotated[int, Wire("proofsWritten")]
+    written: Annotated[int, Wire("objectsWritten")]
+    collected: Annotated[int, Wire("objectsCollected")]
 
 
 def publish(repo: StateRepo, target: PublishTarget, keep: float) -> Published:
@@ -89,7 +91,7 @@ def publish(repo: StateRepo, target: PublishTarget, keep: float) -> Published:
         collected = sum(target.collect(device, keep) for device in there)
     known = {encode_device_id(device) for device in view.devices()}
     left = tuple(device for device in there if device not in known)
-    return Published(changed, len(known) - len(changed), left, written, collected, proofs)
+    return Published(changed, len(known) - len(changed), left, proofs, written, collected)
 
 
 def differences(repo: StateRepo, target: PublishTarget) -> list[str]:

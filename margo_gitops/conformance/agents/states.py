@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.json_text import write_json
-from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, write_bundle
-from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.json_text import read_json, write_json
+from margo_gitops.documents.manifest import write_bundle, write_manifest
+from margo_gitops.documents.nodes import Json, Node
 from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.trust.ssh_key import SigningKey, parse_signing_key
@@ -123,29 +123,12 @@ class State:
 
 def manifest_fields(version: int, documents: Mapping[str, bytes], bundle: bytes | None = None) -> dict[str, Json]:
     """Return the fields of a sound manifest, to be written or changed; arguments as for `make_state`."""
-    archive = bundle if bundle is not None else write_bundle(documents) if documents else b""
-    reference: Json = None
-    if documents:
-        digest = sha256(archive)
-        reference = {
-            "mediaType": BUNDLE_MEDIA_TYPE,
-            "digest": digest,
-            "url": f"/api/v1/bundles/{digest}",
-            "sizeBytes": len(archive),
-        }
-    return {
-        "manifestVersion": version,
-        "bundle": reference,
-        "deployments": [
-            {
-                "deploymentId": name,
-                "digest": sha256(content),
-                "url": f"/api/v1/deployments/{name}/{sha256(content)}",
-                "sizeBytes": len(content),
-            }
-            for name, content in sorted(documents.items())
-        ],
-    }
+    fields = read_json(write_manifest(version, documents), MANIFEST_FILE).root
+    if bundle is not None:
+        digest = sha256(bundle)
+        changed: dict[str, str | int] = {"digest": digest, "url": f"/api/v1/bundles/{digest}", "sizeBytes": len(bundle)}
+        fields.entries("bundle").update({name: Node(value) for name, value in changed.items()})
+    return {name: value.plain() for name, value in fields.entries().items()}
 
 
 def make_state(version: int, documents: Mapping[str, bytes], *, bundle: bytes | None = None) -> State:
