@@ -183,11 +183,10 @@ def held_file(path: str, content: bytes) -> TreeFile:
     return TreeFile(path, "file", len(content), lambda: content)
 
 
-def plain_files(tree: FileTree, folder: str, *, most: int, largest: int, file_prefix: str = "") -> dict[str, TreeFile]:
-    """Return the files below a folder of a package, by path; links and special files are refused.
+def plain_files(tree: FileTree, *, most: int, largest: int, file_prefix: str = "") -> dict[str, TreeFile]:
+    """Return the files of a package, by path; links and special files are refused.
 
     Args:
-        folder: where to look; "" for everything.
         most: how many files are allowed.
         largest: how many bytes all of them together may have.
         file_prefix: what stands before file names in messages, with a slash at its end.
@@ -197,7 +196,7 @@ def plain_files(tree: FileTree, folder: str, *, most: int, largest: int, file_pr
     """
     found: dict[str, TreeFile] = {}
     size = 0
-    for file in tree.files(folder):
+    for file in tree.files(""):
         if file.kind != "file":
             raise PackageInvalid(
                 f"{file.path} is a {'symbolic link' if file.kind == 'link' else 'special file'}",
@@ -209,7 +208,7 @@ def plain_files(tree: FileTree, folder: str, *, most: int, largest: int, file_pr
         if len(found) > most or size > largest:
             raise PackageInvalid(
                 f"a package may hold {most} files with {largest} bytes together",
-                where=Location(f"{file_prefix}{folder}" or "."),
+                where=Location(file_prefix or "."),
                 remedy="ship large content as an image or an artifact by URL",
             )
     return found

@@ -58,7 +58,7 @@ def read_package(tree: FileTree, file_prefix: str = "") -> Package:
     Raises:
         PackageInvalid: with every finding.
     """
-    files = plain_files(tree, "", most=MAX_FILES, largest=MAX_BYTES, file_prefix=file_prefix)
+    files = plain_files(tree, most=MAX_FILES, largest=MAX_BYTES, file_prefix=file_prefix)
     if DESCRIPTION_FILE not in files:
         raise PackageInvalid(
             f"the package holds no {DESCRIPTION_FILE}",
@@ -237,11 +237,7 @@ Pins = Mapping[tuple[str, str], Digest]
 
 
 def locked_digests(content: bytes) -> dict[tuple[str, str], Digest]:
-    """Return what a lock file pins.
-
-    Raises:
-        UnreadableDocument, InvalidDocument: it is no lock file.
-    """
+    """Return what a lock file pins (UnreadableDocument, InvalidDocument: it is no lock file)."""
     lock = read(ApplicationsLock, read_yaml(content, LOCK_FILE))
     return {(entry.id, entry.version): Digest(entry.digest) for entry in lock.applications}
 

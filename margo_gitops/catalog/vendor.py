@@ -126,7 +126,7 @@ def add_package(source: Path, fleet: Path, *, replace: bool = False, pack: bool 
     pins = _pins(lock)
     there = None
     if target.exists():
-        there = package_digest(plain_files(DiskTree(target), "", most=MAX_FILES, largest=MAX_BYTES))
+        there = package_digest(plain_files(DiskTree(target), most=MAX_FILES, largest=MAX_BYTES))
     if there not in (None, package.application.digest) and not replace:
         raise PackageExists(
             f"{key[0]} {key[1]} is in this fleet repo with other content",

@@ -24,7 +24,7 @@ from margo_gitops.cli.output import SEVERITIES, output_option, say, show
 from margo_gitops.documents.application import ApplicationDescription, ParameterValue
 from margo_gitops.editing.applications import Upgrade, UpgradeRequest, add_edit
 from margo_gitops.editing.applications import upgrade as upgrade_deployments
-from margo_gitops.editing.named import named_application, named_devices, named_sites
+from margo_gitops.editing.named import all_known, named_application
 from margo_gitops.errors import ReferenceUnknown
 from margo_gitops.operations.application_catalog import application_catalog, catalog_page
 from margo_gitops.operations.catalog_text import compatibility_lines, list_lines, page_lines
@@ -261,7 +261,8 @@ def show_page(
     intent = read_intent(fleet, rev)
     chosen = named_application(intent, application, version)
     if compatible:
-        found = compatibility(intent, chosen, named_devices(intent, devices), named_sites(intent, sites))
+        only = all_known("device", devices, intent.devices), all_known("site", sites, intent.sites)
+        found = compatibility(intent, chosen, *only)
         show(output, found, compatibility_lines(found, details=details or bool(devices)))
     else:
         page = catalog_page(intent, chosen)

@@ -29,11 +29,7 @@ from margo_gitops.wording import counted
 
 
 def check_device(device: str) -> None:
-    """Refuse what is not a device id.
-
-    Raises:
-        AuditUnusable: it is not a device id.
-    """
+    """Refuse what is not a device id (AuditUnusable)."""
     if not is_device_id(device):
         raise AuditUnusable(f"{device!r} is not a device id", remedy="list them: ls devices/")
 

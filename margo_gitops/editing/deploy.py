@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 
 from margo_gitops.documents.application import ApplicationDescription, ParameterValue
 from margo_gitops.documents.constraints import NAME_PATTERN, DeviceSelector
-from margo_gitops.documents.declarations import API_VERSION
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.versions import newest
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
 from margo_gitops.editing.named import unknown, unknown_version
-from margo_gitops.editing.round_trip import document_and_spec, new_document, rewritten, schema_line
+from margo_gitops.editing.round_trip import document_and_spec, new_resource, rewritten
 from margo_gitops.editing.values import check_parameter_name, check_value, plain_values
 from margo_gitops.errors import EditImpossible, Location
 from margo_gitops.rendering.intent import Intent, Located
@@ -122,13 +121,6 @@ def deploy(base: Base, request: DeployRequest) -> Edit:
 def _new(base: Base, target: DeployTarget, request: DeployRequest) -> FileChange:
     if request.placement is None:
         raise EditImpossible(f"the deployment {target.name} is new: say where it goes", remedy="pass --to SELECTOR")
-    path = f"deployments/{target.name}.yaml"
-    if base.tree.file(path) is not None:
-        raise EditImpossible(
-            "the file is there already, and cannot be read",
-            where=Location(path),
-            remedy="see what is wrong with it: margo-gitops validate",
-        )
     spec: dict[str, Json] = {
         "application": {"id": request.application, "version": target.version},
         "placement": write(request.placement),
@@ -137,13 +129,7 @@ def _new(base: Base, target: DeployTarget, request: DeployRequest) -> FileChange
         spec["profiles"] = list(request.profiles)
     if request.parameters:
         spec["parameters"] = plain_values(request.parameters)
-    document: dict[str, Json] = {
-        "apiVersion": API_VERSION,
-        "kind": "Deployment",
-        "metadata": {"name": target.name},
-        "spec": spec,
-    }
-    return FileChange(path, None, new_document(document, schema_line(base.tree, "deployment", path)))
+    return new_resource(base.tree, "Deployment", f"deployments/{target.name}.yaml", {"name": target.name}, spec)
 
 
 def _changed(known: Located[Deployment], target: DeployTarget, request: DeployRequest) -> FileChange:

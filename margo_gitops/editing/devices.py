@@ -14,14 +14,13 @@ from pathlib import Path
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.application import ParameterValue
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
-from margo_gitops.documents.declarations import API_VERSION
 from margo_gitops.documents.device_id import encode_device_id, is_device_id
 from margo_gitops.documents.fleet_kinds import Device
 from margo_gitops.documents.kinds import CAPABILITIES, read_as, read_source
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.versions import version_key
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
-from margo_gitops.editing.round_trip import document_and_spec, new_document, rewritten, schema_line
+from margo_gitops.editing.round_trip import document_and_spec, new_resource, refuse_unreadable, rewritten
 from margo_gitops.editing.selectors import typed_scalar
 from margo_gitops.editing.values import plain_values, typed_value
 from margo_gitops.errors import EditImpossible, InvalidDocument, Location, UnreadableDocument
@@ -93,7 +92,7 @@ def add_device(base: Base, request: DeviceRequest) -> Edit:
     known = base.intent.devices.get(request.device)
     if request.update:
         if known is None:
-            _refuse_unreadable(base, request.device)
+            refuse_unreadable(base.tree, _path(request.device))
             raise EditImpossible(
                 f"{request.device} is not a device of this fleet", remedy="leave out --update to add it"
             )
@@ -106,7 +105,6 @@ def add_device(base: Base, request: DeviceRequest) -> Edit:
         )
     if request.capabilities is None:
         raise EditImpossible("a new device needs its capabilities", remedy="pass --capabilities FILE")
-    path = _refuse_unreadable(base, request.device)
     metadata: dict[str, Json] = {"name": request.device}
     if request.labels:
         metadata["labels"] = _labels(request.labels)
@@ -114,22 +112,9 @@ def add_device(base: Base, request: DeviceRequest) -> Edit:
     if request.parameters:
         spec["parameters"] = plain_values(request.parameters)
     spec["capabilities"] = dict(request.capabilities)
-    document: dict[str, Json] = {"apiVersion": API_VERSION, "kind": "Device", "metadata": metadata, "spec": spec}
-    content = new_document(document, schema_line(base.tree, "device", path))
     notes = [] if request.site is not None else [f"{request.device} has no site; give it one with --site"]
-    change = FileChange(path, None, content)
+    change = new_resource(base.tree, "Device", _path(request.device), metadata, spec)
     return make_edit(f"Add device {request.device}", ["device", request.device], [change], notes)
-
-
-_VALIDATE = "see what is wrong with it: margo-gitops validate"
-
-
-def _refuse_unreadable(base: Base, device: str) -> str:
-    """Return the file of a device that is not known; one that is there cannot be read."""
-    path = _path(device)
-    if base.tree.file(path) is not None:
-        raise EditImpossible("the file is there already, and cannot be read", where=Location(path), remedy=_VALIDATE)
-    return path
 
 
 def _path(device: str) -> str:

@@ -43,17 +43,8 @@ def unknown_version(
     )
 
 
-def named_devices(intent: Intent, devices: Collection[str]) -> frozenset[str]:
-    """Return devices that are named (ReferenceUnknown: the fleet has no such device)."""
-    return _all_known("device", devices, intent.devices)
-
-
-def named_sites(intent: Intent, sites: Collection[str]) -> frozenset[str]:
-    """Return sites that are named (ReferenceUnknown: the fleet has no such site)."""
-    return _all_known("site", sites, intent.sites)
-
-
-def _all_known(what: str, names: Collection[str], known: Collection[str]) -> frozenset[str]:
+def all_known(what: str, names: Collection[str], known: Collection[str]) -> frozenset[str]:
+    """Return what a person named (ReferenceUnknown: one of the names is not known; `what` they are, "device")."""
     for name in names:
         if name not in known:
             raise unknown(what, name, known)

@@ -17,6 +17,7 @@ import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterator
+from typing import Literal
 
 from ruamel.yaml import YAML
 from ruamel.yaml.emitter import Emitter
@@ -24,8 +25,10 @@ from ruamel.yaml.error import YAMLError
 
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
+from margo_gitops.documents.declarations import API_VERSION
 from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.nodes import Json, Node
+from margo_gitops.editing.edit import FileChange
 from margo_gitops.editing.line_merge import lines_of_values, merge_edit
 from margo_gitops.editing.yaml_nodes import NodeRepresenter, change, fresh
 from margo_gitops.errors import EditImpossible, Location, NotEditable, UnreadableDocument
@@ -95,6 +98,26 @@ def new_document(value: Json, header: str = "") -> bytes:
     stream = io.StringIO()
     writer.dump(fresh(value, new_file=True), stream)
     return (header + stream.getvalue()).encode()
+
+
+def new_resource(
+    tree: RootTree, kind: Literal["Device", "Deployment"], path: str, metadata: dict[str, Json], spec: dict[str, Json]
+) -> FileChange:
+    """Return the change that adds a document to the fleet repo, with the schema line that its others have.
+
+    Raises:
+        EditImpossible: there is such a file, which cannot be read: its document is not known.
+    """
+    refuse_unreadable(tree, path)
+    document: Json = {"apiVersion": API_VERSION, "kind": kind, "metadata": metadata, "spec": spec}
+    return FileChange(path, None, new_document(document, schema_line(tree, kind.lower(), path)))
+
+
+def refuse_unreadable(tree: RootTree, path: str) -> None:
+    """Refuse a document that is not known, and whose file is there (EditImpossible)."""
+    if tree.file(path) is not None:
+        remedy = "see what is wrong with it: margo-gitops validate"
+        raise EditImpossible("the file is there already, and cannot be read", where=Location(path), remedy=remedy)
 
 
 def _says(content: bytes, file: str, value: Json) -> bool:

@@ -67,11 +67,7 @@ class ManifestContent:
 
 
 def read_manifest(content: bytes, file: str) -> ManifestContent:
-    """Return what a manifest leads to.
-
-    Raises:
-        InvalidDocument, UnreadableDocument: it is no manifest.
-    """
+    """Return what a manifest leads to (InvalidDocument, UnreadableDocument: it is no manifest)."""
     manifest = read_as(StateManifest, read_source(content, file, _BOUNDS))
     objects = [
         PublishedObject(

@@ -50,11 +50,7 @@ class Resolved:
 
 
 def choose(deployment: Located[Deployment], application: Application, target: TargetDevice) -> DeploymentProfile:
-    """Return the profile that a device gets.
-
-    Raises:
-        NotPlaceable, AmbiguousProfile: with the deployment's file and line.
-    """
+    """Return the profile that a device gets (NotPlaceable, AmbiguousProfile: with the deployment's file and line)."""
     name = deployment.value.metadata.name
     try:
         return choose_profile(application.description.value.deployment_profiles, deployment.value.spec.profiles, target)

@@ -67,9 +67,5 @@ def write_record(record: Scaffold) -> bytes:
 
 
 def read_record(content: bytes) -> Scaffold:
-    """Return the record that a fleet repo holds.
-
-    Raises:
-        UnreadableDocument, InvalidDocument: it is none.
-    """
+    """Return the record that a fleet repo holds (UnreadableDocument, InvalidDocument: it is none)."""
     return read(Scaffold, read_yaml(content, RECORD_FILE))

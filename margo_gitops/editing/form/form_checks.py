@@ -13,7 +13,7 @@ from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.nodes import exact
 from margo_gitops.editing.deploy import DeployTarget
-from margo_gitops.editing.named import named_devices, named_sites, unknown
+from margo_gitops.editing.named import all_known, unknown
 from margo_gitops.editing.values import check_value, has_expression, parameter_schemas
 from margo_gitops.errors import AmbiguousProfile, AnswerRefused, MargoGitopsError, NotPlaceable
 from margo_gitops.operations.compatibility import Compatibility, compatibility
@@ -101,8 +101,8 @@ class FormCheck:
             ReferenceUnknown: it names a device or site that the fleet does not have.
             AnswerRefused: it selects nothing, or devices that cannot take the application.
         """
-        named_devices(self.intent, placement.devices)
-        named_sites(self.intent, placement.sites)
+        all_known("device", placement.devices, self.intent.devices)
+        all_known("site", placement.sites, self.intent.sites)
         chosen = self.chosen(placement)
         if not chosen:
             raise AnswerRefused("no device is selected", remedy="see the labels of devices: margo-gitops device list")

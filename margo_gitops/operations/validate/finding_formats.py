@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
 from margo_gitops import __version__
@@ -120,18 +121,7 @@ def _sarif_place(each: RuleFinding) -> Json:
     region: dict[str, Json] = {"startLine": each.line or 1}
     if each.column:
         region["startColumn"] = each.column
-    return {"artifactLocation": {"uri": _uri(each.file or _FLEET_FILE)}, "region": region}
-
-
-def _uri(path: str) -> str:
-    """Return a path as a relative URI reference (RFC 3986)."""
-    kept = "-._~/"
-    return "".join(
-        each
-        if (each.isascii() and each.isalnum()) or each in kept
-        else "".join(f"%{byte:02X}" for byte in each.encode())
-        for each in path
-    )
+    return {"artifactLocation": {"uri": quote(each.file or _FLEET_FILE)}, "region": region}
 
 
 def _fingerprint(each: RuleFinding) -> str:
