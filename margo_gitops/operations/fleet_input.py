@@ -102,7 +102,9 @@ def read_signers(path: Path | None) -> AllowedSigners | None:
     except OSError as error:
         where = Location(str(path))
         raise AllowedSignersInvalid(
-            "the list of allowed signers cannot be read", [Finding(reason(error), where)], where=where
+            "the list of allowed signers cannot be read",
+            [Finding(reason(error), where, remedy="name its file")],
+            where=where,
         ) from error
 
 
