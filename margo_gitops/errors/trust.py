@@ -141,8 +141,10 @@ class AllowedSignersInvalid(MargoGitopsError):
     code = "MG1512"
     exit_code = ExitCode.USAGE
 
-    def __init__(self, what: str, findings: Sequence[Finding], *, where: Location | None = None) -> None:
-        super().__init__(what, where=where, why=[str(finding) for finding in findings])
+    def __init__(
+        self, what: str, findings: Sequence[Finding], *, where: Location | None = None, remedy: str = ""
+    ) -> None:
+        super().__init__(what, where=where, why=[str(finding) for finding in findings], remedy=remedy)
         self.findings = tuple(findings)
 
 

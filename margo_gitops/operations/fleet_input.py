@@ -100,11 +100,9 @@ def read_signers(path: Path | None) -> AllowedSigners | None:
     try:
         return parse_allowed_signers(read_bounded(path, MAX_LIST_BYTES), str(path))
     except OSError as error:
-        where = Location(str(path))
+        what, where = "the list of allowed signers cannot be read", Location(str(path))
         raise AllowedSignersInvalid(
-            "the list of allowed signers cannot be read",
-            [Finding(reason(error), where, remedy="name its file")],
-            where=where,
+            what, [Finding(reason(error), where)], where=where, remedy="name its file"
         ) from error
 
 
