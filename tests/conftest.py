@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import pytest
 from support.git_cli import Git
+from support.preloaded import AS_INSTALLED
 from support.properties import register_profiles
 from support.real import unavailable
 from testbed.docker_engine import DockerEngine
@@ -19,6 +20,7 @@ from testbed.ssh_server import SshServer
 R = TypeVar("R", bound=Running)
 
 register_profiles()
+exec(AS_INSTALLED)
 # A shell starts what runs in its background with control-C ignored, and commands under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

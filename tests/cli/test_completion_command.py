@@ -7,14 +7,13 @@ import pty
 import re
 import select
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 from click.shell_completion import BashComplete
-from support.command_line import margo_gitops
+from support.command_line import margo_gitops, put_program
 from support.fleet import FleetFolder
 from support.git_cli import GIT_ENVIRONMENT
 from support.real import require_program
@@ -39,9 +38,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     """Variables of a shell that finds `margo-gitops`."""
     programs = tmp_path / "bin"
     programs.mkdir()
-    program = programs / "margo-gitops"
-    program.write_text(f'#!/bin/sh\nexec {sys.executable} -m margo_gitops "$@"\n')
-    program.chmod(0o755)
+    put_program(programs)
     return {
         "PATH": f"{programs}:{GIT_ENVIRONMENT['PATH']}",
         "HOME": str(tmp_path),

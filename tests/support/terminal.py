@@ -15,8 +15,10 @@ from pathlib import Path
 
 from support.command_line import Outcome
 from support.git_cli import GIT_ENVIRONMENT
+from support.preloaded import AS_INSTALLED
 
-_PROGRAM = """
+_PROGRAM = f"""
+{AS_INSTALLED}
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the terminal is the program's own, so that Ctrl-C reaches it
 from margo_gitops.cli.main import main
