@@ -1,4 +1,4 @@
-"""A fleet after an outage, simulated: 100 devices for each second of the interval and not one herd (failure modes F16 and F17).
+"""A simulated fleet of 100 devices for each second of its interval, after an outage: no herd (modes F16 and F17).
 
 Every device is a `Schedule` and nothing else; the service's loop around it is in `test_service`.
 """
