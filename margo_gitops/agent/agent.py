@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from margo_gitops import __version__
 from margo_gitops.agent.apply.reconciler import Reconciler
 from margo_gitops.agent.apply.workloads import DeviceLimits, read_eligibility
 from margo_gitops.agent.cycle import Cycle, Outcome
@@ -23,6 +24,7 @@ from margo_gitops.agent.pull.held import (
     freshness_keeper,
     read_policy,
     trusted_store,
+    verify_held,
 )
 from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
@@ -30,7 +32,8 @@ from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.appliers.applier import Applier, ApplierContext
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
-from margo_gitops.errors import MargoGitopsError
+from margo_gitops.errors import MargoGitopsError, NothingHeld
+from margo_gitops.settings import spell_duration
 from margo_gitops.transport.git.git_transport import GitTransport
 from margo_gitops.transport.git.source import GitSource
 from margo_gitops.transport.http.source import HttpSource
@@ -91,6 +94,7 @@ def run_service(configuration: AgentConfiguration, log_format: LogFormat) -> Non
             configuration, log_format, interruptions, heartbeat=manager.alive, interrupted=interruptions.called
         ) as parts,
     ):
+        parts.record(_started(configuration))
         Service(
             cycles=parts.cycle,
             report=parts.report,
@@ -102,6 +106,21 @@ def run_service(configuration: AgentConfiguration, log_format: LogFormat) -> Non
             timer=time.monotonic,
             longest_wait=configuration.source.http.wait if configuration.source.http else 0,
         ).run()
+
+
+def _started(configuration: AgentConfiguration) -> Event:
+    """Return what the agent is, for a person who reads the log: version, device, source, interval, held state."""
+    source = configuration.source.git or configuration.source.http
+    try:
+        state = verify_held(configuration)
+        held = f"version {state.manifest.manifest_version} at {state.snapshot.revision}"
+    except NothingHeld:
+        held = "nothing yet"
+    except MargoGitopsError as error:
+        held = f"a state that is not trusted now ({error.code})"
+    every = spell_duration(configuration.poll.interval)
+    text = f"margo-gitops {__version__} for {configuration.device} polls {source.url if source else '?'} every {every}"
+    return Event(Reason.STARTED, f"{text}; it holds {held}")
 
 
 @contextlib.contextmanager

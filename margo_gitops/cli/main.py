@@ -9,6 +9,8 @@ import importlib
 import os
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 import click
@@ -59,6 +61,14 @@ class _ReaderGoneError(Exception):
     """The reader of our output went away; Click would answer that with 1, which means differences here."""
 
 
+@contextmanager
+def _reader() -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError as error:
+        raise _ReaderGoneError from error
+
+
 class _Unexpected:
     """What to do with an error that no command expects: a defect, or a machine without memory.
 
@@ -90,16 +100,17 @@ class _Unexpected:
 class Commands(click.Group):
     """A group whose commands are imported when they are asked for."""
 
-    def invoke(self, ctx: click.Context) -> object:
-        """Run the command; distinguish a reader that closed the pipe from findings.
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
+    ) -> click.Context:
+        """Parse the options, of which some print; as `invoke`."""
+        with _reader():
+            return super().make_context(info_name, args, parent, **extra)
 
-        Raises:
-            _ReaderGoneError: it did.
-        """
-        try:
+    def invoke(self, ctx: click.Context) -> object:
+        """Run the command (_ReaderGoneError: the reader of its output went away)."""
+        with _reader():
             return super().invoke(ctx)
-        except BrokenPipeError as error:
-            raise _ReaderGoneError from error
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -170,7 +181,17 @@ def main() -> NoReturn:
     _open_missing_streams()
     if VARIABLE in os.environ:
         answer(cli)
-    unexpected = _Unexpected()
+    try:
+        _run(_Unexpected())
+    except (BrokenPipeError, _ReaderGoneError):
+        # The shell's own commands end so when `| head` has read enough; Python would complain when it flushes.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 1)
+        os.dup2(nowhere, 2)
+        sys.exit(141)
+
+
+def _run(unexpected: _Unexpected) -> NoReturn:
     try:
         check_environment(os.environ)
         code = cli.main(prog_name="margo-gitops", standalone_mode=False, obj=unexpected)
@@ -186,10 +207,11 @@ def main() -> NoReturn:
     except (click.Abort, KeyboardInterrupt):
         say("interrupted", err=True)
         sys.exit(130)
-    except _ReaderGoneError:
-        _end_without_reader()
-    except OSError as error:
-        _end_on(error)
+    except (BrokenPipeError, _ReaderGoneError):
+        raise
+    except OSError as error:  # of the output: what a command does to files and networks has errors of its own
+        say_error(printable(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"))
+        sys.exit(ExitCode.USAGE)
     except Exception as error:  # noqa: BLE001 - Python would end with 1, which means differences
         unexpected.end(error)
 
@@ -203,18 +225,3 @@ def _open_missing_streams() -> None:
                 os.dup2(opened, number)
                 os.close(opened)
             setattr(sys, name, open(number, "r" if number == 0 else "w", encoding="utf-8", closefd=False))  # noqa: SIM115
-
-
-def _end_without_reader() -> NoReturn:
-    """End as the shell's own commands do: the reader of our output went away, as `| head` does."""
-    # Python would complain when it flushes.
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    sys.exit(141)
-
-
-def _end_on(error: OSError) -> NoReturn:
-    """End on an error of the output: what a command does to files and networks has errors of its own."""
-    if isinstance(error, BrokenPipeError):
-        _end_without_reader()
-    say_error(printable(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"))
-    sys.exit(ExitCode.USAGE)

@@ -144,7 +144,10 @@ def _lines(rendered: Rendered) -> Iterator[str]:
         yield from _freshness_line(publication)
         return
     yield f"state   {publication.fleet_commit[:12]}  {rendered.location}{'  (new)' if rendered.first else ''}"
-    for line in listed(_change(change) for change in publication.changes):
+    for line in listed(f"{_change(change)}{_moved(publication, change.device)}" for change in publication.changes):
+        yield f"  {line}"
+    unchanged = publication.moved.keys() - {change.device for change in publication.changes}
+    for line in listed(f"{device}: the same state{_moved(publication, device)}" for device in sorted(unchanged)):
         yield f"  {line}"
     for device in publication.left:
         yield f"  {device}: left the fleet; its branch stays, nothing on it stops"
@@ -162,6 +165,11 @@ def _change(change: PublishedDevice) -> str:
     return f"{site}{change.device}: manifest {change.version}, commit {change.commit[:12]}"
 
 
+def _moved(publication: Publication, device: str) -> str:
+    site = publication.moved.get(device, "")
+    return "" if site == "" else f", moved from site {site or '(none)'}"
+
+
 def _as_json(rendered: Rendered) -> dict[str, object]:
     publication = rendered.publication
     return {
@@ -175,6 +183,7 @@ def _as_json(rendered: Rendered) -> dict[str, object]:
         ],
         "unchanged": publication.unchanged,
         "left": list(publication.left),
+        "moved": [{"device": device, "from": site} for device, site in publication.moved.items()],
         "uncommitted": list(rendered.uncommitted),
         "freshUntil": publication.freshness.statement.expires if publication.freshness else None,
     }

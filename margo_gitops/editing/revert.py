@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pygit2
-from pygit2.enums import DeltaStatus, FileMode
 
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import find_fleet
 from margo_gitops.catalog.fleet_history import is_cut_off
+from margo_gitops.catalog.fleet_repo import GitTree
 from margo_gitops.catalog.package import package_folder
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.editing.applications import folder_changes, pinned
@@ -84,20 +84,17 @@ def _blob(tree: pygit2.Tree, path: str) -> str | None:
 
 
 def _changes(repository: pygit2.Repository, before: pygit2.Tree, after: pygit2.Tree) -> Iterator[FileChange]:
+    """Yield what differs; the size of a file is known before it is read (UnreadableDocument: it is too large)."""
+    trees = [GitTree(repository, tree, lambda: None) for tree in (before, after)]
     for delta in before.diff_to_tree(after).deltas:
-        old, new = delta.old_file, delta.new_file
-        for file, gone in ((old, DeltaStatus.ADDED), (new, DeltaStatus.DELETED)):
-            if delta.status != gone and file.mode not in (FileMode.BLOB, FileMode.BLOB_EXECUTABLE):
-                raise EditImpossible(
-                    "is not a plain file, which a command does not change",
-                    where=Location(file.path),
-                    remedy="use git revert",
-                )
-        yield FileChange(
-            new.path or old.path,
-            None if delta.status == DeltaStatus.ADDED else bytes(repository[old.id].peel(pygit2.Blob).data),
-            None if delta.status == DeltaStatus.DELETED else bytes(repository[new.id].peel(pygit2.Blob).data),
-        )
+        path = delta.new_file.path or delta.old_file.path
+        files = [tree.file(path) for tree in trees]
+        if any(file is not None and file.kind != "file" for file in files):
+            raise EditImpossible(
+                "is not a plain file, which a command does not change", where=Location(path), remedy="use git revert"
+            )
+        old, new = (file.read() if file is not None else None for file in files)
+        yield FileChange(path, old, new)
 
 
 def _refuse_uncommitted(base: Base, changes: list[FileChange]) -> None:

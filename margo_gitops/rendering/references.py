@@ -96,7 +96,11 @@ def _own_parameters(deployment: Located[Deployment], description: ApplicationDes
         for name in names:
             if name not in description.parameters:
                 where = deployment.at_key(*path, name)
-                yield _unknown(f"parameter of {description.id}", name, description.parameters, where)
+                error = _unknown(f"parameter of {description.id}", name, description.parameters, where)
+                if path == ("spec", "parameters"):
+                    target = f"{description.id} --name {deployment.value.metadata.name}"
+                    error.remedy += f"; or remove it: margo-gitops deploy {target} --unset {name}"
+                yield error
 
 
 def _shared_parameters(intent: Intent) -> Iterator[MargoGitopsError]:

@@ -13,7 +13,7 @@ PUBLICATION-5  A freshness statement moves together with its state. If nothing c
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from margo_gitops.digests import sha256
@@ -91,6 +91,7 @@ class Publication:
         changes: sorted by device.
         unchanged: how many devices kept their state.
         left: devices that are in the fleet branch no more.
+        moved: the site that a device was at before, of each that is at another one now.
         freshness: the new statement of freshness; None where none was made.
     """
 
@@ -99,6 +100,7 @@ class Publication:
     unchanged: int
     left: tuple[str, ...]
     freshness: Renewed | None = None
+    moved: Mapping[str, str | None] = field(default_factory=dict)
 
 
 def write_render(
@@ -157,7 +159,10 @@ def write_render(
         renewed = add_statement(pack, leaves, provenance.origin.fleet or "", fleet_commit, renewal, values)
     repo.write(pack)
     repo.refs.move({**moves, **(renewed.moves if renewed else {})}, values)
-    return Publication(fleet_commit, tuple(changes), len(states) - len(changed), left, renewed)
+    before = {state.device: known.get(encode_device_id(state.device)) for state in states}
+    sites = {device: place.site for device, place in before.items() if place and not place.left}
+    moved = {state.device: sites[state.device] for state in states if sites.get(state.device, state.site) != state.site}
+    return Publication(fleet_commit, tuple(changes), len(states) - len(changed), left, renewed, moved)
 
 
 @dataclass(frozen=True, slots=True)

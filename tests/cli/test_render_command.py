@@ -40,6 +40,16 @@ def test_a_render_says_what_changed_and_the_next_one_that_nothing_did(fleet: Fle
     assert "nothing changed: 4 devices up to date" in second.stdout
 
 
+def test_a_device_at_another_site_has_moved(fleet: FleetFolder):
+    assert margo_gitops("render", cwd=fleet.root).code == 0
+    for device in ("press-01", "sensor-01"):
+        fleet.change(f"devices/{device}.yaml", "site: north", "site: south")
+    fleet.commit("Move")
+    moved = margo_gitops("render", cwd=fleet.root).stdout
+    assert "south/press-01: manifest 2" in moved
+    assert moved.count("moved from site north") == 2
+
+
 def test_json_output_is_json_and_nothing_else(fleet: FleetFolder):
     fleet.put("note ü.txt", "not committed")
     result = json.loads(margo_gitops("render", "--output", "json", cwd=fleet.root).stdout)

@@ -43,7 +43,7 @@ BROKEN: list[tuple[str, str, str, Change]] = [
     (
         "deployments/x.yaml",
         "sett is not a parameter of app",
-        "did you mean setting?",
+        "did you mean setting?; or remove it: margo-gitops deploy app --name x --unset sett",
         lambda f: f.deployment("x", parameters={"sett": 1}),
     ),
     (

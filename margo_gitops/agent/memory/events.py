@@ -30,6 +30,7 @@ class Reason(Enum):
     security: bool
     failure: bool
 
+    STARTED = "Started"
     FIRST_CONTACT = "FirstContact", _SECURITY
     STATE_TRUSTED = "StateTrusted"
     STATE_REFUSED = "StateRefused", _SECURITY, _FAILURE
