@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -337,6 +338,8 @@ def test_run_follows_the_branch_polls_on_sighup_and_stops_on_sigterm(world: Worl
         assert running.returncode == 0
     events = [json.loads(line) for line in log.splitlines()]
     reasons = [event["reason"] for event in events]
+    assert reasons[0] == "Started"
+    assert re.fullmatch(r"margo-gitops \S+ for \S+ polls \S+ every 60m; it holds nothing yet", events[0]["text"])
     assert "PollFailed" in reasons
     assert reasons.index("PollFailed") < reasons.index("FirstContact") < reasons.index("WorkloadInstalled")
 
