@@ -89,7 +89,7 @@ def test_f25_what_is_not_understood_is_an_error_with_line_and_remedy(
 
 def test_a_file_that_is_missing_or_no_yaml_says_so(world: World) -> None:
     world.config.write_text("device: [press-07\n")
-    assert f"{world.config}:2:1" in refused(world)
+    assert f"{world.config}:1:9" in refused(world)
     world.config.unlink()
     assert "no such file" in refused(world)
 

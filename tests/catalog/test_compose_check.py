@@ -37,7 +37,7 @@ def shown(found: list[Finding]) -> list[str]:
 
 
 WRONG = {
-    "not YAML": ("services: [", "error R204 app/files/compose.yaml:2:1"),
+    "not YAML": ("services: [", "error R204 app/files/compose.yaml:1:11"),
     "no services": ("name: x\n", "error R208 app/files/compose.yaml:1:1"),
     "empty": ("", "error R208 app/files/compose.yaml"),
     "a key twice": (SERVICE + "    image: y\n", "error R204 app/files/compose.yaml:4:5"),
