@@ -167,11 +167,7 @@ class ArtifactCache:
 
 
 def create_artifact_cache(context: ApplierContext, settings: Settings) -> ArtifactCache:
-    """Return the cache of an applier, from the settings caFile and maxArtifactBytes.
-
-    Raises:
-        ApplierUnusable: one of them is wrong.
-    """
+    """Return an applier's cache, from the settings caFile and maxArtifactBytes (ApplierUnusable: one is wrong)."""
     return ArtifactCache(
         context.folder / "artifacts",
         ca_file=settings.path("caFile"),

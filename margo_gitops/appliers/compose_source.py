@@ -18,11 +18,7 @@ _NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.y
 
 
 def compose_file_in(content: Path, component: str) -> Path:
-    """Return the compose file: in the content's root, or in its one top-level folder.
-
-    Raises:
-        ComposeInvalid: there is no such file.
-    """
+    """Return the compose file: in the content's root, or in its one top-level folder (ComposeInvalid: neither)."""
     folders = [path for path in content.iterdir() if path.is_dir() and not path.is_symlink()]
     for folder in [content, *(folders if len(folders) == 1 else [])]:
         for name in _NAMES:
@@ -90,11 +86,7 @@ class ComposeModel:
 
 
 def read_model(output: str, component: str) -> ComposeModel:
-    """Return what `docker compose config --format json` printed.
-
-    Raises:
-        ComposeInvalid: it is not understood, or it has no services.
-    """
+    """Return what `docker compose config --format json` printed (ComposeInvalid: not understood, or no services)."""
     try:
         model: Json = json.loads(output)
     except ValueError:

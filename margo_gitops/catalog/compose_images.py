@@ -101,11 +101,7 @@ def compose_file(tree: FileTree, path: str, *, is_folder: bool) -> ComposeFile |
 
 
 def service_images(tree: FileTree, content: ComponentContent) -> list[ServiceImage]:
-    """Return the images of a component that the package brings along.
-
-    Raises:
-        UnreadableDocument: its compose file cannot be looked into.
-    """
+    """Return the images of a component that the package brings along (UnreadableDocument: no usable compose file)."""
     found = compose_file(tree, f"applications/{content.location}", is_folder=content.is_folder)
     if found is None:
         return []

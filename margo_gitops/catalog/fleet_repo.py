@@ -134,11 +134,7 @@ def _is_true(repository: pygit2.Repository, name: str) -> bool:
 
 
 def _git(root: Path, *arguments: str, given: str = "") -> str:
-    """Return what the git program prints about a clone that libgit2 cannot read.
-
-    Raises:
-        NoFleetRepo: git cannot read it either.
-    """
+    """Return what git prints about a clone that libgit2 cannot read (NoFleetRepo: git cannot either)."""
     remedy = "see what git says in this clone, or make a whole clone: git clone URL, without --filter and --sparse"
     what = f"{root} cannot be read"
     try:
@@ -222,11 +218,7 @@ class FleetRepo:
         return FleetHistory(self._repository)
 
     def working_tree(self) -> WorkingTree:
-        """Return the files as they are now, committed or not, without those that git ignores.
-
-        Raises:
-            NoFleetRepo: the repository is bare, so there are none.
-        """
+        """Return the files as they are now, without those that git ignores (NoFleetRepo: the repository is bare)."""
         if self._repository.is_bare:
             raise NoFleetRepo(
                 f"{self.root} is a bare repository: it has no files, only commits",

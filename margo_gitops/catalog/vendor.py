@@ -55,11 +55,7 @@ class Vendored:
 
 
 def offered_package(folder: Path, *, pack: bool = False) -> Package:
-    """Return the package in a folder, checked; its folders of content become tar.gz on request.
-
-    Raises:
-        PackageInvalid: with every finding.
-    """
+    """Return the package in a folder, its content as tar.gz on request (PackageInvalid: with every finding)."""
     tree, prefix = DiskTree(folder), f"{folder}/"
     return check_package(_packed_tree(tree, prefix) if pack else tree, prefix)
 

@@ -35,11 +35,7 @@ def check_device(device: str) -> None:
 
 
 def time_of(text: str | None) -> datetime | None:
-    """Return the time that somebody wrote, in UTC where it names no zone; None for nothing.
-
-    Raises:
-        AuditUnusable: it is not a time.
-    """
+    """Return the time that somebody wrote, UTC where it names no zone; None for nothing (AuditUnusable: no time)."""
     if text is None:
         return None
     try:

@@ -73,11 +73,7 @@ def open_database(file: Path, *, timeout: float = 5, threads: bool = False) -> s
 
 
 def open_read_only(file: Path, *, timeout: float = 5) -> sqlite3.Connection:
-    """Open a database that another process may be writing.
-
-    Raises:
-        OSError, sqlite3.Error: it cannot be opened, or is not there.
-    """
+    """Open a database that another process may be writing (OSError, sqlite3.Error: it cannot be, or is not there)."""
     _check_files(file)
     # What a URI gives a meaning of its own; SQLite takes all else as it is.
     name = str(file.absolute()).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
@@ -94,11 +90,7 @@ def open_read_only(file: Path, *, timeout: float = 5) -> sqlite3.Connection:
 
 
 def check_sound(connection: sqlite3.Connection) -> None:
-    """Let SQLite check the pages of a database.
-
-    Raises:
-        sqlite3.DatabaseError: they are damaged.
-    """
+    """Let SQLite check the pages of a database (sqlite3.DatabaseError: they are damaged)."""
     (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if verdict != "ok":
         raise sqlite3.DatabaseError(f"the database is damaged: {verdict}")
@@ -175,11 +167,7 @@ class Rows(Generic[T]):
     make: Callable[[tuple[Any, ...]], T]
 
     def read(self, connection: sqlite3.Connection, *values: int) -> list[T]:
-        """Return all rows.
-
-        Raises:
-            sqlite3.Error: one cannot be read.
-        """
+        """Return all rows (sqlite3.Error: one cannot be read)."""
         try:
             return [self.make(tuple(map(_typed, row, self.types))) for row in connection.execute(self.query, values)]
         except ValueError as error:

@@ -65,11 +65,7 @@ def _plain_dot(device: str, index: int) -> bool:
 
 
 def decode_device_id(encoded: str) -> str:
-    """Return the device id that `encoded` stands for.
-
-    Raises:
-        ValueError: `encoded` is not what `encode_device_id` makes of any device id.
-    """
+    """Return the device id that `encoded` stands for (ValueError: `encode_device_id` makes this of no device id)."""
     device = _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), encoded)
     if not is_device_id(device) or encode_device_id(device) != encoded:
         raise ValueError(f"{encoded!r} is not an encoded device id")

@@ -98,11 +98,7 @@ def format_moment(moment: datetime) -> str:
 
 
 def parse_valid_for(text: str) -> timedelta:
-    """Return how long a statement is valid, as `spec.freshness.validFor` has it: 90m, 36h or 7d.
-
-    Raises:
-        ValueError: it is no such time, or more than a year.
-    """
+    """Return how long a statement is valid, from `90m`, `36h` or `7d` (ValueError: no such time, or above a year)."""
     units = {"m": timedelta(minutes=1), "h": timedelta(hours=1), "d": timedelta(days=1)}
     number, unit = text[:-1], units.get(text[-1:])
     if unit is None or not (number.isascii() and number.isdecimal() and len(number) < 5 and int(number)):

@@ -27,11 +27,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_json(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS, *, foreign: bool = False) -> SourceText:
-    """Return a JSON document as nodes.
-
-    Raises:
-        UnreadableDocument: a rule of this module is broken; the message names it with line and column.
-    """
+    """Return a JSON document as nodes (UnreadableDocument: which rule of this module is broken, line and column)."""
     return SourceText(file, _Reader(decoded(content, file, bounds), file, bounds).document(), foreign)
 
 

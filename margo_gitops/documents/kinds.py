@@ -154,11 +154,7 @@ def check_document(source: SourceText) -> Checked:
 
 
 def read_as(record: type[AnyDocument], source: SourceText) -> AnyDocument:
-    """Return a document that must be of one kind, in any shape.
-
-    Raises:
-        InvalidDocument: it is of another kind, or has findings.
-    """
+    """Return a document that must be of one kind, in any shape (InvalidDocument: of another kind, or with findings)."""
     checked = check_document(source)
     if isinstance(checked.value, record):
         return checked.value

@@ -56,11 +56,7 @@ def version_key(version: str) -> VersionKey:
 
 
 def newest(versions: Iterable[str]) -> str:
-    """Return the newest of some versions; of equal precedence, the one whose text is greater.
-
-    Raises:
-        ValueError: there are none.
-    """
+    """Return the newest version; of equal precedence, the one whose text is greater (ValueError: there are none)."""
     return max(versions, key=lambda version: (version_key(version), version))
 
 

@@ -35,11 +35,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_yaml(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS, *, foreign: bool = False) -> SourceText:
-    """Return the one document of a YAML file as nodes.
-
-    Raises:
-        UnreadableDocument: a rule of this module is broken; the message names it with line and column.
-    """
+    """Return the one document of a YAML file as nodes (UnreadableDocument: the broken rule, with line and column)."""
     _check_characters(decoded(content, file, bounds), file)
     loader = Loader(content)
     try:

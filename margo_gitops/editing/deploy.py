@@ -157,11 +157,7 @@ def _changed(known: Located[Deployment], target: DeployTarget, request: DeployRe
 
 
 def with_version(known: Located[Deployment], version: str) -> FileChange:
-    """Return the change that makes a Deployment run another version of its application.
-
-    Raises:
-        NotEditable: its file cannot be changed.
-    """
+    """Return the change that makes a Deployment run another version (NotEditable: its file cannot be changed)."""
     document, _ = _with_version(known, version)
     return FileChange(known.file, known.content, rewritten(known.content, known.file, document))
 

@@ -19,11 +19,7 @@ def unknown(what: str, name: str, known: Iterable[str]) -> ReferenceUnknown:
 
 
 def named_application(intent: Intent, application: str, version: str | None) -> Application:
-    """Return an application in a version; None: in its newest one.
-
-    Raises:
-        ReferenceUnknown: the fleet repo does not have it.
-    """
+    """Return an application in a version, or in its newest one (ReferenceUnknown: the fleet repo does not have it)."""
     versions = application_versions(intent, application)
     if not versions:
         raise unknown("application", application, {each for each, _ in intent.applications})

@@ -71,11 +71,7 @@ def typed_value(description: ApplicationDescription, name: str, text: str) -> Pa
 
 
 def check_parameter_name(description: ApplicationDescription, name: str) -> None:
-    """Check that the application has a parameter.
-
-    Raises:
-        ParameterNotTyped: it has none; a near match, or those it has, are named.
-    """
+    """Check that the application has a parameter (ParameterNotTyped: it has not; near ones, or all, are named)."""
     if name not in description.parameters:
         hint = did_you_mean(name, description.parameters)
         raise ParameterNotTyped(f"{name} is not a parameter of {description.id}; {hint}")

@@ -69,11 +69,7 @@ class Images:
     _found: dict[str, list[ServiceImage] | UnreadableDocument] = field(default_factory=dict)
 
     def of(self, content: ComponentContent) -> list[ServiceImage]:
-        """Return the images that a vendored component names.
-
-        Raises:
-            UnreadableDocument: its compose file cannot be looked into.
-        """
+        """Return the images that a vendored component names (UnreadableDocument: no usable compose file)."""
         if content.location not in self._found:
             try:
                 self._found[content.location] = service_images(self.tree, content)

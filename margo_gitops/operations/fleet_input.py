@@ -72,11 +72,7 @@ def read_fleet_commit(fleet: Path, revision: str) -> FleetInput:
 
 
 def read_working_tree(fleet: Path) -> Intent:
-    """Return what the fleet repo's files say now, committed or not.
-
-    Raises:
-        NoFleetRepo, FleetInvalid: as `read_fleet_commit`.
-    """
+    """Return what the files say now, committed or not (NoFleetRepo, FleetInvalid: as `read_fleet_commit`)."""
     return read_fleet(FleetRepo.find(fleet).working_tree())
 
 

@@ -124,11 +124,7 @@ class Merged:
 
 
 def merge_lines(base: bytes, mine: bytes, theirs: bytes, on_conflict: OnConflict = "mark") -> Merged | None:
-    """Return what `git merge-file` makes of three contents; None where they are no text.
-
-    Raises:
-        UpgradeRefused: there is no git.
-    """
+    """Return what `git merge-file` makes of three contents; None: they are no text (UpgradeRefused: no git)."""
     favour = {"mine": ["--ours"], "theirs": ["--theirs"]}.get(on_conflict, [])
     with tempfile.TemporaryDirectory(prefix="margo-gitops-") as folder:
         places = [Path(folder, name) for name in ("yours", "base", "scaffold")]

@@ -88,11 +88,7 @@ class Renewed:
 
 
 def leaf_of(device: str, manifest: bytes) -> FreshnessLeaf:
-    """Return what a statement says of a device whose manifest this is.
-
-    Raises:
-        StateTampered: it is no manifest that a render wrote.
-    """
+    """Return what a statement says of a device with this manifest (StateTampered: no render wrote such a manifest)."""
     return FreshnessLeaf(device_key(device), rendered_version(device, manifest), sha256(manifest))
 
 

@@ -56,11 +56,7 @@ class ObjectPack:
         return len(self._entries)
 
     def write(self, folder: Path) -> None:
-        """Write pack and index into `objects/pack`; nothing for an empty pack.
-
-        Raises:
-            OSError: they cannot be written; nothing is left behind.
-        """
+        """Write pack and index, if not empty, into `objects/pack` (OSError: nothing is left behind)."""
         if not self._entries:
             return
         content = pack_bytes([entry for entry, _ in self._entries.values()])

@@ -145,11 +145,7 @@ class StateObjects(GitStore):
         return found
 
     def aliases(self, commit: str) -> Mapping[str, str]:
-        """Return what devices call themselves, by device id, as a fleet commit says.
-
-        Raises:
-            StateTampered: it cannot be read.
-        """
+        """Return what devices call themselves, by id, as a fleet commit says (StateTampered: it cannot be read)."""
         return self.kept("aliases", commit, self._aliases)
 
     def _aliases(self, commit: str) -> Mapping[str, str]:

@@ -65,11 +65,7 @@ class StateRepo:
 
     @classmethod
     def open(cls, folder: Path) -> StateRepo:
-        """Return the state repo in a folder.
-
-        Raises:
-            StateRepoUnusable: there is none, or it has a format this program cannot write.
-        """
+        """Return the state repo in a folder (StateRepoUnusable: there is none, or its format cannot be written)."""
         try:
             repository = pygit2.Repository(str(folder))
         except pygit2.GitError as error:

@@ -276,11 +276,7 @@ class WireReader:
         return text
 
     def positive(self) -> int:
-        """Return an `mpint` that is not negative, in its one shortest form.
-
-        Raises:
-            ValueError: the number is negative, or has a needless leading zero.
-        """
+        """Return an `mpint` that is not negative, in its one shortest form (ValueError: it is another)."""
         encoded = self.string()
         number = int.from_bytes(encoded, "big")
         if wire_positive(number) != wire_string(encoded):

@@ -51,11 +51,7 @@ class SshSignature:
     signature: bytes
 
     def verify(self, message: bytes, key: SshPublicKey, namespace: str = GIT_NAMESPACE) -> None:
-        """Check that `key` signed `message` for `namespace` (SSHSIG-3 to SSHSIG-6).
-
-        Raises:
-            SignatureInvalid: anything differs.
-        """
+        """Check that `key` signed `message` for `namespace`, by SSHSIG-3 to SSHSIG-6 (SignatureInvalid: it did not)."""
         if self.namespace != namespace:
             raise _invalid("the signature was made for another use", f"namespace {self.namespace!r}, not {namespace!r}")
         if self.key != key:

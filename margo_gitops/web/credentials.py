@@ -96,11 +96,7 @@ class TlsSettings:
         return self._context is not None and self._watch.changed()
 
     def context(self) -> ssl.SSLContext:
-        """Return the context for a new connection.
-
-        Raises:
-            SourceMisconfigured: a file cannot be read, or is not what it should be.
-        """
+        """Return the context for a new connection (SourceMisconfigured: a file is unreadable or of another kind)."""
         if self._context is None or self.changed():
             self._context = None
             self._watch.mark()

@@ -106,11 +106,7 @@ class _Incoming(io.RawIOBase):
 
 
 def connect(host: str, port: int, seconds: float, meter: Meter, deadline: Deadline) -> MeteredSocket:
-    """Return a connection to the first address of `host` that takes one.
-
-    Raises:
-        SourceUnreachable: none does, or the name is unknown.
-    """
+    """Return a connection to the first address of `host` that takes one (SourceUnreachable: none, or unknown name)."""
     try:
         addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:

@@ -188,11 +188,7 @@ class FreshnessKeeper:
         return offered
 
     def assess(self, state: TrustedState | None) -> Assessment:
-        """Return the verdict on what is held.
-
-        Raises:
-            FreshnessContradicted: the statement says that the held version has other content.
-        """
+        """Return the verdict on what is held (FreshnessContradicted: the statement has other content for it)."""
         return assess(self.held(state), _version(state) if state else None, self._now())
 
     def _try_fetch(self, state: TrustedState | None) -> None:

@@ -69,11 +69,7 @@ class AgentReport:
 
 
 def report(configuration: AgentConfiguration) -> AgentReport:
-    """Return what the device holds, runs, and what went wrong.
-
-    Raises:
-        StateFolderUnusable: the state folder cannot be read.
-    """
+    """Return what the device holds and runs, and what went wrong (StateFolderUnusable: it cannot be read)."""
     floor = floor_files(configuration).read().floor
     version, revision, problem = _held(configuration)
     freshness = held_proof(configuration)

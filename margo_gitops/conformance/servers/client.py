@@ -136,11 +136,7 @@ class Reply:
         return self.header("content-type").partition(";")[0].strip().lower()
 
     def content(self) -> bytes:
-        """Return the body without its content coding.
-
-        Raises:
-            ValueError: it is in a coding that was not asked for, damaged, or too long.
-        """
+        """Return the body without its content coding (ValueError: a coding not asked for, damaged, or too long)."""
         coding = self.header("content-encoding").lower() or "identity"
         if coding == "identity":
             return self.body

@@ -131,11 +131,7 @@ def _by_command(sides: Sides, span: Span, plan: Callable[[], Plan], *, allowed: 
 
 
 def refuse_skipped_command(verdicts: Iterable[Verdict], sides: Sides, span: Span) -> None:
-    """Refuse a render without the policy's command.
-
-    Raises:
-        PolicyUnusable: the policy in force has one, and it was not run.
-    """
+    """Refuse a render without the policy's command (PolicyUnusable: the policy in force has one that was not run)."""
     force = PolicyHistory(span.repo, sides.intent.fleet).judging(span)
     if force is None or not force.policy.command:
         return

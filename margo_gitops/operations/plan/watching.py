@@ -43,11 +43,7 @@ class Saved:
 
 
 def watch_fleet(request: PlanRequest, stop: Event | None = None) -> Iterator[Saved]:
-    """Yield a plan now and after every save, until interrupted.
-
-    Raises:
-        NoFleetRepo: there is no fleet repo; every other error is yielded.
-    """
+    """Yield a plan now and after every save, until interrupted (NoFleetRepo; every other error is yielded)."""
     root = FleetRepo.find(request.fleet).root
     renders = Rerender()
     begun = False

@@ -189,11 +189,7 @@ def signed_anew(
 
 
 def check_fleet(request: RenderRequest) -> list[str]:
-    """Return how the state repo differs from what a fleet commit renders to; empty: not at all.
-
-    Raises:
-        MargoGitopsError: of MG11xx to MG13xx.
-    """
+    """Return how the state repo differs from what a fleet commit renders to (MargoGitopsError: of MG11xx to MG13xx)."""
     fleet = read_fleet_commit(request.fleet, request.revision)
     with open_state(fleet.state_location(request.state), request.cache, create=False) as target:
         values = target.repo.refs.read()

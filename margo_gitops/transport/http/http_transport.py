@@ -108,11 +108,7 @@ class HttpTransport:
     """
 
     def __init__(self, source: HttpSource, limits: HttpLimits | None = None) -> None:
-        """Take the settings; nothing is opened or read yet.
-
-        Raises:
-            SourceMisconfigured: the environment names something that is not a proxy.
-        """
+        """Take the settings; nothing is opened yet (SourceMisconfigured: the environment names what is no proxy)."""
         self.source = source
         self._limits = limits or HttpLimits()
         self._meter = Meter()

@@ -136,11 +136,7 @@ class SignedContract(Contract):
         return f"{self._prefix}{_CLIENTS}{self._client_id}/{resource}"
 
     def path_of(self, url: str) -> str:
-        """Return the target of a path from a manifest (rule 3).
-
-        Raises:
-            SourceMisbehaved: it holds what no path of a request may hold.
-        """
+        """Return the target of a path from a manifest, by rule 3 (SourceMisbehaved: no request may hold it)."""
         local = local_path(url, self._prefix)
         if local.startswith(ROOT) and not local.startswith(_CLIENTS):
             return self.path(local.removeprefix(ROOT))
