@@ -56,12 +56,11 @@ class Vendored:
 
 def offered_package(folder: Path, *, pack: bool = False) -> Package:
     """Return the package in a folder, its content as tar.gz on request (PackageInvalid: with every finding)."""
-    tree, prefix = DiskTree(folder), f"{folder}/"
-    return check_package(_packed_tree(tree, prefix) if pack else tree, prefix)
-
-
-def _packed_tree(tree: FileTree, prefix: str) -> FileTree:
-    return HeldTree(packed({path: file.read() for path, file in read_package(tree, prefix).files.items()}))
+    tree: FileTree = DiskTree(folder)
+    prefix = f"{folder}/"
+    if pack:
+        tree = HeldTree(packed({path: file.read() for path, file in read_package(tree, prefix).files.items()}))
+    return check_package(tree, prefix)
 
 
 def packed(files: Mapping[str, bytes]) -> dict[str, bytes]:

@@ -23,6 +23,7 @@ TEMPORARY_PREFIX: Final = ".new-"
 """Start of the names of unfinished files and folders; `sweep` removes what a killed process left."""
 
 _FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""The disk is full, or what this user may have of it."""
 
 
 def read_bounded(
@@ -96,7 +97,7 @@ def disk_errors(
         yield
     except OSError as failure:
         where = Location(str(failure.filename or path))
-        if full is not None and is_full(failure):
+        if full is not None and failure.errno in _FULL:
             raise full(f"cannot write: {reason(failure)}", where=where, remedy="free space on this disk") from failure
         raise error(what, where=where, why=[reason(failure)], remedy=remedy) from failure
 
@@ -105,11 +106,6 @@ def reason(error: OSError) -> str:
     """Return why, in lower case: "no such file or directory"."""
     text = error.strerror or str(error)
     return text[:1].lower() + text[1:]
-
-
-def is_full(error: OSError) -> bool:
-    """Return whether the disk, or what this user may have of it, is full."""
-    return error.errno in _FULL
 
 
 def replace_file(path: Path, content: bytes, *, mode: int = 0o600, time: int | None = None) -> None:

@@ -203,7 +203,7 @@ def typed_answer(
 
 def _options(schema: ValueSchema, text: str) -> str:
     """Return text with the numbers of options replaced by these."""
-    spelled = [_spelled(option) for option in schema.options or ()]
+    spelled = [str(option).lower() if isinstance(option, bool) else str(option) for option in schema.options or ()]
     if not schema.multiselect:
         return _option(spelled, text)
     if text.strip().startswith("[") or "{{" in text:
@@ -217,10 +217,6 @@ def _option(spelled: list[str], text: str) -> str:
     if text in spelled or not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= len(spelled):
         return text
     return spelled[int(text) - 1]
-
-
-def _spelled(option: str | float) -> str:
-    return str(option).lower() if isinstance(option, bool) else str(option)
 
 
 def picked(text: str, most: int) -> tuple[int, ...] | None:

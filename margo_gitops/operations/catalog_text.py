@@ -14,7 +14,6 @@ from margo_gitops.operations.application_catalog import (
     ApplicationCatalog,
     CatalogPage,
     ListedApplication,
-    ListedDeployment,
     ShownProfile,
     ShownSetting,
 )
@@ -77,11 +76,8 @@ def _facts(page: CatalogPage) -> Iterator[tuple[str, str | None]]:
     yield "licence", page.license_file
     yield "versions", ", ".join(page.versions)
     yield "digest", page.digest
-    yield "deployed", ", ".join(map(_deployment, page.deployments)) or "nowhere"
-
-
-def _deployment(each: ListedDeployment) -> str:
-    return f"{each.name} {each.version} on {counted(each.devices, 'device')}"
+    deployed = (f"{each.name} {each.version} on {counted(each.devices, 'device')}" for each in page.deployments)
+    yield "deployed", ", ".join(deployed) or "nowhere"
 
 
 def _profile(profile: ShownProfile) -> Iterator[str]:

@@ -59,16 +59,13 @@ class DocumentOrigins:
                 return self._deployment("metadata", "name")
 
     def _parameter(self, name: str, rest: FieldPath) -> LineOrigin:
-        effective = self._effective(name)
+        effective = next((each for each in self.resolved.parameters if each.name == name), None)
         if effective is None:
             return self._application("parameters", name)
         if rest[:1] == ("targets",):
             return self._application("parameters", name, "targets", *self._target(name, effective, rest[1:]))
         layer = effective.origin.layer
         return LineOrigin(layer.name, layer.location(name))
-
-    def _effective(self, name: str) -> Effective | None:
-        return next((each for each in self.resolved.parameters if each.name == name), None)
 
     def _target(self, name: str, effective: Effective, rest: FieldPath) -> FieldPath:
         """Return the path below the description's targets: a profile leaves out those of other components."""

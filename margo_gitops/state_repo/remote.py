@@ -104,8 +104,8 @@ class RemoteState:
         if result.returncode:
             if "rejected" in result.stdout + result.stderr or "non-fast-forward" in result.stderr:
                 raise self._rewritten(last_lines(result.stderr))
-            if self._answers():
-                raise _MirrorSuspect(result.stderr)
+            if not self._run(["-C", str(self.mirror.parent), "ls-remote", self.url, FLEET_REF]).returncode:
+                raise _MirrorSuspect(result.stderr)  # without the mirror, the remote can be read
             raise self._unreachable(result.stderr)
         values = repo.refs.read()
         if known is not None and _TRACKED_FLEET not in values:
@@ -224,10 +224,6 @@ class RemoteState:
         known = {name.removeprefix(tracked) for name in values if name.startswith(tracked)}
         gone = [f":{FRESHNESS_REFS}{shard}" for shard in sorted(known - shards)]
         return [*([f"{FRESHNESS_REFS}*:{FRESHNESS_REFS}*"] if shards else []), *gone]
-
-    def _answers(self) -> bool:
-        """Return whether the remote can be read without the mirror."""
-        return not self._run(["-C", str(self.mirror.parent), "ls-remote", self.url, FLEET_REF]).returncode
 
     def _git(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         settings = {"remote.state.url": self.url, **_OURS}

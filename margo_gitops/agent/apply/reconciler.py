@@ -313,13 +313,10 @@ class Reconciler:
         self._post_statuses([key.deployment_id])
         rest = [item for item in self.journal.workloads() if item.key.deployment_id == key.deployment_id]
         # The status names all components, so those that are removed stay until the last one is.
-        if all(item.state == "removed" for item in rest) or key.deployment_id in self._wanted():
+        if all(item.state == "removed" for item in rest) or any(item.wanted is not None for item in rest):
             for item in rest:
                 if item.state == "removed":
                     self.journal.forget(item.key)
-
-    def _wanted(self) -> set[str]:
-        return {item.key.deployment_id for item in self.journal.workloads() if item.wanted is not None}
 
     def _memory(self) -> dict[WorkloadKey, RecordedWorkload]:
         return {item.key: item for item in self.journal.workloads()}

@@ -15,7 +15,7 @@ from margo_gitops.documents.nodes import exact
 from margo_gitops.editing.deploy import DeployTarget
 from margo_gitops.editing.named import all_known, unknown
 from margo_gitops.editing.values import check_value, has_expression, parameter_schemas
-from margo_gitops.errors import AmbiguousProfile, AnswerRefused, MargoGitopsError, NotPlaceable
+from margo_gitops.errors import AmbiguousProfile, AnswerRefused, NotPlaceable
 from margo_gitops.operations.compatibility import Compatibility, compatibility
 from margo_gitops.rendering.desired_state import PreviousState
 from margo_gitops.rendering.intent import Application, Intent, Located
@@ -176,8 +176,7 @@ class FormCheck:
             _, errors = resolve_placement(self.intent, placement, self.previous(client_of(target.id)))
         except (NotPlaceable, AmbiguousProfile):
             return  # where it goes is another question
-        for error in errors:
-            yield _told(error)
+        yield from ("; ".join([error.what, *error.why]) for error in errors)
 
     @property
     def known_profiles(self) -> tuple[str, ...]:
@@ -191,7 +190,3 @@ class FormCheck:
         described = self.application.description
         value = replace(described.value, parameters={name: described.value.parameters[name]})
         return replace(self.application, description=replace(described, value=value))
-
-
-def _told(error: MargoGitopsError) -> str:
-    return "; ".join([error.what, *error.why])
