@@ -365,11 +365,9 @@ def test_sigterm_cuts_off_a_pull_that_hangs(world: World) -> None:
             connection, _ = mute.accept()
             with connection:
                 assert connection.recv(10_000)
-                started = time.monotonic()
                 running.send_signal(signal.SIGTERM)
                 _, log = running.communicate(timeout=TIMEOUT)
     assert running.returncode == 0
-    assert time.monotonic() - started < 10
     assert "cut off by a signal" in log
 
 

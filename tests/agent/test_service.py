@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -147,15 +146,13 @@ def test_an_agent_whose_polls_work_does_no_cycles_between_them() -> None:
 def test_a_signal_ends_a_wait_at_once_even_if_it_came_before() -> None:
     with Interruptions() as interruptions:
         os.kill(os.getpid(), signal.SIGHUP)
-        started = time.monotonic()
-        interruptions.wait(60)
+        interruptions.wait(86_400)  # the test's own time limit is far shorter
         assert interruptions.take_poll()
         assert not interruptions.take_poll()
         assert not interruptions.stopping()
         os.kill(os.getpid(), signal.SIGTERM)
-        interruptions.wait(60)
+        interruptions.wait(86_400)
         assert interruptions.stopping()
-        assert time.monotonic() - started < 30
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 

@@ -387,11 +387,10 @@ def test_tampered_content_is_refused_and_what_runs_keeps_running(site):
     assert site.containers() == before
 
 
-def test_an_engine_that_does_not_run_is_told_quickly(site, monkeypatch):
+def test_an_engine_that_does_not_run_is_named(site, monkeypatch):
     monkeypatch.setenv("DOCKER_HOST", f"unix://{site.folder}/none.sock")
     applier = site.applier()
     item = site.workload(compose())
-    started = time.monotonic()
     for step in (
         lambda: applier.prepare(item),
         lambda: applier.install(item),
@@ -402,7 +401,6 @@ def test_an_engine_that_does_not_run_is_told_quickly(site, monkeypatch):
             step()
         assert "none.sock" in str(caught.value)
         assert "start it" in caught.value.remedy
-    assert time.monotonic() - started < 10
     monkeypatch.setenv("DOCKER_HOST", site.environment["DOCKER_HOST"])
 
 

@@ -5,19 +5,20 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import os
 import re
 import secrets
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import httpx
+from support.command_line import preloaded_program
 from support.git_cli import GIT_ENVIRONMENT
+from support.preloaded import Forked
 from support.state_publishing import Renderer
 
 from margo_gitops.documents.state_layout import device_ref
@@ -65,7 +66,7 @@ class ServedFleet:
         self.folder = folder
         self.renderer = Renderer(folder / "state.git")
         self.tokens: dict[str, str] = {}
-        self.process: subprocess.Popen[str] | None = None
+        self.process: Forked | None = None
         self.port = 0
         self.log = folder / "server.log"
         self.scheme = "http"
@@ -104,17 +105,10 @@ class ServedFleet:
         file = self.configure(**changes)
         if not (self.folder / "device-tokens").exists():
             self.write_tokens()
-        code = "from margo_gitops.cli.main import main\nmain()"
-        environment = {**GIT_ENVIRONMENT}
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", code, "serve", "--config", str(file)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                text=True,
-            )
+        with self.log.open("w") as log, Path(os.devnull).open() as nothing:
+            streams = (nothing.fileno(), log.fileno(), log.fileno())
+            arguments = ("serve", "--config", str(file))
+            self.process = Forked(preloaded_program(), arguments, Path.cwd(), GIT_ENVIRONMENT, streams)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             found = re.search(r"running on https?://\S+:([0-9]+)", self.log.read_text())

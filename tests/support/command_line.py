@@ -15,6 +15,7 @@ from pathlib import Path
 
 from support import preloaded
 from support.git_cli import GIT_ENVIRONMENT
+from support.preloaded import Forked
 
 _EARLY = frozenset({"XDG_CONFIG_HOME", "LC_ALL", "LANG"})
 
@@ -84,7 +85,7 @@ def forked(arguments: list[str], cwd: Path, environment: Mapping[str, str], seco
         tempfile.TemporaryFile() as stderr,
     ):
         streams = nothing.fileno(), stdout.fileno(), stderr.fileno()
-        code = preloaded.ask(preloaded_program(), arguments, cwd, environment, streams, seconds=seconds)
+        code = Forked(preloaded_program(), arguments, cwd, environment, streams).wait(seconds)
         said = []
         for stream in (stdout, stderr):
             stream.seek(0)

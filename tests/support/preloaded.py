@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import socket
 import struct
 import sys
@@ -33,16 +34,8 @@ _HEAD = struct.Struct(">Q")
 _ANSWER = struct.Struct(">q")
 
 
-def ask(
-    path: str | Path,
-    arguments: Sequence[str],
-    folder: str | Path,
-    environment: Mapping[str, str],
-    streams: tuple[int, int, int],
-    *,
-    seconds: float | None = None,
-) -> int:
-    """Return the exit code of a command that the server forks; negative for the signal that ended it.
+class Forked:
+    """A command that runs, to be handled as a `subprocess.Popen`; it ends with this object.
 
     Args:
         path: the server's socket.
@@ -50,24 +43,50 @@ def ask(
         folder: where the command works.
         environment: all of its variables.
         streams: descriptors of its standard input, output and error.
-        seconds: the longest that it may take; who hangs up, ends the command.
-
-    Raises:
-        TimeoutError: it took longer.
     """
-    request = {
-        "arguments": list(arguments),
-        "environment": dict(environment),
-        "folder": str(folder),
-    }
-    message = json.dumps(request).encode()
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(seconds)
-        connection.connect(str(path))
-        socket.send_fds(connection, [_HEAD.pack(len(message))], streams)
-        connection.sendall(message)
-        answer = connection.recv(_ANSWER.size)
-    return int(_ANSWER.unpack(answer)[0]) if answer else 70
+
+    def __init__(
+        self,
+        path: str | Path,
+        arguments: Sequence[str],
+        folder: str | Path,
+        environment: Mapping[str, str],
+        streams: tuple[int, int, int],
+    ) -> None:
+        request = {"arguments": list(arguments), "environment": dict(environment), "folder": str(folder)}
+        message = json.dumps(request).encode()
+        self.returncode: int | None = None
+        self._connection = socket.socket(socket.AF_UNIX)
+        self._connection.connect(str(path))
+        socket.send_fds(self._connection, [_HEAD.pack(len(message))], streams)
+        self._connection.sendall(message)
+        self.pid: int = _HEAD.unpack(self._connection.recv(_HEAD.size))[0]
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return the exit code, negative for the signal that ended it; TimeoutError if it still runs after seconds."""
+        if self.returncode is None:
+            self._connection.settimeout(timeout)
+            answer = self._connection.recv(_ANSWER.size)
+            self.returncode = int(_ANSWER.unpack(answer)[0]) if answer else 70
+            self._connection.close()
+        return self.returncode
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        try:
+            return self.wait(0)
+        except BlockingIOError:
+            return None
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal to a command that runs."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End the command, and wait until it is gone."""
+        self.send_signal(signal.SIGKILL)
+        self.wait()
 
 
 def serve(path: str, ready: int) -> None:
@@ -121,6 +140,7 @@ def _begin(listener: socket.socket, waiting: Any) -> None:
         _become(json.loads(message), streams)
     for each in streams:
         os.close(each)
+    connection.sendall(_HEAD.pack(child))
     running = _Running(child, connection)
     waiting.register(running.descriptor, selectors.EVENT_READ, running)
     # Who hangs up takes the command along.
@@ -128,8 +148,6 @@ def _begin(listener: socket.socket, waiting: Any) -> None:
 
 
 def _end(running: _Running, waiting: Any) -> None:
-    import signal
-
     if os.waitid(os.P_PIDFD, running.descriptor, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         os.kill(running.child, signal.SIGKILL)
     _, status = os.waitpid(running.child, 0)
@@ -188,4 +206,4 @@ def _main() -> int:
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         serve(sys.argv[2], int(sys.argv[3]))
-    sys.exit(ask(sys.argv[2], sys.argv[3:], Path.cwd(), os.environ, (0, 1, 2)))
+    sys.exit(Forked(sys.argv[2], sys.argv[3:], Path.cwd(), os.environ, (0, 1, 2)).wait())
