@@ -16,6 +16,8 @@ UPGRADE-9  Older descriptions: a profile without `id` gets its type as the id, a
            scheme gets `oci://`; a time-out of other units (`5m`, `90s`, `1h30m`) becomes minutes and seconds. Each is
            a warning, because it is a guess or not what the document says.
 UPGRADE-10  A deployment's `packageLocation` goes where it only repeats the artifact of our extension.
+UPGRADE-11  Older descriptions: a profile that no current document can express is left out with a warning, if another
+            one remains: a repository that is not OCI, or a revision that is not SemVer. Its targets go, too.
 
 A state in the older shape is a pure function of the current one, and the upgrade gives back the very bytes:
 
@@ -32,6 +34,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
+from margo_gitops.documents.application import REVISION_PATTERN
 from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.manifest import write_manifest
 from margo_gitops.documents.nodes import Json, Node, SourceText
@@ -57,6 +60,8 @@ def upgrade_description(source: SourceText) -> SourceText:
         _upgrade_profile(profile)
         if "kind" in source.root.entries():
             _complete_profile(profile, root.text("metadata", "version"), used)
+    if "kind" in source.root.entries():
+        _leave_out_profiles(root)
     for parameter in root.entries("parameters").values():
         _upgrade_targets(parameter)
     return replace(source, root=root)
@@ -210,9 +215,42 @@ def _complete_profile(profile: Node, version: str | None, used: dict[str, int]) 
             entries["timeout"].value = f"{whole // 60}m{whole % 60}s"
 
 
+def _leave_out_profiles(root: Node) -> None:
+    """Remove the profiles that no current document can express, if another one remains (UPGRADE-11)."""
+    profiles, version = root.get("deploymentProfiles"), root.text("metadata", "version")
+    kept = [profile for profile in root.items("deploymentProfiles") if not list(_inexpressible(profile, version))]
+    if profiles is None or not kept:
+        return
+    gone = {part.text("name") for profile in profiles.items() for part in profile.items("components")}
+    gone -= {part.text("name") for profile in kept for part in profile.items("components")}
+    profiles.value = kept
+    for parameter in root.entries("parameters").values():
+        for target in parameter.items("targets"):
+            if names := target.get("components"):
+                names.value = [name for name in names.items() if name.value not in gone]
+        if targets := parameter.get("targets"):
+            targets.value = [target for target in targets.items() if target.items("components")]
+
+
+def _inexpressible(profile: Node, version: str | None) -> Iterator[tuple[Node, str]]:
+    """Yield each component of an older profile that no current document can express, and why."""
+    for component in profile.items("components"):
+        repository, revision = component.text("properties", "repository"), component.text("properties", "revision")
+        revision = revision or version
+        if repository and "://" in repository and not repository.startswith("oci://"):
+            yield component, f"{repository!r} is not an OCI repository"
+        elif repository and revision and not re.fullmatch(REVISION_PATTERN, revision):
+            yield component, f"the revision {revision!r} is not SemVer"
+
+
 def older_doubts(source: SourceText) -> Iterator[tuple[Node, str, str, str]]:
     """Yield what the upgrade of an older document guesses or drops: the place, what, what to do, and how bad it is."""
-    for at, profile in enumerate(source.root.items("deploymentProfiles")):
+    version, profiles = source.root.text("metadata", "version"), source.root.items("deploymentProfiles")
+    wrong = [list(_inexpressible(profile, version)) for profile in profiles]
+    for at, profile in enumerate(profiles):
+        for component, why in wrong[at] if [] in wrong else ():
+            message = f"component {component.text('name')}: {why}, so this profile is left out"
+            yield component, message, "write an oci:// repository and a revision such as 1.4.2", "warning"
         if profile.text("type") is not None and "id" not in profile.entries():
             yield profile, f"deploymentProfiles.{at}: no id; it is named after its type", "add an id", "warning"
         for component in profile.items("components"):

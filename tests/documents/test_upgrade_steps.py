@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import yaml
 from documents.document_text import changed, check, example, findings
 
 from margo_gitops.documents.kinds import check_document, read_source
@@ -189,6 +190,29 @@ def test_u_9_an_older_description_gets_what_the_current_shape_requires_with_a_wa
     found = second.components[0].properties
     assert (found.repository, found.revision, found.timeout) == ("oci://registry.example.com/b", "1.2.0", "60m30s")
     assert [each.severity for each in checked.findings] == ["warning"] * 5
+
+
+@pytest.mark.parametrize(
+    ("properties", "why"),
+    [
+        ({"repository": "https://charts.example.com/b", "revision": "1.0.0"}, "is not an OCI repository"),
+        ({"repository": "oci://registry.example.com/b", "revision": "latest"}, "'latest' is not SemVer"),
+        ({"repository": "oci://registry.example.com/b"}, "'2024' is not SemVer"),
+    ],
+)
+def test_u_11_a_profile_of_an_older_description_that_cannot_be_rendered_does_not_refuse_the_others(properties, why):
+    document = yaml.safe_load(G1_DESCRIPTION)
+    document["metadata"]["version"] = "2024"
+    helm, _ = document["deploymentProfiles"]
+    helm["components"][0]["properties"] = properties
+    checked = check(json.dumps(document))
+    assert [profile.id for profile in checked.value.deployment_profiles] == ["hello-compose"]
+    assert [target.components for target in checked.value.parameters["greeting"].targets] == [("hello-stack",)]
+    (warning,) = [finding for finding in checked.findings if "left out" in str(finding)]
+    assert (warning.severity, why in str(warning)) == ("warning", True)
+    alone = check(json.dumps({**document, "deploymentProfiles": [helm], "parameters": {}}))
+    assert alone.value is None
+    assert not any("left out" in str(finding) for finding in alone.findings)
 
 
 def test_u_9_the_current_shape_is_not_completed():
