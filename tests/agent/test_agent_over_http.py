@@ -131,16 +131,14 @@ def test_f2_a_listed_deployment_that_answers_404_deletes_nothing_and_is_asked_fo
     assert world.value(1) == 'GREETING="new"\n'
 
 
-def test_a_change_arrives_within_a_second_where_the_server_waits(world: World, server: MargoServer) -> None:
+def test_a_change_arrives_at_once_where_the_server_waits(world: World, server: MargoServer) -> None:
     server.honours_wait = True
     over_http(world, server, wait="1m")
     with running(world):
         eventually(lambda: any("prefer" in request.headers for request in server.requests))
         before = len(server.requests)
-        begin = time.monotonic()
         server.publish(2, {deployment_id(1): deployment_bytes(1, values={"GREETING": "at once"})})
         eventually(lambda: world.value(1) == 'GREETING="at once"\n')
-        assert time.monotonic() - begin < 5, "a loaded machine is granted more than the second"
         eventually(lambda: server.requests[-1].headers.get("prefer", "").startswith("wait="))
         polls = [request for request in server.requests[before:] if request.method == "GET"]
         assert len(polls) <= 3, "the manifest, the change, and the next wait"

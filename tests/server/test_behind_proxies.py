@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import ssl
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -68,16 +67,14 @@ class TestNginx:
         headers = {"Authorization": f"Bearer {fleet.tokens['press-01']}"}
         with (
             httpx.Client(
-                base_url=nginx_url, headers=headers, verify=trusting(authority, tmp_path), trust_env=False, timeout=60
+                base_url=nginx_url, headers=headers, verify=trusting(authority, tmp_path), trust_env=False, timeout=30
             ) as client,
             ThreadPoolExecutor() as pool,
         ):
             held = client.get(MANIFEST).headers["ETag"]
             poll = pool.submit(client.get, MANIFEST, headers={"If-None-Match": held, "Prefer": "wait=40"})
-            began = time.monotonic()
             fleet.render(FLEET | {"press-01": {"hmi": b"new\n"}})
             assert poll.result().json()["manifestVersion"] == 2
-            assert time.monotonic() - began < 20
 
 
 class TestCaddy:
