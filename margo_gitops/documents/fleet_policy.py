@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
 from margo_gitops.documents.constraints import DeviceSelector, Name
@@ -165,6 +166,25 @@ class RegistryRules:
 
 
 @dataclass(frozen=True, slots=True)
+class Silence:
+    """Warnings of `validate` that no one can act on now; errors are never silenced."""
+
+    rule: Annotated[str, About("Id of the rule (docs/rules.md).", ("R202",)), Text(pattern=r"^[A-Z]{1,2}[0-9]{3,4}$")]
+    reason: Annotated[str, About("Why nothing can be done now.", ("The supplier has no digests",)), Text(min_length=1)]
+    files: Annotated[
+        str,
+        About("Only in this file or folder; `*` matches any text.", ("applications/com-acme-*",)),
+        Text(min_length=1, max_length=500),
+    ] = "*"
+
+    def covers(self, rule: str, file: str | None) -> bool:
+        """Return whether it is about a warning of this rule in this file."""
+        place = file or ""
+        patterns = (self.files, f"{self.files.rstrip('/')}/*")
+        return rule == self.rule and any(fnmatchcase(place, pattern) for pattern in patterns)
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What a change must obey before it reaches devices."""
 
@@ -173,6 +193,7 @@ class Policy:
     freezes: Annotated[tuple[Freeze, ...], About("Devices that nothing may change for some time.")] = ()
     applications: ApplicationRules | None = None
     registries: RegistryRules | None = None
+    silenced: Annotated[tuple[Silence, ...], About("Warnings that `validate` counts, and does not show.")] = ()
     command: Annotated[
         tuple[str, ...],
         Items(minimum=1),

@@ -386,3 +386,20 @@ def test_the_json_follows_the_schema_in_the_repository(fleet: FleetFolder):
     schema = json.loads((Path(__file__).parents[2] / "schemas" / "validation.schema.json").read_text())
     Draft202012Validator.check_schema(schema)
     Draft202012Validator(schema).validate(json.loads(FORMATS["json"](validate(fleet))))
+
+
+def test_a_warning_that_nobody_can_act_on_is_silenced_with_a_reason_and_counted(fleet: FleetFolder):
+    before = validate(fleet)
+    assert (before.warnings, before.silenced) == (2, 0)
+    silence = """  policy:
+    silenced:
+      - {rule: R202, files: applications/com-example-greeting, reason: The supplier has no digests}
+      - {rule: R2022, reason: A slip}
+"""
+    fleet.put("margo-gitops.yaml", (fleet.root / "margo-gitops.yaml").read_text() + silence)
+    after = validate(fleet)
+    assert (after.errors, after.warnings, after.silenced) == (0, 2, 1)
+    assert [each.rule for each in after.findings] == ["R202", "R303"]
+    assert "2 warnings, 1 warning silenced by the policy" in FORMATS["text"](after)
+    fleet.change("deployments/greeting.yaml", "cell-01]", "cell-1]")
+    assert errors(fleet) == ["MG1206 deployments/greeting.yaml:10:35"]

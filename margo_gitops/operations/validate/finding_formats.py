@@ -38,9 +38,11 @@ def _text_lines(validation: Validation) -> Iterator[str]:
         for count, noun in ((validation.errors, "error"), (validation.warnings, "warning"), (validation.notes, "note"))
         if count
     ]
+    if validation.silenced:
+        told.append(f"{counted(validation.silenced, 'warning')} silenced by the policy")
     since = f" since {validation.since[:12]}" if validation.since else ""
     yield f"{validation.subject[:12]}{since}: {', '.join(told) or 'nothing found'}"
-    if told:
+    if validation.findings:
         worst = min(validation.findings, key=lambda each: ("error", "warning", "note").index(each.severity))
         rule = worst.rule
         yield f"what a rule is about: margo-gitops validate --explain {rule}"

@@ -13,7 +13,7 @@ VALIDATE-5  A compose file that cannot run is an error here and for `app add`, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,14 @@ from pathlib import Path
 from margo_gitops.catalog.compose_check import fleet_compose_findings
 from margo_gitops.catalog.compose_images import ServiceImage, pinning_rule, service_images
 from margo_gitops.catalog.file_tree import RootTree
-from margo_gitops.catalog.fleet import find_fleet
+from margo_gitops.catalog.fleet import find_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.documents.application import Component
+from margo_gitops.documents.fleet_policy import Silence
 from margo_gitops.errors import (
     Finding,
+    FleetInvalid,
     Location,
     NoFleetRepo,
     UnreadableDocument,
@@ -93,13 +95,21 @@ def validate_fleet(request: ValidateRequest) -> Validation:
             known = {each.identity for each in _findings_before(repo, since, previous)}
             findings = [each for each in findings if _is_changed(each, changed) or each.identity not in known]
             findings += policy_of_change(tree, span, before_merge=request.before_merge)
-    return make_validation(subject, since, findings)
+    return make_validation(subject, since, findings, _silences(tree))
 
 
 def validate_tree(tree: RootTree, subject: str) -> Validation:
     """Return all that is wrong with a fleet repo's files, wherever they are (NoFleetRepo: no `margo-gitops.yaml`)."""
     with without_collections():
-        return make_validation(subject, None, list(_findings(tree, lambda _device: None, None)))
+        return make_validation(subject, None, list(_findings(tree, lambda _device: None, None)), _silences(tree))
+
+
+def _silences(tree: RootTree) -> Sequence[Silence]:
+    try:
+        policy = read_fleet_document(tree).value.spec.policy
+    except (FleetInvalid, NoFleetRepo):
+        return ()
+    return policy.silenced if policy else ()
 
 
 def _is_changed(finding: RuleFinding, changed: frozenset[str]) -> bool:

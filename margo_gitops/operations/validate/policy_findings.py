@@ -16,6 +16,7 @@ from margo_gitops.operations.policies.policy_judging import (
     judge_content,
 )
 from margo_gitops.operations.validate.rule_findings import RuleFinding, of_error, of_rule
+from margo_gitops.operations.validate.rules import RULES
 from margo_gitops.rendering.changes import DeviceChange
 from margo_gitops.rendering.difference import difference, rendered_fleet
 from margo_gitops.rendering.intent import Intent
@@ -23,6 +24,7 @@ from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
 from margo_gitops.rendering.policies.freezes import ended_freezes
 from margo_gitops.rendering.render import render
 from margo_gitops.rendering.resolution import Resolved
+from margo_gitops.wording import did_you_mean
 
 
 def policy_of_content(
@@ -40,6 +42,10 @@ def policy_of_content(
     yield from _of_verdicts(judge_content(policies, lambda: placed_of(resolved), tree))
     yield from map(of_error, unusable(tree, intent.fleet))
     yield from _unknown_sites(own[0], intent)
+    for index, line in enumerate(own[0].policy.silenced):
+        if line.rule not in RULES:
+            where, remedy = own[0].at("silenced", index, "rule"), did_you_mean(line.rule, RULES)
+            yield of_rule("R303", f"the policy silences {line.rule}, which is not a rule", where, remedy)
     if span is not None:
         yield from _ended(own[0], span.date())
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 from margo_gitops.documents.declarations import About, OwnKind
+from margo_gitops.documents.fleet_policy import Silence
 from margo_gitops.errors import Finding, InvalidDocument, Location, MargoGitopsError
 from margo_gitops.errors.base import on_devices
 from margo_gitops.operations.validate.rules import RULES, Severity
@@ -55,11 +57,18 @@ class Validation(OwnKind):
     errors: Annotated[int, About("How many.")]
     warnings: Annotated[int, About("How many.")]
     notes: Annotated[int, About("How many.")]
+    silenced: Annotated[int, About("How many warnings the fleet's policy silences; they are not among the findings.")]
     findings: Annotated[tuple[RuleFinding, ...], About("Sorted by file and place.")]
 
 
-def make_validation(subject: str, since: str | None, findings: list[RuleFinding]) -> Validation:
-    """Return findings, sorted and counted; equal ones of several devices become one."""
+def make_validation(
+    subject: str, since: str | None, findings: list[RuleFinding], silences: Sequence[Silence] = ()
+) -> Validation:
+    """Return findings, sorted and counted; equal ones of several devices become one.
+
+    Args:
+        silences: which warnings the fleet's policy silences.
+    """
     merged: dict[tuple[object, ...], list[RuleFinding]] = {}
     for each in findings:
         # What differs by device alone is told once: one mistake can concern ten thousand devices.
@@ -67,6 +76,12 @@ def make_validation(subject: str, since: str | None, findings: list[RuleFinding]
         key = (each.rule, each.file, each.line, each.column, message, each.remedy)
         merged.setdefault(key, []).append(each)
     told = [replace(group[0], devices=len({each.device for each in group} - {None})) for group in merged.values()]
+    every = len(told)
+    told = [
+        each
+        for each in told
+        if each.severity != "warning" or not any(silence.covers(each.rule, each.file) for silence in silences)
+    ]
     told.sort(key=lambda each: (each.file or "", each.line or 0, each.column or 0, each.rule, each.message))
     return Validation(
         subject=subject,
@@ -74,6 +89,7 @@ def make_validation(subject: str, since: str | None, findings: list[RuleFinding]
         errors=sum(each.severity == "error" for each in told),
         warnings=sum(each.severity == "warning" for each in told),
         notes=sum(each.severity == "note" for each in told),
+        silenced=every - len(told),
         findings=tuple(told),
     )
 

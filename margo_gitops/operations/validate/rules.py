@@ -189,6 +189,12 @@ _OWN = (
         "A rule or a freeze for a site with a wrong name reaches no device: the default applies there instead."
         " Correct the name, or remove the part from `spec.policy`.",
     ),
+    Rule(
+        "R303",
+        "warning",
+        "The policy silences a rule that does not exist.",
+        "A line of `spec.policy.silenced` with a wrong rule silences nothing. Correct the rule, or remove the line.",
+    ),
 )
 
 _ERRORS: tuple[type[MargoGitopsError], ...] = (
