@@ -22,6 +22,7 @@ from margo_gitops.editing.devices import (
     refresh_devices,
 )
 from margo_gitops.editing.named import PlacedDeployment, known_device, placed_deployments
+from margo_gitops.editing.places import move_device, remove_device
 from margo_gitops.editing.selectors import typed_labels
 from margo_gitops.editing.values import plain_values
 from margo_gitops.errors import ExitCode
@@ -34,7 +35,7 @@ from margo_gitops.wording import json_text, table_lines
 
 @click.group()
 def device() -> None:
-    """Add, list, show and refresh devices."""
+    """Add, move, remove, list, show and refresh devices."""
 
 
 @device.command()
@@ -81,6 +82,25 @@ def add(
         update,
     )
     editing.finish(base, add_device(base, request))
+
+
+@device.command()
+@click.argument("device_id", metavar="ID", shell_complete=complete_devices)
+@click.argument("site", shell_complete=complete_sites)
+@edit_options
+def move(device_id: str, site: str, editing: Editing) -> None:
+    """Move the device ID to another SITE. Its plan shows what it gains and loses there."""
+    base = editing.base()
+    editing.finish(base, move_device(base, device_id, site))
+
+
+@device.command()
+@click.argument("device_id", metavar="ID", shell_complete=complete_devices)
+@edit_options
+def remove(device_id: str, editing: Editing) -> None:
+    """Remove the device ID, also from placements, overlays and freezes that name it. What runs on it stays."""
+    base = editing.base()
+    editing.finish(base, remove_device(base, device_id))
 
 
 @device.command("list")

@@ -41,6 +41,7 @@ COMMANDS = {
     "render": "margo_gitops.cli.render:render",
     "revert": "margo_gitops.cli.deploy:revert",
     "serve": "margo_gitops.cli.serve:serve",
+    "site": "margo_gitops.cli.site:site",
     "status": "margo_gitops.cli.status:status",
     "validate": "margo_gitops.cli.validate:validate",
 }

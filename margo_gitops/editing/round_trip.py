@@ -195,7 +195,7 @@ def _indentation(root: Node) -> tuple[int, int, int]:
 
 
 _LINE = re.compile(rb"^#[ \t]*yaml-language-server:[ \t]*\$schema=(?P<schema>\S+)[ \t]*\r?$", re.MULTILINE)
-_FOLDERS = {"device": "devices", "deployment": "deployments"}
+_FOLDERS = {"device": "devices", "deployment": "deployments", "site": "sites"}
 _ENOUGH = 50
 """Files that are looked into; a fleet either has the line in its files, or not."""
 
@@ -204,7 +204,7 @@ def schema_line(tree: RootTree, kind: str, path: str) -> str:
     """Return the line for a new file, after the example of the fleet's other files; "" where they have none.
 
     Args:
-        kind: "device" or "deployment".
+        kind: "device", "deployment" or "site".
         path: of the new file; a schema named by a relative path is named from there.
     """
     for file, name in _examples(tree, kind):
