@@ -17,7 +17,7 @@ _ELSEWHERE: Final = (
 def run_git(
     arguments: Sequence[str], *, seconds: float, variables: Mapping[str, str], given: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Run git in the person's environment, but for what points it at another repository.
+    """Run git in the person's environment, without what points it at another repository.
 
     Args:
         variables: set in addition.

@@ -30,7 +30,7 @@ def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) 
 
     Args:
         name: what a person wrote.
-        otherwise: what to return where none is near; None: the known names.
+        otherwise: what to return where no name is near; None: the known names.
     """
     import difflib  # most programs end without such a mistake
 

@@ -4,8 +4,8 @@ CYCLE-1  One cycle at a time: the caller holds the state folder's lock (failure 
 CYCLE-2  Nothing is stored before it is trusted, nothing is applied before it is stored.
 CYCLE-3  The floor is raised as soon as a state is stored, before anything of it is applied; a device that dies in
          between raises it at its next start. So the trusted version never goes down, not even during an update (F13).
-CYCLE-4  The source is told that a state is held only when all of it is on disk, verified (F2).
-CYCLE-5  Whatever becomes of the pull, the held state is applied: what a person stopped comes back, what was cut off is
+CYCLE-4  The source learns that a state is held only after all of it is on disk, verified (F2).
+CYCLE-5  The held state is applied even if the pull fails: what a person stopped comes back, what was cut off is
          finished, without a network.
 CYCLE-6  What is damaged on disk counts as nothing held and is fetched again (F14). It is never applied.
 CYCLE-7  A refused snapshot changes nothing but the journal: a security event.
@@ -13,7 +13,7 @@ CYCLE-8  While the list of signers cannot be read, nothing is fetched: its signe
          applied: it was trusted when it was stored. It counts as held if it is, byte for byte, what this process
          trusted last; after a start, if it passes every rule but the signature's and its manifest is the one of the
          trust floor. A security event says so.
-CYCLE-9  What is fetched is taken only if freshness has nothing against it; what is held is applied whatever it says
+CYCLE-9  A fetched state is taken only if freshness does not refuse it; the held state is applied in any case
          (agent/pull/proof_keeper.py, PROOF-1 to PROOF-6).
 """
 

@@ -155,7 +155,7 @@ class Applier(Protocol):
         """
 
     def remove(self, key: WorkloadKey) -> None:
-        """Stop and delete a workload and what belongs to it; do nothing where there is none.
+        """Stop and delete a workload and what belongs to it; do nothing if it does not exist.
 
         Raises:
             ApplyError: it is still there, or partly.

@@ -53,7 +53,7 @@ def environment_of(workload: Workload) -> dict[str, str]:
     """Return the environment variables that the deployment's parameters are (Margo application description, pointer).
 
     Raises:
-        WorkloadUnsupported: a pointer is not the name of a variable or steers Compose itself, a value is no text that
+        WorkloadUnsupported: a pointer is not the name of a variable or steers Compose itself, a value is not text that
             a variable can hold, or all of them together are too long.
     """
     environment: dict[str, str] = {}

@@ -56,7 +56,7 @@ class ComposeModel:
     paths: tuple[UsedPath, ...]
 
     def check_paths(self, folder: Path, content: Path, component: str) -> None:
-        """Refuse paths of the applier's folder that are no content, or that may be written: an update replaces them.
+        """Refuse paths of the applier's folder that are not content, or that may be written: an update replaces them.
 
         Args:
             folder: of the applier.

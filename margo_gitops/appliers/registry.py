@@ -18,7 +18,7 @@ def create_applier(name: str, context: ApplierContext) -> Applier:
 
     Raises:
         ApplierUnusable: no such applier, two packages bring one of this name, it cannot be imported, its factory is
-            none or fails, or its settings cannot work.
+            not a factory or fails, or its settings cannot work.
     """
     entry = _entry_point(name)
     try:

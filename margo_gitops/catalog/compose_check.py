@@ -2,7 +2,7 @@
 
 COMPOSE-1  It follows the published JSON schema of the Compose specification, and what it names (volumes, networks,
            secrets, configs, services) is there. A value that a variable gives is not looked at.
-COMPOSE-2  Each variable without a default is set by a parameter of the component, or by the `.env` beside the file.
+COMPOSE-2  Each variable without a default is set by a parameter of the component, or by the `.env` next to the file.
 COMPOSE-3  A parameter's pointer names a variable that can be set, and that the file uses.
 COMPOSE-4  No service writes into the package: each update replaces it, and what was written would be lost.
 """
@@ -68,7 +68,7 @@ def compose_findings(tree: FileTree, application: Application, file_prefix: str)
     Args:
         tree: the package.
         application: as read from it.
-        file_prefix: what stands before file names in messages.
+        file_prefix: what precedes file names in messages.
     """
     description = application.description
     components = {
@@ -136,7 +136,7 @@ class _Check:
     Attributes:
         text: the file.
         given: where each variable that parameters set is named.
-        beside: variables of the `.env` beside the file.
+        beside: variables of the `.env` next to the file.
     """
 
     text: ComposeText

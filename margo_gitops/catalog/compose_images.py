@@ -1,4 +1,4 @@
-"""The images that a vendored compose file names, and how well a name pins what it stands for."""
+"""The images that a vendored compose file names, and how well a name pins an image."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class ComposeFile:
     """The compose file of a component.
 
     Attributes:
-        path: of the file, or of the archive it lies in.
+        path: of the file, or of the archive that holds it.
         in_archive: its lines count inside the archive; an editor can only open the archive itself.
     """
 
@@ -77,10 +77,10 @@ class ComposeFile:
 
 
 def compose_file(tree: FileTree, path: str, *, is_folder: bool) -> ComposeFile | None:
-    """Return the compose file of a component that the package brings along; None where there is none.
+    """Return the compose file of a component that the package brings along; None if there is no such file.
 
     Args:
-        tree: where the content lies.
+        tree: where the content is.
         path: of the content in it, a folder or a tar.gz.
         is_folder: which of the two.
 
@@ -117,7 +117,7 @@ def service_images(tree: FileTree, content: ComponentContent) -> list[ServiceIma
 
 
 def _in_archive(archive: bytes, path: str) -> bytes | None:
-    """Return the compose file of a tar.gz; None where there is none."""
+    """Return the compose file of a tar.gz; None if there is no such file."""
     left = MAX_ARCHIVE_BYTES
     try:
         with tarfile.open(fileobj=io.BytesIO(archive), mode="r|gz") as tar:

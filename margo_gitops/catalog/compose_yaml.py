@@ -32,7 +32,7 @@ class ComposeText:
 
     Attributes:
         value: its content.
-        places: where each value is, by its path; fewer than the values where it lies in an archive.
+        places: where each value is, by its path; fewer than the values if the file is in an archive.
     """
 
     file: str
@@ -47,7 +47,7 @@ class ComposeText:
         return Location(self.file, line, column)
 
     def leaves(self) -> Iterator[tuple[tuple[str | int, ...], Value]]:
-        """Yield every value that is no mapping and no list, with its path."""
+        """Yield every value that is neither a mapping nor a list, with its path."""
         waiting: list[tuple[tuple[str | int, ...], Value]] = [((), self.value)]
         while waiting:
             path, value = waiting.pop()
@@ -65,7 +65,7 @@ def plain(value: Value) -> dict[str, Value]:
 
 
 def mapping(value: Value, name: str) -> dict[str, Value]:
-    """Return the mapping below a key; an empty one where there is none."""
+    """Return the mapping below a key; an empty one if it does not exist."""
     return plain(plain(value).get(name))
 
 

@@ -15,20 +15,20 @@ from margo_gitops.errors import Location, PackageInvalid, UnreadableDocument
 FileKind = Literal["file", "link", "special"]
 
 MAX_DEPTH = 100
-"""Folders in folders; nobody keeps that many, and each level costs stack."""
+"""Folders in folders; real trees have fewer, and each level costs stack."""
 MAX_FILE_BYTES = 64 * 1024 * 1024
 """Of one file: as much as a whole package may have."""
 
 
 @dataclass(frozen=True, slots=True)
 class TreeFile:
-    """One entry that is no folder.
+    """One entry that is not a folder.
 
     Attributes:
         path: relative to the tree, with `/` between names.
         kind: "link" for a symbolic link, "special" for a submodule, device, socket or pipe.
         size: bytes.
-        content: reads it, whatever its size.
+        content: reads it, without a limit of size.
     """
 
     path: str
@@ -55,7 +55,7 @@ class FileTree(Protocol):
         ...
 
     def file(self, path: str) -> TreeFile | None:
-        """Return one entry that is no folder; None where there is none."""
+        """Return one entry that is not a folder; None if it does not exist."""
         ...
 
 
@@ -120,7 +120,7 @@ class DiskTree:
 
 
 def check_depth(folder: str) -> None:
-    """Refuse folders that lie too deep (UnreadableDocument)."""
+    """Refuse folders that are too deep (UnreadableDocument)."""
     if folder.count("/") >= MAX_DEPTH:
         raise UnreadableDocument(
             f"is in more than {MAX_DEPTH} folders", where=Location("/".join(folder.split("/")[:4]))
@@ -189,10 +189,10 @@ def plain_files(tree: FileTree, *, most: int, largest: int, file_prefix: str = "
     Args:
         most: how many files are allowed.
         largest: how many bytes all of them together may have.
-        file_prefix: what stands before file names in messages, with a slash at its end.
+        file_prefix: what precedes file names in messages, with a slash at its end.
 
     Raises:
-        PackageInvalid: a bound is broken, or an entry is no plain file.
+        PackageInvalid: a bound is broken, or an entry is not a plain file.
     """
     found: dict[str, TreeFile] = {}
     size = 0

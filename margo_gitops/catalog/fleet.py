@@ -34,7 +34,7 @@ T = TypeVar("T")
 
 _FOLDERS = ("sites", "devices", "deployments", "applications")
 _FOR_PEOPLE = re.compile(r"\..*|.*~|README|.*\.(md|txt)")
-"""Files that may stand beside documents."""
+"""Files that may be next to documents."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def read_fleet_document(tree: FileTree) -> Located[Fleet]:
     """Return `margo-gitops.yaml` alone: all that a command needs which asks where the state repo is.
 
     Raises:
-        NoFleetRepo: there is none.
+        NoFleetRepo: it does not exist.
         FleetInvalid: with its findings.
     """
     findings: list[Finding] = []

@@ -106,7 +106,7 @@ class FleetHistory:
 
 
 def is_cut_off(commit: pygit2.Commit) -> bool:
-    """Return whether a commit lies at the edge of a shallow clone.
+    """Return whether a commit is at the edge of a shallow clone.
 
     libgit2 shows such a commit as a root; its bytes say otherwise.
     """

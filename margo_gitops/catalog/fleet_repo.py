@@ -69,7 +69,7 @@ class GitTree:
         return [str(entry.name) for entry in self._tree]
 
     def file(self, path: str) -> TreeFile | None:
-        """Return one entry that is no folder."""
+        """Return one entry that is not a folder."""
         if path not in self._tree:
             return None
         entry = self._tree[path]
@@ -101,7 +101,7 @@ class WorkingTree(DiskTree):
         return (file for file in super().files(folder) if self._kept(file.path))
 
     def file(self, path: str) -> TreeFile | None:
-        """Return one entry that is no folder."""
+        """Return one entry that is not a folder."""
         found = super().file(path)
         return found if found is not None and self._kept(path) else None
 
@@ -165,7 +165,7 @@ class FleetRepo:
 
     @classmethod
     def find(cls, start: Path) -> FleetRepo:
-        """Return the fleet repo that a folder lies in (NoFleetRepo: there is none)."""
+        """Return the fleet repo that a folder is in (NoFleetRepo: it is in no fleet repo)."""
         remedy = "change into one, name it with --fleet, or make one with `margo-gitops init DIR`"
         try:
             found = pygit2.discover_repository(str(start))
@@ -254,7 +254,7 @@ class FleetRepo:
         return self._repository.is_shallow
 
     def remote(self) -> str | None:
-        """Return the remote that a new branch goes to: `origin`, else the only one; None where there is none."""
+        """Return the remote that a new branch goes to: `origin`, or the only one; None if there is no such remote."""
         names = [name for name in self._repository.remotes.names() if name is not None]
         if "origin" in names:
             return "origin"

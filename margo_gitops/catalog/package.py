@@ -1,6 +1,6 @@
 """An application package in a folder, checked as a whole, and its pin in `applications.lock`.
 
-A component may name where its content lies, in its `x-margo-gitops-extensions`:
+A component may name where its content is, in its `x-margo-gitops-extensions`:
 
     components:
       - name: press-hmi
@@ -53,7 +53,7 @@ def read_package(tree: FileTree, file_prefix: str = "") -> Package:
     """Return the package in a folder.
 
     Args:
-        file_prefix: what stands before file names in messages, with a slash at its end.
+        file_prefix: what precedes file names in messages, with a slash at its end.
 
     Raises:
         PackageInvalid: with every finding.
@@ -237,7 +237,7 @@ Pins = Mapping[tuple[str, str], Digest]
 
 
 def locked_digests(content: bytes) -> dict[tuple[str, str], Digest]:
-    """Return what a lock file pins (UnreadableDocument, InvalidDocument: it is no lock file)."""
+    """Return what a lock file pins (UnreadableDocument, InvalidDocument: it is not a lock file)."""
     lock = read(ApplicationsLock, read_yaml(content, LOCK_FILE))
     return {(entry.id, entry.version): Digest(entry.digest) for entry in lock.applications}
 

@@ -45,7 +45,7 @@ class Vendored:
     """What `app add` did.
 
     Attributes:
-        folder: where it lies, relative to the fleet repo.
+        folder: where it is, relative to the fleet repo.
         outcome: "added", "replaced" or "unchanged".
     """
 
@@ -103,7 +103,7 @@ def add_package(source: Path, fleet: Path, *, replace: bool = False, pack: bool 
     Raises:
         PackageInvalid: the package has findings.
         PackageExists: this version is there with other content.
-        NoFleetRepo: `fleet` is none.
+        NoFleetRepo: `fleet` is not a fleet repo.
     """
     if not (fleet / FLEET_FILE).is_file():
         raise NoFleetRepo(
@@ -153,7 +153,7 @@ def _pins(lock: Path) -> dict[tuple[str, str], Digest]:
 
 
 def _put(package: Package, target: Path) -> None:
-    """Write a package beside its place, then move it there."""
+    """Write a package next to its place, then move it there."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=".incoming-", dir=target.parent))

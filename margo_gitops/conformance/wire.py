@@ -27,7 +27,7 @@ _MARKS: Final = frozenset({FLUSH, DELIMITER, RESPONSE_END})
 
 
 class PacketsMalformed(ValueError):
-    """The bytes are no packets."""
+    """The bytes are not packets."""
 
 
 def packet(payload: bytes) -> bytes:
@@ -117,7 +117,7 @@ _MOST: Final = 100_000
 
 
 class PackMalformed(ValueError):
-    """The bytes are no sound pack."""
+    """The bytes are not a sound pack."""
 
 
 @dataclass(frozen=True, slots=True)

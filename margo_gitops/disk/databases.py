@@ -49,7 +49,7 @@ _JOURNAL_MODES: Final = frozenset({1, 2})
 
 
 def open_database(file: Path, *, timeout: float = 5, threads: bool = False) -> sqlite3.Connection:
-    """Open a database in autocommit mode; file (mode 0600) and folder (0700) are made where there are none.
+    """Open a database in autocommit mode; file (mode 0600) and folder (0700) are made if missing.
 
     Args:
         timeout: how many seconds to wait for another connection that writes.

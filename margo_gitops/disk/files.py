@@ -1,8 +1,8 @@
 """Files: read within a bound, and replaced in one step.
 
 1. A reader never waits. A pipe, a device, a socket or a folder in a file's place is an error.
-2. A reader takes at most the bytes that it was told; a larger file is an error.
-3. A writer makes a file beside its place, syncs it and renames it: a reader sees the old content or the new one, whole,
+2. A reader takes at most the bytes that its caller allows; a larger file is an error.
+3. A writer makes a file next to its place, syncs it and renames it: a reader sees all of the old content or of the new,
    also after a loss of power.
 """
 
@@ -35,7 +35,7 @@ def read_bounded(
         most: how many bytes it may have.
         follow_links: whether a symbolic link is followed; otherwise it is an error.
         private: whether a file that its group or others can read, write or execute is an error.
-        cut: whether a larger file gives its first bytes, and is no error.
+        cut: whether a larger file gives its first bytes, without an error.
 
     Raises:
         FileNotFoundError: it does not exist.

@@ -1,6 +1,6 @@
 """Folders and links that change in one step.
 
-1. What is made is made under `.new-*` beside its place, synced, and renamed: a reader sees all of it or nothing.
+1. What is made is made under `.new-*` next to its place, synced, and renamed: a reader sees all of it or nothing.
 2. When making fails, what was made is deleted; `sweep` deletes what a killed process left.
 """
 
@@ -63,7 +63,7 @@ def new_file(place: Path) -> Iterator[Path]:
 
 
 def point_link(link: Path, target: str | Path) -> None:
-    """Make a symbolic link lead to `target` from one moment to the next; its folder is made where there is none.
+    """Make a symbolic link lead to `target` from one moment to the next; its folder is made if it is missing.
 
     Raises:
         OSError: the disk refuses; the link leads where it led.
@@ -77,7 +77,7 @@ def point_link(link: Path, target: str | Path) -> None:
 
 @contextmanager
 def _unfinished(place: Path) -> Iterator[Path]:
-    """Yield a name beside `place`; what has it is deleted when the block fails."""
+    """Yield a name next to `place`; what has it is deleted when the block fails."""
     path = _beside(place)
     try:
         yield path
@@ -101,7 +101,7 @@ def _put(made: Path, place: Path) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Delete a file, link or folder with all it holds, also where modes forbid it; do nothing where there is none.
+    """Delete a file, link or folder with all it holds, also where modes forbid it; do nothing if it does not exist.
 
     Raises:
         OSError: the disk refuses.
@@ -130,7 +130,7 @@ def discard(path: Path, aside: Path | None = None) -> None:
 
     Args:
         path: what goes.
-        aside: the folder that keeps the rest, on the same file system; None: the one it lies in.
+        aside: the folder that keeps the rest, on the same file system; None: the one it is in.
 
     Raises:
         OSError: it cannot be taken away.

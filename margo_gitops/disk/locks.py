@@ -53,10 +53,10 @@ class HeldLock:
 
 
 def take_lock(path: Path, *, mode: int = 0o600, named: bool = True) -> HeldLock:
-    """Take the lock that a file stands for, without waiting; the file stays when the lock is released.
+    """Take the lock of a file, without waiting; the file stays when the lock is released.
 
     Args:
-        path: the file, made where there is none; its folder exists.
+        path: the file, made if it is missing; its folder exists.
         mode: of a file that is made.
         named: whether the file says who has the lock; otherwise taking the lock writes nothing.
 

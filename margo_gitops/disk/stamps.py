@@ -19,7 +19,7 @@ _SETTLED_NANOSECONDS: Final = 50_000_000
 
 
 def stamp(path: str | Path) -> Stamp | None:
-    """Return what is different after a file or folder changed; None where there is none."""
+    """Return what is different after a file or folder changed; None if it does not exist."""
     try:
         found = os.stat(path)  # noqa: PTH116  # on every request
     except OSError:

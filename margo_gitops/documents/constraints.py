@@ -105,7 +105,7 @@ class DeviceConstraints:
 
 
 def is_number(value: object) -> bool:
-    """Return whether a JSON value is a number; true and false are none."""
+    """Return whether a JSON value is a number; true and false are not."""
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -88,7 +88,7 @@ class Spelled:
 
     Attributes:
         hint: what the file holds, with its notes.
-        read: returns the value of what the file holds; also gets the file's folder, or "" where nobody knows it.
+        read: returns the value of what the file holds; also gets the file's folder, or "" where it is not known.
         write: returns what the file holds for a value.
     """
 

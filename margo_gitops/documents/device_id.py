@@ -37,7 +37,7 @@ def encode_device_id(device: str) -> str:
     """Return the name of a device in refs, tree paths and file names: one path segment, lower case.
 
     Raises:
-        ValueError: `device` is no device id, or its encoded name is too long for a file system.
+        ValueError: `device` is not a device id, or its encoded name is too long for a file system.
     """
     if not is_device_id(device):
         raise ValueError(f"{device!r} is not a device id")
@@ -65,7 +65,7 @@ def _plain_dot(device: str, index: int) -> bool:
 
 
 def decode_device_id(encoded: str) -> str:
-    """Return the device id that `encoded` stands for (ValueError: `encode_device_id` makes this of no device id)."""
+    """Return the device id that `encoded` encodes (ValueError: `encode_device_id` makes this of no device id)."""
     device = _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), encoded)
     if not is_device_id(device) or encode_device_id(device) != encoded:
         raise ValueError(f"{encoded!r} is not an encoded device id")

@@ -143,7 +143,7 @@ class Site(OwnKind):
 
 @dataclass(frozen=True, slots=True)
 class DeviceSpec:
-    """Where a device stands, and what it offers."""
+    """Where a device is, and what it offers."""
 
     capabilities: Annotated[DeviceCapabilities, About("Margo's device capabilities document.")]
     capabilities_from: Annotated[
@@ -196,7 +196,7 @@ class Overlay:
 
 @dataclass(frozen=True, slots=True)
 class DeploymentIntentSpec:
-    """What shall run where, and how."""
+    """What must run where, and how."""
 
     application: ApplicationReference
     placement: DeviceSelector

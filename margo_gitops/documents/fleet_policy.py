@@ -57,7 +57,7 @@ class ReviewRule:
     ] = ()
 
     def problems(self) -> Iterator[Problem]:
-        """Yield a count that nobody can reach."""
+        """Yield a count that cannot be reached."""
         if self.people and len({each.lower() for each in self.people}) < self.count:
             message = f"{self.count} people cannot review: fewer are named"
             yield Problem(("count",), message, "name more people, or none for anybody")
@@ -95,7 +95,7 @@ class Freeze:
             yield Problem(("ends",), "the freeze ends before it begins", "exchange the two")
 
     def is_on(self, at: int) -> bool:
-        """Return whether a moment, in seconds since 1970-01-01 UTC, lies in the freeze; its end does not."""
+        """Return whether a moment, in seconds since 1970-01-01 UTC, is in the freeze; its end is not."""
         return _seconds(self.begins) <= at < _seconds(self.ends)
 
     def is_over(self, at: int) -> bool:
@@ -119,7 +119,7 @@ class AllowedApplication:
     versions: Annotated[str, About("A range; empty: every version.", (">=1.2 <2", "1.4.2 || >=2.1"))] = ""
 
     def problems(self) -> Iterator[Problem]:
-        """Yield versions that are no range."""
+        """Yield versions that are not a range."""
         try:
             if self.versions:
                 read_range(self.versions)

@@ -50,7 +50,7 @@ class FreshnessStatement(OwnKind):
     root: Annotated[Hash, About("Root of the Merkle tree over all shards (RFC 9162, 2.1.1).")]
 
     def problems(self) -> Iterator[Problem]:
-        """Yield times that are none, or end before they begin."""
+        """Yield times that cannot be read, or end before they begin."""
         moments = {}
         for name, text in (("issued", self.issued), ("expires", self.expires)):
             try:
@@ -63,7 +63,7 @@ class FreshnessStatement(OwnKind):
 
 @dataclass(frozen=True, slots=True)
 class FreshnessLeaf:
-    """The newest state of one device. The device's id stands in no proof, only its sha256: proofs are shared."""
+    """The newest state of one device. No proof names the device's id, only its sha256: proofs are shared."""
 
     device: Annotated[Hash, About("sha256 of the device id.")]
     version: Annotated[int, About("Its manifestVersion."), Range(minimum=1, maximum=MAX_MANIFEST_VERSION)]

@@ -1,7 +1,7 @@
 """Which kind of document a file holds, in which shape of the standard, and what is wrong with it.
 
 Margo's current shape (G2) has no `kind`; the older ones have (G1: the signed REST previews, G0: the GitOps drafts of
-2024). A document is recognised by its kind where it has one, else by the fields only its kind has.
+2024). A document is recognised by its kind where it has one, otherwise by fields that only its kind has.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ class Checked:
     """What a file turned out to be.
 
     Attributes:
-        kind: "ApplicationDeployment", "Device" ...; None where it cannot be told.
+        kind: "ApplicationDeployment", "Device" ...; None where it is not known.
         shape: of the standard, or v1 for our own kinds.
         value: the document in its current shape; None where it is invalid.
         findings: everything that is wrong or doubtful.
@@ -106,7 +106,7 @@ class Checked:
 
 
 def read_source(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS, *, foreign: bool = False) -> SourceText:
-    """Return a file as nodes: JSON if its name says so or it starts with a brace, else YAML.
+    """Return a file as nodes: JSON if its name says so or it starts with a brace, otherwise YAML.
 
     Args:
         content, file: the bytes, and their name for messages.

@@ -54,7 +54,7 @@ class DeploymentReference:
 
 @dataclass(frozen=True, slots=True)
 class StateManifest:
-    """What a device shall run, complete: what is not listed is removed."""
+    """What a device must run, complete: what is not listed is removed."""
 
     manifest_version: Annotated[
         int,

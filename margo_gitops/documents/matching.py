@@ -38,7 +38,7 @@ _INDEX = re.compile(r"0|[1-9][0-9]{0,8}")
 
 
 class _Absent:
-    """Stands for the value of a key that is not there."""
+    """Marks the value of a key that is not there."""
 
 
 _ABSENT = _Absent()

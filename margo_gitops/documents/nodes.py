@@ -74,7 +74,7 @@ class Node:
     key_column: int = 0
 
     def get(self, *path: str | int) -> Node | None:
-        """Return the node at `path`, or None where there is none."""
+        """Return the node at `path`; None if it does not exist."""
         node: Node | None = self
         for step in path:
             if node is None:
@@ -118,7 +118,7 @@ class Node:
 
     @staticmethod
     def of(value: Json, *, line: int = 0, column: int = 0) -> Node:
-        """Return `value` as nodes that all stand at one place: for values that never were in a file."""
+        """Return `value` as nodes that all have one place: for values that never were in a file."""
         if isinstance(value, Mapping):
             return Node({key: Node.of(child, line=line, column=column) for key, child in value.items()}, line, column)
         if isinstance(value, list):

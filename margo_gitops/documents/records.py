@@ -242,7 +242,7 @@ def shape_of(hint: object, *, optional: bool = False) -> Shape:
     """Return the shape that a type annotation declares.
 
     Args:
-        optional: whether None stands for "absent", so that null is not accepted in the file.
+        optional: whether None means "absent", so that null is not accepted in the file.
     """
     notes: tuple[object, ...] = ()
     if get_origin(hint) is Annotated:

@@ -52,7 +52,7 @@ class SchemaKind:
 
     @property
     def schema_id(self) -> str:
-        """The schema's id: a name, not a place, because nobody should have to be on line to check a document."""
+        """The schema's id: a name, not a place, so that a document can be checked without a network."""
         return f"urn:margo-gitops:schema:{SCHEMA_VERSION}:{self.stem}"
 
     def schema(self, examples: Sequence[Json] = ()) -> dict[str, Json]:

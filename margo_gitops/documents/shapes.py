@@ -24,7 +24,7 @@ class FindingList:
     Attributes:
         older_shape: whether it was upgraded from an older shape, which lacks what only the current one requires.
         foreign: whether another program may have written it (`SourceText.foreign`).
-        folder: the folder of the file, which paths in it are relative to; "" where nobody knows it.
+        folder: the folder of the file, which paths in it are relative to; "" where it is not known.
         findings: the first `MAX_FINDINGS`.
         errors: how many of all findings refuse the document.
         omitted: how many findings came after the first `MAX_FINDINGS`.

@@ -19,7 +19,7 @@ UPGRADE-10  A deployment's `packageLocation` goes where it only repeats the arti
 UPGRADE-11  Older descriptions: a profile that no current document can express is left out with a warning, if another
             one remains: a repository that is not OCI, or a revision that is not SemVer. Its targets go, too.
 
-A state in the older shape is a pure function of the current one, and the upgrade gives back the very bytes:
+A state in the older shape is a pure function of the current one, and the upgrade gives back the same bytes:
 
 DOWNGRADE-1  A deployment gets `apiVersion` and `kind`, and annotations with its `id` (it stays at the top, too) and
              its `applicationId`, which leaves the spec. `helm` is `helm.v3` and `wait` is text, as in the released

@@ -31,7 +31,7 @@ _COMPARISON: Final = re.compile(r"(?P<sign>>=|<=|>|<|=|)(?P<version>[A-Za-z0-9_]
 _WORD: Final = re.compile(r"[0-9]+|[A-Za-z]+")
 
 _Word: TypeAlias = tuple[bool, int, str]
-"""Whether it has letters; else how many digits; the text."""
+"""Whether it has letters; if not, how many digits; the text."""
 
 
 class VersionKey(NamedTuple):
@@ -56,7 +56,7 @@ def version_key(version: str) -> VersionKey:
 
 
 def newest(versions: Iterable[str]) -> str:
-    """Return the newest version; of equal precedence, the one whose text is greater (ValueError: there are none)."""
+    """Return the newest version; of equal precedence, the one whose text is greater (ValueError: no versions)."""
     return max(versions, key=lambda version: (version_key(version), version))
 
 
@@ -93,7 +93,7 @@ def read_range(text: str) -> tuple[tuple[_Comparison, ...], ...]:
 
 
 def in_range(version: str, versions: str) -> bool:
-    """Return whether a version lies in a range (ValueError: `versions` is not a range)."""
+    """Return whether a version is in a range (ValueError: `versions` is not a range)."""
     key = _semver_key(version)
     return any(_holds(version, key, alternative) for alternative in read_range(versions))
 

@@ -3,7 +3,7 @@
 The agent restarts a workload when this digest changes, and a plan announces a restart when it changes: both ask here.
 
 IDENTITY-1  The digest covers what makes a workload run, and nothing else: profile type; the component's name,
-            repository, revision, packageLocation and extensions; artifact digest; values. Where the artifact lies, how
+            repository, revision, packageLocation and extensions; artifact digest; values. Where the artifact is, how
             long installing may take, the order of components, and names for people do not count.
 IDENTITY-2  A field that the standard gains counts only once it is listed here: a new agent must not restart what runs.
 IDENTITY-3  A component gets the parameters whose targets name it. Two parameters that write one place with different

@@ -47,7 +47,7 @@ def not_yaml(error: Exception, content: bytes, file: str) -> UnreadableDocument:
 
 
 def _mistake(error: yaml.MarkedYAMLError, lines: list[str], at: _Place, start: _Place) -> tuple[str, str, _Place]:
-    """Return what is wrong, what to do, and where it starts; no words where it is no usual mistake."""
+    """Return what is wrong, what to do, and where it starts; no words where it is not a usual mistake."""
     context, problem = error.context or "", error.problem or ""
     if "flow node" in context:  # the file ends in a list: the bracket is before that
         start = next(_brackets_before(lines, start), start)

@@ -101,7 +101,7 @@ def read_plain(text: str, *, foreign: bool = False) -> str | int | float | bool 
 
 
 def whole_number(value: float) -> int | float:
-    """Return the integer that a float stands for, where it stands for exactly one."""
+    """Return a float as an integer, where it is equal to exactly one."""
     return int(value) if value.is_integer() and abs(value) <= _MAX_EXACT else value
 
 

@@ -154,7 +154,7 @@ _IMPLICIT_KEY_LENGTH = 1000
 
 
 class Prewritten(dict[str, Json]):
-    """A mapping that stands in many documents: its lines are made once for each indentation.
+    """A mapping that is in many documents: its lines are made once for each indentation.
 
     It must not change any more once it was written.
     """

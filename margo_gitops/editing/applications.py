@@ -67,7 +67,7 @@ def pinned(tree: RootTree, key: tuple[str, str], digest: Digest) -> FileChange:
     """Return what pins a package in `applications.lock`.
 
     Raises:
-        UnreadableDocument, InvalidDocument: the file is no lock file.
+        UnreadableDocument, InvalidDocument: the file is not a lock file.
         NotEditable: it cannot be changed.
     """
     file = tree.file(LOCK_FILE)
@@ -82,7 +82,7 @@ def pinned(tree: RootTree, key: tuple[str, str], digest: Digest) -> FileChange:
 
 @dataclass(frozen=True, slots=True)
 class UpgradeRequest:
-    """Which deployments shall run what.
+    """Which deployments must run what.
 
     Attributes:
         package: a package to vendor; None: the version is in the fleet repo already.
@@ -160,7 +160,7 @@ def _new_description(intent: Intent, request: UpgradeRequest) -> ApplicationDesc
 
 
 def _moving(intent: Intent, request: UpgradeRequest, version: str) -> list[Located[Deployment]]:
-    """Return the deployments that run another version and shall not."""
+    """Return the deployments that run another version and must not."""
     having = {
         name: each
         for name, each in sorted(intent.deployments.items())

@@ -40,7 +40,7 @@ class DeployTarget:
 
 @dataclass(frozen=True, slots=True)
 class DeployRequest:
-    """What a Deployment shall be; what is not given stays as it is.
+    """What a Deployment must be; what is not given stays as it is.
 
     Attributes:
         version: None: as it is; for a new Deployment the newest one in the fleet repo.
@@ -64,7 +64,7 @@ def deploy_target(intent: Intent, application: str, version: str | None, name: s
 
     Raises:
         ReferenceUnknown: there is no such application or version.
-        EditImpossible: the name is none, or is of another application; or several Deployments could be meant.
+        EditImpossible: the name is not valid, or is of another application; or several Deployments could be meant.
     """
     versions = [number for each, number in intent.applications if each == application]
     if not versions:

@@ -34,12 +34,12 @@ _PLAIN_SEGMENT = re.compile(r"[a-z0-9][a-z0-9.-]*")
 
 @dataclass(frozen=True, slots=True)
 class DeviceRequest:
-    """A device that shall be in the fleet.
+    """A device that must be in the fleet.
 
     Attributes:
         capabilities: Margo's document, in its current shape; None: as they are.
         site: name of its site; None: none, or as it is.
-        update: whether the device is there already and shall be changed.
+        update: whether the device is there already and must be changed.
     """
 
     device: str
@@ -55,7 +55,7 @@ def read_capabilities_file(path: Path) -> dict[str, Json]:
 
     Raises:
         EditImpossible: it cannot be read, or is too large.
-        UnreadableDocument, InvalidDocument: it is no capabilities document.
+        UnreadableDocument, InvalidDocument: it is not a capabilities document.
     """
     what = "the capabilities cannot be read"
     return capabilities_of(read_small_file(path, MAX_CAPABILITIES_BYTES, what=what, error=EditImpossible), str(path))
@@ -68,7 +68,7 @@ def capabilities_of(content: bytes, file: str) -> dict[str, Json]:
         content: in any shape of the standard, JSON or YAML.
 
     Raises:
-        UnreadableDocument, InvalidDocument: it is no capabilities document.
+        UnreadableDocument, InvalidDocument: it is not a capabilities document.
     """
     source = read_source(content, file)
     read_as(DeviceCapabilities, source)
@@ -81,7 +81,7 @@ def add_device(base: Base, request: DeviceRequest) -> Edit:
     """Return the edit that adds or changes a device.
 
     Raises:
-        EditImpossible: the device is there already, or is not there to be changed; or its id is none.
+        EditImpossible: the device is there already, or is not there to be changed; or its id is not valid.
         NotEditable: its file cannot be changed.
     """
     if not is_device_id(request.device):
@@ -153,7 +153,7 @@ def device_parameters(intent: Intent, assignments: Sequence[str]) -> dict[str, P
     """Return the values of `name=value` texts for a device or site, which any application may have.
 
     Raises:
-        EditImpossible: one is no assignment.
+        EditImpossible: one is not an assignment.
         ParameterNotTyped: a value breaks the rules of the newest application that has the parameter.
     """
     values: dict[str, ParameterValue] = {}
@@ -183,7 +183,7 @@ def refresh_devices(
         site: of devices that are added.
 
     Raises:
-        EditImpossible: a device named has not reported, or its report is no capabilities document.
+        EditImpossible: a device named has not reported, or its report is not a capabilities document.
         NotEditable: a device's file cannot be changed.
     """
     named = list(dict.fromkeys(devices)) or [

@@ -43,7 +43,7 @@ class Edit:
         title: what it does, as the subject of a commit.
         branch: a name for a branch that holds it alone.
         changes: sorted by path; empty where everything is so already.
-        notes: what the person should know, beside the files.
+        notes: what else the person should know.
     body: more of the commit's message; may be empty.
     """
 
@@ -84,7 +84,7 @@ class Base:
 
 
 def read_base(fleet: Path, revision: str | None = None) -> Base:
-    """Return the fleet repo as a start for edits; findings in documents that an edit does not need are no matter.
+    """Return the fleet repo as a start for edits; findings in documents that an edit does not need are ignored.
 
     Args:
         fleet: a folder in it.
@@ -126,7 +126,7 @@ class EditedTree:
         yield from self._held.files(folder)
 
     def file(self, path: str) -> TreeFile | None:
-        """Return one entry that is no folder."""
+        """Return one entry that is not a folder."""
         return (self._held if path in self._changed else self._tree).file(path)
 
     def names(self) -> list[str]:
@@ -135,7 +135,7 @@ class EditedTree:
 
 
 def unified_diff(edit: Edit) -> str:
-    """Return an edit as a patch for people; content that is no text is told, not shown."""
+    """Return an edit as a patch for people; content that is not text is mentioned, not shown."""
     return "".join(line for change in edit.changes for line in _file_diff(change))
 
 

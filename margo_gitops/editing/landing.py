@@ -151,13 +151,13 @@ _NONE = "0" * 40
 
 
 def branch_start(repo: FleetRepo, branch: str | None) -> str:
-    """Return the revision that an edit for a branch starts from: the branch where it exists, else the last commit.
+    """Return the revision that an edit for a branch starts from: the branch if it exists, or the last commit.
 
     Args:
         branch: as the person named it; None: one will be made.
 
     Raises:
-        CommitNotMade: it is no name for a branch, or it is checked out, so that moving it would disturb files.
+        CommitNotMade: it is not a name for a branch, or it is checked out, so that moving it would disturb files.
     """
     if branch is None:
         return "HEAD"

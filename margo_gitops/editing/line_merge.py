@@ -58,13 +58,13 @@ def merge_edit(
 
 
 def lines_of_values(lines: Sequence[str]) -> list[int]:
-    """Return the lines (from 0) that are no comment and not empty."""
+    """Return the lines (from 0) that are neither a comment nor empty."""
     inside = {line for first, last in _scalars("\n".join([*lines, ""])) for line in range(first + 1, last)}
     return [at for at, line in enumerate(lines) if at in inside or not _OWN_LINE.fullmatch(line)]
 
 
 def _boundaries(lines: int, opcodes: Sequence[Opcode]) -> tuple[list[int], list[int]]:
-    """Return where each boundary between normal lines lies in the edited ones: before and after what is inserted."""
+    """Return where each boundary between normal lines is in the edited ones: before and after what is inserted."""
     before, after = [0] * (lines + 1), [0] * (lines + 1)
     for tag, first, last, begin, end in opcodes:
         for at in range(first + 1, last + 1):

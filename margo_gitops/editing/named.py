@@ -91,7 +91,7 @@ def placed_deployments(intent: Intent, device: str) -> tuple[PlacedDeployment, .
 
 
 def known_device(intent: Intent, device: str) -> Located[Device]:
-    """Return a device of the fleet (ReferenceUnknown: there is none; a near match is named)."""
+    """Return a device of the fleet (ReferenceUnknown: it is not there; a near match is named)."""
     if device not in intent.devices:
         raise unknown("device", device, intent.devices)
     return intent.devices[device]

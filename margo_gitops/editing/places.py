@@ -1,7 +1,7 @@
 """Add and rename sites, move and remove devices, and follow their names in deployments and in the policy.
 
 PLACE-1  A name is followed where documents select by it (`devices`, `sites`); never in parameters.
-PLACE-2  Whatever selected nothing but a removed device goes, if it is an overlay or a freeze. A deployment that goes
+PLACE-2  What selected only a removed device goes, if it is an overlay or a freeze. A deployment that goes
          nowhere else stops the edit.
 PLACE-3  A file in a folder of its site (`devices/north/press-01.yaml`) goes with the site.
 """
@@ -29,7 +29,7 @@ from margo_gitops.rendering.intent import Located
 
 
 def add_site(base: Base, site: str, labels: Mapping[str, LabelValue], parameters: Mapping[str, ParameterValue]) -> Edit:
-    """Return the edit that adds a site (EditImpossible: it is there, or its name is none)."""
+    """Return the edit that adds a site (EditImpossible: it is there, or its name is not valid)."""
     path = _new_site(base, site)
     metadata: dict[str, Json] = {"name": site}
     if labels:
@@ -55,7 +55,7 @@ def rename_site(base: Base, old: str, new: str) -> Edit:
 
     Raises:
         ReferenceUnknown: there is no such site.
-        EditImpossible: there is one of the new name, or that is none.
+        EditImpossible: there is one of the new name, or that name is not valid.
         NotEditable: a file cannot be changed.
     """
     all_known("site", [old], base.intent.sites)

@@ -41,7 +41,7 @@ def rewritten(content: bytes, file: str, value: Json) -> bytes:
     """Return a document's file with another value.
 
     Raises:
-        UnreadableDocument: the file is no such document.
+        UnreadableDocument: the file is not such a document.
         NotEditable: it cannot be changed without losing something.
     """
     source = read_source(content, file)

@@ -50,7 +50,7 @@ def parse_selector(text: str, intent: Intent) -> DeviceSelector:
         intent: the fleet, whose labels give values their types.
 
     Raises:
-        SelectorInvalid: it is none, says two things of one label, or a value could be of several types.
+        SelectorInvalid: it is not a selector, says two things of one label, or a value could be of several types.
     """
     if text.strip() == "all":
         return DeviceSelector(all=True)
@@ -141,7 +141,7 @@ def typed_labels(assignments: Sequence[str], intent: Intent) -> dict[str, LabelV
     """Return the labels of `key=value` texts, with the types that the fleet's labels have; `[a, b]` is a list.
 
     Raises:
-        SelectorInvalid: one is no assignment, or could be of several types.
+        SelectorInvalid: one is not an assignment, or could be of several types.
     """
     labels: dict[str, LabelValue] = {}
     for assignment in assignments:

@@ -32,7 +32,7 @@ def typed_parameters(description: ApplicationDescription, assignments: Sequence[
         assignments: as typed; a name that comes twice has the last value.
 
     Raises:
-        ParameterNotTyped: with everything that is no assignment, no parameter of the application, or breaks a rule.
+        ParameterNotTyped: with everything that is not an assignment or parameter of the application, or breaks a rule.
     """
     values: dict[str, ParameterValue] = {}
     problems: list[str] = []
@@ -101,7 +101,7 @@ def has_expression(value: ParameterValue) -> bool:
 
 
 def plain_values(values: Mapping[str, ParameterValue]) -> dict[str, Json]:
-    """Return parameter values as they stand in a document."""
+    """Return parameter values as they are in a document."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
 
@@ -188,11 +188,11 @@ def typed_answer(
     """Return a parameter's value, checked by the application's rules.
 
     Args:
-        schema: of the setting that is asked for; None where there is none.
+        schema: of the setting that is asked for; None if it has no schema.
         text: what was typed. An option of a list can be named by its number, if no option is spelled so.
 
     Raises:
-        ParameterNotTyped: it has not the type, or breaks a rule.
+        ParameterNotTyped: it has another type, or breaks a rule.
     """
     if schema is not None and schema.options is not None:
         text = _options(schema, text)

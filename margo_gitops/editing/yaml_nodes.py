@@ -22,7 +22,7 @@ _PLAIN = re.compile(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?|\d+(\.\d+)? [KMGTPE]i"
 """Versions and amounts are text to every reader, and people write them without quotes."""
 
 _INLINE = 60
-"""Characters of a list that stands on one line in a new document."""
+"""Characters of a list that is on one line in a new document."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +50,7 @@ NodeRepresenter.add_representer(type(None), _represent_null)
 
 
 def fresh(value: Json, *, new_file: bool = False) -> object:
-    """Return a value in the style of new text; in a new file as people write it, else as this project's writer does."""
+    """Return a value in the style of new text; as people write it in a new file, otherwise as our writer does."""
     if isinstance(value, dict):
         mapping = CommentedMap((_text(key), fresh(child, new_file=new_file)) for key, child in value.items())
         if not value:
@@ -77,7 +77,7 @@ def _text(text: str) -> str:
 
 
 def change(node: object, before: Json, after: Json) -> object:
-    """Return `node` with another value; whatever is the same before and after is not touched."""
+    """Return `node` with another value; what is the same before and after is not touched."""
     if isinstance(node, CommentedMap) and isinstance(before, dict) and isinstance(after, dict):
         _change_mapping(node, before, after)
         return node

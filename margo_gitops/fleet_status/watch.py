@@ -1,4 +1,4 @@
-"""See a status change: a few `stat` calls a second for a state repo on this machine, else a fetch now and then."""
+"""See a status change: a few `stat` calls a second for a state repo on this machine, or a fetch now and then."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class StatusWatch:
     stop: Event
 
     def changes(self) -> Iterator[FleetStatus | MargoGitopsError]:
-        """Yield a status, or the error that prevents it, each time that another one is to be shown.
+        """Yield a status, or the error that prevents it, each time that another one must be shown.
 
         Raises:
             MargoGitopsError: there is no state repo to begin with.

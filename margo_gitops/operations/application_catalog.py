@@ -220,7 +220,7 @@ def _information(description: ApplicationDescription) -> ApplicationInformation:
 
 
 def _place(folder: str, path: str | None) -> str | None:
-    """Return where a resource of a package lies: a URL as it is, a path from the fleet repo's root."""
+    """Return where a resource of a package is: a URL as it is, a path from the fleet repo's root."""
     if path is None or "://" in path:
         return path
     return f"{folder}/{path.removeprefix('./')}"

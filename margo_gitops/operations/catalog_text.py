@@ -42,7 +42,7 @@ def _listed(each: ListedApplication) -> tuple[str, ...]:
 
 
 def page_lines(page: CatalogPage) -> Iterator[str]:
-    """Yield everything that is told of an application."""
+    """Yield everything that is shown of an application."""
     yield f"{page.id} {page.version}: {page.name}"
     yield from _indented(page.tagline)
     if page.description != page.tagline:
@@ -98,7 +98,7 @@ def _setting(setting: ShownSetting) -> Iterator[str]:
 
 
 def shown_value(value: ParameterValue | None) -> str:
-    """Return a parameter's value as it is shown; "none" where there is none."""
+    """Return a parameter's value as it is shown; "none" for None."""
     return "none" if value is None else json_text(value)
 
 

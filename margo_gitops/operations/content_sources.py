@@ -100,7 +100,7 @@ def image_name(
 def sources(every: Iterable[Placed], images: Images) -> list[Source]:
     """Return where all content comes from, each source once for each deployment and site.
 
-    What lies in the fleet repo comes from the fleet repo, and is not there; what it names is.
+    What is in the fleet repo comes from the fleet repo, and is not there; what it names is.
     """
     found: dict[tuple[str, str | None, str, str, str], Source] = {}
     seen: set[tuple[str, str | None, str]] = set()

@@ -117,7 +117,7 @@ def open_state(location: str, cache: Path, *, create: bool, reports: bool = Fals
     Args:
         location: an absolute path or a URL.
         cache: a folder for mirrors of remote state repos.
-        create: whether to make one at a path where there is none.
+        create: whether to make one at a path that does not exist.
         reports: whether what devices reported is fetched too.
 
     Raises:
@@ -183,7 +183,7 @@ def refuse_foreign(fleet: FleetInput, target: StateTarget, values: Mapping[str, 
 def refuse_other_branch(fleet: FleetInput) -> None:
     """Refuse a commit that is not on the branch which devices get.
 
-    That is `spec.branch`, else the default branch of the remote; where this clone knows none, nothing is refused.
+    That is `spec.branch`, or the default branch of the remote; where this clone knows neither, nothing is refused.
 
     Raises:
         FleetBranchOther: it is not on it, or this clone lacks the branch.

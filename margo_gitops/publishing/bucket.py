@@ -7,11 +7,11 @@
     <prefix>/<encoded device>/manifests/<digest>                      when each manifest was published
 
 BUCKET-1  A write is whole or not at all, and carries its sha256, which the store compares.
-BUCKET-2  The lock is an object that is made only where there is none, and replaced only where it is the one that was
-          seen (conditional writes); it is renewed while work goes on, and another publisher takes it over when it is
+BUCKET-2  The lock is an object that is made only if it does not exist, and replaced only if it is the one that was
+          seen (conditional writes); it is renewed while work continues, and another publisher takes it over when it is
           stale.
-BUCKET-3  Credentials, region and endpoint come from the environment and files that every S3 program reads; none is
-          ours.
+BUCKET-3  Credentials, region and endpoint come from the environment and files that every S3 program reads; we
+          have no others.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
     <target>/<encoded device>/manifests/<digest>
     <target>/<encoded device>/api/v1/freshness                  a link to ../../../_freshness/<shard>.json
 
-FOLDER-1  Each file is written beside its place, synced, then renamed into it; the link is replaced by a rename.
+FOLDER-1  Each file is written next to its place, synced, then renamed into it; the link is replaced by a rename.
 FOLDER-2  A manifest's time of change is the second it was published in, and later than its predecessor's: web servers
           that make ETags of time and size never give two manifests the same one.
 FOLDER-3  A folder that holds files of somebody else is refused: publishing collects garbage.
@@ -40,7 +40,7 @@ from margo_gitops.publishing.layout import (
 )
 
 LOCK_FILE: Final = ".margo-gitops-publish"
-"""In every target; what starts with a dot is no device."""
+"""In every target; what starts with a dot is not a device."""
 _PROOFS: Final = "_freshness"
 
 

@@ -1,4 +1,4 @@
-"""Where each resource of a device lies on a target, and with which headers it is to be served.
+"""Where each resource of a device is on a target, and with which headers it must be served.
 
 LAYOUT-1  A device's files are below its encoded id, in the same URL layout that the Margo API has (Margo desired
           state, endpoints), so that a server maps a request to a file by putting the caller's folder before the path.
@@ -6,7 +6,7 @@ LAYOUT-2  Everything but the manifest is named by its digest, so it never change
 LAYOUT-3  In a folder, `api/v1/deployments` is both a resource and a folder of others; there the manifest is the link
           `api/v1/deployments/manifest`, which leads to `manifests/<digest>`: one rename switches content and digest.
 LAYOUT-4  The proof of freshness is `api/v1/freshness` for each device, too. In a folder that is a link to the proof of
-          the device's shard, below `_freshness`, which is no name of a device: so a renewal writes one file per shard.
+          the device's shard, below `_freshness`, which is not a device's name: so a renewal writes one file per shard.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class ManifestContent:
 
 
 def read_manifest(content: bytes, file: str) -> ManifestContent:
-    """Return what a manifest leads to (InvalidDocument, UnreadableDocument: it is no manifest)."""
+    """Return what a manifest leads to (InvalidDocument, UnreadableDocument: it is not a manifest)."""
     manifest = read_as(StateManifest, read_source(content, file, _BOUNDS))
     objects = [
         PublishedObject(

@@ -4,10 +4,10 @@ PUBLISH-1  One publisher at a time; the state repo is read under the target's lo
            newer.
 PUBLISH-2  Everything is judged before anything is written: a state repo that was tampered with, and a manifest that
            would not go up (a state repo restored from an old backup, failure mode F26), change nothing.
-PUBLISH-3  Objects come first, the manifest last: whatever crashes when, each manifest finds all it leads to.
+PUBLISH-3  Objects come first, the manifest last: after any crash, each manifest finds all it leads to.
 PUBLISH-4  Only what is missing is written. What is there and has its digest as its name is not written again.
 PUBLISH-5  A device that left the fleet keeps its last manifest: absence is the one thing that removes workloads, and
-           leaving the fleet is no order to stop.
+           leaving the fleet does not mean to stop.
 PUBLISH-7  Proofs of freshness come after the manifests, so none speaks of a state that is not there yet; an older one
            never replaces a newer one.
 PUBLISH-6  What no manifest leads to any more stays for a grace period, for devices that are in the middle of a

@@ -5,7 +5,7 @@ keeps its branch and what runs on it, so it is counted as leaving, and nothing o
 What a device must download is counted without I/O; the caller gives the sizes:
 
 DOWNLOAD-1  Content is named by its digest, and counts only if no deployment that the device has names it already.
-DOWNLOAD-2  Sizes are known of what the package brings along, or states; images, charts and what lies in registries are
+DOWNLOAD-2  Sizes are known of what the package brings along, or states; images, charts and what is in registries are
             counted as "unknown", one for each name.
 DOWNLOAD-3  The state itself, a few kilobytes, is not counted.
 """
@@ -88,7 +88,7 @@ class DeploymentChange:
 
 @dataclass(frozen=True, slots=True)
 class Download:
-    """What has to be downloaded beside the state itself; what a device holds already is not counted."""
+    """What has to be downloaded in addition to the state itself; what a device holds already is not counted."""
 
     bytes: Annotated[int, About("Of content whose size is known.")]
     unknown: Annotated[int, About("How many images, charts and other contents there are of unknown size.")]
@@ -266,7 +266,7 @@ class ContentFacts(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class NothingKnown:
-    """Facts where nobody has any."""
+    """Facts where nothing is known."""
 
     def size(self, digest: str) -> None:
         """Return nothing."""

@@ -34,13 +34,13 @@ class PreviousState(Protocol):
         ...
 
     def deployment(self, deployment_id: str) -> bytes | None:
-        """Return a deployment document's bytes; None where there is none of this id."""
+        """Return a deployment document's bytes; None if this id does not exist."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class DesiredState:
-    """What a device shall run.
+    """What a device must run.
 
     Attributes:
         device: the client: a device without children, or a gateway for itself and its children.
@@ -65,7 +65,7 @@ def desired_state(
     """Return a device's state; its version is one more than the previous one's if, and only if, anything changed.
 
     Raises:
-        StateTampered: the previous manifest is none, or its version cannot be raised.
+        StateTampered: the previous manifest is not valid, or its version cannot be raised.
     """
     if previous is None:
         return DesiredState(device, site, 1, write_manifest(1, deployments), deployments, changed=True)
@@ -85,7 +85,7 @@ def raised(state: DesiredState) -> DesiredState:
 
 
 def rendered_version(device: str, content: bytes) -> int:
-    """Return the version of a manifest that a render wrote (StateTampered: it is none of ours)."""
+    """Return the version of a manifest that a render wrote (StateTampered: it is not one of ours)."""
     # Keys are sorted (RFC 8785), so the version stands last: no need to parse ten thousand manifests.
     match = _VERSION.search(content)
     if match is None or int(match[1]) > MAX_MANIFEST_VERSION:

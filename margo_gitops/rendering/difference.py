@@ -74,7 +74,7 @@ class RenderedState:
         return self.state.manifest
 
     def deployment(self, deployment_id: str) -> bytes | None:
-        """Return a deployment document's bytes; None where there is none of this id."""
+        """Return a deployment document's bytes; None if this id does not exist."""
         return self.state.deployments.get(deployment_id)
 
 
@@ -320,7 +320,7 @@ class _Origins:
         return by_client(self._intent)
 
     def of(self, client: str, identity: str) -> dict[str, ValueOrigin]:
-        """Return the origins of a deployment's values, by parameter; empty for one that is placed there no more."""
+        """Return the origins of a deployment's values, by parameter; empty for one that is no longer placed there."""
         if client != self._client:
             fleet = self._intent.fleet.value.metadata.name
             self._client = client

@@ -1,7 +1,7 @@
 """Why a device gets what it gets, and why a fleet cannot be rendered.
 
 `explain` names the profile, the reasons against the others, and every parameter's origin. `check_intent` gives
-everything for which a render would refuse a fleet in one run: where `render` stops at the first kind, this goes on. It
+everything for which a render would refuse a fleet in one run; `render` stops at the first kind. `check_intent`
 leaves out what follows from another finding: a device whose site is unknown is not blamed for expressions that use its
 site, and a deployment of an unknown application is not placed.
 """
@@ -94,7 +94,7 @@ def _may_be_unread(error: MargoGitopsError, unread: frozenset[str]) -> bool:
 
 
 def _follows(error: MargoGitopsError, intent: Intent, blamed: set[str]) -> bool:
-    """Whether an error may only be there because of a reference that is told already."""
+    """Whether an error may only be there because of a reference that is reported already."""
     if error.device is not None and error.device in intent.devices and intent.devices[error.device].file in blamed:
         return True
     # A deployment that names unknown devices or sites may select none for that reason.

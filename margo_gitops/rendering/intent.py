@@ -1,4 +1,4 @@
-"""What people want, as read from one commit of the fleet repo: the renderer's whole input beside the previous state."""
+"""What people want, as read from one commit of the fleet repo: with the previous state, the renderer's whole input."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Located(Generic[T_co]):
     content: bytes = field(repr=False)
 
     def at(self, *path: str | int) -> Location:
-        """Return where the field at `path` stands; the nearest one above it that exists, if it does not."""
+        """Return where the field at `path` is; the nearest one above it that exists, if it does not."""
         root = read_source(self.content, self.file).root
         for length in range(len(path), -1, -1):
             node = root.get(*path[:length])
@@ -36,7 +36,7 @@ class Located(Generic[T_co]):
         return Location(self.file)
 
     def at_key(self, *path: str | int) -> Location:
-        """Return where the key of the field at `path` stands."""
+        """Return where the key of the field at `path` is."""
         node = read_source(self.content, self.file).root.get(*path)
         if node is None or not node.key_line:
             return self.at(*path)
@@ -45,13 +45,13 @@ class Located(Generic[T_co]):
 
 @dataclass(frozen=True, slots=True)
 class ComponentContent:
-    """Where a component's content lies, and its digest.
+    """Where a component's content is, and its digest.
 
     Attributes:
         location: a URL, or a path relative to the `applications/` folder.
         digest: of the tar.gz, or of the folder's file list.
         is_folder: whether it is a folder.
-        size: bytes to download; None where nobody says.
+        size: bytes to download; None where it is not known.
     """
 
     location: str
@@ -107,7 +107,7 @@ class Intent:
 class ById(Generic[T_co]):
     """A value as a key by identity: what is computed once for a document is not computed again for each device.
 
-    It is equal only to a key of the very same object, which it keeps alive.
+    It is equal only to a key of exactly the same object, which it keeps alive.
     """
 
     value: T_co

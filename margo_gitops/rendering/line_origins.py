@@ -106,7 +106,7 @@ class DocumentOrigins:
         return (there[index],) if index < len(there) else ()
 
     def _contents(self) -> list[int]:
-        """Return the indexes of the profile's components that have content, as the document's artifacts stand."""
+        """Return the indexes of the profile's components that have content, in the order of its artifacts."""
         components = self.resolved.profile.components
         return [at for at, each in enumerate(components) if each.name in self.resolved.application.contents]
 

@@ -40,7 +40,7 @@ class Layer:
     is_default: bool = False
 
     def location(self, parameter: str) -> Location:
-        """Return where a parameter's value stands."""
+        """Return where a parameter's value is written."""
         # A description says more of a parameter than its value.
         return self.document.at(*self.path, parameter, *(("value",) if self.is_default else ()))
 
@@ -51,7 +51,7 @@ class Origin:
 
     Attributes:
         layer: where it is written.
-        written: as it stands there, expressions included.
+        written: as it is there, expressions included.
     """
 
     layer: Layer

@@ -16,7 +16,7 @@ SHARED_PARAMETER = "parameter of any application"
 
 
 def broken_references(intent: Intent) -> Iterator[MargoGitopsError]:
-    """Yield everything that a document names and nobody defines."""
+    """Yield everything that a document names and no document defines."""
     for device_id, device in intent.devices.items():
         site = device.value.spec.site
         if site is not None and site not in intent.sites:

@@ -153,7 +153,7 @@ def _deployed_profile(profile: ById[DeploymentProfile]) -> DeployedProfile:
 
 
 def _without_own(component: Component) -> Component:
-    """Return a component without our own extension: what it says stands resolved in the deployment's."""
+    """Return a component without our own extension: the deployment's has the resolved values."""
     kept = {key: value for key, value in component.extensions.items() if key != OWN_EXTENSION}
     return Component(component.name, component.properties, kept)
 

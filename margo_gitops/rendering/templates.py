@@ -100,7 +100,7 @@ def _bound(size: int) -> None:
 
 
 def _in_text(value: object) -> object:
-    """Return a value as it stands within text: true and false as YAML and JSON write them."""
+    """Return a value as it is written within text: true and false as YAML and JSON write them."""
     if isinstance(value, bool):
         return str(value).lower()
     if value is None:

@@ -28,7 +28,7 @@ def is_empty(value: ParameterValue | None) -> bool:
 
 
 def violations(schema: ValueSchema, value: ParameterValue) -> Iterator[str]:
-    """Yield every rule of `schema` that `value` breaks, in words (RuleUnusableError: `regexMatch` is no pattern)."""
+    """Yield every rule of `schema` that `value` breaks, in words (RuleUnusableError: `regexMatch` cannot work)."""
     if is_empty(value):
         # Other rules speak of values that are there: an optional text may be empty and still have a minLength.
         if not schema.allow_empty:

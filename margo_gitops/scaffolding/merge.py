@@ -1,10 +1,10 @@
-"""Decide what becomes of one scaffolded file in an upgrade. Pure, but for the merge itself, which git does.
+"""Decide what becomes of one scaffolded file in an upgrade. Pure, except for the merge itself, which git does.
 
 Three contents meet: what the scaffold wrote last (base), what is there (mine), what the scaffold writes now (theirs).
 
-1. A file that nobody changed becomes theirs; one that the scaffold did not change stays mine.
+1. A file that the person did not change becomes theirs; one that the scaffold did not change stays mine.
 2. Changes of both are merged line by line. Where both changed the same lines, mine stays as it is, unless asked.
-3. A file that was deleted stays deleted. A file that the scaffold no longer has goes, if nobody changed it.
+3. A file that was deleted stays deleted. A file that the scaffold no longer has goes, if it was not changed.
 4. What is there and was never the scaffold's is not touched, unless asked.
 """
 
@@ -124,7 +124,7 @@ class Merged:
 
 
 def merge_lines(base: bytes, mine: bytes, theirs: bytes, on_conflict: OnConflict = "mark") -> Merged | None:
-    """Return what `git merge-file` makes of three contents; None: they are no text (UpgradeRefused: no git)."""
+    """Return what `git merge-file` makes of three contents; None: they are not text (UpgradeRefused: no git)."""
     favour = {"mine": ["--ours"], "theirs": ["--theirs"]}.get(on_conflict, [])
     with tempfile.TemporaryDirectory(prefix="margo-gitops-") as folder:
         places = [Path(folder, name) for name in ("yours", "base", "scaffold")]

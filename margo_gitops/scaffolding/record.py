@@ -18,7 +18,7 @@ from margo_gitops.scaffolding.template import TOOLING_FOLDER, Answers
 RECORD_FILE = f"{TOOLING_FOLDER}/scaffold.json"
 
 _GENERATED = f"{TOOLING_FOLDER}/schemas/"
-"""Nobody edits these, so their text is not kept."""
+"""No one edits these, so their text is not kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,5 +67,5 @@ def write_record(record: Scaffold) -> bytes:
 
 
 def read_record(content: bytes) -> Scaffold:
-    """Return the record that a fleet repo holds (UnreadableDocument, InvalidDocument: it is none)."""
+    """Return the record that a fleet repo holds (UnreadableDocument, InvalidDocument: it is not a record)."""
     return read(Scaffold, read_yaml(content, RECORD_FILE))

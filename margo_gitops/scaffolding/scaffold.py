@@ -32,12 +32,12 @@ class Scaffold:
 
 
 def default_state_repo(folder: Path) -> str:
-    """Return where the state of a fleet repo goes if nobody says: a folder beside it."""
+    """Return where the state of a fleet repo goes by default: a folder next to it."""
     return f"../{folder.absolute().name}-state.git"
 
 
 def default_artifacts_url(folder: Path) -> str:
-    """Return where devices find content if nobody says: in this very folder, for those that share the disk."""
+    """Return where devices find content by default: in this folder, for those that share the disk."""
     return f"file://{quote(str(folder.absolute()))}/applications/"
 
 
@@ -74,13 +74,13 @@ def scaffold(
     Args:
         folder: must not exist, or be empty.
         answers: what the scaffold depends on; the branch is that of the clone, where there is one.
-        state_repo: path or URL of the state repo; None: a folder beside the fleet repo.
-        artifacts_url: the applications/ folder as devices see it; None: this very folder.
+        state_repo: path or URL of the state repo; None: a folder next to the fleet repo.
+        artifacts_url: the applications/ folder as devices see it; None: this folder.
         sign: whether unsigned state is refused.
-        requirements: what pipelines install; None: nobody knows where they find it.
+        requirements: what pipelines install; None: it is not known where they find it.
 
     Raises:
-        ScaffoldRefused: something is there already, a name is none, or the file system refuses.
+        ScaffoldRefused: something is there already, a name is not valid, or the file system refuses.
     """
     check_target(folder)
     answers = replace(answers, branch=_branch(folder))

@@ -118,7 +118,7 @@ def tooling_files(answers: Answers, requirements: bytes | None = None) -> dict[s
     """Return pipelines, hooks, schemas, editor settings and pages for people, by path; an upgrade renews them.
 
     Args:
-        requirements: what pipelines install; None: nobody knows where they find it.
+        requirements: what pipelines install; None: it is not known where they find it.
     """
     words = {"@version@": __version__, "@name@": answers.name, "@site@": answers.site, "@branch@": answers.branch}
     files = {}
@@ -155,7 +155,7 @@ def _files(root: Path) -> Iterator[tuple[str, bytes]]:
 
 @contextmanager
 def _shipped(name: str) -> Iterator[Path]:
-    """Yield a folder that goes with the program: inside the installed package, or beside it in a checkout."""
+    """Yield a folder that goes with the program: inside the installed package, or next to it in a checkout."""
     packaged = resources.files("margo_gitops") / "_data" / name
     with resources.as_file(packaged) as folder:
         yield folder if folder.is_dir() else Path(__file__).parents[2] / name

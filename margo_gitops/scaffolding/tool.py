@@ -30,14 +30,14 @@ def how_to_install(extras: str) -> str:
 
 
 def requirements(tool: str | None) -> bytes | None:
-    """Return the requirements of the pipelines; None where nobody knows where they find the tool.
+    """Return the requirements of the pipelines; None where it is not known where they find the tool.
 
     Args:
         tool: a wheel's URL with `#sha256=`, a git URL with a commit, or the path of a requirements file; None: where
             this very program came from, if that is such a URL.
 
     Raises:
-        ScaffoldRefused: it is none of these, or the file proves not every package.
+        ScaffoldRefused: it is not one of these, or the file does not prove every package.
     """
     source = tool or _origin()
     if _WHEEL.fullmatch(source) or _GIT.fullmatch(source):

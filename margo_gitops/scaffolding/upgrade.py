@@ -59,12 +59,12 @@ def upgrade(
 
     Args:
         folder: a folder in the fleet repo.
-        ci: whose pipelines shall be there; None: as before.
+        ci: whose pipelines must be there; None: as before.
         requirements: what pipelines install; None: as before, where that is proved.
         allow_dirty: upgrade although the fleet repo has changes that are not committed.
 
     Raises:
-        NoFleetRepo: there is none.
+        NoFleetRepo: the folder is not in a fleet repo.
         UpgradeRefused: changes are not committed, a newer version scaffolded it, or the file system refuses.
         UnreadableDocument, InvalidDocument: the record or `margo-gitops.yaml` is damaged.
     """

@@ -1,4 +1,4 @@
-"""The ASGI application: asks one contract after the other, and makes an answer of whatever comes of it.
+"""The ASGI application: asks one contract after the other, and makes an answer of the result.
 
 Starlette gives requests and responses their form. Its router is not used, because it matches decoded paths, where `%2F`
 and `/` are one (see `routing`).

@@ -35,7 +35,7 @@ class RateLimit:
     _buckets: SizedCache[str, _Bucket] = field(default_factory=lambda: SizedCache(_KEPT_BUCKETS), init=False)
 
     def take(self, client: str) -> int | None:
-        """Count a request; return None if it may pass, else the seconds until one may."""
+        """Count a request; return None if it may pass, or the seconds until one may."""
         wait = self.wait(client)
         if wait is None:
             self.spend(client, 1)

@@ -190,7 +190,7 @@ class RouteTable(Generic[T]):
                 self._patterns.append((re.compile("".join(parts)), route))
 
     def find(self, raw_path: bytes) -> Match[T] | None:
-        """Return the row of a path, or None where there is none.
+        """Return the row of a path; None if it does not exist.
 
         Args:
             raw_path: the path as sent, without query.

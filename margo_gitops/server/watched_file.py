@@ -47,7 +47,7 @@ class WatchedFile(Generic[T]):
 
     @property
     def changed_at(self) -> int:
-        """When the file was changed, in seconds since the epoch; 0 while there is none."""
+        """When the file was changed, in seconds since the epoch; 0 while it does not exist."""
         now = stamp(self._path)
         return now[0] // 1_000_000_000 if now else 0
 

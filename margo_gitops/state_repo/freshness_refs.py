@@ -9,7 +9,7 @@ STATEMENT-1  A statement speaks of the branch `fleet` and of all device branches
              rename moves the state and what is said of it, or nothing.
 STATEMENT-2  A renewal replaces every shard and adds no history; what it replaces is garbage to git. Device branches
              stay where they are, so no device wakes.
-STATEMENT-3  Devices that left the fleet are listed with their last state: their branches stay, and they go on running.
+STATEMENT-3  Devices that left the fleet are listed with their last state: their branches stay, and they keep running.
 STATEMENT-4  When the fleet outgrows its shards, the refs of the old ones are removed in the same rename.
 STATEMENT-5  Where signers are known, a state that none of them signed is not spoken for: the commit of the branch
              `fleet` covers every device. So a device whose state comes unsigned, over HTTP, trusts the renderer
@@ -93,7 +93,7 @@ def leaf_of(device: str, manifest: bytes) -> FreshnessLeaf:
 
 
 def held_leaves(repo: StateRepo, encoded: Iterable[str], values: Mapping[str, str]) -> list[FreshnessLeaf]:
-    """Return what is to be said of these devices, named as in refs, as their branches are (STATEMENT-3).
+    """Return what to say of these devices, named as in refs, as their branches are (STATEMENT-3).
 
     Raises:
         StateTampered: a branch does not hold a device's state.
@@ -174,7 +174,7 @@ def device_proof(repo: StateRepo, values: Mapping[str, str], device: str) -> byt
         device: its id; a child of a gateway is spoken for by its gateway.
 
     Raises:
-        FreshnessMissing: there is none.
+        FreshnessMissing: it does not exist.
     """
     content = repo.objects.proof(device, values)
     if content is not None:

@@ -123,7 +123,7 @@ class GitStore:
         return tree_entries(name, self.read(name, TREE))
 
     def child(self, tree: str, name: str) -> str | None:
-        """Return the id of a file or folder in a tree; None where there is none."""
+        """Return the id of a file or folder in a tree; None if it does not exist."""
         encoded = name.encode()
         return next((entry.id for entry in self.tree(tree) if entry.name == encoded), None)
 
@@ -211,7 +211,7 @@ def bad_object(name: str, reason: str) -> StateTampered:
 
 
 def commit_links(name: str, raw: bytes) -> CommitLinks:
-    """Return where a commit object leads to (StateTampered: it is no commit)."""
+    """Return where a commit object leads to (StateTampered: it is not a commit)."""
     match = _LINKS.match(raw)
     if match is None:
         raise bad_object(name, "it is not a commit")
@@ -224,13 +224,13 @@ def entry_name(entry: TreeEntry) -> str:
 
 
 def tree_entries(name: str, content: bytes) -> tuple[TreeEntry, ...]:
-    """Return the entries of a tree object, whatever their modes.
+    """Return the entries of a tree object, with any mode.
 
     Args:
         name: its id, for the message.
 
     Raises:
-        StateTampered: it is no tree.
+        StateTampered: it is not a tree.
     """
     entries = []
     at = 0

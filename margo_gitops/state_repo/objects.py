@@ -94,7 +94,7 @@ class DeviceTree:
 
     @cached_property
     def manifest(self) -> bytes:
-        """Bytes of `manifest.json` (StateTampered: there is none)."""
+        """Bytes of `manifest.json` (StateTampered: it does not exist)."""
         name = self.objects.child(self.tree, MANIFEST_FILE)
         if name is None:
             raise bad_object(self.tree, f"this tree of a device holds no {MANIFEST_FILE}")
@@ -113,7 +113,7 @@ class DeviceTree:
         return found
 
     def deployment(self, deployment_id: str) -> bytes | None:
-        """Return a deployment document's bytes; None where there is none of this id."""
+        """Return a deployment document's bytes; None if this id does not exist."""
         name = self.files.get(deployment_path(deployment_id))
         return self.objects.read(name, BLOB) if name else None
 
@@ -162,7 +162,7 @@ class StateObjects(GitStore):
         return found
 
     def proof(self, device: str, refs: Mapping[str, str]) -> bytes | None:
-        """Return the proof of freshness for a device, or for a child of a gateway; None where there is none."""
+        """Return the proof of freshness for a device, or for a child of a gateway; None if it does not exist."""
         commits = (refs.get(f"{FRESHNESS_REFS}{shard}") for shard in possible_shards(device))
         commit = next((commit for commit in commits if commit), None)
         return self.file(commit, FRESHNESS_FILE) if commit else None
@@ -201,7 +201,7 @@ def listed_deployments(content: bytes) -> tuple[int, dict[str, str]]:
     """Return a manifest's version, and the digests of its deployments by id: the least that 10,000 manifests cost.
 
     Raises:
-        ValueError: these bytes are no manifest.
+        ValueError: these bytes are not a manifest.
     """
     try:
         document = json.loads(content)

@@ -90,7 +90,7 @@ class Publication:
         fleet_commit: id of the new commit of the fleet branch; None where nothing changed.
         changes: sorted by device.
         unchanged: how many devices kept their state.
-        left: devices that are in the fleet branch no more.
+        left: devices that are no longer in the fleet branch.
         moved: the site that a device was at before, of each that is at another one now.
         freshness: the new statement of freshness; None where none was made.
     """
@@ -117,7 +117,7 @@ def write_render(
     Args:
         values: all refs, as they were when the render began.
         key: signs every commit; None: nothing is signed.
-        renewal: how to make a statement of freshness (freshness_refs); None: none is made.
+        renewal: how to make a statement of freshness (freshness_refs); None: do not make one.
         aliases: what devices call themselves, by device id.
 
     Raises:
@@ -224,7 +224,7 @@ def fleet_message(changed: Sequence[DesiredState], left: Sequence[str], provenan
 
     Args:
         changed: the devices whose state changed, sorted by id.
-        left: the devices that were there before and are no more, sorted.
+        left: the devices that were there before and no longer are, sorted.
     """
     lines = [f"Render {provenance.subject or provenance.origin.fleet_commit}", ""]
     lines += [f"{state.device}: manifest {state.version}" for state in changed[:_SHOWN]]
@@ -285,7 +285,7 @@ def read_signing_key(path: Path) -> SigningKey:
     """Return the key in a file that only its owner can read.
 
     Raises:
-        SigningKeyUnusable: it cannot be read, others could read it, or it is no such key.
+        SigningKeyUnusable: it cannot be read, others could read it, or it is not such a key.
     """
     content = read_small_file(
         path,

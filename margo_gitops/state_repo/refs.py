@@ -1,4 +1,4 @@
-"""Move many refs at once: all or none, whatever crashes.
+"""Move many refs at once: all or none, after any crash.
 
 git writes a transaction over many refs as one loose file after the other, so a crash in the middle leaves some moved.
 Here every ref lives in `packed-refs`, and one rename moves them all:
@@ -85,7 +85,7 @@ class Refs:
         self._rewrite(moved)
 
     def reset(self, prefix: str, values: Mapping[str, str]) -> None:
-        """Make the refs below a prefix exactly these, whatever they were: for a mirror that follows its remote.
+        """Make the refs below a prefix exactly these, with any old values: for a mirror that follows its remote.
 
         Raises:
             StateMoved: another writer holds the lock.

@@ -217,7 +217,7 @@ class RemoteState:
         )
 
     def _freshness_refspecs(self) -> list[str]:
-        """Return what to push of the statements: all there are, and the removal of shards that are no more."""
+        """Return what to push of the statements: all there are, and the removal of shards that no longer exist."""
         values = Refs(self.mirror).read()
         shards = {name.removeprefix(FRESHNESS_REFS) for name in values if name.startswith(FRESHNESS_REFS)}
         tracked = f"{_TRACKED}freshness/"

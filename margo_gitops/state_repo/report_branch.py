@@ -53,7 +53,7 @@ class ReportKey:
 
 
 def bucket_of(client: str) -> str:
-    """Return the folder that a client's folder lies in: two hex digits."""
+    """Return the folder that a client's folder is in: two hex digits."""
     return hashlib.sha256(encode_device_id(client).encode()).hexdigest()[:2]
 
 
@@ -61,7 +61,7 @@ class ReportBranch:
     """The branch of reports; one writer."""
 
     def __init__(self, folder: Path) -> None:
-        """Use the state repo in a folder (StateRepoUnusable: there is none)."""
+        """Use the state repo in a folder (StateRepoUnusable: it does not exist)."""
         try:
             self._repository = pygit2.Repository(str(folder))
         except pygit2.GitError as error:

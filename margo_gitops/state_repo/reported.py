@@ -1,7 +1,7 @@
 """What devices reported, read from `refs/heads/reports`: as it is at a commit, and how it came to be.
 
 The branch is written by the server alone, from validated documents; anyone who can write to the repository could write
-anything, so content is read with bounds and what is no report is left out here, and named by `audit verify`.
+anything, so content is read with bounds and what is not a report is left out here, and named by `audit verify`.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class ReportChange:
     Attributes:
         path: in the branch.
         key: what it is about; None for a path that no server writes.
-        before, after: ids of the blobs; None where there is none.
+        before, after: ids of the blobs; None if it does not exist.
     """
 
     path: str

@@ -41,7 +41,7 @@ def as_stored(state: DeviceState) -> DeviceState:
 
 
 class ServedState:
-    """The state repo, read by any number of threads while renders go on."""
+    """The state repo, read by any number of threads while renders run."""
 
     def __init__(self, repo: StateRepo, cache_bytes: int = CACHE_BYTES) -> None:
         """Serve a state repo.
@@ -135,7 +135,7 @@ class StateView:
         return None
 
     def proof(self, client: str) -> bytes | None:
-        """Return the proof of freshness for this client; None where there is none."""
+        """Return the proof of freshness for this client; None if it does not exist."""
         return self._objects.proof(client, self.refs)
 
     def bundle(self, client: str, digest: str, shape: Shape = as_stored) -> bytes | None:

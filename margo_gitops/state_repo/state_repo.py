@@ -35,7 +35,7 @@ def device_of(encoded: str) -> str:
 
 
 def _create(folder: Path) -> None:
-    """Make an empty repository beside its place and move it there: a crash leaves no half of one."""
+    """Make an empty repository next to its place and move it there: a crash leaves no half of one."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
@@ -65,7 +65,7 @@ class StateRepo:
 
     @classmethod
     def open(cls, folder: Path) -> StateRepo:
-        """Return the state repo in a folder (StateRepoUnusable: there is none, or its format cannot be written)."""
+        """Return the state repo in a folder (StateRepoUnusable: it is missing, or its format cannot be written)."""
         try:
             repository = pygit2.Repository(str(folder))
         except pygit2.GitError as error:

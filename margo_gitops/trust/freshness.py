@@ -167,7 +167,7 @@ def read_freshness(content: bytes, policy: FreshnessPolicy, file: str = FRESHNES
 
 
 def read_statement(content: bytes, file: str = FRESHNESS_FILE) -> tuple[FreshnessProof, FreshnessStatement]:
-    """Return a proof and the statement in it, as they stand there: nothing is verified but their form (FRESH-1).
+    """Return a proof and the statement in it, as they are there: only their form is verified (FRESH-1).
 
     Raises:
         FreshnessInvalid: FRESH-1 is broken.
@@ -256,8 +256,8 @@ def assess(freshness: Freshness | None, state: HeldVersion | None, now: datetime
     """Return the verdict on a state.
 
     Args:
-        freshness: the newest proof; None where there is none.
-        state: the state; None where none is held.
+        freshness: the newest proof; None: there is no proof.
+        state: the state; None: no state is held.
 
     Raises:
         FreshnessContradicted: FRESH-7 is broken.

@@ -7,9 +7,9 @@ COMMIT-3  At most one signature, in `gpgsig`; each further line of it starts wit
 COMMIT-4  The signature covers every byte of the commit except that header.
 COMMIT-5  Trailers are the last paragraph of the message, if a blank line is before it and every line in it is a
           trailer.
-COMMIT-6  No trailer is there twice, whatever the case of its name: two readers could otherwise believe two values.
+COMMIT-6  No trailer is there twice, in any case of its name: two readers could otherwise believe two values.
 
-Git is laxer in each of these. Whatever passes here, git reads the same way.
+Git is laxer in each of these. What passes here, git reads the same way.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Ident:
 
     Attributes:
         name: a person or program; without `<`, `>` and line ends.
-        email: likewise; may be empty.
+        email: without these, too; may be empty.
         time: seconds since 1970-01-01 UTC.
         offset: minutes by which the writer's clock was ahead of UTC.
     """
@@ -231,7 +231,7 @@ def parse_trailers(message: str) -> Mapping[str, str]:
 
 
 def trailer_lines(message: str) -> list[tuple[str, str]]:
-    """Return the trailers of a commit message (COMMIT-5), in order, also those that stand more than once."""
+    """Return the trailers of a commit message (COMMIT-5), in order, also those that are there more than once."""
     lines = message.split("\n")
     end = len(lines)
     while end and not lines[end - 1].strip(_SPACE):
@@ -319,7 +319,7 @@ def sign_commit(payload: bytes, key: SigningKey) -> bytes:
         payload: an unsigned commit, as `build_commit` returns it.
 
     Raises:
-        ValueError: the payload is no unsigned commit.
+        ValueError: the payload is not an unsigned commit.
     """
     commit = parse_commit(payload)
     if commit.signature is not None:

@@ -70,7 +70,7 @@ def blob_id(content: bytes) -> str:
 
 
 def tree_bytes(entries: Iterable[TreeEntry]) -> bytes:
-    """Return the content of the tree that holds `entries`, in git's order, whatever order they come in.
+    """Return the content of the tree that holds `entries`, in git's order; they may come in any order.
 
     Raises:
         ValueError: a name that no file can have, a name that is there twice, another mode, or a text that is not an id.

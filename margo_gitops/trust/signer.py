@@ -2,7 +2,7 @@
 
 SIGNER-1  The signature's key is looked up in the list of allowed signers, for this use, at the time of what is signed.
 SIGNER-2  The signature is over exactly these bytes, made for this use.
-SIGNER-3  Both are asked, in this order: a key that is not allowed is named as such, whatever it signed.
+SIGNER-3  Both are asked, in this order: a key that is not allowed is named as such, with any content.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Signed:
     Attributes:
         key: that signed; None where there is no signature, or it is not over these bytes.
         principals: who that is, as the list says; None where no list was asked, or it does not allow the key.
-        refusal: why the signature does not count; None where it does, or where none is needed and there is none.
+        refusal: why the signature does not count; None where it does, or where it is not needed and is missing.
     """
 
     key: SshPublicKey | None
@@ -59,7 +59,7 @@ class Signed:
 
     @property
     def objection(self) -> str:
-        """Why the signature does not count, in one line; empty where it does, or where there is none."""
+        """Why the signature does not count, in one line; empty where it does, or is missing."""
         if self.refusal is None:
             return ""
         unknown = isinstance(self.refusal, SignerUnknown)
@@ -82,7 +82,7 @@ def who_signed(armor: str | None, content: bytes, at: datetime, signers: Allowed
     """Return who signed these bytes (SIGNER-1 to SIGNER-3).
 
     Args:
-        armor: the signature; None where there is none.
+        armor: the signature; None: it is missing.
         content: the exact bytes that it covers.
         at: when they were signed, with a time zone.
         signers: who may; None: anyone, but a signature that is there must be right.

@@ -1,7 +1,7 @@
 """From the bytes of a pull to a state the device believes: pure, and all or nothing.
 
 The rules, in the order they are applied; the first that is broken refuses the whole snapshot, and what runs keeps
-running. Whatever may be large or hostile is bounded before it is read; signed state is verified before it is parsed.
+running. What may be large or hostile is bounded before it is read; signed state is verified before it is parsed.
 
 TRUST-1   Bounds: bytes of the manifest, of each deployment, of all together, and number of deployments. [Oversized]
 TRUST-2   The commit, if there is one, is well formed (git_commit, COMMIT-1 to COMMIT-6). [CommitInvalid]
@@ -20,7 +20,7 @@ TRUST-10  Each has the digest the manifest states for it; `sizeBytes` is advisor
           [DigestMismatch]
 TRUST-11  With a commit, the bundle's digest is that of the bundle written from these deployments. Without, the bundle
           may be another server's archive of the same files: the device checks it after a download. [DigestMismatch]
-TRUST-12  Each deployment follows its contract, and its id is the listed one, whatever the case. [StateDocumentInvalid]
+TRUST-12  Each deployment follows its contract, and its id is the listed one, in any case. [StateDocumentInvalid]
 TRUST-13  Each is for this device: its `deviceId` is the device, or a child of it (`device/...`, also `device/*`).
           Where that is an alias, our extension has the device's id in the fleet.
           Older shapes of the standard have no `deviceId` and mean the client itself. [ForeignDevice]

@@ -302,7 +302,7 @@ class Reconciler:
         self._post_statuses([key.deployment_id])
 
     def _adopted(self, deployment_id: str, version: int) -> list[RecordedDeployment]:
-        """Return what to record of a deployment whose components go: from this version on it shall be gone."""
+        """Return what to record of a deployment whose components go: from this version on it must be gone."""
         return [replace(item, adopted=version) for item in self.journal.deployments() if item.id == deployment_id]
 
     def _forget(self, key: WorkloadKey, progress: _Progress) -> None:

@@ -8,7 +8,7 @@ STEP-3  What is gone from the state is removed last, and only when everything ne
         nothing is refused, no engine that is needed is silent, nothing failed to be fetched. Of a deployment that is
         wanted still nothing is removed before all of it is installed: a renamed component goes when its successor runs.
 STEP-4  After a failure the rest of that deployment, and the deployments that wait for it, are left as they are;
-        independent deployments go on. What ran before keeps running (APPLIER-3).
+        independent deployments continue. What ran before keeps running (APPLIER-3).
 STEP-5  Where wanted and observed agree, nothing is done. An installation that was begun, and of which the journal knows
         no good end, is done again (APPLIER-5).
 STEP-6  A workload that moved to another applier is installed there first, then removed where it was.
@@ -85,7 +85,7 @@ class Plan:
 
     @property
     def empty(self) -> bool:
-        """Whether nothing is to be done."""
+        """Whether there is nothing to do."""
         return not (self.changes or self.removals or self.gone)
 
     @property

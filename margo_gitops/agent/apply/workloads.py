@@ -3,7 +3,7 @@
 Only `read_eligibility` reads files.
 
 ORDER-1  Components of a deployment keep their order (Margo application description, deployment profile).
-ORDER-2  A deployment comes after those its extension names in `after`; else the manifest's order holds.
+ORDER-2  A deployment comes after those its extension names in `after`; otherwise the manifest's order holds.
 ORDER-3  A deployment that waits for one that is not there, or for itself through others, is refused, alone with those
          that wait for it.
 ORDER-4  What makes a workload run, and so its digest, is decided in margo_gitops/documents/workload_identity.py.
@@ -99,7 +99,7 @@ class DeviceLimits:
     """What this device allows.
 
     Attributes:
-        longest_seconds: how long one step of a component may take, whatever its document says.
+        longest_seconds: how long one step of a component may take; its document cannot raise this.
     """
 
     eligibility: Eligibility = field(default_factory=Eligibility)
@@ -113,7 +113,7 @@ def read_eligibility(device: str, files: Iterable[Path]) -> Eligibility:
         files: one document each, of the device first, then of its children.
 
     Raises:
-        AgentMisconfigured: a file cannot be read, is no capabilities document, is not of this device (the first) or
+        AgentMisconfigured: a file cannot be read, is not a capabilities document, is not of this device (the first) or
             of a child of it (the others), or says of a device what another file says already.
     """
     facts: dict[str, DeviceFacts] = {}
@@ -138,7 +138,7 @@ def desired_deployments(
 
     Args:
         documents: the trusted deployments, in the manifest's order.
-        limits: what the device allows; None is a device that says nothing of itself.
+        limits: what the device allows; None: the device says nothing about itself.
     """
     limits = limits or DeviceLimits()
     return _in_order([_desired(document, limits) for document in documents])

@@ -129,5 +129,5 @@ class EventLog:
 
 
 def one_line(text: str) -> str:
-    """Return text as one line without control characters, wherever it comes from."""
+    """Return text as one line without control characters."""
     return printable("; ".join(part.strip() for part in text.splitlines() if part.strip()))

@@ -86,7 +86,7 @@ class Journal:
     """One open journal. A context manager; not to be shared between threads.
 
     Attributes:
-        set_aside: where a journal that could not be used lies now; None where this one is sound.
+        set_aside: where a journal that could not be used is now; None: this one is sound.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class Journal:
 
     @classmethod
     def open(cls, path: Path, now: float) -> Journal:
-        """Open the journal, making it where there is none, and replacing it where it cannot be used (MEMORY-2).
+        """Open the journal; make it if it does not exist, and replace it if it cannot be used (MEMORY-2).
 
         Raises:
             AgentBusy: another program has locked it.
@@ -126,7 +126,7 @@ class Journal:
 
     @classmethod
     def peek(cls, path: Path) -> Journal | None:
-        """Open the journal for reading only, beside an agent that writes it; None where there is none.
+        """Open the journal for reading only, while an agent may write it; None if it does not exist.
 
         Raises:
             StateFolderUnusable: it cannot be read.

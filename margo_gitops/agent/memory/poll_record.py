@@ -65,7 +65,7 @@ class PollRecord:
         return answered and failed_before
 
     def close(self) -> None:
-        """Keep what is not kept yet (POLL-3); an error is no reason to end otherwise than well."""
+        """Keep what is not kept yet (POLL-3); an error is ignored."""
         with contextlib.suppress(MargoGitopsError):
             self._keep()
 

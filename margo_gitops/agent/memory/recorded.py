@@ -68,7 +68,7 @@ class RecordedWorkload:
 
     Attributes:
         applier: name of the applier that serves it.
-        wanted: the digest that was last asked for; None once it shall be gone.
+        wanted: the digest that was last asked for; None once it must be gone.
         installed: the digest that was last installed with success.
         state: in Margo's words.
         code, message: of the error, where the last step failed; empty else.

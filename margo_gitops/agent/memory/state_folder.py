@@ -51,8 +51,8 @@ def clear_way(folder: Path, files: Iterable[str], folders: Iterable[str]) -> lis
 
     Args:
         folder: the state folder.
-        files: paths in it where files lie, or nothing.
-        folders: paths in it where folders lie, or nothing.
+        files: paths in it that are files, if they exist.
+        folders: paths in it that are folders, if they exist.
 
     Raises:
         StateFolderUnusable: it cannot be moved.

@@ -1,14 +1,14 @@
 """Knows whether what the device holds is the newest: keeps a proof of freshness, renews it, and says what follows.
 
 PROOF-1  A proof is asked for in the cycle of a poll that was answered, once the held one is past half of its life:
-         between half and three quarters of it, each device at its own time. An idle poll costs no more.
-PROOF-2  A source that has none is asked again after a while, not at every poll.
-PROOF-3  What is kept is the proof itself, in two places: signed, it needs no floor beside it. The later issued one
+         between half and three quarters of it, each device at its own time. An idle poll costs nothing extra.
+PROOF-2  A source that has no proof is asked again after a while, not at every poll.
+PROOF-3  What is kept is the proof itself, in two places. It is signed, so it needs no floor. The later issued one
          counts; it is verified at each use, so removing a key from the list ends its proofs.
 PROOF-4  `onExpiry: hold`: a new state is taken only if it is proven the newest. What was taken before is always
          applied: nothing that runs is stopped because its proof is missing.
-PROOF-5  A state that contradicts the statement is refused, whatever `onExpiry` says.
-PROOF-6  That a newer state exists counts once the source was polled after the statement: a render between is no attack.
+PROOF-5  A state that contradicts the statement is refused with every value of `onExpiry`.
+PROOF-6  That a newer state exists counts once the source was polled after the statement: a render may come between.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class ProofStore:
         self._paths = (path,) if copy is None else (path, copy)
 
     def read(self) -> list[bytes]:
-        """Return what lies there, whatever it is."""
+        """Return what is there, not verified."""
         return [content for path in self._paths if (content := _read_bounded(path))]
 
     def write(self, content: bytes) -> None:
@@ -167,7 +167,7 @@ class FreshnessKeeper:
             self.record(Event(Reason.FRESHNESS_REGAINED, f"{found.verdict}: {found.text}"))
 
     def held(self, state: TrustedState | None) -> Freshness | None:
-        """Return the proof that is held, verified anew; None where no proof can be trusted (PROOF-3)."""
+        """Return the proof that is held, verified again; None where no proof can be trusted (PROOF-3)."""
         found = [proof for content in self.store.read() if (proof := self._verified(content, state))]
         return max(found, key=lambda proof: proof.issued, default=None)
 

@@ -10,7 +10,7 @@ HELD-2  The revision is part of the generation: a device that says "I hold X" ho
 HELD-3  A generation appears whole, by one rename; the link moves only to a whole generation.
 HELD-4  Every byte is verified when read; what is damaged or missing counts as "nothing held" (failure mode F14).
 HELD-5  When the disk is full the generation before stays, untouched.
-HELD-6  Whoever reads beside the agent sees one generation or the next, never a mixture.
+HELD-6  Another reader sees one generation or the next, never a mixture.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ class TrustedStore:
     def load(self) -> Snapshot | None:
         """Return what is held; None where nothing was ever stored.
 
-        A reader beside the agent (`agent status`) may find a generation gone that was replaced meanwhile (HELD-6).
+        Another reader (`agent status`) may find a generation gone that was replaced meanwhile (HELD-6).
 
         Raises:
-            StoredStateDamaged: what lies there is not what was stored (HELD-4).
+            StoredStateDamaged: the folder does not hold what was stored (HELD-4).
             StateFolderUnusable: the folder cannot be read.
         """
         generation = self._current()

@@ -1,4 +1,4 @@
-"""What `agent status` and `agent verify` say: read only, beside a running agent, without network or engine."""
+"""What `agent status` and `agent verify` say: read only, while an agent may run, without network or engine."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ class Waiting(Protocol):
     """What waits, and hears of signals meanwhile."""
 
     def stopping(self) -> bool:
-        """Return whether the agent shall end."""
+        """Return whether the agent must end."""
 
     def take_poll(self) -> bool:
         """Return whether a poll was asked for since the last call."""
@@ -87,7 +87,7 @@ class Interruptions:
         os.close(self._write)
 
     def stopping(self) -> bool:
-        """Return whether the agent shall end."""
+        """Return whether the agent must end."""
         return self._stop
 
     def called(self) -> bool:

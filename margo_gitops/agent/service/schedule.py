@@ -1,6 +1,6 @@
 """When the agent polls next: polite by construction, pure.
 
-    SCHEDULE-1  Polls of one device fall on slots one interval apart. Where the slots lie follows from the device id, so
+    SCHEDULE-1  Polls of one device fall on slots one interval apart. The device id decides when the slots are, so
                 a fleet spreads over the interval, and does so again by itself after an outage.
     SCHEDULE-2  Slots are counted from the epoch, so delays of single polls never add up.
     SCHEDULE-3  Jitter moves a poll within its slot, from device id and slot number: no randomness, yet never in step.
@@ -8,7 +8,7 @@
     SCHEDULE-5  A source that asks to wait (`Retry-After`) is not asked again before that time.
     SCHEDULE-6  The first poll after a start comes within the jitter.
     SCHEDULE-7  A source that wishes for fewer polls is asked less often: its interval replaces a shorter one of the
-                configuration, so that slots spread over the longer one. Nobody can ask for more.
+                configuration, so that slots spread over the longer one. No source can ask for more.
     SCHEDULE-8  Where the source keeps a poll waiting for a change, the wait ends at the device's own slot, counted with
                 the longest wait as the interval. So a fleet whose waits were all cut off, or all answered, at one
                 moment is spread again one wait later, without an echo (failure mode F17).

@@ -1,1 +1,1 @@
-"""What the device shall do: the configuration file, the environment, and the files that they name."""
+"""What the device must do: the configuration file, the environment, and the files that they name."""

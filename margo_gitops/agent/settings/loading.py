@@ -49,7 +49,7 @@ def read_capabilities(path: Path) -> DeviceCapabilities:
     """Return what a file says, in any shape of the standard, JSON or YAML.
 
     Raises:
-        AgentMisconfigured: it cannot be read, is too large, or is no capabilities document.
+        AgentMisconfigured: it cannot be read, is too large, or is not a capabilities document.
     """
     content = read_small_file(path, _LARGEST_CAPABILITIES, what=_UNUSABLE, error=AgentMisconfigured, remedy=_CORRECT)
     try:
@@ -84,7 +84,7 @@ def _overridden(source: SourceText, environment: Environment) -> SourceText:
 
 
 def _token_overrides(root: Node, environment: Environment) -> Iterator[tuple[tuple[str, ...], str | None]]:
-    """Yield what the token of the environment overrides, in whichever source there is."""
+    """Yield what the token of the environment overrides, in any kind of source."""
     if environment.token_variable is not None:
         for kind in root.entries("source"):
             yield ("source", kind, "tokenEnvironment"), environment.token_variable

@@ -6,7 +6,7 @@ EVIDENCE-2  The payload is an in-toto statement (v1) of this predicate type, wit
 EVIDENCE-3  Every object's bytes have the object's id, and every object is needed: there is room for nothing else.
 EVIDENCE-4  The device commit, and both commits of the branch `fleet`, are signed by keys that the list has for `git`
             at the commit's date; without that only the exporter vouches, which must be asked for.
-EVIDENCE-5  The device's tree is the very tree that both commits of `fleet` hold for this device; it holds the manifest
+EVIDENCE-5  The device's tree is the same tree that both commits of `fleet` hold for this device; it holds the manifest
             and the deployments that the manifest lists, each with its digest, and nothing else.
 EVIDENCE-6  What the statement says of a state is what the signed trailers and the manifest say.
 EVIDENCE-7  What it says of the fleet commit is what that commit's bytes say, and its applications lock is in its tree.

@@ -29,7 +29,7 @@ _ED25519: Final = "ssh-ed25519"
 
 
 def statement_payload(subjects: tuple[Subject, ...], predicate: dict[str, Json]) -> bytes:
-    """Return the bytes of an in-toto statement (ValueError: it is no valid statement)."""
+    """Return the bytes of an in-toto statement (ValueError: it is not valid)."""
     written = [write(each) for each in subjects]
     descriptors = [
         ResourceDescriptor(name=cast("str", each["name"]), digest=cast("dict[str, str]", each["digest"])).pb
@@ -67,7 +67,7 @@ def opened(content: bytes, signers: AllowedSigners) -> tuple[bytes, SshPublicKey
     """Return the payload of an evidence file, and the listed key that signed it; whether it may is for the caller.
 
     Raises:
-        ValueError: it is no envelope of ours, or no listed key signed it.
+        ValueError: it is not an envelope of ours, or no listed key signed it.
     """
     try:
         envelope = Envelope.from_dict(json.loads(content))

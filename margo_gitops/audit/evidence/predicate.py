@@ -1,7 +1,7 @@
 """Evidence of what devices should run, as an in-toto statement has it: who asked for it, who rendered and signed it.
 
 The predicate holds the git objects themselves, so that every id and every signature can be computed again by somebody
-who has neither repo. What it says beside them is for people, and must be what the objects say.
+who has neither repo. What else it says is for people, and must be what the objects say.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def fleet_commit_of(name: str, raw: bytes) -> EvidenceFleetCommit:
         name: its id.
 
     Raises:
-        ValueError: it is no commit.
+        ValueError: it is not a commit.
     """
     try:
         commit = Commit()

@@ -7,7 +7,7 @@ VERIFY-3  Author, committer, dates, message and trailers are those that this ren
 VERIFY-4  Each device whose tree changed has, next on its branch, one commit of this very tree, made by the same rules;
           a device whose tree stayed has none.
 VERIFY-5  A version goes up by exactly one, and only with a change, or to sign what had no signature, or another key's.
-VERIFY-6  A signature is right wherever there is one; with a list of allowed signers every commit has one that it
+VERIFY-6  Every signature that exists is right; with a list of allowed signers every commit has one that it
           allows at the commit's date.
 VERIFY-7  The bytes of every object that was read have the object's id.
 """
@@ -68,7 +68,7 @@ class Context:
     Attributes:
         signed: the fleet wants signed state.
         before, after: where the parent and the commit hold each device, by encoded device id.
-        changed: the state of every device whose tree changed, likewise.
+        changed: the state of every device whose tree changed, by encoded device id.
     """
 
     commit: str

@@ -42,7 +42,7 @@ class VerifyOptions:
         since: a commit of the state repo, or one of the fleet repo that was rendered; None: everything.
         signers: who may have signed; None: a signature is not demanded.
         jobs: how many processes.
-        resume: go on after the last commit that was verified with the same options.
+        resume: continue after the last commit that was verified with the same options.
         strict: what another version rendered, and this one renders otherwise, is an error and no warning.
     """
 
@@ -96,7 +96,7 @@ def verify(request: StateRequest, options: VerifyOptions, progress: Progress | N
     """Return whether a state repo's history is what the fleet repo's commits render to.
 
     Raises:
-        AuditUnusable: `since` is no commit of this history, or the clone of the fleet repo is shallow.
+        AuditUnusable: `since` is not a commit of this history, or the clone of the fleet repo is shallow.
         MargoGitopsError: one of the repos cannot be read.
     """
     with opened(request) as (fleet, objects, location):
@@ -293,7 +293,7 @@ def _begin(check: CommitCheck, start: int, found: Mapping[str, int] | None) -> I
 
 
 def _left_over(check: CommitCheck) -> Iterator[AuditFinding]:
-    """Yield the device branches that go on after the last fleet commit, as they do where that branch was moved back."""
+    """Yield the device branches that continue after the last fleet commit, as where that branch was moved back."""
     tip = check.chain[-1] if check.chain else ""
     for encoded, branch in sorted(check.branches.items()):
         at = check.next.get(encoded, 0)

@@ -94,13 +94,13 @@ def _short(content: bytes) -> str:
 
 
 def manifest_version(content: bytes) -> int | None:
-    """Return the version that a manifest says; None where it is no manifest."""
+    """Return the version that a manifest says; None where it is not a manifest."""
     manifest = read_manifest(content)
     return manifest.manifest_version if manifest else None
 
 
 def read_manifest(content: bytes) -> StateManifest | None:
-    """Return a manifest; None where these bytes are none."""
+    """Return a manifest; None where these bytes are not one."""
     try:
         return read_as(StateManifest, read_source(content, MANIFEST_FILE))
     except (UnreadableDocument, InvalidDocument):
@@ -108,7 +108,7 @@ def read_manifest(content: bytes) -> StateManifest | None:
 
 
 def unsound(objects: StateObjects, folder: str, tree: str, version: int) -> Iterator[TreeDifference]:
-    """Yield what is wrong with a device's tree whatever made it: its files are those that its manifest names.
+    """Yield what is wrong with any device's tree: its files must be those that its manifest names.
 
     Args:
         folder: of the device in the fleet commit's tree.

@@ -1,4 +1,4 @@
-"""Verify the branches beside the state: the statement of freshness, and the reports.
+"""Verify the branches other than the state's: the statement of freshness, and the reports.
 
 The statement says of the state repo what the state repo holds, and it is the only one:
 
@@ -6,7 +6,7 @@ STATED-1  Each ref holds a commit without parents, whose tree holds `freshness.j
           rules (trust/freshness.py, FRESH-1, FRESH-4, FRESH-5).
 STATED-2  All refs carry the same statement, and there is one for each of its shards.
 STATED-3  It names a commit of the branch `fleet`, of the same fleet, and lists exactly the devices of that commit,
-          with the digests of the manifests there. That it is not the newest commit is no fault: devices take a newer
+          with the digests of the manifests there. It may be older than the newest commit: devices take a newer
           state.
 STATED-4  Where signers are known, one of them signed it. A key that none of their lines names is worth a warning: the
           list may be that of the renderer's keys alone.

@@ -26,7 +26,7 @@ class Place:
 
     Attributes:
         other_url: the other host, with the path of the repository or the API.
-        waits: sleeps that many seconds, and says whether the run goes on.
+        waits: sleeps that many seconds, and says whether the run continues.
     """
 
     transport: TransportName
@@ -91,10 +91,10 @@ class Case:
         git: arranges the git host.
         http: arranges the Margo server.
         looks: what else is judged.
-        empty: the agent holds nothing before; else the base state.
+        empty: the agent holds nothing before; otherwise the base state.
         before: makes the state that is held before, in place of the base state.
         sound: makes the state whose signature is moved.
-        freshness: the statement of freshness beside the state; with another than a sound one, the agent has none
+        freshness: the statement of freshness for the state; with another than a sound one, the agent has none
             before either, and so asks for it.
         then: makes a sound state that is offered, without fault, in a second poll, and must be taken.
     """

@@ -50,7 +50,7 @@ class GitHost:
     Attributes:
         refs: id by name of the ref.
         objects: kind and content by id.
-        listed: refs in the answer to `ls-refs`, whatever was asked for; None for what was asked for.
+        listed: refs in every answer to `ls-refs`; None: only those that were asked for.
         pack_of: makes the pack of the answer to `fetch`; gets the objects that belong into it.
         side_band: makes packets that come before the pack, such as progress.
         commands: what was asked so far, in order.
@@ -163,7 +163,7 @@ class GitHost:
 
 
 def tree_targets(content: bytes) -> list[str]:
-    """Return the ids of the objects that a tree names, but for commits of submodules."""
+    """Return the ids of the objects that a tree names, without commits of submodules."""
     found = []
     at = 0
     while (end := content.find(b"\0", at)) >= 0:
@@ -214,7 +214,7 @@ class MargoApi:
 
     Attributes:
         state: what is served: under each digest that its manifest lists, what this state has.
-        static: as files behind a plain web server: a tag that is no digest, one media type, no reports.
+        static: as files behind a plain web server: a tag that is not a digest, one media type, no reports.
         freshness: the proof of freshness; None for none.
         reports: what came in: method, path and body.
     """

@@ -118,8 +118,8 @@ class Held:
 
     Attributes:
         files: content by path, of `manifest.json` and all below `deployments/`.
-        odd: what is no plain file there: a link, an executable file, with the words for it, by path.
-        names: everything that lies beside `manifest.json`.
+        odd: what is not a plain file there: a link, an executable file, with the words for it, by path.
+        names: everything else in the folder of `manifest.json`.
     """
 
     files: Mapping[str, bytes] = field(default_factory=dict)
@@ -127,7 +127,7 @@ class Held:
     names: frozenset[str] = frozenset()
 
     def differences(self, wanted: Mapping[str, bytes], names: frozenset[str]) -> list[str]:
-        """Return in words how this differs from the wanted content by path; `names` may lie beside `manifest.json`."""
+        """Return in words how this differs from the wanted content by path; `names` may be next to `manifest.json`."""
         found = [f"{shown(path)} is {what}" for path, what in sorted(self.odd.items())]
         for path in sorted(self.files.keys() | wanted.keys()):
             if path not in wanted:

@@ -92,7 +92,7 @@ class Stage:
         )
 
     def values(self) -> dict[str, str]:
-        """Return what the placeholders of a command stand for."""
+        """Return the values of a command's placeholders."""
         return {
             "url": f"{self.server.url}{self._path}",
             "device": DEVICE,

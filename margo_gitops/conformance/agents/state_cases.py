@@ -216,4 +216,4 @@ FLAWED: Final = (
         "a document whose YAML aliases grow without bound", by("G-C-9", "H-C-15"), _other_document(_bomb_of_aliases())
     ),
 )
-"""States that no agent takes, whatever brings them."""
+"""States that no agent takes from any source."""

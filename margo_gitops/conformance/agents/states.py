@@ -70,7 +70,7 @@ class CommitPlan:
         device: trailer `Device`.
         digest: trailer `Manifest-Digest`; None for the right one.
         version: trailer `Manifest-Version`; None for the right one.
-        descends: its parent is the state before; else it has none.
+        descends: its parent is the state before; otherwise it has no parent.
         root: further entries of the tree.
         folder: further entries of the folder `deployments`, or others in place of those of the same name.
         reversed: the entries of the folder are in the wrong order.
@@ -100,7 +100,7 @@ class State:
         version: that it says it has.
         manifest: its bytes.
         documents: what is served, by deployment id; with a flaw, not what the manifest lists.
-        bundle: what is served as the bundle; None where there is none.
+        bundle: what is served as the bundle; None: nothing is.
         commit: how it is written in git.
     """
 

@@ -49,7 +49,7 @@ class Session(Protocol):
     client: RawClient
 
     def reach(self) -> object:
-        """Ask the first question, whatever the answer (ServerNotReached: no answer comes)."""
+        """Ask the first question; any answer will do (ServerNotReached: no answer comes)."""
 
 
 def says_when_to_return(session: Session) -> None:

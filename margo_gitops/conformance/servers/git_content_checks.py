@@ -307,4 +307,4 @@ WRITTEN: Final[tuple[Check[GitSession], ...]] = (
     Check("G-M-3", "the commit states device, version and digest", _trailers),
     Check("G-M-4", "the commit is signed", _signed, "margo-gitops render --signing-key FILE"),
 )
-"""Checks of the state that is served; whoever wrote it."""
+"""Checks of the state that is served, written by any program."""

@@ -125,7 +125,7 @@ class GitSession:
             raise CheckFailed(str(error)) from error
 
     def others(self) -> list[str]:
-        """Return commits of other devices, as far as they can be learnt (CheckSkipped: none is known)."""
+        """Return commits of other devices, as far as they can be learnt (CheckSkipped: no such commit is known)."""
         target = self.target
         found = self.refs(DEVICE_REFS)
         if target.other_token:

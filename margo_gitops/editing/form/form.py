@@ -30,10 +30,10 @@ from margo_gitops.operations.application_catalog import ShownSetting, shown_sect
 
 @dataclass(frozen=True, slots=True)
 class ParameterQuestion:
-    """What a parameter shall be.
+    """What a parameter must be.
 
     Attributes:
-        section: the heading that it stands under.
+        section: the heading that it is under.
         schema: what the application wants; None where it does not say.
     """
 

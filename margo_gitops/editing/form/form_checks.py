@@ -28,7 +28,7 @@ Previous: TypeAlias = Callable[[str], PreviousState | None]
 """The state of a device as rendered before; None for a device that never had one."""
 
 _TOLD: Final = 5
-"""Devices whose reasons are told."""
+"""Devices whose reasons are shown."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class FormCheck:
         """Check a parameter of the Deployment.
 
         Args:
-            value: what the Deployment shall say; None: nothing.
+            value: what the Deployment must say; None: nothing.
 
         Raises:
             ParameterNotTyped: the value breaks a rule of the application.

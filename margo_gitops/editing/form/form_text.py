@@ -48,7 +48,7 @@ def question_lines(form: Form) -> Iterator[str]:
 
 
 def prompt_text(form: Form) -> str:
-    """Return what stands before the cursor."""
+    """Return what is before the cursor."""
     question = form.question
     if isinstance(question, ParameterQuestion):
         return printable(question.setting.parameter)
@@ -119,7 +119,7 @@ def _profile_lines(form: Form, question: ProfileQuestion) -> Iterator[str]:
 
 
 def selector_text(selector: DeviceSelector) -> str:
-    """Return a placement as people type it for `--to`; named devices that come on top stand behind `plus`."""
+    """Return a placement as people type it for `--to`; further named devices follow `plus`."""
     if selector.all:
         return "all"
     conditions = []

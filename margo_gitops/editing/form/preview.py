@@ -72,7 +72,7 @@ def preview(base: Base, edit: Edit, previous: Previous) -> Plan | None:
 
     Args:
         edit: the edit; `validate` finds nothing new with it.
-        previous: what devices have, so that versions go on from there.
+        previous: what devices have, so that versions continue from there.
 
     Raises:
         RenderingRefused: a render refuses it, for instance because a setting that may not change would.

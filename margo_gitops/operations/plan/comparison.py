@@ -92,7 +92,7 @@ def judgement(
     commits: bool = True,
     command: bool = False,
 ) -> tuple[Verdict, ...]:
-    """Return what the fleet's policy says; nothing where there is none.
+    """Return what the fleet's policy says; nothing if the fleet has no policy.
 
     Args:
         plan: makes the plan; called only where a part of the policy needs it.

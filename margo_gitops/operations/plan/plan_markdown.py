@@ -1,4 +1,4 @@
-"""A plan as a merge request's comment: Markdown of bounded length, whatever the fleet's size and its values."""
+"""A plan as a merge request's comment: Markdown of bounded length for a fleet of any size and any values."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _device(device: DeviceChange) -> Iterator[str]:
 
 
 def _plain(text: str) -> str:
-    """Return text in which nothing is Markdown or HTML, and nobody is mentioned."""
+    """Return text in which nothing is Markdown or HTML, and no one is mentioned."""
     escaped = re.sub(r"([\\`*_{}\[\]<>#|~@!])", r"\\\1", printable(" ".join(text.split())))
     return escaped.replace("&", "&amp;").replace("\\<", "&lt;").replace("\\>", "&gt;").replace("\\@", "&#64;")
 

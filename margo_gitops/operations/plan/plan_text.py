@@ -1,6 +1,6 @@
 """A plan for a terminal: counts by site, what causes the changes, then the devices.
 
-Five devices or five thousand: the first two parts stay short, because equal causes are told once with their number of
+Five devices or five thousand: the first two parts stay short, because equal causes are named once with their number of
 devices; the third is cut unless somebody asks for the details.
 """
 
@@ -35,7 +35,7 @@ class Cause:
 
     Attributes:
         what: "added", "removed", "application.version 1.0.0 -> 1.1.0", "parameter greeting "Hello" -> "Hi"".
-        origin: where the new value stands; "" where that is told by no single place.
+        origin: where the new value is written; "" where that is not one place.
     """
 
     deployment: str

@@ -1,7 +1,7 @@
-"""Plan: what a render would change, by the very code that renders; nothing is written.
+"""Plan: what a render would change, by the code that renders; nothing is written.
 
 The base is the state repo as it is, or another commit of the fleet repo. Then both sides are rendered from nothing, and
-no state repo is read: what a merge request changes, whatever was rendered meanwhile.
+no state repo is read: renders meanwhile do not change the result.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ class PlanRequest:
         state: where the state repo is; None: as the fleet says.
         cache: a folder for mirrors of remote state repos.
         device: show only what concerns this one; None: all.
-        key: what a render would sign with; None: a key that signs nothing anew.
-        resign: whether that render would sign anew what another key signed.
+        key: what a render would sign with; None: a key that signs nothing again.
+        resign: whether that render would sign again what another key signed.
         at: the date of files that are not committed, for freezes, in seconds since 1970-01-01 UTC; None: HEAD's.
         before_merge: whether reviews, and the merge with its signature, are still to come.
         commits: whether the policy looks at commits: signatures and reviews.

@@ -1,4 +1,4 @@
-"""Plan again at every save, and go on through errors: `render --watch`.
+"""Plan again at every save, and continue after errors: `render --watch`.
 
 Only what a save can concern is rendered again, and the files are read again; both give what a whole render gives.
 """
@@ -35,7 +35,7 @@ class Saved:
 
     Attributes:
         files: what was saved, relative to the fleet repo, sorted; empty at the start.
-        plan: what a render of the files would change; an error where that cannot be told.
+        plan: what a render of the files would change; an error where that cannot be computed.
     """
 
     files: tuple[str, ...]

@@ -5,7 +5,7 @@ COMMAND-1  Program and arguments come from the policy before the change, so that
 COMMAND-2  It runs only where the caller asked for it: a fleet repo is data, and data does not start programs.
 COMMAND-3  It gets the plan on standard input, PATH and LC_ALL as its environment, and an empty folder or a copy of its
            own folder as working folder; never the fleet repo, a key or a token.
-COMMAND-4  It ends with 0 (no objection, whatever it prints), or with 1 and a list of findings. Everything else is an
+COMMAND-4  It ends with 0 (no objection; output is ignored), or with 1 and a list of findings. Everything else is an
            error: another status, more than a minute, more than 1 MiB of findings.
 """
 

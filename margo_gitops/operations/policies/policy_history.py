@@ -43,7 +43,7 @@ class Span:
 
     @property
     def head(self) -> str | None:
-        """The commit, or the one that the files build on; None where there is none yet."""
+        """The commit, or the one that the files build on; None if there is no commit yet."""
         if self.revision is not None:
             return self.revision
         try:

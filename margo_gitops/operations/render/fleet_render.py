@@ -48,7 +48,7 @@ class RenderRequest:
         state: where the state repo is; None: as the fleet says.
         cache: a folder for mirrors of remote state repos.
         allow_older: render a commit that does not build on the one rendered before.
-        resign: sign everything anew that another key signed.
+        resign: sign everything again that another key signed.
         freshness_key: signs a statement of freshness; None: `key` does, where the fleet has `spec.freshness`.
         other_branch: render a commit that is not on the branch which devices get.
         policy_command: whether the policy's command may be run.
@@ -169,7 +169,7 @@ def rendered_from(target: StateTarget, values: Mapping[str, str]) -> str:
 
 
 def _renewal(fleet: FleetInput, request: RenderRequest) -> Renewal | None:
-    """Return how to make a statement of freshness; None where nobody wants one, or no key can sign it."""
+    """Return how to make a statement of freshness; None if it is not wanted, or no key can sign it."""
     policy = fleet.intent.fleet.value.spec.freshness
     key = request.freshness_key or (request.key if policy is not None else None)
     if key is None:
@@ -181,7 +181,7 @@ def _renewal(fleet: FleetInput, request: RenderRequest) -> Renewal | None:
 def signed_anew(
     states: Iterable[DesiredState], target: StateTarget, values: dict[str, str], key: SigningKey, *, others: bool
 ) -> Iterator[DesiredState]:
-    """Yield the states: what nobody signed, and with `others` what another key signed, gets a new version."""
+    """Yield the states: what has no signature, and with `others` what another key signed, gets a new version."""
     for state in states:
         signature = None if state.changed else target.repo.signature(state.device, values)
         signed = signature is not None and (not others or signature.key == key.public)

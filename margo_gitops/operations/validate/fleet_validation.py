@@ -99,7 +99,7 @@ def validate_fleet(request: ValidateRequest) -> Validation:
 
 
 def validate_tree(tree: RootTree, subject: str) -> Validation:
-    """Return all that is wrong with a fleet repo's files, wherever they are (NoFleetRepo: no `margo-gitops.yaml`)."""
+    """Return all that is wrong with a fleet repo's files, in any tree (NoFleetRepo: no `margo-gitops.yaml`)."""
     with without_collections():
         return make_validation(subject, None, list(_findings(tree, lambda _device: None, None)), _silences(tree))
 

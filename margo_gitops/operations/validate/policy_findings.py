@@ -51,7 +51,7 @@ def policy_of_content(
 
 
 def _unknown_sites(force: PolicyInForce, intent: Intent) -> Iterator[RuleFinding]:
-    """Yield the sites that a policy names in vain: a wrong name would weaken it in silence."""
+    """Yield the sites that a policy names in vain: a wrong name would weaken it silently."""
     policy = force.policy
     by_site = {"reviews": policy.reviews, "applications": policy.applications, "registries": policy.registries}
     named: list[tuple[str, tuple[str | int, ...]]] = [
@@ -73,7 +73,7 @@ def _ended(force: PolicyInForce, at: int) -> Iterator[RuleFinding]:
 def policy_of_change(tree: RootTree, span: Span, *, before_merge: bool) -> Iterator[RuleFinding]:
     """Yield what the policy says of a change: freezes, signatures and reviews.
 
-    Nothing is told of a fleet that cannot be rendered: other findings say why, and it reaches no device.
+    Nothing is said about a fleet that cannot be rendered: other findings say why, and it reaches no device.
     """
     try:
         intent = read_fleet(tree)

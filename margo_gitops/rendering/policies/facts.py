@@ -5,7 +5,7 @@ POLICY-1  A change is judged by the policy before it, so that it cannot loosen w
 POLICY-2  The main line is the chain of first parents. Each of its commits is a step, and brings all that was not there
           before it; the policy before a step is that of the step's first parent.
 POLICY-3  A commit that cannot be rendered changes no device; the next one that can answers for both.
-POLICY-4  A merged breach is healed by a later commit of the main line that answers for it: `Approves: COMMIT`.
+POLICY-4  A merged breach is repaired by a later commit of the main line that answers for it: `Approves: COMMIT`.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class PolicyInForce:
         return self.fleet.value.spec.policy or NO_POLICY
 
     def at(self, *path: str | int) -> Location:
-        """Return where a field below `spec.policy` stands; where it stood, if what is judged has it no more."""
+        """Return where a field below `spec.policy` is; where it was, if what is judged no longer has it."""
         where = self.shown.at("spec", "policy", *path)
         if self.judged is None or self.judged is self.shown or self.judged.file != self.shown.file:
             return where
@@ -167,12 +167,12 @@ def refusing(verdicts: Iterable[Verdict]) -> tuple[MargoGitopsError, ...]:
 
 
 def nearest_place(where: Location, before: bytes, after: bytes) -> Location:
-    """Return the place of the newer file that stands where an older one's does: the same line, or where it was.
+    """Return the place of the newer file that is where an older one's is: the same line, or where it was.
 
     Args:
         where: in the older file.
         before: bytes of the older file.
-        after: bytes of the newer one. Lines that both begin or end with are the same; what lies between is changed.
+        after: bytes of the newer one. Lines that both begin or end with are the same; what is between is changed.
     """
     old, new = before.splitlines(), after.splitlines()
     if where.line is None or not new or where.line > len(old):

@@ -41,7 +41,7 @@ def active_freezes(policies: Iterable[PolicyInForce], at: int) -> Iterator[tuple
 
 
 def ended_freezes(force: PolicyInForce, at: int) -> Iterator[tuple[Location, Freeze]]:
-    """Yield the freezes that were over before a moment, and where they stand."""
+    """Yield the freezes that were over before a moment, and where they are written."""
     for index, freeze in enumerate(force.policy.freezes):
         if freeze.is_over(at):
             yield force.at("freezes", index), freeze

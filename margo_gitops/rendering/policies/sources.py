@@ -41,8 +41,8 @@ class Source:
     Attributes:
         deployed: what uses it, and where.
         what: for people: "the image of service hmi", "component press-hmi".
-        reference: an image's name, an `oci://` reference or a URL; empty where that cannot be told.
-        where: the line that is to be changed; None: the deployment's.
+        reference: an image's name, an `oci://` reference or a URL; empty where that is not known.
+        where: the line to change; None: the deployment's.
         named_at: where the reference is written, where that is another line.
     """
 
@@ -115,7 +115,7 @@ def _at(site: str | None) -> str:
 
 
 def _of_site(sites: Mapping[str, T], default: T | None, site: str | None) -> tuple[T | None, tuple[str, ...]]:
-    """Return what holds at a site, and the path where that stands."""
+    """Return what holds at a site, and the path where that is written."""
     if site is not None and site in sites:
         return sites[site], ("sites", site)
     return default, ("default",)
@@ -187,7 +187,7 @@ def _without_user(rest: str) -> str:
 
 
 def _below(place: str, allowed: str) -> bool:
-    """Whether a place is the allowed one, or lies below it: a path is a prefix by whole parts."""
+    """Whether a place is the allowed one, or is below it: a path is a prefix by whole parts."""
     if _UPWARDS.search(place):
         return False
     host, slash, path = allowed.rstrip("/").partition("/")

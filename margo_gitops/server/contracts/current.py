@@ -1,4 +1,4 @@
-"""The current contract: the table of its resources, with git's beside them, and who may call each.
+"""The current contract: the table of its resources, git's too, and who may call each.
 
 A new resource is a handler in one of the rooms and a row here; docs/http.md needs its row too.
 """
@@ -173,7 +173,7 @@ class _Access:
 class CurrentContract:
     """Answers the requests of the current contract, and every request that no other contract knows.
 
-    CURRENT-1  Who calls is decided before anything else, but for public resources: a caller that is not known gets one
+    CURRENT-1  Who calls is decided first, except for public resources: a caller that is not known gets one
                answer for every path, and learns not even which paths there are.
     CURRENT-2  What a known caller asks for is counted against its limits, whether it is there or not.
     """

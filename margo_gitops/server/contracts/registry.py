@@ -1,7 +1,7 @@
 """What the older contract knows: the client ids it issued, the certificates it accepts, the signatures it has seen.
 
-An id is issued for good, and is on disk before a client hears of it (SQLite, WAL, synchronous=FULL). The file lies
-beside the journal of reports, whose lock keeps a second server away. Signatures are remembered in memory while they
+An id is issued for good, and is on disk before a client hears of it (SQLite, WAL, synchronous=FULL). The file is
+next to the journal of reports, whose lock keeps a second server away. Signatures are remembered in memory while they
 hold: a request that was recorded and is sent again does nothing (RFC 9421, 7.2.2).
 """
 
@@ -102,7 +102,7 @@ class ClientRegistry:
     """Issues client ids, and knows whose they are; `ClientRegistryUnusable` where the disk refuses."""
 
     def __init__(self, file: Path) -> None:
-        """Open the SQLite file; it is made where there is none."""
+        """Open the SQLite file; it is made if it does not exist."""
         self._file = file
         self._writing = threading.Lock()
         with self._errors():

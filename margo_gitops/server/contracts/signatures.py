@@ -2,7 +2,7 @@
 
 SIGNED-1  Exactly one signature, with `created` and `keyid`, over `@method`, `@target-uri`, and `content-digest` where
           there is a body. The strict profile also wants `@authority`, and for `keyid` the sha256 of the public key.
-SIGNED-2  `created` lies in the window that ends now, and `expires`, if there is one, in the future.
+SIGNED-2  `created` is in the window that ends now, and `expires`, if there is one, in the future.
 SIGNED-3  The algorithm is one of four and fits the key; if there is `alg`, it is that one. Three are those of RFC 9421.
           The fourth, `rsa-pss-sha256`, is Margo's own name: RFC 9421 registers PSS with SHA-512 only.
 SIGNED-4  ECDSA signatures are r and s, one after the other; DER is refused.

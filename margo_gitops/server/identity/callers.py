@@ -62,7 +62,7 @@ class Identify(Protocol):
     """Headers of the refusal."""
 
     def __call__(self, scope: Scope) -> Caller | None:
-        """Return who sent a request; None where that is not known, not accepted, or accepted no more."""
+        """Return who sent a request; None where that is not known, not accepted, or no longer accepted."""
 
 
 class NobodyAsked:
@@ -118,7 +118,7 @@ def unknown(scope: Scope, reason: str) -> Caller | None:
 
 
 def peer(scope: Scope) -> str:
-    """Return the address of the other end of the connection; empty where there is none."""
+    """Return the address of the other end of the connection; empty if there is no such address."""
     client = scope.get("client")
     return str(client[0]) if client else ""
 

@@ -104,7 +104,7 @@ class ReportJournal:
         """Open the journal.
 
         Args:
-            file: the SQLite file; made where there is none.
+            file: the SQLite file; made if it does not exist.
 
         Raises:
             ServerBusy: another server has it open.
@@ -175,7 +175,7 @@ class ReportJournal:
         return await self._do(lambda connection: _held(connection, key) is not None)
 
     async def old_statuses(self, before: int, client: str | None = None) -> list[ReportKey]:
-        """Return the statuses that last changed before a time, but for those that say the highest adopted version.
+        """Return the statuses that last changed before a time, except those that say the highest adopted version.
 
         Args:
             before: seconds since the epoch.

@@ -32,7 +32,7 @@ from margo_gitops.state_repo.report_branch import ReportKey
 _FULL_SECONDS: Final = 3600
 _NOT_STORED_SECONDS: Final = 30
 _STATUS_SECONDS: Final = 30 * 86_400
-"""A status of a deployment that its device has no more is kept for this long."""
+"""A status of a deployment that its device no longer has is kept for this long."""
 _COLLECT_SECONDS: Final = 86_400
 _LOG = logging.getLogger("margo_gitops.server")
 

@@ -55,7 +55,7 @@ class Fetch:
         shallow: commits whose parents it does not hold.
         depth: how far from the wants to go; None for all the way.
         relative: depth counts from what the client holds.
-        done: no more haves follow; send the pack.
+        done: no further haves follow; send the pack.
         thin: deltas against what the client holds are welcome.
         side_band: the pack goes in packets of side bands; always so in version 2.
         multi_ack: in version 0, how each commit held in common is acknowledged: `continue`, `common` where the client
@@ -245,7 +245,7 @@ def refs_answer(request: LsRefs, refs: Mapping[str, str], head: str | None) -> b
 
     Args:
         refs: what the caller may see.
-        head: the ref that `HEAD` points to; None if there is none.
+        head: the ref that `HEAD` points to; None: there is no `HEAD`.
     """
     lines = [f"{refs[name]} {name}" for name in sorted(refs) if _asked(name, request)]
     if head is not None and _asked("HEAD", request):

@@ -1,6 +1,6 @@
 """Renews the statement of freshness while the server runs: with a key that can sign nothing else.
 
-RENEW-1  A statement is made when there is none, when it speaks of an older state than there is, or when half of its
+RENEW-1  A statement is made when it is missing, when it speaks of an older state than there is, or when half of its
          life is over; the refs that are served change like after a render, and no waiting device wakes.
 RENEW-2  State that no render wrote is never said to be fresh: after tampering with the state repo, nothing is renewed.
 RENEW-3  The statement covers only what the server itself would serve: if the state repo cannot be read, or

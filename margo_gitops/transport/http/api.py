@@ -60,7 +60,7 @@ class Reply:
 class DeviceApi:
     """Asks one server on one kept connection, as one version of the contract wants it.
 
-    Each answer is one, whatever its status; `TransportError` where no usable one came.
+    An answer with any status is returned; `TransportError` where no usable one came.
     """
 
     def __init__(self, contract: Contract, limits: HttpLimits, connection: WebConnection) -> None:

@@ -108,7 +108,7 @@ class HttpTransport:
     """
 
     def __init__(self, source: HttpSource, limits: HttpLimits | None = None) -> None:
-        """Take the settings; nothing is opened yet (SourceMisconfigured: the environment names what is no proxy)."""
+        """Take the settings; nothing is opened yet (SourceMisconfigured: the environment names no usable proxy)."""
         self.source = source
         self._limits = limits or HttpLimits()
         self._meter = Meter()

@@ -1,8 +1,8 @@
 """The older contract (G1), seen from a device (Margo device client onboarding; API requirements and security, G1).
 
 1. A device is onboarded once; its client id is kept, and in every path from then on.
-2. A server that refuses a signature (401) may have lost what it knew: the device asks for its id again, once, and goes
-   on with the one it has where that does not help.
+2. A server that refuses a signature (401) may have lost what it knew: the device asks for its id again, once, and keeps
+   the one it has where that does not help.
 3. Paths in a manifest are followed where they are a client's; others are looked for below this client's.
 4. Reports have the older shapes: what these have no words for stays out.
 5. A state is held in the current shape, as it was signed and rendered, where the older one was made of exactly that;
