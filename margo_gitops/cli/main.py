@@ -6,6 +6,7 @@ A device has only what the agent needs; a command that needs more says so instea
 from __future__ import annotations
 
 import importlib
+import io
 import os
 import sys
 import traceback
@@ -19,7 +20,7 @@ from click.shell_completion import CompletionItem
 from margo_gitops import __version__
 from margo_gitops.cli.completion import VARIABLE, answer
 from margo_gitops.cli.options import check_environment
-from margo_gitops.cli.output import say, say_error
+from margo_gitops.cli.output import say, say_error, say_text
 from margo_gitops.errors import ExitCode, ExtraMissing, MargoGitopsError
 from margo_gitops.wording import did_you_mean, printable
 
@@ -203,7 +204,9 @@ def _run(unexpected: _Unexpected) -> NoReturn:
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        say_text(shown.getvalue(), err=True)
         sys.exit(ExitCode.USAGE)
     except (click.Abort, KeyboardInterrupt):
         say("interrupted", err=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 from support.command_line import margo_gitops
 from support.fleet import FleetFolder, parameter, rules
 from support.reporting import Reporter
+
+from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "<x>\x1b[31m\x9b2J\u202e\u2066\ue000\n::error::y"
@@ -62,8 +65,10 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> FleetFolder:
 COMMANDS = [
     "app list",
     "app list --output json",
+    "app add applications/app/1.0.0 --dry-run",
     "app show app",
     "app show app --output json",
+    "app validate applications/app/1.0.0",
     "audit log",
     "audit log --output json",
     "audit trace press-01",
@@ -83,6 +88,8 @@ COMMANDS = [
     "device show press-01",
     "device show press-01 --output json",
     "device show {hostile}",
+    "document check applications/app/1.0.0/margo.yaml devices/press-01.yaml {hostile}",
+    "document check deployments/web.yaml --output json",
     "explain press-01 web",
     "explain press-01 web --output json",
     "explain press-01 {hostile}",
@@ -99,6 +106,9 @@ COMMANDS = [
     "status --output yaml",
     "status {hostile}",
     "status --label line={hostile}",
+    "status --config={hostile}",
+    "revert {hostile}",
+    "revert HEAD",
     "validate",
 ]
 
@@ -130,6 +140,14 @@ def _texts(value: object) -> list[str]:
         return [value]
     children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [text for child in children for text in _texts(child)]
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_the_log_of_an_agent_is_one_harmless_line(form: LogFormat):
+    log = io.StringIO()
+    EventLog(form, lambda: 0.0, log).write(Event(Reason.WORKLOAD_FAILED, HOSTILE, subject=HOSTILE))
+    assert harmless(log.getvalue())
+    assert log.getvalue().count("\n") == 1
 
 
 def test_every_command_prints_through_one_module():
