@@ -14,16 +14,23 @@ from cryptography.hazmat.primitives.asymmetric import ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
+from support.deployments import deployment
 from support.signed_requests import SignedClient, certificate, private_key
 
+from margo_gitops.digests import sha256
+from margo_gitops.documents.manifest import write_bundle, write_manifest
+from margo_gitops.documents.upgrade import older_deployment
+from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.errors import ClientRegistryUnusable, ServerMisconfigured, SourceMisconfigured
+from margo_gitops.server.contracts import older
 from margo_gitops.server.contracts.older import ROUTES, client_of_path
 from margo_gitops.server.contracts.onboarding import read_onboarding_request, read_root_certificate
 from margo_gitops.server.contracts.registry import ClientRegistry, SeenSignatures, read_certificate
 from margo_gitops.server.contracts.signatures import SignatureVerifier, digest_fits, is_usable
 from margo_gitops.server.identity.certificates import AcceptedClients, accepted_caller
 from margo_gitops.server.resources.discovery import read_trust_bundle
-from margo_gitops.server.routing import RouteTable
+from margo_gitops.server.routing import Call, RouteTable
+from margo_gitops.state_repo.objects import DeviceState
 from margo_gitops.transport.http.signing import read_device_key
 
 
@@ -274,3 +281,24 @@ def test_what_is_no_certificate_is_refused() -> None:
         read_certificate(b"x")
     with pytest.raises(ValueError, match="larger"):
         read_certificate(b"x" * 100_000)
+
+
+def test_a_document_is_converted_once_for_all_clients_and_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    converted: list[bytes] = []
+
+    def convert(content: bytes) -> bytes:
+        converted.append(content)
+        return older_deployment(content)
+
+    monkeypatch.setattr(older, "older_deployment", convert)
+    shapes, content = older.OlderShapes(), write_yaml(deployment())
+    documents = dict.fromkeys((UUID, UUID.replace("a", "b")), content)
+    stored = write_manifest(7, documents)
+    state = DeviceState("c" * 40, b"", stored, sha256(stored), documents)
+    for client_id in ("c-1", "c-2", "c-1"):
+        shaped = shapes.of(Call({}, None, None, {"clientId": client_id}))(state)  # type: ignore[arg-type]
+        assert json.loads(shaped.manifest)["bundle"]["digest"] == sha256(write_bundle(shaped.deployments))
+        assert shaped.manifest_digest == sha256(shaped.manifest) != state.manifest_digest
+        assert f"/clients/{client_id}/".encode() in shaped.manifest
+        assert "x" not in shaped.deployments
+    assert converted == [content]

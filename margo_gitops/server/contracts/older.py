@@ -14,7 +14,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -112,25 +112,42 @@ class OlderReports:
         return device_of(name, call.parameters["clientId"], call.caller.client) if name else call.caller.client
 
 
+@dataclass(frozen=True, slots=True)
+class _Converted(Mapping[str, bytes]):
+    """Documents that are converted when they are asked for."""
+
+    stored: Mapping[str, bytes]
+    convert: Callable[[bytes], bytes]
+
+    def __getitem__(self, name: str) -> bytes:
+        return self.convert(self.stored[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.stored)
+
+    def __len__(self) -> int:
+        return len(self.stored)
+
+
 class OlderShapes:
-    """Makes states of the older shape, and keeps what was asked for last."""
+    """Makes states of the older shape, and keeps what was asked for last: an idle poll costs a look-up."""
 
     def __init__(self) -> None:
         self._documents: SizedCache[Digest, bytes] = SizedCache(_KEPT_BYTES, len)
-        self._states: SizedCache[tuple[str, str], DeviceState] = SizedCache(_KEPT_BYTES, lambda state: state.size)
+        self._manifests: SizedCache[tuple[str, str], bytes] = SizedCache(_KEPT_BYTES, len)
 
     def of(self, call: Call) -> Shape:
         """Return what makes the states of the client in the path (OLDER-4)."""
         return lambda state: self._state(state, call.parameters["clientId"])
 
     def _state(self, state: DeviceState, client_id: str) -> DeviceState:
-        found = self._states.get((state.commit, client_id))
-        if found is None:
+        manifest = self._manifests.get((state.commit, client_id))
+        if manifest is None:
             version = manifest_version(state.manifest)
-            manifest, deployments = older_state(version, state.deployments, client_id, self._document)
-            found = replace(state, manifest=manifest, manifest_digest=sha256(manifest), deployments=deployments)
-            self._states.put((state.commit, client_id), found)
-        return found
+            manifest, _ = older_state(version, state.deployments, client_id, self._document)
+            self._manifests.put((state.commit, client_id), manifest)
+        deployments = _Converted(state.deployments, self._document)
+        return replace(state, manifest=manifest, manifest_digest=sha256(manifest), deployments=deployments)
 
     def _document(self, content: bytes) -> bytes:
         digest = sha256(content)
