@@ -28,7 +28,7 @@ from margo_gitops.scaffolding.tool import requirements
 from margo_gitops.scaffolding.upgrade import Upgraded, upgrade
 from margo_gitops.state_repo.remote import is_remote
 
-_ONLY_NEW = ("name", "state_repo", "artifacts_url", "site", "sign", "yes")
+_ONLY_NEW = ("name", "state_repo", "artifacts_url", "site", "sign", "yes", "empty")
 _ONLY_UPGRADE = ("conflicts", "allow_dirty")
 _FATES = {
     "added": "",
@@ -56,6 +56,7 @@ _FATES = {
     "requirements file with a hash for each package. Default: where this program was installed from.",
 )
 @click.option("--sign/--no-sign", default=None, help="Refuse to write unsigned state. Default: --no-sign.")
+@click.option("--empty", is_flag=True, help="Scaffold no examples: no site, device, application or deployment.")
 @click.option("--yes", is_flag=True, help="Ask nothing, and use the defaults.")
 @click.option("--upgrade", "upgrading", is_flag=True, help="Upgrade the scaffold in DIR, or in this folder.")
 @click.option(
@@ -77,6 +78,7 @@ def init(
     ci: CiKind | None,
     tool: str | None,
     sign: bool | None,
+    empty: bool,
     yes: bool,
     upgrading: bool,
     conflicts: OnConflict,
@@ -112,6 +114,7 @@ def init(
         state_repo=wanted.state,
         artifacts_url=wanted.artifacts_url,
         sign=bool(wanted.sign),
+        empty=empty,
         requirements=told,
     )
     _print_scaffolded(folder, made, answers, wanted)

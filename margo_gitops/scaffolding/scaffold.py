@@ -67,6 +67,7 @@ def scaffold(
     state_repo: str | None = None,
     artifacts_url: str | None = None,
     sign: bool = False,
+    empty: bool = False,
     requirements: bytes | None = None,
 ) -> Scaffold:
     """Make a fleet repo that renders as it is; on any error nothing is left behind.
@@ -77,6 +78,7 @@ def scaffold(
         state_repo: path or URL of the state repo; None: a folder next to the fleet repo.
         artifacts_url: the applications/ folder as devices see it; None: this folder.
         sign: whether unsigned state is refused.
+        empty: without examples: no site, device, application or deployment.
         requirements: what pipelines install; None: it is not known where they find it.
 
     Raises:
@@ -90,7 +92,7 @@ def scaffold(
     target = folder.absolute()
     made = not target.exists()
     settings = FirstSettings(
-        state_repo or default_state_repo(folder), artifacts_url or default_artifacts_url(folder), sign
+        state_repo or default_state_repo(folder), artifacts_url or default_artifacts_url(folder), sign, empty
     )
     tooling = tooling_files(answers, requirements)
     record = new_record(answers, {path: scaffolded(path, content) for path, content in tooling.items()})

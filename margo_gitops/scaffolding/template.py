@@ -72,12 +72,14 @@ class FirstSettings:
     state_repo: str
     artifacts_url: str
     sign: bool = False
+    empty: bool = False
 
 
 def fleet_files(answers: Answers, settings: FirstSettings) -> dict[str, bytes]:
     """Return the fleet to start with, by path. It belongs to its people at once: no upgrade touches it."""
     with _shipped("repo-template") as template:
-        found = {path: content for path, content in _files(template) if path.startswith(_OWN)}
+        own = FLEET_FILE if settings.empty else _OWN
+        found = {path: content for path, content in _files(template) if path.startswith(own)}
     files = {}
     for path, content in found.items():
         if path.startswith(("sites/", "devices/", "deployments/")):
@@ -85,7 +87,9 @@ def fleet_files(answers: Answers, settings: FirstSettings) -> dict[str, bytes]:
             files[path.replace(f"sites/{FIRST_SITE}.", f"sites/{answers.site}.")] = renamed.encode()
         else:
             files[path] = content
-    if not settings.artifacts_url.startswith("file:"):
+    if settings.empty:
+        files[LOCK_FILE] = write_lock({})
+    elif not settings.artifacts_url.startswith("file:"):
         _pack_applications(files)
     files[FLEET_FILE] = _fleet_file(files[FLEET_FILE].decode(), answers, settings).encode()
     return files

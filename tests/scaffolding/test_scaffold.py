@@ -17,6 +17,9 @@ from margo_gitops import __version__
 from margo_gitops.catalog.compose_check import fleet_compose_findings
 from margo_gitops.catalog.file_tree import DiskTree, HeldTree
 from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.editing.edit import read_base
+from margo_gitops.editing.landing import write_edit
+from margo_gitops.editing.places import add_site
 from margo_gitops.errors import ScaffoldRefused
 from margo_gitops.rendering.render import render
 from margo_gitops.scaffolding.record import RECORD_FILE, read_record
@@ -88,6 +91,17 @@ def test_it_renders_as_it_is_whatever_is_asked_for() -> None:
         assert spec.artifacts is not None
         assert spec.artifacts.base_url == url
         assert bool(spec.signing and spec.signing.required) is sign
+
+
+@pytest.mark.parametrize("url", URLS)
+def test_without_examples_it_renders_nothing_and_is_valid(url: str, tmp_path: Path) -> None:
+    files = fleet_files(Answers("plant"), FirstSettings("../state.git", url, empty=True))
+    assert sorted(files) == ["applications.lock", "margo-gitops.yaml"]
+    assert [*render(read_fleet(HeldTree(files)), lambda _device: None)] == []
+    made = scaffold(tmp_path / "plant", Answers("plant"), artifacts_url=url, empty=True)
+    base = read_base(made.folder)
+    write_edit(base, add_site(base, "east", {}, {}))
+    assert sorted(FleetFolder(made.folder).read().sites) == ["east"]
 
 
 @pytest.mark.parametrize("url", URLS)
