@@ -65,7 +65,7 @@ def _plain_dot(device: str, index: int) -> bool:
 
 
 def decode_device_id(encoded: str) -> str:
-    """Return the device id that `encoded` encodes (ValueError: `encode_device_id` makes this of no device id)."""
+    """Return the device id that a name encodes (ValueError: `encode_device_id` makes this of no device id)."""
     device = _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), encoded)
     if not is_device_id(device) or encode_device_id(device) != encoded:
         raise ValueError(f"{encoded!r} is not an encoded device id")

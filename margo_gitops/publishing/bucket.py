@@ -10,8 +10,8 @@ BUCKET-1  A write is whole or not at all, and carries its sha256, which the stor
 BUCKET-2  The lock is an object that is made only if it does not exist, and replaced only if it is the one that was
           seen (conditional writes); it is renewed while work continues, and another publisher takes it over when it is
           stale.
-BUCKET-3  Credentials, region and endpoint come from the environment and files that every S3 program reads; we
-          have no others.
+BUCKET-3  Credentials, region and endpoint come from the environment and files that every S3 program reads; this
+          program adds none.
 """
 
 from __future__ import annotations

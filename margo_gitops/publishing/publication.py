@@ -7,7 +7,7 @@ PUBLISH-2  Everything is judged before anything is written: a state repo that wa
 PUBLISH-3  Objects come first, the manifest last: after any crash, each manifest finds all it leads to.
 PUBLISH-4  Only what is missing is written. What is there and has its digest as its name is not written again.
 PUBLISH-5  A device that left the fleet keeps its last manifest: absence is the one thing that removes workloads, and
-           leaving the fleet does not mean to stop.
+           leaving the fleet is not an order to stop.
 PUBLISH-7  Proofs of freshness come after the manifests, so none speaks of a state that is not there yet; an older one
            never replaces a newer one.
 PUBLISH-6  What no manifest leads to any more stays for a grace period, for devices that are in the middle of a

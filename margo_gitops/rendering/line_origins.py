@@ -106,7 +106,7 @@ class DocumentOrigins:
         return (there[index],) if index < len(there) else ()
 
     def _contents(self) -> list[int]:
-        """Return the indexes of the profile's components that have content, in the order of its artifacts."""
+        """Return the indexes of the profile's components with content, in the order of the document's artifacts."""
         components = self.resolved.profile.components
         return [at for at, each in enumerate(components) if each.name in self.resolved.application.contents]
 

@@ -132,7 +132,7 @@ def choose_profile(
 
     Raises:
         NotPlaceable: no profile fits; each reason names a profile, the constraint, and the device's value.
-        AmbiguousProfile: several fit, and no one is preferred.
+        AmbiguousProfile: several fit, without a preferred one.
     """
     candidates = {profile.id: profile for profile in profiles if not preferred or profile.id in preferred}
     reasons = []

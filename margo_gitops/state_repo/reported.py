@@ -74,7 +74,7 @@ class ReportChange:
     Attributes:
         path: in the branch.
         key: what it is about; None for a path that no server writes.
-        before, after: ids of the blobs; None if it does not exist.
+        before, after: ids of the blobs; None for one that does not exist.
     """
 
     path: str

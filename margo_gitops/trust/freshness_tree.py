@@ -4,7 +4,7 @@ MERKLE-1  A device's key is the sha256 of its id; the first hex digits name its 
           the same number for the whole fleet. There are always 1, 16, 256 or 4096 shards, empty ones too: so a shard's
           place in the tree follows from its name, and that a device is missing is proven like that it is there.
 MERKLE-2  A device's leaf is 72 bytes: its key, manifest version (64 bits, big-endian) and manifest digest. The
-          manifest names everything else by digest, so the leaf binds the whole state, with every transport.
+          manifest names everything else by digest, so the leaf binds the whole state, on every transport.
 MERKLE-3  A shard's entry in the upper tree is its name, a zero byte, and the root over its leaves, sorted by key.
 MERKLE-4  Leaves are hashed with 0x00 in front, nodes with 0x01; the root over nothing is the hash of nothing.
 """

@@ -7,7 +7,7 @@ COMMIT-3  At most one signature, in `gpgsig`; each further line of it starts wit
 COMMIT-4  The signature covers every byte of the commit except that header.
 COMMIT-5  Trailers are the last paragraph of the message, if a blank line is before it and every line in it is a
           trailer.
-COMMIT-6  No trailer is there twice, in any case of its name: two readers could otherwise believe two values.
+COMMIT-6  No trailer is there twice (case is ignored): two readers could otherwise believe two values.
 
 Git is laxer in each of these. What passes here, git reads the same way.
 """

@@ -2,7 +2,7 @@
 
 SIGNER-1  The signature's key is looked up in the list of allowed signers, for this use, at the time of what is signed.
 SIGNER-2  The signature is over exactly these bytes, made for this use.
-SIGNER-3  Both are asked, in this order: a key that is not allowed is named as such, with any content.
+SIGNER-3  Both are asked, in this order: a key that is not allowed is named as such for any content.
 """
 
 from __future__ import annotations

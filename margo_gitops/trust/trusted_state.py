@@ -20,7 +20,7 @@ TRUST-10  Each has the digest the manifest states for it; `sizeBytes` is advisor
           [DigestMismatch]
 TRUST-11  With a commit, the bundle's digest is that of the bundle written from these deployments. Without, the bundle
           may be another server's archive of the same files: the device checks it after a download. [DigestMismatch]
-TRUST-12  Each deployment follows its contract, and its id is the listed one, in any case. [StateDocumentInvalid]
+TRUST-12  Each deployment follows its contract, and its id is the listed one (case is ignored). [StateDocumentInvalid]
 TRUST-13  Each is for this device: its `deviceId` is the device, or a child of it (`device/...`, also `device/*`).
           Where that is an alias, our extension has the device's id in the fleet.
           Older shapes of the standard have no `deviceId` and mean the client itself. [ForeignDevice]
