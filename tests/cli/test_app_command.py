@@ -92,4 +92,4 @@ def test_a_broken_fleet_is_listed_with_its_findings(fleet: FleetFolder):
     fleet.put("sites/x.yaml", "[")
     outcome = margo_gitops("app", "list", cwd=fleet.root)
     assert outcome.code == 1
-    assert "sites/x.yaml:2:1" in outcome.stderr
+    assert "sites/x.yaml:1:1" in outcome.stderr

@@ -91,7 +91,7 @@ def test_broken_yaml_says_where(tmp_path):
     path.write_text("a: [1, 2\nb: 3\n")
     result = run(path)
     assert result.exit_code == 1
-    assert result.stdout.startswith(f"{path}: unknown kind: invalid\n  error: {path}:2:")
+    assert result.stdout.startswith(f"{path}: unknown kind: invalid\n  error: {path}:1:4:")
 
 
 def test_a_warning_alone_is_no_failure():

@@ -72,7 +72,7 @@ def test_everything_that_is_wrong_is_told_in_one_run(fleet: FleetFolder):
 
 def test_a_name_that_may_stand_in_an_unreadable_document_is_not_told_as_unknown(fleet: FleetFolder):
     fleet.put("devices/cell-01.yaml", "x: [")
-    assert errors(fleet) == ["MG1002 devices/cell-01.yaml:2:1"]
+    assert errors(fleet) == ["MG1002 devices/cell-01.yaml:1:4"]
 
 
 def test_what_follows_from_another_finding_is_not_told(fleet: FleetFolder):
@@ -133,7 +133,7 @@ def test_since_shows_changed_files_and_what_the_change_caused_elsewhere(fleet: F
     fleet.put("sites/west.yaml", "x: [")
     assert errors(fleet, since="HEAD") == [
         "MG1206 deployments/greeting.yaml:10:35",
-        "MG1002 sites/west.yaml:2:1",
+        "MG1002 sites/west.yaml:1:4",
     ]
     assert "MG1204 deployments/line-monitor.yaml:22:26" in errors(fleet)
     fleet.commit("A new mistake")
