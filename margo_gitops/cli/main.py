@@ -44,6 +44,7 @@ COMMANDS = {
     "serve": "margo_gitops.cli.serve:serve",
     "site": "margo_gitops.cli.site:site",
     "status": "margo_gitops.cli.status:status",
+    "support-bundle": "margo_gitops.cli.support_bundle:support_bundle",
     "validate": "margo_gitops.cli.validate:validate",
 }
 _EXTRAS = {
