@@ -128,8 +128,8 @@ def _fleet(tree: FileTree, findings: list[Finding]) -> Located[Fleet] | None:
     file = tree.file(FLEET_FILE)
     if file is None:
         raise NoFleetRepo(
-            f"there is no {FLEET_FILE} in the root of this repository",
-            remedy="change into a fleet repo, or make one with `margo-gitops init DIR`",
+            f"there is no {FLEET_FILE} here",
+            remedy="change into a fleet repo, name its folder with --fleet, or make one with `margo-gitops init DIR`",
         )
     return _document(file, Fleet, findings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pygit2
 from pygit2.enums import SortMode
@@ -18,8 +19,28 @@ MAX_COMMITS = 100_000
 class FleetHistory:
     """The commits of a fleet repo; every method raises PolicyUnusable where the history is not whole."""
 
-    def __init__(self, repository: pygit2.Repository) -> None:
+    def __init__(self, repository: pygit2.Repository, folder: str = "") -> None:
+        """Read the history of a fleet that is in a folder of a repository; "" for the whole one."""
         self._repository = repository
+        self._folder = folder
+
+    def counts(self, commit: str) -> bool:
+        """Return whether a commit says something of the fleet: it changes its folder, or approves another commit."""
+        return not self._folder or self._counts(self._commit(commit))
+
+    def _counts(self, commit: pygit2.Commit) -> bool:
+        with suppress(KeyError, pygit2.GitError):  # a partial clone without old trees: what it cannot tell counts
+            before = subtree(commit.parents[0].tree, self._folder) if commit.parent_ids else None
+            if subtree(commit.tree, self._folder) == before:
+                return any(key.lower() == "approves" for key, _ in trailer_lines(commit.message))
+        return True
+
+    def last_change(self, newest: str) -> str:
+        """Return the newest of a commit and its first parents that counts; the oldest one here where none does."""
+        commit = self._commit(newest)
+        while self._folder and commit.parent_ids and not self._counts(commit):
+            commit = commit.parents[0]
+        return str(commit.id)
 
     def first_parent(self, commit: str) -> str | None:
         """Return the first parent's id; None for a root."""
@@ -41,7 +62,7 @@ class FleetHistory:
         return list(reversed([str(each) for each in self._walk(newest, [base], first_parents=True)]))
 
     def brought(self, commit: str, base: str | None) -> tuple[str, ...]:
-        """Return the other commits that are new with a commit of the main line.
+        """Return the other commits that are new with a commit of the main line, and count.
 
         Args:
             commit: the full id.
@@ -52,7 +73,9 @@ class FleetHistory:
             return ()
         hidden = [parents[0]] + ([base] if base else [])
         return tuple(
-            found for each in self._walk(commit, hidden, first_parents=False) if (found := str(each)) != commit
+            found
+            for each in self._walk(commit, hidden, first_parents=False)
+            if (found := str(each)) != commit and self.counts(found)
         )
 
     def _walk(self, newest: str, hidden: list[str], *, first_parents: bool) -> Iterator[pygit2.Oid]:
@@ -94,7 +117,11 @@ class FleetHistory:
         try:
             ours, theirs = commit.parents
             merged = self._repository.merge_commits(ours, theirs)
-            return not merged.conflicts and not list(merged.diff_to_tree(commit.tree).deltas)
+            conflicts = (file.path for conflict in merged.conflicts or () for file in conflict if file is not None)
+            deltas = merged.diff_to_tree(commit.tree).deltas
+            changed = (file.path for delta in deltas for file in (delta.old_file, delta.new_file))
+            folder = f"{self._folder}/" if self._folder else ""
+            return not any(path.startswith(folder) for path in (*conflicts, *changed))
         except (KeyError, ValueError, pygit2.GitError):
             return False
 
@@ -103,6 +130,17 @@ class FleetHistory:
             return self._repository[commit].peel(pygit2.Commit)
         except (KeyError, ValueError, pygit2.GitError) as error:
             raise history_not_whole(str(error).strip("'")) from error
+
+
+def subtree(tree: pygit2.Tree | None, folder: str) -> pygit2.Tree | None:
+    """Return a folder of a tree, "" for itself; None where there is none."""
+    if tree is None or not folder:
+        return tree
+    try:
+        found = tree[folder]
+    except KeyError:
+        return None
+    return found if isinstance(found, pygit2.Tree) else None
 
 
 def is_cut_off(commit: pygit2.Commit) -> bool:

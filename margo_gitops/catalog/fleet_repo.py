@@ -1,9 +1,14 @@
-"""The fleet repo as git holds it: commits and their trees, read through libgit2."""
+"""The fleet repo as git holds it: commits and their trees, read through libgit2.
+
+The fleet repo is a whole git repository, or the folder of a larger one that holds `margo-gitops.yaml`. Then all paths
+are relative to that folder, and a commit that changes nothing in it is no change of the fleet.
+"""
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +17,7 @@ import pygit2
 from pygit2.enums import DiffOption, FileMode
 
 from margo_gitops.catalog.file_tree import DiskTree, FileKind, TreeFile, check_depth
-from margo_gitops.catalog.fleet_history import FleetHistory
+from margo_gitops.catalog.fleet_history import FleetHistory, subtree
 from margo_gitops.errors import FleetCommitUnknown, NoFleetRepo
 from margo_gitops.git_program import format_remedy, last_lines, run_git
 from margo_gitops.trust.git_commit import Ident
@@ -38,23 +43,17 @@ class FleetCommit:
 class GitTree:
     """The files of a commit."""
 
-    def __init__(self, repository: pygit2.Repository, tree: pygit2.Tree, complete: Callable[[], None]) -> None:
-        """Read a tree; `complete` fetches the files that a partial clone lacks."""
+    def __init__(self, repository: pygit2.Repository, tree: pygit2.Tree | None, complete: Callable[[], None]) -> None:
+        """Read a tree, or nothing for None; `complete` fetches the files that a partial clone lacks."""
         self._repository = repository
         self._tree = tree
         self._complete = complete
 
     def files(self, folder: str) -> Iterator[TreeFile]:
         """Yield every file below a folder, in git's order."""
-        tree = self._tree
-        if folder:
-            if folder not in self._tree:
-                return
-            found = self._tree[folder]
-            if not isinstance(found, pygit2.Tree):
-                return
-            tree = found
-        yield from self._walk(tree, f"{folder}/" if folder else "")
+        tree = subtree(self._tree, folder)
+        if tree is not None:
+            yield from self._walk(tree, f"{folder}/" if folder else "")
 
     def _walk(self, tree: pygit2.Tree, prefix: str) -> Iterator[TreeFile]:
         for entry in tree:
@@ -66,11 +65,11 @@ class GitTree:
 
     def names(self) -> list[str]:
         """Return the names in the root."""
-        return [str(entry.name) for entry in self._tree]
+        return [str(entry.name) for entry in self._tree or ()]
 
     def file(self, path: str) -> TreeFile | None:
         """Return one entry that is not a folder."""
-        if path not in self._tree:
+        if self._tree is None or path not in self._tree:
             return None
         entry = self._tree[path]
         return None if isinstance(entry, pygit2.Tree) else self._entry(path, entry)
@@ -91,10 +90,11 @@ class GitTree:
 class WorkingTree(DiskTree):
     """The files of a work tree as a commit of all of them would hold them: what git ignores is not there."""
 
-    def __init__(self, repository: pygit2.Repository, root: Path) -> None:
+    def __init__(self, repository: pygit2.Repository, root: Path, prefix: str) -> None:
         super().__init__(root)
         self._repository = repository
-        self._tracked = _tracked(repository, root)
+        self._prefix = prefix
+        self._tracked = _tracked(repository, root, prefix)
 
     def files(self, folder: str) -> Iterator[TreeFile]:
         """Yield every file below a folder, sorted by name at each level."""
@@ -106,14 +106,14 @@ class WorkingTree(DiskTree):
         return found if found is not None and self._kept(path) else None
 
     def _kept(self, path: str) -> bool:
-        return path in self._tracked or not self._repository.path_is_ignored(path)
+        return path in self._tracked or not self._repository.path_is_ignored(self._prefix + path)
 
 
-def _tracked(repository: pygit2.Repository, root: Path) -> frozenset[str]:
-    """Return the paths in the index (NoFleetRepo: the checkout is sparse, so files of the fleet are missing)."""
+def _tracked(repository: pygit2.Repository, root: Path, prefix: str) -> frozenset[str]:
+    """Return the paths in the index below a prefix (NoFleetRepo: a sparse checkout lacks files of the fleet)."""
     if not _is_true(repository, "core.sparseCheckout"):
         try:
-            return frozenset(entry.path for entry in repository.index)
+            return frozenset(_below(prefix, (entry.path for entry in repository.index)))
         except pygit2.GitError:
             pass  # a split index, or a newer kind of it
     listed = [line for line in _git(root, "ls-files", "-t", "-z").split("\0") if line]
@@ -124,6 +124,10 @@ def _tracked(repository: pygit2.Repository, root: Path) -> frozenset[str]:
             remedy="git sparse-checkout disable; or name a commit where the command has --rev (--rev HEAD)",
         )
     return frozenset(line[2:] for line in listed)
+
+
+def _below(prefix: str, paths: Iterable[str]) -> Iterator[str]:
+    return (path[len(prefix) :] for path in paths if path.startswith(prefix))
 
 
 def _is_true(repository: pygit2.Repository, name: str) -> bool:
@@ -153,15 +157,32 @@ def owner_remedy(error: pygit2.GitError) -> str:
     return "if you trust it: git config --global --add safe.directory FOLDER"
 
 
+def _fleet_folder(start: Path, top: str | None) -> str:
+    """Return the nearest folder upwards that holds a fleet, relative to a work tree; "" where there is none."""
+    end = Path(top).resolve() if top else start
+    for folder in (start, *start.parents):
+        if folder == end or end not in folder.parents:
+            break
+        if os.path.lexists(folder / FLEET_FILE):
+            return folder.relative_to(end).as_posix()
+    return ""
+
+
 class FleetRepo:
-    """A git repository with a `margo-gitops.yaml` in its root.
+    """A git repository with a `margo-gitops.yaml` in its root, or a folder of one.
 
     Every method that takes a revision raises FleetCommitUnknown where it names no commit.
+
+    Attributes:
+        repository: the whole one.
+        folder: the fleet's, relative to the work tree; "" for the whole repository.
+        root: the same folder on disk.
     """
 
-    def __init__(self, repository: pygit2.Repository, root: Path) -> None:
-        self._repository = repository
-        self.root = root
+    def __init__(self, repository: pygit2.Repository, folder: str) -> None:
+        self.repository = repository
+        self.folder = folder
+        self.root = Path(repository.workdir or repository.path) / folder
 
     @classmethod
     def find(cls, start: Path) -> FleetRepo:
@@ -178,7 +199,16 @@ class FleetRepo:
             ) from error
         if repository is None:
             raise NoFleetRepo(f"{start} is not in a git repository", remedy=remedy)
-        return cls(repository, Path(repository.workdir or repository.path))
+        return cls(repository, _fleet_folder(start.resolve(), repository.workdir))
+
+    def path(self, file: str) -> str:
+        """Return the path of a file of the fleet in the whole repository."""
+        return f"{self.folder}/{file}" if self.folder else file
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether there are only commits, and no files."""
+        return self.repository.is_bare
 
     def commit(self, revision: str) -> FleetCommit:
         """Return a commit of the fleet repo."""
@@ -191,14 +221,15 @@ class FleetRepo:
     def tree(self, revision: str) -> GitTree:
         """Return the files of a commit."""
         commit = self._commit(revision)
-        return GitTree(self._repository, self._root(commit), lambda: self._complete(str(commit.id)))
+        return GitTree(self.repository, self.subtree(commit), lambda: self._complete(str(commit.id)))
 
-    def _root(self, commit: pygit2.Commit) -> pygit2.Tree:
-        config = self._repository.config
-        filters = (f"remote.{name}.partialclonefilter" for name in self._repository.remotes.names())
+    def subtree(self, commit: pygit2.Commit) -> pygit2.Tree | None:
+        """Return the fleet's files in a commit; None where it lacks the fleet's folder."""
+        config = self.repository.config
+        filters = (f"remote.{name}.partialclonefilter" for name in self.repository.remotes.names())
         if any(name in config and not str(config[name]).startswith("blob:") for name in filters):
             self._complete(str(commit.id))  # folders may be missing, not only files
-        return commit.tree
+        return subtree(commit.tree, self.folder)
 
     def _complete(self, commit: str) -> None:
         """Fetch what a partial clone (`--filter`) has left out of a commit's files: libgit2 does not.
@@ -206,36 +237,43 @@ class FleetRepo:
         Raises:
             NoFleetRepo: it cannot be fetched.
         """
-        said = _git(self.root, "rev-list", "--objects", "--missing=print", "--no-walk", commit).splitlines()
+        wanted = f"{commit}:{self.folder}" if self.folder else commit
+        if self.folder and not _git(self.root, "ls-tree", "--full-tree", commit, "--", self.folder):
+            return
+        said = _git(self.root, "rev-list", "--objects", "--missing=print", "--no-walk", wanted).splitlines()
         missing = "".join(f"{line[1:]}\n" for line in said if line.startswith("?"))
-        remotes = [name for name in self._repository.remotes.names() if name is not None]
-        remote = next((name for name in remotes if _is_true(self._repository, f"remote.{name}.promisor")), "origin")
+        remotes = [name for name in self.repository.remotes.names() if name is not None]
+        remote = next((name for name in remotes if _is_true(self.repository, f"remote.{name}.promisor")), "origin")
         quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--no-filter")
         _git(self.root, "-c", "fetch.negotiationAlgorithm=noop", "fetch", *quiet, remote, "--stdin", given=missing)
 
     def history(self) -> FleetHistory:
         """Return the commits, as policies judge them."""
-        return FleetHistory(self._repository)
+        return FleetHistory(self.repository, self.folder)
+
+    def last_change(self, revision: str) -> FleetCommit:
+        """Return the newest commit up to a revision that counts for the fleet: what a render of it starts from."""
+        return self.commit(self.history().last_change(str(self._commit(revision).id)))
 
     def working_tree(self) -> WorkingTree:
         """Return the files as they are now, without those that git ignores (NoFleetRepo: the repository is bare)."""
-        if self._repository.is_bare:
+        if self.is_bare:
             raise NoFleetRepo(
                 f"{self.root} is a bare repository: it has no files, only commits",
                 remedy="name a commit where the command has --rev (--rev HEAD), or work in a clone",
             )
-        return WorkingTree(self._repository, self.root)
+        return WorkingTree(self.repository, self.root, self.path(""))
 
     def _commit(self, revision: str) -> pygit2.Commit:
         try:
-            return self._repository.revparse_single(revision).peel(pygit2.Commit)
+            return self.repository.revparse_single(revision).peel(pygit2.Commit)
         except (KeyError, ValueError, pygit2.GitError) as error:
             if not revision.strip():
                 remedy = "name a branch, tag or commit id; in a script, see that the variable is set"
                 raise FleetCommitUnknown("an empty text names no commit", remedy=remedy) from error
-            if revision == "HEAD" and self._repository.head_is_unborn:
+            if revision == "HEAD" and self.repository.head_is_unborn:
                 remedy = "commit something first"
-            elif self._repository.is_shallow:
+            elif self.repository.is_shallow:
                 remedy = "this clone is shallow: git fetch --unshallow (fetch-depth: 0 in a pipeline); or name another"
             else:
                 remedy = "name a branch, tag or commit id"
@@ -244,18 +282,18 @@ class FleetRepo:
     def knows(self, commit: str) -> bool:
         """Return whether this clone has a commit, by its full id."""
         try:
-            return isinstance(self._repository.get(commit), pygit2.Commit)
+            return isinstance(self.repository.get(commit), pygit2.Commit)
         except ValueError:
             return False
 
     @property
     def is_shallow(self) -> bool:
         """Whether this clone lacks the older part of the history."""
-        return self._repository.is_shallow
+        return self.repository.is_shallow
 
     def remote(self) -> str | None:
         """Return the remote that a new branch goes to: `origin`, or the only one; None if there is no such remote."""
-        names = [name for name in self._repository.remotes.names() if name is not None]
+        names = [name for name in self.repository.remotes.names() if name is not None]
         if "origin" in names:
             return "origin"
         return names[0] if len(names) == 1 else None
@@ -263,7 +301,7 @@ class FleetRepo:
     def default_branch(self) -> str | None:
         """Return the default branch of the remote, as `git clone` noted it; None where this clone does not know it."""
         prefix = f"refs/remotes/{self.remote()}/"
-        head = self._repository.references.get(f"{prefix}HEAD")
+        head = self.repository.references.get(f"{prefix}HEAD")
         return str(head.target).removeprefix(prefix) if head is not None and head.raw_target is not None else None
 
     def branch_tips(self, branch: str) -> list[str]:
@@ -271,13 +309,13 @@ class FleetRepo:
         tips = []
         for name in (f"refs/heads/{branch}", f"refs/remotes/{self.remote()}/{branch}"):
             with suppress(KeyError, ValueError, pygit2.GitError):
-                tips.append(str(self._repository.references[name].peel(pygit2.Commit).id))
+                tips.append(str(self.repository.references[name].peel(pygit2.Commit).id))
         return tips
 
     def object(self, name: str) -> tuple[str, bytes] | None:
         """Return type and bytes of an object by its full id; None where this clone lacks it."""
         try:
-            found = self._repository[name]
+            found = self.repository[name]
         except (KeyError, ValueError):
             return None
         return str(found.type_str), bytes(found.read_raw())
@@ -285,7 +323,7 @@ class FleetRepo:
     def is_ancestor(self, older: str, newer: str) -> bool:
         """Return whether `newer` comes after `older`; False where this repo does not know one of them."""
         try:
-            return self._repository.descendant_of(newer, older)
+            return self.repository.descendant_of(newer, older)
         except (KeyError, ValueError, pygit2.GitError):
             return False
 
@@ -295,32 +333,39 @@ class FleetRepo:
         Args:
             revision: the newer one; None: the files, untracked ones too.
         """
-        before = self._root(self._commit(since))
+        before = self.subtree(self._commit(since))
         if revision is None:
             flags = DiffOption.INCLUDE_UNTRACKED | DiffOption.RECURSE_UNTRACKED_DIRS
+            if before is None or self.folder:
+                return self._changed_by_git(since)
             try:
                 diff = before.diff_to_workdir(flags)
             except pygit2.GitError:  # a sparse or split index
                 return self._changed_by_git(since)
         else:
-            diff = before.diff_to_tree(self._root(self._commit(revision)))
+            after = self.subtree(self._commit(revision))
+            one, other = (before, after) if before is not None else (after, None)
+            if one is None:
+                return frozenset()
+            diff = one.diff_to_tree(other) if other is not None else one.diff_to_tree()
         return frozenset(file.path for delta in diff.deltas for file in (delta.old_file, delta.new_file))
 
     def uncommitted(self) -> list[str]:
         """Return the paths that differ from HEAD, which a render of HEAD does not see; none where git cannot tell."""
-        if self._repository.is_bare:
+        if self.is_bare:
             return []
+        with suppress(pygit2.GitError, OSError):  # a sparse or split index
+            if not self.folder:
+                return sorted(self.repository.status(untracked_files="normal"))
         try:
-            return sorted(self._repository.status(untracked_files="normal"))
-        except (pygit2.GitError, OSError):
-            pass  # a sparse or split index
-        try:
-            said = _git(self.root, "status", "--porcelain", "-z", "--no-renames")
+            said = _git(self.root, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=normal", "--", ".")
         except NoFleetRepo:
             return []
-        return sorted(line[3:] for line in said.split("\0") if line)
+        return sorted(_below(self.path(""), (line[3:] for line in said.split("\0") if line)))
 
     def _changed_by_git(self, since: str) -> frozenset[str]:
-        changed = _git(self.root, "diff", "--name-only", "--no-renames", "-z", str(self._commit(since).id))
+        changed = _git(
+            self.root, "diff", "--relative", "--name-only", "--no-renames", "-z", str(self._commit(since).id)
+        )
         untracked = _git(self.root, "ls-files", "--others", "--exclude-standard", "-z")
         return frozenset(path for path in (changed + untracked).split("\0") if path)

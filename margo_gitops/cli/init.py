@@ -21,6 +21,7 @@ from margo_gitops.scaffolding.scaffold import (
     check_target,
     default_artifacts_url,
     default_state_repo,
+    repository_around,
     scaffold,
 )
 from margo_gitops.scaffolding.template import FIRST_SITE, REQUIREMENTS_FILE, Answers, CiKind
@@ -48,7 +49,9 @@ _FATES = {
 @click.option("--state-repo", help="The state repo, a path or a URL. Default: a folder next to DIR.")
 @click.option("--artifacts-url", help="The applications/ folder as devices see it. Default: this folder, by file://.")
 @click.option("--site", help="The first site's name. Default: north.")
-@click.option("--ci", type=click.Choice(get_args(CiKind)), help="Which pipelines to write. Default: both.")
+@click.option(
+    "--ci", type=click.Choice(get_args(CiKind)), help="Which pipelines to write. Default: both; none in a repository."
+)
 @click.option(
     "--tool",
     metavar="SOURCE",
@@ -107,7 +110,11 @@ def init(
         check_target(folder)
         wanted = _asked(folder, wanted)
     told = requirements(tool)
-    answers = Answers(wanted.name or _name_of(folder), wanted.ci or "both", wanted.site or FIRST_SITE)
+    answers = Answers(
+        wanted.name or _name_of(folder),
+        wanted.ci or ("none" if repository_around(folder) else "both"),
+        wanted.site or FIRST_SITE,
+    )
     made = scaffold(
         folder,
         answers,
@@ -185,7 +192,13 @@ def _asked(folder: Path, wanted: _Wanted) -> _Wanted:
 def _print_scaffolded(folder: Path, made: Scaffold, answers: Answers, wanted: _Wanted) -> None:
     place = shlex.quote(str(folder))
     say(f"scaffolded the fleet {answers.name} in {folder}")
-    if made.commit is None:
+    around = repository_around(folder)
+    if around is not None:
+        say(f"it is part of the repository {around}; commit it before you render:")
+        say(f"  git -C {place} commit -m 'Scaffold the fleet' -- .")
+        if answers.ci != "none":
+            say("GitHub and GitLab read pipelines in the root of a repository: move them there, and name the folder")
+    elif made.commit is None:
         say("git does not know who you are yet, so nothing is committed:")
         say("  git config --global user.name NAME && git config --global user.email ADDRESS")
         say(f"  git -C {place} commit -m 'Scaffold the fleet'")

@@ -35,7 +35,7 @@ fleet_option = click.option(
     "--fleet",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
-    help="The fleet repo, or a folder in it. Default: here.",
+    help="The folder with margo-gitops.yaml, or a folder in it. Default: here.",
 )
 state_option = click.option(
     "--state-repo", "state", help="The state repo, a path or a URL. Default: spec.stateRepo of margo-gitops.yaml."

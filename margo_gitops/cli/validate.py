@@ -6,10 +6,11 @@ from pathlib import Path
 
 import click
 
+from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.cli.options import at_option, before_merge_option, cache_folder, date_of_files, fleet_option
 from margo_gitops.cli.output import SEVERITIES, say_text
 from margo_gitops.errors import ExitCode
-from margo_gitops.operations.validate.finding_formats import FORMATS
+from margo_gitops.operations.validate.finding_formats import FORMATS, in_repository
 from margo_gitops.operations.validate.fleet_validation import ValidateRequest, validate_fleet
 from margo_gitops.operations.validate.rules import RULES
 from margo_gitops.wording import did_you_mean
@@ -57,6 +58,8 @@ def validate(
         return
     date = date_of_files(at, rev)
     found = validate_fleet(ValidateRequest(fleet, rev, since, state, cache_folder(), date, before_merge))
+    if output not in ("json", "text"):
+        found = in_repository(found, FleetRepo.find(fleet).folder)
     say_text(FORMATS[output](found), paint=SEVERITIES if output == "text" else None)
     failed = found.errors or (strict and found.warnings)
     context.exit(ExitCode.FINDINGS if failed else ExitCode.OK)

@@ -96,7 +96,7 @@ def read_base(fleet: Path, revision: str | None = None) -> Base:
         EditImpossible: the repo has no files but those of commits.
     """
     repo = FleetRepo.find(fleet)
-    if revision is None and not (repo.root / ".git").exists():
+    if revision is None and repo.is_bare:
         raise EditImpossible(
             f"{repo.root} is a bare repository: it has no files to change",
             remedy="pass --commit, or work in a clone",

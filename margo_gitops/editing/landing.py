@@ -161,11 +161,11 @@ def branch_start(repo: FleetRepo, branch: str | None) -> str:
     """
     if branch is None:
         return "HEAD"
-    repository = pygit2.Repository(str(repo.root))
     _check_name(branch)
-    if branch not in repository.branches.local:
+    branches = repo.repository.branches.local
+    if branch not in branches:
         return "HEAD"
-    if repository.branches.local[branch].is_checked_out():
+    if branches[branch].is_checked_out():
         raise CommitNotMade(
             f"the branch {branch} is checked out",
             remedy="leave out --commit and commit the files yourself, or name another branch",
@@ -193,15 +193,15 @@ def commit_edit(base: Base, edit: Edit, branch: str | None) -> tuple[str, str]:
     """
     name = branch or edit.branch
     _check_name(name)
-    repository = pygit2.Repository(str(base.repo.root))
-    if branch is None and name in repository.branches.local:
+    branches = base.repo.repository.branches.local
+    if branch is None and name in branches:
         raise CommitNotMade(
             f"there is a branch {name} already",
             remedy=f"name another one with --branch, or add to this one with --branch {name}",
         )
     parent = base.repo.commit(base.revision or "HEAD").id
     try:
-        tree = _tree(repository, parent, edit)
+        tree = _tree(base.repo, parent, edit)
     except (pygit2.GitError, OSError) as error:
         remedy = "see that you may write in the folder .git, and that its disk has room"
         raise CommitNotMade("the commit cannot be written", why=last_lines(str(error)), remedy=remedy) from error
@@ -212,7 +212,7 @@ def commit_edit(base: Base, edit: Edit, branch: str | None) -> tuple[str, str]:
     if made.returncode:
         raise _refused(made.stderr)
     commit = made.stdout.strip()
-    old = parent if name in repository.branches.local else _NONE
+    old = parent if name in branches else _NONE
     moved = _git([*where, "update-ref", "-m", f"margo-gitops: {edit.title}", f"refs/heads/{name}", commit, old])
     if moved.returncode:
         raise CommitNotMade(f"the branch {name} cannot be set", why=last_lines(moved.stderr))
@@ -226,15 +226,17 @@ def _refused(said: str) -> CommitNotMade:
     return CommitNotMade("git refuses to make the commit", why=last_lines(said))
 
 
-def _tree(repository: pygit2.Repository, parent: str, edit: Edit) -> str:
+def _tree(repo: FleetRepo, parent: str, edit: Edit) -> str:
+    repository = repo.repository
     index = pygit2.Index()
     index.read_tree(repository[parent].peel(pygit2.Tree))
     for change in edit.changes:
+        path = repo.path(change.path)
         if change.after is None:
-            index.remove(change.path)
+            index.remove(path)
             continue
-        mode = index[change.path].mode if change.path in index else FileMode.BLOB
-        index.add(pygit2.IndexEntry(change.path, repository.create_blob(change.after), mode))
+        mode = index[path].mode if path in index else FileMode.BLOB
+        index.add(pygit2.IndexEntry(path, repository.create_blob(change.after), mode))
     return str(index.write_tree(repository))
 
 

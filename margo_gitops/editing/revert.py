@@ -30,7 +30,7 @@ def revert_commit(base: Base, revision: str) -> Edit:
         RevertConflicts: what it changed was changed again since; with the files.
         ChangesInTheWay: files to be changed hold changes that are not committed.
     """
-    repository = pygit2.Repository(str(base.repo.root))
+    repository = base.repo.repository
     head = base.repo.commit(base.revision or "HEAD").id
     commit = base.repo.commit(revision)
     if commit.id != head and not base.repo.is_ancestor(commit.id, head):
@@ -44,9 +44,12 @@ def revert_commit(base: Base, revision: str) -> Edit:
             f"{commit.id[:12]} cannot be undone: this clone is shallow, and lacks the commit before it",
             remedy="fetch the whole history: git fetch --unshallow",
         )
-    if not theirs.parents:
+    now, undone = (base.repo.subtree(each) for each in (ours, theirs))
+    before = base.repo.subtree(theirs.parents[0]) if theirs.parents else None
+    if now is None or before is None or undone is None:
         raise EditImpossible(f"{commit.id[:12]} is the first commit: undoing it would remove the whole fleet")
-    index = repository.revert_commit(theirs, ours, 1 if len(theirs.parents) > 1 else 0)
+    # What `git revert` does, for the fleet's folder alone.
+    index = repository.merge_trees(undone, now, before)
     if index.conflicts is not None:
         paths = sorted({entry.path for conflict in index.conflicts for entry in conflict if entry is not None})
         if paths:
@@ -56,7 +59,7 @@ def revert_commit(base: Base, revision: str) -> Edit:
                 remedy="undo the later commits first, or edit these files by hand",
             )
     after = repository[index.write_tree(repository)].peel(pygit2.Tree)
-    changes = list(_changes(repository, ours.tree, after))
+    changes = list(_changes(repository, now, after))
     _refuse_uncommitted(base, changes)
     return make_edit(
         f'Revert "{commit.subject}"',
@@ -68,19 +71,19 @@ def revert_commit(base: Base, revision: str) -> Edit:
 
 
 def _conflict(base: Base, path: str, since: str) -> str:
-    repository = pygit2.Repository(str(base.repo.root))
+    repository = base.repo.repository
     walk = repository.walk(repository[base.repo.commit(base.revision or "HEAD").id].id)
     walk.hide(repository[since].id)
     for later in walk:
-        before = later.parents[0].tree if later.parents else None
-        if _blob(later.tree, path) != (_blob(before, path) if before is not None else None):
+        before = base.repo.subtree(later.parents[0]) if later.parents else None
+        if _blob(base.repo.subtree(later), path) != _blob(before, path):
             subject = later.message.strip().split("\n")[0][:72]
             return f"{path}: changed since by {str(later.id)[:12]} {subject}"
     return path
 
 
-def _blob(tree: pygit2.Tree, path: str) -> str | None:
-    return str(tree[path].id) if path in tree else None
+def _blob(tree: pygit2.Tree | None, path: str) -> str | None:
+    return str(tree[path].id) if tree is not None and path in tree else None
 
 
 def _changes(repository: pygit2.Repository, before: pygit2.Tree, after: pygit2.Tree) -> Iterator[FileChange]:

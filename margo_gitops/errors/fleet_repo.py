@@ -21,9 +21,9 @@ class FleetInvalid(MargoGitopsError):
 
 
 class NoFleetRepo(MargoGitopsError):
-    """There is no fleet repo here: no git repository with a `margo-gitops.yaml` in its root.
+    """There is no fleet repo here: no git repository with a `margo-gitops.yaml`.
 
-    Change to a fleet repo, name one with `--fleet`, or make one with `margo-gitops init DIR`.
+    Change to a fleet repo, name its folder with `--fleet`, or make one with `margo-gitops init DIR`.
     """
 
     code = "MG1102"

@@ -68,7 +68,7 @@ def read_fleet_commit(fleet: Path, revision: str) -> FleetInput:
         FleetInvalid: with every finding.
     """
     repo = FleetRepo.find(fleet)
-    return FleetInput(repo, repo.commit(revision), read_fleet(repo.tree(revision)))
+    return FleetInput(repo, repo.last_change(revision), read_fleet(repo.tree(revision)))
 
 
 def read_working_tree(fleet: Path) -> Intent:

@@ -24,16 +24,33 @@ class Scaffold:
     """What `init` made.
 
     Attributes:
-        commit: id of the first commit; None where git does not know who commits.
+        commit: id of the first commit; None where git does not know who commits, or the folder is in a repository.
     """
 
     folder: Path
     commit: str | None
 
 
+def repository_around(folder: Path) -> Path | None:
+    """Return the work tree that a new folder would be part of; None where it gets a repository of its own."""
+    place = folder.resolve()
+    start = next(each for each in (place, *place.parents) if each.is_dir())
+    try:
+        found = pygit2.discover_repository(str(start))
+        repository = pygit2.Repository(found) if found else None
+    except pygit2.GitError:
+        return None
+    top = Path(repository.workdir).resolve() if repository and repository.workdir else place
+    if repository is None or top not in place.parents:
+        return None
+    return None if repository.path_is_ignored(f"{place.relative_to(top).as_posix()}/") else top
+
+
 def default_state_repo(folder: Path) -> str:
-    """Return where the state of a fleet repo goes by default: a folder next to it."""
-    return f"../{folder.absolute().name}-state.git"
+    """Return where the state of a fleet repo goes by default: a folder next to its repository."""
+    around = repository_around(folder)
+    up = len(folder.resolve().relative_to(around).parts) if around else 0
+    return f"{'../' * (up + 1)}{folder.absolute().name}-state.git"
 
 
 def default_artifacts_url(folder: Path) -> str:
@@ -121,17 +138,23 @@ def scaffold(
 def _branch(folder: Path) -> str:
     """Return the branch that the first commit makes: a clone of an empty repository has the host's default branch."""
     try:
-        head = pygit2.Repository(str(folder)).lookup_reference("HEAD").target
+        head = pygit2.Repository(str(repository_around(folder) or folder)).lookup_reference("HEAD").target
     except (KeyError, ValueError, pygit2.GitError):
         return DEFAULT_BRANCH
     return str(head).removeprefix("refs/heads/")
 
 
 def _commit(folder: Path, files: Iterable[str]) -> str | None:
-    repository = pygit2.init_repository(str(folder), initial_head=DEFAULT_BRANCH)
+    around = repository_around(folder)
+    if around is None:
+        repository, prefix = pygit2.init_repository(str(folder), initial_head=DEFAULT_BRANCH), ""
+    else:
+        repository, prefix = pygit2.Repository(str(around)), f"{folder.resolve().relative_to(around).as_posix()}/"
     for path in files:  # each by its name: a person may ignore *.yaml everywhere
-        repository.index.add(path)
+        repository.index.add(prefix + path)
     repository.index.write()
+    if around is not None:  # other things of the person may be staged there
+        return None
     try:
         author = repository.default_signature
     except KeyError:

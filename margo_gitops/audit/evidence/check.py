@@ -302,9 +302,18 @@ class _Check:
             yield f"EVIDENCE-7: the fleet commit {name} says something else than the statement"
         if state.applications_lock is not None:
             root = raw[5:45].decode("ascii", "replace")
-            lock = next((each.id for each in self._tree(root, "EVIDENCE-7") if each.name == LOCK_FILE.encode()), None)
-            if lock is None or sha256(self._object(lock, BLOB, "EVIDENCE-7")) != state.applications_lock:
+            if state.applications_lock not in self._locks(root):
                 yield f"EVIDENCE-7: the applications lock of {name} is another one"
+
+    def _locks(self, root: str) -> Iterator[str]:
+        """Yield the digests of the applications locks in a tree, as far as its folders are in the evidence."""
+        trees = [root]
+        for tree in trees:
+            for each in self._tree(tree, "EVIDENCE-7"):
+                if each.name == LOCK_FILE.encode():
+                    yield sha256(self._object(each.id, BLOB, "EVIDENCE-7"))
+                elif each.mode == FOLDER_MODE and each.id in self._objects and each.id not in trees:
+                    trees.append(each.id)
 
 
 def _manifest(files: Mapping[str, tuple[str, bytes]]) -> tuple[int, dict[str, str]]:

@@ -155,10 +155,12 @@ class _Export:
         raw = self._fleet_object(fleet_commit, COMMIT)
         lock = said.applications_lock
         if lock is not None:
-            root = raw[5:45].decode("ascii", "replace")
-            entries = {each.name: each.id for each in tree_entries(root, self._fleet_object(root, TREE))}
-            if LOCK_FILE.encode() in entries:
-                self._fleet_object(entries[LOCK_FILE.encode()], BLOB)
+            found: str | None = raw[5:45].decode("ascii", "replace")
+            for part in self.fleet.path(LOCK_FILE).split("/"):
+                entries = tree_entries(found, self._fleet_object(found, TREE)) if found else ()
+                found = next((each.id for each in entries if each.name == part.encode()), None)
+            if found:
+                self._fleet_object(found, BLOB)
         signed = commit_signer(commit, None)
         return EvidenceState(
             device=device_of(encoded),

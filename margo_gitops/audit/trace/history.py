@@ -39,9 +39,9 @@ class Lines:
         if place.line is None:
             return None
         if place.file not in self._blames:
-            repository = pygit2.Repository(str(self.fleet.root))
+            path, newest = self.fleet.path(place.file), pygit2.Oid(hex=self.commit)
             try:
-                self._blames[place.file] = repository.blame(place.file, newest_commit=pygit2.Oid(hex=self.commit))
+                self._blames[place.file] = self.fleet.repository.blame(path, newest_commit=newest)
             except (KeyError, ValueError, pygit2.GitError):
                 self._blames[place.file] = None
         blame = self._blames[place.file]

@@ -105,7 +105,7 @@ def plan_fleet(request: PlanRequest, renders: Render = rendered_states) -> Plan:
 
 def _whole_plan(request: PlanRequest, renders: Render) -> Plan:
     repo = FleetRepo.find(request.fleet)
-    subject = repo.commit(request.revision).id if request.revision is not None else WORKING_TREE
+    subject = repo.last_change(request.revision).id if request.revision is not None else WORKING_TREE
     base = f"commit {repo.commit(request.base).id[:12]}" if request.base is not None else "the state repo"
     intent = None
     tree: RootTree = repo.working_tree() if request.revision is None else repo.tree(request.revision)

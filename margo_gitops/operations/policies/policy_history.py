@@ -138,7 +138,7 @@ class PolicyHistory:
         base = self._named_base(span)
         head = span.head
         wanted = head is not None and (span.revision is not None or span.base is not None)
-        line = history.mainline(head, span.base) if head is not None and wanted else []
+        line = filter(history.counts, history.mainline(head, span.base) if head is not None and wanted else ())
         judged = [(each, _distinct([self.before(self.parent(each)), base])) for each in line]
         of_files = _distinct([self.before(head), base]) if span.revision is None else None
         if not any(map(policies_want_commits, [policies for _, policies in judged] + [of_files or ()])):

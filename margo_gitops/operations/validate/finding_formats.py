@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
@@ -18,6 +19,18 @@ from margo_gitops.wording import counted, printable
 
 _FLEET_FILE = "margo-gitops.yaml"
 """Where a finding is shown that is in no file; every one of these formats wants a place."""
+
+
+def in_repository(validation: Validation, folder: str) -> Validation:
+    """Return findings with files named as pipelines name them: relative to the whole repository.
+
+    Args:
+        folder: the fleet's; "" for the root.
+    """
+    if not folder:
+        return validation
+    named = [replace(each, file=f"{folder}/{each.file or _FLEET_FILE}") for each in validation.findings]
+    return replace(validation, findings=tuple(named))
 
 
 def as_text(validation: Validation) -> str:

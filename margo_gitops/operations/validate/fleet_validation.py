@@ -84,7 +84,7 @@ def validate_fleet(request: ValidateRequest) -> Validation:
         MargoGitopsError: the state repo cannot be read.
     """
     repo = FleetRepo.find(request.fleet)
-    subject = repo.commit(request.revision).id if request.revision is not None else WORKING_TREE
+    subject = repo.last_change(request.revision).id if request.revision is not None else WORKING_TREE
     since = repo.commit(request.since).id if request.since is not None else None
     span = Span(repo, subject if request.revision is not None else None, since, named=since is not None, at=request.at)
     tree = _tree(repo, request.revision)
