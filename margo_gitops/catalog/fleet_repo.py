@@ -7,8 +7,7 @@ are relative to that folder, and a commit that changes nothing in it is no chang
 from __future__ import annotations
 
 import os
-import subprocess
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +15,11 @@ from pathlib import Path
 import pygit2
 from pygit2.enums import DiffOption, FileMode
 
-from margo_gitops.catalog.file_tree import DiskTree, FileKind, TreeFile, check_depth
+from margo_gitops.catalog.file_tree import FileKind, TreeFile, check_depth
 from margo_gitops.catalog.fleet_history import FleetHistory, subtree
+from margo_gitops.catalog.working_tree import WorkingTree, ask_git, below, is_true
 from margo_gitops.errors import FleetCommitUnknown, NoFleetRepo
-from margo_gitops.git_program import format_remedy, last_lines, run_git
+from margo_gitops.git_program import format_remedy
 from margo_gitops.trust.git_commit import Ident
 
 FLEET_FILE = "margo-gitops.yaml"
@@ -85,69 +85,6 @@ class GitTree:
             self._complete()
             _, size = odb.read_header(entry.id)
         return TreeFile(path, _KINDS.get(entry.filemode or 0, "special"), size, lambda: odb.read(entry.id)[1])
-
-
-class WorkingTree(DiskTree):
-    """The files of a work tree as a commit of all of them would hold them: what git ignores is not there."""
-
-    def __init__(self, repository: pygit2.Repository, root: Path, prefix: str) -> None:
-        super().__init__(root)
-        self._repository = repository
-        self._prefix = prefix
-        self._tracked = _tracked(repository, root, prefix)
-
-    def files(self, folder: str) -> Iterator[TreeFile]:
-        """Yield every file below a folder, sorted by name at each level."""
-        return (file for file in super().files(folder) if self._kept(file.path))
-
-    def file(self, path: str) -> TreeFile | None:
-        """Return one entry that is not a folder."""
-        found = super().file(path)
-        return found if found is not None and self._kept(path) else None
-
-    def _kept(self, path: str) -> bool:
-        return path in self._tracked or not self._repository.path_is_ignored(self._prefix + path)
-
-
-def _tracked(repository: pygit2.Repository, root: Path, prefix: str) -> frozenset[str]:
-    """Return the paths in the index below a prefix (NoFleetRepo: a sparse checkout lacks files of the fleet)."""
-    if not _is_true(repository, "core.sparseCheckout"):
-        try:
-            return frozenset(_below(prefix, (entry.path for entry in repository.index)))
-        except pygit2.GitError:
-            pass  # a split index, or a newer kind of it
-    listed = [line for line in _git(root, "ls-files", "-t", "-z").split("\0") if line]
-    left_out = sum(line.startswith("S ") for line in listed)
-    if left_out:
-        raise NoFleetRepo(
-            f"{root} is a sparse checkout: {left_out} files of the fleet are not in it",
-            remedy="git sparse-checkout disable; or name a commit where the command has --rev (--rev HEAD)",
-        )
-    return frozenset(line[2:] for line in listed)
-
-
-def _below(prefix: str, paths: Iterable[str]) -> Iterator[str]:
-    return (path[len(prefix) :] for path in paths if path.startswith(prefix))
-
-
-def _is_true(repository: pygit2.Repository, name: str) -> bool:
-    try:
-        return name in repository.config and repository.config.get_bool(name)
-    except (ValueError, pygit2.GitError):
-        return False
-
-
-def _git(root: Path, *arguments: str, given: str = "") -> str:
-    """Return what git prints about a clone that libgit2 cannot read (NoFleetRepo: git cannot either)."""
-    remedy = "see what git says in this clone, or make a whole clone: git clone URL, without --filter and --sparse"
-    what = f"{root} cannot be read"
-    try:
-        done = run_git(["-C", str(root), *arguments], seconds=600, variables={"GIT_TERMINAL_PROMPT": "0"}, given=given)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NoFleetRepo(what, why=[str(error)], remedy=remedy) from error
-    if done.returncode:
-        raise NoFleetRepo(what, why=last_lines(done.stderr), remedy=remedy)
-    return done.stdout
 
 
 def owner_remedy(error: pygit2.GitError) -> str:
@@ -238,14 +175,14 @@ class FleetRepo:
             NoFleetRepo: it cannot be fetched.
         """
         wanted = f"{commit}:{self.folder}" if self.folder else commit
-        if self.folder and not _git(self.root, "ls-tree", "--full-tree", commit, "--", self.folder):
+        if self.folder and not ask_git(self.root, "ls-tree", "--full-tree", commit, "--", self.folder):
             return
-        said = _git(self.root, "rev-list", "--objects", "--missing=print", "--no-walk", wanted).splitlines()
+        said = ask_git(self.root, "rev-list", "--objects", "--missing=print", "--no-walk", wanted).splitlines()
         missing = "".join(f"{line[1:]}\n" for line in said if line.startswith("?"))
         remotes = [name for name in self.repository.remotes.names() if name is not None]
-        remote = next((name for name in remotes if _is_true(self.repository, f"remote.{name}.promisor")), "origin")
+        remote = next((name for name in remotes if is_true(self.repository, f"remote.{name}.promisor")), "origin")
         quiet = ("--quiet", "--no-tags", "--no-write-fetch-head", "--recurse-submodules=no", "--no-filter")
-        _git(self.root, "-c", "fetch.negotiationAlgorithm=noop", "fetch", *quiet, remote, "--stdin", given=missing)
+        ask_git(self.root, "-c", "fetch.negotiationAlgorithm=noop", "fetch", *quiet, remote, "--stdin", given=missing)
 
     def history(self) -> FleetHistory:
         """Return the commits, as policies judge them."""
@@ -337,11 +274,11 @@ class FleetRepo:
         if revision is None:
             flags = DiffOption.INCLUDE_UNTRACKED | DiffOption.RECURSE_UNTRACKED_DIRS
             if before is None or self.folder:
-                return self._changed_by_git(since)
+                return self._changed_byask_git(since)
             try:
                 diff = before.diff_to_workdir(flags)
             except pygit2.GitError:  # a sparse or split index
-                return self._changed_by_git(since)
+                return self._changed_byask_git(since)
         else:
             after = self.subtree(self._commit(revision))
             one, other = (before, after) if before is not None else (after, None)
@@ -358,14 +295,16 @@ class FleetRepo:
             if not self.folder:
                 return sorted(self.repository.status(untracked_files="normal"))
         try:
-            said = _git(self.root, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=normal", "--", ".")
+            said = ask_git(
+                self.root, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=normal", "--", "."
+            )
         except NoFleetRepo:
             return []
-        return sorted(_below(self.path(""), (line[3:] for line in said.split("\0") if line)))
+        return sorted(below(self.path(""), (line[3:] for line in said.split("\0") if line)))
 
-    def _changed_by_git(self, since: str) -> frozenset[str]:
-        changed = _git(
+    def _changed_byask_git(self, since: str) -> frozenset[str]:
+        changed = ask_git(
             self.root, "diff", "--relative", "--name-only", "--no-renames", "-z", str(self._commit(since).id)
         )
-        untracked = _git(self.root, "ls-files", "--others", "--exclude-standard", "-z")
+        untracked = ask_git(self.root, "ls-files", "--others", "--exclude-standard", "-z")
         return frozenset(path for path in (changed + untracked).split("\0") if path)

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal
 
 from margo_gitops.catalog.compose_check import check_package
-from margo_gitops.catalog.file_tree import DiskTree, FileTree, HeldTree, plain_files
-from margo_gitops.catalog.fleet_repo import FLEET_FILE
+from margo_gitops.catalog.file_tree import DiskTree, FileTree, HeldTree, SubTree, plain_files
+from margo_gitops.catalog.fleet_repo import FLEET_FILE, FleetRepo
 from margo_gitops.catalog.package import (
     COMPOSE_FILE,
     DESCRIPTION_FILE,
@@ -93,7 +93,7 @@ def _archive(files: Mapping[str, bytes]) -> bytes:
     return gzip_stored(stream.getvalue())
 
 
-def add_package(source: Path, fleet: Path, *, replace: bool = False, pack: bool = False) -> Vendored:
+def add_package(source: Path, fleet: FleetRepo, *, replace: bool = False, pack: bool = False) -> Vendored:
     """Copy a package into a fleet repo and pin it; on any error nothing is left behind.
 
     Args:
@@ -103,11 +103,12 @@ def add_package(source: Path, fleet: Path, *, replace: bool = False, pack: bool 
     Raises:
         PackageInvalid: the package has findings.
         PackageExists: this version is there with other content.
-        NoFleetRepo: `fleet` is not a fleet repo.
+        NoFleetRepo: there is no `margo-gitops.yaml`.
+        FilesNotWritten: git would not hold a file of the package as it is.
     """
-    if not (fleet / FLEET_FILE).is_file():
+    if not (fleet.root / FLEET_FILE).is_file():
         raise NoFleetRepo(
-            f"there is no {FLEET_FILE} in {fleet}", remedy="make a fleet repo with `margo-gitops init DIR`"
+            f"there is no {FLEET_FILE} in {fleet.root}", remedy="make a fleet repo with `margo-gitops init DIR`"
         )
     if not source.is_dir():
         raise PackageInvalid(f"{source} is not a folder", remedy="name the folder that holds margo.yaml")
@@ -115,13 +116,15 @@ def add_package(source: Path, fleet: Path, *, replace: bool = False, pack: bool 
     description = package.application.description.value
     key = (description.id, description.metadata.version)
     folder = f"applications/{package_folder(description)}"
-    target = fleet / folder
+    target = fleet.root / folder
+    tree = fleet.working_tree()
+    tree.check_written({f"{folder}/{path}": file.read() for path, file in package.files.items()})
 
-    lock = fleet / LOCK_FILE
+    lock = fleet.root / LOCK_FILE
     pins = _pins(lock)
     there = None
     if target.exists():
-        there = package_digest(plain_files(DiskTree(target), most=MAX_FILES, largest=MAX_BYTES))
+        there = package_digest(plain_files(SubTree(tree, folder), most=MAX_FILES, largest=MAX_BYTES))
     if there not in (None, package.application.digest) and not replace:
         raise PackageExists(
             f"{key[0]} {key[1]} is in this fleet repo with other content",

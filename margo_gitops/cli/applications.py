@@ -53,7 +53,7 @@ def add(path: Path, replace: bool, pack: bool, editing: Editing) -> None:
         editing.finish(base, add_edit(base, package, replace=replace))
         return
     editing.refuse_branch()
-    vendored = add_package(path, FleetRepo.find(editing.fleet).root, replace=replace, pack=pack)
+    vendored = add_package(path, FleetRepo.find(editing.fleet), replace=replace, pack=pack)
     _print_findings(vendored.package)
     description = vendored.package.application.description.value
     say(f"{vendored.outcome} {description.id} {description.metadata.version} in {vendored.folder}")

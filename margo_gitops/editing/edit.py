@@ -53,6 +53,10 @@ class Edit:
     notes: tuple[str, ...] = ()
     body: str = ""
 
+    def contents(self) -> dict[str, bytes]:
+        """Return the files that are there after the change."""
+        return {change.path: change.after for change in self.changes if change.after is not None}
+
 
 def make_edit(
     title: str, words: Sequence[str], changes: Iterable[FileChange], notes: Sequence[str] = (), body: str = ""

@@ -16,6 +16,7 @@ import pygit2
 from pygit2.enums import FileMode
 
 from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.catalog.working_tree import WorkingTree
 from margo_gitops.editing.edit import Base, Edit, EditedTree, FileChange
 from margo_gitops.errors import CommitNotMade, EditRefused, FilesNotWritten, Location
 from margo_gitops.git_program import last_lines, run_git
@@ -66,11 +67,13 @@ def write_edit(base: Base, edit: Edit) -> None:
     """Write the files of an edit.
 
     Raises:
-        FilesNotWritten: one cannot be written, or is not what the edit was made for; all are as before.
+        FilesNotWritten: one cannot be written, git would not hold it so (HELD-4), or it is not what the edit was made
+            for; all are as before.
     """
-    root = base.repo.root
+    root, tree = base.repo.root, base.repo.working_tree()
+    tree.check_written(edit.contents())
     for change in edit.changes:
-        _check(root, change)
+        _check(tree, change)
     done: list[FileChange] = []
     try:
         for change in edit.changes:
@@ -87,13 +90,13 @@ def write_edit(base: Base, edit: Edit) -> None:
             _remove_empty(root, (root / change.path).parent)
 
 
-def _check(root: Path, change: FileChange) -> None:
-    place = root / change.path
-    inside = place.parent.resolve().is_relative_to(root.resolve())
+def _check(tree: WorkingTree, change: FileChange) -> None:
+    place = tree.root / change.path
+    inside = place.parent.resolve().is_relative_to(tree.root.resolve())
     if not inside or place.is_symlink():
         raise FilesNotWritten("a link is in the way", where=Location(change.path), remedy="put a plain file there")
     try:
-        now = place.read_bytes()
+        now = tree.held(change.path, place.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         now = None
     except OSError as error:
@@ -189,10 +192,13 @@ def commit_edit(base: Base, edit: Edit, branch: str | None) -> tuple[str, str]:
         The branch and the commit's id.
 
     Raises:
+        FilesNotWritten: git would not hold a file so (HELD-4).
         CommitNotMade: git does not know the author, the branch exists or was moved meanwhile, or git refuses.
     """
     name = branch or edit.branch
     _check_name(name)
+    if not base.repo.is_bare:
+        base.repo.working_tree().check_written(edit.contents(), committed=True)
     branches = base.repo.repository.branches.local
     if branch is None and name in branches:
         raise CommitNotMade(

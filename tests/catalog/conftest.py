@@ -9,4 +9,6 @@ from support.fleet import FleetFolder
 @pytest.fixture
 def fleet(tmp_path: Path) -> FleetFolder:
     """A fleet without devices, and one application `app` with one compose profile."""
-    return FleetFolder.empty(tmp_path / "fleet")
+    fleet = FleetFolder.empty(tmp_path / "fleet")
+    fleet.git.init()
+    return fleet

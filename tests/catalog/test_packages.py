@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 from support.fleet import FleetFolder, profile
+from support.git_cli import Git
 
 from margo_gitops.appliers.archives import unpack
 from margo_gitops.catalog import package as package_module
 from margo_gitops.catalog.file_tree import DiskTree
+from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.package import LOCK_FILE, Package, locked_digests, read_package
 from margo_gitops.catalog.vendor import add_package
 from margo_gitops.digests import folder_digest, sha256
@@ -177,7 +179,7 @@ def everything(root: Path) -> dict[str, bytes]:
 
 
 def test_adding_copies_the_package_and_pins_it(fleet: FleetFolder, source: Path):
-    vendored = add_package(source, fleet.root)
+    vendored = add_package(source, FleetRepo.find(fleet.root))
     assert (vendored.outcome, vendored.folder) == ("added", "applications/app/1.0.0")
     assert everything(fleet.root / vendored.folder) == everything(source)
     assert locked_digests((fleet.root / LOCK_FILE).read_bytes()) == {
@@ -187,16 +189,16 @@ def test_adding_copies_the_package_and_pins_it(fleet: FleetFolder, source: Path)
 
 
 def test_adding_the_same_again_changes_nothing(fleet: FleetFolder, source: Path):
-    add_package(source, fleet.root)
+    add_package(source, FleetRepo.find(fleet.root))
     before = everything(fleet.root)
-    assert add_package(source, fleet.root).outcome == "unchanged"
+    assert add_package(source, FleetRepo.find(fleet.root)).outcome == "unchanged"
     assert everything(fleet.root) == before
 
 
 def test_a_vendored_package_can_be_added_onto_itself_to_pin_it(fleet: FleetFolder, source: Path):
-    add_package(source, fleet.root)
+    add_package(source, FleetRepo.find(fleet.root))
     fleet.remove(LOCK_FILE)
-    assert add_package(fleet.root / "applications/app/1.0.0", fleet.root).outcome == "unchanged"
+    assert add_package(fleet.root / "applications/app/1.0.0", FleetRepo.find(fleet.root)).outcome == "unchanged"
     fleet.read()
 
 
@@ -239,22 +241,22 @@ def test_folders_of_content_become_archives_that_are_the_same_everywhere(fleet: 
 
 
 def test_a_version_is_published_once(fleet: FleetFolder, source: Path):
-    add_package(source, fleet.root)
+    add_package(source, FleetRepo.find(fleet.root))
     before = everything(fleet.root)
     (source / "resources/readme.md").write_text("other")
     with pytest.raises(PackageExists) as caught:
-        add_package(source, fleet.root)
+        add_package(source, FleetRepo.find(fleet.root))
     assert "raise the version" in caught.value.remedy
     assert everything(fleet.root) == before
-    assert add_package(source, fleet.root, replace=True).outcome == "replaced"
+    assert add_package(source, FleetRepo.find(fleet.root), replace=True).outcome == "replaced"
     assert (fleet.root / "applications/app/1.0.0/resources/readme.md").read_text() == "other"
     fleet.read()
 
 
 def test_replacing_removes_files_that_the_new_content_lacks(fleet: FleetFolder, source: Path):
-    add_package(source, fleet.root)
+    add_package(source, FleetRepo.find(fleet.root))
     (source / "resources/readme.md").unlink()
-    add_package(source, fleet.root, replace=True)
+    add_package(source, FleetRepo.find(fleet.root), replace=True)
     assert everything(fleet.root / "applications") == {"app/1.0.0/margo.yaml": (source / "margo.yaml").read_bytes()}
 
 
@@ -262,7 +264,7 @@ def test_a_package_with_findings_leaves_the_fleet_untouched(fleet: FleetFolder, 
     (source / "margo.yaml").write_text("kind: nothing\n")
     before = sorted(fleet.root.rglob("*"))
     with pytest.raises(MargoGitopsError):
-        add_package(source, fleet.root)
+        add_package(source, FleetRepo.find(fleet.root))
     assert sorted(fleet.root.rglob("*")) == before
 
 
@@ -272,7 +274,7 @@ def test_a_lock_that_cannot_be_read_leaves_the_fleet_untouched(fleet: FleetFolde
         broken()
         before = sorted(fleet.root.rglob("*"))
         with pytest.raises(MargoGitopsError):
-            add_package(source, fleet.root)
+            add_package(source, FleetRepo.find(fleet.root))
         assert sorted(fleet.root.rglob("*")) == before
 
 
@@ -280,16 +282,16 @@ def test_a_place_that_cannot_be_written_is_an_error_and_leaves_nothing(fleet: Fl
     fleet.put("applications", "a file where a folder belongs")
     before = everything(fleet.root)
     with pytest.raises(PackageInvalid):
-        add_package(source, fleet.root)
+        add_package(source, FleetRepo.find(fleet.root))
     assert everything(fleet.root) == before
 
 
 def test_a_package_goes_into_a_fleet_repo_only(source: Path, tmp_path: Path):
     with pytest.raises(NoFleetRepo):
-        add_package(source, tmp_path / "nowhere")
+        add_package(source, FleetRepo.find(Git(tmp_path / "nowhere").init().path))
 
 
 @pytest.mark.parametrize("name", ["nosuch", "supplier/applications/app/1.0.0/margo.yaml"])
 def test_the_source_must_be_a_folder(fleet: FleetFolder, source: Path, tmp_path: Path, name: str):
     with pytest.raises(PackageInvalid, match="is not a folder"):
-        add_package(tmp_path / name, fleet.root)
+        add_package(tmp_path / name, FleetRepo.find(fleet.root))
