@@ -4,6 +4,15 @@ The git program does the talking, because operators have taught it their servers
 proxies, certificates. `--atomic` moves all refs or none, and `--force-with-lease` compares each with what was fetched;
 a lock on the mirror keeps every other process from fetching in between.
 
+A server without `--atomic` gets the refs in steps, which a render on any machine can finish:
+
+STEP-1  The branch `pending` gets a commit whose parents are the new commits of `fleet` and of the devices, and the last
+        one of `pending`. So the server has everything, or nothing; of two renders one is refused here.
+STEP-2  The devices' branches move. Each holds a complete state at any moment: a device reads no other branch.
+STEP-3  `fleet` moves last. Until then the push is not finished.
+STEP-4  A mirror has the refs that an unfinished push leads to, so that plans and audits see the state which the next
+        render finishes. A ref that another program moved meanwhile stays as it is, and is found as such.
+
 MIRROR-1  The mirror is a cache: a damaged one is made again, and kept aside until the new one is whole.
 MIRROR-2  What this machine saw of the remote survives that: history that was rewritten since is refused.
 MIRROR-3  Settings of the person's git that would change what is fetched or pushed have no effect (`_OURS`). How to
@@ -16,17 +25,27 @@ import hashlib
 import os
 import re
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import pygit2
+
 from margo_gitops.disk.folders import remove_tree
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
-from margo_gitops.documents.state_layout import BRANCHES, DEVICE_REFS, FLEET_REF, FRESHNESS_REFS, REPORTS_REF
+from margo_gitops.documents.state_layout import (
+    BRANCHES,
+    DEVICE_REFS,
+    FLEET_REF,
+    FRESHNESS_REFS,
+    REPORTS_REF,
+    device_ref,
+)
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable
 from margo_gitops.git_program import last_lines, run_git
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.state_repo.state_repo import StateRepo
+from margo_gitops.trust.state_commit import StateCommit
 
 TIMEOUT_SECONDS = 900
 _TRACKED = "refs/remotes/state/"
@@ -35,6 +54,9 @@ _TRACKED_FLEET = f"{_TRACKED}fleet"
 _FLEET = f"{FLEET_REF}*:{_TRACKED_FLEET}*"
 _DEVICES = f"{DEVICE_REFS}*:{_TRACKED}devices/*"
 _FRESHNESS = f"{FRESHNESS_REFS}*:{_TRACKED}freshness/*"
+_PENDING_REF: Final = "refs/heads/pending"
+_TRACKED_PENDING = f"{_TRACKED}pending"
+_PENDING = f"{_PENDING_REF}*:{_TRACKED_PENDING}*"
 _TRACKED_REPORTS = f"{_TRACKED}reports"
 _REPORTS = f"{REPORTS_REF}*:{_TRACKED_REPORTS}*"
 _SCP_LIKE = re.compile(r"[^/:\s]+@?[^/:\s]*:(?!//).+")
@@ -79,6 +101,8 @@ class RemoteState:
         self.url = url
         self._reports = reports
         self._lock: HeldLock | None = None
+        self.is_unfinished = False
+        """Whether a push in steps was not finished, so that `push` has something to do."""
         self.mirror = cache / hashlib.sha256(url.encode()).hexdigest()[:32]
 
     def fetch(self) -> StateRepo:
@@ -112,8 +136,24 @@ class RemoteState:
             repo.refs.move({_TRACKED_FLEET: known}, {})  # remembered, so that the next render refuses too
             raise self._rewritten([f"the branch {FLEET_REF} is gone; it was at {known}"])
         remote = {BRANCHES + name.removeprefix(_TRACKED): value for name, value in values.items() if _ours(name)}
-        repo.refs.reset(BRANCHES, remote)
+        unfinished = self._unfinished(repo, remote, values.get(_TRACKED_PENDING))
+        self.is_unfinished = bool(unfinished)
+        repo.refs.reset(BRANCHES, {**remote, **unfinished})
         return repo
+
+    def _unfinished(self, repo: StateRepo, remote: Mapping[str, str], pending: str | None) -> dict[str, str]:
+        """Return the refs that a push in steps was to move and did not (STEP-4)."""
+        if pending is None:
+            return {}
+        repository = pygit2.Repository(str(self.mirror))
+        fleet, *others = [str(each) for each in repository[pending].peel(pygit2.Commit).parent_ids]
+        named = [(StateCommit.of(repo.objects.commit(each)).device, each) for each in others]
+        wanted = {FLEET_REF: fleet, **{device_ref(device): each for device, each in named if device}}
+
+        def follows(name: str) -> bool:
+            return name not in remote or repository.descendant_of(wanted[name], remote[name])
+
+        return {name: value for name, value in wanted.items() if follows(name)} if follows(FLEET_REF) else {}
 
     def _made_again(self) -> StateRepo:
         """Return a new mirror in place of a damaged one (MIRROR-1, MIRROR-2)."""
@@ -185,16 +225,44 @@ class RemoteState:
         )
 
     def push(self) -> None:
-        """Push what was rendered into the mirror: all refs or none.
+        """Push what was rendered into the mirror: all refs or none, or in steps (STEP-1 to STEP-4).
 
         Raises:
-            StateMoved: somebody moved a ref of the remote since it was fetched; nothing was pushed.
+            StateMoved: somebody moved a ref of the remote since it was fetched.
             StateUnreachable: the remote does not answer, or refuses.
         """
-        refspecs = [f"{FLEET_REF}:{FLEET_REF}", f"{DEVICE_REFS}*:{DEVICE_REFS}*", *self._freshness_refspecs()]
-        result = self._git("push", "--atomic", "--force-with-lease", "--porcelain", "state", *refspecs)
-        if not result.returncode:
+        fleet, lease = f"{FLEET_REF}:{FLEET_REF}", "--force-with-lease"
+        rest = [f"{DEVICE_REFS}*:{DEVICE_REFS}*", *self._freshness_refspecs()]
+        if self._pushed("--atomic", lease, refspecs=[fleet, *rest]):
             return
+        values = Refs(self.mirror).read()
+        moved = [name for name in values if name.startswith(DEVICE_REFS) and values[name] != values.get(_tracked(name))]
+        if moved or values.get(_TRACKED_FLEET) != values[FLEET_REF]:
+            parents = [values[FLEET_REF], *(values[name] for name in moved)]
+            parents += [values[_TRACKED_PENDING]] if _TRACKED_PENDING in values else []
+            self._pushed(refspecs=[f"{self._pending_commit(parents)}:{_PENDING_REF}"])
+            self.is_unfinished = True
+        self._pushed(lease, refspecs=rest)
+        self._pushed(lease, refspecs=[fleet])
+
+    def _pending_commit(self, parents: list[str]) -> str:
+        repository = pygit2.Repository(str(self.mirror))
+        fleet = repository[parents[0]].peel(pygit2.Commit)
+        who, message = fleet.committer, "Push in steps\n"
+        return str(repository.create_commit(None, who, who, message, fleet.tree_id, parents))
+
+    def _pushed(self, *options: str, refspecs: list[str]) -> bool:
+        """Push; return False where the server cannot move many refs as one.
+
+        Raises:
+            StateMoved, StateUnreachable: as `push`.
+        """
+        result = self._git("push", *options, "--porcelain", "state", *refspecs)
+        if not result.returncode:
+            return True
+        if "does not support --atomic" in result.stderr:
+            return False
+        so_far = "the next render finishes the push" if self.is_unfinished else "nothing was pushed"
         said = result.stdout + result.stderr
         if re.search(rf"{FRESHNESS_REFS}.*\[remote rejected\] \((non-fast-forward|deletion prohibited)", said):
             raise StateUnreachable(
@@ -204,16 +272,14 @@ class RemoteState:
             )
         if "stale info" in said or "fetch first" in said or "non-fast-forward" in said or "cannot lock ref" in said:
             raise StateMoved(
-                f"somebody moved a ref of {self.url} while this render was running: nothing was pushed",
+                f"somebody moved a ref of {self.url} while this render was running: {so_far}",
                 why=last_lines(result.stdout),
                 remedy="render again: it starts from the new state",
             )
         raise StateUnreachable(
-            f"{self.url} did not take the push: nothing was changed there",
+            f"{self.url} did not take the push: {so_far}",
             why=last_lines(said),
-            remedy="this server cannot move many refs as one (git push --atomic): use another server for the state"
-            if "does not support --atomic" in said
-            else "see that you may push there",
+            remedy="see that you may push there, then render again",
         )
 
     def _freshness_refspecs(self) -> list[str]:
@@ -230,7 +296,7 @@ class RemoteState:
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # The fleet branch only ever grows; a device branch follows it, and `tampered` compares the two.
         options += ["-c", f"remote.state.fetch={_FLEET}", "-c", f"remote.state.fetch=+{_DEVICES}"]
-        options += ["-c", f"remote.state.fetch=+{_FRESHNESS}"]
+        options += ["-c", f"remote.state.fetch=+{_FRESHNESS}", "-c", f"remote.state.fetch=+{_PENDING}"]
         if self._reports:
             options += ["-c", f"remote.state.fetch={_REPORTS}"]
         return self._run(["--git-dir", str(self.mirror), *options, *arguments])
@@ -242,6 +308,10 @@ class RemoteState:
             raise StateUnreachable("the git program is missing", remedy="install git, or render into a path") from None
         except subprocess.TimeoutExpired:
             raise StateUnreachable(f"{self.url} did not finish within {TIMEOUT_SECONDS} s") from None
+
+
+def _tracked(ref: str) -> str:
+    return _TRACKED + ref.removeprefix(BRANCHES)
 
 
 def _ours(tracked: str) -> bool:

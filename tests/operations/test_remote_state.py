@@ -328,11 +328,33 @@ def test_a_missing_git_program_is_named(rendering: Rendering):
     assert "the git program is missing" in outcome.stderr
 
 
-def test_a_server_without_atomic_pushes_is_named(rendering: Rendering):
-    rendering.served.git.run("config", "receive.advertiseAtomic", "false")
-    outcome = rendering()
-    assert (outcome.code, rendering.refs()) == (3, {}), outcome
-    assert "remedy: this server cannot move many refs as one" in outcome.stderr
+@pytest.mark.parametrize("refused", ["pending", "devices/b", "fleet"])
+def test_a_server_without_atomic_pushes_gets_the_refs_in_steps(rendering: Rendering, refused: str, tmp_path: Path):
+    served, arguments = rendering.served.git, ("--state", rendering.served.url)
+    for name, value in (("advertiseAtomic", "false"), ("denyNonFastForwards", "true"), ("denyDeletes", "true")):
+        served.run("config", f"receive.{name}", value)
+    assert rendering().code == 0
+    before = rendering.refs()
+    hook = served.path / "hooks" / "update"
+    hook.write_text(f'#!/bin/sh\n[ "$1" != refs/heads/{refused} ]\n')
+    hook.chmod(0o755)
+    rendering.change(1)
+    stopped = rendering()
+    assert (stopped.code, "the next render finishes the push" in stopped.stderr) == (3, refused != "pending"), stopped
+    between = rendering.refs()
+    assert between["refs/heads/fleet"] == before["refs/heads/fleet"]
+    assert (between["refs/heads/devices/a"] == before["refs/heads/devices/a"]) == (refused == "pending")
+    hook.unlink()
+
+    elsewhere = str(tmp_path / "another machine")
+    planned = margo_gitops("plan", *arguments, cwd=rendering.fleet.root, environment={"MARGO_GITOPS_CACHE": elsewhere})
+    assert planned.code == (1 if refused == "pending" else 0), planned
+    assert rendering(MARGO_GITOPS_CACHE=elsewhere).code == 0
+    after = rendering.refs()
+    assert all(after[name] != before[name] for name in before)
+    assert margo_gitops("audit", "verify", *arguments, cwd=rendering.fleet.root).code == 0
+    served.run("fsck", "--strict")
+    assert (rendering().code, rendering.refs()) == (0, after)
 
 
 @pytest.mark.parametrize(

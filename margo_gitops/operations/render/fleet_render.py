@@ -125,7 +125,8 @@ def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest) -> 
     _obey_policy(fleet, target, values, states, request)
     renewal, aliases = _renewal(fleet, request), fleet.intent.aliases
     publication = write_render(target.repo, states, values, provenance(fleet), request.key, renewal, aliases)
-    if target.remote is not None and (publication.fleet_commit is not None or publication.freshness is not None):
+    changed = publication.fleet_commit is not None or publication.freshness is not None
+    if target.remote is not None and (changed or target.remote.is_unfinished):
         target.remote.push()
     return publication
 
