@@ -6,7 +6,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
 from margo_gitops.disk.files import read_bounded
@@ -68,13 +68,22 @@ class RootTree(FileTree, Protocol):
 
 
 class DiskTree:
-    """A folder on disk; links are reported, never followed; `.git` is left out."""
+    """A folder on disk, read as a commit of it: links are reported, never followed; `.git` is left out."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def files(self, folder: str) -> Iterator[TreeFile]:
         """Yield every file below a folder, sorted by name at each level."""
+        if not self.is_behind_link(folder):
+            yield from self._below(folder)
+
+    def is_behind_link(self, path: str) -> bool:
+        """Return whether a path, or a folder on the way, is a link."""
+        places = (path, *map(str, PurePosixPath(path).parents))
+        return any((self.root / each).is_symlink() for each in places if each not in ("", "."))
+
+    def _below(self, folder: str) -> Iterator[TreeFile]:
         try:
             entries = sorted(os.scandir(self.root / folder), key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
@@ -87,13 +96,15 @@ class DiskTree:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 check_depth(path)
-                yield from self.files(path)
+                yield from self._below(path)
             else:
                 yield self._entry(path)
 
     def file(self, path: str) -> TreeFile | None:
         """Return one file."""
         place = self.root / path
+        if self.is_behind_link(path.rpartition("/")[0]):
+            return None
         if not os.path.lexists(place) or (place.is_dir() and not place.is_symlink()):
             return None
         return self._entry(path)

@@ -117,11 +117,15 @@ def _misplaced(tree: RootTree) -> Iterator[Finding]:
     names = tree.names()
     for folder in _FOLDERS:
         if tree.file(folder) is not None:
-            remedy = "links and submodules are not followed: put the files here"
-            yield Finding("is not a folder", Location(folder), remedy=remedy, rule="R101")
+            yield _not_a_folder(folder)
         for name in names:
             if name != folder and name.lower() == folder:
                 yield Finding("would not be read", Location(name), remedy=f"rename it to {folder}", rule="R102")
+
+
+def _not_a_folder(path: str) -> Finding:
+    remedy = "links and submodules are not followed: put the files here"
+    return Finding("is not a folder", Location(path), remedy=remedy, rule="R101")
 
 
 def _fleet(tree: FileTree, findings: list[Finding]) -> Located[Fleet] | None:
@@ -194,7 +198,7 @@ def _documents(tree: FileTree, kind: _Kind[T], findings: list[Finding]) -> dict[
 def _applications(tree: FileTree, lock: TreeFile | None, findings: list[Finding]) -> dict[tuple[str, str], Application]:
     pinned = _pinned(lock, findings)
     applications: dict[tuple[str, str], Application] = {}
-    for folder in _package_folders(tree):
+    for folder in _package_folders(tree, findings):
         try:
             package = read_package(SubTree(tree, folder), f"{folder}/")
         except PackageInvalid as error:
@@ -243,12 +247,14 @@ def _pin_problem(key: tuple[str, str], digest: Digest, pinned: dict[tuple[str, s
     return ""
 
 
-def _package_folders(tree: FileTree) -> Iterator[str]:
-    """Yield the folders of packages, `applications/<id>/<version>`."""
+def _package_folders(tree: FileTree, findings: list[Finding]) -> Iterator[str]:
+    """Yield the folders of packages, `applications/<id>/<version>`; note links in their place."""
     seen = set()
     for file in tree.files("applications"):
         parts = file.path.split("/")
         folder = "/".join(parts[:3])
+        if len(parts) <= 3 and file.kind != "file":
+            findings.append(_not_a_folder(file.path))
         if len(parts) > 3 and folder not in seen:
             seen.add(folder)
             yield folder

@@ -62,9 +62,11 @@ class WorkingTree(DiskTree):
             committed: whether the command makes the commit, where nothing is ignored.
 
         Raises:
-            FilesNotWritten: git would ignore or change one.
+            FilesNotWritten: git would ignore or change one, or it is behind a link.
         """
         for path, content in files.items():
+            if not committed and self.is_behind_link(path):
+                raise FilesNotWritten("a link is in the way", where=Location(path), remedy="put a plain file there")
             why = remedy = ""
             if not committed and self._ignores(path):
                 why, remedy = "git ignores it", f".gitignore: !/{_rule(path)}"

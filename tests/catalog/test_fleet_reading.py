@@ -8,7 +8,7 @@ import pytest
 from support.fleet import FleetFolder, profile
 
 from margo_gitops.catalog.file_tree import DiskTree
-from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.catalog.fleet import find_fleet, read_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.errors import FleetInvalid, NoFleetRepo, UnreadableDocument
@@ -137,6 +137,27 @@ def test_links_are_never_followed(sound: FleetFolder, path: str, tmp_path: Path)
     place.symlink_to(outside)
     assert len(findings(sound)) >= 1
     assert findings(sound)[0].startswith(path)
+
+
+@pytest.mark.parametrize(
+    "linked",
+    ["devices", "devices/hall", "applications", "applications/app", "applications/app/1.0.0", "sites/north.yaml"],
+)
+def test_the_working_tree_is_read_like_a_commit_where_links_are(sound: FleetFolder, linked: str, tmp_path: Path):
+    if linked == "devices/hall":
+        (sound.root / linked).mkdir()
+        (sound.root / "devices/press-01.yaml").rename(sound.root / linked / "press-01.yaml")
+    place = sound.root / linked
+    place.rename(tmp_path / "outside")
+    place.symlink_to(tmp_path / "outside")
+    sound.commit()
+    repo = FleetRepo.find(sound.root)
+    (_, found), (_, of_commit) = find_fleet(repo.working_tree()), find_fleet(repo.tree("HEAD"))
+    assert [str(each) for each in found] == [str(each) for each in of_commit]
+    assert (linked, "R101") in [(each.location.file, each.rule) for each in found if each.location]
+    for path in ("devices/press-01.yaml", "devices/hall/press-01.yaml", "applications/app/1.0.0/margo.yaml"):
+        ours, theirs = repo.working_tree().file(path), repo.tree("HEAD").file(path)
+        assert (ours is None) == (theirs is None)
 
 
 def test_a_package_with_a_link_is_one_finding_with_the_path_from_the_root(sound: FleetFolder):
