@@ -76,9 +76,8 @@ class SigningKeyUnusable(MargoGitopsError):
 class StateUnreachable(MargoGitopsError):
     """The remote state repo cannot be fetched or pushed.
 
-    Possible causes: network, credentials, permissions, or a server without atomic pushes. The message shows the last
-    lines that git printed. Nothing was changed there. Check that `git ls-remote URL` works for the same user, then
-    render again.
+    Possible causes: network, credentials or permissions. The message shows the last lines that git printed, and whether
+    anything was changed there. Check that `git ls-remote URL` works for the same user, then render again.
     """
 
     code = "MG1306"

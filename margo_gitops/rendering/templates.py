@@ -167,9 +167,15 @@ class Expression:
 
 
 def _refuse(source: str, reason: str) -> NoReturn:
-    raise TemplateInvalid(
-        f"{_short(source)} is not a valid expression", why=[reason], remedy="see docs/fleet-repo.md, Expressions"
-    )
+    remedy = f"see docs/fleet-repo.md, Expressions; {_literally(source)}"
+    raise TemplateInvalid(f"{_short(source)} is not a valid expression", why=[reason], remedy=remedy)
+
+
+def _literally(source: str) -> str:
+    """Return how to write what begins an expression where it is meant as text."""
+    begun = min(("{{", "{%", "{#"), key=lambda each: source.find(each) % (len(source) + 1))
+    written = "{{ '{{' }}" if begun == "{{" else "{{ '{' }}" + begun[1]
+    return f"if {begun} is plain text, write {written}"
 
 
 def _short(source: str) -> str:
@@ -211,10 +217,11 @@ def evaluate(value: ParameterValue, names: Mapping[str, Json]) -> ParameterValue
     try:
         result = expression.evaluate(names)
     except UndefinedError as error:
+        known = ", ".join(sorted(names))
         raise TemplateInvalid(
             f"{_short(value)} uses a name that is not defined",
             why=[str(error.message)],
-            remedy=f"known names: {', '.join(sorted(names))}; give the label, or use the filter default",
+            remedy=f"known names: {known}; give the label, or use the filter default; {_literally(value)}",
         ) from error
     except _FAILURES as error:
         reason = str(error) or type(error).__name__

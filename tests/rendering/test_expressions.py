@@ -200,6 +200,20 @@ def test_text_takes_only_what_has_one_spelling(source: str, problem: str):
     assert problem in str(refused(source))
 
 
+@pytest.mark.parametrize(
+    ("meant", "begun", "rest"),
+    [
+        ("{{ .Hostname }}", "{{ '{{' }}", " .Hostname }}"),
+        ("{% if %}", "{{ '{' }}%", " if %}"),
+        ("{# x", "{{ '{' }}#", " x"),
+    ],
+)
+def test_a_refusal_says_how_braces_are_written_as_text(meant: str, begun: str, rest: str):
+    assert refused(meant).remedy.endswith(f"is plain text, write {begun}")
+    assert evaluate(f"{begun}{rest}", NAMES) == meant
+    assert refused("a {{ HOST }}").remedy.endswith("write {{ '{{' }}")
+
+
 def test_sources_and_results_are_bounded():
     assert "4096 are possible" in refused("{{ 1 }}" + " " * MAX_SOURCE).why[0]
     long = {"text": "x" * (MAX_RESULT + 1)}
