@@ -330,7 +330,7 @@ def test_a_missing_git_program_is_named(rendering: Rendering):
 
 @pytest.mark.parametrize("refused", ["pending", "devices/b", "fleet"])
 def test_a_server_without_atomic_pushes_gets_the_refs_in_steps(rendering: Rendering, refused: str, tmp_path: Path):
-    served, arguments = rendering.served.git, ("--state", rendering.served.url)
+    served, arguments = rendering.served.git, ("--state-repo", rendering.served.url)
     for name, value in (("advertiseAtomic", "false"), ("denyNonFastForwards", "true"), ("denyDeletes", "true")):
         served.run("config", f"receive.{name}", value)
     assert rendering().code == 0
