@@ -223,7 +223,7 @@ def test_folders_of_content_become_archives_that_are_the_same_everywhere(fleet: 
         place = source / "components" / path
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(content)
-    vendored = add_package(source, fleet.root, pack=True)
+    vendored = add_package(source, FleetRepo.find(fleet.root), pack=True)
     there = fleet.root / vendored.folder
     assert sorted(everything(there / "components")) == ["files.tar.gz", "hmi.tar.gz"]
     changed = text.replace('components/hmi"', 'components/hmi.tar.gz"')
@@ -236,7 +236,7 @@ def test_folders_of_content_become_archives_that_are_the_same_everywhere(fleet: 
         assert sorted(everything(place)) == inside
     digest = "sha256:9b086839e05a84a0f85101414fdae17a586eaf4e869fdf3f61addfd2dd40ed98"
     assert sha256((there / "components/files.tar.gz").read_bytes()) == digest
-    assert add_package(there, fleet.root, pack=True).outcome == "unchanged"
+    assert add_package(there, FleetRepo.find(fleet.root), pack=True).outcome == "unchanged"
     assert (source / "components/hmi/compose.yaml").exists(), "the supplier's folder stays as it is"
 
 
