@@ -1,7 +1,7 @@
 """The fleet repo as git holds it: commits and their trees, read through libgit2.
 
 The fleet repo is a whole git repository, or the folder of a larger one that holds `margo-gitops.yaml`. Then all paths
-are relative to that folder, and a commit that changes nothing in it is no change of the fleet.
+are relative to that folder, and a commit that changes nothing in it does not count.
 """
 
 from __future__ import annotations
