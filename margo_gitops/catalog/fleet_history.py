@@ -133,7 +133,7 @@ class FleetHistory:
 
 
 def subtree(tree: pygit2.Tree | None, folder: str) -> pygit2.Tree | None:
-    """Return a folder of a tree, "" for itself; None where there is none."""
+    """Return a folder of a tree, "" for itself; None if the tree lacks it."""
     if tree is None or not folder:
         return tree
     try:

@@ -95,7 +95,7 @@ def owner_remedy(error: pygit2.GitError) -> str:
 
 
 def _fleet_folder(start: Path, top: str | None) -> str:
-    """Return the nearest folder upwards that holds a fleet, relative to a work tree; "" where there is none."""
+    """Return the nearest folder upwards that holds a fleet, relative to a work tree; "" if no folder does."""
     end = Path(top).resolve() if top else start
     for folder in (start, *start.parents):
         if folder == end or end not in folder.parents:

@@ -50,7 +50,7 @@ class WorkingTree(DiskTree):
         return (self._held(file) for file in super().files(folder) if not self._ignores(file.path))
 
     def file(self, path: str) -> TreeFile | None:
-        """Return one entry that is no folder."""
+        """Return one entry that is not a folder."""
         found = super().file(path)
         return self._held(found) if found is not None and not self._ignores(path) else None
 
