@@ -1,10 +1,10 @@
 """The files of a fleet repo as they are on disk, read as a commit of all of them would hold them.
 
-HELD-1  What git ignores is not there, unless it is tracked.
-HELD-2  Line ends are read as git would store them, so that a clone with `core.autocrlf` reads what others read.
-HELD-3  A file that a filter of git would store in another form (git-lfs, git-crypt) is an error, because a render would
+WORK-1  What git ignores is not there, unless it is tracked.
+WORK-2  Line ends are read as git would store them, so that a clone with `core.autocrlf` reads what others read.
+WORK-3  A file that a filter of git would store in another form (git-lfs, git-crypt) is an error, because a render would
         read that form.
-HELD-4  No command writes a file that git would ignore or filter, nor a file of a package, whose digest is pinned, that
+WORK-4  No command writes a file that git would ignore or filter, nor a file of a package, whose digest is pinned, that
         git would store with other line ends.
 """
 
@@ -55,7 +55,7 @@ class WorkingTree(DiskTree):
         return self._held(found) if found is not None and not self._ignores(path) else None
 
     def check_written(self, files: Mapping[str, bytes], *, committed: bool = False) -> None:
-        """Refuse what a command would write and git would not hold so (HELD-4).
+        """Refuse what a command would write and git would not hold so (WORK-4).
 
         Args:
             files: content by path.
@@ -83,7 +83,7 @@ class WorkingTree(DiskTree):
                 )
 
     def held(self, path: str, content: bytes) -> bytes:
-        """Return what git would store of a file on disk (HELD-2)."""
+        """Return what git would store of a file on disk (WORK-2)."""
         if b"\r\n" not in content:
             return content
         text = self._attribute(path, "text")

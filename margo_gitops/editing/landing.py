@@ -67,7 +67,7 @@ def write_edit(base: Base, edit: Edit) -> None:
     """Write the files of an edit.
 
     Raises:
-        FilesNotWritten: one cannot be written, git would not hold it so (HELD-4), or it is not what the edit was made
+        FilesNotWritten: one cannot be written, git would not hold it so (WORK-4), or it is not what the edit was made
             for; all are as before.
     """
     root, tree = base.repo.root, base.repo.working_tree()
@@ -189,7 +189,7 @@ def commit_edit(base: Base, edit: Edit, branch: str | None) -> tuple[str, str]:
         The branch and the commit's id.
 
     Raises:
-        FilesNotWritten: git would not hold a file so (HELD-4).
+        FilesNotWritten: git would not hold a file so (WORK-4).
         CommitNotMade: git does not know the author, the branch exists or was moved meanwhile, or git refuses.
     """
     name = branch or edit.branch

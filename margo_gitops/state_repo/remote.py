@@ -6,11 +6,11 @@ a lock on the mirror keeps every other process from fetching in between.
 
 A server without `--atomic` gets the refs in steps, which a render on any machine can finish:
 
-STEP-1  The branch `pending` gets a commit whose parents are the new commits of `fleet` and of the devices, and the last
+PUSH-1  The branch `pending` gets a commit whose parents are the new commits of `fleet` and of the devices, and the last
         one of `pending`. So the server has everything, or nothing; of two renders one is refused here.
-STEP-2  The devices' branches move. Each holds a complete state at any moment: a device reads no other branch.
-STEP-3  `fleet` moves last. Until then the push is not finished.
-STEP-4  A mirror has the refs that an unfinished push leads to, so that plans and audits see the state which the next
+PUSH-2  The devices' branches move. Each holds a complete state at any moment: a device reads no other branch.
+PUSH-3  `fleet` moves last. Until then the push is not finished.
+PUSH-4  A mirror has the refs that an unfinished push leads to, so that plans and audits see the state which the next
         render finishes. A ref that another program moved meanwhile stays as it is, and is found as such.
 
 MIRROR-1  The mirror is a cache: a damaged one is made again, and kept aside until the new one is whole.
@@ -142,7 +142,7 @@ class RemoteState:
         return repo
 
     def _unfinished(self, repo: StateRepo, remote: Mapping[str, str], pending: str | None) -> dict[str, str]:
-        """Return the refs that a push in steps was to move and did not (STEP-4)."""
+        """Return the refs that a push in steps was to move and did not (PUSH-4)."""
         if pending is None:
             return {}
         repository = pygit2.Repository(str(self.mirror))
@@ -225,7 +225,7 @@ class RemoteState:
         )
 
     def push(self) -> None:
-        """Push what was rendered into the mirror: all refs or none, or in steps (STEP-1 to STEP-4).
+        """Push what was rendered into the mirror: all refs or none, or in steps (PUSH-1 to PUSH-4).
 
         Raises:
             StateMoved: somebody moved a ref of the remote since it was fetched.

@@ -1,4 +1,4 @@
-"""Files as they are on disk against files as git holds them: ignore rules, line ends, filters (HELD-1 to HELD-4)."""
+"""Files as they are on disk against files as git holds them: ignore rules, line ends, filters (WORK-1 to WORK-4)."""
 
 from __future__ import annotations
 
