@@ -145,7 +145,9 @@ def test_an_agent_whose_polls_work_does_no_cycles_between_them() -> None:
 
 def test_a_signal_ends_a_wait_at_once_even_if_it_came_before() -> None:
     with Interruptions() as interruptions:
+        assert not interruptions.called()
         os.kill(os.getpid(), signal.SIGHUP)
+        assert interruptions.called(), "either signal calls"
         interruptions.wait(86_400)  # the test's own time limit is far shorter
         assert interruptions.take_poll()
         assert not interruptions.take_poll()

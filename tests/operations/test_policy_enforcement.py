@@ -371,6 +371,7 @@ def test_an_application_or_version_that_is_not_allowed_is_refused_at_its_line(wo
     found = world.errors(None)[0]
     assert found.file == "deployments/web.yaml"
     assert "app 2.0.0 may not be deployed" in found.message
+    assert found.why[0].startswith("allowed there: app <2 (")
 
 
 def test_a_site_has_applications_of_its_own(world: PolicyWorld):
