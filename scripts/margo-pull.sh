@@ -5,8 +5,8 @@
 # docs/publishing.md tells how to use it; `margo-pull.sh --help` lists the settings.
 #
 # Rules (Margo desired state, client algorithm):
-#   P-1  The manifest's bytes have exactly the form of RFC 8785; any other form is refused, as is any other algorithm
-#        than sha256.
+#   P-1  The manifest's bytes have exactly the form of RFC 8785, in ASCII without escapes; any other form is refused, as
+#        is any other algorithm than sha256. Members that the standard does not name are skipped.
 #   P-2  Its version is greater than the held one, as a 64-bit number; the same version means the same bytes.
 #   P-3  Every document has the digest that the manifest states, or nothing of the answer is used. Sizes are advisory.
 #   P-4  A listed document that is not there (404) is an error, never a removal. Only absence from the manifest removes.
@@ -324,7 +324,7 @@ fetch() { # PATH LIMIT TYPE: a document that the manifest leads to
 # ---- the manifest (P-1)
 
 # Splitting at the quotes leaves strings in even places and everything else between them, because no string holds an
-# escape. So the document is a list of pieces that must come in one order.
+# escape. What is found is kept by its path; paths are cut, so that no long name is kept again for all that is below it.
 read_manifest() { # FILE: prints "version N", "bundle DIGEST", "deployment ID DIGEST"..., "end"; or "bad WHY"
     [ "$(tr -cd ' -~' <"$1" | wc -c)" -eq "$(wc -c <"$1")" ] || {
         echo 'bad not printable ASCII without line ends'
@@ -338,63 +338,69 @@ read_manifest() { # FILE: prints "version N", "bundle DIGEST", "deployment ID DI
             return length(text) == 36 && split(tolower(text), part, "-") == 5 && hex(part[1], 8) &&
                 hex(part[2], 4) && hex(part[3], 4) && hex(part[4], 4) && hex(part[5], 12)
         }
-        function expect(text) { if ((piece[at++] "") != text) bad("expected " text " as piece " at - 1) }
-        function string(name) { expect(name); expect(":"); return piece[at++] }
-        function take_digest(text) {
-            text = string("digest")
-            if (!digest(text)) bad("a digest that is not a sha256 digest")
-            return text
-        }
-        function take_size() {
-            if (piece[at] != "sizeBytes") return
-            at++
-            if (piece[at++] !~ /^:(0|[1-9][0-9]*),$/) bad("sizeBytes is not a number")
-        }
-        function take_url(wanted) { if (string("url") != wanted) bad("a url that is not " wanted) }
-        function take_bundle(name) {
-            name = take_digest()
-            expect(",")
-            if (string("mediaType") != type) bad("a bundle of another media type")
-            expect(",")
-            take_size()
-            take_url("/api/v1/bundles/" name)
-            expect("},")
-            print "bundle", name
-        }
-        function take_deployment(id, name) {
-            id = string("deploymentId")
-            if (!uuid(id)) bad("a deploymentId that is not a UUID")
-            if ((tolower(id) in seen)) bad("a deployment that appears twice")
-            seen[tolower(id)] = 1
-            expect(",")
-            name = take_digest()
-            expect(",")
-            take_size()
-            take_url("/api/v1/deployments/" id "/" name)
-            print "deployment", id, name
-            count++
-        }
-        NR > 1 { bad("more than one line") }
-        NR == 1 {
-            if (index($0, "\\")) bad("an escape")
+        function read_tokens(pieces, piece, count, part, i, j) { # a string keeps the quote before it
             pieces = split($0, piece, "\"")
-            at = 1
-            expect("{")
-            expect("bundle")
-            if (piece[at] == ":{") { at++; bundle = 1; take_bundle() } else expect(":null,")
-            expect("deployments")
-            if (piece[at] == ":[{") {
-                do { at++; take_deployment() } while (!wrong && piece[at] == "},{")
-                expect("}],")
-            } else expect(":[],")
-            expect("manifestVersion")
-            number = piece[at++]
-            if (number !~ /^:[1-9][0-9]*[}]$/) bad("manifestVersion is not a whole number from 1")
-            if (at != pieces + 1) bad("something after the end")
-            if (!wrong && bundle != (count > 0)) bad("a bundle that should not be there, or is missing")
-            print "version", substr(number, 2, length(number) - 2)
+            if (pieces % 2 == 0 || index($0, "\\")) return bad("an escape, or a string without an end")
+            for (i = 1; i <= pieces; i++) {
+                if (i % 2 == 0) { token[++tokens] = "\"" piece[i]; continue }
+                if (length(piece[i]) > 4096 || piece[i] ~ / /) return bad("white space, or too much without a string")
+                gsub(/[][{},:]/, " & ", piece[i])
+                count = split(piece[i], part, " ")
+                for (j = 1; j <= count; j++) token[++tokens] = part[j]
+            }
         }
-        END { print (wrong ? "bad " wrong : "end") }' type="$BUNDLE_TYPE" "$1"
+        function read_value(path, depth, first, last, name, number) {
+            path = substr(path, 1, 99)
+            first = found[path] = token[++at]
+            if (first ~ /^("|(null|true|false|-?(0|[1-9][0-9]*)([.][0-9]+)?(e[-+][0-9]+)?)$)/) return
+            if (first !~ /^[[{]$/ || depth > 9) return bad("piece " at " is not a value")
+            last = (first == "{" ? "}" : "]")
+            if (token[at + 1] == last) { at++; return }
+            do {
+                if (first == "[") read_value(path SUBSEP (++number), depth + 1)
+                else if (token[++at] !~ /^"/ || token[at] <= name) bad("piece " at " is not the next name")
+                else {
+                    name = token[at]
+                    if (token[++at] != ":") bad("expected : as piece " at)
+                    read_value(path SUBSEP substr(name, 2), depth + 1)
+                }
+            } while (!wrong && token[++at] == ",")
+            if (token[at] != last) bad("expected " last " as piece " at)
+            items[path] = number
+        }
+        function string(path) { return found[path] ~ /^"/ ? substr(found[path], 2) : "" }
+        function reference(path, below, name) { # the digest of what is listed there
+            name = string(path SUBSEP "digest")
+            if (!digest(name)) bad("a digest that is not a sha256 digest")
+            if (string(path SUBSEP "url") != below name) bad("a url that is not " below name)
+            path = path SUBSEP "sizeBytes"
+            if (path in found && found[path] !~ /^(0|[1-9][0-9]*)$/) bad("sizeBytes is not a number")
+            return name
+        }
+        {
+            read_tokens()
+            read_value("", 0)
+            if (at != tokens) bad("something after the end")
+            bundle = SUBSEP "bundle"
+            list = SUBSEP "deployments"
+            if (found[bundle] !~ /^(null|[{])$/ || found[list] != "[") bad("no bundle or no deployments")
+            if ((found[bundle] == "null") != (items[list] == 0)) bad("a bundle that should not be there, or is missing")
+            if (found[bundle] == "{") {
+                if (string(bundle SUBSEP "mediaType") != type) bad("a bundle of another media type")
+                print "bundle", reference(bundle, "/api/v1/bundles/")
+            }
+            for (i = 1; i <= items[list]; i++) {
+                id = string(list SUBSEP i SUBSEP "deploymentId")
+                if (!uuid(id)) bad("a deploymentId that is not a UUID")
+                if ((tolower(id) in seen)) bad("a deployment that appears twice")
+                seen[tolower(id)] = 1
+                print "deployment", id, reference(list SUBSEP i, "/api/v1/deployments/" id "/")
+            }
+            number = found[SUBSEP "manifestVersion"] ""
+            if (number !~ /^[1-9][0-9]*$/) bad("manifestVersion is not a whole number from 1")
+            print "version", number
+        }
+        END { print (wrong ? "bad " wrong : NR ? "end" : "bad empty") }' type="$BUNDLE_TYPE" "$1"
 }
 
 # ---- building a state (P-3)
