@@ -5,26 +5,29 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from device_world import DEVICE, STRANGER, World, deployment_bytes, deployment_id, signing_key
+from support.margo_server import margo_server
+from transport.git_http_server import serve
 
 from margo_gitops.agent.agent import Parts, working_agent
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.service.loop import Interruptions
 from margo_gitops.agent.settings.environment import Environment
 from margo_gitops.agent.settings.loading import load_configuration
-from margo_gitops.documents.freshness import FreshnessLeaf
+from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE, FRESHNESS_PATH, MAX_PROOF_BYTES, FreshnessLeaf
 from margo_gitops.documents.state_layout import FRESHNESS_REFS
 from margo_gitops.errors import ExitCode, FreshnessContradicted, StateNotFresh
 from margo_gitops.state_repo.freshness_refs import Renewal, add_statement, leaf_of
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.refs import Refs
-from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE, device_key
+from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE, device_key, possible_shards
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.ssh_key import SigningKey
 
@@ -59,6 +62,11 @@ class Line:
         renewed = add_statement(pack, about, fleet, "c" * 40, Renewal(key, issued or self.now), refs.read())
         pack.write(self.world.repository.path / "objects" / "pack")
         refs.move(renewed.moves, refs.read())
+
+    def made(self, *leaves: FreshnessLeaf, shard: str = "all", **options: Any) -> bytes:
+        """Return the proof of a shard, as a renewal makes it."""
+        self.renew(*leaves, **options)
+        return self.world.repository.run_bytes("cat-file", "blob", f"{FRESHNESS_REFS}{shard}:freshness.json")
 
     def forget(self) -> None:
         """Let the source hold no statement any more."""
@@ -105,6 +113,82 @@ def line(tmp_path: Path) -> Line:
     line = Line(World(tmp_path))
     line.configure()
     return line
+
+
+Hostile = tuple[Callable[[str], bytes], Callable[[bytes], None]]
+
+
+@pytest.fixture(params=["git", "http"])
+def hostile(line: Line, request: pytest.FixtureRequest) -> Iterator[Hostile]:
+    """Yield how a server over the wire shows the next state, whose manifest is returned, and how it shows a proof."""
+    settings: dict[str, Any] = {"freshness": {"onExpiry": "hold", "allowedSigners": "allowed_signers"}}
+    if request.param == "git":
+        git = line.world.repository
+
+        def offer(proof: bytes) -> None:
+            line.forget()
+            blob = git.run("hash-object", "-w", "--stdin", content=proof)
+            tree = git.run("mktree", content=f"100644 blob {blob}\tfreshness.json\n")
+            git.run("update-ref", f"{FRESHNESS_REFS}all", git.run("commit-tree", "-m", "Forge", tree))
+
+        with serve(line.world.folder) as git_server:
+            line.world.configure(source={"git": {"url": git_server.url("state.git")}}, **settings)
+            yield lambda greeting: line.publish(greeting).manifest, offer
+    else:
+        with margo_server() as server:
+            line.world.configure(source={"http": {"url": server.base()}}, trust={"unsigned": True}, **settings)
+            versions = iter((1, 2))
+            yield (
+                lambda greeting: server.publish(
+                    next(versions), {deployment_id(1): deployment_bytes(1, values={"GREETING": greeting})}
+                ),
+                lambda proof: server.resources.update({FRESHNESS_PATH: (FRESHNESS_MEDIA_TYPE, proof)}),
+            )
+
+
+def test_what_a_hostile_server_says_of_freshness_changes_nothing(line: Line, hostile: Hostile) -> None:
+    publish, offer = hostile
+    first = leaf_of(DEVICE, publish("one"))
+    offer(line.made(first))
+    with line.agent() as parts:
+        assert line.run(parts).version == 1
+        held = line.greeting, line.proof
+        line.now += 8 * DAY
+        leaf = leaf_of(DEVICE, publish("two"))
+        right = line.made(leaf)
+        others = [FreshnessLeaf(device_key(f"other-{number}"), 1, leaf.manifest) for number in range(80)]
+        shard = next(name for digit in range(16) if (name := f"1-{digit:x}") not in possible_shards(DEVICE))
+        forged = {
+            "MG1522": line.made(first, issued=NOW - DAY),
+            "in which this device is not": line.made(leaf, *others, shard=shard),
+            "is the fleet other's": line.made(leaf, fleet="other"),
+            "MG1503": line.made(leaf, key=STRANGER),
+            "MG1502": right.replace(b"plant", b"plane"),
+            "MG1520": right.replace(leaf.manifest.encode(), first.manifest.encode()),
+            "1048576": right + b" " * MAX_PROOF_BYTES,
+        }
+        for why, content in forged.items():
+            offer(content)
+            outcome = line.run(parts)
+            assert outcome.poll_error is not None, why
+            assert (outcome.version, line.greeting, line.proof) == (1, *held), why
+            assert any(why in text for _, text in line.events), (why, line.events)
+        # A listed key signed these; they are kept, and do not keep the right one out.
+        signed = {
+            "behind": line.made(replace(leaf, version=3)),
+            "not-yet-known": line.made(*others[:3]),
+            "MG1523": line.made(replace(leaf, manifest=first.manifest)),
+            "clock-suspect": line.made(leaf, issued=line.now + 3650 * DAY),
+        }
+        for why, content in signed.items():
+            offer(content)
+            outcome = line.run(parts)
+            assert (outcome.poll, outcome.version, line.greeting) == ("refused", 1, held[0]), why
+            assert why in str(outcome.poll_error)
+        offer(right)
+        outcome = line.run(parts)
+        assert (outcome.poll, outcome.version) == ("new", 2)
+        assert line.greeting != held[0]
 
 
 def test_a_device_that_is_shown_nothing_new_for_too_long_knows_it(line: Line) -> None:

@@ -7,14 +7,15 @@ PROOF-3  What is kept is the proof itself, in two places. It is signed, so it ne
          counts; it is verified at each use, so removing a key from the list ends its proofs.
 PROOF-4  `onExpiry: hold`: a new state is taken only if it is proven the newest. What was taken before is always
          applied: nothing that runs is stopped because its proof is missing.
-PROOF-5  A state that contradicts the statement is refused with every value of `onExpiry`.
+PROOF-5  A state that contradicts the statement is refused with every value of `onExpiry`. Where the held statement does
+         so, a newer one is asked for first.
 PROOF-6  That a newer state exists counts once the source was polled after the statement: a render may come between.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -127,11 +128,12 @@ class FreshnessKeeper:
             TransportError: the source broke off while it was asked for proof.
         """
         version = _version(state)
-        if assess(self.held(state), version, self._now()).proven or not self.rules.hold:
-            return
+        with suppress(FreshnessContradicted):
+            if assess(self.held(state), version, self._now()).proven or not self.rules.hold:
+                return
         self._fetch(state)
         found = assess(self.held(state), version, self._now())
-        if not found.proven:
+        if self.rules.hold and not found.proven:
             raise StateNotFresh(
                 f"version {state.floor.version} is not taken: nothing proves that it is the newest",
                 device=self.rules.device,
