@@ -282,6 +282,17 @@ def test_a_branch_that_leads_to_no_commit_is_an_error(renderer: Renderer):
             tampered(renderer)
 
 
+def test_a_tree_in_the_place_of_a_file_is_an_error(renderer: Renderer):
+    renderer.publish(DEVICES)
+    empty = renderer.git.run("mktree", content=b"")
+    entry = b"100644 manifest.json\0" + bytes.fromhex(empty)
+    tree = renderer.git.run("hash-object", "-w", "-t", "tree", "--literally", "--stdin", content=entry)
+    commit = renderer.git.run("commit-tree", tree, "-m", "mine")
+    renderer.git.run("update-ref", "refs/heads/devices/a", commit)
+    with pytest.raises(StateTampered, match="it is not a blob"):
+        renderer.repo.held("a", renderer.refs())
+
+
 # F22: two devices never share a path
 
 DEVICE_IDS = st.from_regex(r"[A-Za-z0-9._~-]{1,8}(/[A-Za-z0-9._~-]{1,8}){0,2}", fullmatch=True).filter(is_device_id)
