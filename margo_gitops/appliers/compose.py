@@ -133,18 +133,21 @@ class ComposeApplier:
                 return
 
             revision = self._prepare(workload, deadline)
+            run = self.engine.run_name()
             try:
                 waited = before if workload.component.properties.wait else None
                 problem = project.start(revision, deadline, held.descriptor, waited)
                 if not problem:
                     self._made_current(key, revision)
                     return
+                problem += project.logs(revision.record.environment)
+                reinstated = _reinstate(project, revision, current, before, held.descriptor)
+                # What an engine ends while it stops says nothing about the workload.
+                self.engine.check_run(run, problem)
             except ApplyError as error:
                 # The engine or the disk failed halfway: it is not known what runs.
                 error.reinstated = False
                 raise
-            problem += project.logs(revision.record.environment)
-            reinstated = _reinstate(project, revision, current, before, held.descriptor)
             raise _install_failed(workload, problem, reinstated=reinstated, first=not before)
 
     def remove(self, key: WorkloadKey) -> None:
@@ -220,6 +223,7 @@ class ComposeApplier:
             there = self.engine.client("image", "inspect", "--format", "{{.Id}}", image, seconds=20.0).status == 0
             if there and policy != "always":
                 continue
+            run = self.engine.run_name()
             if policy == "never":
                 raise ArtifactUnavailable(
                     f"the image {image} of component {workload.component.name} is not on this device",
@@ -230,6 +234,7 @@ class ComposeApplier:
             left = max(deadline - time.monotonic(), 1.0)
             done = self.engine.client("pull", "--quiet", *where, image, seconds=left)
             if done.status != 0 and not there:
+                self.engine.check_run(run, done.last_lines())
                 raise ArtifactUnavailable(
                     f"the image {image} of component {workload.component.name} cannot be pulled",
                     why=["it took too long"] if done.status is None else done.last_lines(),

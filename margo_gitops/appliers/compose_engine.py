@@ -112,6 +112,19 @@ class ComposeEngine:
             raise _unavailable(self._client, [f"no answer within {_QUERY_SECONDS:.0f} s"])
         raise _unavailable(self._client, done.last_lines())
 
+    def run_name(self) -> str:
+        """Return what changes when the engine is restarted: the id of its default network. Podman has none: empty."""
+        return self.query("network", "ls", "--quiet", "--no-trunc", "--filter", "name=^bridge$").strip()
+
+    def check_run(self, name: str, why: Sequence[str]) -> None:
+        """Raise `EngineUnavailable` where the engine does not answer, or was restarted since it had this `run_name`."""
+        if self.run_name() != name:
+            raise EngineUnavailable(
+                f"the {Path(self._client).name} engine was restarted during this step",
+                why=why,
+                remedy="wait: the agent tries again after a pause",
+            )
+
     def client(self, *arguments: str, seconds: float) -> Finished:
         """Run one of the engine's own commands."""
         return self._run([self._client, *arguments], self._environment, seconds, None, None)

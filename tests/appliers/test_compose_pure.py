@@ -3,9 +3,13 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from workload_making import workload
+from workload_making import artifact_of, compose_archive, workload
 
-from margo_gitops.appliers.applier import WorkloadKey
+from margo_gitops.appliers import compose_running
+from margo_gitops.appliers.applier import ApplierContext, WorkloadKey
+from margo_gitops.appliers.artifacts import create_artifact_cache
+from margo_gitops.appliers.compose import ComposeApplier
+from margo_gitops.appliers.compose_engine import ComposeEngine
 from margo_gitops.appliers.compose_project import (
     COMPONENT,
     DEPLOYMENT,
@@ -22,8 +26,15 @@ from margo_gitops.appliers.compose_project import (
 )
 from margo_gitops.appliers.compose_source import read_model
 from margo_gitops.appliers.programs import Finished, redacted
+from margo_gitops.appliers.settings import Settings
 from margo_gitops.documents.compose_variables import parameter_text
-from margo_gitops.errors import ComposeInvalid, WorkloadUnsupported
+from margo_gitops.errors import (
+    ArtifactUnavailable,
+    ComposeInvalid,
+    EngineUnavailable,
+    InstallFailed,
+    WorkloadUnsupported,
+)
 
 IDS = st.uuids().map(str)
 COMPONENTS = st.from_regex(r"[a-z0-9]([a-z0-9-]{0,198}[a-z0-9])?", fullmatch=True)
@@ -159,3 +170,57 @@ def test_the_number_of_a_port_is_shown_and_the_same_number_elsewhere_is_not():
     said = "Bind for 0.0.0.0:8080 failed; the PIN 8080 is wrong; 18080"
     assert redacted(said, {"PORT": "8080"}) == "Bind for 0.0.0.0:8080 failed; the PIN <PORT> is wrong; 18080"
     assert redacted("true", {"DEBUG": "true"}) == "true"
+
+
+class LosableEngine(ComposeEngine):
+    """Does what it is asked, but `failing` commands fail, and then it was restarted, is gone, or is well."""
+
+    def __init__(self, then):
+        super().__init__(("docker", "compose"), {})
+        self.then, self.failing, self.run, self.found = then, set(), 0, []
+
+    def _run(self, arguments, environment, *_how):
+        if self.failing.intersection(arguments) and environment.get("GREETING") != "hello":
+            self.run += self.then == "restarted"
+            self.failing = {"docker"} if self.then == "gone" else self.failing
+            return Finished(1, "", "unexpected EOF")
+        if "config" in arguments:
+            return Finished(0, json.dumps({"services": {"web": {"image": "web:1"}}}), "")
+        return Finished(0, f"{self.run}\n" if "network" in arguments else "", "")
+
+    def containers(self, *_label):
+        self.query("ps")
+        return self.found
+
+
+@pytest.mark.parametrize(
+    ("then", "kind", "words"),
+    [
+        ("restarted", EngineUnavailable, "was restarted"),
+        ("gone", EngineUnavailable, "does not answer"),
+        ("well", InstallFailed, "does not run as asked for"),
+    ],
+)
+def test_an_engine_that_is_lost_during_an_update_is_not_the_fault_of_the_update(
+    tmp_path, monkeypatch, then, kind, words
+):
+    monkeypatch.setattr(compose_running, "_SETTLE_SECONDS", 0.0)
+    engine = LosableEngine(then)
+    artifacts = create_artifact_cache(ApplierContext("press-07", tmp_path, {}), Settings("compose", {}))
+    applier = ComposeApplier("press-07", tmp_path, engine, artifacts)
+    artifact = artifact_of(compose_archive("services: {web: {image: web:1}}"), tmp_path)
+    identity = "0" * 8 + "-1111-5111-8111-111111111111"
+    first, second, third = (
+        workload(artifact, {"GREETING": text}, deployment_id=identity, wait=False) for text in ("hello", "2nd", "3rd")
+    )
+    applier.install(first)
+    labels = {DEVICE: "press-07", DEPLOYMENT: identity, COMPONENT: "hmi"}
+    engine.found = [Container("0" * 64, "running", "Up 2 minutes", labels)]
+    engine.failing = {"up"}
+    with pytest.raises(kind, match=words) as caught:
+        applier.install(second)
+    assert caught.value.reinstated == (then == "well")
+
+    engine.failing = {"image", "pull"}
+    with pytest.raises(ArtifactUnavailable if then == "well" else EngineUnavailable):
+        applier.prepare(third)
