@@ -1,5 +1,7 @@
 """What serving costs: idle polls per second, bytes of a poll, time from a render to its devices, memory of who waits.
 
+And what one connection of a stranger costs a device: it sends requests for /healthz without end, and reads no answer.
+
 The server is a process of its own on the loopback; the clients are in this one, so on a small machine they take half of
 the processor. Connections are kept, as devices keep them.
 
@@ -11,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +31,21 @@ CONNECTIONS = 32
 RENDERS = 15
 BURST = 200
 """So many connections are opened at once."""
+TURNS = 7
+"""So often polls are measured alone, then beside a stranger, of `TURN_POLLS` each."""
+TURN_POLLS = 300
 _HEAD_END = b"\r\n\r\n"
+_STRANGER = """
+import socket, sys
+requests = b"GET /healthz HTTP/1.1\\r\\nHost: localhost\\r\\n\\r\\n" * 1000
+while True:
+    try:
+        with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as connection:
+            while True:
+                connection.sendall(requests)
+    except OSError:
+        pass  # the server ended it: again
+"""
 
 
 class Device:
@@ -90,6 +107,37 @@ async def idle_polls(fleet: ServedFleet, names: list[str]) -> None:
         device.writer.close()
 
 
+async def beside_stranger(fleet: ServedFleet, name: str) -> None:
+    """Measure the polls of one device alone, and beside a connection that asks without reading."""
+    device = Device(fleet, name)
+    await device.connect()
+    await device.poll()
+
+    async def turn() -> list[float]:
+        times = []
+        for _ in range(TURN_POLLS):
+            began = time.perf_counter()
+            assert await device.poll() is None
+            times.append(time.perf_counter() - began)
+        return times
+
+    alone: list[float] = []
+    beside: list[float] = []
+    for _ in range(TURNS):
+        alone += await turn()
+        with subprocess.Popen([sys.executable, "-c", _STRANGER, fleet.host, str(fleet.port)]) as stranger:
+            try:
+                await asyncio.sleep(0.5)
+                beside += await turn()
+            finally:
+                stranger.kill()
+    device.writer.close()
+    for what, times in (("alone", alone), ("beside a stranger", beside)):
+        cuts, floor = statistics.quantiles(times, n=100), statistics.median(alone)
+        print(f"a device's poll, {what:<18} p50 {cuts[49] * 1e3:6.2f} ms   p99 {cuts[98] * 1e3:6.2f} ms", end="")
+        print(f"   worst {max(times) * 1e3:6.2f} ms   p50 ratio {cuts[49] / floor:.1f}")
+
+
 async def waiting(fleet: ServedFleet, names: list[str]) -> None:
     """Measure devices that wait, and how soon one of them has a render."""
     before = memory(fleet)
@@ -139,6 +187,7 @@ def main() -> None:
         fleet.write_tokens()
         fleet.start(limits={"requestsPerMinute": 1e9, "burst": 1_000_000, "waitSeconds": 600})
         asyncio.run(idle_polls(fleet, names))
+        asyncio.run(beside_stranger(fleet, names[0]))
         asyncio.run(waiting(fleet, names))
 
 
