@@ -27,7 +27,10 @@ _LABELS = (DEVICE, DEPLOYMENT, COMPONENT, DIGEST, SERVICES, ONCE, PROJECT, SERVI
 _LIST_FORMAT = "\t".join(
     ["{{.ID}}", "{{.State}}", "{{json .Status}}", *(f'{{{{json (.Label "{label}")}}}}' for label in _LABELS)]
 )
-_HISTORY_FORMAT = "{{.Id}}\t{{.RestartCount}}\t{{if .State.Health}}{{.State.Health.Status}}{{end}}"
+# The health of a container that has ended says only how it was stopped.
+_HISTORY_FORMAT = (
+    "{{.Id}}\t{{.RestartCount}}\t{{if .State.Running}}{{if .State.Health}}{{.State.Health.Status}}{{end}}{{end}}"
+)
 _QUERY_SECONDS = 20.0
 _NO_CLIENT = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
 
@@ -38,7 +41,8 @@ class History:
 
     Attributes:
         restarts: how often the engine has restarted it.
-        health: starting, healthy, unhealthy; empty or none without a health check. Podman lists no health.
+        health: starting, healthy, unhealthy; empty or none without a health check, or after the container has ended.
+            Podman lists no health.
     """
 
     restarts: int = 0

@@ -603,3 +603,16 @@ def test_a_port_that_is_taken_is_told_with_its_number(site):
         with pytest.raises(InstallFailed) as caught:
             site.applier().install(item)
     assert f":{port}" in " ".join(caught.value.why), caught.value.why
+
+
+def test_the_health_of_what_ended_as_it_should_does_not_count(site):
+    source = f"""
+services:
+  init:
+    image: {IMAGE}
+    command: [sleep, "1"]
+    healthcheck: {{test: ["CMD", "true"], interval: 1h}}
+"""
+    site.applier().install(site.workload(source))
+    (found,) = site.applier().observe()
+    assert found.condition == "running"
