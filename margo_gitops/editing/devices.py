@@ -17,6 +17,7 @@ from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
 from margo_gitops.documents.device_id import encode_device_id, is_device_id
 from margo_gitops.documents.fleet_kinds import Device
 from margo_gitops.documents.kinds import CAPABILITIES, read_as, read_source
+from margo_gitops.documents.matching import plain_labels
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.versions import version_key
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
@@ -107,7 +108,7 @@ def add_device(base: Base, request: DeviceRequest) -> Edit:
         raise EditImpossible("a new device needs its capabilities", remedy="pass --capabilities FILE")
     metadata: dict[str, Json] = {"name": request.device}
     if request.labels:
-        metadata["labels"] = _labels(request.labels)
+        metadata["labels"] = plain_labels(request.labels)
     spec: dict[str, Json] = {"site": request.site} if request.site is not None else {}
     if request.parameters:
         spec["parameters"] = plain_values(request.parameters)
@@ -130,7 +131,7 @@ def _changed(known: Located[Device], request: DeviceRequest) -> Edit:
     if request.site is not None:
         spec["site"] = request.site
     if request.labels:
-        _mapping(_mapping(document, "metadata"), "labels").update(_labels(request.labels))
+        _mapping(_mapping(document, "metadata"), "labels").update(plain_labels(request.labels))
     if request.parameters:
         _mapping(spec, "parameters").update(plain_values(request.parameters))
     change = FileChange(known.file, known.content, rewritten(known.content, known.file, document))
@@ -143,10 +144,6 @@ def _mapping(parent: dict[str, Json], key: str) -> dict[str, Json]:
     if not isinstance(child, dict):
         child = parent[key] = {}
     return child
-
-
-def _labels(labels: Mapping[str, LabelValue]) -> dict[str, Json]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in labels.items()}
 
 
 def device_parameters(intent: Intent, assignments: Sequence[str]) -> dict[str, ParameterValue]:

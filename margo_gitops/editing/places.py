@@ -18,6 +18,7 @@ from margo_gitops.documents.declarations import API_VERSION
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment, Device, Fleet
 from margo_gitops.documents.kinds import read_source
+from margo_gitops.documents.matching import plain_labels
 from margo_gitops.documents.nodes import Json
 from margo_gitops.editing.devices import DeviceRequest, add_device
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
@@ -33,7 +34,7 @@ def add_site(base: Base, site: str, labels: Mapping[str, LabelValue], parameters
     path = _new_site(base, site)
     metadata: dict[str, Json] = {"name": site}
     if labels:
-        metadata["labels"] = {key: list(value) if isinstance(value, tuple) else value for key, value in labels.items()}
+        metadata["labels"] = plain_labels(labels)
     document: dict[str, Json] = {"apiVersion": API_VERSION, "kind": "Site", "metadata": metadata}
     if parameters:
         document["spec"] = {"parameters": plain_values(parameters)}
