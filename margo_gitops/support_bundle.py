@@ -19,8 +19,10 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 from margo_gitops import __version__
+from margo_gitops.documents.json_text import pretty_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_text import read_yaml, write_yaml
+from margo_gitops.wording import json_text
 
 _MOST = 1024 * 1024
 _SHORTEST = 4
@@ -43,13 +45,13 @@ def write_support_bundle(configuration: Path, files: Mapping[str, Json]) -> byte
     """
     settings = read_yaml(configuration.read_bytes(), str(configuration)).root.plain()
     secrets = sorted(set(_secrets(settings, configuration.absolute().parent)), key=len, reverse=True)
-    texts = {"configuration.yaml": write_yaml(_shown(settings)).decode(), "versions.json": _json(_versions())}
-    texts |= {name: _json(content) for name, content in files.items()}
+    texts = {"configuration.yaml": write_yaml(_shown(settings)).decode(), "versions.json": pretty_json(_versions())}
+    texts |= {name: pretty_json(content) for name, content in files.items()}
     stream = io.BytesIO()
     with tarfile.open(fileobj=stream, mode="w:gz") as archive:
         for name, text in texts.items():
             for secret in secrets:
-                for spelled in (secret, json.dumps(secret)[1:-1]):
+                for spelled in _spellings(secret):
                     text = text.replace(spelled, _HIDDEN)
             content = text.encode()[:_MOST]
             member = tarfile.TarInfo(f"support-bundle/{name}")
@@ -58,8 +60,11 @@ def write_support_bundle(configuration: Path, files: Mapping[str, Json]) -> byte
     return stream.getvalue()
 
 
-def _json(value: Json) -> str:
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+def _spellings(secret: str) -> Iterator[str]:
+    """Yield a secret as it is, and as JSON spells it: here, elsewhere, and in a text that is JSON itself."""
+    yield secret
+    for once in (json_text(secret)[1:-1], json.dumps(secret)[1:-1]):
+        yield from (json_text(once)[1:-1], once)
 
 
 def _versions() -> Json:
@@ -75,13 +80,15 @@ def _versions() -> Json:
 def _shown(value: Json) -> Json:
     """Return settings as they may be shown (BUNDLE-1)."""
     if isinstance(value, dict):
-        return {
-            key: _shapes(child) if key == "appliers" or _SECRET.search(key) else _shown(child)
-            for key, child in value.items()
-        }
+        return {key: _shapes(child) if _hides(key) else _shown(child) for key, child in value.items()}
     if isinstance(value, list):
         return [_shown(each) for each in value]
     return _IN_URL.sub("", value) if isinstance(value, str) else value
+
+
+def _hides(key: str) -> bool:
+    """Return whether what a key holds may be secret (BUNDLE-1)."""
+    return key == "appliers" or _SECRET.search(key) is not None
 
 
 def _shapes(value: Json) -> Json:
@@ -97,8 +104,7 @@ def _secrets(value: Json, folder: Path, *, named: bool = False) -> Iterator[str]
     """Yield the texts that are secret, and those in small files that are named."""
     if isinstance(value, (dict, list)):
         for key, child in value.items() if isinstance(value, dict) else enumerate(value):
-            secret = named or (isinstance(key, str) and (key == "appliers" or _SECRET.search(key) is not None))
-            yield from _secrets(child, folder, named=secret)
+            yield from _secrets(child, folder, named=named or (isinstance(key, str) and _hides(key)))
     elif isinstance(value, str):
         yield from (each for match in _URL_SECRET.finditer(value) for each in match.groups() if each)
         if not named:

@@ -76,3 +76,14 @@ def test_a_bundle_of_a_server_is_bounded(tmp_path: Path) -> None:
     assert "key line 2" not in "".join(files.values())
     refused = margo_gitops("support-bundle", "--config", "nosuch.yaml", cwd=tmp_path)
     assert (refused.code, "Traceback" in refused.stderr) == (2, False), refused
+
+
+def test_a_secret_is_hidden_however_json_spells_it(tmp_path: Path) -> None:
+    place = tmp_path / "server.yaml"
+    secret = 'gehe"im-ü-\\\u200b'
+    place.write_text(json.dumps({"kind": "ServerConfiguration", "token": secret}))
+    content = write_support_bundle(place, {"log.json": f"it said {secret}", "sent.json": json.dumps(secret)})
+    (tmp_path / "a.tar.gz").write_bytes(content)
+    files = unpacked(tmp_path / "a.tar.gz")
+    assert json.loads(files["log.json"]) == "it said (not shown)"
+    assert "gehe" not in "".join(files.values())
