@@ -100,6 +100,7 @@ def serve(path: str, ready: int) -> None:
     exec(AS_INSTALLED)
     for target in (*COMMANDS.values(), *_IMPORTED_LATE):
         importlib.import_module(target.partition(":")[0])
+    _find_fields()
     gc.freeze()
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as waiting:
         listener.bind(path)
@@ -113,6 +114,16 @@ def serve(path: str, ready: int) -> None:
                     _begin(listener, waiting)
                 elif key.fileobj in waiting.get_map():
                     _end(key.data, waiting)
+
+
+def _find_fields() -> None:
+    """Find the fields of all documents, which a process does once, and each command would do again."""
+    from margo_gitops.agent.settings.configuration import AgentConfiguration
+    from margo_gitops.documents.schemas import DOCUMENT_SCHEMAS, SchemaKind, schema_files
+    from margo_gitops.server.service.configuration import ServerConfiguration
+
+    settings = SchemaKind(AgentConfiguration, ""), SchemaKind(ServerConfiguration, "")
+    schema_files((*DOCUMENT_SCHEMAS, *settings), {})
 
 
 class _Running:
