@@ -2,13 +2,28 @@
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 
 from margo_gitops.errors import ReportsUnusable, ServerBusy
 from margo_gitops.server.reports.journal import JournalBounds, Report, ReportJournal
+from margo_gitops.server.reports.sqlite_store import SqliteStore
 from margo_gitops.state_repo.report_branch import ReportKey
+
+Opened: TypeAlias = Callable[[JournalBounds], ReportJournal]
+
+
+def in_file(folder: Path, bounds: JournalBounds) -> ReportJournal:
+    return ReportJournal(SqliteStore(folder / "reports.sqlite"), bounds)
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Opened:
+    """Opens the journal of this test, as often as it was closed."""
+    return lambda bounds: in_file(tmp_path, bounds)
 
 
 def report(name: str, content: bytes = b"{}\n", client: str = "press-01", **more: int | str) -> Report:
@@ -19,22 +34,20 @@ def capabilities(device: str, gateway: str = "") -> Report:
     return Report(ReportKey("gw", "capabilities", device), b"{}\n", "token", 1, gateway=gateway)
 
 
-def test_what_is_kept_is_there_after_a_restart(tmp_path: Path) -> None:
-    file = tmp_path / "folder" / "reports.sqlite"
-    journal = ReportJournal(file, JournalBounds(10))
+def test_what_is_kept_is_there_after_a_restart(opened: Opened) -> None:
+    journal = opened(JournalBounds(10))
     assert asyncio.run(journal.keep(report("a", adopted=7))) == "created"
     assert asyncio.run(journal.keep(report("a", adopted=7))) == "unchanged"
     assert asyncio.run(journal.keep(report("a", b"new\n", adopted=8))) == "updated"
     journal.close()
-    journal = ReportJournal(file, JournalBounds(10))
+    journal = opened(JournalBounds(10))
     assert journal.adopted("press-01") == 8
     assert [each.content for each in asyncio.run(journal.uncommitted(10))] == [b"new\n"]
-    assert file.stat().st_mode & 0o077 == 0
     journal.close()
 
 
-def test_reports_of_many_devices_at_once_are_all_kept(tmp_path: Path) -> None:
-    journal = ReportJournal(tmp_path / "reports.sqlite", JournalBounds(10))
+def test_reports_of_many_devices_at_once_are_all_kept(opened: Opened) -> None:
+    journal = opened(JournalBounds(10))
 
     async def all_at_once() -> list[str]:
         reports = [report(f"r-{n % 10}", b"%d\n" % n, f"press-{n // 10}") for n in range(2000)]
@@ -45,8 +58,8 @@ def test_reports_of_many_devices_at_once_are_all_kept(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_change_during_a_commit_is_committed_later(tmp_path: Path) -> None:
-    journal = ReportJournal(tmp_path / "reports.sqlite", JournalBounds(10))
+def test_a_change_during_a_commit_is_committed_later(opened: Opened) -> None:
+    journal = opened(JournalBounds(10))
     asyncio.run(journal.keep(report("a", b"1\n")))
     taken = asyncio.run(journal.uncommitted(10))
     asyncio.run(journal.keep(report("a", b"2\n")))
@@ -58,8 +71,8 @@ def test_a_change_during_a_commit_is_committed_later(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_a_gateway_takes_its_children_along(tmp_path: Path) -> None:
-    journal = ReportJournal(tmp_path / "reports.sqlite", JournalBounds(10))
+def test_a_gateway_takes_its_children_along(opened: Opened) -> None:
+    journal = opened(JournalBounds(10))
     assert asyncio.run(journal.keep(capabilities("gw/a", "gw"))) == "no-gateway"
     for device, gateway in (("gw", ""), ("gw/a", "gw"), ("gw/a/b", "gw/a"), ("gw-2", "")):
         assert asyncio.run(journal.keep(capabilities(device, gateway))) == "created"
@@ -74,16 +87,16 @@ def test_a_gateway_takes_its_children_along(tmp_path: Path) -> None:
     journal.close()
 
 
-def test_the_subjects_of_a_device_are_bounded_and_others_are_not_concerned(tmp_path: Path) -> None:
-    journal = ReportJournal(tmp_path / "reports.sqlite", JournalBounds(2))
+def test_the_subjects_of_a_device_are_bounded_and_others_are_not_concerned(opened: Opened) -> None:
+    journal = opened(JournalBounds(2))
     outcomes = [asyncio.run(journal.keep(report(name))) for name in ("a", "b", "c", "a")]
     assert outcomes == ["created", "created", "full", "unchanged"]
     assert asyncio.run(journal.keep(report("c", client="press-02"))) == "created"
     journal.close()
 
 
-def test_a_version_that_was_said_by_mistake_can_be_taken_back(tmp_path: Path) -> None:
-    journal = ReportJournal(tmp_path / "reports.sqlite", JournalBounds(2))
+def test_a_version_that_was_said_by_mistake_can_be_taken_back(opened: Opened) -> None:
+    journal = opened(JournalBounds(2))
     asyncio.run(journal.keep(report("a", b"1\n", adopted=2**64 - 1)))
     assert journal.adopted("press-01") == 2**63 - 1
     asyncio.run(journal.keep(report("a", b"2\n", adopted=3)))
@@ -92,22 +105,27 @@ def test_a_version_that_was_said_by_mistake_can_be_taken_back(tmp_path: Path) ->
     journal.close()
 
 
+def test_the_file_is_for_its_owner(tmp_path: Path) -> None:
+    in_file(tmp_path / "folder", JournalBounds()).close()
+    assert (tmp_path / "folder" / "reports.sqlite").stat().st_mode & 0o077 == 0
+
+
 def test_a_second_journal_on_the_same_file_is_refused(tmp_path: Path) -> None:
-    journal = ReportJournal(tmp_path / "reports.sqlite", JournalBounds(2))
+    journal = in_file(tmp_path, JournalBounds(2))
     with pytest.raises(ServerBusy):
-        ReportJournal(tmp_path / "reports.sqlite", JournalBounds(2))
+        in_file(tmp_path, JournalBounds(2))
     journal.close()
-    ReportJournal(tmp_path / "reports.sqlite", JournalBounds(2)).close()
+    in_file(tmp_path, JournalBounds(2)).close()
 
 
 def test_a_file_that_is_no_journal_is_said(tmp_path: Path) -> None:
     (tmp_path / "reports.sqlite").write_bytes(b"not a database, not at all" * 100)
     with pytest.raises(ReportsUnusable):
-        ReportJournal(tmp_path / "reports.sqlite", JournalBounds(2))
+        in_file(tmp_path, JournalBounds(2))
 
 
 def test_a_report_that_cannot_be_written_is_not_acknowledged(tmp_path: Path) -> None:
-    journal = ReportJournal(tmp_path / "reports.sqlite", JournalBounds(2))
+    journal = in_file(tmp_path, JournalBounds(2))
     other = sqlite3.connect(tmp_path / "reports.sqlite")
     other.execute("DROP TABLE report")
     other.close()
@@ -116,8 +134,8 @@ def test_a_report_that_cannot_be_written_is_not_acknowledged(tmp_path: Path) -> 
     journal.close()
 
 
-def test_the_bytes_of_a_device_and_of_all_are_bounded(tmp_path: Path) -> None:
-    journal = ReportJournal(tmp_path / "reports.sqlite", JournalBounds(10, client_bytes=100, total_bytes=150))
+def test_the_bytes_of_a_device_and_of_all_are_bounded(opened: Opened) -> None:
+    journal = opened(JournalBounds(10, client_bytes=100, total_bytes=150))
     keep = lambda *of, **more: asyncio.run(journal.keep(report(*of, **more)))  # noqa: E731
     assert keep("a", b"x" * 60) == "created"
     assert keep("b", b"x" * 60) == "full"
@@ -126,15 +144,15 @@ def test_the_bytes_of_a_device_and_of_all_are_bounded(tmp_path: Path) -> None:
     assert keep("a", b"z" * 20) == "updated"
     assert keep("c", b"x" * 60, client="press-02") == "created"
     journal.close()
-    journal = ReportJournal(tmp_path / "reports.sqlite", JournalBounds(10, client_bytes=100, total_bytes=150))
+    journal = opened(JournalBounds(10, client_bytes=100, total_bytes=150))
     assert keep("d", b"x" * 71, client="press-03") == "all-full"
     asyncio.run(journal.forget([ReportKey("press-01", "status", "a")]))
     assert keep("d", b"x" * 71, client="press-03") == "created"
     journal.close()
 
 
-def test_old_statuses_are_found_but_for_the_highest_version(tmp_path: Path) -> None:
-    journal = ReportJournal(tmp_path / "reports.sqlite", JournalBounds())
+def test_old_statuses_are_found_but_for_the_highest_version(opened: Opened) -> None:
+    journal = opened(JournalBounds())
     for name, received, adopted in (("old", 10, 1), ("newest", 20, 3), ("recent", 90, 2)):
         key = ReportKey("press-01", "status", name)
         asyncio.run(journal.keep(Report(key, b"{}\n", "token", received, adopted)))

@@ -37,6 +37,7 @@ from margo_gitops.server.reports.commits import ReportCommits
 from margo_gitops.server.reports.journal import JournalBounds, ReportJournal
 from margo_gitops.server.reports.reading import Profile
 from margo_gitops.server.reports.receiving import ReportResources
+from margo_gitops.server.reports.sqlite_store import SqliteStore
 from margo_gitops.server.resources.desired_state import DesiredStateResources
 from margo_gitops.server.resources.discovery import BundleKeys, TrustDiscovery, read_trust_bundle
 from margo_gitops.server.resources.git import GitResources
@@ -105,7 +106,7 @@ def serve(configuration: ServerConfiguration) -> None:
     branch = ReportBranch(configuration.state_repo)
     reports = configuration.reports
     bounds = JournalBounds(reports.per_device, reports.device_bytes, reports.total_bytes)
-    journal = ReportJournal(configuration.journal, bounds)
+    journal = ReportJournal(SqliteStore(configuration.journal), bounds)
     history = RateLimit(reports.device_bytes_per_hour / 60, reports.device_bytes_per_hour, time.monotonic)
     limits, base = configuration.limits, configuration.listen.base_path
     rates = RateLimit(limits.requests_per_minute, limits.burst, time.monotonic)
