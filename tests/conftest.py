@@ -38,6 +38,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run only what --quick leaves out")
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Let quick tests not wait for the imports of the others."""
+    slow = collection_path.parent == Path(__file__).parent and collection_path.name not in QUICK
+    return True if slow and collection_path.is_dir() and config.getoption("--quick") else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs a real part, and let quick tests run first: a mistake shows in seconds."""
     root = Path(__file__).parent

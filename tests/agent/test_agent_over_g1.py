@@ -19,6 +19,8 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_text import write_yaml
 
+pytestmark = pytest.mark.real
+
 CAPABILITIES: Json = {
     "properties": {
         "id": DEVICE,

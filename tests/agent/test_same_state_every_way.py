@@ -15,6 +15,8 @@ from support.static_server import TOKENS, nginx
 from margo_gitops.documents.nodes import Json
 from margo_gitops.rendering.resolution import deployment_id
 
+pytestmark = pytest.mark.real
+
 
 def device(folder: Path, source: Json) -> World:
     world = World(folder, device=DEVICE)
@@ -63,7 +65,6 @@ def test_by_git_and_from_the_server(fleet: ServedFleet, tmp_path: Path) -> None:
     until(lambda: states(fleet) == dict.fromkeys(("hmi", "mes", "opc"), "removed"))
 
 
-@pytest.mark.real
 def test_by_git_from_the_server_and_from_static_files(fleet: ServedFleet, tmp_path: Path) -> None:
     plant = Plant(tmp_path)
     plant.publish()

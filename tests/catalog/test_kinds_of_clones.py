@@ -9,6 +9,8 @@ from support.command_line import margo_gitops
 from support.fleet import FleetFolder
 from support.git_cli import Git
 
+pytestmark = pytest.mark.real
+
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> FleetFolder:

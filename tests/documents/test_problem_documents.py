@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from support.command_line import margo_gitops
 
+pytestmark = pytest.mark.real
+
 RIGHT = {"type": "about:blank", "title": "Not found", "status": 404, "retryable": False, "instance": "/x", "more": 1}
 
 

@@ -26,6 +26,8 @@ from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
 from margo_gitops.web.metering import Deadline
 
+pytestmark = pytest.mark.real
+
 DEVICE = "press-01"
 SERVER = "spiffe://plant.example/margo/wfm/main"
 
