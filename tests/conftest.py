@@ -13,8 +13,9 @@ from support.real import unavailable
 from testbed.docker_engine import DockerEngine
 from testbed.errors import UnavailableError
 from testbed.git_server import GitServer
-from testbed.parts import DOCKER, GIT, SSH, Part, Running, using
+from testbed.parts import DOCKER, GIT, POSTGRESQL, SSH, Part, Running, using
 from testbed.places import state_folder
+from testbed.postgresql_server import PostgresqlServer
 from testbed.ssh_server import SshServer
 
 R = TypeVar("R", bound=Running)
@@ -27,7 +28,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 QUICK = ("documents", "rendering", "trust", "catalog", "editing", "transport", "appliers", "state_repo", "agent")
 """Folders whose tests need little but this process: they run first, and alone in `scripts/test quick`."""
 
-_REAL = frozenset({"docker_engine", "git_server", "ssh_server"})
+_REAL = frozenset({"docker_engine", "git_server", "ssh_server", "postgresql_server"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -92,6 +93,12 @@ def git_server() -> Iterator[GitServer]:
 def ssh_server() -> Iterator[SshServer]:
     """An ssh server that serves the repositories of this machine to git."""
     yield from _part(SSH)
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL server; each test makes its own database."""
+    yield from _part(POSTGRESQL)
 
 
 @pytest.fixture

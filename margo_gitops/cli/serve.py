@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from margo_gitops.cli.options import extra_packages
 from margo_gitops.cli.output import say
 from margo_gitops.server.service.configuration import load_server_configuration
 from margo_gitops.server.service.run import check as check_server
@@ -32,4 +33,5 @@ def serve(config: Path, check: bool) -> None:
         check_server(configuration)
         say(f"{config}: ok")
         return
-    run_server(configuration)
+    with extra_packages("reports in PostgreSQL", "server,postgresql"):
+        run_server(configuration)

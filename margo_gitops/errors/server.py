@@ -36,6 +36,38 @@ class ReportsUnusable(MargoGitopsError):
     exit_code = ExitCode.USAGE
 
 
+class ReportsDatabaseAway(MargoGitopsError):
+    """The PostgreSQL database of reports does not answer.
+
+    Reports are refused with 503 and a time to come back until it answers again; devices then send them again. The
+    server still serves the state.
+    """
+
+    code = "MG1804"
+    exit_code = ExitCode.TRY_LATER
+
+
+class ReportsDatabaseRefused(MargoGitopsError):
+    """The PostgreSQL database of reports does not let the server in.
+
+    User, password or name of the database is wrong, or `pg_hba.conf` of the database has no line for this server.
+    """
+
+    code = "MG1805"
+    exit_code = ExitCode.USAGE
+
+
+class ReportsDatabaseNewer(MargoGitopsError):
+    """A newer version of margo-gitops has changed the tables of reports.
+
+    This server does not know what they mean now, and takes no reports. It still serves the state. Install the version
+    that the other servers have.
+    """
+
+    code = "MG1806"
+    exit_code = ExitCode.USAGE
+
+
 class ClientRegistryUnusable(MargoGitopsError):
     """The registry of client ids cannot be read or written.
 

@@ -10,6 +10,7 @@ import pytest
 
 from margo_gitops.errors import ReportsUnusable, ServerBusy
 from margo_gitops.server.reports.journal import JournalBounds, Report, ReportJournal
+from margo_gitops.server.reports.postgresql_store import PostgresqlStore
 from margo_gitops.server.reports.sqlite_store import SqliteStore
 from margo_gitops.state_repo.report_branch import ReportKey
 
@@ -20,10 +21,14 @@ def in_file(folder: Path, bounds: JournalBounds) -> ReportJournal:
     return ReportJournal(SqliteStore(folder / "reports.sqlite"), bounds)
 
 
-@pytest.fixture
-def opened(tmp_path: Path) -> Opened:
+@pytest.fixture(params=["sqlite", pytest.param("postgresql", marks=pytest.mark.real)])
+def opened(request: pytest.FixtureRequest, tmp_path: Path) -> Opened:
     """Opens the journal of this test, as often as it was closed."""
-    return lambda bounds: in_file(tmp_path, bounds)
+    if request.param == "sqlite":
+        return lambda bounds: in_file(tmp_path, bounds)
+    server = request.getfixturevalue("postgresql_server")
+    url = server.url(server.add_database())
+    return lambda bounds: ReportJournal(PostgresqlStore(url), bounds)
 
 
 def report(name: str, content: bytes = b"{}\n", client: str = "press-01", **more: int | str) -> Report:

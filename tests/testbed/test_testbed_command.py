@@ -94,7 +94,7 @@ def test_an_unknown_part_is_named_with_those_there_are(testbed):
     done = testbed("up", "kubernetes")
 
     assert done.returncode == 2
-    assert "no such part: kubernetes; there are docker, git, ssh" in done.stderr
+    assert "no such part: kubernetes; there are docker, git, ssh, postgresql" in done.stderr
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])

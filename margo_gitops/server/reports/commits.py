@@ -54,12 +54,11 @@ class ReportCommits:
     async def run(self) -> None:
         """Commit until `stop`; what the last run of the server left is committed first."""
         while True:
-            last = self._stopping
+            last, enough = self._stopping, self._enough.is_set()
             self._enough.clear()
             self._waiting = 0
             try:
-                while await self.commit_once() == self.batch:
-                    pass
+                await self.commit(0 if last or enough else self.every)
             except MargoGitopsError as error:
                 _LOG.error("%s", error)
             if last:
@@ -68,17 +67,20 @@ class ReportCommits:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._enough.wait(), self.every)
 
-    async def commit_once(self) -> int:
-        """Commit what waits, at most one batch; return how many reports that were.
+    async def commit(self, every: float) -> None:
+        """Commit what waits, unless another server does, or did in the last `every` seconds.
 
         Raises:
             MargoGitopsError: it cannot be committed now; nothing is lost.
         """
-        changes = await self.journal.uncommitted(self.batch)
-        if changes:
-            await asyncio.to_thread(self._commit, changes)
-            await self.journal.committed(changes)
-        return len(changes)
+        async with self.journal.turn(every) as mine:
+            count = self.batch if mine else 0
+            while count == self.batch:
+                changes = await self.journal.uncommitted(self.batch)
+                count = len(changes)
+                if changes:
+                    await asyncio.to_thread(self._commit, changes)
+                    await self.journal.committed(changes)
 
     def _commit(self, changes: list[Uncommitted]) -> None:
         clients = sorted({each.key.client for each in changes})

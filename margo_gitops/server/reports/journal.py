@@ -16,14 +16,13 @@ import asyncio
 import contextlib
 import queue
 import threading
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, cast
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias, TypeVar, cast
 
-from margo_gitops.errors import MargoGitopsError, ReportsUnusable
+from margo_gitops.errors import MargoGitopsError, ReportsDatabaseAway, ReportsUnusable
+from margo_gitops.server.reports.store import Connection, Hear, Heard, ReportStore, Transaction
 from margo_gitops.state_repo.report_branch import ReportKey, ReportKind
 
 T = TypeVar("T")
@@ -78,70 +77,6 @@ class JournalBounds:
     total_bytes: int = 4 * 1024 * 1024 * 1024
 
 
-@dataclass(frozen=True, slots=True)
-class Heard:
-    """A report that was kept.
-
-    Attributes:
-        size: bytes of its content.
-        adopted: the highest manifest version that the client's reports say now; 0 for none.
-    """
-
-    client: str
-    size: int
-    adopted: int
-
-
-class Rows(Protocol):
-    """The answer of a database."""
-
-    def fetchone(self) -> Any:  # noqa: ANN401  # a row of any query
-        """Return the next row."""
-        ...
-
-    def __iter__(self) -> Iterator[Any]: ...
-
-
-class Connection(Protocol):
-    """An open transaction; a statement has `?` for each value."""
-
-    def execute(self, statement: str, values: Sequence[object] = (), /) -> Rows:
-        """Execute a statement."""
-        ...
-
-    def executemany(self, statement: str, rows: Iterable[Sequence[object]], /) -> object:
-        """Execute a statement for each row."""
-        ...
-
-
-@dataclass(eq=False)
-class Transaction:
-    """One transaction of a store; no other writes at the same time.
-
-    Attributes:
-        change: the number of the last change; numbers only grow.
-        total: bytes of all reports.
-        kept: what was kept in it, for those who want to hear of it.
-    """
-
-    connection: Connection
-    change: int
-    total: int
-    kept: list[Heard] = field(default_factory=list)
-
-
-class ReportStore(ABC):
-    """Where the rows of the table `report` are; every method raises a MargoGitopsError where it cannot be used."""
-
-    @abstractmethod
-    def transaction(self) -> AbstractContextManager[Transaction]:
-        """Return a transaction: on disk when the context ends, undone where it ends with an error."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """Close what is open."""
-
-
 Job: TypeAlias = Callable[[Transaction], object]
 
 
@@ -156,8 +91,9 @@ class ReportJournal:
         self._bounds = bounds
         self._adopted: dict[str, int] = {}
         self._jobs: queue.SimpleQueue[tuple[Job, Future[object]] | None] = queue.SimpleQueue()
-        with store.transaction() as opened:
-            self._adopted = _adopted_versions(opened.connection)
+        with contextlib.suppress(ReportsDatabaseAway), store.transaction() as opened:
+            rows = opened.connection.execute("SELECT client, max(adopted) FROM report GROUP BY client")
+            self._hear(Heard(client, 0, version) for client, version in rows)
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 
@@ -260,6 +196,38 @@ class ReportJournal:
 
         await self._do(mark)
 
+    @contextlib.asynccontextmanager
+    async def turn(self, every: float) -> AsyncIterator[bool]:
+        """Yield whether this server commits to the branch now; no other does before the context ends.
+
+        Args:
+            every: seconds since another server did.
+        """
+        mine = await self._do(lambda journal: self._store.take_turn(journal, every))
+        done = False
+        try:
+            yield mine
+            done = True
+        finally:
+            if mine:
+                # A store that is away has ended the turn by itself.
+                with contextlib.suppress(MargoGitopsError):
+                    await self._do(lambda journal: self._store.end_turn(journal, done=done))
+
+    async def say_state(self, commit: str) -> None:
+        """Tell the other servers which commit of the fleet this one has."""
+        await self._do(lambda journal: self._store.say_state(journal, commit))
+
+    async def listen(self, kept: Callable[[Heard], None], state: Callable[[str], None]) -> None:
+        """Hear what other servers do, until cancelled: reports that they keep, and states that they have."""
+
+        def hear(reports: Sequence[Heard]) -> None:
+            self._hear(reports)
+            for each in reports:
+                kept(each)
+
+        await self._store.listen(Hear(hear, state))
+
     def _keep(self, journal: Transaction, report: Report) -> Kept:
         key, adopted, bounds = report.key, min(report.adopted, _MAX_VERSION), self._bounds
         if report.gateway and not _has(journal.connection, ReportKey(key.client, "capabilities", report.gateway)):
@@ -310,6 +278,10 @@ class ReportJournal:
                 results = [job(journal) for job, _ in batch]
         except Exception as error:  # noqa: BLE001  # every request that waits must hear of it, whatever it is
             known = isinstance(error, MargoGitopsError)
+            if not known and len(batch) > 1:
+                for each in batch:  # a report that cannot be stored fails alone
+                    self._transact([each])
+                return
             failure = error if known else ReportsUnusable("a job of the journal failed", why=[repr(error)])
             for _, future in batch:
                 future.set_exception(failure)
@@ -336,8 +308,3 @@ def _values(key: ReportKey) -> tuple[str, str, str]:
 def _has(connection: Connection, key: ReportKey) -> bool:
     found = connection.execute(f"SELECT 1 FROM report WHERE {_THIS} AND content IS NOT NULL", _values(key))
     return found.fetchone() is not None
-
-
-def _adopted_versions(connection: Connection) -> dict[str, int]:
-    rows = connection.execute("SELECT client, max(adopted) FROM report GROUP BY client")
-    return {client: int(version) for client, version in rows if version}

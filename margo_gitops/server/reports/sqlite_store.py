@@ -11,7 +11,7 @@ from typing import Final
 from margo_gitops.disk.databases import database_errors, open_database
 from margo_gitops.disk.locks import LockTaken, take_lock
 from margo_gitops.errors import Location, ReportsUnusable, ServerBusy
-from margo_gitops.server.reports.journal import ReportStore, Transaction
+from margo_gitops.server.reports.store import ReportStore, Transaction
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS report (

@@ -25,6 +25,8 @@ from margo_gitops.errors import ServerMisconfigured
 from margo_gitops.server.identity.callers import is_client, is_loopback
 from margo_gitops.settings import FilePath, load_settings
 
+DATABASE_URL: Final = "MARGO_GITOPS_DATABASE_URL"
+"""The environment variable with the URL of the database of reports."""
 _MIB: Final = 1024 * 1024
 _PUBLIC_URL = re.compile(r"https?://[A-Za-z0-9._~\[\]:-]+(/[A-Za-z0-9._~-]+)*")
 
@@ -167,11 +169,24 @@ class DiscoverySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class PostgresqlSettings:
+    """A database that several servers share. Its URL may hold a password, so it is never in this file."""
+
+    url_file: Annotated[
+        FilePath | None,
+        About(f"File with the URL of the database; without it, the variable {DATABASE_URL} holds the URL."),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
 class ReportSettings:
     """What becomes of reports."""
 
     folder: Annotated[
         FilePath | None, About("Where the journal is kept; by default `margo-gitops` in the state repo's folder.")
+    ] = None
+    postgresql: Annotated[
+        PostgresqlSettings | None, About("Keep the journal in a PostgreSQL database: for more than one server.")
     ] = None
     commit_seconds: Annotated[
         float, About("Time between two commits to refs/heads/reports."), Range(minimum=0.1, maximum=86_400)
@@ -272,6 +287,9 @@ class ServerConfiguration(OwnKind):
                 yield Problem(("identity", way), f"{what} would travel in clear text", remedy)
         if self.identity.mutual_tls is not None and (self.tls is None or self.tls.client_trust is None):
             yield Problem(("identity", "mutualTls"), "needs tls with clientTrust")
+        if self.reports.postgresql is not None and self.identity.signatures is not None:
+            remedy = "serve the older contract by one server without reports.postgresql"
+            yield Problem(("reports", "postgresql"), "the client ids of the older contract are in a file", remedy)
 
     @property
     def journal(self) -> Path:

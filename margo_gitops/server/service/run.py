@@ -19,6 +19,7 @@ from typing import Final
 import uvicorn
 
 from margo_gitops.digests import Digest
+from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.errors import Location, ServerMisconfigured
 from margo_gitops.server.access_log import AccessLog
@@ -38,11 +39,18 @@ from margo_gitops.server.reports.journal import JournalBounds, ReportJournal
 from margo_gitops.server.reports.reading import Profile
 from margo_gitops.server.reports.receiving import ReportResources
 from margo_gitops.server.reports.sqlite_store import SqliteStore
+from margo_gitops.server.reports.store import ReportStore
 from margo_gitops.server.resources.desired_state import DesiredStateResources
 from margo_gitops.server.resources.discovery import BundleKeys, TrustDiscovery, read_trust_bundle
 from margo_gitops.server.resources.git import GitResources
 from margo_gitops.server.resources.renewal import FreshnessRenewal
-from margo_gitops.server.service.configuration import RenewalSettings, ServerConfiguration, SignatureSettings
+from margo_gitops.server.service.configuration import (
+    DATABASE_URL,
+    PostgresqlSettings,
+    RenewalSettings,
+    ServerConfiguration,
+    SignatureSettings,
+)
 from margo_gitops.server.service.connection import BoundedConnection, RenewedTls, TlsConnection
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.server.watched_file import WatchedFile
@@ -75,6 +83,9 @@ def check(configuration: ServerConfiguration) -> None:
         _signature_files(configuration.identity.signatures)
     if configuration.freshness is not None:
         read_signing_key(configuration.freshness.signing_key)
+    if configuration.reports.postgresql is not None:
+        _database_url(configuration.reports.postgresql)
+        return
     folder = configuration.journal.parent
     place = next(each for each in (folder, *folder.parents) if each.exists())
     if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
@@ -91,6 +102,7 @@ def serve(configuration: ServerConfiguration) -> None:
     Raises:
         ServerMisconfigured: a file that the configuration names cannot be used, or the address is taken.
         ServerBusy: another server has the journal.
+        ReportsDatabaseRefused, ReportsDatabaseNewer: the database of reports cannot be used.
         ClientRegistryUnusable: the registry of client ids cannot be opened.
         StateRepoUnusable: there is no state repo.
         ReportsUnusable: the journal cannot be opened.
@@ -106,7 +118,7 @@ def serve(configuration: ServerConfiguration) -> None:
     branch = ReportBranch(configuration.state_repo)
     reports = configuration.reports
     bounds = JournalBounds(reports.per_device, reports.device_bytes, reports.total_bytes)
-    journal = ReportJournal(SqliteStore(configuration.journal), bounds)
+    journal = ReportJournal(_store(configuration), bounds)
     history = RateLimit(reports.device_bytes_per_hour / 60, reports.device_bytes_per_hour, time.monotonic)
     limits, base = configuration.limits, configuration.listen.base_path
     rates = RateLimit(limits.requests_per_minute, limits.burst, time.monotonic)
@@ -160,6 +172,7 @@ def serve(configuration: ServerConfiguration) -> None:
         background: list[Callable[[], Awaitable[None]]] = [
             lambda: watch.run(LOOK_SECONDS),
             current.writing.keep_collecting,
+            lambda: journal.listen(lambda heard: history.spend(heard.client, heard.size), lambda _: None),
         ]
         if configuration.freshness is not None:
             background.append(_renewal(configuration, configuration.freshness, watch, signers).run)
@@ -169,7 +182,32 @@ def serve(configuration: ServerConfiguration) -> None:
 
 def _free(configuration: ServerConfiguration) -> int:
     """Return the bytes that are free where reports go."""
-    return min(shutil.disk_usage(folder).free for folder in (configuration.journal.parent, configuration.state_repo))
+    folders = [configuration.state_repo]
+    if configuration.reports.postgresql is None:
+        folders.append(configuration.journal.parent)
+    return min(shutil.disk_usage(folder).free for folder in folders)
+
+
+def _store(configuration: ServerConfiguration) -> ReportStore:
+    settings = configuration.reports.postgresql
+    if settings is None:
+        return SqliteStore(configuration.journal)
+    from margo_gitops.server.reports.postgresql_store import PostgresqlStore  # its package is an extra
+
+    return PostgresqlStore(_database_url(settings))
+
+
+def _database_url(settings: PostgresqlSettings) -> str:
+    what = "the URL of the database of reports cannot be read"
+    if settings.url_file is not None:
+        content = read_small_file(settings.url_file, 4096, what=what, error=ServerMisconfigured)
+        url = content.decode("utf-8", "replace").strip()
+    else:
+        url = os.environ.get(DATABASE_URL, "")
+    if not url:
+        remedy = f"write it to the file at reports.postgresql.urlFile, or set {DATABASE_URL}"
+        raise ServerMisconfigured("the URL of the database of reports is missing", remedy=remedy)
+    return url
 
 
 def _signed(

@@ -11,6 +11,12 @@ from typing import Any, Generic, Protocol, TypeVar
 from testbed.docker_engine import DockerEngine, find_engine, start_engine, stop_engine
 from testbed.git_server import GitServer, find_git_server, start_git_server, stop_git_server
 from testbed.places import in_use, locked
+from testbed.postgresql_server import (
+    PostgresqlServer,
+    find_postgresql_server,
+    start_postgresql_server,
+    stop_postgresql_server,
+)
 from testbed.ssh_server import SshServer, find_ssh_server, start_ssh_server, stop_ssh_server
 
 
@@ -46,7 +52,10 @@ class Part(Generic[R]):
 DOCKER: Part[DockerEngine] = Part("docker", start_engine, find_engine, stop_engine)
 GIT: Part[GitServer] = Part("git", start_git_server, find_git_server, stop_git_server)
 SSH: Part[SshServer] = Part("ssh", start_ssh_server, find_ssh_server, stop_ssh_server)
-PARTS: Mapping[str, Part[Any]] = {part.name: part for part in (DOCKER, GIT, SSH)}
+POSTGRESQL: Part[PostgresqlServer] = Part(
+    "postgresql", start_postgresql_server, find_postgresql_server, stop_postgresql_server
+)
+PARTS: Mapping[str, Part[Any]] = {part.name: part for part in (DOCKER, GIT, SSH, POSTGRESQL)}
 
 
 def bring_up(part: Part[R], state: Path) -> R:
