@@ -19,7 +19,7 @@ class ServerMisconfigured(MargoGitopsError):
 class ServerBusy(MargoGitopsError):
     """Another server uses the same folder of reports.
 
-    A journal has one writer. Give each server its own folder, and let only one of them take reports.
+    A journal in a folder has one writer. For several servers, keep it in PostgreSQL (`reports.postgresql`).
     """
 
     code = "MG1802"

@@ -70,6 +70,11 @@ class StateWatch:
             await asyncio.sleep(interval)
             self.look()
 
+    @property
+    def closed(self) -> bool:
+        """Whether the server ends: no request waits any more."""
+        return self._closed
+
     def close(self) -> None:
         """Wake all requests; from now on none waits."""
         self._closed = True

@@ -12,6 +12,7 @@ from typing import Final
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.reports.journal import ReportJournal, Uncommitted
 from margo_gitops.server.reports.reading import summary
+from margo_gitops.state_repo.followed_state import FollowedState
 from margo_gitops.state_repo.report_branch import ReportBranch
 
 _LOG = logging.getLogger("margo_gitops.server")
@@ -30,7 +31,7 @@ class ReportCommits:
     """
 
     journal: ReportJournal
-    branch: ReportBranch
+    branch: ReportBranch | FollowedState
     every: float
     batch: int
     clock: Callable[[], float]

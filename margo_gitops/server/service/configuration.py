@@ -250,12 +250,25 @@ class LimitSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class MirrorSettings:
+    """The state repo is on a git server, and `stateRepo` is a copy that this server fetches."""
+
+    url: Annotated[str, About("The state repo as git fetches it.", ("https://git.example/plant-state.git",))]
+    fetch_seconds: Annotated[
+        float, About("Time between two looks whether it moved."), Range(minimum=0.1, maximum=86_400)
+    ] = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class ServerConfiguration(OwnKind):
     """What `margo-gitops serve` does."""
 
-    state_repo: Annotated[FilePath, About("The state repo: a bare repository on this machine.")]
+    state_repo: Annotated[
+        FilePath, About("The state repo: a bare repository on this machine; with `mirror`, this server makes it.")
+    ]
     identity: IdentitySettings
     listen: ListenSettings = field(default_factory=ListenSettings)
+    mirror: Annotated[MirrorSettings | None, About("Serve a copy of a state repo that is on a git server.")] = None
     tls: Annotated[TlsSettings | None, About("TLS by the server itself.")] = None
     discovery: Annotated[DiscoverySettings | None, About("Serve /.well-known/margo and the trust bundle.")] = None
     profile: Annotated[
@@ -290,6 +303,12 @@ class ServerConfiguration(OwnKind):
         if self.reports.postgresql is not None and self.identity.signatures is not None:
             remedy = "serve the older contract by one server without reports.postgresql"
             yield Problem(("reports", "postgresql"), "the client ids of the older contract are in a file", remedy)
+        if self.mirror is not None and self.freshness is not None:
+            remedy = "renew it where the state repo is rendered: margo-gitops freshness renew"
+            yield Problem(("freshness",), "this server serves a mirror, and pushes only reports", remedy)
+        if self.mirror is not None and self.reports.postgresql is None and self.reports.folder is None:
+            remedy = "name a folder at reports.folder, or use reports.postgresql"
+            yield Problem(("mirror",), "the journal of reports must be outside of a mirror", remedy)
 
     @property
     def journal(self) -> Path:

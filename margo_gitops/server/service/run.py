@@ -34,6 +34,7 @@ from margo_gitops.server.identity.callers import Identify, Nobody, NobodyAsked
 from margo_gitops.server.identity.certificates import PeerCertificate, ProxiedCertificate
 from margo_gitops.server.identity.tokens import BearerTokens
 from margo_gitops.server.limits import Admission, RateLimit
+from margo_gitops.server.mirror import StateMirror
 from margo_gitops.server.reports.commits import ReportCommits
 from margo_gitops.server.reports.journal import JournalBounds, ReportJournal
 from margo_gitops.server.reports.reading import Profile
@@ -54,6 +55,7 @@ from margo_gitops.server.service.configuration import (
 from margo_gitops.server.service.connection import BoundedConnection, RenewedTls, TlsConnection
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.server.watched_file import WatchedFile
+from margo_gitops.state_repo.followed_state import FollowedState
 from margo_gitops.state_repo.publication import read_signing_key
 from margo_gitops.state_repo.report_branch import ReportBranch
 from margo_gitops.state_repo.served_state import ServedState
@@ -74,7 +76,8 @@ def check(configuration: ServerConfiguration) -> None:
         StateRepoUnusable: there is no state repo.
         SigningKeyUnusable: the key for freshness cannot be used.
     """
-    StateRepo.open(configuration.state_repo)
+    if configuration.mirror is None:
+        StateRepo.open(configuration.state_repo)
     _identity(configuration)
     _signers(configuration)
     _tls(configuration)
@@ -104,18 +107,22 @@ def serve(configuration: ServerConfiguration) -> None:
         ServerBusy: another server has the journal.
         ReportsDatabaseRefused, ReportsDatabaseNewer: the database of reports cannot be used.
         ClientRegistryUnusable: the registry of client ids cannot be opened.
-        StateRepoUnusable: there is no state repo.
+        StateRepoUnusable, StateUnreachable, StateTampered: there is no state repo, and no mirror of one.
         ReportsUnusable: the journal cannot be opened.
         SigningKeyUnusable: the key for freshness cannot be used.
     """
     _log_to_stderr()
+    followed = None
+    if configuration.mirror is not None:
+        followed = FollowedState(configuration.mirror.url, configuration.state_repo)
+        followed.start()
     state = ServedState(StateRepo.open(configuration.state_repo))
     watch = StateWatch(state, configuration.limits.requests_of_all)
     identify = _identity(configuration)
     signers = _signers(configuration)
     context = _tls(configuration)
     discovery = _discovery(configuration)
-    branch = ReportBranch(configuration.state_repo)
+    branch = followed or ReportBranch(configuration.state_repo)
     reports = configuration.reports
     bounds = JournalBounds(reports.per_device, reports.device_bytes, reports.total_bytes)
     journal = ReportJournal(_store(configuration), bounds)
@@ -172,8 +179,13 @@ def serve(configuration: ServerConfiguration) -> None:
         background: list[Callable[[], Awaitable[None]]] = [
             lambda: watch.run(LOOK_SECONDS),
             current.writing.keep_collecting,
-            lambda: journal.listen(lambda heard: history.spend(heard.client, heard.size), lambda _: None),
         ]
+        ask: Callable[[str], None] = lambda _: None  # noqa: E731
+        if followed is not None and configuration.mirror is not None:
+            mirror = StateMirror(followed, watch, configuration.mirror.fetch_seconds, journal.say_state)
+            background.append(mirror.run)
+            ask = mirror.ask
+        background.append(lambda: journal.listen(lambda heard: history.spend(heard.client, heard.size), ask))
         if configuration.freshness is not None:
             background.append(_renewal(configuration, configuration.freshness, watch, signers).run)
         api = WorkloadManagementApi(contracts, commits, background, AccessLog(configuration.log))

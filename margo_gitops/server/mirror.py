@@ -1,0 +1,69 @@
+"""Keeps the mirror of a state repo near its git server: at an interval, and when somebody says that there is news.
+
+MIRRORED-1  Who asks for a fetch while one runs gets another one after it: nothing that was pushed before is missed.
+MIRRORED-2  A server whose mirror moved tells the others, which then fetch too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+
+from margo_gitops.errors import MargoGitopsError
+from margo_gitops.server.state_watch import StateWatch
+from margo_gitops.state_repo.followed_state import FollowedState
+
+_LOG = logging.getLogger("margo_gitops.server")
+
+
+class StateMirror:
+    """Fetches, and lets the requests that wait for a change know."""
+
+    def __init__(
+        self, state: FollowedState, watch: StateWatch, seconds: float, say: Callable[[str], Awaitable[None]]
+    ) -> None:
+        """Follow a state.
+
+        Args:
+            watch: looks at the mirror.
+            seconds: between two looks at the git server.
+            say: tells other servers which commit of the fleet is here.
+        """
+        self._state = state
+        self._watch = watch
+        self._seconds = seconds
+        self._say = say
+        self._asked = asyncio.Event()
+        self._complaint = ""
+
+    def ask(self, commit: str | None = None) -> None:
+        """Fetch soon, from the event loop: somebody knows that the state moved.
+
+        Args:
+            commit: the commit of the fleet that there is; None: not known.
+        """
+        if commit is None or commit != self._watch.look().fleet_commit:
+            self._asked.set()
+
+    async def run(self) -> None:
+        """Fetch until cancelled."""
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._asked.wait(), self._seconds)
+            self._asked.clear()  # before the fetch (MIRRORED-1)
+            await self._fetch()
+
+    async def _fetch(self) -> None:
+        try:
+            if await asyncio.to_thread(self._state.follow):
+                commit = self._watch.look().fleet_commit
+                if commit is not None:
+                    await self._say(commit)
+        except MargoGitopsError as error:
+            if str(error) != self._complaint:
+                _LOG.error("the mirror of the state repo stays as it is: %s", error)
+            self._complaint = str(error)
+        else:
+            self._complaint = ""
