@@ -2,6 +2,8 @@
 
 MIRRORED-1  Who asks for a fetch while one runs gets another one after it: nothing that was pushed before is missed.
 MIRRORED-2  A server whose mirror moved tells the others, which then fetch too.
+MIRRORED-3  A device that knows more than this server, because it came from another one, waits for a fetch: one for all
+            who wait, at most two in a second, and for a few seconds only.
 """
 
 from __future__ import annotations
@@ -9,13 +11,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable
+from typing import Final
 
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.followed_state import FollowedState
 
 _LOG = logging.getLogger("margo_gitops.server")
+_PAUSE_SECONDS: Final = 0.5
+_PATIENCE_SECONDS: Final = 5.0
 
 
 class StateMirror:
@@ -37,6 +43,9 @@ class StateMirror:
         self._say = say
         self._asked = asyncio.Event()
         self._complaint = ""
+        self._fetching = asyncio.Lock()
+        self._began = float("-inf")
+        self._waiting: set[asyncio.Future[None]] = set()
 
     def ask(self, commit: str | None = None) -> None:
         """Fetch soon, from the event loop: somebody knows that the state moved.
@@ -53,7 +62,24 @@ class StateMirror:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._asked.wait(), self._seconds)
             self._asked.clear()  # before the fetch (MIRRORED-1)
-            await self._fetch()
+            await self._fetch_after(float("inf"))
+
+    async def catch_up(self) -> None:
+        """Return when the mirror has what the git server had at the call, or after a few seconds (MIRRORED-3)."""
+        if not self._complaint:
+            # Not cancelled: a fetch that hangs must not be followed by others.
+            fetched = asyncio.ensure_future(self._fetch_after(time.monotonic()))
+            self._waiting.add(fetched)
+            fetched.add_done_callback(self._waiting.discard)
+            await asyncio.wait({fetched}, timeout=_PATIENCE_SECONDS)
+
+    async def _fetch_after(self, moment: float) -> None:
+        """Fetch, unless a fetch began after this moment."""
+        async with self._fetching:
+            if self._began <= moment:
+                await asyncio.sleep(self._began + _PAUSE_SECONDS - time.monotonic())
+                self._began = time.monotonic()
+                await self._fetch()
 
     async def _fetch(self) -> None:
         try:

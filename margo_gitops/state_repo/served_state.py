@@ -128,7 +128,7 @@ class StateView:
 
     def deployment(self, client: str, deployment_id: str, digest: str, shape: Shape = as_stored) -> bytes | None:
         """Return a deployment document of this client whose bytes have exactly this digest; None where it has none."""
-        for state in map(shape, self._recent(client)):
+        for state in map(shape, self.recent(client)):
             content = state.deployments.get(deployment_id)
             if content is not None and sha256(content) == digest:
                 return content
@@ -141,7 +141,7 @@ class StateView:
     def bundle(self, client: str, digest: str, shape: Shape = as_stored) -> bytes | None:
         """Return the bundle of this client with exactly this digest, rebuilt; None where it has none."""
         wanted = digest.encode()
-        for state in map(shape, self._recent(client)):
+        for state in map(shape, self.recent(client)):
             # A manifest names its bundle: without the name in it, there is nothing to rebuild.
             if state.deployments and wanted in state.manifest:
                 content = write_bundle(state.deployments)
@@ -160,9 +160,9 @@ class StateView:
 
     def deployed_lately(self, client: str, deployment_id: str) -> bool:
         """Return whether the client's state holds this deployment, or a state a few commits back does."""
-        return any(deployment_id in state.deployments for state in self._recent(client))
+        return any(deployment_id in state.deployments for state in self.recent(client))
 
-    def _recent(self, client: str) -> list[DeviceState]:
+    def recent(self, client: str) -> list[DeviceState]:
         """Return the client's state and those a few commits back (SERVED-4), newest first."""
         states: list[DeviceState] = []
         commit = self.revision(client)

@@ -6,9 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from server.git_requests import fetch, ls_refs, objects
 from server.serving import FLEET, ServedFleet, capabilities, status, until
 from support.command_line import margo_gitops
 
+from margo_gitops.digests import sha256
+from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.state_repo.followed_state import FollowedState
 from margo_gitops.state_repo.report_branch import ReportKey
 
@@ -62,6 +65,34 @@ def test_a_rewritten_history_and_a_git_server_that_is_gone_leave_what_is_served(
             assert put.status_code == 201
         (fleet.folder / "gone.git").rename(fleet.folder / "state.git")
         until(lambda: "press-01/capabilities/press-01.json" in fleet.reports())
+
+
+def test_a_device_that_another_server_gave_a_newer_state_gets_it_here_too(fleet: ServedFleet) -> None:
+    url = (fleet.folder / "state.git").as_uri()
+    mirror = {"url": url, "fetchSeconds": 3600}
+    fleet.start(stateRepo="mirror.git", mirror=mirror, reports={"folder": "journal"})
+
+    def render(content: bytes) -> dict[str, str]:
+        fleet.render(FLEET | {"press-01": {"hmi": content}})
+        return fleet.manifest("press-01")["deployments"][0]
+
+    with fleet.client("press-01") as client:
+        client.get("/api/v1/deployments")
+        assert client.get(render(b"two\n")["url"]).content == b"two\n"
+        render(b"three\n")
+        newest = fleet.renderer.git.run_bytes("show", f"{device_ref('press-01')}:manifest.json")
+        answer = client.get("/api/v1/deployments", headers={"If-None-Match": f'"{sha256(newest)}"'})
+        assert answer.status_code == 304
+        render(b"four\n")
+        ref = device_ref("press-01")
+        tip = fleet.renderer.refs()[ref]
+        assert ls_refs(client, ref, If_None_Match=f'"{tip}"') == {ref: tip}
+        render(b"five\n")
+        tip = fleet.renderer.refs()[ref]
+        assert tip.encode() in objects(fetch(client, f"want {tip}", "deepen 1", "done").content)
+        fleet.render(FLEET | {"press-01": {"new": b"seven\n"}})
+        deployment = fleet.manifest("press-01")["deployments"][0]["deploymentId"]
+        assert client.post(f"/api/v1/deployments/{deployment}/status", json=status(deployment)).status_code == 201
 
 
 def test_a_look_fetches_only_when_a_render_moved_something(fleet: ServedFleet) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,6 +48,7 @@ class ReportResources:
         clock: the time, seconds since the epoch.
         bytes_of_history: how many bytes of changed reports a client may send in a time.
         free: whether the disk has room for reports.
+        catch_up: waits until the state is as new as it was anywhere at the call; None: it always is.
     """
 
     watch: StateWatch
@@ -58,6 +59,7 @@ class ReportResources:
     clock: Callable[[], float]
     bytes_of_history: RateLimit
     free: Callable[[], bool]
+    catch_up: Callable[[], Awaitable[None]] | None = None
 
     async def put_capabilities(self, call: Call) -> Response:
         """Keep a device's capabilities: 201 for the first, 200 for later ones."""
@@ -88,13 +90,19 @@ class ReportResources:
         body = await read_body(call.scope, call.receive)
         report = read_status(body, deployment_id, self.profile, lambda device: self._named(caller.client, device))
         key = ReportKey(caller.client, "status", deployment_id)
-        try:
-            known = self.watch.look().deployed_lately(caller.client, deployment_id) or await self.journal.has(key)
-        except MargoGitopsError as error:
-            raise _not_stored(caller.client, error) from error
+        known = await self._is_known(key)
+        if not known and self.catch_up is not None:
+            await self.catch_up()
+            known = await self._is_known(key)
         if not known:
             raise RequestRefused(DEPLOYMENT_NOT_FOUND)
         return await self._kept(Report(key, report.content, caller.evidence, int(self.clock()), report.adopted))
+
+    async def _is_known(self, status: ReportKey) -> bool:
+        try:
+            return self.watch.look().deployed_lately(status.client, status.name) or await self.journal.has(status)
+        except MargoGitopsError as error:
+            raise _not_stored(status.client, error) from error
 
     def _named(self, client: str, device: str) -> str:
         try:

@@ -5,6 +5,7 @@ READ-2  An ETag is the quoted digest of the content before any content coding.
 READ-3  A client gets the same answer for what it may not have and for what does not exist.
 READ-4  A state older than what the device says it adopted is never served: the state repo went back (failure mode F26).
 READ-5  Only states that `allowedSigners` allow are served, by the list as it is at this moment.
+READ-6  A client that another server gave a newer state is answered when this server has it too.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -74,6 +75,7 @@ class DesiredStateResources:
         poll_seconds: how often devices should poll at most; None: they decide.
         signers: returns who may have signed what is served, the same object until that changes; None: not checked.
         shape: returns how the client that calls gets its states.
+        catch_up: waits until the state is as new as it was anywhere at the call (READ-6); None: it always is.
     """
 
     watch: StateWatch
@@ -83,6 +85,7 @@ class DesiredStateResources:
     poll_seconds: int | None = None
     signers: Callable[[], AllowedSigners] | None = None
     shape: Callable[[Call], Shape] = lambda _: as_stored
+    catch_up: Callable[[], Awaitable[None]] | None = None
 
     def __post_init__(self) -> None:
         self._compressed: SizedCache[Digest, bytes] = SizedCache(_COMPRESSED_BYTES, len)
@@ -97,6 +100,8 @@ class DesiredStateResources:
         held = header(scope, b"if-none-match")
         wait = wait_seconds(header(scope, b"prefer"), self.longest_wait)
         began = time.monotonic()
+        if held is not None and self.catch_up is not None and not self._knows(held, call):
+            await self.catch_up()
         hints = {POLL_INTERVAL_HEADER: str(self.poll_seconds)} if self.poll_seconds else {}
         state = await self.watch.change_of(
             caller.client,
@@ -119,11 +124,11 @@ class DesiredStateResources:
 
     async def deployment(self, call: Call) -> Response:
         """Answer a request for one deployment document."""
-        view, deployment_id = self.watch.look(), call.parameters["deploymentId"]
+        deployment_id = call.parameters["deploymentId"]
         return await self._immutable(
             call,
             DEPLOYMENT_MEDIA_TYPE,
-            lambda client, digest: view.deployment(client, deployment_id, digest, self.shape(call)),
+            lambda view, client, digest: view.deployment(client, deployment_id, digest, self.shape(call)),
             DEPLOYMENT_NOT_FOUND,
         )
 
@@ -138,22 +143,39 @@ class DesiredStateResources:
 
     async def bundle(self, call: Call) -> Response:
         """Answer a request for a bundle."""
-        view = self.watch.look()
         return await self._immutable(
             call,
             BUNDLE_MEDIA_TYPE,
-            lambda client, digest: view.bundle(client, digest, self.shape(call)),
+            lambda view, client, digest: view.bundle(client, digest, self.shape(call)),
             BUNDLE_NOT_FOUND,
         )
 
     async def _immutable(
-        self, call: Call, media_type: str, find: Callable[[str, str], bytes | None], missing: Problem
+        self, call: Call, media_type: str, find: Callable[[StateView, str, str], bytes | None], missing: Problem
     ) -> Response:
         """Answer with what a client has under the digest in the path."""
         self._check_accept(call.scope, media_type)
         digest = Digest(call.parameters["digest"])
-        content = self._found(lambda: find(call.caller.client, digest), missing)
+        read = lambda: find(self.watch.look(), call.caller.client, digest)  # noqa: E731
+        try:
+            content = self._found(read, missing)
+        except RequestRefused as refusal:
+            if refusal.problem is not missing or self.catch_up is None:
+                raise
+            await self.catch_up()
+            content = self._found(read, missing)
         return await self._answer(call.scope, content, digest, media_type, {"Cache-Control": _IMMUTABLE})
+
+    def _knows(self, held: str, call: Call) -> bool:
+        """Return whether what a client holds is a state that this server has, or had a few commits ago."""
+        view, client, shape = self.watch.look(), call.caller.client, self.shape(call)
+        try:
+            current = view.state(client)
+            if current is None or holds(held, shape(current).manifest_digest):
+                return True
+            return any(holds(held, shape(state).manifest_digest) for state in view.recent(client))
+        except MargoGitopsError:
+            return True  # the answer says why
 
     def _found(self, find: Callable[[], bytes | None], missing: Problem) -> bytes:
         try:

@@ -130,6 +130,8 @@ class GitResources:
 
     async def _ls_refs(self, request: LsRefs, call: Call) -> Response:
         caller, held = call.caller, header(call.scope, b"if-none-match")
+        if held is not None and self.reading.catch_up is not None and not self._knows(held, caller):
+            await self.reading.catch_up()
         seen = await self.watch.change_of(
             caller.client,
             wait_seconds(header(call.scope, b"prefer"), self.longest_wait) or 0,
@@ -138,6 +140,13 @@ class GitResources:
             is_held=lambda seen: seen.head is not None and holds(held, seen.refs[seen.head]),
         )
         return _answer(refs_answer(request, seen.refs, seen.head), RESULT)
+
+    def _knows(self, held: str, caller: Caller) -> bool:
+        seen = self._seen(self.watch.look(), caller)
+        head = seen.refs[seen.head] if seen.head is not None else None
+        if head is None or holds(held, head):
+            return True
+        return any(holds(held, name) for name in self.objects.history([head], EARLIER_COMMITS + 1))
 
     async def _fetch(self, request: Fetch, caller: Caller) -> Response:
         async with self._turn(request):
@@ -174,8 +183,13 @@ class GitResources:
         return _answer(head + (side_band(pack) if request.side_band else pack), RESULT)
 
     async def _plan(self, request: Fetch, caller: Caller) -> Plan:
-        seen = self._seen(self.watch.look(), caller)
-        return await asyncio.to_thread(self._planned, request, seen)
+        try:
+            return await asyncio.to_thread(self._planned, request, self._seen(self.watch.look(), caller))
+        except RefusedError:
+            if self.reading.catch_up is None:
+                raise
+            await self.reading.catch_up()  # another server may have named it (READ-6)
+            return await asyncio.to_thread(self._planned, request, self._seen(self.watch.look(), caller))
 
     def _planned(self, request: Fetch, seen: Visible) -> Plan:
         tips = {tip for name, tip in seen.refs.items() if name != seen.head}

@@ -139,6 +139,9 @@ def serve(configuration: ServerConfiguration) -> None:
             batch=reports.commit_reports,
             clock=time.time,
         )
+        mirror = None
+        if followed is not None and configuration.mirror is not None:
+            mirror = StateMirror(followed, watch, configuration.mirror.fetch_seconds, journal.say_state)
         reading = DesiredStateResources(
             watch,
             journal,
@@ -146,6 +149,7 @@ def serve(configuration: ServerConfiguration) -> None:
             poll_seconds=limits.poll_seconds,
             profile=configuration.profile,
             signers=signers,
+            catch_up=mirror.catch_up if mirror is not None else None,
         )
 
         def writing(profile: Profile) -> ReportResources:
@@ -158,6 +162,7 @@ def serve(configuration: ServerConfiguration) -> None:
                 clock=time.time,
                 bytes_of_history=history,
                 free=lambda: _free(configuration) >= reports.free_bytes,
+                catch_up=reading.catch_up,
             )
 
         contracts: list[Contract] = []
@@ -180,11 +185,9 @@ def serve(configuration: ServerConfiguration) -> None:
             lambda: watch.run(LOOK_SECONDS),
             current.writing.keep_collecting,
         ]
-        ask: Callable[[str], None] = lambda _: None  # noqa: E731
-        if followed is not None and configuration.mirror is not None:
-            mirror = StateMirror(followed, watch, configuration.mirror.fetch_seconds, journal.say_state)
+        if mirror is not None:
             background.append(mirror.run)
-            ask = mirror.ask
+        ask = mirror.ask if mirror is not None else lambda _: None
         background.append(lambda: journal.listen(lambda heard: history.spend(heard.client, heard.size), ask))
         if configuration.freshness is not None:
             background.append(_renewal(configuration, configuration.freshness, watch, signers).run)
