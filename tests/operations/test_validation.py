@@ -395,11 +395,23 @@ def test_a_warning_that_nobody_can_act_on_is_silenced_with_a_reason_and_counted(
     silenced:
       - {rule: R202, files: applications/com-example-greeting, reason: The supplier has no digests}
       - {rule: R2022, reason: A slip}
+      - {rule: R202, files: applications/com-acme-*, reason: It is not there any more}
+      - {rule: MG1206, reason: An error}
 """
     fleet.put("margo-gitops.yaml", (fleet.root / "margo-gitops.yaml").read_text() + silence)
     after = validate(fleet)
     assert (after.errors, after.warnings, after.silenced) == (0, 2, 1)
-    assert [each.rule for each in after.findings] == ["R202", "R303"]
-    assert "2 warnings, 1 warning silenced by the policy" in FORMATS["text"](after)
+    assert [each.rule for each in after.findings] == ["R202", "R303", "R304", "R304"]
+    assert "2 warnings, 2 notes, 1 warning silenced by the policy" in FORMATS["text"](after)
     fleet.change("deployments/greeting.yaml", "cell-01]", "cell-1]")
     assert errors(fleet) == ["MG1206 deployments/greeting.yaml:10:35"]
+
+
+def test_an_overlay_that_matches_no_device_of_its_deployment_is_noted(fleet: FleetFolder):
+    assert of_rule(validate(fleet), "R109") == []
+    fleet.change("deployments/line-monitor.yaml", "devices: [sensor-01]", "matchLabels: {lnie: 1}")
+    (found,) = of_rule(validate(fleet), "R109")
+    assert (found.severity, found.place) == ("note", "deployments/line-monitor.yaml:20:9")
+    assert found.remedy == "no device has the label lnie; did you mean line?"
+    fleet.change("deployments/line-monitor.yaml", "matchLabels: {lnie: 1}", "devices: [cell-01]")
+    assert of_rule(validate(fleet), "R109")[0].remedy == "correct it, or remove the overlay"

@@ -37,7 +37,7 @@ from margo_gitops.operations.content_sources import image_name
 from margo_gitops.operations.fleet_input import named_location, open_state
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.render.fleet_render import without_collections
-from margo_gitops.operations.validate.policy_findings import policy_of_change, policy_of_content
+from margo_gitops.operations.validate.policy_findings import idle_silences, policy_of_change, policy_of_content
 from margo_gitops.operations.validate.rule_findings import (
     RuleFinding,
     Validation,
@@ -49,6 +49,7 @@ from margo_gitops.operations.validate.rule_findings import (
 from margo_gitops.rendering.desired_state import PreviousState
 from margo_gitops.rendering.explanation import check_intent
 from margo_gitops.rendering.intent import Application, Intent
+from margo_gitops.rendering.placement import TargetDevice, nearest, selected, targets
 from margo_gitops.rendering.resolution import Resolved
 
 WORKING_TREE = "working tree"
@@ -149,15 +150,33 @@ def _findings(tree: RootTree, previous: Previous, span: Span | None) -> Iterator
     except UnreadableDocument as error:  # folders in folders in folders: nothing was read
         yield of_error(error)
         return
-    yield from map(of_finding, found)
-    if intent is None:
-        return
-    checked = check_intent(intent, previous, _unread(found))
-    yield from map(of_error, checked.errors)
-    for application in intent.applications.values():
-        yield from map(of_finding, fleet_compose_findings(tree, application))
-    yield from _unpinned(tree, intent, checked.resolved)
-    yield from policy_of_content(tree, intent, checked.resolved, span)
+    told = [of_finding(each) for each in found]
+    if intent is not None:
+        checked = check_intent(intent, previous, _unread(found))
+        told += map(of_error, checked.errors)
+        for application in intent.applications.values():
+            told += map(of_finding, fleet_compose_findings(tree, application))
+        told += _unpinned(tree, intent, checked.resolved)
+        told += policy_of_content(tree, intent, checked.resolved, span)
+        if not checked.errors:
+            told += _idle_overlays(intent, checked.resolved)
+        told += idle_silences(intent, told)
+    yield from told
+
+
+def _idle_overlays(intent: Intent, resolved: Sequence[Resolved]) -> Iterator[RuleFinding]:
+    """Yield the overlays that match none of the devices that their deployment goes to."""
+    reached: dict[str, list[TargetDevice]] = {}
+    for each in resolved:
+        reached.setdefault(each.deployment.value.metadata.name, []).append(each.target)
+    for name, devices in reached.items():
+        deployment = intent.deployments[name]
+        for index, overlay in enumerate(deployment.value.spec.overlays):
+            if not any(selected(overlay.match, device) for device in devices):
+                where = deployment.at("spec", "overlays", index, "match")
+                remedy = "; ".join(nearest(overlay.match, targets(intent))) or "correct it, or remove the overlay"
+                message = f"the overlay {overlay.name} matches no device of the deployment {name}"
+                yield of_rule("R109", message, where, remedy)
 
 
 _KINDS = {

@@ -42,12 +42,22 @@ def policy_of_content(
     yield from _of_verdicts(judge_content(policies, lambda: placed_of(resolved), tree))
     yield from map(of_error, unusable(tree, intent.fleet))
     yield from _unknown_sites(own[0], intent)
-    for index, line in enumerate(own[0].policy.silenced):
-        if line.rule not in RULES:
-            where, remedy = own[0].at("silenced", index, "rule"), did_you_mean(line.rule, RULES)
-            yield of_rule("R303", f"the policy silences {line.rule}, which is not a rule", where, remedy)
     if span is not None:
         yield from _ended(own[0], span.date())
+
+
+def idle_silences(intent: Intent, found: Sequence[RuleFinding]) -> Iterator[RuleFinding]:
+    """Yield the lines of the policy that silence none of the warnings in `found`, or what is not a rule."""
+    force = PolicyInForce(intent.fleet, None, intent.fleet)
+    complete = all(each.severity != "error" for each in found)
+    for index, line in enumerate(force.policy.silenced):
+        if line.rule not in RULES:
+            where, remedy = force.at("silenced", index, "rule"), did_you_mean(line.rule, RULES)
+            yield of_rule("R303", f"the policy silences {line.rule}, which is not a rule", where, remedy)
+        # What is wrong elsewhere may hide warnings.
+        elif complete and not any(each.severity == "warning" and line.covers(each.rule, each.file) for each in found):
+            message = f"the policy silences {line.rule} in {line.files}, where there is no such warning"
+            yield of_rule("R304", message, force.at("silenced", index), "remove the line, or correct its files")
 
 
 def _unknown_sites(force: PolicyInForce, intent: Intent) -> Iterator[RuleFinding]:

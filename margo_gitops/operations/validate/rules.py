@@ -90,6 +90,13 @@ _OWN = (
         " entry.",
     ),
     Rule(
+        "R109",
+        "note",
+        "An overlay matches no device of its deployment.",
+        "Its parameters have no effect. Its selector may have a wrong label, or its devices may be in no placement any"
+        " more. Correct `match`, or remove the overlay.",
+    ),
+    Rule(
         "R201",
         "warning",
         "An image has no tag, or a tag that moves.",
@@ -194,6 +201,13 @@ _OWN = (
         "warning",
         "The policy silences a rule that does not exist.",
         "A line of `spec.policy.silenced` with a wrong rule silences nothing. Correct the rule, or remove the line.",
+    ),
+    Rule(
+        "R304",
+        "note",
+        "The policy silences a warning that is not there.",
+        "A line of `spec.policy.silenced` silences nothing: no such file has a warning of this rule. It would hide a"
+        " warning that comes later. Remove it, or correct its files. Errors and notes are never silenced.",
     ),
 )
 
