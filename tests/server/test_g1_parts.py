@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import sqlite3
 import time
@@ -190,6 +191,24 @@ def test_an_id_is_issued_once_and_found_again(tmp_path: Path) -> None:
     assert found.certificate == first
     assert again.find("") is None
     again.close()
+
+
+def test_a_registry_of_an_older_version_keeps_its_clients(tmp_path: Path) -> None:
+    file, known = tmp_path / "clients.sqlite", read_certificate(der(1))
+    with contextlib.closing(sqlite3.connect(file)) as old:
+        old.executescript(
+            "CREATE TABLE client (id TEXT PRIMARY KEY, fingerprint TEXT NOT NULL UNIQUE, key_id TEXT NOT NULL,"
+            " certificate BLOB NOT NULL) WITHOUT ROWID; CREATE INDEX client_by_key ON client (key_id);"
+        )
+        old.execute("INSERT INTO client VALUES ('press', ?, 'key', ?)", (known.fingerprint, known.der))
+        old.commit()
+    for _ in range(2):
+        registry = ClientRegistry(file)
+        assert registry.issue(known) == ("press", False)
+        assert registry.issue(read_certificate(der(2)))
+        registry.close()
+    with contextlib.closing(sqlite3.connect(file)) as now:
+        assert "key_id" not in str(now.execute("SELECT sql FROM sqlite_schema").fetchall())
 
 
 def test_a_registry_that_is_none_is_told_of(tmp_path: Path) -> None:

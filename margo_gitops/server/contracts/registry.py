@@ -23,7 +23,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.disk.databases import database_errors, open_database
 from margo_gitops.errors import ClientRegistryUnusable, ServerBusy
-from margo_gitops.server.contracts.signatures import PublicKey, is_usable, key_id_of
+from margo_gitops.server.contracts.signatures import PublicKey, is_usable
 from margo_gitops.server.identity.tokens import read_device_digest
 from margo_gitops.server.watched_file import read_entries
 
@@ -31,11 +31,11 @@ _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS client (
     id TEXT PRIMARY KEY,
     fingerprint TEXT NOT NULL UNIQUE,
-    key_id TEXT NOT NULL,
     certificate BLOB NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS client_by_key ON client (key_id);
 """
+_WITHOUT_KEY_ID: Final = "BEGIN; DROP INDEX IF EXISTS client_by_key; ALTER TABLE client DROP COLUMN key_id; COMMIT;"
+"""Takes away a column that older versions wrote."""
 _LARGEST_CERTIFICATE: Final = 16 * 1024
 
 MOST_REMEMBERED: Final = 500_000
@@ -108,6 +108,9 @@ class ClientRegistry:
         with self._errors():
             self._writer = open_database(file, threads=True)
             self._writer.executescript(_SCHEMA)
+            columns = self._writer.execute("SELECT name FROM pragma_table_info('client')")
+            if ("key_id",) in columns.fetchall():
+                self._writer.executescript(_WITHOUT_KEY_ID)
             self._reader = open_database(file, threads=True)
 
     def _errors(self) -> AbstractContextManager[None]:
@@ -126,21 +129,17 @@ class ClientRegistry:
 
     def find(self, client_id: str) -> RegisteredClient | None:
         """Return the client of an id."""
-        found = self._read("SELECT id, certificate FROM client WHERE id = ?", client_id)
-        return found[0] if found else None
+        with self._errors():
+            found = self._reader.execute("SELECT id, certificate FROM client WHERE id = ?", (client_id,)).fetchone()
+        return RegisteredClient(found[0], _read_again(found[1])) if found else None
 
     def issue(self, certificate: ClientCertificate) -> tuple[str, bool]:
         """Return the id of a certificate's client, and whether it is new; it is on disk. Blocks."""
-        row = (str(uuid.uuid4()), certificate.fingerprint, key_id_of(certificate.key), certificate.der)
+        row = (str(uuid.uuid4()), certificate.fingerprint, certificate.der)
         with self._errors(), self._writing:
-            made = self._writer.execute("INSERT OR IGNORE INTO client VALUES (?, ?, ?, ?)", row).rowcount == 1
+            made = self._writer.execute("INSERT OR IGNORE INTO client VALUES (?, ?, ?)", row).rowcount == 1
             known = self._writer.execute("SELECT id FROM client WHERE fingerprint = ?", row[1:2]).fetchone()
         return str(known[0]), made
-
-    def _read(self, statement: str, value: str) -> list[RegisteredClient]:
-        with self._errors():
-            rows = self._reader.execute(statement, (value,)).fetchall()
-        return [RegisteredClient(client, _read_again(der)) for client, der in rows]
 
 
 def read_accepted_certificates(text: str, path: Path) -> Mapping[Digest, str]:
