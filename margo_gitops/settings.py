@@ -18,7 +18,9 @@ T = TypeVar("T")
 
 DURATION_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(s|m|h|d)$"
 
-_BOUNDS: Final = Bounds(size=64 * 1024, depth=12, nodes=2_000)
+MOST_BYTES: Final = 64 * 1024
+"""Of a configuration."""
+_BOUNDS: Final = Bounds(size=MOST_BYTES, depth=12, nodes=2_000)
 _UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -67,19 +69,22 @@ def load_settings(
     error: type[MargoGitopsError],
     remedy: str,
     overridden: Callable[[SourceText], SourceText] = lambda source: source,
+    content: bytes | None = None,
 ) -> T:
     """Return the configuration in a file.
 
     Args:
         whose: it is, "the server's".
         remedy: where there is no such file.
+        content: of the file; None: it is read.
         overridden: returns the document with what other places say in place of the file.
 
     Raises:
         MargoGitopsError: an `error`: the file cannot be read, or has mistakes; each is listed with line and column.
     """
     what = f"{whose} configuration cannot be read"
-    content = read_small_file(file, _BOUNDS.size, what=what, error=error, remedy=remedy)
+    if content is None:
+        content = read_small_file(file, MOST_BYTES, what=what, error=error, remedy=remedy)
     try:
         source = read_yaml(content, str(file), _BOUNDS)
     except UnreadableDocument as bad:

@@ -33,17 +33,18 @@ _URL_SECRET = re.compile(r"://[^/@:\s]*:([^/@\s]+)@|://([^/@:\s]{12,})@|[?&][^=&
 _HIDDEN = "(not shown)"
 
 
-def write_support_bundle(configuration: Path, files: Mapping[str, Json]) -> bytes:
+def write_support_bundle(configuration: Path, content: bytes, files: Mapping[str, Json]) -> bytes:
     """Return the archive, a tar.gz.
 
     Args:
-        configuration: of the agent or the server.
+        configuration: the file of the agent's or the server's.
+        content: of this file.
         files: what else is in it, by name.
 
     Raises:
-        OSError, UnreadableDocument: the configuration cannot be read.
+        UnreadableDocument: the configuration is not YAML.
     """
-    settings = read_yaml(configuration.read_bytes(), str(configuration)).root.plain()
+    settings = read_yaml(content, str(configuration)).root.plain()
     secrets = sorted(set(_secrets(settings, configuration.absolute().parent)), key=len, reverse=True)
     texts = {"configuration.yaml": write_yaml(_shown(settings)).decode(), "versions.json": pretty_json(_versions())}
     texts |= {name: pretty_json(content) for name, content in files.items()}

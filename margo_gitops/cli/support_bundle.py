@@ -13,9 +13,10 @@ from margo_gitops.agent.report.inspection import as_json, report
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, load_configuration
 from margo_gitops.cli.output import say
-from margo_gitops.disk.files import disk_errors, replace_file
+from margo_gitops.disk.files import disk_errors, read_small_file, replace_file
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import AgentMisconfigured, MargoGitopsError
+from margo_gitops.settings import MOST_BYTES
 from margo_gitops.support_bundle import write_support_bundle
 
 _EVENTS = 500
@@ -36,18 +37,19 @@ def support_bundle(config: Path, output: Path) -> None:
 
     Look into it before you send it. Of a server, add what its service logged.
     """
-    with disk_errors(config, what="the support bundle cannot be written", error=AgentMisconfigured):
-        of_agent = b"AgentConfiguration" in config.read_bytes()
-        content = write_support_bundle(config, _of_agent(config) if of_agent else {})
+    settings = read_small_file(config, MOST_BYTES, what="the configuration cannot be read", error=AgentMisconfigured)
+    content = write_support_bundle(config, settings, _of_agent(config, settings))
     with disk_errors(output, what="the support bundle cannot be written", error=AgentMisconfigured):
         replace_file(output, content)
     say(f"wrote {output}: {len(content)} bytes")
 
 
-def _of_agent(config: Path) -> dict[str, Json]:
-    """Return the status and the last events of an agent, or why they cannot be read."""
+def _of_agent(config: Path, settings: bytes) -> dict[str, Json]:
+    """Return the status and the last events of an agent, or why they cannot be read; nothing of a server."""
+    if b"AgentConfiguration" not in settings:
+        return {}
     try:
-        configuration = load_configuration(config, read_environment(os.environ))
+        configuration = load_configuration(config, read_environment(os.environ), settings)
         files: dict[str, Json] = {"status.json": as_json(report(configuration))}
         journal = Journal.peek(configuration.state_folder / JOURNAL_FILE)
         if journal is not None:

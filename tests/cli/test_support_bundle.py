@@ -69,7 +69,7 @@ def test_a_bundle_of_a_server_is_bounded(tmp_path: Path) -> None:
     place = tmp_path / "server.yaml"
     place.write_text("kind: ServerConfiguration\nidentity: {bearer: {tokens: t}}\ntls: {key: k.pem}\n")
     (tmp_path / "k.pem").write_text("-----BEGIN\nkey line 2\n")
-    content = write_support_bundle(place, {"much.json": "x" * 3_000_000, "log.json": "key line 2"})
+    content = write_support_bundle(place, place.read_bytes(), {"much.json": "x" * 3_000_000, "log.json": "key line 2"})
     (tmp_path / "a.tar.gz").write_bytes(content)
     files = unpacked(tmp_path / "a.tar.gz")
     assert max(map(len, files.values())) <= 1024 * 1024
@@ -79,10 +79,10 @@ def test_a_bundle_of_a_server_is_bounded(tmp_path: Path) -> None:
 
 
 def test_a_secret_is_hidden_however_json_spells_it(tmp_path: Path) -> None:
-    place = tmp_path / "server.yaml"
+    place = tmp_path / "server.yaml"  # is not read: the settings are those that were read once
     secret = 'gehe"im-ü-\\\u200b'
-    place.write_text(json.dumps({"kind": "ServerConfiguration", "token": secret}))
-    content = write_support_bundle(place, {"log.json": f"it said {secret}", "sent.json": json.dumps(secret)})
+    settings = json.dumps({"kind": "ServerConfiguration", "token": secret}).encode()
+    content = write_support_bundle(place, settings, {"log.json": f"it said {secret}", "sent.json": json.dumps(secret)})
     (tmp_path / "a.tar.gz").write_bytes(content)
     files = unpacked(tmp_path / "a.tar.gz")
     assert json.loads(files["log.json"]) == "it said (not shown)"

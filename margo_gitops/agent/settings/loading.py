@@ -29,8 +29,11 @@ _CORRECT: Final = (
 )
 
 
-def load_configuration(file: Path, environment: Environment) -> AgentConfiguration:
+def load_configuration(file: Path, environment: Environment, content: bytes | None = None) -> AgentConfiguration:
     """Return the configuration in a file, with what the environment overrides.
+
+    Args:
+        content: of the file; None: it is read.
 
     Raises:
         AgentMisconfigured: the file cannot be read, or has findings; each is listed with line and column.
@@ -42,6 +45,7 @@ def load_configuration(file: Path, environment: Environment) -> AgentConfigurati
         error=AgentMisconfigured,
         remedy="name the file with --config or MARGO_GITOPS_CONFIG; docs/agent.md has an example",
         overridden=lambda source: _overridden(source, environment),
+        content=content,
     )
 
 
