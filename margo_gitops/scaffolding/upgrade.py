@@ -66,6 +66,7 @@ def upgrade(
     Raises:
         NoFleetRepo: the folder is not in a fleet repo.
         UpgradeRefused: changes are not committed, a newer version scaffolded it, or the file system refuses.
+        FilesNotWritten: git would ignore or change a file that the upgrade writes; nothing is written.
         UnreadableDocument, InvalidDocument: the record or `margo-gitops.yaml` is damaged.
     """
     repo = FleetRepo.find(folder)
@@ -97,10 +98,15 @@ def upgrade(
         requirements = old.encode()
     files = _upgraded_files(root, before, tooling_files(answers, requirements), on_conflict)
     kept = {file.path: file.record for file in files if file.record is not None}
+    written = {file.path: file.content for file in files if file.content is not None}
+    written[RECORD_FILE] = write_record(new_record(answers, kept))
+    repo.working_tree().check_written(written)
     try:
         for file in files:
-            _apply(root, file)
-        _write(root / RECORD_FILE, write_record(new_record(answers, kept)))
+            if file.fate == "removed":
+                _remove(root, root / file.path)
+        for path, content in written.items():
+            _write(root / path, content)
     except OSError as error:
         raise UpgradeRefused(
             f"{root} cannot be written", why=[str(error)], remedy="make it writable, and upgrade again"
@@ -144,16 +150,12 @@ def _answers(root: Path, record: Scaffold | None) -> Answers:
     return Answers(fleet.metadata.name, "both", FIRST_SITE if FIRST_SITE in sites or not sites else sites[0])
 
 
-def _apply(root: Path, file: FileUpgrade) -> None:
-    place = root / file.path
-    if file.fate == "removed":
-        place.unlink()
-        parent = place.parent
-        while parent != root and not any(parent.iterdir()):
-            parent.rmdir()
-            parent = parent.parent
-    elif file.content is not None:
-        _write(place, file.content)
+def _remove(root: Path, place: Path) -> None:
+    place.unlink()
+    parent = place.parent
+    while parent != root and not any(parent.iterdir()):
+        parent.rmdir()
+        parent = parent.parent
 
 
 def _write(place: Path, content: bytes) -> None:

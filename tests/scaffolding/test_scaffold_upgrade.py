@@ -14,7 +14,7 @@ from support.git_cli import Git
 
 from margo_gitops import __version__
 from margo_gitops.digests import sha256
-from margo_gitops.errors import InvalidDocument, NoFleetRepo, UpgradeRefused
+from margo_gitops.errors import FilesNotWritten, InvalidDocument, NoFleetRepo, UpgradeRefused
 from margo_gitops.scaffolding.merge import merge_lines, upgrade_file
 from margo_gitops.scaffolding.record import RECORD_FILE, scaffolded
 from margo_gitops.scaffolding.scaffold import scaffold
@@ -238,6 +238,22 @@ def test_what_a_link_leads_to_is_left_alone(fleet: OldFleet, tmp_path: Path) -> 
     fleet.commit("Link")
     assert fates(upgrade(fleet.root))[".github/workflows/review.yml"] == "left"
     assert (tmp_path / "elsewhere/review.yml").read_text() == "old\n"
+
+
+@pytest.mark.parametrize("why", ["git ignores it", "git's filter lfs would change it"])
+def test_a_file_that_git_would_not_hold_stops_it_before_any_is_written(fleet: OldFleet, why: str) -> None:
+    fleet.pretend("0.0.1", {GITLAB: None, ".editorconfig": "root = true\n"})
+    about = fleet.root / ".git" / "info"
+    about.mkdir(exist_ok=True)
+    if "ignores" in why:
+        (about / "exclude").write_text("*.yml\n")
+    else:
+        (about / "attributes").write_text("*.yml filter=lfs\n")
+        fleet.git.run("config", "filter.lfs.clean", "git-lfs clean -- %f")
+    with pytest.raises(FilesNotWritten) as refused:
+        upgrade(fleet.root)
+    assert (str(refused.value.where), refused.value.why) == (GITLAB, (why,))
+    assert (fleet.text(".editorconfig"), (fleet.root / GITLAB).exists()) == ("root = true\n", False)
 
 
 @pytest.mark.parametrize("path", ["../outside", "/etc/outside", ".git/config", "a/../../outside"])
