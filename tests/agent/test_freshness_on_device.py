@@ -21,6 +21,7 @@ from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.service.loop import Interruptions
 from margo_gitops.agent.settings.environment import Environment
 from margo_gitops.agent.settings.loading import load_configuration
+from margo_gitops.digests import sha256
 from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE, FRESHNESS_PATH, MAX_PROOF_BYTES, FreshnessLeaf
 from margo_gitops.documents.state_layout import FRESHNESS_REFS
 from margo_gitops.errors import ExitCode, FreshnessContradicted, StateNotFresh
@@ -362,6 +363,18 @@ def test_a_state_that_the_statement_contradicts_is_refused(line: Line, shown: st
     outcome = line.cycle()
     assert isinstance(outcome.poll_error, FreshnessContradicted)
     assert outcome.version == 1
+
+
+def test_a_statement_that_contradicts_what_is_held_is_renewed_at_once(line: Line) -> None:
+    line.publish("one")
+    line.renew(FreshnessLeaf(device_key(DEVICE), 1, sha256(b"other")))
+    with line.agent() as parts:
+        line.run(parts)
+        assert "MG1523" in line.told("FreshnessLost")[0]
+        line.now += timedelta(minutes=2)
+        line.renew()
+        line.run(parts)
+        assert line.told("FreshnessRegained")
 
 
 @pytest.mark.parametrize("key", [STRANGER, signing_key(1)], ids=["stranger", "renderer"])

@@ -1,7 +1,8 @@
 """Knows whether what the device holds is the newest: keeps a proof of freshness, renews it, and says what follows.
 
 PROOF-1  A proof is asked for in the cycle of a poll that was answered, once the held one is past half of its life:
-         between half and three quarters of it, each device at its own time. An idle poll costs nothing extra.
+         between half and three quarters of it, each device at its own time; at once where the held one contradicts the
+         held state. An idle poll costs nothing extra.
 PROOF-2  A source that has no proof is asked again after a while, not at every poll.
 PROOF-3  What is kept is the proof itself, in two places. It is signed, so it needs no floor. The later issued one
          counts; it is verified at each use, so removing a key from the list ends its proofs.
@@ -223,13 +224,14 @@ class FreshnessKeeper:
         pause = _LONGEST_PAUSE / 4
         if held is not None:
             pause = min(max((held.expires - held.issued) / 64, _SHORTEST_PAUSE), _LONGEST_PAUSE)
+        try:
+            unproven = assess(held, _version(state) if state else None, now).verdict == "not-yet-known"
+        except FreshnessContradicted:
+            unproven, pause = True, _SHORTEST_PAUSE
         # A clock that went back makes it due as well.
         if self._asked_at is not None and timedelta() <= now - self._asked_at < pause:
             return False
-        if held is None or now >= held.renewal(self.rules.device) or held.issued > now:
-            return True
-        version = _version(state) if state else None
-        return assess(held, version, now).verdict == "not-yet-known"
+        return unproven or held is None or now >= held.renewal(self.rules.device) or held.issued > now
 
     def _verified(self, content: bytes, state: TrustedState | None) -> Freshness | None:
         policy = self._policy(state, None)
