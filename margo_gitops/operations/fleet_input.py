@@ -24,6 +24,7 @@ from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.publication import read_signing_key as read_signing_key
 from margo_gitops.state_repo.remote import RemoteState, is_remote
+from margo_gitops.state_repo.repacking import repack
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
 from margo_gitops.trust.state_commit import StateCommit
@@ -127,10 +128,14 @@ def open_state(location: str, cache: Path, *, create: bool, reports: bool = Fals
         remote = RemoteState(location, cache, reports=reports)
         try:
             yield StateTarget(remote.fetch(), remote)
+            repack(remote.mirror)
         finally:
             remote.release()
     else:
-        yield StateTarget(StateRepo.open_or_create(Path(location)) if create else StateRepo.open(Path(location)), None)
+        repo = StateRepo.open_or_create(Path(location)) if create else StateRepo.open(Path(location))
+        yield StateTarget(repo, None)
+        if repo.has_written:
+            repack(repo.folder)
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,6 @@ from typing import Final, TypeVar
 
 from starlette.types import Receive
 
-from margo_gitops.documents.device_id import decode_device_id
-from margo_gitops.documents.state_layout import DEVICE_REFS
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.state_repo.served_state import ServedState, StateView
 
@@ -24,6 +22,8 @@ T = TypeVar("T")
 
 _LOG = logging.getLogger("margo_gitops.server")
 _WAITS_OF_ONE_DEVICE: Final = 2
+_AT_ONCE: Final = 100
+"""Devices that are woken before other requests have a turn."""
 
 
 class StateWatch:
@@ -60,8 +60,8 @@ class StateWatch:
             self._complaint = str(error)
             return before
         view = self._state.view()
-        if changed and self._waiting:
-            self._wake(_moved(before, view))
+        if changed:
+            self._wake_moved(list(self._waiting), before, view)
         return view
 
     async def run(self, interval: float) -> None:
@@ -128,6 +128,12 @@ class StateWatch:
         if not self._waiting.get(client, True):
             del self._waiting[client]
 
+    def _wake_moved(self, clients: list[str], before: StateView, after: StateView) -> None:
+        """Wake those whose state changed; a few at a time, so that other requests are answered between them."""
+        self._wake(client for client in clients[:_AT_ONCE] if before.revision(client) != after.revision(client))
+        if rest := clients[_AT_ONCE:]:
+            asyncio.get_running_loop().call_soon(self._wake_moved, rest, before, after)
+
     def _wake(self, clients: Iterable[str]) -> None:
         for client in clients:
             for woken in self._waiting.get(client, ()):
@@ -138,14 +144,3 @@ class StateWatch:
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _moved(before: StateView, after: StateView) -> list[str]:
-    changed = []
-    for ref in {**before.refs, **after.refs}:
-        if ref.startswith(DEVICE_REFS) and before.refs.get(ref) != after.refs.get(ref):
-            try:
-                changed.append(decode_device_id(ref.removeprefix(DEVICE_REFS)))
-            except ValueError:
-                continue  # no client has such a name
-    return changed

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar, cast
@@ -79,6 +80,14 @@ class GitStore:
         self._repository = pygit2.Repository(str(folder))
         self._lock = threading.Lock()  # libgit2's handle is for one thread at a time
         self._kept: SizedCache[tuple[str, str], object] = SizedCache(cache_bytes, self._size)
+
+    def renew(self) -> None:
+        """Close the packs that were merged into others: libgit2 holds the files of each until then."""
+        with suppress(pygit2.GitError):  # what is open still reads what was there
+            repository = pygit2.Repository(str(self.folder))
+            with self._lock:
+                self._repository.free()
+                self._repository = repository
 
     def content(self, name: str) -> tuple[bytes, bytes]:
         """Return kind and bytes of an object."""

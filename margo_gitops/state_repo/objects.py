@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -22,6 +22,7 @@ from margo_gitops.documents.state_layout import (
 )
 from margo_gitops.errors import StateTampered
 from margo_gitops.state_repo.git_store import GitStore, bad_object, commit_links, entry_name
+from margo_gitops.state_repo.packed_refs import RefValues
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE
@@ -112,6 +113,12 @@ class DeviceTree:
                 found[entry_name(entry)] = entry.id
         return found
 
+    @property
+    def names(self) -> Iterator[str]:
+        """The ids of everything in the tree."""
+        yield from (entry.id for entry in self.objects.tree(self.tree))
+        yield from self.files.values()
+
     def deployment(self, deployment_id: str) -> bytes | None:
         """Return a deployment document's bytes; None if this id does not exist."""
         name = self.files.get(deployment_path(deployment_id))
@@ -121,7 +128,7 @@ class DeviceTree:
 class StateObjects(GitStore):
     """The objects and refs of a state repo; StateTampered also for what no renderer writes."""
 
-    def refs(self) -> dict[str, str]:
+    def refs(self) -> RefValues:
         """Return the object id of every ref, by full name (StateRepoUnusable: a ref cannot be read)."""
         return Refs(self.folder).read()
 
@@ -143,6 +150,13 @@ class StateObjects(GitStore):
             elif top.mode == FOLDER_MODE and top.name == LEFT_FOLDER.encode():
                 add(LEFT_FOLDER, top.id)
         return found
+
+    def folders(self, tree: str) -> Iterator[str]:
+        """Yield the id of everything above the devices in the tree of a fleet commit."""
+        for top in self.tree(tree):
+            yield top.id
+            if top.mode == FOLDER_MODE and top.name == DEVICES_FOLDER.encode():
+                yield from (site.id for site in self.tree(top.id))
 
     def aliases(self, commit: str) -> Mapping[str, str]:
         """Return what devices call themselves, by id, as a fleet commit says (StateTampered: it cannot be read)."""

@@ -125,6 +125,7 @@ def write_render(
         StateRepoUnusable: the file system refuses; nothing was moved.
     """
     pack = ObjectPack()
+    pack.know(repo.folders(values))
     known = repo.places(values)
     trees = {
         # PUBLICATION-1: what did not change is in the fleet branch already.
@@ -182,7 +183,7 @@ class _Seal:
 
 def _device_tree(pack: ObjectPack, state: DesiredState, held: DeviceTree | None) -> str:
     if held is not None:
-        pack.know(held.files.values())
+        pack.know(held.names)
     folder = None
     if state.deployments:
         blobs = {name: pack.add(BLOB, content) for name, content in state.deployments.items()}

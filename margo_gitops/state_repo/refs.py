@@ -1,7 +1,7 @@
 """Move many refs at once: all or none, after any crash.
 
 git writes a transaction over many refs as one loose file after the other, so a crash in the middle leaves some moved.
-Here every ref lives in `packed-refs`, and one rename moves them all:
+Here every ref lives in `packed-refs`, and one rename moves them all (D-5, D-28):
 
     REFS-1  One writer at a time: `packed-refs.lock`, which git itself respects. The lock of a killed render is known as
             such and removed.
@@ -27,14 +27,9 @@ from margo_gitops.disk.files import replace_file
 from margo_gitops.disk.locks import HeldLock, LockTaken, dead_names, take_lock, take_name
 from margo_gitops.disk.stamps import Stamp, settled, stamp
 from margo_gitops.errors import StateMoved, StateRepoUnusable
+from margo_gitops.state_repo.packed_refs import HEADER, RefValues, changed_refs, sorted_refs
 
 _ATTEMPTS: Final = 5
-_HEADER = b"# pack-refs with: peeled fully-peeled sorted \n"
-_LINE = re.compile(rb"([0-9a-f]{40}) (refs/[^\n]+)")
-
-
-_Packed = dict[str, tuple[str, bytes]]
-"""Object id and peeled line (`^<id>`) of each packed ref, by name."""
 
 
 class Refs:
@@ -46,24 +41,29 @@ class Refs:
         self._packed = folder / "packed-refs"
         self._own = folder / "margo-gitops.lock"
 
-    def read(self) -> dict[str, str]:
-        """Return the object id of every ref, by full name (StateRepoUnusable: a ref cannot be read)."""
+    def read(self, *, checked: bool = True) -> RefValues:
+        """Return the object id of every ref, by full name.
+
+        Args:
+            checked: whether every line of `packed-refs` is looked at; otherwise, as git does, only those that are used.
+
+        Raises:
+            StateRepoUnusable: a ref cannot be read.
+        """
         try:
-            values = self.packed()
-            values.update(self._loose())
+            return RefValues(self._read_packed(checked=checked), self._loose())
         except OSError as error:
             raise StateRepoUnusable(
                 f"the refs of {self._folder} cannot be read", why=[str(error)], remedy="see that its files are yours"
             ) from error
-        return values
 
-    def packed(self) -> dict[str, str]:
+    def packed(self) -> RefValues:
         """Return the refs in `packed-refs`, which survive a loss of power; loose ones may not.
 
         Raises:
             OSError, StateRepoUnusable: the file cannot be read.
         """
-        return {name: value for name, (value, _) in self._read_packed().items()}
+        return RefValues(self._read_packed(), {})
 
     def move(self, changes: Mapping[str, str | None], expected: Mapping[str, str]) -> None:
         """Give refs new values.
@@ -77,10 +77,9 @@ class Refs:
             StateRepoUnusable: the file system refuses.
         """
 
-        def moved(packed: _Packed) -> _Packed:
-            self._check(changes, expected)
-            kept = {name: entry for name, entry in packed.items() if name not in changes}
-            return kept | {name: (value, b"") for name, value in changes.items() if value is not None}
+        def moved(packed: bytes) -> bytes:
+            self._check(RefValues(packed, self._loose()), changes, expected)
+            return changed_refs(packed, changes)
 
         self._rewrite(moved)
 
@@ -92,13 +91,13 @@ class Refs:
             StateRepoUnusable: the file system refuses.
         """
 
-        def reset(packed: _Packed) -> _Packed:
-            kept = {name: entry for name, entry in packed.items() if not name.startswith(prefix)}
-            return kept | {name: (value, b"") for name, value in values.items()}
+        def reset(packed: bytes) -> bytes:
+            gone = {name: None for name in RefValues(packed, {}) if name.startswith(prefix)}
+            return changed_refs(packed, {**gone, **values})
 
         self._rewrite(reset)
 
-    def _rewrite(self, change: Callable[[_Packed], _Packed]) -> None:
+    def _rewrite(self, change: Callable[[bytes], bytes]) -> None:
         try:
             with self._lock(), self._named(self._packed):
                 self._write(change(self._folded()))
@@ -109,8 +108,8 @@ class Refs:
                 remedy="nothing was moved; see that the disk is not full and the folder is yours, then render again",
             ) from error
 
-    def _write(self, packed: _Packed) -> None:
-        replace_file(self._packed, _format(packed), mode=0o644)
+    def _write(self, packed: bytes) -> None:
+        replace_file(self._packed, packed, mode=0o644)
 
     def _lock(self) -> HeldLock:
         try:
@@ -143,8 +142,7 @@ class Refs:
         finally:
             name.unlink()
 
-    def _check(self, changes: Mapping[str, str | None], expected: Mapping[str, str]) -> None:
-        now = self.read()
+    def _check(self, now: Mapping[str, str], changes: Mapping[str, str | None], expected: Mapping[str, str]) -> None:
         for name in changes:
             if now.get(name) != expected.get(name):
                 is_at, was_at = now.get(name, "nothing"), expected.get(name, "nothing")
@@ -154,36 +152,25 @@ class Refs:
                     remedy="render again: it starts from the new state",
                 )
 
-    def _folded(self) -> _Packed:
+    def _folded(self) -> bytes:
         """Return the packed refs after every loose one was folded in (REFS-3)."""
         packed = self._read_packed()
         # Tags stay loose: folded in they would lack what an annotated one leads to.
         loose = {name: value for name, value in self._loose().items() if not name.startswith("refs/tags/")}
         if loose:
-            packed |= {name: (value, b"") for name, value in loose.items()}
+            packed = changed_refs(packed, loose)
             self._write(packed)
             for name, value in loose.items():
                 self._remove_loose(name, value)
         return packed
 
-    def _read_packed(self) -> _Packed:
-        """Return value and peeled line (`^<id>`) of each packed ref."""
+    def _read_packed(self, *, checked: bool = True) -> bytes:
         try:
-            content = self._packed.read_bytes()
+            return sorted_refs(self._packed.read_bytes(), checked=checked)
         except FileNotFoundError:
-            return {}
-        refs: _Packed = {}
-        name = ""
-        for line in content.split(b"\n"):
-            match = _LINE.fullmatch(line)
-            if match:
-                name = os.fsdecode(match[2])
-                refs[name] = (match[1].decode(), b"")
-            elif line.startswith(b"^") and name:
-                refs[name] = (refs[name][0], line + b"\n")
-            elif line and not line.startswith(b"#"):
-                raise StateRepoUnusable(f"{self._packed} holds a line that is not a ref: {line[:80]!r}")
-        return refs
+            return HEADER
+        except ValueError as error:
+            raise StateRepoUnusable(f"{self._packed} holds a line that is not a ref: {error}") from error
 
     def _loose(self) -> dict[str, str]:
         values = {}
@@ -221,14 +208,6 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def _format(packed: Mapping[str, tuple[str, bytes]]) -> bytes:
-    lines = [_HEADER]
-    for name in sorted(packed, key=os.fsencode):
-        value, peeled = packed[name]
-        lines.append(b"%b %b\n%b" % (value.encode(), os.fsencode(name), peeled))
-    return b"".join(lines)
-
-
 class RefWatch:
     """The refs of a repository, read again only when one may have moved: a few `stat` calls instead of 10,000 refs.
 
@@ -240,9 +219,9 @@ class RefWatch:
         self._folder = folder
         self._refs = Refs(folder)
         self._stamps: dict[str, Stamp | None] = {}
-        self._values: Mapping[str, str] = {}
+        self._values = RefValues(HEADER, {})
 
-    def read(self) -> Mapping[str, str]:
+    def read(self) -> RefValues:
         """Return the object id of every ref, by full name; the same object as before where nothing moved.
 
         Raises:
@@ -255,12 +234,12 @@ class RefWatch:
             self._values = values
         return self._values
 
-    def _read_whole(self) -> Mapping[str, str]:
+    def _read_whole(self) -> RefValues:
         attempt = 0
         while True:
             began = time.time_ns()
             before = _stamps(self._places())
-            values = self._refs.read()
+            values = self._refs.read(checked=False)
             whole = before == _stamps(before)
             attempt += 1
             # A ref folded into packed-refs between the reading of the two would show its value of before.

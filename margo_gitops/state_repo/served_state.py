@@ -24,12 +24,14 @@ from margo_gitops.documents.state_layout import (
 from margo_gitops.errors import StateTampered
 from margo_gitops.state_repo.git_store import CACHE_BYTES
 from margo_gitops.state_repo.objects import DeviceState, StateObjects
+from margo_gitops.state_repo.packed_refs import HEADER, RefValues
 from margo_gitops.state_repo.refs import RefWatch
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.snapshot import Snapshot
 
 EARLIER_COMMITS: Final = 4
 """How far back a digest is looked for (SERVED-4)."""
+_SERVED: Final = (DEVICE_REFS, FRESHNESS_REFS, FLEET_REF)
 
 Shape: TypeAlias = Callable[[DeviceState], DeviceState]
 """Returns a state as a client gets it: a pure function of the stored bytes."""
@@ -52,8 +54,8 @@ class ServedState:
         self._watch = RefWatch(repo.folder)
         self.objects = StateObjects(repo.folder, cache_bytes)
         self._lock = threading.Lock()
-        self._view = StateView({}, self.objects)
-        self._read: Mapping[str, str] | None = None
+        self._view = StateView(RefValues(HEADER, {}), self.objects)
+        self._read: RefValues | None = None
         self.refresh()
 
     def refresh(self) -> bool:
@@ -68,11 +70,11 @@ class ServedState:
                 return False
             self._read = values
             # Other branches, as that of the reports, are no state.
-            served = {name: value for name, value in values.items() if name.startswith((DEVICE_REFS, FRESHNESS_REFS))}
-            if FLEET_REF in values:
-                served[FLEET_REF] = values[FLEET_REF]
+            loose = {name: value for name, value in values.loose.items() if name.startswith(_SERVED)}
+            served = RefValues(values.packed, loose)
             if served == self._view.refs:
                 return False
+            self.objects.renew()
             self._view = StateView(served, self.objects)
             return True
 

@@ -62,6 +62,8 @@ class StateRepo:
         self.folder = folder
         self.refs = Refs(folder)
         self.objects = StateObjects(folder)
+        self.has_written = False
+        """Whether `write` added objects, so that there may be packs to merge."""
 
     @classmethod
     def open(cls, folder: Path) -> StateRepo:
@@ -114,6 +116,7 @@ class StateRepo:
         """
         try:
             pack.write(self.folder / "objects" / "pack")
+            self.has_written = True
         except OSError as error:
             raise StateRepoUnusable(
                 f"the objects cannot be written to {self.folder}",
@@ -154,6 +157,11 @@ class StateRepo:
         """Return where the fleet branch holds each device, by encoded device id; empty before the first render."""
         name = values.get(FLEET_REF)
         return self.objects.places(self.objects.links(name).tree) if name else {}
+
+    def folders(self, values: Mapping[str, str]) -> Iterator[str]:
+        """Yield the id of everything above the devices in the fleet branch."""
+        if FLEET_REF in values:
+            yield from self.objects.folders(self.objects.links(values[FLEET_REF]).tree)
 
     def tampered(self, values: Mapping[str, str]) -> Iterator[StateTampered]:
         """Yield every device branch that does not hold what the fleet branch says it holds, and a fleet branch lost."""

@@ -132,6 +132,23 @@ def test_only_devices_that_changed_get_a_commit(renderer: Renderer):
     assert renderer.git.run("rev-parse", "fleet^") == before["refs/heads/fleet"]
 
 
+def test_a_render_writes_only_what_changed(renderer: Renderer):
+    """F21: the trees of other sites, and files that stay, are in the repository already."""
+    elsewhere = {"b": "south", "c": "south"}
+    aliases = {"b": "press 2"}
+    renderer.publish({**DEVICES, "left": {"web": b"x"}}, elsewhere=elsewhere, aliases=aliases)
+    renderer.publish(DEVICES, elsewhere=elsewhere, aliases=aliases)
+    folder = renderer.git.path / "objects" / "pack"
+    before = set(folder.glob("*.idx"))
+    renderer.publish({**DEVICES, "b": {"web": b"4", "db": b"3"}}, elsewhere=elsewhere, aliases=aliases)
+    (index,) = set(folder.glob("*.idx")) - before
+    lines = renderer.git.run("show-index", content=index.read_bytes()).splitlines()
+    kinds = [renderer.git.run("cat-file", "-t", line.split()[1]) for line in lines]
+    # Commits of the fleet and of b; the root, devices, south, b and its deployments; b's manifest and one deployment.
+    assert sorted(kinds) == ["blob"] * 2 + ["commit"] * 2 + ["tree"] * 5
+    renderer.git.run("fsck", "--strict", "--full")
+
+
 def test_f20_a_removed_deployment_leaves_no_file_in_any_tree(renderer: Renderer):
     """F20: a stale rendered file would keep a removed application alive."""
     renderer.publish(DEVICES)

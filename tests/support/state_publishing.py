@@ -24,14 +24,20 @@ class Renderer:
         self.time = 1_700_000_000
 
     def refs(self) -> dict[str, str]:
-        return self.repo.refs.read()
+        return dict(self.repo.refs.read())
 
-    def states(self, devices: Mapping[str, Mapping[str, bytes]], site: str | None = "north") -> list[DesiredState]:
+    def states(
+        self,
+        devices: Mapping[str, Mapping[str, bytes]],
+        site: str | None = "north",
+        elsewhere: Mapping[str, str] | None = None,
+    ) -> list[DesiredState]:
         values = self.refs()
         states = []
         for device, content in sorted(devices.items()):
             documents = {deployment_id("plant", device, name): body for name, body in content.items()}
-            states.append(desired_state(device, site, documents, self.repo.held(device, values)))
+            at = (elsewhere or {}).get(device, site)
+            states.append(desired_state(device, at, documents, self.repo.held(device, values)))
         return states
 
     def publish(
@@ -39,12 +45,13 @@ class Renderer:
         devices: Mapping[str, Mapping[str, bytes]],
         *,
         site: str | None = "north",
+        elsewhere: Mapping[str, str] | None = None,
         values: Mapping[str, str] | None = None,
         key: SigningKey | None = None,
         subject: str = "Change it",
         aliases: Mapping[str, str] | None = None,
     ) -> Publication:
-        states = self.states(devices, site)
+        states = self.states(devices, site, elsewhere)
         author = Ident("Ada", "ada@example.com", self.time, 60)
         provenance = Provenance(
             StateCommit(fleet="plant", fleet_commit="c" * 40, rendered_by="margo-gitops test"), subject, author

@@ -6,7 +6,7 @@ no state repo is read: renders meanwhile do not change the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -85,7 +85,7 @@ class PlanRequest:
     policy_command: bool = False
 
 
-Render = Callable[[Intent, StateTarget, dict[str, str]], tuple[DesiredState, ...]]
+Render = Callable[[Intent, StateTarget, Mapping[str, str]], tuple[DesiredState, ...]]
 """How the state of every device is made: `rendered_states`, or what gives the same with less work."""
 
 

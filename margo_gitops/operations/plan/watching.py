@@ -5,7 +5,7 @@ Only what a save can concern is rendered again, and the files are read again; bo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -77,10 +77,10 @@ class Rerender:
 
     _intent: Intent | None = None
     _placed: PlacementsByDevice = field(default_factory=dict)
-    _values: dict[str, str] = field(default_factory=dict)
+    _values: Mapping[str, str] = field(default_factory=dict)
     _states: dict[str, DesiredState] = field(default_factory=dict)
 
-    def __call__(self, intent: Intent, target: StateTarget, values: dict[str, str]) -> tuple[DesiredState, ...]:
+    def __call__(self, intent: Intent, target: StateTarget, values: Mapping[str, str]) -> tuple[DesiredState, ...]:
         """Return the state of every device.
 
         Raises:

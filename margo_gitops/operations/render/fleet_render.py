@@ -134,7 +134,7 @@ def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest) -> 
 def _obey_policy(
     fleet: FleetInput,
     target: StateTarget,
-    values: dict[str, str],
+    values: Mapping[str, str],
     states: tuple[DesiredState, ...],
     request: RenderRequest,
 ) -> None:
@@ -157,7 +157,7 @@ def _obey_policy(
     refuse_skipped_command(verdicts, sides, span)
 
 
-def held_fleet(target: StateTarget, values: dict[str, str]) -> FleetState:
+def held_fleet(target: StateTarget, values: Mapping[str, str]) -> FleetState:
     """Return what a state repo holds as what is there before a render."""
     sites = {device_of(encoded): place.site for encoded, place in target.repo.places(values).items() if not place.left}
     return FleetState(sites, lambda device: target.repo.held(device, values))
@@ -180,7 +180,7 @@ def _renewal(fleet: FleetInput, request: RenderRequest) -> Renewal | None:
 
 
 def signed_anew(
-    states: Iterable[DesiredState], target: StateTarget, values: dict[str, str], key: SigningKey, *, others: bool
+    states: Iterable[DesiredState], target: StateTarget, values: Mapping[str, str], key: SigningKey, *, others: bool
 ) -> Iterator[DesiredState]:
     """Yield the states: what has no signature, and with `others` what another key signed, gets a new version."""
     for state in states:
@@ -206,7 +206,7 @@ def check_fleet(request: RenderRequest) -> list[str]:
         return found
 
 
-def rendered_states(intent: Intent, target: StateTarget, values: dict[str, str]) -> tuple[DesiredState, ...]:
+def rendered_states(intent: Intent, target: StateTarget, values: Mapping[str, str]) -> tuple[DesiredState, ...]:
     """Return the state of every device as a render into a state repo makes it.
 
     Args:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import ipaddress
 import logging
@@ -10,9 +11,11 @@ import shutil
 import signal
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from types import FrameType
 from typing import Final
 
@@ -57,6 +60,7 @@ from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.server.watched_file import WatchedFile
 from margo_gitops.state_repo.followed_state import FollowedState
 from margo_gitops.state_repo.publication import read_signing_key
+from margo_gitops.state_repo.repacking import repack
 from margo_gitops.state_repo.report_branch import ReportBranch
 from margo_gitops.state_repo.served_state import ServedState
 from margo_gitops.state_repo.state_repo import StateRepo
@@ -66,6 +70,7 @@ _LOG = logging.getLogger("margo_gitops.server")
 LOOK_SECONDS: Final = 0.1
 _STOP_SECONDS: Final = 10
 _KEEP_ALIVE_SECONDS: Final = 120
+_PACK_SECONDS: Final = 60
 
 
 def check(configuration: ServerConfiguration) -> None:
@@ -183,6 +188,7 @@ def serve(configuration: ServerConfiguration) -> None:
         contracts.append(CurrentContract(current, identify, admission, base).answer)
         background: list[Callable[[], Awaitable[None]]] = [
             lambda: watch.run(LOOK_SECONDS),
+            lambda: _keep_packed(configuration.state_repo),
             current.writing.keep_collecting,
         ]
         if mirror is not None:
@@ -193,6 +199,13 @@ def serve(configuration: ServerConfiguration) -> None:
             background.append(_renewal(configuration, configuration.freshness, watch, signers).run)
         api = WorkloadManagementApi(contracts, commits, background, AccessLog(configuration.log))
         _run(api, watch, configuration, context)
+
+
+async def _keep_packed(folder: Path) -> None:
+    while True:
+        # A thread that the end of the server does not wait for.
+        threading.Thread(target=repack, args=(folder,), daemon=True).start()
+        await asyncio.sleep(_PACK_SECONDS)
 
 
 def _free(configuration: ServerConfiguration) -> int:
