@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 _LOG = logging.getLogger("margo_gitops.server")
 _WAITS_OF_ONE_DEVICE: Final = 2
-_AT_ONCE: Final = 100
+_AT_ONCE: Final = 50
 """Devices that are woken before other requests have a turn."""
 
 
