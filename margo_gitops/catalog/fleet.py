@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -32,7 +32,7 @@ from margo_gitops.rendering.intent import Application, ById, Intent, Located
 
 T = TypeVar("T")
 
-_FOLDERS = ("sites", "devices", "deployments", "applications")
+FOLDERS = ("sites", "devices", "deployments", "applications")
 _FOR_PEOPLE = re.compile(r"\..*|.*~|README|.*\.(md|txt)")
 """Files that may be next to documents."""
 
@@ -61,19 +61,53 @@ _DEVICES = _Kind("devices", Device, lambda device: device.metadata.name, _device
 _DEPLOYMENTS = _Kind("deployments", Deployment, lambda deployment: deployment.metadata.name, _same_name)
 
 
-def read_fleet(tree: RootTree) -> Intent:
+def read_fleet(tree: RootTree, devices: Collection[str] | None = None) -> Intent:
     """Return what a fleet repo says.
+
+    Args:
+        devices: the files of devices to read; None: all.
 
     Raises:
         NoFleetRepo: there is no `margo-gitops.yaml`.
         FleetInvalid: with every finding of every file.
     """
-    intent, findings = find_fleet(tree)
+    intent, findings = find_fleet(tree, devices)
+    _refuse(findings)
+    if intent is None:
+        raise FleetInvalid("the fleet repo cannot be read", findings)
+    return intent
+
+
+def read_devices(tree: FileTree, files: Collection[str]) -> dict[str, Located[Device]]:
+    """Return the devices in these files, as far as they are there (FleetInvalid: with every finding)."""
+    findings: list[Finding] = []
+    devices = _documents(_Chosen(tree, files), _DEVICES, findings)
+    _refuse(findings)
+    return devices
+
+
+def _refuse(findings: list[Finding]) -> None:
     errors = [finding for finding in findings if finding.severity == "error"]
-    if intent is None or errors:
+    if errors:
         noun = "finding" if len(errors) == 1 else "findings"
         raise FleetInvalid(f"the fleet repo has {len(errors)} {noun}", errors)
-    return intent
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """Some files of a tree."""
+
+    tree: FileTree
+    paths: Collection[str]
+
+    def files(self, folder: str) -> Iterator[TreeFile]:
+        """Yield those below a folder."""
+        found = (self.file(path) for path in sorted(self.paths) if path.startswith(f"{folder}/"))
+        return (file for file in found if file is not None)
+
+    def file(self, path: str) -> TreeFile | None:
+        """Return one."""
+        return self.tree.file(path)
 
 
 def read_fleet_document(tree: FileTree) -> Located[Fleet]:
@@ -91,10 +125,13 @@ def read_fleet_document(tree: FileTree) -> Located[Fleet]:
     return fleet
 
 
-def find_fleet(tree: RootTree) -> tuple[Intent | None, list[Finding]]:
+def find_fleet(tree: RootTree, chosen: Collection[str] | None = None) -> tuple[Intent | None, list[Finding]]:
     """Return what a fleet repo says as far as it can be read, and every finding, warnings too.
 
     Documents with findings are left out; without a readable `margo-gitops.yaml` there is no intent.
+
+    Args:
+        chosen: the files of devices to read; None: all.
 
     Raises:
         NoFleetRepo: there is no `margo-gitops.yaml`.
@@ -102,7 +139,7 @@ def find_fleet(tree: RootTree) -> tuple[Intent | None, list[Finding]]:
     findings: list[Finding] = list(_misplaced(tree))
     fleet = _fleet(tree, findings)
     sites = _documents(tree, _SITES, findings)
-    devices = _documents(tree, _DEVICES, findings)
+    devices = _documents(tree if chosen is None else _Chosen(tree, chosen), _DEVICES, findings)
     deployments = _documents(tree, _DEPLOYMENTS, findings)
     lock = tree.file(LOCK_FILE)
     applications = _applications(tree, lock, findings)
@@ -115,7 +152,7 @@ def find_fleet(tree: RootTree) -> tuple[Intent | None, list[Finding]]:
 def _misplaced(tree: RootTree) -> Iterator[Finding]:
     """Yield what would be read as "there is nothing", and stop every workload of the fleet."""
     names = tree.names()
-    for folder in _FOLDERS:
+    for folder in FOLDERS:
         if tree.file(folder) is not None:
             yield _not_a_folder(folder)
         for name in names:

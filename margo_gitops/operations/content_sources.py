@@ -10,7 +10,7 @@ from margo_gitops.catalog.file_tree import FileTree
 from margo_gitops.digests import Digest
 from margo_gitops.documents.application import Component, DeploymentProfile
 from margo_gitops.documents.compose_variables import parameter_text, variable_name
-from margo_gitops.errors import Location, UnreadableDocument
+from margo_gitops.errors import UnreadableDocument
 from margo_gitops.rendering.intent import Application, ComponentContent, Intent
 from margo_gitops.rendering.parameters import Effective
 from margo_gitops.rendering.placement import TargetDevice
@@ -83,18 +83,18 @@ class Images:
 
 def image_name(
     parameters: Iterable[Effective], component: Component, image: ServiceImage
-) -> tuple[str, Location | None]:
-    """Return an image's name with the values of parameters in it, and where the value is written; None for nowhere."""
+) -> tuple[str, Effective | None]:
+    """Return an image's name with the values of parameters in it, and the parameter; None where it names none."""
     named = image.variables()
     environment: dict[str, str] = {}
-    where = None
+    found = None
     for parameter in parameters:
         for target in parameter.targets:
             name = variable_name(target.pointer)
             if name in named and component.name in target.components:
                 environment[name] = parameter_text(parameter.value)
-                where = parameter.origin.layer.location(parameter.name)
-    return image.named(environment), where
+                found = parameter
+    return image.named(environment), found
 
 
 def sources(every: Iterable[Placed], images: Images) -> list[Source]:
@@ -141,7 +141,8 @@ def _of_images(
     for image in found:
         what = f"the image of service {image.service}"
         if image.variables():
-            name, where = image_name(each.parameters(), component, image)
+            name, parameter = image_name(each.parameters(), component, image)
+            where = parameter.location if parameter else None
             problem = "" if name else "has no name"
             yield Source(each.deployed, what, name, where, image.location, problem)
         elif fixed:

@@ -25,7 +25,7 @@ from margo_gitops.documents.nodes import Json, exact
 from margo_gitops.documents.records import read, write
 from margo_gitops.documents.state_layout import MANIFEST_FILE
 from margo_gitops.documents.workload_identity import own_extension, workload_contents
-from margo_gitops.errors import DeploymentUnusable, InvalidDocument, Location, StateTampered, UnreadableDocument
+from margo_gitops.errors import DeploymentUnusable, InvalidDocument, StateTampered, UnreadableDocument
 from margo_gitops.rendering.changes import (
     NOTHING_KNOWN,
     NOTHING_TO_DOWNLOAD,
@@ -56,10 +56,12 @@ class FleetState:
     Attributes:
         sites: the site of every device that is in the fleet, by id; None for none.
         previous: the state of a device, also of one that left the fleet; None for a device that never had one.
+        kept: how many other devices are in the fleet, of which it is known that nothing changes.
     """
 
     sites: Mapping[str, str | None]
     previous: Callable[[str], PreviousState | None]
+    kept: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,7 +309,6 @@ class _Origins:
 
     def __init__(self, intent: Intent) -> None:
         self._intent = intent
-        self._locations: dict[tuple[str, tuple[str | int, ...], str], Location] = {}
         self._client = ""
         self._placed: dict[str, Placement] = {}
 
@@ -332,12 +333,9 @@ class _Origins:
         if identity not in self._placed:
             return {}
         resolved, _ = resolve_placement(self._intent, self._placed[identity], None)
-        return {parameter.name: self._origin(parameter) for parameter in resolved.parameters}
+        return {parameter.name: _origin(parameter) for parameter in resolved.parameters}
 
-    def _origin(self, parameter: Effective) -> ValueOrigin:
-        layer = parameter.origin.layer
-        key = (layer.document.file, layer.path, parameter.name)
-        if key not in self._locations:
-            self._locations[key] = layer.location(parameter.name)
-        where = self._locations[key]
-        return ValueOrigin(layer.name, where.file, where.line, where.column, parameter.origin.written)
+
+def _origin(parameter: Effective) -> ValueOrigin:
+    where = parameter.location
+    return ValueOrigin(parameter.origin.layer.name, where.file, where.line, where.column, parameter.origin.written)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from margo_gitops.digests import Digest
 from margo_gitops.documents.application import ApplicationDescription
+from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment, Device, Fleet, Site
 from margo_gitops.documents.kinds import read_source
+from margo_gitops.documents.nodes import Node
 from margo_gitops.errors import Location
 
 T_co = TypeVar("T_co", covariant=True)
@@ -19,7 +22,7 @@ T_co = TypeVar("T_co", covariant=True)
 class Located(Generic[T_co]):
     """A document and the file it came from.
 
-    Positions are looked up only when an error or an explanation needs one: a fleet of 10,000 devices keeps no trees.
+    Positions are looked up only when an error or an explanation needs one: a fleet of 10,000 devices keeps few trees.
     """
 
     value: T_co
@@ -28,7 +31,7 @@ class Located(Generic[T_co]):
 
     def at(self, *path: str | int) -> Location:
         """Return where the field at `path` is; the nearest one above it that exists, if it does not."""
-        root = read_source(self.content, self.file).root
+        root = _root(self.content, self.file)
         for length in range(len(path), -1, -1):
             node = root.get(*path[:length])
             if node is not None:
@@ -37,10 +40,15 @@ class Located(Generic[T_co]):
 
     def at_key(self, *path: str | int) -> Location:
         """Return where the key of the field at `path` is."""
-        node = read_source(self.content, self.file).root.get(*path)
+        node = _root(self.content, self.file).get(*path)
         if node is None or not node.key_line:
             return self.at(*path)
         return Location(self.file, node.key_line, node.key_column)
+
+
+@lru_cache(maxsize=16)  # one mistake of a deployment has the same place on every device
+def _root(content: bytes, file: str) -> Node:
+    return read_source(content, file).root
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +85,12 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """The fleet repo at one commit.
+    """The fleet repo at one commit, or a part of it that is rendered alone.
 
     Attributes:
         applications: by (application id, version).
         applications_lock: digest of `applications.lock`; None where the fleet has none.
+        clients: the devices that pull of which these are all documents, their children's too; None: all of the fleet.
     """
 
     fleet: Located[Fleet]
@@ -90,6 +99,11 @@ class Intent:
     deployments: Mapping[str, Located[Deployment]]
     applications: Mapping[tuple[str, str], Application]
     applications_lock: Digest | None = None
+    clients: frozenset[str] | None = None
+
+    def leaves_out(self, device: str) -> bool:
+        """Return whether this is a part of a fleet that does not say whether there is such a device."""
+        return self.clients is not None and client_of(device) not in self.clients
 
     def called(self, device: str) -> str:
         """Return what a device calls itself: its alias, for a child that of its gateway in front, or its id."""

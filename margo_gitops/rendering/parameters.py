@@ -76,6 +76,11 @@ class Effective:
     overridden: tuple[Origin, ...]
     targets: tuple[Target, ...]
 
+    @property
+    def location(self) -> Location:
+        """Where the value is written."""
+        return self.origin.layer.location(self.name)
+
 
 def layers(
     intent: Intent, deployment: Located[Deployment], application: Application, target: TargetDevice
@@ -205,7 +210,7 @@ def _control_characters(effective: Effective | None) -> Iterator[MargoGitopsErro
         if effective and isinstance(text, str) and (found := _CONTROL.search(text)):
             yield ParameterInvalid(
                 f"parameter {effective.name} holds the control character U+{ord(found[0]):04X}",
-                where=effective.origin.layer.location(effective.name),
+                where=effective.location,
                 remedy="take it out; tabs and line ends are possible",
             )
 
@@ -216,7 +221,7 @@ def _no_variable(effective: Effective | None) -> Iterator[MargoGitopsError]:
         if effective and (problem := value_problem(target.pointer, effective.value)):
             yield ParameterInvalid(
                 f"parameter {effective.name}: {target.pointer} {problem}",
-                where=effective.origin.layer.location(effective.name),
+                where=effective.location,
                 remedy="put long content into a file of the component, and name the file",
             )
             return

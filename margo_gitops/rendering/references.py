@@ -81,7 +81,7 @@ def _of_selector(
     intent: Intent, deployment: Located[Deployment], selector: DeviceSelector, path: tuple[str | int, ...]
 ) -> Iterator[MargoGitopsError]:
     for index, device in enumerate(selector.devices):
-        if device not in intent.devices:
+        if device not in intent.devices and not intent.leaves_out(device):
             yield _unknown("device", device, intent.devices, deployment.at(*path, "devices", index))
     for index, site in enumerate(selector.sites):
         if site not in intent.sites:

@@ -63,7 +63,7 @@ def find_placements(intent: Intent) -> tuple[PlacementsByDevice, list[MargoGitop
     """Return where deployments go as far as they can be placed, and everything that cannot.
 
     Args:
-        intent: the fleet; every deployment's application is there.
+        intent: the fleet; every deployment's application is there. Of a part, a deployment may select no device.
     """
     fleet = targets(intent)
     placements: dict[str, dict[str, Placement]] = {device: {} for device in fleet}
@@ -73,7 +73,7 @@ def find_placements(intent: Intent) -> tuple[PlacementsByDevice, list[MargoGitop
         wanted = deployment.value.spec.application
         application = intent.applications[wanted.id, wanted.version]
         chosen = list(select(deployment.value.spec.placement, fleet))
-        if not chosen:
+        if not chosen and intent.clients is None:
             errors.append(
                 NotPlaceable(
                     f"deployment {name} selects no device",

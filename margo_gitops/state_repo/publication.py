@@ -32,7 +32,7 @@ from margo_gitops.errors import Location, SigningKeyUnusable
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, add_statement, held_leaves, is_due, leaf_of, renew
 from margo_gitops.state_repo.object_pack import ObjectPack
-from margo_gitops.state_repo.objects import DeviceTree
+from margo_gitops.state_repo.objects import DevicePlace, DeviceTree
 from margo_gitops.state_repo.state_repo import StateRepo, device_of
 from margo_gitops.trust.git_commit import Ident, build_commit, sign_commit
 from margo_gitops.trust.git_objects import (
@@ -111,6 +111,7 @@ def write_render(
     key: SigningKey | None,
     renewal: Renewal | None = None,
     aliases: Mapping[str, str] | None = None,
+    only: frozenset[str] | None = None,
 ) -> Publication:
     """Write a render into the state repo.
 
@@ -119,6 +120,7 @@ def write_render(
         key: signs every commit; None: nothing is signed.
         renewal: how to make a statement of freshness (freshness_refs); None: do not make one.
         aliases: what devices call themselves, by device id.
+        only: the devices that were rendered, as the fleet branch names them; the others stay as they are. None: all.
 
     Raises:
         StateMoved: somebody moved a ref since; nothing was written.
@@ -135,14 +137,16 @@ def write_render(
         for state in states
     }
     here = {encode_device_id(device) for device in trees}
-    left = tuple(sorted(device_of(name) for name, place in known.items() if not place.left and name not in here))
-    gone = {name: place.tree for name, place in known.items() if name not in here}
-    root = _fleet_tree(pack, states, trees, gone, aliases or {})
+    kept = {name: place for name, place in known.items() if not (place.left or only is None or name in only)}
+    gone = {name: place for name, place in known.items() if name not in here and name not in kept}
+    left = tuple(sorted(device_of(name) for name, place in gone.items() if not place.left))
+    root = _fleet_tree(pack, states, trees, kept, gone, aliases or {})
+    unchanged = len(kept) + len(states)
     parent = values.get(FLEET_REF)
     changed = [state for state in states if state.changed]
     if parent is not None and not changed and repo.objects.commit(parent).tree == root:
         renewed = renew(repo, values, renewal) if renewal and is_due(repo, values, renewal.issued) else None
-        return Publication(None, (), len(states), left, renewed)
+        return Publication(None, (), unchanged, left, renewed)
 
     seal = _Seal(pack, provenance, key)
     fleet_commit = seal.commit(root, parent, fleet_message(changed, left, provenance))
@@ -163,7 +167,7 @@ def write_render(
     before = {state.device: known.get(encode_device_id(state.device)) for state in states}
     sites = {device: place.site for device, place in before.items() if place and not place.left}
     moved = {state.device: sites[state.device] for state in states if sites.get(state.device, state.site) != state.site}
-    return Publication(fleet_commit, tuple(changes), len(states) - len(changed), left, renewed, moved)
+    return Publication(fleet_commit, tuple(changes), unchanged - len(changed), left, renewed, moved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,17 +199,20 @@ def _fleet_tree(
     pack: ObjectPack,
     states: Iterable[DesiredState],
     trees: Mapping[str, str],
-    left: Mapping[str, str],
+    kept: Mapping[str, DevicePlace],
+    left: Mapping[str, DevicePlace],
     aliases: Mapping[str, str],
 ) -> str:
     sites: dict[str, list[TreeEntry]] = {}
+    for encoded, place in kept.items():
+        sites.setdefault(place.site or NO_SITE, []).append(TreeEntry(encoded.encode(), FOLDER_MODE, place.tree))
     for state in states:
         name = encode_device_id(state.device).encode()
         sites.setdefault(state.site or NO_SITE, []).append(TreeEntry(name, FOLDER_MODE, trees[state.device]))
     folders = [
         TreeEntry(site.encode(), FOLDER_MODE, pack.add(TREE, tree_bytes(devices))) for site, devices in sites.items()
     ]
-    gone = [TreeEntry(name.encode(), FOLDER_MODE, tree) for name, tree in left.items()]
+    gone = [TreeEntry(name.encode(), FOLDER_MODE, place.tree) for name, place in left.items()]
     # An empty folder has no place in git: a fleet without devices is an empty tree.
     entries = [
         TreeEntry(name.encode(), FOLDER_MODE, pack.add(TREE, tree_bytes(inside)))
@@ -257,9 +264,14 @@ def differences(
     states: Sequence[DesiredState],
     values: Mapping[str, str],
     aliases: Mapping[str, str] | None = None,
+    only: frozenset[str] | None = None,
 ) -> list[str]:
-    """Return, in words, what a render would change in the state repo; empty for nothing."""
-    held = {name: place.site for name, place in repo.places(values).items() if not place.left}
+    """Return, in words, what a render would change in the state repo; empty for nothing.
+
+    The arguments are those of `write_render`.
+    """
+    known = repo.places(values).items()
+    held = {name: place.site for name, place in known if not place.left and (only is None or name in only)}
     found = []
     for state in states:
         encoded = encode_device_id(state.device)

@@ -21,6 +21,7 @@ from margo_gitops.operations.validate.finding_formats import FORMATS
 from margo_gitops.operations.validate.fleet_validation import ValidateRequest, validate_fleet
 from margo_gitops.operations.validate.rule_findings import RuleFinding, Validation
 from margo_gitops.operations.validate.rules import RULES
+from margo_gitops.rendering.intent import _root
 
 
 @pytest.fixture
@@ -415,3 +416,11 @@ def test_an_overlay_that_matches_no_device_of_its_deployment_is_noted(fleet: Fle
     assert found.remedy == "no device has the label lnie; did you mean line?"
     fleet.change("deployments/line-monitor.yaml", "matchLabels: {lnie: 1}", "devices: [cell-01]")
     assert of_rule(validate(fleet), "R109")[0].remedy == "correct it, or remove the overlay"
+
+
+def test_places_are_looked_up_only_for_what_is_found(tmp_path: Path):
+    fleet = composed(tmp_path, "services: {web: {image: '$IMAGE'}}\n", f"example/app:1.0@sha256:{'0' * 64}")
+    fleet.device("b", image=f"example/app:2.0@sha256:{'0' * 64}")
+    _root.cache_clear()
+    assert validate(fleet).findings == ()
+    assert _root.cache_info().misses == 1  # the pointers of the application

@@ -80,7 +80,8 @@ def planned(sides: Sides, notes: Iterable[str] = ()) -> Plan:
     facts = VendoredContent(sides.intent, sides.tree)
     changes = tuple(difference(sides.before, sides.states, sides.intent, facts))
     here = sum(change.change != "removed" for change in changes)
-    return make_plan(sides.subject, sides.base, changes, unchanged=len(sides.states) - here, notes=notes)
+    unchanged = sides.before.kept + len(sides.states) - here
+    return make_plan(sides.subject, sides.base, changes, unchanged=unchanged, notes=notes)
 
 
 def judgement(

@@ -6,13 +6,13 @@ no state repo is read: renders meanwhile do not change the result.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet
-from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
+from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.errors import (
     ExitCode,
@@ -32,11 +32,15 @@ from margo_gitops.operations.plan.comparison import (
     with_verdicts,
 )
 from margo_gitops.operations.policies.policy_history import Span
+from margo_gitops.operations.render.changed_part import Seal
 from margo_gitops.operations.render.fleet_render import (
+    Render,
+    begun,
     held_fleet,
+    render_changed,
     rendered_from,
-    rendered_states,
     signed_anew,
+    whole,
     without_collections,
 )
 from margo_gitops.operations.validate.fleet_validation import validate_tree
@@ -46,7 +50,6 @@ from margo_gitops.rendering.difference import FleetState, rendered_fleet
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.remote import is_remote
-from margo_gitops.trust.git_commit import Ident
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.wording import did_you_mean
 
@@ -85,15 +88,11 @@ class PlanRequest:
     policy_command: bool = False
 
 
-Render = Callable[[Intent, StateTarget, Mapping[str, str]], tuple[DesiredState, ...]]
-"""How the state of every device is made: `rendered_states`, or what gives the same with less work."""
-
-
-def plan_fleet(request: PlanRequest, renders: Render = rendered_states) -> Plan:
+def plan_fleet(request: PlanRequest, renders: Render | None = None) -> Plan:
     """Return what a render would change, or why it would be refused.
 
     Args:
-        renders: makes the states that are compared with the state repo.
+        renders: makes the states of the whole fleet that are compared with the state repo; None: `rendered_states`.
 
     Raises:
         MargoGitopsError: the fleet repo or the state repo cannot be read, or the base cannot be rendered.
@@ -103,25 +102,26 @@ def plan_fleet(request: PlanRequest, renders: Render = rendered_states) -> Plan:
     return only_device(plan, request.device) if request.device is not None else plan
 
 
-def _whole_plan(request: PlanRequest, renders: Render) -> Plan:
+def _whole_plan(request: PlanRequest, renders: Render | None) -> Plan:
     repo = FleetRepo.find(request.fleet)
     subject = repo.last_change(request.revision).id if request.revision is not None else WORKING_TREE
     base = f"commit {repo.commit(request.base).id[:12]}" if request.base is not None else "the state repo"
-    intent = None
     tree: RootTree = repo.working_tree() if request.revision is None else repo.tree(request.revision)
     try:
         with without_collections():
-            intent = read_fleet(tree)
-        planning = _Planning(request, repo, subject, tree, intent)
+            fleet = begun(repo, request.revision)
+            if request.base is not None or request.device is not None:
+                fleet = whole(fleet)
+        planning = _Planning(request, repo, subject, tree, fleet.intent)
         if request.base is not None:
             before = _rendered_before(repo, request.base)
             with without_collections():
-                states = render(intent, before.previous)
+                states = render(fleet.intent, before.previous)
             return planning.plan(base, before, states, repo.commit(request.base).id)
-        return _plan_after_state(planning, renders)
+        return _plan_after_state(planning, fleet, renders)
     except (FleetInvalid, RenderingRefused) as error:
         found = _every_refusal(refusals(error), tree)
-        sites = cannot_take(found, intent) if intent else ()
+        sites = cannot_take(found, read_fleet(tree)) if isinstance(error, RenderingRefused) else ()
         return make_plan(subject, base, (), refusals=found, cannot_take=sites)
 
 
@@ -200,23 +200,27 @@ def _rendered_before(repo: FleetRepo, revision: str) -> FleetState:
         ) from error
 
 
-def _plan_after_state(planning: _Planning, renders: Render) -> Plan:
+def _plan_after_state(planning: _Planning, fleet: FleetInput, renders: Render | None) -> Plan:
     request = planning.request
     location = state_location(planning.repo.root, planning.intent.fleet.value, request.state)
     if not is_remote(location) and _nothing_at(Path(location)):
         with without_collections():
+            planning = replace(planning, intent=whole(fleet).intent)
             states = render(planning.intent, lambda _device: None)
         note = f"there is no state repo at {location} yet: the first render makes it"
         return planning.plan("nothing", rendered_fleet(()), states, None, [note])
+    seal = None if request.resign else Seal.of(request.cache, location)
     with open_state(location, request.cache, create=False) as target:
-        return _plan_after(planning, target, renders)
+        values = target.repo.refs.read()
+        refuse_foreign(fleet, target, values)
+        fleet, states = render_changed(fleet, target, values, seal, request.key, renders)
+        return _plan_after(replace(planning, intent=fleet.intent), target, values, states)
 
 
-def _plan_after(planning: _Planning, target: StateTarget, renders: Render) -> Plan:
+def _plan_after(
+    planning: _Planning, target: StateTarget, values: Mapping[str, str], states: tuple[DesiredState, ...]
+) -> Plan:
     request, repo, intent = planning.request, planning.repo, planning.intent
-    values = target.repo.refs.read()
-    refuse_foreign(FleetInput(repo, _NO_COMMIT, intent), target, values)
-    states = renders(intent, target, values)
     if request.key is not None:
         states = tuple(signed_anew(states, target, values, request.key, others=request.resign))
     elif intent.fleet.value.spec.signing.required:
@@ -228,11 +232,7 @@ def _plan_after(planning: _Planning, target: StateTarget, renders: Render) -> Pl
     base = f"the state repo, rendered from {rendered[:12]}" if rendered else "the state repo"
     notes = _behind(repo, request.revision or "HEAD", rendered)
     known = rendered if rendered and repo.knows(rendered) else None
-    return planning.plan(base, held_fleet(target, values), states, known, notes)
-
-
-_NO_COMMIT = FleetCommit("", Ident("", "", 0), "")
-"""The working tree is of no commit."""
+    return planning.plan(base, held_fleet(target, values, intent), states, known, notes)
 
 
 def _nothing_at(folder: Path) -> bool:

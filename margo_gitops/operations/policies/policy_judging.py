@@ -53,9 +53,15 @@ def judge_change(change: Change) -> tuple[Verdict, ...]:
     return (
         *(judge_commits(change.span, history, before_merge=change.before_merge) if change.commits else ()),
         *_present(judge_change_of_devices(change, policies)),
-        *judge_content(policies, lambda: placed(change.intent, place(change.intent)), change.tree),
+        *judge_content(policies, lambda: _placed(change), change.tree),
         *_of_own(change.tree, change.intent.fleet),
     )
+
+
+def _placed(change: Change) -> Iterable[Placed]:
+    """Return every deployment on every device of the fleet, also where the change is known by a part of it."""
+    intent = change.intent if change.intent.clients is None else read_fleet(change.tree)
+    return placed(intent, place(intent))
 
 
 def _present(verdict: Verdict | None) -> Iterator[Verdict]:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from margo_gitops import __version__
-from margo_gitops.catalog.fleet_repo import FleetCommit
+from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
+from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.freshness import parse_valid_for
-from margo_gitops.documents.state_layout import FLEET_REF
-from margo_gitops.errors import SigningKeyUnusable, StateTampered, listed
+from margo_gitops.documents.state_layout import FLEET_REF, device_ref
+from margo_gitops.errors import FleetInvalid, RenderingRefused, SigningKeyUnusable, StateTampered, listed
 from margo_gitops.operations.fleet_input import (
     FleetInput,
     StateTarget,
     open_state,
-    read_fleet_commit,
     refuse_foreign,
     refuse_older,
     refuse_other_branch,
@@ -26,6 +26,7 @@ from margo_gitops.operations.fleet_input import (
 from margo_gitops.operations.plan.comparison import Sides, judgement, planned, refuse_skipped_command
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.policies.policy_judging import refuse_breaches
+from margo_gitops.operations.render.changed_part import RENDERED_BY, Seal, changed_part
 from margo_gitops.rendering.changes import Plan
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.difference import FleetState
@@ -38,6 +39,12 @@ from margo_gitops.trust.git_commit import MAX_TIME, Ident
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.wording import shortened
+
+Render = Callable[[Intent, StateTarget, Mapping[str, str]], tuple[DesiredState, ...]]
+"""How the state of every device is made: `rendered_states`, or what gives the same with less work."""
+
+NO_COMMIT = FleetCommit("", Ident("", "", 0), "")
+"""The working tree is of no commit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,11 @@ def render_fleet(request: RenderRequest) -> Rendered:
         MargoGitopsError: of MG11xx to MG13xx; nothing was written.
     """
     with without_collections():
-        fleet = read_fleet_commit(request.fleet, request.revision)
+        fleet = begun(FleetRepo.find(request.fleet), request.revision)
+        location = fleet.state_location(request.state)
+        seal = Seal.of(request.cache, location)
+        if not seal.path.exists():
+            fleet = whole(fleet)
     if request.key is None and fleet.intent.fleet.value.spec.signing.required:
         raise SigningKeyUnusable(
             "this fleet wants signed state, and no signing key was given",
@@ -104,31 +115,104 @@ def render_fleet(request: RenderRequest) -> Rendered:
     if not request.other_branch:
         refuse_other_branch(fleet)
     uncommitted = tuple(fleet.repo.uncommitted())
-    location = fleet.state_location(request.state)
     with open_state(location, request.cache, create=True) as target:
         first = FLEET_REF not in target.repo.refs.read()
-        publication = _publish(fleet, target, request)
+        publication = _publish(fleet, target, request, seal)
     unattested = fleet.intent.fleet.value.spec.freshness is not None and _renewal(fleet, request) is None
     return Rendered(
         fleet.commit, location, publication, uncommitted, unattested, first, fleet.repo.remote() is not None
     )
 
 
-def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest) -> Publication:
+def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest, seal: Seal) -> Publication:
     values = target.repo.refs.read()
     refuse_foreign(fleet, target, values)
     if not request.allow_older:
         refuse_older(fleet, target, values)
-    states = rendered_states(fleet.intent, target, values)
+    fleet, states = render_changed(fleet, target, values, None if request.resign else seal, request.key)
     if request.key is not None:
         states = tuple(signed_anew(states, target, values, request.key, others=request.resign))
     _obey_policy(fleet, target, values, states, request)
-    renewal, aliases = _renewal(fleet, request), fleet.intent.aliases
-    publication = write_render(target.repo, states, values, provenance(fleet), request.key, renewal, aliases)
+    renewal, aliases, only = _renewal(fleet, request), aliases_of(fleet.intent, target, values), looked_at(fleet.intent)
+    publication = write_render(target.repo, states, values, provenance(fleet), request.key, renewal, aliases, only)
+    seal.write(_moved(values, publication), request.key)
     changed = publication.fleet_commit is not None or publication.freshness is not None
     if target.remote is not None and (changed or target.remote.is_unfinished):
         target.remote.push()
     return publication
+
+
+def begun(repo: FleetRepo, revision: str | None) -> FleetInput:
+    """Return a fleet without its devices, as a part of it in which nothing changed (FleetInvalid: with every finding).
+
+    Args:
+        revision: the commit; None: the files as they are now.
+    """
+    commit = repo.last_change(revision) if revision is not None else NO_COMMIT
+    tree = repo.tree(revision) if revision is not None else repo.working_tree()
+    try:
+        shared = read_fleet(tree, ())
+    except FleetInvalid:
+        shared = read_fleet(tree)
+    return FleetInput(repo, commit, replace(shared, clients=frozenset()))
+
+
+def whole(fleet: FleetInput) -> FleetInput:
+    """Return all of a fleet (FleetInvalid: with every finding)."""
+    tree = fleet.repo.tree(fleet.commit.id) if fleet.commit.id else fleet.repo.working_tree()
+    return replace(fleet, intent=read_fleet(tree))
+
+
+def render_changed(
+    fleet: FleetInput,
+    target: StateTarget,
+    values: Mapping[str, str],
+    seal: Seal | None,
+    key: SigningKey | None,
+    renders: Render | None = None,
+) -> tuple[FleetInput, tuple[DesiredState, ...]]:
+    """Return the part of a fleet that may differ from what a state repo holds, and the states of its devices.
+
+    Where the seal does not say what is there, that is the whole fleet.
+
+    Args:
+        fleet: all of it, or `begun`.
+        key: what the render signs with.
+        renders: makes the states of the whole fleet; None: `rendered_states`.
+
+    Raises:
+        FleetInvalid, RenderingRefused, StateTampered: as a render of the whole fleet says it.
+    """
+    signed = key is not None or fleet.intent.fleet.value.spec.signing.required
+    with without_collections(), suppress(FleetInvalid, RenderingRefused, StateTampered):
+        base = seal.rendered_from(target.repo, values, key, signed=signed) if seal is not None else None
+        if base is not None and fleet.intent.clients is not None and fleet.repo.knows(base):
+            places = target.repo.places(values)
+            part = changed_part(fleet.repo, fleet.commit.id or None, fleet.intent, base, places)
+            if part is not None:
+                return replace(fleet, intent=part), render(part, lambda device: target.repo.held(device, values))
+    with without_collections():
+        fleet = whole(fleet) if fleet.intent.clients is not None else fleet
+    return fleet, (renders or rendered_states)(fleet.intent, target, values)
+
+
+def looked_at(intent: Intent) -> frozenset[str] | None:
+    """Return the clients of a part of a fleet, as the state repo names them; None for all of the fleet."""
+    return frozenset(map(encode_device_id, intent.clients)) if intent.clients is not None else None
+
+
+def aliases_of(intent: Intent, target: StateTarget, values: Mapping[str, str]) -> dict[str, str]:
+    """Return the alias of each device that has one; what a part leaves out keeps its own."""
+    held = target.repo.objects.aliases(values[FLEET_REF]) if intent.clients is not None else {}
+    return {**{device: alias for device, alias in held.items() if intent.leaves_out(device)}, **intent.aliases}
+
+
+def _moved(values: Mapping[str, str], publication: Publication) -> dict[str, str]:
+    """Return where the branches are after a render."""
+    if publication.fleet_commit is None:
+        return dict(values)
+    moves = {device_ref(change.device): change.commit for change in publication.changes}
+    return {**values, **moves, FLEET_REF: publication.fleet_commit}
 
 
 def _obey_policy(
@@ -142,7 +226,7 @@ def _obey_policy(
     rendered = rendered_from(target, values)
     base = rendered if rendered and fleet.repo.knows(rendered) else None
     span = Span(fleet.repo, fleet.commit.id, base, named=False, at=0)
-    before = held_fleet(target, values)
+    before = held_fleet(target, values, fleet.intent)
     sides = Sides(fleet.commit.id, "the state repo", before, states, fleet.intent, fleet.repo.tree(fleet.commit.id))
     made: list[Plan] = []
 
@@ -157,10 +241,13 @@ def _obey_policy(
     refuse_skipped_command(verdicts, sides, span)
 
 
-def held_fleet(target: StateTarget, values: Mapping[str, str]) -> FleetState:
-    """Return what a state repo holds as what is there before a render."""
-    sites = {device_of(encoded): place.site for encoded, place in target.repo.places(values).items() if not place.left}
-    return FleetState(sites, lambda device: target.repo.held(device, values))
+def held_fleet(target: StateTarget, values: Mapping[str, str], intent: Intent) -> FleetState:
+    """Return what a state repo holds as what is there before a render of a fleet, or of a part of it."""
+    places, only = target.repo.places(values), looked_at(intent)
+    here = {name: place for name, place in places.items() if not place.left and (only is None or name in only)}
+    sites = {device_of(name): place.site for name, place in here.items()}
+    kept = 0 if only is None else sum(not place.left for place in places.values()) - len(here)
+    return FleetState(sites, lambda device: target.repo.held(device, values), kept)
 
 
 def rendered_from(target: StateTarget, values: Mapping[str, str]) -> str:
@@ -191,12 +278,15 @@ def signed_anew(
 
 def check_fleet(request: RenderRequest) -> list[str]:
     """Return how the state repo differs from what a fleet commit renders to (MargoGitopsError: of MG11xx to MG13xx)."""
-    fleet = read_fleet_commit(request.fleet, request.revision)
-    with open_state(fleet.state_location(request.state), request.cache, create=False) as target:
+    with without_collections():
+        fleet = begun(FleetRepo.find(request.fleet), request.revision)
+    location = fleet.state_location(request.state)
+    with open_state(location, request.cache, create=False) as target:
         values = target.repo.refs.read()
         refuse_foreign(fleet, target, values)
-        states = rendered_states(fleet.intent, target, values)
-        found = differences(target.repo, states, values, fleet.intent.aliases)
+        fleet, states = render_changed(fleet, target, values, Seal.of(request.cache, location), None)
+        aliases = aliases_of(fleet.intent, target, values)
+        found = differences(target.repo, states, values, aliases, looked_at(fleet.intent))
         if fleet.intent.fleet.value.spec.signing.required:
             found += [
                 f"{state.device} is not signed"
@@ -250,7 +340,7 @@ def provenance(fleet: FleetInput) -> Provenance:
     origin = StateCommit(
         fleet=fleet.intent.fleet.value.metadata.name,
         fleet_commit=commit.id,
-        rendered_by=f"margo-gitops {__version__}",
+        rendered_by=RENDERED_BY,
         applications_lock=fleet.intent.applications_lock,
     )
     return Provenance(origin, _plain(commit.subject), author)

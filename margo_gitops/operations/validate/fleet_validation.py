@@ -278,10 +278,12 @@ def _unpinned_value(
     resolved: Resolved, component: Component, image: ServiceImage, seen: set[tuple[str, Location]]
 ) -> Iterator[RuleFinding]:
     """Yield an image whose name comes from parameters, at the place where the value is written."""
-    name, written = image_name(resolved.parameters, component, image)
-    where = written or image.location
+    name, parameter = image_name(resolved.parameters, component, image)
     rule = pinning_rule(name)
-    if rule is not None and (name, where) not in seen:
+    if rule is None:
+        return
+    where = parameter.location if parameter else image.location
+    if (name, where) not in seen:
         seen.add((name, where))
         what, remedy = _PIN[rule]
         yield of_rule(rule, f"service {image.service}: the image {name} {what}", where, remedy)

@@ -1,0 +1,185 @@
+"""The part of a fleet that can differ from what a state repo holds: a render costs what the change costs.
+
+What the state repo holds was rendered from the fleet commit that its newest commit names. The files that differ from
+that commit say which devices can differ; the others are neither read nor rendered.
+
+CHANGED-1  Only that commit is believed which this version wrote, and only while the branches are as the last render of
+           this machine left them. A seal in the cache folder says so: a digest over branches and versions, signed by
+           the key that signed the newest commit. It says nothing else: without it, or with a wrong one, the result is
+           the same, only later.
+CHANGED-2  If anything differs that is neither a device nor a site, but that renders read, the whole fleet is rendered.
+CHANGED-3  A part with an error is not used: the whole fleet is rendered, so that each refusal names every error.
+CHANGED-4  A part has all documents of a gateway and its children, or none of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final
+
+import jinja2
+import yaml
+
+from margo_gitops import __version__
+from margo_gitops.catalog.file_tree import MAX_DEPTH, RootTree
+from margo_gitops.catalog.fleet import FOLDERS, read_devices, read_fleet
+from margo_gitops.catalog.fleet_repo import FLEET_FILE, FleetRepo
+from margo_gitops.catalog.package import LOCK_FILE
+from margo_gitops.disk.files import read_bounded, replace_file
+from margo_gitops.documents.constraints import DeviceSelector
+from margo_gitops.documents.device_id import client_of, decode_device_id, encode_device_id
+from margo_gitops.documents.state_layout import DEVICE_REFS, FLEET_REF
+from margo_gitops.errors import SignatureInvalid
+from margo_gitops.rendering.intent import Intent
+from margo_gitops.rendering.placement import select, targets
+from margo_gitops.state_repo.objects import DevicePlace
+from margo_gitops.state_repo.state_repo import StateRepo, device_of
+from margo_gitops.trust.ssh_key import SigningKey
+from margo_gitops.trust.ssh_signature import MAX_ARMOR_BYTES, parse_signature, sign
+from margo_gitops.trust.state_commit import StateCommit
+
+RENDERED_BY: Final = f"margo-gitops {__version__}"
+_VERSIONS: Final = (RENDERED_BY, platform.python_version(), jinja2.__version__, yaml.__version__)
+"""What takes part in a render; with another one, everything is rendered again."""
+_SEAL_NAMESPACE: Final = "margo-gitops-rendered"
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """The file that says how the last render of this machine left a state repo's branches (CHANGED-1)."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, cache: Path, location: str) -> Seal:
+        """Return the seal for the state repo at a path or URL."""
+        name = hashlib.sha256(location.encode("utf-8", "surrogateescape")).hexdigest()
+        return cls(cache / "rendered" / name[:32])
+
+    def write(self, values: Mapping[str, str], key: SigningKey | None) -> None:
+        """Remember how the branches are; a cache that cannot be written is not a reason to fail."""
+        content = _sealed(values)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            replace_file(self.path, sign(content, key, _SEAL_NAMESPACE).encode() if key else content)
+        except OSError:
+            return
+
+    def rendered_from(
+        self, repo: StateRepo, values: Mapping[str, str], key: SigningKey | None, *, signed: bool
+    ) -> str | None:
+        """Return the fleet commit of which every device holds the render; None where that is not known.
+
+        Args:
+            values: all refs.
+            key: that must have signed it; None: any.
+            signed: whether a key must have signed it.
+        """
+        tip = values.get(FLEET_REF)
+        try:
+            held = read_bounded(self.path, MAX_ARMOR_BYTES, private=True)
+            commit = repo.objects.commit(tip) if tip else None
+            if commit is None:
+                return None
+            if commit.signature is None:
+                intact = not signed and held == _sealed(values)
+            else:
+                signer = parse_signature(commit.signature).key
+                parse_signature(held.decode("ascii")).verify(_sealed(values), signer, _SEAL_NAMESPACE)
+                intact = key is None or key.public == signer
+        except (OSError, UnicodeError, SignatureInvalid):
+            return None
+        said = StateCommit.of(commit)
+        return said.fleet_commit if intact and said.rendered_by == RENDERED_BY else None
+
+
+def _sealed(values: Mapping[str, str]) -> bytes:
+    names = sorted(name for name in values if name == FLEET_REF or name.startswith(DEVICE_REFS))
+    lines = [*_VERSIONS, *(f"{values[name]} {name}" for name in names)]
+    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest().encode()
+
+
+def changed_part(
+    repo: FleetRepo, revision: str | None, shared: Intent, base: str, places: Mapping[str, DevicePlace]
+) -> Intent | None:
+    """Return the part of a fleet that can differ from a commit which can be rendered; None: it is all of it.
+
+    Args:
+        revision: the commit to render; None: the files as they are now.
+        shared: what the commit says, without devices.
+        base: the commit that can be rendered.
+        places: where the state repo holds the devices of `base`.
+
+    Raises:
+        FleetInvalid: a file that differs has findings.
+    """
+    changed = repo.changed_files(base, revision)
+    files = {path for path in changed if path.startswith("devices/")}
+    if any(map(_concerns_all, changed)):
+        return None
+    before, after = repo.tree(base), repo.tree(revision) if revision is not None else repo.working_tree()
+    clients = {client_of(name) for tree in (before, after) for name in read_devices(tree, files)}
+    listed = [file.path for file in after.files("devices")]
+    if sites := {_stem(path).rpartition("/")[2] for path in changed if path.startswith("sites/")}:
+        clients |= {device_of(name) for name, place in places.items() if place.site in sites}
+        children = read_devices(after, [path for path in listed if _may_be_child(path, places)])
+        clients |= {client_of(name) for name, each in children.items() if each.value.spec.site in sites}
+    wanted = [path for path in listed if not clients.isdisjoint(_possible_clients(path))]
+    devices = {name: each for name, each in read_devices(after, wanted).items() if client_of(name) in clients}
+    part = replace(shared, devices=devices, clients=frozenset(clients))
+    lost = _lost(part, before, {*wanted, *files})
+    for path in listed:
+        if not lost:
+            break
+        fleet = targets(replace(part, devices=read_devices(after, [path])))
+        lost = [placement for placement in lost if not any(select(placement, fleet))]
+    return None if lost else part
+
+
+def _concerns_all(path: str) -> bool:
+    """Whether a file is one that a render reads, and is not of one device or one site."""
+    top, slash, _ = path.partition("/")
+    one = slash and top in ("devices", "sites") and path.count("/") <= MAX_DEPTH
+    return not one and (top.lower() in FOLDERS or path in (FLEET_FILE, LOCK_FILE))
+
+
+def _lost(part: Intent, before: RootTree, files: Collection[str]) -> list[DeviceSelector]:
+    """Return where deployments are placed that select a device of a part before the change, and none after it."""
+    fleet = targets(part)
+    placements = [deployment.value.spec.placement for deployment in part.deployments.values()]
+    empty = [placement for placement in placements if not any(select(placement, fleet))]
+    old = targets(read_fleet(before, files)) if empty else {}
+    return [placement for placement in empty if any(select(placement, old))]
+
+
+def _stem(path: str) -> str:
+    """Return a path below a folder of documents, without its ending."""
+    return path.partition("/")[2].removesuffix(".yaml")
+
+
+def _possible_clients(path: str) -> Iterator[str]:
+    """Yield the clients that a file of a device may be about: files are named after ids in several ways."""
+    *folders, name = _stem(path).split("/")
+    yield from (*folders, name)
+    if "_" in name:
+        try:
+            yield client_of(decode_device_id(name))
+        except ValueError:
+            return
+
+
+def _may_be_child(path: str, places: Collection[str]) -> bool:
+    """Whether a file may be about a child of a gateway."""
+    *folders, name = _stem(path).split("/")
+    return "_2f" in name or any(_is_client(folder, places) for folder in folders)
+
+
+def _is_client(name: str, places: Collection[str]) -> bool:
+    try:
+        return encode_device_id(name) in places
+    except ValueError:
+        return False
