@@ -161,9 +161,8 @@ def renew(repo: StateRepo, values: Mapping[str, str], renewal: Renewal) -> Renew
         commit_signer(repo.objects.commit(tip), renewal.signers, _FLEET_TIP).required()
     pack = ObjectPack()
     renewed = add_statement(pack, held_leaves(repo, repo.places(values), values), fleet, tip, renewal, values)
-    repo.write(pack)
     # The branch itself is compared too: a statement about a state that was replaced meanwhile proves nothing.
-    repo.refs.move({FLEET_REF: tip, **renewed.moves}, values)
+    repo.publish(pack, {FLEET_REF: tip, **renewed.moves}, values)
     return renewed
 
 

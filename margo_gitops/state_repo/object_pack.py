@@ -11,9 +11,11 @@ import os
 import struct
 import tempfile
 import zlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Final
 
 from dulwich.pack import write_pack_index_v2
 
@@ -21,6 +23,8 @@ from margo_gitops.disk.files import sync_folder
 from margo_gitops.trust.git_objects import BLOB, COMMIT, TREE, object_id
 
 PACK_TYPES = {COMMIT: 1, TREE: 2, BLOB: 3}
+KEPT_BY: Final = "margo-gitops\n"
+"""What a `.keep` of ours says."""
 
 
 class ObjectPack:
@@ -55,17 +59,40 @@ class ObjectPack:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def write(self, folder: Path) -> None:
-        """Write pack and index, if not empty, into `objects/pack` (OSError: nothing is left behind)."""
+    @contextmanager
+    def written(self, folder: Path) -> Iterator[None]:
+        """Write pack and index, if not empty, into `objects/pack`; while the context lasts, refs can be moved to them.
+
+        Until then no ref leads to the objects: `git gc`, which sees the pack before its index, would remove them. It
+        leaves alone what has a `.keep`, as git itself makes for what it receives.
+
+        Raises:
+            OSError: nothing is left behind.
+        """
         if not self._entries:
+            yield
             return
         content = pack_bytes([entry for entry, _ in self._entries.values()])
+        keep = folder / f"pack-{content[-20:].hex()}.keep"
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            keep.write_text(KEPT_BY)
+            self._write(folder, content)
+            yield
+        finally:
+            keep.unlink(missing_ok=True)
+
+    def write(self, folder: Path) -> None:
+        """Write pack and index (OSError: nothing is left behind)."""
+        with self.written(folder):
+            pass
+
+    def _write(self, folder: Path, content: bytes) -> None:
         checksum = content[-20:]
         index = [
             (bytes.fromhex(name), offset, zlib.crc32(entry)) for name, (entry, offset) in sorted(self._entries.items())
         ]
         stem = folder / f"pack-{checksum.hex()}"
-        folder.mkdir(parents=True, exist_ok=True)
         if stem.with_suffix(".pack").exists() and stem.with_suffix(".idx").exists():
             return  # the same objects, of a render whose refs could not be moved
         _write(stem.with_suffix(".pack"), content)

@@ -162,8 +162,7 @@ def write_render(
         leaves = [leaf_of(state.device, state.manifest) for state in states]
         leaves += held_leaves(repo, [name for name in known if name not in here], values)
         renewed = add_statement(pack, leaves, provenance.origin.fleet or "", fleet_commit, renewal, values)
-    repo.write(pack)
-    repo.refs.move({**moves, **(renewed.moves if renewed else {})}, values)
+    repo.publish(pack, {**moves, **(renewed.moves if renewed else {})}, values)
     before = {state.device: known.get(encode_device_id(state.device)) for state in states}
     sites = {device: place.site for device, place in before.items() if place and not place.left}
     moved = {state.device: sites[state.device] for state in states if sites.get(state.device, state.site) != state.site}

@@ -9,7 +9,7 @@ REPACK-3  The first time, all packs become one. From then on only the small ones
           least twice the objects of all smaller ones. So an object is written again only a few times.
 REPACK-4  One process at a time; another one that wants the same does nothing.
 REPACK-5  It is never an error. Without git, or where the disk is full, the packs stay until the next time. What a
-          killed git left is removed a day later.
+          killed git or render left is removed a day later.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from typing import Final
 
 from margo_gitops.disk.locks import LockTaken, take_lock
 from margo_gitops.git_program import run_git
+from margo_gitops.state_repo.object_pack import KEPT_BY
 
 MOST_PACKS: Final = 16
 _LOOSE_IN_A_FOLDER: Final = 8
@@ -57,7 +58,8 @@ def repack(folder: Path) -> bool:
 
 def _sweep(packs: Path) -> None:
     """Remove what killed processes left unfinished."""
-    for path in (*packs.glob(".tmp-*"), *packs.glob("tmp_*")):
+    for path in (*packs.glob(".tmp-*"), *packs.glob("tmp_*"), *packs.glob("*.keep")):
         with suppress(FileNotFoundError):
-            if time.time() - path.stat().st_mtime > _DAY_SECONDS:
+            theirs = path.suffix == ".keep" and path.read_bytes() != KEPT_BY.encode()
+            if not theirs and time.time() - path.stat().st_mtime > _DAY_SECONDS:
                 path.unlink()

@@ -63,7 +63,7 @@ class StateRepo:
         self.refs = Refs(folder)
         self.objects = StateObjects(folder)
         self.has_written = False
-        """Whether `write` added objects, so that there may be packs to merge."""
+        """Whether `publish` added objects, so that there may be packs to merge."""
 
     @classmethod
     def open(cls, folder: Path) -> StateRepo:
@@ -108,14 +108,20 @@ class StateRepo:
             ) from error
         return cls.open(folder)
 
-    def write(self, pack: ObjectPack) -> None:
-        """Make a pack's objects part of the repository; no ref leads to them yet.
+    def publish(self, pack: ObjectPack, moves: Mapping[str, str | None], expected: Mapping[str, str]) -> None:
+        """Make a pack's objects part of the repository, and move refs to them: all or none.
+
+        Args:
+            moves: new object id by full name; None removes the ref.
+            expected: what all refs were when the moves were computed.
 
         Raises:
-            StateRepoUnusable: the file system refuses; nothing is left behind.
+            StateMoved: a ref has another value than expected, or another writer holds the lock; no ref was moved.
+            StateRepoUnusable: the file system refuses; no ref was moved.
         """
         try:
-            pack.write(self.folder / "objects" / "pack")
+            with pack.written(self.folder / "objects" / "pack"):
+                self.refs.move(moves, expected)
             self.has_written = True
         except OSError as error:
             raise StateRepoUnusable(

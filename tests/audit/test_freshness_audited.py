@@ -41,8 +41,7 @@ def forged(world: World, leaves: Callable[[list[FreshnessLeaf]], list[FreshnessL
     about = leaves(held_leaves(repo, repo.places(values), values))
     commit = more.get("state_commit", values[FLEET_REF])
     made = add_statement(pack, about, more.get("fleet", "plant"), commit, renewal_of(world), values)
-    repo.write(pack)
-    repo.refs.move(made.moves, values)
+    repo.publish(pack, made.moves, values)
 
 
 def changed(world: World, change: Callable[[dict[str, Any]], None]) -> None:

@@ -1,5 +1,6 @@
 """What a render leaves in the state repo (PUBLICATION-1 to PUBLICATION-4), and what any git program sees of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -208,6 +209,21 @@ def test_g_t_3_a_ref_that_somebody_moves_while_rendering_stops_the_render(render
     with pytest.raises(StateMoved):
         renderer.publish({**DEVICES, "a": {"web": b"9"}}, values=values)
     assert renderer.refs() == values | {"refs/heads/devices/a": moved}
+
+
+def test_a_repack_between_objects_and_refs_removes_nothing(renderer: Renderer, monkeypatch: pytest.MonkeyPatch):
+    """`git gc` does the same: it removed a pack that came while it looked, and branches led to nothing."""
+    move = renderer.repo.refs.move
+
+    def later(changes: Mapping[str, str | None], expected: Mapping[str, str]) -> None:
+        renderer.git.run("repack", "-a", "-d", "-q")
+        move(changes, expected)
+
+    monkeypatch.setattr(renderer.repo.refs, "move", later)
+    renderer.publish(DEVICES)
+    renderer.publish({**DEVICES, "a": {"web": b"4"}})
+    renderer.git.run("fsck", "--full")
+    assert not list((renderer.git.path / "objects" / "pack").glob("*.keep"))
 
 
 # F27: somebody else wrote the state repo

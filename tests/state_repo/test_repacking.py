@@ -14,6 +14,7 @@ from support.state_publishing import Renderer
 from margo_gitops.disk.locks import take_lock
 from margo_gitops.state_repo import repacking
 from margo_gitops.state_repo.git_store import GitStore
+from margo_gitops.state_repo.object_pack import KEPT_BY
 from margo_gitops.state_repo.repacking import repack
 from margo_gitops.state_repo.served_state import ServedState
 
@@ -135,11 +136,12 @@ def test_what_hinders_it_is_no_error_and_changes_nothing(
         lock.release()
 
 
-def test_what_a_killed_git_left_is_removed_a_day_later(renderer: Renderer):
+def test_what_a_killed_process_left_is_removed_a_day_later(renderer: Renderer):
     folder = grown(renderer).repo.folder / "objects" / "pack"
-    old, young = folder / ".tmp-123-pack-456.pack", folder / "tmp_pack_789"
-    for path in (old, young):
-        path.touch()
-    os.utime(old, (time.time() - 90_000,) * 2)
+    contents = {".tmp-1-pack-2.pack": "", "pack-3.keep": KEPT_BY, "pack-4.keep": "of a person", "tmp_pack_5": ""}
+    for name, content in contents.items():
+        (folder / name).write_text(content)
+        if name != "tmp_pack_5":
+            os.utime(folder / name, (time.time() - 90_000,) * 2)
     repack(renderer.repo.folder)
-    assert (old.exists(), young.exists()) == (False, True)
+    assert {name for name in contents if (folder / name).exists()} == {"pack-4.keep", "tmp_pack_5"}
