@@ -28,6 +28,7 @@ COMMANDS = {
     "agent": "margo_gitops.cli.agent:agent",
     "app": "margo_gitops.cli.applications:app",
     "audit": "margo_gitops.cli.audit:audit",
+    "budget": "margo_gitops.cli.budget:show_budget",
     "catalog": "margo_gitops.cli.applications:catalog",
     "conformance": "margo_gitops.cli.conformance:conformance",
     "completion": "margo_gitops.cli.completion:completion",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -29,6 +30,23 @@ def check_environment(variables: Mapping[str, str]) -> None:
         raise EnvironmentInvalid(
             "the environment has variables that mean nothing here", why=unknown, remedy="correct or unset them"
         )
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
+    """A whole number and a unit: s, m, h or d; at most ten years."""
+
+    name = "duration"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return seconds."""
+        match = re.fullmatch(r"([0-9]{1,9})([smhd])", str(value))
+        seconds = int(match[1]) * _UNITS[match[2]] if match else -1
+        if not 0 <= seconds <= 3650 * 86_400:
+            self.fail(f"{value!r} is not a duration such as 30m, 24h or 7d", param, ctx)
+        return seconds
 
 
 fleet_option = click.option(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
 import click
 
-from margo_gitops.cli.options import cache_folder, extra_packages, fleet_option, state_option
+from margo_gitops.cli.options import Duration, cache_folder, extra_packages, fleet_option, state_option
 from margo_gitops.cli.output import output_option, show
 from margo_gitops.documents.records import write
 from margo_gitops.errors import PublishDiffers, listed
@@ -19,22 +18,6 @@ from margo_gitops.publishing.layout import PublishTarget
 from margo_gitops.publishing.publication import Published, differences
 from margo_gitops.publishing.publication import publish as publish_state
 from margo_gitops.wording import counted
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
-
-
-class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
-    """A whole number and a unit: s, m, h or d; at most ten years."""
-
-    name = "duration"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return seconds."""
-        match = re.fullmatch(r"([0-9]{1,9})([smhd])", str(value))
-        seconds = int(match[1]) * _UNITS[match[2]] if match else -1
-        if not 0 <= seconds <= 3650 * 86_400:
-            self.fail(f"{value!r} is not a duration such as 30m, 24h or 7d", param, ctx)
-        return seconds
 
 
 @click.command()
