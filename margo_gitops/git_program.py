@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from margo_gitops.wording import how_it_ended
+
 _ELSEWHERE: Final = (
     "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_NAMESPACE",
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_REPLACE_REF_BASE",
@@ -28,7 +30,7 @@ def run_git(
         subprocess.TimeoutExpired: it did not end in time, and was killed.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
-    return subprocess.run(
+    done = subprocess.run(
         ["git", *arguments],
         env={**inherited, **variables},
         input=given,
@@ -38,6 +40,9 @@ def run_git(
         timeout=seconds,
         check=False,
     )
+    if done.returncode < 0:
+        done.stderr += f"\n{how_it_ended(done.returncode)}"
+    return done
 
 
 def last_lines(text: str) -> list[str]:

@@ -7,6 +7,7 @@ other text on a page, too. Every output spells out what is not printable, with `
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
@@ -23,6 +24,17 @@ def one(noun: str) -> str:
 def few(names: Sequence[str], most: int) -> str:
     """Return the first names and how many more there are, `a, b and 3 more`."""
     return f"{', '.join(names[:most])}{f' and {len(names) - most} more' if len(names) > most else ''}"
+
+
+def how_it_ended(status: int | None) -> str:
+    """Return how a program ended.
+
+    Args:
+        status: as `subprocess` gives it, below 0 for a signal.
+    """
+    if status is None or status >= 0:
+        return f"it ended with status {status}"
+    return f"signal {-status} ended it{': is there enough memory?' if status == -signal.SIGKILL else ''}"
 
 
 def did_you_mean(name: str, known: Iterable[str], otherwise: str | None = None) -> str:

@@ -35,6 +35,7 @@ from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.errors import ApplierUnusable, InstallFailed, RemoveFailed
+from margo_gitops.wording import how_it_ended
 
 _INHERITED = ("PATH", "HOME")
 _REVISIONS = ".revisions"
@@ -218,7 +219,7 @@ class FilesApplier:
             return [f"{self.hook[0]}: {error.strerror or error}"]
         if done.status is None:
             return [f"it did not end within {time.monotonic() - started:.0f} s", *done.last_lines()]
-        return [] if done.status == 0 else [f"it ended with status {done.status}", *done.last_lines()]
+        return [*dict.fromkeys([how_it_ended(done.status), *done.last_lines()])] if done.status else []
 
     def _tidy(self, key: WorkloadKey, place: Path) -> None:
         with storing(self.folder):

@@ -19,6 +19,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
+from margo_gitops.wording import how_it_ended
+
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 _PATIENCE_SECONDS = 5.0
 _LONGEST_OUTPUT = 4 * 1024 * 1024
@@ -42,11 +44,16 @@ class Finished:
     def last_lines(self, parameters: Mapping[str, str] = NO_PARAMETERS) -> list[str]:
         """Return what it complained about last, for people: at most ten lines of 300 characters.
 
+        One that failed and said nothing, or was ended by a signal, has a line that says so.
+
         Args:
             parameters: their values are hidden, all of each, before lines are cut.
         """
         text = redacted(self.complaint.strip() or self.output.strip(), parameters)
-        return [line[:300] for line in text.splitlines()[-10:]]
+        lines = [line[:300] for line in text.splitlines()[-10:]]
+        if self.status and (self.status < 0 or not lines):
+            lines.append(how_it_ended(self.status))
+        return lines
 
 
 def run_program(

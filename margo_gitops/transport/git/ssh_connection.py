@@ -25,6 +25,7 @@ from margo_gitops.transport.git.pktline import FLUSH
 from margo_gitops.transport.git.source import GitSource
 from margo_gitops.web.metering import Deadline, Meter
 from margo_gitops.web.refusal import Read, shown
+from margo_gitops.wording import how_it_ended
 
 _KEPT_ENVIRONMENT = ("HOME", "USER", "LOGNAME", "PATH", "SSH_AUTH_SOCK")
 _LONGEST_COMPLAINT = 4096
@@ -202,7 +203,7 @@ class _Session:
             status = None
         lines = [line for line in self._complaint.splitlines() if line.strip()]
         reason = next((line for line in lines if _REASON.match(line)), lines[-1] if lines else b"")
-        said = shown(reason) if reason else f"it ended with status {status}"
+        said = shown(reason) if reason else how_it_ended(status)
         if _HOST_REFUSED.search(self._complaint):
             return SourceUnreachable(
                 f"the ssh server is not the one known: {said}",
@@ -210,6 +211,6 @@ class _Session:
             )
         if _IDENTITY_REFUSED.search(self._complaint):
             return SourceRefused(f"the ssh server refuses: {said}", remedy="let this device's key read the repository")
-        if status == _SSH_FAILED:
+        if status is not None and (status < 0 or status == _SSH_FAILED):
             return SourceUnreachable(f"ssh failed: {said}", remedy="check the network and the server")
         return SourceRefused(f"the git server refuses: {said}", remedy="check the path of the repository in the URL")
