@@ -127,7 +127,9 @@ class ComposeApplier:
             before = project.containers()
             current = self._revisions.current(key)
             revision = self._revisions.find(key, workload.digest)
-            if revision and _as_asked(before, workload):
+            # What ended before its installation did may have been ended with its engine.
+            sound = current == revision or all(container.state == "running" for container in before)
+            if revision and sound and _as_asked(before, workload):
                 if current != revision:
                     self._made_current(key, revision)
                 return
@@ -138,6 +140,7 @@ class ComposeApplier:
                 waited = before if workload.component.properties.wait else None
                 problem = project.start(revision, deadline, held.descriptor, waited)
                 if not problem:
+                    self.engine.check_run(run, ["what it ended may look as if it were done"])
                     self._made_current(key, revision)
                     return
                 problem += project.logs(revision.record.environment)

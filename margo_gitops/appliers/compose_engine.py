@@ -29,9 +29,14 @@ _LIST_FORMAT = "\t".join(
 )
 # The health of a container that has ended says only how it was stopped.
 _HISTORY_FORMAT = (
-    "{{.Id}}\t{{.RestartCount}}\t{{if .State.Running}}{{if .State.Health}}{{.State.Health.Status}}{{end}}{{end}}"
+    "{{.Id}}\t{{.RestartCount}}\t{{if .State.Running}}{{if .State.Health}}{{.State.Health.Status}}"
+    "\t{{range .State.Health.Log}}{{.End}};{{end}}\t{{json .Config.Healthcheck}}{{end}}{{end}}"
 )
+_CHECK_SECONDS = 30.0
+"""Interval of a health check, and how long it may take, where nothing is said."""
 _QUERY_SECONDS = 20.0
+_KILLED = 255
+"""What Docker ends with when a signal ended its plugin."""
 _NO_CLIENT = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
 
 
@@ -43,10 +48,14 @@ class History:
         restarts: how often the engine has restarted it.
         health: starting, healthy, unhealthy; empty or none without a health check, or after the container has ended.
             Podman lists no health.
+        checks: when the last health checks ended, as the engine writes it.
+        check_seconds: after which the next one has ended.
     """
 
     restarts: int = 0
     health: str = ""
+    checks: str = ""
+    check_seconds: float = 0.0
 
 
 class ComposeEngine:
@@ -103,8 +112,8 @@ class ComposeEngine:
         histories = {}
         # A container may vanish between listing and asking; the others are still answered.
         for line in done.output.splitlines():
-            identity, count, health = [*line.split("\t"), "", ""][:3]
-            histories[identity] = History(int(count) if count.isdigit() else 0, health)
+            identity, count, health, checks, check = [*line.split("\t"), *[""] * 4][:5]
+            histories[identity] = History(int(count) if count.isdigit() else 0, health, checks, _check_seconds(check))
         return histories
 
     def query(self, *arguments: str) -> str:
@@ -142,7 +151,7 @@ class ComposeEngine:
         keep_open: int | None,
     ) -> Finished:
         try:
-            return run_program(arguments, environment, seconds=seconds, folder=folder, keep_open=keep_open)
+            done = run_program(arguments, environment, seconds=seconds, folder=folder, keep_open=keep_open)
         except OSError as error:
             why = [f"{arguments[0]}: {error.strerror or error}"]
             if error.errno in _NO_CLIENT:
@@ -158,6 +167,23 @@ class ComposeEngine:
                 why=why,
                 remedy="check the device's memory, its disk and its limits (ulimit)",
             ) from error
+        if done.status is not None and (done.status < 0 or done.status == _KILLED):
+            raise EngineUnavailable(
+                f"the {Path(self._client).name} client was ended during this step",
+                why=done.last_lines(environment),
+                remedy="check the device's memory; the agent tries again after a pause",
+            )
+        return done
+
+
+def _check_seconds(check: str) -> float:
+    """Return how long a health check and the pause before it may take, from its settings in nanoseconds."""
+    try:
+        settings = json.loads(check)
+        pause, length = (settings.get(name, 0) / 1e9 or _CHECK_SECONDS for name in ("Interval", "Timeout"))
+    except (ValueError, AttributeError, TypeError):
+        return 0.0
+    return float(pause + length)
 
 
 def _text(field: str) -> str:

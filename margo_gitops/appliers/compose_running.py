@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,13 +12,17 @@ from margo_gitops.appliers.applier import WorkloadKey, never
 from margo_gitops.appliers.compose_engine import ComposeEngine, History
 from margo_gitops.appliers.compose_project import DEVICE, PROJECT, Container, observed, project_name
 from margo_gitops.appliers.compose_revision import Revision
-from margo_gitops.appliers.programs import redacted
+from margo_gitops.appliers.programs import Finished, redacted
 from margo_gitops.errors import ApplyError, RemoveFailed, StepInterrupted, WorkloadUnsupported
 
 REMOVE_SECONDS = 120.0
 # A container without a health check counts as started when it has run this long without a restart.
 _SETTLE_SECONDS = 2.0
 _POLL_SECONDS = 0.25
+# How late a health check may be on a busy device.
+_LATE_SECONDS = 20.0
+# How a client says that it lost its engine; one too many of these words costs only another try.
+_CUT_OFF = re.compile("EOF|connect|broken pipe|closed|cancell?ed|shutting down|unavailable", re.IGNORECASE)
 _LOG_LINES = "15"
 _LONGEST_LOG = 2000
 
@@ -55,8 +60,19 @@ class RunningProject:
             StepInterrupted: the agent was asked to stop; what was started is left as it is.
         """
         counted = self.engine.histories(wait_beside) if wait_beside is not None else {}
+        done = self._up(revision, deadline, lock)
+        if done.status and _CUT_OFF.search(done.complaint):
+            # With live-restore containers outlive their engine, and it has no other trace of its restart.
+            done = self._up(revision, deadline, lock)
+        if done.status is None:
+            return ["it did not start in time"]
+        if done.status != 0:
+            return done.last_lines(revision.record.environment)
+        return [] if wait_beside is None else self._wait(counted, deadline)
+
+    def _up(self, revision: Revision, deadline: float, lock: int) -> Finished:
         self._repair()
-        done = self.engine.compose(
+        return self.engine.compose(
             "--project-name",
             self.name,
             *revision.files,
@@ -69,11 +85,6 @@ class RunningProject:
             folder=revision.folder,
             keep_open=lock,
         )
-        if done.status is None:
-            return ["it did not start in time"]
-        if done.status != 0:
-            return done.last_lines(revision.record.environment)
-        return [] if wait_beside is None else self._wait(counted, deadline)
 
     def _repair(self) -> None:
         """Clear what Compose fails because of: containers that are paused, and replacements that a killed one left."""
@@ -87,10 +98,12 @@ class RunningProject:
 
     def _wait(self, counted: Mapping[str, History], deadline: float) -> list[str]:
         settled: float | None = None
+        checked: dict[str, tuple[str, float]] = {}
         while True:
             containers = self.containers()
             states = observed(containers)
             told = self.engine.histories(containers)
+            self._check_again(told, checked)
             again = [found for found in containers if _restarts(told, found) > _restarts(counted, found)]
             if again:
                 return [f"{found.service} stopped, and was restarted by the engine" for found in again]
@@ -112,6 +125,22 @@ class RunningProject:
             if self.interrupted():
                 raise StepInterrupted(f"{self.key} was started; whether it becomes healthy was not awaited")
             time.sleep(_POLL_SECONDS)
+
+    def _check_again(self, told: Mapping[str, History], checked: dict[str, tuple[str, float]]) -> None:
+        """Restart containers whose health is no longer checked: with live-restore, a restarted engine may forget it.
+
+        Args:
+            checked: the checks of each container, and since when there was no other; updated.
+        """
+        now = time.monotonic()
+        for identity, history in told.items():
+            checks, since = checked.get(identity, ("", now))
+            if history.health != "starting" or history.checks != checks:
+                since = now
+            elif now - since > history.check_seconds + _LATE_SECONDS:
+                self.engine.client("restart", identity, seconds=REMOVE_SECONDS)
+                since = time.monotonic()
+            checked[identity] = history.checks, since
 
     def down(self, revision: Revision | None, lock: int) -> list[str]:
         """Remove containers and networks; return why not."""

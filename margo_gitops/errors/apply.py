@@ -17,10 +17,10 @@ class ApplyError(MargoGitopsError):
 
 
 class EngineUnavailable(ApplyError):
-    """The engine that runs workloads does not answer, or was restarted during a step.
+    """The engine that runs workloads does not answer, or it was restarted or its client ended during a step.
 
-    Start it, and check that the agent's user may use it. Workloads keep running; the agent tries again at its next
-    poll. After a step that was cut off, it first waits for a pause.
+    Start it, and check that the agent's user may use it, and that the device has enough memory. Workloads keep running;
+    the agent tries again at its next poll. After a step that was cut off, it first waits for a pause.
     """
 
     code = "MG1601"

@@ -1,4 +1,6 @@
 import json
+import os
+import time
 
 import pytest
 from hypothesis import given
@@ -9,7 +11,7 @@ from margo_gitops.appliers import compose_running
 from margo_gitops.appliers.applier import ApplierContext, WorkloadKey
 from margo_gitops.appliers.artifacts import create_artifact_cache
 from margo_gitops.appliers.compose import ComposeApplier
-from margo_gitops.appliers.compose_engine import ComposeEngine
+from margo_gitops.appliers.compose_engine import ComposeEngine, History
 from margo_gitops.appliers.compose_project import (
     COMPONENT,
     DEPLOYMENT,
@@ -24,6 +26,8 @@ from margo_gitops.appliers.compose_project import (
     override_file,
     project_name,
 )
+from margo_gitops.appliers.compose_revision import Revision, RevisionRecord
+from margo_gitops.appliers.compose_running import RunningProject
 from margo_gitops.appliers.compose_source import read_model
 from margo_gitops.appliers.programs import Finished, redacted
 from margo_gitops.appliers.settings import Settings
@@ -172,15 +176,43 @@ def test_the_number_of_a_port_is_shown_and_the_same_number_elsewhere_is_not():
     assert redacted("true", {"DEBUG": "true"}) == "true"
 
 
+@pytest.mark.parametrize(
+    ("ends", "says"),
+    [("kill -9 $$", "signal 9 ended it: is there enough memory?"), ("exit 255", "it ended with status 255")],
+    ids=["itself", "its plugin"],
+)
+def test_a_client_that_the_kernel_kills_says_nothing_about_the_update(tmp_path, ends, says):
+    client = tmp_path / "docker"
+    client.write_text(f"#!/bin/sh\n{ends}\n")
+    client.chmod(0o755)
+    engine = ComposeEngine((str(client), "compose"), {"PATH": os.environ["PATH"]})
+    with pytest.raises(EngineUnavailable, match="was ended") as caught:
+        engine.compose("up", parameters={}, seconds=10)
+    assert caught.value.why == (says,)
+
+
+def test_a_client_that_fails_without_a_word_failed():
+    assert Finished(1, "", "").last_lines() == ["it ended with status 1"]
+    assert Finished(0, "", "").last_lines() == []
+
+
 class LosableEngine(ComposeEngine):
-    """Does what it is asked, but `failing` commands fail, and then it was restarted, is gone, or is well."""
+    """Does what it is asked, but `failing` commands fail, and then it was restarted, is gone, or is well.
+
+    One that "lives on" cuts them off once. One that "ends all" was restarted after it did what it was asked.
+    """
 
     def __init__(self, then):
         super().__init__(("docker", "compose"), {})
-        self.then, self.failing, self.run, self.found = then, set(), 0, []
+        self.then, self.failing, self.run, self.found, self.done = then, set(), 0, [], []
 
     def _run(self, arguments, environment, *_how):
+        self.done.append(arguments)
         if self.failing.intersection(arguments) and environment.get("GREETING") != "hello":
+            if self.then in ("lives on", "ends all"):
+                self.failing = set()
+                self.run += self.then == "ends all"
+                return Finished(self.then == "lives on", "", "unexpected EOF")
             self.run += self.then == "restarted"
             self.failing = {"docker"} if self.then == "gone" else self.failing
             return Finished(1, "", "unexpected EOF")
@@ -191,6 +223,26 @@ class LosableEngine(ComposeEngine):
     def containers(self, *_label):
         self.query("ps")
         return self.found
+
+
+def updated(tmp_path, then):
+    """Return an engine, its applier with a workload that runs, and two updates of it."""
+    engine = LosableEngine(then)
+    artifacts = create_artifact_cache(ApplierContext("press-07", tmp_path, {}), Settings("compose", {}))
+    applier = ComposeApplier("press-07", tmp_path, engine, artifacts)
+    artifact = artifact_of(compose_archive("services: {web: {image: web:1}}"), tmp_path)
+    identity = "0" * 8 + "-1111-5111-8111-111111111111"
+    first, *others = (
+        workload(artifact, {"GREETING": text}, deployment_id=identity, wait=False) for text in ("hello", "2nd", "3rd")
+    )
+    applier.install(first)
+    engine.found = [Container("0" * 64, "running", "Up 2 minutes", labels_of(first))]
+    return engine, applier, *others
+
+
+def labels_of(work):
+    key = work.key
+    return {DEVICE: "press-07", DEPLOYMENT: key.deployment_id, COMPONENT: "hmi", DIGEST: work.digest, ONCE: "true"}
 
 
 @pytest.mark.parametrize(
@@ -205,17 +257,7 @@ def test_an_engine_that_is_lost_during_an_update_is_not_the_fault_of_the_update(
     tmp_path, monkeypatch, then, kind, words
 ):
     monkeypatch.setattr(compose_running, "_SETTLE_SECONDS", 0.0)
-    engine = LosableEngine(then)
-    artifacts = create_artifact_cache(ApplierContext("press-07", tmp_path, {}), Settings("compose", {}))
-    applier = ComposeApplier("press-07", tmp_path, engine, artifacts)
-    artifact = artifact_of(compose_archive("services: {web: {image: web:1}}"), tmp_path)
-    identity = "0" * 8 + "-1111-5111-8111-111111111111"
-    first, second, third = (
-        workload(artifact, {"GREETING": text}, deployment_id=identity, wait=False) for text in ("hello", "2nd", "3rd")
-    )
-    applier.install(first)
-    labels = {DEVICE: "press-07", DEPLOYMENT: identity, COMPONENT: "hmi"}
-    engine.found = [Container("0" * 64, "running", "Up 2 minutes", labels)]
+    engine, applier, second, third = updated(tmp_path, then)
     engine.failing = {"up"}
     with pytest.raises(kind, match=words) as caught:
         applier.install(second)
@@ -224,3 +266,47 @@ def test_an_engine_that_is_lost_during_an_update_is_not_the_fault_of_the_update(
     engine.failing = {"image", "pull"}
     with pytest.raises(ArtifactUnavailable if then == "well" else EngineUnavailable):
         applier.prepare(third)
+
+
+def test_a_client_that_was_cut_off_by_an_engine_whose_containers_live_on_asks_again(tmp_path):
+    engine, applier, second, _ = updated(tmp_path, "lives on")
+    engine.failing = {"up"}
+    applier.install(second)
+    assert engine.failing == set()
+
+
+def test_what_an_engine_ended_while_it_was_installed_is_not_taken_for_done(tmp_path):
+    engine, applier, second, _ = updated(tmp_path, "ends all")
+    engine.failing = {"up"}
+    with pytest.raises(EngineUnavailable, match="was restarted"):
+        applier.install(second)
+    engine.found = [Container("1" * 64, "exited", "Exited (0) 2 seconds ago", labels_of(second))]
+    engine.done.clear()
+    applier.install(second)
+    assert any("up" in arguments for arguments in engine.done)
+    engine.done.clear()
+    applier.install(second)
+    assert not any("up" in arguments for arguments in engine.done)
+
+
+def test_a_container_whose_health_is_no_longer_checked_is_restarted(tmp_path, monkeypatch):
+    monkeypatch.setattr(compose_running, "_LATE_SECONDS", -0.1)
+    _, _, second, _ = updated(tmp_path, "well")
+    restarted = []
+
+    class ForgetfulEngine(LosableEngine):
+        def histories(self, containers):
+            health = "healthy" if restarted else "starting"
+            return {each.identity: History(0, health, "10:00;", check_seconds=0.5) for each in containers}
+
+        def client(self, *arguments, seconds):
+            if arguments[0] == "restart":
+                restarted.append(arguments[1])
+            return super().client(*arguments, seconds=seconds)
+
+    engine = ForgetfulEngine("well")
+    engine.found = [Container("1" * 64, "running", "Up 1 minute", labels_of(second))]
+    project = RunningProject(engine, "press-07", second.key, tmp_path)
+    record = RevisionRecord(second.digest, second.digest, "compose.yaml", {}, 40)
+    assert project.start(Revision(tmp_path, record), time.monotonic() + 20, 1, engine.found) == []
+    assert restarted == ["1" * 64]

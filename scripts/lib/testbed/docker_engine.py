@@ -64,15 +64,18 @@ def find_engine(state: Path) -> DockerEngine | None:
     return DockerEngine(environment, owned=False)
 
 
-def start_engine(state: Path) -> DockerEngine:
+def start_engine(state: Path, settings: Mapping[str, object] | None = None) -> DockerEngine:
     """Return an engine that answers, has Compose v2 and the test images; start our own if there is none.
+
+    Args:
+        settings: of the daemon, in addition; with them the engine is always one of our own.
 
     Raises:
         UnavailableError: what is missing and how to get it.
     """
-    found = find_engine(state)
+    found = find_engine(state) if settings is None else None
     if found is None:
-        _start_own(state / "docker")
+        _start_own(state / "docker", settings or {})
     try:
         engine = _with_compose(found or DockerEngine(_own_environment(state / "docker"), owned=True), state)
         load_images(engine.environment, state / "packages")
@@ -81,6 +84,17 @@ def start_engine(state: Path) -> DockerEngine:
             stop_engine(state)
         raise
     return engine
+
+
+def crash_engine(state: Path) -> None:
+    """Kill our own engine without asking it, and start it again (UnavailableError: it does not start)."""
+    folder = state / "docker"
+    process = processes.find("dockerd", folder)
+    processes.kill([process] if process else [])
+    for file in (folder / "docker.pid", folder / "exec/containerd/containerd.pid"):
+        file.unlink(missing_ok=True)
+    if not _run_daemon(folder):
+        raise UnavailableError(f"dockerd does not start again:\n    {processes.tail(folder / 'dockerd.log')}", "")
 
 
 def stop_engine(state: Path) -> None:
@@ -99,7 +113,7 @@ def stop_engine(state: Path) -> None:
     _sweep(folder)
 
 
-def _start_own(folder: Path) -> None:
+def _start_own(folder: Path, settings: Mapping[str, object]) -> None:
     if os.geteuid() != 0:
         raise UnavailableError("no Docker engine answers, and only root can start one", "start Docker, or run as root")
     require({"dockerd": "docker.io", "ip": "iproute2", "iptables": "iptables"})
@@ -110,7 +124,7 @@ def _start_own(folder: Path) -> None:
         # What a killed engine left would keep this one from starting.
         _sweep(folder)
         try:
-            if _launch(folder, driver):
+            if _launch(folder, driver, settings):
                 return
             problem = processes.tail(folder / "dockerd.log")
             processes.stop("dockerd", folder)
@@ -121,7 +135,7 @@ def _start_own(folder: Path) -> None:
     raise UnavailableError(f"dockerd does not start:\n    {problem}", "run it by hand to see why")
 
 
-def _launch(folder: Path, driver: str) -> bool:
+def _launch(folder: Path, driver: str, settings: Mapping[str, object]) -> bool:
     for name in ("config/cli-plugins", "bin"):
         (folder / name).mkdir(parents=True)
     dockerd = program("dockerd")
@@ -133,10 +147,14 @@ def _launch(folder: Path, driver: str) -> bool:
 
     make_bridge(bridge_name(folder))
     configuration = folder / "daemon.json"
-    configuration.write_text(json.dumps(_configuration(folder, driver), indent=2), encoding="utf-8")
+    configuration.write_text(json.dumps({**_configuration(folder, driver), **settings}, indent=2), encoding="utf-8")
+    return _run_daemon(folder)
+
+
+def _run_daemon(folder: Path) -> bool:
     processes.start(
         "dockerd",
-        [dockerd or "dockerd", "--config-file", configuration],
+        [program("dockerd") or "dockerd", "--config-file", folder / "daemon.json"],
         folder,
         {"PATH": SEARCH_PATH, "HOME": str(folder), "TMPDIR": str(folder)},
     )
