@@ -4,7 +4,7 @@ The costs of one poll, one change and one waiting device are measured (`benchmar
 HTTP" and "How a state repo grows"). `benchmarks/budget.py` compares the sums with a real server.
 
 BUDGET-1  A device polls once in an interval; where the server lets polls wait, once in a wait. A change is one more.
-BUDGET-2  A poll is on a kept connection while the interval is not longer than the server keeps one, otherwise on a new one.
+BUDGET-2  A poll is on a kept connection while the interval is not longer than the server keeps one, or on a new one.
 BUDGET-3  The bytes are those of `serve` with TLS 1.3 and one certificate. Another server may send more.
 """
 
