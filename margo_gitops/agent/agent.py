@@ -34,12 +34,10 @@ from margo_gitops.appliers.registry import create_applier
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
 from margo_gitops.errors import MargoGitopsError, NothingHeld
 from margo_gitops.settings import spell_duration
-from margo_gitops.transport.git.git_transport import GitTransport
-from margo_gitops.transport.git.source import GitSource
-from margo_gitops.transport.http.source import HttpSource
 
 if TYPE_CHECKING:
     from margo_gitops.agent.report.reporter import Reporter
+    from margo_gitops.transport.git.git_transport import GitTransport
     from margo_gitops.transport.http.http_transport import HttpTransport
 
 LOCK_FILE: Final = "lock"
@@ -205,12 +203,16 @@ def _nothing(*_: object) -> None:
 def _transport(configuration: AgentConfiguration) -> GitTransport | HttpTransport:
     """Return the transport of the source, nothing opened yet."""
     source, device = configuration.source, configuration.device
+    # A device loads what speaks with its own source.
     if source.git is not None:
+        from margo_gitops.transport.git.git_transport import GitTransport
+        from margo_gitops.transport.git.source import GitSource
+
         return GitTransport(GitSource.of(source.git, device))
     if source.http is None:
         raise TypeError("a configuration has one source")
-    # A device with another source does not load what speaks HTTP.
     from margo_gitops.transport.http.http_transport import HttpTransport
+    from margo_gitops.transport.http.source import HttpSource
 
     return HttpTransport(HttpSource.of(source.http, device, configuration.state_folder / CLIENT_ID_FILE))
 
@@ -224,9 +226,13 @@ def _reporter(
 ) -> Reporter | None:
     """Return what sends reports to the server; None for a source that takes none."""
     settings = configuration.source.http
-    if settings is None or isinstance(transport, GitTransport):
+    if settings is None:
         return None
     from margo_gitops.agent.report.reporter import Reporter
+    from margo_gitops.transport.http.http_transport import HttpTransport
+
+    if not isinstance(transport, HttpTransport):
+        raise TypeError("a source over HTTP has a transport over HTTP")
 
     return Reporter(
         transport=transport,

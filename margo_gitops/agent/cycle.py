@@ -22,13 +22,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.poll_record import PollRecord, PollResult
 from margo_gitops.agent.pull.floor_files import FloorFiles
-from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
 from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.errors import (
     AgentMisconfigured,
@@ -46,6 +45,9 @@ from margo_gitops.transport.transport import Answer, PollHints, Transport
 from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
+
+if TYPE_CHECKING:  # loaded where the configuration asks for freshness
+    from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
 
 _WORST_FIRST: Final = (ExitCode.TRUST, ExitCode.USAGE, ExitCode.APPLY, ExitCode.TRANSPORT, ExitCode.TRY_LATER)
 

@@ -11,19 +11,21 @@ Source: Margo application registry, compose archive ("before extraction"); the a
 
 from __future__ import annotations
 
-import gzip
 import os
 import stat
-import tarfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256 as sha256_of
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from margo_gitops.digests import Digest, folder_digest
 from margo_gitops.errors import ArtifactRefused
+
+if TYPE_CHECKING:  # loaded where an archive is unpacked: a device that waits has no use for them
+    import gzip
+    import tarfile
 
 _CHUNK = 256 * 1024
 # tarfile reads a member's extended header in one go: no honest one comes near this.
@@ -60,6 +62,9 @@ def unpack(archive: BinaryIO, folder: Path, bounds: ArchiveBounds = DEFAULT_ARCH
         ArtifactRefused: a rule above is broken, or it is not a tar.gz.
         OSError: the folder cannot be written.
     """
+    import gzip
+    import tarfile
+
     with gzip.GzipFile(fileobj=archive, mode="rb") as stream:
         try:
             with tarfile.open(fileobj=_Guarded(stream, bounds), mode="r:") as tar:  # type: ignore[call-overload]

@@ -1,16 +1,25 @@
-"""Finds appliers by name among the entry points of installed packages; imports only the one that is asked for."""
+"""Finds appliers by name: ours, then the entry points of installed packages; imports only the one that is asked for."""
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
 
 from margo_gitops.appliers.applier import ENTRY_POINT_GROUP, Applier, ApplierContext
 from margo_gitops.errors import ApplierUnusable, MargoGitopsError
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+OURS: Final = ("compose", "files")
+"""The modules of this package; no plug-in takes their place. Most devices need no other, nor what looks for others."""
+
 
 def applier_names() -> tuple[str, ...]:
     """Return the names of all installed appliers, sorted; nothing of them is imported."""
-    return tuple(sorted({entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)}))
+    from importlib.metadata import entry_points
+
+    return tuple(sorted({*OURS, *(entry.name for entry in entry_points(group=ENTRY_POINT_GROUP))}))
 
 
 def create_applier(name: str, context: ApplierContext) -> Applier:
@@ -20,6 +29,9 @@ def create_applier(name: str, context: ApplierContext) -> Applier:
         ApplierUnusable: no such applier, two packages bring one of this name, it cannot be imported, its factory is
             not a factory or fails, or its settings cannot work.
     """
+    if name in OURS:
+        ours: Applier = import_module(f"margo_gitops.appliers.{name}").create(context)
+        return ours
     entry = _entry_point(name)
     try:
         factory = entry.load()
@@ -40,6 +52,8 @@ def create_applier(name: str, context: ApplierContext) -> Applier:
 
 
 def _entry_point(name: str) -> EntryPoint:
+    from importlib.metadata import entry_points
+
     # A folder that is on the path twice shows the same entry point twice.
     found = {entry.value: entry for entry in entry_points(group=ENTRY_POINT_GROUP, name=name)}
     if not found:

@@ -6,21 +6,22 @@ import os
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from margo_gitops.agent.agent import run_once, run_service
 from margo_gitops.agent.memory.events import LogFormat
 from margo_gitops.agent.pull.held import freshness_keeper, verify_held
-from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
-from margo_gitops.agent.report.inspection import as_json, as_text, held_proof, report
 from margo_gitops.agent.settings.configuration import AgentConfiguration
-from margo_gitops.agent.settings.environment import read_environment
-from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, load_configuration
+from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, configuration_in_force
 from margo_gitops.cli.output import output_option, say, show
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.freshness import MAX_PROOF_BYTES
 from margo_gitops.errors import AgentMisconfigured, ExitCode, NothingHeld
+
+if TYPE_CHECKING:
+    from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
 
 _config = click.option(
     "--config",
@@ -70,6 +71,8 @@ def run(config: Path | None, log_format: LogFormat) -> None:
 @output_option()
 def status(config: Path | None, output: str) -> None:
     """Show what the device holds and runs, and what failed."""
+    from margo_gitops.agent.report.inspection import as_json, as_text, report
+
     found = report(_load(config))
     show(output, as_json(found), as_text(found).split("\n"))
 
@@ -88,8 +91,7 @@ def verify(config: Path | None) -> None:
 
 
 def _load(config: Path | None) -> AgentConfiguration:
-    environment = read_environment(os.environ)
-    return load_configuration(config or Path(environment.config or DEFAULT_CONFIGURATION), environment)
+    return configuration_in_force(config, os.environ)
 
 
 @agent.group()
@@ -105,6 +107,8 @@ def show_proof(config: Path | None, output: str) -> None:
 
     Exits 1 if there is no valid proof.
     """
+    from margo_gitops.agent.report.inspection import held_proof
+
     configuration = _load(config)
     _keeper(configuration)
     found = held_proof(configuration)

@@ -17,11 +17,10 @@ from typing import NoReturn
 import click
 from click.shell_completion import get_completion_class
 
+from margo_gitops.cli.main import COMPLETION_VARIABLE
 from margo_gitops.documents.device_id import decode_device_id
 
 PROGRAM = "margo-gitops"
-VARIABLE = "_MARGO_GITOPS_COMPLETE"
-"""Set by the script when the shell asks for words; click reads it."""
 
 _NO_SPACE = "    [[ ${#COMPREPLY[@]} -gt 0 && ${COMPREPLY[0]} == *= ]] && compopt -o nospace\n"
 """For bash: behind `greeting=` a value follows, not the next word."""
@@ -41,7 +40,7 @@ def completion(context: click.Context, shell: str) -> None:
     found = get_completion_class(shell)
     if found is None:
         raise click.UsageError(f"this version of click knows no {shell}")
-    script = found(context.find_root().command, {}, PROGRAM, VARIABLE).source()
+    script = found(context.find_root().command, {}, PROGRAM, COMPLETION_VARIABLE).source()
     if shell == "bash":
         script = script.replace(_BEFORE, _NO_SPACE + _BEFORE, 1)
     click.echo(script)

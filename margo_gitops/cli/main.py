@@ -1,79 +1,27 @@
-"""`margo-gitops`: the commands, found by name and imported only when used.
+"""`margo-gitops`: where every command starts and ends.
 
-A device has only what the agent needs; a command that needs more says so instead of failing on an import.
+A device has `agent run` in memory for years. So this command starts without click and everything else that only a
+person at a command line needs. click reads all other command lines, and this one too where it is not plainly written.
 """
 
 from __future__ import annotations
 
-import importlib
-import io
 import os
 import sys
-import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NoReturn
 
-import click
-from click.shell_completion import CompletionItem
-
 from margo_gitops import __version__
-from margo_gitops.cli.completion import VARIABLE, answer
-from margo_gitops.cli.options import check_environment
-from margo_gitops.cli.output import say, say_error, say_text
-from margo_gitops.errors import ExitCode, ExtraMissing, MargoGitopsError
-from margo_gitops.wording import did_you_mean, printable
+from margo_gitops.agent.settings.environment import unknown_variables
+from margo_gitops.errors import EnvironmentInvalid, ExitCode, MargoGitopsError
+from margo_gitops.wording import printable
 
-COMMANDS = {
-    "agent": "margo_gitops.cli.agent:agent",
-    "app": "margo_gitops.cli.applications:app",
-    "audit": "margo_gitops.cli.audit:audit",
-    "budget": "margo_gitops.cli.budget:show_budget",
-    "catalog": "margo_gitops.cli.applications:catalog",
-    "conformance": "margo_gitops.cli.conformance:conformance",
-    "completion": "margo_gitops.cli.completion:completion",
-    "deploy": "margo_gitops.cli.deploy:deploy",
-    "device": "margo_gitops.cli.device:device",
-    "document": "margo_gitops.cli.document:document",
-    "explain": "margo_gitops.cli.plan:explain",
-    "freshness": "margo_gitops.cli.freshness:freshness",
-    "init": "margo_gitops.cli.init:init",
-    "plan": "margo_gitops.cli.plan:plan",
-    "publish": "margo_gitops.cli.publish:publish",
-    "render": "margo_gitops.cli.render:render",
-    "revert": "margo_gitops.cli.deploy:revert",
-    "serve": "margo_gitops.cli.serve:serve",
-    "site": "margo_gitops.cli.site:site",
-    "status": "margo_gitops.cli.status:status",
-    "support-bundle": "margo_gitops.cli.support_bundle:support_bundle",
-    "validate": "margo_gitops.cli.validate:validate",
-}
-_EXTRAS = {
-    "check_jsonschema": "operator",
-    "jinja2": "operator",
-    "jsonschema": "operator",
-    "pygit2": "operator",
-    "re2": "operator",
-    "ruamel": "operator",
-    "watchfiles": "operator",
-    "starlette": "server",
-    "uvicorn": "server",
-}
+COMPLETION_VARIABLE = "_MARGO_GITOPS_COMPLETE"
+"""Set by the script when the shell asks for words; click reads it."""
 
 
-class _ReaderGoneError(Exception):
-    """The reader of our output went away; Click would answer that with 1, which means differences here."""
-
-
-@contextmanager
-def _reader() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError as error:
-        raise _ReaderGoneError from error
-
-
-class _Unexpected:
+class Unexpected:
     """What to do with an error that no command expects: a defect, or a machine without memory.
 
     Attributes:
@@ -85,109 +33,34 @@ class _Unexpected:
     def end(self, error: Exception) -> NoReturn:
         """Say what happened and how to report it, and end with 70."""
         if self.shown:
+            import traceback
+
             traceback.print_exception(error)
         if isinstance(error, MemoryError):
             what, remedy = "this machine has not enough free memory for the command", "free memory"
-            say_error(f"{what}\n  remedy: {remedy}, or run the command on a larger machine")
+            _say_error(f"{what}\n  remedy: {remedy}, or run the command on a larger machine")
             sys.exit(ExitCode.DEFECT)
         kind, said = type(error).__name__, " ".join(str(error).split())
         again = (
             "report the lines above" if self.shown else "run `margo-gitops --debug …` again and report what it prints"
         )
-        say_error(
+        _say_error(
             f"margo-gitops {__version__} has a defect: {kind}{f': {said}' if said else ''}\n"
             f"  remedy: {again}, with the command and the version, to the maintainers"
         )
         sys.exit(ExitCode.DEFECT)
 
 
-class Commands(click.Group):
-    """A group whose commands are imported when they are asked for."""
-
-    def make_context(
-        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: object
-    ) -> click.Context:
-        """Parse the options, of which some print; as `invoke`."""
-        with _reader():
-            return super().make_context(info_name, args, parent, **extra)
-
-    def invoke(self, ctx: click.Context) -> object:
-        """Run the command (_ReaderGoneError: the reader of its output went away)."""
-        with _reader():
-            return super().invoke(ctx)
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Return the command that is named; a near match in the refusal of another (UsageError)."""
-        if args[0] not in COMMANDS and not args[0].startswith("-") and not ctx.resilient_parsing:
-            ctx.fail(f"No such command {args[0]!r}; {did_you_mean(args[0], COMMANDS, 'list them with --help')}")
-        return super().resolve_command(ctx, args)
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """Return every command's name."""
-        return sorted(COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """Return a command (ExtraMissing: it needs packages that are not installed)."""
-        if cmd_name not in COMMANDS:
-            return None
-        module, _, attribute = COMMANDS[cmd_name].partition(":")
-        try:
-            command = getattr(importlib.import_module(module), attribute)
-        except ModuleNotFoundError as error:
-            extra = _EXTRAS.get((error.name or "").partition(".")[0])
-            if extra is None:
-                raise
-            from margo_gitops.scaffolding.tool import how_to_install
-
-            raise ExtraMissing(
-                f"`margo-gitops {cmd_name}` needs the Python package {error.name}",
-                remedy=how_to_install(extra),
-            ) from error
-        return command if isinstance(command, click.Command) else None
-
-    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Return the commands and options that start so; no command is imported for it."""
-        names = [CompletionItem(name) for name in self.list_commands(ctx) if name.startswith(incomplete)]
-        return [*names, *click.Command.shell_complete(self, ctx, incomplete)]
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands; those whose packages are missing with the reason."""
-        rows = []
-        for name in self.list_commands(ctx):
-            try:
-                command = self.get_command(ctx, name)
-            except ExtraMissing as error:
-                rows.append((name, f"({error.remedy})"))
-            else:
-                rows.append((name, command.get_short_help_str(80) if command else ""))
-        with formatter.section("Commands"):
-            formatter.write_dl(rows)
-
-
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="margo-gitops")
-@click.option("--debug", is_flag=True, help="Show where in the program an unexpected error comes from.")
-@click.pass_obj
-def cli(unexpected: _Unexpected | None, debug: bool) -> None:
-    """Run a factory's Margo edge applications from git.
-
-    Exit codes: 0 done, 1 findings or differences, 2 usage or configuration, 3 transport (you can retry), 4 trust
-    refused (find out why before you retry), 5 apply failed, 70 a defect of this program, 75 try later.
-    """
-    if unexpected is not None:
-        unexpected.shown = debug
-
-
 def main() -> NoReturn:
     """Run the command line and exit with the command's code; only `--debug` shows a traceback."""
     _open_missing_streams()
-    if VARIABLE in os.environ:
-        answer(cli)
+    if COMPLETION_VARIABLE in os.environ:
+        from margo_gitops.cli.commands import complete
+
+        complete()
     try:
-        _run(_Unexpected())
-    except (BrokenPipeError, _ReaderGoneError):
+        _run(Unexpected())
+    except BrokenPipeError:
         # The shell's own commands end so when `| head` has read enough; Python would complain when it flushes.
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
@@ -195,31 +68,70 @@ def main() -> NoReturn:
         sys.exit(141)
 
 
-def _run(unexpected: _Unexpected) -> NoReturn:
+def _run(unexpected: Unexpected) -> NoReturn:
     try:
-        check_environment(os.environ)
-        code = cli.main(prog_name="margo-gitops", standalone_mode=False, obj=unexpected)
-        sys.exit(code if isinstance(code, int) else ExitCode.OK)
+        _check_environment(os.environ)
+        options = plain_service(sys.argv[1:])
+        if options is None:
+            from margo_gitops.cli.commands import run_command
+
+            sys.exit(run_command(unexpected))
+        _serve_device(options)
+        sys.exit(ExitCode.OK)
     except MargoGitopsError as error:
-        say_error(error)
+        _say_error(error)
         sys.exit(error.exit_code)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        shown = io.StringIO()
-        error.show(shown)
-        say_text(shown.getvalue(), err=True)
-        sys.exit(ExitCode.USAGE)
-    except (click.Abort, KeyboardInterrupt):
-        say("interrupted", err=True)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)  # it takes no click to say so
         sys.exit(130)
-    except (BrokenPipeError, _ReaderGoneError):
+    except BrokenPipeError:
         raise
     except OSError as error:  # of the output: what a command does to files and networks has errors of its own
-        say_error(printable(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"))
+        _say_error(printable(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"))
         sys.exit(ExitCode.USAGE)
     except Exception as error:  # noqa: BLE001 - Python would end with 1, which means differences
         unexpected.end(error)
+
+
+def plain_service(arguments: Sequence[str]) -> Mapping[str, str] | None:
+    """Return the options of `agent run`, by name, where the command line says nothing else; None: let click read it."""
+    if list(arguments[:2]) != ["agent", "run"]:
+        return None
+    words = [part for word in arguments[2:] for part in (word.split("=", 1) if word.startswith("--") else [word])]
+    names, values = words[::2], words[1::2]
+    known = set(names) <= {"--config", "--log-format"} and len(names) == len(values)
+    if not known or any(value.startswith("-") for value in values):
+        return None
+    options = dict(zip(names, values, strict=True))
+    return options if options.get("--log-format", "text") in ("text", "json") else None
+
+
+def _serve_device(options: Mapping[str, str]) -> None:
+    from margo_gitops.agent.agent import run_service
+    from margo_gitops.agent.settings.loading import configuration_in_force
+
+    named = options.get("--config")
+    configuration = configuration_in_force(Path(named) if named is not None else None, os.environ)
+    run_service(configuration, "json" if options.get("--log-format") == "json" else "text")
+
+
+def _check_environment(variables: Mapping[str, str]) -> None:
+    """Check that every variable that starts with `MARGO_` is one of ours.
+
+    Raises:
+        EnvironmentInvalid: naming each that is not; values are never shown.
+    """
+    unknown = list(unknown_variables(variables))
+    if unknown:
+        raise EnvironmentInvalid(
+            "the environment has variables that mean nothing here", why=unknown, remedy="correct or unset them"
+        )
+
+
+def _say_error(error: object) -> None:
+    from margo_gitops.cli.output import say_error
+
+    say_error(error)
 
 
 def _open_missing_streams() -> None:

@@ -1,35 +1,22 @@
-"""Options and environment variables that several commands share; a misspelt variable is an error, never ignored."""
+"""Options and environment variables that several commands share."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
 import click
 
-from margo_gitops.agent.settings.environment import KNOWN, OF_OTHER_COMMANDS, unknown_variables
-from margo_gitops.errors import EnvironmentInvalid, ExtraMissing
+from margo_gitops.agent.settings.environment import KNOWN, OF_OTHER_COMMANDS
+from margo_gitops.errors import ExtraMissing
 
-__all__ = ["CACHE", "FRESHNESS_KEY", "KNOWN", "SIGNING_KEY", "check_environment"]
+__all__ = ["CACHE", "FRESHNESS_KEY", "KNOWN", "SIGNING_KEY"]
 
 SIGNING_KEY, CACHE, FRESHNESS_KEY = OF_OTHER_COMMANDS
-
-
-def check_environment(variables: Mapping[str, str]) -> None:
-    """Check that every variable that starts with `MARGO_` is one of ours.
-
-    Raises:
-        EnvironmentInvalid: naming each that is not; values are never shown.
-    """
-    unknown = list(unknown_variables(variables))
-    if unknown:
-        raise EnvironmentInvalid(
-            "the environment has variables that mean nothing here", why=unknown, remedy="correct or unset them"
-        )
 
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

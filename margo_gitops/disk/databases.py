@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -144,7 +143,8 @@ def database_errors(
 def _is_full(error: sqlite3.Error, file: Path) -> bool:
     if _code(error) in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
         with suppress(OSError):
-            return shutil.disk_usage(file.parent).free < _LEAST_FREE and not _is_read_only(file.parent)
+            disk = os.statvfs(file.parent)
+            return disk.f_bavail * disk.f_frsize < _LEAST_FREE and not disk.f_flag & os.ST_RDONLY
     return _code(error) == sqlite3.SQLITE_FULL
 
 

@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
-from uuid import uuid4
 
 from margo_gitops.errors import Location, MargoGitopsError
 
@@ -120,7 +119,7 @@ def replace_file(path: Path, content: bytes, *, mode: int = 0o600, time: int | N
     """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{path.name}")
     if temporary.is_dir() and not temporary.is_symlink():
-        temporary = path.with_name(f"{TEMPORARY_PREFIX}{uuid4().hex}")
+        temporary = path.with_name(f"{TEMPORARY_PREFIX}{os.urandom(16).hex()}")
     else:
         temporary.unlink(missing_ok=True)  # what a killed process left may be a pipe, or a link to elsewhere
     try:

@@ -7,11 +7,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from uuid import uuid4
 
 from margo_gitops.disk.files import TEMPORARY_PREFIX, sync_folder, write_synced
 
@@ -106,6 +104,7 @@ def remove_tree(path: Path) -> None:
     Raises:
         OSError: the disk refuses.
     """
+    import shutil  # with every kind of archive: a device that waits has no use for them
 
     def open_up(_function: object, name: str, _error: object) -> None:
         # Archives may hold folders without write permission; a container may have left files of other users.
@@ -162,7 +161,7 @@ def sync_tree(folder: Path) -> None:
 
 
 def _beside(place: Path) -> Path:
-    return place.parent / f"{TEMPORARY_PREFIX}{uuid4().hex}"
+    return place.parent / f"{TEMPORARY_PREFIX}{os.urandom(16).hex()}"
 
 
 def _sync(path: Path) -> None:

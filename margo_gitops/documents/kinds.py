@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias, TypeVar
+from importlib import import_module
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
 from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.declarations import API_VERSION
 from margo_gitops.documents.deployment import ApplicationDeployment
-from margo_gitops.documents.fleet_kinds import ApplicationsLock, Deployment, Device, Fleet, Site
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Node, SourceText
@@ -31,20 +31,15 @@ from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import Finding, InvalidDocument, Location
 from margo_gitops.wording import did_you_mean
 
+if TYPE_CHECKING:
+    from margo_gitops.documents.fleet_kinds import ApplicationsLock, Deployment, Device, Fleet, Site
+
 Shape: TypeAlias = Literal["G0", "G1", "G2", "v1"]
 """Of the standard: G0, G1, G2 (current). Of our own kinds: v1."""
 
 Document: TypeAlias = (
-    ApplicationDescription
-    | ApplicationDeployment
-    | StateManifest
-    | DeviceCapabilities
-    | DeploymentStatus
-    | Fleet
-    | Site
-    | Device
-    | Deployment
-    | ApplicationsLock
+    "ApplicationDescription | ApplicationDeployment | StateManifest | DeviceCapabilities | DeploymentStatus"
+    " | Fleet | Site | Device | Deployment | ApplicationsLock"
 )
 AnyDocument = TypeVar("AnyDocument", bound=Document)
 
@@ -83,9 +78,8 @@ STATUS = MargoKind(
 MANIFEST = MargoKind("StateManifest", StateManifest, {}, lambda source: source)
 MARGO_KINDS = (DESCRIPTION, DEPLOYMENT, CAPABILITIES, STATUS, MANIFEST)
 
-OWN_KINDS: dict[str, type[Document]] = {
-    record.__name__: record for record in (Fleet, Site, Device, Deployment, ApplicationsLock)
-}
+OWN_KINDS: Final = ("Fleet", "Site", "Device", "Deployment", "ApplicationsLock")
+"""The classes are loaded where a document is one of them: a device reads none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +171,8 @@ def _check_own(source: SourceText) -> Checked:
         message = wrong if "kind" in root.entries() else "kind is missing"
         remedy = did_you_mean(kind or "", OWN_KINDS, "")
         return Checked(None, "v1", None, (_finding(source, at, message, remedy),))
-    value, findings = find(OWN_KINDS[kind], source)
+    record: type[Document] = getattr(import_module("margo_gitops.documents.fleet_kinds"), kind)
+    value, findings = find(record, source)
     return Checked(kind, "v1", value, tuple(findings))
 
 

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from margo_gitops.errors import MAX_SHOWN, AllowedSignersInvalid, Finding, Location
-from margo_gitops.trust.ssh_key import SshPublicKey, read_public_key
+from margo_gitops.trust.ssh_key import SshPublicKey, Verify, read_public_key
 
 MAX_LIST_BYTES: Final = 1024 * 1024
 MAX_SIGNERS: Final = 1000
@@ -79,10 +79,12 @@ class AllowedSigners:
     Attributes:
         signers: the lines.
         file: the list's name as people know it.
+        verify: checks a signature by a key of the list.
     """
 
     signers: tuple[AllowedSigner, ...] = field(repr=False)
     file: str
+    verify: Verify = field(default=SshPublicKey.verify, repr=False, compare=False)
 
     def find(self, key: SshPublicKey, namespace: str, at: datetime) -> str | None:
         """Return the principals of the first line that allows this key, or None; `objections` says why none does.

@@ -102,8 +102,9 @@ def who_signed(armor: str | None, content: bytes, at: datetime, signers: Allowed
             why=signers.objections(signature.key, use.namespace, at),
             remedy=use.remedy.format(file=signers.file),
         )
+    verify = signers.verify if signers is not None else SshPublicKey.verify
     try:
-        signature.verify(content, signature.key, use.namespace)
+        signature.verify(content, signature.key, use.namespace, verify)
     except SignatureInvalid as error:
         return Signed(None, None, refusal or error)
     return Signed(signature.key, principals, refusal)

@@ -9,8 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, TypeAlias, cast
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -119,6 +120,10 @@ class SshPublicKey:
             key.verify(utils.encode_dss_signature(r, s), data, ec.ECDSA(digest))
         else:
             raise TypeError(f"a key of type {self.type} became a {type(key).__name__}")
+
+
+Verify: TypeAlias = Callable[[SshPublicKey, bytes, bytes], None]
+"""Checks a signature as `SshPublicKey.verify` does; a program may have a process of its own do it."""
 
 
 def parse_public_key(blob: bytes) -> SshPublicKey:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.errors import SignatureInvalid
-from margo_gitops.trust.ssh_key import SigningKey, SshPublicKey, WireReader, parse_public_key, wire_string
+from margo_gitops.trust.ssh_key import SigningKey, SshPublicKey, Verify, WireReader, parse_public_key, wire_string
 
 GIT_NAMESPACE: Final = "git"
 MAX_ARMOR_BYTES: Final = 16 * 1024
@@ -50,14 +50,24 @@ class SshSignature:
     hash_name: str
     signature: bytes
 
-    def verify(self, message: bytes, key: SshPublicKey, namespace: str = GIT_NAMESPACE) -> None:
-        """Check that `key` signed `message` for `namespace`, by SSHSIG-3 to SSHSIG-6 (SignatureInvalid: it did not)."""
+    def verify(
+        self,
+        message: bytes,
+        key: SshPublicKey,
+        namespace: str = GIT_NAMESPACE,
+        verify: Verify = SshPublicKey.verify,
+    ) -> None:
+        """Check that `key` signed `message` for `namespace`, by SSHSIG-3 to SSHSIG-6 (SignatureInvalid: it did not).
+
+        Args:
+            verify: does the part of SSHSIG-5 and SSHSIG-6 that is cryptography.
+        """
         if self.namespace != namespace:
             raise _invalid("the signature was made for another use", f"namespace {self.namespace!r}, not {namespace!r}")
         if self.key != key:
             raise _invalid("the signature was made with another key", f"{self.key.fingerprint}, not {key.fingerprint}")
         try:
-            key.verify(self.signature, _signed_data(message, namespace, self.hash_name))
+            verify(key, self.signature, _signed_data(message, namespace, self.hash_name))
         except ValueError as error:
             raise _invalid("the signature does not belong to these bytes", f"key {key.fingerprint}: {error}") from None
 

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.terminal_theme import TerminalTheme
 from rich.text import Text
 
-from margo_gitops.cli.main import cli
+from margo_gitops.cli.commands import cli
 from margo_gitops.documents.state_layout import MANIFEST_FILE, device_ref
 from margo_gitops.state_repo.report_branch import ReportBranch, ReportKey
 

@@ -171,7 +171,7 @@ FORBIDDEN = (
 def test_the_edge_agent_loads_nothing_of_the_operators_side():
     code = """
 import importlib, json, pkgutil, sys
-import margo_gitops.cli.main, margo_gitops.cli.agent
+import margo_gitops.cli.commands, margo_gitops.cli.agent
 for package in ("agent", "appliers", "transport", "trust", "documents"):
     found = importlib.import_module(f"margo_gitops.{package}")
     for module in pkgutil.walk_packages(found.__path__, f"margo_gitops.{package}."):
@@ -187,7 +187,7 @@ print(json.dumps(sorted(sys.modules)))
 
 def test_help_loads_no_more_than_it_shows(tmp_path: Path):
     """`agent` on a small device starts without importing the commands of the operator."""
-    code = "import sys; import margo_gitops.cli.main; print(sorted(sys.modules))"
+    code = "import sys; import margo_gitops.cli.commands; print(sorted(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert "pygit2" not in done.stdout
     assert "jinja2" not in done.stdout

@@ -18,8 +18,9 @@ from support.fleet import FleetFolder
 from support.git_cli import GIT_ENVIRONMENT
 from support.real import require_program
 
-from margo_gitops.cli.completion import PROGRAM, VARIABLE
-from margo_gitops.cli.main import cli
+from margo_gitops.cli.commands import cli
+from margo_gitops.cli.completion import PROGRAM
+from margo_gitops.cli.main import COMPLETION_VARIABLE
 
 DEADLINE_SECONDS = 40
 
@@ -85,7 +86,7 @@ OFFERED = {
 def test_names_of_the_fleet_are_offered(fleet: FleetFolder, case: str, monkeypatch: pytest.MonkeyPatch):
     typed, expected = OFFERED[case]
     monkeypatch.chdir(fleet.root)
-    shell = BashComplete(cli, {}, PROGRAM, VARIABLE)
+    shell = BashComplete(cli, {}, PROGRAM, COMPLETION_VARIABLE)
     assert " ".join(sorted(each.value for each in shell.get_completions([*typed[:-1]], typed[-1]))) == expected
 
 

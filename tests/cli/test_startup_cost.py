@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
+import click
 import pytest
 from support.command_line import margo_gitops
 from support.fleet import FleetFolder, write_signing_key
 from testbed.git_server import GitServer
+
+from margo_gitops.cli.agent import agent as agent_commands
+from margo_gitops.cli.main import plain_service
 
 OPERATORS = {
     "pygit2",
@@ -26,14 +33,26 @@ OF_OTHER_SOURCES = {
     "http": {
         "margo_gitops.transport.git.ssh_connection",
         "margo_gitops.transport.git.local_repository",
-        "dulwich.repo",
-        "dulwich.client",
+        "dulwich",
         "urllib3",
         "requests",
     },
 }
 # Big or slow parts of the standard library, and of packages, that an agent never has a use for.
 NEVER = {"asyncio", "multiprocessing", "unittest", "xml", "tkinter", "setuptools", "pkg_resources"}
+# Large, and of no use to an agent that waits; with a source over HTTP, dulwich too.
+NEVER_WHILE_IT_WAITS = {
+    "click",
+    "cryptography",
+    "gzip",
+    "importlib.metadata",
+    "margo_gitops.agent.report.inspection",
+    "margo_gitops.cli.output",
+    "margo_gitops.documents.fleet_kinds",
+    "margo_gitops.documents.freshness",
+    "tarfile",
+    "uuid",
+}
 ONCE_AT_WORK = {"cryptography", "http.client", "ssl", "subprocess", "dulwich.repo", "margo_gitops.appliers.compose"}
 
 CONFIGURATION = """\
@@ -59,6 +78,23 @@ def loaded_by(*arguments: str | Path, cwd: Path) -> set[str]:
     prelude = f"import atexit, pathlib, sys\natexit.register(lambda: {write})"
     outcome = margo_gitops(*arguments, cwd=cwd, prelude=prelude)
     assert outcome.code == 0, outcome
+    return set(modules.read_text().split())
+
+
+def loaded_by_service(config: Path) -> set[str]:
+    """Return the modules of an `agent run` that was started, has polled, and was stopped."""
+    modules = config.with_name("modules.txt")
+    write = f"pathlib.Path({str(modules)!r}).write_text(' '.join(sys.modules))"
+    arguments = ["margo-gitops", "agent", "run", "--config", str(config)]
+    code = f"import atexit, pathlib, sys; atexit.register(lambda: {write}); sys.argv = {arguments}\n"
+    code += "from margo_gitops.cli.main import main; main()"
+    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as agent:
+        assert agent.stderr is not None
+        for wanted, then in (("Started", signal.SIGHUP), ("WorkloadInstalled", signal.SIGTERM)):
+            assert next((line for line in agent.stderr if f" {wanted}" in line), None), f"no event {wanted}"
+            agent.send_signal(then)
+        agent.stderr.read()
+    assert agent.returncode == 0
     return set(modules.read_text().split())
 
 
@@ -99,13 +135,48 @@ def test_an_agent_with_a_local_source_loads_neither_the_operators_side_nor_a_net
         assert "margo_gitops.appliers.compose" not in loaded, "only the configured appliers are loaded"
 
 
+def test_a_running_agent_keeps_nothing_in_memory_that_only_a_change_or_a_person_needs(
+    tmp_path: Path, state: Path
+) -> None:
+    loaded = loaded_by_service(configured(tmp_path, state.as_uri()))
+    assert "margo_gitops.agent.pull.signature_check" in loaded
+    assert loaded & (OPERATORS | NEVER | NEVER_WHILE_IT_WAITS) == set()
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        [],
+        ["--config", "agent.yaml"],
+        ["--log-format=json", "--config=a=b.yaml"],
+        ["--config", "one", "--config", "two"],
+        ["--log-format", "xml"],
+        ["--config"],
+        ["--config", "--log-format"],
+        ["--conf", "agent.yaml"],
+        ["--help"],
+        ["agent.yaml"],
+        ["--log-format", "json", "--"],
+    ],
+)
+def test_the_service_reads_its_command_line_as_click_does(written: list[str]) -> None:
+    found = plain_service(["agent", "run", *written])
+    try:
+        context = agent_commands.commands["run"].make_context("run", list(written), resilient_parsing=False)
+    except (click.UsageError, click.exceptions.Exit):
+        assert found is None
+        return
+    if found is not None:
+        assert Path(found["--config"]) == context.params["config"] if found else context.params["config"] is None
+        assert found.get("--log-format", "text") == context.params["log_format"]
+
+
 @pytest.mark.real
 def test_an_agent_with_a_server_loads_neither_the_operators_side_nor_a_git_client(
     tmp_path: Path, state: Path, git_server: GitServer
 ) -> None:
     config = configured(tmp_path, git_server.add_repository(state).http())
-    for poll in ("first", "idle"):
-        loaded = loaded_by("agent", "once", "--config", config, cwd=tmp_path)
-        assert "margo_gitops.transport.git.http_connection" in loaded
-        assert loaded & (OPERATORS | NEVER) == set(), poll
-        assert loaded & OF_OTHER_SOURCES["http"] == set(), poll
+    loaded = loaded_by_service(config)
+    assert "margo_gitops.transport.git.http_connection" in loaded
+    assert loaded & (OPERATORS | NEVER | NEVER_WHILE_IT_WAITS) == set()
+    assert loaded & OF_OTHER_SOURCES["http"] == set()

@@ -95,7 +95,7 @@ def serve(path: str, ready: int) -> None:
     import importlib
     import selectors
 
-    from margo_gitops.cli.main import COMMANDS
+    from margo_gitops.cli.commands import COMMANDS
 
     exec(AS_INSTALLED)
     for target in (*COMMANDS.values(), *_IMPORTED_LATE):

@@ -6,20 +6,24 @@ import functools
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.memory.events import Record
 from margo_gitops.agent.pull.floor_files import FloorFiles
-from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper, FreshnessRules, ProofStore
+from margo_gitops.agent.pull.signature_check import verify_apart
 from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
 from margo_gitops.errors import AgentMisconfigured, Location, NothingHeld, StoredStateDamaged
 from margo_gitops.transport.transport import ProofSource
-from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, parse_allowed_signers
+from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
+
+if TYPE_CHECKING:
+    from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
 
 FLOOR_FILE: Final = "floor.json"
 STORE_FOLDER: Final = "trusted"
@@ -49,7 +53,7 @@ def read_policy(configuration: AgentConfiguration, *, signed: bool = True) -> Tr
     trust = configuration.trust
     signers = None
     if signed and trust.allowed_signers is not None:
-        signers = parse_allowed_signers(_read_list(trust.allowed_signers), str(trust.allowed_signers))
+        signers = _parse_list(_read_list(trust.allowed_signers), str(trust.allowed_signers))
     return TrustPolicy(configuration.device, signers, minimum_version=trust.minimum_version, fleet=trust.fleet)
 
 
@@ -70,15 +74,16 @@ def freshness_keeper(
     settings, path = configuration.freshness, configuration.statement_signers
     if settings is None or path is None:
         return None
+    from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper, FreshnessRules, ProofStore
+
     copy = configuration.trust.floor_copy
-    parsed = functools.lru_cache(maxsize=1)(parse_allowed_signers)  # asked several times in a cycle
     return FreshnessKeeper(
         FreshnessRules(configuration.device, settings.required, settings.on_expiry == "hold"),
         ProofStore(
             configuration.state_folder / FRESHNESS_FILE,
             copy.with_name(f"{copy.name}.{FRESHNESS_FILE}") if copy else None,
         ),
-        lambda: parsed(_read_list(path), str(path)),
+        lambda: _parse_list(_read_list(path), str(path)),
         record,
         clock,
         source,
@@ -120,6 +125,12 @@ def verify_held(configuration: AgentConfiguration) -> TrustedState:
             " floor again at the held version",
         )
     return state
+
+
+@functools.lru_cache(maxsize=2)
+def _parse_list(content: bytes, file: str) -> AllowedSigners:
+    """Return a list of signers (AllowedSignersInvalid: it has mistakes); asked several times in a cycle."""
+    return replace(parse_allowed_signers(content, file), verify=verify_apart)
 
 
 def _read_list(path: Path) -> bytes:

@@ -5,13 +5,13 @@ Paths are relative to the file; variables win over it (docs/agent.md, environmen
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from margo_gitops.agent.settings.configuration import AgentConfiguration
-from margo_gitops.agent.settings.environment import Environment
+from margo_gitops.agent.settings.environment import Environment, read_environment
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.kinds import read_as, read_source
@@ -27,6 +27,17 @@ _CORRECT: Final = (
     "correct the document, or `capabilities` in the agent's configuration; "
     "`margo-gitops document check FILE` shows every mistake"
 )
+
+
+def configuration_in_force(file: Path | None, variables: Mapping[str, str]) -> AgentConfiguration:
+    """Return the configuration in the file that a person or the environment names, as `load_configuration`.
+
+    Args:
+        file: that the person named; None: the environment's, or the default.
+        variables: of the environment.
+    """
+    environment = read_environment(variables)
+    return load_configuration(file or Path(environment.config or DEFAULT_CONFIGURATION), environment)
 
 
 def load_configuration(file: Path, environment: Environment, content: bytes | None = None) -> AgentConfiguration:

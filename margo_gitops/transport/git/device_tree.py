@@ -15,9 +15,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from dulwich.errors import ObjectFormatException
-from dulwich.objects import parse_tree
-
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.transport.git.pack import GitObject, Kind, Lookup, ObjectID, object_id
 from margo_gitops.transport.git.source import GitLimits
@@ -33,6 +30,7 @@ from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.web.refusal import shown
 
 _DEPLOYMENT = re.compile(rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.yaml")
+_ENTRY = re.compile(rb"([1-7][0-7]{0,6}) ([^\0]+)\0(.{20})", re.DOTALL)
 _COMMIT_TREE = re.compile(rb"tree ([0-9a-f]{40})\n")
 
 _FORBIDDEN = {
@@ -148,11 +146,14 @@ def _need(name: ObjectID, kind: Kind, lookup: Lookup, what: str) -> bytes:
 def _entries(tree: ObjectID, lookup: Lookup, what: str) -> dict[bytes, tuple[int, ObjectID]]:
     content = _need(tree, Kind.TREE, lookup, what)
     entries: dict[bytes, tuple[int, ObjectID]] = {}
-    try:
-        for name, mode, entry in parse_tree(content, 20, strict=True):
-            entries[name] = (mode, ObjectID(entry))
-    except (ObjectFormatException, ValueError, OverflowError) as error:
-        raise SourceMisbehaved(f"{what} is not a git tree") from error
+    at = 0
+    while at < len(content):
+        entry = _ENTRY.match(content, at)
+        if entry is None:
+            raise SourceMisbehaved(f"{what} is not a git tree")
+        mode, name, identity = entry.groups()
+        entries[name] = (int(mode, 8), ObjectID(identity.hex().encode()))
+        at = entry.end()
     return entries
 
 

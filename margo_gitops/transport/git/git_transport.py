@@ -27,7 +27,6 @@ from margo_gitops.transport.git.protocol_v2 import (
 )
 from margo_gitops.transport.git.source import GitLimits, GitSource
 from margo_gitops.transport.transport import Answer
-from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.web.metering import Cost, Deadline, Meter
 
@@ -66,6 +65,8 @@ class GitTransport:
 
         One `ls-refs` for the names that the shard may have, and a fetch where what it points to is not held.
         """
+        from margo_gitops.trust.freshness_tree import possible_shards  # few devices ask for proofs
+
         with self._session() as deadline:
             refs = [f"{FRESHNESS_REFS}{shard}".encode() for shard in possible_shards(device)]
             tips = self._repository.tips(refs, deadline)

@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from dulwich.errors import ChecksumMismatch, NotGitRepository
 from dulwich.object_store import DiskObjectStore
+from dulwich.objects import ObjectID as StoredId
 from dulwich.pack import Pack
 from dulwich.refs import Ref, SymrefLoop
 from dulwich.repo import Repo
@@ -187,7 +188,7 @@ def _content(store: DiskObjectStore, pack: Pack) -> BinaryIO:
 
 def _offset(pack: Pack, name: ObjectID | None) -> int | None:
     try:
-        return None if name is None else pack.index.object_offset(name)
+        return None if name is None else pack.index.object_offset(StoredId(name))
     except KeyError:
         return None
     except _DAMAGE as error:

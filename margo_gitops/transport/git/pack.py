@@ -1,7 +1,8 @@
 """Read a pack that a stranger sends, within bounds (gitformat-pack).
 
 A pack names the size of everything before the bytes come, and a few bytes can name a huge size: each size is checked
-against the bounds first, then dulwich inflates or applies the delta. No chain of deltas recurses.
+against the bounds before memory is taken for it. No chain of deltas recurses. An agent has this in memory for years, so
+the format is read here, in a hundred lines, instead of by a library for all that git can do.
 
 Rules, each broken one refuses the pack (`SourceMisbehaved`):
 
@@ -19,17 +20,14 @@ from binascii import hexlify
 from collections.abc import Callable, Iterator
 from enum import IntEnum
 from hashlib import sha1
-from typing import NamedTuple, TypeAlias
-
-from dulwich.errors import ApplyDeltaError
-from dulwich.objects import ObjectID
-from dulwich.pack import UnpackedObject, apply_delta, read_zlib_chunks
+from typing import NamedTuple, NewType, TypeAlias
 
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.transport.git.source import GitLimits
 from margo_gitops.trust import git_objects
 
-__all__ = ["GitObject", "Kind", "Lookup", "ObjectID", "object_id"]
+ObjectID = NewType("ObjectID", bytes)
+"""The id of an object: 40 lower-case hex digits."""
 
 
 class Kind(IntEnum):
@@ -174,24 +172,61 @@ def read_entry(source: PackBytes, offset: int, budget: Budget) -> Entry:
         raise SourceMisbehaved(f"the pack holds {what}")
 
     budget.spend(size)
-    unpacked = UnpackedObject(number, decomp_len=size)
+    return Entry(None if base is not None else Kind(number), _inflated(source, size), base)
+
+
+def _inflated(source: PackBytes, size: int) -> bytes:
+    """Return the `size` bytes of the zlib stream that comes next."""
+    inflater = zlib.decompressobj()
+    parts: list[bytes] = []
+    left = size
     try:
-        unused = read_zlib_chunks(source.some, unpacked, buffer_size=_PIECE)
+        while not inflater.eof and left >= 0:
+            piece = inflater.unconsumed_tail or source.some(_PIECE)
+            if not piece:
+                break  # the pack is truncated
+            parts.append(inflater.decompress(piece, left + 1))
+            left -= len(parts[-1])
     except zlib.error as error:
         raise SourceMisbehaved(f"an object of the pack cannot be inflated: {error}") from error
-    source.put_back(len(unused))
-    return Entry(None if base is not None else Kind(number), b"".join(unpacked.decomp_chunks), base)
+    if left or not inflater.eof:
+        raise SourceMisbehaved(f"an object of the pack does not inflate to the {size} bytes that it states")
+    source.put_back(len(inflater.unused_data))
+    return b"".join(parts)
 
 
 def apply(base: GitObject, delta: bytes, budget: Budget) -> GitObject:
     """Return the object that `delta` makes of `base`."""
-    _, start = _delta_size(delta, 0)
-    size, _ = _delta_size(delta, start)
+    stated, start = _delta_size(delta, 0)
+    size, at = _delta_size(delta, start)
     budget.spend(size)
-    try:
-        return GitObject(base.kind, b"".join(apply_delta(base.content, delta)))
-    except (ApplyDeltaError, ValueError, MemoryError) as error:
-        raise SourceMisbehaved(f"a delta of the pack cannot be applied: {error}") from error
+    parts: list[bytes] = []
+    left = size
+    while at < len(delta) and left >= 0:
+        command, at = delta[at], at + 1
+        if command & 0x80:
+            part, length, at = _copied(base.content, delta, command, at)
+        else:
+            part, length, at = delta[at : at + command], command, at + command
+        if not length or len(part) != length:
+            raise SourceMisbehaved("a delta of the pack cannot be applied: it takes bytes that are not there")
+        parts.append(part)
+        left -= length
+    if left or stated != len(base.content):
+        raise SourceMisbehaved("a delta of the pack cannot be applied: it is for objects of another size")
+    return GitObject(base.kind, b"".join(parts))
+
+
+def _copied(base: bytes, delta: bytes, command: int, at: int) -> tuple[bytes, int, int]:
+    """Return what an instruction copies, how much that should be, and where the next one starts."""
+    numbers = bytearray(7)  # four bytes of an offset, three of a length: those that are not 0 follow
+    for place in range(7):
+        if command & 1 << place:
+            if at == len(delta):
+                return b"", 0, at
+            numbers[place], at = delta[at], at + 1
+    offset, length = int.from_bytes(numbers[:4], "little"), int.from_bytes(numbers[4:], "little") or 0x10000
+    return base[offset : offset + length], length, at
 
 
 def read_pack(pieces: Iterator[bytes], held: Lookup, limits: GitLimits) -> dict[ObjectID, GitObject]:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import SplitResult
 
-from dulwich.refs import Ref, check_ref_format
-
 from margo_gitops.documents.declarations import About, Text, Wire
 from margo_gitops.documents.state_layout import StateBounds, device_ref
 from margo_gitops.errors import SourceMisconfigured
@@ -103,8 +101,11 @@ def _check_ref(device: str | None, ref: str | None) -> None:
             raise SourceMisconfigured(
                 str(error), remedy="give the id of the device as the fleet repo names it"
             ) from error
-    if ref is not None and not (ref.isascii() and ref.startswith("refs/") and check_ref_format(Ref(ref.encode()))):
-        refuse_settings(f"{ref!r} is not the full name of a ref", "give it as refs/heads/…")
+    if ref is not None:
+        from dulwich.refs import Ref, check_ref_format  # few devices name a ref
+
+        if not (ref.isascii() and ref.startswith("refs/") and check_ref_format(Ref(ref.encode()))):
+            refuse_settings(f"{ref!r} is not the full name of a ref", "give it as refs/heads/…")
 
 
 _MIB = 1024 * 1024
