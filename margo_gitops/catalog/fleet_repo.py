@@ -51,17 +51,24 @@ class GitTree:
 
     def files(self, folder: str) -> Iterator[TreeFile]:
         """Yield every file below a folder, in git's order."""
+        return (self._entry(path, entry) for path, entry in self._below(folder))
+
+    def paths(self, folder: str) -> Iterator[str]:
+        """Yield the path of every file below a folder, in git's order."""
+        return (path for path, _ in self._below(folder))
+
+    def _below(self, folder: str) -> Iterator[tuple[str, pygit2.Object]]:
         tree = subtree(self._tree, folder)
         if tree is not None:
             yield from self._walk(tree, f"{folder}/" if folder else "")
 
-    def _walk(self, tree: pygit2.Tree, prefix: str) -> Iterator[TreeFile]:
+    def _walk(self, tree: pygit2.Tree, prefix: str) -> Iterator[tuple[str, pygit2.Object]]:
         for entry in tree:
             if isinstance(entry, pygit2.Tree):
                 check_depth(f"{prefix}{entry.name}")
                 yield from self._walk(entry, f"{prefix}{entry.name}/")
             else:
-                yield self._entry(f"{prefix}{entry.name}", entry)
+                yield f"{prefix}{entry.name}", entry
 
     def names(self) -> list[str]:
         """Return the names in the root."""

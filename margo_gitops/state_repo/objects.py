@@ -151,6 +151,11 @@ class StateObjects(GitStore):
                 add(LEFT_FOLDER, top.id)
         return found
 
+    def sites(self, tree: str) -> dict[str, str]:
+        """Return the id of the folder of each site in the tree of a fleet commit, by the folder's name."""
+        devices = self.child(tree, DEVICES_FOLDER)
+        return {entry_name(site): site.id for site in self.tree(devices)} if devices else {}
+
     def folders(self, tree: str) -> Iterator[str]:
         """Yield the id of everything above the devices in the tree of a fleet commit."""
         for top in self.tree(tree):

@@ -12,7 +12,7 @@ PUBLICATION-5  A freshness statement moves together with its state. If nothing c
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -140,9 +140,12 @@ def write_render(
     kept = {name: place for name, place in known.items() if not (place.left or only is None or name in only)}
     gone = {name: place for name, place in known.items() if name not in here and name not in kept}
     left = tuple(sorted(device_of(name) for name, place in gone.items() if not place.left))
-    root = _fleet_tree(pack, states, trees, kept, gone, aliases or {})
-    unchanged = len(kept) + len(states)
     parent = values.get(FLEET_REF)
+    untouched = repo.objects.sites(repo.objects.links(parent).tree) if parent is not None and only is not None else {}
+    for site in _touched(states, known, only or ()):
+        untouched.pop(site, None)
+    root = _fleet_tree(pack, _by_site(states, trees, kept, untouched), untouched, gone, aliases or {})
+    unchanged = len(kept) + len(states)
     changed = [state for state in states if state.changed]
     if parent is not None and not changed and repo.objects.commit(parent).tree == root:
         renewed = renew(repo, values, renewal) if renewal and is_due(repo, values, renewal.issued) else None
@@ -194,23 +197,38 @@ def _device_tree(pack: ObjectPack, state: DesiredState, held: DeviceTree | None)
     return pack.add(TREE, device_tree(pack.add(BLOB, state.manifest), folder))
 
 
-def _fleet_tree(
-    pack: ObjectPack,
+def _touched(states: Iterable[DesiredState], known: Mapping[str, DevicePlace], only: Iterable[str]) -> Iterator[str]:
+    """Yield the folders of the sites that rendered devices are at, or were."""
+    yield from (state.site or NO_SITE for state in states)
+    yield from (known[name].site or NO_SITE for name in only if name in known)
+
+
+def _by_site(
     states: Iterable[DesiredState],
     trees: Mapping[str, str],
     kept: Mapping[str, DevicePlace],
-    left: Mapping[str, DevicePlace],
-    aliases: Mapping[str, str],
-) -> str:
+    untouched: Collection[str],
+) -> dict[str, list[TreeEntry]]:
+    """Return what the folder of each site holds, without those that stay as they are."""
     sites: dict[str, list[TreeEntry]] = {}
     for encoded, place in kept.items():
-        sites.setdefault(place.site or NO_SITE, []).append(TreeEntry(encoded.encode(), FOLDER_MODE, place.tree))
+        if (site := place.site or NO_SITE) not in untouched:
+            sites.setdefault(site, []).append(TreeEntry(encoded.encode(), FOLDER_MODE, place.tree))
     for state in states:
         name = encode_device_id(state.device).encode()
         sites.setdefault(state.site or NO_SITE, []).append(TreeEntry(name, FOLDER_MODE, trees[state.device]))
-    folders = [
-        TreeEntry(site.encode(), FOLDER_MODE, pack.add(TREE, tree_bytes(devices))) for site, devices in sites.items()
-    ]
+    return sites
+
+
+def _fleet_tree(
+    pack: ObjectPack,
+    sites: Mapping[str, Iterable[TreeEntry]],
+    untouched: Mapping[str, str],
+    left: Mapping[str, DevicePlace],
+    aliases: Mapping[str, str],
+) -> str:
+    made = {site: pack.add(TREE, tree_bytes(devices)) for site, devices in sites.items()}
+    folders = [TreeEntry(site.encode(), FOLDER_MODE, tree) for site, tree in {**untouched, **made}.items()]
     gone = [TreeEntry(name.encode(), FOLDER_MODE, place.tree) for name, place in left.items()]
     # An empty folder has no place in git: a fleet without devices is an empty tree.
     entries = [

@@ -159,10 +159,10 @@ class StateRepo:
         except (ValueError, SignatureInvalid):
             return None
 
-    def places(self, values: Mapping[str, str]) -> dict[str, DevicePlace]:
+    def places(self, values: Mapping[str, str]) -> Mapping[str, DevicePlace]:
         """Return where the fleet branch holds each device, by encoded device id; empty before the first render."""
         name = values.get(FLEET_REF)
-        return self.objects.places(self.objects.links(name).tree) if name else {}
+        return self.objects.kept("places", self.objects.links(name).tree, self.objects.places) if name else {}
 
     def folders(self, values: Mapping[str, str]) -> Iterator[str]:
         """Yield the id of everything above the devices in the fleet branch."""

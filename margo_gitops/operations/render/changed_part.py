@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from collections.abc import Collection, Iterator, Mapping
+import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -32,11 +33,12 @@ from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.disk.files import read_bounded, replace_file
 from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.documents.device_id import client_of, decode_device_id, encode_device_id
-from margo_gitops.documents.state_layout import DEVICE_REFS, FLEET_REF
+from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import SignatureInvalid
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.placement import select, targets
 from margo_gitops.state_repo.objects import DevicePlace
+from margo_gitops.state_repo.packed_refs import RefValues, changed_refs
 from margo_gitops.state_repo.state_repo import StateRepo, device_of
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.ssh_signature import MAX_ARMOR_BYTES, parse_signature, sign
@@ -60,18 +62,21 @@ class Seal:
         name = hashlib.sha256(location.encode("utf-8", "surrogateescape")).hexdigest()
         return cls(cache / "rendered" / name[:32])
 
-    def write(self, values: Mapping[str, str], key: SigningKey | None) -> None:
-        """Remember how the branches are; a cache that cannot be written is not a reason to fail."""
-        content = _sealed(values)
+    def write(self, values: RefValues, moves: Mapping[str, str], key: SigningKey | None) -> None:
+        """Remember how the branches are after a render; a cache that cannot be written is not a reason to fail.
+
+        Args:
+            values: all refs before it.
+            moves: the branches that it moved.
+        """
+        content = _sealed(values, moves)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             replace_file(self.path, sign(content, key, _SEAL_NAMESPACE).encode() if key else content)
         except OSError:
             return
 
-    def rendered_from(
-        self, repo: StateRepo, values: Mapping[str, str], key: SigningKey | None, *, signed: bool
-    ) -> str | None:
+    def rendered_from(self, repo: StateRepo, values: RefValues, key: SigningKey | None, *, signed: bool) -> str | None:
         """Return the fleet commit of which every device holds the render; None where that is not known.
 
         Args:
@@ -86,10 +91,10 @@ class Seal:
             if commit is None:
                 return None
             if commit.signature is None:
-                intact = not signed and held == _sealed(values)
+                intact = not signed and held == _sealed(values, {})
             else:
                 signer = parse_signature(commit.signature).key
-                parse_signature(held.decode("ascii")).verify(_sealed(values), signer, _SEAL_NAMESPACE)
+                parse_signature(held.decode("ascii")).verify(_sealed(values, {}), signer, _SEAL_NAMESPACE)
                 intact = key is None or key.public == signer
         except (OSError, UnicodeError, SignatureInvalid):
             return None
@@ -97,10 +102,14 @@ class Seal:
         return said.fleet_commit if intact and said.rendered_by == RENDERED_BY else None
 
 
-def _sealed(values: Mapping[str, str]) -> bytes:
-    names = sorted(name for name in values if name == FLEET_REF or name.startswith(DEVICE_REFS))
-    lines = [*_VERSIONS, *(f"{values[name]} {name}" for name in names)]
-    return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest().encode()
+_OTHER_REFS: Final = re.compile(rb"^.{40} refs/heads/(?:freshness/|reports)[^\n]*\n", re.MULTILINE)
+"""What moves without a render."""
+
+
+def _sealed(values: RefValues, moves: Mapping[str, str]) -> bytes:
+    branches = _OTHER_REFS.sub(b"", changed_refs(values.packed, {**values.loose, **moves}))
+    versions = "\n".join(_VERSIONS).encode()
+    return hashlib.sha256(b"%b\n%b" % (versions, branches)).hexdigest().encode()
 
 
 def changed_part(
@@ -123,12 +132,15 @@ def changed_part(
         return None
     before, after = repo.tree(base), repo.tree(revision) if revision is not None else repo.working_tree()
     clients = {client_of(name) for tree in (before, after) for name in read_devices(tree, files)}
-    listed = [file.path for file in after.files("devices")]
-    if sites := {_stem(path).rpartition("/")[2] for path in changed if path.startswith("sites/")}:
+    sites = {_stem(path).rpartition("/")[2] for path in changed if path.startswith("sites/")}
+    if not clients and not sites:
+        return replace(shared, clients=frozenset())
+    listed = list(after.paths("devices"))
+    if sites:
         clients |= {device_of(name) for name, place in places.items() if place.site in sites}
         children = read_devices(after, [path for path in listed if _may_be_child(path, places)])
         clients |= {client_of(name) for name, each in children.items() if each.value.spec.site in sites}
-    wanted = [path for path in listed if not clients.isdisjoint(_possible_clients(path))]
+    wanted = [path for path in listed if _may_be_of(path, clients)]
     devices = {name: each for name, each in read_devices(after, wanted).items() if client_of(name) in clients}
     part = replace(shared, devices=devices, clients=frozenset(clients))
     lost = _lost(part, before, {*wanted, *files})
@@ -161,15 +173,17 @@ def _stem(path: str) -> str:
     return path.partition("/")[2].removesuffix(".yaml")
 
 
-def _possible_clients(path: str) -> Iterator[str]:
-    """Yield the clients that a file of a device may be about: files are named after ids in several ways."""
-    *folders, name = _stem(path).split("/")
-    yield from (*folders, name)
-    if "_" in name:
-        try:
-            yield client_of(decode_device_id(name))
-        except ValueError:
-            return
+def _may_be_of(path: str, clients: Collection[str]) -> bool:
+    """Whether a file may be about one of these clients, or a child: files are named after ids in several ways."""
+    parts = _stem(path).split("/")
+    return any(part in clients for part in parts) or ("_" in parts[-1] and _decoded_client(parts[-1]) in clients)
+
+
+def _decoded_client(name: str) -> str | None:
+    try:
+        return client_of(decode_device_id(name))
+    except ValueError:
+        return None
 
 
 def _may_be_child(path: str, places: Collection[str]) -> bool:

@@ -33,6 +33,7 @@ from margo_gitops.rendering.difference import FleetState
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
+from margo_gitops.state_repo.packed_refs import RefValues
 from margo_gitops.state_repo.publication import Provenance, Publication, differences, write_render
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.git_commit import MAX_TIME, Ident
@@ -135,7 +136,7 @@ def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest, sea
     _obey_policy(fleet, target, values, states, request)
     renewal, aliases, only = _renewal(fleet, request), aliases_of(fleet.intent, target, values), looked_at(fleet.intent)
     publication = write_render(target.repo, states, values, provenance(fleet), request.key, renewal, aliases, only)
-    seal.write(_moved(values, publication), request.key)
+    seal.write(values, _moves(publication), request.key)
     changed = publication.fleet_commit is not None or publication.freshness is not None
     if target.remote is not None and (changed or target.remote.is_unfinished):
         target.remote.push()
@@ -166,7 +167,7 @@ def whole(fleet: FleetInput) -> FleetInput:
 def render_changed(
     fleet: FleetInput,
     target: StateTarget,
-    values: Mapping[str, str],
+    values: RefValues,
     seal: Seal | None,
     key: SigningKey | None,
     renders: Render | None = None,
@@ -207,12 +208,10 @@ def aliases_of(intent: Intent, target: StateTarget, values: Mapping[str, str]) -
     return {**{device: alias for device, alias in held.items() if intent.leaves_out(device)}, **intent.aliases}
 
 
-def _moved(values: Mapping[str, str], publication: Publication) -> dict[str, str]:
-    """Return where the branches are after a render."""
-    if publication.fleet_commit is None:
-        return dict(values)
+def _moves(publication: Publication) -> dict[str, str]:
+    """Return the branches that a render moved, statements of freshness left out."""
     moves = {device_ref(change.device): change.commit for change in publication.changes}
-    return {**values, **moves, FLEET_REF: publication.fleet_commit}
+    return {**moves, FLEET_REF: publication.fleet_commit} if publication.fleet_commit else {}
 
 
 def _obey_policy(
