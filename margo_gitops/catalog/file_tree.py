@@ -78,10 +78,6 @@ class DiskTree:
         if not self.is_behind_link(folder):
             yield from self._below(folder)
 
-    def paths(self, folder: str) -> Iterator[str]:
-        """Yield the path of every file below a folder."""
-        return (file.path for file in self.files(folder))
-
     def is_behind_link(self, path: str) -> bool:
         """Return whether a path, or a folder on the way, is a link."""
         places = (path, *map(str, PurePosixPath(path).parents))

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
 from margo_gitops.disk.files import read_bounded, reason
@@ -32,10 +33,11 @@ from margo_gitops.trust.state_commit import StateCommit
 
 @dataclass(frozen=True, slots=True)
 class FleetInput:
-    """A commit of the fleet repo, read."""
+    """A commit of the fleet repo, or its files as they are now, read."""
 
     repo: FleetRepo
     commit: FleetCommit
+    tree: RootTree
     intent: Intent
 
     def state_location(self, override: str | None) -> str:
@@ -69,7 +71,8 @@ def read_fleet_commit(fleet: Path, revision: str) -> FleetInput:
         FleetInvalid: with every finding.
     """
     repo = FleetRepo.find(fleet)
-    return FleetInput(repo, repo.last_change(revision), read_fleet(repo.tree(revision)))
+    tree = repo.tree(revision)
+    return FleetInput(repo, repo.last_change(revision), tree, read_fleet(tree))
 
 
 def read_working_tree(fleet: Path) -> Intent:

@@ -229,8 +229,8 @@ class CommitCheck:
     def _read(self, context: Context) -> FleetInput | AuditFinding:
         try:
             with without_collections():
-                intent = read_fleet(self.fleet.tree(context.fleet_commit))
-            return FleetInput(self.fleet, self.fleet.commit(context.fleet_commit), intent)
+                tree = self.fleet.tree(context.fleet_commit)
+                return FleetInput(self.fleet, self.fleet.commit(context.fleet_commit), tree, read_fleet(tree))
         except MargoGitopsError as error:
             return _refused(context, error)
 

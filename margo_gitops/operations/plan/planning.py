@@ -109,7 +109,7 @@ def _whole_plan(request: PlanRequest, renders: Render | None) -> Plan:
     tree: RootTree = repo.working_tree() if request.revision is None else repo.tree(request.revision)
     try:
         with without_collections():
-            fleet = begun(repo, request.revision)
+            fleet = begun(repo, tree, request.revision)
             if request.base is not None or request.device is not None:
                 fleet = whole(fleet)
         planning = _Planning(request, repo, subject, tree, fleet.intent)

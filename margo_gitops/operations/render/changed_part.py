@@ -28,13 +28,14 @@ import yaml
 from margo_gitops import __version__
 from margo_gitops.catalog.file_tree import MAX_DEPTH, RootTree
 from margo_gitops.catalog.fleet import FOLDERS, read_devices, read_fleet
-from margo_gitops.catalog.fleet_repo import FLEET_FILE, FleetRepo
+from margo_gitops.catalog.fleet_repo import FLEET_FILE
 from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.disk.files import read_bounded, replace_file
 from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.documents.device_id import client_of, decode_device_id, encode_device_id
 from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import SignatureInvalid
+from margo_gitops.operations.fleet_input import FleetInput
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.placement import select, targets
 from margo_gitops.state_repo.objects import DevicePlace
@@ -112,30 +113,27 @@ def _sealed(values: RefValues, moves: Mapping[str, str]) -> bytes:
     return hashlib.sha256(b"%b\n%b" % (versions, branches)).hexdigest().encode()
 
 
-def changed_part(
-    repo: FleetRepo, revision: str | None, shared: Intent, base: str, places: Mapping[str, DevicePlace]
-) -> Intent | None:
+def changed_part(fleet: FleetInput, base: str, places: Mapping[str, DevicePlace]) -> Intent | None:
     """Return the part of a fleet that can differ from a commit which can be rendered; None: it is all of it.
 
     Args:
-        revision: the commit to render; None: the files as they are now.
-        shared: what the commit says, without devices.
+        fleet: without devices.
         base: the commit that can be rendered.
         places: where the state repo holds the devices of `base`.
 
     Raises:
         FleetInvalid: a file that differs has findings.
     """
-    changed = repo.changed_files(base, revision)
+    changed = fleet.repo.changed_files(base, fleet.commit.id or None)
     files = {path for path in changed if path.startswith("devices/")}
     if any(map(_concerns_all, changed)):
         return None
-    before, after = repo.tree(base), repo.tree(revision) if revision is not None else repo.working_tree()
+    before, after, shared = fleet.repo.tree(base), fleet.tree, fleet.intent
     clients = {client_of(name) for tree in (before, after) for name in read_devices(tree, files)}
     sites = {_stem(path).rpartition("/")[2] for path in changed if path.startswith("sites/")}
     if not clients and not sites:
         return replace(shared, clients=frozenset())
-    listed = list(after.paths("devices"))
+    listed = sorted(files.union(before.paths("devices")))  # those that are gone are not read
     if sites:
         clients |= {device_of(name) for name, place in places.items() if place.site in sites}
         children = read_devices(after, [path for path in listed if _may_be_child(path, places)])
@@ -147,8 +145,8 @@ def changed_part(
     for path in listed:
         if not lost:
             break
-        fleet = targets(replace(part, devices=read_devices(after, [path])))
-        lost = [placement for placement in lost if not any(select(placement, fleet))]
+        one = targets(replace(part, devices=read_devices(after, [path])))
+        lost = [placement for placement in lost if not any(select(placement, one))]
     return None if lost else part
 
 

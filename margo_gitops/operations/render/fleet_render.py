@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
 from margo_gitops.documents.device_id import encode_device_id
@@ -102,7 +103,8 @@ def render_fleet(request: RenderRequest) -> Rendered:
         MargoGitopsError: of MG11xx to MG13xx; nothing was written.
     """
     with without_collections():
-        fleet = begun(FleetRepo.find(request.fleet), request.revision)
+        repo = FleetRepo.find(request.fleet)
+        fleet = begun(repo, repo.tree(request.revision), request.revision)
         location = fleet.state_location(request.state)
         seal = Seal.of(request.cache, location)
         if not seal.path.exists():
@@ -143,25 +145,24 @@ def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest, sea
     return publication
 
 
-def begun(repo: FleetRepo, revision: str | None) -> FleetInput:
+def begun(repo: FleetRepo, tree: RootTree, revision: str | None) -> FleetInput:
     """Return a fleet without its devices, as a part of it in which nothing changed (FleetInvalid: with every finding).
 
     Args:
-        revision: the commit; None: the files as they are now.
+        tree: its files.
+        revision: their commit; None: they are as they are now.
     """
     commit = repo.last_change(revision) if revision is not None else NO_COMMIT
-    tree = repo.tree(revision) if revision is not None else repo.working_tree()
     try:
         shared = read_fleet(tree, ())
     except FleetInvalid:
         shared = read_fleet(tree)
-    return FleetInput(repo, commit, replace(shared, clients=frozenset()))
+    return FleetInput(repo, commit, tree, replace(shared, clients=frozenset()))
 
 
 def whole(fleet: FleetInput) -> FleetInput:
     """Return all of a fleet (FleetInvalid: with every finding)."""
-    tree = fleet.repo.tree(fleet.commit.id) if fleet.commit.id else fleet.repo.working_tree()
-    return replace(fleet, intent=read_fleet(tree))
+    return replace(fleet, intent=read_fleet(fleet.tree))
 
 
 def render_changed(
@@ -189,7 +190,7 @@ def render_changed(
         base = seal.rendered_from(target.repo, values, key, signed=signed) if seal is not None else None
         if base is not None and fleet.intent.clients is not None and fleet.repo.knows(base):
             places = target.repo.places(values)
-            part = changed_part(fleet.repo, fleet.commit.id or None, fleet.intent, base, places)
+            part = changed_part(fleet, base, places)
             if part is not None:
                 return replace(fleet, intent=part), render(part, lambda device: target.repo.held(device, values))
     with without_collections():
@@ -226,7 +227,7 @@ def _obey_policy(
     base = rendered if rendered and fleet.repo.knows(rendered) else None
     span = Span(fleet.repo, fleet.commit.id, base, named=False, at=0)
     before = held_fleet(target, values, fleet.intent)
-    sides = Sides(fleet.commit.id, "the state repo", before, states, fleet.intent, fleet.repo.tree(fleet.commit.id))
+    sides = Sides(fleet.commit.id, "the state repo", before, states, fleet.intent, fleet.tree)
     made: list[Plan] = []
 
     def plan() -> Plan:
@@ -278,7 +279,8 @@ def signed_anew(
 def check_fleet(request: RenderRequest) -> list[str]:
     """Return how the state repo differs from what a fleet commit renders to (MargoGitopsError: of MG11xx to MG13xx)."""
     with without_collections():
-        fleet = begun(FleetRepo.find(request.fleet), request.revision)
+        repo = FleetRepo.find(request.fleet)
+        fleet = begun(repo, repo.tree(request.revision), request.revision)
     location = fleet.state_location(request.state)
     with open_state(location, request.cache, create=False) as target:
         values = target.repo.refs.read()
