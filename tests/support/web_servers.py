@@ -30,7 +30,7 @@ def shipped(name: str, changes: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def run_nginx(folder: Path, site: str, port: int) -> Iterator[None]:
+def run_nginx(folder: Path, site: str, port: int, connections: int = 256) -> Iterator[None]:
     """Run nginx with one site's configuration; its files are in `folder`: access.log, error.log."""
     found = require_program("nginx", "nginx")
     (folder / "temporary").mkdir(parents=True)
@@ -42,7 +42,7 @@ def run_nginx(folder: Path, site: str, port: int) -> Iterator[None]:
     user = "user root; " if os.geteuid() == 0 else ""
     (folder / "nginx.conf").write_text(
         f"daemon off; {user}worker_processes 1; pid {folder}/pid; error_log {folder}/error.log warn;\n"
-        f"events {{ worker_connections 256; }}\nhttp {{\n  access_log {folder}/access.log;\n{temporary}"
+        f"events {{ worker_connections {connections}; }}\nhttp {{\n  access_log {folder}/access.log;\n{temporary}"
         f"  include {folder}/site.conf;\n}}\n",
         encoding="utf-8",
     )
