@@ -1,7 +1,7 @@
 """The journal of reports: what is acknowledged is on disk, and what was said before is not written again.
 
 JOURNAL-1  A report is acknowledged after the transaction that holds it is on disk.
-JOURNAL-2  Reports that come meanwhile share the next transaction: one flush for all that wait.
+JOURNAL-2  Reports that come meanwhile share the next transaction: one flush, and few statements, for all that wait.
 JOURNAL-3  A device keeps one report for each subject: the newest. How many subjects it may have is bounded.
            So are their bytes, of one device and of all.
 JOURNAL-4  A report that says what the last one said changes nothing, and costs no flush.
@@ -16,9 +16,10 @@ import asyncio
 import contextlib
 import queue
 import threading
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Final, Literal, TypeAlias, TypeVar, cast
 
 from margo_gitops.errors import MargoGitopsError, ReportsDatabaseAway, ReportsUnusable
@@ -90,7 +91,7 @@ class ReportJournal:
         self._store = store
         self._bounds = bounds
         self._adopted: dict[str, int] = {}
-        self._jobs: queue.SimpleQueue[tuple[Job, Future[object]] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[tuple[Job | Report, Future[object]] | None] = queue.SimpleQueue()
         with contextlib.suppress(ReportsDatabaseAway), store.transaction() as opened:
             rows = opened.connection.execute("SELECT client, max(adopted) FROM report GROUP BY client")
             self._hear(Heard(client, 0, version) for client, version in rows)
@@ -105,7 +106,7 @@ class ReportJournal:
 
     async def keep(self, report: Report) -> Kept:
         """Keep a report; when this returns, it is on disk (JOURNAL-1)."""
-        return await self._do(lambda journal: self._keep(journal, report))
+        return cast("Kept", await self._queued(report))
 
     async def remove(self, client: str, device: str, received: int, evidence: str) -> bool:
         """Forget the capabilities of a device and of its children; return whether there were any."""
@@ -228,38 +229,68 @@ class ReportJournal:
 
         await self._store.listen(Hear(hear, state))
 
-    def _keep(self, journal: Transaction, report: Report) -> Kept:
-        key, adopted, bounds = report.key, min(report.adopted, _MAX_VERSION), self._bounds
-        if report.gateway and not _has(journal.connection, ReportKey(key.client, "capabilities", report.gateway)):
-            return "no-gateway"
-        # One statement: where the database is on another machine, each is a way there and back.
-        held, held_adopted, count, size, other_adopted = journal.connection.execute(
-            f"SELECT (SELECT content FROM report WHERE {_THIS}), (SELECT adopted FROM report WHERE {_THIS}),"
-            f" count(*), {_BYTES}, max(adopted) FILTER (WHERE kind <> ? OR name <> ?) FROM report WHERE client = ?",
-            (*_values(key), *_values(key), key.kind, key.name, key.client),
-        ).fetchone()
-        if held is not None and (held, held_adopted) == (report.content, adopted):
-            return "unchanged"
-        more = len(report.content) - len(held or b"")
-        if (held is None and count >= bounds.subjects) or (more > 0 and size + more > bounds.client_bytes):
-            return "full"
-        if more > 0 and journal.total + more > bounds.total_bytes:
-            return "all-full"
-        journal.total += more
-        journal.change += 1
-        journal.connection.execute(
-            _KEEP, (*_values(key), report.content, report.evidence, adopted, report.received, journal.change)
-        )
-        journal.kept.append(Heard(key.client, len(report.content), max(adopted, other_adopted or 0)))
-        return "created" if held is None else "updated"
+    def _keep(self, journal: Transaction, reports: Sequence[Report]) -> list[Kept]:
+        """Keep reports that come together, by as few statements as one needs: each is a way to the database."""
+        gateways = {_gateway(report) for report in reports if report.gateway}
+        held = _rows(journal.connection, {report.key for report in reports} | gateways)
+        sizes = _sizes(journal.connection, {report.key.client for report in reports})
+        changed: dict[ReportKey, Report] = {}
+
+        def keep(report: Report) -> Kept:
+            if report.gateway and held.get(_gateway(report), _NOTHING)[0] is None:
+                return "no-gateway"
+            content, adopted = held.get(report.key, _NOTHING)
+            if content is not None and (content, adopted) == (report.content, _version(report)):
+                return "unchanged"
+            more, of_client = len(report.content) - len(content or b""), sizes[report.key.client]
+            if content is None and of_client.count >= self._bounds.subjects:
+                return "full"
+            if more > 0 and of_client.size + more > self._bounds.client_bytes:
+                return "full"
+            if more > 0 and journal.total + more > self._bounds.total_bytes:
+                return "all-full"
+            of_client.count += report.key not in held
+            of_client.size += more
+            journal.total += more
+            held[report.key] = report.content, _version(report)
+            changed.pop(report.key, None)
+            changed[report.key] = report  # in the order in which the last ones came
+            return "created" if content is None else "updated"
+
+        outcomes = [keep(report) for report in reports]
+        rows = []
+        for report in changed.values():
+            journal.change += 1
+            rows.append(
+                (
+                    *_values(report.key),
+                    report.content,
+                    report.evidence,
+                    _version(report),
+                    report.received,
+                    journal.change,
+                )
+            )
+        if rows:
+            journal.connection.executemany(_KEEP, rows)
+            versions = _adopted(journal.connection, {key.client for key in changed})
+            journal.kept += [
+                Heard(report.key.client, len(report.content), versions[report.key.client])
+                for report, outcome in zip(reports, outcomes, strict=True)
+                if outcome in ("created", "updated")
+            ]
+        return outcomes
 
     def _hear(self, kept: Iterable[Heard]) -> None:
         self._adopted.update((each.client, each.adopted) for each in kept if each.adopted)
 
     async def _do(self, job: Callable[[Transaction], T]) -> T:
+        return cast("T", await self._queued(job))
+
+    async def _queued(self, job: Job | Report) -> object:
         future: Future[object] = Future()
         self._jobs.put((job, future))
-        return cast("T", await asyncio.shield(asyncio.wrap_future(future)))
+        return await asyncio.shield(asyncio.wrap_future(future))
 
     def _work(self) -> None:
         ended = False
@@ -271,11 +302,16 @@ class ReportJournal:
             ended = None in batch
             self._transact([each for each in batch if each is not None])
 
-    def _transact(self, batch: Sequence[tuple[Job, Future[object]]]) -> None:
+    def _transact(self, batch: Sequence[tuple[Job | Report, Future[object]]]) -> None:
         """Do all jobs in one transaction, then, and only then, say so (JOURNAL-1, JOURNAL-2)."""
         try:
             with self._store.transaction() as journal:
-                results = [job(journal) for job, _ in batch]
+                results: list[object] = []
+                for is_report, some in groupby((job for job, _ in batch), lambda job: isinstance(job, Report)):
+                    if is_report:
+                        results += self._keep(journal, cast("list[Report]", list(some)))
+                    else:
+                        results += [cast("Job", job)(journal) for job in some]
         except Exception as error:  # noqa: BLE001  # every request that waits must hear of it, whatever it is
             known = isinstance(error, MargoGitopsError)
             if not known and len(batch) > 1:
@@ -291,7 +327,16 @@ class ReportJournal:
             future.set_result(result)
 
 
+@dataclass(slots=True)
+class _Size:
+    """How many rows a client has, and their bytes."""
+
+    count: int = 0
+    size: int = 0
+
+
 _THIS: Final = "client = ? AND kind = ? AND name = ?"
+_NOTHING: Final[tuple[bytes | None, int]] = (None, 0)
 _BYTES: Final = "coalesce(sum(length(content)), 0)"
 _KEEP: Final = (
     "INSERT INTO report (client, kind, name, content, evidence, adopted, received, change)"
@@ -308,3 +353,40 @@ def _values(key: ReportKey) -> tuple[str, str, str]:
 def _has(connection: Connection, key: ReportKey) -> bool:
     found = connection.execute(f"SELECT 1 FROM report WHERE {_THIS} AND content IS NOT NULL", _values(key))
     return found.fetchone() is not None
+
+
+def _rows(connection: Connection, keys: Collection[ReportKey]) -> dict[ReportKey, tuple[bytes | None, int]]:
+    """Return content and adopted version by key; no content where it was removed."""
+    rows = connection.execute(
+        "SELECT client, kind, name, content, adopted FROM report"
+        f" WHERE (client, kind, name) IN (VALUES {', '.join(['(?, ?, ?)'] * len(keys))})",
+        [value for key in keys for value in _values(key)],
+    )
+    return {ReportKey(client, kind, name): (content, adopted) for client, kind, name, content, adopted in rows}
+
+
+def _sizes(connection: Connection, clients: Collection[str]) -> dict[str, _Size]:
+    rows = connection.execute(
+        f"SELECT client, count(*), {_BYTES} FROM report WHERE client IN ({_places(clients)}) GROUP BY client",
+        list(clients),
+    )
+    return {client: _Size() for client in clients} | {client: _Size(count, int(size)) for client, count, size in rows}
+
+
+def _adopted(connection: Connection, clients: Collection[str]) -> dict[str, int]:
+    rows = connection.execute(
+        f"SELECT client, max(adopted) FROM report WHERE client IN ({_places(clients)}) GROUP BY client", list(clients)
+    )
+    return {client: int(version) for client, version in rows}
+
+
+def _places(values: Collection[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _gateway(report: Report) -> ReportKey:
+    return ReportKey(report.key.client, "capabilities", report.gateway)
+
+
+def _version(report: Report) -> int:
+    return min(report.adopted, _MAX_VERSION)
