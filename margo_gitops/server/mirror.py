@@ -13,7 +13,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.state_watch import StateWatch
@@ -21,7 +21,13 @@ from margo_gitops.state_repo.followed_state import FollowedState
 
 _LOG = logging.getLogger("margo_gitops.server")
 _PAUSE_SECONDS: Final = 0.5
-_PATIENCE_SECONDS: Final = 5.0
+_TRIES: Final = 3
+"""What a server that was killed left running may hold a lock of the mirror for a moment."""
+_PATIENCE_SECONDS: Final = 8.0
+"""Less than the time that a server has for its last answers."""
+
+CatchUp: TypeAlias = Callable[[], Awaitable[bool]]
+"""`StateMirror.catch_up`."""
 
 
 class StateMirror:
@@ -64,14 +70,23 @@ class StateMirror:
             self._asked.clear()  # before the fetch (MIRRORED-1)
             await self._fetch_after(float("inf"))
 
-    async def catch_up(self) -> None:
-        """Return when the mirror has what the git server had at the call, or after a few seconds (MIRRORED-3)."""
-        if not self._complaint:
+    async def catch_up(self) -> bool:
+        """Wait until the mirror has what the git server had at the call, or it cannot be fetched (MIRRORED-3).
+
+        Returns:
+            Whether nothing newer can be had now; False: the fetch takes too long to know.
+        """
+        for _ in range(_TRIES):
             # Not cancelled: a fetch that hangs must not be followed by others.
             fetched = asyncio.ensure_future(self._fetch_after(time.monotonic()))
             self._waiting.add(fetched)
             fetched.add_done_callback(self._waiting.discard)
             await asyncio.wait({fetched}, timeout=_PATIENCE_SECONDS)
+            if not fetched.done():
+                return False
+            if not self._complaint:
+                break
+        return True
 
     async def _fetch_after(self, moment: float) -> None:
         """Fetch, unless a fetch began after this moment."""

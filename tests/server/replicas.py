@@ -141,7 +141,7 @@ class Device:
                 if code == "200":
                     self.etag = head.partition(b"etag: ")[2].partition(b"\r")[0].decode()
                     version = json.loads(body)["manifestVersion"]
-                    assert version > self.version, "no device is sent back"
+                    assert version > self.version, f"sent back from {self.version} to {version}"
                     self.counts.renders_seen += bool(self.version)
                     self.version = version
                 elif code != "304":

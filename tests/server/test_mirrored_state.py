@@ -61,6 +61,8 @@ def test_a_rewritten_history_and_a_git_server_that_is_gone_leave_what_is_served(
         mirrored()
         with fleet.client("press-01") as again:
             assert again.get("/api/v1/deployments").content == served
+            unknown = {"If-None-Match": f'"sha256:{"0" * 64}"'}
+            assert again.get("/api/v1/deployments", headers=unknown).content == served, "nothing newer can be had"
             put = again.put("/api/v1/capabilities/press-01", json=capabilities("press-01"))
             assert put.status_code == 201
         (fleet.folder / "gone.git").rename(fleet.folder / "state.git")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +12,7 @@ from starlette.responses import Response
 
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.limits import RateLimit, spread
+from margo_gitops.server.mirror import CatchUp
 from margo_gitops.server.problems import (
     DEPLOYMENT_NOT_FOUND,
     DEVICE_NOT_FOUND,
@@ -48,7 +49,7 @@ class ReportResources:
         clock: the time, seconds since the epoch.
         bytes_of_history: how many bytes of changed reports a client may send in a time.
         free: whether the disk has room for reports.
-        catch_up: waits until the state is as new as it was anywhere at the call; None: it always is.
+        catch_up: as `StateMirror.catch_up`; None: the state is always the newest.
     """
 
     watch: StateWatch
@@ -59,7 +60,7 @@ class ReportResources:
     clock: Callable[[], float]
     bytes_of_history: RateLimit
     free: Callable[[], bool]
-    catch_up: Callable[[], Awaitable[None]] | None = None
+    catch_up: CatchUp | None = None
 
     async def put_capabilities(self, call: Call) -> Response:
         """Keep a device's capabilities: 201 for the first, 200 for later ones."""
@@ -92,7 +93,8 @@ class ReportResources:
         key = ReportKey(caller.client, "status", deployment_id)
         known = await self._is_known(key)
         if not known and self.catch_up is not None:
-            await self.catch_up()
+            if not await self.catch_up():
+                raise RequestRefused(STATE_UNUSABLE.later(_spread(caller.client)))
             known = await self._is_known(key)
         if not known:
             raise RequestRefused(DEPLOYMENT_NOT_FOUND)

@@ -16,7 +16,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
@@ -31,6 +31,7 @@ from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TY
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.identity.callers import Caller, header
 from margo_gitops.server.limits import spread
+from margo_gitops.server.mirror import CatchUp
 from margo_gitops.server.problems import (
     BUNDLE_NOT_FOUND,
     DEPLOYMENT_NOT_FOUND,
@@ -62,6 +63,7 @@ _COMPRESSED_BYTES: Final = 16 * 1024 * 1024
 _LARGE: Final = 256 * 1024
 _JUDGED: Final = 100_000
 _BACK_SECONDS: Final = 60
+_AGAIN_SECONDS: Final = 5
 
 
 @dataclass(eq=False)
@@ -75,7 +77,7 @@ class DesiredStateResources:
         poll_seconds: how often devices should poll at most; None: they decide.
         signers: returns who may have signed what is served, the same object until that changes; None: not checked.
         shape: returns how the client that calls gets its states.
-        catch_up: waits until the state is as new as it was anywhere at the call (READ-6); None: it always is.
+        catch_up: as `StateMirror.catch_up`; None: the state is always the newest.
     """
 
     watch: StateWatch
@@ -85,7 +87,7 @@ class DesiredStateResources:
     poll_seconds: int | None = None
     signers: Callable[[], AllowedSigners] | None = None
     shape: Callable[[Call], Shape] = lambda _: as_stored
-    catch_up: Callable[[], Awaitable[None]] | None = None
+    catch_up: CatchUp | None = None
 
     def __post_init__(self) -> None:
         self._compressed: SizedCache[Digest, bytes] = SizedCache(_COMPRESSED_BYTES, len)
@@ -101,7 +103,7 @@ class DesiredStateResources:
         wait = wait_seconds(header(scope, b"prefer"), self.longest_wait)
         began = time.monotonic()
         if held is not None and self.catch_up is not None and not self._knows(held, call):
-            await self.catch_up()
+            await self.caught_up(caller.client)
         hints = {POLL_INTERVAL_HEADER: str(self.poll_seconds)} if self.poll_seconds else {}
         state = await self.watch.change_of(
             caller.client,
@@ -162,9 +164,14 @@ class DesiredStateResources:
         except RequestRefused as refusal:
             if refusal.problem is not missing or self.catch_up is None:
                 raise
-            await self.catch_up()
+            await self.caught_up(call.caller.client)
             content = self._found(read, missing)
         return await self._answer(call.scope, content, digest, media_type, {"Cache-Control": _IMMUTABLE})
+
+    async def caught_up(self, client: str) -> None:
+        """Return when nothing newer can be had (READ-6; RequestRefused: 503, it takes too long to know)."""
+        if self.catch_up is not None and not await self.catch_up():
+            raise RequestRefused(STATE_UNUSABLE.later(spread(client, _AGAIN_SECONDS)))
 
     def _knows(self, held: str, call: Call) -> bool:
         """Return whether what a client holds is a state that this server has, or had a few commits ago."""

@@ -131,7 +131,7 @@ class GitResources:
     async def _ls_refs(self, request: LsRefs, call: Call) -> Response:
         caller, held = call.caller, header(call.scope, b"if-none-match")
         if held is not None and self.reading.catch_up is not None and not self._knows(held, caller):
-            await self.reading.catch_up()
+            await self.reading.caught_up(caller.client)
         seen = await self.watch.change_of(
             caller.client,
             wait_seconds(header(call.scope, b"prefer"), self.longest_wait) or 0,
@@ -188,7 +188,7 @@ class GitResources:
         except RefusedError:
             if self.reading.catch_up is None:
                 raise
-            await self.reading.catch_up()  # another server may have named it (READ-6)
+            await self.reading.caught_up(caller.client)  # another server may have named it (READ-6)
             return await asyncio.to_thread(self._planned, request, self._seen(self.watch.look(), caller))
 
     def _planned(self, request: Fetch, seen: Visible) -> Plan:
