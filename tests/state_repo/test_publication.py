@@ -150,6 +150,28 @@ def test_a_render_writes_only_what_changed(renderer: Renderer):
     renderer.git.run("fsck", "--strict", "--full")
 
 
+def test_a_render_of_a_few_devices_gives_the_same_commits(tmp_path: Path):
+    """Only sites that these devices enter or leave are read; the others are taken as they are."""
+    whole, part = (Renderer(tmp_path / name) for name in ("whole", "part"))
+    fleet: dict[str, tuple[str, bytes]] = {f"d{number}": (f"site-{number % 3}", b"1") for number in range(9)}
+    steps: list[tuple[str, tuple[str, bytes] | None]] = [
+        ("d1", ("site-1", b"2")),  # another content
+        ("d1", ("site-2", b"2")),  # another site
+        ("d1", None),  # leaves
+        ("d1", ("site-1", b"3")),  # comes back
+        ("new", ("site-9", b"1")),  # at a new site
+        ("new", None),  # and the site is empty
+        ("d2", ("site-2", b"1")),  # nothing new
+    ]
+    for number, (device, place) in enumerate([("", None), *steps]):
+        fleet = {name: each for name, each in {**fleet, device: place}.items() if each}  # type: ignore[dict-item]
+        devices = {name: {"web": content} for name, (_, content) in fleet.items()}
+        elsewhere = {name: site for name, (site, _) in fleet.items()}
+        one = whole.publish(devices, elsewhere=elsewhere)
+        few = part.publish(devices, elsewhere=elsewhere, only=frozenset({device}) if number else None)
+        assert (one, whole.refs()) == (few, part.refs())
+
+
 def test_f20_a_removed_deployment_leaves_no_file_in_any_tree(renderer: Renderer):
     """F20: a stale rendered file would keep a removed application alive."""
     renderer.publish(DEVICES)

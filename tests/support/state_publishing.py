@@ -50,11 +50,12 @@ class Renderer:
         key: SigningKey | None = None,
         subject: str = "Change it",
         aliases: Mapping[str, str] | None = None,
+        only: frozenset[str] | None = None,
     ) -> Publication:
-        states = self.states(devices, site, elsewhere)
+        states = [each for each in self.states(devices, site, elsewhere) if only is None or each.device in only]
         author = Ident("Ada", "ada@example.com", self.time, 60)
         provenance = Provenance(
             StateCommit(fleet="plant", fleet_commit="c" * 40, rendered_by="margo-gitops test"), subject, author
         )
         values = self.refs() if values is None else values
-        return write_render(self.repo, states, values, provenance, key, aliases=aliases)
+        return write_render(self.repo, states, values, provenance, key, aliases=aliases, only=only)
