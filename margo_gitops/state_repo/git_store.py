@@ -30,6 +30,8 @@ CACHE_BYTES: Final = 64 * 1024 * 1024
 
 _KINDS: Final = {int(ObjectType.BLOB): BLOB, int(ObjectType.TREE): TREE, int(ObjectType.COMMIT): COMMIT}
 _LINKS: Final = re.compile(rb"tree ([0-9a-f]{40})\n((?:parent [0-9a-f]{40}\n)*)")
+_ENTRY: Final = re.compile(rb"([0-7]{1,7}) ([^\0]*)\0(.{20})", re.DOTALL)
+_WHOLE_TREE: Final = re.compile(rb"(?:%b)*+" % _ENTRY.pattern, re.DOTALL)
 _ENTRY_BYTES: Final = 200
 _LINKS_BYTES: Final = 600
 
@@ -241,17 +243,14 @@ def tree_entries(name: str, content: bytes) -> tuple[TreeEntry, ...]:
     Raises:
         StateTampered: it is not a tree.
     """
-    entries = []
-    at = 0
-    while at < len(content):
-        space = content.find(b" ", at)
-        end = content.find(b"\0", space)
-        mode = content[at:space]
-        if space < 0 or end < 0 or end + 21 > len(content) or not mode.isdigit() or len(mode) > 7:
-            raise bad_object(name, "it is not a tree")
-        entries.append(TreeEntry(content[space + 1 : end], int(mode, 8), content[end + 1 : end + 21].hex()))
-        at = end + 21
-    return tuple(entries)
+    return tuple(TreeEntry(each, int(mode, 8), raw.hex()) for mode, each, raw in raw_entries(name, content))
+
+
+def raw_entries(name: str, content: bytes) -> list[tuple[bytes, bytes, bytes]]:
+    """Return mode, name and id of each entry of a tree object, as they are in it (StateTampered: it is not a tree)."""
+    if not _WHOLE_TREE.fullmatch(content):
+        raise bad_object(name, "it is not a tree")
+    return _ENTRY.findall(content)
 
 
 def first_parents(tip: str, parent: Callable[[str], str | None]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import NamedTuple
 
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.state_layout import (
@@ -21,16 +22,15 @@ from margo_gitops.documents.state_layout import (
     deployment_path,
 )
 from margo_gitops.errors import StateTampered
-from margo_gitops.state_repo.git_store import GitStore, bad_object, commit_links, entry_name
+from margo_gitops.state_repo.git_store import GitStore, bad_object, commit_links, entry_name, raw_entries
 from margo_gitops.state_repo.packed_refs import RefValues
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.trust.freshness_tree import possible_shards
-from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE
+from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE, TREE
 from margo_gitops.trust.snapshot import Snapshot
 
 
-@dataclass(frozen=True, slots=True)
-class DevicePlace:
+class DevicePlace(NamedTuple):
     """Where a fleet commit holds a device.
 
     Attributes:
@@ -137,11 +137,11 @@ class StateObjects(GitStore):
         found: dict[str, DevicePlace] = {}
 
         def add(folder: str, name: str) -> None:
-            for entry in self.tree(name):
-                encoded = entry_name(entry)
+            for _, raw, held in raw_entries(name, self.read(name, TREE)):
+                encoded = raw.decode("utf-8", "backslashreplace")
                 if encoded in found:
                     raise bad_object(tree, f"{encoded} is in {found[encoded].folder} and in {folder}")
-                found[encoded] = DevicePlace(folder, entry.id)
+                found[encoded] = DevicePlace(folder, held.hex())
 
         for top in self.tree(tree):
             if top.mode == FOLDER_MODE and top.name == DEVICES_FOLDER.encode():

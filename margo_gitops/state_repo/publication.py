@@ -137,7 +137,9 @@ def write_render(
         for state in states
     }
     here = {encode_device_id(device) for device in trees}
-    kept = {name: place for name, place in known.items() if not (place.left or only is None or name in only)}
+    kept: dict[str, DevicePlace] = {}
+    if only is not None:
+        kept = {name: place for name, place in known.items() if name not in only and place.folder != LEFT_FOLDER}
     gone = {name: place for name, place in known.items() if name not in here and name not in kept}
     left = tuple(sorted(device_of(name) for name, place in gone.items() if not place.left))
     parent = values.get(FLEET_REF)
@@ -211,9 +213,10 @@ def _by_site(
 ) -> dict[str, list[TreeEntry]]:
     """Return what the folder of each site holds, without those that stay as they are."""
     sites: dict[str, list[TreeEntry]] = {}
+    apart = {f"{DEVICES_FOLDER}/{site}" for site in untouched}
     for encoded, place in kept.items():
-        if (site := place.site or NO_SITE) not in untouched:
-            sites.setdefault(site, []).append(TreeEntry(encoded.encode(), FOLDER_MODE, place.tree))
+        if place.folder not in apart:
+            sites.setdefault(place.site or NO_SITE, []).append(TreeEntry(encoded.encode(), FOLDER_MODE, place.tree))
     for state in states:
         name = encode_device_id(state.device).encode()
         sites.setdefault(state.site or NO_SITE, []).append(TreeEntry(name, FOLDER_MODE, trees[state.device]))
