@@ -32,7 +32,7 @@ from margo_gitops.rendering.intent import Application, ById, Intent, Located
 
 T = TypeVar("T")
 
-FOLDERS = ("sites", "devices", "deployments", "applications")
+_FOLDERS = ("sites", "devices", "deployments", "applications")
 _FOR_PEOPLE = re.compile(r"\..*|.*~|README|.*\.(md|txt)")
 """Files that may be next to documents."""
 
@@ -152,7 +152,7 @@ def find_fleet(tree: RootTree, chosen: Collection[str] | None = None) -> tuple[I
 def _misplaced(tree: RootTree) -> Iterator[Finding]:
     """Yield what would be read as "there is nothing", and stop every workload of the fleet."""
     names = tree.names()
-    for folder in FOLDERS:
+    for folder in _FOLDERS:
         if tree.file(folder) is not None:
             yield _not_a_folder(folder)
         for name in names:

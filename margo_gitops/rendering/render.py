@@ -220,7 +220,7 @@ def affected(
     A device's state follows from its own document, its site's, those of the deployments placed on it, and what all
     devices share: the fleet's document and the applications.
     """
-    if _shared(before) != _shared(after) or _digests(before) != _digests(after):
+    if shared_by_all(before) != shared_by_all(after) or _digests(before) != _digests(after):
         return None
     devices = _changed(before.devices, after.devices)
     sites = _changed(before.sites, after.sites)
@@ -237,7 +237,7 @@ def affected(
     return frozenset(map(client_of, devices))
 
 
-def _shared(intent: Intent) -> tuple[str, FleetSpec]:
+def shared_by_all(intent: Intent) -> tuple[str, FleetSpec]:
     """Return what the fleet's document says to all devices: the policy says who may change them, not what they get."""
     fleet = intent.fleet.value
     return fleet.metadata.name, replace(fleet.spec, policy=None)

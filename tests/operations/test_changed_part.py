@@ -65,7 +65,7 @@ def edit(fleet: FleetFolder, data: st.DataObject) -> None:
     values = data.draw(
         st.dictionaries(st.just("p"), st.sampled_from(["x", "{{ device.id }}", "{{ site.labels.line }}"]))
     )
-    rare = ["alias", "move", "copy", "deployment", "fleet", "readme", "remove"]
+    rare = ["alias", "move", "copy", "deployment", "deployment", "application", "fleet", "readme", "remove"]
     match data.draw(st.sampled_from(["device", "device", "device", "site", "site", *rare])):
         case "device":
             fleet.device(name, site=data.draw(st.sampled_from([None, *SITES])), labels=labels, **values)
@@ -81,7 +81,13 @@ def edit(fleet: FleetFolder, data: st.DataObject) -> None:
                     file.unlink()
         case "deployment":
             version = data.draw(st.sampled_from(["1.0.0", "2.0.0"]))
-            fleet.deployment("db", on=data.draw(st.sampled_from(ON)), version=version)
+            fleet.deployment(
+                data.draw(st.sampled_from(["db", "ui"])), on=data.draw(st.sampled_from(ON)), version=version
+            )
+        case "application":
+            fleet.application(
+                "app", data.draw(st.sampled_from(["2.0.0", "3.0.0"])), parameters={"p": parameter(value=site)}
+            )
         case "fleet":
             fleet.fleet(namespace=site)
         case "readme":
@@ -122,7 +128,7 @@ def upgraded(patch: pytest.MonkeyPatch, version: str) -> None:
         patch.setattr(module, "RENDERED_BY", f"margo-gitops {version}")
 
 
-@times(0.3)
+@times(0.2)
 @given(st.data())
 def test_the_commits_are_those_of_a_whole_render(data: st.DataObject):
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -183,6 +189,10 @@ def test_what_an_edit_cannot_reach_is_not_rendered(fleet: FleetFolder):
         lambda: fleet.device("gw/child", site="south"),
         lambda: fleet.site("south", p="for the child"),
         lambda: fleet.put("README.md", "for people"),
+        lambda: fleet.application("app", "3.0.0", parameters={"p": parameter(value="3.0.0")}) and None,
+        lambda: fleet.deployment("local", on=["b", "gw/child"], version="3.0.0"),
+        lambda: fleet.deployment("new", on={"sites": ["south"]}),
+        lambda: fleet.remove("deployments/local.yaml"),
         lambda: None,
     ):
         change()

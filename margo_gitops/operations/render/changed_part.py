@@ -7,7 +7,8 @@ CHANGED-1  Only that commit is believed which this version wrote, and only while
            this machine left them. A seal in the cache folder says so: a digest over branches and versions, signed by
            the key that signed the newest commit. It says nothing else: without it, or with a wrong one, the result is
            the same, only later.
-CHANGED-2  If anything differs that is neither a device nor a site, but that renders read, the whole fleet is rendered.
+CHANGED-2  If anything differs that all devices share, or a deployment that goes to devices by labels alone or to all,
+           the whole fleet is rendered.
 CHANGED-3  A part with an error is not used: the whole fleet is rendered, so that each refusal names every error.
 CHANGED-4  A part has all documents of a gateway and its children, or none of them.
 """
@@ -27,17 +28,19 @@ import yaml
 
 from margo_gitops import __version__
 from margo_gitops.catalog.file_tree import MAX_DEPTH, RootTree
-from margo_gitops.catalog.fleet import FOLDERS, read_devices, read_fleet
+from margo_gitops.catalog.fleet import read_devices, read_fleet
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
 from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.disk.files import read_bounded, replace_file
 from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.documents.device_id import client_of, decode_device_id, encode_device_id
+from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import SignatureInvalid
 from margo_gitops.operations.fleet_input import FleetInput
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.placement import select, targets
+from margo_gitops.rendering.render import shared_by_all
 from margo_gitops.state_repo.objects import DevicePlace
 from margo_gitops.state_repo.packed_refs import RefValues, changed_refs
 from margo_gitops.state_repo.state_repo import StateRepo, device_of
@@ -126,11 +129,17 @@ def changed_part(fleet: FleetInput, base: str, places: Mapping[str, DevicePlace]
     """
     changed = fleet.repo.changed_files(base, fleet.commit.id or None)
     files = {path for path in changed if path.startswith("devices/")}
-    if any(map(_concerns_all, changed)):
+    if any(path.count("/") > MAX_DEPTH for path in files):
         return None
     before, after, shared = fleet.repo.tree(base), fleet.tree, fleet.intent
     clients = {client_of(name) for tree in (before, after) for name in read_devices(tree, files)}
     sites = {_stem(path).rpartition("/")[2] for path in changed if path.startswith("sites/")}
+    deployments = _changed_deployments(before, shared) if any(map(_is_shared, changed)) else ()
+    for deployment in deployments or ():
+        clients.update(map(client_of, deployment.spec.placement.devices))
+        sites.update(deployment.spec.placement.sites)
+    if deployments is None or any(not _is_narrow(deployment.spec.placement) for deployment in deployments):
+        return None
     if not clients and not sites:
         return replace(shared, clients=frozenset())
     listed = sorted(files.union(before.paths("devices")))  # those that are gone are not read
@@ -141,7 +150,7 @@ def changed_part(fleet: FleetInput, base: str, places: Mapping[str, DevicePlace]
     wanted = [path for path in listed if _may_be_of(path, clients)]
     devices = {name: each for name, each in read_devices(after, wanted).items() if client_of(name) in clients}
     part = replace(shared, devices=devices, clients=frozenset(clients))
-    lost = _lost(part, before, {*wanted, *files})
+    lost = _lost(part, before, {*wanted, *files}, {deployment.metadata.name for deployment in deployments})
     for path in listed:
         if not lost:
             break
@@ -150,20 +159,44 @@ def changed_part(fleet: FleetInput, base: str, places: Mapping[str, DevicePlace]
     return None if lost else part
 
 
-def _concerns_all(path: str) -> bool:
-    """Whether a file is one that a render reads, and is not of one device or one site."""
-    top, slash, _ = path.partition("/")
-    one = slash and top in ("devices", "sites") and path.count("/") <= MAX_DEPTH
-    return not one and (top.lower() in FOLDERS or path in (FLEET_FILE, LOCK_FILE))
+def _is_shared(path: str) -> bool:
+    """Whether a file is one that a render reads, and is not of a device or a site."""
+    top = path.partition("/")[0].lower()
+    return top in ("deployments", "applications") or path in (FLEET_FILE, LOCK_FILE)
 
 
-def _lost(part: Intent, before: RootTree, files: Collection[str]) -> list[DeviceSelector]:
-    """Return where deployments are placed that select a device of a part before the change, and none after it."""
+def _changed_deployments(before: RootTree, after: Intent) -> list[Deployment] | None:
+    """Return the deployments that differ, as they were and as they are; None where more differs."""
+    old = read_fleet(before, ())
+    if shared_by_all(old) != shared_by_all(after) or old.applications.keys() - after.applications.keys():
+        return None
+    names = old.deployments.keys() | after.deployments.keys()
+    changed = [name for name in names if _deployed(old, name) != _deployed(after, name)]
+    return [side.deployments[name].value for name in changed for side in (old, after) if name in side.deployments]
+
+
+def _deployed(intent: Intent, name: str) -> tuple[bytes, str] | None:
+    """Return all that devices get of a deployment: what it says, and the digest of its application."""
+    deployment = intent.deployments.get(name)
+    if deployment is None:
+        return None
+    wanted = deployment.value.spec.application
+    application = intent.applications.get((wanted.id, wanted.version))
+    return deployment.content, application.digest if application else ""
+
+
+def _is_narrow(placement: DeviceSelector) -> bool:
+    """Whether the devices are known without looking at the labels of all."""
+    return not placement.all and bool(placement.sites or not (placement.match_labels or placement.match_expressions))
+
+
+def _lost(part: Intent, before: RootTree, files: Collection[str], changed: Collection[str]) -> list[DeviceSelector]:
+    """Return where deployments are placed that select no device of a part, and did before the change or changed."""
     fleet = targets(part)
-    placements = [deployment.value.spec.placement for deployment in part.deployments.values()]
-    empty = [placement for placement in placements if not any(select(placement, fleet))]
+    placements = {name: deployment.value.spec.placement for name, deployment in part.deployments.items()}
+    empty = {name: placement for name, placement in placements.items() if not any(select(placement, fleet))}
     old = targets(read_fleet(before, files)) if empty else {}
-    return [placement for placement in empty if any(select(placement, old))]
+    return [placement for name, placement in empty.items() if name in changed or any(select(placement, old))]
 
 
 def _stem(path: str) -> str:
