@@ -9,16 +9,19 @@ from pathlib import Path
 
 import pytest
 from dulwich.repo import Repo
+from support.fleet import FleetFolder
+from support.git_cli import Git
 from support.state_publishing import Renderer
 
 from margo_gitops.disk.locks import take_lock
+from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
 from margo_gitops.state_repo import repacking
 from margo_gitops.state_repo.git_store import GitStore
 from margo_gitops.state_repo.object_pack import KEPT_BY
 from margo_gitops.state_repo.repacking import repack
 from margo_gitops.state_repo.served_state import ServedState
 
-DEVICES = {f"press-{number}": {"web": b"value: %d\n" % number * 40} for number in range(60)}
+DEVICES = {f"press-{number}": {"web": b"value: %d\n" % number * 40} for number in range(30)}
 
 
 @pytest.fixture(autouse=True)
@@ -54,7 +57,7 @@ def test_all_packs_become_one_then_only_small_ones_are_merged(renderer: Renderer
     assert set(before) <= set(objects(renderer))
     assert renderer.git.run("cat-file", "blob", lonely) == "no ref leads to this"
     counts = []
-    for number in range(12):
+    for number in range(8):
         edit(renderer, 100 + number)
         repack(renderer.repo.folder)
         counts.append(len(packs(renderer)))
@@ -112,13 +115,31 @@ def test_a_server_lets_go_of_packs_that_are_gone(renderer: Renderer):
         names = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
         return sum(str(folder) in name and ".pack" in name for name in names)
 
-    for number in range(12):
+    for number in range(10):
         edit(Renderer(folder), 100 + number)
         repack(folder)
         assert state.refresh()
         assert state.view().manifest("press-3")
     gc.collect()  # what this test itself opened
     assert held() <= 6
+
+
+@pytest.mark.parametrize("remote", [False, True])
+def test_renders_merge_the_packs_of_a_state_repo_and_of_a_mirror(tmp_path: Path, remote: bool):
+    state, cache = tmp_path / "state.git", tmp_path / "cache"
+    if remote:
+        Git(state).init(bare=True)
+    fleet = FleetFolder.empty(tmp_path / "fleet", namespace="n0")
+    fleet.device("a")
+    fleet.application()
+    fleet.deployment("web")
+    for number in range(6):
+        fleet.change("margo-gitops.yaml", f'"namespace": "n{number}', f'"namespace": "n{number + 1}')
+        fleet.commit(f"Change to {number}")
+        render_fleet(RenderRequest(fleet.root, "HEAD", state.as_uri() if remote else str(state), cache))
+    written = next(cache.glob("*/HEAD")).parent if remote else state
+    assert len(list((written / "objects" / "pack").glob("*.pack"))) < 5
+    Git(state).run("fsck", "--full")
 
 
 @pytest.mark.parametrize("hinder", ["no git", "lock taken", "no such folder"])
