@@ -88,7 +88,7 @@ class Replicas:
 
     def settle(self) -> None:
         """Wait until every report is committed."""
-        until(lambda: self.query("SELECT count(*) FROM report WHERE committed = 0") == "0", 60)
+        until(lambda: self.query("SELECT count(*) FROM report WHERE committed = 0") == "0", 600)
 
     def history(self) -> Counter[str]:
         """Return how often each file of the branch of reports was written by a commit."""

@@ -8,7 +8,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import TypeVar
 
 import pytest
+from server.serving import ServedFleet, capabilities
 from server.test_report_journal import report
+from testbed.git_server import free_ports
 from testbed.postgresql_server import PostgresqlServer
 
 from margo_gitops.errors import (
@@ -173,6 +175,21 @@ def test_without_its_database_a_server_takes_nothing_and_goes_on_when_it_is_back
     assert journal.adopted("press-01") == 3
     way.is_open = True
     assert asyncio.run(journal.keep(report("b"))) == "created"
+
+
+def test_without_its_database_a_server_starts_refuses_reports_for_now_and_serves(fleet: ServedFleet) -> None:
+    (port,) = free_ports(1)
+    (fleet.folder / "url").write_text(f"postgresql://margo:s3cret@127.0.0.1:{port}/reports")
+    fleet.start(reports={"postgresql": {"urlFile": "url"}})
+    with fleet.client("press-01") as client:
+        refused = client.put("/api/v1/capabilities/press-01", json=capabilities("press-01"))
+        assert refused.status_code == 503
+        assert int(refused.headers["Retry-After"]) >= 30
+        assert client.get("/api/v1/deployments").status_code == 200
+        assert client.get("/readyz").status_code == 200
+    assert "MG1804" in fleet.log.read_text()
+    assert "s3cret" not in fleet.log.read_text()
+    assert fleet.stop() == 0
 
 
 def test_a_connection_that_broke_between_two_reports_is_replaced(
