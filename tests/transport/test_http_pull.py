@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -510,6 +511,13 @@ class TestWaitingForAChange:
         answer = transport.pull(held, 60)
         assert answer.snapshot is None
         assert not answer.hints.waited
+
+    def test_a_server_that_ends_and_says_how_long_it_waited_is_asked_again_at_once(
+        self, transport: HttpTransport, server: MargoServer
+    ) -> None:
+        held = pulled(transport)
+        server.faults.append(lambda *_: time.sleep(0.6) or Answer(304, [("Preference-Applied", "wait=1")], b""))
+        assert transport.pull(held, 60).hints.waited
 
     def test_a_server_that_cannot_wait_is_polled_as_ever(self, transport: HttpTransport, server: MargoServer) -> None:
         held = pulled(transport)
