@@ -8,12 +8,13 @@ REPACK-2  Readers do not notice: one that finds a pack gone looks for the object
 REPACK-3  The first time, all packs become one. From then on only the small ones are merged: each that stays holds at
           least twice the objects of all smaller ones. So an object is written again only a few times.
 REPACK-4  One process at a time; another one that wants the same does nothing.
-REPACK-5  It is never an error. Without git, or where the disk is full, the packs stay until the next time. What a
-          killed git or render left is removed a day later.
+REPACK-5  It is never an error. Without git, or with less than twice the room of the packs free on the disk, they stay
+          until the next time. What a killed git or render left is removed a day later.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import time
 from contextlib import suppress
@@ -36,15 +37,18 @@ def repack(folder: Path) -> bool:
     """Merge the packs of a state repo where there are many; return whether git did."""
     packs = folder / "objects" / "pack"
     try:
-        names = {path.name for path in packs.iterdir()}
+        sizes = {path.name: path.stat().st_size for path in packs.iterdir()}
         loose = sum(1 for _ in (folder / "objects" / "17").glob("*"))
-        if sum(name.endswith(".pack") for name in names) <= MOST_PACKS and loose <= _LOOSE_IN_A_FOLDER:
+        if sum(name.endswith(".pack") for name in sizes) <= MOST_PACKS and loose <= _LOOSE_IN_A_FOLDER:
+            return False
+        # git leaves half a pack where the disk is full, and the next render would find no room.
+        if shutil.disk_usage(packs).free < 2 * sum(sizes.values()):
             return False
         with take_lock(folder / "margo-gitops-repack.lock", mode=0o666, named=False):
             _sweep(packs)
             # git makes a bitmap for a pack that holds everything. It looks for differences between objects of one pack
             # only with -f, and a first render writes one pack without any.
-            whole = not any(name.endswith(".bitmap") for name in names)
+            whole = not any(name.endswith(".bitmap") for name in sizes)
             how = ("-a", "-f", "--keep-unreachable", "--write-bitmap-index") if whole else ("--geometric=2",)
             done = run_git(
                 ["--git-dir", str(folder), *_OURS, "repack", "-d", "-l", "-n", "-q", *how],

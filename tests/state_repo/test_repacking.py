@@ -6,6 +6,7 @@ import gc
 import os
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from dulwich.repo import Repo
@@ -142,7 +143,7 @@ def test_renders_merge_the_packs_of_a_state_repo_and_of_a_mirror(tmp_path: Path,
     Git(state).run("fsck", "--full")
 
 
-@pytest.mark.parametrize("hinder", ["no git", "lock taken", "no such folder"])
+@pytest.mark.parametrize("hinder", ["no git", "lock taken", "no such folder", "little room"])
 def test_what_hinders_it_is_no_error_and_changes_nothing(
     renderer: Renderer, hinder: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -151,6 +152,8 @@ def test_what_hinders_it_is_no_error_and_changes_nothing(
     lock = take_lock(folder / "margo-gitops-repack.lock") if hinder == "lock taken" else None
     if hinder == "no git":
         monkeypatch.setenv("PATH", str(tmp_path))
+    if hinder == "little room":
+        monkeypatch.setattr("shutil.disk_usage", lambda _path: SimpleNamespace(free=1000))
     assert not repack(tmp_path / "nowhere" if hinder == "no such folder" else folder)
     assert packs(renderer) == before
     if lock:
