@@ -41,6 +41,7 @@ COMMANDS = {
     "revert": "margo_gitops.cli.deploy:revert",
     "serve": "margo_gitops.cli.serve:serve",
     "site": "margo_gitops.cli.site:site",
+    "state": "margo_gitops.cli.state:state",
     "status": "margo_gitops.cli.status:status",
     "support-bundle": "margo_gitops.cli.support_bundle:support_bundle",
     "validate": "margo_gitops.cli.validate:validate",

@@ -17,6 +17,8 @@ MIRROR-1  The mirror is a cache: a damaged one is made again, and kept aside unt
 MIRROR-2  What this machine saw of the remote survives that: history that was rewritten since is refused.
 MIRROR-3  Settings of the person's git that would change what is fetched or pushed have no effect (`_OURS`). How to
           reach the remote (`url.*.insteadOf`, credentials, proxies, ssh) stays theirs.
+MIRROR-4  A remote that lost its refs, or went back to a backup, gets them again from the mirror. Each moves only
+          forward: it was gone, or what the mirror has builds on it.
 """
 
 from __future__ import annotations
@@ -221,8 +223,52 @@ class RemoteState:
         return StateTampered(
             f"the history of {self.url} was rewritten since this machine saw it last",
             why=why,
-            remedy=f"find out who did it; if it was meant, remove {self.mirror} and render again",
+            remedy=(
+                "find out who did it. If the server lost it, or was restored from a backup: margo-gitops state "
+                f"restore. If the new history was meant, move {self.mirror} away and render again"
+            ),
         )
+
+    def restore(self) -> dict[str, str]:
+        """Give the remote back what it has lost: the state that this machine rendered or saw last (MIRROR-4).
+
+        Returns:
+            Every ref that moved, and where it is now.
+
+        Raises:
+            StateRepoUnusable: this machine has no mirror of the remote.
+            StateTampered: the remote has commits that the mirror's do not build on.
+            StateMoved, StateUnreachable: as `fetch` and `push`.
+        """
+        self._take()
+        values = Refs(self.mirror).read() if self.mirror.exists() else {}
+        ours = {name: value for name, value in values.items() if name == FLEET_REF or name.startswith(DEVICE_REFS)}
+        if FLEET_REF not in ours:
+            raise StateRepoUnusable(
+                f"this machine has no copy of {self.url}",
+                remedy="run this on the machine that rendered last, or restore the server's backup",
+            )
+        listed = self._git("ls-remote", "--heads", "state")
+        if listed.returncode:
+            raise self._unreachable(listed.stderr)
+        there = {name: value for value, _, name in (line.partition("\t") for line in listed.stdout.splitlines())}
+        lost = {name: value for name, value in ours.items() if there.get(name) != value}
+        repository = pygit2.Repository(str(self.mirror))
+        if others := [
+            f"{name}: there {there[name]}, here {value}"
+            for name, value in lost.items()
+            if name in there and not (there[name] in repository and repository.descendant_of(value, there[name]))
+        ]:
+            raise StateTampered(
+                f"{self.url} has commits that this machine does not know",
+                why=others[:10],
+                remedy="find out who wrote them; another machine may have rendered since: run this there",
+            )
+        devices = f"{DEVICE_REFS}*:{DEVICE_REFS}*"
+        if lost and not self._pushed("--atomic", refspecs=[devices, FLEET_REF]):
+            self._pushed(refspecs=[devices])
+            self._pushed(refspecs=[FLEET_REF])
+        return lost
 
     def push(self) -> None:
         """Push what was rendered into the mirror: all refs or none, or in steps (PUSH-1 to PUSH-4).

@@ -222,6 +222,56 @@ def test_a_fleet_branch_whose_history_was_rewritten_is_refused(rendering: Render
         assert rendering.refs() == before
 
 
+# MIRROR-4: the way back after a loss.
+
+
+def restore(rendering: Rendering) -> Outcome:
+    return margo_gitops("state", "restore", "--state-repo", rendering.served.url, cwd=rendering.fleet.root)
+
+
+@pytest.mark.parametrize("what", ["set back", "one device deleted", "all deleted", "all deleted, rendered since"])
+def test_what_the_server_lost_is_given_back_and_the_next_render_goes_on(rendering: Rendering, what: str):
+    for value in (1, 2):
+        assert rendering().code == 0
+        rendering.change(value)
+    assert rendering().code == 0
+    kept, git = rendering.refs(), rendering.served.git
+    for name in kept:
+        if what == "set back":
+            git.run("update-ref", name, f"{name}^")
+        elif what.startswith("all") or name.endswith("/a"):
+            git.run("update-ref", "-d", name)
+    if what == "all deleted, rendered since":
+        refused = rendering()
+        assert refused.code == 4, refused
+        assert "margo-gitops state restore" in refused.stderr
+    outcome = restore(rendering)
+    assert outcome.code == 0, outcome
+    assert rendering.refs() == kept
+    assert "nothing is lost" in restore(rendering).stdout
+    rendering.change(3)
+    assert rendering().code == 0
+    assert all(git.run("rev-parse", f"{name}^") == value for name, value in kept.items())
+
+
+def test_commits_that_this_machine_does_not_know_are_not_overwritten(rendering: Rendering):
+    assert rendering().code == 0
+    git = rendering.served.git
+    git.run("update-ref", "refs/heads/fleet", git.run("commit-tree", "fleet^{tree}", "-m", "theirs"))
+    before = rendering.refs()
+    outcome = restore(rendering)
+    assert (outcome.code, rendering.refs()) == (4, before), outcome
+    assert "has commits that this machine does not know" in outcome.stderr
+
+
+def test_a_machine_without_a_mirror_says_where_to_restore(rendering: Rendering, tmp_path: Path):
+    outcome = restore(rendering)
+    assert (outcome.code, rendering.refs()) == (2, {}), outcome
+    assert "the machine that rendered last" in outcome.stderr
+    path = margo_gitops("state", "restore", "--state-repo", tmp_path / "state.git", cwd=rendering.fleet.root)
+    assert path.code == 2, path
+
+
 # MIRROR-1 and MIRROR-2: the mirror is a cache.
 
 
