@@ -140,8 +140,18 @@ async def beside_stranger(fleet: ServedFleet, name: str) -> None:
 
 async def waiting(fleet: ServedFleet, names: list[str]) -> None:
     """Measure devices that wait, and how soon one of them has a render."""
-    before = memory(fleet)
     devices = [Device(fleet, name) for name in names]
+    empty = memory(fleet)
+    for start in range(0, len(devices), BURST):
+        await asyncio.gather(*(device.connect() for device in devices[start : start + BURST]))
+        await asyncio.gather(*(device.poll() for device in devices[start : start + BURST]))
+        for device in devices[start : start + BURST]:
+            device.writer.close()
+    await asyncio.sleep(1)
+    before = memory(fleet)
+    print(
+        f"states kept in memory          {len(devices):8d}      {(before - empty) / len(devices) / 1024:.1f} KiB each"
+    )
     for start in range(0, len(devices), BURST):
         await asyncio.gather(*(device.connect() for device in devices[start : start + BURST]))
         await asyncio.gather(*(device.poll() for device in devices[start : start + BURST]))

@@ -32,7 +32,7 @@ class StateWatch:
     def __init__(self, state: ServedState, max_waiting: int) -> None:
         self._state = state
         self._max_waiting = max_waiting
-        self._waiting: dict[str, list[asyncio.Future[None]]] = {}
+        self._waiting: dict[str, list[asyncio.Timeout]] = {}
         self._count = 0
         self._closed = False
         self._complaint = ""
@@ -90,13 +90,15 @@ class StateWatch:
     ) -> T:
         """Return what is read of the state: now, or, where that is held already, after a change or the time."""
         deadline = time.monotonic() + seconds
-        found = read(self.look())
-        while seconds and is_held(found):
-            left = deadline - time.monotonic()
-            if left <= 0 or not await self.wait(client, left, receive):
-                break
+        while seconds:
             found = read(self.look())
-        return found
+            left = deadline - time.monotonic()
+            if left <= 0 or not is_held(found):
+                return found
+            del found  # thousands wait, and each has a state
+            if not await self.wait(client, left, receive):
+                break
+        return read(self.look())
 
     async def wait(self, client: str, seconds: float, receive: Receive) -> bool:
         """Wait for a change of a client's state.
@@ -111,18 +113,23 @@ class StateWatch:
         if self._closed or self._count >= self._max_waiting or len(mine) >= _WAITS_OF_ONE_DEVICE:
             self._drop_empty(client)
             return False
-        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        mine.append(woken)
+        # A future to wake, and a task to hear of the end of the connection, would take 3 KiB for each device.
+        end = asyncio.timeout(seconds)
+        mine.append(end)
         self._count += 1
-        gone = asyncio.ensure_future(_gone(receive))
         try:
-            await asyncio.wait({woken, gone}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            return woken.done() and not self._closed
+            async with end:
+                while (await receive())["type"] != "http.disconnect":
+                    pass
+        except TimeoutError:
+            woken = end not in self._waiting.get(client, ())
+            return woken and not self._closed
+        else:
+            return False
         finally:
             self._count -= 1
-            mine.remove(woken)
+            mine.remove(end)
             self._drop_empty(client)
-            gone.cancel()
 
     def _drop_empty(self, client: str) -> None:
         if not self._waiting.get(client, True):
@@ -136,11 +143,6 @@ class StateWatch:
 
     def _wake(self, clients: Iterable[str]) -> None:
         for client in clients:
-            for woken in self._waiting.get(client, ()):
-                if not woken.done():
-                    woken.set_result(None)
-
-
-async def _gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+            for end in self._waiting.pop(client, ()):
+                if not end.expired():
+                    end.reschedule(0)  # it is over

@@ -84,6 +84,68 @@ def test_a_device_is_answered_while_another_asks_for_history_again_and_again(
     asyncio.run(run())
 
 
+def test_who_waits_costs_no_task_of_its_own_and_ends_by_a_change_the_time_or_a_connection_that_is_gone(
+    tmp_path: Path,
+) -> None:
+    renderer = Renderer(tmp_path / "state.git")
+    renderer.publish({device: {"app": b"1\n"} for device in ("gone", "late", "moved")})
+    watch = StateWatch(ServedState(StateRepo.open(renderer.git.path)), 10)
+
+    async def silent() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def leaving() -> Message:
+        await asyncio.sleep(0)
+        return {"type": "http.disconnect"}
+
+    async def run() -> None:
+        waits = [
+            asyncio.create_task(watch.wait(device, seconds, receive))
+            for device, seconds, receive in (
+                ("moved", 30, silent),
+                ("moved", 30, silent),
+                ("moved", 30, silent),
+                ("late", 0.3, silent),
+                ("gone", 30, leaving),
+            )
+        ]
+        await asyncio.sleep(0.1)
+        assert (await waits[2], await waits[4]) == (False, False)
+        assert watch.waiting == 3
+        assert len(asyncio.all_tasks()) == 1 + watch.waiting
+        renderer.publish({"moved": {"app": b"2\n"}})
+        watch.look()
+        watch.close()  # who was woken already is not woken twice
+        assert await asyncio.gather(*waits) == [False] * 5
+        assert watch.waiting == 0
+
+    asyncio.run(run())
+
+
+def test_a_change_wakes_who_waits_for_it_and_nobody_else(tmp_path: Path) -> None:
+    renderer = Renderer(tmp_path / "state.git")
+    renderer.publish({device: {"app": b"1\n"} for device in ("late", "moved")})
+    watch = StateWatch(ServedState(StateRepo.open(renderer.git.path)), 10)
+
+    async def silent() -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    async def run() -> None:
+        waits = [asyncio.create_task(watch.wait(device, 0.3, silent)) for device in ("moved", "late")]
+        await asyncio.sleep(0.05)
+        renderer.publish({"moved": {"app": b"2\n"}})
+        began = time.monotonic()
+        watch.look()
+        assert await waits[0]
+        assert time.monotonic() - began < 0.2
+        assert not await waits[1]
+        assert watch.waiting == 0
+
+    asyncio.run(run())
+
+
 def test_acknowledging_takes_time_in_proportion_to_what_is_said() -> None:
     names = tuple(f"{number:040x}" for number in range(20_000))
     begin = time.process_time()

@@ -5,7 +5,7 @@ A new resource is a handler in one of the rooms and a row here; docs/http.md nee
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -211,6 +211,6 @@ class CurrentContract:
         finally:
             self._admission.leave(caller.client)
 
-    async def _handle(self, match: Match[Parts], scope: Scope, receive: Receive, caller: Caller) -> Response:
+    def _handle(self, match: Match[Parts], scope: Scope, receive: Receive, caller: Caller) -> Awaitable[Response]:
         operation = match.operation(scope["method"])
-        return await operation.handle(self._parts)(Call(scope, receive, caller, match.parameters))
+        return operation.handle(self._parts)(Call(scope, receive, caller, match.parameters))
