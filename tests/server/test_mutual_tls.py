@@ -3,6 +3,7 @@
 import ssl
 import subprocess
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -53,6 +54,22 @@ def test_a_client_with_an_accepted_certificate_gets_its_own_state(mutual: Mutual
         theirs = mutual.fleet.manifest("press-02")["bundle"]["url"]
         assert client.get(theirs).status_code == 404
         assert client.get(mutual.fleet.manifest("press-01")["bundle"]["url"]).status_code == 200
+
+
+def test_a_connection_that_is_kept_open_takes_little_memory(mutual: MutualFleet) -> None:
+    assert mutual.fleet.process is not None
+    status = Path(f"/proc/{mutual.fleet.process.pid}/status")
+
+    def resident() -> int:
+        return int(status.read_text().partition("VmRSS:")[2].split()[0])
+
+    with ExitStack() as kept:
+        for number in range(30):
+            if number == 10:  # what the first ones load is not theirs
+                before = resident()
+            client = kept.enter_context(mutual.client(None))
+            assert client.get("/healthz").status_code == 200
+        assert (resident() - before) / 20 < 120, "KiB"  # with asyncio's own buffer, 270
 
 
 def test_curl_with_a_certificate(mutual: MutualFleet) -> None:

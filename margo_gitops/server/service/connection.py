@@ -8,11 +8,13 @@ TLS-2  A certificate that does not lead to the trust bundle ends the handshake. 
        so that health can be asked without one.
 TLS-3  Certificate, key and trust bundle are read again when their files change; the next handshake uses them.
 TLS-4  No session is resumed, and a connection ends after an hour: neither keeps an old trust bundle alive.
+TLS-5  A connection reads a record of TLS at a time: asyncio's own buffer would take 256 KiB for each device that waits.
 """
 
 from __future__ import annotations
 
 import asyncio
+import asyncio.sslproto
 import logging
 import ssl
 import time
@@ -38,6 +40,8 @@ HEAD_BYTES: Final = 512 * 1024
 """Counted by what arrives, so the start of a body is in it."""
 
 BODY_SECONDS: Final = 30.0
+TLS_RECORD_BYTES: Final = 16 * 1024
+
 MESSAGE_BYTES: Final = 2 * 1024 * 1024
 """Of a whole request: the largest body in the smallest chunks, and some."""
 
@@ -143,6 +147,7 @@ class RenewedTls:
 
     def __init__(self, files: TlsSettings) -> None:
         """Read the files (ServerMisconfigured: one cannot be read, or holds something else)."""
+        asyncio.sslproto.SSLProtocol.max_size = TLS_RECORD_BYTES
         self._files = files
         self._watch = FileWatch(*(path for path in (files.certificate, files.key, files.client_trust) if path))
         self._watch.mark()
