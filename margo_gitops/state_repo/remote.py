@@ -282,14 +282,20 @@ class RemoteState:
         if self._pushed("--atomic", lease, refspecs=[fleet, *rest]):
             return
         values = Refs(self.mirror).read()
-        moved = [name for name in values if name.startswith(DEVICE_REFS) and values[name] != values.get(_tracked(name))]
-        if moved or values.get(_TRACKED_FLEET) != values[FLEET_REF]:
-            parents = [values[FLEET_REF], *(values[name] for name in moved)]
+        others = [name for name in values if name.startswith((DEVICE_REFS, FRESHNESS_REFS))]
+        moved = [name for name in others if values[name] != values.get(_tracked(name))]
+        devices = [name for name in moved if name.startswith(DEVICE_REFS)]
+        rendered = values.get(_TRACKED_FLEET) != values[FLEET_REF]
+        # A program without --atomic may not complete a thin pack, nor take a push that moves no ref (go-git).
+        if devices or rendered:
+            parents = [values[FLEET_REF], *(values[name] for name in devices)]
             parents += [values[_TRACKED_PENDING]] if _TRACKED_PENDING in values else []
-            self._pushed(refspecs=[f"{self._pending_commit(parents)}:{_PENDING_REF}"])
+            self._pushed("--no-thin", refspecs=[f"{self._pending_commit(parents)}:{_PENDING_REF}"])
             self.is_unfinished = True
-        self._pushed(lease, refspecs=rest)
-        self._pushed(lease, refspecs=[fleet])
+        if moved or any(each.startswith(":") for each in rest):
+            self._pushed("--no-thin", lease, refspecs=rest)
+        if rendered:
+            self._pushed("--no-thin", lease, refspecs=[fleet])
 
     def _pending_commit(self, parents: list[str]) -> str:
         repository = pygit2.Repository(str(self.mirror))

@@ -399,7 +399,15 @@ def test_a_server_without_atomic_pushes_gets_the_refs_in_steps(rendering: Render
     elsewhere = str(tmp_path / "another machine")
     planned = margo_gitops("plan", *arguments, cwd=rendering.fleet.root, environment={"MARGO_GITOPS_CACHE": elsewhere})
     assert planned.code == (1 if refused == "pending" else 0), planned
-    assert rendering(MARGO_GITOPS_CACHE=elsewhere).code == 0
+    # Some servers do not take a push that moves no ref.
+    program = tmp_path / "receive-pack"
+    program.write_text(f'#!/bin/sh\necho >> {tmp_path}/pushes\nexec git-receive-pack "$@"\n')
+    program.chmod(0o755)
+    counted = {"COUNT": "1", "KEY_0": "remote.state.receivepack", "VALUE_0": str(program)}
+    environment = {f"GIT_CONFIG_{name}": value for name, value in counted.items()}
+    assert rendering(MARGO_GITOPS_CACHE=elsewhere, **environment).code == 0
+    asked_for_atomic = 1
+    assert (tmp_path / "pushes").read_text().count("\n") - asked_for_atomic == (2 if refused == "fleet" else 3)
     after = rendering.refs()
     assert all(after[name] != before[name] for name in before)
     assert margo_gitops("audit", "verify", *arguments, cwd=rendering.fleet.root).code == 0
