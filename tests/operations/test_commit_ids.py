@@ -1,0 +1,52 @@
+"""The commit ids of the template's fleet: a device that holds a state must not get the same state as another commit.
+
+A change of these ids is a change that every device fetches, so it needs a reason and a line in the changelog.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from support.fleet import FleetFolder, write_signing_key
+from support.git_cli import GIT_ENVIRONMENT, Git
+
+from margo_gitops.operations.fleet_input import read_signing_key
+from margo_gitops.operations.render import changed_part, fleet_render
+from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
+
+IDS = {
+    "unsigned": [
+        "4285ba60586bcb8f6bc862381567b83ec712adc04f7bcb8af2a5ffeb9365003f",
+        "d27188cee4b1e3e1028ba62f64a5d1831f60d1fb34362026c00dadcee5547a14",
+    ],
+    "signed": [
+        "e249aa40e140e69690ee4f97d0369867a74a5aec21c6990bd19d52329a3f32ec",
+        "390e9ddf70dd71b64eb4b1a4a4f97eaec377830a21e9a8cf04b63ec2215cff44",
+    ],
+}
+"""SHA-256 over all refs, after the first render and after a change of one site."""
+
+
+@pytest.mark.parametrize("cache", ["kept", "lost"])
+@pytest.mark.parametrize("signed", IDS)
+def test_the_ids_are_those_of_the_version_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signed: str, cache: str
+) -> None:
+    for module in (changed_part, fleet_render):
+        monkeypatch.setattr(module, "RENDERED_BY", "margo-gitops 0.1.0")
+    key = read_signing_key(write_signing_key(tmp_path / "key")) if signed == "signed" else None
+    fleet = FleetFolder.from_template(tmp_path / "fleet")
+    dates = {f"GIT_{who}_DATE": "1767225600 +0000" for who in ("AUTHOR", "COMMITTER")}
+    fleet.git.environment = {**GIT_ENVIRONMENT, **dates}
+    found = []
+    for number, message in enumerate(("Start", "Greet in another way")):
+        if number:
+            fleet.change("sites/north.yaml", "Grüezi", "Servus")
+        fleet.commit(message)
+        folder = tmp_path / (f"cache-{number}" if cache == "lost" else "cache")
+        render_fleet(RenderRequest(fleet.root, "HEAD", str(tmp_path / "state.git"), folder, key=key))
+        refs = Git(tmp_path / "state.git").run("for-each-ref", "--format=%(refname) %(objectname)")
+        found.append(hashlib.sha256(refs.encode()).hexdigest())
+    assert found == IDS[signed]
