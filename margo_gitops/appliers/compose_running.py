@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -139,7 +140,7 @@ class RunningProject:
                 since = now
             elif now - since > history.check_seconds + _LATE_SECONDS:
                 self.engine.client("restart", identity, seconds=REMOVE_SECONDS)
-                since = time.monotonic()
+                since = math.inf  # once: an engine that checks no health at all is not helped by more
             checked[identity] = history.checks, since
 
     def down(self, revision: Revision | None, lock: int) -> list[str]:

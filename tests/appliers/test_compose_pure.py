@@ -289,14 +289,15 @@ def test_what_an_engine_ended_while_it_was_installed_is_not_taken_for_done(tmp_p
     assert not any("up" in arguments for arguments in engine.done)
 
 
-def test_a_container_whose_health_is_no_longer_checked_is_restarted(tmp_path, monkeypatch):
+@pytest.mark.parametrize(("seconds", "then", "problem"), [(20, "healthy", []), (2, "starting", ["it did not become"])])
+def test_a_container_whose_health_is_no_longer_checked_is_restarted_once(tmp_path, monkeypatch, seconds, then, problem):
     monkeypatch.setattr(compose_running, "_LATE_SECONDS", -0.1)
     _, _, second, _ = updated(tmp_path, "well")
     restarted = []
 
     class ForgetfulEngine(LosableEngine):
         def histories(self, containers):
-            health = "healthy" if restarted else "starting"
+            health = then if restarted else "starting"
             return {each.identity: History(0, health, "10:00;", check_seconds=0.5) for each in containers}
 
         def client(self, *arguments, seconds):
@@ -308,5 +309,6 @@ def test_a_container_whose_health_is_no_longer_checked_is_restarted(tmp_path, mo
     engine.found = [Container("1" * 64, "running", "Up 1 minute", labels_of(second))]
     project = RunningProject(engine, "press-07", second.key, tmp_path)
     record = RevisionRecord(second.digest, second.digest, "compose.yaml", {}, 40)
-    assert project.start(Revision(tmp_path, record), time.monotonic() + 20, 1, engine.found) == []
+    said = project.start(Revision(tmp_path, record), time.monotonic() + seconds, 1, engine.found)
+    assert [line[:17] for line in said[:1]] == problem
     assert restarted == ["1" * 64]
