@@ -101,7 +101,7 @@ def test_standard_error_that_stays_open_holds_nothing_up(program: Path, tmp_path
         ("echo 'git: Permission denied (publickey).' >&2; exit 255", SourceRefused),
         ("echo \"fatal: '/x' does not appear to be a git repository\" >&2; exit 128", SourceRefused),
         ("exit 0", SourceRefused),
-        ("kill -9 $$", SourceRefused),
+        ("kill -9 $$", SourceUnreachable),
         ("echo Welcome to this server", SourceMisbehaved),
         (f"printf '003d{'1' * 40} HEAD\\0side-band\\n0000'; sleep 600", SourceRefused),
         ("printf '000eversion 2\\n000cls-refs\\n0012fetch=shallow\\n0000'; sleep 0.2; exit 1", SourceRefused),
