@@ -18,7 +18,7 @@ def test_decisions_are_numbered_without_a_gap() -> None:
 @pytest.mark.parametrize("decision", DECISIONS, ids=lambda decision: decision.stem)
 def test_a_decision_has_one_form_and_is_in_the_index(decision: Path) -> None:
     text = decision.read_text(encoding="utf-8")
-    head = re.match(r"# (D-\d+): (.+)\n\nStatus: ((?:accepted|replaced by D-\d+), \d{4}-\d\d-\d\d)\n", text)
+    head = re.match(r"# (D-\d+): (.+)\n\nStatus: ((?:accepted|proposed|replaced by D-\d+), \d{4}-\d\d-\d\d)\n", text)
     assert head, f"{decision.name}: title and status are missing"
     number, title, status = head.groups()
     assert number == f"D-{int(decision.name[:4])}"
