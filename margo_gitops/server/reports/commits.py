@@ -48,7 +48,7 @@ class ReportCommits:
             self._enough.set()
 
     def stop(self) -> None:
-        """Let `run` commit what waits, and end."""
+        """Let `run` end; it commits what waits, unless other servers do."""
         self._stopping = True
         self._enough.set()
 
@@ -56,6 +56,8 @@ class ReportCommits:
         """Commit until `stop`; what the last run of the server left is committed first."""
         while True:
             last, enough = self._stopping, self._enough.is_set()
+            if last and self.journal.is_shared:
+                return
             self._enough.clear()
             self._waiting = 0
             try:
@@ -76,7 +78,7 @@ class ReportCommits:
         """
         async with self.journal.turn(every) as mine:
             count = self.batch if mine else 0
-            while count == self.batch:
+            while count == self.batch and not (self._stopping and self.journal.is_shared):
                 changes = await self.journal.uncommitted(self.batch)
                 count = len(changes)
                 if changes:

@@ -98,6 +98,11 @@ class ReportJournal:
         self._thread = threading.Thread(target=self._work, name="journal", daemon=True)
         self._thread.start()
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether other servers commit what this one keeps."""
+        return self._store.is_shared
+
     def close(self) -> None:
         """Write what waits and end."""
         self._jobs.put(None)

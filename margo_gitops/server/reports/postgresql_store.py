@@ -103,6 +103,8 @@ class _Statements:
 class PostgresqlStore(ReportStore):
     """Rows in a database that other servers use too."""
 
+    is_shared = True
+
     def __init__(self, url: str) -> None:
         """Use a database; where it is away now, the first transaction after that opens it.
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,13 @@ class Hear:
 
 
 class ReportStore(ABC):
-    """Where the rows of the table `report` are; every method raises a MargoGitopsError where it cannot be used."""
+    """Where the rows of the table `report` are; every method raises a MargoGitopsError where it cannot be used.
+
+    Attributes:
+        is_shared: whether several servers use it.
+    """
+
+    is_shared: ClassVar[bool] = False
 
     @abstractmethod
     def transaction(self) -> AbstractContextManager[Transaction]:
