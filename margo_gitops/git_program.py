@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 from typing import Final
 
+from margo_gitops.progress import is_heard, step
 from margo_gitops.wording import how_it_ended
 
 _ELSEWHERE: Final = (
@@ -14,6 +17,11 @@ _ELSEWHERE: Final = (
     "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_QUARANTINE_PATH", "GIT_PREFIX", "GIT_SHALLOW_FILE", "GIT_REPLACE_REF_BASE",
 )  # fmt: skip
 """What git tells the hooks of one repository; in another it would do harm."""
+
+_LOOK_SECONDS: Final = 0.2
+_PROGRESS: Final = re.compile(rb"([A-Za-z ]+): +[0-9]+% \(([0-9]+)/([0-9]+)\)")
+_REPLACED: Final = re.compile(r"^.*: +[0-9]+% \([0-9]+/[0-9]+\)(?!.*done\.).*\n", re.MULTILINE)
+"""What git writes over on a terminal."""
 
 
 def run_git(
@@ -30,19 +38,45 @@ def run_git(
         subprocess.TimeoutExpired: it did not end in time, and was killed.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in _ELSEWHERE}
-    done = subprocess.run(
+    with subprocess.Popen(
         ["git", *arguments],
         env={**inherited, **variables},
-        input=given,
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
         errors="replace",
-        timeout=seconds,
-        check=False,
-    )
+    ) as process:
+        try:
+            output, said = _communicate(process, given, seconds)
+        except BaseException:
+            process.kill()
+            raise
+    done = subprocess.CompletedProcess(process.args, process.returncode, output, said)
     if done.returncode < 0:
         done.stderr += f"\n{how_it_ended(done.returncode)}"
     return done
+
+
+def _communicate(process: subprocess.Popen[str], given: str, seconds: float) -> tuple[str, str]:
+    """Return output and errors of git; say how far it is, where it was asked to tell (`--progress`)."""
+    if not is_heard():
+        return process.communicate(given, timeout=seconds)
+    end = time.monotonic() + seconds
+    asked: str | None = given
+    while True:
+        try:
+            output, said = process.communicate(asked, timeout=_LOOK_SECONDS)
+        except subprocess.TimeoutExpired as waiting:
+            if time.monotonic() > end:
+                raise
+            asked = None  # it has that
+            if found := list(_PROGRESS.finditer(waiting.stderr or b"")):
+                label, done, total = found[-1].groups()
+                step(f"git: {label.decode().strip().lower()}", int(done), int(total))
+        else:
+            step("", 0, 0)
+            return output, _REPLACED.sub("", said)
 
 
 def last_lines(text: str) -> list[str]:

@@ -28,6 +28,7 @@ from margo_gitops.errors import (
     PackageInvalid,
     UnreadableDocument,
 )
+from margo_gitops.progress import steps
 from margo_gitops.rendering.intent import Application, ById, Intent, Located
 
 T = TypeVar("T")
@@ -208,7 +209,7 @@ def _finding(error: MargoGitopsError) -> Finding:
 
 def _documents(tree: FileTree, kind: _Kind[T], findings: list[Finding]) -> dict[str, Located[T]]:
     documents: dict[str, Located[T]] = {}
-    for file in tree.files(kind.folder):
+    for file in steps(f"reading {kind.folder}", tree.files(kind.folder)):
         name = file.path.rpartition("/")[2]
         if file.kind == "file" and not name.endswith(".yaml"):
             if not _FOR_PEOPLE.fullmatch(name):

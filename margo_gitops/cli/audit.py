@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from margo_gitops.audit.verify.history_check import verify as verify_history
 from margo_gitops.audit.verify.verification import Verification, verification_lines
 from margo_gitops.cli.completion import complete_devices
 from margo_gitops.cli.options import cache_folder, extra_packages, fleet_option, signers_option, state_option
-from margo_gitops.cli.output import note, output_option, progress, say, show
+from margo_gitops.cli.output import note, output_option, say, show
 from margo_gitops.disk.files import disk_errors, read_small_file, replace_file
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.documents.records import write
 from margo_gitops.errors import AuditFailed, AuditUnusable, EvidenceUnusable, listed
 from margo_gitops.operations.fleet_input import StateRequest, read_signers, read_signing_key
+from margo_gitops.progress import step
 from margo_gitops.wording import counted
 
 
@@ -82,8 +84,7 @@ def verify(
     """
     options = VerifyOptions(since, read_signers(allowed_signers), jobs, resume, strict)
     request = StateRequest(fleet, state, cache_folder())
-    with progress("verifying") as update:
-        result = verify_history(request, options, update)
+    result = verify_history(request, options, partial(step, "verifying"))
     show(output, result, verification_lines(result))
     _fail(result)
 

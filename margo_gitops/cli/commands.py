@@ -17,7 +17,7 @@ from click.shell_completion import CompletionItem
 from margo_gitops import __version__
 from margo_gitops.cli.completion import answer
 from margo_gitops.cli.main import Unexpected
-from margo_gitops.cli.output import say_text
+from margo_gitops.cli.output import say_text, shown_progress
 from margo_gitops.errors import ExitCode, ExtraMissing
 from margo_gitops.wording import did_you_mean
 
@@ -164,7 +164,8 @@ def run_command(unexpected: Unexpected) -> int:
         KeyboardInterrupt: the person pressed control-C.
     """
     try:
-        code = cli.main(prog_name="margo-gitops", standalone_mode=False, obj=unexpected)
+        with shown_progress():
+            code = cli.main(prog_name="margo-gitops", standalone_mode=False, obj=unexpected)
         return code if isinstance(code, int) else ExitCode.OK
     except click.exceptions.Exit as error:
         return error.exit_code

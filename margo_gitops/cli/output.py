@@ -16,16 +16,18 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import click
 
 # What prints errors needs no documents: those are imported where a result is written.
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import ExitCode, MargoGitopsError
+from margo_gitops.progress import heard_by, step
 from margo_gitops.wording import json_text, printable, printable_lines
 
 C = TypeVar("C", bound=Callable[..., object])
@@ -125,23 +127,59 @@ def _painted(line: str, paint: re.Pattern[str] | None, *, err: bool) -> str:
     return f"{line[:start]}{click.style(line[start:end], fg=colour)}{line[end:]}"
 
 
+PATIENCE_SECONDS = 1.0
+_BETWEEN_SECONDS = 0.1
+_ERASE = "\r\x1b[K"
+
+
+class ProgressLine:
+    """Shows how far work is, in one line on a terminal, once it has taken a second; nothing of it stays."""
+
+    def __init__(self, terminal: TextIO) -> None:
+        self._terminal = terminal
+        self._process = os.getpid()
+        self._label = ""
+        self._began = self._next = 0.0
+        self._is_shown = False
+
+    def __call__(self, label: str, done: int, total: int) -> None:
+        """Hear of a step (`margo_gitops.progress`)."""
+        if os.getpid() != self._process:  # a process that does a part of the work
+            return
+        now = time.monotonic()
+        if label != self._label:
+            self.erase()
+            self._label, self._began, self._next = label, now, now + PATIENCE_SECONDS
+        if not label or now < self._next:
+            return
+        self._next = now + _BETWEEN_SECONDS
+        of = f" of {total:,}" if total else ""
+        left = (now - self._began) / done * (total - done) if done and total else 0.0
+        about = f", about {left / 60:.0f} min left" if left >= 120 else f", about {left:.0f} s left" if left else ""
+        self._terminal.write(f"{_ERASE}{label}: {done:,}{of}{about}")
+        self._terminal.flush()
+        self._is_shown = True
+
+    def erase(self) -> None:
+        """Take the line away."""
+        if self._is_shown:
+            self._terminal.write(_ERASE)
+            self._terminal.flush()
+            self._is_shown = False
+
+
 @contextmanager
-def progress(label: str) -> Iterator[Callable[[int, int], None] | None]:
-    """Show how far long work is, on standard error; yields None where that is not a terminal.
-
-    Args:
-        label: what is done. The function that is yielded takes what is done and how much there is.
-    """
-    if not sys.stderr.isatty():
-        yield None
+def shown_progress() -> Iterator[None]:
+    """Show how far the work inside is, where standard error is a terminal that can erase a line."""
+    if not sys.stderr.isatty() or os.environ.get("TERM", "") in ("", "dumb"):
+        yield
         return
-    with click.progressbar(length=1, label=label, file=sys.stderr) as bar:
-
-        def update(done: int, total: int) -> None:
-            bar.length = total
-            bar.update(done - bar.pos)
-
-        yield update
+    line = ProgressLine(sys.stderr)
+    with heard_by(line):
+        try:
+            yield
+        finally:
+            line.erase()
 
 
 @contextmanager
@@ -150,6 +188,7 @@ def failing_with_usage() -> Iterator[None]:
     try:
         yield
     except MargoGitopsError as error:
+        step("", 0, 0)  # the work has ended
         say_error(error)
         code = ExitCode.USAGE if error.exit_code == ExitCode.FINDINGS else error.exit_code
         raise click.exceptions.Exit(code) from error

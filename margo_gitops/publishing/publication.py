@@ -33,6 +33,7 @@ from margo_gitops.errors import (
     UnreadableDocument,
     listed,
 )
+from margo_gitops.progress import steps
 from margo_gitops.publishing.layout import ManifestContent, PublishedObject, PublishTarget, read_manifest
 from margo_gitops.state_repo.objects import DeviceState
 from margo_gitops.state_repo.served_state import ServedState, StateView
@@ -81,8 +82,8 @@ def publish(repo: StateRepo, target: PublishTarget, keep: float) -> Published:
     with target.exclusive():
         view = _view(repo)
         changed = _changed(view, target)
-        written = sum(_put_objects(target, device, view) for device in view.devices())
-        for each in changed:
+        written = sum(_put_objects(target, device, view) for device in steps("writing content", view.devices()))
+        for each in steps("switching devices", changed):
             content = view.manifest(each.device)
             if content is not None:
                 target.switch(encode_device_id(each.device), content)
@@ -103,7 +104,7 @@ def differences(repo: StateRepo, target: PublishTarget) -> list[str]:
     """
     view = _view(repo)
     found = []
-    for device in view.devices():
+    for device in steps("comparing devices", view.devices()):
         state, manifest = _state(view, device)
         encoded = encode_device_id(device)
         held = target.manifest(encoded)
@@ -146,7 +147,7 @@ def _state(view: StateView, device: str) -> tuple[DeviceState, ManifestContent]:
 def _changed(view: StateView, target: PublishTarget) -> tuple[PublishedDevice, ...]:
     """Return the devices that need a new manifest; refuse if one of them would go back (PUBLISH-2)."""
     changed, back = [], []
-    for device in view.devices():
+    for device in steps("comparing manifests", view.devices()):
         state, manifest = _state(view, device)
         held = target.manifest(encode_device_id(device))
         if held == state.manifest:

@@ -24,6 +24,7 @@ from margo_gitops.errors import (
     StateTampered,
     UnreadableDocument,
 )
+from margo_gitops.progress import steps
 from margo_gitops.rendering.desired_state import DesiredState, DocumentWriter, PreviousState, desired_state
 from margo_gitops.rendering.intent import Application, Intent, Located
 from margo_gitops.rendering.placement import TargetDevice, nearest, select, targets
@@ -127,7 +128,7 @@ def render(
     writer = DocumentWriter()
     states: list[DesiredState] = []
     errors: list[MargoGitopsError] = []
-    for client, devices in by_client(intent).items():
+    for client, devices in steps("rendering devices", by_client(intent).items()):
         if only is not None and client not in only:
             continue
         before = previous(client)

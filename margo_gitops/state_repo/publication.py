@@ -29,6 +29,7 @@ from margo_gitops.documents.state_layout import (
     write_aliases,
 )
 from margo_gitops.errors import Location, SigningKeyUnusable
+from margo_gitops.progress import steps
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, add_statement, held_leaves, is_due, leaf_of, renew
 from margo_gitops.state_repo.object_pack import ObjectPack
@@ -134,7 +135,7 @@ def write_render(
         state.device: _device_tree(pack, state, repo.held(state.device, values))
         if state.changed
         else known[encode_device_id(state.device)].tree
-        for state in states
+        for state in steps("writing states", states)
     }
     here = {encode_device_id(device) for device in trees}
     kept: dict[str, DevicePlace] = {}
@@ -157,7 +158,7 @@ def write_render(
     fleet_commit = seal.commit(root, parent, fleet_message(changed, left, provenance))
     moves = {FLEET_REF: fleet_commit}
     changes = []
-    for state in changed:
+    for state in steps("writing commits", changed):
         ref = device_ref(state.device)
         message = device_message(state, fleet_commit, provenance)
         moves[ref] = seal.commit(trees[state.device], values.get(ref), message)

@@ -45,6 +45,7 @@ from margo_gitops.documents.state_layout import (
 )
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable
 from margo_gitops.git_program import last_lines, run_git
+from margo_gitops.progress import is_heard
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.state_commit import StateCommit
@@ -351,7 +352,8 @@ class RemoteState:
         options += ["-c", f"remote.state.fetch=+{_FRESHNESS}", "-c", f"remote.state.fetch=+{_PENDING}"]
         if self._reports:
             options += ["-c", f"remote.state.fetch={_REPORTS}"]
-        return self._run(["--git-dir", str(self.mirror), *options, *arguments])
+        told = ["--progress"] if is_heard() else []
+        return self._run(["--git-dir", str(self.mirror), *options, arguments[0], *told, *arguments[1:]])
 
     def _run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
         try:

@@ -21,6 +21,7 @@ _PROGRAM = f"""
 {AS_INSTALLED}
 import fcntl, termios
 fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the terminal is the program's own, so that Ctrl-C reaches it
+{{prelude}}
 from margo_gitops.cli.main import main
 main()
 """
@@ -100,7 +101,11 @@ class Terminal:
 
 @contextmanager
 def terminal(
-    *arguments: str | Path, cwd: Path, environment: Mapping[str, str] | None = None, piped: bool = False
+    *arguments: str | Path,
+    cwd: Path,
+    environment: Mapping[str, str] | None = None,
+    piped: bool = False,
+    prelude: str = "",
 ) -> Iterator[Terminal]:
     """Run `margo-gitops ARGUMENTS` on a terminal.
 
@@ -108,12 +113,13 @@ def terminal(
         arguments: of the command line.
         cwd: the working folder.
         environment: variables besides those of `GIT_ENVIRONMENT`.
+        prelude: code that runs before the command.
         piped: whether standard output goes elsewhere; it is in the outcome then.
     """
     keyboard, screen = pty.openpty()
     variables = {**GIT_ENVIRONMENT, "TERM": "dumb", "MARGO_GITOPS_CACHE": str(cwd / ".cache"), **(environment or {})}
     program = subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, *arguments],
+        [sys.executable, "-c", _PROGRAM.format(prelude=prelude), *arguments],
         cwd=cwd,
         env=variables,
         stdin=screen,
