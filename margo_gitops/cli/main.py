@@ -82,7 +82,9 @@ def _run(unexpected: Unexpected) -> NoReturn:
         _say_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)  # it takes no click to say so
+        from margo_gitops.cli.output import say
+
+        say("interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:
         raise
