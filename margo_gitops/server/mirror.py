@@ -76,12 +76,13 @@ class StateMirror:
         Returns:
             Whether nothing newer can be had now; False: the fetch takes too long to know.
         """
+        deadline = time.monotonic() + _PATIENCE_SECONDS
         for _ in range(_TRIES):
             # Not cancelled: a fetch that hangs must not be followed by others.
             fetched = asyncio.ensure_future(self._fetch_after(time.monotonic()))
             self._waiting.add(fetched)
             fetched.add_done_callback(self._waiting.discard)
-            await asyncio.wait({fetched}, timeout=_PATIENCE_SECONDS)
+            await asyncio.wait({fetched}, timeout=deadline - time.monotonic())
             if not fetched.done():
                 return False
             if not self._complaint:

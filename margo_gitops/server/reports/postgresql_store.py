@@ -78,7 +78,7 @@ _PARAMETERS: Final[dict[str, Any]] = {
 _SETTINGS: Final = (
     # A server that hangs within a transaction must not keep the others from writing.
     "SET idle_in_transaction_session_timeout = '10s'",
-    "SET statement_timeout = '15s'",
+    "SET statement_timeout = '10s'",
     # JOURNAL-1, whatever this database does by default.
     "SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off'",
 )

@@ -68,7 +68,8 @@ from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_sig
 
 _LOG = logging.getLogger("margo_gitops.server")
 LOOK_SECONDS: Final = 0.1
-_STOP_SECONDS: Final = 10
+_STOP_SECONDS: Final = 16
+"""For the last answers: a statement of the database of reports may take 10 seconds."""
 _KEEP_ALIVE_SECONDS: Final = 120
 _PACK_SECONDS: Final = 60
 
