@@ -54,7 +54,7 @@ def refs(fleet: FleetFolder, state: str = "state") -> str:
 
 
 def seal(fleet: FleetFolder) -> Path:
-    (found,) = (fleet.root.parent / "cache/rendered").iterdir()
+    (found,) = (fleet.root.parent / "cache/rendered").glob("[0-9a-f]*")
     return found
 
 
@@ -230,7 +230,7 @@ def test_a_seal_that_the_key_did_not_sign_says_nothing(tmp_path: Path, monkeypat
     render(fleet, key=ours)
     shutil.copytree(tmp_path / "state", tmp_path / "copy")
     render(fleet, state="copy", cache="other", key=theirs)
-    (forged,) = (tmp_path / "other/rendered").iterdir()
+    (forged,) = (tmp_path / "other/rendered").glob("[0-9a-f]*")
     seal(fleet).write_bytes(forged.read_bytes())
     monkeypatch.setattr(fleet_render, "rendered_states", None)
     with pytest.raises(TypeError):

@@ -76,6 +76,8 @@ class Seal:
         content = _sealed(values, moves)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
+            # A pipeline's cache is often inside its clone: git must not see it there.
+            (self.path.parent / ".gitignore").write_bytes(b"*\n")
             replace_file(self.path, sign(content, key, _SEAL_NAMESPACE).encode() if key else content)
         except OSError:
             return
