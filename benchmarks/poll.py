@@ -1,4 +1,4 @@
-"""What an idle poll costs, beside `git ls-remote` against the same server, and what an idle agent costs its device.
+"""What an idle poll costs, beside `git ls-remote` against the same server; `agent.py` says what the agent costs.
 
 The server is nginx with `git http-backend` on the loopback; the state repo is rendered and signed as in a plant. All
 rows of a size are taken in turns, so that a busy moment of the machine meets each. Bytes are what nginx logged.
@@ -8,15 +8,13 @@ Usage: python benchmarks/poll.py [REFS ...]        default: 1 1000 10000
 
 from __future__ import annotations
 
-import os
-import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,9 +33,7 @@ from margo_gitops.transport.git.git_transport import GitTransport  # noqa: E402
 from margo_gitops.transport.git.source import GitSource  # noqa: E402
 
 ROUNDS = 21
-POLLS = 30
 DEVICE = "press-00000"
-LIMIT_SECONDS = 120
 
 
 @dataclass
@@ -62,7 +58,6 @@ def main() -> None:
             # The repository is served from a temporary folder: the link to it goes with this run.
             try:
                 show_polls(served, refs, measure_polls(server, served))
-                show_agent(server, served, world)
             finally:
                 (server.folder / "repositories" / served.route).unlink()
 
@@ -182,88 +177,6 @@ def show_polls(served: ServedRepository, devices: int, rows: list[Row]) -> None:
             f"{bytes_ratio:>7.3f}",
             flush=True,
         )
-
-
-def show_agent(server: GitServer, served: ServedRepository, world: Path) -> None:
-    """Print what an agent that polls every second, and finds nothing new, takes from its device."""
-    (world / "agent.yaml").write_text(
-        f"""\
-apiVersion: margo-gitops/v1
-kind: AgentConfiguration
-device: {DEVICE}
-stateFolder: agent
-source:
-  git:
-    url: {served.http()}
-trust:
-  allowedSigners: allowed_signers
-  floorCopy: elsewhere/floor.json
-poll:
-  interval: 1s
-appliers:
-  files:
-    folder: {world}/output
-""",
-        encoding="utf-8",
-    )
-    config = ["--config", str(world / "agent.yaml")]
-    agent = [sys.executable, "-m", "margo_gitops", "agent"]
-    subprocess.run([*agent, "once", *config], check=True, stdout=subprocess.DEVNULL)
-    once = []
-    for _ in range(5):
-        start = time.perf_counter()
-        subprocess.run([*agent, "once", *config], check=True, stdout=subprocess.DEVNULL)
-        once.append(time.perf_counter() - start)
-    with running([sys.executable, "-c", "import time; time.sleep(3600)"]) as bare:
-        wait_until(lambda: resident(bare.pid) > 0)
-        time.sleep(1)
-        empty = resident(bare.pid)
-    with running([*agent, "run", *config]) as process:
-        begun = len(server.requests(served))
-        wait_until(lambda: len(server.requests(served)) >= begun + 5)
-        start, before = len(server.requests(served)), usage(process.pid)
-        wait_until(lambda: len(server.requests(served)) >= start + POLLS)
-        polls, after = len(server.requests(served)) - start, usage(process.pid)
-        memory = resident(process.pid)
-    cpu, written = after[0] - before[0], after[1] - before[1]
-    print(f"agent run, {polls} idle polls: {memory / 1024:.1f} MB resident (an empty Python: {empty / 1024:.1f} MB),")
-    print(f"  {1000 * cpu / polls:.1f} ms CPU a poll, {written / polls:.0f} bytes to disk a poll")
-    print(f"agent once, nothing new, whole process: {statistics.median(once):.2f} s", flush=True)
-
-
-@contextmanager
-def running(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a program while the context lasts."""
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
-
-
-def wait_until(true: Callable[[], bool]) -> None:
-    """Wait for something to become true."""
-    deadline = time.monotonic() + LIMIT_SECONDS
-    while not true():
-        if time.monotonic() > deadline:
-            sys.exit("the agent does not poll")
-        time.sleep(0.05)
-
-
-def resident(pid: int) -> int:
-    """Return the resident memory of a process, kB."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith("VmRSS:")), 0)
-
-
-def usage(pid: int) -> tuple[float, int]:
-    """Return the CPU seconds that a process used, and the bytes that it made the disk write."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    seconds = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-    lines = Path(f"/proc/{pid}/io").read_text(encoding="utf-8").splitlines()
-    written = next(int(line.split()[1]) for line in lines if line.startswith("write_bytes:"))
-    return seconds, written
 
 
 if __name__ == "__main__":
