@@ -201,7 +201,7 @@ async def _in_turn(replicas: Replicas, hows: Sequence[int], counts: Counts, tota
     for turn, how in enumerate(hows):
         while counts.acknowledged < total * (turn + 1) // (len(hows) + 1):
             await asyncio.sleep(0.02)
-        await asyncio.to_thread(replicas.servers[turn % COUNT].stop, how)
+        await asyncio.to_thread(replicas.servers[turn % COUNT].stop, how, 60)
         await asyncio.to_thread(replicas.start, turn % COUNT)
         counts.ended += 1
 

@@ -119,10 +119,10 @@ class ServedFleet:
             time.sleep(0.02)
         raise AssertionError(self.log.read_text())
 
-    def stop(self, how: int = signal.SIGTERM) -> int:
+    def stop(self, how: int = signal.SIGTERM, seconds: float = 20) -> int:
         assert self.process is not None
         self.process.send_signal(how)
-        code = self.process.wait(20)
+        code = self.process.wait(seconds)
         self.process = None
         return code
 
