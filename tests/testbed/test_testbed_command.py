@@ -10,6 +10,7 @@ import pytest
 from support.real import unavailable
 from testbed.bridge import bridge_name
 from testbed.places import CHECKOUT, state_folder
+from testbed.postgresql_server import _home
 
 pytestmark = pytest.mark.real
 
@@ -73,6 +74,19 @@ def test_down_leaves_nothing_of_a_server(testbed, part):
     assert (done.returncode, done.stdout) == (0, f"{part}: down\n")
     assert not processes_of(testbed.state)
     assert not (testbed.state / part).exists()
+
+
+def test_a_database_starts_below_a_folder_that_only_root_may_enter_and_leaves_nothing(testbed):
+    testbed.state.mkdir(mode=0o700, exist_ok=True)
+    up(testbed, "postgresql")
+    home = _home(testbed.state / "postgresql")
+    assert processes_of(home)
+
+    assert testbed("down", "postgresql").returncode == 0
+
+    assert not processes_of(home)
+    assert not home.exists()
+    assert not (testbed.state / "postgresql").exists()
 
 
 def test_up_twice_is_up_once(testbed):

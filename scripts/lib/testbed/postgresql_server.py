@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,13 +92,16 @@ def start_postgresql_server(state: Path) -> PostgresqlServer:
     folder = state / "postgresql"
     folder.mkdir(parents=True, mode=0o700)
     password = secrets.token_urlsafe(24)
-    (folder / "password").write_text(password, encoding="ascii")
+    home = _home(folder)
     try:
-        for path in (folder, folder / "password") if os.geteuid() == 0 else ():
+        shutil.rmtree(home, ignore_errors=True)  # of a run whose state folder was deleted
+        home.mkdir(mode=0o700)
+        (home / "password").write_text(password, encoding="ascii")
+        for path in (home, home / "password") if os.geteuid() == 0 else ():
             shutil.chown(path, "postgres", "postgres")
         options = ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C.UTF-8", "--no-sync"]
-        names = ["-D", folder / "data", "-U", _USER, f"--pwfile={folder / 'password'}"]
-        run([*_as_postgres(), _binary("initdb"), *options, *names], environment={"PATH": SEARCH_PATH}, folder=folder)
+        names = ["-D", home / "data", "-U", _USER, f"--pwfile={home / 'password'}"]
+        run([*_as_postgres(), _binary("initdb"), *options, *names], environment={"PATH": SEARCH_PATH}, folder=home)
         return _serve(folder, password)
     except UnavailableError:
         stop_postgresql_server(state)
@@ -109,7 +113,13 @@ def stop_postgresql_server(state: Path) -> None:
     folder = state / "postgresql"
     if folder.exists():
         processes.stop("postgres", folder, patience=2)  # it waits for those who are connected
+        shutil.rmtree(_home(folder), ignore_errors=True)
         shutil.rmtree(folder)
+
+
+def _home(folder: Path) -> Path:
+    """Return the folder of the database: for root one in /tmp, because `postgres` may enter no folder of root's."""
+    return folder / "home" if os.geteuid() else Path("/tmp", f"margo-gitops-postgresql-{zlib.crc32(bytes(folder)):08x}")
 
 
 def _serve(folder: Path, password: str) -> PostgresqlServer:
@@ -122,7 +132,7 @@ def _serve(folder: Path, password: str) -> PostgresqlServer:
             "max_connections": 200,
         }
         arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        command = [*_as_postgres(), _binary("postgres"), "-D", folder / "data", *arguments]
+        command = [*_as_postgres(), _binary("postgres"), "-D", _home(folder) / "data", *arguments]
         processes.start("postgres", command, folder, {"PATH": SEARCH_PATH, "LC_ALL": "C.UTF-8"})
         server = PostgresqlServer(folder, port, password)
         if _starts(server):
