@@ -58,6 +58,12 @@ def shortened(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
+def abridged(text: str, most: int) -> str:
+    """Return text of at most `most` characters without its middle: a program says what it did, and last the reason."""
+    head = most // 3
+    return text if len(text) <= most else f"{text[:head]} … {text[len(text) - (most - head - 3) :]}"
+
+
 def cut(lines: Sequence[str], most: int | None) -> Iterator[str]:
     """Yield the first lines, and how to see the others; all for None."""
     yield from lines[:most]

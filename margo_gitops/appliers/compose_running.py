@@ -15,6 +15,7 @@ from margo_gitops.appliers.compose_project import DEVICE, PROJECT, Container, ob
 from margo_gitops.appliers.compose_revision import Revision
 from margo_gitops.appliers.programs import Finished, redacted
 from margo_gitops.errors import ApplyError, RemoveFailed, StepInterrupted, WorkloadUnsupported
+from margo_gitops.wording import abridged
 
 REMOVE_SECONDS = 120.0
 # A container without a health check counts as started when it has run this long without a restart.
@@ -216,7 +217,7 @@ class RunningProject:
                 continue
             done = self.engine.client("logs", "--tail", _LOG_LINES, container.identity, seconds=10.0)
             said = redacted((done.output + done.complaint).strip(), environment)[-_LONGEST_LOG:]
-            lines += [f"{container.service}: {line[:300]}" for line in said.splitlines()]
+            lines += [f"{container.service}: {abridged(line, 300)}" for line in said.splitlines()]
         return lines
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
-from margo_gitops.wording import how_it_ended
+from margo_gitops.wording import abridged, how_it_ended
 
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 _PATIENCE_SECONDS = 5.0
@@ -50,7 +50,7 @@ class Finished:
             parameters: their values are hidden, all of each, before lines are cut.
         """
         text = redacted(self.complaint.strip() or self.output.strip(), parameters)
-        lines = [line[:300] for line in text.splitlines()[-10:]]
+        lines = [abridged(line, 300) for line in text.splitlines()[-10:]]
         if self.status and (self.status < 0 or not lines):
             lines.append(how_it_ended(self.status))
         return lines

@@ -40,6 +40,7 @@ from margo_gitops.disk.databases import (
 )
 from margo_gitops.disk.folders import remove_tree
 from margo_gitops.errors import AgentBusy, StateFolderUnusable, StorageFull
+from margo_gitops.wording import abridged
 
 T = TypeVar("T")
 
@@ -148,7 +149,7 @@ class Journal:
         rows = [
             (*key, *rest)
             for item in workloads
-            for key, *rest in [astuple(replace(item, message=item.message[:LONGEST_MESSAGE]))]
+            for key, *rest in [astuple(replace(item, message=abridged(item.message, LONGEST_MESSAGE)))]
         ]
         with self._transaction():
             self._connection.executemany(

@@ -28,6 +28,7 @@ from margo_gitops.documents.status import (
     StatusError,
     most_severe,
 )
+from margo_gitops.wording import abridged
 
 LONGEST_RETRY_PAUSE: Final = 3600.0
 """The most seconds between two tries of what fails."""
@@ -178,4 +179,4 @@ def deployment_status(deployment: RecordedDeployment, workloads: Sequence[Record
 def _error(workload: RecordedWorkload, source: str) -> StatusError | None:
     if not workload.message:
         return None
-    return StatusError(workload.code, source, workload.message[:_LONGEST_MESSAGE])
+    return StatusError(workload.code, source, abridged(workload.message, _LONGEST_MESSAGE))
