@@ -102,6 +102,7 @@ def test_settings_that_cannot_work_are_refused(tmp_path, name, settings, reason)
     assert "verysecret" not in str(caught.value)
 
 
+@pytest.mark.real
 def test_the_plug_in_of_the_guide_keeps_the_promises(tmp_path):
     source, tests = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     (tmp_path / "acme_recipes.py").write_text(source)
