@@ -12,7 +12,7 @@ import pytest
 
 from margo_gitops.agent.service.schedule import Schedule
 
-PER_SECOND = 100
+PER_SECOND = 64
 INTERVAL = 300.0
 BEGIN = 1_790_000_123.0
 OUTAGE = 600.0
