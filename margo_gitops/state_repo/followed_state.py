@@ -22,14 +22,13 @@ from margo_gitops.documents.state_layout import FLEET_REF, FRESHNESS_REFS, REPOR
 from margo_gitops.errors import MargoGitopsError, StateMoved, StateRepoUnusable
 from margo_gitops.git_program import last_lines
 from margo_gitops.state_repo.refs import Refs
-from margo_gitops.state_repo.remote import RemoteState
+from margo_gitops.state_repo.remote import TRACKED, TRACKED_REPORTS, RemoteState
 from margo_gitops.state_repo.report_branch import ReportBranch, ReportKey
 
 _LOG = logging.getLogger("margo_gitops.server")
 _SEEN: Final = "refs/remotes/seen/"
 _LOOK: Final = (f"+{FLEET_REF}*:{_SEEN}fleet*", f"+{FRESHNESS_REFS}*:{_SEEN}freshness/*")
-_TRACKED: Final = "refs/remotes/state/"
-_REPORTS: Final = f"+{REPORTS_REF}*:{_TRACKED}reports*"
+_REPORTS: Final = f"+{REPORTS_REF}*:{TRACKED_REPORTS}*"
 
 
 class FollowedState(RemoteState):
@@ -73,7 +72,7 @@ class FollowedState(RemoteState):
                 return False
             try:
                 self.fetch()
-                self._fetched_last = self._held(_TRACKED)
+                self._fetched_last = self._held(TRACKED)
             finally:
                 self.release()
             return True
@@ -117,7 +116,7 @@ class FollowedState(RemoteState):
             raise self._unreachable(result.stderr)
         try:
             repository = pygit2.Repository(str(self.mirror))
-            tracked = repository.references.get(f"{_TRACKED}reports")
+            tracked = repository.references.get(TRACKED_REPORTS)
             if tracked is not None:
                 repository.references.create(REPORTS_REF, tracked.target, force=True)
             elif REPORTS_REF in repository.references:

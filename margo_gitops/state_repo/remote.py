@@ -51,17 +51,17 @@ from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.state_commit import StateCommit
 
 TIMEOUT_SECONDS = 900
-_TRACKED = "refs/remotes/state/"
-_TRACKED_FLEET = f"{_TRACKED}fleet"
+TRACKED = "refs/remotes/state/"
+_TRACKED_FLEET = f"{TRACKED}fleet"
 # A pattern, because git fails where a remote has no ref of an exact name, as an empty one has none.
 _FLEET = f"{FLEET_REF}*:{_TRACKED_FLEET}*"
-_DEVICES = f"{DEVICE_REFS}*:{_TRACKED}devices/*"
-_FRESHNESS = f"{FRESHNESS_REFS}*:{_TRACKED}freshness/*"
+_DEVICES = f"{DEVICE_REFS}*:{TRACKED}devices/*"
+_FRESHNESS = f"{FRESHNESS_REFS}*:{TRACKED}freshness/*"
 _PENDING_REF: Final = "refs/heads/pending"
-_TRACKED_PENDING = f"{_TRACKED}pending"
+_TRACKED_PENDING = f"{TRACKED}pending"
 _PENDING = f"{_PENDING_REF}*:{_TRACKED_PENDING}*"
-_TRACKED_REPORTS = f"{_TRACKED}reports"
-_REPORTS = f"{REPORTS_REF}*:{_TRACKED_REPORTS}*"
+TRACKED_REPORTS = f"{TRACKED}reports"
+_REPORTS = f"{REPORTS_REF}*:{TRACKED_REPORTS}*"
 _SCP_LIKE = re.compile(r"[^/:\s]+@?[^/:\s]*:(?!//).+")
 
 
@@ -138,7 +138,7 @@ class RemoteState:
         if known is not None and _TRACKED_FLEET not in values:
             repo.refs.move({_TRACKED_FLEET: known}, {})  # remembered, so that the next render refuses too
             raise self._rewritten([f"the branch {FLEET_REF} is gone; it was at {known}"])
-        remote = {BRANCHES + name.removeprefix(_TRACKED): value for name, value in values.items() if _ours(name)}
+        remote = {BRANCHES + name.removeprefix(TRACKED): value for name, value in values.items() if _ours(name)}
         unfinished = self._unfinished(repo, remote, values.get(_TRACKED_PENDING))
         self.is_unfinished = bool(unfinished)
         repo.refs.reset(BRANCHES, {**remote, **unfinished})
@@ -339,7 +339,7 @@ class RemoteState:
         """Return what to push of the statements: all there are, and the removal of shards that no longer exist."""
         values = Refs(self.mirror).read()
         shards = {name.removeprefix(FRESHNESS_REFS) for name in values if name.startswith(FRESHNESS_REFS)}
-        tracked = f"{_TRACKED}freshness/"
+        tracked = f"{TRACKED}freshness/"
         known = {name.removeprefix(tracked) for name in values if name.startswith(tracked)}
         gone = [f":{FRESHNESS_REFS}{shard}" for shard in sorted(known - shards)]
         return [*([f"{FRESHNESS_REFS}*:{FRESHNESS_REFS}*"] if shards else []), *gone]
@@ -365,10 +365,10 @@ class RemoteState:
 
 
 def _tracked(ref: str) -> str:
-    return _TRACKED + ref.removeprefix(BRANCHES)
+    return TRACKED + ref.removeprefix(BRANCHES)
 
 
 def _ours(tracked: str) -> bool:
-    return tracked in (_TRACKED_FLEET, _TRACKED_REPORTS) or tracked.startswith(
-        (f"{_TRACKED}devices/", f"{_TRACKED}freshness/")
+    return tracked in (_TRACKED_FLEET, TRACKED_REPORTS) or tracked.startswith(
+        (f"{TRACKED}devices/", f"{TRACKED}freshness/")
     )
