@@ -9,7 +9,7 @@ import click
 from margo_gitops.cli.options import cache_folder, fleet_option, state_option
 from margo_gitops.cli.output import output_option, show
 from margo_gitops.errors import StateRepoUnusable
-from margo_gitops.operations.fleet_input import named_location, read_fleet_commit
+from margo_gitops.operations.fleet_input import chosen_location
 from margo_gitops.state_repo.remote import RemoteState, is_remote
 from margo_gitops.wording import counted
 
@@ -29,7 +29,7 @@ def restore(fleet: Path, state: str | None, output: str) -> None:
     If the server lost the repository, make an empty one there first. Branches move only forward: nothing newer
     is lost.
     """
-    location = named_location(state) if state is not None else read_fleet_commit(fleet, "HEAD").state_location(None)
+    location = chosen_location(fleet, state)
     if not is_remote(location):
         raise StateRepoUnusable(
             f"{location} is a path: this machine has no other copy of it",

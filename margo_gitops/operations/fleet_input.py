@@ -75,6 +75,18 @@ def read_fleet_commit(fleet: Path, revision: str) -> FleetInput:
     return FleetInput(repo, repo.last_change(revision), tree, read_fleet(tree))
 
 
+def chosen_location(fleet: Path, state: str | None) -> str:
+    """Return where the state repo is: as a person names it; None: as `margo-gitops.yaml` of the last commit says.
+
+    Raises:
+        NoFleetRepo, FleetCommitUnknown, FleetInvalid: the fleet repo is needed, and cannot be read.
+    """
+    if state is not None:
+        return named_location(state)
+    repo = FleetRepo.find(fleet)
+    return state_location(repo.root, read_fleet_document(repo.tree("HEAD")).value)
+
+
 def read_working_tree(fleet: Path) -> Intent:
     """Return what the files say now, committed or not (NoFleetRepo, FleetInvalid: as `read_fleet_commit`)."""
     return read_fleet(FleetRepo.find(fleet).working_tree())
@@ -163,11 +175,7 @@ def opened_state(request: StateRequest) -> Iterator[tuple[StateObjects, str]]:
     Raises:
         MargoGitopsError: one of them is not there or cannot be read.
     """
-    if request.state is None:
-        repo = FleetRepo.find(request.fleet)
-        location = state_location(repo.root, read_fleet_document(repo.tree("HEAD")).value)
-    else:
-        location = named_location(request.state)
+    location = chosen_location(request.fleet, request.state)
     with open_state(location, request.cache, create=False, reports=True) as target:
         yield StateObjects(target.repo.folder), location
 
