@@ -18,7 +18,7 @@ from typing import Annotated, Final, Literal
 from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.placement import select, targets
-from margo_gitops.wording import counted, table_lines
+from margo_gitops.wording import byte_count, counted, table_lines
 
 Way = Literal["git", "http", "wait"]
 DAY: Final = 86_400
@@ -178,7 +178,7 @@ def _verdict(layout: Layout, requests: float, growth: float, host: HostLimit) ->
         why.append(f"{layout.devices + 1:,} branches, {host.branches:,} are recommended")
     size = layout.devices * FIRST_RENDER_BYTES + growth
     if host.size is not None and size > host.size:
-        why.append(f"{_size(size)} after a year, {_size(host.size)} are recommended")
+        why.append(f"{byte_count(round(size))} after a year, {byte_count(host.size)} are recommended")
     return HostVerdict(host.name, not why, tuple(why))
 
 
@@ -203,25 +203,25 @@ def budget_lines(found: Budget) -> Iterator[str]:
                 f"{found.requests_per_second:,.1f} a second",
                 f"at most {found.peak_requests_per_second:,.1f} after an outage",
             ),
-            ("bytes of a device", f"{_size(found.device_bytes_per_month)} a month", "TLS, TCP and IP included"),
-            ("bytes of all devices", f"{_size(found.fleet_bytes_per_month)} a month", ""),
+            (
+                "bytes of a device",
+                f"{byte_count(round(found.device_bytes_per_month))} a month",
+                "TLS, TCP and IP included",
+            ),
+            ("bytes of all devices", f"{byte_count(round(found.fleet_bytes_per_month))} a month", ""),
             ("all devices have an edit after", _span(found.converged_seconds), "those that are on"),
             ("processor of serve", f"{found.server_cores * 100:,.1f} % of a core", ""),
-            ("memory of serve", _size(found.server_bytes), ""),
-            ("growth of the state repo", f"{_size(found.state_bytes_per_year)} a year", "before packs are merged"),
+            ("memory of serve", byte_count(round(found.server_bytes)), ""),
+            (
+                "growth of the state repo",
+                f"{byte_count(round(found.state_bytes_per_year))} a year",
+                "before packs are merged",
+            ),
         ]
     )
     for verdict in found.hosts:
         yield f"{verdict.host}: {'fits' if verdict.fits else 'does not fit'}"
         yield from (f"  {reason}" for reason in verdict.why)
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1_000:
-            return f"{count:,.3g} {unit}"
-        count /= 1_000
-    return f"{count:,.3g} TB"
 
 
 def _span(seconds: float) -> str:
