@@ -10,9 +10,8 @@ CYCLE-5  The held state is applied even if the pull fails: what a person stopped
 CYCLE-6  What is damaged on disk counts as nothing held and is fetched again (F14). It is never applied.
 CYCLE-7  A refused snapshot changes nothing but the journal: a security event.
 CYCLE-8  While the list of signers cannot be read, nothing is fetched: its signer could not be checked. What is held is
-         applied: it was trusted when it was stored. It counts as held if it is, byte for byte, what this process
-         trusted last; after a start, if it passes every rule but the signature's and its manifest is the one of the
-         trust floor. A security event says so.
+         applied: it was trusted when it was stored (TRUST-17). A security event says so. The same holds where the list
+         no longer has its key.
 CYCLE-9  A fetched state is taken only if freshness does not refuse it; the held state is applied in any case
          (agent/pull/proof_keeper.py, PROOF-1 to PROOF-6).
 """
@@ -22,7 +21,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
 from margo_gitops.agent.memory.events import Event, Reason, Record
@@ -44,7 +43,7 @@ from margo_gitops.errors import (
 from margo_gitops.transport.transport import Answer, PollHints, Transport
 from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.snapshot import Snapshot
-from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
+from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge, judge_held, judge_stored
 
 if TYPE_CHECKING:  # loaded where the configuration asks for freshness
     from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
@@ -56,6 +55,8 @@ _POLL_FAILURES: Final = (
     ((AgentMisconfigured, AllowedSignersInvalid), Reason.SIGNERS_UNREADABLE),
     ((StorageFull, StateFolderUnusable), Reason.STORAGE_FAILED),
 )
+
+_Judge: TypeAlias = Callable[[Snapshot, TrustPolicy, Floor | None], TrustedState]
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,9 +129,7 @@ class Cycle:
     freshness: FreshnessKeeper | None = None
     abortable: Callable[[], AbstractContextManager[None]] = nullcontext
     greet: Callable[[], None] = lambda: None
-    _judged: tuple[Snapshot, TrustPolicy, Floor | None, TrustedState] | None = field(default=None, init=False)
-    _last_held: TrustedState | None = field(default=None, init=False)
-    _has_judged: bool = field(default=False, init=False)
+    _judged: tuple[_Judge, Snapshot, TrustPolicy, Floor | None, TrustedState] | None = field(default=None, init=False)
     _told: set[Event] = field(default_factory=set, init=False)
     _telling: set[Event] = field(default_factory=set, init=False)
 
@@ -157,7 +156,6 @@ class Cycle:
             ended = _Poll("none", self._load_held(policy, floor))
             if poll:
                 ended = self._poll(policy, floor, ended.held, wait)
-            self._last_held, self._has_judged = ended.held, True
             if self.freshness is not None:
                 self.freshness.look(ended.held, polled=ended.result in ("new", "unchanged"))
         held = ended.held
@@ -179,13 +177,16 @@ class Cycle:
             snapshot = self.store.load()
             if snapshot is None:
                 return None
-            held = self._judge(snapshot, policy, floor)
+            held = self._judge(judge_held, snapshot, policy, floor)
         except (StoredStateDamaged, TrustRefused) as error:
             self._tell(Event.of(Reason.STATE_DAMAGED, error))
             return None
         if floor is None:
             text = f"the trust floor was gone; it starts again at the held version {held.floor.version}"
             self.record(Event(Reason.FIRST_CONTACT, text))
+        if held.objection:
+            text = f"what is held is applied, nothing new of its key is taken: {held.objection}"
+            self._tell(Event(Reason.SIGNER_DROPPED, text))
         self._raise_floor(held.floor)
         return held
 
@@ -193,20 +194,11 @@ class Cycle:
         """Return what is held while the list of signers cannot be read (CYCLE-8)."""
         try:
             snapshot = self.store.load()
-            if snapshot is None:
-                held = None
-            elif self._has_judged:
-                # What was refused while the list could be read is not let in because it cannot.
-                same = self._last_held is not None and snapshot == self._last_held.snapshot
-                held = self._last_held if same else None
-            else:
-                held = self._judge(snapshot, self.fallback, floor)
-                if floor is None or held.floor.manifest_digest != floor.manifest_digest:
-                    held = None
+            held = self._judge(judge_stored, snapshot, self.fallback, floor) if snapshot else None
         except (StoredStateDamaged, TrustRefused) as error:
             self._tell(Event.of(Reason.STATE_DAMAGED, error))
             held = None
-        then = "what is held is applied, its signature unseen" if held else "what is held is not applied"
+        then = "what is held is applied, its signer unseen" if held else "what is held is not applied"
         text = f"{unreadable}\n  nothing is fetched meanwhile; {then}"
         self._tell(Event(Reason.SIGNERS_UNREADABLE, text, unreadable.code))
         return held
@@ -223,7 +215,7 @@ class Cycle:
                 return self._ended(_Poll("unchanged", held, None, hints))
             if policy.fleet is None and held is not None:
                 policy = replace(policy, fleet=held.fleet)  # a device stays in the fleet that it first trusted
-            state = self._judge(answer.snapshot, policy, held.floor if held else floor)
+            state = self._judge(judge, answer.snapshot, policy, held.floor if held else floor)
             if self.freshness is not None:
                 self.freshness.admit(state)
             self.store.save(state)
@@ -254,11 +246,11 @@ class Cycle:
         finally:
             self.polls.spent(self.transport.cost - before)
 
-    def _judge(self, snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
+    def _judge(self, how: _Judge, snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
         """Return the verdict on a snapshot; the last one is kept, for a device that polls and polls."""
-        if self._judged is None or self._judged[:3] != (snapshot, policy, floor):
-            self._judged = (snapshot, policy, floor, judge(snapshot, policy, floor))
-        return self._judged[3]
+        if self._judged is None or self._judged[:4] != (how, snapshot, policy, floor):
+            self._judged = (how, snapshot, policy, floor, how(snapshot, policy, floor))
+        return self._judged[4]
 
     def _raise_floor(self, floor: Floor) -> None:
         for error in self.floors.raise_to(floor):

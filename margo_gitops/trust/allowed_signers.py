@@ -106,6 +106,18 @@ class AllowedSigners:
         return tuple(f"{Location(self.file, line.line)}: {objection}" for line, objection in named if objection)
 
 
+@dataclass(frozen=True, slots=True)
+class AnySigner(AllowedSigners):
+    """Takes every key whose signature is right: for what a list allowed when it was stored."""
+
+    signers: tuple[AllowedSigner, ...] = field(default=(), repr=False)
+    file: str = ""
+
+    def find(self, key: SshPublicKey, namespace: str, at: datetime) -> str | None:  # noqa: ARG002
+        """Return what stands for the principals that the list named then."""
+        return "(no longer listed)"
+
+
 def parse_allowed_signers(content: bytes, file: str) -> AllowedSigners:
     """Return the list in a file.
 

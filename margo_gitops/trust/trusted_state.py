@@ -28,6 +28,8 @@ TRUST-14  The version is not below the floor's, nor below the policy's minimum. 
 TRUST-15  The floor's version again means the floor's manifest again, byte for byte. [VersionReused]
 TRUST-16  The version right after the floor's has the floor's commit among its parents, where both have commits. A
           greater jump is allowed: the device was offline, and history is fetched at depth 1. [HistoryRewritten]
+TRUST-17  What a device holds was judged when it was stored. If its key no longer counts, it stays trusted to run: every
+          other rule holds, the signature is right, and its manifest is the floor's. Nothing new of that key is taken.
 
 The new floor is the snapshot's version, manifest digest and commit. Seen again (TRUST-15), the old floor stays as it
 is, and gains the commit if it had none: the commit that was trusted first is the one that the next version must
@@ -39,7 +41,7 @@ descend from, so that history rewritten under an unchanged manifest shows at the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from margo_gitops.digests import Digest, sha256
@@ -59,11 +61,12 @@ from margo_gitops.errors import (
     Location,
     Oversized,
     SignatureMissing,
+    SignerUnknown,
     StateDocumentInvalid,
     TrustRefused,
     UnreadableDocument,
 )
-from margo_gitops.trust.allowed_signers import AllowedSigners
+from margo_gitops.trust.allowed_signers import AllowedSigners, AnySigner
 from margo_gitops.trust.floor import Floor, raise_floor
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.git_objects import COMMIT, device_tree_id, object_id
@@ -128,6 +131,7 @@ class TrustedState:
         floor: what to store as the new floor once the state is in place.
         signer: principals and fingerprint of the key that signed it; None where the policy does not ask.
         fleet: the fleet that the signed commit names; None where it names none, or the policy asks for no signature.
+        objection: why its key no longer counts (TRUST-17); empty where it does.
     """
 
     manifest: StateManifest
@@ -136,6 +140,7 @@ class TrustedState:
     floor: Floor
     signer: str | None
     fleet: str | None = None
+    objection: str = ""
 
 
 def judge(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
@@ -154,6 +159,27 @@ def judge(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> Trust
     except TrustRefused as refusal:
         refusal.device = policy.device
         raise
+
+
+def judge_held(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
+    """Return what a device holds as a state that it may apply, as `judge`, with TRUST-17 in place of its key's rule."""
+    try:
+        return judge(snapshot, policy, floor)
+    except SignerUnknown as unknown:
+        try:
+            state = judge_stored(snapshot, policy, floor)
+        except TrustRefused:
+            raise unknown from None
+        return replace(state, objection="; ".join([unknown.what, *unknown.why]))
+
+
+def judge_stored(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
+    """Return the state that a device stored when it raised its floor, by whatever key (TRUST-17)."""
+    signers = AnySigner() if policy.signers is None else AnySigner(verify=policy.signers.verify)
+    state = judge(snapshot, replace(policy, signers=signers), floor)
+    if floor is None or state.floor.manifest_digest != floor.manifest_digest:
+        raise SignerUnknown("the state is not the one of the trust floor", device=policy.device)
+    return state
 
 
 def _judge(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:

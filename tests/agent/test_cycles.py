@@ -12,6 +12,7 @@ import pytest
 from device_world import (
     ALLOWED_SIGNERS,
     DEVICE,
+    RENDERER,
     STRANGER,
     deployment_bytes,
     deployment_id,
@@ -29,7 +30,7 @@ from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.digests import sha256
 from margo_gitops.errors import ExitCode, SourceUnreachable
 from margo_gitops.transport.transport import Answer
-from margo_gitops.trust.allowed_signers import parse_allowed_signers
+from margo_gitops.trust.allowed_signers import AnySigner, parse_allowed_signers
 from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustPolicy, judge
@@ -80,7 +81,7 @@ class Device:
         with Journal.open(state / "journal.sqlite3", 0) as journal:
             yield Cycle(
                 policy=lambda: TrustPolicy(DEVICE, parse_allowed_signers(self.signers.encode(), "allowed_signers")),
-                fallback=TrustPolicy(DEVICE, None),
+                fallback=TrustPolicy(DEVICE, AnySigner()),
                 transport=self.source,
                 store=TrustedStore(state / "trusted"),
                 floors=self.floors,
@@ -319,14 +320,46 @@ def test_f26_a_state_folder_restored_from_a_backup_does_not_bring_old_state_back
     assert device.engine.running == before
 
 
-def test_a_signer_who_is_not_trusted_any_more_takes_the_held_state_with_him(device: Device) -> None:
+def test_a_state_that_was_trusted_when_stored_stays_trusted_to_run_after_its_key_was_dropped(device: Device) -> None:
     device.source.snapshot = ONE
     device.cycle()
-    before = dict(device.engine.running)
+    device.engine.running.clear()
     device.signers = f"stranger@example.com {STRANGER.public}\n"
-    outcome = device.cycle()
-    assert (outcome.poll, outcome.version) == ("refused", None)
-    assert device.engine.running == before, "what runs keeps running"
+    device.source.snapshot = None
+    offline = device.cycle()
+    assert (offline.version, device.reasons[0]) == (1, Reason.SIGNER_DROPPED)
+    assert RENDERER.public.fingerprint in device.events[0].text
+    assert device.engine.running, "what is held is brought back"
+    device.source.snapshot = TWO
+    assert device.cycle().poll == "refused", "nothing new of the dropped key"
+    content = {1: deployment_bytes(1, values={"GREETING": "rotated"})}
+    device.source.snapshot = snapshot_of(2, content, parents=(ONE.revision,), key=STRANGER)
+    assert (device.cycle().version, device.reasons[-2:]) == (2, [Reason.STATE_TRUSTED, Reason.WORKLOAD_INSTALLED])
+
+
+@pytest.mark.parametrize("how", ["another state of the dropped key", "a bad signature", "no floor"])
+def test_what_is_held_by_a_dropped_key_must_be_what_was_stored(device: Device, how: str) -> None:
+    device.source.snapshot = ONE
+    device.cycle()
+    device.engine.running.clear()
+    store = TrustedStore(device.folder / "state" / "trusted")
+    trusted = judge(ONE, TrustPolicy(DEVICE, None), None)
+    match how:
+        case "another state of the dropped key":
+            store.save(judge(TWO, TrustPolicy(DEVICE, None), None))
+        case "a bad signature":
+            assert ONE.commit
+            commit = ONE.commit.replace(b"press-07: version 1", b"press-07: version 2")
+            store.save(replace(trusted, snapshot=replace(ONE, commit=commit)))
+        case "no floor":
+            (device.folder / "state" / "floor.json").unlink()
+            (device.folder / "copy.json").unlink()
+    device.signers = f"stranger@example.com {STRANGER.public}\n"
+    device.source.snapshot = None
+    assert (device.cycle().version, device.engine.running) == (None, {})
+    assert Reason.STATE_DAMAGED in device.reasons
+    device.signers = ""
+    assert device.cycle().reconciliation is None, "a broken list lets nothing in"
 
 
 @pytest.mark.parametrize("broken", ["", "no signer at all\n"])
@@ -387,19 +420,6 @@ def test_without_signers_a_started_agent_applies_only_the_state_of_the_floor(dev
     assert device.cycle().reconciliation is None
     assert device.engine.running == {}
     assert Reason.SIGNERS_UNREADABLE in device.reasons
-
-
-def test_what_was_refused_is_not_let_in_because_the_list_of_signers_breaks(device: Device) -> None:
-    device.source.snapshot = ONE
-    device.cycle()
-    device.engine.running.clear()
-    device.source.snapshot = None
-    with device.agent() as cycle:
-        device.signers = f"stranger@example.com {STRANGER.public}\n"
-        assert cycle.run().reconciliation is None
-        device.signers = ""
-        assert cycle.run().reconciliation is None
-    assert device.engine.running == {}
 
 
 def test_unchanged_from_a_source_that_was_told_nothing_is_a_lie(device: Device) -> None:

@@ -36,6 +36,7 @@ class Reason(Enum):
     STATE_REFUSED = "StateRefused", _SECURITY, _FAILURE
     STATE_DAMAGED = "StateDamaged", _SECURITY, _FAILURE
     SIGNERS_UNREADABLE = "SignersUnreadable", _SECURITY, _FAILURE
+    SIGNER_DROPPED = "SignerDropped", _SECURITY
     FLOOR_DAMAGED = "FloorDamaged", _SECURITY, _FAILURE
     FLOOR_MENDED = "FloorMended", _SECURITY
     FLOOR_COPY_FAILED = "FloorCopyFailed", _SECURITY, _FAILURE

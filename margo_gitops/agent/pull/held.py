@@ -19,8 +19,8 @@ from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
 from margo_gitops.errors import AgentMisconfigured, Location, NothingHeld, StoredStateDamaged
 from margo_gitops.transport.transport import ProofSource
-from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
-from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
+from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, AnySigner, parse_allowed_signers
+from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge_held
 
 if TYPE_CHECKING:
     from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
@@ -44,16 +44,17 @@ def read_policy(configuration: AgentConfiguration, *, signed: bool = True) -> Tr
     """Return what the device demands of its state, with the list of signers as it is now.
 
     Args:
-        signed: whether to demand a signature where the configuration does; without, no list is read.
+        signed: whether to read the list; without, every key counts whose signature is right.
 
     Raises:
         AgentMisconfigured: the list cannot be read.
         AllowedSignersInvalid: the list has mistakes.
     """
     trust = configuration.trust
-    signers = None
-    if signed and trust.allowed_signers is not None:
-        signers = _parse_list(_read_list(trust.allowed_signers), str(trust.allowed_signers))
+    signers: AllowedSigners | None = None
+    if trust.allowed_signers is not None:
+        path = trust.allowed_signers
+        signers = _parse_list(_read_list(path), str(path)) if signed else AnySigner(verify=verify_apart)
     return TrustPolicy(configuration.device, signers, minimum_version=trust.minimum_version, fleet=trust.fleet)
 
 
@@ -110,7 +111,7 @@ def verify_held(configuration: AgentConfiguration) -> TrustedState:
             device=configuration.device,
             remedy="run `margo-gitops agent once`",
         )
-    state = judge(snapshot, policy, floor)
+    state = judge_held(snapshot, policy, floor)
     # An agent that runs beside us stores its first state a moment before its floor.
     until = time.monotonic() + _FIRST_FLOOR_SECONDS
     while floor is None and time.monotonic() < until:
