@@ -51,14 +51,7 @@ class FreshnessStatement(OwnKind):
 
     def problems(self) -> Iterator[Problem]:
         """Yield times that cannot be read, or end before they begin."""
-        moments = {}
-        for name, text in (("issued", self.issued), ("expires", self.expires)):
-            try:
-                moments[name] = parse_moment(text)
-            except ValueError:
-                yield Problem((name,), f"there is no such time as {text}")
-        if len(moments) == 2 and moments["expires"] <= moments["issued"]:
-            yield Problem(("expires",), "must be later than issued")
+        yield from moment_problems(issued=self.issued, expires=self.expires)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +83,18 @@ class FreshnessProof(OwnKind):
 def parse_moment(text: str) -> datetime:
     """Return a time of a statement (ValueError: there is no such time)."""
     return datetime.strptime(text, _MOMENT_FORMAT).replace(tzinfo=UTC)
+
+
+def moment_problems(**times: str) -> Iterator[Problem]:
+    """Yield times of a document, by field, that cannot be read, or expire before they are issued."""
+    moments = {}
+    for name, text in times.items():
+        try:
+            moments[name] = parse_moment(text)
+        except ValueError:
+            yield Problem((name,), f"there is no such time as {text}")
+    if {"issued", "expires"} <= moments.keys() and moments["expires"] <= moments["issued"]:
+        yield Problem(("expires",), "must be later than issued")
 
 
 def format_moment(moment: datetime) -> str:

@@ -217,3 +217,63 @@ class FreshnessMissing(MargoGitopsError):
     """
 
     code = "MG1525"
+
+
+class TrustDocumentInvalid(TrustRefused):
+    """A trust document cannot be read, or is not one.
+
+    The file `keys/<version>.json` was damaged or edited by hand, or another program made it. The message names each
+    field. Never edit these files: `margo-gitops keys` writes them.
+    """
+
+    code = "MG1530"
+
+
+class TrustDocumentUnsigned(TrustRefused):
+    """Too few root keys signed a trust document.
+
+    Each version needs the signatures of enough root keys of the version before, and of enough of its own. The message
+    says how many are missing. `margo-gitops keys status` shows who has not signed yet; they sign with
+    `margo-gitops keys sign`. If all have signed, the document was changed afterwards.
+    """
+
+    code = "MG1531"
+
+
+class TrustDocumentForeign(TrustRefused):
+    """A trust document belongs to another fleet.
+
+    The source serves another fleet's state, or a person carried a file to the wrong device.
+    """
+
+    code = "MG1532"
+
+
+class TrustDocumentGap(TrustRefused):
+    """A trust document is not the next version after the one that is held.
+
+    Versions are followed one by one, because each is signed by the keys of the one before. Fetch or carry the versions
+    between them first: they are all in the state repo's branch `trust` and in `keys/` of the fleet repo.
+    """
+
+    code = "MG1533"
+
+
+class TrustDocumentRollback(TrustRefused):
+    """A trust document is older than the one that is held, or has its version with other content.
+
+    An old document may list keys that were revoked since. The device keeps its newer one. Find out what the source
+    serves. Two different documents of one version mean that the root keys signed twice: make the next version.
+    """
+
+    code = "MG1534"
+
+
+class TrustDocumentExpired(TrustRefused):
+    """The newest trust document has expired, so no new state is taken by it.
+
+    What runs keeps running. Make the next version with `margo-gitops keys renew`, let the root keys sign it, and
+    render. If a newer version exists, find out why it did not reach this device.
+    """
+
+    code = "MG1535"

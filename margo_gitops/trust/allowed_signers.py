@@ -46,7 +46,8 @@ class AllowedSigner:
         namespaces: patterns of the uses the key is for, separated by commas; None for every use.
         valid_after: the key says nothing before; None for no such time.
         valid_before: the key says nothing after; None for no such time.
-        line: its number in the file, from 1.
+        line: its number in the file, from 1; None for a list that is in no file.
+        revoked: why no signature of the key counts; empty where it counts.
     """
 
     principals: str
@@ -54,7 +55,8 @@ class AllowedSigner:
     namespaces: str | None = None
     valid_after: datetime | None = None
     valid_before: datetime | None = None
-    line: int = 0
+    line: int | None = None
+    revoked: str = ""
 
     def objection(self, namespace: str, at: datetime) -> str:
         """Return why this line does not allow a signature, or nothing.
@@ -63,6 +65,8 @@ class AllowedSigner:
             namespace: what kind of thing was signed, `git` for commits.
             at: when it was signed, with a time zone.
         """
+        if self.revoked:
+            return self.revoked
         if self.namespaces is not None and not _matches(namespace, self.namespaces):
             return f"the key is for {self.namespaces!r}, not for {namespace!r}"
         if self.valid_after is not None and at < self.valid_after:
