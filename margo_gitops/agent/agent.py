@@ -18,8 +18,10 @@ from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.poll_record import PollRecord
 from margo_gitops.agent.memory.state_folder import clear_way, lock_folder, make_folder
 from margo_gitops.agent.pull.held import (
+    CLOCK_FILE,
     FLOOR_FILE,
     STORE_FOLDER,
+    device_clock,
     floor_files,
     freshness_keeper,
     read_policy,
@@ -154,7 +156,7 @@ def working_agent(
     make_folder(configuration.state_folder)
     aside = clear_way(
         configuration.state_folder,
-        files=(LOCK_FILE, FLOOR_FILE, CLIENT_ID_FILE, FRESHNESS_FILE),
+        files=(LOCK_FILE, FLOOR_FILE, CLOCK_FILE, CLIENT_ID_FILE, FRESHNESS_FILE),
         folders=(STORE_FOLDER, APPLIERS_FOLDER, *(f"{APPLIERS_FOLDER}/{name}" for name in configuration.appliers)),
     )
     with lock_folder(configuration.state_folder / LOCK_FILE), contextlib.closing(transport):
@@ -189,7 +191,9 @@ def working_agent(
                 polls=polls,
                 reconciler=reconciler,
                 record=record,
-                freshness=freshness_keeper(configuration, record, clock, transport, interruptions.abortable),
+                freshness=freshness_keeper(
+                    configuration, record, device_clock(configuration, clock), transport, interruptions.abortable
+                ),
                 abortable=interruptions.abortable,
                 greet=reporter.greet if reporter else _nothing,
             )

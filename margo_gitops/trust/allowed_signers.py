@@ -118,7 +118,7 @@ class AnySigner(AllowedSigners):
     file: str = ""
 
     def find(self, key: SshPublicKey, namespace: str, at: datetime) -> str | None:  # noqa: ARG002
-        """Return what stands for the principals that the list named then."""
+        """Return what is shown in place of the principals that the list named then."""
         return "(no longer listed)"
 
 

@@ -12,7 +12,8 @@ FRESH-4  The proof is of the device's shard; its leaves are in order, each once,
          or FreshnessInvalid]
 FRESH-5  Leaves and path lead to the statement's root (freshness_tree, MERKLE-1 to MERKLE-4). [FreshnessInvalid]
 FRESH-6  It was not issued before the one that is held, unless that one is from the future by this device's clock, as a
-         statement made with a wrong clock is. [FreshnessRollback]
+         statement made with a wrong clock is. A signed time that the clock has reached once is never the future.
+         [FreshnessRollback]
 FRESH-7  A state with the version of the device's leaf has that leaf's manifest digest. [FreshnessContradicted]
 
 What passes yields a verdict on the state that is held:
@@ -252,12 +253,16 @@ def refuse_older(offered: Freshness, held: Freshness | None, now: datetime) -> N
     )
 
 
-def assess(freshness: Freshness | None, state: HeldVersion | None, now: datetime) -> Assessment:
+def assess(
+    freshness: Freshness | None, state: HeldVersion | None, now: datetime, earliest: datetime | None = None
+) -> Assessment:
     """Return the verdict on a state.
 
     Args:
         freshness: the newest proof; None: there is no proof.
         state: the state; None: no state is held.
+        now: the time as the device's clock shows it.
+        earliest: the time before which it cannot be, whatever the clock shows; None where nothing says so.
 
     Raises:
         FreshnessContradicted: FRESH-7 is broken.
@@ -271,12 +276,12 @@ def assess(freshness: Freshness | None, state: HeldVersion | None, now: datetime
             why=[f"it has {state.manifest}, the statement of {freshness.statement.issued} says {leaf.manifest}"],
             remedy="find out who wrote two states of one version; then render again",
         )
+    if max(now, earliest or now) >= freshness.expires:
+        return Assessment("expired", f"the statement expired {freshness.statement.expires}")
     if now + CLOCK_TOLERANCE < freshness.issued:
         # Without the time itself: a message that repeats must stay the same.
         text = f"this device's clock is before {freshness.statement.issued}, when the statement was issued"
         return Assessment("clock-suspect", text)
-    if now >= freshness.expires:
-        return Assessment("expired", f"the statement expired {freshness.statement.expires}")
     return _on_version(freshness, state, now)
 
 

@@ -441,6 +441,40 @@ def test_g_f_11_a_device_whose_clock_is_wrong_tells_that_from_expiry(line: Line)
     assert line.told("FreshnessLost") == []
 
 
+def test_a_clock_that_is_set_back_makes_nothing_fresh_that_has_expired(line: Line) -> None:
+    line.publish("one")
+    line.renew()
+    line.cycle()
+    line.now += 8 * DAY
+    line.cycle()
+    assert line.told("FreshnessLost")[0].startswith("expired")
+    line.now -= 6 * DAY
+    line.cycle()
+    assert line.told("FreshnessLost")[0].startswith("expired")
+
+
+@pytest.mark.parametrize("lost", ["nothing", "the state folder's copy", "what it says"])
+def test_a_clock_that_is_set_back_makes_no_older_statement_acceptable(line: Line, lost: str) -> None:
+    line.publish("one")
+    older = line.made()
+    line.now += 3 * DAY
+    newer = line.made()
+    line.cycle()
+    assert line.proof == newer
+    match lost:
+        case "the state folder's copy":
+            (line.world.state / "clock").unlink()
+        case "what it says":
+            (line.world.state / "clock").write_bytes(b"\xff")
+    line.renew(issued=NOW)
+    assert older != newer
+    line.now = NOW + timedelta(hours=1)
+    line.cycle()
+    assert line.told("FreshnessRefused")
+    assert line.proof == newer
+    assert line.told("FreshnessLost")[0].startswith("clock-suspect"), "the clock is known to be wrong"
+
+
 def test_a_wrong_clock_is_told_once(line: Line) -> None:
     line.publish("one")
     line.renew()

@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from margo_gitops.disk.files import disk_errors, replace_file
+from margo_gitops.disk.files import disk_errors, read_bounded, replace_file
 from margo_gitops.disk.folders import remove_tree
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
-from margo_gitops.errors import AgentBusy, Location, StateFolderUnusable, StorageFull
+from margo_gitops.errors import AgentBusy, Location, MargoGitopsError, StateFolderUnusable, StorageFull
 
 
 def folder_errors(path: Path) -> AbstractContextManager[None]:
@@ -44,6 +44,44 @@ def keep_file(path: Path, content: bytes) -> None:
     make_folder(path.parent)
     with folder_errors(path):
         replace_file(path, content)
+
+
+class TwoPlaces:
+    """Keeps a file in the state folder, and a copy of it beside the trust floor's where there is one."""
+
+    def __init__(self, path: Path, copy: Path | None, most: int) -> None:
+        """Take the places.
+
+        Args:
+            copy: of the trust floor; None where it has none.
+            most: bytes that the file may have.
+        """
+        self._paths = (path,) if copy is None else (path, copy.with_name(f"{copy.name}.{path.name}"))
+        self._most = most
+
+    def read(self) -> list[bytes]:
+        """Return what is there, not verified."""
+        return [content for path in self._paths if (content := self._read(path))]
+
+    def write(self, content: bytes) -> None:
+        """Keep this content from now on.
+
+        Raises:
+            StateFolderUnusable: it cannot be written in the first place.
+            StorageFull: the disk is full.
+        """
+        for path in reversed(self._paths):
+            try:
+                keep_file(path, content)
+            except MargoGitopsError:
+                if path == self._paths[0]:
+                    raise
+
+    def _read(self, path: Path) -> bytes | None:
+        try:
+            return read_bounded(path, self._most)
+        except OSError:
+            return None
 
 
 def clear_way(folder: Path, files: Iterable[str], folders: Iterable[str]) -> list[Path]:

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.memory.events import Record
+from margo_gitops.agent.memory.state_folder import TwoPlaces
+from margo_gitops.agent.pull.device_clock import DeviceClock
 from margo_gitops.agent.pull.floor_files import FloorFiles
 from margo_gitops.agent.pull.signature_check import verify_apart
 from margo_gitops.agent.pull.trusted_store import TrustedStore
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 FLOOR_FILE: Final = "floor.json"
 STORE_FOLDER: Final = "trusted"
+CLOCK_FILE: Final = "clock"
+_LARGEST_CLOCK: Final = 64
 _FIRST_FLOOR_SECONDS: Final = 2.0
 
 
@@ -38,6 +42,19 @@ def trusted_store(configuration: AgentConfiguration) -> TrustedStore:
 def floor_files(configuration: AgentConfiguration) -> FloorFiles:
     """Return the places of the trust floor."""
     return FloorFiles(configuration.device, configuration.state_folder / FLOOR_FILE, configuration.trust.floor_copy)
+
+
+def device_clock(configuration: AgentConfiguration, read: Callable[[], float]) -> DeviceClock:
+    """Return the clock of the device.
+
+    Args:
+        read: the time as the machine shows it, seconds since the epoch.
+    """
+    return DeviceClock(read, _two_places(configuration, CLOCK_FILE, _LARGEST_CLOCK))
+
+
+def _two_places(configuration: AgentConfiguration, name: str, most: int) -> TwoPlaces:
+    return TwoPlaces(configuration.state_folder / name, configuration.trust.floor_copy, most)
 
 
 def read_policy(configuration: AgentConfiguration, *, signed: bool = True) -> TrustPolicy:
@@ -61,32 +78,29 @@ def read_policy(configuration: AgentConfiguration, *, signed: bool = True) -> Tr
 def freshness_keeper(
     configuration: AgentConfiguration,
     record: Record,
-    clock: Callable[[], float] = time.time,
+    clock: DeviceClock | None = None,
     source: ProofSource | None = None,
     abortable: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> FreshnessKeeper | None:
     """Return what keeps the device's proof of freshness; None where its configuration wants none.
 
     Args:
-        clock: the time, seconds since the epoch.
+        clock: the time; None: the machine's.
         source: where proofs come from; None: nowhere but by hand.
         abortable: a signal to stop may cut off what is done inside.
     """
     settings, path = configuration.freshness, configuration.statement_signers
     if settings is None or path is None:
         return None
-    from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper, FreshnessRules, ProofStore
+    from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper, FreshnessRules
+    from margo_gitops.documents.freshness import MAX_PROOF_BYTES
 
-    copy = configuration.trust.floor_copy
     return FreshnessKeeper(
         FreshnessRules(configuration.device, settings.required, settings.on_expiry == "hold"),
-        ProofStore(
-            configuration.state_folder / FRESHNESS_FILE,
-            copy.with_name(f"{copy.name}.{FRESHNESS_FILE}") if copy else None,
-        ),
+        _two_places(configuration, FRESHNESS_FILE, MAX_PROOF_BYTES),
         lambda: _parse_list(_read_list(path), str(path)),
         record,
-        clock,
+        clock or device_clock(configuration, time.time),
         source,
         abortable,
     )

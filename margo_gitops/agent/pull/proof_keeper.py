@@ -18,19 +18,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from pathlib import Path
+from datetime import datetime, timedelta
 from typing import Final
 
 from margo_gitops.agent.memory.events import Event, Reason, Record
-from margo_gitops.agent.memory.state_folder import keep_file
-from margo_gitops.disk.files import read_bounded
-from margo_gitops.documents.freshness import MAX_PROOF_BYTES
+from margo_gitops.agent.memory.state_folder import TwoPlaces
+from margo_gitops.agent.pull.device_clock import DeviceClock
 from margo_gitops.errors import (
     AgentMisconfigured,
     AllowedSignersInvalid,
     FreshnessContradicted,
-    MargoGitopsError,
     StateFolderUnusable,
     StateNotFresh,
     StorageFull,
@@ -70,31 +67,6 @@ class FreshnessRules:
     hold: bool
 
 
-class ProofStore:
-    """Keeps the proof of one device in a file, and in a second place where there is one (PROOF-3)."""
-
-    def __init__(self, path: Path, copy: Path | None) -> None:
-        self._paths = (path,) if copy is None else (path, copy)
-
-    def read(self) -> list[bytes]:
-        """Return what is there, not verified."""
-        return [content for path in self._paths if (content := _read_bounded(path))]
-
-    def write(self, content: bytes) -> None:
-        """Keep a proof from now on.
-
-        Raises:
-            StateFolderUnusable: it cannot be written in the first place.
-            StorageFull: the disk is full.
-        """
-        for path in reversed(self._paths):
-            try:
-                keep_file(path, content)
-            except MargoGitopsError:
-                if path == self._paths[0]:
-                    raise
-
-
 @dataclass(eq=False)
 class FreshnessKeeper:
     """Fetches, keeps and judges the proofs of one device.
@@ -103,16 +75,16 @@ class FreshnessKeeper:
 
     Attributes:
         signers: asked at each use who may sign statements.
-        clock: the time, seconds since the epoch; may jump.
+        clock: the time; a proof that has expired stays expired when it is set back.
         source: where proofs come from; None: nowhere but by hand.
         abortable: a signal to stop may cut off what is done inside.
     """
 
     rules: FreshnessRules
-    store: ProofStore
+    store: TwoPlaces
     signers: Callable[[], AllowedSigners]
     record: Record
-    clock: Callable[[], float]
+    clock: DeviceClock
     source: ProofSource | None = None
     abortable: Callable[[], AbstractContextManager[None]] = nullcontext
     _read: tuple[bytes, FreshnessPolicy, Freshness] | None = field(default=None, init=False)
@@ -130,10 +102,10 @@ class FreshnessKeeper:
         """
         version = _version(state)
         with suppress(FreshnessContradicted):
-            if assess(self.held(state), version, self._now()).proven or not self.rules.hold:
+            if self._assess(self.held(state), version).proven or not self.rules.hold:
                 return
         self._fetch(state)
-        found = assess(self.held(state), version, self._now())
+        found = self._assess(self.held(state), version)
         if self.rules.hold and not found.proven:
             raise StateNotFresh(
                 f"version {state.floor.version} is not taken: nothing proves that it is the newest",
@@ -154,7 +126,11 @@ class FreshnessKeeper:
                 self._unpolled = None
                 if self._is_due(state):
                     self._try_fetch(state)
-            found = assess(self.held(state), _version(state) if state else None, self._now())
+            held = self.held(state)
+            if held is not None:
+                self.clock.reach(held.issued)
+                self.clock.reach(held.expires)
+            found = self._assess(held, _version(state) if state else None)
         except FreshnessContradicted as error:
             self._tell(Event.of(Reason.FRESHNESS_LOST, error))
             return
@@ -186,13 +162,16 @@ class FreshnessKeeper:
         """
         held = self.held(state)
         offered = read_freshness(content, self._policy(state, held))
-        refuse_older(offered, held, self._now())
+        refuse_older(offered, held, self.clock.now())
         self.store.write(content)
         return offered
 
     def assess(self, state: TrustedState | None) -> Assessment:
         """Return the verdict on what is held (FreshnessContradicted: the statement has other content for it)."""
-        return assess(self.held(state), _version(state) if state else None, self._now())
+        return self._assess(self.held(state), _version(state) if state else None)
+
+    def _assess(self, held: Freshness | None, version: HeldVersion | None) -> Assessment:
+        return assess(held, version, self.clock.shown(), self.clock.floor)
 
     def _try_fetch(self, state: TrustedState | None) -> None:
         """Fetch; a failure is recorded, and the verdict follows."""
@@ -204,7 +183,7 @@ class FreshnessKeeper:
     def _fetch(self, state: TrustedState | None) -> None:
         if self.source is None:
             return
-        self._asked_at = self._now()
+        self._asked_at = self.clock.shown()
         held = self.held(state)
         with self.abortable():
             content = self.source.freshness(self.rules.device, held.content if held else None)
@@ -219,13 +198,13 @@ class FreshnessKeeper:
             self.record(Event.of(Reason.STORAGE_FAILED, error))
 
     def _is_due(self, state: TrustedState | None) -> bool:
-        now = self._now()
+        now = self.clock.shown()
         held = self.held(state)
         pause = _LONGEST_PAUSE / 4
         if held is not None:
             pause = min(max((held.expires - held.issued) / 64, _SHORTEST_PAUSE), _LONGEST_PAUSE)
         try:
-            unproven = assess(held, _version(state) if state else None, now).verdict == "not-yet-known"
+            unproven = self._assess(held, _version(state) if state else None).verdict == "not-yet-known"
         except FreshnessContradicted:
             unproven, pause = True, _SHORTEST_PAUSE
         # A clock that went back makes it due as well.
@@ -255,16 +234,6 @@ class FreshnessKeeper:
             self.record(event)
         self._told = event
 
-    def _now(self) -> datetime:
-        return datetime.fromtimestamp(self.clock(), UTC)
-
 
 def _version(state: TrustedState) -> HeldVersion:
     return HeldVersion(state.floor.version, state.floor.manifest_digest, signed=state.signer is not None)
-
-
-def _read_bounded(path: Path) -> bytes | None:
-    try:
-        return read_bounded(path, MAX_PROOF_BYTES)
-    except OSError:
-        return None
