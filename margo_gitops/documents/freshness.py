@@ -48,6 +48,11 @@ class FreshnessStatement(OwnKind):
         int, About("How many shards the devices are spread over: 1, 16, 256 or 4096."), Range(minimum=1, maximum=4096)
     ]
     root: Annotated[Hash, About("Root of the Merkle tree over all shards (RFC 9162, 2.1.1).")]
+    trust_version: Annotated[
+        int | None,
+        About("The fleet's trust document at that time; absent in a fleet without one."),
+        Range(minimum=1, maximum=2**31 - 1),
+    ] = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield times that cannot be read, or end before they begin."""
@@ -114,9 +119,15 @@ def parse_valid_for(text: str) -> timedelta:
 
 
 def write_statement(
-    fleet: str, issued: datetime, expires: datetime, state_commit: str, shards: int, root: str
+    fleet: str,
+    issued: datetime,
+    expires: datetime,
+    state_commit: str,
+    shards: int,
+    root: str,
+    trust_version: int | None = None,
 ) -> bytes:
     """Return the exact bytes of a statement (RFC 8785)."""
     moments = format_moment(issued), format_moment(expires)
-    statement = FreshnessStatement(fleet, *moments, state_commit, shards, root)
+    statement = FreshnessStatement(fleet, *moments, state_commit, shards, root, trust_version)
     return write_json(write(statement))

@@ -4,6 +4,7 @@
                                       and aliases.json, if a device has an alias
     refs/heads/devices/<device>       one commit per change of the device; its tree is the one in the fleet branch
     refs/heads/freshness/<shard>      the newest statement of freshness: freshness.json
+    refs/heads/trust                  the fleet's trust documents: <version>.json for each
     refs/heads/reports                what devices reported
 
 A device's tree holds `manifest.json`, and `deployments/<deployment id>.yaml` for each deployment.
@@ -22,6 +23,9 @@ BRANCHES: Final = "refs/heads/"
 FLEET_REF: Final = f"{BRANCHES}fleet"
 DEVICE_REFS: Final = f"{BRANCHES}devices/"
 FRESHNESS_REFS: Final = f"{BRANCHES}freshness/"
+TRUST_REF: Final = f"{BRANCHES}trust"
+TRUST_PATH: Final = "/api/v1/trust/"
+"""Where the HTTP API and a device's static files have the trust documents, by the names they have in the branch."""
 REPORTS_REF: Final = f"{BRANCHES}reports"
 
 MANIFEST_FILE: Final = "manifest.json"
@@ -36,6 +40,11 @@ LEFT_FOLDER: Final = "left"
 """Holds the last state of each device that left the fleet."""
 NO_SITE: Final = "_"
 """The folder of devices that have no site."""
+
+
+def trust_file(version: int) -> str:
+    """Return the name of the file that a version of the trust document has."""
+    return f"{version}.json"
 
 
 def device_ref(device: str) -> str:

@@ -19,6 +19,7 @@ TRAILERS: Final[Mapping[str, str]] = MappingProxyType(
         "manifest_digest": "Manifest-Digest",
         "manifest_version": "Manifest-Version",
         "device": "Device",
+        "trust_version": "Trust-Version",
     }
 )
 """The trailer of each field of `StateCommit`, in the order in which they are written."""
@@ -40,6 +41,7 @@ class StateCommit:
         manifest_digest: digest of the manifest's bytes.
         manifest_version: the manifest's version, in decimal digits; as text, so that no other spelling equals it.
         device: the client's id.
+        trust_version: version of the trust document at that time, in decimal digits; None in a fleet without one.
     """
 
     state_commit: str | None = None
@@ -50,6 +52,7 @@ class StateCommit:
     manifest_digest: str | None = None
     manifest_version: str | None = None
     device: str | None = None
+    trust_version: str | None = None
 
     @classmethod
     def of(cls, commit: GitCommit) -> StateCommit:
