@@ -59,7 +59,9 @@ def moto_reset() -> None:
 def test_no_checksum_header_is_sent_that_a_store_may_not_know(endpoint: str) -> None:
     sent: list[dict[str, str]] = []
     target = BucketTarget(URL)
-    target._client.meta.events.register("before-send.s3", lambda request, **_: sent.append(dict(request.headers)))  # type: ignore[attr-defined]
+    target.bucket._client.meta.events.register(
+        "before-send.s3", lambda request, **_: sent.append(dict(request.headers))
+    )  # type: ignore[attr-defined]
     with target.exclusive():
         pass
     target.close()
