@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+from support.bucket_store import BUCKET, empty_store, environment, running_store, store_client
 from support.git_cli import Git
 from support.preloaded import AS_INSTALLED
 from support.properties import register_profiles
@@ -28,7 +29,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 QUICK = ("documents", "rendering", "trust", "catalog", "editing", "transport", "appliers", "state_repo", "agent")
 """Folders whose tests need little but this process: they run first, and alone in `scripts/test quick`."""
 
-_REAL = frozenset({"docker_engine", "git_server", "ssh_server", "postgresql_server"})
+_REAL = frozenset({"docker_engine", "git_server", "ssh_server", "postgresql_server", "bucket_store"})
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -105,3 +106,21 @@ def postgresql_server() -> Iterator[PostgresqlServer]:
 def git(tmp_path: Path) -> Callable[[str], Git]:
     """Makes `Git` for a folder below tmp_path: `git("fleet").init()`."""
     return lambda name: Git(tmp_path / name)
+
+
+@pytest.fixture(scope="session")
+def bucket_store() -> Iterator[str]:
+    """The endpoint of moto's S3 server."""
+    with running_store() as endpoint:
+        yield endpoint
+
+
+@pytest.fixture
+def endpoint(bucket_store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The endpoint of an S3 store with one empty bucket, which the environment leads to."""
+    for name, value in environment(bucket_store).items():
+        monkeypatch.setenv(name, value)
+    with store_client() as client:
+        client.create_bucket(Bucket=BUCKET)
+    yield bucket_store
+    empty_store()

@@ -11,7 +11,7 @@ import click
 from margo_gitops.cli.options import Duration, cache_folder, extra_packages, fleet_option, state_option
 from margo_gitops.cli.output import output_option, show
 from margo_gitops.documents.records import write
-from margo_gitops.errors import PublishDiffers, listed
+from margo_gitops.errors import PublishDiffers, PublishTargetUnusable, listed
 from margo_gitops.operations.fleet_input import named_location, open_state, read_fleet_commit
 from margo_gitops.publishing.folder import FolderTarget
 from margo_gitops.publishing.layout import PublishTarget
@@ -31,21 +31,46 @@ from margo_gitops.wording import counted
     show_default=True,
     help="How long to keep replaced content, for devices that are downloading it.",
 )
+@click.option(
+    "--history",
+    is_flag=True,
+    help="Publish the state repo itself, for servers that follow the bucket (docs/replicas.md).",
+)
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the target differs from the state repo.")
 @output_option()
-def publish(target: str, fleet: Path, state: str | None, keep: int, check: bool, output: str) -> None:
+def publish(target: str, fleet: Path, state: str | None, keep: int, history: bool, check: bool, output: str) -> None:
     """Publish the state of every device as static files in TARGET: a folder, or s3://BUCKET/PREFIX.
 
     A web server or CDN in front of it serves the Margo desired state API (docs/publishing.md). Content is written
     before the manifests that name it, so every manifest always finds its content. Only new content is written.
     """
     location = named_location(state) if state is not None else read_fleet_commit(fleet, "HEAD").state_location(None)
+    if history:
+        _publish_history(target, location, keep, check, output)
+        return
     with open_state(location, cache_folder(), create=False) as held, _open_target(target) as place:
         if check:
             _print_check(differences(held.repo, place), output)
         else:
             published = publish_state(held.repo, place, keep)
             show(output, {"target": target, **write(published)}, _lines(published))
+
+
+def _publish_history(target: str, location: str, keep: int, check: bool, output: str) -> None:
+    with extra_packages("publishing into a bucket", "operator,s3"):
+        from margo_gitops.publishing.history import history_differences, publish_history
+        from margo_gitops.state_repo.bucket import Bucket
+    bucket = Bucket(target, PublishTargetUnusable)
+    with closing(bucket), open_state(location, cache_folder(), create=False) as held:
+        if check:
+            _print_check(history_differences(held.repo, bucket), output)
+            return
+        sent = publish_history(held.repo, bucket, keep)
+        line = (
+            f"{sent.moved} branches moved, {sent.sent} bytes sent; "
+            f"{counted(sent.bundles, 'bundle')} in the bucket, {sent.collected} collected"
+        )
+        show(output, {"target": target, **write(sent)}, [line])
 
 
 @contextmanager

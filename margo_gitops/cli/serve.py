@@ -33,5 +33,5 @@ def serve(config: Path, check: bool) -> None:
         check_server(configuration)
         say(f"{config}: ok")
         return
-    with extra_packages("reports in PostgreSQL", "server,postgresql"):
+    with extra_packages("this configuration", "server,postgresql,s3"):
         run_server(configuration)

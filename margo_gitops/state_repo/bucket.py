@@ -23,6 +23,7 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from margo_gitops.digests import Digest
 from margo_gitops.errors import Location, MargoGitopsError
 
 SCHEME: Final = "s3://"
@@ -100,7 +101,7 @@ class Bucket:
         self._client.close()
 
     def get(self, key: str, limit: int | None = None) -> HeldObject | None:
-        """Return an object of at most `limit` bytes; None where there is none."""
+        """Return an object of at most `limit` bytes; None where there is nothing."""
         with self._store_errors():
             answer = self._answer(key, _ABSENT)
             return None if answer is None else self._held(key, answer, limit)
@@ -119,8 +120,8 @@ class Bucket:
             with cast("_Body", answer["Body"]) as body:
                 return body.read(count)
 
-    def download(self, key: str, most: int, file: BinaryIO) -> str:
-        """Write an object of at most `most` bytes to a file; return its sha256, in hex."""
+    def download(self, key: str, most: int, file: BinaryIO) -> Digest:
+        """Write the first `most` + 1 bytes of an object to a file; return their digest."""
         digest, left = hashlib.sha256(), most + 1
         with self._store_errors():
             answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + key)
@@ -129,7 +130,7 @@ class Bucket:
                     digest.update(chunk)
                     file.write(chunk)
                     left -= len(chunk)
-        return digest.hexdigest()
+        return Digest(f"sha256:{digest.hexdigest()}")
 
     def put(self, key: str, content: bytes, media_type: str, caching: str) -> None:
         """Write an object."""
@@ -137,10 +138,10 @@ class Bucket:
             digest = hashlib.sha256(content)
             self._put(key, content, digest.digest(), ContentType=media_type, CacheControl=caching)
 
-    def upload(self, key: str, file: BinaryIO, digest: str) -> None:
-        """Write an object from a file whose sha256 is given in hex."""
+    def upload(self, key: str, file: BinaryIO, digest: Digest) -> None:
+        """Write an object from a file that has this digest."""
         with self._store_errors():
-            self._put(key, file, bytes.fromhex(digest))
+            self._put(key, file, bytes.fromhex(digest.removeprefix("sha256:")))
 
     def replace(self, key: str, content: bytes, tag: str | None) -> str:
         """Write an object in place of the one with this tag, or where there is nothing (None); return its tag.

@@ -22,7 +22,7 @@ from margo_gitops.documents.state_layout import FLEET_REF, FRESHNESS_REFS, REPOR
 from margo_gitops.errors import MargoGitopsError, StateMoved, StateRepoUnusable
 from margo_gitops.git_program import last_lines
 from margo_gitops.state_repo.refs import Refs
-from margo_gitops.state_repo.remote import TRACKED, TRACKED_REPORTS, RemoteState
+from margo_gitops.state_repo.remote import TRACKED, TRACKED_REPORTS, RemoteState, checked_url
 from margo_gitops.state_repo.report_branch import ReportBranch, ReportKey
 
 _LOG = logging.getLogger("margo_gitops.server")
@@ -34,13 +34,15 @@ _REPORTS: Final = f"+{REPORTS_REF}*:{TRACKED_REPORTS}*"
 class FollowedState(RemoteState):
     """A state repo behind a URL, and the mirror of it that one server reads."""
 
-    def __init__(self, url: str, mirror: Path) -> None:
+    def __init__(self, url: str, mirror: Path, reports_url: str | None = None) -> None:
         """Use the repository at `url`.
 
         Args:
             mirror: the folder of the mirror, for this server alone.
+            reports_url: of the repository that gets the reports; None: the same.
         """
         super().__init__(url, mirror.parent)
+        self._reports_url = checked_url(reports_url or url)
         self.mirror = mirror
         self._using = threading.Lock()
         self._fetched_last: Mapping[str, str] = {}
@@ -66,7 +68,7 @@ class FollowedState(RemoteState):
             # Where a look fails, the fetch that follows says why.
             if (
                 self._fetched_last
-                and not self._fetch_only(*_LOOK).returncode
+                and not self._fetch_only(self.url, *_LOOK).returncode
                 and self._held(_SEEN) == self._fetched_last
             ):
                 return False
@@ -86,8 +88,9 @@ class FollowedState(RemoteState):
             if name.startswith((f"{prefix}fleet", f"{prefix}freshness/"))
         }
 
-    def _fetch_only(self, *refspecs: str) -> subprocess.CompletedProcess[str]:
-        return self._git("fetch", "--prune", "--no-tags", "--no-write-fetch-head", "--refmap=", "state", *refspecs)
+    def _fetch_only(self, url: str, *refspecs: str) -> subprocess.CompletedProcess[str]:
+        options = ("--prune", "--no-tags", "--no-write-fetch-head", "--refmap=")
+        return self._git("fetch", *options, "state", *refspecs, url=url)
 
     def commit(
         self, changes: Mapping[ReportKey, bytes | None], title: str, trailers: Sequence[tuple[str, str]], moment: int
@@ -111,9 +114,9 @@ class FollowedState(RemoteState):
                 self.release()
 
     def _fetch_reports(self) -> None:
-        result = self._fetch_only(_REPORTS)
+        result = self._fetch_only(self._reports_url, _REPORTS)
         if result.returncode:
-            raise self._unreachable(result.stderr)
+            raise self._unreachable(self._reports_url, result.stderr)
         try:
             repository = pygit2.Repository(str(self.mirror))
             tracked = repository.references.get(TRACKED_REPORTS)
@@ -125,13 +128,13 @@ class FollowedState(RemoteState):
             raise StateRepoUnusable(f"the mirror of {self.url} cannot be used", why=[str(error)]) from error
 
     def _push_reports(self) -> None:
-        result = self._git("push", "--porcelain", "state", f"{REPORTS_REF}:{REPORTS_REF}")
+        result = self._git("push", "--porcelain", "state", f"{REPORTS_REF}:{REPORTS_REF}", url=self._reports_url)
         said = result.stdout + result.stderr
         if result.returncode and ("fetch first" in said or "non-fast-forward" in said or "cannot lock ref" in said):
             raise StateMoved(
-                f"another server moved {REPORTS_REF} of {self.url}",
+                f"another server moved {REPORTS_REF} of {self._reports_url}",
                 why=last_lines(result.stdout),
                 remedy="nothing is lost: the reports are in the journal and are tried again",
             )
         if result.returncode:
-            raise self._unreachable(result.stderr)
+            raise self._unreachable(self._reports_url, result.stderr)

@@ -76,13 +76,23 @@ _OURS: Final = {
 """Settings of git for the mirror, in place of the person's (MIRROR-3)."""
 
 
-class _MirrorSuspect(Exception):
+class MirrorSuspect(Exception):
     """The remote answers, but cannot be fetched into the mirror."""
 
 
 def is_remote(location: str) -> bool:
     """Return whether a state repo's location is a URL (or `host:path`, as for ssh), and not a path."""
     return "://" in location or (_SCP_LIKE.fullmatch(location) is not None and not location.startswith((".", "/")))
+
+
+def checked_url(url: str) -> str:
+    """Return a repository's URL (StateRepoUnusable: it holds a password)."""
+    if _PASSWORD.search(url):
+        raise StateRepoUnusable(
+            "the state repo's URL holds a password, which would end up in logs and process lists",
+            remedy="take it out of the URL and give it to git's credential helper",
+        )
+    return url
 
 
 class RemoteState:
@@ -96,12 +106,7 @@ class RemoteState:
             cache: a folder of this program; the mirror is made in it.
             reports: fetch the branch of reports too, which no render needs.
         """
-        if _PASSWORD.search(url):
-            raise StateRepoUnusable(
-                "the state repo's URL holds a password, which would end up in logs and process lists",
-                remedy="take it out of the URL and give it to git's credential helper",
-            )
-        self.url = url
+        self.url = checked_url(url)
         self._reports = reports
         self._lock: HeldLock | None = None
         self.is_unfinished = False
@@ -121,19 +126,13 @@ class RemoteState:
         self._take()
         try:
             return self._fetched()
-        except (StateRepoUnusable, StateMoved, _MirrorSuspect):  # StateMoved: a lock that a killed git left
+        except (StateRepoUnusable, StateMoved, MirrorSuspect):  # StateMoved: a lock that a killed git left
             return self._made_again()
 
     def _fetched(self) -> StateRepo:
         repo = StateRepo.open_or_create(self.mirror)
         known = repo.refs.read().get(_TRACKED_FLEET)
-        result = self._git("fetch", "--prune", "--no-tags", "--no-write-fetch-head", "state")
-        if result.returncode:
-            if "rejected" in result.stdout + result.stderr or "non-fast-forward" in result.stderr:
-                raise self._rewritten(last_lines(result.stderr))
-            if not self._run(["-C", str(self.mirror.parent), "ls-remote", self.url, FLEET_REF]).returncode:
-                raise _MirrorSuspect(result.stderr)  # without the mirror, the remote can be read
-            raise self._unreachable(result.stderr)
+        self._fetch_tracked()
         values = repo.refs.read()
         if known is not None and _TRACKED_FLEET not in values:
             repo.refs.move({_TRACKED_FLEET: known}, {})  # remembered, so that the next render refuses too
@@ -143,6 +142,20 @@ class RemoteState:
         self.is_unfinished = bool(unfinished)
         repo.refs.reset(BRANCHES, {**remote, **unfinished})
         return repo
+
+    def _fetch_tracked(self) -> None:
+        """Bring the refs that track the remote to where its refs are."""
+        self._fetch_from(self.url, "--prune")
+
+    def _fetch_from(self, url: str, *options: str) -> None:
+        result = self._git("fetch", *options, "--no-tags", "--no-write-fetch-head", "state", url=url)
+        if not result.returncode:
+            return
+        if "rejected" in result.stdout + result.stderr or "non-fast-forward" in result.stderr:
+            raise self._rewritten(last_lines(result.stderr))
+        if not self._run(["-C", str(self.mirror.parent), "ls-remote", url, FLEET_REF]).returncode:
+            raise MirrorSuspect(result.stderr)  # without the mirror, the remote can be read
+        raise self._unreachable(self.url, result.stderr)
 
     def _unfinished(self, repo: StateRepo, remote: Mapping[str, str], pending: str | None) -> dict[str, str]:
         """Return the refs that a push in steps was to move and did not (PUSH-4)."""
@@ -173,8 +186,8 @@ class RemoteState:
                 self._put_back()
                 raise
             remove_tree(self._aside)
-        except _MirrorSuspect as error:
-            raise self._unreachable(str(error)) from None
+        except MirrorSuspect as error:
+            raise self._unreachable(self.url, str(error)) from None
         except OSError as error:
             raise self._unusable(error) from error
         return repo
@@ -193,9 +206,9 @@ class RemoteState:
     def _aside(self) -> Path:
         return self.mirror.with_suffix(".aside")
 
-    def _unreachable(self, said: str) -> StateUnreachable:
+    def _unreachable(self, url: str, said: str) -> StateUnreachable:
         return StateUnreachable(
-            f"{self.url} cannot be fetched",
+            f"{url} cannot be fetched",
             why=last_lines(said),
             remedy="see that the URL is right and that git can reach it: git ls-remote URL",
         )
@@ -251,7 +264,7 @@ class RemoteState:
             )
         listed = self._git("ls-remote", "--heads", "state")
         if listed.returncode:
-            raise self._unreachable(listed.stderr)
+            raise self._unreachable(self.url, listed.stderr)
         there = {name: value for value, _, name in (line.partition("\t") for line in listed.stdout.splitlines())}
         lost = {name: value for name, value in ours.items() if there.get(name) != value}
         repository = pygit2.Repository(str(self.mirror))
@@ -344,8 +357,8 @@ class RemoteState:
         gone = [f":{FRESHNESS_REFS}{shard}" for shard in sorted(known - shards)]
         return [*([f"{FRESHNESS_REFS}*:{FRESHNESS_REFS}*"] if shards else []), *gone]
 
-    def _git(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        settings = {"remote.state.url": self.url, **_OURS}
+    def _git(self, *arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
+        settings = {"remote.state.url": url or self.url, **_OURS}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         # The fleet branch only ever grows; a device branch follows it, and `tampered` compares the two.
         options += ["-c", f"remote.state.fetch={_FLEET}", "-c", f"remote.state.fetch=+{_DEVICES}"]

@@ -23,12 +23,15 @@ def configuration() -> ServerConfiguration:
     return load_server_configuration(FOLDER / "server.yaml")
 
 
-def test_the_examples_of_the_page_are_parts_of_one_valid_configuration(tmp_path: Path) -> None:
+def test_the_examples_of_the_page_are_parts_of_valid_configurations(tmp_path: Path) -> None:
     head = "apiVersion: margo-gitops/v1\nkind: ServerConfiguration\nidentity: {none: {}}\n"
-    (tmp_path / "server.yaml").write_text(head + "".join(EXAMPLES))
-    found = load_server_configuration(tmp_path / "server.yaml")
-    assert found.mirror is not None
-    assert found.reports.postgresql is not None
+    from_git, from_bucket, reports = EXAMPLES
+    for mirror in (from_git, from_bucket):
+        (tmp_path / "server.yaml").write_text(head + mirror + reports)
+        found = load_server_configuration(tmp_path / "server.yaml")
+        assert found.mirror is not None
+        assert found.mirror.is_bucket == (mirror == from_bucket)
+        assert found.reports.postgresql is not None
 
 
 def test_the_manifest_mounts_what_the_configuration_names_and_waits_for_the_polls(

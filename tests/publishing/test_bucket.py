@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from support.bucket_store import BUCKET, URL, environment, keys, store_client
 from support.command_line import margo_gitops
 from support.fleet import FleetFolder, write_signing_key
 from support.published import FIRST, SECOND, Plant
@@ -22,38 +23,11 @@ from margo_gitops.publishing.publication import Published, differences, publish
 from margo_gitops.state_repo.freshness_refs import Renewal, device_proof, renew
 from margo_gitops.trust.ssh_key import parse_signing_key
 
-boto3 = pytest.importorskip("boto3")
-moto_server = pytest.importorskip("moto.server")
+pytest.importorskip("boto3")
 
-from margo_gitops.publishing.bucket import LOCK_KEY, BucketTarget  # noqa: E402  # needs boto3
+from margo_gitops.publishing.bucket import LOCK_KEY, BucketTarget  # needs boto3
 
 pytestmark = pytest.mark.real
-BUCKET = "plant"
-URL = f"s3://{BUCKET}/state"
-
-
-@pytest.fixture
-def endpoint(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    server = moto_server.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    try:
-        host, port = server.get_host_and_port()
-        url = f"http://{host}:{port}"
-        for name, value in environment(url).items():
-            monkeypatch.setenv(name, value)
-        with closing(boto3.client("s3")) as client:
-            client.create_bucket(Bucket=BUCKET)
-        yield url
-    finally:
-        server.stop()
-        moto_reset()
-
-
-def moto_reset() -> None:
-    from moto.core.models import DEFAULT_ACCOUNT_ID
-    from moto.s3.models import s3_backends
-
-    s3_backends[DEFAULT_ACCOUNT_ID]["aws"].reset()
 
 
 def test_no_checksum_header_is_sent_that_a_store_may_not_know(endpoint: str) -> None:
@@ -68,19 +42,6 @@ def test_no_checksum_header_is_sent_that_a_store_may_not_know(endpoint: str) -> 
     assert sent
     names = {name.lower() for headers in sent for name in headers}
     assert not {name for name in names if name.startswith(("x-amz-checksum", "x-amz-sdk-checksum", "x-amz-trailer"))}
-
-
-def environment(url: str) -> dict[str, str]:
-    return {
-        "AWS_ENDPOINT_URL": url,
-        "AWS_REGION": "us-east-1",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/nonexistent",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
-    }
 
 
 @pytest.fixture
@@ -100,12 +61,6 @@ def get(endpoint: str, path: str) -> tuple[int, dict[str, str], bytes]:
         connection.request("GET", path, headers={"Authorization": "AWS4-HMAC-SHA256 Credential=test/x/us-east-1/s3/y"})
         answer = connection.getresponse()
         return answer.status, {name.title(): value for name, value in answer.getheaders()}, answer.read()
-
-
-def keys() -> dict[str, tuple[str, datetime]]:
-    with closing(boto3.client("s3")) as client:
-        found = client.list_objects_v2(Bucket=BUCKET).get("Contents", [])
-        return {each["Key"]: (each["ETag"], each["LastModified"]) for each in found}
 
 
 def test_every_url_is_a_key_with_the_right_headers(plant: Plant, target: BucketTarget, endpoint: str):
@@ -167,7 +122,7 @@ def test_what_was_removed_by_hand_is_found_and_written_again(plant: Plant, targe
     manifest = target.manifest("mixer-01")
     assert manifest is not None
     path = read_manifest(manifest, "").objects[0].path
-    with closing(boto3.client("s3")) as client:
+    with store_client() as client:
         client.delete_object(Bucket=BUCKET, Key=f"state/mixer-01/{path}")
     assert differences(plant.renderer.repo, target) == [f"mixer-01: {path} is missing"]
     assert to_bucket(plant, target).written == 1
@@ -183,7 +138,7 @@ def test_one_publisher_at_a_time(plant: Plant, target: BucketTarget):
 def test_the_lock_of_a_publisher_that_died_is_taken_over(
     plant: Plant, target: BucketTarget, monkeypatch: pytest.MonkeyPatch
 ):
-    with closing(boto3.client("s3")) as client:
+    with store_client() as client:
         client.put_object(Bucket=BUCKET, Key=f"state/{LOCK_KEY}", Body=b"elsewhere 1\n")
     with pytest.raises(PublishBusy, match="another publisher"):
         to_bucket(plant, target, FIRST)

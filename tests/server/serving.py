@@ -71,6 +71,7 @@ class ServedFleet:
         self.log = folder / "server.log"
         self.scheme = "http"
         self.host = "127.0.0.1"
+        self.environment: Mapping[str, str] = GIT_ENVIRONMENT
 
     def render(self, devices: Mapping[str, Mapping[str, bytes]], **more: Any) -> None:
         self.renderer.publish(devices, **more)
@@ -108,7 +109,7 @@ class ServedFleet:
         with self.log.open("w") as log, Path(os.devnull).open() as nothing:
             streams = (nothing.fileno(), log.fileno(), log.fileno())
             arguments = ("serve", "--config", str(file))
-            self.process = Forked(preloaded_program(), arguments, Path.cwd(), GIT_ENVIRONMENT, streams)
+            self.process = Forked(preloaded_program(), arguments, Path.cwd(), self.environment, streams)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             found = re.search(r"running on https?://\S+:([0-9]+)", self.log.read_text())

@@ -251,12 +251,35 @@ class LimitSettings:
 
 @dataclass(frozen=True, slots=True)
 class MirrorSettings:
-    """The state repo is on a git server, and `stateRepo` is a copy that this server fetches."""
+    """The state repo is elsewhere, and `stateRepo` is a copy that this server fetches."""
 
-    url: Annotated[str, About("The state repo as git fetches it.", ("https://git.example/plant-state.git",))]
+    url: Annotated[
+        str,
+        About(
+            "The state repo as git fetches it, or a bucket that `publish --history` fills.",
+            ("https://git.example/plant-state.git", "s3://plant/state"),
+        ),
+    ]
+    reports_url: Annotated[
+        str | None,
+        About(
+            "The git repository that gets the reports; without it, the one at `url`. A bucket takes none.",
+            ("https://git.example/plant-state.git",),
+        ),
+    ] = None
     fetch_seconds: Annotated[
         float, About("Time between two looks whether it moved."), Range(minimum=0.1, maximum=86_400)
     ] = 10.0
+
+    @property
+    def is_bucket(self) -> bool:
+        """Whether the state comes from a bucket."""
+        return self.url.startswith("s3://")
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield a bucket without a place for reports."""
+        if self.is_bucket and self.reports_url is None:
+            yield Problem(("reportsUrl",), "a bucket takes no reports", "name the git repository that gets them")
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +291,9 @@ class ServerConfiguration(OwnKind):
     ]
     identity: IdentitySettings
     listen: ListenSettings = field(default_factory=ListenSettings)
-    mirror: Annotated[MirrorSettings | None, About("Serve a copy of a state repo that is on a git server.")] = None
+    mirror: Annotated[
+        MirrorSettings | None, About("Serve a copy of a state repo that is on a git server or in a bucket.")
+    ] = None
     tls: Annotated[TlsSettings | None, About("TLS by the server itself.")] = None
     discovery: Annotated[DiscoverySettings | None, About("Serve /.well-known/margo and the trust bundle.")] = None
     profile: Annotated[

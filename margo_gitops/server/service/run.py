@@ -50,6 +50,7 @@ from margo_gitops.server.resources.git import GitResources
 from margo_gitops.server.resources.renewal import FreshnessRenewal
 from margo_gitops.server.service.configuration import (
     DATABASE_URL,
+    MirrorSettings,
     PostgresqlSettings,
     RenewalSettings,
     ServerConfiguration,
@@ -120,7 +121,7 @@ def serve(configuration: ServerConfiguration) -> None:
     _log_to_stderr()
     followed = None
     if configuration.mirror is not None:
-        followed = FollowedState(configuration.mirror.url, configuration.state_repo)
+        followed = _followed(configuration.mirror, configuration.state_repo)
         followed.start()
     state = ServedState(StateRepo.open(configuration.state_repo))
     watch = StateWatch(state, configuration.limits.requests_of_all)
@@ -200,6 +201,14 @@ def serve(configuration: ServerConfiguration) -> None:
             background.append(_renewal(configuration, configuration.freshness, watch, signers).run)
         api = WorkloadManagementApi(contracts, commits, background, AccessLog(configuration.log))
         _run(api, watch, configuration, context)
+
+
+def _followed(settings: MirrorSettings, folder: Path) -> FollowedState:
+    if not settings.is_bucket:
+        return FollowedState(settings.url, folder, settings.reports_url)
+    from margo_gitops.state_repo.followed_bucket import FollowedBucket  # its package is an extra
+
+    return FollowedBucket(settings.url, folder, settings.reports_url or "")
 
 
 async def _keep_packed(folder: Path) -> None:
