@@ -218,7 +218,8 @@ def _transport(configuration: AgentConfiguration) -> GitTransport | HttpTranspor
     from margo_gitops.transport.http.http_transport import HttpTransport
     from margo_gitops.transport.http.source import HttpSource
 
-    return HttpTransport(HttpSource.of(source.http, device, configuration.state_folder / CLIENT_ID_FILE))
+    address = HttpSource.of(source.http, device, configuration.state_folder / CLIENT_ID_FILE)
+    return HttpTransport(address, signed=not configuration.trust.unsigned)
 
 
 def _reporter(

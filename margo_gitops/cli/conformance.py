@@ -53,6 +53,7 @@ def conformance() -> None:
     help="Folder below {folder} that has manifest.json and deployments/ after a poll.",
 )
 @click.option("--held-by", default="", help="A command that writes the held state into {view}, instead of --held.")
+@click.option("--signed", is_flag=True, help="The agent asks for signatures over HTTP too.")
 @click.option(
     "--time-limit",
     type=click.FloatRange(1, 3600),
@@ -71,6 +72,7 @@ def agent(
     transport: str,
     held: str,
     held_by: str,
+    signed: bool,
     time_limit: float,
     only: tuple[str, ...],
     output: str,
@@ -84,7 +86,7 @@ def agent(
     Exits 0 if every MUST holds, 1 if not, 2 if COMMAND cannot be run.
     """
     under_test = AgentUnderTest(
-        command, cast("TransportName", transport), held, tuple(shlex.split(held_by)), time_limit
+        command, cast("TransportName", transport), held, tuple(shlex.split(held_by)), time_limit, signed
     )
     report = check_agent(under_test, shown(shlex.join(command)), _now(), only, _progress)
     _end(context, report, output)

@@ -33,6 +33,12 @@ DEPLOYMENTS_FOLDER: Final = "deployments"
 DEPLOYMENT_SUFFIX: Final = ".yaml"
 FRESHNESS_FILE: Final = "freshness.json"
 
+COMMITS_PATH: Final = "/api/v1/commits"
+"""Where the HTTP API has the commit of a state, by the digest of its manifest; its folder of static files, too."""
+COMMIT_HEADER: Final = "Signed-Commit"
+"""On an answer with a manifest: the same bytes in base64, where the commit is signed and not too long."""
+COMMIT_MEDIA_TYPE: Final = "application/vnd.margo-gitops.commit.v1"
+
 ALIASES_FILE: Final = "aliases.json"
 """What devices call themselves, by their names in the fleet."""
 DEVICES_FOLDER: Final = "devices"

@@ -3,6 +3,7 @@
     <prefix>/<encoded device>/api/v1/deployments                      the manifest
     <prefix>/<encoded device>/api/v1/deployments/<id>/<digest>
     <prefix>/<encoded device>/api/v1/bundles/<digest>
+    <prefix>/<encoded device>/api/v1/commits/<digest of the manifest>
     <prefix>/<encoded device>/api/v1/freshness                        the proof of freshness
     <prefix>/<encoded device>/manifests/<digest>                      when each manifest was published
 
@@ -26,6 +27,7 @@ from margo_gitops.documents.manifest import MANIFEST_MEDIA_TYPE
 from margo_gitops.errors import PublishBusy, PublishTargetUnusable
 from margo_gitops.publishing.layout import (
     BUNDLES,
+    COMMITS,
     DEPLOYMENTS,
     FRESHNESS,
     MANIFEST_CACHING,
@@ -85,7 +87,7 @@ class BucketTarget(PublishTarget):
         return self._get(f"{device}/{DEPLOYMENTS}", MAX_MANIFEST_BYTES)
 
     def objects(self, device: str) -> frozenset[str]:
-        folders = (f"{folder}/" for folder in (DEPLOYMENTS, BUNDLES))
+        folders = (f"{folder}/" for folder in (DEPLOYMENTS, BUNDLES, COMMITS))
         return frozenset(f"{folder}{key}" for folder in folders for key in self.bucket.keys(f"{device}/{folder}"))
 
     def read(self, device: str, path: str) -> bytes | None:

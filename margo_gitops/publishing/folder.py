@@ -3,6 +3,7 @@
     <target>/<encoded device>/api/v1/deployments/manifest       a link to ../../../manifests/<digest>
     <target>/<encoded device>/api/v1/deployments/<id>/<digest>
     <target>/<encoded device>/api/v1/bundles/<digest>
+    <target>/<encoded device>/api/v1/commits/<digest of the manifest>
     <target>/<encoded device>/manifests/<digest>
     <target>/<encoded device>/api/v1/freshness                  a link to ../../../_freshness/<shard>.json
 
@@ -29,6 +30,7 @@ from margo_gitops.documents.freshness import MAX_PROOF_BYTES
 from margo_gitops.errors import Location, PublishBusy, PublishTargetUnusable
 from margo_gitops.publishing.layout import (
     BUNDLES,
+    COMMITS,
     DEPLOYMENTS,
     FRESHNESS,
     MANIFEST_LINK,
@@ -87,7 +89,8 @@ class FolderTarget(PublishTarget):
     def objects(self, device: str) -> frozenset[str]:
         folder = self._folder / device
         with _disk_errors(folder):
-            files = (*folder.glob(f"{DEPLOYMENTS}/*/*"), *folder.glob(f"{BUNDLES}/*"))
+            places = (f"{DEPLOYMENTS}/*/*", f"{BUNDLES}/*", f"{COMMITS}/*")
+            files = (path for place in places for path in folder.glob(place))
             return frozenset(
                 str(path.relative_to(folder)) for path in files if not path.name.startswith(TEMPORARY_PREFIX)
             )
@@ -130,7 +133,7 @@ class FolderTarget(PublishTarget):
     def collect(self, device: str, keep: float) -> int:
         # A publisher that died left these.
         with _disk_errors(self._folder / device):
-            for place in (f"{DEPLOYMENTS}/*", DEPLOYMENTS, BUNDLES, MANIFESTS):
+            for place in (f"{DEPLOYMENTS}/*", DEPLOYMENTS, BUNDLES, COMMITS, MANIFESTS):
                 for path in (self._folder / device).glob(f"{place}/{TEMPORARY_PREFIX}*"):
                     path.unlink()
         return super().collect(device, keep)

@@ -7,6 +7,7 @@ LAYOUT-3  In a folder, `api/v1/deployments` is both a resource and a folder of o
           `api/v1/deployments/manifest`, which leads to `manifests/<digest>`: one rename switches content and digest.
 LAYOUT-4  The proof of freshness is `api/v1/freshness` for each device, too. In a folder that is a link to the proof of
           the device's shard, below `_freshness`, which is not a device's name: so a renewal writes one file per shard.
+LAYOUT-5  The signed commit of a manifest is `api/v1/commits/<digest of the manifest>`; an unsigned one is nowhere.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from margo_gitops.documents.freshness import FRESHNESS_PATH
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, StateManifest
 from margo_gitops.documents.nodes import Bounds
+from margo_gitops.documents.state_layout import COMMIT_MEDIA_TYPE, COMMITS_PATH
 from margo_gitops.errors import InvalidDocument, Location, PublishTargetUnusable, UnreadableDocument
 
 DEPLOYMENT_MEDIA_TYPE: Final = "application/yaml"
 DEPLOYMENTS: Final = "api/v1/deployments"
 BUNDLES: Final = "api/v1/bundles"
+COMMITS: Final = COMMITS_PATH.removeprefix("/")
 MANIFESTS: Final = "manifests"
 MANIFEST_LINK: Final = f"{DEPLOYMENTS}/manifest"
 
@@ -44,12 +47,12 @@ _BOUNDS: Final = Bounds(size=MAX_MANIFEST_BYTES, nodes=1_000_000)
 
 @dataclass(frozen=True, slots=True)
 class PublishedObject:
-    """A resource that its digest names.
+    """A resource that a digest names.
 
     Attributes:
         path: below the device's folder.
-        digest: of its bytes.
-        deployment_id: of a deployment; None for a bundle.
+        digest: of its bytes; of a commit, that of its manifest's bytes.
+        deployment_id: of a deployment; None for a bundle or a commit.
     """
 
     path: str
@@ -64,6 +67,11 @@ class ManifestContent:
 
     version: int
     objects: tuple[PublishedObject, ...]
+
+
+def commit_object(digest: Digest) -> PublishedObject:
+    """Return the commit of the manifest with this digest (LAYOUT-5)."""
+    return PublishedObject(f"{COMMITS}/{digest}", digest, COMMIT_MEDIA_TYPE, None)
 
 
 def read_manifest(content: bytes, file: str) -> ManifestContent:
@@ -163,7 +171,8 @@ class PublishTarget(ABC):
 
     def _used(self, manifest: bytes, device: str) -> set[str]:
         try:
-            return {each.path for each in read_manifest(manifest, f"{device}: published manifest").objects}
+            found = read_manifest(manifest, f"{device}: published manifest").objects
+            return {each.path for each in (*found, commit_object(sha256(manifest)))}
         except (InvalidDocument, UnreadableDocument) as error:
             raise PublishTargetUnusable(
                 f"a published manifest of {device} was changed by somebody else, so nothing is collected",

@@ -24,7 +24,7 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.declarations import Wire
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.manifest import write_bundle
-from margo_gitops.documents.state_layout import MANIFEST_FILE
+from margo_gitops.documents.state_layout import COMMIT_MEDIA_TYPE, MANIFEST_FILE
 from margo_gitops.errors import (
     FreshnessInvalid,
     InvalidDocument,
@@ -34,7 +34,13 @@ from margo_gitops.errors import (
     listed,
 )
 from margo_gitops.progress import steps
-from margo_gitops.publishing.layout import ManifestContent, PublishedObject, PublishTarget, read_manifest
+from margo_gitops.publishing.layout import (
+    ManifestContent,
+    PublishedObject,
+    PublishTarget,
+    commit_object,
+    read_manifest,
+)
 from margo_gitops.state_repo.objects import DeviceState
 from margo_gitops.state_repo.served_state import ServedState, StateView
 from margo_gitops.state_repo.state_repo import StateRepo
@@ -117,11 +123,11 @@ def differences(repo: StateRepo, target: PublishTarget) -> list[str]:
         proof = view.proof(device)
         if proof is not None and target.proof(encoded) != proof:
             found.append(f"{device}: another proof of freshness than that of the state repo")
-        for each in manifest.objects:
+        for each in _objects(state, manifest):
             content = target.read(encoded, each.path)
             if content is None:
                 found.append(f"{device}: {each.path} is missing")
-            elif sha256(content) != each.digest:
+            elif content != state.signed_commit if _is_commit(each) else sha256(content) != each.digest:
                 found.append(f"{device}: {each.path} holds other bytes")
     return found
 
@@ -178,10 +184,19 @@ def _put_objects(target: PublishTarget, device: str, view: StateView) -> int:
     state, manifest = _state(view, device)
     encoded = encode_device_id(device)
     there = target.objects(encoded)
-    missing = [each for each in manifest.objects if each.path not in there]
+    missing = [each for each in _objects(state, manifest) if each.path not in there]
     for each in missing:
         target.put(encoded, each, _content(state, each, device))
     return len(missing)
+
+
+def _objects(state: DeviceState, manifest: ManifestContent) -> list[PublishedObject]:
+    """Return what a device is to find: all that its manifest leads to, and the commit that signs it (LAYOUT-5)."""
+    return [*manifest.objects, *([commit_object(state.manifest_digest)] if state.signed_commit else [])]
+
+
+def _is_commit(wanted: PublishedObject) -> bool:
+    return wanted.media_type == COMMIT_MEDIA_TYPE
 
 
 def _put_proof(target: PublishTarget, device: str, view: StateView) -> bool:
@@ -207,6 +222,8 @@ def _issued(content: bytes) -> tuple[str, str]:
 
 
 def _content(state: DeviceState, wanted: PublishedObject, device: str) -> bytes:
+    if _is_commit(wanted):
+        return state.raw_commit
     if wanted.deployment_id is None:
         content = write_bundle(state.deployments) if state.deployments else b""
     else:

@@ -77,6 +77,11 @@ class DeviceState:
         return Snapshot(self.manifest, self.deployments, self.raw_commit, self.commit)
 
     @property
+    def signed_commit(self) -> bytes | None:
+        """The commit object; None where it is not signed, and so proves nothing."""
+        return self.raw_commit if b"\ngpgsig " in self.raw_commit.partition(b"\n\n")[0] else None
+
+    @property
     def size(self) -> int:
         """Bytes that it occupies, about."""
         return 2_000 + len(self.manifest) + len(self.raw_commit) + sum(map(len, self.deployments.values()))

@@ -136,6 +136,11 @@ class StateView:
                 return content
         return None
 
+    def commit(self, client: str, manifest: str) -> bytes | None:
+        """Return the signed commit of this client whose manifest has exactly this digest; None where it has none."""
+        found = (state.signed_commit for state in self.recent(client) if state.manifest_digest == manifest)
+        return next(found, None)
+
     def proof(self, client: str) -> bytes | None:
         """Return the proof of freshness for this client; None if it does not exist."""
         return self._objects.proof(client, self.refs)

@@ -258,7 +258,9 @@ def _check_signature(commit: GitCommit | None, signers: AllowedSigners | None) -
     if commit is None or commit.signature is None:
         why = "it came without a commit" if commit is None else "its commit has no signature"
         raise SignatureMissing(
-            "the state is not signed", why=[why], remedy="give the renderer a signing key, or fetch the state by git"
+            "the state is not signed",
+            why=[why],
+            remedy="give the renderer a signing key; over HTTP, let the server offer commits (docs/http.md)",
         )
     return commit_signer(commit, signers, _STATE).required()
 

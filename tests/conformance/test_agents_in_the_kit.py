@@ -56,7 +56,7 @@ def test_our_agent_passes_as_people_run_it(check: Check) -> None:
 @pytest.mark.parametrize("transport", ["git", "http"])
 def test_our_agent_passes_every_case(check: Check, preloaded: tuple[str, ...], transport: str) -> None:
     options = ("--transport", transport, "--held", "state/trusted/current", "--time-limit", "30", "--output", "json")
-    outcome = check(preloaded, *options)
+    outcome = check(preloaded, "--signed", *options)
     found = report(outcome)
     told = [each for each in found["results"] if each["verdict"] in ("fail", "skipped")]
     assert (outcome.code, told) == (0, []), outcome
@@ -78,6 +78,28 @@ def test_margo_pull_passes_every_must_of_http(check: Check) -> None:
         "a document whose YAML aliases grow without bound",
     }
     check_recorded("margo-pull.sh", found)
+
+
+def test_an_agent_that_ignores_the_signed_commit_is_found_out(check: Check) -> None:
+    only = ("--only", "H-C-25", "--only", "H-C-26")
+    outcome = check(MARGO_PULL, "--signed", "--transport", "http", "--held", "state/current", *only, "--output", "json")
+    assert (outcome.code, failed(report(outcome))) == (
+        1,
+        {
+            "a state without a commit",
+            "a first state without a commit",
+            "a commit signed by a stranger",
+            "an unsigned commit",
+            "a signature that was made for a file",
+            "a first state signed by a stranger",
+            "a commit that names another device",
+            "a commit that states another manifest",
+            "a commit that names two devices",
+            "a commit with two signatures",
+            "the next version, from another history",
+            "only what was adopted is reported as adopted",
+        },
+    )
 
 
 def test_a_loop_around_the_git_command_is_found_out(check: Check) -> None:

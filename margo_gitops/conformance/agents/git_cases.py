@@ -157,21 +157,21 @@ TREES: Final = (
 )
 
 SIGNATURES: Final = (
-    Case("a commit signed by a stranger", by("G-M-5"), _commit(signer="stranger")),
-    Case("an unsigned commit", by("G-M-5"), _commit(signer="nobody")),
+    Case("a commit signed by a stranger", by("G-M-5", "H-C-25"), _commit(signer="stranger")),
+    Case("an unsigned commit", by("G-M-5", "H-C-25"), _commit(signer="nobody")),
     Case(
         "a changed state under the signature of the sound one",
-        by("G-M-5"),
+        by("G-M-5", "H-C-25"),
         lambda: tampered().with_commit(signer="moved"),
         sound=next_state,
     ),
-    Case("a signature that was made for a file", by("G-M-5"), _commit(namespace="file")),
-    Case("a first state signed by a stranger", by("G-M-5"), _commit(signer="stranger"), empty=True),
-    Case("a commit that names another device", by("G-M-7"), _commit(device=OTHER_DEVICE)),
-    Case("a commit that states another manifest", by("G-M-6"), _commit(digest=f"sha256:{'0' * 64}")),
-    Case("a commit that names two devices", by("G-M-8"), _commit(again=f"Device: {OTHER_DEVICE}")),
-    Case("a commit with two signatures", by("G-M-8"), _commit(signatures=2)),
-    Case("the next version, from another history", by("G-V-5"), _commit(descends=False)),
+    Case("a signature that was made for a file", by("G-M-5", "H-C-25"), _commit(namespace="file")),
+    Case("a first state signed by a stranger", by("G-M-5", "H-C-25"), _commit(signer="stranger"), empty=True),
+    Case("a commit that names another device", by("G-M-7", "H-C-25"), _commit(device=OTHER_DEVICE)),
+    Case("a commit that states another manifest", by("G-M-6", "H-C-25"), _commit(digest=f"sha256:{'0' * 64}")),
+    Case("a commit that names two devices", by("G-M-8", "H-C-25"), _commit(again=f"Device: {OTHER_DEVICE}")),
+    Case("a commit with two signatures", by("G-M-8", "H-C-25"), _commit(signatures=2)),
+    Case("the next version, from another history", by("G-V-5", "H-C-26"), _commit(descends=False)),
 )
 
 PACKS: Final = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import io
 import json
@@ -19,6 +20,7 @@ from margo_gitops.conformance.wire import COMMIT, DELIMITER, FLUSH, TREE, entry,
 from margo_gitops.digests import sha256
 from margo_gitops.documents.freshness import FRESHNESS_PATH
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
+from margo_gitops.documents.state_layout import COMMIT_HEADER, COMMIT_MEDIA_TYPE, COMMITS_PATH
 
 REPOSITORY: Final = "/state.git"
 _ADVERTISEMENT: Final = "application/x-git-upload-pack-advertisement"
@@ -216,12 +218,16 @@ class MargoApi:
         state: what is served: under each digest that its manifest lists, what this state has.
         static: as files behind a plain web server: a tag that is not a digest, one media type, no reports.
         freshness: the proof of freshness; None for none.
+        commit: the signed commit of the state; None for none.
+        carried: whether the manifest's answer carries it too.
         reports: what came in: method, path and body.
     """
 
     state: State
     static: bool = False
     freshness: bytes | None = None
+    commit: bytes | None = None
+    carried: bool = True
     reports: list[tuple[str, str, bytes]] = field(default_factory=list)
 
     def respond(self, request: Request) -> Answer:
@@ -233,6 +239,8 @@ class MargoApi:
             return self._report(request, path)
         if path == MANIFEST_PATH:
             return self._manifest(request)
+        if path == f"{COMMITS_PATH}/{sha256(self.state.manifest)}" and self.commit is not None:
+            return self._content(self.commit, COMMIT_MEDIA_TYPE)
         if path == FRESHNESS_PATH and self.freshness is not None:
             return self._content(self.freshness, "application/json")
         if match := _DOCUMENT.fullmatch(path):
@@ -261,6 +269,8 @@ class MargoApi:
         held = request.headers.get("if-none-match", "")
         if self.tag() in held or held == "*":
             return Answer(304, headers, note="not modified")
+        if self.commit is not None and self.carried and not self.static:
+            headers.append((COMMIT_HEADER, base64.b64encode(self.commit).decode()))
         return Answer(200, headers, self.state.manifest, note=f"manifest {self.state.version}")
 
     def _content(self, content: bytes, kind: str) -> Answer:

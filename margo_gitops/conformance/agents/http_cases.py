@@ -24,6 +24,7 @@ from margo_gitops.conformance.agents.states import (
 )
 from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.state_layout import COMMITS_PATH
 
 _MIB: Final = 1024 * 1024
 _BOMB_MEMBERS: Final = 12
@@ -122,6 +123,42 @@ def _elsewhere(request: Request, answer: Answer, place: Place) -> Answer:
 def _static(api: MargoApi, _place: Place) -> None:
     api.static = True
 
+
+def _without_commit(api: MargoApi, _place: Place) -> None:
+    api.commit = None
+
+
+def _not_carried(api: MargoApi, _place: Place) -> None:
+    api.carried = False
+
+
+def _on_commit(fault: Fault) -> Fault:
+    def apply(request: Request, answer: Answer, place: Place) -> Answer:
+        return fault(request, answer, place) if f"{COMMITS_PATH}/" in request.path else answer
+
+    return apply
+
+
+COMMITS: Final = (
+    Case("a state without a commit", by(http="H-C-25"), next_state, http=_without_commit),
+    Case("a first state without a commit", by(http="H-C-25"), base_state, http=_without_commit, empty=True),
+    Case("a commit that is a resource of its own", by(http="H-C-27"), next_state, "takes", http=_not_carried),
+    Case(
+        "the commit comes byte by byte, without an end",
+        by(http="H-C-27"),
+        next_state,
+        fault=_on_commit(faults.drip),
+        http=_not_carried,
+    ),
+    Case(
+        "the commit is endless",
+        by(http="H-C-27"),
+        next_state,
+        fault=_on_commit(faults.endless_spaces),
+        http=_not_carried,
+        looks=(faults.READ_LITTLE,),
+    ),
+)
 
 CONTENT: Final = (
     Case(
@@ -223,5 +260,5 @@ BUNDLES: Final = (
     ),
 )
 
-ONLY_HTTP: Final = (*CONTENT, *MANIFESTS, *BUNDLES)
+ONLY_HTTP: Final = (*COMMITS, *CONTENT, *MANIFESTS, *BUNDLES)
 """Cases that only HTTP has."""

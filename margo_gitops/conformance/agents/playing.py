@@ -25,6 +25,8 @@ CASES: Final = (*SOUND, *FLAWED, *REFUSING, *MISLEADING, *UNFRESH, *ONLY_GIT, *O
 
 FIRST_PULL: Final = Case("a first state", by("G-C-5", "H-C-8"), base_state, "takes", empty=True)
 _RECOVERY: Final = by("G-R-6", "H-C-23")
+_SIGNED: Final = frozenset({"H-C-25", "H-C-26", "H-C-27"})
+_UNSIGNED: Final = Outcome("not-applicable", "the agent asks for no signatures over HTTP: see --signed")
 _NEXT_IS_TAKEN: Final = "the next sound state is taken"
 _BASE: Final = "base"
 
@@ -94,6 +96,9 @@ def _play_all(stage: Stage, cases: Sequence[Case], told: Callable[[str], None]) 
     kept: dict[str, Held] = {_BASE: stage.held()}
     for case in cases:
         told(case.name)
+        if not stage.agent.signed and case.requirement[transport] in _SIGNED:
+            yield case.requirement[transport], case.name, _UNSIGNED
+            continue
         yield from _play(stage, case, played, kept)
     for look in CONDUCT:
         if transport in look.requirement:

@@ -40,6 +40,7 @@ class AgentUnderTest:
         held: where it keeps what it holds, below its folder: `manifest.json` and `deployments/`.
         held_by: a command that writes what is held into the folder `view`, in place of `held`; empty for none.
         seconds: the longest that one poll may take.
+        signed: whether it asks for signatures over HTTP; by git it always must.
     """
 
     command: tuple[str, ...]
@@ -47,6 +48,7 @@ class AgentUnderTest:
     held: str = "current"
     held_by: tuple[str, ...] = ()
     seconds: float = 60
+    signed: bool = False
 
 
 @dataclass(slots=True)
@@ -132,7 +134,8 @@ class Stage:
         tip = self.host.refs[self.place.ref]
         if state != self.offered:
             self.host.add(self.place.ref, git_state(state, self.keys, tip, sound))
-        self.api = MargoApi(state, freshness=self.api.freshness)
+        commit = self.host.objects[self.host.refs[self.place.ref]][1] if self.agent.signed else None
+        self.api = MargoApi(state, freshness=self.api.freshness, commit=commit)
         self.offered = state
         self.server.respond = self._sound
 

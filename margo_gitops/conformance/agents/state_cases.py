@@ -23,6 +23,7 @@ from margo_gitops.conformance.agents.states import (
 from margo_gitops.documents.freshness import FRESHNESS_PATH
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.state_layout import COMMITS_PATH
 
 _ABOVE_DOUBLE: Final = 2**53 + 1
 _DEEP: Final = 200_000
@@ -114,8 +115,8 @@ def _bomb_of_aliases() -> bytes:
 
 
 def _read(seen: Seen) -> list[Exchange]:
-    """Return what was asked of the state: reports and freshness are apart from it."""
-    asked = (each for each in seen.exchanges if each.request.method == "GET")
+    """Return what was asked of the state: reports, freshness and commits are apart from it."""
+    asked = (each for each in seen.exchanges if each.request.method == "GET" and COMMITS_PATH not in each.request.path)
     return [each for each in asked if not each.request.path.endswith(FRESHNESS_PATH)]
 
 

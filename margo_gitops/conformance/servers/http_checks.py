@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import tarfile
 from collections.abc import Callable
 from typing import Final
 
-from margo_gitops.conformance.report import ConformanceReport
+from margo_gitops.conformance.report import ConformanceReport, shown
 from margo_gitops.conformance.servers.checking import (
     Check,
     CheckFailed,
@@ -23,6 +24,9 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.state_layout import COMMIT_HEADER
+from margo_gitops.trust.git_commit import parse_commit
+from margo_gitops.trust.state_commit import StateCommit
 
 MOST_FETCHED: Final = 50
 """Documents that are looked at; a fleet's largest device has more than anyone wants to wait for."""
@@ -320,6 +324,33 @@ def _of_another(session: HttpSession) -> None:
     expect(reply.status in (403, 404), f"capabilities of another device are answered with {reply.status}")
 
 
+def _serves_commit(session: HttpSession) -> None:
+    digest = sha256(session.get_manifest().content())
+    reply = session.get(session.commit_path(digest))
+    if reply.status == 404:
+        raise NotApplicable("the server offers no commits")
+    expect(reply.status == 200, f"the commit is answered with {reply.status}")
+    try:
+        commit = parse_commit(reply.content())
+    except ValueError as error:
+        raise CheckFailed(f"it is not a commit: {error}") from error
+    stated = StateCommit.of(commit).manifest_digest
+    expect(stated == digest, f"the commit states the manifest {shown(stated or 'none')}, the manifest has {digest}")
+    expect(commit.signature is not None, "the commit is not signed")
+    reply = session.get(session.commit_path(_NOWHERE))
+    expect(reply.status == 404, f"the commit of no manifest is answered with {reply.status}")
+
+
+def _carries_commit(session: HttpSession) -> None:
+    found = session.get_manifest()
+    if not (carried := found.header(COMMIT_HEADER.lower())):
+        raise NotApplicable("the manifest carries no commit")
+    reply = session.get(session.commit_path(sha256(found.content())))
+    expect(carried.encode() == base64.b64encode(reply.content()), "it is not the commit of the manifest, in base64")
+    idle = session.get_manifest(If_None_Match=found.header("etag"))
+    expect(idle.status != 304 or not idle.header(COMMIT_HEADER.lower()), "304 carries the commit too")
+
+
 def _only_if_asked(session: HttpSession) -> None:
     if session.target.reports == "invalid":
         raise CheckSkipped("it would change what the server knows of the device; ask for it with --reports all")
@@ -343,6 +374,8 @@ READING: Final[tuple[Check[HttpSession], ...]] = (
     Check("H-S-15", "other methods are 405", _other_methods),
     Check("H-S-21", "sizes are true", _true_sizes),
     Check("H-S-22", "a poll that waits is kept waiting", _waits),
+    Check("H-S-23", "the commit signs the manifest", _serves_commit),
+    Check("H-S-24", "the manifest carries its commit", _carries_commit),
 )
 """Checks that read."""
 

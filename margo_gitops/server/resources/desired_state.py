@@ -6,19 +6,23 @@ READ-3  A client gets the same answer for what it may not have and for what does
 READ-4  A state older than what the device says it adopted is never served: the state repo went back (failure mode F26).
 READ-5  Only states that `allowedSigners` allow are served, by the list as it is at this moment.
 READ-6  A client that another server gave a newer state is answered when this server has it too.
+READ-7  A manifest carries the commit that signs it, where that is short: who verifies it needs no further request, and
+        an answer without a manifest carries none.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import gzip
 import json
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from starlette.responses import Response
@@ -28,12 +32,14 @@ from margo_gitops.cache import SizedCache
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
+from margo_gitops.documents.state_layout import COMMIT_HEADER, COMMIT_MEDIA_TYPE
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.identity.callers import Caller, header
 from margo_gitops.server.limits import spread
 from margo_gitops.server.mirror import CatchUp
 from margo_gitops.server.problems import (
     BUNDLE_NOT_FOUND,
+    COMMIT_NOT_FOUND,
     DEPLOYMENT_NOT_FOUND,
     FRESHNESS_NOT_FOUND,
     NO_STATE,
@@ -61,6 +67,7 @@ _IMMUTABLE: Final = "private, max-age=31536000, immutable"
 _SMALLEST_COMPRESSED: Final = 256
 _COMPRESSED_BYTES: Final = 16 * 1024 * 1024
 _LARGE: Final = 256 * 1024
+_LONGEST_COMMIT: Final = 2304  # 3 KiB in base64: proxies give all headers of an answer 4 KiB, many no more
 _JUDGED: Final = 100_000
 _BACK_SECONDS: Final = 60
 _AGAIN_SECONDS: Final = 5
@@ -122,6 +129,7 @@ class DesiredStateResources:
             state.manifest_digest,
             MANIFEST_MEDIA_TYPE,
             {"Cache-Control": _MUTABLE, **hints, **applied},
+            carried_commit(state.signed_commit),
         )
 
     async def deployment(self, call: Call) -> Response:
@@ -133,6 +141,14 @@ class DesiredStateResources:
             lambda view, client, digest: view.deployment(client, deployment_id, digest, self.shape(call)),
             DEPLOYMENT_NOT_FOUND,
         )
+
+    async def commit(self, call: Call) -> Response:
+        """Answer a request for the commit of a manifest: the bytes that the renderer signed."""
+        digest = call.parameters["digest"]
+        self._check_accept(call.scope, COMMIT_MEDIA_TYPE)
+        view = self.watch.look()
+        content = self._found(lambda: view.commit(call.caller.client, digest), COMMIT_NOT_FOUND)
+        return await self._answer(call.scope, content, sha256(content), COMMIT_MEDIA_TYPE, {"Cache-Control": _MUTABLE})
 
     async def freshness(self, call: Call) -> Response:
         """Answer a request for the proof of freshness (docs/freshness.md): the bytes that git has for this client."""
@@ -257,11 +273,18 @@ class DesiredStateResources:
         return known
 
     async def _answer(
-        self, scope: Scope, content: bytes, digest: Digest, media_type: str, headers: dict[str, str]
+        self,
+        scope: Scope,
+        content: bytes,
+        digest: Digest,
+        media_type: str,
+        headers: dict[str, str],
+        carried: Mapping[str, str] = MappingProxyType({}),
     ) -> Response:
         headers = {"ETag": f'"{digest}"', "Vary": "Accept-Encoding", **headers}
         if holds(header(scope, b"if-none-match"), digest):
             return Response(status_code=304, headers=headers)
+        headers.update(carried)
         if takes_gzip(header(scope, b"accept-encoding")) and len(content) >= _SMALLEST_COMPRESSED:
             content = await self._compress(digest, content)
             headers["Content-Encoding"] = "gzip"
@@ -278,6 +301,12 @@ class DesiredStateResources:
             if len(found) <= _COMPRESSED_BYTES // 4:
                 self._compressed.put(digest, found)
         return found
+
+
+def carried_commit(commit: bytes | None) -> dict[str, str]:
+    """Return the header that carries a signed commit; none where there is no commit, or it is too long (READ-7)."""
+    short = commit is not None and len(commit) <= _LONGEST_COMMIT
+    return {COMMIT_HEADER: base64.b64encode(commit).decode()} if commit and short else {}
 
 
 def _gzip(content: bytes) -> bytes:

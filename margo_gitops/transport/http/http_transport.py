@@ -11,13 +11,17 @@ Rules:
 6.  A listed deployment that the server does not have is taken from the bundle. Where the bundle lacks it too, the pull
     fails; it never removes anything. The manifest may have changed meanwhile, so it is fetched once more first.
 7.  All or nothing: a snapshot is whole, and its entity tag is only ever told back to the server it came from.
+8.  Where the device asks for signatures, the manifest's commit comes along: from the answer that has the manifest, or
+    by the manifest's digest. `judge` decides about it, and about its absence.
 """
 
 from __future__ import annotations
 
+import base64
 import re
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
@@ -33,7 +37,13 @@ from margo_gitops.documents.manifest import (
     StateManifest,
 )
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds
-from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
+from margo_gitops.documents.state_layout import (
+    COMMIT_HEADER,
+    COMMIT_MEDIA_TYPE,
+    COMMITS_PATH,
+    MANIFEST_FILE,
+    deployment_path,
+)
 from margo_gitops.errors import (
     DigestMismatch,
     InvalidDocument,
@@ -50,6 +60,7 @@ from margo_gitops.transport.http.contract import speak
 from margo_gitops.transport.http.source import HttpLimits, HttpSource
 from margo_gitops.transport.transport import Answer, PollHints
 from margo_gitops.trust.floor import Floor, raise_floor
+from margo_gitops.trust.git_commit import MAX_COMMIT_BYTES
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.web.connection import WebConnection
 from margo_gitops.web.metering import Cost, Deadline, Meter
@@ -107,10 +118,15 @@ class HttpTransport:
         api: what reports are sent with.
     """
 
-    def __init__(self, source: HttpSource, limits: HttpLimits | None = None) -> None:
-        """Take the settings; nothing is opened yet (SourceMisconfigured: the environment names no usable proxy)."""
+    def __init__(self, source: HttpSource, limits: HttpLimits | None = None, *, signed: bool = False) -> None:
+        """Take the settings; nothing is opened yet (SourceMisconfigured: the environment names no usable proxy).
+
+        Args:
+            signed: whether a state comes with its commit (rule 8).
+        """
         self.source = source
         self._limits = limits or HttpLimits()
+        self._signed = signed
         self._meter = Meter()
         spoken = speak(source)
         self._contract = spoken.contract
@@ -231,7 +247,22 @@ class HttpTransport:
         deployments = {item.deployment_id: contents[item.digest] for item in manifest.deployments}
         came = Snapshot(reply.body, deployments, None, "")
         taken = self._contract.taken(came, manifest.manifest_version)
+        if self._signed:
+            taken = replace(taken, commit=self._commit(reply, taken.manifest, deadline))
         return replace(taken, revision=revision_of(reply.header("ETag"), taken.manifest, self.source.url))
+
+    def _commit(self, manifest_reply: Reply, manifest: bytes, deadline: Deadline) -> bytes | None:
+        """Return the commit of a manifest; None where the server has none (rule 8)."""
+        if carried := manifest_reply.header(COMMIT_HEADER):
+            with suppress(ValueError):
+                return base64.b64decode(carried, validate=True)
+        target = self.api.path_of(f"{COMMITS_PATH}/{sha256(manifest)}")
+        reply = self.api.get(target, COMMIT_MEDIA_TYPE, MAX_COMMIT_BYTES, deadline)
+        if reply.status == HTTPStatus.NOT_FOUND:
+            return None
+        if reply.status != HTTPStatus.OK:
+            raise error_of(reply, self.source)
+        return reply.body
 
     def _read_manifest(self, reply: Reply) -> StateManifest:
         content_type = (reply.header("Content-Type") or "").partition(";")[0].strip().lower()

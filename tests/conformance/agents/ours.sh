@@ -14,11 +14,7 @@ config=$CONFORMANCE_FOLDER/agent.yaml
     echo "    readTimeout: 2s"
     echo "    pullTimeout: 4s"
     echo "trust:"
-    if [ "$CONFORMANCE_TRANSPORT" = git ]; then
-        echo "  allowedSigners: $CONFORMANCE_ALLOWED_SIGNERS"
-    else
-        echo "  unsigned: true"
-    fi
+    echo "  allowedSigners: $CONFORMANCE_ALLOWED_SIGNERS"
     echo "freshness:"
     echo "  allowedSigners: $CONFORMANCE_ALLOWED_SIGNERS"
     echo "appliers:"
