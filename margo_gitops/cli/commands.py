@@ -35,6 +35,7 @@ COMMANDS = {
     "explain": "margo_gitops.cli.plan:explain",
     "freshness": "margo_gitops.cli.freshness:freshness",
     "init": "margo_gitops.cli.init:init",
+    "keys": "margo_gitops.cli.keys:keys",
     "plan": "margo_gitops.cli.plan:plan",
     "publish": "margo_gitops.cli.publish:publish",
     "render": "margo_gitops.cli.render:render",

@@ -139,6 +139,8 @@ def _print_rendered(rendered: Rendered, output: str) -> None:
 def _lines(rendered: Rendered) -> Iterator[str]:
     publication = rendered.publication
     yield f"fleet   {rendered.commit.id[:12]}  {rendered.commit.subject}"
+    if publication.trust is not None:
+        yield f"trust   version {rendered.trust_version}"
     if publication.fleet_commit is None:
         yield f"nothing changed: {counted(publication.unchanged, 'device')} up to date"
         yield from _freshness_line(publication)
@@ -185,5 +187,6 @@ def _as_json(rendered: Rendered) -> dict[str, object]:
         "left": list(publication.left),
         "moved": [{"device": device, "from": site} for device, site in publication.moved.items()],
         "uncommitted": list(rendered.uncommitted),
+        **({"trustVersion": rendered.trust_version} if rendered.trust_version else {}),
         "freshUntil": publication.freshness.statement.expires if publication.freshness else None,
     }

@@ -277,3 +277,25 @@ class TrustDocumentExpired(TrustRefused):
     """
 
     code = "MG1535"
+
+
+class SigningKeyNotListed(MargoGitopsError):
+    """A render would sign with a key that the fleet's trust document does not allow, so devices would refuse it.
+
+    Nothing was moved. Sign with a key that the newest document lists, or let the root keys sign a version that lists
+    this one: `margo-gitops keys add`, `keys sign`. A version that still lacks signatures does not count.
+    """
+
+    code = "MG1536"
+    exit_code = ExitCode.USAGE
+
+
+class KeysRefused(MargoGitopsError):
+    """A change of the fleet's keys was not written.
+
+    The name or the key is not in the newest trust document, the change would leave too few keys, or devices still
+    depend on the key. The message says which.
+    """
+
+    code = "MG1537"
+    exit_code = ExitCode.USAGE

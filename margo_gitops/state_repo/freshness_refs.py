@@ -38,6 +38,7 @@ from margo_gitops.errors import FreshnessInvalid, FreshnessMissing, StateRepoUnu
 from margo_gitops.rendering.desired_state import rendered_version
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.state_repo import StateRepo, device_of
+from margo_gitops.state_repo.trust_branch import held_version
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.freshness import read_statement
 from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE, ShardedTree, build_tree, device_key
@@ -114,16 +115,18 @@ def add_statement(
     state_commit: str,
     renewal: Renewal,
     values: Mapping[str, str],
+    trust_version: int | None = None,
 ) -> Renewed:
     """Add a new statement to a pack, for every shard.
 
     Args:
         state_commit: id of the commit of the branch `fleet` that the leaves are from.
         values: all refs, as they are.
+        trust_version: of the newest trust document; None where the fleet has none.
     """
     tree = build_tree(leaves)
     expires = renewal.issued + renewal.valid_for
-    content = write_statement(fleet, renewal.issued, expires, state_commit, tree.count, tree.root)
+    content = write_statement(fleet, renewal.issued, expires, state_commit, tree.count, tree.root, trust_version)
     signature = sign(content, renewal.key, FRESHNESS_NAMESPACE)
     moves: dict[str, str | None] = {name: None for name in values if name.startswith(FRESHNESS_REFS)}
     who = Ident(*_COMMITTER, int(renewal.issued.timestamp()), 0)
@@ -160,7 +163,8 @@ def renew(repo: StateRepo, values: Mapping[str, str], renewal: Renewal) -> Renew
     if renewal.signers is not None:
         commit_signer(repo.objects.commit(tip), renewal.signers, _FLEET_TIP).required()
     pack = ObjectPack()
-    renewed = add_statement(pack, held_leaves(repo, repo.places(values), values), fleet, tip, renewal, values)
+    leaves, version = held_leaves(repo, repo.places(values), values), held_version(repo.objects, values)
+    renewed = add_statement(pack, leaves, fleet, tip, renewal, values, version)
     # The branch itself is compared too: a statement about a state that was replaced meanwhile proves nothing.
     repo.publish(pack, {FLEET_REF: tip, **renewed.moves}, values)
     return renewed
@@ -196,9 +200,11 @@ def current_statement(repo: StateRepo, values: Mapping[str, str]) -> FreshnessSt
 
 
 def is_due(repo: StateRepo, values: Mapping[str, str], now: datetime) -> bool:
-    """Return whether a statement is missing, speaks of another state than there is, or is past half of its life."""
+    """Return whether a statement is missing, speaks of another state or trust document, or is past half of its life."""
     statement = current_statement(repo, values)
     if statement is None or statement.state_commit != values.get(FLEET_REF):
+        return True
+    if statement.trust_version != held_version(repo.objects, values):
         return True
     issued, expires = parse_moment(statement.issued), parse_moment(statement.expires)
     return not issued <= now < issued + (expires - issued) / 2

@@ -7,7 +7,9 @@ PUBLICATION-4  A device that left the fleet keeps its branch, and its tree stays
                deleted file stops nothing on a machine. If the device comes back, its version continues from the last
                one.
 PUBLICATION-5  A freshness statement moves together with its state. If nothing changed, it is renewed after half of its
-               life, so that repeated equal renders write nothing.
+               life, or when the trust document has a new version, so that repeated equal renders write nothing.
+PUBLICATION-6  New versions of the trust document move together with the state (trust_branch). They alone cause no
+               commit of a device.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from margo_gitops.documents.state_layout import (
     FLEET_REF,
     LEFT_FOLDER,
     NO_SITE,
+    TRUST_REF,
     device_ref,
     write_aliases,
 )
@@ -35,6 +38,7 @@ from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, add_stateme
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.objects import DevicePlace, DeviceTree
 from margo_gitops.state_repo.state_repo import StateRepo, device_of
+from margo_gitops.state_repo.trust_branch import add_documents
 from margo_gitops.trust.git_commit import Ident, build_commit, sign_commit
 from margo_gitops.trust.git_objects import (
     BLOB,
@@ -49,6 +53,7 @@ from margo_gitops.trust.git_objects import (
 )
 from margo_gitops.trust.ssh_key import MAX_KEY_FILE_BYTES, SigningKey, parse_signing_key
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.trust.trust_document import FleetTrust
 
 _COMMITTER = ("margo-gitops", "render@margo-gitops.invalid")
 
@@ -93,6 +98,7 @@ class Publication:
         unchanged: how many devices kept their state.
         left: devices that are no longer in the fleet branch.
         moved: the site that a device was at before, of each that is at another one now.
+        trust: the commit of the branch `trust`, where it moved.
         freshness: the new statement of freshness; None where none was made.
     """
 
@@ -102,6 +108,7 @@ class Publication:
     left: tuple[str, ...]
     freshness: Renewed | None = None
     moved: Mapping[str, str | None] = field(default_factory=dict)
+    trust: str | None = None
 
 
 def write_render(
@@ -113,6 +120,7 @@ def write_render(
     renewal: Renewal | None = None,
     aliases: Mapping[str, str] | None = None,
     only: frozenset[str] | None = None,
+    trusted: Sequence[FleetTrust] = (),
 ) -> Publication:
     """Write a render into the state repo.
 
@@ -122,8 +130,10 @@ def write_render(
         renewal: how to make a statement of freshness (freshness_refs); None: do not make one.
         aliases: what devices call themselves, by device id.
         only: the devices that were rendered, as the fleet branch names them; the others stay as they are. None: all.
+        trusted: the trust documents that count; empty for a fleet without them.
 
     Raises:
+        TrustDocumentRollback: devices got others (trust_branch).
         StateMoved: somebody moved a ref since; nothing was written.
         StateRepoUnusable: the file system refuses; nothing was moved.
     """
@@ -150,13 +160,18 @@ def write_render(
     root = _fleet_tree(pack, _by_site(states, trees, kept, untouched), untouched, gone, aliases or {})
     unchanged = len(kept) + len(states)
     changed = [state for state in states if state.changed]
-    if parent is not None and not changed and repo.objects.commit(parent).tree == root:
-        renewed = renew(repo, values, renewal) if renewal and is_due(repo, values, renewal.issued) else None
-        return Publication(None, (), unchanged, left, renewed)
-
     seal = _Seal(pack, provenance, key)
+    trust = seal.documents(repo, values, trusted)
+    documents = {TRUST_REF: trust} if trust else {}
+    if parent is not None and not changed and repo.objects.commit(parent).tree == root:
+        if documents:
+            repo.publish(pack, {FLEET_REF: parent, **documents}, values)
+            values = {**values, **documents}
+        renewed = renew(repo, values, renewal) if renewal and is_due(repo, values, renewal.issued) else None
+        return Publication(None, (), unchanged, left, renewed, trust=trust)
+
     fleet_commit = seal.commit(root, parent, fleet_message(changed, left, provenance))
-    moves = {FLEET_REF: fleet_commit}
+    moves = {FLEET_REF: fleet_commit, **documents}
     changes = []
     for state in steps("writing commits", changed):
         ref = device_ref(state.device)
@@ -167,12 +182,13 @@ def write_render(
     if renewal is not None:
         leaves = [leaf_of(state.device, state.manifest) for state in states]
         leaves += held_leaves(repo, [name for name in known if name not in here], values)
-        renewed = add_statement(pack, leaves, provenance.origin.fleet or "", fleet_commit, renewal, values)
+        version = len(trusted) or None
+        renewed = add_statement(pack, leaves, provenance.origin.fleet or "", fleet_commit, renewal, values, version)
     repo.publish(pack, {**moves, **(renewed.moves if renewed else {})}, values)
     before = {state.device: known.get(encode_device_id(state.device)) for state in states}
     sites = {device: place.site for device, place in before.items() if place and not place.left}
     moved = {state.device: sites[state.device] for state in states if sites.get(state.device, state.site) != state.site}
-    return Publication(fleet_commit, tuple(changes), unchanged - len(changed), left, renewed, moved)
+    return Publication(fleet_commit, tuple(changes), unchanged - len(changed), left, renewed, moved, trust)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +204,17 @@ class _Seal:
         origin = self.provenance
         raw = build_commit(tree, [parent] if parent else [], origin.author, origin.committer, message)
         return self.pack.add(COMMIT, sign_commit(raw, self.key) if self.key else raw)
+
+    def documents(self, repo: StateRepo, values: Mapping[str, str], trusted: Sequence[FleetTrust]) -> str | None:
+        """Add a commit of the branch `trust` with the missing versions, and return its id; None: it has them.
+
+        Raises:
+            TrustDocumentRollback: the branch has what the fleet repo has not.
+        """
+        tree = add_documents(self.pack, repo.objects, values, trusted)
+        said = self.provenance.origin.text()
+        message = f"Trust document {len(trusted)}\n\n{said}"
+        return self.commit(tree, values.get(TRUST_REF), message) if tree else None
 
 
 def _device_tree(pack: ObjectPack, state: DesiredState, held: DeviceTree | None) -> str:

@@ -41,6 +41,7 @@ from margo_gitops.documents.state_layout import (
     FLEET_REF,
     FRESHNESS_REFS,
     REPORTS_REF,
+    TRUST_REF,
     device_ref,
 )
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable
@@ -57,6 +58,8 @@ _TRACKED_FLEET = f"{TRACKED}fleet"
 _FLEET = f"{FLEET_REF}*:{_TRACKED_FLEET}*"
 _DEVICES = f"{DEVICE_REFS}*:{TRACKED}devices/*"
 _FRESHNESS = f"{FRESHNESS_REFS}*:{TRACKED}freshness/*"
+_TRACKED_TRUST = f"{TRACKED}trust"
+_TRUST = f"{TRUST_REF}*:{_TRACKED_TRUST}*"
 _PENDING_REF: Final = "refs/heads/pending"
 _TRACKED_PENDING = f"{TRACKED}pending"
 _PENDING = f"{_PENDING_REF}*:{_TRACKED_PENDING}*"
@@ -256,7 +259,8 @@ class RemoteState:
         """
         self._take()
         values = Refs(self.mirror).read() if self.mirror.exists() else {}
-        ours = {name: value for name, value in values.items() if name == FLEET_REF or name.startswith(DEVICE_REFS)}
+        kept = (FLEET_REF, TRUST_REF, DEVICE_REFS)
+        ours = {name: value for name, value in values.items() if name.startswith(kept)}
         if FLEET_REF not in ours:
             raise StateRepoUnusable(
                 f"this machine has no copy of {self.url}",
@@ -279,8 +283,9 @@ class RemoteState:
                 remedy="find out who wrote them; another machine may have rendered since: run this there",
             )
         devices = f"{DEVICE_REFS}*:{DEVICE_REFS}*"
-        if lost and not self._pushed("--atomic", refspecs=[devices, FLEET_REF]):
-            self._pushed(refspecs=[devices])
+        first = [devices, *self._trust_refspecs()]
+        if lost and not self._pushed("--atomic", refspecs=[*first, FLEET_REF]):
+            self._pushed(refspecs=first)
             self._pushed(refspecs=[FLEET_REF])
         return lost
 
@@ -292,11 +297,11 @@ class RemoteState:
             StateUnreachable: the remote does not answer, or refuses.
         """
         fleet, lease = f"{FLEET_REF}:{FLEET_REF}", "--force-with-lease"
-        rest = [f"{DEVICE_REFS}*:{DEVICE_REFS}*", *self._freshness_refspecs()]
+        rest = [f"{DEVICE_REFS}*:{DEVICE_REFS}*", *self._freshness_refspecs(), *self._trust_refspecs()]
         if self._pushed("--atomic", lease, refspecs=[fleet, *rest]):
             return
         values = Refs(self.mirror).read()
-        others = [name for name in values if name.startswith((DEVICE_REFS, FRESHNESS_REFS))]
+        others = [name for name in values if name.startswith((DEVICE_REFS, FRESHNESS_REFS, TRUST_REF))]
         moved = [name for name in others if values[name] != values.get(_tracked(name))]
         devices = [name for name in moved if name.startswith(DEVICE_REFS)]
         rendered = values.get(_TRACKED_FLEET) != values[FLEET_REF]
@@ -348,6 +353,9 @@ class RemoteState:
             remedy="see that you may push there, then render again",
         )
 
+    def _trust_refspecs(self) -> list[str]:
+        return [f"{TRUST_REF}:{TRUST_REF}"] if TRUST_REF in Refs(self.mirror).read() else []
+
     def _freshness_refspecs(self) -> list[str]:
         """Return what to push of the statements: all there are, and the removal of shards that no longer exist."""
         values = Refs(self.mirror).read()
@@ -363,6 +371,7 @@ class RemoteState:
         # The fleet branch only ever grows; a device branch follows it, and `tampered` compares the two.
         options += ["-c", f"remote.state.fetch={_FLEET}", "-c", f"remote.state.fetch=+{_DEVICES}"]
         options += ["-c", f"remote.state.fetch=+{_FRESHNESS}", "-c", f"remote.state.fetch=+{_PENDING}"]
+        options += ["-c", f"remote.state.fetch={_TRUST}"]
         if self._reports:
             options += ["-c", f"remote.state.fetch={_REPORTS}"]
         told = ["--progress"] if is_heard() else []
@@ -382,6 +391,6 @@ def _tracked(ref: str) -> str:
 
 
 def _ours(tracked: str) -> bool:
-    return tracked in (_TRACKED_FLEET, TRACKED_REPORTS) or tracked.startswith(
+    return tracked in (_TRACKED_FLEET, _TRACKED_TRUST, TRACKED_REPORTS) or tracked.startswith(
         (f"{TRACKED}devices/", f"{TRACKED}freshness/")
     )

@@ -136,6 +136,10 @@ class FleetTrust:
         """Return how the document revokes a key; None where it does not."""
         return next((each for each in self.document.revoked if _key(each.key).fingerprint == fingerprint), None)
 
+    def still_counts(self, key: SshPublicKey) -> bool:
+        """Return whether what a render key signed in its time counts: it is listed, also if it is retired (ROOT-9)."""
+        return any(_key(each.key) == key for each in self.document.roles.render.keys)
+
     def expired(self, now: datetime) -> bool:
         """Return whether it takes new state no longer (ROOT-10)."""
         return now >= parse_moment(self.document.expires)

@@ -22,6 +22,7 @@ from margo_gitops.errors import (
     RenderingRefused,
 )
 from margo_gitops.operations.fleet_input import FleetInput, StateTarget, open_state, refuse_foreign, state_location
+from margo_gitops.operations.fleet_trust import allowed_key, read_chain
 from margo_gitops.operations.plan.comparison import (
     Sides,
     cannot_take,
@@ -50,7 +51,9 @@ from margo_gitops.rendering.difference import FleetState, rendered_fleet
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.remote import is_remote
+from margo_gitops.state_repo.trust_branch import held_version
 from margo_gitops.trust.ssh_key import SigningKey
+from margo_gitops.trust.trust_document import FleetTrust
 from margo_gitops.wording import did_you_mean
 
 WORKING_TREE = "working tree"
@@ -202,6 +205,10 @@ def _rendered_before(repo: FleetRepo, revision: str) -> FleetState:
 
 def _plan_after_state(planning: _Planning, fleet: FleetInput, renders: Render | None) -> Plan:
     request = planning.request
+    chain = read_chain(planning.tree, planning.intent.fleet.value.metadata.name)
+    trusted = chain.versions if chain else ()
+    if chain is not None and request.key is not None:
+        allowed_key(chain.required(), request.key.public, "render")
     location = state_location(planning.repo.root, planning.intent.fleet.value, request.state)
     if not is_remote(location) and _nothing_at(Path(location)):
         with without_collections():
@@ -213,16 +220,23 @@ def _plan_after_state(planning: _Planning, fleet: FleetInput, renders: Render | 
     with open_state(location, request.cache, create=False) as target:
         values = target.repo.refs.read()
         refuse_foreign(fleet, target, values)
+        if len(trusted) != (held_version(target.repo.objects, values) or 0):
+            seal = None
         fleet, states = render_changed(fleet, target, values, seal, request.key, renders)
-        return _plan_after(replace(planning, intent=fleet.intent), target, values, states)
+        return _plan_after(replace(planning, intent=fleet.intent), target, values, states, trusted)
 
 
 def _plan_after(
-    planning: _Planning, target: StateTarget, values: Mapping[str, str], states: tuple[DesiredState, ...]
+    planning: _Planning,
+    target: StateTarget,
+    values: Mapping[str, str],
+    states: tuple[DesiredState, ...],
+    trusted: tuple[FleetTrust, ...],
 ) -> Plan:
     request, repo, intent = planning.request, planning.repo, planning.intent
     if request.key is not None:
-        states = tuple(signed_anew(states, target, values, request.key, others=request.resign))
+        newest = trusted[-1] if trusted else None
+        states = tuple(signed_anew(states, target, values, request.key, others=request.resign, trust=newest))
     elif intent.fleet.value.spec.signing.required:
         # A render of this fleet has a key, and gives what nobody signed a new version.
         states = tuple(

@@ -108,7 +108,7 @@ class Seal:
         return said.fleet_commit if intact and said.rendered_by == RENDERED_BY else None
 
 
-_OTHER_REFS: Final = re.compile(rb"^.{40} refs/heads/(?:freshness/|reports)[^\n]*\n", re.MULTILINE)
+_OTHER_REFS: Final = re.compile(rb"^.{40} refs/heads/(?:freshness/|reports|trust)[^\n]*\n", re.MULTILINE)
 """What moves without a render."""
 
 

@@ -24,6 +24,7 @@ from margo_gitops.operations.fleet_input import (
     refuse_older,
     refuse_other_branch,
 )
+from margo_gitops.operations.fleet_trust import TrustChain, read_chain, refuse_untrusted
 from margo_gitops.operations.plan.comparison import Sides, judgement, planned, refuse_skipped_command
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.policies.policy_judging import refuse_breaches
@@ -37,9 +38,11 @@ from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
 from margo_gitops.state_repo.packed_refs import RefValues
 from margo_gitops.state_repo.publication import Provenance, Publication, differences, write_render
 from margo_gitops.state_repo.state_repo import device_of
+from margo_gitops.state_repo.trust_branch import held_version
 from margo_gitops.trust.git_commit import MAX_TIME, Ident
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.trust.trust_document import FleetTrust
 from margo_gitops.wording import shortened
 
 Render = Callable[[Intent, StateTarget, Mapping[str, str]], tuple[DesiredState, ...]]
@@ -85,6 +88,7 @@ class Rendered:
         unattested: the fleet has `spec.freshness`, but no key signed a statement.
         first: the state repo held no state before.
         cloned: the fleet repo has a remote, so that other clones may have rendered it.
+        trust_version: of the trust document that counts; None in a fleet without one.
     """
 
     commit: FleetCommit
@@ -94,6 +98,7 @@ class Rendered:
     unattested: bool = False
     first: bool = False
     cloned: bool = False
+    trust_version: int | None = None
 
 
 def render_fleet(request: RenderRequest) -> Rendered:
@@ -109,6 +114,7 @@ def render_fleet(request: RenderRequest) -> Rendered:
         seal = Seal.of(request.cache, location)
         if not seal.path.exists():
             fleet = whole(fleet)
+    chain = refuse_keys(fleet, request)
     if request.key is None and fleet.intent.fleet.value.spec.signing.required:
         raise SigningKeyUnusable(
             "this fleet wants signed state, and no signing key was given",
@@ -120,26 +126,45 @@ def render_fleet(request: RenderRequest) -> Rendered:
     uncommitted = tuple(fleet.repo.uncommitted())
     with open_state(location, request.cache, create=True) as target:
         first = FLEET_REF not in target.repo.refs.read()
-        publication = _publish(fleet, target, request, seal)
+        publication = _publish(fleet, target, request, seal, chain)
     unattested = fleet.intent.fleet.value.spec.freshness is not None and _renewal(fleet, request) is None
-    return Rendered(
-        fleet.commit, location, publication, uncommitted, unattested, first, fleet.repo.remote() is not None
-    )
+    version, cloned = len(chain.versions) if chain else None, fleet.repo.remote() is not None
+    return Rendered(fleet.commit, location, publication, uncommitted, unattested, first, cloned, version)
 
 
-def _publish(fleet: FleetInput, target: StateTarget, request: RenderRequest, seal: Seal) -> Publication:
+def refuse_keys(fleet: FleetInput, request: RenderRequest) -> TrustChain | None:
+    """Return a fleet's trust documents, and refuse keys that devices would refuse (fleet_trust, KEYS-3).
+
+    Raises:
+        TrustRefused, SigningKeyNotListed: no device would take this render.
+    """
+    chain = read_chain(fleet.tree, fleet.intent.fleet.value.metadata.name)
+    renewal = _renewal(fleet, request)
+    fresh = renewal.key.public if renewal is not None else None
+    refuse_untrusted(chain, request.key.public if request.key else None, fresh, request.now or datetime.now(UTC))
+    return chain
+
+
+def _publish(
+    fleet: FleetInput, target: StateTarget, request: RenderRequest, seal: Seal, chain: TrustChain | None
+) -> Publication:
     values = target.repo.refs.read()
     refuse_foreign(fleet, target, values)
     if not request.allow_older:
         refuse_older(fleet, target, values)
-    fleet, states = render_changed(fleet, target, values, None if request.resign else seal, request.key)
+    trusted = chain.versions if chain else ()
+    whole_fleet = request.resign or len(trusted) != (held_version(target.repo.objects, values) or 0)
+    fleet, states = render_changed(fleet, target, values, None if whole_fleet else seal, request.key)
     if request.key is not None:
-        states = tuple(signed_anew(states, target, values, request.key, others=request.resign))
+        newest = trusted[-1] if trusted else None
+        states = tuple(signed_anew(states, target, values, request.key, others=request.resign, trust=newest))
     _obey_policy(fleet, target, values, states, request)
     renewal, aliases, only = _renewal(fleet, request), aliases_of(fleet.intent, target, values), looked_at(fleet.intent)
-    publication = write_render(target.repo, states, values, provenance(fleet), request.key, renewal, aliases, only)
+    publication = write_render(
+        target.repo, states, values, provenance(fleet), request.key, renewal, aliases, only, trusted
+    )
     seal.write(values, _moves(publication), request.key)
-    changed = publication.fleet_commit is not None or publication.freshness is not None
+    changed = publication.fleet_commit is not None or publication.freshness is not None or publication.trust
     if target.remote is not None and (changed or target.remote.is_unfinished):
         target.remote.push()
     return publication
@@ -267,12 +292,25 @@ def _renewal(fleet: FleetInput, request: RenderRequest) -> Renewal | None:
 
 
 def signed_anew(
-    states: Iterable[DesiredState], target: StateTarget, values: Mapping[str, str], key: SigningKey, *, others: bool
+    states: Iterable[DesiredState],
+    target: StateTarget,
+    values: Mapping[str, str],
+    key: SigningKey,
+    *,
+    others: bool,
+    trust: FleetTrust | None = None,
 ) -> Iterator[DesiredState]:
-    """Yield the states: what has no signature, and with `others` what another key signed, gets a new version."""
+    """Yield the states: what has no signature that counts gets a new version.
+
+    Args:
+        others: whether what another key signed does not count.
+        trust: the document that devices go by: a key that it does not list, or that is compromised, does not count.
+    """
     for state in states:
         signature = None if state.changed else target.repo.signature(state.device, values)
         signed = signature is not None and (not others or signature.key == key.public)
+        if signed and signature is not None and trust is not None and signature.key != key.public:
+            signed = trust.still_counts(signature.key)
         yield state if state.changed or signed else raised(state)
 
 
@@ -338,8 +376,11 @@ def provenance(fleet: FleetInput) -> Provenance:
     # git takes any number for a time; what calendars do not know is brought to their ends.
     who = commit.author
     author = Ident(_plain(who.name), _plain(who.email), min(max(who.time, 0), MAX_TIME), who.offset)
+    name = fleet.intent.fleet.value.metadata.name
+    chain = read_chain(fleet.tree, name)
     origin = StateCommit(
-        fleet=fleet.intent.fleet.value.metadata.name,
+        trust_version=str(len(chain.versions)) if chain else None,
+        fleet=name,
         fleet_commit=commit.id,
         rendered_by=RENDERED_BY,
         applications_lock=fleet.intent.applications_lock,

@@ -31,10 +31,12 @@ from margo_gitops.errors import (
     FleetInvalid,
     Location,
     NoFleetRepo,
+    TrustRefused,
     UnreadableDocument,
 )
 from margo_gitops.operations.content_sources import image_name
 from margo_gitops.operations.fleet_input import named_location, open_state
+from margo_gitops.operations.fleet_trust import read_chain
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.render.fleet_render import without_collections
 from margo_gitops.operations.validate.policy_findings import idle_silences, policy_of_change, policy_of_content
@@ -156,12 +158,24 @@ def _findings(tree: RootTree, previous: Previous, span: Span | None) -> Iterator
         told += map(of_error, checked.errors)
         for application in intent.applications.values():
             told += map(of_finding, fleet_compose_findings(tree, application))
+        told += _of_keys(tree, intent)
         told += _unpinned(tree, intent, checked.resolved)
         told += policy_of_content(tree, intent, checked.resolved, span)
         if not checked.errors:
             told += _idle_overlays(intent, checked.resolved)
         told += idle_silences(intent, told)
     yield from told
+
+
+def _of_keys(tree: RootTree, intent: Intent) -> Iterator[RuleFinding]:
+    """Yield what is wrong with the fleet's trust documents (fleet_trust, KEYS-1, KEYS-2)."""
+    try:
+        chain = read_chain(tree, intent.fleet.value.metadata.name)
+    except (TrustRefused, UnreadableDocument) as error:
+        yield of_error(error)
+        return
+    if chain is not None and chain.missing is not None:
+        yield of_error(chain.missing, "warning" if chain.versions else "error")
 
 
 def _idle_overlays(intent: Intent, resolved: Sequence[Resolved]) -> Iterator[RuleFinding]:

@@ -229,6 +229,10 @@ _ERRORS: tuple[type[MargoGitopsError], ...] = (
     errors.ApplicationNotAllowed,
     errors.RegistryNotAllowed,
     errors.StateTampered,
+    errors.TrustDocumentInvalid,
+    errors.TrustDocumentUnsigned,
+    errors.TrustDocumentForeign,
+    errors.TrustDocumentGap,
 )
 
 

@@ -1,0 +1,215 @@
+"""`margo-gitops keys`: a fleet's root is made, rotated and used by renders, with the real ssh-keygen."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support.command_line import Outcome, margo_gitops
+from support.fleet import FleetFolder
+from support.git_cli import Git
+
+from margo_gitops.trust.trust_document import first, follow
+
+
+@dataclass
+class Plant:
+    """A fleet whose keys are files in a folder of their own."""
+
+    fleet: FleetFolder
+    keys: Path
+
+    def key(self, name: str, kind: str = "ed25519") -> Path:
+        path = self.keys / name
+        if not path.exists():
+            self.keys.mkdir(exist_ok=True)
+            subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", name, "-f", path], check=True)
+        return path
+
+    def pub(self, name: str, kind: str = "ed25519") -> Path:
+        return self.key(name, kind).with_suffix(".pub")
+
+    def run(self, *arguments: str | Path, code: int = 0) -> Outcome:
+        outcome = margo_gitops(*arguments, cwd=self.fleet.root)
+        assert outcome.code == code, outcome
+        return outcome
+
+    def init(self, *more: str) -> None:
+        roots = ("--root", self.pub("anna"), "--root", self.pub("bert", "ecdsa"), "--root", self.pub("cleo"))
+        uses = ("--render", self.pub("renderer"), "--freshness", self.pub("renderer"))
+        self.run("keys", "init", *roots, "--threshold", "2", *uses, *more)
+
+    def sign(self, *names: str) -> str:
+        said = [self.run("keys", "sign", "--key", self.key(name)).stdout for name in names]
+        return said[-1]
+
+    def rooted(self) -> None:
+        self.init()
+        assert "version 1 counts" in self.sign("anna", "bert")
+        self.fleet.commit("Make the root")
+
+    def render(self, key: str = "renderer", *more: str, code: int = 0) -> Outcome:
+        return self.run("render", "--signing-key", self.key(key), *more, code=code)
+
+    @property
+    def state(self) -> Git:
+        return Git(self.fleet.root.parent / "state.git")
+
+    def said(self, ref: str) -> str | None:
+        return self.state.run("log", "-1", "--format=%(trailers:key=Trust-Version,valueonly)", ref).strip() or None
+
+    def documents(self) -> list[bytes]:
+        names = self.state.run("ls-tree", "--name-only", "trust").split()
+        return [self.state.run("show", f"trust:{name}").encode() for name in sorted(names)]
+
+
+@pytest.fixture
+def plant(tmp_path: Path) -> Plant:
+    fleet = FleetFolder.empty(tmp_path / "fleet")
+    fleet.put(".gitignore", ".cache\n")
+    fleet.application()
+    fleet.device("press-07")
+    fleet.deployment("app")
+    fleet.commit("Make the fleet")
+    return Plant(fleet, tmp_path / "keys")
+
+
+def test_a_fleet_without_keys_is_rendered_as_before(plant: Plant):
+    plant.render()
+    assert plant.said("devices/press-07") is None
+    assert "trust" not in plant.state.run("branch")
+
+
+def test_a_root_is_made_signed_and_carried_by_the_state_repo(plant: Plant):
+    plant.init()
+    assert "needs 2 more of: anna, bert, cleo" in plant.run("keys", "status").stdout
+    assert "MG1531" in plant.run("validate", code=1).stdout
+    plant.fleet.commit("Make the root")
+    assert "MG1531" in plant.render(code=4).stderr
+    assert "needs 1 more of: bert, cleo" in plant.sign("anna")
+    plant.sign("bert")
+    plant.fleet.commit("Sign it")
+    plant.run("validate")
+    plant.render()
+    [content] = plant.documents()
+    assert content == (plant.fleet.root / "keys/1.json").read_bytes().strip()
+    assert first(content, "plant").signers().signers
+    assert [plant.said(ref) for ref in ("fleet", "devices/press-07", "trust")] == ["1"] * 3
+
+
+def test_a_key_that_no_device_accepts_is_refused_before_anything_moves(plant: Plant):
+    plant.rooted()
+    plant.render()
+    before = plant.state.run("for-each-ref")
+    plant.fleet.device("press-08")
+    plant.fleet.commit("Add a device")
+    refused = plant.render("stranger", code=2)
+    assert "its role render lists renderer" in refused.stderr
+    assert "MG1536" in plant.run("plan", "--signing-key", plant.key("stranger"), code=2).stderr
+    assert "no signing key was given" in plant.run("render", code=2).stderr
+    assert (
+        "for freshness"
+        in plant.run(
+            "render", "--signing-key", plant.key("renderer"), "--freshness-key", plant.key("anna"), code=2
+        ).stderr
+    )
+    assert plant.state.run("for-each-ref") == before
+
+
+def test_a_rotation_moves_no_device_and_a_retired_key_signs_nothing_new(plant: Plant):
+    plant.rooted()
+    plant.run("render", "--signing-key", plant.key("renderer"), "--freshness-key", plant.key("renderer"))
+    state = plant.state.run("rev-parse", "devices/press-07")
+    plant.run("keys", "add", "render", plant.pub("second"))
+    plant.run("keys", "retire", "renderer")
+    plant.run("keys", "add", "freshness", plant.pub("second"))
+    status = json.loads(plant.run("keys", "status", "--output", "json").stdout)
+    assert (status["counts"], status["last"]) == (1, 2)
+    plant.fleet.commit("Rotate, not signed yet")
+    plant.render()  # version 1 counts until version 2 is signed
+    plant.sign("cleo", "anna")
+    plant.fleet.commit("Rotate")
+    assert "it is retired since" in plant.render(code=2).stderr
+    rotated = plant.render("second", "--freshness-key", str(plant.key("second")))
+    assert "trust   version 2" in rotated.stdout
+    assert plant.state.run("rev-parse", "devices/press-07") == state
+    one, two = plant.documents()
+    assert follow(first(one), two).version == 2
+    assert '\\"trustVersion\\":2' in plant.state.run("show", "freshness/all:freshness.json")
+    assert "nothing changed" in plant.render("second").stdout
+    plant.fleet.device("press-08")
+    plant.fleet.commit("Add a device")
+    plant.render("second")
+    assert (plant.said("devices/press-07"), plant.said("devices/press-08")) == ("1", "2")
+
+
+def test_what_a_compromised_key_signed_is_signed_again(plant: Plant):
+    plant.rooted()
+    plant.render()
+    plant.run("keys", "add", "render", plant.pub("second"))
+    plant.run("keys", "revoke", "renderer")
+    plant.sign("anna", "bert")
+    plant.fleet.commit("Revoke")
+    assert "press-07: manifest 2" in plant.run("render", "--signing-key", plant.key("second")).stdout
+    assert "compromised since" in plant.run("keys", "status").stdout
+
+
+def test_a_change_after_a_signature_takes_it_away_and_a_signed_version_is_never_rendered_otherwise(plant: Plant):
+    plant.rooted()
+    plant.render()
+    plant.run("keys", "renew", "--valid-for", "30d")
+    plant.sign("anna")
+    assert "signatures that it had are gone" in plant.run("keys", "add", "render", plant.pub("second")).stderr
+    plant.fleet.git.run("checkout", "keys")
+    (plant.fleet.root / "keys/2.json").unlink(missing_ok=True)
+    plant.fleet.remove("keys/1.json")
+    plant.init("--valid-for", "30d")
+    plant.sign("anna", "bert")
+    plant.fleet.commit("Another version 1")
+    assert "MG1534" in plant.render(code=4).stderr
+    plant.fleet.remove("keys")
+    plant.fleet.commit("No keys")
+    assert "not in this commit" in plant.render(code=4).stderr
+
+
+def test_a_signature_made_on_another_machine_is_added(plant: Plant, tmp_path: Path):
+    plant.init()
+    text = tmp_path / "text"
+    text.write_text(plant.run("keys", "show").stdout)
+    for name in ("cleo", "renderer"):
+        sign = ["ssh-keygen", "-Y", "sign", "-q", "-n", "margo-gitops-root", "-f", plant.key(name), text]
+        subprocess.run(sign, check=True, capture_output=True)
+        plant.run("keys", "sign", "--signature", tmp_path / "text.sig", code=0 if name == "cleo" else 2)
+        (tmp_path / "text.sig").unlink()
+    assert "needs 1 more of: anna, bert" in plant.run("keys", "status").stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("retire", "nobody"), "has no keys called nobody"),
+        (("retire", "anna"), "2 root keys must sign, 1 are there"),
+        (("add", "render", "PUB"), "the key renderer appears twice"),
+        (("add", "render", "margo-gitops.yaml"), "this is not a public key"),
+        (("floor", "--reason", "why"), "neither highest nor next"),
+    ],
+)
+def test_a_change_that_cannot_count_is_not_written(plant: Plant, arguments: tuple[str, ...], says: str):
+    plant.rooted()
+    given = [plant.pub("renderer") if each == "PUB" else each for each in arguments]
+    if "anna" in given:
+        plant.run("keys", "retire", "bert")
+    assert says in plant.run("keys", *given, code=2).stderr
+
+
+def test_a_floor_is_in_the_next_version(plant: Plant):
+    plant.rooted()
+    plant.run("keys", "floor", "--highest", "41", "--device", "press-07", "--reason", "a forged version")
+    assert "floor-1: highest 41, for press-07: a forged version" in plant.run("keys", "status").stdout
+
+
+def test_status_of_a_fleet_without_a_root_says_how_to_make_one(plant: Plant):
+    assert "margo-gitops keys init" in plant.run("keys", "status", code=2).stderr
