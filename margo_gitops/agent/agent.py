@@ -266,7 +266,15 @@ def create_appliers(configuration: AgentConfiguration, interrupted: Callable[[],
     for name, settings in configuration.appliers.items():
         folder = configuration.state_folder / APPLIERS_FOLDER / name
         make_folder(folder)
-        context = ApplierContext(configuration.device, folder, settings.values, interrupted, proxy, settings.folder)
+        context = ApplierContext(
+            configuration.device,
+            folder,
+            settings.values,
+            interrupted,
+            proxy_from_environment=proxy,
+            base=settings.folder,
+            workloads=configuration.workloads,
+        )
         appliers[name] = create_applier(name, context)
     return appliers
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar
 
@@ -29,6 +29,7 @@ from margo_gitops.documents.deployment import ApplicationDeployment, Artifact
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds, Json
 from margo_gitops.documents.records import find
+from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.errors import StorageFailed, UnreadableDocument
 
 T = TypeVar("T")
@@ -125,6 +126,8 @@ class ApplierContext:
             and leave everything as it is: the step is started again later (APPLIER-5).
         proxy_from_environment: whether downloads may use the proxy that the environment names (https_proxy, no_proxy).
         base: what relative paths in the settings are relative to: the folder of the configuration file.
+        workloads: what a workload may do to this device; the applier refuses the rest with `WorkloadForbidden`, before
+            anything is touched.
     """
 
     device: str
@@ -133,6 +136,7 @@ class ApplierContext:
     interrupted: Callable[[], bool] = never
     proxy_from_environment: bool = False
     base: Path = Path()
+    workloads: WorkloadPolicy = field(default_factory=WorkloadPolicy)
 
 
 class Applier(Protocol):

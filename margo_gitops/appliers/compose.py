@@ -15,13 +15,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass
+from dataclasses import KW_ONLY, dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, never, storing
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
 from margo_gitops.appliers.compose_engine import ComposeEngine
+from margo_gitops.appliers.compose_policing import NO_REMOTE_FILES, ComposePolicy
 from margo_gitops.appliers.compose_project import (
     DEVICE,
     Container,
@@ -54,6 +55,7 @@ from margo_gitops.errors import (
 
 _INHERITED = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "XDG_RUNTIME_DIR")
 _POLL_SECONDS = 0.25
+_UNIX = "unix://"
 
 
 def create(context: ApplierContext) -> ComposeApplier:
@@ -72,6 +74,8 @@ def create(context: ApplierContext) -> ComposeApplier:
     remove_volumes = settings.flag("removeVolumes")
     artifacts = create_artifact_cache(context, settings)
     settings.finish()
+    if not context.workloads.unrestricted:
+        environment |= NO_REMOTE_FILES
     if len(command) != 2 or command[1] != "compose":
         raise settings.wrong("command", 'must be an engine\'s client and "compose": ["docker", "compose"]')
     return ComposeApplier(
@@ -81,7 +85,14 @@ def create(context: ApplierContext) -> ComposeApplier:
         artifacts,
         remove_volumes=remove_volumes,
         interrupted=context.interrupted,
+        policy=ComposePolicy(context.workloads, _sockets(environment)),
     )
+
+
+def _sockets(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return where the engine of this applier listens, where that is in the file system."""
+    host = environment.get("DOCKER_HOST", "")
+    return (host.removeprefix(_UNIX),) if host.startswith(_UNIX) else ()
 
 
 @dataclass(eq=False)
@@ -92,6 +103,7 @@ class ComposeApplier:
         device: this device's id; containers carry it as a label.
         remove_volumes: whether removing a workload deletes its named volumes too.
         interrupted: whether the agent was asked to stop; ends every wait.
+        policy: what a workload may do to this device.
     """
 
     profile_types: ClassVar[Sequence[str]] = ("compose",)
@@ -102,6 +114,7 @@ class ComposeApplier:
     _: KW_ONLY
     remove_volumes: bool = False
     interrupted: Callable[[], bool] = never
+    policy: ComposePolicy = field(default_factory=ComposePolicy)
 
     def __post_init__(self) -> None:
         self._revisions = Revisions(self.folder / "workloads")
@@ -189,8 +202,9 @@ class ComposeApplier:
                 content.mkdir()
                 self.artifacts.place(workload.artifact, content, seconds=deadline - time.monotonic())
                 compose_file = compose_file_in(content, workload.component.name)
-                model = self._model(workload, ["--file", str(compose_file)], environment, deadline)
-                model.check_paths(self.folder, content, workload.component.name)
+                model = self._model(
+                    workload, content, compose_file, ["--file", str(compose_file)], environment, deadline
+                )
                 (folder / OVERRIDE).write_bytes(override_file(workload, self.device, model.services))
                 RevisionRecord(
                     workload.digest,
@@ -203,13 +217,22 @@ class ComposeApplier:
             if revision is None:
                 raise StorageFailed(f"the revision of {key} cannot be read back", remedy="check the disk")
         else:
-            model = self._model(workload, revision.files, environment, deadline)
+            content, compose_file = revision.folder / CONTENT, revision.folder / revision.record.compose_file
+            model = self._model(workload, content, compose_file, revision.files, environment, deadline)
         self._pull(workload, model, deadline)
         return revision
 
     def _model(
-        self, workload: Workload, files: Sequence[str], environment: Mapping[str, str], deadline: float
+        self,
+        workload: Workload,
+        content: Path,
+        compose_file: Path,
+        files: Sequence[str],
+        environment: Mapping[str, str],
+        deadline: float,
     ) -> ComposeModel:
+        """Return what Compose makes of the compose file, if this device allows it."""
+        self.policy.check_files(workload, content, compose_file)
         arguments = ["--project-name", project_name(workload.key), *files, "config", "--format", "json"]
         left = max(deadline - time.monotonic(), 1.0)
         done = self.engine.compose(*arguments, parameters=environment, seconds=left)
@@ -219,7 +242,10 @@ class ComposeApplier:
                 why=done.last_lines(environment),
                 remedy="correct the compose file or the parameters; `docker compose config` shows the same",
             )
-        return read_model(done.output, workload.component.name)
+        model = read_model(done.output, workload.component.name)
+        model.check_paths(self.folder, content, workload.component.name)
+        self.policy.check_model(workload, content, model, environment)
+        return model
 
     def _pull(self, workload: Workload, model: ComposeModel, deadline: float) -> None:
         for image, platform, policy in model.images:

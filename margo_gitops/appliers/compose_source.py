@@ -45,12 +45,14 @@ class ComposeModel:
     """The compose file as Compose resolved it.
 
     Attributes:
+        whole: everything that Compose printed.
         services: by name.
         images: every image to be had before starting, with its platform where one is asked for, and what Compose does
             to have it (pull_policy); sorted.
         paths: files and folders of this device that are used.
     """
 
+    whole: Json
     services: Mapping[str, Json]
     images: tuple[tuple[str, str, str], ...]
     paths: tuple[UsedPath, ...]
@@ -99,7 +101,7 @@ def read_model(output: str, component: str) -> ComposeModel:
         image = _text(service, "image")
         if image and "build" not in _plain(service):
             images.add((image, _text(service, "platform"), _text(service, "pull_policy")))
-    return ComposeModel(services, tuple(sorted(images)), tuple(_paths(model, services)))
+    return ComposeModel(model, services, tuple(sorted(images)), tuple(_paths(model, services)))
 
 
 def _paths(model: Json, services: Mapping[str, Json]) -> Iterator[UsedPath]:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from margo_gitops.catalog.compose_images import compose_file
-from margo_gitops.catalog.compose_yaml import ComposeText, Value, mapping, plain, read_compose
 from margo_gitops.catalog.file_tree import FileTree, SubTree
 from margo_gitops.catalog.package import Package, package_folder, package_invalid, read_package
 from margo_gitops.documents.compose_variables import pointer_problem, variable_name
+from margo_gitops.documents.compose_yaml import ComposeText, Value, mapping, plain, read_compose
 from margo_gitops.errors import Finding, Location, UnreadableDocument
 from margo_gitops.rendering.intent import Application
 from margo_gitops.wording import shortened

@@ -9,9 +9,9 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from margo_gitops.catalog.compose_yaml import mapping, plain, read_compose
 from margo_gitops.catalog.file_tree import FileTree
 from margo_gitops.catalog.package import COMPOSE_FILE
+from margo_gitops.documents.compose_yaml import mapping, plain, read_compose
 from margo_gitops.errors import Location, UnreadableDocument
 from margo_gitops.rendering.intent import ComponentContent
 

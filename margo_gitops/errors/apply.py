@@ -89,6 +89,18 @@ class ComposeInvalid(ApplyError):
     code = "MG1607"
 
 
+class WorkloadForbidden(ApplyError):
+    """The device's policy does not allow what a workload asks for.
+
+    Each reason names the service, the key of the compose file, its value, and the line of `workloads` that would allow
+    it. The device decides: change the compose file, or add that line to the agent's configuration on the device.
+    `validate` says the same before the merge, for devices whose `spec.workloads` says what they allow. Running
+    workloads were not touched. See docs/workload-policy.md.
+    """
+
+    code = "MG1610"
+
+
 class ApplierUnusable(ApplyError):
     """An applier is not installed, cannot be loaded, or its settings cannot work.
 

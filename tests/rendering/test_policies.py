@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from margo_gitops.documents.content_places import place_of
 from margo_gitops.documents.fleet_kinds import Deployment, Fleet
 from margo_gitops.documents.fleet_policy import Freeze
 from margo_gitops.documents.records import find
@@ -19,7 +20,7 @@ from margo_gitops.rendering.intent import Located
 from margo_gitops.rendering.policies.approvals import judge_reviews, judge_signatures
 from margo_gitops.rendering.policies.facts import Commit, PolicyInForce, Step, refusing
 from margo_gitops.rendering.policies.freezes import judge_freezes
-from margo_gitops.rendering.policies.sources import Deployed, Source, judge_registries, place_of
+from margo_gitops.rendering.policies.sources import Deployed, Source, judge_registries
 
 PEOPLE = ("ada", "bob", "cleo", "dan", "eve")
 

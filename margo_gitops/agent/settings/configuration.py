@@ -22,6 +22,7 @@ from typing import Annotated, Final, Literal, NamedTuple
 from margo_gitops.documents.declarations import About, Keys, OwnKind, Problem, Range, Spelled, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN
 from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.settings import Duration, FilePath, spell_duration
 from margo_gitops.transport.git.source import GitSettings
 from margo_gitops.transport.http.source import HttpSettings
@@ -159,6 +160,9 @@ class AgentConfiguration(OwnKind):
             ("capabilities.yaml",),
         ),
     ] = ()
+    workloads: Annotated[
+        WorkloadPolicy, About("What a workload may do to this device; everything that is not named is refused.")
+    ] = field(default_factory=WorkloadPolicy)
     longest_timeout: Annotated[
         Duration,
         About("The longest that one step of a component may take, even if its document asks for more.", ("15m",)),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from margo_gitops.documents.content_places import below, place_of
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.fleet_policy import AllowedApplication
 from margo_gitops.documents.versions import in_range
@@ -16,9 +17,6 @@ from margo_gitops.rendering.intent import Located
 from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
 
 T = TypeVar("T")
-
-_UPWARDS = re.compile(r"(^|[/\\]|%2f|%5c)(\.|%2e){2}([/\\]|%2f|%5c|$)", re.IGNORECASE)
-"""`..` as a part of a path; a server may decode it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +139,7 @@ def _registry_refusal(force: PolicyInForce, source: Source) -> RegistryNotAllowe
     if allowed is None:
         return None
     place = place_of(source.reference) if source.reference else ""
-    if place and not source.problem and any(_below(place, each) for each in allowed):
+    if place and not source.problem and any(below(place, each) for each in allowed):
         return None
     deployment = deployed.deployment
     application = deployment.value.spec.application
@@ -158,38 +156,3 @@ def _registry_refusal(force: PolicyInForce, source: Source) -> RegistryNotAllowe
         ],
         remedy="take the content from an allowed place, or allow this one in a change of its own",
     )
-
-
-def place_of(reference: str) -> str:
-    """Return host and path of an image's name, an `oci://` reference or a URL.
-
-    An image without a host is Docker Hub's, as every engine takes it: `busybox` is docker.io/library/busybox.
-    """
-    scheme, separator, rest = reference.partition("://")
-    if separator:
-        return reference if scheme == "file" else _without_user(rest)
-    name = reference.partition("@")[0]
-    host, slash, path = name.partition("/")
-    if not slash or not ("." in host or ":" in host or host == "localhost"):
-        host, path = "docker.io", name if slash else f"library/{name}"
-    last = path.rpartition("/")[2]
-    tagged = path[: len(path) - len(last)] + last.partition(":")[0]
-    if host.lower() in ("index.docker.io", "registry-1.docker.io"):
-        host = "docker.io"
-    return f"{host.lower()}/{tagged}"
-
-
-def _without_user(rest: str) -> str:
-    # A host ends at the first of these (RFC 3986, section 3.2): in `evil.example?@ghcr.io/acme` it is evil.example.
-    end = re.search(r"[/?#\\]|$", rest)
-    host, path = (rest[: end.start()], rest[end.start() :]) if end else (rest, "")
-    return f"{host.rpartition('@')[2].lower()}{path}"
-
-
-def _below(place: str, allowed: str) -> bool:
-    """Whether a place is the allowed one, or is below it: a path is a prefix by whole parts."""
-    if _UPWARDS.search(place):
-        return False
-    host, slash, path = allowed.rstrip("/").partition("/")
-    wanted = f"{host.lower()}{slash}{path}"
-    return place == wanted or place.startswith(f"{wanted}/")

@@ -23,6 +23,8 @@ Value: TypeAlias = "dict[str, Value] | list[Value] | str | int | float | bool | 
 
 _INTEGER = re.compile(r"[-+]?[0-9]+|0o[0-7]+|0x[0-9A-Fa-f]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")
+# Another tag may hide what a value or a key is to Compose: `!!binary aW5jbHVkZQ==` is `include`.
+_TAGS = re.compile(r"tag:yaml\.org,2002:(str|int|float|bool|null|map|seq|merge|timestamp|value)|!reset|!override|!")
 _PLAIN: dict[str, bool | None] = {"": None, "~": None, "null": None, "true": True, "false": False}
 
 
@@ -128,6 +130,7 @@ class _Builder:
             where = Location(self._file, mark.line + 1)
             raise UnreadableDocument("its aliases make it too large", where=where)
         self.places[path] = (mark.line + 1, mark.column + 1)
+        _check_tag(node)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(each, (*path, at)) for at, each in enumerate(node.value)]
         if isinstance(node, yaml.MappingNode):
@@ -138,6 +141,7 @@ class _Builder:
         own: dict[str, Value] = {}
         merged: dict[str, Value] = {}
         for key, value in node.value:
+            _check_tag(key)
             if key.value == "<<" and not key.style:
                 sources = value.value if isinstance(value, yaml.SequenceNode) else [value]
                 for source in sources:
@@ -154,6 +158,12 @@ class _Builder:
                 if not isinstance(value, yaml.ScalarNode):
                     self.places[*path, key.value] = (key.start_mark.line + 1, key.start_mark.column + 1)
         return {**merged, **own}
+
+
+def _check_tag(node: Any) -> None:  # noqa: ANN401
+    hidden = isinstance(node, yaml.ScalarNode) and node.style and node.tag == "tag:yaml.org,2002:merge"
+    if hidden or not _TAGS.fullmatch(node.tag):
+        raise yaml.MarkedYAMLError(problem=f"the tag {node.tag!r:.60} is not Compose's", problem_mark=node.start_mark)
 
 
 def _plain_value(text: str) -> Value:
