@@ -25,6 +25,7 @@ from margo_gitops.agent.pull.held import (
     floor_files,
     freshness_keeper,
     read_policy,
+    trust_keeper,
     trusted_store,
     verify_held,
 )
@@ -182,6 +183,8 @@ def working_agent(
                 heartbeat=heartbeat,
                 tell=reporter.hear if reporter else _nothing,
             )
+            time_here = device_clock(configuration, clock)
+            trust = trust_keeper(configuration, record, time_here, transport, interruptions.abortable)
             cycle = Cycle(
                 policy=lambda: read_policy(configuration),
                 fallback=read_policy(configuration, signed=False),
@@ -191,9 +194,8 @@ def working_agent(
                 polls=polls,
                 reconciler=reconciler,
                 record=record,
-                freshness=freshness_keeper(
-                    configuration, record, device_clock(configuration, clock), transport, interruptions.abortable
-                ),
+                freshness=freshness_keeper(configuration, record, time_here, transport, interruptions.abortable, trust),
+                trust=trust,
                 abortable=interruptions.abortable,
                 greet=reporter.greet if reporter else _nothing,
             )

@@ -14,6 +14,8 @@ CYCLE-8  While the list of signers cannot be read, nothing is fetched: its signe
          no longer has its key.
 CYCLE-9  A fetched state is taken only if freshness does not refuse it; the held state is applied in any case
          (agent/pull/proof_keeper.py, PROOF-1 to PROOF-6).
+CYCLE-10 A fetched state is judged by the trust document that it names, or a newer one (agent/pull/trust_keeper.py,
+         FOLLOW-1 to FOLLOW-7). What is held runs on until a new state comes, also where the document lowers its floor.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.poll_record import PollRecord, PollResult
-from margo_gitops.agent.pull.floor_files import FloorFiles
+from margo_gitops.agent.pull.floor_files import FloorFiles, Remembered
 from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.errors import (
     AgentMisconfigured,
@@ -39,14 +41,18 @@ from margo_gitops.errors import (
     StoredStateDamaged,
     TransportError,
     TrustRefused,
+    VersionRollback,
 )
 from margo_gitops.transport.transport import Answer, PollHints, Transport
 from margo_gitops.trust.floor import Floor
+from margo_gitops.trust.git_commit import parse_commit
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge, judge_held, judge_stored
 
 if TYPE_CHECKING:  # loaded where the configuration asks for freshness
     from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
+    from margo_gitops.agent.pull.trust_keeper import TrustKeeper
 
 _WORST_FIRST: Final = (ExitCode.TRUST, ExitCode.USAGE, ExitCode.APPLY, ExitCode.TRANSPORT, ExitCode.TRY_LATER)
 
@@ -55,6 +61,8 @@ _POLL_FAILURES: Final = (
     ((AgentMisconfigured, AllowedSignersInvalid), Reason.SIGNERS_UNREADABLE),
     ((StorageFull, StateFolderUnusable), Reason.STORAGE_FAILED),
 )
+
+_LONGEST_NUMBER: Final = 11
 
 _Judge: TypeAlias = Callable[[Snapshot, TrustPolicy, Floor | None], TrustedState]
 
@@ -127,6 +135,7 @@ class Cycle:
     reconciler: Reconciler
     record: Record
     freshness: FreshnessKeeper | None = None
+    trust: TrustKeeper | None = None
     abortable: Callable[[], AbstractContextManager[None]] = nullcontext
     greet: Callable[[], None] = lambda: None
     _judged: tuple[_Judge, Snapshot, TrustPolicy, Floor | None, TrustedState] | None = field(default=None, init=False)
@@ -147,15 +156,18 @@ class Cycle:
             StorageFull: the journal cannot be written; what runs keeps running.
         """
         self._told, self._telling = self._telling, set()
-        floor = self._read_floor()
+        memory = self._read_floor()
         try:
             policy = self.policy()
         except (AgentMisconfigured, AllowedSignersInvalid) as unreadable:
-            ended = _Poll("none", self._load_unjudged(unreadable, floor), unreadable)
+            ended = _Poll("none", self._load_unjudged(unreadable, memory), unreadable)
         else:
-            ended = _Poll("none", self._load_held(policy, floor))
+            memory = self._change_floor(memory)
+            ended = _Poll("none", self._load_held(policy, memory))
             if poll:
-                ended = self._poll(policy, floor, ended.held, wait)
+                ended = self._poll(policy, memory, ended.held, wait)
+            if self.trust is not None and (expired := self.trust.expired()):
+                self._tell(expired)
             if self.freshness is not None:
                 self.freshness.look(ended.held, polled=ended.result in ("new", "unchanged"))
         held = ended.held
@@ -163,38 +175,51 @@ class Cycle:
         version = held.manifest.manifest_version if held else None
         return Outcome(ended.result, version, ended.error, reconciliation, ended.hints)
 
-    def _read_floor(self) -> Floor | None:
+    def _read_floor(self) -> Remembered:
         reading = self.floors.repair()
         for path in reading.damaged:
             self._tell(Event(Reason.FLOOR_DAMAGED, f"a copy of the trust floor is damaged: {path}"))
         for path in reading.repaired:
             self.record(Event(Reason.FLOOR_MENDED, f"a copy of the trust floor was written again: {path}"))
-        return reading.floor
+        return reading.remembered
 
-    def _load_held(self, policy: TrustPolicy, floor: Floor | None) -> TrustedState | None:
+    def _change_floor(self, memory: Remembered) -> Remembered:
+        """Return what is remembered after the changes that the trust document makes, stored before they count."""
+        changed = self.trust.change(memory) if self.trust is not None else memory
+        if changed is not memory:
+            self._keep(self.floors.remember(changed))
+        return changed
+
+    def _load_held(self, policy: TrustPolicy, memory: Remembered) -> TrustedState | None:
         """Return what is held, verified again from the first byte (CYCLE-6), with the floor raised to it (CYCLE-3)."""
         try:
             snapshot = self.store.load()
             if snapshot is None:
                 return None
+            is_left = memory.is_left(snapshot.manifest)
+            floor = memory.left if is_left else memory.floor
             held = self._judge(judge_held, snapshot, policy, floor)
         except (StoredStateDamaged, TrustRefused) as error:
             self._tell(Event.of(Reason.STATE_DAMAGED, error))
             return None
-        if floor is None:
+        if floor is None and memory.left is None:
             text = f"the trust floor was gone; it starts again at the held version {held.floor.version}"
             self.record(Event(Reason.FIRST_CONTACT, text))
         if held.objection:
             text = f"what is held is applied, nothing new of its key is taken: {held.objection}"
             self._tell(Event(Reason.SIGNER_DROPPED, text))
-        self._raise_floor(held.floor)
+        if not is_left:
+            self._keep(self.floors.raise_to(held.floor))
         return held
 
-    def _load_unjudged(self, unreadable: MargoGitopsError, floor: Floor | None) -> TrustedState | None:
+    def _load_unjudged(self, unreadable: MargoGitopsError, memory: Remembered) -> TrustedState | None:
         """Return what is held while the list of signers cannot be read (CYCLE-8)."""
         try:
             snapshot = self.store.load()
-            held = self._judge(judge_stored, snapshot, self.fallback, floor) if snapshot else None
+            held = None
+            if snapshot is not None:
+                floor = memory.left if memory.is_left(snapshot.manifest) else memory.floor
+                held = self._judge(judge_stored, snapshot, self.fallback, floor)
         except (StoredStateDamaged, TrustRefused) as error:
             self._tell(Event.of(Reason.STATE_DAMAGED, error))
             held = None
@@ -203,39 +228,95 @@ class Cycle:
         self._tell(Event(Reason.SIGNERS_UNREADABLE, text, unreadable.code))
         return held
 
-    def _poll(self, policy: TrustPolicy, floor: Floor | None, held: TrustedState | None, wait: int) -> _Poll:
+    def _poll(self, policy: TrustPolicy, memory: Remembered, held: TrustedState | None, wait: int) -> _Poll:
         """Ask the source, and take what it has where it can be trusted."""
+        ended = self._ask(policy, memory, held, wait)
+        if ended.result == "refused" and self._follow():
+            ended = self._ask(self.policy(), self._change_floor(self._read_floor()), held, 0)
+        if ended.result == "refused" and ended.error is not None:
+            self.record(Event.of(Reason.STATE_REFUSED, ended.error))
+        if self.polls.ended(ended.result, ended.error):
+            self.record(Event(Reason.POLL_RECOVERED, "the source answers again"))
+        return ended
+
+    def _ask(self, policy: TrustPolicy, memory: Remembered, held: TrustedState | None, wait: int) -> _Poll:
         hints = PollHints()
         try:
-            answer = self._pull(held, wait)
+            left = held is not None and memory.is_left(held.snapshot.manifest)
+            # A source that is told of a state above the new floor would be asked for nothing below it.
+            told = None if held is None or (left and held.floor.version >= memory.lowest) else held
+            answer = self._pull(told, wait)
             hints = answer.hints
             if answer.snapshot is None:
-                if held is None:
+                if told is None:
                     raise SourceMisbehaved("the source says that nothing changed, but this device holds nothing")
-                return self._ended(_Poll("unchanged", held, None, hints))
-            if policy.fleet is None and held is not None:
-                policy = replace(policy, fleet=held.fleet)  # a device stays in the fleet that it first trusted
-            state = self._judge(judge, answer.snapshot, policy, held.floor if held else floor)
+                return _Poll("unchanged", held, None, hints)
+            if self._reach(answer.snapshot):
+                policy, memory = self.policy(), self._change_floor(memory)
+            state = self._judge_new(answer.snapshot, policy, memory, held)
+            if self.trust is not None:
+                self.trust.admit()
             if self.freshness is not None:
                 self.freshness.admit(state)
             self.store.save(state)
         except TrustRefused as error:
-            self.record(Event.of(Reason.STATE_REFUSED, error))
-            return self._ended(_Poll("refused", held, error, hints))
+            return _Poll("refused", held, error, hints)
         except MargoGitopsError as error:
             reason = next((reason for kinds, reason in _POLL_FAILURES if isinstance(error, kinds)), None)
             if reason is None:
                 raise
             self.record(Event.of(reason, error))
-            return self._ended(_Poll("failed", held, error, hints))
-        if held is None and floor is None:
+            return _Poll("failed", held, error, hints)
+        if held is None and memory.floor is None:
             text = f"first contact: version {state.floor.version} is trusted without an older one to compare with"
             self.record(Event(Reason.FIRST_CONTACT, text))
-        self._raise_floor(state.floor)
+        self._keep(self.floors.raise_to(state.floor))
         by = f", signed by {state.signer}" if state.signer else ", unsigned"
+        if self.trust is not None:
+            by += f", trusted by {self.trust.current().name}"
         revision = state.snapshot.revision
         self.record(Event(Reason.STATE_TRUSTED, f"version {state.floor.version} at {revision}{by}"))
-        return self._ended(_Poll("new", state, None, hints))
+        return _Poll("new", state, None, hints)
+
+    def _judge_new(
+        self, snapshot: Snapshot, policy: TrustPolicy, memory: Remembered, held: TrustedState | None
+    ) -> TrustedState:
+        """Return a fetched state that may take the place of the held one."""
+        if memory.is_left(snapshot.manifest):
+            raise VersionRollback(
+                "this state is the one whose version the trust document took back",
+                why=[f"changes of the trust floor: {', '.join(memory.applied)}"],
+                device=policy.device,
+                remedy="render again: the next state has a version that counts",
+            )
+        if policy.fleet is None and held is not None:
+            policy = replace(policy, fleet=held.fleet)  # a device stays in the fleet that it first trusted
+        policy = replace(policy, minimum_version=max(policy.minimum_version, memory.lowest))
+        forgotten = held is None or memory.is_left(held.snapshot.manifest)
+        return self._judge(judge, snapshot, policy, memory.floor if forgotten or held is None else held.floor)
+
+    def _reach(self, snapshot: Snapshot) -> bool:
+        """Follow the trust document that a fetched state names; return whether there was a newer one (FOLLOW-3)."""
+        if self.trust is None or snapshot.commit is None:
+            return False
+        try:
+            named = StateCommit.of(parse_commit(snapshot.commit)).trust_version
+        except ValueError:
+            return False  # refused when it is judged
+        is_number = named is not None and named.isascii() and named.isdecimal() and len(named) < _LONGEST_NUMBER
+        return named is not None and is_number and self.trust.reach(int(named))
+
+    def _follow(self) -> bool:
+        """Ask whether the fleet's keys changed, after a state was refused (FOLLOW-4)."""
+        if self.trust is None:
+            return False
+        try:
+            return self.trust.follow()
+        except TrustRefused as error:
+            self.record(Event.of(Reason.TRUST_REFUSED, error))
+        except TransportError as error:
+            self.record(Event.of(Reason.POLL_FAILED, error))
+        return False
 
     def _pull(self, held: TrustedState | None, wait: int) -> Answer:
         self.greet()
@@ -252,8 +333,9 @@ class Cycle:
             self._judged = (how, snapshot, policy, floor, how(snapshot, policy, floor))
         return self._judged[4]
 
-    def _raise_floor(self, floor: Floor) -> None:
-        for error in self.floors.raise_to(floor):
+    def _keep(self, errors: list[MargoGitopsError]) -> None:
+        """Tell what went wrong with the second copy of the floor."""
+        for error in errors:
             self._tell(Event.of(Reason.FLOOR_COPY_FAILED, error))
 
     def _tell(self, event: Event) -> None:
@@ -261,9 +343,3 @@ class Cycle:
         if event not in self._told | self._telling:
             self.record(event)
         self._telling.add(event)
-
-    def _ended(self, poll: _Poll) -> _Poll:
-        """Remember how the poll ended, for `agent status`."""
-        if self.polls.ended(poll.result, poll.error):
-            self.record(Event(Reason.POLL_RECOVERED, "the source answers again"))
-        return poll

@@ -62,6 +62,17 @@ class Transport(Protocol):
         """Close the kept connection. A later `pull` opens a new one."""
 
 
+class TrustSource(Protocol):
+    """Fetches trust documents, only after one was named or a state was refused."""
+
+    def trust_document(self, version: int) -> bytes | None:
+        """Return the envelope of a version, at most 64 KiB; None where the source has none.
+
+        Raises:
+            TransportError: nothing usable came.
+        """
+
+
 class ProofSource(Protocol):
     """Fetches proofs of freshness, far less often than the state."""
 

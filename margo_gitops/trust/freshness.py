@@ -262,7 +262,7 @@ def assess(
         freshness: the newest proof; None: there is no proof.
         state: the state; None: no state is held.
         now: the time as the device's clock shows it.
-        earliest: the time before which it cannot be, whatever the clock shows; None where nothing says so.
+        earliest: a time that has passed already, also where the clock shows an earlier one; None where nothing says so.
 
     Raises:
         FreshnessContradicted: FRESH-7 is broken.

@@ -174,7 +174,7 @@ def judge_held(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> 
 
 
 def judge_stored(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
-    """Return the state that a device stored when it raised its floor, by whatever key (TRUST-17)."""
+    """Return the state that a device stored when it raised its floor, by any key (TRUST-17)."""
     signers = AnySigner() if policy.signers is None else AnySigner(verify=policy.signers.verify)
     state = judge(snapshot, replace(policy, signers=signers), floor)
     if floor is None or state.floor.manifest_digest != floor.manifest_digest:

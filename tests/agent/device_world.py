@@ -101,6 +101,7 @@ def snapshot_of(
     key: SigningKey | None = RENDERER,
     device: str = DEVICE,
     fleet: str = "plant",
+    trust: str | None = None,
 ) -> Snapshot:
     """Return what a renderer writes for one version."""
     files = {deployment_id(number): content for number, content in deployments.items()}
@@ -123,6 +124,7 @@ def snapshot_of(
         "Manifest-Digest": sha256(manifest),
         "Device": device,
         "Manifest-Version": str(version),
+        **({"Trust-Version": trust} if trust else {}),
     }
     message = f"{device}: version {version}\n\n{format_trailers(trailers)}"
     payload = build_commit(device_tree_id(manifest, files), parents, who, who, message)

@@ -37,6 +37,10 @@ class Reason(Enum):
     STATE_DAMAGED = "StateDamaged", _SECURITY, _FAILURE
     SIGNERS_UNREADABLE = "SignersUnreadable", _SECURITY, _FAILURE
     SIGNER_DROPPED = "SignerDropped", _SECURITY
+    TRUST_FOLLOWED = "TrustFollowed"
+    TRUST_REFUSED = "TrustRefused", _SECURITY, _FAILURE
+    TRUST_EXPIRED = "TrustExpired", _SECURITY, _FAILURE
+    FLOOR_CHANGED = "FloorChanged", _SECURITY
     FLOOR_DAMAGED = "FloorDamaged", _SECURITY, _FAILURE
     FLOOR_MENDED = "FloorMended", _SECURITY
     FLOOR_COPY_FAILED = "FloorCopyFailed", _SECURITY, _FAILURE

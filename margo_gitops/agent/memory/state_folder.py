@@ -47,7 +47,7 @@ def keep_file(path: Path, content: bytes) -> None:
 
 
 class TwoPlaces:
-    """Keeps a file in the state folder, and a copy of it beside the trust floor's where there is one."""
+    """Keeps a file in the state folder, and a copy next to the trust floor's copy where there is one."""
 
     def __init__(self, path: Path, copy: Path | None, most: int) -> None:
         """Take the places.

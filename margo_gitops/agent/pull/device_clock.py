@@ -2,7 +2,7 @@
 
 CLOCK-1  A signed time that the device's clock has reached is a floor for time: what has expired stays expired when the
          clock is set back later.
-CLOCK-2  A signed time that lies in the future says nothing: the clock of who signed may be wrong.
+CLOCK-2  A signed time in the future says nothing: the clock of who signed may be wrong.
 CLOCK-3  The floor is kept in two places, as the trust floor is; the later one counts.
 """
 

@@ -2,16 +2,17 @@
 
 FLOOR-1  Each copy is written whole or not at all, and carries a digest over its own content.
 FLOOR-2  The greater of the two copies counts. One that is missing, damaged or behind is written again from the other.
-FLOOR-3  The floor never goes down: raising it to a lower version does nothing.
+FLOOR-3  The floor never goes down: raising it to a lower version does nothing. Only a change of the trust document
+         makes a device forget it, once: the copy that has made more changes is the greater one.
 FLOOR-4  A floor belongs to one device; another device's floor is refused, not ignored.
 FLOOR-5  Where both copies are gone the device has no memory: the caller records a first contact as a security event.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.memory.state_folder import keep_file
 from margo_gitops.digests import Digest, sha256
@@ -28,7 +29,10 @@ from margo_gitops.errors import (
 )
 from margo_gitops.trust.floor import Floor, read_floor, write_floor
 
-_LARGEST_FILE: Final = 8192
+if TYPE_CHECKING:
+    from margo_gitops.documents.trust_document import FloorChange
+
+_LARGEST_FILE: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,49 @@ class _Envelope:
     """A floor file: whose floor it is, the floor's document, and a digest over both (FLOOR-1, FLOOR-4)."""
 
     device: str
-    floor: str
     digest: DigestText
+    floor: str | None = None
+    changes: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What changes of the trust document made of a floor."""
+
+    applied: tuple[str, ...]
+    lowest: int
+    left: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What a device remembers of the states that it trusted.
+
+    Attributes:
+        floor: the newest one; None where there was none, or a change of the trust document made the device forget it.
+        applied: ids of the changes that were made, in their order.
+        lowest: the lowest version that a new state may have, as the changes say.
+        left: the floor that was forgotten; what is held may be of it, and runs until a new state comes.
+    """
+
+    floor: Floor | None = None
+    applied: tuple[str, ...] = ()
+    lowest: int = 1
+    left: Floor | None = None
+
+    def is_left(self, manifest: bytes) -> bool:
+        """Whether a manifest is the one of the floor that was forgotten."""
+        return self.left is not None and sha256(manifest) == self.left.manifest_digest
+
+    def changed(self, change: FloorChange) -> Remembered:
+        """Return what a device remembers after a change of the trust document."""
+        from margo_gitops.trust.trust_document import change_floor  # only devices with a trust document have changes
+
+        floor, lowest = change_floor(change, self.floor)
+        applied = (*self.applied, change.id)
+        if floor is not None or (self.floor is None and lowest <= self.lowest):
+            return replace(self, applied=applied)
+        return Remembered(None, applied, lowest, self.floor or self.left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +90,19 @@ class FloorReading:
     """What the floor files say together.
 
     Attributes:
-        floor: the greater of the copies; None where there is no copy.
+        remembered: the greater of the copies.
         damaged: copies that are there and cannot be used.
         repaired: copies that were written again from the other.
     """
 
-    floor: Floor | None
+    remembered: Remembered
     damaged: tuple[Path, ...] = ()
     repaired: tuple[Path, ...] = ()
+
+    @property
+    def floor(self) -> Floor | None:
+        """The floor; None where there is no copy of it."""
+        return self.remembered.floor
 
 
 class FloorFiles:
@@ -67,54 +117,66 @@ class FloorFiles:
 
     def read(self) -> FloorReading:
         """Return what the copies say; change nothing."""
-        best: Floor | None = None
+        best = Remembered()
         damaged: list[Path] = []
         for path in self._paths:
             content = _read_bounded(path)
             if content is None:
                 continue
-            floor = self._parse(path, content)
-            if floor is None:
+            found = self._parse(path, content)
+            if found is None:
                 damaged.append(path)
-            elif best is None or _rank(floor) > _rank(best):
-                best = floor
+            elif _rank(found) > _rank(best):
+                best = found
         return FloorReading(best, tuple(damaged))
 
     def repair(self) -> FloorReading:
         """Return the floor, and write each copy again that is missing, damaged or behind (FLOOR-2)."""
         reading = self.read()
-        if reading.floor is None:
+        if reading.remembered == Remembered():
             return reading
-        content = self._document(reading.floor)
+        content = self._document(reading.remembered)
         behind = [path for path in self._paths if _read_bounded(path) != content]
         repaired = tuple(path for path in behind if _try_write(path, content) is None)
-        return FloorReading(reading.floor, reading.damaged, repaired)
+        return FloorReading(reading.remembered, reading.damaged, repaired)
 
     def raise_to(self, floor: Floor) -> list[MargoGitopsError]:
-        """Store a higher floor (FLOOR-3) and return the errors of the second copy: they are worth a record, no stop.
+        """Store a higher floor (FLOOR-3), as `remember` does."""
+        return self.remember(replace(self.read().remembered, floor=floor))
+
+    def remember(self, wanted: Remembered) -> list[MargoGitopsError]:
+        """Store what is greater than what is stored, and return the errors of the second copy.
+
+        These errors are worth a record, and stop nothing.
 
         Raises:
             StateFolderUnusable: the floor cannot be stored in the state folder.
             StorageFull: neither can it, because the disk is full.
         """
-        held = self.read().floor
-        if held is not None and _rank(held) >= _rank(floor):
+        if _rank(self.read().remembered) >= _rank(wanted):
             return []
-        content = self._document(floor)
+        content = self._document(wanted)
         errors = [error for path in self._paths[1:] if (error := _try_write(path, content))]
         keep_file(self._paths[0], content)
         return errors
 
-    def _document(self, floor: Floor) -> bytes:
-        text = write_floor(floor).decode()
-        return write_json(write(_Envelope(self._device, text, _digest(self._device, text)))) + b"\n"
+    def _document(self, remembered: Remembered) -> bytes:
+        text, changes = _text(remembered.floor), None
+        if remembered.applied:
+            record = _Changes(remembered.applied, remembered.lowest, _text(remembered.left))
+            changes = write_json(write(record)).decode()
+        envelope = _Envelope(self._device, _digest(self._device, text, changes), text, changes)
+        return write_json(write(envelope)) + b"\n"
 
-    def _parse(self, path: Path, content: bytes) -> Floor | None:
+    def _parse(self, path: Path, content: bytes) -> Remembered | None:
         try:
             envelope = read(_Envelope, read_json(content, str(path)))
-            if _digest(envelope.device, envelope.floor) != envelope.digest:
+            if _digest(envelope.device, envelope.floor, envelope.changes) != envelope.digest:
                 return None
-            floor = read_floor(envelope.floor.encode(), str(path))
+            found = Remembered(_floor(envelope.floor, path))
+            if envelope.changes is not None:
+                changes = read(_Changes, read_json(envelope.changes.encode(), str(path)))
+                found = Remembered(found.floor, changes.applied, changes.lowest, _floor(changes.left, path))
         except (UnreadableDocument, InvalidDocument):
             return None
         if envelope.device != self._device:
@@ -123,16 +185,25 @@ class FloorFiles:
                 where=Location(str(path)),
                 remedy="give each device its own stateFolder and floorCopy",
             )
-        return floor
+        return found
 
 
-def _digest(device: str, text: str) -> Digest:
-    return sha256(f"{device}\0{text}".encode())
+def _text(floor: Floor | None) -> str | None:
+    return write_floor(floor).decode() if floor is not None else None
 
 
-def _rank(floor: Floor) -> tuple[int, bool]:
-    """Return what makes one floor greater than another: its version, then knowing its commit."""
-    return floor.version, floor.commit is not None
+def _floor(text: str | None, path: Path) -> Floor | None:
+    return read_floor(text.encode(), str(path)) if text is not None else None
+
+
+def _digest(device: str, floor: str | None, changes: str | None) -> Digest:
+    return sha256("\0".join([device, floor or "", *([] if changes is None else [changes])]).encode())
+
+
+def _rank(remembered: Remembered) -> tuple[int, int, bool]:
+    """Return what makes one memory greater than another: its changes, its floor's version, then knowing its commit."""
+    floor = remembered.floor
+    return len(remembered.applied), floor.version if floor else 0, floor is not None and floor.commit is not None
 
 
 def _read_bounded(path: Path) -> bytes | None:

@@ -16,16 +16,17 @@ from margo_gitops.agent.pull.device_clock import DeviceClock
 from margo_gitops.agent.pull.floor_files import FloorFiles
 from margo_gitops.agent.pull.signature_check import verify_apart
 from margo_gitops.agent.pull.trusted_store import TrustedStore
-from margo_gitops.agent.settings.configuration import AgentConfiguration
+from margo_gitops.agent.settings.configuration import AgentConfiguration, FreshnessSettings
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
 from margo_gitops.errors import AgentMisconfigured, Location, NothingHeld, StoredStateDamaged
-from margo_gitops.transport.transport import ProofSource
+from margo_gitops.transport.transport import ProofSource, TrustSource
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, AnySigner, parse_allowed_signers
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge_held
 
 if TYPE_CHECKING:
     from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
+    from margo_gitops.agent.pull.trust_keeper import TrustKeeper
 
 FLOOR_FILE: Final = "floor.json"
 STORE_FOLDER: Final = "trusted"
@@ -57,6 +58,38 @@ def _two_places(configuration: AgentConfiguration, name: str, most: int) -> TwoP
     return TwoPlaces(configuration.state_folder / name, configuration.trust.floor_copy, most)
 
 
+def trust_keeper(
+    configuration: AgentConfiguration,
+    record: Record = lambda _event: None,
+    clock: DeviceClock | None = None,
+    source: TrustSource | None = None,
+    abortable: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> TrustKeeper | None:
+    """Return what follows the fleet's trust documents; None where the configuration names none.
+
+    Args:
+        clock: the time; None: the machine's.
+        source: where newer versions come from; None: nowhere.
+        abortable: a signal to stop may cut off what is done inside.
+    """
+    trust = configuration.trust
+    if trust.document is None:
+        return None
+    from margo_gitops.agent.pull.trust_keeper import TrustKeeper
+    from margo_gitops.documents.trust_document import MAX_ENVELOPE_BYTES
+
+    return TrustKeeper(
+        configuration.device,
+        trust.document,
+        trust.fleet,
+        lambda version: _two_places(configuration, f"trust-{version}.json", MAX_ENVELOPE_BYTES),
+        record,
+        clock or device_clock(configuration, time.time),
+        source,
+        abortable,
+    )
+
+
 def read_policy(configuration: AgentConfiguration, *, signed: bool = True) -> TrustPolicy:
     """Return what the device demands of its state, with the list of signers as it is now.
 
@@ -69,10 +102,16 @@ def read_policy(configuration: AgentConfiguration, *, signed: bool = True) -> Tr
     """
     trust = configuration.trust
     signers: AllowedSigners | None = None
-    if trust.allowed_signers is not None:
+    fleet = trust.fleet
+    if not signed and trust.unsigned is None:
+        signers = AnySigner(verify=verify_apart)
+    elif keeper := trust_keeper(configuration):
+        held = keeper.current()
+        signers, fleet = held.signers("render"), held.document.fleet
+    elif trust.allowed_signers is not None:
         path = trust.allowed_signers
-        signers = _parse_list(_read_list(path), str(path)) if signed else AnySigner(verify=verify_apart)
-    return TrustPolicy(configuration.device, signers, minimum_version=trust.minimum_version, fleet=trust.fleet)
+        signers = _parse_list(_read_list(path), str(path))
+    return TrustPolicy(configuration.device, signers, minimum_version=trust.minimum_version, fleet=fleet)
 
 
 def freshness_keeper(
@@ -81,6 +120,7 @@ def freshness_keeper(
     clock: DeviceClock | None = None,
     source: ProofSource | None = None,
     abortable: Callable[[], AbstractContextManager[None]] = nullcontext,
+    trust: TrustKeeper | None = None,
 ) -> FreshnessKeeper | None:
     """Return what keeps the device's proof of freshness; None where its configuration wants none.
 
@@ -88,9 +128,10 @@ def freshness_keeper(
         clock: the time; None: the machine's.
         source: where proofs come from; None: nowhere but by hand.
         abortable: a signal to stop may cut off what is done inside.
+        trust: follows the trust document that a statement names; None: the configuration's, without a source.
     """
-    settings, path = configuration.freshness, configuration.statement_signers
-    if settings is None or path is None:
+    settings = configuration.freshness
+    if settings is None:
         return None
     from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper, FreshnessRules
     from margo_gitops.documents.freshness import MAX_PROOF_BYTES
@@ -98,12 +139,23 @@ def freshness_keeper(
     return FreshnessKeeper(
         FreshnessRules(configuration.device, settings.required, settings.on_expiry == "hold"),
         _two_places(configuration, FRESHNESS_FILE, MAX_PROOF_BYTES),
-        lambda: _parse_list(_read_list(path), str(path)),
+        functools.partial(_statement_signers, configuration, settings),
         record,
         clock or device_clock(configuration, time.time),
         source,
         abortable,
+        trust or trust_keeper(configuration),
     )
+
+
+def _statement_signers(configuration: AgentConfiguration, settings: FreshnessSettings) -> AllowedSigners:
+    path = settings.allowed_signers or configuration.trust.allowed_signers
+    if path is not None:
+        return _parse_list(_read_list(path), str(path))
+    keeper = trust_keeper(configuration)
+    if keeper is None:
+        raise TypeError("a configuration that asks for freshness says who may sign statements")
+    return keeper.current().signers("freshness")
 
 
 def verify_held(configuration: AgentConfiguration) -> TrustedState:
@@ -115,7 +167,7 @@ def verify_held(configuration: AgentConfiguration) -> TrustedState:
         TrustRefused: a check failed: signature, digest, version against the floor ...
         AgentMisconfigured: the list of signers cannot be read.
     """
-    floor = floor_files(configuration).read().floor
+    remembered = floor_files(configuration).read().remembered
     policy = read_policy(configuration)
     snapshot = trusted_store(configuration).load()
     if snapshot is None:
@@ -125,6 +177,7 @@ def verify_held(configuration: AgentConfiguration) -> TrustedState:
             device=configuration.device,
             remedy="run `margo-gitops agent once`",
         )
+    floor = remembered.left if remembered.is_left(snapshot.manifest) else remembered.floor
     state = judge_held(snapshot, policy, floor)
     # An agent that runs beside us stores its first state a moment before its floor.
     until = time.monotonic() + _FIRST_FLOOR_SECONDS

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.state_folder import TwoPlaces
@@ -43,9 +43,13 @@ from margo_gitops.trust.freshness import (
     HeldVersion,
     assess,
     read_freshness,
+    read_statement,
     refuse_older,
 )
 from margo_gitops.trust.trusted_state import TrustedState
+
+if TYPE_CHECKING:
+    from margo_gitops.agent.pull.trust_keeper import TrustKeeper
 
 _SHORTEST_PAUSE: Final = timedelta(minutes=1)
 _LONGEST_PAUSE: Final = timedelta(hours=1)
@@ -78,6 +82,7 @@ class FreshnessKeeper:
         clock: the time; a proof that has expired stays expired when it is set back.
         source: where proofs come from; None: nowhere but by hand.
         abortable: a signal to stop may cut off what is done inside.
+        trust: follows the trust document that a statement names; None where the device has none.
     """
 
     rules: FreshnessRules
@@ -87,6 +92,7 @@ class FreshnessKeeper:
     clock: DeviceClock
     source: ProofSource | None = None
     abortable: Callable[[], AbstractContextManager[None]] = nullcontext
+    trust: TrustKeeper | None = None
     _read: tuple[bytes, FreshnessPolicy, Freshness] | None = field(default=None, init=False)
     _asked_at: datetime | None = field(default=None, init=False)
     _told: Event | None = field(default=None, init=False)
@@ -160,6 +166,8 @@ class FreshnessKeeper:
             TrustRefused: it is not for this device, or older than the one that is held.
             StateFolderUnusable, StorageFull: it cannot be kept.
         """
+        if self.trust is not None and (named := read_statement(content)[1].trust_version) is not None:
+            self.trust.reach(named)
         held = self.held(state)
         offered = read_freshness(content, self._policy(state, held))
         refuse_older(offered, held, self.clock.now())

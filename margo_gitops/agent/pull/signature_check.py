@@ -11,6 +11,7 @@ import functools
 import os
 import select
 import signal
+from collections.abc import Callable
 from typing import Final
 
 from margo_gitops.trust.ssh_key import SshPublicKey
@@ -24,15 +25,15 @@ _SECONDS: Final = 60.0
 @functools.lru_cache(maxsize=8)
 def verify_apart(key: SshPublicKey, signature: bytes, data: bytes) -> None:
     """Check that a key signed `data`, as `SshPublicKey.verify` does (ValueError: it did not)."""
-    answer = _answer_of_another(key, signature, data)
+    answer = answer_apart(lambda: _judge(key, signature, data))
     if answer.startswith(_BAD):
         raise ValueError(answer.removeprefix(_BAD).decode(errors="replace"))
     if answer != _GOOD:
         key.verify(signature, data)
 
 
-def _answer_of_another(key: SshPublicKey, signature: bytes, data: bytes) -> bytes:
-    """Return what a fork says; nothing where it could not."""
+def answer_apart(ask: Callable[[], bytes]) -> bytes:
+    """Return what a fork of this process answers, at most 4 KiB; nothing where it could not (APART-2)."""
     read, write = os.pipe()
     try:
         other = os.fork()
@@ -42,7 +43,7 @@ def _answer_of_another(key: SshPublicKey, signature: bytes, data: bytes) -> byte
         return b""
     if other == 0:
         try:
-            os.write(write, _judge(key, signature, data))
+            os.write(write, ask())
         finally:
             os._exit(0)
     os.close(write)

@@ -50,8 +50,12 @@ class SourceSettings:
 
 @dataclass(frozen=True, slots=True)
 class TrustSettings:
-    """What the device believes: exactly one of `allowedSigners` and `unsigned` is given."""
+    """What the device believes: exactly one of `document`, `allowedSigners` and `unsigned` is given."""
 
+    document: Annotated[
+        FilePath | None,
+        About("The fleet's trust document, of any version: it names the keys. Later versions are followed."),
+    ] = None
     allowed_signers: Annotated[
         FilePath | None, About("List of the keys that may sign this device's state (ssh-keygen's format).")
     ] = None
@@ -72,9 +76,13 @@ class TrustSettings:
     def problems(self) -> Iterator[Problem]:
         """Yield a choice that was not made, or was made twice."""
         if self.unsigned is False:
-            yield Problem(("unsigned",), "unsigned can only be true", "remove it, and name allowedSigners")
-        elif self.allowed_signers is None and self.unsigned is None:
-            yield Problem((), "says nothing about signatures", "name allowedSigners, or write unsigned: true")
+            yield Problem(("unsigned",), "unsigned can only be true", "remove it, and name document or allowedSigners")
+        elif self.document is not None and (self.allowed_signers is not None or self.unsigned):
+            yield Problem(("document",), "contradicts allowedSigners and unsigned", "keep one of them")
+        elif self.document is None and self.allowed_signers is None and self.unsigned is None:
+            yield Problem(
+                (), "says nothing about signatures", "name document or allowedSigners, or write unsigned: true"
+            )
         elif self.allowed_signers is not None and self.unsigned:
             yield Problem(("unsigned",), "allowedSigners and unsigned contradict each other", "keep one of them")
 
@@ -172,7 +180,8 @@ class AgentConfiguration(OwnKind):
         """Yield a device that could apply nothing."""
         if not self.appliers:
             yield Problem(("appliers",), "names no applier", "add one, such as compose: {} or files: {...}")
-        if self.freshness and self.freshness.allowed_signers is None and self.trust.allowed_signers is None:
+        named = (self.trust.document, self.trust.allowed_signers, self.freshness and self.freshness.allowed_signers)
+        if self.freshness and not any(named):
             yield Problem(("freshness",), "no list says who may sign statements", "add allowedSigners here or to trust")
         if not _SHORTEST_TIMEOUT <= self.longest_timeout <= _LONGEST_TIMEOUT:
             yield Problem(("longestTimeout",), f"must be 1s to 1d, is {spell_duration(self.longest_timeout)}")
@@ -181,8 +190,3 @@ class AgentConfiguration(OwnKind):
     def jitter(self) -> float:
         """The most seconds that a poll is moved within its interval."""
         return self.poll.jitter if self.poll.jitter is not None else self.poll.interval / 10
-
-    @property
-    def statement_signers(self) -> Path | None:
-        """The list of the keys that may sign statements of freshness; None where the device does not ask for any."""
-        return (self.freshness.allowed_signers or self.trust.allowed_signers) if self.freshness else None

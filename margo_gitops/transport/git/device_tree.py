@@ -125,6 +125,23 @@ def read_file(tip: ObjectID, name: bytes, lookup: Lookup) -> bytes:
     return _need(blob, Kind.BLOB, lookup, shown(name))
 
 
+def read_files(tip: ObjectID, lookup: Lookup, name: re.Pattern[bytes], limit: int) -> dict[bytes, bytes]:
+    """Return the files of the commit `tip`, by name: plain files of such names and no others.
+
+    Args:
+        limit: the most bytes of one file.
+    """
+    _, entries = _commit(tip, lookup)
+    files = {}
+    for each, (mode, blob) in entries.items():
+        if mode != FILE_MODE or not name.fullmatch(each):
+            raise SourceMisbehaved(f"the tree of the commit holds {shown(each)}, which does not belong there")
+        files[each] = _need(blob, Kind.BLOB, lookup, shown(each))
+        if len(files[each]) > limit:
+            raise SourceMisbehaved(f"{shown(each)} is longer than the {limit} bytes it may have")
+    return files
+
+
 def _commit(tip: ObjectID, lookup: Lookup) -> tuple[bytes, dict[bytes, tuple[int, ObjectID]]]:
     """Return the bytes of a commit, and the entries of its tree."""
     commit = _need(tip, Kind.COMMIT, lookup, "the commit the ref points to")

@@ -9,13 +9,19 @@ request, on a new connection and after a restart too. The capabilities are asked
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from margo_gitops.documents.state_layout import FRESHNESS_FILE, FRESHNESS_REFS
+from margo_gitops.documents.state_layout import (
+    FRESHNESS_FILE,
+    FRESHNESS_REFS,
+    TRUST_REF,
+    trust_file,
+)
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
-from margo_gitops.transport.git.device_tree import HeldState, held_state, read_file, read_snapshot
+from margo_gitops.transport.git.device_tree import HeldState, held_state, read_file, read_files, read_snapshot
 from margo_gitops.transport.git.pack import Lookup, ObjectID, read_pack
 from margo_gitops.transport.git.pktline import PacketReader
 from margo_gitops.transport.git.protocol_v2 import (
@@ -35,6 +41,8 @@ if TYPE_CHECKING:  # each is loaded only where it is used: a device uses one
     from margo_gitops.transport.git.local_repository import LocalRepository
     from margo_gitops.transport.git.ssh_connection import SshConnection
 
+_TRUST_FILE: Final = re.compile(rb"[1-9][0-9]{0,9}\.json")
+
 
 class GitTransport:
     """Pulls one device's state from one git source. Not for two threads at a time."""
@@ -46,6 +54,7 @@ class GitTransport:
         self._meter = Meter()
         self._repository = self._make_repository()
         self._proof: tuple[ObjectID, bytes] | None = None
+        self._documents: tuple[ObjectID, Mapping[bytes, bytes]] | None = None
 
     @property
     def cost(self) -> Cost:
@@ -72,6 +81,24 @@ class GitTransport:
             tips = self._repository.tips(refs, deadline)
             proof = self._fetch_proof(next(iter(tips.values())), deadline) if tips else None
         return None if proof == held else proof
+
+    def trust_document(self, version: int) -> bytes | None:
+        """Return a version of the trust document; None where the source has none.
+
+        One `ls-refs`, and a fetch where what it points to was not fetched last: one for all versions.
+        """
+        from margo_gitops.documents.trust_document import MAX_ENVELOPE_BYTES  # needed after a rotation, in years
+
+        name, ref = trust_file(version).encode(), TRUST_REF.encode()
+        if self._documents is None or name not in self._documents[1]:
+            with self._session() as deadline:
+                tip = self._repository.tip(ref, deadline)
+                if tip is None:
+                    return None
+                if self._documents is None or self._documents[0] != tip:
+                    objects = self._repository.objects(tip, None, deadline)
+                    self._documents = tip, read_files(tip, objects, _TRUST_FILE, MAX_ENVELOPE_BYTES)
+        return self._documents[1].get(name)
 
     @contextmanager
     def _session(self) -> Iterator[Deadline]:

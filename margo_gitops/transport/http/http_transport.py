@@ -42,7 +42,9 @@ from margo_gitops.documents.state_layout import (
     COMMIT_MEDIA_TYPE,
     COMMITS_PATH,
     MANIFEST_FILE,
+    TRUST_PATH,
     deployment_path,
+    trust_file,
 )
 from margo_gitops.errors import (
     DigestMismatch,
@@ -157,11 +159,21 @@ class HttpTransport:
         """Return the proof of freshness of a device; None where there is no other than the held one."""
         del device
         headers = {"If-None-Match": f'"{sha256(held)}"'} if held is not None else {}
+        found = self._small(FRESHNESS_PATH, MAX_PROOF_BYTES, headers)
+        return None if found == held else found
+
+    def trust_document(self, version: int) -> bytes | None:
+        """Return a version of the trust document; None where the server has none."""
+        from margo_gitops.documents.trust_document import MAX_ENVELOPE_BYTES  # needed after a rotation, in years
+
+        return self._small(f"{TRUST_PATH}{trust_file(version)}", MAX_ENVELOPE_BYTES)
+
+    def _small(self, path: str, limit: int, headers: Mapping[str, str] | None = None) -> bytes | None:
+        """Return a resource beside the state; None where the server has none, or none but the held one."""
         deadline = Deadline(self.source.pull_seconds, self.source.read_seconds)
         try:
             self.api.prepare(deadline)
-            target = self.api.path_of(FRESHNESS_PATH)
-            reply = self.api.get(target, FRESHNESS_MEDIA_TYPE, MAX_PROOF_BYTES, deadline, headers)
+            reply = self.api.get(self.api.path_of(path), FRESHNESS_MEDIA_TYPE, limit, deadline, headers)
         except BaseException:
             self.api.close()
             raise
@@ -170,7 +182,7 @@ class HttpTransport:
         if reply.status != HTTPStatus.OK:
             self.api.close()
             raise error_of(reply, self.source)
-        return None if reply.body == held else reply.body
+        return reply.body
 
     def close(self) -> None:
         """Close the kept connection. A later `pull` opens a new one."""
