@@ -15,7 +15,7 @@ CYCLE-8  While the list of signers cannot be read, nothing is fetched: its signe
 CYCLE-9  A fetched state is taken only if freshness does not refuse it; the held state is applied in any case
          (agent/pull/proof_keeper.py, PROOF-1 to PROOF-6).
 CYCLE-10 A fetched state is judged by the trust document that it names, or a newer one (agent/pull/trust_keeper.py,
-         FOLLOW-1 to FOLLOW-7). What is held runs on until a new state comes, also where the document lowers its floor.
+         ROTATE-1 to ROTATE-7). What is held runs on until a new state comes, also where the document lowers its floor.
 """
 
 from __future__ import annotations
@@ -296,7 +296,7 @@ class Cycle:
         return self._judge(judge, snapshot, policy, memory.floor if forgotten or held is None else held.floor)
 
     def _reach(self, snapshot: Snapshot) -> bool:
-        """Follow the trust document that a fetched state names; return whether there was a newer one (FOLLOW-3)."""
+        """Follow the trust document that a fetched state names; return whether there was a newer one (ROTATE-3)."""
         if self.trust is None or snapshot.commit is None:
             return False
         try:
@@ -307,7 +307,7 @@ class Cycle:
         return named is not None and is_number and self.trust.reach(int(named))
 
     def _follow(self) -> bool:
-        """Ask whether the fleet's keys changed, after a state was refused (FOLLOW-4)."""
+        """Ask whether the fleet's keys changed, after a state was refused (ROTATE-4)."""
         if self.trust is None:
             return False
         try:

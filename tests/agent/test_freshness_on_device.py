@@ -463,9 +463,9 @@ def test_a_clock_that_is_set_back_makes_no_older_statement_acceptable(line: Line
     assert line.proof == newer
     match lost:
         case "the state folder's copy":
-            (line.world.state / "clock").unlink()
+            (line.world.state / "clock.txt").unlink()
         case "what it says":
-            (line.world.state / "clock").write_bytes(b"\xff")
+            (line.world.state / "clock.txt").write_bytes(b"\xff")
     line.renew(issued=NOW)
     assert older != newer
     line.now = NOW + timedelta(hours=1)

@@ -1,4 +1,4 @@
-"""The trust document on a device: rules FOLLOW-1 to FOLLOW-7 of margo_gitops.agent.pull.trust_keeper."""
+"""The trust document on a device: rules ROTATE-1 to ROTATE-7 of margo_gitops.agent.pull.trust_keeper."""
 
 from __future__ import annotations
 

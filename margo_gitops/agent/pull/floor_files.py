@@ -59,7 +59,7 @@ class Remembered:
     """What a device remembers of the states that it trusted.
 
     Attributes:
-        floor: the newest one; None where there was none, or a change of the trust document made the device forget it.
+        floor: the newest one; None before the first one, or once a change of the trust document took it back.
         applied: ids of the changes that were made, in their order.
         lowest: the lowest version that a new state may have, as the changes say.
         left: the floor that was forgotten; what is held may be of it, and runs until a new state comes.

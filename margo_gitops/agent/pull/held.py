@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 FLOOR_FILE: Final = "floor.json"
 STORE_FOLDER: Final = "trusted"
-CLOCK_FILE: Final = "clock"
+CLOCK_FILE: Final = "clock.txt"
 _LARGEST_CLOCK: Final = 64
 _FIRST_FLOOR_SECONDS: Final = 2.0
 

@@ -1,14 +1,14 @@
 """Follows the fleet's trust documents: from the one that the device was given, to the newest (D-31).
 
-FOLLOW-1  Trust begins at the document that was given by hand. All that were followed are verified again from there.
-FOLLOW-2  A document is kept in two places before anything is judged by it. A damaged one is read from the other place,
+ROTATE-1  Trust begins at the document that was given by hand. All that were followed are verified again from there.
+ROTATE-2  A document is kept in two places before anything is judged by it. A damaged one is read from the other place,
           or fetched again.
-FOLLOW-3  A state or a statement of freshness that names a newer version is judged after that version was followed.
+ROTATE-3  A state or a statement of freshness that names a newer version is judged after that version was followed.
           Where the source does not have it, or it does not count, what named it is refused.
-FOLLOW-4  After a refused state the device asks for the next version, and judges again if there is one.
-FOLLOW-5  At most 64 versions in a row are followed, of at most 64 KiB each; each counts before the next is fetched.
-FOLLOW-6  A change of the floor is made once for its id, and is a security event.
-FOLLOW-7  An expired document takes no new state. What runs keeps running.
+ROTATE-4  After a refused state the device asks for the next version, and judges again if there is one.
+ROTATE-5  At most 64 versions in a row are followed, of at most 64 KiB each; each counts before the next is fetched.
+ROTATE-6  A change of the floor is made once for its id, and is a security event.
+ROTATE-7  An expired document takes no new state. What runs keeps running.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class TrustKeeper:
     abortable: Callable[[], AbstractContextManager[None]] = nullcontext
 
     def current(self) -> FleetTrust:
-        """Return the newest document that was followed (FOLLOW-1)."""
+        """Return the newest document that was followed (ROTATE-1)."""
         given = read_small_file(
             self.given,
             MAX_ENVELOPE_BYTES,
@@ -87,7 +87,7 @@ class TrustKeeper:
             ) from error
 
     def follow(self, named: int | None = None) -> bool:
-        """Follow the versions after the held one, and return whether there was one (FOLLOW-2 to FOLLOW-5).
+        """Follow the versions after the held one, and return whether there was one (ROTATE-2 to ROTATE-5).
 
         Args:
             named: the version to reach; None: as far as the source has them.
@@ -136,7 +136,7 @@ class TrustKeeper:
         return offered
 
     def admit(self) -> None:
-        """Refuse new state where the document has expired (FOLLOW-7: TrustDocumentExpired)."""
+        """Refuse new state where the document has expired (ROTATE-7: TrustDocumentExpired)."""
         self.current().required(self.clock.now())
 
     def expired(self) -> Event | None:
@@ -151,7 +151,7 @@ class TrustKeeper:
         return None
 
     def change(self, remembered: Remembered) -> Remembered:
-        """Return what the device remembers after the changes that the document makes of its floor (FOLLOW-6)."""
+        """Return what the device remembers after the changes that the document makes of its floor (ROTATE-6)."""
         held = self.current()
         for change in held.floors_for(self.device, remembered.applied):
             before, remembered = remembered.floor, remembered.changed(change)

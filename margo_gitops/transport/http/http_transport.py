@@ -169,7 +169,7 @@ class HttpTransport:
         return self._small(f"{TRUST_PATH}{trust_file(version)}", MAX_ENVELOPE_BYTES)
 
     def _small(self, path: str, limit: int, headers: Mapping[str, str] | None = None) -> bytes | None:
-        """Return a resource beside the state; None where the server has none, or none but the held one."""
+        """Return a resource next to the state; None where the server has none, or none but the held one."""
         deadline = Deadline(self.source.pull_seconds, self.source.read_seconds)
         try:
             self.api.prepare(deadline)
