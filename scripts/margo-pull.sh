@@ -1,7 +1,8 @@
 #!/bin/sh
 # margo-pull: fetch a device's desired state over the Margo API, verify it, switch to it, call a hook.
 #
-# For devices without git and without Python: a POSIX sh with its utilities, curl, sha256sum, tar and gzip suffice.
+# For devices without git and without Python: a POSIX sh with its utilities, curl, sha256sum, tar and gzip suffice, and
+# for signatures ssh-keygen (OpenSSH 8.9 or later) and sha1sum.
 # docs/publishing.md tells how to use it; `margo-pull.sh --help` lists the settings.
 #
 # Rules (Margo desired state, client algorithm):
@@ -13,6 +14,9 @@
 #   P-5  The state switches in one step, after all is verified and on disk.
 #   P-6  Version and digest are kept from then on; the ETag only after the hook succeeded, so that it is called again.
 #   P-7  Redirects are never followed; every answer, and what a bundle unpacks to, is bounded.
+#   P-8  With --allowed-signers, the commit of the manifest is signed by one of these keys, and states this manifest, this
+#        version and this device; the fleet stays the same, and the next version descends from the held one. All this is
+#        read from the bytes that were verified. Without it, nothing is taken unless --unsigned says so.
 
 set -u
 LC_ALL=C
@@ -25,6 +29,8 @@ MANIFEST_LIMIT=1048576
 MANIFEST_TYPE=application/vnd.margo.manifest.v1+json
 BUNDLE_TYPE=application/vnd.margo.bundle.v1+tar+gzip
 DEPLOYMENT_TYPE=application/yaml
+COMMIT_TYPE=application/vnd.margo-gitops.commit.v1
+COMMIT_LIMIT=65536
 
 usage() {
     cat <<'END'
@@ -39,6 +45,9 @@ Each option is an environment variable too: --url is MARGO_PULL_URL, --token-fil
   --ca-file FILE       certificates that the server's is checked with, instead of the system's
   --cert-file FILE     client certificate, with its chain
   --key-file FILE      its private key
+  --allowed-signers FILE  keys that may sign this device's state (ssh-keygen's format); needs --device
+  --device ID          this device's id in the fleet
+  --unsigned yes|no    yes: take unsigned state; who answers as the server then controls the device (default no)
   --every SECONDS      go on for ever, one poll each SECONDS; without it: one poll, then exit
   --status yes|no      report each changed deployment to the server (default no)
   --timeout SECONDS    for one request (default 300)
@@ -68,12 +77,14 @@ read_settings() {
             MARGO_PULL_URL | MARGO_PULL_STATE | MARGO_PULL_HOOK | MARGO_PULL_TOKEN_FILE | MARGO_PULL_CA_FILE) ;;
             MARGO_PULL_CERT_FILE | MARGO_PULL_KEY_FILE | MARGO_PULL_EVERY | MARGO_PULL_STATUS) ;;
             MARGO_PULL_TIMEOUT | MARGO_PULL_MAX_BYTES) ;;
+            MARGO_PULL_ALLOWED_SIGNERS | MARGO_PULL_DEVICE | MARGO_PULL_UNSIGNED) ;;
             *) fail "$USAGE" "$name means nothing here; margo-pull.sh --help lists what does" ;;
         esac
     done
     url=${MARGO_PULL_URL:-} state=${MARGO_PULL_STATE:-/var/lib/margo-pull} hook=${MARGO_PULL_HOOK:-}
     token_file=${MARGO_PULL_TOKEN_FILE:-} ca_file=${MARGO_PULL_CA_FILE:-}
     cert_file=${MARGO_PULL_CERT_FILE:-} key_file=${MARGO_PULL_KEY_FILE:-}
+    allowed_signers=${MARGO_PULL_ALLOWED_SIGNERS:-} device=${MARGO_PULL_DEVICE:-} unsigned=${MARGO_PULL_UNSIGNED:-no}
     every=${MARGO_PULL_EVERY:-} report=${MARGO_PULL_STATUS:-no}
     timeout=${MARGO_PULL_TIMEOUT:-300} max_bytes=${MARGO_PULL_MAX_BYTES:-67108864}
     while [ $# -gt 0 ]; do
@@ -89,6 +100,9 @@ read_settings() {
             --ca-file) ca_file=$2 ;;
             --cert-file) cert_file=$2 ;;
             --key-file) key_file=$2 ;;
+            --allowed-signers) allowed_signers=$2 ;;
+            --device) device=$2 ;;
+            --unsigned) unsigned=$2 ;;
             --every) every=$2 ;;
             --status) report=$2 ;;
             --timeout) timeout=$2 ;;
@@ -125,6 +139,11 @@ check_settings() {
         yes | no) ;;
         *) fail "$USAGE" "--status is yes or no" ;;
     esac
+    case $unsigned in
+        yes) [ -z "$allowed_signers" ] || fail "$USAGE" "--allowed-signers and --unsigned yes contradict each other" ;;
+        no) check_signers ;;
+        *) fail "$USAGE" "--unsigned is yes or no" ;;
+    esac
     case $state in
         /*) ;;
         *) state=$PWD/$state ;;
@@ -134,6 +153,17 @@ check_settings() {
     done
     [ -z "$hook" ] || command -v "$hook" >/dev/null || fail "$USAGE" "the hook $hook cannot be run"
     mkdir -p "$state/states" || fail "$USAGE" "$state cannot be used"
+}
+
+check_signers() {
+    [ -n "$allowed_signers" ] ||
+        fail "$USAGE" "name the keys that may sign the state with --allowed-signers, or write --unsigned yes"
+    [ -n "$device" ] || fail "$USAGE" "--allowed-signers needs --device: a signature is for one device"
+    [ -r "$allowed_signers" ] || fail "$USAGE" "$allowed_signers cannot be read"
+    for program in ssh-keygen sha1sum; do
+        command -v "$program" >/dev/null ||
+            fail "$USAGE" "the program $program is missing, so no signature can be checked; --unsigned yes takes any state"
+    done
 }
 
 # ---- one at a time: the lock is the newest state/lock.N; it ends with the process that is named in it
@@ -185,7 +215,7 @@ store() { # FILE CONTENT
 field() { sed -n "s/^$1 //p" "$state/held"; }
 
 read_held() {
-    version=0 manifest_digest='' applied=yes etag='' folder='' previous=''
+    version=0 manifest_digest='' applied=yes etag='' folder='' previous='' commit='' fleet=''
     [ -e "$state/held" ] || return 0
     version=$(field version) manifest_digest=$(field manifest) applied=$(field applied) etag=$(field etag)
     case "$(sed -n 1p "$state/held") $applied" in
@@ -195,10 +225,10 @@ read_held() {
     is_version "$version" && is_digest "$manifest_digest" ||
         refuse "$state/held is damaged: it says which version was trusted last; remove it only if you know"
     folder=$state/states/$version-${manifest_digest#sha256:}
-    previous=$(field previous)
+    previous=$(field previous) commit=$(field commit) fleet=$(field fleet)
     # Documents that were lost or changed are fetched again: without the ETag the server sends the manifest.
     intact || applied=no
-    [ "$applied" = yes ] || etag=''
+    [ "$applied" = yes ] && { [ -n "$commit" ] || [ "$unsigned" = yes ]; } || etag=''
 }
 
 intact() { # whether the held state is on disk as it was verified
@@ -214,7 +244,9 @@ version $version
 manifest $manifest_digest
 applied $1
 etag $2
-previous $previous"
+previous $previous
+commit $commit
+fleet $fleet"
 }
 
 is_digest() {
@@ -403,6 +435,59 @@ read_manifest() { # FILE: prints "version N", "bundle DIGEST", "deployment ID DI
         END { print (wrong ? "bad " wrong : NR ? "end" : "bad empty") }' type="$BUNDLE_TYPE" "$1"
 }
 
+# ---- the signature (P-8)
+
+# check_signature: the commit of work/manifest.json; sets new_commit and new_fleet.
+check_signature() {
+    new_commit=$commit new_fleet=$fleet
+    [ "$unsigned" = no ] || return 0
+    [ "$new_digest" != "$manifest_digest" ] || [ -z "$commit" ] || return 0
+    request "/api/v1/commits/$new_digest" "$COMMIT_LIMIT" '' --header "Accept: $COMMIT_TYPE"
+    case $http in
+        200) ;;
+        404) refuse "the state is not signed: the server has no commit of its manifest" ;;
+        *) fail "$TRANSPORT" "the commit of the manifest answers with HTTP $http" ;;
+    esac
+    # What is signed is the commit without its signature; everything below is read from these bytes.
+    awk -v signature="$work/signature" '
+        !body && /^gpgsig / { inside = 1; print substr($0, 8) >signature; next }
+        !body && inside && /^ / { print substr($0, 2) >signature; next }
+        { inside = 0; if ($0 == "") body = 1; print }' "$work/body" >"$work/signed"
+    [ -f "$work/signature" ] && [ "$(grep -c '^-----BEGIN' "$work/signature")" -eq 1 ] ||
+        refuse "the state's commit does not have exactly one signature"
+    signed_at=$(sed -n '/^$/q; s/^committer .*> \([0-9]*\) [-+][0-9]*$/\1/p' "$work/signed")
+    at=$(date -u -d "@$signed_at" +%Y%m%d%H%M%S 2>/dev/null) || refuse "the state's commit says no time"
+    who=$(signing find-principals "$work/signed" | sed 's/,.*//; 1q')
+    [ -n "$who" ] || refuse "the state is signed by a key that may not sign it"
+    signing verify "$work/signed" -n git -I "$who" >/dev/null || refuse "the signature of the state is not right"
+    [ "$(trailer Manifest-Digest)" = "$new_digest" ] || refuse "the signed commit is that of another manifest"
+    [ "$(trailer Manifest-Version)" = "$new_version" ] || refuse "the signed commit is that of another version"
+    [ "$(trailer Device)" = "${device%%/*}" ] || refuse "the signed commit is that of another device"
+    new_fleet=$(trailer Fleet)
+    [ -z "$fleet" ] || [ "$new_fleet" = "$fleet" ] || refuse "the signed commit is that of another fleet than $fleet"
+    check_history
+}
+
+signing() { # COMMAND FILE OPTION...
+    command=$1 file=$2
+    shift 2
+    TZ=UTC0 ssh-keygen -Y "$command" -f "$allowed_signers" -s "$work/signature" -O "verify-time=$at" "$@" <"$file" 2>/dev/null
+}
+
+trailer() { # NAME: its value in the last paragraph of the signed commit; nothing where it is not there once
+    awk -v name="$1: " '
+        $0 == "" { found = 0; value = ""; next }
+        substr($0, 1, length(name)) == name { found++; value = substr($0, length(name) + 1) }
+        END { if (found == 1) print value }' "$work/signed"
+}
+
+check_history() { # the version right after the held one has the held commit among its parents
+    size=$(size_of "$work/body")
+    new_commit=$({ printf 'commit %s\0' "$size" && cat "$work/body"; } | sha1sum) && new_commit=${new_commit%% *}
+    [ -n "$commit" ] && ! greater "$version" 9223372036854775806 && [ "$new_version" = $((version + 1)) ] || return 0
+    sed '/^$/q' "$work/signed" | grep -qx "parent $commit" || refuse "version $new_version does not descend from the held one"
+}
+
 # ---- building a state (P-3)
 
 listed() { sed -n 's/^deployment //p' "$work/listed"; }
@@ -508,14 +593,17 @@ take() { # the manifest in work/body
     [ "$verdict" = end ] || refuse "the manifest is not of the expected form: ${verdict#bad }"
     new_version=$(sed -n 's/^version //p' "$work/listed")
     is_version "$new_version" || refuse "the manifest's version has more than 64 bits"
+    [ "$new_version" != "$version" ] || [ "$new_digest" = "$manifest_digest" ] ||
+        refuse "another manifest of the same version $version"
+    [ "$new_version" = "$version" ] || greater "$new_version" "$version" ||
+        refuse "version $new_version is older than the held version $version"
+    check_signature
     if [ "$new_version" = "$version" ]; then
-        [ "$new_digest" = "$manifest_digest" ] || refuse "another manifest of the same version $version"
+        known=$commit commit=$new_commit fleet=$new_fleet
         if [ "$applied" = yes ]; then
-            [ "$new_etag" = "$etag" ] || write_held yes "$new_etag"
+            [ "$new_etag $new_commit" = "$etag $known" ] || write_held yes "$new_etag"
             return 0
         fi
-    elif ! greater "$new_version" "$version"; then
-        refuse "version $new_version is older than the held version $version"
     fi
 
     listed >"$work/wanted"
@@ -528,7 +616,7 @@ take() { # the manifest in work/body
 
 switch() { # P-5
     [ "$new_version" = "$version" ] || previous=$folder
-    version=$new_version manifest_digest=$new_digest
+    version=$new_version manifest_digest=$new_digest commit=$new_commit fleet=$new_fleet
     folder=$state/states/$version-${manifest_digest#sha256:}
     rm -rf "$folder"
     sync

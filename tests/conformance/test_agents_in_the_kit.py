@@ -65,10 +65,16 @@ def test_our_agent_passes_every_case(check: Check, preloaded: tuple[str, ...], t
 
 
 def test_margo_pull_passes_every_must_of_http(check: Check) -> None:
-    for program, package in (("curl", "curl"), ("sha256sum", "coreutils"), ("tar", "tar"), ("gzip", "gzip")):
+    for program, package in (
+        ("curl", "curl"),
+        ("sha256sum", "coreutils"),
+        ("tar", "tar"),
+        ("gzip", "gzip"),
+        ("ssh-keygen", "openssh-client"),
+    ):
         require_program(program, package)
     options = ("--transport", "http", "--held", "state/current", "--time-limit", "30", "--output", "json")
-    outcome = check(MARGO_PULL, *options)
+    outcome = check(MARGO_PULL, "--signed", *options)
     found = report(outcome)
     assert (outcome.code, found["failed"], found["skipped"]) == (0, 0, 0), outcome
     # It reads no YAML: whoever applies the state has to.
@@ -82,7 +88,8 @@ def test_margo_pull_passes_every_must_of_http(check: Check) -> None:
 
 def test_an_agent_that_ignores_the_signed_commit_is_found_out(check: Check) -> None:
     only = ("--only", "H-C-25", "--only", "H-C-26")
-    outcome = check(MARGO_PULL, "--signed", "--transport", "http", "--held", "state/current", *only, "--output", "json")
+    options = ("--signed", "--transport", "http", "--held", "state/current", *only, "--output", "json")
+    outcome = check((*MARGO_PULL, "unsigned"), *options)
     assert (outcome.code, failed(report(outcome))) == (
         1,
         {

@@ -14,12 +14,16 @@ from typing import Any
 
 import pytest
 from support.command_line import Outcome
+from support.fleet import write_signing_key
 from support.published import FIRST, SECOND, Plant
 from support.pull_script import SHELLS, Device, small_device
+from support.real import require_program
 from support.static_server import TOKENS, StaticServer, nginx
 
 from margo_gitops.digests import sha256
 from margo_gitops.documents.json_text import write_json
+from margo_gitops.documents.state_layout import device_ref
+from margo_gitops.trust.ssh_key import SigningKey, parse_signing_key
 
 pytestmark = pytest.mark.real
 DEVICE = "press-01"
@@ -466,3 +470,61 @@ def test_damaged_memory_is_never_taken_for_a_first_start(adopted: Site):
     outcome = adopted.pull()
     assert outcome.code == 4
     assert "damaged" in outcome.stderr
+
+
+class TestSignatures:
+    """With `--allowed-signers`, files are believed only with the commit that the renderer signed."""
+
+    key: SigningKey
+
+    @pytest.fixture
+    def signed(self, site: Site) -> Site:
+        key = write_signing_key(site.device.folder / "key")
+        self.key = parse_signing_key(key.read_bytes())
+        (site.device.folder / "allowed_signers").write_text(f'render@example namespaces="git" {self.key.public}\n')
+        for name, package in (("ssh-keygen", "openssh-client"), ("sha1sum", "coreutils")):
+            place = site.device.folder / "bin" / name
+            if not place.exists():
+                place.symlink_to(require_program(name, package))
+        self.render(site, SECOND)
+        return site
+
+    def render(self, site: Site, devices: dict[str, dict[str, bytes]]) -> None:
+        site.plant.renderer.publish(devices, key=self.key)
+        site.plant.publish()
+
+    def pull(self, site: Site, device: str = DEVICE) -> Outcome:
+        return site.pull("--allowed-signers", str(site.device.folder / "allowed_signers"), "--device", device)
+
+    def test_a_signed_state_is_taken_followed_and_remembered(self, signed: Site) -> None:
+        first = self.pull(signed)
+        assert (first.code, len(signed.device.hooks())) == (0, 1), first
+        asked = len(signed.requests())
+        assert self.pull(signed).code == 0
+        assert len(signed.requests()) == asked + 1
+        self.render(signed, FIRST)
+        assert self.pull(signed).code == 0
+        held = (signed.device.state / "held").read_text()
+        assert f"commit {signed.plant.renderer.refs()[device_ref(DEVICE)]}\nfleet plant\n" in held
+
+    def test_a_forged_manifest_changes_nothing(self, signed: Site) -> None:
+        assert self.pull(signed).code == 0
+        manifest = signed.manifest()
+        signed.serve(manifest | {"manifestVersion": 9, "deployments": [], "bundle": None})
+        outcome = self.pull(signed)
+        assert (outcome.code, "is not signed" in outcome.stderr, len(signed.device.hooks())) == (4, True, 1)
+
+    def test_another_device_is_refused(self, signed: Site) -> None:
+        outcome = self.pull(signed, "press-02")
+        assert (outcome.code, "another device" in outcome.stderr) == (4, True)
+
+    def test_a_device_that_took_unsigned_state_verifies_what_it_holds_once_it_is_told(self, signed: Site) -> None:
+        assert signed.pull().code == 0
+        (signed.device.folder / "allowed_signers").write_text(f'other namespaces="file" {self.key.public}\n')
+        assert self.pull(signed).code == 4
+        assert signed.pull("--unsigned", "no").code == 2
+
+    def test_without_ssh_keygen_nothing_is_taken(self, signed: Site) -> None:
+        (signed.device.folder / "bin" / "ssh-keygen").unlink()
+        outcome = self.pull(signed)
+        assert (outcome.code, "ssh-keygen" in outcome.stderr) == (2, True)

@@ -18,7 +18,24 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "margo-pull.sh"
 SHELLS = ("dash", "busybox")
 # What POSIX has, and the script uses; besides, /proc where there is one.
 _POSIX = (
-    *("awk", "cat", "chmod", "cmp", "cp", "date", "env", "ln", "ls", "mkdir", "mv", "rm", "sed", "sleep", "sort"),
+    *(
+        "awk",
+        "cat",
+        "chmod",
+        "cmp",
+        "cp",
+        "date",
+        "env",
+        "grep",
+        "ln",
+        "ls",
+        "mkdir",
+        "mv",
+        "rm",
+        "sed",
+        "sleep",
+        "sort",
+    ),
     *("sync", "tail", "tr", "uname", "wc"),
 )
 _ADDED = ("sha256sum", "tar", "gzip")
@@ -97,7 +114,8 @@ class Device:
         if not hook.exists():
             self.hook()
         settings = ["--url", url, "--state", str(self.state), "--hook", str(hook), "--token-file", str(token_file)]
-        return [*self.shell, str(SCRIPT), *settings, *options]
+        signed = [] if "--allowed-signers" in options else ["--unsigned", "yes"]
+        return [*self.shell, str(SCRIPT), *settings, *signed, *options]
 
     def environment(self, variables: Mapping[str, str] | None = None) -> dict[str, str]:
         return {"PATH": str(self.folder / "bin"), "HOME": "/nonexistent", **(variables or {})}
