@@ -3,11 +3,15 @@
 The server is nginx with `git http-backend` on the loopback; the state repo is rendered and signed as in a plant. All
 rows of a size are taken in turns, so that a busy moment of the machine meets each. Bytes are what nginx logged.
 
-Usage: python benchmarks/poll.py [REFS ...]        default: 1 1000 10000
+A second table has programs that poll each second for a minute, one after the other: the agent, and those given.
+`--git-sync` takes a git-sync of version 4, `--flux` what `flux/main.go` is built to.
+
+Usage: python benchmarks/poll.py [--git-sync BINARY] [--flux BINARY] [REFS ...]        default: 1 1000 10000
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import subprocess
 import sys
@@ -18,6 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from agent import cpu, resident, running
 from fleets import commit, make_fleet
 
 ROOT = Path(__file__).parents[1]
@@ -50,14 +55,19 @@ class Row:
 
 def main() -> None:
     """Measure each size of state repo, and print the tables."""
-    sizes = [int(text) for text in sys.argv[1:]] or [1, 1000, 10_000]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--git-sync", metavar="BINARY", default="")
+    parser.add_argument("--flux", metavar="BINARY", default="")
+    parser.add_argument("refs", nargs="*", type=int, default=[1, 1000, 10_000])
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, using(GIT, state_folder()) as server:
-        for refs in sizes:
+        for refs in options.refs:
             world = Path(folder, str(refs))
             served = serve(server, world, refs)
             # The repository is served from a temporary folder: the link to it goes with this run.
             try:
                 show_polls(served, refs, measure_polls(server, served))
+                show_programs(server, served, options.git_sync, options.flux)
             finally:
                 (server.folder / "repositories" / served.route).unlink()
 
@@ -134,6 +144,34 @@ def measure_polls(server: GitServer, served: ServedRepository) -> list[Row]:
                 row.ask()
                 row.seconds.append(time.perf_counter() - start)
     return rows
+
+
+def show_programs(server: GitServer, served: ServedRepository, git_sync: str, flux: str) -> None:
+    """Print what programs take that poll each second for a minute."""
+    world, url, ref = served.path.parent, served.http(), device_ref(DEVICE)
+    config = world / "agent.yaml"
+    config.write_text(
+        "apiVersion: margo-gitops/v1\nkind: AgentConfiguration\n"
+        f"device: {DEVICE}\nstateFolder: agent\nsource: {{git: {{url: {url}}}}}\npoll: {{interval: 1s}}\n"
+        f"trust: {{allowedSigners: allowed_signers}}\nappliers: {{files: {{folder: {world}/output}}}}\n",
+        encoding="utf-8",
+    )
+    programs = {"agent run": [sys.executable, "-m", "margo_gitops", "agent", "run", "--config", str(config)]}
+    if git_sync:
+        options = ["--root", str(world / "git-sync"), "--link", "current", "--depth", "1", "--period", "1s"]
+        programs["git-sync"] = [git_sync, "--repo", url, "--ref", ref, *options]
+    if flux:
+        programs["Flux's client"] = [flux, url, ref.removeprefix("refs/heads/"), "1000"]
+    print(f"\n{'a minute of':<16} {'requests':>9} {'bytes':>11} {'CPU, ms':>8} {'MB':>6}")
+    for name, command in programs.items():
+        with running(command) as process:
+            time.sleep(5)
+            before, spent = server.requests(served), cpu(process.pid)
+            time.sleep(60)
+            taken, memory = cpu(process.pid) - spent, resident(process.pid)[0]
+            mine = server.requests(served)[len(before) :]
+        moved = sum(int(each["received"]) + int(each["sent"]) for each in mine)
+        print(f"{name:<16} {len(mine):>9} {moved:>11} {taken:>8.0f} {memory:>6.1f}", flush=True)
 
 
 def logged(server: GitServer, served: ServedRepository, ask: Callable[[], None]) -> tuple[int, int, int]:

@@ -23,8 +23,8 @@ from typing import Literal, Protocol, TypeVar
 
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import disk_errors, read_bounded
-from margo_gitops.documents.application import Component, ParameterValue
 from margo_gitops.documents.capabilities import parse_timeout
+from margo_gitops.documents.components import Component, ParameterValue
 from margo_gitops.documents.deployment import ApplicationDeployment, Artifact
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds, Json

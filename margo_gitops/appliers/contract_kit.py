@@ -27,7 +27,7 @@ import pytest
 
 from margo_gitops.appliers.applier import Applier, Workload, WorkloadKey
 from margo_gitops.digests import sha256
-from margo_gitops.documents.application import Component, ComponentProperties, ParameterValue
+from margo_gitops.documents.components import Component, ComponentProperties, ParameterValue
 from margo_gitops.documents.deployment import (
     ApplicationDeployment,
     Artifact,

@@ -21,7 +21,8 @@ from margo_gitops.cli.completion import (
 from margo_gitops.cli.edit_options import Editing, edit_options
 from margo_gitops.cli.options import fleet_option, rev_option
 from margo_gitops.cli.output import SEVERITIES, output_option, say, show
-from margo_gitops.documents.application import ApplicationDescription, ParameterValue
+from margo_gitops.documents.application import ApplicationDescription
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.editing.applications import Upgrade, UpgradeRequest, add_edit
 from margo_gitops.editing.applications import upgrade as upgrade_deployments
 from margo_gitops.editing.named import all_known, named_application

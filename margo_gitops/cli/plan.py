@@ -20,7 +20,7 @@ from margo_gitops.cli.options import (
     state_option,
 )
 from margo_gitops.cli.output import CHANGES, failing_with_usage, output_option, show
-from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.operations.fleet_input import read_intent, read_signing_key
 from margo_gitops.operations.plan.plan_markdown import as_markdown
 from margo_gitops.operations.plan.plan_text import as_text

@@ -43,8 +43,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from margo_gitops.documents.application import ApplicationDescription, Component
+    from margo_gitops.documents.application import ApplicationDescription
     from margo_gitops.documents.capabilities import DeviceCapabilities
+    from margo_gitops.documents.components import Component
     from margo_gitops.documents.deployment import ApplicationDeployment, DeploymentExtension
     from margo_gitops.documents.fleet_kinds import ApplicationsLock, Deployment, Device, Fleet, Site
     from margo_gitops.documents.freshness import FreshnessProof, FreshnessStatement

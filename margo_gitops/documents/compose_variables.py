@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 
-from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.yaml_scalars import write_number
 
 MAX_VARIABLE_BYTES = 128 * 1024 - 1

@@ -7,13 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from margo_gitops.digests import DIGEST_PATTERN, Digest
-from margo_gitops.documents.application import (
-    APPLICATION_ID_PATTERN,
-    Component,
-    ParameterValue,
-    ProfileType,
-    Target,
-)
+from margo_gitops.documents.components import APPLICATION_ID_PATTERN, Component, ParameterValue, ProfileType, Target
 from margo_gitops.documents.constraints import DeviceConstraints
 from margo_gitops.documents.declarations import About, Extensions, Items, OtherKeys, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_TARGET_PATTERN

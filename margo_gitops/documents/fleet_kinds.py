@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from margo_gitops.documents.application import APPLICATION_ID_PATTERN, ParameterValue
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
+from margo_gitops.documents.components import APPLICATION_ID_PATTERN, ParameterValue
 from margo_gitops.documents.constraints import DeviceName, DeviceSelector, Name
 from margo_gitops.documents.declarations import About, DigestText, Items, Keys, OwnKind, Problem, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, encode_device_id

@@ -11,15 +11,10 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
-from margo_gitops.documents.application import ApplicationDescription
-from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.declarations import API_VERSION
-from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.json_text import read_json
-from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Node, SourceText
 from margo_gitops.documents.records import find
-from margo_gitops.documents.status import DeploymentStatus
 from margo_gitops.documents.upgrade import (
     older_doubts,
     upgrade_capabilities,
@@ -32,7 +27,12 @@ from margo_gitops.errors import Finding, InvalidDocument, Location
 from margo_gitops.wording import did_you_mean
 
 if TYPE_CHECKING:
+    from margo_gitops.documents.application import ApplicationDescription
+    from margo_gitops.documents.capabilities import DeviceCapabilities
+    from margo_gitops.documents.deployment import ApplicationDeployment
     from margo_gitops.documents.fleet_kinds import ApplicationsLock, Deployment, Device, Fleet, Site
+    from margo_gitops.documents.manifest import StateManifest
+    from margo_gitops.documents.status import DeploymentStatus
 
 Shape: TypeAlias = Literal["G0", "G1", "G2", "v1"]
 """Of the standard: G0, G1, G2 (current). Of our own kinds: v1."""
@@ -46,40 +46,46 @@ AnyDocument = TypeVar("AnyDocument", bound=Document)
 
 @dataclass(frozen=True, slots=True)
 class MargoKind:
-    """How one of Margo's kinds is recognised and read."""
+    """How one of Margo's kinds is recognised and read.
+
+    Attributes:
+        module: of its class, in `documents`.
+    """
 
     name: str
-    record: type[Document]
+    module: str
     older_kinds: dict[str, Shape]
     upgrade: Callable[[SourceText], SourceText]
+
+    @property
+    def record(self) -> type[Document]:
+        """The class, loaded now: a device reads few kinds, and each costs memory and CPU at its start."""
+        return _class(self.module, self.name)
 
 
 DESCRIPTION = MargoKind(
     "ApplicationDescription",
-    ApplicationDescription,
+    "application",
     {"ApplicationDescription": "G1", "application": "G0"},
     upgrade_description,
 )
-DEPLOYMENT = MargoKind(
-    "ApplicationDeployment", ApplicationDeployment, {"ApplicationDeployment": "G1"}, upgrade_deployment
-)
+DEPLOYMENT = MargoKind("ApplicationDeployment", "deployment", {"ApplicationDeployment": "G1"}, upgrade_deployment)
 CAPABILITIES = MargoKind(
     "DeviceCapabilities",
-    DeviceCapabilities,
+    "capabilities",
     {"DeviceCapabilitiesManifest": "G1", "DeviceCapabilities": "G0"},
     upgrade_capabilities,
 )
 STATUS = MargoKind(
     "DeploymentStatus",
-    DeploymentStatus,
+    "status",
     {"DeploymentStatusManifest": "G1", "DeploymentStatus": "G0"},
     upgrade_status,
 )
-MANIFEST = MargoKind("StateManifest", StateManifest, {}, lambda source: source)
+MANIFEST = MargoKind("StateManifest", "manifest", {}, lambda source: source)
 MARGO_KINDS = (DESCRIPTION, DEPLOYMENT, CAPABILITIES, STATUS, MANIFEST)
 
 OWN_KINDS: Final = ("Fleet", "Site", "Device", "Deployment", "ApplicationsLock")
-"""The classes are loaded where a document is one of them: a device reads none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,9 +177,13 @@ def _check_own(source: SourceText) -> Checked:
         message = wrong if "kind" in root.entries() else "kind is missing"
         remedy = did_you_mean(kind or "", OWN_KINDS, "")
         return Checked(None, "v1", None, (_finding(source, at, message, remedy),))
-    record: type[Document] = getattr(import_module("margo_gitops.documents.fleet_kinds"), kind)
-    value, findings = find(record, source)
+    value, findings = find(_class("fleet_kinds", kind), source)
     return Checked(kind, "v1", value, tuple(findings))
+
+
+def _class(module: str, name: str) -> type[Document]:
+    record: type[Document] = getattr(import_module(f"margo_gitops.documents.{module}"), name)
+    return record
 
 
 def _recognise(root: Node) -> MargoKind | None:

@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
-from margo_gitops.documents.application import ProfileType
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue, parse_quantity
+from margo_gitops.documents.components import ProfileType
 from margo_gitops.documents.constraints import (
     CapacityRequirements,
     CpuRequirement,

@@ -34,7 +34,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
-from margo_gitops.documents.application import REVISION_PATTERN
+from margo_gitops.documents.components import REVISION_PATTERN
 from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.manifest import write_manifest
 from margo_gitops.documents.nodes import Json, Node, SourceText

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from margo_gitops.digests import Digest, sha256
-from margo_gitops.documents.application import Component, ParameterValue
+from margo_gitops.documents.components import Component, ParameterValue
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, Artifact, DeploymentExtension
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json, Node, SourceText

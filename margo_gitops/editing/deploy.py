@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from margo_gitops.documents.application import ApplicationDescription, ParameterValue
+from margo_gitops.documents.application import ApplicationDescription
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.constraints import NAME_PATTERN, DeviceSelector
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.nodes import Json

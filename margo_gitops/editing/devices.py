@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from margo_gitops.disk.files import read_small_file
-from margo_gitops.documents.application import ParameterValue
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.device_id import encode_device_id, is_device_id
 from margo_gitops.documents.fleet_kinds import Device
 from margo_gitops.documents.kinds import CAPABILITIES, read_as, read_source

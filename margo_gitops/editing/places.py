@@ -11,8 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 
-from margo_gitops.documents.application import ParameterValue
 from margo_gitops.documents.capabilities import LabelValue
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.constraints import NAME_PATTERN
 from margo_gitops.documents.declarations import API_VERSION
 from margo_gitops.documents.device_id import client_of

@@ -10,7 +10,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
-from margo_gitops.documents.application import ApplicationDescription, ParameterValue, ValueSchema
+from margo_gitops.documents.application import ApplicationDescription, ValueSchema
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER
 from margo_gitops.editing.selectors import typed_scalar

@@ -10,10 +10,10 @@ from margo_gitops.documents.application import (
     ApplicationDescription,
     ApplicationInformation,
     DeploymentProfile,
-    ParameterValue,
     Setting,
     ValueSchema,
 )
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.constraints import CapacityRequirements, DeviceConstraints, EligibilityRule
 from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.documents.matching import condition_text

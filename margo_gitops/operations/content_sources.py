@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from margo_gitops.catalog.compose_images import ServiceImage, service_images
 from margo_gitops.catalog.file_tree import FileTree
 from margo_gitops.digests import Digest
-from margo_gitops.documents.application import Component, DeploymentProfile
+from margo_gitops.documents.application import DeploymentProfile
+from margo_gitops.documents.components import Component
 from margo_gitops.documents.compose_variables import parameter_text, variable_name
 from margo_gitops.errors import UnreadableDocument
 from margo_gitops.rendering.intent import Application, ComponentContent, Intent

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import Annotated, Literal, Protocol
 
-from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path

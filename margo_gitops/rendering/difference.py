@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from margo_gitops.digests import Digest
-from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, fleet_device
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.kinds import read_as, read_source

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from margo_gitops.documents.application import DeploymentProfile, ParameterValue, Setting, Target, ValueSchema
+from margo_gitops.documents.application import DeploymentProfile, Setting, ValueSchema
+from margo_gitops.documents.components import ParameterValue, Target
 from margo_gitops.documents.compose_variables import value_problem
 from margo_gitops.documents.deployment import DeployedParameter
 from margo_gitops.documents.fleet_kinds import Deployment

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-from margo_gitops.documents.application import Component, DeploymentProfile
+from margo_gitops.documents.application import DeploymentProfile
+from margo_gitops.documents.components import Component
 from margo_gitops.documents.deployment import (
     OWN_EXTENSION,
     ApplicationDeployment,

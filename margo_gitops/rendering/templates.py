@@ -21,7 +21,7 @@ from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, Undefine
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER
 from margo_gitops.errors import TemplateInvalid

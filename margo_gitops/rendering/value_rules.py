@@ -14,7 +14,8 @@ from typing import Final
 
 import re2
 
-from margo_gitops.documents.application import ParameterValue, ValueSchema
+from margo_gitops.documents.application import ValueSchema
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.wording import shortened
 
 

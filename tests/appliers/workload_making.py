@@ -11,7 +11,7 @@ from pathlib import Path
 
 from margo_gitops.appliers.applier import Workload
 from margo_gitops.digests import Digest, folder_digest, sha256
-from margo_gitops.documents.application import Component, ComponentProperties, ParameterValue
+from margo_gitops.documents.components import Component, ComponentProperties, ParameterValue
 from margo_gitops.documents.deployment import (
     ApplicationDeployment,
     Artifact,

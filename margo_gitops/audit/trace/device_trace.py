@@ -14,7 +14,7 @@ from margo_gitops.audit.trace.traced import Trace, TracedDeployment, TracedParam
 from margo_gitops.audit.verify.rendered_trees import manifest_version
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, fleet_device
 from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.kinds import read_source

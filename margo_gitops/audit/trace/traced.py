@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from margo_gitops.audit.log import utc
-from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.documents.nodes import Scalar
 from margo_gitops.documents.status import State

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
 
-from margo_gitops.documents.application import ParameterValue, ValueSchema
+from margo_gitops.documents.application import ValueSchema
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.editing.deploy import DeployRequest, DeployTarget
 from margo_gitops.editing.form.form_checks import FormCheck

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, TypeAlias
 
-from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment

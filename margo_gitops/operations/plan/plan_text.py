@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from margo_gitops.documents.application import ParameterValue
+from margo_gitops.documents.components import ParameterValue
 from margo_gitops.rendering.changes import (
     Counts,
     DeploymentChange,

@@ -24,7 +24,7 @@ from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import find_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.package import LOCK_FILE
-from margo_gitops.documents.application import Component
+from margo_gitops.documents.components import Component
 from margo_gitops.documents.fleet_policy import Silence
 from margo_gitops.errors import (
     Finding,
