@@ -41,7 +41,7 @@ func poll(url, branch, observed string) (string, error) {
 		return "", err
 	}
 	defer os.RemoveAll(folder)
-	client, err := gogit.NewClient(folder, &git.AuthOptions{Transport: git.HTTP}, gogit.WithSingleBranch(true))
+	client, err := gogit.NewClient(folder, &git.AuthOptions{Transport: git.HTTP}, gogit.WithDiskStorage(), gogit.WithSingleBranch(true))
 	if err != nil {
 		return "", err
 	}

@@ -108,7 +108,9 @@ class _Incoming(io.RawIOBase):
 def connect(host: str, port: int, seconds: float, meter: Meter, deadline: Deadline) -> MeteredSocket:
     """Return a connection to the first address of `host` that takes one (SourceUnreachable: none, or unknown name)."""
     try:
-        addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        # Bytes need no codec of internationalised names, which would stay in memory.
+        name = host.encode() if host.isascii() else host
+        addresses = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise SourceUnreachable(
             f"the name {host} cannot be resolved: {error.strerror}", remedy="check name and DNS"
