@@ -37,12 +37,21 @@ class ServiceImage:
 
     def variables(self) -> frozenset[str]:
         """Return the names of the variables in the image's name."""
-        found = _VARIABLE.finditer(self.image or "")
-        return frozenset(name for match in found if (name := match["braced"] or match["plain"]))
+        return variables_in(self.image or "")
 
     def named(self, environment: Mapping[str, str]) -> str:
         """Return the image's name with its variables replaced, as Compose does."""
-        return _VARIABLE.sub(lambda match: _replaced(match, environment), self.image or "")
+        return interpolated(self.image or "", environment)
+
+
+def variables_in(text: str) -> frozenset[str]:
+    """Return the names of the variables in a value of a compose file."""
+    return frozenset(name for match in _VARIABLE.finditer(text) if (name := match["braced"] or match["plain"]))
+
+
+def interpolated(text: str, environment: Mapping[str, str]) -> str:
+    """Return a value of a compose file with its variables replaced, as Compose does."""
+    return _VARIABLE.sub(lambda match: _replaced(match, environment), text)
 
 
 def _replaced(match: re.Match[str], environment: Mapping[str, str]) -> str:

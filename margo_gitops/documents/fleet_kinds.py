@@ -12,6 +12,7 @@ from margo_gitops.documents.constraints import DeviceName, DeviceSelector, Name
 from margo_gitops.documents.declarations import About, DigestText, Items, Keys, OwnKind, Problem, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, encode_device_id
 from margo_gitops.documents.fleet_policy import Policy
+from margo_gitops.documents.workload_policy import WorkloadPolicy
 
 Alias = Annotated[
     str, Text(pattern=r"^[A-Za-z0-9._~-]+$", max_length=DEVICE_ID_MAX_LENGTH, what="a device id without a slash")
@@ -155,6 +156,13 @@ class DeviceSpec:
     alias: Annotated[
         Alias | None,
         About("What the device calls itself, if that is not its name here; its deployments name it so.", ("SN-4711",)),
+    ] = None
+    workloads: Annotated[
+        WorkloadPolicy | None,
+        About(
+            "What this device's agent lets a workload do to it, as its configuration says. `validate` reports what it"
+            " will refuse; the device decides."
+        ),
     ] = None
 
 

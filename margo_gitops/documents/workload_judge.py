@@ -37,11 +37,16 @@ class Refused:
     value: str
     line: str
 
-    def __str__(self) -> str:
+    @property
+    def what(self) -> str:
+        """What is refused, for people."""
         kind, *rest = map(str, self.path)
         owner = [f"{kind.removesuffix('s')} {rest[0]}"] if rest else [kind]
         parts = [*owner, ".".join(rest[1:]), self.value]
-        return f"{': '.join(part for part in parts if part)} (allowed by `{self.line}`)"
+        return ": ".join(part for part in parts if part)
+
+    def __str__(self) -> str:
+        return f"{self.what} (allowed by `{self.line}`)"
 
 
 @dataclass(frozen=True, slots=True)

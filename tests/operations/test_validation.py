@@ -239,7 +239,8 @@ def test_images_that_are_not_pinned_are_warnings_at_their_line(tmp_path: Path):
     found = validate(composed(tmp_path, COMPOSE.format(digest="0" * 64)))
     assert found.errors == 0
     lines = {(each.rule, each.line) for each in found.findings}
-    assert lines == {("R201", 2), ("R202", 7), ("R201", 8), ("R203", 10), ("R201", 13), ("R202", 18)}
+    pins = {("R201", 2), ("R202", 7), ("R201", 8), ("R203", 10), ("R201", 13), ("R202", 18)}
+    assert lines == pins | {("MG1610", 10), ("MG1610", 12)}  # devices build nothing by default
 
 
 def test_an_image_named_by_a_parameter_is_told_where_the_parameter_is_written(tmp_path: Path):

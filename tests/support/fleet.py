@@ -135,6 +135,7 @@ class FleetFolder:
         labels: Document | None = None,
         properties: Document | None = None,
         capability_labels: Document | None = None,
+        workloads: Document | None = None,
         **parameters: Any,
     ) -> None:
         """Write a device that runs compose projects."""
@@ -155,6 +156,8 @@ class FleetFolder:
             spec["capabilities"]["labels"] = capability_labels
         if site:
             spec["site"] = site
+        if workloads is not None:
+            spec["workloads"] = workloads
         self.put(f"devices/{name}.yaml", _document("Device", name, spec, labels or {}))
 
     def deployment(self, name: str, application: str = "app", *, on: Any = "all", **spec: Any) -> None:

@@ -21,6 +21,8 @@ from margo_gitops.errors import (
     ReferenceUnknown,
     RenderingRefused,
 )
+from margo_gitops.errors.base import listed
+from margo_gitops.operations.content_sources import placed
 from margo_gitops.operations.fleet_input import FleetInput, StateTarget, open_state, refuse_foreign, state_location
 from margo_gitops.operations.fleet_trust import allowed_key, read_chain
 from margo_gitops.operations.plan.comparison import (
@@ -44,17 +46,19 @@ from margo_gitops.operations.render.fleet_render import (
     whole,
     without_collections,
 )
+from margo_gitops.operations.validate.device_policies import refused_by_devices
 from margo_gitops.operations.validate.fleet_validation import validate_tree
+from margo_gitops.operations.validate.rule_findings import make_validation
 from margo_gitops.rendering.changes import Plan, Refusal, make_plan
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.difference import FleetState, rendered_fleet
 from margo_gitops.rendering.intent import Intent
-from margo_gitops.rendering.render import render
+from margo_gitops.rendering.render import find_placements, render
 from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.state_repo.trust_branch import held_version
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.trust_document import FleetTrust
-from margo_gitops.wording import did_you_mean
+from margo_gitops.wording import counted, did_you_mean
 
 WORKING_TREE = "working tree"
 
@@ -174,6 +178,7 @@ class _Planning:
         span = Span(self.repo, revision, base_commit, named=request.base is not None, at=at)
         with without_collections():
             made = planned(sides, notes)
+            made = replace(made, notes=(*made.notes, *listed(_refused_by_devices(sides, made))))
             verdicts = judgement(
                 sides,
                 span,
@@ -247,6 +252,18 @@ def _plan_after(
     notes = _behind(repo, request.revision or "HEAD", rendered)
     known = rendered if rendered and repo.knows(rendered) else None
     return planning.plan(base, held_fleet(target, values, intent), states, known, notes)
+
+
+def _refused_by_devices(sides: Sides, plan: Plan) -> Iterator[str]:
+    """Yield a note for each part of a compose file that devices which change will refuse (docs/workload-policy.md)."""
+    changed = {each.device for each in plan.devices}
+    devices = {name: device for name, device in sides.intent.devices.items() if client_of(name) in changed}
+    part = replace(sides.intent, devices=devices)
+    placements, _ = find_placements(part)
+    found = make_validation(plan.subject, None, list(refused_by_devices(sides.tree, part, placed(part, placements))))
+    for each in found.findings:
+        others = f" and {counted(each.devices - 1, 'more device')}" if each.devices > 1 else ""
+        yield f"device {each.device}{others} will refuse {each.message} [{each.rule}]; {each.remedy}"
 
 
 def _nothing_at(folder: Path) -> bool:

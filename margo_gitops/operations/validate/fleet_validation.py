@@ -1,7 +1,7 @@
 """Validate: everything that can be checked without writing, in one run.
 
-VALIDATE-1  An error here is a refusal of `render` (except VALIDATE-5), and what `render` refuses is an error here
-            (immutable settings only where the state repo is given).
+VALIDATE-1  An error here is a refusal of `render` (except VALIDATE-5 and -6), and what `render` refuses is an error
+            here (immutable settings only where the state repo is given).
 VALIDATE-2  A warning is what is not pinned: the same commit may run something else tomorrow.
 VALIDATE-3  The fleet's policy applies (docs/policy.md): always to applications and where their content comes from; to
             freezes, signatures and reviews of a change where its first commit is named.
@@ -9,6 +9,8 @@ VALIDATE-4  `--since REV` shows a finding if its file changed since REV, or if R
             causes elsewhere is shown, older findings elsewhere are not.
 VALIDATE-5  A compose file that cannot run is an error here and for `app add`, and not for `render`: what the Compose
             specification says grows, and a commit that was rendered once must render again to be proved.
+VALIDATE-6  What a device will refuse by its policy is an error here, and not for `render`; what the default policy
+            refuses is a warning for a device whose document says nothing (docs/workload-policy.md).
 """
 
 from __future__ import annotations
@@ -34,11 +36,12 @@ from margo_gitops.errors import (
     TrustRefused,
     UnreadableDocument,
 )
-from margo_gitops.operations.content_sources import image_name
+from margo_gitops.operations.content_sources import image_name, placed_of
 from margo_gitops.operations.fleet_input import named_location, open_state
 from margo_gitops.operations.fleet_trust import read_chain
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.render.fleet_render import without_collections
+from margo_gitops.operations.validate.device_policies import refused_by_devices
 from margo_gitops.operations.validate.policy_findings import idle_silences, policy_of_change, policy_of_content
 from margo_gitops.operations.validate.rule_findings import (
     RuleFinding,
@@ -160,6 +163,7 @@ def _findings(tree: RootTree, previous: Previous, span: Span | None) -> Iterator
             told += map(of_finding, fleet_compose_findings(tree, application))
         told += _of_keys(tree, intent)
         told += _unpinned(tree, intent, checked.resolved)
+        told += refused_by_devices(tree, intent, placed_of(checked.resolved))
         told += policy_of_content(tree, intent, checked.resolved, span)
         if not checked.errors:
             told += _idle_overlays(intent, checked.resolved)

@@ -229,6 +229,7 @@ _ERRORS: tuple[type[MargoGitopsError], ...] = (
     errors.ApplicationNotAllowed,
     errors.RegistryNotAllowed,
     errors.StateTampered,
+    errors.WorkloadForbidden,
     errors.TrustDocumentInvalid,
     errors.TrustDocumentUnsigned,
     errors.TrustDocumentForeign,
