@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from margo_gitops.catalog.compose_images import MAX_BYTES, ComposeFile, compose_file, interpolated, variables_in
 from margo_gitops.catalog.file_tree import FileTree
-from margo_gitops.documents.application import Component
+from margo_gitops.documents.components import Component
 from margo_gitops.documents.compose_policy import HARMLESS, refused_by
 from margo_gitops.documents.compose_reads import refused_reads
 from margo_gitops.documents.compose_variables import parameter_text, variable_name
