@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 LOCK_FILE: Final = "lock"
 CLIENT_ID_FILE: Final = "client-id.json"
+REPORTS_CLIENT_ID_FILE: Final = "reports-client-id.json"
 APPLIERS_FOLDER: Final = "appliers"
 
 Clock = Callable[[], float]
@@ -55,7 +56,7 @@ class Parts:
     """What a working agent consists of, while it holds the lock.
 
     Attributes:
-        report: tells the server what it does not know yet; nothing where the source takes no reports.
+        report: tells the server what it does not know yet; nothing where no server takes reports.
     """
 
     cycle: Cycle
@@ -76,7 +77,7 @@ def run_once(configuration: AgentConfiguration, log_format: LogFormat, *, retry:
     """
     with Interruptions() as interruptions, working_agent(configuration, log_format, interruptions) as parts:
         outcome = parts.cycle.run(retry=retry)
-        if outcome.answered:
+        if outcome.answered or configuration.reports:
             parts.report()
         return outcome
 
@@ -99,6 +100,7 @@ def run_service(configuration: AgentConfiguration, log_format: LogFormat) -> Non
         Service(
             cycles=parts.cycle,
             report=parts.report,
+            always_report=configuration.reports is not None,
             schedule=Schedule(configuration.device, configuration.poll.interval, configuration.jitter),
             waiting=interruptions,
             manager=manager,
@@ -157,10 +159,14 @@ def working_agent(
     make_folder(configuration.state_folder)
     aside = clear_way(
         configuration.state_folder,
-        files=(LOCK_FILE, FLOOR_FILE, CLOCK_FILE, CLIENT_ID_FILE, FRESHNESS_FILE),
+        files=(LOCK_FILE, FLOOR_FILE, CLOCK_FILE, CLIENT_ID_FILE, REPORTS_CLIENT_ID_FILE, FRESHNESS_FILE),
         folders=(STORE_FOLDER, APPLIERS_FOLDER, *(f"{APPLIERS_FOLDER}/{name}" for name in configuration.appliers)),
     )
-    with lock_folder(configuration.state_folder / LOCK_FILE), contextlib.closing(transport):
+    with (
+        lock_folder(configuration.state_folder / LOCK_FILE),
+        contextlib.closing(transport),
+        contextlib.ExitStack() as ending,
+    ):
         store = trusted_store(configuration)
         store.clean()
         with (
@@ -173,6 +179,8 @@ def working_agent(
             for place in aside:
                 record(Event(Reason.STATE_DAMAGED, f"this was not what an agent wrote, and was set aside: {place}"))
             reporter = _reporter(transport, configuration, journal, record, interruptions)
+            if reporter is not None:
+                ending.callback(reporter.transport.close)
             reconciler = Reconciler(
                 create_appliers(configuration, interrupted),
                 journal,
@@ -203,7 +211,7 @@ def working_agent(
 
 
 def _nothing(*_: object) -> None:
-    """Do nothing: the source takes no reports."""
+    """Do nothing: no server takes reports."""
 
 
 def _transport(configuration: AgentConfiguration) -> GitTransport | HttpTransport:
@@ -231,13 +239,17 @@ def _reporter(
     record: Record,
     interruptions: Interruptions,
 ) -> Reporter | None:
-    """Return what sends reports to the server; None for a source that takes none."""
-    settings = configuration.source.http
+    """Return what sends reports where the configuration says, or to the source; None where neither takes any."""
+    settings = configuration.reports.http if configuration.reports else configuration.source.http
     if settings is None:
         return None
     from margo_gitops.agent.report.reporter import Reporter
     from margo_gitops.transport.http.http_transport import HttpTransport
+    from margo_gitops.transport.http.source import HttpSource
 
+    if configuration.reports:
+        client_id = configuration.state_folder / REPORTS_CLIENT_ID_FILE
+        transport = HttpTransport(HttpSource.of(settings, configuration.device, client_id))
     if not isinstance(transport, HttpTransport):
         raise TypeError("a source over HTTP has a transport over HTTP")
 

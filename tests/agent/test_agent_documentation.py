@@ -58,9 +58,12 @@ def test_nothing_is_documented_that_is_not_there() -> None:
 
 
 def test_the_example_is_a_valid_configuration() -> None:
-    example, over_http = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    example, over_http, reporting = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert read(AgentConfiguration, read_yaml(example.encode(), "agent.yaml")).device == "press-07"
     assert get_type_hints(AgentConfiguration)
     others = re.sub(r"^(source|trust):\n(  .*\n)+", "", example, flags=re.MULTILINE)
-    read_over_http = read(AgentConfiguration, read_yaml((others + over_http).encode(), "agent.yaml"))
+    read_over_http, read_reporting = (
+        read(AgentConfiguration, read_yaml((others + each).encode(), "agent.yaml")) for each in (over_http, reporting)
+    )
     assert read_over_http.source.http is not None
+    assert (read_reporting.source.http, read_reporting.reports is None) == (None, False)

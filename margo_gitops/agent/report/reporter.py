@@ -2,8 +2,9 @@
 
 REPORT-1  Only what changed is sent: what arrived is noted in the journal, durably, with the server it arrived at. So a
           restart repeats nothing but what was cut off, and another server gets everything.
-REPORT-2  What is to arrive goes out after a cycle, and only where the poll was answered: a server that is away delays
-          nothing. One sending takes half a minute at most; what is left goes out after the next cycle.
+REPORT-2  What is to arrive goes out after a cycle. Where it goes to the source, only if the poll was answered: a server
+          that is away delays nothing. One sending takes half a minute at most; what is left goes out after the next
+          cycle.
 REPORT-3  After failures the next try comes later each time, up to an hour, and not before the server's `Retry-After`.
 REPORT-4  A document that the server will not have (400, 409, 413, 415, 422) is not sent again until it changes.
 REPORT-5  Capabilities come first, those of a gateway before those of its children: a server may refuse what it hears of
@@ -126,7 +127,7 @@ class _LiveStatuses:
 
 @dataclass(eq=False, kw_only=True)
 class Reporter:
-    """Sends reports to the server that the state comes from.
+    """Sends reports to one server: the one that the state comes from, or another (REPORT-2).
 
     Attributes:
         capabilities: files that say what the device and its children are and offer, the device's first.

@@ -177,6 +177,7 @@ class Service:
         clock: the time, seconds since the epoch; may jump.
         timer: seconds since some moment; never jumps.
         report: tells the server what it does not know yet.
+        always_report: whether it reports after a poll that failed, too.
         longest_wait: the most seconds that a source may keep a poll waiting for a change.
     """
 
@@ -188,6 +189,7 @@ class Service:
     clock: Callable[[], float]
     timer: Callable[[], float]
     report: Callable[[], None] = lambda: None
+    always_report: bool = False
     longest_wait: float = 0.0
 
     def __post_init__(self) -> None:
@@ -220,7 +222,7 @@ class Service:
         try:
             wait = self.schedule.patience(self.clock(), self.longest_wait) if poll else 0
             outcome = self.cycles.run(poll=poll, wait=wait, patient=not asked, retry=asked)
-            if outcome.answered:
+            if outcome.answered or (self.always_report and poll):
                 self.report()
         except MargoGitopsError as error:
             self.record(Event.of(Reason.STORAGE_FAILED, error))

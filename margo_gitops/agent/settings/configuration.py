@@ -102,6 +102,18 @@ class FreshnessSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ReportSettings:
+    """Where reports go, for a device whose source takes none: git, static files."""
+
+    http: Annotated[HttpSettings, About("A server of the Margo API that takes capabilities and statuses.")]
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield a setting that only a source has."""
+        if self.http.wait:
+            yield Problem(("http", "wait"), "reports wait for nothing", "remove it; it belongs to source.http")
+
+
+@dataclass(frozen=True, slots=True)
 class PollSettings:
     """How often the device asks for new state."""
 
@@ -160,11 +172,14 @@ class AgentConfiguration(OwnKind):
     freshness: Annotated[
         FreshnessSettings | None, About("Know when the source shows nothing new for too long; absent: do not ask.")
     ] = None
+    reports: Annotated[
+        ReportSettings | None, About("Where reports go; absent: to an HTTP source, and from a git source nowhere.")
+    ] = None
     capabilities: Annotated[
         tuple[FilePath, ...],
         About(
             "Margo capabilities documents: of this device first, then of its children. Eligibility rules are held "
-            "against them, and they are sent to an HTTP source when they change.",
+            "against them, and they are sent where reports go when they change.",
             ("capabilities.yaml",),
         ),
     ] = ()
