@@ -82,8 +82,10 @@ class HistoryLog:
         """
         refs = self.objects.refs()
         self._adoptions = adoptions(self.objects, refs, client_of(device) if device is not None else None)
-        name = refs.get(FLEET_REF)
+        name, ends = refs.get(FLEET_REF), self.objects.boundary()
         while name is not None:
+            if name in ends:
+                return  # what this commit changed is in the archive
             commit = self.objects.commit(name)
             parent = commit.parents[0] if commit.parents else None
             devices = tuple(self._devices(commit, parent, device, deployment))

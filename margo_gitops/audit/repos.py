@@ -4,33 +4,83 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.disk.files import read_bounded, replace_file
+from margo_gitops.disk.files import disk_errors, read_bounded, replace_file
 from margo_gitops.documents.json_text import write_json
-from margo_gitops.documents.state_layout import FLEET_REF
-from margo_gitops.errors import AuditUnusable
+from margo_gitops.documents.state_layout import CHECKPOINTS_REF, FLEET_REF
+from margo_gitops.errors import AuditUnusable, StateTampered
 from margo_gitops.operations.fleet_input import StateRequest, opened_state
+from margo_gitops.state_repo.compaction import checkpoints, digest_of, whole_history
 from margo_gitops.state_repo.objects import StateObjects
+from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.git_objects import is_object_id
+from margo_gitops.trust.signer import Use, commit_signer
+from margo_gitops.trust.ssh_signature import GIT_NAMESPACE
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.wording import counted
 
 
 @contextmanager
-def opened(request: StateRequest) -> Iterator[tuple[FleetRepo, StateObjects, str]]:
+def opened(
+    request: StateRequest, signers: AllowedSigners | None = None, archives: Sequence[Path] = ()
+) -> Iterator[tuple[FleetRepo, StateObjects, str]]:
     """Return the fleet repo, the state repo, and where that is; nothing is ever written to either.
 
+    Args:
+        signers: who may have signed the checkpoint at which history ends; None: anyone.
+        archives: what was cut before; with all of it, history does not end there.
+
     Raises:
-        MargoGitopsError: one of them is not there or cannot be read.
+        SignerUnknown: none of the signers signed the checkpoint.
+        AuditUnusable, StateTampered: an archive is missing, or is not one of this history.
+        MargoGitopsError: one of the repos is not there or cannot be read.
     """
     fleet = FleetRepo.find(request.fleet)
     with opened_state(request) as (objects, location):
-        yield fleet, objects, location
+        refs = objects.refs()
+        if signers is not None and objects.boundary():
+            commit_signer(objects.commit(refs[CHECKPOINTS_REF]), signers, _CHECKPOINT).required()
+        if not archives:
+            yield fleet, objects, location
+            return
+        with whole_history(objects.folder, _in_order(objects, refs, archives), request.cache) as folder:
+            yield fleet, StateObjects(folder), location
+
+
+_CHECKPOINT: Final = Use(
+    GIT_NAMESPACE,
+    "the checkpoint at which history ends",
+    "find out who made it; if the key is right, list it in {file}",
+    missing="find out who made it, and restore the repository from a backup or from its archives",
+)
+
+
+def _in_order(objects: StateObjects, refs: Mapping[str, str], archives: Sequence[Path]) -> list[Path]:
+    """Return the archives of all checkpoints, oldest first."""
+    found: dict[str, Path] = {}
+    for file in archives:
+        with disk_errors(file, what="the archive cannot be read", error=AuditUnusable, remedy="name its file"):
+            found[digest_of(file)] = file
+    made = checkpoints(objects, refs)
+    if unknown := [file for digest, file in found.items() if digest not in {each.archive for each in made}]:
+        raise StateTampered(
+            f"{unknown[0]} is not an archive of this history",
+            why=[f"no checkpoint names {digest_of(unknown[0])}"],
+            remedy="name the bundles that `state compact` wrote; if this is one, it was changed since: use a copy",
+        )
+    if missing := [each for each in made if each.archive not in found]:
+        raise AuditUnusable(
+            f"{counted(len(missing), 'archive')} of this history is missing",
+            why=[f"{each.archive} of {each.commit.committer.date}, checkpoint {each.id[:12]}" for each in missing],
+            remedy="pass all of them, each with --archive FILE",
+        )
+    return [found[each.archive] for each in made]
 
 
 def resolved_since(objects: StateObjects, revision: str, chain: tuple[str, ...] | None = None) -> str:
@@ -63,30 +113,43 @@ _MAX_BYTES: Final = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A small file in the cache folder, one for each state repo and set of options."""
+class VerifiedUpTo:
+    """A small file in the cache folder, one for each state repo and set of options.
+
+    Attributes:
+        checkpoint: the newest checkpoint of the state repo; None where history is whole.
+    """
 
     path: Path
+    checkpoint: str | None
 
     @classmethod
-    def of(cls, cache: Path, *options: str) -> Checkpoint:
-        """Return the checkpoint for a state repo and options."""
+    def of(cls, cache: Path, checkpoint: str | None, *options: str) -> VerifiedUpTo:
+        """Return the file for a state repo and options."""
         key = hashlib.sha256(write_json(list(options))).hexdigest()[:32]
-        return cls(cache / "audit" / f"{key}.json")
+        return cls(cache / "audit" / f"{key}.json", checkpoint)
 
     def read(self) -> str | None:
         """Return the last commit that was verified; None where nothing is known, or the file is damaged."""
+        commit = self._content().get("verified")
+        return commit if isinstance(commit, str) and is_object_id(commit) else None
+
+    def lost(self, chain: Sequence[str]) -> str | None:
+        """Return the last commit that was verified where a branch lacks it, and no checkpoint was made since."""
+        known = self.read()
+        return known if known not in chain and self._content().get("checkpoint") == self.checkpoint else None
+
+    def _content(self) -> Mapping[str, object]:
         try:
             content = json.loads(read_bounded(self.path, _MAX_BYTES))
         except (OSError, ValueError):
-            return None
-        commit = content.get("verified") if isinstance(content, dict) else None
-        return commit if isinstance(commit, str) and is_object_id(commit) else None
+            return {}
+        return content if isinstance(content, dict) else {}
 
     def write(self, commit: str) -> None:
         """Remember a commit; a cache that cannot be written is not a reason to fail."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, write_json({"verified": commit}) + b"\n")
+            replace_file(self.path, write_json({"checkpoint": self.checkpoint, "verified": commit}) + b"\n")
         except OSError:
             return

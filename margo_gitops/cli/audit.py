@@ -19,7 +19,14 @@ from margo_gitops.audit.verify.history_check import VerifyOptions
 from margo_gitops.audit.verify.history_check import verify as verify_history
 from margo_gitops.audit.verify.verification import Verification, verification_lines
 from margo_gitops.cli.completion import complete_devices
-from margo_gitops.cli.options import cache_folder, extra_packages, fleet_option, signers_option, state_option
+from margo_gitops.cli.options import (
+    archives_option,
+    cache_folder,
+    extra_packages,
+    fleet_option,
+    signers_option,
+    state_option,
+)
 from margo_gitops.cli.output import note, output_option, say, show
 from margo_gitops.disk.files import disk_errors, read_small_file, replace_file
 from margo_gitops.documents.device_id import is_device_id
@@ -55,6 +62,7 @@ def audit() -> None:
 @audit.command()
 @fleet_option
 @state_option
+@archives_option
 @click.option("--since", help="Start after this commit of the state repo or of the fleet repo.")
 @click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of processes.")
 @click.option("--resume", is_flag=True, help="Continue after the last commit that was verified with these options.")
@@ -66,6 +74,7 @@ def audit() -> None:
 def verify(
     fleet: Path,
     state: str | None,
+    archives: tuple[Path, ...],
     since: str | None,
     jobs: int,
     resume: bool,
@@ -82,14 +91,15 @@ def verify(
     Exits 0 if the history is good and 4 if it is not; then it names the first bad commit, the file, and what it
     expected and found.
     """
-    options = VerifyOptions(since, read_signers(allowed_signers), jobs, resume, strict)
+    options = VerifyOptions(since, read_signers(allowed_signers), jobs, resume, strict, archives)
     request = StateRequest(fleet, state, cache_folder())
     result = verify_history(request, options, partial(step, "verifying"))
     show(output, result, verification_lines(result))
-    _fail(result)
+    fail_of(result)
 
 
-def _fail(result: Verification) -> None:
+def fail_of(result: Verification) -> None:
+    """Raise the error for a history that does not verify (AuditFailed); nothing for one that does."""
     errors = result.errors
     if not errors:
         return
@@ -106,17 +116,24 @@ def _fail(result: Verification) -> None:
 @audit.command()
 @fleet_option
 @state_option
+@archives_option
 @click.option("--device", help="Only commits that concern this device.")
 @click.option("--deployment", help="Only commits that concern this deployment.")
 @click.option("-n", "count", type=click.IntRange(min=1), help="Maximum number of commits. Default: all.")
 @output_option()
 def log(
-    fleet: Path, state: str | None, device: str | None, deployment: str | None, count: int | None, output: str
+    fleet: Path,
+    state: str | None,
+    archives: tuple[Path, ...],
+    device: str | None,
+    deployment: str | None,
+    count: int | None,
+    output: str,
 ) -> None:
     """Show the fleet's history, newest first: who changed what on which devices, and when they adopted it."""
     if device is not None:
         check_device(device)
-    with opened(StateRequest(fleet, state, cache_folder())) as (_, objects, _location):
+    with opened(StateRequest(fleet, state, cache_folder()), None, archives) as (_, objects, _location):
         entries = islice(HistoryLog(objects).entries(device, deployment), count)
         if output == "json":
             show(output, {"commits": [write(each) for each in entries]}, ())
@@ -127,12 +144,15 @@ def log(
             note("nothing in the history concerns that; `margo-gitops device list` lists devices")
         else:
             show(output, None, chain([first], lines))
+        if objects.boundary():
+            note("older history is in an archive: pass it with --archive")
 
 
 @audit.command()
 @click.argument("device", shell_complete=complete_devices)
 @fleet_option
 @state_option
+@archives_option
 @click.option("--at", help="A time, 2026-11-21T09:30:00+01:00; UTC if it has no zone. Default: now.")
 @click.option("--deployment", help="Only this deployment.")
 @click.option("--parameter", help="Only this parameter, with who set it and when.")
@@ -143,6 +163,7 @@ def trace(
     device: str,
     fleet: Path,
     state: str | None,
+    archives: tuple[Path, ...],
     at: str | None,
     deployment: str | None,
     parameter: str | None,
@@ -155,7 +176,7 @@ def trace(
     if file is not None and (deployment is not None or parameter is not None):
         raise click.UsageError("--file goes without --deployment and --parameter: a file holds all of one deployment")
     request = TraceRequest(device, time_of(at), deployment, parameter, read_signers(allowed_signers), file)
-    with opened(StateRequest(fleet, state, cache_folder())) as (repo, objects, _location):
+    with opened(StateRequest(fleet, state, cache_folder()), request.signers, archives) as (repo, objects, _location):
         traced = trace_device(repo, objects, request)
     show(output, traced, trace_lines(traced, one_parameter=parameter is not None))
 
@@ -164,6 +185,7 @@ def trace(
 @click.argument("device", required=False)
 @fleet_option
 @state_option
+@archives_option
 @click.option("--all", "every", is_flag=True, help="All devices instead of one.")
 @click.option("--at", help="The states at this time; UTC if it has no zone. Default: now.")
 @click.option("--since", help="All states after this commit of the state repo or of the fleet repo.")
@@ -178,6 +200,7 @@ def export(
     device: str | None,
     fleet: Path,
     state: str | None,
+    archives: tuple[Path, ...],
     every: bool,
     at: str | None,
     since: str | None,
@@ -197,7 +220,7 @@ def export(
     if device is not None:
         check_device(device)
     key = read_signing_key(signing_key)
-    with opened(StateRequest(fleet, state, cache_folder())) as (repo, objects, _location):
+    with opened(StateRequest(fleet, state, cache_folder()), None, archives) as (repo, objects, _location):
         after = resolved_since(objects, since) if since is not None else None
         content = export_evidence(repo, objects, ExportRequest(device, time_of(at), after, datetime.now(UTC)), key)
     _write(out, content)

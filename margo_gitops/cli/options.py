@@ -19,17 +19,17 @@ __all__ = ["CACHE", "FRESHNESS_KEY", "KNOWN", "SIGNING_KEY"]
 SIGNING_KEY, CACHE, FRESHNESS_KEY = OF_OTHER_COMMANDS
 
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "y": 365 * 86_400}
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only
-    """A whole number and a unit: s, m, h or d; at most ten years."""
+    """A whole number and a unit: s, m, h, d or y (365 days); at most ten years."""
 
     name = "duration"
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return seconds."""
-        match = re.fullmatch(r"([0-9]{1,9})([smhd])", str(value))
+        match = re.fullmatch(r"([0-9]{1,9})([smhdy])", str(value))
         seconds = int(match[1]) * _UNITS[match[2]] if match else -1
         if not 0 <= seconds <= 3650 * 86_400:
             self.fail(f"{value!r} is not a duration such as 30m, 24h or 7d", param, ctx)
@@ -50,6 +50,13 @@ signers_option = click.option(
     "--allowed-signers",
     type=click.Path(path_type=Path, dir_okay=False),
     help="A list of signers, in the format of ssh-keygen(1).",
+)
+archives_option = click.option(
+    "--archive",
+    "archives",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file that `state compact` wrote, to look behind the checkpoint. Give each of them.",
 )
 signing_key_option = click.option(
     "--signing-key",

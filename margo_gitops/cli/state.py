@@ -1,22 +1,37 @@
-"""`margo-gitops state`: the way back after a loss of the state repo."""
+"""`margo-gitops state`: care for a state repo, which grows and can be lost."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
 
-from margo_gitops.cli.options import cache_folder, fleet_option, state_option
+from margo_gitops.audit.compact import Compacted, CompactOptions
+from margo_gitops.audit.compact import compact as compact_state
+from margo_gitops.audit.verify.verification import verification_lines
+from margo_gitops.cli.audit import fail_of
+from margo_gitops.cli.options import (
+    Duration,
+    cache_folder,
+    fleet_option,
+    signers_option,
+    signing_key_option,
+    state_option,
+)
 from margo_gitops.cli.output import output_option, show
 from margo_gitops.errors import StateRepoUnusable
-from margo_gitops.operations.fleet_input import chosen_location
+from margo_gitops.operations.fleet_input import StateRequest, chosen_location, read_signers, read_signing_key
+from margo_gitops.progress import step
 from margo_gitops.state_repo.remote import RemoteState, is_remote
 from margo_gitops.wording import counted
 
 
 @click.group()
 def state() -> None:
-    """Give a state repo back what it has lost."""
+    """Cut old history off a state repo, or give it back what it has lost."""
 
 
 @state.command()
@@ -42,3 +57,62 @@ def restore(fleet: Path, state: str | None, output: str) -> None:
         remote.release()
     said = f"{counted(len(restored), 'ref')} restored" if restored else "nothing is lost: every ref is there"
     show(output, {"restored": restored}, [said])
+
+
+@state.command()
+@fleet_option
+@state_option
+@click.option("--keep", type=Duration(), required=True, help="How much history stays: 365d or 1y.")
+@click.option(
+    "--archive",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="The file for what is cut. Default: a new one next to the state repo.",
+)
+@signing_key_option
+@signers_option
+@click.option("--jobs", type=click.IntRange(1, 64), default=1, show_default=True, help="Number of processes.")
+@output_option()
+def compact(
+    fleet: Path,
+    state: str | None,
+    keep: int,
+    archive: Path | None,
+    signing_key: Path | None,
+    allowed_signers: Path | None,
+    jobs: int,
+    output: str,
+) -> None:
+    """Let the history of a state repo on this machine begin at a signed checkpoint, and archive what is older.
+
+    The command first verifies the whole history, as `audit verify` does. Then it writes what is older than --keep to a
+    git bundle, signs a checkpoint on the branch checkpoints, and removes the old commits. No commit changes, and no
+    device notices. If the command is interrupted, run it again.
+
+    Keep the archive: with it, `audit verify --archive FILE` still proves everything.
+
+    Exits 4 if the history is not good; then nothing is cut.
+    """
+    if signing_key is None:
+        raise click.UsageError("a checkpoint is signed: pass --signing-key FILE")
+    key, signers = read_signing_key(signing_key), read_signers(allowed_signers)
+    options = CompactOptions(key, datetime.now(UTC), keep, archive, signers, jobs)
+    done = compact_state(StateRequest(fleet, state, cache_folder()), options, partial(step, "verifying"))
+    if done.verification is not None and done.verification.errors:
+        fail_of(done.verification)
+    found = {
+        "checkpoint": done.checkpoint,
+        "archive": str(done.archive) if done.archive else None,
+        "digest": done.digest,
+        "begins": done.begins[0] if done.begins else None,
+    }
+    show(output, found, _compact_lines(done))
+
+
+def _compact_lines(done: Compacted) -> Iterator[str]:
+    if done.verification is None or done.begins is None:
+        yield "nothing is older than that"
+        return
+    yield from verification_lines(done.verification)
+    commit, moment = done.begins
+    yield f"history begins at {commit[:12]} of {moment:%Y-%m-%d}, by checkpoint {done.checkpoint}"
+    yield f"older history is in {done.archive}, {done.digest}: keep this file"

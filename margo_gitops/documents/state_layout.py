@@ -6,6 +6,7 @@
     refs/heads/freshness/<shard>      the newest statement of freshness: freshness.json
     refs/heads/trust                  the fleet's trust documents: <version>.json for each
     refs/heads/reports                what devices reported
+    refs/heads/checkpoints            one commit per `state compact`; its tree holds boundary
 
 A device's tree holds `manifest.json`, and `deployments/<deployment id>.yaml` for each deployment.
 """
@@ -27,11 +28,14 @@ TRUST_REF: Final = f"{BRANCHES}trust"
 TRUST_PATH: Final = "/api/v1/trust/"
 """Where the HTTP API and a device's static files have the trust documents, by the names they have in the branch."""
 REPORTS_REF: Final = f"{BRANCHES}reports"
+CHECKPOINTS_REF: Final = f"{BRANCHES}checkpoints"
 
 MANIFEST_FILE: Final = "manifest.json"
 DEPLOYMENTS_FOLDER: Final = "deployments"
 DEPLOYMENT_SUFFIX: Final = ".yaml"
 FRESHNESS_FILE: Final = "freshness.json"
+BOUNDARY_FILE: Final = "boundary"
+"""The oldest commit that stays of each branch whose history was cut, with the branch: as `git show-ref` prints them."""
 
 COMMITS_PATH: Final = "/api/v1/commits"
 """Where the HTTP API has the commit of a state, by the digest of its manifest; its folder of static files, too."""

@@ -196,6 +196,11 @@ def _bundles(
         whole, *changes = held.since_whole()
         if len(changes) < MOST_BUNDLES // 2 and sum(each.size for each in (*changes, change)) < whole.size:
             return
+    if repo.objects.shallow.exists():
+        raise StateRepoUnusable(
+            "a bucket needs the whole history, and here it ends at a checkpoint",
+            remedy="publish from a repository into which the archives were fetched (docs/state-repo.md, Old history)",
+        )
     every = _bundle(repo, folder / "whole", refs, ())
     if every is None:
         raise StateRepoUnusable("the state repo moved while it was published", remedy="publish again")

@@ -89,7 +89,7 @@ class FollowedState(RemoteState):
         }
 
     def _fetch_only(self, url: str, *refspecs: str) -> subprocess.CompletedProcess[str]:
-        options = ("--prune", "--no-tags", "--no-write-fetch-head", "--refmap=")
+        options = ("--prune", "--no-tags", "--no-write-fetch-head", "--update-shallow", "--refmap=")
         return self._git("fetch", *options, "state", *refspecs, url=url)
 
     def commit(

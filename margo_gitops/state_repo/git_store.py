@@ -4,13 +4,15 @@ OBJECTS-1  The bytes of each object are compared with its id: git believes the i
 OBJECTS-2  What is wrong is named by its object. So nothing is read as libgit2's own commit or tree, which fail whole.
 OBJECTS-3  Nothing is searched for by an id that came from the network: readers start from a ref, and walk.
 OBJECTS-4  What was read lately stays in memory, up to a number of bytes.
+OBJECTS-5  Where git's file `shallow` says that history was cut, it ends at the commits that the newest checkpoint
+           names, if the checkpoint's signature is right (D-32). Anywhere else, a missing commit is an error.
 """
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,9 +22,13 @@ import pygit2
 from pygit2.enums import ObjectType
 
 from margo_gitops.cache import SizedCache
+from margo_gitops.disk.stamps import FileWatch
+from margo_gitops.documents.state_layout import BOUNDARY_FILE, CHECKPOINTS_REF
 from margo_gitops.errors import StateTampered
+from margo_gitops.state_repo.refs import Refs
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE, TREE, TreeEntry, object_id
+from margo_gitops.trust.signer import commit_signer
 
 MAX_OBJECT_BYTES: Final = 64 * 1024 * 1024
 """Of one object, far more than any render writes; a few kilobytes can inflate to gigabytes."""
@@ -34,6 +40,7 @@ _ENTRY: Final = re.compile(rb"([0-7]{1,7}) ([^\0]*)\0(.{20})", re.DOTALL)
 _WHOLE_TREE: Final = re.compile(rb"(?:%b)*+" % _ENTRY.pattern, re.DOTALL)
 _ENTRY_BYTES: Final = 200
 _LINKS_BYTES: Final = 600
+_BOUNDARY_LINE: Final = re.compile(r"([0-9a-f]{40}) (refs/heads/[^\s]+)")
 
 T = TypeVar("T")
 
@@ -82,6 +89,11 @@ class GitStore:
         self._repository = pygit2.Repository(str(folder))
         self._lock = threading.Lock()  # libgit2's handle is for one thread at a time
         self._kept: SizedCache[tuple[str, str], object] = SizedCache(cache_bytes, self._size)
+        self.shallow = folder / "shallow"
+        """git's file of commits whose parents are not there; most state repos have none."""
+        self._cut = FileWatch(self.shallow, folder / "packed-refs", folder / CHECKPOINTS_REF)
+        self._cutting = threading.Lock()
+        self._boundary: Mapping[str, str] = {}
 
     def renew(self) -> None:
         """Close the packs that were merged into others: libgit2 holds the files of each until then."""
@@ -168,7 +180,7 @@ class GitStore:
             depth: how far to go; None for all the way.
             ends: commits whose parents are not followed.
         """
-        ends = frozenset(ends)  # there may be thousands, of a client's making
+        ends = frozenset(ends) | self.boundary().keys()  # there may be thousands, of a client's making
         found: dict[str, int] = {}
         level = list(dict.fromkeys(tips))
         at = 1
@@ -187,7 +199,29 @@ class GitStore:
     def branch(self, tip: str) -> tuple[str, ...]:
         """Return the ids of a branch's commits, oldest first, by first parents."""
         # Only the first parent is read, so that a commit that is wrong otherwise is named in its turn.
-        return tuple(reversed(tuple(first_parents(tip, lambda name: next(iter(self.links(name).parents), None)))))
+        return tuple(reversed(tuple(first_parents(tip, lambda name: next(iter(self.parents(name)), None)))))
+
+    def parents(self, name: str) -> tuple[str, ...]:
+        """Return the ids of a commit's parents; none where history ends at a checkpoint (OBJECTS-5)."""
+        return () if name in self.boundary() else self.links(name).parents
+
+    def boundary(self) -> Mapping[str, str]:
+        """Return the branch that each commit at the end of history is of; empty where nothing was cut (OBJECTS-5)."""
+        if not self.shallow.exists():
+            return {}
+        with self._cutting:
+            if self._cut.changed():
+                self._cut.mark()
+                checkpoint = Refs(self.folder).read(checked=False).get(CHECKPOINTS_REF)
+                self._boundary = self.boundary_of(checkpoint) if checkpoint else {}
+            return self._boundary
+
+    def boundary_of(self, checkpoint: str) -> Mapping[str, str]:
+        """Return the branch of each commit that a checkpoint names; none without a right signature."""
+        if commit_signer(self.commit(checkpoint), None).signer is None:
+            return {}
+        lines = (self.file(checkpoint, BOUNDARY_FILE) or b"").decode("utf-8", "replace").splitlines()
+        return {match[1]: match[2] for line in lines if (match := _BOUNDARY_LINE.fullmatch(line))}
 
     def resolve(self, revision: str) -> str | None:
         """Return the id of the commit that a revision of the state repo names; None where it names none."""

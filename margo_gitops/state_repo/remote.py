@@ -37,6 +37,7 @@ from margo_gitops.disk.folders import remove_tree
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
 from margo_gitops.documents.state_layout import (
     BRANCHES,
+    CHECKPOINTS_REF,
     DEVICE_REFS,
     FLEET_REF,
     FRESHNESS_REFS,
@@ -63,6 +64,8 @@ _TRUST = f"{TRUST_REF}*:{_TRACKED_TRUST}*"
 _PENDING_REF: Final = "refs/heads/pending"
 _TRACKED_PENDING = f"{TRACKED}pending"
 _PENDING = f"{_PENDING_REF}*:{_TRACKED_PENDING}*"
+_TRACKED_CHECKPOINTS = f"{TRACKED}checkpoints"
+_CHECKPOINTS = f"{CHECKPOINTS_REF}*:{_TRACKED_CHECKPOINTS}*"
 TRACKED_REPORTS = f"{TRACKED}reports"
 _REPORTS = f"{REPORTS_REF}*:{TRACKED_REPORTS}*"
 _SCP_LIKE = re.compile(r"[^/:\s]+@?[^/:\s]*:(?!//).+")
@@ -151,7 +154,8 @@ class RemoteState:
         self._fetch_from(self.url, "--prune")
 
     def _fetch_from(self, url: str, *options: str) -> None:
-        result = self._git("fetch", *options, "--no-tags", "--no-write-fetch-head", "state", url=url)
+        ours = ("--no-tags", "--no-write-fetch-head", "--update-shallow")  # the boundary of a checkpoint (D-32)
+        result = self._git("fetch", *options, *ours, "state", url=url)
         if not result.returncode:
             return
         if "rejected" in result.stdout + result.stderr or "non-fast-forward" in result.stderr:
@@ -259,7 +263,7 @@ class RemoteState:
         """
         self._take()
         values = Refs(self.mirror).read() if self.mirror.exists() else {}
-        kept = (FLEET_REF, TRUST_REF, DEVICE_REFS)
+        kept = (FLEET_REF, TRUST_REF, CHECKPOINTS_REF, DEVICE_REFS)
         ours = {name: value for name, value in values.items() if name.startswith(kept)}
         if FLEET_REF not in ours:
             raise StateRepoUnusable(
@@ -283,7 +287,7 @@ class RemoteState:
                 remedy="find out who wrote them; another machine may have rendered since: run this there",
             )
         devices = f"{DEVICE_REFS}*:{DEVICE_REFS}*"
-        first = [devices, *self._trust_refspecs()]
+        first = [devices, *self._other_refspecs()]
         if lost and not self._pushed("--atomic", refspecs=[*first, FLEET_REF]):
             self._pushed(refspecs=first)
             self._pushed(refspecs=[FLEET_REF])
@@ -297,7 +301,7 @@ class RemoteState:
             StateUnreachable: the remote does not answer, or refuses.
         """
         fleet, lease = f"{FLEET_REF}:{FLEET_REF}", "--force-with-lease"
-        rest = [f"{DEVICE_REFS}*:{DEVICE_REFS}*", *self._freshness_refspecs(), *self._trust_refspecs()]
+        rest = [f"{DEVICE_REFS}*:{DEVICE_REFS}*", *self._freshness_refspecs(), *self._other_refspecs()]
         if self._pushed("--atomic", lease, refspecs=[fleet, *rest]):
             return
         values = Refs(self.mirror).read()
@@ -347,14 +351,14 @@ class RemoteState:
                 why=last_lines(result.stdout),
                 remedy="render again: it starts from the new state",
             )
-        raise StateUnreachable(
-            f"{self.url} did not take the push: {so_far}",
-            why=last_lines(said),
-            remedy="see that you may push there, then render again",
-        )
+        remedy = "see that you may push there, then render again"
+        if "shallow update not allowed" in said:
+            remedy = "history ends at a checkpoint here: set receive.shallowUpdate there, or put a clone there"
+        raise StateUnreachable(f"{self.url} did not take the push: {so_far}", why=last_lines(said), remedy=remedy)
 
-    def _trust_refspecs(self) -> list[str]:
-        return [f"{TRUST_REF}:{TRUST_REF}"] if TRUST_REF in Refs(self.mirror).read() else []
+    def _other_refspecs(self) -> list[str]:
+        values = Refs(self.mirror).read()
+        return [f"{name}:{name}" for name in (TRUST_REF, CHECKPOINTS_REF) if name in values]
 
     def _freshness_refspecs(self) -> list[str]:
         """Return what to push of the statements: all there are, and the removal of shards that no longer exist."""
@@ -371,7 +375,7 @@ class RemoteState:
         # The fleet branch only ever grows; a device branch follows it, and `tampered` compares the two.
         options += ["-c", f"remote.state.fetch={_FLEET}", "-c", f"remote.state.fetch=+{_DEVICES}"]
         options += ["-c", f"remote.state.fetch=+{_FRESHNESS}", "-c", f"remote.state.fetch=+{_PENDING}"]
-        options += ["-c", f"remote.state.fetch={_TRUST}"]
+        options += ["-c", f"remote.state.fetch={_TRUST}", "-c", f"remote.state.fetch={_CHECKPOINTS}"]
         if self._reports:
             options += ["-c", f"remote.state.fetch={_REPORTS}"]
         told = ["--progress"] if is_heard() else []
@@ -391,6 +395,6 @@ def _tracked(ref: str) -> str:
 
 
 def _ours(tracked: str) -> bool:
-    return tracked in (_TRACKED_FLEET, _TRACKED_TRUST, TRACKED_REPORTS) or tracked.startswith(
+    return tracked in (_TRACKED_FLEET, _TRACKED_TRUST, _TRACKED_CHECKPOINTS, TRACKED_REPORTS) or tracked.startswith(
         (f"{TRACKED}devices/", f"{TRACKED}freshness/")
     )

@@ -26,6 +26,7 @@ from margo_gitops.git_program import run_git
 from margo_gitops.state_repo.object_pack import KEPT_BY
 
 MOST_PACKS: Final = 16
+REPACK_LOCK: Final = "margo-gitops-repack.lock"
 _LOOSE_IN_A_FOLDER: Final = 8
 """Of 256 folders; so about 2,000 loose objects, as reports are, become a pack."""
 _TIMEOUT_SECONDS: Final = 3600
@@ -44,7 +45,7 @@ def repack(folder: Path) -> bool:
         # git leaves half a pack where the disk is full, and the next render would find no room.
         if shutil.disk_usage(packs).free < 2 * sum(sizes.values()):
             return False
-        with take_lock(folder / "margo-gitops-repack.lock", mode=0o666, named=False):
+        with take_lock(folder / REPACK_LOCK, mode=0o666, named=False):
             _sweep(packs)
             # git makes a bitmap for a pack that holds everything. It looks for differences between objects of one pack
             # only with -f, and a first render writes one pack without any.

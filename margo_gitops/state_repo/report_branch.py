@@ -21,12 +21,15 @@ from typing import Final, Literal, TypeAlias
 import pygit2
 from pygit2.enums import FileMode, Option
 
+from margo_gitops.disk.locks import LockTaken, take_lock
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.state_layout import REPORTS_REF
 from margo_gitops.errors import StateMoved, StateRepoUnusable
 
 _COMMITTER: Final = ("margo-gitops", "reports@margo-gitops.invalid")
 _STALE_LOCK_SECONDS: Final = 60.0
+COMPACT_LOCK: Final = "margo-gitops-compact.lock"
+"""Held while objects are removed that no ref leads to: a report may hold the same bytes again, and counts on them."""
 
 ReportKind: TypeAlias = Literal["capabilities", "status"]
 
@@ -67,6 +70,7 @@ class ReportBranch:
         except pygit2.GitError as error:
             raise StateRepoUnusable(f"there is no state repo at {folder}", why=[str(error)]) from error
         self._lock = folder / f"{REPORTS_REF}.lock"
+        self._compact_lock = folder / COMPACT_LOCK
         # A commit that a report's journal counts as done must survive a power cut.
         pygit2.option(Option.ENABLE_FSYNC_GITDIR, True)
 
@@ -86,19 +90,10 @@ class ReportBranch:
         """
         self._drop_stale_lock()
         try:
-            reference = self._repository.references.get(REPORTS_REF)
-            parent = reference.peel(pygit2.Commit) if reference else None
-            tree = self._tree(parent.tree if parent else None, {key.path: value for key, value in changes.items()})
-            root = tree or self._repository.TreeBuilder().write()
-            if (parent.tree_id if parent else None) == root:
-                return None
-            message = "\n".join([title, "", *(f"{name}: {value}" for name, value in trailers)]).rstrip() + "\n"
-            who = pygit2.Signature(*_COMMITTER, moment, 0)
-            made = self._repository.create_commit(None, who, who, message, root, [parent.id] if parent else [])
-            if reference is None:
-                self._repository.references.create(REPORTS_REF, made)
-            else:
-                reference.set_target(made)
+            with take_lock(self._compact_lock, mode=0o666, named=False):
+                return self._commit(changes, title, trailers, moment)
+        except LockTaken as error:
+            raise _moved("old history is being removed") from error
         except pygit2.AlreadyExistsError as error:
             raise _moved(str(error)) from error
         except (pygit2.GitError, OSError, KeyError, ValueError) as error:
@@ -109,6 +104,23 @@ class ReportBranch:
                 why=[str(error)],
                 remedy="nothing is lost, they are in the journal; see that the disk is not full",
             ) from error
+
+    def _commit(
+        self, changes: Mapping[ReportKey, bytes | None], title: str, trailers: Sequence[tuple[str, str]], moment: int
+    ) -> str | None:
+        reference = self._repository.references.get(REPORTS_REF)
+        parent = reference.peel(pygit2.Commit) if reference else None
+        tree = self._tree(parent.tree if parent else None, {key.path: value for key, value in changes.items()})
+        root = tree or self._repository.TreeBuilder().write()
+        if (parent.tree_id if parent else None) == root:
+            return None
+        message = "\n".join([title, "", *(f"{name}: {value}" for name, value in trailers)]).rstrip() + "\n"
+        who = pygit2.Signature(*_COMMITTER, moment, 0)
+        made = self._repository.create_commit(None, who, who, message, root, [parent.id] if parent else [])
+        if reference is None:
+            self._repository.references.create(REPORTS_REF, made)
+        else:
+            reference.set_target(made)
         return str(made)
 
     def _tree(self, old: pygit2.Tree | None, changes: Mapping[tuple[str, ...], bytes | None]) -> pygit2.Oid | None:

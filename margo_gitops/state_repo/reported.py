@@ -106,7 +106,9 @@ class Reports:
 
     def history(self, tip: str) -> Iterator[ReportCommit]:
         """Yield the branch's commits, newest first, by first parents."""
-        yield from map(self.commit, first_parents(tip, lambda name: next(iter(self.commit(name).parents), None)))
+        ends = self._objects.boundary()
+        parents = first_parents(tip, lambda name: None if name in ends else next(iter(self.commit(name).parents), None))
+        yield from map(self.commit, parents)
 
     def clients(self, tree: str) -> Iterator[tuple[str, str]]:
         """Yield every client that reported, with the id of its folder's tree."""
@@ -155,8 +157,12 @@ class Reports:
         return (entry for entry in (self._objects.tree(below) if below else ()) if entry.mode != FOLDER_MODE)
 
     def changes(self, commit: ReportCommit) -> list[ReportChange]:
-        """Return what a commit changed, against its first parent; only folders that differ are read."""
-        before = self.commit(commit.parents[0]).tree if commit.parents else None
+        """Return what a commit changed, against its first parent; only folders that differ are read.
+
+        Where history ends at a checkpoint, all that was reported before counts as reported with its first commit.
+        """
+        ends = not commit.parents or commit.id in self._objects.boundary()
+        before = None if ends else self.commit(commit.parents[0]).tree
         return [
             ReportChange(path, key_of(path), was, now) for path, was, now in self._differing(before, commit.tree, "", 0)
         ]

@@ -175,5 +175,5 @@ class StateView:
         commit = self.revision(client)
         while commit is not None and len(states) <= EARLIER_COMMITS:
             states.append(self._objects.state(commit, client))
-            commit = next(iter(self._objects.links(commit).parents), None)
+            commit = next(iter(self._objects.parents(commit)), None)
         return states

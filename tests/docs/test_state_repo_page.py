@@ -10,7 +10,7 @@ from support.fleet import FleetFolder
 from support.git_cli import Git
 
 from margo_gitops.documents.state_layout import device_ref
-from margo_gitops.state_repo import publication, refs, repacking
+from margo_gitops.state_repo import compaction, publication, refs, repacking
 
 PAGE = (Path(__file__).parents[2] / "docs" / "state-repo.md").read_text(encoding="utf-8")
 
@@ -45,14 +45,14 @@ def test_the_table_of_encoded_names_is_right() -> None:
 def test_the_rules_are_those_of_the_code() -> None:
     page = {
         cells[0]: cells[1]
-        for head in ("| PUBLICATION-1 ", "| REFS-1 ", "| REPACK-1 ")
+        for head in ("| PUBLICATION-1 ", "| REFS-1 ", "| REPACK-1 ", "| COMPACT-1 ")
         for cells in rows(f"| Rule | |\n|---|---|\n{head}")
     }
     code = {
         name: " ".join(text.split()).rstrip(".")
-        for module in (publication, refs, repacking)
+        for module in (publication, refs, repacking, compaction)
         for name, text in re.findall(
-            r"^ *((?:PUBLICATION|REFS|REPACK)-\d)  (.+?)(?=^ *(?:PUBLICATION|REFS|REPACK)-\d  |\n\n|\Z)",
+            r"^ *((?:PUBLICATION|REFS|REPACK|COMPACT)-\d)  (.+?)(?=^ *[A-Z]+-\d  |\n\n|\Z)",
             module.__doc__ or "",
             re.MULTILINE | re.DOTALL,
         )

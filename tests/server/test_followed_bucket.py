@@ -20,6 +20,7 @@ from margo_gitops.errors import (
     PublishGoesBack,
     PublishTargetUnusable,
     StateTampered,
+    StateRepoUnusable,
     StateUnreachable,
 )
 
@@ -350,3 +351,13 @@ def test_a_bucket_without_a_place_for_reports_is_refused(tmp_path: Path) -> None
     file = fleet.configure(mirror={"url": URL}, reports={"folder": "j"})
     done = margo_gitops("serve", "--config", file, "--check", cwd=tmp_path)
     assert (done.code, "a bucket takes no reports" in done.stderr) == (2, True), done
+
+
+def test_a_history_that_ends_at_a_checkpoint_is_not_published_as_a_whole_one(
+    rendered: ServedFleet, target: Bucket
+) -> None:
+    edit(rendered, "two\n")
+    git = rendered.renderer.git
+    (git.path / "shallow").write_text(git.run("rev-parse", "fleet", "devices/press-01"))
+    with pytest.raises(StateRepoUnusable, match="needs the whole history"):
+        send(rendered, target)

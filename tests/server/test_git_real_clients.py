@@ -10,10 +10,13 @@ import dulwich.porcelain
 import pygit2
 import pytest
 from server.serving import FLEET, HMI, ServedFleet, served_fleet
+from support.fleet import write_signing_key
 from support.foreign_git import isomorphic_git, jgit
 from support.git_cli import Git
 
 from margo_gitops.documents.state_layout import device_ref
+from margo_gitops.operations.fleet_input import read_signing_key
+from margo_gitops.state_repo.compaction import Compaction, choose_boundary
 from margo_gitops.transport import GitSource, GitTransport
 from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.snapshot import Snapshot
@@ -194,3 +197,54 @@ def test_nobody_pushes(served: ServedFleet, tmp_path: Path) -> None:
     clone.commit({"manifest.json": b"{}\n"})
     with pytest.raises(Exception, match="403"):
         clone.run("push", "--quiet", "origin", f"HEAD:{REF}")
+
+
+def test_a_history_that_ends_at_a_checkpoint_is_cloned_and_pulled(fleet: ServedFleet, tmp_path: Path) -> None:
+    contents = iter(range(100))
+
+    def edit(times: int) -> None:
+        for _ in range(times):
+            fleet.renderer.time += 60
+            change(fleet, f"# {next(contents)}\n".encode())
+
+    edit(6)
+    fleet.start()
+    Git(tmp_path).run("clone", "--quiet", url(fleet), "before")
+    (tmp_path / "token").write_text(fleet.tokens["press-01"])
+    source = GitSource(f"{fleet.url}/git/state.git", device="press-01", token_file=tmp_path / "token")
+    agent = GitTransport(source)
+    held = agent.pull(None).snapshot
+    assert isinstance(held, Snapshot)
+    edit(4)
+    Git(tmp_path).run("clone", "--quiet", url(fleet), "late")
+    work = Compaction(fleet.renderer.repo)
+    key = read_signing_key(write_signing_key(tmp_path / "key"))
+    boundary = choose_boundary(work.repo.objects, fleet.renderer.refs(), fleet.renderer.time - 120)
+    digest = work.archive(boundary, tmp_path / "archive")
+    work.checkpoint(boundary, digest, key, fleet.renderer.time, fleet.renderer.refs())
+    work.cut(key, None)
+    work.release()
+    with pytest.raises(Exception, match="Not a valid object name"):
+        fleet.renderer.git.run("cat-file", "-p", held.revision or "")
+    snapshot = agent.pull(held).snapshot
+    agent.close()
+    assert isinstance(snapshot, Snapshot)
+    assert snapshot.revision == tip(fleet)
+    for version in ("0", "2"):
+        for depth, count in ((), "3"), (("--depth=1",), "1"), (("--depth=50",), "3"):
+            folder = tmp_path / f"clone{version}{''.join(depth)}"
+            Git(tmp_path).run("-c", f"protocol.version={version}", "clone", "--quiet", *depth, url(fleet), str(folder))
+            assert (version, depth, Git(folder).run("rev-list", "--count", "HEAD")) == (version, depth, count)
+            Git(folder).run("fsck", "--strict")
+    edit(1)
+    late = Git(tmp_path / "late")
+    late.run("pull", "--quiet")
+    assert late.run("rev-list", "--count", "HEAD") == "12"
+    before = Git(tmp_path / "before")  # its newest commit was cut: git must be allowed to end the history here
+    before.run("fetch", "--quiet", "--update-shallow")
+    assert before.run("rev-parse", "FETCH_HEAD") == tip(fleet)
+    before.run("fsck")
+    Git(tmp_path / "clone2").run("pull", "--quiet")
+    Git(tmp_path / "clone0--depth=1").run("-c", "protocol.version=0", "fetch", "--quiet", "--unshallow")
+    assert Git(tmp_path / "clone2").run("rev-list", "--count", "HEAD") == "4"
+    assert Git(tmp_path / "clone0--depth=1").run("rev-list", "--count", "FETCH_HEAD") == "4"

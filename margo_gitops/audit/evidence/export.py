@@ -79,6 +79,7 @@ class _Export:
     request: ExportRequest
     _found: dict[str, EvidenceObject] = field(default_factory=dict)
     _refs: Mapping[str, str] = field(default_factory=dict)
+    _fleet_commits: frozenset[str] = frozenset()
     _places: dict[str, dict[str, DevicePlace]] = field(default_factory=dict)
 
     def collect(self) -> tuple[tuple[Subject, ...], Evidence]:
@@ -107,6 +108,7 @@ class _Export:
         request = self.request
         tip = self._refs.get(FLEET_REF)
         chain = self.objects.branch(tip) if tip else ()
+        self._fleet_commits = frozenset(chain)
         latest = request.at.timestamp() if request.at is not None else float("inf")
         # As everywhere in an audit the branch's order counts, not the dates alone.
         upto = next(
@@ -144,6 +146,11 @@ class _Export:
         self._state_object(name, COMMIT)
         places = []
         for each in dict.fromkeys((brought, in_force)):
+            if each not in self._fleet_commits and self.objects.boundary():
+                raise EvidenceUnusable(
+                    f"the render that brought the state of {device_of(encoded)} is in an archive",
+                    remedy="pass all archives, each with --archive FILE",
+                )
             root = self.objects.commit(each).tree
             place = self._held(root).get(encoded)
             if place is None:

@@ -82,6 +82,9 @@ def trace(fleet: FleetRepo, objects: StateObjects, request: TraceRequest) -> Tra
     refs = objects.refs()
     steps = adoptions(objects, refs, client).get(client, [])
     branch = objects.branch(refs[device_ref(client)])
+    if branch[0] in objects.boundary():
+        oldest = manifest_version(DeviceTree(objects, objects.commit(branch[0]).tree).manifest)
+        notes.append(f"history before manifest {oldest} is in an archive: a value of it may be older (--archive)")
     lines = Lines(fleet, fleet_commit)
     tracing = Tracing(held, fleet, source, lines, ValueHistory(objects, branch[: branch.index(name) + 1], steps), notes)
     traced_file = None

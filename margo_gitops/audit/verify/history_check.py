@@ -14,16 +14,17 @@ from operator import add
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.audit.repos import Checkpoint, opened, resolved_since
+from margo_gitops.audit.repos import VerifiedUpTo, opened, resolved_since
 from margo_gitops.audit.verify.commit_check import CommitCheck
-from margo_gitops.audit.verify.side_branches import ReportCheck, check_freshness
+from margo_gitops.audit.verify.side_branches import ReportCheck, check_checkpoints, check_freshness
 from margo_gitops.audit.verify.verification import AuditFinding, Verification
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.documents.state_layout import DEVICE_REFS, FLEET_REF
+from margo_gitops.documents.state_layout import CHECKPOINTS_REF, DEVICE_REFS, FLEET_REF
 from margo_gitops.errors import AuditUnusable, StateTampered
 from margo_gitops.operations.fleet_input import StateRequest
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.trust.allowed_signers import AllowedSigners
+from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
 
 Progress = Callable[[int, int], None]
@@ -44,6 +45,7 @@ class VerifyOptions:
         jobs: how many processes.
         resume: continue after the last commit that was verified with the same options.
         strict: what another version rendered, and this one renders otherwise, is an error and no warning.
+        archives: what `state compact` cut, to verify that too; all of it.
     """
 
     since: str | None = None
@@ -51,6 +53,7 @@ class VerifyOptions:
     jobs: int = 1
     resume: bool = False
     strict: bool = False
+    archives: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +102,7 @@ def verify(request: StateRequest, options: VerifyOptions, progress: Progress | N
         AuditUnusable: `since` is not a commit of this history, or the clone of the fleet repo is shallow.
         MargoGitopsError: one of the repos cannot be read.
     """
-    with opened(request) as (fleet, objects, location):
+    with opened(request, archives=options.archives) as (fleet, objects, location):
         if fleet.is_shallow:
             raise AuditUnusable(
                 f"{fleet.root} is a shallow clone, from which nothing can be proven",
@@ -108,9 +111,10 @@ def verify(request: StateRequest, options: VerifyOptions, progress: Progress | N
         signers = options.signers
         listed = repr((signers.file, signers.signers)) if signers else ""
         strict = ("strict",) if options.strict else ()
-        checkpoint = Checkpoint.of(request.cache, location, str(fleet.root), listed, options.since or "", *strict)
-        reports = ReportCheck(objects, Checkpoint.of(request.cache, location, "reports"))
-        result = _verify(fleet, objects, location, options, checkpoint, progress or (lambda _done, _of: None))
+        end = objects.refs().get(CHECKPOINTS_REF)
+        verified = VerifiedUpTo.of(request.cache, end, location, str(fleet.root), listed, options.since or "", *strict)
+        reports = ReportCheck(objects, VerifiedUpTo.of(request.cache, end, location, "reports"))
+        result = _verify(fleet, objects, location, options, verified, progress or (lambda _done, _of: None))
         reports.run(objects.refs(), resume=options.resume)
         return replace(result, report_commits=reports.commits, findings=(*result.findings, *reports.findings))
 
@@ -120,12 +124,55 @@ def _verify(
     objects: StateObjects,
     location: str,
     options: VerifyOptions,
-    checkpoint: Checkpoint,
+    verified: VerifiedUpTo,
     progress: Progress,
 ) -> Verification:
     refs = objects.refs()
     tip = refs.get(FLEET_REF)
-    known = checkpoint.read()
+    known = verified.read()
+    chain, branches, findings = _branches(objects, refs, tip)
+    if not findings:
+        findings += check_checkpoints(objects, refs, chain, branches, options.signers)
+    if not findings and (lost := verified.lost(chain)) is not None:
+        what = "the branch was moved back or rewritten: a commit that was verified before is no longer in its history"
+        findings.append(AuditFinding.of(FLEET_REF, what, lost, tip or "nothing", commit=tip or ""))
+    since = resolved_since(objects, options.since, chain) if options.since and not findings else None
+    # What is at a checkpoint cannot be rendered again; its signature says that it was verified.
+    start = chain.index(since) + 1 if since else int(bool(chain) and chain[0] in objects.boundary())
+    if options.resume and known in chain:
+        start = max(start, chain.index(known) + 1)
+    done = _Checked(findings=tuple(findings))
+    if not findings:
+        whole = _Range(objects.folder, fleet.root, options.signers, chain, branches, start, len(chain), options.strict)
+        for checked in _checked(whole, options.jobs, progress):
+            done += checked
+            if done.good:
+                verified.write(chain[start + done.good - 1])
+            if checked.failed:
+                break
+        if not done.failed:
+            done += _Checked(findings=tuple(check_freshness(objects, refs, chain, options.signers)))
+    reached = start + done.good
+    end = refs.get(CHECKPOINTS_REF) if objects.boundary() else None
+    signers = {commit_signer(objects.commit(end), options.signers).signer or ""} if end else set()
+    return Verification(
+        state_repo=location,
+        tip=tip,
+        since=chain[start - 1] if start else None,
+        checkpoint=end,
+        commits=done.good,
+        device_commits=done.device_commits,
+        report_commits=0,
+        verified=chain[reached - 1] if reached else None,
+        signed_by=tuple(sorted((done.signed_by | signers) - {""})),
+        findings=done.findings,
+    )
+
+
+def _branches(
+    objects: StateObjects, refs: Mapping[str, str], tip: str | None
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]], list[AuditFinding]]:
+    """Return the commits of the branch `fleet` and of each device branch, and what is wrong with reading them."""
     findings: list[AuditFinding] = []
     chain: tuple[str, ...] = ()
     try:
@@ -139,36 +186,7 @@ def _verify(
                 branches[ref.removeprefix(DEVICE_REFS)] = objects.branch(name)
             except StateTampered as error:
                 findings.append(AuditFinding.of(ref, error.what, commit=tip or ""))
-    if not findings and known is not None and known not in chain:
-        what = "the branch was moved back or rewritten: a commit that was verified before is no longer in its history"
-        findings.append(AuditFinding.of(FLEET_REF, what, known, tip or "nothing", commit=tip or ""))
-    since = resolved_since(objects, options.since, chain) if options.since and not findings else None
-    start = chain.index(since) + 1 if since else 0
-    if options.resume and known in chain:
-        start = max(start, chain.index(known) + 1)
-    done = _Checked(findings=tuple(findings))
-    if not findings:
-        whole = _Range(objects.folder, fleet.root, options.signers, chain, branches, start, len(chain), options.strict)
-        for checked in _checked(whole, options.jobs, progress):
-            done += checked
-            if done.good:
-                checkpoint.write(chain[start + done.good - 1])
-            if checked.failed:
-                break
-        if not done.failed:
-            done += _Checked(findings=tuple(check_freshness(objects, refs, chain, options.signers)))
-    reached = start + done.good
-    return Verification(
-        state_repo=location,
-        tip=tip,
-        since=chain[start - 1] if start else None,
-        commits=done.good,
-        device_commits=done.device_commits,
-        report_commits=0,
-        verified=chain[reached - 1] if reached else None,
-        signed_by=tuple(sorted(done.signed_by)),
-        findings=done.findings,
-    )
+    return chain, branches, findings
 
 
 def _checked(whole: _Range, jobs: int, progress: Progress) -> Iterator[_Checked]:
@@ -223,9 +241,13 @@ def _starts(whole: _Range, starts: list[int]) -> dict[int, dict[str, int]] | Non
     objects = StateObjects(whole.state)
     place = {name: index for index, name in enumerate(whole.chain)}
     found: dict[int, dict[str, int]] = {start: {} for start in starts}
+    ended = objects.boundary()
     for encoded, branch in whole.branches.items():
         latest, reached = 0, []
         for name in branch:
+            if name in ended:
+                reached.append(0)
+                continue
             try:
                 brought = StateCommit.of(objects.commit(name)).state_commit
                 latest = max(latest, place.get(brought or "", len(whole.chain)))
@@ -266,9 +288,9 @@ def _in_order(part: _Range, progress: Progress) -> Iterator[_Checked]:
 
 def _found(check: CommitCheck, start: int) -> Iterator[tuple[str, int]]:
     """Yield how many commits of each device branch belong to what is before a start."""
-    before = frozenset(check.chain[:start])
+    before, ended = frozenset(check.chain[:start]), check.objects.boundary()
     for encoded, branch in check.branches.items():
-        at = 0
+        at = int(bool(branch) and branch[0] in ended)
         while at < len(branch) and StateCommit.of(check.objects.commit(branch[at])).state_commit in before:
             at += 1
         yield encoded, at

@@ -1,4 +1,4 @@
-"""Verify the branches other than the state's: the statement of freshness, and the reports.
+"""Verify the branches other than the state's: the statement of freshness, the reports, and the checkpoints.
 
 The statement says of the state repo what the state repo holds, and it is the only one:
 
@@ -17,6 +17,13 @@ VERIFY-8   Each commit has one parent, the commit before it, and what was verifi
 VERIFY-9   A commit writes reports where a server writes them, and each is about what its path says.
 VERIFY-10  Each client whose report a commit writes or removes is named in one of its trailers `Reported-By`, with the
            evidence.
+
+The branch of checkpoints (D-32):
+
+VERIFY-11  Each checkpoint has a signature that is right and, with a list of allowed signers, one that the list allows
+           at its date. It is of the same fleet.
+VERIFY-12  A branch ends only at a commit that the newest checkpoint names for it, or at its first one. git's file
+           `shallow` names no other commit.
 """
 
 from __future__ import annotations
@@ -25,11 +32,19 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from margo_gitops.audit.repos import Checkpoint
+from margo_gitops.audit.repos import VerifiedUpTo
 from margo_gitops.audit.verify.verification import AuditFinding
 from margo_gitops.documents.freshness import FreshnessLeaf, FreshnessProof, FreshnessStatement, parse_moment
-from margo_gitops.documents.state_layout import FRESHNESS_FILE, FRESHNESS_REFS, REPORTS_REF
+from margo_gitops.documents.state_layout import (
+    CHECKPOINTS_REF,
+    DEVICE_REFS,
+    FLEET_REF,
+    FRESHNESS_FILE,
+    FRESHNESS_REFS,
+    REPORTS_REF,
+)
 from margo_gitops.errors import MargoGitopsError, SignerUnknown, StateTampered, TrustRefused
+from margo_gitops.state_repo.compaction import checkpoints
 from margo_gitops.state_repo.freshness_refs import leaf_of
 from margo_gitops.state_repo.git_store import bad_object
 from margo_gitops.state_repo.objects import DeviceTree, StateObjects
@@ -39,6 +54,7 @@ from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.freshness import check_tree, read_statement, verify_statement
 from margo_gitops.trust.freshness_tree import shard_depth
 from margo_gitops.trust.git_objects import BLOB, FILE_MODE
+from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
 
 
@@ -144,6 +160,46 @@ def _said(leaf: FreshnessLeaf | None) -> str:
     return f"version {leaf.version}, {leaf.manifest}" if leaf else "nothing"
 
 
+def check_checkpoints(
+    objects: StateObjects,
+    refs: Mapping[str, str],
+    chain: Sequence[str],
+    branches: Mapping[str, Sequence[str]],
+    signers: AllowedSigners | None,
+) -> Iterator[AuditFinding]:
+    """Yield what is wrong with the checkpoints of a state repo, and with where its history ends.
+
+    Args:
+        chain: the commits of the branch `fleet`, oldest first.
+        branches: those of each device branch, by encoded device id.
+        signers: who may have signed; None: anyone, but someone must have.
+    """
+    named: set[str] = set()
+    try:
+        for each in checkpoints(objects, refs):
+            signed = commit_signer(each.commit, signers)
+            if signed.signer is None:
+                what = f"the signature of a checkpoint does not count: {signed.objection or 'it is missing'}"
+                yield AuditFinding.of(CHECKPOINTS_REF, what, commit=each.id)
+            fleet, ours = StateCommit.of(each.commit).fleet, StateCommit.of(objects.commit(chain[-1])).fleet
+            if fleet != ours:
+                what = "the checkpoint is of another fleet"
+                yield AuditFinding.of(CHECKPOINTS_REF, what, ours, fleet, commit=each.id)
+            named |= objects.boundary_of(each.id).keys()
+        at_end = objects.boundary()
+        firsts = {FLEET_REF: chain[:1], **{f"{DEVICE_REFS}{name}": branch[:1] for name, branch in branches.items()}}
+        for ref, first in firsts.items():
+            if first and at_end.get(first[0], ref) != ref:
+                what = "the branch ends where a checkpoint says that another one does"
+                yield AuditFinding.of(ref, what, None, at_end[first[0]], commit=first[0])
+        shallow = objects.shallow.read_text().split() if objects.shallow.exists() else []
+        for name in sorted(set(shallow) - named)[:1]:
+            what = "git's file `shallow` names a commit that no checkpoint names: somebody hides history from git"
+            yield AuditFinding.of(CHECKPOINTS_REF, what, commit=name)
+    except (StateTampered, OSError, ValueError) as error:
+        yield AuditFinding.of(CHECKPOINTS_REF, f"the checkpoints cannot be read: {error}")
+
+
 _MAX_CAPABILITIES: Final = 1024 * 1024
 
 
@@ -154,15 +210,15 @@ class ReportCheck:
         findings: those of the first bad commit.
     """
 
-    def __init__(self, objects: StateObjects, checkpoint: Checkpoint) -> None:
+    def __init__(self, objects: StateObjects, verified: VerifiedUpTo) -> None:
         """Check a branch.
 
         Args:
-            checkpoint: remembers how far the branch was verified.
+            verified: remembers how far the branch was verified.
         """
         self._objects = objects
         self._reports = Reports(objects)
-        self._checkpoint = checkpoint
+        self._verified = verified
         self.commits = 0
         self.findings: tuple[AuditFinding, ...] = ()
 
@@ -173,19 +229,21 @@ class ReportCheck:
             resume: begin after the last commit that was verified.
         """
         tip = self._reports.tip(refs)
-        known = self._checkpoint.read()
+        known = self._verified.read()
         try:
             chain = self._objects.branch(tip) if tip is not None else ()
         except StateTampered as error:
             self.findings = (AuditFinding.of(REPORTS_REF, error.what, commit=error.object_id),)
             return
-        if known is not None and known not in chain:
+        if (lost := self._verified.lost(chain)) is not None:
             what = (
                 "the branch was moved back or rewritten: a commit that was verified before is no longer in its history"
             )
-            self.findings = (AuditFinding.of(REPORTS_REF, what, known, tip or "nothing", commit=tip or ""),)
+            self.findings = (AuditFinding.of(REPORTS_REF, what, lost, tip or "nothing", commit=tip or ""),)
             return
-        start = chain.index(known) + 1 if resume and known is not None else 0
+        start = int(bool(chain) and chain[0] in self._objects.boundary())
+        if resume and known in chain:
+            start = max(start, chain.index(known) + 1)
         for index in range(start, len(chain)):
             name = chain[index]
             try:
@@ -197,7 +255,7 @@ class ReportCheck:
                 break
             self.commits += 1
         if self.commits:
-            self._checkpoint.write(chain[start + self.commits - 1])
+            self._verified.write(chain[start + self.commits - 1])
 
     def _commit(self, name: str, parent: str | None) -> Iterator[AuditFinding]:
         commit = self._reports.commit(name)

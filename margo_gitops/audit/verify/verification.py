@@ -57,6 +57,9 @@ class Verification(OwnKind):
     state_repo: Annotated[str, About("Path or URL.")]
     tip: Annotated[str | None, About("The newest commit of the branch `fleet`; null for an empty state repo.")]
     since: Annotated[str | None, About("Nothing up to and including this commit was looked at; null: all was.")]
+    checkpoint: Annotated[
+        str | None, About("The signed checkpoint at which history ends; null where all of it was there.")
+    ]
     commits: Annotated[int, About("How many commits of the branch `fleet` are good.")]
     device_commits: Annotated[int, About("How many commits of device branches are good.")]
     report_commits: Annotated[int, About("How many commits of the branch `reports` are good.")]
@@ -85,6 +88,8 @@ def verification_lines(result: Verification) -> Iterator[str]:
     since = f" since {result.since[:12]}" if result.since else ""
     devices = counted(result.device_commits, "device commit")
     yield f"{counted(result.commits, 'fleet commit')}{since} and {devices} verified"
+    if result.checkpoint:
+        yield f"older history is in an archive, by the signed checkpoint {result.checkpoint[:12]}"
     if result.report_commits:
         yield f"{counted(result.report_commits, 'commit')} of reports verified"
     for signer in result.signed_by:

@@ -20,7 +20,7 @@ from margo_gitops.server.limits import spread
 from margo_gitops.server.problems import INVALID_REQUEST, NOT_FOUND, STATE_UNUSABLE, Problem, RequestRefused
 from margo_gitops.server.requests import holds, read_body, wait_seconds
 from margo_gitops.server.resources.desired_state import DesiredStateResources
-from margo_gitops.server.resources.git_packs import Packs, Plan, plan_fetch
+from margo_gitops.server.resources.git_packs import MAX_COMMITS, Packs, Plan, plan_fetch
 from margo_gitops.server.resources.git_wire import (
     CAPABILITIES,
     Fetch,
@@ -106,7 +106,9 @@ class GitResources:
         if _speaks_v2(call.scope):
             return _answer(CAPABILITIES, ADVERTISEMENT)
         seen = self._seen(self.watch.look(), call.caller)
-        return _answer(old_advertisement(seen.refs, seen.head), ADVERTISEMENT)
+        cut = self.objects.boundary()
+        ends = self.objects.history(seen.refs.values(), MAX_COMMITS).keys() & cut.keys() if cut else ()
+        return _answer(old_advertisement(seen.refs, seen.head, ends), ADVERTISEMENT)
 
     async def upload_pack(self, call: Call) -> Response:
         """Answer `ls-refs` and `fetch`."""
@@ -156,7 +158,7 @@ class GitResources:
                 if not plan.common:
                     return _answer(acknowledgments((), ready=False) + FLUSH, RESULT)
                 head = acknowledgments(plan.common, ready=True) + DELIMITER
-            lines = shallow_lines(plan.shallow, plan.unshallow) if request.depth is not None else b""
+            lines = shallow_lines(plan.shallow, plan.unshallow)  # also of a whole history that ends at a checkpoint
             return _answer(head + pack_sections(await self._pack(plan), lines), RESULT)
 
     @asynccontextmanager

@@ -74,7 +74,8 @@ def plan_fetch(objects: StateObjects, request: Fetch) -> Plan:
     wanted = {name: at for name, at in known.items() if depth is None or at <= depth}
     common = tuple(name for name in request.haves if name in known)
     held = objects.history(common, MAX_COMMITS, ends=request.shallow) if common and not first else dict.fromkeys(common)
-    ends = [name for name, at in wanted.items() if at == depth and objects.links(name).parents]
+    cut = objects.boundary()
+    ends = [name for name, at in wanted.items() if (at == depth or name in cut) and objects.links(name).parents]
     # A commit that is nearer by another way has its parents sent.
     shallow = tuple(name for name in ends if not set(objects.links(name).parents) <= wanted.keys())
     unshallow = tuple(

@@ -258,8 +258,12 @@ def _asked(name: str, request: LsRefs) -> bool:
     return not request.prefixes or name.encode().startswith(request.prefixes)
 
 
-def old_advertisement(refs: Mapping[str, str], head: str | None) -> bytes:
-    """Return the advertisement of version 0: all that the caller may see."""
+def old_advertisement(refs: Mapping[str, str], head: str | None, shallow: Iterable[str] = ()) -> bytes:
+    """Return the advertisement of version 0: all that the caller may see.
+
+    Args:
+        shallow: commits whose parents are not there.
+    """
     capabilities = "multi_ack multi_ack_detailed shallow deepen-relative no-progress ofs-delta thin-pack side-band-64k"
     capabilities += f" symref=HEAD:{head}" if head else ""
     capabilities += f" object-format=sha1 agent=margo-gitops/{__version__}"
@@ -267,6 +271,7 @@ def old_advertisement(refs: Mapping[str, str], head: str | None) -> bytes:
     lines += [f"{refs[name]} {name}" for name in sorted(refs)]
     first = lines[0] if lines else f"{_NO_OBJECT} capabilities^{{}}"
     lines[:1] = [f"{first}\0{capabilities}"]
+    lines += [f"shallow {name}" for name in sorted(shallow)]
     return _packets("# service=git-upload-pack") + FLUSH + _packets(*lines) + FLUSH
 
 
