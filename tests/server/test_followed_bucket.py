@@ -19,8 +19,8 @@ from margo_gitops.errors import (
     PublishBusy,
     PublishGoesBack,
     PublishTargetUnusable,
-    StateTampered,
     StateRepoUnusable,
+    StateTampered,
     StateUnreachable,
 )
 
