@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
-from fleets import commit, make_fleet
+from fleets import change_device, change_site, command, commit, make_fleet
 
 ROUNDS = 3
 
@@ -44,13 +44,10 @@ def measure(devices: int, folder: Path) -> None:
     floor = min(floors)
     state = folder / "state-0.git"
     nothing = render(fleet, state)
-    device = fleet / "devices" / "site-000" / "press-00000.yaml"
-    device.write_text(f"{device.read_text(encoding='utf-8')}  parameters:\n    greeting: Salve\n", encoding="utf-8")
+    change_device(fleet)
     commit(fleet, "Change one device")
     one_device = render(fleet, state)
-    site = fleet / "sites" / "site-000.yaml"
-    text = site.read_text(encoding="utf-8")
-    site.write_text(f"{text}spec:\n  parameters:\n    greeting: Salve\n", encoding="utf-8")
+    change_site(fleet)
     commit(fleet, "Change one site")
     one_site = render(fleet, state)
     rows = [
@@ -66,19 +63,13 @@ def measure(devices: int, folder: Path) -> None:
 
 def render(fleet: Path, state: Path) -> tuple[float, float]:
     """Return CPU seconds and peak memory (MB) of one `margo-gitops render` in its own process."""
-    command = [sys.executable, "-m", "margo_gitops", "render", "--fleet", str(fleet), "--state-repo", str(state)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        sys.exit(f"render failed with status {process.returncode}")
-    return usage.ru_utime + usage.ru_stime, round(usage.ru_maxrss / 1024)
+    return command(["render", "--fleet", str(fleet), "--state-repo", str(state)])
 
 
 def read_objects(state: Path) -> list[tuple[bytes, bytes]]:
     """Return every object of a state repo: its kind and its bytes."""
-    command = ["git", "-C", str(state), "cat-file", "--batch-all-objects", "--batch", "--buffer"]
-    output = subprocess.run(command, check=True, capture_output=True).stdout
+    batch = ["git", "-C", str(state), "cat-file", "--batch-all-objects", "--batch", "--buffer"]
+    output = subprocess.run(batch, check=True, capture_output=True).stdout
     objects = []
     at = 0
     while at < len(output):

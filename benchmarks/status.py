@@ -6,15 +6,13 @@ Usage: python benchmarks/status.py [DEVICES ...]        default: 1000 10000
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import IO
 
-from fleets import git, make_fleet
+from fleets import command, git, make_fleet, run
 
 from margo_gitops.documents.state_layout import MANIFEST_FILE, REPORTS_REF, device_ref
 from margo_gitops.state_repo.report_branch import ReportBranch, ReportKey
@@ -111,21 +109,6 @@ def read(state: Path, names: list[str]) -> float:
 def text(folder: Path, *arguments: str) -> str:
     """Return what git prints."""
     return subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True, text=True).stdout
-
-
-def command(arguments: list[str], codes: tuple[int, ...] = (0,)) -> tuple[float, float]:
-    """Return seconds of CPU and peak memory (MB) of one `margo-gitops` command."""
-    return run([sys.executable, "-m", "margo_gitops", *arguments], codes, None)
-
-
-def run(arguments: list[str], codes: tuple[int, ...], source: IO[bytes] | None) -> tuple[float, float]:
-    """Return seconds of CPU, which other work on the machine hardly changes, and peak memory (MB) of one process."""
-    process = subprocess.Popen(arguments, stdin=source, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode not in codes:
-        sys.exit(f"{' '.join(arguments)} failed with status {process.returncode}")
-    return usage.ru_utime + usage.ru_stime, round(usage.ru_maxrss / 1024)
 
 
 if __name__ == "__main__":
