@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 
 from margo_gitops.catalog.file_tree import FileTree, RootTree, SubTree, TreeFile
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
+from margo_gitops.catalog.fleet_trust import chosen_floors
 from margo_gitops.catalog.package import LOCK_FILE, locked_digests, package_folder, read_package
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.device_id import encode_device_id
@@ -147,7 +148,8 @@ def find_fleet(tree: RootTree, chosen: Collection[str] | None = None) -> tuple[I
     if fleet is None:
         return None, findings
     digest = sha256(lock.read()) if lock and lock.kind == "file" else None
-    return Intent(fleet, sites, devices, deployments, applications, digest), findings
+    floors = chosen_floors(tree, fleet.value.metadata.name)
+    return Intent(fleet, sites, devices, deployments, applications, digest, floors=floors), findings
 
 
 def _misplaced(tree: RootTree) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from margo_gitops.catalog.fleet_trust import trust_path
 from margo_gitops.cli.options import Duration, fleet_option
 from margo_gitops.cli.output import note, output_option, say, show
 from margo_gitops.disk.files import read_small_file
@@ -27,7 +28,6 @@ from margo_gitops.editing.keys import (
     without_key,
 )
 from margo_gitops.errors import KeysRefused
-from margo_gitops.operations.fleet_trust import trust_path
 from margo_gitops.trust.ssh_signature import MAX_ARMOR_BYTES
 from margo_gitops.trust.trust_document import FleetTrust
 from margo_gitops.wording import table_lines

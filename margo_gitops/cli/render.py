@@ -40,6 +40,7 @@ from margo_gitops.wording import counted, few
     "if the fleet has spec.freshness.",
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the state repo differs from this commit.")
+@click.option("--create", is_flag=True, help="Start a new state repo, in a fleet with a trust document.")
 @click.option("--allow-older", is_flag=True, help="Render a commit that is not based on the last rendered commit.")
 @click.option("--allow-other-branch", is_flag=True, help="Render a commit that is not on the branch that devices get.")
 @click.option(
@@ -55,6 +56,7 @@ def render(
     signing_key: Path | None,
     freshness_key: Path | None,
     check: bool,
+    create: bool,
     allow_older: bool,
     allow_other_branch: bool,
     resign: bool,
@@ -85,6 +87,7 @@ def render(
         fresh,
         policy_command=allow_policy_command,
         other_branch=allow_other_branch,
+        create=create,
     )
     if check:
         _print_check(check_fleet(request), output)

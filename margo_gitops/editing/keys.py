@@ -14,6 +14,7 @@ from typing import Final
 
 from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.catalog.fleet_trust import KEYS_FOLDER, TrustChain, read_chain, trust_path
 from margo_gitops.disk.files import read_small_file, replace_file
 from margo_gitops.documents.freshness import format_moment, parse_moment
 from margo_gitops.documents.json_text import read_json
@@ -30,7 +31,6 @@ from margo_gitops.documents.trust_document import (
     write_envelope,
 )
 from margo_gitops.errors import KeysRefused, Location, SignatureInvalid, TrustDocumentInvalid
-from margo_gitops.operations.fleet_trust import KEYS_FOLDER, TrustChain, read_chain, trust_path
 from margo_gitops.trust.ssh_key import read_public_key
 from margo_gitops.trust.ssh_signature import MAX_ARMOR_BYTES, parse_signature
 from margo_gitops.trust.trust_document import ROOT_NAMESPACE, FleetTrust, read_envelope

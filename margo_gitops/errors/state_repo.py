@@ -18,6 +18,18 @@ class StateRepoUnusable(MargoGitopsError):
     exit_code = ExitCode.USAGE
 
 
+class StateRepoEmpty(MargoGitopsError):
+    """The state repo is empty, and the fleet has a trust document, so devices may hold state already.
+
+    A state repo that was lost cannot start again at version 1: devices refuse versions that they have seen. Restore it
+    (`margo-gitops state restore`, or the server's backup). If no copy is left, let the root keys name a higher version
+    (`margo-gitops keys floor --next N`), then render with `--create`. For a new fleet, `--create` is enough.
+    """
+
+    code = "MG1311"
+    exit_code = ExitCode.USAGE
+
+
 class StateMoved(MargoGitopsError):
     """Another program moved a ref of the state repo during this render; nothing was written.
 

@@ -6,10 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
+from margo_gitops import __version__
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
+from margo_gitops.catalog.fleet_trust import read_chain
 from margo_gitops.disk.files import read_bounded, reason
 from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.documents.state_layout import FLEET_REF
@@ -23,12 +26,17 @@ from margo_gitops.errors import (
 )
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.objects import StateObjects
+from margo_gitops.state_repo.publication import Provenance
 from margo_gitops.state_repo.publication import read_signing_key as read_signing_key
 from margo_gitops.state_repo.remote import RemoteState, is_remote
 from margo_gitops.state_repo.repacking import repack
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
+from margo_gitops.trust.git_commit import MAX_TIME, Ident
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.wording import shortened
+
+RENDERED_BY: Final = f"margo-gitops {__version__}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,3 +245,31 @@ def refuse_older(fleet: FleetInput, target: StateTarget, values: Mapping[str, st
     raise FleetCommitOlder(
         f"the state repo was rendered from {rendered[:12]}, which this commit may undo", why=[why], remedy=remedy
     )
+
+
+def provenance(fleet: FleetInput) -> Provenance:
+    """Return what the commits of a render say of its origin."""
+    commit = fleet.commit
+    # git takes any number for a time; what calendars do not know is brought to their ends.
+    who = commit.author
+    author = Ident(_plain(who.name), _plain(who.email), min(max(who.time, 0), MAX_TIME), who.offset)
+    name = fleet.intent.fleet.value.metadata.name
+    chain = read_chain(fleet.tree, name)
+    origin = StateCommit(
+        trust_version=str(len(chain.versions)) if chain else None,
+        fleet=name,
+        fleet_commit=commit.id,
+        rendered_by=RENDERED_BY,
+        applications_lock=fleet.intent.applications_lock,
+    )
+    return Provenance(origin, _plain(commit.subject), author)
+
+
+_MAX_PLAIN = 500
+"""Characters; a commit that devices fetch has bounds, and a subject may be as long as somebody likes."""
+
+
+def _plain(text: str) -> str:
+    """Return text without what has a meaning in a commit's headers, or none to people; not too much of it."""
+    kept = "".join(character for character in text if character.isprintable() and character not in "<>")
+    return shortened(kept.strip(), _MAX_PLAIN)

@@ -60,26 +60,29 @@ class DesiredState:
 
 
 def desired_state(
-    device: str, site: str | None, deployments: Mapping[str, bytes], previous: PreviousState | None
+    device: str, site: str | None, deployments: Mapping[str, bytes], previous: PreviousState | None, lowest: int = 1
 ) -> DesiredState:
     """Return a device's state; its version is one more than the previous one's if, and only if, anything changed.
+
+    Args:
+        lowest: the version is at least this one, whether anything changed or not.
 
     Raises:
         StateTampered: the previous manifest is not valid, or its version cannot be raised.
     """
     if previous is None:
-        return DesiredState(device, site, 1, write_manifest(1, deployments), deployments, changed=True)
+        return DesiredState(device, site, lowest, write_manifest(lowest, deployments), deployments, changed=True)
     version = rendered_version(device, previous.manifest)
     content = write_manifest(version, deployments)
     held = DesiredState(device, site, version, content, deployments, changed=False)
-    return held if content == previous.manifest else raised(held)
+    return held if content == previous.manifest and version >= lowest else raised(held, lowest)
 
 
-def raised(state: DesiredState) -> DesiredState:
-    """Return a state with the next version (StateTampered: there is no next version)."""
+def raised(state: DesiredState, lowest: int = 1) -> DesiredState:
+    """Return a state with the next version, at least the lowest (StateTampered: there is no next version)."""
     if state.version == MAX_MANIFEST_VERSION:
         raise StateTampered(f"the manifest version of {state.device} cannot be raised any more", device=state.device)
-    version = state.version + 1
+    version = max(state.version + 1, lowest)
     content = write_manifest(version, state.deployments)
     return DesiredState(state.device, state.site, version, content, state.deployments, changed=True)
 

@@ -13,6 +13,7 @@ from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment, Device, Fleet, Site
 from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.nodes import Node
+from margo_gitops.documents.trust_document import FloorChange
 from margo_gitops.errors import Location
 
 T_co = TypeVar("T_co", covariant=True)
@@ -90,6 +91,7 @@ class Intent:
     Attributes:
         applications: by (application id, version).
         applications_lock: digest of `applications.lock`; None where the fleet has none.
+        floors: changes of what devices accept, by the trust document that counts.
         clients: the devices that pull of which these are all documents, their children's too; None: all of the fleet.
     """
 
@@ -100,6 +102,12 @@ class Intent:
     applications: Mapping[tuple[str, str], Application]
     applications_lock: Digest | None = None
     clients: frozenset[str] | None = None
+    floors: tuple[FloorChange, ...] = ()
+
+    def lowest_version(self, client: str) -> int:
+        """Return the lowest manifest version that a device may get next: the state repo may have lost higher ones."""
+        concerned = (each for each in self.floors if each.devices is None or client in map(client_of, each.devices))
+        return max((each.next or 1 for each in concerned), default=1)
 
     def leaves_out(self, device: str) -> bool:
         """Return whether this is a part of a fleet that does not say whether there is such a device."""

@@ -15,6 +15,7 @@ from margo_gitops.documents.deployment import ApplicationDeployment, DeployedPar
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment, FleetSpec
 from margo_gitops.documents.kinds import read_as, read_source
+from margo_gitops.documents.trust_document import FloorChange
 from margo_gitops.errors import (
     InvalidDocument,
     MargoGitopsError,
@@ -144,7 +145,7 @@ def render(
                     documents[document.id] = writer.write(document)
         if not errors:
             site = intent.devices[client].value.spec.site
-            states.append(desired_state(client, site, documents, before))
+            states.append(desired_state(client, site, documents, before, intent.lowest_version(client)))
     if errors:
         raise RenderingRefused("the fleet cannot be rendered", errors)
     return tuple(states)
@@ -238,10 +239,10 @@ def affected(
     return frozenset(map(client_of, devices))
 
 
-def shared_by_all(intent: Intent) -> tuple[str, FleetSpec]:
-    """Return what the fleet's document says to all devices: the policy says who may change them, not what they get."""
+def shared_by_all(intent: Intent) -> tuple[str, FleetSpec, tuple[FloorChange, ...]]:
+    """Return what is said to all devices: the policy says who may change them, not what they get."""
     fleet = intent.fleet.value
-    return fleet.metadata.name, replace(fleet.spec, policy=None)
+    return fleet.metadata.name, replace(fleet.spec, policy=None), intent.floors
 
 
 def _digests(intent: Intent) -> dict[tuple[str, str], str]:

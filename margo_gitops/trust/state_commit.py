@@ -54,6 +54,12 @@ class StateCommit:
     device: str | None = None
     trust_version: str | None = None
 
+    @property
+    def trust_number(self) -> int:
+        """The version of the trust document as a number; 0 where the commit names none."""
+        text = self.trust_version or ""
+        return int(text) if text.isascii() and text.isdecimal() and len(text) <= 10 else 0
+
     @classmethod
     def of(cls, commit: GitCommit) -> StateCommit:
         """Return what a commit says; nothing is checked."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ class Plant:
         self.fleet.commit("Make the root")
 
     def render(self, key: str = "renderer", *more: str, code: int = 0) -> Outcome:
-        return self.run("render", "--signing-key", self.key(key), *more, code=code)
+        return self.run("render", "--create", "--signing-key", self.key(key), *more, code=code)
 
     @property
     def state(self) -> Git:
@@ -121,7 +122,7 @@ def test_a_key_that_no_device_accepts_is_refused_before_anything_moves(plant: Pl
 
 def test_a_rotation_moves_no_device_and_a_retired_key_signs_nothing_new(plant: Plant):
     plant.rooted()
-    plant.run("render", "--signing-key", plant.key("renderer"), "--freshness-key", plant.key("renderer"))
+    plant.render("renderer", "--freshness-key", str(plant.key("renderer")))
     state = plant.state.run("rev-parse", "devices/press-07")
     plant.run("keys", "add", "render", plant.pub("second"))
     plant.run("keys", "retire", "renderer")
@@ -209,6 +210,36 @@ def test_a_floor_is_in_the_next_version(plant: Plant):
     plant.rooted()
     plant.run("keys", "floor", "--highest", "41", "--device", "press-07", "--reason", "a forged version")
     assert "floor-1: highest 41, for press-07: a forged version" in plant.run("keys", "status").stdout
+
+
+def test_a_lost_state_repo_is_started_again_above_what_devices_saw(plant: Plant):
+    plant.rooted()
+    assert "MG1311" in plant.run("render", "--signing-key", plant.key("renderer"), code=2).stderr
+    plant.render()
+    shutil.rmtree(plant.fleet.root.parent / "state.git")
+    assert "state restore" in plant.run("render", "--signing-key", plant.key("renderer"), code=2).stderr
+    plant.run("keys", "floor", "--next", "60", "--reason", "the server burned down")
+    plant.sign("anna", "cleo")
+    plant.fleet.commit("Name the next version")
+    assert "press-07: manifest 60" in plant.render().stdout
+    assert "nothing changed" in plant.render().stdout
+    assert "1 fleet commit and 1 device commit verified" in plant.run("audit", "verify").stdout
+
+
+def test_audit_judges_each_commit_by_the_document_of_its_time(plant: Plant):
+    plant.rooted()
+    plant.render()
+    plant.run("keys", "add", "render", plant.pub("second"))
+    plant.run("keys", "revoke", "renderer")
+    plant.sign("anna", "bert")
+    plant.fleet.commit("Revoke")
+    plant.run("render", "--signing-key", plant.key("second"))
+    verified = plant.run("audit", "verify").stdout
+    assert "signed by renderer" in verified
+    assert "signed by second" in verified
+    forged = plant.state.run("rev-parse", "trust~1")
+    plant.state.run("update-ref", "refs/heads/trust", forged)
+    assert "not those of the fleet repo" in plant.run("audit", "verify", code=4).stderr
 
 
 def test_status_of_a_fleet_without_a_root_says_how_to_make_one(plant: Plant):

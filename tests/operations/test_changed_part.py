@@ -14,6 +14,7 @@ from support.git_cli import Git, GitFailedError
 from support.properties import times
 
 from margo_gitops.errors import FleetInvalid, MargoGitopsError, RenderingRefused, StateTampered
+from margo_gitops.operations import fleet_input
 from margo_gitops.operations.fleet_input import read_signing_key
 from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
 from margo_gitops.operations.render import changed_part, fleet_render
@@ -122,7 +123,7 @@ def upgraded(patch: pytest.MonkeyPatch, version: str) -> None:
     """Be another version of this program, which writes other documents."""
     write = DocumentWriter.write
     patch.setattr(DocumentWriter, "write", lambda *arguments: write(*arguments) + f"# {version}\n".encode())
-    for module in (changed_part, fleet_render):
+    for module in (changed_part, fleet_input):
         patch.setattr(module, "RENDERED_BY", f"margo-gitops {version}")
 
 

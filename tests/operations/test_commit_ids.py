@@ -12,8 +12,9 @@ import pytest
 from support.fleet import FleetFolder, write_signing_key
 from support.git_cli import GIT_ENVIRONMENT, Git
 
+from margo_gitops.operations import fleet_input
 from margo_gitops.operations.fleet_input import read_signing_key
-from margo_gitops.operations.render import changed_part, fleet_render
+from margo_gitops.operations.render import changed_part
 from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
 
 IDS = {
@@ -34,7 +35,7 @@ IDS = {
 def test_the_ids_are_those_of_the_version_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, signed: str, cache: str
 ) -> None:
-    for module in (changed_part, fleet_render):
+    for module in (changed_part, fleet_input):
         monkeypatch.setattr(module, "RENDERED_BY", "margo-gitops 0.1.0")
     key = read_signing_key(write_signing_key(tmp_path / "key")) if signed == "signed" else None
     fleet = FleetFolder.from_template(tmp_path / "fleet")

@@ -6,9 +6,11 @@ VERIFY-2  Its Fleet-Commit is in the fleet repo, and rendered again, after the s
 VERIFY-3  Author, committer, dates, message and trailers are those that this render writes, to the byte.
 VERIFY-4  Each device whose tree changed has, next on its branch, one commit of this very tree, made by the same rules;
           a device whose tree stayed has none.
-VERIFY-5  A version goes up by exactly one, and only with a change, or to sign what had no signature, or another key's.
+VERIFY-5  A version goes up by exactly one, and only with a change, or to sign what had no signature, or another key's;
+          or to what the trust document names as the lowest.
 VERIFY-6  Every signature that exists is right; with a list of allowed signers every commit has one that it
-          allows at the commit's date.
+          allows at the commit's date. Without a list, the trust document of the fleet commit is that list, where the
+          fleet has one; VERIFY-3 holds its version to the trailer `Trust-Version`, which never goes down.
 VERIFY-7  The bytes of every object that was read have the object's id.
 """
 
@@ -32,6 +34,7 @@ from margo_gitops.audit.verify.rendered_trees import (
 from margo_gitops.audit.verify.verification import AuditFinding
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.catalog.fleet_trust import state_signers
 from margo_gitops.documents.state_layout import (
     DEVICE_REFS,
     DEVICES_FOLDER,
@@ -41,8 +44,8 @@ from margo_gitops.documents.state_layout import (
     deployment_path,
 )
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.operations.fleet_input import FleetInput
-from margo_gitops.operations.render.fleet_render import provenance, without_collections
+from margo_gitops.operations.fleet_input import FleetInput, provenance
+from margo_gitops.operations.render.fleet_render import without_collections
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.objects import DevicePlace, DeviceTree, StateObjects
@@ -67,6 +70,7 @@ class Context:
 
     Attributes:
         signed: the fleet wants signed state.
+        signers: who may have signed the commit; None: a signature is not demanded.
         before, after: where the parent and the commit hold each device, by encoded device id.
         changed: the state of every device whose tree changed, by encoded device id.
     """
@@ -75,6 +79,7 @@ class Context:
     fleet_commit: str = ""
     severity: Severity = "error"
     signed: bool = False
+    signers: AllowedSigners | None = None
     before: Mapping[str, DevicePlace] = field(default_factory=dict)
     after: Mapping[str, DevicePlace] = field(default_factory=dict)
     changed: dict[str, DesiredState] = field(default_factory=dict)
@@ -217,7 +222,12 @@ class CommitCheck:
             yield from self._device(context, encoded, state, expects, reason=encoded in self._raised)
 
     def _descent(self, context: Context, parent: str) -> Iterator[AuditFinding]:
-        before = StateCommit.of(self.objects.commit(parent)).fleet_commit or ""
+        last, said = (StateCommit.of(self.objects.commit(each)) for each in (parent, context.commit))
+        if said.trust_number < last.trust_number:
+            yield context.finding(
+                f"the trailer {TRAILERS['trust_version']} goes down", last.trust_version, said.trust_version or "none"
+            )
+        before = last.fleet_commit or ""
         if before != context.fleet_commit and not self.fleet.is_ancestor(before, context.fleet_commit):
             yield context.finding(
                 "the fleet commit does not build on the one rendered before it (render --allow-older)",
@@ -227,10 +237,13 @@ class CommitCheck:
             )
 
     def _read(self, context: Context) -> FleetInput | AuditFinding:
+        context.signers = self.signers
         try:
             with without_collections():
                 tree = self.fleet.tree(context.fleet_commit)
-                return FleetInput(self.fleet, self.fleet.commit(context.fleet_commit), tree, read_fleet(tree))
+                intent = read_fleet(tree)
+                context.signers = self.signers or state_signers(tree, intent.fleet.value.metadata.name)
+                return FleetInput(self.fleet, self.fleet.commit(context.fleet_commit), tree, intent)
         except MargoGitopsError as error:
             return _refused(context, error)
 
@@ -341,7 +354,7 @@ class CommitCheck:
     def _signature(
         self, context: Context, commit: GitCommit, ref: str
     ) -> Generator[AuditFinding, None, SshPublicKey | None]:
-        signed = commit_signer(commit, self.signers)
+        signed = commit_signer(commit, context.signers)
         if signed.objection:
             yield context.finding(f"the signature does not count: {signed.objection}", ref=ref)
         elif signed.key is None and context.signed:

@@ -16,7 +16,7 @@ from typing import Final
 
 from margo_gitops.audit.repos import VerifiedUpTo, opened, resolved_since
 from margo_gitops.audit.verify.commit_check import CommitCheck
-from margo_gitops.audit.verify.side_branches import ReportCheck, check_checkpoints, check_freshness
+from margo_gitops.audit.verify.side_branches import ReportCheck, check_checkpoints, check_freshness, check_trust
 from margo_gitops.audit.verify.verification import AuditFinding, Verification
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.state_layout import CHECKPOINTS_REF, DEVICE_REFS, FLEET_REF
@@ -151,7 +151,8 @@ def _verify(
             if checked.failed:
                 break
         if not done.failed:
-            done += _Checked(findings=tuple(check_freshness(objects, refs, chain, options.signers)))
+            found, listed = check_trust(objects, refs, fleet) if chain else ([], None)
+            done += _Checked(findings=(*found, *check_freshness(objects, refs, chain, options.signers or listed)))
     reached = start + done.good
     end = refs.get(CHECKPOINTS_REF) if objects.boundary() else None
     signers = {commit_signer(objects.commit(end), options.signers).signer or ""} if end else set()

@@ -34,6 +34,9 @@ from typing import Final
 
 from margo_gitops.audit.repos import VerifiedUpTo
 from margo_gitops.audit.verify.verification import AuditFinding
+from margo_gitops.catalog.fleet import read_fleet_document
+from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.catalog.fleet_trust import read_chain
 from margo_gitops.documents.freshness import FreshnessLeaf, FreshnessProof, FreshnessStatement, parse_moment
 from margo_gitops.documents.state_layout import (
     CHECKPOINTS_REF,
@@ -42,20 +45,45 @@ from margo_gitops.documents.state_layout import (
     FRESHNESS_FILE,
     FRESHNESS_REFS,
     REPORTS_REF,
+    TRUST_REF,
 )
-from margo_gitops.errors import MargoGitopsError, SignerUnknown, StateTampered, TrustRefused
+from margo_gitops.errors import FleetCommitUnknown, MargoGitopsError, SignerUnknown, StateTampered, TrustRefused
 from margo_gitops.state_repo.compaction import checkpoints
 from margo_gitops.state_repo.freshness_refs import leaf_of
 from margo_gitops.state_repo.git_store import bad_object
 from margo_gitops.state_repo.objects import DeviceTree, StateObjects
 from margo_gitops.state_repo.reported import ReportChange, ReportCommit, Reports, read_status
 from margo_gitops.state_repo.state_repo import device_of
+from margo_gitops.state_repo.trust_branch import held_chain
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.freshness import check_tree, read_statement, verify_statement
 from margo_gitops.trust.freshness_tree import shard_depth
 from margo_gitops.trust.git_objects import BLOB, FILE_MODE
 from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
+
+
+def check_trust(
+    objects: StateObjects, refs: Mapping[str, str], fleet: FleetRepo
+) -> tuple[list[AuditFinding], AllowedSigners | None]:
+    """Return what is wrong with the branch `trust`, and who may sign by its newest document; None without a document.
+
+    Args:
+        fleet: has the same documents, in the commit that was rendered last.
+    """
+    commit = StateCommit.of(objects.commit(refs[FLEET_REF])).fleet_commit or ""
+    try:
+        held = held_chain(objects, refs)
+        tree = fleet.tree(commit)
+        chain = read_chain(tree, read_fleet_document(tree).value.metadata.name)
+    except (FleetCommitUnknown, StateTampered, TrustRefused) as error:
+        return [AuditFinding.of(TRUST_REF, f"a trust document does not count: {error.what}")], None
+    known = chain.versions if chain else ()
+    # The branch may have newer ones: versions alone move it without a commit of the branch `fleet`.
+    if [each.text for each in held[: len(known)]] != [each.text for each in known]:
+        what = "the trust documents are not those of the fleet repo"
+        return [AuditFinding.of(TRUST_REF, what, commit=refs[FLEET_REF])], None
+    return [], held[-1].signers() if held else None
 
 
 def check_freshness(

@@ -13,6 +13,7 @@ from pathlib import Path
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.catalog.fleet_trust import allowed_key, read_chain
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.errors import (
     ExitCode,
@@ -24,7 +25,6 @@ from margo_gitops.errors import (
 from margo_gitops.errors.base import listed
 from margo_gitops.operations.content_sources import placed
 from margo_gitops.operations.fleet_input import FleetInput, StateTarget, open_state, refuse_foreign, state_location
-from margo_gitops.operations.fleet_trust import allowed_key, read_chain
 from margo_gitops.operations.plan.comparison import (
     Sides,
     cannot_take,

@@ -26,7 +26,6 @@ from typing import Final
 import jinja2
 import yaml
 
-from margo_gitops import __version__
 from margo_gitops.catalog.file_tree import MAX_DEPTH, RootTree
 from margo_gitops.catalog.fleet import read_devices, read_fleet
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
@@ -37,7 +36,7 @@ from margo_gitops.documents.device_id import client_of, decode_device_id, encode
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import SignatureInvalid
-from margo_gitops.operations.fleet_input import FleetInput
+from margo_gitops.operations.fleet_input import RENDERED_BY, FleetInput
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.placement import select, targets
 from margo_gitops.rendering.render import shared_by_all
@@ -48,7 +47,6 @@ from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.ssh_signature import MAX_ARMOR_BYTES, parse_signature, sign
 from margo_gitops.trust.state_commit import StateCommit
 
-RENDERED_BY: Final = f"margo-gitops {__version__}"
 _VERSIONS: Final = (RENDERED_BY, platform.python_version(), jinja2.__version__, yaml.__version__)
 """What takes part in a render; with another one, everything is rendered again."""
 _SEAL_NAMESPACE: Final = "margo-gitops-rendered"

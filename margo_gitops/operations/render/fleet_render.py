@@ -12,23 +12,31 @@ from pathlib import Path
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
+from margo_gitops.catalog.fleet_trust import TrustChain, read_chain, refuse_untrusted
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.documents.state_layout import FLEET_REF, device_ref
-from margo_gitops.errors import FleetInvalid, RenderingRefused, SigningKeyUnusable, StateTampered, listed
+from margo_gitops.errors import (
+    FleetInvalid,
+    RenderingRefused,
+    SigningKeyUnusable,
+    StateRepoEmpty,
+    StateTampered,
+    listed,
+)
 from margo_gitops.operations.fleet_input import (
     FleetInput,
     StateTarget,
     open_state,
+    provenance,
     refuse_foreign,
     refuse_older,
     refuse_other_branch,
 )
-from margo_gitops.operations.fleet_trust import TrustChain, read_chain, refuse_untrusted
 from margo_gitops.operations.plan.comparison import Sides, judgement, planned, refuse_skipped_command
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.policies.policy_judging import refuse_breaches
-from margo_gitops.operations.render.changed_part import RENDERED_BY, Seal, changed_part
+from margo_gitops.operations.render.changed_part import Seal, changed_part
 from margo_gitops.rendering.changes import Plan
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.difference import FleetState
@@ -36,14 +44,13 @@ from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
 from margo_gitops.state_repo.packed_refs import RefValues
-from margo_gitops.state_repo.publication import Provenance, Publication, differences, write_render
+from margo_gitops.state_repo.publication import Publication, differences, write_render
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.state_repo.trust_branch import held_version
-from margo_gitops.trust.git_commit import MAX_TIME, Ident
+from margo_gitops.trust.git_commit import Ident
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.trust.trust_document import FleetTrust
-from margo_gitops.wording import shortened
 
 Render = Callable[[Intent, StateTarget, Mapping[str, str]], tuple[DesiredState, ...]]
 """How the state of every device is made: `rendered_states`, or what gives the same with less work."""
@@ -62,6 +69,7 @@ class RenderRequest:
         allow_older: render a commit that does not build on the one rendered before.
         resign: sign everything again that another key signed.
         freshness_key: signs a statement of freshness; None: `key` does, where the fleet has `spec.freshness`.
+        create: render into a state repo that is empty, also where the fleet has a trust document.
         other_branch: render a commit that is not on the branch which devices get.
         policy_command: whether the policy's command may be run.
     """
@@ -77,6 +85,7 @@ class RenderRequest:
     now: datetime | None = None
     policy_command: bool = False
     other_branch: bool = False
+    create: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +135,11 @@ def render_fleet(request: RenderRequest) -> Rendered:
     uncommitted = tuple(fleet.repo.uncommitted())
     with open_state(location, request.cache, create=True) as target:
         first = FLEET_REF not in target.repo.refs.read()
+        if first and chain is not None and not request.create:
+            raise StateRepoEmpty(
+                f"the state repo at {location} is empty, and devices may hold state of this fleet already",
+                remedy="if it was lost: margo-gitops state restore, or docs/trust.md; if the fleet is new: --create",
+            )
         publication = _publish(fleet, target, request, seal, chain)
     unattested = fleet.intent.fleet.value.spec.freshness is not None and _renewal(fleet, request) is None
     version, cloned = len(chain.versions) if chain else None, fleet.repo.remote() is not None
@@ -368,31 +382,3 @@ def without_collections() -> Iterator[None]:
     finally:
         if enabled:
             gc.enable()
-
-
-def provenance(fleet: FleetInput) -> Provenance:
-    """Return what the commits of a render say of its origin."""
-    commit = fleet.commit
-    # git takes any number for a time; what calendars do not know is brought to their ends.
-    who = commit.author
-    author = Ident(_plain(who.name), _plain(who.email), min(max(who.time, 0), MAX_TIME), who.offset)
-    name = fleet.intent.fleet.value.metadata.name
-    chain = read_chain(fleet.tree, name)
-    origin = StateCommit(
-        trust_version=str(len(chain.versions)) if chain else None,
-        fleet=name,
-        fleet_commit=commit.id,
-        rendered_by=RENDERED_BY,
-        applications_lock=fleet.intent.applications_lock,
-    )
-    return Provenance(origin, _plain(commit.subject), author)
-
-
-_MAX_PLAIN = 500
-"""Characters; a commit that devices fetch has bounds, and a subject may be as long as somebody likes."""
-
-
-def _plain(text: str) -> str:
-    """Return text without what has a meaning in a commit's headers, or none to people; not too much of it."""
-    kept = "".join(character for character in text if character.isprintable() and character not in "<>")
-    return shortened(kept.strip(), _MAX_PLAIN)

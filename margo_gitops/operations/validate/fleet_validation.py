@@ -25,6 +25,7 @@ from margo_gitops.catalog.compose_images import ServiceImage, pinning_rule, serv
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import find_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.catalog.fleet_trust import read_chain
 from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.documents.components import Component
 from margo_gitops.documents.fleet_policy import Silence
@@ -38,7 +39,6 @@ from margo_gitops.errors import (
 )
 from margo_gitops.operations.content_sources import image_name, placed_of
 from margo_gitops.operations.fleet_input import named_location, open_state
-from margo_gitops.operations.fleet_trust import read_chain
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.render.fleet_render import without_collections
 from margo_gitops.operations.validate.device_policies import refused_by_devices

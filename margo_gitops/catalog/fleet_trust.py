@@ -17,14 +17,17 @@ from datetime import datetime
 from typing import Final
 
 from margo_gitops.catalog.file_tree import RootTree, TreeFile
-from margo_gitops.documents.trust_document import MAX_ENVELOPE_BYTES, Role
+from margo_gitops.documents.trust_document import MAX_ENVELOPE_BYTES, FloorChange, Role
 from margo_gitops.errors import (
     Location,
     MargoGitopsError,
     SigningKeyNotListed,
     TrustDocumentGap,
     TrustDocumentUnsigned,
+    TrustRefused,
+    UnreadableDocument,
 )
+from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.ssh_key import SshPublicKey
 from margo_gitops.trust.trust_document import FleetTrust, first, follow, read_envelope
 
@@ -95,6 +98,21 @@ def read_chain(tree: RootTree, fleet: str) -> TrustChain | None:
                 raise
         chain.append(judged)
     return TrustChain(tuple(chain)) if chain else None
+
+
+def chosen_floors(tree: RootTree, fleet: str) -> tuple[FloorChange, ...]:
+    """Return the changes of floors that a render goes by; documents that cannot be read are refused elsewhere."""
+    try:
+        chain = read_chain(tree, fleet)
+    except (TrustRefused, UnreadableDocument):
+        return ()
+    return chain.newest.document.floors if chain and chain.newest else ()
+
+
+def state_signers(tree: RootTree, fleet: str) -> AllowedSigners | None:
+    """Return who may sign state by the document that counts; None for a fleet without one (as `read_chain`)."""
+    chain = read_chain(tree, fleet)
+    return chain.required().signers("render") if chain else None
 
 
 @contextmanager
