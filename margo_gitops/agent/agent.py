@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from margo_gitops import __version__
@@ -243,10 +244,11 @@ def _reporter(
     settings = configuration.reports.http if configuration.reports else configuration.source.http
     if settings is None:
         return None
-    from margo_gitops.agent.report.reporter import Reporter
+    from margo_gitops.agent.report.reporter import Reporter, state_origin
     from margo_gitops.transport.http.http_transport import HttpTransport
     from margo_gitops.transport.http.source import HttpSource
 
+    named = configuration.reports is not None and configuration.reports.origin
     if configuration.reports:
         client_id = configuration.state_folder / REPORTS_CLIENT_ID_FILE
         transport = HttpTransport(HttpSource.of(settings, configuration.device, client_id))
@@ -262,6 +264,7 @@ def _reporter(
         record=record,
         timer=time.monotonic,
         abortable=interruptions.abortable,
+        origin=partial(state_origin, trusted_store(configuration)) if named else dict,
     )
 
 

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
-from device_world import DEVICE, World, deployment_bytes, deployment_id
+from device_world import DEVICE, RENDERER, World, deployment_bytes, deployment_id
 from server.serving import ServedFleet, served_fleet, until
 from support.command_line import margo_gitops
 from support.device_states import DEVICE as SERVED_DEVICE
 from support.device_states import RENDERS
 from support.margo_server import MargoServer, margo_server
 
+from margo_gitops import __version__
+from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.documents.yaml_text import write_yaml
 
 CAPABILITIES = {"properties": {"id": DEVICE, "vendor": "acme", "modelNumber": "7", "serialNumber": "0815"}}
@@ -64,6 +67,27 @@ def test_a_server_of_reports_that_is_away_delays_no_state(world: World, server: 
     assert "ReportFailed" in result.stderr
 
 
+def test_a_status_names_its_origin_where_it_is_asked_to_and_is_not_sent_again_for_it(
+    world: World, server: MargoServer
+) -> None:
+    world.configure(reports={"http": {"url": server.base()}, "origin": True})
+    assert world.agent("once").returncode == 0
+    document = json.loads(server.reports[-1][2])
+    origin = document["x-margo-gitops-extensions"]
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    assert origin == {
+        "agentVersion": __version__,
+        "bootId": boot,
+        "stateCommit": world.versions[0].revision,
+        "signer": RENDERER.public.fingerprint,
+    }
+    before = len(server.reports)
+    world.publish({1: deployment_bytes(1)}, version=2)
+    assert world.agent("once").returncode == 0
+    versions = [json.loads(body)["adoptedManifestVersion"] for _, _, body in server.reports[before:]]
+    assert versions in ([], [2])
+
+
 def test_reports_do_not_wait(world: World, server: MargoServer) -> None:
     world.configure(reports={"http": {"url": server.base(), "wait": "60s"}})
     result = world.agent("once")
@@ -84,9 +108,13 @@ def test_status_shows_a_device_that_pulls_by_git_as_installed(fleet: ServedFleet
     world.configure(
         source={"git": {"url": f"file://{tmp_path}/state.git"}},
         trust={"unsigned": True},
-        reports={"http": {"url": fleet.url, "tokenFile": "token"}},
+        reports={"http": {"url": fleet.url, "tokenFile": "token"}, "origin": True},
     )
     assert world.agent("once").returncode == 0
     until(lambda: len(fleet.reports()) == 2)
     shown = margo_gitops("status", "--state-repo", str(tmp_path / "state.git"), "--output", "json", cwd=tmp_path)
     assert [device["state"] for device in json.loads(shown.stdout)["devices"]] == ["installed"], shown
+    commit = fleet.renderer.refs()[device_ref(SERVED_DEVICE)]
+    for report in fleet.reports().values():
+        origin = report["x-margo-gitops-extensions"]
+        assert (origin["stateCommit"], origin["agentVersion"]) == (commit, __version__)

@@ -12,32 +12,42 @@ REPORT-5  Capabilities come first, those of a gateway before those of its childr
 REPORT-6  While something is applied, each new status goes out as it comes, in a thread with a connection of its own:
           the work never waits for it, and a deployment has one status a second at most. What does not arrive so, and is
           still true after the cycle, arrives by REPORT-2.
+REPORT-7  Where the configuration says so, a status names its origin when it is sent: state commit, signing key, agent
+          version and boot. That alone is no news: a status is not sent again because of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
+from margo_gitops import __version__
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.recorded import retry_pause
+from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
 from margo_gitops.digests import sha256
 from margo_gitops.documents.capabilities import DeviceCapabilities
+from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.json_text import write_json
+from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.transport.http.api import Reply, error_of
 from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.transport.http.source import HttpSource
+from margo_gitops.trust.git_commit import parse_commit
+from margo_gitops.trust.git_objects import COMMIT, object_id
+from margo_gitops.trust.ssh_signature import parse_signature
 from margo_gitops.web.metering import Deadline
 
 LONGEST_SENDING: Final = 30.0
@@ -58,6 +68,7 @@ _GREETING_SECONDS: Final = 5.0
 LIVE_PAUSE: Final = 1.0
 """Seconds between two rounds of statuses while something is applied; what changes in between goes out once."""
 
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _CAPABILITIES_FACT: Final = "report.capabilities."
 
 
@@ -70,11 +81,34 @@ class _Report:
     acknowledge: Callable[[], None]
 
 
+Origin: TypeAlias = Callable[[], Mapping[str, Json]]
+
+
+def state_origin(store: TrustedStore) -> dict[str, Json]:
+    """Return where a device's reports come from: what cannot be read is left out (REPORT-7)."""
+    origin: dict[str, Json] = {"agentVersion": __version__}
+    with contextlib.suppress(OSError):
+        origin["bootId"] = _BOOT_ID.read_text(encoding="ascii").strip()
+    with contextlib.suppress(MargoGitopsError, ValueError):
+        snapshot = store.load()
+        if snapshot is not None and snapshot.commit is not None:
+            origin["stateCommit"] = object_id(COMMIT, snapshot.commit)
+            if armor := parse_commit(snapshot.commit).signature:
+                origin["signer"] = parse_signature(armor).key.fingerprint
+    return origin
+
+
+def with_origin(document: bytes, origin: Mapping[str, Json]) -> bytes:
+    """Return a status document that names its origin, as an extension."""
+    return write_json({**json.loads(document), OWN_EXTENSION: dict(origin)}) if origin else document
+
+
 class _LiveStatuses:
     """Sends statuses in a thread (REPORT-6); after the first failure nothing more until `finish`."""
 
-    def __init__(self, source: HttpSource) -> None:
+    def __init__(self, source: HttpSource, origin: Origin) -> None:
         self._transport = HttpTransport(source)
+        self._origin = origin
         self._lock = threading.Lock()
         self._ending = threading.Event()
         self._latest: dict[str, bytes] = {}
@@ -114,7 +148,8 @@ class _LiveStatuses:
                     return
                 deadline = Deadline(_LIVE_SECONDS, min(_LIVE_SECONDS, self._transport.source.read_seconds))
                 try:
-                    reply = self._transport.api.post_status(deployment, document, deadline)
+                    named = with_origin(document, self._origin())
+                    reply = self._transport.api.post_status(deployment, named, deadline)
                 except MargoGitopsError:
                     self._ending.set()
                     return
@@ -133,6 +168,7 @@ class Reporter:
         capabilities: files that say what the device and its children are and offer, the device's first.
         statuses: whether statuses are sent; static files take none.
         timer: seconds since some moment; never jumps.
+        origin: what statuses name as their origin (REPORT-7); empty for nothing.
         abortable: a signal to stop may cut off what is done inside.
     """
 
@@ -144,11 +180,12 @@ class Reporter:
     record: Record
     timer: Callable[[], float]
     abortable: Callable[[], AbstractContextManager[None]]
+    origin: Origin = dict
 
     def __post_init__(self) -> None:
         self._failures = 0
         self._not_before = 0.0
-        self._live = _LiveStatuses(self.transport.source) if self.statuses else None
+        self._live = _LiveStatuses(self.transport.source, self.origin) if self.statuses else None
         self._greeted = False
 
     def greet(self) -> None:
@@ -214,13 +251,14 @@ class Reporter:
         yield from self._new_capabilities()
         if not self.statuses:
             return
-        arrived = self.journal.receipts()
+        arrived, origin = self.journal.receipts(), None
         for deployment, document in self.journal.outbox().items():
             receipt = self._receipt(document)
             if arrived.get(deployment) != receipt:
+                origin = self.origin() if origin is None else origin
                 yield _Report(
                     deployment,
-                    partial(self.transport.api.post_status, deployment, document),
+                    partial(self.transport.api.post_status, deployment, with_origin(document, origin)),
                     partial(self.journal.acknowledge, deployment, receipt),
                 )
 

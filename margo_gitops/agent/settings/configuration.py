@@ -106,11 +106,16 @@ class ReportSettings:
     """Where reports go, for a device whose source takes none: git, static files."""
 
     http: Annotated[HttpSettings, About("A server of the Margo API that takes capabilities and statuses.")]
+    origin: Annotated[
+        bool, About("Name state commit, signing key, agent version and boot in each status, as an extension.")
+    ] = False
 
     def problems(self) -> Iterator[Problem]:
         """Yield a setting that only a source has."""
         if self.http.wait:
             yield Problem(("http", "wait"), "reports wait for nothing", "remove it; it belongs to source.http")
+        if self.origin and self.http.contract == "g1":
+            yield Problem(("origin",), "the older contract has no extensions", "remove it")
 
 
 @dataclass(frozen=True, slots=True)
