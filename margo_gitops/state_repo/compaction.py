@@ -31,6 +31,7 @@ import pygit2
 
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import disk_errors, replace_file, sync_folder
+from margo_gitops.disk.folders import remove_tree
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
 from margo_gitops.documents.state_layout import BOUNDARY_FILE, CHECKPOINTS_REF, DEVICE_REFS, FLEET_REF, REPORTS_REF
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered
@@ -184,8 +185,16 @@ class Compaction:
         )
         raw = build_commit(tree, [before] if before else [], who, who, f"End history here\n\n{trailers}")
         made = pack.add(COMMIT, sign_commit(raw, key))
-        self.repo.publish(pack, {CHECKPOINTS_REF: made}, refs)
-        return made
+        end = time.monotonic() + _WAIT_SECONDS
+        while True:
+            try:
+                self.repo.publish(pack, {CHECKPOINTS_REF: made}, refs)
+            except StateMoved:  # most often a render writes its refs, which takes milliseconds
+                if time.monotonic() >= end or self.repo.refs.read().get(CHECKPOINTS_REF) != before:
+                    raise
+                time.sleep(0.05)
+            else:
+                return made
 
     def cut(self, key: SigningKey, signers: AllowedSigners | None) -> None:
         """Carry out the newest checkpoint: set git's boundary, then remove what is behind it (COMPACT-3, COMPACT-4).
@@ -214,6 +223,9 @@ class Compaction:
                 remedy="find out who made it; if you know the key, pass a list of it with --allowed-signers",
             )
         self._write_shallow(_shallow(objects, objects.boundary_of(tip)))
+        graph = self.repo.folder / "objects" / "info" / "commit-graph"  # git makes no other one where history is cut
+        graph.unlink(missing_ok=True)
+        remove_tree(graph.with_name("commit-graphs"))
         with _taken(self.repo.folder / COMPACT_LOCK, _WAIT_SECONDS):
             settings = ("-c", "pack.threads=1", "-c", "pack.packSizeLimit=0", "-c", "repack.useDeltaBaseOffset=true")
             _git(self.repo.folder, *settings, "repack", "-a", "-d", "-l", "-n", "-q", "--write-bitmap-index")
@@ -302,7 +314,7 @@ def _taken(path: Path, seconds: float) -> HeldLock:
             raise StateRepoUnusable(f"{path} cannot be written", why=[str(error)]) from error
 
 
-def _git(folder: Path, *arguments: str, given: str = "") -> None:
+def _git(folder: Path, *arguments: str, given: str = "", tries: int = 5) -> None:
     try:
         done = run_git(
             ["--git-dir", str(folder), *arguments], seconds=_TIMEOUT_SECONDS, variables={"LC_ALL": "C"}, given=given
@@ -311,6 +323,9 @@ def _git(folder: Path, *arguments: str, given: str = "") -> None:
         raise StateRepoUnusable("the git program is missing", remedy="install git") from None
     except subprocess.TimeoutExpired:
         raise StateRepoUnusable(f"git did not finish within {_TIMEOUT_SECONDS} s", remedy="run this again") from None
+    if done.returncode and tries and "shallow file has changed" in done.stderr:  # a `git gc` wrote it anew
+        _git(folder, *arguments, given=given, tries=tries - 1)
+        return
     if done.returncode:
         raise StateRepoUnusable(
             f"git {next(each for each in arguments if each.isalpha())} failed in {folder}",

@@ -353,7 +353,7 @@ class RemoteState:
             )
         remedy = "see that you may push there, then render again"
         if "shallow update not allowed" in said:
-            remedy = "history ends at a checkpoint here: set receive.shallowUpdate there, or put a clone there"
+            remedy = f"history ends at a checkpoint here: copy it there whole: git clone --bare {self.mirror}"
         raise StateUnreachable(f"{self.url} did not take the push: {so_far}", why=last_lines(said), remedy=remedy)
 
     def _other_refspecs(self) -> list[str]:

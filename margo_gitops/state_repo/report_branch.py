@@ -97,7 +97,7 @@ class ReportBranch:
         except pygit2.AlreadyExistsError as error:
             raise _moved(str(error)) from error
         except (pygit2.GitError, OSError, KeyError, ValueError) as error:
-            if "modified" in str(error) or "locked" in str(error):
+            if "modified" in str(error) or "lock" in str(error):
                 raise _moved(str(error)) from error
             raise StateRepoUnusable(
                 "the reports cannot be written to the state repo",

@@ -105,6 +105,8 @@ def proves_all(world: World, commits: int) -> None:
 def test_history_ends_at_the_state_that_was_in_force(aged: World):
     before = aged.state.run("for-each-ref")
     size = len(aged.state.run("cat-file", "--batch-all-objects", "--batch-check").splitlines())
+    aged.state.run("commit-graph", "write", "--reachable", "--split")
+    aged.state.run("multi-pack-index", "write")
     done = cut(aged)
     chain = aged.state.run("rev-list", "--reverse", "fleet").splitlines()
     assert len(chain) == 4
