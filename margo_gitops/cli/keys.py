@@ -191,7 +191,9 @@ def _missing(held: FleetKeys) -> Iterator[str]:
     if held.chain is not None and held.chain.pending is None:
         yield f"version {last.version} counts; commit it, and render"
         return
-    for judge in {each.version: each for each in (held.judge(last), last)}.values():
+    before = held.judge(last)
+    same = before.root_keys == last.root_keys and before.document.roles.root == last.document.roles.root
+    for judge in (before,) if same else (before, last):
         signed, needed = last.signed_by(judge), judge.document.roles.root.threshold
         if len(signed) < needed:
             able = ", ".join(name for name in judge.root_keys.values() if name not in signed)

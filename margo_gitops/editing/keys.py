@@ -171,7 +171,11 @@ def without_key(name: str, reason: Reason, now: datetime) -> Change:
             held = {each.name: getattr(roles, each.name) for each in fields(Roles)}
             left = {role: tuple(each for each in of.keys if each.key != found.key) for role, of in held.items()}
             roles = Roles(**{role: replace(of, keys=left[role]) for role, of in held.items()})
-        return replace(document, roles=roles, revoked=(*revoked, RevokedKey(found.key, reason, format_moment(now))))
+        revoked = (*revoked, RevokedKey(found.key, reason, format_moment(now)))
+        if {each.key for each in document.roles.render.keys} <= {each.key for each in revoked}:
+            what = f"without {found.name} no key may render: devices would get nothing new"
+            raise KeysRefused(what, remedy="add the new key first: margo-gitops keys add render FILE.pub")
+        return replace(document, roles=roles, revoked=revoked)
 
     return made
 

@@ -193,6 +193,8 @@ def test_a_signature_made_on_another_machine_is_added(plant: Plant, tmp_path: Pa
     [
         (("retire", "nobody"), "has no keys called nobody"),
         (("retire", "anna"), "2 root keys must sign, 1 are there"),
+        (("retire", "renderer"), "no key may render"),
+        (("revoke", "renderer"), "no key may render"),
         (("add", "render", "PUB"), "the key renderer appears twice"),
         (("add", "render", "margo-gitops.yaml"), "this is not a public key"),
         (("floor", "--reason", "why"), "neither highest nor next"),
