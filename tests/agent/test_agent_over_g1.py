@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
-from device_world import World
+from device_world import RENDERER, World
 from server.certificates import Authority
 from server.serving import ServedFleet, served_fleet, until
 from support.device_states import DEVICE, RENDERS, files, held
@@ -94,9 +94,7 @@ class OlderFleet:
             **more,
         }
         assert isinstance(signed, dict)
-        world.configure(
-            source={"http": {"url": self.url, **signed}}, trust={"unsigned": True}, capabilities=["capabilities.yaml"]
-        )
+        world.configure(source={"http": {"url": self.url, **signed}}, capabilities=["capabilities.yaml"])
         return world
 
 
@@ -106,7 +104,7 @@ BOTH = pytest.mark.parametrize("older", ["specification", "strict"], indirect=Tr
 @pytest.fixture
 def older(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OlderFleet]:
     with served_fleet(tmp_path) as fleet:
-        fleet.render({DEVICE: RENDERS[0], "press-02": {}})
+        fleet.render({DEVICE: RENDERS[0], "press-02": {}}, key=RENDERER)
         (tmp_path / "certificates").write_text("")
         made = OlderFleet(fleet, getattr(request, "param", "specification"))
         made.start()
@@ -118,17 +116,16 @@ def test_the_same_state_by_git_over_the_current_contract_and_over_the_older_one(
     older: OlderFleet, tmp_path: Path
 ) -> None:
     by_git = World(tmp_path / "git", device=DEVICE)
-    by_git.configure(source={"git": {"url": f"file://{tmp_path}/state.git"}}, trust={"unsigned": True})
+    by_git.configure(source={"git": {"url": f"file://{tmp_path}/state.git"}})
     current = World(tmp_path / "current", device=DEVICE)
     (current.folder / "token").write_text(older.fleet.tokens[DEVICE])
     current.configure(
         source={"http": {"url": older.url, "tokenFile": "token", "reportStatus": False, **older.trust}},
-        trust={"unsigned": True},
     )
     signed = older.device(tmp_path / "signed")
     for number, rendered in enumerate(RENDERS):
         if number:
-            older.fleet.render({DEVICE: rendered})
+            older.fleet.render({DEVICE: rendered}, key=RENDERER)
         for world in (by_git, current, signed):
             result = world.agent("once")
             assert result.returncode == 0, result.stderr

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from device_world import World
+from device_world import RENDERER, World
 from server.serving import ServedFleet, served_fleet, until
 from support.device_states import DEVICE, RENDERS, files, held
 from support.published import Plant
@@ -21,14 +21,14 @@ pytestmark = pytest.mark.real
 def device(folder: Path, source: Json) -> World:
     world = World(folder, device=DEVICE)
     (folder / "token").write_text(TOKENS[DEVICE])
-    world.configure(source=source, trust={"unsigned": True})
+    world.configure(source=source)
     return world
 
 
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[ServedFleet]:
     with served_fleet(tmp_path) as made:
-        made.render({DEVICE: RENDERS[0]})
+        made.render({DEVICE: RENDERS[0]}, key=RENDERER)
         made.tokens[DEVICE] = TOKENS[DEVICE]
         made.write_tokens()
         yield made.start()
@@ -44,7 +44,7 @@ def states(fleet: ServedFleet) -> dict[str, str]:
 def follow(fleet: ServedFleet, worlds: list[World], plant: Plant | None = None) -> None:
     """Render one state after the other, and compare the devices after each."""
     for number, rendered in enumerate(RENDERS):
-        fleet.render({DEVICE: rendered})
+        fleet.render({DEVICE: rendered}, key=RENDERER)
         if plant is not None:
             plant.publish()
         for world in worlds:

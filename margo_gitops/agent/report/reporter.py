@@ -13,7 +13,7 @@ REPORT-6  While something is applied, each new status goes out as it comes, in a
           the work never waits for it, and a deployment has one status a second at most. What does not arrive so, and is
           still true after the cycle, arrives by REPORT-2.
 REPORT-7  Where the configuration says so, a status names its origin when it is sent: state commit, signing key, agent
-          version and boot. That alone is no news: a status is not sent again because of it.
+          version and boot. A status is not sent again because of that alone.
 """
 
 from __future__ import annotations
