@@ -36,6 +36,7 @@ from margo_gitops.publishing.layout import (
     MANIFEST_LINK,
     MANIFESTS,
     MAX_MANIFEST_BYTES,
+    TRUST,
     DatedManifest,
     PublishedObject,
     PublishTarget,
@@ -133,7 +134,7 @@ class FolderTarget(PublishTarget):
     def collect(self, device: str, keep: float) -> int:
         # A publisher that died left these.
         with _disk_errors(self._folder / device):
-            for place in (f"{DEPLOYMENTS}/*", DEPLOYMENTS, BUNDLES, COMMITS, MANIFESTS):
+            for place in (f"{DEPLOYMENTS}/*", DEPLOYMENTS, BUNDLES, COMMITS, TRUST, MANIFESTS):
                 for path in (self._folder / device).glob(f"{place}/{TEMPORARY_PREFIX}*"):
                     path.unlink()
         return super().collect(device, keep)

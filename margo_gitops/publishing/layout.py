@@ -20,11 +20,11 @@ from itertools import pairwise
 from typing import Final
 
 from margo_gitops.digests import Digest, sha256
-from margo_gitops.documents.freshness import FRESHNESS_PATH
+from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE, FRESHNESS_PATH
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, StateManifest
 from margo_gitops.documents.nodes import Bounds
-from margo_gitops.documents.state_layout import COMMIT_MEDIA_TYPE, COMMITS_PATH
+from margo_gitops.documents.state_layout import COMMIT_MEDIA_TYPE, COMMITS_PATH, TRUST_PATH, trust_file
 from margo_gitops.errors import InvalidDocument, Location, PublishTargetUnusable, UnreadableDocument
 
 DEPLOYMENT_MEDIA_TYPE: Final = "application/yaml"
@@ -34,6 +34,8 @@ COMMITS: Final = COMMITS_PATH.removeprefix("/")
 MANIFESTS: Final = "manifests"
 MANIFEST_LINK: Final = f"{DEPLOYMENTS}/manifest"
 
+TRUST: Final = TRUST_PATH.strip("/")
+"""Below a device's folder: the fleet's trust documents, `<version>.json`. They never change, and stay."""
 FRESHNESS: Final = FRESHNESS_PATH.removeprefix("/")
 """Below a device's folder; next to the manifest the one resource that changes (docs/freshness.md)."""
 
@@ -72,6 +74,11 @@ class ManifestContent:
 def commit_object(digest: Digest) -> PublishedObject:
     """Return the commit of the manifest with this digest (LAYOUT-5)."""
     return PublishedObject(f"{COMMITS}/{digest}", digest, COMMIT_MEDIA_TYPE, None)
+
+
+def trust_object(version: int, content: bytes) -> PublishedObject:
+    """Return a version of the fleet's trust document."""
+    return PublishedObject(f"{TRUST}/{trust_file(version)}", sha256(content), FRESHNESS_MEDIA_TYPE, None)
 
 
 def read_manifest(content: bytes, file: str) -> ManifestContent:

@@ -10,12 +10,14 @@ PUBLISH-5  A device that left the fleet keeps its last manifest: absence is the 
            leaving the fleet is not an order to stop.
 PUBLISH-7  Proofs of freshness come after the manifests, so none speaks of a state that is not there yet; an older one
            never replaces a newer one.
+PUBLISH-8  Trust documents come before the manifests whose commits name them, and in order: a device finds each.
 PUBLISH-6  What no manifest leads to any more stays for a grace period, for devices that are in the middle of a
            download.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated
@@ -40,6 +42,7 @@ from margo_gitops.publishing.layout import (
     PublishTarget,
     commit_object,
     read_manifest,
+    trust_object,
 )
 from margo_gitops.state_repo.objects import DeviceState
 from margo_gitops.state_repo.served_state import ServedState, StateView
@@ -89,6 +92,8 @@ def publish(repo: StateRepo, target: PublishTarget, keep: float) -> Published:
         view = _view(repo)
         changed = _changed(view, target)
         written = sum(_put_objects(target, device, view) for device in steps("writing content", view.devices()))
+        documents = _trust_documents(view)
+        written += sum(_put_trust(target, encode_device_id(device), documents) for device in view.devices())
         for each in steps("switching devices", changed):
             content = view.manifest(each.device)
             if content is not None:
@@ -109,6 +114,7 @@ def differences(repo: StateRepo, target: PublishTarget) -> list[str]:
         StateTampered: the state repo does not hold what a renderer wrote.
     """
     view = _view(repo)
+    documents = _trust_documents(view)
     found = []
     for device in steps("comparing devices", view.devices()):
         state, manifest = _state(view, device)
@@ -123,6 +129,9 @@ def differences(repo: StateRepo, target: PublishTarget) -> list[str]:
         proof = view.proof(device)
         if proof is not None and target.proof(encoded) != proof:
             found.append(f"{device}: another proof of freshness than that of the state repo")
+        for version, document in enumerate(documents, start=1):
+            if target.read(encoded, trust_object(version, document).path) != document:
+                found.append(f"{device}: another version {version} of the trust document than the state repo's")
         for each in _objects(state, manifest):
             content = target.read(encoded, each.path)
             if content is None:
@@ -187,6 +196,27 @@ def _put_objects(target: PublishTarget, device: str, view: StateView) -> int:
     missing = [each for each in _objects(state, manifest) if each.path not in there]
     for each in missing:
         target.put(encoded, each, _content(state, each, device))
+    return len(missing)
+
+
+def _trust_documents(view: StateView) -> list[bytes]:
+    """Return the fleet's trust documents, from version 1."""
+    found: list[bytes] = []
+    while (content := view.trust_document(len(found) + 1)) is not None:
+        found.append(content)
+    return found
+
+
+def _put_trust(target: PublishTarget, device: str, documents: Sequence[bytes]) -> int:
+    """Give a device the trust documents that it has not; return how many (PUBLISH-8)."""
+    wanted = [(trust_object(version, content), content) for version, content in enumerate(documents, start=1)]
+    missing: list[tuple[PublishedObject, bytes]] = []
+    for each, content in reversed(wanted):  # all those before one that is there are there
+        if target.read(device, each.path) == content:
+            break
+        missing.append((each, content))
+    for each, content in reversed(missing):
+        target.put(device, each, content)
     return len(missing)
 
 

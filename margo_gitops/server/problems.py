@@ -101,6 +101,7 @@ DEPLOYMENT_NOT_FOUND: Final = Problem(404, "Deployment not found", "deployment-n
 BUNDLE_NOT_FOUND: Final = Problem(404, "Bundle not found", "invalid-bundle")
 COMMIT_NOT_FOUND: Final = Problem(404, "No commit of such a manifest")
 FRESHNESS_NOT_FOUND: Final = Problem(404, "No statement of freshness")
+TRUST_NOT_FOUND: Final = Problem(404, "No such trust document")
 DEVICE_NOT_FOUND: Final = Problem(404, "Device not found", "device-not-found")
 GATEWAY_NOT_FOUND: Final = Problem(404, "Gateway not found", "gateway-not-found")
 INVALID_REQUEST: Final = Problem(400, "Invalid request", "invalid-request")

@@ -28,6 +28,7 @@ from margo_gitops.server.identity.callers import Caller
 from margo_gitops.server.problems import (
     DEPLOYMENT_NOT_FOUND,
     NOT_FOUND,
+    TRUST_NOT_FOUND,
     Problem,
     RequestRefused,
     not_allowed,
@@ -89,6 +90,7 @@ PARAMETERS: Final[Mapping[str, Parameter]] = {
     "deploymentId": Parameter("The deployment.", UUID_PATTERN, missing=DEPLOYMENT_NOT_FOUND),
     "digest": Parameter("Digest of the bytes.", DIGEST_PATTERN),
     "deviceId": Parameter("The device.", DEVICE_ID_PATTERN, ".+", DEVICE_ID_MAX_LENGTH, _is_device_in_path),
+    "version": Parameter("The version.", r"^[1-9][0-9]{0,9}$", "[1-9][0-9]{0,9}", missing=TRUST_NOT_FOUND),
     "clientId": Parameter("The client.", "^[A-Za-z0-9._~-]{1,200}$", "[A-Za-z0-9._~-]{1,200}"),
 }
 _VALUES: Final = {name: re.compile(parameter.pattern[1:-1]) for name, parameter in PARAMETERS.items()}

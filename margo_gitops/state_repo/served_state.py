@@ -19,7 +19,9 @@ from margo_gitops.documents.state_layout import (
     DEVICE_REFS,
     FLEET_REF,
     FRESHNESS_REFS,
+    TRUST_REF,
     device_ref,
+    trust_file,
 )
 from margo_gitops.errors import StateTampered
 from margo_gitops.state_repo.git_store import CACHE_BYTES
@@ -31,7 +33,7 @@ from margo_gitops.trust.snapshot import Snapshot
 
 EARLIER_COMMITS: Final = 4
 """How far back a digest is looked for (SERVED-4)."""
-_SERVED: Final = (DEVICE_REFS, FRESHNESS_REFS, FLEET_REF)
+_SERVED: Final = (DEVICE_REFS, FRESHNESS_REFS, FLEET_REF, TRUST_REF)
 
 Shape: TypeAlias = Callable[[DeviceState], DeviceState]
 """Returns a state as a client gets it: a pure function of the stored bytes."""
@@ -144,6 +146,11 @@ class StateView:
     def proof(self, client: str) -> bytes | None:
         """Return the proof of freshness for this client; None if it does not exist."""
         return self._objects.proof(client, self.refs)
+
+    def trust_document(self, version: int) -> bytes | None:
+        """Return the envelope of a version of the fleet's trust document; None if it does not exist."""
+        tip = self.refs.get(TRUST_REF)
+        return self._objects.file(tip, trust_file(version)) if tip else None
 
     def bundle(self, client: str, digest: str, shape: Shape = as_stored) -> bytes | None:
         """Return the bundle of this client with exactly this digest, rebuilt; None where it has none."""

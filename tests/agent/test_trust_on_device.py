@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from device_world import RENDERER, STRANGER, World, deployment_bytes, deployment_id
 from engine_double import Killed
-from support.trust_documents import EXPIRES, ROOTS, document, key, signed
+from support.trust_documents import EXPIRES, ROOTS, carry, document, key, signed
 
 from margo_gitops.agent.agent import Parts, working_agent
 from margo_gitops.agent.cycle import Outcome
@@ -22,7 +22,6 @@ from margo_gitops.agent.service.loop import Interruptions
 from margo_gitops.agent.settings.environment import Environment
 from margo_gitops.agent.settings.loading import load_configuration
 from margo_gitops.documents.freshness import parse_moment
-from margo_gitops.documents.state_layout import TRUST_REF
 from margo_gitops.documents.trust_document import FloorChange, RevokedKey
 from margo_gitops.trust.snapshot import Snapshot
 
@@ -56,12 +55,7 @@ class Plant:
 
     def carry(self, documents: Mapping[int | str, bytes]) -> None:
         """Let the branch `trust` hold these versions."""
-        git = self.world.repository
-        lines = ""
-        for name, content in sorted((f"{version}.json", content) for version, content in documents.items()):
-            lines += f"100644 blob {git.run('hash-object', '-w', '--stdin', content=content)}\t{name}\n"
-        tree = git.run("mktree", content=lines)
-        git.run("update-ref", TRUST_REF, git.run("commit-tree", tree, "-m", "trust"))
+        carry(self.world.repository, documents)
 
     @contextlib.contextmanager
     def agent(self) -> Iterator[Parts]:

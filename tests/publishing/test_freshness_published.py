@@ -10,6 +10,7 @@ import pytest
 from support.fleet import write_signing_key
 from support.published import FIRST, Plant
 from support.static_server import nginx
+from support.trust_documents import ROOTS, carry, document, signed
 
 from margo_gitops.publishing.folder import FolderTarget
 from margo_gitops.publishing.layout import FRESHNESS
@@ -59,6 +60,21 @@ def test_a_renewal_writes_one_file_for_a_shard_and_no_manifest(plant: Plant, ren
     after = {path: path.lstat().st_mtime_ns for path in before}
     assert [path.name for path in before if before[path] != after[path]] == ["all.json"]
     assert shown(plant) == proof
+
+
+def test_each_device_finds_the_trust_documents_and_they_are_written_once(plant: Plant):
+    plant.render(FIRST)
+    documents = {1: signed(document(1), *ROOTS[:2]), 2: signed(document(2), *ROOTS[:2])}
+    carry(plant.renderer.git, documents)
+    plant.publish()
+    for device in FIRST:
+        for version, content in documents.items():
+            assert (plant.folder / device / f"api/v1/trust/{version}.json").read_bytes() == content
+    assert plant.publish().written == 0
+    (plant.folder / "press-01/api/v1/trust/1.json").write_bytes(b"{}")
+    assert [found.partition(":")[0] for found in differences(plant.renderer.repo, plant.target)] == ["press-01"]
+    carry(plant.renderer.git, {**documents, 3: signed(document(3), *ROOTS[:2])})
+    assert (plant.publish().written, plant.publish().written) == (len(FIRST), 0)
 
 
 def test_a_fleet_that_grows_leads_its_devices_to_new_shards(plant: Plant, renewal: Renewal):

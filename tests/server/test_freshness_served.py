@@ -11,6 +11,8 @@ import pytest
 from server.serving import FLEET, ServedFleet
 from support.command_line import Outcome, margo_gitops
 from support.fleet import write_signing_key
+from support.trust_documents import ROOTS, STRANGER, carry, signed
+from support.trust_documents import document as trusted
 
 from margo_gitops.digests import sha256
 from margo_gitops.documents.state_layout import FRESHNESS_REFS
@@ -92,6 +94,28 @@ def test_both_transports_bring_the_same_bytes(fleet: ServedFleet, key: Path, tmp
         assert source.freshness("press-01", None) == proof
         assert source.freshness("press-01", proof) is None
         source.close()
+
+
+def test_trust_documents_come_by_every_way_with_the_same_bytes(fleet: ServedFleet, tmp_path: Path) -> None:
+    first = signed(trusted(1), *ROOTS[:2])
+    second = signed(trusted(2, render=(STRANGER,)), *ROOTS[:2])
+    carry(fleet.renderer.git, {1: first, 2: second})
+    fleet.start()
+    token = tmp_path / "token"
+    token.write_text(fleet.tokens["press-01"])
+    token.chmod(0o600)
+    sources = [
+        HttpTransport(HttpSource(url=fleet.url, token_file=token)),
+        GitTransport(GitSource(url=f"{fleet.url}/git/state.git", device="press-01", token_file=token)),
+        GitTransport(GitSource(url=f"file://{fleet.renderer.git.path}", device="press-01")),
+    ]
+    for source in sources:
+        assert [source.trust_document(version) for version in (1, 2, 3)] == [first, second, None]
+        source.close()
+    headers = {"Authorization": f"Bearer {fleet.tokens['press-01']}"}
+    for path, status in (("2.json", 200), ("02.json", 404), ("2", 404), ("..", 404), ("9999999999.json", 404)):
+        assert httpx.get(f"{fleet.url}/api/v1/trust/{path}", headers=headers).status_code == status, path
+    assert httpx.get(f"{fleet.url}/api/v1/trust/2.json").status_code == 403
 
 
 def test_a_renewal_leaves_manifest_and_waiting_polls_alone(fleet: ServedFleet, key: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
+from margo_gitops.documents.state_layout import TRUST_REF
 from margo_gitops.documents.trust_document import (
     KeyRole,
     Roles,
@@ -19,6 +21,7 @@ from margo_gitops.documents.trust_document import (
 from margo_gitops.trust.ssh_key import SigningKey, parse_signing_key
 from margo_gitops.trust.ssh_signature import sign
 from margo_gitops.trust.trust_document import ROOT_NAMESPACE
+from support.git_cli import Git
 
 ISSUED, EXPIRES = "2026-01-01T00:00:00Z", "2027-01-01T00:00:00Z"
 
@@ -61,3 +64,12 @@ def signed(said: TrustDocument, *keys: SigningKey, namespace: str = ROOT_NAMESPA
     """Return the envelope of a document, signed by these keys."""
     text = write_document(said)
     return write_envelope(text, tuple(sign(text.encode(), each, namespace) for each in keys))
+
+
+def carry(git: Git, documents: Mapping[int | str, bytes]) -> None:
+    """Let the branch `trust` of a state repo hold these versions, all others gone."""
+    lines = ""
+    for name, content in sorted((f"{version}.json", content) for version, content in documents.items()):
+        lines += f"100644 blob {git.run('hash-object', '-w', '--stdin', content=content)}\t{name}\n"
+    commit = git.run("commit-tree", git.run("mktree", content=lines), "-m", "trust")
+    git.run("update-ref", TRUST_REF, commit)

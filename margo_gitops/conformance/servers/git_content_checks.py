@@ -16,7 +16,7 @@ from margo_gitops.conformance.wire import TREE, packets
 from margo_gitops.digests import sha256
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import StateManifest
-from margo_gitops.documents.state_layout import DEVICE_REFS, FRESHNESS_REFS, MANIFEST_FILE
+from margo_gitops.documents.state_layout import DEVICE_REFS, FRESHNESS_REFS, MANIFEST_FILE, TRUST_REF
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.trust.git_objects import DEPLOYMENTS_NAME, MANIFEST_NAME
 from margo_gitops.trust.state_commit import StateCommit
@@ -62,7 +62,7 @@ def _shows_own_refs(session: GitSession) -> None:
             name for name, target in seen.items() if name != session.ref and not (name == "HEAD" and target == tip)
         }
         freshness = {name for name in foreign if name.startswith(FRESHNESS_REFS)}
-        foreign -= freshness
+        foreign -= freshness | {TRUST_REF}
         expect(not foreign, f"it shows {len(foreign)} refs of others, such as {shown(min(foreign, default=''))}")
         expect(len(freshness) <= 1, f"it shows {len(freshness)} freshness refs")
 
@@ -73,7 +73,7 @@ def _shows_own_refs_in_version_0(session: GitSession) -> None:
         raise NotApplicable(f"the server does not speak version 0: {reply.status}")
     lines = [each[1:].partition(b"\0")[0].strip().decode(errors="replace") for each in lines_of(reply)]
     refs = [line.partition(" ")[2] for line in lines if " refs/" in line and not line.startswith("#")]
-    foreign = [name for name in refs if name != session.ref and not name.startswith(FRESHNESS_REFS)]
+    foreign = [name for name in refs if name not in (session.ref, TRUST_REF) and not name.startswith(FRESHNESS_REFS)]
     expect(
         not foreign,
         f"in version 0 it shows {len(foreign)} refs of others, such as {shown(foreign[0] if foreign else '')}",

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope
 
 from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
-from margo_gitops.documents.state_layout import COMMIT_HEADER, COMMIT_MEDIA_TYPE, COMMITS_PATH
+from margo_gitops.documents.state_layout import COMMIT_HEADER, COMMIT_MEDIA_TYPE, COMMITS_PATH, TRUST_PATH
 from margo_gitops.server.identity.callers import ANYBODY, Caller, Identify, seen
 from margo_gitops.server.identity.tokens import ASK_FOR_TOKEN, with_bearer
 from margo_gitops.server.limits import Admission
@@ -96,6 +96,7 @@ _DOCUMENT: Final = Answer(200, "One deployment document, as it was rendered.", D
 _BUNDLE: Final = Answer(200, "All deployment documents as one archive.", BUNDLE_MEDIA_TYPE)
 _COMMIT: Final = Answer(200, "The commit that the renderer signed.", COMMIT_MEDIA_TYPE)
 _PROOF: Final = Answer(200, "Proof that the manifest is the newest.", FRESHNESS_MEDIA_TYPE, "FreshnessProof")
+_DOCUMENT_OF_TRUST: Final = Answer(200, "A version of the fleet's trust document.", "application/json")
 _DOMAIN: Final = Answer(200, "The trust domain and its bundle's place.", "application/json")
 _TRUST: Final = Answer(200, "The trust bundle (SPIFFE).", "application/json")
 _READABLE: Final = "The state repo can be read."
@@ -120,6 +121,7 @@ ROUTES: Final[tuple[Route[Parts], ...]] = (
     ),
     Route("/api/v1/bundles/{digest}", "linked", _read(lambda parts: parts.reading.bundle, _BUNDLE)),
     Route(f"{COMMITS_PATH}/{{digest}}", "device", _read(lambda parts: parts.reading.commit, _COMMIT)),
+    Route(f"{TRUST_PATH}{{version}}.json", "device", _read(lambda parts: parts.reading.trust, _DOCUMENT_OF_TRUST)),
     Route("/api/v1/freshness", "device", _read(lambda parts: parts.reading.freshness, _PROOF)),
     Route(
         "/api/v1/deployments/{deploymentId}/status",

@@ -193,6 +193,7 @@ ROUTES: Final[tuple[Route[Parts], ...]] = (
     _read("/deployments/{deploymentId}/{digest}", lambda parts: parts.reading.deployment, 404, audience="linked"),
     _read("/bundles/{digest}", lambda parts: parts.reading.bundle, 404, audience="linked"),
     _read("/commits/{digest}", lambda parts: parts.reading.commit, 404),
+    _read("/trust/{version}.json", lambda parts: parts.reading.trust, 404),
     _read("/freshness", lambda parts: parts.reading.freshness, 404),
     Route(
         f"{_CLIENT}/deployments/{{deploymentId}}/status",

@@ -45,6 +45,7 @@ from margo_gitops.server.problems import (
     NO_STATE,
     NOT_ACCEPTABLE,
     STATE_UNUSABLE,
+    TRUST_NOT_FOUND,
     Problem,
     RequestRefused,
 )
@@ -157,6 +158,17 @@ class DesiredStateResources:
         content = self._found(lambda: view.proof(call.caller.client), FRESHNESS_NOT_FOUND)
         return await self._answer(
             call.scope, content, sha256(content), FRESHNESS_MEDIA_TYPE, {"Cache-Control": _MUTABLE}
+        )
+
+    async def trust(self, call: Call) -> Response:
+        """Answer a request for a version of the trust document: the bytes that git has."""
+        self._check_accept(call.scope, FRESHNESS_MEDIA_TYPE)
+        version = int(call.parameters["version"])
+        if self.watch.look().trust_document(version) is None:
+            await self.caught_up(call.caller.client)
+        content = self._found(lambda: self.watch.look().trust_document(version), TRUST_NOT_FOUND)
+        return await self._answer(
+            call.scope, content, sha256(content), FRESHNESS_MEDIA_TYPE, {"Cache-Control": _IMMUTABLE}
         )
 
     async def bundle(self, call: Call) -> Response:

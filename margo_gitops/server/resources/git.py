@@ -13,7 +13,7 @@ from urllib.parse import parse_qs
 from starlette.responses import Response
 from starlette.types import Scope
 
-from margo_gitops.documents.state_layout import FRESHNESS_REFS, device_ref
+from margo_gitops.documents.state_layout import FRESHNESS_REFS, TRUST_REF, device_ref
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.identity.callers import Caller, header
 from margo_gitops.server.limits import spread
@@ -62,7 +62,7 @@ class Visible:
 
     Attributes:
         head: its own branch; None where it has none.
-        refs: its branch, and the freshness ref that covers it, with what they point to.
+        refs: its branch, the freshness ref that covers it, and the trust documents, with what they point to.
     """
 
     head: str | None
@@ -75,7 +75,7 @@ def visible(client: str, branch: str, refs: Mapping[str, str]) -> Visible:
     Args:
         branch: the full name of its branch.
     """
-    names = [branch, *(FRESHNESS_REFS + shard for shard in possible_shards(client))]
+    names = [branch, TRUST_REF, *(FRESHNESS_REFS + shard for shard in possible_shards(client))]
     seen = {name: refs[name] for name in names if name in refs}
     return Visible(branch if branch in seen else None, seen)
 
