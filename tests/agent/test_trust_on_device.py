@@ -99,7 +99,7 @@ def plant(tmp_path: Path) -> Plant:
     return plant
 
 
-def test_a_rotation_reaches_a_device_with_the_first_state_of_the_new_key(plant: Plant) -> None:
+def test_g_k_5_a_rotation_reaches_a_device_with_the_first_state_of_the_new_key(plant: Plant) -> None:
     plant.publish("one")
     assert plant.cycle().poll == "new"
     assert "trust document 1 of plant" in plant.told("StateTrusted")[0]
@@ -133,7 +133,7 @@ def test_a_device_that_was_off_for_three_rotations_takes_them_in_one_poll(plant:
     assert (plant.cycle().version, plant.followed) == (5, ["trust-2.json", "trust-3.json", "trust-4.json"])
 
 
-def test_a_refused_state_makes_the_device_ask_for_newer_keys(plant: Plant) -> None:
+def test_g_k_7_a_refused_state_makes_the_device_ask_for_newer_keys(plant: Plant) -> None:
     """As over HTTP without commits, and in a state of an older renderer: nothing names the version."""
     plant.publish("one")
     plant.cycle()
@@ -176,7 +176,7 @@ ROTATED_AGAIN = document(3, render=(key(12),))
         ({2: ROTATED, 3: b"{" * 1000}, "cannot be read"),
     ],
 )
-def test_a_state_that_names_a_document_that_does_not_count_is_refused(
+def test_g_k_6_a_state_that_names_a_document_that_does_not_count_is_refused(
     plant: Plant, documents: Mapping[int | str, bytes], says: str
 ) -> None:
     plant.publish("one")
@@ -188,7 +188,7 @@ def test_a_state_that_names_a_document_that_does_not_count_is_refused(
     assert says in str(outcome.poll_error)
 
 
-def test_an_oversized_document_or_a_foreign_file_breaks_the_poll_and_nothing_else(plant: Plant) -> None:
+def test_g_k_9_an_oversized_document_or_a_foreign_file_breaks_the_poll_and_nothing_else(plant: Plant) -> None:
     plant.publish("one")
     plant.cycle()
     plant.publish("two", trust="2")
@@ -197,7 +197,7 @@ def test_an_oversized_document_or_a_foreign_file_breaks_the_poll_and_nothing_els
         assert (plant.cycle().poll, plant.greeting) == ("failed", "one")
 
 
-def test_an_expired_document_takes_no_new_state_until_a_newer_one_comes(plant: Plant) -> None:
+def test_g_k_8_an_expired_document_takes_no_new_state_until_a_newer_one_comes(plant: Plant) -> None:
     plant.publish("one")
     plant.cycle()
     plant.now = parse_moment(EXPIRES) + DAY

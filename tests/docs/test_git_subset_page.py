@@ -28,7 +28,7 @@ _EXAMPLE = re.compile(r"<!-- example: (?P<name>[^>]+) -->\n\n```text\n(?P<lines>
 _REQUIREMENT = re.compile(
     r"^- \*\*(?P<id>G-[A-Z]-[0-9]+)\*\* \((?P<who>[a-z]+)\) (?P<text>.+(?:\n  .+)*)", re.MULTILINE
 )
-_CHAPTERS = "SCTMVFAXRP"
+_CHAPTERS = "SCTMVFKAXRP"
 
 
 def example(name: str) -> bytes:

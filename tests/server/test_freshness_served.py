@@ -96,7 +96,7 @@ def test_both_transports_bring_the_same_bytes(fleet: ServedFleet, key: Path, tmp
         source.close()
 
 
-def test_trust_documents_come_by_every_way_with_the_same_bytes(fleet: ServedFleet, tmp_path: Path) -> None:
+def test_g_k_10_trust_documents_come_by_every_way_with_the_same_bytes(fleet: ServedFleet, tmp_path: Path) -> None:
     first = signed(trusted(1), *ROOTS[:2])
     second = signed(trusted(2, render=(STRANGER,)), *ROOTS[:2])
     carry(fleet.renderer.git, {1: first, 2: second})

@@ -82,6 +82,9 @@ def test_the_documented_answers_are_those_of_the_server(reading: ServedFleet) ->
     with reading.client("press-01") as client:
         for (method, path), answers in rows.items():
             url = path.format(
-                deploymentId="00000000-0000-4000-8000-000000000000", digest=f"sha256:{'0' * 64}", deviceId="press-02"
+                deploymentId="00000000-0000-4000-8000-000000000000",
+                digest=f"sha256:{'0' * 64}",
+                deviceId="press-02",
+                version=2,
             )
             assert client.request(method, url, json={}).status_code in answers, path
