@@ -150,6 +150,8 @@ class _Judge(Judge):
             if kind == "bind":
                 propagation = text_of(dict(items(mount.get("bind"))).get("propagation"))
                 yield from self._bind(at, text_of(mount.get("source")), mount.get("read_only") is not True, propagation)
+            elif kind == "volume" and "/" in text_of(mount.get("source")):  # the engine takes it for a path
+                yield from self.host_path(at, text_of(mount.get("source")), writable=True)
             elif kind == "image":
                 yield from self.image((*at, "source"), mount.get("source"))
             elif kind not in ("volume", "tmpfs"):

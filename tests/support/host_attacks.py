@@ -41,6 +41,7 @@ SERVICE = {
     "volumes: [{type: bind, source: ./x, target: /y, bind: {propagation: rshared}}]": (
         'composeKeys: ["volumes.bind.propagation=rshared"]'
     ),
+    "volumes: [{type: volume, source: /etc, target: /host}]": 'hostPaths: ["/etc"]',
     "volumes: [./x:/y:rshared]": 'composeKeys: ["volumes.bind.propagation=rshared"]',
     "volumes: [/var/run/docker.sock:/var/run/docker.sock]": "engineSocket: true",
     "volumes: [/run:/host-run:ro]": "engineSocket: true",
