@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from margo_gitops.catalog.fleet_trust import trust_path
-from margo_gitops.cli.options import Duration, fleet_option
+from margo_gitops.cli.options import Duration, cache_folder, fleet_option
 from margo_gitops.cli.output import note, output_option, say, show
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.trust_document import FloorChange, KeyRole, Roles, RootRole
@@ -19,6 +19,7 @@ from margo_gitops.editing.keys import (
     FleetKeys,
     add_signature,
     change,
+    device_signers,
     fingerprint,
     read_key_file,
     sign_with,
@@ -28,9 +29,10 @@ from margo_gitops.editing.keys import (
     without_key,
 )
 from margo_gitops.errors import KeysRefused
+from margo_gitops.operations.fleet_input import named_location, open_state
 from margo_gitops.trust.ssh_signature import MAX_ARMOR_BYTES
 from margo_gitops.trust.trust_document import FleetTrust
-from margo_gitops.wording import table_lines
+from margo_gitops.wording import counted, table_lines
 
 C = TypeVar("C", bound=Callable[..., object])
 
@@ -166,11 +168,19 @@ def sign(key: Path | None, signature: Path | None, fleet: Path) -> None:
 
 @keys.command()
 @fleet_option
+@click.option("--state-repo", "state", help="Also count the devices whose state each key signed, in this state repo.")
 @output_option()
-def status(fleet: Path, output: str) -> None:
+def status(fleet: Path, state: str | None, output: str) -> None:
     """Show the versions, the keys with their roles, when the document expires, and which signatures are missing."""
     held = FleetKeys.read(fleet)
-    show(output, _as_json(held), _lines(held))
+    signed: dict[str | None, int] = {}
+    if state is not None:
+        with open_state(named_location(state), cache_folder(), create=False) as target:
+            signed = dict(device_signers(target.repo))
+    known = {key: name for _, name, key, _ in _rows(held)}
+    counts = {known.get(key or "", key) or "(not signed)": count for key, count in signed.items()}
+    lines = [f"{name} signed the state of {counted(count, 'device')}" for name, count in sorted(counts.items())]
+    show(output, {**_as_json(held), **({"devices": counts} if state else {})}, [*_lines(held), *lines])
 
 
 def _change(fleet: Path, made: Callable[..., Any], valid_for: int | None = None) -> None:

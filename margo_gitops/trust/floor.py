@@ -67,7 +67,7 @@ def raise_floor(floor: Floor | None, offered: Floor, parents: Collection[str], m
         raise VersionRollback(
             f"manifest version {offered.version} is older than {lowest}, the oldest this device accepts",
             why=[trusted],
-            remedy="render again: a rendered state takes the next version, also when its content goes back",
+            remedy="put the state repo back to its newest commit; if it was lost, see docs/trust.md; then render",
         )
     if floor is None or offered.version > floor.version + 1:
         return offered

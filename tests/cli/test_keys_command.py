@@ -145,6 +145,8 @@ def test_a_rotation_moves_no_device_and_a_retired_key_signs_nothing_new(plant: P
     plant.fleet.commit("Add a device")
     plant.render("second")
     assert (plant.said("devices/press-07"), plant.said("devices/press-08")) == ("1", "2")
+    shown = plant.run("keys", "status", "--state-repo", plant.state.path).stdout
+    assert "renderer signed the state of 1 device\nsecond signed the state of 1 device" in shown
 
 
 def test_what_a_compromised_key_signed_is_signed_again(plant: Plant):
