@@ -19,7 +19,7 @@ from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.declarations import DigestText, Items, Range
 from margo_gitops.documents.json_text import pretty_json, read_json
 from margo_gitops.documents.records import read, write
-from margo_gitops.documents.state_layout import DEVICE_REFS, FLEET_REF, FRESHNESS_REFS, TRUST_REF
+from margo_gitops.documents.state_layout import CHECKPOINTS_REF, DEVICE_REFS, FLEET_REF, FRESHNESS_REFS, TRUST_REF
 
 FOLDER: Final = "_history/"
 LIST_KEY: Final = f"{FOLDER}list.json"
@@ -92,7 +92,7 @@ def history_refs(values: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in values.items()
-        if name in (FLEET_REF, TRUST_REF) or name.startswith((DEVICE_REFS, FRESHNESS_REFS))
+        if name in (FLEET_REF, TRUST_REF, CHECKPOINTS_REF) or name.startswith((DEVICE_REFS, FRESHNESS_REFS))
     }
 
 
