@@ -14,6 +14,7 @@ from margo_gitops.conformance.report import Outcome, bounded, shown
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import MANIFEST_MEDIA_TYPE
 from margo_gitops.documents.state_layout import FRESHNESS_REFS as _FRESHNESS
+from margo_gitops.documents.state_layout import TRUST_REF
 from margo_gitops.documents.status import DeploymentStatus
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.trust.freshness_tree import possible_shards
@@ -77,7 +78,7 @@ def _asks_for_more(command: Command, _place: Place) -> bool:
 
 def _names_others(command: Command, place: Place) -> bool:
     prefixes = command.values("ref-prefix") or ["refs/"]
-    return any(not each.startswith((place.ref, _FRESHNESS)) and place.ref not in each for each in prefixes)
+    return any(not each.startswith((place.ref, _FRESHNESS, TRUST_REF)) and place.ref not in each for each in prefixes)
 
 
 def _has_other_form(command: Command, _place: Place) -> bool:
