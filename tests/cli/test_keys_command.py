@@ -248,3 +248,38 @@ def test_audit_judges_each_commit_by_the_document_of_its_time(plant: Plant):
 
 def test_status_of_a_fleet_without_a_root_says_how_to_make_one(plant: Plant):
     assert "margo-gitops keys init" in plant.run("keys", "status", code=2).stderr
+
+
+def test_a_device_that_was_given_version_1_follows_a_rotation_and_a_floor(plant: Plant, tmp_path: Path):
+    plant.rooted()
+    plant.render()
+    device = tmp_path / "device"
+    device.mkdir()
+    shutil.copy(plant.fleet.root / "keys/1.json", device)
+    configuration = {
+        "apiVersion": "margo-gitops/v1",
+        "kind": "AgentConfiguration",
+        "device": "press-07",
+        "stateFolder": "state",
+        "source": {"git": {"url": plant.state.path.as_uri()}},
+        "trust": {"document": "1.json"},
+        "appliers": {"files": {"folder": "applied"}},
+    }
+    (device / "agent.yaml").write_text(json.dumps(configuration))
+    once = ("agent", "once", "--config", device / "agent.yaml")
+    plant.run(*once)
+    plant.run("keys", "add", "render", plant.pub("second"))
+    plant.run("keys", "revoke", "renderer")
+    plant.sign("anna", "bert")
+    plant.fleet.commit("Revoke")
+    plant.render("second")
+    plant.run(*once)
+    shutil.rmtree(plant.state.path)
+    plant.run("keys", "floor", "--next", "60", "--reason", "the server was lost")
+    plant.sign("anna", "cleo")
+    plant.fleet.commit("Name the next version")
+    plant.render("second")
+    plant.run(*once)
+    shown = plant.run("agent", "status", "--config", device / "agent.yaml").stdout
+    assert "held     version 60" in shown
+    assert "FloorChanged: trust document 3 of plant changes the trust floor (floor-1: the server was lost)" in shown
