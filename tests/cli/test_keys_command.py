@@ -230,6 +230,23 @@ def test_a_lost_state_repo_is_started_again_above_what_devices_saw(plant: Plant)
     assert "1 fleet commit and 1 device commit verified" in plant.run("audit", "verify").stdout
 
 
+def test_the_documents_are_pushed_and_restored_with_the_state(plant: Plant, tmp_path: Path):
+    plant.rooted()
+    url = Git(tmp_path / "state.git").init(bare=True).path.as_uri()
+    plant.render("renderer", "--state-repo", url)
+    assert len(plant.documents()) == 1
+    plant.run("keys", "renew")
+    plant.sign("anna", "bert")
+    plant.fleet.commit("Renew")
+    assert "nothing changed" in plant.render("renderer", "--state-repo", url).stdout
+    assert len(plant.documents()) == 2
+    shutil.rmtree(plant.state.path)
+    Git(tmp_path / "state.git").init(bare=True)
+    plant.run("state", "restore", "--state-repo", url)
+    assert len(plant.documents()) == 2
+    plant.run("audit", "verify", "--state-repo", url)
+
+
 def test_audit_judges_each_commit_by_the_document_of_its_time(plant: Plant):
     plant.rooted()
     plant.render()
