@@ -17,6 +17,7 @@
 #   P-8  With --allowed-signers, the commit of the manifest is signed by one of these keys, and states this manifest, this
 #        version and this device; the fleet stays the same, and the next version descends from the held one. All this is
 #        read from the bytes that were verified. Without it, nothing is taken unless --unsigned says so.
+#        A trust document is not followed: after a rotation, the list is edited by hand.
 
 set -u
 LC_ALL=C

@@ -11,9 +11,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from device_world import RENDERER, STRANGER, World, deployment_bytes, deployment_id
+from device_world import DEVICE, RENDERER, STRANGER, World, deployment_bytes, deployment_id
 from engine_double import Killed
-from support.trust_documents import EXPIRES, ROOTS, carry, document, key, signed
+from support.margo_server import MargoServer, margo_server
+from support.trust_documents import EXPIRES, FRESHNESS, ROOTS, carry, document, key, signed
 
 from margo_gitops.agent.agent import Parts, working_agent
 from margo_gitops.agent.cycle import Outcome
@@ -21,8 +22,13 @@ from margo_gitops.agent.pull.held import floor_files, verify_held
 from margo_gitops.agent.service.loop import Interruptions
 from margo_gitops.agent.settings.environment import Environment
 from margo_gitops.agent.settings.loading import load_configuration
+from margo_gitops.digests import sha256
 from margo_gitops.documents.freshness import parse_moment
+from margo_gitops.documents.state_layout import COMMIT_MEDIA_TYPE, COMMITS_PATH
 from margo_gitops.documents.trust_document import FloorChange, RevokedKey
+from margo_gitops.state_repo.freshness_refs import Renewal, add_statement, leaf_of
+from margo_gitops.state_repo.object_pack import ObjectPack
+from margo_gitops.state_repo.refs import Refs
 from margo_gitops.trust.snapshot import Snapshot
 
 NOW = datetime(2026, 10, 21, 10, tzinfo=UTC)
@@ -357,3 +363,89 @@ def test_killed_at_any_moment_a_device_follows_and_makes_its_changes_once(
             assert calls > 5
             return
         calls += 1
+
+
+def renew(plant: Plant, trust_version: int | None, issued: datetime) -> None:
+    """Let the source hold a statement that names a version of the trust document."""
+    pack, refs = ObjectPack(), Refs(plant.world.repository.path)
+    leaves = (leaf_of(DEVICE, plant.world.versions[-1].manifest),)
+    renewal = Renewal(FRESHNESS, issued)
+    renewed = add_statement(pack, leaves, "plant", "c" * 40, renewal, refs.read(), trust_version=trust_version)
+    pack.write(plant.world.repository.path / "objects" / "pack")
+    refs.move(renewed.moves, refs.read())
+
+
+def test_a_withheld_rotation_is_found_by_the_statement_of_freshness(plant: Plant) -> None:
+    plant.give(FIRST_DOCUMENT, freshness={"onExpiry": "hold"})
+    plant.publish("one")
+    renew(plant, 1, plant.now)
+    assert (plant.cycle().poll, plant.greeting) == ("new", "one")
+    plant.now += 6 * DAY
+    renew(plant, 2, plant.now)
+    plant.cycle()
+    assert "trust document 2 is named, but the source has only version 1" in plant.told("FreshnessRefused")[0]
+    plant.now += 2 * DAY
+    plant.cycle()
+    assert plant.told("FreshnessLost")[0].startswith("expired")
+    plant.publish("two")
+    assert (plant.cycle().poll, plant.greeting) == ("refused", "one")
+    plant.carry({2: ROTATED})
+    plant.publish("three", key=SECOND, trust="2", version=3)
+    renew(plant, 2, plant.now)
+    assert (plant.cycle().poll, plant.greeting) == ("new", "three")
+    assert plant.followed == ["trust-2.json"]
+
+
+def show(server: MargoServer, state: Snapshot) -> None:
+    """Let a plain web server have a state and its commit."""
+    server.publish(1, state.deployments, sizes=False)
+    server.manifest, server.tag = state.manifest, None
+    path = f"{COMMITS_PATH}/{sha256(state.manifest)}"
+    server.resources[path] = (COMMIT_MEDIA_TYPE, state.commit or b"")
+
+
+HOSTILE_DOCUMENTS: dict[str, bytes | None] = {
+    "withheld": None,
+    "foreign": signed(document(2, fleet="other", render=(STRANGER,)), *ROOTS[:2]),
+    "one key twice": signed(document(2, render=(STRANGER,)), ROOTS[0], ROOTS[0]),
+    "skipped": signed(document(3, render=(STRANGER,)), *ROOTS[:2]),
+    "rolled back": FIRST_DOCUMENT,
+    "huge": b" " * (64 * 1024 + 1) + ROTATED,
+    "no document": b"<html>",
+}
+
+
+def test_over_http_as_from_static_files_the_keys_are_followed_and_no_lie_is_believed(plant: Plant) -> None:
+    """A plain web server: no header that carries the commit, no version that anyone negotiates."""
+    with margo_server() as server:
+        plant.give(FIRST_DOCUMENT, source={"http": {"url": server.base(), "reportStatus": False}})
+        one = plant.publish("one")
+        show(server, one)
+        assert (plant.cycle().poll, plant.greeting) == ("new", "one")
+        show(server, plant.publish("evil", key=STRANGER, trust="2"))
+        for lie, content in HOSTILE_DOCUMENTS.items():
+            server.resources.pop("/api/v1/trust/2.json", None)
+            if content is not None:
+                server.resources["/api/v1/trust/2.json"] = ("application/json", content)
+            outcome = plant.cycle()
+            assert outcome.poll in ("refused", "failed"), lie
+            assert (outcome.version, plant.greeting, plant.followed) == (1, "one", []), lie
+        plant.world.versions.pop()
+        show(server, plant.publish("two", key=SECOND, trust="2"))
+        server.resources["/api/v1/trust/2.json"] = ("application/json", ROTATED)
+        outcome = plant.cycle()
+        assert (outcome.poll, plant.greeting) == ("new", "two"), outcome.poll_error
+
+
+def test_over_http_a_fast_forward_is_taken_back_though_no_lower_version_is_fetched(plant: Plant) -> None:
+    with margo_server() as server:
+        plant.give(FIRST_DOCUMENT, source={"http": {"url": server.base(), "reportStatus": False}})
+        show(server, plant.publish("evil", version=2**64 - 1))
+        assert plant.cycle().version == 2**64 - 1
+        plant.world.versions.clear()
+        show(server, plant.publish("two", version=2, trust="2"))
+        assert plant.cycle().poll == "refused"
+        said = document(2, floors=(TAKEN_BACK,))
+        server.resources["/api/v1/trust/2.json"] = ("application/json", signed(said, *ROOTS[:2]))
+        outcome = plant.cycle()
+        assert (outcome.version, plant.greeting) == (2, "two"), outcome.poll_error
