@@ -176,9 +176,14 @@ def write_json(value: Json) -> bytes:
         UnwritableValue: a float below 0.0001 or above 10^16, an integer beyond 64 bits, or text with a lone surrogate.
     """
     try:
-        return json.dumps(_ordered(value), ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        return write_sorted_json(_ordered(value))
     except (ValueError, UnicodeEncodeError) as error:
         raise UnwritableValue("a value cannot be written as JSON", why=[str(error)]) from error
+
+
+def write_sorted_json(value: Json) -> bytes:
+    """Return what `write_json` does for a value whose keys are sorted, and whose numbers are whole, of 64 bits."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
 
 def pretty_json(value: Json) -> str:

@@ -16,8 +16,8 @@ from typing import Annotated, Final, Literal
 from margo_gitops.digests import DIGEST_PATTERN, Digest, sha256
 from margo_gitops.documents.declarations import About, Items, Problem, Range, Text
 from margo_gitops.documents.deployment import UUID_PATTERN
-from margo_gitops.documents.json_text import write_json
-from margo_gitops.documents.records import write
+from margo_gitops.documents.json_text import write_sorted_json
+from margo_gitops.documents.nodes import Json
 
 MANIFEST_MEDIA_TYPE = "application/vnd.margo.manifest.v1+json"
 BUNDLE_MEDIA_TYPE: Final = "application/vnd.margo.bundle.v1+tar+gzip"
@@ -140,26 +140,24 @@ def write_manifest(version: int, deployments: Mapping[str, bytes], below: str = 
         deployments: exact bytes of each deployment document, by deployment id.
         below: the path that its links begin with.
     """
-    references = tuple(
-        DeploymentReference(
-            deployment_id=name,
-            digest=(digest := sha256(deployments[name])),
-            url=f"{below}/deployments/{name}/{digest}",
-            size_bytes=len(deployments[name]),
-        )
-        for name in sorted(deployments)
+    references: list[Json] = []
+    for name in sorted(deployments):
+        digest = sha256(deployments[name])
+        url = f"{below}/deployments/{name}/{digest}"
+        references.append({"deploymentId": name, "digest": digest, "sizeBytes": len(deployments[name]), "url": url})
+    return write_sorted_json(
+        {
+            "bundle": _bundle(deployments, below),
+            "deployments": references,
+            "manifestVersion": version,
+        }
     )
-    return write_json(write(StateManifest(version, _bundle(deployments, below), references)))
 
 
-def _bundle(deployments: Mapping[str, bytes], below: str) -> BundleReference | None:
+def _bundle(deployments: Mapping[str, bytes], below: str) -> Json:
     if not deployments:
         return None
     content = write_bundle(deployments)
     digest = sha256(content)
-    return BundleReference(
-        media_type=BUNDLE_MEDIA_TYPE,
-        digest=digest,
-        url=f"{below}/bundles/{digest}",
-        size_bytes=len(content),
-    )
+    url = f"{below}/bundles/{digest}"
+    return {"digest": digest, "mediaType": BUNDLE_MEDIA_TYPE, "sizeBytes": len(content), "url": url}

@@ -89,38 +89,31 @@ class _EventReader:
             self._refuse(event, f"more than {self._bounds.nodes} values", "split the document")
         if depth > self._bounds.depth:
             self._refuse(event, f"nested deeper than {self._bounds.depth} levels", "flatten the document")
-        if isinstance(event, yaml.AliasEvent):
+        if type(event) is yaml.AliasEvent:
             self._refuse(event, f"the alias *{event.anchor} is not allowed", "write the value out")
         if event.anchor is not None:
             self._refuse(event, f"the anchor &{event.anchor} is not allowed", "write the value out where it is used")
         mark = event.start_mark
-        if isinstance(event, yaml.ScalarEvent):
+        if type(event) is yaml.ScalarEvent:
             return Node(self._scalar(event), mark.line + 1, mark.column + 1)
         if event.tag is not None:
             self._refuse(event, f"the tag {event.tag} is not allowed", "remove the tag")
-        if isinstance(event, yaml.SequenceStartEvent):
+        if type(event) is yaml.SequenceStartEvent:
             return Node(self._sequence(depth), mark.line + 1, mark.column + 1)
         return Node(self._mapping(depth), mark.line + 1, mark.column + 1)
 
     def _sequence(self, depth: int) -> list[Node]:
         items: list[Node] = []
-        while not isinstance(event := self._next(), yaml.SequenceEndEvent):
+        while type(event := self._next()) is not yaml.SequenceEndEvent:
             items.append(self._node(event, depth + 1))
         return items
 
     def _mapping(self, depth: int) -> dict[str, Node]:
         entries: dict[str, Node] = {}
-        while not isinstance(event := self._next(), yaml.MappingEndEvent):
+        while type(event := self._next()) is not yaml.MappingEndEvent:
             key = self._node(event, depth + 1)
-            if isinstance(key.value, dict):
-                # `{{ x }}` is a mapping as the key of a mapping to YAML.
-                self._refuse(
-                    event,
-                    "this is a template that was not filled in, like {{ x }}, or a mapping as a key",
-                    "fill the template in; if the text is meant, quote it",
-                )
             if not isinstance(key.value, str):
-                self._refuse(event, "a key must be text", "quote the key")
+                self._refuse_key(event, key)
             if key.value in entries:
                 first = entries[key.value].key_line
                 self._refuse(event, f"the key {key.value!r} appears twice, first in line {first}", "remove one of them")
@@ -128,6 +121,16 @@ class _EventReader:
             value.key_line, value.key_column = key.line, key.column
             entries[key.value] = value
         return entries
+
+    def _refuse_key(self, event: Any, key: Node) -> NoReturn:  # noqa: ANN401
+        if isinstance(key.value, dict):
+            # `{{ x }}` is a mapping as the key of a mapping to YAML.
+            self._refuse(
+                event,
+                "this is a template that was not filled in, like {{ x }}, or a mapping as a key",
+                "fill the template in; if the text is meant, quote it",
+            )
+        self._refuse(event, "a key must be text", "quote the key")
 
     def _scalar(self, event: Any) -> str | int | float | bool | None:  # noqa: ANN401
         if event.tag is not None:
@@ -166,8 +169,9 @@ class Prewritten(dict[str, Json]):
     def lines(self, indent: str) -> list[str]:
         """Return the mapping's lines."""
         if indent not in self._lines:
-            self._lines[indent] = []
-            _block(dict(self), indent, self._lines[indent])
+            lines: list[str] = []
+            _block(dict(self), indent, lines)
+            self._lines[indent] = lines  # not before: what cannot be written is refused each time
         return self._lines[indent]
 
 
@@ -200,7 +204,9 @@ def _block(value: dict[str, Json] | list[Json], indent: str, lines: list[str]) -
                 lines.append(f"{indent}? {name}")
                 name = ""
             head = f"{indent}{name}:"
-            if isinstance(child, (dict, list)) and child:
+            if type(child) is str:  # most values; asked first
+                lines.append(f"{head} {write_text(child)}")
+            elif isinstance(child, (dict, list)) and child:
                 lines.append(head)
                 _block(child, indent + "  ", lines)
             else:

@@ -8,9 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
-from margo_gitops.documents.deployment import ApplicationDeployment, DeployedProfile
+from margo_gitops.documents.components import Target
+from margo_gitops.documents.deployment import ApplicationDeployment, DeployedParameter, DeployedProfile
 from margo_gitops.documents.manifest import (
     MAX_MANIFEST_VERSION,
     write_manifest,
@@ -114,7 +116,7 @@ class DocumentWriter:
             "deploymentProfile": self._profile(spec.deployment_profile),
         }
         # Always there: one published schema requires it, the other allows it.
-        body["parameters"] = {name: write(value) for name, value in spec.parameters.items()}
+        body["parameters"] = {name: _parameter(value) for name, value in spec.parameters.items()}
         body.update(spec.extensions)
         plain: dict[str, Json] = {"id": document.id, "metadata": write(document.metadata), "spec": body}
         return write_yaml(plain)
@@ -124,3 +126,14 @@ class DocumentWriter:
         if key not in self._profiles:
             self._profiles[key] = Prewritten(write(profile))
         return self._profiles[key]
+
+
+def _parameter(parameter: DeployedParameter) -> dict[str, Json]:
+    """Return a parameter as plain values; one whose value is plain text is written once for all devices."""
+    value, targets = parameter.value, parameter.targets
+    return _text_parameter(value, ById(targets)) if type(value) is str else write(parameter)
+
+
+@lru_cache(maxsize=4096)
+def _text_parameter(value: str, targets: ById[tuple[Target, ...]]) -> Prewritten:
+    return Prewritten(write(DeployedParameter(value, targets.value)))

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER, AmbiguousScalarError, read_plain, write_text
-from margo_gitops.documents.yaml_text import read_yaml, write_yaml
+from margo_gitops.documents.yaml_text import Prewritten, read_yaml, write_yaml
 from margo_gitops.errors import UnreadableDocument, UnwritableValue
 
 # fmt: off
@@ -179,3 +179,10 @@ def test_what_no_reader_could_read_back_is_not_written(value):
 @pytest.mark.parametrize("text", ["press-07", "v1", "a/b.c_d", "Hello"])
 def test_text_that_is_plainly_text_stays_unquoted(text):
     assert write_text(text) == text
+
+
+def test_a_mapping_written_once_is_refused_each_time_where_it_cannot_be_written() -> None:
+    shared = Prewritten({"value": "\ud800"})
+    for _ in range(2):
+        with pytest.raises(UnwritableValue):
+            write_yaml({"parameters": shared})
