@@ -68,7 +68,8 @@ def test_serve_meets_every_requirement_of_http(served: ServedFleet, reports: str
     assert (outcome.code, found.get("fail")) == (0, None), outcome
     kept_back = {"H-S-16 a valid status is taken", "H-S-18 valid capabilities are taken"}
     assert found.get("skipped", set()) == (kept_back if reports == "invalid" else set())
-    assert found["not-applicable"] == {"H-S-20 429 and 503 say when to come back"}
+    not_there = {"H-S-20 429 and 503 say when to come back", "H-S-25 the trust document is served"}
+    assert found["not-applicable"] == not_there
     if reports == "all":
         check_recorded("serve, http", json.loads(outcome.stdout))
 

@@ -25,12 +25,15 @@ from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.state_layout import COMMIT_HEADER
+from margo_gitops.errors import TrustDocumentInvalid
 from margo_gitops.trust.git_commit import parse_commit
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.trust.trust_document import read_envelope
 
 MOST_FETCHED: Final = 50
 """Documents that are looked at; a fleet's largest device has more than anyone wants to wait for."""
 _NOWHERE: Final = f"sha256:{'5' * 64}"
+_NO_VERSION: Final = 999_999
 _WAIT: Final = 2
 _JSON: Final = {"Content-Type": "application/json"}
 _TAKEN: Final = (200, 201)
@@ -351,6 +354,20 @@ def _carries_commit(session: HttpSession) -> None:
     expect(idle.status != 304 or not idle.header(COMMIT_HEADER.lower()), "304 carries the commit too")
 
 
+def _serves_trust_document(session: HttpSession) -> None:
+    reply = session.get(session.trust_path(1))
+    if reply.status == 404:
+        raise NotApplicable("the fleet has no trust document")
+    expect(reply.status == 200, f"version 1 is answered with {reply.status}")
+    try:
+        found = read_envelope(reply.content())
+    except TrustDocumentInvalid as error:
+        raise CheckFailed(f"version 1 is not a trust document: {shown(error.what)}") from error
+    expect(found.version == 1, f"the path of version 1 has version {found.version}")
+    reply = session.get(session.trust_path(_NO_VERSION))
+    expect(reply.status == 404, f"a version that does not exist is answered with {reply.status}")
+
+
 def _only_if_asked(session: HttpSession) -> None:
     if session.target.reports == "invalid":
         raise CheckSkipped("it would change what the server knows of the device; ask for it with --reports all")
@@ -376,6 +393,7 @@ READING: Final[tuple[Check[HttpSession], ...]] = (
     Check("H-S-22", "a poll that waits is kept waiting", _waits),
     Check("H-S-23", "the commit signs the manifest", _serves_commit),
     Check("H-S-24", "the manifest carries its commit", _carries_commit),
+    Check("H-S-25", "the trust document is served", _serves_trust_document),
 )
 """Checks that read."""
 

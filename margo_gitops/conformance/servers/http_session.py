@@ -12,7 +12,7 @@ from margo_gitops.conformance.servers.checking import CheckFailed, CheckSkipped,
 from margo_gitops.conformance.servers.client import RawClient, Reply, ServerTarget
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import MANIFEST_MEDIA_TYPE, DeploymentReference, StateManifest
-from margo_gitops.documents.state_layout import COMMITS_PATH, MANIFEST_FILE
+from margo_gitops.documents.state_layout import COMMITS_PATH, MANIFEST_FILE, TRUST_PATH, trust_file
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 
 API: Final = "/api/v1"
@@ -77,6 +77,10 @@ class HttpSession:
     def commit_path(self, manifest: str) -> str:
         """Return the path of the commit of a manifest with this digest."""
         return f"{self.target.prefix}{COMMITS_PATH}/{manifest}"
+
+    def trust_path(self, version: int) -> str:
+        """Return the path of a version of the trust document."""
+        return f"{self.target.prefix}{TRUST_PATH}{trust_file(version)}"
 
     def status_path(self, deployment: str) -> str:
         """Return the path of a deployment's status."""
