@@ -73,7 +73,7 @@ class TrustKeeper:
             remedy="put keys/<version>.json of the fleet repo there, or correct trust.document",
         )
         try:
-            version = read_envelope(given, str(self.given)).version
+            version = _version(given, str(self.given))
             kept: list[tuple[bytes, ...]] = []
             while copies := self.place(version + len(kept) + 1).read():
                 kept.append(tuple(copies))
@@ -171,7 +171,12 @@ class TrustKeeper:
             return self.source.trust_document(version)
 
 
-@functools.lru_cache(maxsize=2)
+@functools.lru_cache(maxsize=4)
+def _version(given: bytes, file: str) -> int:
+    return read_envelope(given, file).version
+
+
+@functools.lru_cache(maxsize=4)
 def _newest(given: bytes, file: str, fleet: str | None, kept: tuple[tuple[bytes, ...], ...]) -> FleetTrust:
     """Return the newest document of a chain; asked several times in a cycle.
 
