@@ -33,7 +33,6 @@ from margo_gitops.web.metering import Cost
 
 NOW = parse_moment("2026-10-01T00:00:00Z").timestamp()
 DEVICES = 50
-"""The same test holds for 1,000."""
 SECOND, THIRD = key(11), key(12)
 
 
