@@ -11,7 +11,7 @@ import click
 
 from margo_gitops.catalog.fleet_trust import trust_path
 from margo_gitops.cli.options import Duration, cache_folder, fleet_option
-from margo_gitops.cli.output import note, output_option, say, show
+from margo_gitops.cli.output import note, output_option, say, say_text, show
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.trust_document import FloorChange, KeyRole, Roles, RootRole
 from margo_gitops.editing.keys import (
@@ -142,7 +142,7 @@ def show_text(fleet: Path) -> None:
 
     There: `ssh-keygen -Y sign -n margo-gitops-root -f KEY TEXT`.
     """
-    click.echo(FleetKeys.read(fleet).last.text, nl=False)
+    say_text(FleetKeys.read(fleet).to_sign())
 
 
 @keys.command()
@@ -152,8 +152,9 @@ def show_text(fleet: Path) -> None:
 def sign(key: Path | None, signature: Path | None, fleet: Path) -> None:
     """Sign the last version with a root key, by ssh-keygen: with its passphrase, a token, or ssh-agent."""
     held = FleetKeys.read(fleet)
+    text = held.to_sign()
     if key is not None and signature is None:
-        armor = sign_with(held.last.text, key)
+        armor = sign_with(text, key)
     elif signature is not None and key is None:
         content = read_small_file(signature, MAX_ARMOR_BYTES, what="the signature cannot be read", error=KeysRefused)
         armor = content.decode("ascii", "replace")

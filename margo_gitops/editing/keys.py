@@ -37,7 +37,7 @@ from margo_gitops.state_repo.state_repo import StateRepo, device_of
 from margo_gitops.trust.ssh_key import read_public_key
 from margo_gitops.trust.ssh_signature import MAX_ARMOR_BYTES, parse_signature
 from margo_gitops.trust.trust_document import ROOT_NAMESPACE, FleetTrust, read_envelope
-from margo_gitops.wording import did_you_mean, how_it_ended
+from margo_gitops.wording import did_you_mean, how_it_ended, printable
 
 ROLES: Final = ("root", "render", "freshness", "approve", "emergency")
 _SIGN_SECONDS: Final = 300
@@ -75,6 +75,17 @@ class FleetKeys:
         if found is None:
             raise KeysRefused("this fleet has no trust document", remedy="make one: margo-gitops keys init")
         return found
+
+    def to_sign(self) -> str:
+        """Return the exact text of the last version (KeysRefused: a person who signs it would not see all of it)."""
+        text = self.last.text
+        if hidden := sorted({printable(each) for each in text if printable(each) != each}):
+            raise KeysRefused(
+                f"{trust_path(self.last.version)} has characters that a screen hides or obeys; do not sign it",
+                why=[f"it has {', '.join(hidden[:10])}"],
+                remedy="find out who wrote it; take the file back, and make the change again",
+            )
+        return text
 
     def judge(self, offered: FleetTrust) -> FleetTrust:
         """Return the document before one, whose root keys must sign it; for version 1 itself."""

@@ -190,6 +190,15 @@ def test_a_signature_made_on_another_machine_is_added(plant: Plant, tmp_path: Pa
     assert "needs 1 more of: anna, bert" in plant.run("keys", "status").stdout
 
 
+def test_a_text_that_hides_something_is_not_signed(plant: Plant):
+    plant.init()
+    plant.run("keys", "floor", "--next", "60", "--reason", "lost \u202edetsurt")
+    for command in (("show",), ("sign", "--key", plant.key("anna"))):
+        refused = plant.run("keys", *command, code=2)
+        assert "hides or obeys" in refused.stderr
+        assert "\\u202e" in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
