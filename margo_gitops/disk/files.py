@@ -43,14 +43,18 @@ def read_bounded(
     links = 0 if follow_links else os.O_NOFOLLOW
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC | links)
     try:
-        mode = os.fstat(descriptor).st_mode
+        status = os.fstat(descriptor)
+        mode, limit = status.st_mode, most if cut else most + 1
         if not stat.S_ISREG(mode):
             kind = "folder" if stat.S_ISDIR(mode) else "pipe" if stat.S_ISFIFO(mode) else "device"
             raise OSError(errno.EINVAL, f"it is a {kind}, not a file", str(path))
         if private and mode & (stat.S_IRWXG | stat.S_IRWXO):
             raise OSError(errno.EPERM, "others can read it: only its owner may (chmod 600)", str(path))
         with open(descriptor, "rb", closefd=False) as file:  # a descriptor, not a path
-            content = file.read(most if cut else most + 1)
+            # With a buffer of the whole limit, each content that is held keeps a mapping; Linux allows 65,530.
+            content = file.read(min(status.st_size + 1, limit))
+            if len(content) > status.st_size:  # it grew, or is a file of the kernel, which has no size
+                content += file.read(limit - len(content))
     finally:
         os.close(descriptor)
     if len(content) > most:
