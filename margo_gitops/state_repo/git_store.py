@@ -199,7 +199,8 @@ class GitStore:
     def branch(self, tip: str) -> tuple[str, ...]:
         """Return the ids of a branch's commits, oldest first, by first parents."""
         # Only the first parent is read, so that a commit that is wrong otherwise is named in its turn.
-        return tuple(reversed(tuple(first_parents(tip, lambda name: next(iter(self.parents(name)), None)))))
+        parents = first_parents(tip, lambda name: next(iter(self.links(name).parents), None), self.boundary())
+        return tuple(reversed(tuple(parents)))
 
     def parents(self, name: str) -> tuple[str, ...]:
         """Return the ids of a commit's parents; none where history ends at a checkpoint (OBJECTS-5)."""
@@ -287,12 +288,13 @@ def raw_entries(name: str, content: bytes) -> list[tuple[bytes, bytes, bytes]]:
     return _ENTRY.findall(content)
 
 
-def first_parents(tip: str, parent: Callable[[str], str | None]) -> Iterator[str]:
+def first_parents(tip: str, parent: Callable[[str], str | None], ends: Collection[str]) -> Iterator[str]:
     """Yield a commit and its ancestors by first parents, newest first.
 
     Args:
         tip: id of the newest.
         parent: returns the id of a commit's first parent; None for the first commit of all.
+        ends: the commits at which history ends (OBJECTS-5).
 
     Raises:
         StateTampered: a commit is its own ancestor.
@@ -304,4 +306,4 @@ def first_parents(tip: str, parent: Callable[[str], str | None]) -> Iterator[str
             raise bad_object(name, "this commit is its own ancestor")
         seen.add(name)
         yield name
-        name = parent(name)
+        name = None if name in ends else parent(name)

@@ -107,8 +107,7 @@ class Reports:
     def history(self, tip: str) -> Iterator[ReportCommit]:
         """Yield the branch's commits, newest first, by first parents."""
         ends = self._objects.boundary()
-        parents = first_parents(tip, lambda name: None if name in ends else next(iter(self.commit(name).parents), None))
-        yield from map(self.commit, parents)
+        yield from map(self.commit, first_parents(tip, lambda name: next(iter(self.commit(name).parents), None), ends))
 
     def clients(self, tree: str) -> Iterator[tuple[str, str]]:
         """Yield every client that reported, with the id of its folder's tree."""
