@@ -327,14 +327,20 @@ def _of_another(session: HttpSession) -> None:
     expect(reply.status in (403, 404), f"capabilities of another device are answered with {reply.status}")
 
 
+def _offered(session: HttpSession, path: str, what: str, absent: str) -> bytes:
+    """Return what a server may offer; NotApplicable where it answers 404."""
+    reply = session.get(path)
+    if reply.status == 404:
+        raise NotApplicable(absent)
+    expect(reply.status == 200, f"{what} is answered with {reply.status}")
+    return reply.content()
+
+
 def _serves_commit(session: HttpSession) -> None:
     digest = sha256(session.get_manifest().content())
-    reply = session.get(session.commit_path(digest))
-    if reply.status == 404:
-        raise NotApplicable("the server offers no commits")
-    expect(reply.status == 200, f"the commit is answered with {reply.status}")
+    content = _offered(session, session.commit_path(digest), "the commit", "the server offers no commits")
     try:
-        commit = parse_commit(reply.content())
+        commit = parse_commit(content)
     except ValueError as error:
         raise CheckFailed(f"it is not a commit: {error}") from error
     stated = StateCommit.of(commit).manifest_digest
@@ -355,12 +361,9 @@ def _carries_commit(session: HttpSession) -> None:
 
 
 def _serves_trust_document(session: HttpSession) -> None:
-    reply = session.get(session.trust_path(1))
-    if reply.status == 404:
-        raise NotApplicable("the fleet has no trust document")
-    expect(reply.status == 200, f"version 1 is answered with {reply.status}")
+    content = _offered(session, session.trust_path(1), "version 1", "the fleet has no trust document")
     try:
-        found = read_envelope(reply.content())
+        found = read_envelope(content)
     except TrustDocumentInvalid as error:
         raise CheckFailed(f"version 1 is not a trust document: {shown(error.what)}") from error
     expect(found.version == 1, f"the path of version 1 has version {found.version}")
