@@ -1,12 +1,4 @@
-"""The state repo's layout: names of branches, folders and files, and how much state one device may have.
-
-    refs/heads/fleet                  one commit per render; its tree holds devices/<site>/<device>/ and left/<device>/,
-                                      and aliases.json, if a device has an alias
-    refs/heads/devices/<device>       one commit per change of the device; its tree is the one in the fleet branch
-    refs/heads/freshness/<shard>      the newest statement of freshness: freshness.json
-    refs/heads/trust                  the fleet's trust documents: <version>.json for each
-    refs/heads/reports                what devices reported
-    refs/heads/checkpoints            one commit per `state compact`; its tree holds boundary
+"""The state repo's layout: its branches, names of folders and files, and how much state one device may have.
 
 A device's tree holds `manifest.json`, and `deployments/<deployment id>.yaml` for each deployment.
 """
@@ -14,7 +6,7 @@ A device's tree holds `manifest.json`, and `deployments/<deployment id>.yaml` fo
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +21,58 @@ TRUST_PATH: Final = "/api/v1/trust/"
 """Where the HTTP API and a device's static files have the trust documents, by the names they have in the branch."""
 REPORTS_REF: Final = f"{BRANCHES}reports"
 CHECKPOINTS_REF: Final = f"{BRANCHES}checkpoints"
+
+
+@dataclass(frozen=True, slots=True)
+class StateBranch:
+    """A branch of the state repo, or a folder of branches.
+
+    Attributes:
+        name: full name; a folder's ends in a slash.
+        rendered: whether a render alone decides what it holds.
+        served: whether devices read it.
+        replaced: whether only its newest commit counts: it is moved by force, and never restored.
+        reported: whether it holds what devices say, and not what they are to run: who renders does not move it.
+    """
+
+    name: str
+    rendered: bool = False
+    served: bool = False
+    replaced: bool = False
+    reported: bool = False
+
+
+STATE_BRANCHES: Final = (
+    # One commit per render; its tree: devices/<site>/<device>/, left/<device>/, and aliases.json if there are aliases.
+    StateBranch(FLEET_REF, rendered=True, served=True),
+    # One commit per change of a device; its tree is the one in the fleet branch.
+    StateBranch(DEVICE_REFS, rendered=True, served=True),
+    # The newest statement of freshness of a shard: freshness.json.
+    StateBranch(FRESHNESS_REFS, served=True, replaced=True),
+    # The fleet's trust documents: <version>.json for each.
+    StateBranch(TRUST_REF, served=True),
+    # One commit per `state compact`; its tree: boundary.
+    StateBranch(CHECKPOINTS_REF),
+    # What devices reported to servers.
+    StateBranch(REPORTS_REF, reported=True),
+)
+_BY_NAME: Final = {each.name: each for each in STATE_BRANCHES}
+
+
+def state_refs(values: Mapping[str, str], which: Callable[[StateBranch], bool]) -> dict[str, str]:
+    """Return the refs, full names and commits, that are of such branches of the state repo."""
+
+    def branch(ref: str) -> StateBranch | None:
+        head, slash, _ = ref.removeprefix(BRANCHES).partition("/")
+        return _BY_NAME.get(f"{BRANCHES}{head}{slash}")
+
+    return {ref: value for ref, value in values.items() if (found := branch(ref)) and which(found)}
+
+
+def carried_refs(values: Mapping[str, str]) -> dict[str, str]:
+    """Return the refs that a copy of the state repo holds: all but what devices reported."""
+    return state_refs(values, lambda branch: not branch.reported)
+
 
 MANIFEST_FILE: Final = "manifest.json"
 DEPLOYMENTS_FOLDER: Final = "deployments"

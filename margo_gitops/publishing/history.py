@@ -22,7 +22,7 @@ import pygit2
 
 from margo_gitops.digests import Digest
 from margo_gitops.documents.declarations import Wire
-from margo_gitops.documents.state_layout import FLEET_REF
+from margo_gitops.documents.state_layout import FLEET_REF, carried_refs
 from margo_gitops.errors import (
     InvalidDocument,
     PublishBusy,
@@ -42,7 +42,6 @@ from margo_gitops.state_repo.history_bundles import (
     History,
     HistoryBundle,
     bundle_refs,
-    history_refs,
     read_history,
     refs_digest,
     write_history,
@@ -141,7 +140,7 @@ def _refs(repo: StateRepo) -> dict[str, str]:
         raise error
     if FLEET_REF not in values:
         raise StateRepoUnusable("nothing is rendered yet", remedy="render first: margo-gitops render")
-    return history_refs(values)
+    return carried_refs(values)
 
 
 def _read(bucket: Bucket, seen: HeldObject | None) -> History | None:

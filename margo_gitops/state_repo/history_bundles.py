@@ -19,7 +19,6 @@ from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.declarations import DigestText, Items, Range
 from margo_gitops.documents.json_text import pretty_json, read_json
 from margo_gitops.documents.records import read, write
-from margo_gitops.documents.state_layout import CHECKPOINTS_REF, DEVICE_REFS, FLEET_REF, FRESHNESS_REFS, TRUST_REF
 
 FOLDER: Final = "_history/"
 LIST_KEY: Final = f"{FOLDER}list.json"
@@ -85,15 +84,6 @@ def read_history(content: bytes, file: str) -> History:
 def write_history(history: History) -> bytes:
     """Return the bytes of a list."""
     return pretty_json(write(history)).encode()
-
-
-def history_refs(values: Mapping[str, str]) -> dict[str, str]:
-    """Return those of a state repo's refs that a bucket carries: all that a render moves."""
-    return {
-        name: value
-        for name, value in values.items()
-        if name in (FLEET_REF, TRUST_REF, CHECKPOINTS_REF) or name.startswith((DEVICE_REFS, FRESHNESS_REFS))
-    }
 
 
 def refs_digest(refs: Mapping[str, str]) -> Digest:

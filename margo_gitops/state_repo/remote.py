@@ -41,9 +41,11 @@ from margo_gitops.documents.state_layout import (
     DEVICE_REFS,
     FLEET_REF,
     FRESHNESS_REFS,
-    REPORTS_REF,
+    STATE_BRANCHES,
     TRUST_REF,
+    carried_refs,
     device_ref,
+    state_refs,
 )
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable
 from margo_gitops.git_program import last_lines, run_git
@@ -54,20 +56,11 @@ from margo_gitops.trust.state_commit import StateCommit
 
 TIMEOUT_SECONDS = 900
 TRACKED = "refs/remotes/state/"
-_TRACKED_FLEET = f"{TRACKED}fleet"
-# A pattern, because git fails where a remote has no ref of an exact name, as an empty one has none.
-_FLEET = f"{FLEET_REF}*:{_TRACKED_FLEET}*"
-_DEVICES = f"{DEVICE_REFS}*:{TRACKED}devices/*"
-_FRESHNESS = f"{FRESHNESS_REFS}*:{TRACKED}freshness/*"
-_TRACKED_TRUST = f"{TRACKED}trust"
-_TRUST = f"{TRUST_REF}*:{_TRACKED_TRUST}*"
-_PENDING_REF: Final = "refs/heads/pending"
-_TRACKED_PENDING = f"{TRACKED}pending"
-_PENDING = f"{_PENDING_REF}*:{_TRACKED_PENDING}*"
-_TRACKED_CHECKPOINTS = f"{TRACKED}checkpoints"
-_CHECKPOINTS = f"{CHECKPOINTS_REF}*:{_TRACKED_CHECKPOINTS}*"
 TRACKED_REPORTS = f"{TRACKED}reports"
-_REPORTS = f"{REPORTS_REF}*:{TRACKED_REPORTS}*"
+_TRACKED_FLEET = f"{TRACKED}fleet"
+_PENDING_REF: Final = "refs/heads/pending"
+"""A push in steps that is not finished: a commit whose parents are where it moves branches to (PUSH-4)."""
+_TRACKED_PENDING = f"{TRACKED}pending"
 _SCP_LIKE = re.compile(r"[^/:\s]+@?[^/:\s]*:(?!//).+")
 
 
@@ -143,7 +136,9 @@ class RemoteState:
         if known is not None and _TRACKED_FLEET not in values:
             repo.refs.move({_TRACKED_FLEET: known}, {})  # remembered, so that the next render refuses too
             raise self._rewritten([f"the branch {FLEET_REF} is gone; it was at {known}"])
-        remote = {BRANCHES + name.removeprefix(TRACKED): value for name, value in values.items() if _ours(name)}
+        tracked = {name: value for name, value in values.items() if name.startswith(TRACKED)}
+        named = {BRANCHES + name.removeprefix(TRACKED): value for name, value in tracked.items()}
+        remote = state_refs(named, lambda _: True)
         unfinished = self._unfinished(repo, remote, values.get(_TRACKED_PENDING))
         self.is_unfinished = bool(unfinished)
         repo.refs.reset(BRANCHES, {**remote, **unfinished})
@@ -263,8 +258,7 @@ class RemoteState:
         """
         self._take()
         values = Refs(self.mirror).read() if self.mirror.exists() else {}
-        kept = (FLEET_REF, TRUST_REF, CHECKPOINTS_REF, DEVICE_REFS)
-        ours = {name: value for name, value in values.items() if name.startswith(kept)}
+        ours = state_refs(values, lambda branch: not (branch.reported or branch.replaced))
         if FLEET_REF not in ours:
             raise StateRepoUnusable(
                 f"this machine has no copy of {self.url}",
@@ -305,7 +299,7 @@ class RemoteState:
         if self._pushed("--atomic", lease, refspecs=[fleet, *rest]):
             return
         values = Refs(self.mirror).read()
-        others = [name for name in values if name.startswith((DEVICE_REFS, FRESHNESS_REFS, TRUST_REF))]
+        others = [name for name in carried_refs(values) if name != FLEET_REF]
         moved = [name for name in others if values[name] != values.get(_tracked(name))]
         devices = [name for name in moved if name.startswith(DEVICE_REFS)]
         rendered = values.get(_TRACKED_FLEET) != values[FLEET_REF]
@@ -372,12 +366,12 @@ class RemoteState:
     def _git(self, *arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
         settings = {"remote.state.url": url or self.url, **_OURS}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        # The fleet branch only ever grows; a device branch follows it, and `tampered` compares the two.
-        options += ["-c", f"remote.state.fetch={_FLEET}", "-c", f"remote.state.fetch=+{_DEVICES}"]
-        options += ["-c", f"remote.state.fetch=+{_FRESHNESS}", "-c", f"remote.state.fetch=+{_PENDING}"]
-        options += ["-c", f"remote.state.fetch={_TRUST}", "-c", f"remote.state.fetch={_CHECKPOINTS}"]
-        if self._reports:
-            options += ["-c", f"remote.state.fetch={_REPORTS}"]
+        for branch in STATE_BRANCHES:
+            if self._reports or not branch.reported:
+                # Branches only ever grow; those of devices follow the fleet branch, and `tampered` compares the two.
+                force = "+" if branch.name == DEVICE_REFS or branch.replaced else ""
+                options += _fetching(branch.name, force)
+        options += _fetching(_PENDING_REF, "+")
         told = ["--progress"] if is_heard() else []
         return self._run(["--git-dir", str(self.mirror), *options, arguments[0], *told, *arguments[1:]])
 
@@ -394,7 +388,6 @@ def _tracked(ref: str) -> str:
     return TRACKED + ref.removeprefix(BRANCHES)
 
 
-def _ours(tracked: str) -> bool:
-    return tracked in (_TRACKED_FLEET, _TRACKED_TRUST, _TRACKED_CHECKPOINTS, TRACKED_REPORTS) or tracked.startswith(
-        (f"{TRACKED}devices/", f"{TRACKED}freshness/")
-    )
+def _fetching(name: str, force: str) -> list[str]:
+    # A pattern, because git fails where a remote has no ref of an exact name, as an empty one has none.
+    return ["-c", f"remote.state.fetch={force}{name}*:{_tracked(name)}*"]

@@ -18,9 +18,9 @@ from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.documents.state_layout import (
     DEVICE_REFS,
     FLEET_REF,
-    FRESHNESS_REFS,
     TRUST_REF,
     device_ref,
+    state_refs,
     trust_file,
 )
 from margo_gitops.errors import StateTampered
@@ -33,7 +33,6 @@ from margo_gitops.trust.snapshot import Snapshot
 
 EARLIER_COMMITS: Final = 4
 """How far back a digest is looked for (SERVED-4)."""
-_SERVED: Final = (DEVICE_REFS, FRESHNESS_REFS, FLEET_REF, TRUST_REF)
 
 Shape: TypeAlias = Callable[[DeviceState], DeviceState]
 """Returns a state as a client gets it: a pure function of the stored bytes."""
@@ -72,8 +71,7 @@ class ServedState:
                 return False
             self._read = values
             # Other branches, as that of the reports, are no state.
-            loose = {name: value for name, value in values.loose.items() if name.startswith(_SERVED)}
-            served = RefValues(values.packed, loose)
+            served = RefValues(values.packed, state_refs(values.loose, lambda branch: branch.served))
             if served == self._view.refs:
                 return False
             self.objects.renew()

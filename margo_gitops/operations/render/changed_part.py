@@ -34,7 +34,7 @@ from margo_gitops.disk.files import read_bounded, replace_file
 from margo_gitops.documents.constraints import DeviceSelector
 from margo_gitops.documents.device_id import client_of, decode_device_id, encode_device_id
 from margo_gitops.documents.fleet_kinds import Deployment
-from margo_gitops.documents.state_layout import FLEET_REF
+from margo_gitops.documents.state_layout import FLEET_REF, STATE_BRANCHES
 from margo_gitops.errors import SignatureInvalid
 from margo_gitops.operations.fleet_input import RENDERED_BY, FleetInput
 from margo_gitops.rendering.intent import Intent
@@ -106,7 +106,10 @@ class Seal:
         return said.fleet_commit if intact and said.rendered_by == RENDERED_BY else None
 
 
-_OTHER_REFS: Final = re.compile(rb"^.{40} refs/heads/(?:freshness/|reports|trust)[^\n]*\n", re.MULTILINE)
+_OTHER_REFS: Final = re.compile(
+    rb"^.{40} (?:%s)[^\n]*\n" % b"|".join(each.name.encode() for each in STATE_BRANCHES if not each.rendered),
+    re.MULTILINE,
+)
 """What moves without a render."""
 
 
