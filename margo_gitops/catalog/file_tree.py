@@ -62,6 +62,10 @@ class FileTree(Protocol):
 class RootTree(FileTree, Protocol):
     """The tree of a whole repository."""
 
+    def paths(self, folder: str) -> Iterator[str]:
+        """Yield the path of every file below `folder`, without a look at the files."""
+        ...
+
     def names(self) -> list[str]:
         """Return the names in its root, folders too."""
         ...
@@ -75,15 +79,21 @@ class DiskTree:
 
     def files(self, folder: str) -> Iterator[TreeFile]:
         """Yield every file below a folder, sorted by name at each level."""
-        if not self.is_behind_link(folder):
-            yield from self._below(folder)
+        return map(self._entry, self._below(folder))
+
+    def paths(self, folder: str) -> Iterator[str]:
+        """Yield the path of every file below a folder, sorted by name at each level."""
+        return self._below(folder)
 
     def is_behind_link(self, path: str) -> bool:
         """Return whether a path, or a folder on the way, is a link."""
         places = (path, *map(str, PurePosixPath(path).parents))
         return any((self.root / each).is_symlink() for each in places if each not in ("", "."))
 
-    def _below(self, folder: str) -> Iterator[TreeFile]:
+    def _below(self, folder: str) -> Iterator[str]:
+        return iter(()) if self.is_behind_link(folder) else self._walk(folder)
+
+    def _walk(self, folder: str) -> Iterator[str]:
         try:
             entries = sorted(os.scandir(self.root / folder), key=lambda entry: entry.name)
         except (FileNotFoundError, NotADirectoryError):
@@ -96,9 +106,9 @@ class DiskTree:
                 continue
             if entry.is_dir(follow_symlinks=False):
                 check_depth(path)
-                yield from self._below(path)
+                yield from self._walk(path)
             else:
-                yield self._entry(path)
+                yield path
 
     def file(self, path: str) -> TreeFile | None:
         """Return one file."""
@@ -183,6 +193,10 @@ class HeldTree:
     def file(self, path: str) -> TreeFile | None:
         """Return one file."""
         return held_file(path, self._files[path]) if path in self._files else None
+
+    def paths(self, folder: str) -> Iterator[str]:
+        """Yield the path of every file below a folder."""
+        return (file.path for file in self.files(folder))
 
     def names(self) -> list[str]:
         """Return the names in the root, folders too."""

@@ -49,6 +49,10 @@ class WorkingTree(DiskTree):
         """Yield every file below a folder, sorted by name at each level."""
         return (self._held(file) for file in super().files(folder) if not self._ignores(file.path))
 
+    def paths(self, folder: str) -> Iterator[str]:
+        """Yield the path of every file below a folder, sorted by name at each level."""
+        return (path for path in super().paths(folder) if not self._ignores(path))
+
     def file(self, path: str) -> TreeFile | None:
         """Return one entry that is not a folder."""
         found = super().file(path)

@@ -21,7 +21,7 @@ from margo_gitops.cli.options import (
 )
 from margo_gitops.cli.output import CHANGES, failing_with_usage, output_option, show
 from margo_gitops.documents.components import ParameterValue
-from margo_gitops.operations.fleet_input import read_intent, read_signing_key
+from margo_gitops.operations.fleet_input import read_for_device, read_signing_key
 from margo_gitops.operations.plan.plan_markdown import as_markdown
 from margo_gitops.operations.plan.plan_text import as_text
 from margo_gitops.operations.plan.planning import PlanRequest, exit_code, plan_fleet
@@ -71,7 +71,8 @@ def plan(
 
     The plan shows devices that join, leave or change, with their deployments, profiles, revisions and parameters. It
     says where each changed value is written, which workloads start, restart or stop, what devices download, and what
-    the fleet's policy says. The plan runs the render itself, so it shows exactly what a render changes.
+    the fleet's policy says. The plan runs the render itself, so it shows exactly what a render changes. With DEVICE,
+    only what this device needs is read: what is wrong with other devices is not shown.
 
     Exits 0 if nothing changes, 1 if something does, 2 or more if nothing could be rendered or compared.
     """
@@ -104,7 +105,7 @@ def plan(
 @output_option()
 def explain(device: str, deployment: str, fleet: Path, rev: str | None, output: str) -> None:
     """Show why DEVICE gets DEPLOYMENT in this form: the profile, and each parameter's value, layer, file and line."""
-    explanation = explain_deployment(read_intent(fleet, rev), device, deployment)
+    explanation = explain_deployment(read_for_device(fleet, rev, device), device, deployment)
     show(output, _as_json(explanation), _lines(explanation))
 
 

@@ -129,6 +129,10 @@ class EditedTree:
                 yield file
         yield from self._held.files(folder)
 
+    def paths(self, folder: str) -> Iterator[str]:
+        """Yield the path of every file below a folder."""
+        return (file.path for file in self.files(folder))
+
     def file(self, path: str) -> TreeFile | None:
         """Return one entry that is not a folder."""
         return (self._held if path in self._changed else self._tree).file(path)

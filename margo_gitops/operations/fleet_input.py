@@ -11,9 +11,11 @@ from typing import Final
 from margo_gitops import __version__
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet, read_fleet_document
+from margo_gitops.catalog.fleet_part import read_part
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
 from margo_gitops.catalog.fleet_trust import read_chain
 from margo_gitops.disk.files import read_bounded, reason
+from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import (
@@ -107,6 +109,22 @@ def read_intent(fleet: Path, revision: str | None) -> Intent:
         NoFleetRepo, FleetCommitUnknown, FleetInvalid: as `read_fleet_commit`.
     """
     return read_fleet_commit(fleet, revision).intent if revision is not None else read_working_tree(fleet)
+
+
+def read_for_device(fleet: Path, revision: str | None, device: str) -> Intent:
+    """Return what the files say that one device needs; of a device that is not there, the whole fleet.
+
+    Args:
+        revision: a commit; None: the files as they are now.
+
+    Raises:
+        NoFleetRepo, FleetCommitUnknown: there is no such repo or commit.
+        FleetInvalid: with every finding of what was read; what is wrong with other devices is not found.
+    """
+    repo = FleetRepo.find(fleet)
+    tree: RootTree = repo.tree(revision) if revision is not None else repo.working_tree()
+    found = read_part(tree, {client_of(device)})
+    return found if device in found.devices else read_fleet(tree)
 
 
 def read_signers(path: Path | None) -> AllowedSigners | None:

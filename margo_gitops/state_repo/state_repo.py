@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pygit2
@@ -169,9 +169,15 @@ class StateRepo:
         if FLEET_REF in values:
             yield from self.objects.folders(self.objects.links(values[FLEET_REF]).tree)
 
-    def tampered(self, values: Mapping[str, str]) -> Iterator[StateTampered]:
-        """Yield every device branch that does not hold what the fleet branch says it holds, and a fleet branch lost."""
+    def tampered(self, values: Mapping[str, str], only: Collection[str] | None = None) -> Iterator[StateTampered]:
+        """Yield every device branch that does not hold what the fleet branch says it holds, and a fleet branch lost.
+
+        Args:
+            only: the encoded ids of the devices to look at; None: all.
+        """
         branches = {name for name in values if name.startswith(DEVICE_REFS)}
+        if only is not None and FLEET_REF in values:
+            branches &= {f"{DEVICE_REFS}{encoded}" for encoded in only}
         if FLEET_REF not in values:
             if branches:
                 yield StateTampered(
@@ -180,7 +186,9 @@ class StateRepo:
                     remedy=_PUT_BACK,
                 )
             return
-        for encoded, place in self.places(values).items():
+        places = self.places(values)
+        for encoded in places if only is None else places.keys() & only:
+            place = places[encoded]
             ref = f"{DEVICE_REFS}{encoded}"
             branches.discard(ref)
             name = values.get(ref)

@@ -13,13 +13,16 @@ from support.fleet import FleetFolder, parameter, write_signing_key
 from support.git_cli import Git, GitFailedError
 from support.properties import times
 
+from margo_gitops.documents.device_id import client_of
 from margo_gitops.errors import FleetInvalid, MargoGitopsError, RenderingRefused, StateTampered
 from margo_gitops.operations import fleet_input
-from margo_gitops.operations.fleet_input import read_signing_key
-from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
+from margo_gitops.operations.fleet_input import read_for_device, read_intent, read_signing_key
+from margo_gitops.operations.plan.planning import PlanRequest, only_device, plan_fleet
 from margo_gitops.operations.render import changed_part, fleet_render
 from margo_gitops.operations.render.fleet_render import Rendered, RenderRequest, check_fleet, render_fleet
+from margo_gitops.rendering.changes import Plan
 from margo_gitops.rendering.desired_state import DocumentWriter
+from margo_gitops.rendering.explanation import explain
 
 DEVICES = ("a", "b", "north", "gw", "gw/child", "gw/Child.2")
 SITES = ("north", "south")
@@ -127,6 +130,20 @@ def upgraded(patch: pytest.MonkeyPatch, version: str) -> None:
         patch.setattr(module, "RENDERED_BY", f"margo-gitops {version}")
 
 
+def check_one_device(fleet: FleetFolder, planned: Plan, device: str) -> None:
+    """Check what is said of one device, from its own files, against what is said of it from all."""
+    state, cache = str(fleet.root.parent / "state"), fleet.root.parent / "cache"
+    asked = PlanRequest(fleet.root, "HEAD", None, state, cache, device)
+    whole = read_intent(fleet.root, "HEAD")
+    known = {device, client_of(device)} & {*whole.devices, *(each.device for each in planned.devices)}
+    if known:
+        assert plan_fleet(asked) == only_device(planned, device)
+    if device in whole.devices:
+        part = read_for_device(fleet.root, "HEAD", device)
+        assert [*part.devices] == [name for name in whole.devices if client_of(name) == client_of(device)]
+        assert explain(part, device, "web") == explain(whole, device, "web")
+
+
 @times(0.15)
 @given(st.data())
 def test_the_commits_are_those_of_a_whole_render(data: st.DataObject):
@@ -143,6 +160,8 @@ def test_the_commits_are_those_of_a_whole_render(data: st.DataObject):
                 PlanRequest(fleet.root, "HEAD", None, str(Path(folder) / "state"), Path(folder) / "cache")
             )
             assert quick == planned
+            if not planned.refused:
+                check_one_device(fleet, planned, data.draw(st.sampled_from(DEVICES)))
             for state, cache in (("state", "cache"), ("whole", f"none-{number}")):
                 try:
                     done = render(fleet, state, cache, key)

@@ -10,6 +10,7 @@ from support.fleet import FleetFolder
 
 from margo_gitops.errors import PolicyUnusable, RenderingRefused
 from margo_gitops.operations.plan.planning import exit_code
+from margo_gitops.operations.policies import policy_judging
 from margo_gitops.operations.validate.finding_formats import FORMATS
 from margo_gitops.operations.validate.fleet_validation import ValidateRequest, validate_fleet
 
@@ -372,6 +373,24 @@ def test_an_application_or_version_that_is_not_allowed_is_refused_at_its_line(wo
     assert found.file == "deployments/web.yaml"
     assert "app 2.0.0 may not be deployed" in found.message
     assert found.why[0].startswith("allowed there: app <2 (")
+
+
+def test_what_obeyed_the_same_policy_is_not_judged_again(world: PolicyWorld, monkeypatch: pytest.MonkeyPatch):
+    allowed = {"applications": {"default": [{"id": "app", "versions": "<2"}]}}
+    world.policy(**allowed)
+    world.commit()
+    world.render()
+    world.fleet.device("south-1", site="south", labels={"line": "new"})
+    world.commit()
+    with monkeypatch.context() as patch:
+        patch.setattr(policy_judging, "read_fleet", None)
+        assert world.plan(device="south-1").policy == world.plan().policy != ()
+        world.render()
+    world.policy(applications={"default": [{"id": "app", "versions": ">=2"}]})
+    world.fleet.device("south-1", site="south", labels={"line": "newer"})
+    world.commit()
+    with pytest.raises(RenderingRefused, match="may not be deployed"):
+        world.render()
 
 
 def test_a_site_has_applications_of_its_own(world: PolicyWorld):

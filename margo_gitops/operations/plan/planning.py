@@ -2,6 +2,8 @@
 
 The base is the state repo as it is, or another commit of the fleet repo. Then both sides are rendered from nothing, and
 no state repo is read: renders meanwhile do not change the result.
+
+The plan of one device reads and renders what this device needs. It does not say what is wrong with others.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from pathlib import Path
 
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.catalog.fleet_part import read_part
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.fleet_trust import allowed_key, read_chain
 from margo_gitops.documents.device_id import client_of
@@ -42,8 +45,8 @@ from margo_gitops.operations.render.fleet_render import (
     held_fleet,
     render_changed,
     rendered_from,
+    rendered_states,
     signed_anew,
-    whole,
     without_collections,
 )
 from margo_gitops.operations.validate.device_policies import refused_by_devices
@@ -105,11 +108,11 @@ def plan_fleet(request: PlanRequest, renders: Render | None = None) -> Plan:
         MargoGitopsError: the fleet repo or the state repo cannot be read, or the base cannot be rendered.
         ReferenceUnknown: the device that was asked for is on neither side.
     """
-    plan = _whole_plan(request, renders)
+    plan = _plan(request, renders)
     return only_device(plan, request.device) if request.device is not None else plan
 
 
-def _whole_plan(request: PlanRequest, renders: Render | None) -> Plan:
+def _plan(request: PlanRequest, renders: Render | None) -> Plan:
     repo = FleetRepo.find(request.fleet)
     subject = repo.last_change(request.revision).id if request.revision is not None else WORKING_TREE
     base = f"commit {repo.commit(request.base).id[:12]}" if request.base is not None else "the state repo"
@@ -118,26 +121,30 @@ def _whole_plan(request: PlanRequest, renders: Render | None) -> Plan:
         with without_collections():
             fleet = begun(repo, tree, request.revision)
             if request.base is not None or request.device is not None:
-                fleet = whole(fleet)
+                fleet = replace(fleet, intent=_read(tree, request.device))
         planning = _Planning(request, repo, subject, tree, fleet.intent)
         if request.base is not None:
-            before = _rendered_before(repo, request.base)
+            before = _rendered_before(repo, request.base, request.device)
             with without_collections():
                 states = render(fleet.intent, before.previous)
             return planning.plan(base, before, states, repo.commit(request.base).id)
         return _plan_after_state(planning, fleet, renders)
     except (FleetInvalid, RenderingRefused) as error:
-        found = _every_refusal(refusals(error), tree)
-        sites = cannot_take(found, read_fleet(tree)) if isinstance(error, RenderingRefused) else ()
+        found = _every_refusal(refusals(error), tree, request.device)
+        sites = cannot_take(found, _read(tree, request.device)) if isinstance(error, RenderingRefused) else ()
         return make_plan(subject, base, (), refusals=found, cannot_take=sites)
 
 
-def _every_refusal(found: tuple[Refusal, ...], tree: RootTree) -> tuple[Refusal, ...]:
+def _read(tree: RootTree, device: str | None) -> Intent:
+    return read_part(tree, {client_of(device)}) if device is not None else read_fleet(tree)
+
+
+def _every_refusal(found: tuple[Refusal, ...], tree: RootTree, device: str | None) -> tuple[Refusal, ...]:
     """Return the reasons of a refusal, and the errors of `validate` that a render does not come to."""
     known = {(each.rule, each.file, each.line, each.column) for each in found}
     more = [
         Refusal(each.rule, each.message, each.file, each.line, each.column, each.device, each.why, each.remedy)
-        for each in validate_tree(tree, WORKING_TREE).findings
+        for each in validate_tree(tree, WORKING_TREE, device).findings
         if each.severity == "error" and (each.rule, each.file, each.line, each.column) not in known
     ]
     return (*found, *more)
@@ -168,9 +175,9 @@ class _Planning:
             base_commit: the commit that `before` was rendered from; None where that is not known.
         """
         request = self.request
-        known = {*self.intent.devices, *before.sites}
-        if request.device is not None and not {request.device, client_of(request.device)} & known:
-            remedy = did_you_mean(request.device, known)
+        concerned = {request.device, client_of(request.device)} if request.device is not None else ()
+        if concerned and not concerned & {*self.intent.devices, *before.sites}:
+            remedy = did_you_mean(request.device or "", read_fleet(self.tree).devices)
             raise ReferenceUnknown(f"{request.device} is not a device of this fleet", remedy=remedy)
         sides = Sides(self.subject, base, before, states, self.intent, self.tree)
         revision = self.subject if request.revision is not None else None
@@ -196,10 +203,10 @@ class _Planning:
             return 0
 
 
-def _rendered_before(repo: FleetRepo, revision: str) -> FleetState:
+def _rendered_before(repo: FleetRepo, revision: str, device: str | None) -> FleetState:
     try:
         with without_collections():
-            return rendered_fleet(render(read_fleet(repo.tree(revision)), lambda _device: None))
+            return rendered_fleet(render(_read(repo.tree(revision), device), lambda _device: None))
     except (FleetInvalid, RenderingRefused) as error:
         raise FleetCommitUnknown(
             f"the base {revision} cannot be rendered, so nothing can be compared with it",
@@ -217,7 +224,7 @@ def _plan_after_state(planning: _Planning, fleet: FleetInput, renders: Render | 
     location = state_location(planning.repo.root, planning.intent.fleet.value, request.state)
     if not is_remote(location) and _nothing_at(Path(location)):
         with without_collections():
-            planning = replace(planning, intent=whole(fleet).intent)
+            planning = replace(planning, intent=_read(planning.tree, request.device))
             states = render(planning.intent, lambda _device: None)
         note = f"there is no state repo at {location} yet: the first render makes it"
         return planning.plan("nothing", rendered_fleet(()), states, None, [note])
@@ -227,7 +234,10 @@ def _plan_after_state(planning: _Planning, fleet: FleetInput, renders: Render | 
         refuse_foreign(fleet, target, values)
         if len(trusted) != (held_version(target.repo.objects, values) or 0):
             seal = None
-        fleet, states = render_changed(fleet, target, values, seal, request.key, renders)
+        if request.device is not None:
+            states = rendered_states(fleet.intent, target, values)
+        else:
+            fleet, states = render_changed(fleet, target, values, seal, request.key, renders)
         return _plan_after(replace(planning, intent=fleet.intent), target, values, states, trusted)
 
 

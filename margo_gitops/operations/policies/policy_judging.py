@@ -7,9 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from margo_gitops.catalog.file_tree import RootTree
-from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.catalog.fleet import read_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.fleet_kinds import Fleet
+from margo_gitops.documents.fleet_policy import Policy
 from margo_gitops.errors import FleetInvalid, NoFleetRepo, RenderingRefused
 from margo_gitops.operations.content_sources import Images, Placed, deployed, placed, sources
 from margo_gitops.operations.policies.policy_history import PolicyHistory, Span, policies_want_commits, unusable
@@ -18,7 +19,7 @@ from margo_gitops.rendering.difference import difference, rendered_fleet
 from margo_gitops.rendering.intent import Intent, Located
 from margo_gitops.rendering.placement import TargetDevice, targets
 from margo_gitops.rendering.policies.approvals import judge_reviews, judge_signatures
-from margo_gitops.rendering.policies.facts import Commit, PolicyInForce, Step, Verdict, refusing
+from margo_gitops.rendering.policies.facts import NO_POLICY, Commit, PolicyInForce, Step, Verdict, refusing
 from margo_gitops.rendering.policies.freezes import judge_freezes
 from margo_gitops.rendering.policies.sources import judge_applications, judge_registries
 from margo_gitops.rendering.render import PlacementsByDevice, affected, place, render
@@ -53,15 +54,29 @@ def judge_change(change: Change) -> tuple[Verdict, ...]:
     return (
         *(judge_commits(change.span, history, before_merge=change.before_merge) if change.commits else ()),
         *_present(judge_change_of_devices(change, policies)),
-        *judge_content(policies, lambda: _placed(change), change.tree),
+        *judge_content(policies, lambda: _placed(change, policies), change.tree),
         *_of_own(change.tree, change.intent.fleet),
     )
 
 
-def _placed(change: Change) -> Iterable[Placed]:
-    """Return every deployment on every device of the fleet, also where the change is known by a part of it."""
-    intent = change.intent if change.intent.clients is None else read_fleet(change.tree)
+def _placed(change: Change, policies: Sequence[PolicyInForce]) -> Iterable[Placed]:
+    """Return the deployments on the devices to judge.
+
+    Of a fleet that is known by a part, the part is enough where what was rendered before obeyed the same policies.
+    """
+    intent = change.intent
+    if intent.clients is not None and any(force.policy != _policy_before(change.span) for force in policies):
+        intent = read_fleet(change.tree)
     return placed(intent, place(intent))
+
+
+def _policy_before(span: Span) -> Policy | None:
+    """Return the policy of the commit that was rendered before; None where that is not known."""
+    try:
+        fleet = read_fleet_document(span.repo.tree(span.base)) if span.base else None
+    except (FleetInvalid, NoFleetRepo):
+        return None
+    return (fleet.value.spec.policy or NO_POLICY) if fleet else None
 
 
 def _present(verdict: Verdict | None) -> Iterator[Verdict]:

@@ -10,7 +10,7 @@ CHANGED-1  Only that commit is believed which this version wrote, and only while
 CHANGED-2  If anything differs that all devices share, or a deployment that goes to devices by labels alone or to all,
            the whole fleet is rendered.
 CHANGED-3  A part with an error is not used: the whole fleet is rendered, so that each refusal names every error.
-CHANGED-4  A part has all documents of a gateway and its children, or none of them.
+CHANGED-4  A part has all documents of a gateway and its children, or none of them (catalog/fleet_part, PART-1).
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ import yaml
 
 from margo_gitops.catalog.file_tree import MAX_DEPTH, RootTree
 from margo_gitops.catalog.fleet import read_devices, read_fleet
+from margo_gitops.catalog.fleet_part import files_of, stem
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
 from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.disk.files import read_bounded, replace_file
 from margo_gitops.documents.constraints import DeviceSelector
-from margo_gitops.documents.device_id import client_of, decode_device_id, encode_device_id
+from margo_gitops.documents.device_id import client_of, encode_device_id
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.state_layout import FLEET_REF, STATE_BRANCHES
 from margo_gitops.errors import SignatureInvalid
@@ -136,7 +137,7 @@ def changed_part(fleet: FleetInput, base: str, places: Mapping[str, DevicePlace]
         return None
     before, after, shared = fleet.repo.tree(base), fleet.tree, fleet.intent
     clients = {client_of(name) for tree in (before, after) for name in read_devices(tree, files)}
-    sites = {_stem(path).rpartition("/")[2] for path in changed if path.startswith("sites/")}
+    sites = {stem(path).rpartition("/")[2] for path in changed if path.startswith("sites/")}
     deployments = _changed_deployments(before, shared) if any(map(_is_shared, changed)) else ()
     for deployment in deployments or ():
         clients.update(map(client_of, deployment.spec.placement.devices))
@@ -150,7 +151,7 @@ def changed_part(fleet: FleetInput, base: str, places: Mapping[str, DevicePlace]
         clients |= {device_of(name) for name, place in places.items() if place.site in sites}
         children = read_devices(after, [path for path in listed if _may_be_child(path, places)])
         clients |= {client_of(name) for name, each in children.items() if each.value.spec.site in sites}
-    wanted = [path for path in listed if _may_be_of(path, clients)]
+    wanted = files_of(listed, clients)
     devices = {name: each for name, each in read_devices(after, wanted).items() if client_of(name) in clients}
     part = replace(shared, devices=devices, clients=frozenset(clients))
     lost = _lost(part, before, {*wanted, *files}, {deployment.metadata.name for deployment in deployments})
@@ -202,27 +203,9 @@ def _lost(part: Intent, before: RootTree, files: Collection[str], changed: Colle
     return [placement for name, placement in empty.items() if name in changed or any(select(placement, old))]
 
 
-def _stem(path: str) -> str:
-    """Return a path below a folder of documents, without its ending."""
-    return path.partition("/")[2].removesuffix(".yaml")
-
-
-def _may_be_of(path: str, clients: Collection[str]) -> bool:
-    """Whether a file may be about one of these clients, or a child: files are named after ids in several ways."""
-    parts = _stem(path).split("/")
-    return any(part in clients for part in parts) or ("_" in parts[-1] and _decoded_client(parts[-1]) in clients)
-
-
-def _decoded_client(name: str) -> str | None:
-    try:
-        return client_of(decode_device_id(name))
-    except ValueError:
-        return None
-
-
 def _may_be_child(path: str, places: Collection[str]) -> bool:
     """Whether a file may be about a child of a gateway."""
-    *folders, name = _stem(path).split("/")
+    *folders, name = stem(path).split("/")
     return "_2f" in name or any(_is_client(folder, places) for folder in folders)
 
 

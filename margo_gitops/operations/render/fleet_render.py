@@ -350,7 +350,7 @@ def check_fleet(request: RenderRequest) -> list[str]:
 
 
 def rendered_states(intent: Intent, target: StateTarget, values: Mapping[str, str]) -> tuple[DesiredState, ...]:
-    """Return the state of every device as a render into a state repo makes it.
+    """Return the state of every device of a fleet, or of a part of it, as a render into a state repo makes it.
 
     Args:
         values: all its refs, as they were when the render began.
@@ -359,7 +359,7 @@ def rendered_states(intent: Intent, target: StateTarget, values: Mapping[str, st
         RenderingRefused: with every reason.
         StateTampered: the state repo holds what no render wrote.
     """
-    tampered = list(target.repo.tampered(values))
+    tampered = list(target.repo.tampered(values, looked_at(intent)))
     if len(tampered) == 1:
         raise tampered[0]
     if tampered:

@@ -15,7 +15,7 @@ VALIDATE-6  What a device will refuse by its policy is an error here, and not fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,10 +24,12 @@ from margo_gitops.catalog.compose_check import fleet_compose_findings
 from margo_gitops.catalog.compose_images import ServiceImage, pinning_rule, service_images
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import find_fleet, read_fleet_document
+from margo_gitops.catalog.fleet_part import find_part
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.fleet_trust import read_chain
 from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.documents.components import Component
+from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_policy import Silence
 from margo_gitops.errors import (
     Finding,
@@ -104,10 +106,16 @@ def validate_fleet(request: ValidateRequest) -> Validation:
     return make_validation(subject, since, findings, _silences(tree))
 
 
-def validate_tree(tree: RootTree, subject: str) -> Validation:
-    """Return all that is wrong with a fleet repo's files, in any tree (NoFleetRepo: no `margo-gitops.yaml`)."""
+def validate_tree(tree: RootTree, subject: str, device: str | None = None) -> Validation:
+    """Return all that is wrong with a fleet repo's files, in any tree (NoFleetRepo: no `margo-gitops.yaml`).
+
+    Args:
+        device: read what this one needs alone; None: all.
+    """
+    clients = {client_of(device)} if device is not None else None
     with without_collections():
-        return make_validation(subject, None, list(_findings(tree, lambda _device: None, None)), _silences(tree))
+        findings = list(_findings(tree, lambda _device: None, None, clients))
+    return make_validation(subject, None, findings, _silences(tree))
 
 
 def _silences(tree: RootTree) -> Sequence[Silence]:
@@ -149,9 +157,11 @@ def _findings_before(repo: FleetRepo, since: str, previous: Previous) -> Iterato
         return
 
 
-def _findings(tree: RootTree, previous: Previous, span: Span | None) -> Iterator[RuleFinding]:
+def _findings(
+    tree: RootTree, previous: Previous, span: Span | None, clients: Collection[str] | None = None
+) -> Iterator[RuleFinding]:
     try:
-        intent, found = find_fleet(tree)
+        intent, found = find_fleet(tree) if clients is None else find_part(tree, clients)
     except UnreadableDocument as error:  # folders in folders in folders: nothing was read
         yield of_error(error)
         return
