@@ -16,9 +16,8 @@ from margo_gitops.catalog.package import LOCK_FILE, locked_digests, package_fold
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.fleet_kinds import Deployment, Device, Fleet, Site
+from margo_gitops.documents.forms import find_alike
 from margo_gitops.documents.nodes import DEFAULT_BOUNDS
-from margo_gitops.documents.records import find
-from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import (
     Finding,
     FleetInvalid,
@@ -199,8 +198,8 @@ def _document(file: TreeFile, record: type[T], findings: list[Finding]) -> Locat
 
 @lru_cache(maxsize=32_768)
 def _found(record: ById[type[T]], content: bytes, path: str) -> tuple[T | None, tuple[Finding, ...]]:
-    """Return what `find` says; once for the same bytes, because two commits, or two saves, share most files."""
-    value, findings = find(record.value, read_yaml(content, path))
+    """Return what a file says; once for the same bytes, because two commits, or two saves, share most files."""
+    value, findings = find_alike(record.value, content, path)
     return value, tuple(findings)
 
 

@@ -121,7 +121,8 @@ class RecordShape(Shape):
         for item in self.slots.fields:
             child = entries.get(item.wire)
             if child is not None:
-                value = item.shape.read(child, (*path, item.wire), found)
+                value = found.known.get(id(child)) or item.shape.read(child, (*path, item.wire), found)
+                found.made[id(child)] = value
                 if not item.fixed:
                     values[item.attribute] = value
             elif item.required or (item.currently_required and not found.older_shape):
@@ -301,7 +302,13 @@ def _record_shape(cls: Hashable) -> RecordShape:
 
 
 def find(
-    cls: type[T], source: SourceText, *, older_shape: bool = False, folder: str = ""
+    cls: type[T],
+    source: SourceText,
+    *,
+    older_shape: bool = False,
+    folder: str = "",
+    known: Mapping[int, object] | None = None,
+    made: dict[int, object] | None = None,
 ) -> tuple[T | None, list[Finding]]:
     """Return the document as a value, or None where it is invalid, and every finding, warnings too.
 
@@ -310,8 +317,11 @@ def find(
         source: the document as read, in its current shape.
         older_shape: whether it was upgraded from an older shape of the standard.
         folder: the folder that paths in the document are relative to.
+        known: the values of nodes that were read before without a finding, by the node's identity.
+        made: gets the values of this document's nodes.
     """
     found = FindingList(source.file, older_shape=older_shape, folder=folder, foreign=source.foreign)
+    found.known, found.made = known or {}, {} if made is None else made
     value = record_shape(cls).read(source.root, (), found)
     findings = found.findings
     if found.omitted:

@@ -28,6 +28,8 @@ class FindingList:
         findings: the first `MAX_FINDINGS`.
         errors: how many of all findings refuse the document.
         omitted: how many findings came after the first `MAX_FINDINGS`.
+        known: the values of nodes that were read before without a finding, by the node's identity.
+        made: the values of the fields of records that are read now.
     """
 
     def __init__(self, file: str, *, older_shape: bool = False, folder: str = "", foreign: bool = False) -> None:
@@ -38,6 +40,8 @@ class FindingList:
         self.findings: list[Finding] = []
         self.errors = 0
         self.omitted = 0
+        self.known: Mapping[int, object] = {}
+        self.made: dict[int, object] = {}
 
     def add(
         self, node: Node, path: FieldPath, message: str, remedy: str = "", *, key: bool = False, severity: str = "error"
