@@ -1,4 +1,4 @@
-"""`margo-gitops publish`: state repo to static files."""
+"""`margo-gitops publish`: state repo to static files, a bucket, or the repositories of shards."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import click
 
+from margo_gitops.catalog.fleet import read_fleet_document
+from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.cli.options import Duration, cache_folder, extra_packages, fleet_option, state_option
-from margo_gitops.cli.output import output_option, show
+from margo_gitops.cli.output import output_option, say_error, show
 from margo_gitops.documents.records import write
-from margo_gitops.errors import PublishDiffers, PublishTargetUnusable, listed
-from margo_gitops.operations.fleet_input import named_location, open_state, read_fleet_commit
+from margo_gitops.errors import MargoGitopsError, PublishDiffers, PublishTargetUnusable, listed
+from margo_gitops.operations.fleet_input import chosen_location, open_state
 from margo_gitops.publishing.folder import FolderTarget
 from margo_gitops.publishing.layout import PublishTarget
 from margo_gitops.publishing.publication import Published, differences
@@ -21,7 +23,7 @@ from margo_gitops.wording import counted
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", required=False)
 @fleet_option
 @state_option
 @click.option(
@@ -36,15 +38,30 @@ from margo_gitops.wording import counted
     is_flag=True,
     help="Publish the state repo itself, for servers that follow the bucket (docs/replicas.md).",
 )
+@click.option("--shards", is_flag=True, help="Push to each repository of spec.shards what its devices read, instead.")
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the target differs from the state repo.")
 @output_option()
-def publish(target: str, fleet: Path, state: str | None, keep: int, history: bool, check: bool, output: str) -> None:
+def publish(
+    target: str | None,
+    fleet: Path,
+    state: str | None,
+    keep: int,
+    history: bool,
+    shards: bool,
+    check: bool,
+    output: str,
+) -> None:
     """Publish the state of every device as static files in TARGET: a folder, or s3://BUCKET/PREFIX.
 
     A web server or CDN in front of it serves the Margo desired state API (docs/publishing.md). Content is written
     before the manifests that name it, so every manifest always finds its content. Only new content is written.
     """
-    location = named_location(state) if state is not None else read_fleet_commit(fleet, "HEAD").state_location(None)
+    location = chosen_location(fleet, state)
+    if shards:
+        _publish_shards(fleet, location, check, output)
+        return
+    if target is None:
+        raise click.UsageError("name a TARGET, or pass --shards")
     if history:
         _publish_history(target, location, keep, check, output)
         return
@@ -71,6 +88,26 @@ def _publish_history(target: str, location: str, keep: int, check: bool, output:
             f"{counted(sent.bundles, 'bundle')} in the bucket, {sent.collected} collected"
         )
         show(output, {"target": target, **write(sent)}, [line])
+
+
+def _publish_shards(fleet: Path, location: str, check: bool, output: str) -> None:
+    from margo_gitops.publishing.shards import publish_shard
+
+    repo = FleetRepo.find(fleet)
+    shards = read_fleet_document(repo.tree("HEAD")).value.spec.shards
+    done, failed = [], []
+    with open_state(location, cache_folder(), create=False) as held:
+        for name in shards:
+            try:
+                done.append(publish_shard(held.repo, shards, name, repo.root, cache_folder(), check=check))
+            except MargoGitopsError as error:  # the others are published nevertheless
+                failed.append(error)
+    lines = [f"{one.name}: {counted(one.devices, 'device')}, {one.moved} branches moved  {one.url}" for one in done]
+    show(output, {"shards": [write(one) for one in done]}, lines)
+    for each in failed[:-1]:
+        say_error(each)
+    if failed:
+        raise failed[-1]
 
 
 @contextmanager

@@ -97,6 +97,17 @@ class ArtifactPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """A git repository with the branches of some devices, which `publish --shards` fills."""
+
+    url: Annotated[str, About("Its path, relative to the fleet repo, or URL."), Text(min_length=1)]
+    sites: Annotated[
+        tuple[Name, ...],
+        About("The sites of its devices. Default: those that no other shard names.", (["linz", "graz"],)),
+    ] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class FleetSpec:
     """What holds for the whole fleet."""
 
@@ -117,6 +128,10 @@ class FleetSpec:
         FreshnessPolicy | None, About("Let devices know when they are shown nothing new for too long.")
     ] = None
     policy: Policy | None = None
+    shards: Annotated[
+        Mapping[Name, Shard],
+        About("Repositories that devices read, where one for all is too large ([shards](shards.md))."),
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ def broken_references(intent: Intent) -> Iterator[MargoGitopsError]:
     for deployment in intent.deployments.values():
         yield from _of_deployment(intent, deployment)
     yield from _shared_parameters(intent)
+    yield from _shards(intent)
 
 
 def _of_deployment(intent: Intent, deployment: Located[Deployment]) -> Iterator[MargoGitopsError]:
@@ -112,6 +113,32 @@ def _shared_parameters(intent: Intent) -> Iterator[MargoGitopsError]:
             if name not in known:
                 where = document.at_key("spec", "parameters", name)
                 yield _unknown(SHARED_PARAMETER, name, known, where)
+
+
+def _shards(intent: Intent) -> Iterator[MargoGitopsError]:
+    """Yield sites of shards that do not exist or are in two, and sites with devices that no shard has."""
+    fleet = intent.fleet
+    shards = fleet.value.spec.shards
+    named: dict[str, str] = {}
+    for name, shard in shards.items():
+        for index, site in enumerate(shard.sites):
+            where = fleet.at("spec", "shards", name, "sites", index)
+            if site not in intent.sites:
+                yield _unknown("site", site, intent.sites, where)
+            if (other := named.setdefault(site, name)) != name:
+                what = f"site {site} is in the shards {other} and {name}"
+                yield _of_kind("shard", ReferenceUnknown(what, where=where, remedy="name it in one of them"))
+    rests = [name for name, shard in shards.items() if not shard.sites]
+    if len(rests) > 1:
+        what = f"the shards {rests[0]} and {rests[1]} both have the sites that no other shard names"
+        where = fleet.at("spec", "shards", rests[1])
+        yield _of_kind("shard", ReferenceUnknown(what, where=where, remedy="name the sites of one of them"))
+    if shards and not rests:
+        here = {device.value.spec.site for name, device in intent.devices.items() if client_of(name) == name}
+        for missing in sorted(here - named.keys(), key=str):
+            what = f"no shard has the devices {f'of site {missing}' if missing else 'without a site'}"
+            remedy = "name the site in a shard, or add a shard without sites: it gets all others"
+            yield _of_kind("shard", ReferenceUnknown(what, where=fleet.at("spec", "shards"), remedy=remedy))
 
 
 def _unknown(what: str, name: str, known: Collection[str], where: Location) -> ReferenceUnknown:

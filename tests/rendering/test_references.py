@@ -75,6 +75,25 @@ def test_a_name_that_nobody_defines_is_an_error_with_place_and_remedy(
     assert error.where.line is not None
 
 
+SHARDS: list[tuple[dict[str, list[str]], str]] = [
+    ({"east": ["nort"], "rest": []}, "nort is not a site; did you mean north?"),
+    ({"east": ["north"], "west": ["north"], "rest": []}, "site north is in the shards east and west"),
+    ({"east": [], "west": []}, "the shards east and west both have the sites that no other shard names"),
+    ({"east": ["south"]}, "no shard has the devices of site north"),
+]
+
+
+@pytest.mark.parametrize(("shards", "message"), SHARDS, ids=[case[1] for case in SHARDS])
+def test_every_device_is_in_exactly_one_shard(sound: FleetFolder, shards: dict[str, list[str]], message: str):
+    sound.site("south")
+    sound.fleet(shards={name: {"url": f"../{name}.git", "sites": sites} for name, sites in shards.items()})
+    (error,) = refusals(sound)
+    assert message.split(";")[0] in str(error)
+    assert error.where is not None
+    assert error.where.file == "margo-gitops.yaml"
+    assert error.remedy
+
+
 def test_all_broken_references_are_named_in_one_run(sound: FleetFolder):
     sound.device("a", site="nort")
     sound.deployment("x", "ap", after=["wep"])

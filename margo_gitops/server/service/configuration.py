@@ -263,7 +263,7 @@ class MirrorSettings:
     reports_url: Annotated[
         str | None,
         About(
-            "The git repository that gets the reports; without it, the one at `url`. A bucket takes none.",
+            "The git repository that gets the reports; without it, the one at `url`. A bucket or shard takes none.",
             ("https://git.example/plant-state.git",),
         ),
     ] = None
