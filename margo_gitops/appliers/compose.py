@@ -235,7 +235,7 @@ class ComposeApplier:
         self.policy.check_files(workload, content, compose_file)
         arguments = ["--project-name", project_name(workload.key), *files, "config", "--format", "json"]
         left = max(deadline - time.monotonic(), 1.0)
-        done = self.engine.compose(*arguments, parameters=environment, seconds=left)
+        done = self.engine.compose(*arguments, parameters=environment, seconds=left, folder=compose_file.parent)
         if done.status != 0:
             raise ComposeInvalid(
                 f"Compose refuses the compose file of component {workload.component.name}",

@@ -18,7 +18,7 @@ from margo_gitops.appliers.programs import redacted
 from margo_gitops.disk.files import read_bounded
 from margo_gitops.documents.compose_policy import refused_by
 from margo_gitops.documents.compose_reads import refused_reads
-from margo_gitops.documents.workload_judge import ENGINE_SOCKETS, Refused, Surroundings
+from margo_gitops.documents.workload_judge import ENGINE_SOCKETS, Refused, Surroundings, settings_for
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.errors import ComposeInvalid, Location, UnreadableDocument, WorkloadForbidden
 from margo_gitops.errors.base import listed
@@ -88,10 +88,12 @@ def _real(path: str) -> str:
 
 
 def _check(workload: Workload, refused: Iterable[Refused], environment: Mapping[str, str]) -> None:
-    if reasons := [redacted(str(each), environment) for each in refused]:
+    if found := list(refused):
+        reasons = [redacted(str(each), environment) for each in found]
         raise WorkloadForbidden(
             f"this device does not allow what component {workload.component.name} of "
             f"{workload.deployment.metadata.name} asks for",
             why=listed(reasons),
-            remedy="change the compose file, or add these lines to `workloads` in the agent's configuration",
+            remedy="change the compose file, or allow it in the agent's configuration, next to what is there already: "
+            + redacted(settings_for(found), environment),
         )

@@ -72,6 +72,11 @@ class Revision:
         """The arguments that name its compose files."""
         return ["--file", str(self.folder / self.record.compose_file), "--file", str(self.folder / OVERRIDE)]
 
+    @property
+    def working_folder(self) -> Path:
+        """Where Compose runs: it takes some names in an included file from there (READS-5)."""
+        return (self.folder / self.record.compose_file).parent
+
 
 class Revisions:
     """The revisions of all workloads of an applier; `StorageFailed` where their folder cannot be written.

@@ -18,6 +18,8 @@ from margo_gitops.errors import ApplyError, RemoveFailed, StepInterrupted, Workl
 from margo_gitops.wording import abridged
 
 REMOVE_SECONDS = 120.0
+_LAST_PATIENCE = "10"
+"""Seconds that a container has to stop when it did not in the time it may say itself."""
 # A container without a health check counts as started when it has run this long without a restart.
 _SETTLE_SECONDS = 2.0
 _POLL_SECONDS = 0.25
@@ -84,7 +86,7 @@ class RunningProject:
             "--quiet-pull",
             parameters=revision.record.environment,
             seconds=max(deadline - time.monotonic(), 1.0),
-            folder=revision.folder,
+            folder=revision.working_folder,
             keep_open=lock,
         )
 
@@ -148,9 +150,10 @@ class RunningProject:
         """Remove containers and networks; return why not."""
         problem: list[str] = []
         # With the compose file the order of services is known; without it, labels suffice.
-        for files, environment in [
-            *([(revision.files, revision.record.environment)] if revision else []),
-            ([], {}),
+        # The second time, a workload does not say how long it may take to stop: it could say years.
+        for files, environment, folder, patience in [
+            *([(revision.files, revision.record.environment, revision.working_folder, [])] if revision else []),
+            ([], {}, self.folder, ["--timeout", _LAST_PATIENCE]),
         ]:
             done = self.engine.compose(
                 "--project-name",
@@ -158,9 +161,10 @@ class RunningProject:
                 *files,
                 "down",
                 "--remove-orphans",
+                *patience,
                 parameters=environment,
                 seconds=REMOVE_SECONDS,
-                folder=self.folder,
+                folder=folder,
                 keep_open=lock,
             )
             if done.status == 0:

@@ -90,7 +90,7 @@ class ComposeModel:
 def read_model(output: str, component: str) -> ComposeModel:
     """Return what `docker compose config --format json` printed (ComposeInvalid: not understood, or no services)."""
     try:
-        model: Json = json.loads(output)
+        model: Json = json.loads(output.replace("$$", "$"))  # Compose writes what it could read again
     except ValueError:
         model = None
     services = _mapping(model, "services")

@@ -14,6 +14,7 @@ Source: the Compose specification, and what Docker Engine makes of it.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -40,15 +41,18 @@ HARMLESS: Final = _names("""
 
 _SYSCTLS: Final = ("net.", "fs.mqueue.", "kernel.msg", "kernel.sem", "kernel.shm")
 """Those that belong to a container alone (runc, isolated sysctls)."""
+_BUFFERED: Final = "mode max-buffer-size"
 _LOGGING: Final = {
-    "json-file": _names("max-size max-file labels labels-regex env env-regex compress tag"),
-    "local": _names("max-size max-file compress"),
-    "journald": _names("labels labels-regex env env-regex tag"),
+    "json-file": _names(f"{_BUFFERED} max-size max-file labels labels-regex env env-regex compress tag"),
+    "local": _names(f"{_BUFFERED} max-size max-file compress"),
+    "journald": _names(f"{_BUFFERED} labels labels-regex env env-regex tag"),
     "none": _names(""),
 }
 _NETWORK_OPTIONS: Final = _names("""
     com.docker.network.driver.mtu com.docker.network.bridge.enable_icc com.docker.network.bridge.enable_ip_masquerade
 """)
+_SUBNETS: Final = (ipaddress.ip_network("172.16.0.0/12"), 16), (ipaddress.ip_network("fd00::/8"), 48)
+"""Where Docker puts networks by itself, and the shortest prefix: a wider one would take the plant's addresses."""
 _ATTACHMENT: Final = _names("""
     aliases gw_priority interface_name ipv4_address ipv6_address link_local_ips mac_address priority
 """)
@@ -62,6 +66,8 @@ _MOUNT: Final = {
 }
 _PROPAGATION: Final = ("", "private", "rprivate", "slave", "rslave")
 _TMPFS_OPTION = re.compile(r"(size|mode|uid|gid|nr_inodes)=[0-9]+[kmgKMG%]?|no(exec|suid|dev|atime)|r[ow]|")
+_NO_IMAGE = re.compile(r"-|(dir|oci|oci-archive|docker-archive|docker-daemon|containers-storage|sif|tarball|ostree):")
+"""An option of the engine's client, or a file of the device (containers-transports(5)), instead of an image."""
 _BIND_OPTION = re.compile(r"r?bind|r[ow]|no(exec|suid|dev|atime)")
 
 
@@ -148,8 +154,11 @@ class _Judge(Judge):
                 if mount.get(name):
                     yield from self.only((*at, name), mount[name], _MOUNT[name], f"volumes.{name}")
             if kind == "bind":
-                propagation = text_of(dict(items(mount.get("bind"))).get("propagation"))
-                yield from self._bind(at, text_of(mount.get("source")), mount.get("read_only") is not True, propagation)
+                bind = {key: text_of(value) for key, value in items(mount.get("bind"))}
+                # A label is written into the file; what is mounted below the folder stays writable.
+                writes = bool(bind.get("selinux")) or bind.get("recursive") == "writable"
+                writable = writes or mount.get("read_only") is not True
+                yield from self._bind(at, text_of(mount.get("source")), writable, bind.get("propagation", ""))
             elif kind == "volume" and "/" in text_of(mount.get("source")):  # the engine takes it for a path
                 yield from self.host_path(at, text_of(mount.get("source")), writable=True)
             elif kind == "image":
@@ -162,7 +171,8 @@ class _Judge(Judge):
         options = rest.partition(":")[2].split(",")
         if colon and source.startswith((".", "/", "~", "\\")):
             propagation = [each for each in options if each in ("shared", "rshared")]
-            yield from self._bind(path, source, "ro" not in options, "".join(propagation))
+            writable = "ro" not in options or not {"z", "Z"}.isdisjoint(options)
+            yield from self._bind(path, source, writable, "".join(propagation))
 
     def _bind(self, path: Path, source: str, writable: bool, propagation: str) -> Iterator[Refused]:
         yield from self.host_path(path, source, writable=writable)
@@ -220,6 +230,8 @@ class _Judge(Judge):
 
     def image(self, path: Path, value: Json) -> Iterator[Refused]:
         name = text_of(value)
+        if _NO_IMAGE.match(name.strip()):
+            yield from self.key(path, name, "image")
         if not self.policy.allows_place(name):
             yield refused(path, value, f"registries: [{json.dumps(place_of(name))}]")
         if not self.policy.allows_name(name):
@@ -260,6 +272,10 @@ class _Judge(Judge):
             if dict(items(ipam)).get("driver") in ("default", ""):
                 ipam = {key: value for key, value in items(ipam) if key != "driver"}
             yield from self.only((*path, "ipam"), ipam, _names("config"), "networks.ipam")
+            for at, each in listed((*path, "ipam", "config"), dict(items(ipam)).get("config")):
+                subnet = text_of(dict(items(each)).get("subnet"))
+                if subnet and not _is_own(subnet):
+                    yield from self.key((*at, "subnet"), subnet, "networks.ipam.config.subnet")
         simple = _names("attachable enable_ipv4 enable_ipv6 external internal labels name")
         yield from self.only(path, network, simple, "networks")
 
@@ -306,6 +322,18 @@ class _Judge(Judge):
         if external in (None, False, "false"):
             return "" if name == f"{self.around.project}_{path[-1]}" else name
         return name or str(path[-1])
+
+
+def _is_own(subnet: str) -> bool:
+    """Return whether a network of the engine may have these addresses: the device's packets for them go there."""
+    try:
+        found = ipaddress.ip_network(subnet, strict=False)
+    except ValueError:
+        return False
+    return any(
+        found.version == pool.version and found.prefixlen >= shortest and found.network_address in pool
+        for pool, shortest in _SUBNETS
+    )
 
 
 _RULES: Final[Mapping[str, Callable[[_Judge, Path, Json], Iterator[Refused]]]] = {

@@ -7,6 +7,8 @@ READS-1  Compose files (`include`, `extends`) are in the content: no path out of
 READS-2  Files with variables and labels are in the content, or in `hostPaths`.
 READS-3  No variable is part of such a name, because only Compose knows what it becomes.
 READS-4  The `.env` next to the compose file sets no variable that steers Compose itself.
+READS-5  Compose runs in the folder of the compose file, because it takes the `env_file` of an `include` in an included
+         file from where it runs.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from margo_gitops.documents.workload_policy import WorkloadPolicy
 MOST_FILES: Final = 64
 """Compose files of one component."""
 
-_STEERING = re.compile(rb"(?m)^(?!\s*#).*?\b(COMPOSE_(?!PROFILES\b)\w+)")
+_COMMENT = re.compile(rb"(?m)^[ \t]*#[^'\"\r\n]*$")
+"""One with a quote may be the end of a value instead."""
+_STEERING = re.compile(rb"\b(COMPOSE_(?!PROFILES\b)\w+)")
 
 
 def refused_reads(
@@ -55,7 +59,8 @@ class _Reads(Judge):
     def files(self, file: str) -> Iterator[Refused]:
         """Judge a compose file, and all that it is made of."""
         folder = posixpath.dirname(file)
-        for name in sorted(set(_STEERING.findall(self.read(posixpath.join(folder, ".env")) or b""))):
+        settings = _COMMENT.sub(b"", self.read(posixpath.join(folder, ".env")) or b"")
+        for name in sorted(set(_STEERING.findall(settings))):
             yield from self.key((".env",), name.decode(), "env_file")
         seen = [(file, folder)]
         for current, base in seen:  # grows

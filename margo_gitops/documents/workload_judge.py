@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -135,6 +135,21 @@ class Judge:
 def refused(path: Path, value: Json, line: str) -> Refused:
     """Return what a line of `workloads:` would allow."""
     return Refused(path, shortened(text_of(value), 120), f"workloads.{line}")
+
+
+def settings_for(refused: Iterable[Refused]) -> str:
+    """Return the lines that allow all of these as one line of the agent's configuration."""
+    lines: dict[str, list[str]] = {}
+    for each in refused:
+        key, _, value = each.line.removeprefix("workloads.").partition(": ")
+        known = lines.setdefault(key, [])
+        if value not in known:
+            known.append(value)
+    parts = [
+        f"{key}: [{', '.join(value[1:-1] for value in values)}]" if values[0].startswith("[") else f"{key}: {values[0]}"
+        for key, values in lines.items()
+    ]
+    return f"workloads: {{{', '.join(parts)}}}"
 
 
 def items(value: Json) -> list[tuple[str, Json]]:

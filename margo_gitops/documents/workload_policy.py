@@ -42,7 +42,11 @@ _Ports = Annotated[
     str, Text(pattern=r"^[1-9][0-9]{0,4}(-[1-9][0-9]{0,4})?$", what="a port or a range of ports, in quotes: 8000-8999")
 ]
 _Registry = Annotated[
-    str, Text(pattern=r"^[A-Za-z0-9][A-Za-z0-9.:_-]*(/[A-Za-z0-9._-]+)*$", what="a registry, or a path in one")
+    str,
+    Text(
+        pattern=r"^([A-Za-z0-9][A-Za-z0-9.:_-]*|\[[0-9A-Fa-f:]+\](:[0-9]+)?)(/[A-Za-z0-9._-]+)*$",
+        what="a registry, or a path in one",
+    ),
 ]
 _Setting = Annotated[
     str, Text(pattern=r"^[a-z][a-zA-Z0-9_.-]*(=.+)?$", what="a key of Compose, or KEY=VALUE", max_length=300)

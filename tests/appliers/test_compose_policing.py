@@ -30,6 +30,7 @@ class Told(ComposeEngine):
     def compose(self, *arguments, **_more) -> Finished:
         self.asked.append(next(word for word in arguments if word in ("config", "up", "down")))
         file = Path(arguments[arguments.index("--file") + 1])
+        assert _more["folder"] == file.parent  # READS-5
         return Finished(0, json.dumps(read_compose(file.read_bytes(), file.name).value), "")
 
     def client(self, *arguments, **_more) -> Finished:
@@ -136,3 +137,17 @@ def test_compose_itself_hides_nothing_from_the_policy(docker_engine, tmp_path, m
     harmless = HARMLESS.replace("registry.example.com/acme/hmi:1.4.2", "no/such").replace("post_start", "x-post")
     with pytest.raises(ApplyError, match="cannot be pulled"):  # the first thing after the policy
         applier.prepare(wants(tmp_path, harmless, files={"conf/a": b"", "app.ini": b""}))
+    # Compose takes this env_file from where it runs: an agent that runs in / would give it /etc/x.env.
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/x.env").write_text("MODE=host")
+    monkeypatch.chdir(tmp_path)
+    files = {
+        "a.yaml": b"include: [{path: b.yaml, env_file: ../etc/x.env}]",
+        "u/b.yaml": b"services: {db: {image: no/such, network_mode: '$MODE'}}",
+        "etc/x.env": b"MODE=none",
+        "u/$$": b"",
+    }
+    mounts = "services: {web: {image: no/such, volumes: ['./u/$$$$:/x:ro']}}"
+    text = f"include: [{{path: a.yaml, project_directory: u}}]\n{mounts}"
+    with pytest.raises(ApplyError, match="cannot be pulled"):
+        applier.prepare(wants(tmp_path, text, files=files))

@@ -312,3 +312,17 @@ def test_a_container_whose_health_is_no_longer_checked_is_restarted_once(tmp_pat
     said = project.start(Revision(tmp_path, record), time.monotonic() + seconds, 1, engine.found)
     assert [line[:17] for line in said[:1]] == problem
     assert restarted == ["1" * 64]
+
+
+def test_a_workload_that_wants_years_to_stop_is_removed_all_the_same(tmp_path):
+    _, _, second, _ = updated(tmp_path, "well")
+
+    class PatientEngine(LosableEngine):
+        def _run(self, arguments, *_how):
+            self.done.append(arguments)
+            return Finished(0 if "--timeout" in arguments else None, "", "")
+
+    engine = PatientEngine("well")
+    record = RevisionRecord(second.digest, second.digest, "compose.yaml", {}, 40)
+    assert RunningProject(engine, "press-07", second.key, tmp_path).down(Revision(tmp_path, record), 1) == []
+    assert ["--file" in each for each in engine.done] == [True, False]

@@ -13,7 +13,7 @@ from margo_gitops.documents.compose_policy import refused_by
 from margo_gitops.documents.compose_reads import refused_reads
 from margo_gitops.documents.compose_yaml import read_compose
 from margo_gitops.documents.records import read
-from margo_gitops.documents.workload_judge import Surroundings
+from margo_gitops.documents.workload_judge import Surroundings, settings_for
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
@@ -76,6 +76,16 @@ def test_a_refusal_names_service_key_value_and_line():
     assert str(refused) == "service web: network_mode: host (allowed by `workloads.hostNetwork: true`)"
 
 
+def test_the_lines_that_would_allow_it_can_be_pasted():
+    text = with_service("devices: [/dev/ttyUSB0, /dev/ttyUSB1]\n    pid: host\n    volumes: [/run:/a, /run:/b]")
+    told = settings_for(refused_by(DEFAULT, model(text)))
+    assert 'devices: ["/dev/ttyUSB0", "/dev/ttyUSB1"]' in told
+    assert told.count("engineSocket") == 1
+    section = read_yaml(told.encode(), "agent.yaml").root.plain()["workloads"]
+    allowed = read(WorkloadPolicy, read_yaml(json.dumps(section).encode(), "agent.yaml"))
+    assert [*refused_by(allowed, model(text))] == []
+
+
 @pytest.mark.parametrize(("text", "line"), READS.items(), ids=[*READS])
 def test_compose_reads_nothing_but_the_content(text, line):
     files = {**FILES, "app/compose.yaml": text.encode()}
@@ -89,7 +99,10 @@ def test_files_of_the_content_may_be_read():
     assert [*refused_reads(DEFAULT, "app/compose.yaml", files.get)] == []
 
 
-@pytest.mark.parametrize("text", ["COMPOSE_ENV_FILES=/etc/x", "A=1\nexport COMPOSE_FILE=/etc/x", '"COMPOSE_X": 1'])
+@pytest.mark.parametrize(
+    "text",
+    ["COMPOSE_ENV_FILES=/etc/x", "A='a\n#' COMPOSE_FILE=/etc/x", "A=1\nexport COMPOSE_FILE=/etc/x", '"COMPOSE_X": 1'],
+)
 def test_the_env_beside_a_compose_file_does_not_steer_compose(text):
     files = {"compose.yaml": b"services: {}", ".env": text.encode()}
     assert [*refused_reads(DEFAULT, "compose.yaml", files.get)]
@@ -167,12 +180,17 @@ def test_published_ports(ports, allowed):
         ("ghcr.io/acme/hmi:1", "requireDigest: false"),
         (f"ghcr.io/acme/hmi:1@sha256:{'a' * 64}", ""),
         ("ghcr.io/acme/hmi@sha256:a", "requireDigest: false"),
+        ("[::1]:5000/hmi", 'registries: ["[::1]:5000/hmi"]'),
+        ("--help", 'composeKeys: ["image=--help"]'),
+        ("docker-archive:/srv/hmi.tar", 'composeKeys: ["image=docker-archive:/srv/hmi.tar"]'),
     ],
 )
 def test_images(image, line):
     lines = policy("registries: [ghcr.io/acme]", "requireDigest: true")
     found = [each.line for each in refused_by(lines, model(f"services: {{web: {{image: '{image}'}}}}"))]
     assert f"workloads.{line}" in found if line else not found
+    if line and not line.startswith("requireDigest"):
+        policy(line)
 
 
 @pytest.mark.parametrize(

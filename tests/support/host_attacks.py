@@ -43,6 +43,11 @@ SERVICE = {
     ),
     "volumes: [{type: volume, source: /etc, target: /host}]": 'hostPaths: ["/etc"]',
     "volumes: [./x:/y:rshared]": 'composeKeys: ["volumes.bind.propagation=rshared"]',
+    "volumes: [{type: bind, source: /etc, target: /h, read_only: true, bind: {recursive: writable}}]": (
+        'hostPaths: ["/etc"]'
+    ),
+    "volumes: [{type: bind, source: /etc, target: /h, read_only: true, bind: {selinux: Z}}]": 'hostPaths: ["/etc"]',
+    'volumes: ["/etc:/h:ro,z"]': 'hostPaths: ["/etc"]',
     "volumes: [/var/run/docker.sock:/var/run/docker.sock]": "engineSocket: true",
     "volumes: [/run:/host-run:ro]": "engineSocket: true",
     "volumes: [/run/containerd/containerd.sock:/c.sock]": "engineSocket: true",
@@ -95,6 +100,16 @@ FILE = {
     "networks: {n: {driver_opts: {com.docker.network.bridge.name: br0}}}": (
         'composeKeys: ["networks.driver_opts.com.docker.network.bridge.name=br0"]'
     ),
+    # the device would send the packets of half the world, or of the plant, to the workload
+    "networks: {n: {ipam: {config: [{subnet: 0.0.0.0/1}]}}}": 'composeKeys: ["networks.ipam.config.subnet=0.0.0.0/1"]',
+    "networks: {n: {ipam: {config: [{subnet: 10.1.0.0/24}]}}}": (
+        'composeKeys: ["networks.ipam.config.subnet=10.1.0.0/24"]'
+    ),
+    "networks: {n: {ipam: {config: [{subnet: 172.16.0.0/12}]}}}": (
+        'composeKeys: ["networks.ipam.config.subnet=172.16.0.0/12"]'
+    ),
+    "networks: {n: {ipam: {config: [{subnet: '::/1'}]}}}": 'composeKeys: ["networks.ipam.config.subnet=::/1"]',
+    "networks: {n: {ipam: {config: [{subnet: x}]}}}": 'composeKeys: ["networks.ipam.config.subnet=x"]',
     "networks: {n: {ipam: {driver: dhcp}}}": 'composeKeys: ["networks.ipam.driver=dhcp"]',
     "secrets: {s: {file: /etc/shadow}}": 'hostPaths: ["/etc/shadow:ro"]',
     "configs: {c: {file: ../../etc/shadow}}": 'hostPaths: ["../../etc/shadow:ro"]',
@@ -104,7 +119,7 @@ FILE = {
 }
 
 HARMLESS = """
-x-common: &common {restart: always, logging: {driver: json-file, options: {max-size: 10m, max-file: "3"}}}
+x-common: &common {restart: always, logging: {driver: json-file, options: {max-size: 10m, mode: non-blocking}}}
 services:
   web:
     <<: *common
@@ -139,7 +154,7 @@ services:
 volumes:
   data: {driver: local, labels: {a: b}}
   scratch: {driver_opts: {type: tmpfs, device: tmpfs, o: "size=100m,uid=1000,noexec"}}
-networks: {plant: {driver: bridge, ipam: {config: [{subnet: 172.30.0.0/24}]}, internal: true}}
+networks: {plant: {driver: bridge, ipam: {config: [{subnet: 172.30.0.0/24}, {subnet: "fd01::/64"}]}, internal: true}}
 secrets: {token: {environment: TOKEN}}
 configs: {app: {file: ./app.ini}}
 """
