@@ -6,7 +6,7 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -35,11 +35,12 @@ from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.appliers.applier import Applier, ApplierContext
 from margo_gitops.appliers.registry import create_applier
-from margo_gitops.documents.state_layout import FRESHNESS_FILE
+from margo_gitops.documents.state_layout import FRESHNESS_FILE, device_reports_ref
 from margo_gitops.errors import MargoGitopsError, NothingHeld
 from margo_gitops.settings import spell_duration
 
 if TYPE_CHECKING:
+    from margo_gitops.agent.report.git_reporter import GitReporter
     from margo_gitops.agent.report.reporter import Reporter
     from margo_gitops.transport.git.git_transport import GitTransport
     from margo_gitops.transport.http.http_transport import HttpTransport
@@ -179,7 +180,7 @@ def working_agent(
                 record(Event(Reason.JOURNAL_REBUILT, f"the journal could not be used and is at {journal.set_aside}"))
             for place in aside:
                 record(Event(Reason.STATE_DAMAGED, f"this was not what an agent wrote, and was set aside: {place}"))
-            reporter = _reporter(transport, configuration, journal, record, interruptions)
+            reporter = _reporter(transport, configuration, journal, record, clock, interruptions)
             if reporter is not None:
                 ending.callback(reporter.transport.close)
             reconciler = Reconciler(
@@ -238,21 +239,42 @@ def _reporter(
     configuration: AgentConfiguration,
     journal: Journal,
     record: Record,
+    clock: Clock,
     interruptions: Interruptions,
-) -> Reporter | None:
+) -> Reporter | GitReporter | None:
     """Return what sends reports where the configuration says, or to the source; None where neither takes any."""
-    settings = configuration.reports.http if configuration.reports else configuration.source.http
-    if settings is None:
+    named = configuration.reports is not None and configuration.reports.origin
+    if configuration.reports is None and configuration.source.http is None:
         return None
-    from margo_gitops.agent.report.reporter import Reporter, state_origin
+    from margo_gitops.agent.report.outgoing import state_origin
+
+    origin = partial(state_origin, trusted_store(configuration)) if named else dict
+    if configuration.reports and configuration.reports.git:
+        from margo_gitops.agent.report.git_reporter import GitReporter
+        from margo_gitops.transport.git.push import GitPush
+        from margo_gitops.transport.git.source import GitSource
+
+        branch = replace(configuration.reports.git, ref=device_reports_ref(configuration.device))
+        return GitReporter(
+            transport=GitPush(GitSource.of(branch, configuration.device)),
+            device=configuration.device,
+            capabilities=configuration.capabilities,
+            journal=journal,
+            record=record,
+            timer=time.monotonic,
+            clock=clock,
+            abortable=interruptions.abortable,
+            origin=origin,
+        )
+    settings = configuration.reports.http if configuration.reports else configuration.source.http
+    from margo_gitops.agent.report.reporter import Reporter
     from margo_gitops.transport.http.http_transport import HttpTransport
     from margo_gitops.transport.http.source import HttpSource
 
-    named = configuration.reports is not None and configuration.reports.origin
-    if configuration.reports:
+    if configuration.reports and settings:
         client_id = configuration.state_folder / REPORTS_CLIENT_ID_FILE
         transport = HttpTransport(HttpSource.of(settings, configuration.device, client_id))
-    if not isinstance(transport, HttpTransport):
+    if settings is None or not isinstance(transport, HttpTransport):
         raise TypeError("a source over HTTP has a transport over HTTP")
 
     return Reporter(
@@ -264,7 +286,7 @@ def _reporter(
         record=record,
         timer=time.monotonic,
         abortable=interruptions.abortable,
-        origin=partial(state_origin, trusted_store(configuration)) if named else dict,
+        origin=origin,
     )
 
 

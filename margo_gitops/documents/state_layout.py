@@ -20,6 +20,7 @@ TRUST_REF: Final = f"{BRANCHES}trust"
 TRUST_PATH: Final = "/api/v1/trust/"
 """Where the HTTP API and a device's static files have the trust documents, by the names they have in the branch."""
 REPORTS_REF: Final = f"{BRANCHES}reports"
+DEVICE_REPORTS_REFS: Final = f"{BRANCHES}device-reports/"
 CHECKPOINTS_REF: Final = f"{BRANCHES}checkpoints"
 
 
@@ -55,6 +56,8 @@ STATE_BRANCHES: Final = (
     StateBranch(CHECKPOINTS_REF),
     # What devices reported to servers.
     StateBranch(REPORTS_REF, reported=True),
+    # What a device pushed itself (docs/git-subset.md, G-P): one commit without parents.
+    StateBranch(DEVICE_REPORTS_REFS, replaced=True, reported=True),
 )
 _BY_NAME: Final = {each.name: each for each in STATE_BRANCHES}
 
@@ -104,6 +107,11 @@ def trust_file(version: int) -> str:
 def device_ref(device: str) -> str:
     """Return the full name of the branch that a device reads."""
     return DEVICE_REFS + encode_device_id(device)
+
+
+def device_reports_ref(device: str) -> str:
+    """Return the full name of the branch that a device pushes its reports to."""
+    return DEVICE_REPORTS_REFS + encode_device_id(device)
 
 
 def deployment_path(deployment_id: str) -> str:

@@ -71,6 +71,16 @@ class SourceBusy(TransportError):
         self.retry_after = retry_after
 
 
+class PushDeclined(TransportError):
+    """The git server does not take what the device reports.
+
+    Possible causes: a protected branch, a hook that declines, credentials that may only read, or a repository that is
+    full. Nothing is lost: the reports stay on the device, which tries again later, at most once an hour in the end.
+    """
+
+    code = "MG1406"
+
+
 class OnboardingRefused(TransportError):
     """A server of the older contract does not issue a client id to this device.
 

@@ -6,12 +6,10 @@ gigabyte of disk. The pack becomes visible with its index, whose rename is the l
 
 from __future__ import annotations
 
-import hashlib
 import os
-import struct
 import tempfile
 import zlib
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
@@ -20,9 +18,8 @@ from typing import Final
 from dulwich.pack import write_pack_index_v2
 
 from margo_gitops.disk.files import sync_folder
-from margo_gitops.trust.git_objects import BLOB, COMMIT, TREE, object_id
+from margo_gitops.trust.git_objects import object_id, pack_bytes, pack_entry
 
-PACK_TYPES = {COMMIT: 1, TREE: 2, BLOB: 3}
 KEPT_BY: Final = "margo-gitops\n"
 """What a `.keep` of ours says."""
 
@@ -51,7 +48,7 @@ class ObjectPack:
         """
         name = object_id(kind, content)
         if name not in self._entries and name not in self._known:
-            entry = entry_header(PACK_TYPES[kind], len(content)) + zlib.compress(content, zlib.Z_BEST_SPEED)
+            entry = pack_entry(kind, content, zlib.Z_BEST_SPEED)
             self._entries[name] = (entry, self._at)
             self._at += len(entry)
         return name
@@ -104,25 +101,6 @@ class ObjectPack:
             stem.with_suffix(".pack").unlink()
             raise
         sync_folder(folder)
-
-
-def pack_bytes(entries: Collection[bytes]) -> bytes:
-    """Return a pack of version 2 (gitformat-pack)."""
-    content = b"".join([b"PACK", struct.pack(">LL", 2, len(entries)), *entries])
-    return content + hashlib.sha1(content, usedforsecurity=False).digest()
-
-
-def entry_header(kind: int, size: int) -> bytes:
-    """Return type and size of an object (gitformat-pack, object entries)."""
-    byte = kind << 4 | size & 0x0F
-    size >>= 4
-    header = bytearray()
-    while size:
-        header.append(byte | 0x80)
-        byte = size & 0x7F
-        size >>= 7
-    header.append(byte)
-    return bytes(header)
 
 
 def _write(target: Path, content: bytes | memoryview) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping
+import struct
+import zlib
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +23,8 @@ FOLDER_MODE: Final = 0o40000
 BLOB: Final = b"blob"
 TREE: Final = b"tree"
 COMMIT: Final = b"commit"
+
+_PACK_TYPES: Final = {COMMIT: 1, TREE: 2, BLOB: 3}
 
 MANIFEST_NAME: Final = MANIFEST_FILE.encode()
 DEPLOYMENTS_NAME: Final = DEPLOYMENTS_FOLDER.encode()
@@ -139,3 +143,32 @@ def device_tree_id(manifest: bytes, deployments: Mapping[str, bytes]) -> str:
         blobs = {deployment: blob_id(content) for deployment, content in deployments.items()}
         folder = object_id(TREE, deployments_tree(blobs))
     return object_id(TREE, device_tree(blob_id(manifest), folder))
+
+
+def pack_bytes(entries: Collection[bytes]) -> bytes:
+    """Return a pack of version 2 (gitformat-pack)."""
+    content = b"".join([b"PACK", struct.pack(">LL", 2, len(entries)), *entries])
+    return content + hashlib.sha1(content, usedforsecurity=False).digest()
+
+
+def pack_entry(kind: bytes, content: bytes, level: int = zlib.Z_DEFAULT_COMPRESSION) -> bytes:
+    """Return a whole object as an entry of a pack.
+
+    Args:
+        kind: `BLOB`, `TREE` or `COMMIT`.
+        level: of zlib.
+    """
+    return entry_header(_PACK_TYPES[kind], len(content)) + zlib.compress(content, level)
+
+
+def entry_header(kind: int, size: int) -> bytes:
+    """Return type and size of an object (gitformat-pack, object entries)."""
+    byte = kind << 4 | size & 0x0F
+    size >>= 4
+    header = bytearray()
+    while size:
+        header.append(byte | 0x80)
+        byte = size & 0x7F
+        size >>= 7
+    header.append(byte)
+    return bytes(header)

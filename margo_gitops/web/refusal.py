@@ -34,11 +34,13 @@ class Wording:
 
     Attributes:
         endings: what is cut off from the target of a redirect, so that it can be written into the settings.
+        use: what a device does with the resource.
     """
 
     resource: str
     server: str
     endings: tuple[str, ...] = ()
+    use: str = "read"
 
 
 def refusal(
@@ -68,7 +70,7 @@ def refusal(
         )
         return SourceRefused(said, remedy=remedy)
     if status == HTTPStatus.FORBIDDEN:
-        return SourceRefused(said, remedy=f"let this device's identity read the {wording.resource}")
+        return SourceRefused(said, remedy=f"let this device's identity {wording.use} the {wording.resource}")
     if status == HTTPStatus.NOT_FOUND:
         return SourceRefused(
             said,

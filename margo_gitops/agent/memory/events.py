@@ -56,6 +56,7 @@ class Reason(Enum):
     DEPLOYMENT_WAITS = "DeploymentWaits", _FAILURE
     REPORT_FAILED = "ReportFailed", _FAILURE
     REPORT_REFUSED = "ReportRefused", _FAILURE
+    REPORT_REPLACED = "ReportReplaced", _SECURITY
     REPORT_RECOVERED = "ReportRecovered"
     STORAGE_FAILED = "StorageFailed", _FAILURE
     DEFECT = "Defect", _FAILURE

@@ -19,39 +19,24 @@ REPORT-7  Where the configuration says so, a status names its origin when it is 
 from __future__ import annotations
 
 import contextlib
-import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
-from margo_gitops import __version__
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
-from margo_gitops.agent.memory.recorded import retry_pause
-from margo_gitops.agent.pull.trusted_store import TrustedStore
-from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
+from margo_gitops.agent.report.outgoing import LONGEST_SENDING, Attempts, Origin, own_capabilities, with_origin
 from margo_gitops.digests import sha256
-from margo_gitops.documents.capabilities import DeviceCapabilities
-from margo_gitops.documents.deployment import OWN_EXTENSION
-from margo_gitops.documents.json_text import write_json
-from margo_gitops.documents.nodes import Json
-from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.transport.http.api import Reply, error_of
 from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.transport.http.source import HttpSource
-from margo_gitops.trust.git_commit import parse_commit
-from margo_gitops.trust.git_objects import COMMIT, object_id
-from margo_gitops.trust.ssh_signature import parse_signature
 from margo_gitops.web.metering import Deadline
-
-LONGEST_SENDING: Final = 30.0
-"""Seconds that one sending takes at most (REPORT-2)."""
 
 _ARRIVED: Final = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT})
 _UNWANTED: Final = frozenset(
@@ -68,7 +53,6 @@ _GREETING_SECONDS: Final = 5.0
 LIVE_PAUSE: Final = 1.0
 """Seconds between two rounds of statuses while something is applied; what changes in between goes out once."""
 
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 _CAPABILITIES_FACT: Final = "report.capabilities."
 
 
@@ -79,28 +63,6 @@ class _Report:
     subject: str
     send: Callable[[Deadline], Reply]
     acknowledge: Callable[[], None]
-
-
-Origin: TypeAlias = Callable[[], Mapping[str, Json]]
-
-
-def state_origin(store: TrustedStore) -> dict[str, Json]:
-    """Return where a device's reports come from: what cannot be read is left out (REPORT-7)."""
-    origin: dict[str, Json] = {"agentVersion": __version__}
-    with contextlib.suppress(OSError):
-        origin["bootId"] = _BOOT_ID.read_text(encoding="ascii").strip()
-    with contextlib.suppress(MargoGitopsError, ValueError):
-        snapshot = store.load()
-        if snapshot is not None and snapshot.commit is not None:
-            origin["stateCommit"] = object_id(COMMIT, snapshot.commit)
-            if armor := parse_commit(snapshot.commit).signature:
-                origin["signer"] = parse_signature(armor).key.fingerprint
-    return origin
-
-
-def with_origin(document: bytes, origin: Mapping[str, Json]) -> bytes:
-    """Return a status document that names its origin, as an extension."""
-    return write_json({**json.loads(document), OWN_EXTENSION: dict(origin)}) if origin else document
 
 
 class _LiveStatuses:
@@ -183,8 +145,7 @@ class Reporter:
     origin: Origin = dict
 
     def __post_init__(self) -> None:
-        self._failures = 0
-        self._not_before = 0.0
+        self._attempts = Attempts(self.record, self.timer)
         self._live = _LiveStatuses(self.transport.source, self.origin) if self.statuses else None
         self._greeted = False
 
@@ -205,13 +166,13 @@ class Reporter:
 
     def hear(self, deployment: str, document: bytes) -> None:
         """Take a new status while something is applied (REPORT-6)."""
-        if self._live is not None and self.timer() >= self._not_before:
+        if self._live is not None and self._attempts.due:
             self._live.put(deployment, document)
 
     def send(self) -> None:
         """Send what the server does not have yet (REPORT-1 to REPORT-5). What goes wrong is recorded, not raised."""
         begin = self.timer()
-        if begin < self._not_before:
+        if not self._attempts.due:
             return
         try:
             if self._live is not None:
@@ -224,20 +185,14 @@ class Reporter:
                     return
                 self._deliver(report, LONGEST_SENDING - (self.timer() - begin))
         except MargoGitopsError as error:
-            self._failures += 1
-            pause = max(retry_pause(self._failures), getattr(error, "retry_after", None) or 0.0)
-            self._not_before = self.timer() + pause
-            self.record(Event.of(Reason.REPORT_FAILED, error))
+            self._attempts.failed(error)
             return
-        if self._failures:
-            self._failures = 0
-            self.record(Event(Reason.REPORT_RECOVERED, "the server takes reports again"))
+        self._attempts.worked()
 
     def _new_capabilities(self) -> Iterator[_Report]:
         known = self.journal.facts()
         for path in self.capabilities:
-            capabilities = _own_capabilities(path, self.device)
-            name, document = capabilities.properties.id, write_json(write(capabilities))
+            name, document = own_capabilities(path, self.device)
             receipt = self._receipt(document)
             if known.get(_CAPABILITIES_FACT + name) != receipt:
                 fact = {_CAPABILITIES_FACT + name: receipt}
@@ -275,12 +230,3 @@ class Reporter:
     def _receipt(self, document: bytes) -> str:
         """Return what says that this document is where the device reports to (REPORT-1)."""
         return sha256(f"{self.transport.source.url}\0".encode() + document)
-
-
-def _own_capabilities(path: Path, device: str) -> DeviceCapabilities:
-    """Return what a file says of this device, or of a child of it."""
-    document = read_capabilities(path)
-    owner = document.properties.id
-    if owner != device and not owner.startswith(f"{device}/"):
-        raise capabilities_unusable(path, f"it describes {owner}, this device is {device}")
-    return document

@@ -105,16 +105,28 @@ class FreshnessSettings:
 class ReportSettings:
     """Where reports go, for a device whose source takes none: git, static files."""
 
-    http: Annotated[HttpSettings, About("A server of the Margo API that takes capabilities and statuses.")]
+    http: Annotated[HttpSettings | None, About("A server of the Margo API that takes capabilities and statuses.")] = (
+        None
+    )
+    git: Annotated[
+        GitSettings | None,
+        About("A git host: the device pushes capabilities and statuses to its own branch (docs/git-host.md)."),
+    ] = None
     origin: Annotated[
         bool, About("Name state commit, signing key, agent version and boot in each status, as an extension.")
     ] = False
 
     def problems(self) -> Iterator[Problem]:
-        """Yield a setting that only a source has."""
-        if self.http.wait:
+        """Yield a choice that was not made or was made twice, and settings that only a source has."""
+        if (self.git is None) == (self.http is None):
+            yield Problem((), "must name exactly one of git and http", "keep the one that reports go to")
+        if self.git is not None and self.git.ref is not None:
+            yield Problem(("git", "ref"), "the branch of the reports follows from the device's id", "remove it")
+        if self.git is not None and self.git.address.scheme == "file":
+            yield Problem(("git", "url"), "reports are pushed over https or ssh", "name a git host")
+        if self.http is not None and self.http.wait:
             yield Problem(("http", "wait"), "reports wait for nothing", "remove it; it belongs to source.http")
-        if self.origin and self.http.contract == "g1":
+        if self.origin and self.http is not None and self.http.contract == "g1":
             yield Problem(("origin",), "the older contract has no extensions", "remove it")
 
 

@@ -15,8 +15,8 @@ from dulwich.pack import create_delta
 
 from margo_gitops.cache import SizedCache
 from margo_gitops.server.resources.git_wire import Fetch, RefusedError
-from margo_gitops.state_repo.object_pack import PACK_TYPES, entry_header, pack_bytes
 from margo_gitops.state_repo.objects import StateObjects
+from margo_gitops.trust.git_objects import entry_header, pack_bytes, pack_entry
 
 CACHE_BYTES: Final = 64 * 1024 * 1024
 MAX_COMMITS: Final = 20_000
@@ -161,7 +161,7 @@ class Packs:
         return self._objects.links(commit).tree
 
     def _entry(self, kind: bytes, content: bytes, base: str | None) -> bytes:
-        whole = entry_header(PACK_TYPES[kind], len(content)) + zlib.compress(content)
+        whole = pack_entry(kind, content)
         if base is None or len(content) > _LARGEST_DELTA:
             return whole
         base_kind, base_content = self._objects.content(base)

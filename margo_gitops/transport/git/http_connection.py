@@ -6,21 +6,20 @@ What holds for every connection over HTTP is in `margo_gitops.web.connection`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from http import HTTPStatus
 from typing import Final
 
 from margo_gitops.errors import SourceMisbehaved
+from margo_gitops.transport.git.protocol_v2 import RECEIVE_PACK, UPLOAD_PACK
 from margo_gitops.transport.git.source import GitSource
 from margo_gitops.web.connection import WebAnswer, WebConnection
 from margo_gitops.web.metering import Deadline, Meter
 from margo_gitops.web.refusal import Read, Wording, refusal, shown
 
-_ADVERTISEMENT = "application/x-git-upload-pack-advertisement"
-_REQUEST = "application/x-git-upload-pack-request"
-_RESULT = "application/x-git-upload-pack-result"
 _VERSION: Final = {"Git-Protocol": "version=2"}
+_PUSHING: Final = Wording("repository", "git server", ("/git-receive-pack",), "push to")
 _WORDING: Final = Wording("repository", "git server", ("/info/refs", "/git-upload-pack"))
 
 
@@ -34,11 +33,16 @@ class HttpConnection:
 
     def greet(self, limit: int, deadline: Deadline) -> AbstractContextManager[Read]:
         """Return a reader of the advertisement of capabilities, of at most `limit` bytes."""
-        return self._exchange("GET", "/info/refs?service=git-upload-pack", b"", _ADVERTISEMENT, limit, deadline)
+        result = "application/x-git-upload-pack-advertisement"
+        return self._exchange("GET", "/info/refs?service=git-upload-pack", {}, b"", result, limit, deadline)
 
-    def ask(self, request: bytes, limit: int, deadline: Deadline) -> AbstractContextManager[Read]:
+    def ask(
+        self, request: bytes, limit: int, deadline: Deadline, service: str = UPLOAD_PACK
+    ) -> AbstractContextManager[Read]:
         """Return a reader of the answer to `request`, of at most `limit` bytes."""
-        return self._exchange("POST", "/git-upload-pack", request, _RESULT, limit, deadline)
+        result = f"application/x-{service}-result"
+        headers = {"Content-Type": f"application/x-{service}-request", "Accept": result}
+        return self._exchange("POST", f"/{service}", headers, request, result, limit, deadline)
 
     def finish(self) -> None:
         """End a pull: the connection is kept."""
@@ -49,16 +53,23 @@ class HttpConnection:
 
     @contextmanager
     def _exchange(
-        self, method: str, path: str, body: bytes, content_type: str, limit: int, deadline: Deadline
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        content_type: str,
+        limit: int,
+        deadline: Deadline,
     ) -> Iterator[Read]:
-        headers = _VERSION | ({"Content-Type": _REQUEST, "Accept": _RESULT} if method == "POST" else {})
-        with self._connection.exchange(method, self._path + path, headers, body, limit, deadline) as answer:
+        target = self._path + path
+        with self._connection.exchange(method, target, {**_VERSION, **headers}, body, limit, deadline) as answer:
+            if answer.status != HTTPStatus.OK:
+                raise refusal(answer.response, self._source, _PUSHING if RECEIVE_PACK in path else _WORDING)
             self._check(answer, content_type)
             yield answer.read
 
     def _check(self, answer: WebAnswer, content_type: str) -> None:
-        if answer.status != HTTPStatus.OK:
-            raise refusal(answer.response, self._source, _WORDING)
         answered = (answer.header("Content-Type") or "nothing").partition(";")[0].strip().lower()
         if answered != content_type:
             raise SourceMisbehaved(

@@ -12,11 +12,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from typing import Final
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
 from margo_gitops.transport.git.pack import ObjectID
 from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, Mark, PacketReader, packet
 from margo_gitops.web.refusal import shown
+
+UPLOAD_PACK: Final = "git-upload-pack"
+RECEIVE_PACK: Final = "git-receive-pack"
+"""The services of a git server: the one that is read from, and the one that is pushed to."""
 
 _ENABLE_V2 = (
     "enable git protocol version 2 on the server (git 2.18 or newer; the web server must pass the Git-Protocol header "

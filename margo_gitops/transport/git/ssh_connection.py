@@ -22,6 +22,7 @@ from urllib.parse import unquote
 
 from margo_gitops.errors import SourceMisconfigured, SourceRefused, SourceUnreachable, TransportError
 from margo_gitops.transport.git.pktline import FLUSH
+from margo_gitops.transport.git.protocol_v2 import UPLOAD_PACK
 from margo_gitops.transport.git.source import GitSource
 from margo_gitops.web.metering import Deadline, Meter
 from margo_gitops.web.refusal import Read, shown
@@ -41,9 +42,10 @@ _HOST_REFUSED = re.compile(rb"host key verification failed|remote host identific
 class SshConnection:
     """Speaks with the SSH server of one source."""
 
-    def __init__(self, source: GitSource, meter: Meter) -> None:
-        """Take the settings of an ssh source; nothing is opened yet."""
+    def __init__(self, source: GitSource, meter: Meter, service: str = UPLOAD_PACK) -> None:
+        """Take the settings of an ssh source, and the service to speak with; nothing is opened yet."""
         self._source = source
+        self._service = service
         self._meter = meter
         self._session: _Session | None = None
 
@@ -98,7 +100,7 @@ class SshConnection:
         # As git reads it: /~user/path is in that user's home.
         folder = unquote(address.path)
         folder = folder[1:] if folder.startswith("/~") else folder
-        return [*command, "--", address.hostname or "", f"git-upload-pack {_quoted(folder)}"]
+        return [*command, "--", address.hostname or "", f"{self._service} {_quoted(folder)}"]
 
 
 def _quoted(folder: str) -> str:
@@ -137,12 +139,22 @@ class _Session:
         meter.connections += 1
 
     def write(self, request: bytes, deadline: Deadline) -> None:
-        """Send a request; it fits into the pipe, so that this does not wait."""
-        deadline.left()
-        try:
-            self._stdin.write(request)
-        except BrokenPipeError:
-            raise self._refusal(deadline) from None
+        """Send a request; what the server says meanwhile is kept, so that neither side waits for the other."""
+        rest = memoryview(request)
+        while rest:
+            # A pipe that can be written takes so much at once.
+            ready, writable, _ = select.select(self._open, [self._stdin], [], deadline.wait())
+            if ready:
+                self._take(ready)
+            if writable:
+                try:
+                    rest = rest[self._stdin.write(rest[: select.PIPE_BUF]) :]
+                except BrokenPipeError:
+                    raise self._refusal(deadline) from None
+            elif not ready:
+                raise deadline.silence()
+            elif self._ended:
+                raise self._refusal(deadline)
         self._meter.bytes_up += len(request)
 
     def reader(self, deadline: Deadline) -> Read:
@@ -179,6 +191,10 @@ class _Session:
         ready, _, _ = select.select(self._open, [], [], deadline.wait())
         if not ready:
             raise deadline.silence()
+        self._take(ready)
+
+    def _take(self, ready: list[FileIO]) -> None:
+        """Read what has arrived."""
         if self._stderr in ready:
             self._listen()
         if self._stdout in ready:
