@@ -42,16 +42,19 @@ def row(what: str, says: float, found: float, unit: str) -> None:
 def schedule(devices: int) -> None:
     """Compare requests with the polls of two intervals after an outage."""
     seconds: Counter[int] = Counter()
+    longest = 0.0
     for number in range(devices):
         each = Schedule(f"press-{number:05}", INTERVAL, INTERVAL / 10)
         at = each.delay(0.0, failures=3)
         while at < 20 * INTERVAL:
             seconds[int(at)] += 1
-            at += each.delay(at)
+            wait = each.delay(at)
+            longest, at = max(longest, wait), at + wait
     later = [seconds[second] for second in range(10 * INTERVAL, 20 * INTERVAL)]
     says = calculated(devices)
     row("requests a second", says.requests_per_second, sum(later) / len(later), "/s")
     row("the busiest second after an outage", says.peak_requests_per_second, max(later), "/s")
+    row("all devices have an edit after", says.converged_seconds, longest, "s")
 
 
 def processor(fleet: ServedFleet) -> float:

@@ -52,7 +52,7 @@ KEPT_CONNECTION_SECONDS: Final = 120
 SERVER_BYTES: Final = 60 << 20
 WAITING_BYTES: Final = 58 << 10
 """Of the server, for each poll that waits: 14 KiB, 5 for its state in the cache, 39 for a TLS connection."""
-FIRST_RENDER_BYTES: Final = 2_300
+FIRST_RENDER_BYTES: Final = 2_400
 """Of the state repo, for each device with two deployments."""
 EDIT_BYTES: Final = 2_900
 SITE_BYTES: Final = 23
@@ -177,6 +177,9 @@ def _verdict(layout: Layout, requests: float, growth: float, host: HostLimit) ->
         )
     if host.branches is not None and layout.devices + 1 > host.branches:
         why.append(f"{layout.devices + 1:,} branches, {host.branches:,} are recommended")
+    if why:
+        most = min(host.reads / requests * layout.devices, (host.branches or math.inf) - 1)
+        why.append(f"{math.ceil(layout.devices / most):,} shards would fit (docs/shards.md)")
     size = layout.devices * FIRST_RENDER_BYTES + growth
     if host.size is not None and size > host.size:
         why.append(f"{byte_count(round(size))} after a year, {byte_count(host.size)} are recommended")

@@ -103,14 +103,20 @@ class SshPublicKey:
         return f"{inner} ".encode("ascii") + base64.b64encode(wire_string(inner) + body)
 
     def _verify(self, algorithm: str, raw: bytes, data: bytes) -> None:
+        if _SECURITY_KEYS.get(self.type, self.type) == _ED25519:
+            # Half of the package is enough for the keys that almost everybody has: a device that starts spends less.
+            from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+            wire = WireReader(self.blob)
+            wire.name()
+            Ed25519PublicKey.from_public_bytes(wire.string()).verify(raw, data)
+            return
         from cryptography.hazmat.primitives import hashes
-        from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
+        from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
         from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
         key = load_ssh_public_key(self._plain())
-        if isinstance(key, ed25519.Ed25519PublicKey):
-            key.verify(raw, data)
-        elif isinstance(key, rsa.RSAPublicKey):
+        if isinstance(key, rsa.RSAPublicKey):
             key.verify(raw, data, padding.PKCS1v15(), hashes.SHA512() if algorithm.endswith("512") else hashes.SHA256())
         elif isinstance(key, ec.EllipticCurvePublicKey):
             pair = WireReader(raw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,7 +48,10 @@ def test_a_host_is_asked_as_often_as_it_allows_when_the_advice_is_followed() -> 
     assert "poll every 11 min or more" in verdict.why[0]
     slower = budget(replace(LAYOUT, interval=12 * 60))
     assert slower.requests_per_second <= github.reads
-    assert len(slower.hosts[0].why) == 1, "what is left is the number of branches"
+    branches, shards = slower.hosts[0].why
+    assert "branches" in branches
+    assert shards == "3 shards would fit (docs/shards.md)"
+    assert budget(replace(LAYOUT, interval=12 * 60, devices=math.ceil(10_000 / 3), changed=33)).hosts[0].fits
 
 
 def test_a_kept_connection_costs_less_than_one_for_each_poll() -> None:
