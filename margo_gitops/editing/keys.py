@@ -36,7 +36,7 @@ from margo_gitops.errors import KeysRefused, Location, SignatureInvalid, TrustDo
 from margo_gitops.state_repo.state_repo import StateRepo, device_of
 from margo_gitops.trust.ssh_key import read_public_key
 from margo_gitops.trust.ssh_signature import MAX_ARMOR_BYTES, parse_signature
-from margo_gitops.trust.trust_document import ROOT_NAMESPACE, FleetTrust, read_envelope
+from margo_gitops.trust.trust_document import ROOT_NAMESPACE, FleetTrust, read_envelope, verify_root
 from margo_gitops.wording import did_you_mean, how_it_ended, printable
 
 ROLES: Final = ("root", "render", "freshness", "approve", "emergency")
@@ -233,7 +233,7 @@ def add_signature(keys: FleetKeys, armor: str) -> FleetTrust:
             f"the key {signature.key.fingerprint} is not a root key of {last.name}, nor of the version before",
             remedy=f"sign with one of: {', '.join(last.root_keys.values())}",
         )
-    signature.verify(last.text.encode(), signature.key, ROOT_NAMESPACE)
+    verify_root(signature, last.text)
     kept = [each for each in armors(last) if parse_signature(each).key != signature.key]
     return keys.write(last.version, last.text, [*kept, armor])
 

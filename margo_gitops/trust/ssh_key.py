@@ -55,6 +55,11 @@ class SshPublicKey:
         """The key as people compare it: `SHA256:` and 43 characters of base64, as `ssh-keygen -l` prints."""
         return "SHA256:" + base64.b64encode(hashlib.sha256(self.blob).digest()).decode("ascii").rstrip("=")
 
+    @property
+    def in_token(self) -> bool:
+        """Whether it is an `sk-` key: the private half is in a token."""
+        return self.type in _SECURITY_KEYS
+
     def __str__(self) -> str:
         return f"{self.type} {base64.b64encode(self.blob).decode('ascii')}"
 
@@ -77,7 +82,7 @@ class SshPublicKey:
             allowed = " or ".join(algorithms)
             raise ValueError(f"algorithm {algorithm!r} is not accepted from a key of type {self.type}, only {allowed}")
         raw = wire.string()
-        if self.type in _SECURITY_KEYS:
+        if self.in_token:
             # A token signs the application, its flags and its counter too.
             token = hashlib.sha256(self._application()).digest() + wire.take(5)
             data = token + hashlib.sha256(data).digest()
@@ -183,6 +188,9 @@ def read_public_key(key_type: str, encoded: str) -> SshPublicKey:
         blob = base64.b64decode(encoded, validate=True)
     except binascii.Error:
         raise ValueError("the key is not base64") from None
+    # Unused bits at the end would let one key have several spellings.
+    if base64.b64encode(blob).decode("ascii") != encoded:
+        raise ValueError("its base64 is not canonical")
     key = parse_public_key(blob)
     if key.type != key_type:
         raise ValueError(f"the line says {key_type}, the key is of type {key.type}")

@@ -30,6 +30,7 @@ _END: Final = "-----END SSH SIGNATURE-----"
 _ARMOR_COLUMNS: Final = 70
 _MAGIC: Final = b"SSHSIG"
 _VERSION: Final = 1
+_USER_PRESENT: Final = 1
 _HASHES: Final = {"sha256": hashlib.sha256, "sha512": hashlib.sha512}
 _REMEDY: Final = "fetch again; if it stays, find out who or what changed the state between renderer and device"
 
@@ -49,6 +50,11 @@ class SshSignature:
     namespace: str
     hash_name: str
     signature: bytes
+
+    @property
+    def touched(self) -> bool:
+        """Whether a person touched the token that signed, as it says itself; true for a key that is in no token."""
+        return not self.key.in_token or bool(self.signature[-5] & _USER_PRESENT)
 
     def verify(
         self,

@@ -8,8 +8,9 @@ ROOT-3  The first document is given by hand, of any version. As many of its own 
 ROOT-4  A later one has the version after the one that is held. [TrustDocumentGap, TrustDocumentRollback]
 ROOT-5  As many root keys of the held document as that one's threshold says signed it, and as many of its own as its own
         says. [TrustDocumentUnsigned]
-ROOT-6  A key counts once, however often it signed. A key that its document revokes does not count. A signature by
-        another key says nothing, nor does one that is not over these bytes.
+ROOT-6  A key counts once, by the first signature of it that is there. A key that its document revokes does not count.
+        A signature by another key says nothing, nor does one that is not over these bytes, nor one of a token that a
+        person did not touch.
 ROOT-7  The version that is held comes again with the same text, or not at all; its signatures may be others.
         [TrustDocumentRollback]
 
@@ -28,6 +29,7 @@ ROOT-11 A floor counts once for its id, in the order of the list. `highest` forg
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
@@ -111,15 +113,14 @@ class FleetTrust:
 
     def signed_by(self, judge: FleetTrust) -> tuple[str, ...]:
         """Return the names of another document's root keys, or its own, that signed this one (ROOT-6)."""
-        names: dict[SshPublicKey, str] = {}
+        able, names = judge.root_keys, []
         for signature in self.signatures:
-            if signature.key in judge.root_keys and signature.key not in names:
-                try:
-                    signature.verify(self.text.encode(), signature.key, ROOT_NAMESPACE, self.verify)
-                except SignatureInvalid:
-                    continue
-                names[signature.key] = judge.root_keys[signature.key]
-        return tuple(names.values())
+            # One of each key: two hundred forged ones would keep a small device busy.
+            if name := able.pop(signature.key, None):
+                with suppress(SignatureInvalid):
+                    verify_root(signature, self.text, self.verify)
+                    names.append(name)
+        return tuple(names)
 
     def signers(self, *roles: Role) -> AllowedSigners:
         """Return whose signatures count (ROOT-8, ROOT-9) for these roles; without roles: for state and freshness."""
@@ -178,6 +179,13 @@ def change_floor(change: FloorChange, floor: Floor | None) -> tuple[Floor | None
     if change.next is not None and (floor is None or floor.version < change.next):
         floor, lowest = None, max(lowest, change.next)
     return floor, lowest
+
+
+def verify_root(signature: SshSignature, text: str, verify: Verify = SshPublicKey.verify) -> None:
+    """Check a signature over a document's text (ROOT-6; SignatureInvalid: it says nothing)."""
+    signature.verify(text.encode(), signature.key, ROOT_NAMESPACE, verify)
+    if not signature.touched:
+        raise SignatureInvalid("the token signed without a touch", remedy="sign again, and touch it")
 
 
 def read_envelope(content: bytes, file: str = "trust document", verify: Verify = SshPublicKey.verify) -> FleetTrust:

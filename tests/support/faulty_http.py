@@ -35,6 +35,7 @@ class Answer:
         drip_seconds: wait so long before each byte of the body.
         close: close the connection after the answer, without saying so.
         raw: send exactly this instead of an answer, then close.
+        repeat: send this instead of the body, again and again, until the client breaks off.
     """
 
     status: int
@@ -44,6 +45,7 @@ class Answer:
     drip_seconds: float = 0
     close: bool = False
     raw: bytes | None = None
+    repeat: bytes = b""
 
 
 Fault = Callable[[Request, Answer], Answer | None]
@@ -151,8 +153,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response_only(answer.status)
         for name, value in answer.headers:
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(answer.body)))
+        if not answer.repeat:
+            self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
+        while answer.repeat and not self.served.stopping.is_set():
+            self.wfile.write(answer.repeat)
         body = answer.body if answer.cut is None else answer.body[: answer.cut]
         if answer.drip_seconds:
             for byte in body:

@@ -55,6 +55,7 @@ class GitTransport:
         self._repository = self._make_repository()
         self._proof: tuple[ObjectID, bytes] | None = None
         self._documents: tuple[ObjectID, Mapping[bytes, bytes]] | None = None
+        self._asked = 0
 
     @property
     def cost(self) -> Cost:
@@ -85,12 +86,13 @@ class GitTransport:
     def trust_document(self, version: int) -> bytes | None:
         """Return a version of the trust document; None where the source has none.
 
-        One `ls-refs`, and a fetch where what it points to was not fetched last: one for all versions.
+        One `ls-refs`, and a fetch where what it points to was not fetched last: one for all versions. Who asks for a
+        version again did not take it, so the source is asked again, too.
         """
         from margo_gitops.documents.trust_document import MAX_ENVELOPE_BYTES  # needed after a rotation, in years
 
         name, ref = trust_file(version).encode(), TRUST_REF.encode()
-        if self._documents is None or name not in self._documents[1]:
+        if self._documents is None or version <= self._asked or name not in self._documents[1]:
             with self._session() as deadline:
                 tip = self._repository.tip(ref, deadline)
                 if tip is None:
@@ -98,6 +100,7 @@ class GitTransport:
                 if self._documents is None or self._documents[0] != tip:
                     objects = self._repository.objects(tip, None, deadline)
                     self._documents = tip, read_files(tip, objects, _TRUST_FILE, MAX_ENVELOPE_BYTES)
+        self._asked = version
         return self._documents[1].get(name)
 
     @contextmanager
