@@ -22,7 +22,7 @@ from margo_gitops.fleet_status.status import (
     counted_states,
     judge_device,
 )
-from margo_gitops.operations.fleet_input import StateRequest, opened_state
+from margo_gitops.operations.fleet_input import BUCKET, StateRequest, opened_state
 from margo_gitops.operations.render.fleet_render import without_collections
 from margo_gitops.rendering.placement import nearest, selected, targets
 from margo_gitops.state_repo.git_store import bad_object
@@ -54,6 +54,14 @@ def read_status(request: StatusRequest) -> FleetStatus:
         return StatusReader(objects, location, request).read()
 
 
+def _refuse_bucket(location: str) -> None:
+    if location.startswith(BUCKET):
+        raise StatusUnusable(
+            f"{location} is a bucket, which holds no reports",
+            remedy="name the git repository that gets the reports (reportsUrl of the servers)",
+        )
+
+
 @dataclass(slots=True)
 class StatusReader:
     """Reads the status of one state repo, as often as one likes; what cannot change is kept."""
@@ -66,6 +74,7 @@ class StatusReader:
     _by_labels: tuple[str | None, frozenset[str]] | None = None
 
     def __post_init__(self) -> None:
+        _refuse_bucket(self.location)
         self._desired = DesiredReader(self.objects)
         self._seen = _LastSeen(Reports(self.objects))
 
@@ -272,7 +281,8 @@ def read_reported_capabilities(request: StatusRequest) -> ReportedCapabilities:
         StateTampered: the branch holds what no server wrote.
         MargoGitopsError: the state repo cannot be read.
     """
-    with opened_state(request) as (objects, _location):
+    with opened_state(request) as (objects, location):
+        _refuse_bucket(location)
         reports = Reports(objects)
         tip = reports.tip(objects.refs())
         if tip is None:

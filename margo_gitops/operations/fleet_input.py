@@ -25,6 +25,8 @@ from margo_gitops.errors import (
     FleetCommitOlder,
     Location,
     StateForeign,
+    StateRepoUnusable,
+    StateUnreachable,
 )
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.objects import StateObjects
@@ -165,7 +167,11 @@ def open_state(location: str, cache: Path, *, create: bool, reports: bool = Fals
     Raises:
         StateRepoUnusable, StateUnreachable, StateTampered: it cannot be used.
     """
-    if is_remote(location):
+    if location.startswith(BUCKET):
+        if create:
+            raise only_read(location)
+        yield StateTarget(_followed(location, cache), None)
+    elif is_remote(location):
         remote = RemoteState(location, cache, reports=reports)
         try:
             yield StateTarget(remote.fetch(), remote)
@@ -177,6 +183,26 @@ def open_state(location: str, cache: Path, *, create: bool, reports: bool = Fals
         yield StateTarget(repo, None)
         if repo.has_written:
             repack(repo.folder)
+
+
+BUCKET: Final = "s3://"
+
+
+def only_read(location: str) -> StateRepoUnusable:
+    """Return the refusal to write to a bucket, which has what `publish --history` put there."""
+    remedy = "name the git repository that the bucket is filled from"
+    return StateRepoUnusable(f"the state repo in {location} is only read", remedy=remedy)
+
+
+def _followed(location: str, cache: Path) -> StateRepo:
+    try:
+        from margo_gitops.state_repo.followed_bucket import FollowedBucket  # its package is an extra
+    except ModuleNotFoundError as error:
+        remedy = "install the extra s3 of margo-gitops"
+        raise StateUnreachable(f"{location} needs the Python package {error.name}", remedy=remedy) from error
+    mirror = RemoteState(location, cache).mirror
+    FollowedBucket(location, mirror, "").follow()
+    return StateRepo.open(mirror)
 
 
 @dataclass(frozen=True, slots=True)

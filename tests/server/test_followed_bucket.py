@@ -13,7 +13,9 @@ import pytest
 from server.serving import FLEET, ServedFleet, capabilities, until
 from support.bucket_store import BUCKET, URL, environment, keys, store_client
 from support.command_line import margo_gitops
+from support.fleet import FleetFolder
 from support.git_cli import Git
+from support.trust_documents import key
 
 from margo_gitops.errors import (
     PublishBusy,
@@ -22,6 +24,7 @@ from margo_gitops.errors import (
     StateRepoUnusable,
     StateTampered,
     StateUnreachable,
+    StatusUnusable,
 )
 
 pytest.importorskip("boto3")
@@ -29,10 +32,18 @@ pytest.importorskip("boto3")
 from botocore.awsrequest import AWSResponse
 from botocore.config import Config
 
+from margo_gitops.audit.verify.history_check import VerifyOptions, verify
+from margo_gitops.fleet_status.reading import StatusRequest, read_status
+from margo_gitops.operations.fleet_input import StateRequest
+from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
+from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
+from margo_gitops.operations.render.freshness_statements import renew_statement
 from margo_gitops.publishing.history import PublishedHistory, history_differences, publish_history
 from margo_gitops.state_repo import bucket as bucket_module
 from margo_gitops.state_repo.bucket import Bucket
 from margo_gitops.state_repo.followed_bucket import FollowedBucket
+from margo_gitops.state_repo.freshness_refs import Renewal
+from margo_gitops.state_repo.state_repo import StateRepo
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("endpoint")]
 LIST = "state/_history/list.json"
@@ -361,3 +372,19 @@ def test_a_history_that_ends_at_a_checkpoint_is_not_published_as_a_whole_one(
     (git.path / "shallow").write_text(git.run("rev-parse", "fleet", "devices/press-01"))
     with pytest.raises(StateRepoUnusable, match="needs the whole history"):
         send(rendered, target)
+
+
+def test_what_only_reads_takes_a_bucket_and_the_rest_says_why_not(tmp_path: Path, target: Bucket) -> None:
+    fleet, cache = FleetFolder.from_template(tmp_path / "fleet"), tmp_path / "cache"
+    fleet.commit("Make the fleet")
+    render_fleet(RenderRequest(fleet.root, "HEAD", str(tmp_path / "state.git"), cache))
+    publish_history(StateRepo.open(tmp_path / "state.git"), target, 86_400.0)
+    assert not plan_fleet(PlanRequest(fleet.root, "HEAD", None, URL, cache)).devices
+    verified = verify(StateRequest(fleet.root, URL, cache), VerifyOptions())
+    assert (verified.device_commits, verified.findings) == (4, ())
+    with pytest.raises(StateRepoUnusable, match="is only read"):
+        render_fleet(RenderRequest(fleet.root, "HEAD", URL, cache))
+    with pytest.raises(StateRepoUnusable, match="is only read"):
+        renew_statement(URL, cache, Renewal(key(1), datetime.now(UTC), timedelta(days=1)))
+    with pytest.raises(StatusUnusable, match="holds no reports"):
+        read_status(StatusRequest(fleet.root, URL, cache))

@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 from margo_gitops.documents.freshness import FreshnessStatement, parse_moment
 from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import FreshnessMissing, Location
-from margo_gitops.operations.fleet_input import open_state
+from margo_gitops.operations.fleet_input import BUCKET, only_read, open_state
 from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, current_statement, device_proof, is_due, renew
 
 Standing: TypeAlias = Literal["valid", "stale", "expired"]
@@ -32,6 +32,8 @@ def renew_statement(location: str, cache: Path, renewal: Renewal) -> Renewed:
     Raises:
         StateRepoUnusable, StateUnreachable, StateTampered, StateMoved: nothing was changed.
     """
+    if location.startswith(BUCKET):
+        raise only_read(location)
     with open_state(location, cache, create=False) as target:
         renewed = renew(target.repo, target.repo.refs.read(), renewal)
         if target.remote is not None:
