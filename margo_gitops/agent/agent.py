@@ -32,7 +32,7 @@ from margo_gitops.agent.pull.held import (
 )
 from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
-from margo_gitops.agent.settings.configuration import AgentConfiguration
+from margo_gitops.agent.settings.configuration import RECEIPTS_FOLDER, AgentConfiguration
 from margo_gitops.appliers.applier import Applier, ApplierContext
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.documents.state_layout import FRESHNESS_FILE, device_reports_ref
@@ -40,10 +40,13 @@ from margo_gitops.errors import MargoGitopsError, NothingHeld
 from margo_gitops.settings import spell_duration
 
 if TYPE_CHECKING:
+    from margo_gitops.agent.memory.receipt_store import ReceiptStore
+    from margo_gitops.agent.pull.device_clock import DeviceClock
     from margo_gitops.agent.report.git_reporter import GitReporter
     from margo_gitops.agent.report.reporter import Reporter
     from margo_gitops.transport.git.git_transport import GitTransport
     from margo_gitops.transport.http.http_transport import HttpTransport
+    from margo_gitops.trust.trusted_state import TrustedState
 
 LOCK_FILE: Final = "lock"
 CLIENT_ID_FILE: Final = "client-id.json"
@@ -162,7 +165,12 @@ def working_agent(
     aside = clear_way(
         configuration.state_folder,
         files=(LOCK_FILE, FLOOR_FILE, CLOCK_FILE, CLIENT_ID_FILE, REPORTS_CLIENT_ID_FILE, FRESHNESS_FILE),
-        folders=(STORE_FOLDER, APPLIERS_FOLDER, *(f"{APPLIERS_FOLDER}/{name}" for name in configuration.appliers)),
+        folders=(
+            STORE_FOLDER,
+            RECEIPTS_FOLDER,
+            APPLIERS_FOLDER,
+            *(f"{APPLIERS_FOLDER}/{name}" for name in configuration.appliers),
+        ),
     )
     with (
         lock_folder(configuration.state_folder / LOCK_FILE),
@@ -180,11 +188,15 @@ def working_agent(
                 record(Event(Reason.JOURNAL_REBUILT, f"the journal could not be used and is at {journal.set_aside}"))
             for place in aside:
                 record(Event(Reason.STATE_DAMAGED, f"this was not what an agent wrote, and was set aside: {place}"))
-            reporter = _reporter(transport, configuration, journal, record, clock, interruptions)
+            receipts = _receipt_store(configuration)
+            reporter = _reporter(transport, configuration, journal, record, clock, interruptions, receipts)
             if reporter is not None:
                 ending.callback(reporter.transport.close)
+            time_here = device_clock(configuration, clock)
+            trust = trust_keeper(configuration, record, time_here, transport, interruptions.abortable)
+            appliers = create_appliers(configuration, interrupted)
             reconciler = Reconciler(
-                create_appliers(configuration, interrupted),
+                appliers,
                 journal,
                 record,
                 clock,
@@ -193,8 +205,6 @@ def working_agent(
                 heartbeat=heartbeat,
                 tell=reporter.hear if reporter else _nothing,
             )
-            time_here = device_clock(configuration, clock)
-            trust = trust_keeper(configuration, record, time_here, transport, interruptions.abortable)
             cycle = Cycle(
                 policy=lambda: read_policy(configuration),
                 fallback=read_policy(configuration, signed=False),
@@ -208,12 +218,13 @@ def working_agent(
                 trust=trust,
                 abortable=interruptions.abortable,
                 greet=reporter.greet if reporter else _nothing,
+                witness=_witness(configuration, receipts, appliers, journal, time_here, record),
             )
             yield Parts(cycle, reporter.send if reporter else _nothing, journal, record)
 
 
 def _nothing(*_: object) -> None:
-    """Do nothing: no server takes reports."""
+    """Do nothing: no server takes reports, no receipts are wanted."""
 
 
 def _transport(configuration: AgentConfiguration) -> GitTransport | HttpTransport:
@@ -241,6 +252,7 @@ def _reporter(
     record: Record,
     clock: Clock,
     interruptions: Interruptions,
+    receipts: ReceiptStore | None,
 ) -> Reporter | GitReporter | None:
     """Return what sends reports where the configuration says, or to the source; None where neither takes any."""
     named = configuration.reports is not None and configuration.reports.origin
@@ -265,6 +277,7 @@ def _reporter(
             clock=clock,
             abortable=interruptions.abortable,
             origin=origin,
+            more=receipts.files if receipts else dict,
         )
     settings = configuration.reports.http if configuration.reports else configuration.source.http
     from margo_gitops.agent.report.reporter import Reporter
@@ -287,7 +300,34 @@ def _reporter(
         timer=time.monotonic,
         abortable=interruptions.abortable,
         origin=origin,
+        receipts=receipts,
     )
+
+
+def _receipt_store(configuration: AgentConfiguration) -> ReceiptStore | None:
+    if configuration.receipts is None:
+        return None
+    from margo_gitops.agent.memory.receipt_store import MOST_PUSHED, MOST_WAITING, ReceiptStore
+
+    pushed = configuration.reports is not None and configuration.reports.git is not None
+    return ReceiptStore(configuration.state_folder / RECEIPTS_FOLDER, MOST_PUSHED if pushed else MOST_WAITING)
+
+
+def _witness(
+    configuration: AgentConfiguration,
+    store: ReceiptStore | None,
+    appliers: Mapping[str, Applier],
+    journal: Journal,
+    clock: DeviceClock,
+    record: Record,
+) -> Callable[[TrustedState], None]:
+    """Return what signs what runs; what does nothing where the configuration wants no receipts."""
+    if store is None or configuration.receipts is None:
+        return _nothing
+    from margo_gitops.agent.report.receipt_maker import ReceiptMaker
+
+    key = configuration.receipts.key
+    return ReceiptMaker(configuration.device, store, key, appliers, journal, clock, record).look
 
 
 def create_appliers(configuration: AgentConfiguration, interrupted: Callable[[], bool]) -> Mapping[str, Applier]:

@@ -124,6 +124,7 @@ class Cycle:
         fallback: what the held state must obey while the list of signers cannot be read (CYCLE-8).
         abortable: a signal to stop may cut off what is done inside.
         greet: called before the source is asked; the first time, it may take a few seconds.
+        witness: called with what is held, after it was applied as far as it goes.
     """
 
     policy: Callable[[], TrustPolicy]
@@ -138,6 +139,7 @@ class Cycle:
     trust: TrustKeeper | None = None
     abortable: Callable[[], AbstractContextManager[None]] = nullcontext
     greet: Callable[[], None] = lambda: None
+    witness: Callable[[TrustedState], None] = lambda _held: None
     _judged: tuple[_Judge, Snapshot, TrustPolicy, Floor | None, TrustedState] | None = field(default=None, init=False)
     _told: set[Event] = field(default_factory=set, init=False)
     _telling: set[Event] = field(default_factory=set, init=False)
@@ -172,6 +174,8 @@ class Cycle:
                 self.freshness.look(ended.held, polled=ended.result in ("new", "unchanged"))
         held = ended.held
         reconciliation = self.reconciler.reconcile(held, patient=patient, retry=retry) if held else None
+        if held:
+            self.witness(held)
         version = held.manifest.manifest_version if held else None
         return Outcome(ended.result, version, ended.error, reconciliation, ended.hints)
 

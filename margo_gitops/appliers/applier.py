@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar, runtime_checkable
 
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import disk_errors, read_bounded
@@ -167,6 +167,35 @@ class Applier(Protocol):
 
     def observe(self) -> Sequence[Observed]:
         """Return everything of this agent that the engine holds, sorted by key.
+
+        Raises:
+            ApplyError: the engine does not answer.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class RunningImage:
+    """An image that a container of a workload runs, in the engine's words.
+
+    Attributes:
+        part: of the workload, the service of a compose file.
+        name: what the container was started with.
+        id: the engine's id of the image, a digest of its content.
+        digest: its digest in the registry; None where the engine knows none.
+    """
+
+    part: str
+    name: str
+    id: Digest
+    digest: Digest | None = None
+
+
+@runtime_checkable
+class TellsImages(Protocol):
+    """An applier that also tells which images run; one that cannot is without this method."""
+
+    def images(self) -> Mapping[WorkloadKey, Sequence[RunningImage]]:
+        """Return the images of everything of this agent that runs, sorted by part.
 
         Raises:
             ApplyError: the engine does not answer.

@@ -15,11 +15,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
-from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, never, storing
+from margo_gitops.appliers.applier import (
+    ApplierContext,
+    Observed,
+    RunningImage,
+    Workload,
+    WorkloadKey,
+    never,
+    storing,
+)
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
 from margo_gitops.appliers.compose_engine import ComposeEngine
 from margo_gitops.appliers.compose_policing import NO_REMOTE_FILES, ComposePolicy
@@ -185,6 +193,16 @@ class ComposeApplier:
     def observe(self) -> Sequence[Observed]:
         """Return what the engine runs for this device, sorted by key."""
         return observed(self.engine.containers(DEVICE, self.device))
+
+    def images(self) -> Mapping[WorkloadKey, Sequence[RunningImage]]:
+        """Return the image of each service, as the engine has it."""
+        containers = self.engine.containers(DEVICE, self.device)
+        images = self.engine.images(containers)
+        found: dict[WorkloadKey, list[RunningImage]] = {}
+        for each in sorted(containers, key=lambda container: (container.service, container.identity)):
+            if each.key is not None and (image := images.get(each.identity)) is not None:
+                found.setdefault(each.key, []).append(replace(image, part=each.service))
+        return found
 
     def _prepare(self, workload: Workload, deadline: float) -> Revision:
         key = workload.key

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from margo_gitops.appliers.applier import RunningImage
 from margo_gitops.appliers.compose_project import (
     COMPONENT,
     DEPLOYMENT,
@@ -21,6 +22,7 @@ from margo_gitops.appliers.compose_project import (
     Container,
 )
 from margo_gitops.appliers.programs import Finished, run_program
+from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.errors import EngineUnavailable, StorageFailed, WorkloadUnsupported
 
 _LABELS = (DEVICE, DEPLOYMENT, COMPONENT, DIGEST, SERVICES, ONCE, PROJECT, SERVICE, ONE_OFF)
@@ -32,6 +34,8 @@ _HISTORY_FORMAT = (
     "{{.Id}}\t{{.RestartCount}}\t{{if .State.Running}}{{if .State.Health}}{{.State.Health.Status}}"
     "\t{{range .State.Health.Log}}{{.End}};{{end}}\t{{json .Config.Healthcheck}}{{end}}{{end}}"
 )
+_IMAGE_FORMAT = "{{.Id}}\t{{.Image}}\t{{json .Config.Image}}"
+_DIGESTS_FORMAT = "{{.Id}}\t{{json .RepoDigests}}"
 _CHECK_SECONDS = 30.0
 """Interval of a health check, and how long it may take, where nothing is said."""
 _QUERY_SECONDS = 20.0
@@ -116,6 +120,26 @@ class ComposeEngine:
             histories[identity] = History(int(count) if count.isdigit() else 0, health, checks, _check_seconds(check))
         return histories
 
+    def images(self, containers: Sequence[Container]) -> dict[str, RunningImage]:
+        """Return the image of each container, by the container's id; what vanished meanwhile is left out."""
+        if not containers:
+            return {}
+        identities = [container.identity for container in containers]
+        done = self.client("inspect", "--format", _IMAGE_FORMAT, *identities, seconds=_QUERY_SECONDS)
+        lines = [line.split("\t") for line in done.output.splitlines() if line.count("\t") == 2]
+        images = sorted({image for _, image, _ in lines})
+        known: dict[str, Digest] = {}
+        if images:
+            done = self.client("image", "inspect", "--format", _DIGESTS_FORMAT, *images, seconds=_QUERY_SECONDS)
+            for image, _, names in (line.partition("\t") for line in done.output.splitlines()):
+                # The same content has the same digest in every registry that has it in this form.
+                known.update((_hex(image), each) for each in sorted(filter(None, map(_digest, _names(names))))[:1])
+        return {
+            container: RunningImage("", _text(name), digest, known.get(_hex(image)))
+            for container, image, name in lines
+            if (digest := _digest(f"@sha256:{_hex(image)}")) is not None
+        }
+
     def query(self, *arguments: str) -> str:
         """Return what a quick question to the engine answers."""
         done = self.client(*arguments, seconds=_QUERY_SECONDS)
@@ -192,6 +216,26 @@ def _text(field: str) -> str:
     except ValueError:
         return ""
     return value if isinstance(value, str) else ""
+
+
+def _names(field: str) -> list[str]:
+    try:
+        value = json.loads(field)
+    except ValueError:
+        return []
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+
+
+def _digest(name: str) -> Digest | None:
+    """Return the digest in a name such as `registry.example.com/app@sha256:…`; None where it has none."""
+    try:
+        return parse_digest(name.partition("@")[2])
+    except ValueError:
+        return None
+
+
+def _hex(image: str) -> str:
+    return image.removeprefix("sha256:")
 
 
 def _unavailable(client: str, why: Sequence[str]) -> EngineUnavailable:

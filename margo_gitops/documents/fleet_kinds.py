@@ -12,6 +12,7 @@ from margo_gitops.documents.constraints import DeviceName, DeviceSelector, Name
 from margo_gitops.documents.declarations import About, DigestText, Items, Keys, OwnKind, Problem, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, encode_device_id
 from margo_gitops.documents.fleet_policy import Policy
+from margo_gitops.documents.trust_document import KeyText
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 
 Alias = Annotated[
@@ -179,6 +180,13 @@ class DeviceSpec:
             " will refuse; the device decides."
         ),
     ] = None
+    receipt_keys: Annotated[
+        tuple[KeyText, ...],
+        About(
+            "Keys that sign this device's receipts, for `audit verify` and `audit trace`. Keep old ones: they signed"
+            " older receipts.",
+        ),
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True)

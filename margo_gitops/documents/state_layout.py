@@ -90,6 +90,9 @@ COMMIT_HEADER: Final = "Signed-Commit"
 """On an answer with a manifest: the same bytes in base64, where the commit is signed and not too long."""
 COMMIT_MEDIA_TYPE: Final = "application/vnd.margo-gitops.commit.v1"
 
+RECEIPTS_PATH: Final = "/api/v1/receipts"
+"""Where the HTTP API takes the receipts of the device that calls."""
+
 ALIASES_FILE: Final = "aliases.json"
 """What devices call themselves, by their names in the fleet."""
 DEVICES_FOLDER: Final = "devices"

@@ -134,7 +134,7 @@ class Reconciler:
             for kind in applier.profile_types:
                 serving.setdefault(kind, name)
             try:
-                with _contract(name):
+                with contract_of(name):
                     observed[name] = applier.observe()
             except ApplyError as error:
                 silent[name] = error
@@ -182,7 +182,7 @@ class Reconciler:
             return
         self.heartbeat()
         try:
-            with _contract(change.applier):
+            with contract_of(change.applier):
                 self.appliers[change.applier].prepare(change.workload)
         except StepInterrupted:
             progress.left, progress.prepared = True, False
@@ -215,7 +215,7 @@ class Reconciler:
         self._post_statuses([deployment_id])
         self.heartbeat()
         try:
-            with _contract(change.applier):
+            with contract_of(change.applier):
                 self.appliers[change.applier].install(workload)
                 if change.reason == "degraded":
                     _check_repaired(self.appliers[change.applier], workload)
@@ -266,7 +266,7 @@ class Reconciler:
                 self._post_statuses([removal.key.deployment_id])
             self.heartbeat()
             try:
-                with _contract(removal.applier):
+                with contract_of(removal.applier):
                     self.appliers[removal.applier].remove(removal.key)
             except StepInterrupted:
                 progress.left = True
@@ -353,7 +353,7 @@ class Reconciler:
 
 
 @contextlib.contextmanager
-def _contract(applier: str) -> Iterator[None]:
+def contract_of(applier: str) -> Iterator[None]:
     """Turn what an applier may not raise into an error of its deployments: a plug-in must not stop all others."""
     try:
         yield

@@ -58,6 +58,7 @@ class Reason(Enum):
     REPORT_REFUSED = "ReportRefused", _FAILURE
     REPORT_REPLACED = "ReportReplaced", _SECURITY
     REPORT_RECOVERED = "ReportRecovered"
+    RECEIPT_FAILED = "ReceiptFailed", _FAILURE
     STORAGE_FAILED = "StorageFailed", _FAILURE
     DEFECT = "Defect", _FAILURE
 

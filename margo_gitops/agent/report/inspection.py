@@ -15,12 +15,13 @@ from margo_gitops.agent.memory.recorded import (
     recorded_number,
 )
 from margo_gitops.agent.pull.held import floor_files, freshness_keeper, verify_held
-from margo_gitops.agent.settings.configuration import AgentConfiguration
+from margo_gitops.agent.settings.configuration import RECEIPTS_FOLDER, AgentConfiguration
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.status import DeploymentStatus
 from margo_gitops.errors import MargoGitopsError, NothingHeld
 from margo_gitops.trust.floor import Floor
+from margo_gitops.trust.ssh_key import SshPublicKey
 
 _STATUS_EVENTS = 10
 
@@ -41,6 +42,23 @@ class HeldProof:
 
 
 @dataclass(frozen=True, slots=True)
+class KeptReceipts:
+    """What the device signed.
+
+    Attributes:
+        number: of the newest; 0 for none.
+        at: when it was made; None where it cannot be read.
+        waiting: how many no server has yet.
+        key: the public key that signed it; None where it cannot be read.
+    """
+
+    number: int
+    at: str | None
+    waiting: int
+    key: SshPublicKey | None
+
+
+@dataclass(frozen=True, slots=True)
 class AgentReport:
     """What a device holds, runs, and what went wrong.
 
@@ -54,6 +72,7 @@ class AgentReport:
         statuses: Margo's status documents of them, in the same order.
         events: the latest security events, newest first.
         freshness: whether anything proves what is held the newest; None where the device does not ask.
+        receipts: what it signed of what ran; None where the device signs nothing.
     """
 
     device: str
@@ -66,6 +85,7 @@ class AgentReport:
     deployments: tuple[tuple[RecordedDeployment, tuple[RecordedWorkload, ...]], ...] = ()
     statuses: tuple[DeploymentStatus, ...] = ()
     events: tuple[RecordedEvent, ...] = ()
+    receipts: KeptReceipts | None = None
 
 
 def report(configuration: AgentConfiguration) -> AgentReport:
@@ -73,7 +93,8 @@ def report(configuration: AgentConfiguration) -> AgentReport:
     floor = floor_files(configuration).read().floor
     version, revision, problem = _held(configuration)
     freshness = held_proof(configuration)
-    found = AgentReport(configuration.device, revision, version, problem, floor, freshness)
+    receipts = kept_receipts(configuration)
+    found = AgentReport(configuration.device, revision, version, problem, floor, freshness, receipts=receipts)
     journal = Journal.peek(configuration.state_folder / JOURNAL_FILE)
     if journal is None:
         return found
@@ -89,6 +110,20 @@ def report(configuration: AgentConfiguration) -> AgentReport:
             statuses=tuple(deployment_status(item, workloads) for item, workloads in deployments),
             events=tuple(journal.events(_STATUS_EVENTS, security=True)),
         )
+
+
+def kept_receipts(configuration: AgentConfiguration) -> KeptReceipts | None:
+    """Return what the device signed; None where its configuration wants no receipts, or it has made none yet."""
+    folder = configuration.state_folder / RECEIPTS_FOLDER
+    if configuration.receipts is None or not folder.is_dir():
+        return None
+    from margo_gitops.agent.memory.receipt_store import ReceiptStore
+    from margo_gitops.trust.receipts import signing_key_of
+
+    store = ReceiptStore(folder, writes=False)
+    newest = store.newest
+    at, key = (newest[1].at, signing_key_of(newest[0])) if newest else (None, None)
+    return KeptReceipts(store.number, at, store.waiting, key)
 
 
 def held_proof(configuration: AgentConfiguration) -> HeldProof | None:
@@ -133,6 +168,14 @@ def as_json(report: AgentReport) -> dict[str, Json]:
         if floor
         else None,
         "freshness": asdict(report.freshness) if report.freshness else None,
+        "receipts": {
+            "number": report.receipts.number,
+            "at": report.receipts.at,
+            "waiting": report.receipts.waiting,
+            "key": str(report.receipts.key) if report.receipts.key else None,
+        }
+        if report.receipts
+        else None,
         "poll": {
             "at": _moment(facts.get("poll.at")),
             "answeredAt": _moment(facts.get("poll.answered_at")),
@@ -189,6 +232,10 @@ def as_text(report: AgentReport) -> str:
     ]
     if report.freshness:
         lines.append(f"fresh    {report.freshness.verdict}: {_first_line(report.freshness.text)}")
+    if report.receipts:
+        signed = report.receipts
+        by = f", signed by {signed.key.fingerprint}" if signed.key else ""
+        lines.append(f"receipts {signed.number}, the newest of {signed.at}{by}; {signed.waiting} not sent yet")
     if report.problem:
         lines.append(f"problem  {_first_line(str(report.problem))}")
     rows = [("DEPLOYMENT", "COMPONENT", "STATE", "VERSION", "MESSAGE")]

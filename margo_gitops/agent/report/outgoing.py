@@ -31,11 +31,19 @@ _BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 Origin: TypeAlias = Callable[[], Mapping[str, Json]]
 
 
+def boot_id() -> str:
+    """Return the kernel's id of this boot; empty where it has none."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
+
+
 def state_origin(store: TrustedStore) -> dict[str, Json]:
     """Return where a device's reports come from: what cannot be read is left out (REPORT-7)."""
     origin: dict[str, Json] = {"agentVersion": __version__}
-    with contextlib.suppress(OSError):
-        origin["bootId"] = _BOOT_ID.read_text(encoding="ascii").strip()
+    if boot := boot_id():
+        origin["bootId"] = boot
     with contextlib.suppress(MargoGitopsError, ValueError):
         snapshot = store.load()
         if snapshot is not None and snapshot.commit is not None:

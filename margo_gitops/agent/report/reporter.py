@@ -14,6 +14,8 @@ REPORT-6  While something is applied, each new status goes out as it comes, in a
           still true after the cycle, arrives by REPORT-2.
 REPORT-7  Where the configuration says so, a status names its origin when it is sent: state commit, signing key, agent
           version and boot. A status is not sent again because of that alone.
+REPORT-8  Receipts come last, oldest first, and stay until they arrive: a server that has no room for them is asked
+          again each hour.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
@@ -38,6 +40,9 @@ from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.transport.http.source import HttpSource
 from margo_gitops.web.metering import Deadline
 
+if TYPE_CHECKING:  # loaded where the configuration asks for receipts
+    from margo_gitops.agent.memory.receipt_store import ReceiptStore
+
 _ARRIVED: Final = frozenset({HTTPStatus.OK, HTTPStatus.CREATED, HTTPStatus.ACCEPTED, HTTPStatus.NO_CONTENT})
 _UNWANTED: Final = frozenset(
     {
@@ -48,6 +53,8 @@ _UNWANTED: Final = frozenset(
         HTTPStatus.UNPROCESSABLE_ENTITY,
     }
 )
+_NO_SUCH_RESOURCE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
+_NO_RECEIPTS_SECONDS: Final = 3600.0
 _LIVE_SECONDS: Final = 10.0
 _GREETING_SECONDS: Final = 5.0
 LIVE_PAUSE: Final = 1.0
@@ -131,6 +138,7 @@ class Reporter:
         statuses: whether statuses are sent; static files take none.
         timer: seconds since some moment; never jumps.
         origin: what statuses name as their origin (REPORT-7); empty for nothing.
+        receipts: what the device signed (REPORT-8); None for a device that signs nothing.
         abortable: a signal to stop may cut off what is done inside.
     """
 
@@ -143,9 +151,11 @@ class Reporter:
     timer: Callable[[], float]
     abortable: Callable[[], AbstractContextManager[None]]
     origin: Origin = dict
+    receipts: ReceiptStore | None = None
 
     def __post_init__(self) -> None:
         self._attempts = Attempts(self.record, self.timer)
+        self._no_receipts_before = 0.0
         self._live = _LiveStatuses(self.transport.source, self.origin) if self.statuses else None
         self._greeted = False
 
@@ -184,6 +194,7 @@ class Reporter:
                 if self.timer() - begin >= LONGEST_SENDING:
                     return
                 self._deliver(report, LONGEST_SENDING - (self.timer() - begin))
+            self._send_receipts(begin)
         except MargoGitopsError as error:
             self._attempts.failed(error)
             return
@@ -226,6 +237,24 @@ class Reporter:
         elif reply.status not in _ARRIVED:
             raise error_of(reply, self.transport.source)
         report.acknowledge()
+
+    def _send_receipts(self, begin: float) -> None:
+        """Send what the device signed, oldest first (REPORT-8)."""
+        store = self.receipts
+        while store is not None and self.timer() >= self._no_receipts_before and (unsent := store.unsent()):
+            seconds = LONGEST_SENDING - (self.timer() - begin)
+            if seconds <= 0:
+                return
+            with self.abortable():
+                deadline = Deadline(seconds, min(seconds, self.transport.source.read_seconds))
+                reply = self.transport.api.post_receipts(unsent.content, deadline)
+            if reply.status in _ARRIVED:
+                store.sent(unsent.number)
+            elif reply.status in _UNWANTED | _NO_SUCH_RESOURCE:
+                self._no_receipts_before = self.timer() + _NO_RECEIPTS_SECONDS
+                self.record(Event.of(Reason.REPORT_REFUSED, error_of(reply, self.transport.source), "receipts"))
+            else:
+                raise error_of(reply, self.transport.source)
 
     def _receipt(self, document: bytes) -> str:
         """Return what says that this document is where the device reports to (REPORT-1)."""

@@ -31,6 +31,8 @@ _SHORTEST_INTERVAL: Final = 1.0
 _LONGEST_INTERVAL: Final = 30 * 86400.0
 _SHORTEST_TIMEOUT: Final = 1.0
 _LONGEST_TIMEOUT: Final = 86400.0
+RECEIPTS_FOLDER: Final = "receipts"
+"""In the state folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +133,16 @@ class ReportSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ReceiptSettings:
+    """How the device signs what ran (docs/receipts.md)."""
+
+    key: Annotated[
+        FilePath | None,
+        About("OpenSSH ed25519 private key without a passphrase; absent: the agent makes one in its state folder."),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
 class PollSettings:
     """How often the device asks for new state."""
 
@@ -192,6 +204,9 @@ class AgentConfiguration(OwnKind):
     reports: Annotated[
         ReportSettings | None, About("Where reports go; absent: to an HTTP source, and from a git source nowhere.")
     ] = None
+    receipts: Annotated[
+        ReceiptSettings | None, About("Sign what runs after each change and each day; absent: sign nothing.")
+    ] = None
     capabilities: Annotated[
         tuple[FilePath, ...],
         About(
@@ -215,6 +230,9 @@ class AgentConfiguration(OwnKind):
         named = (self.trust.document, self.trust.allowed_signers, self.freshness and self.freshness.allowed_signers)
         if self.freshness and not any(named):
             yield Problem(("freshness",), "no list says who may sign statements", "add allowedSigners here or to trust")
+        taker = self.reports.http if self.reports else self.source.http
+        if self.receipts and taker and taker.contract == "g1":
+            yield Problem(("receipts",), "the older contract takes no receipts", "remove it")
         if not _SHORTEST_TIMEOUT <= self.longest_timeout <= _LONGEST_TIMEOUT:
             yield Problem(("longestTimeout",), f"must be 1s to 1d, is {spell_duration(self.longest_timeout)}")
 

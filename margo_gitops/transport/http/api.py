@@ -15,6 +15,7 @@ from typing import Final
 
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds, Node
+from margo_gitops.documents.state_layout import RECEIPTS_PATH
 from margo_gitops.errors import SourceBusy, SourceMisbehaved, SourceRefused, TransportError, UnreadableDocument
 from margo_gitops.transport.http.contract import MANIFEST, Contract, Submission
 from margo_gitops.transport.http.source import HttpLimits, HttpSource
@@ -103,6 +104,11 @@ class DeviceApi:
         """Send what a device is and offers (Margo device capabilities)."""
         self.prepare(deadline)
         return self._submit(self._contract.capabilities(device, document), deadline)
+
+    def post_receipts(self, content: bytes, deadline: Deadline) -> Reply:
+        """Send receipts of what ran, as one file of them (docs/receipts.md)."""
+        self.prepare(deadline)
+        return self._submit(Submission(("POST",), self.path_of(RECEIPTS_PATH), content), deadline)
 
     def path_of(self, url: str) -> str:
         """Return the target of a path from a manifest: always on this server and below this prefix."""
