@@ -7,17 +7,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from margo_gitops.audit.repos import checkpoint_signers
 from margo_gitops.audit.verify.history_check import Progress, VerifyOptions, verify
 from margo_gitops.audit.verify.verification import Verification
+from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.disk.files import disk_errors
 from margo_gitops.documents.state_layout import FLEET_REF
-from margo_gitops.errors import StateRepoUnusable
+from margo_gitops.errors import SigningKeyNotListed, StateRepoUnusable
 from margo_gitops.operations.fleet_input import StateRequest, chosen_location
 from margo_gitops.state_repo.compaction import Compaction, checkpoints, choose_boundary, digest_of
 from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.ssh_key import SigningKey
+from margo_gitops.trust.ssh_signature import GIT_NAMESPACE
 
 _BUNDLE: Final = b"# v2 git bundle\n"
 
@@ -31,7 +34,8 @@ class CompactOptions:
         now: the time, with a time zone.
         keep: how much history stays, in seconds.
         archive: the file for what is cut; None: a new one next to the state repo.
-        signers: who may have signed; None: any key, and checkpoints only with `key`.
+        signers: who may have signed; None: as the fleet's trust document says. Without one, any key, and
+            checkpoints only with `key`.
         jobs: how many processes verify.
     """
 
@@ -68,6 +72,7 @@ def compact(request: StateRequest, options: CompactOptions, progress: Progress |
         StateRepoUnusable: the state repo is behind a URL, or git or the disk refuses.
         StateMoved: another process works with it.
         SignerUnknown, StateTampered: its newest checkpoint is not to be believed.
+        SigningKeyNotListed: the new one would not be.
         MargoGitopsError: as `verify`.
     """
     location = chosen_location(request.fleet, request.state)
@@ -78,13 +83,25 @@ def compact(request: StateRequest, options: CompactOptions, progress: Progress |
         )
     work = Compaction(StateRepo.open(Path(location)))
     try:
-        work.cut(options.key, options.signers)
+        signers = checkpoint_signers(FleetRepo.find(request.fleet), work.repo.objects, options.signers)
+        _check_key(options, signers)
+        work.cut(options.key, signers)
         done = _new_checkpoint(work, request, options, progress)
         if done.checkpoint:
-            work.cut(options.key, options.signers)
+            work.cut(options.key, signers)
         return done
     finally:
         work.release()
+
+
+def _check_key(options: CompactOptions, signers: AllowedSigners | None) -> None:
+    key = options.key.public
+    if signers is not None and signers.find(key, GIT_NAMESPACE, options.now) is None:
+        raise SigningKeyNotListed(
+            f"{signers.file} does not allow the key {key.fingerprint}: no audit would believe its checkpoint",
+            why=signers.objections(key, GIT_NAMESPACE, options.now),
+            remedy="sign with a key that may render",
+        )
 
 
 def _new_checkpoint(

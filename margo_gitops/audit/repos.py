@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.catalog.fleet_trust import read_chain
 from margo_gitops.disk.files import disk_errors, read_bounded, replace_file
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.state_layout import CHECKPOINTS_REF, FLEET_REF
@@ -18,6 +20,7 @@ from margo_gitops.errors import AuditUnusable, StateTampered
 from margo_gitops.operations.fleet_input import StateRequest, opened_state
 from margo_gitops.state_repo.compaction import checkpoints, digest_of, whole_history
 from margo_gitops.state_repo.objects import StateObjects
+from margo_gitops.state_repo.trust_branch import held_chain
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.git_objects import is_object_id
 from margo_gitops.trust.signer import Use, commit_signer
@@ -28,13 +31,18 @@ from margo_gitops.wording import counted
 
 @contextmanager
 def opened(
-    request: StateRequest, signers: AllowedSigners | None = None, archives: Sequence[Path] = ()
+    request: StateRequest,
+    signers: AllowedSigners | None = None,
+    archives: Sequence[Path] = (),
+    *,
+    believing: bool = False,
 ) -> Iterator[tuple[FleetRepo, StateObjects, str]]:
     """Return the fleet repo, the state repo, and where that is; nothing is ever written to either.
 
     Args:
-        signers: who may have signed the checkpoint at which history ends; None: anyone.
+        signers: who may have signed the checkpoint at which history ends, as `checkpoint_signers`.
         archives: what was cut before; with all of it, history does not end there.
+        believing: take it by anyone; the caller judges it.
 
     Raises:
         SignerUnknown: none of the signers signed the checkpoint.
@@ -44,13 +52,36 @@ def opened(
     fleet = FleetRepo.find(request.fleet)
     with opened_state(request) as (objects, location):
         refs = objects.refs()
-        if signers is not None and objects.boundary():
-            commit_signer(objects.commit(refs[CHECKPOINTS_REF]), signers, _CHECKPOINT).required()
+        if not believing and objects.boundary() and (allowed := checkpoint_signers(fleet, objects, signers)):
+            commit_signer(objects.commit(refs[CHECKPOINTS_REF]), allowed, _CHECKPOINT).required()
         if not archives:
             yield fleet, objects, location
             return
         with whole_history(objects.folder, _in_order(objects, refs, archives), request.cache) as folder:
             yield fleet, StateObjects(folder), location
+
+
+def checkpoint_signers(fleet: FleetRepo, objects: StateObjects, listed: AllowedSigners | None) -> AllowedSigners | None:
+    """Return who may sign checkpoints: a list, or else the render keys of the newest trust document of the fleet.
+
+    That is the one of the branch `trust` where it follows those of the fleet repo: a clone may be older.
+
+    Args:
+        listed: the list; None: not given.
+
+    Raises:
+        TrustRefused: a trust document of the fleet does not count.
+    """
+    if listed is not None:
+        return listed
+    tree = fleet.tree("HEAD")
+    name = read_fleet_document(tree).value.metadata.name
+    chain = read_chain(tree, name)
+    if chain is None or not chain.versions:
+        return None
+    held = held_chain(objects, objects.refs(), name)
+    follows = [each.text for each in held[: len(chain.versions)]] == [each.text for each in chain.versions]
+    return (held if follows else chain.versions)[-1].signers("render")
 
 
 _CHECKPOINT: Final = Use(

@@ -282,8 +282,9 @@ class TrustDocumentExpired(TrustRefused):
 class SigningKeyNotListed(MargoGitopsError):
     """A render would sign with a key that the fleet's trust document does not allow, so devices would refuse it.
 
-    Nothing was moved. Sign with a key that the newest document lists, or let the root keys sign a version that lists
-    this one: `margo-gitops keys add`, `keys sign`. A version that still lacks signatures does not count.
+    Or `state compact` would sign a checkpoint that no audit believes. Nothing was moved. Sign with a key that the
+    newest document, or the list of signers, allows. Or let the root keys sign a version that lists this one:
+    `margo-gitops keys add`, `keys sign`. A version that still lacks signatures does not count.
     """
 
     code = "MG1536"

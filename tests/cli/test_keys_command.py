@@ -309,3 +309,35 @@ def test_a_device_that_was_given_version_1_follows_a_rotation_and_a_floor(plant:
     shown = plant.run("agent", "status", "--config", device / "agent.yaml").stdout
     assert "held     version 60" in shown
     assert "FloorChanged: trust document 3 of plant changes the trust floor (floor-1: the server was lost)" in shown
+
+
+def test_a_checkpoint_counts_by_a_render_key_of_the_trust_document(plant: Plant):
+    plant.rooted()
+    plant.render()
+    plant.fleet.device("press-08")
+    plant.fleet.commit("Add a device")
+    plant.render()
+
+    def compact(key: str, code: int = 0) -> str:
+        return plant.run("state", "compact", "--keep", "0d", "--signing-key", plant.key(key), code=code).stderr
+
+    assert "no audit would believe its checkpoint" in compact("mallory", 2)
+    assert "checkpoints" not in plant.state.run("for-each-ref")
+    compact("renderer")
+    assert "signed by renderer" in plant.run("audit", "verify").stdout
+
+    plant.run("keys", "add", "render", plant.pub("second"))
+    plant.run("keys", "revoke", "renderer")
+    plant.sign("anna", "bert")
+    plant.fleet.commit("Distrust")
+    assert "the signature of a checkpoint does not count" in plant.run("audit", "verify", code=4).stderr
+    assert "may not sign the checkpoint" in plant.run("audit", "log", code=4).stderr
+    assert "may not sign" in compact("second", 4)
+
+    # docs/state-repo.md: the archive comes back, and another key signs.
+    (archive,) = plant.state.path.parent.glob("*.bundle")
+    plant.state.run("bundle", "unbundle", archive)
+    (plant.state.path / "shallow").unlink()
+    plant.state.run("update-ref", "-d", "refs/heads/checkpoints")
+    compact("second")
+    assert "signed by second" in plant.run("audit", "verify").stdout

@@ -14,7 +14,7 @@ from operator import add
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.audit.repos import VerifiedUpTo, opened, resolved_since
+from margo_gitops.audit.repos import VerifiedUpTo, checkpoint_signers, opened, resolved_since
 from margo_gitops.audit.verify.commit_check import CommitCheck
 from margo_gitops.audit.verify.side_branches import ReportCheck, check_checkpoints, check_freshness, check_trust
 from margo_gitops.audit.verify.verification import AuditFinding, Verification
@@ -102,7 +102,7 @@ def verify(request: StateRequest, options: VerifyOptions, progress: Progress | N
         AuditUnusable: `since` is not a commit of this history, or the clone of the fleet repo is shallow.
         MargoGitopsError: one of the repos cannot be read.
     """
-    with opened(request, archives=options.archives) as (fleet, objects, location):
+    with opened(request, archives=options.archives, believing=True) as (fleet, objects, location):
         if fleet.is_shallow:
             raise AuditUnusable(
                 f"{fleet.root} is a shallow clone, from which nothing can be proven",
@@ -131,8 +131,10 @@ def _verify(
     tip = refs.get(FLEET_REF)
     known = verified.read()
     chain, branches, findings = _branches(objects, refs, tip)
-    if not findings:
-        findings += check_checkpoints(objects, refs, chain, branches, options.signers)
+    believed = None
+    if not findings and CHECKPOINTS_REF in refs:
+        believed = checkpoint_signers(fleet, objects, options.signers)
+        findings += check_checkpoints(objects, refs, chain, branches, believed, every=options.signers is not None)
     if not findings and (lost := verified.lost(chain)) is not None:
         what = "the branch was moved back or rewritten: a commit that was verified before is no longer in its history"
         findings.append(AuditFinding.of(FLEET_REF, what, lost, tip or "nothing", commit=tip or ""))
@@ -155,7 +157,7 @@ def _verify(
             done += _Checked(findings=(*found, *check_freshness(objects, refs, chain, options.signers or listed)))
     reached = start + done.good
     end = refs.get(CHECKPOINTS_REF) if objects.boundary() else None
-    signers = {commit_signer(objects.commit(end), options.signers).signer or ""} if end else set()
+    signers = {commit_signer(objects.commit(end), believed).signer or ""} if end else set()
     return Verification(
         state_repo=location,
         tip=tip,

@@ -21,7 +21,8 @@ VERIFY-10  Each client whose report a commit writes or removes is named in one o
 The branch of checkpoints (D-32):
 
 VERIFY-11  Each checkpoint has a signature that is right and, with a list of allowed signers, one that the list allows
-           at its date. It is of the same fleet.
+           at its date. Without a list, the newest one is signed with a render key of the fleet's newest trust
+           document, where the fleet has one. It is of the same fleet.
 VERIFY-12  A branch ends only at a commit that the newest checkpoint names for it, or at its first one. git's file
            `shallow` names no other commit.
 """
@@ -194,6 +195,8 @@ def check_checkpoints(
     chain: Sequence[str],
     branches: Mapping[str, Sequence[str]],
     signers: AllowedSigners | None,
+    *,
+    every: bool,
 ) -> Iterator[AuditFinding]:
     """Yield what is wrong with the checkpoints of a state repo, and with where its history ends.
 
@@ -201,11 +204,12 @@ def check_checkpoints(
         chain: the commits of the branch `fleet`, oldest first.
         branches: those of each device branch, by encoded device id.
         signers: who may have signed; None: anyone, but someone must have.
+        every: they signed all checkpoints. Otherwise they signed the newest, which vouches for those before it.
     """
     named: set[str] = set()
     try:
         for each in checkpoints(objects, refs):
-            signed = commit_signer(each.commit, signers)
+            signed = commit_signer(each.commit, signers if every or each.id == refs[CHECKPOINTS_REF] else None)
             if signed.signer is None:
                 what = f"the signature of a checkpoint does not count: {signed.objection or 'it is missing'}"
                 yield AuditFinding.of(CHECKPOINTS_REF, what, commit=each.id)
