@@ -58,7 +58,9 @@ def opened(
             yield fleet, objects, location
             return
         with whole_history(objects.folder, _in_order(objects, refs, archives), request.cache) as folder:
-            yield fleet, StateObjects(folder), location
+            whole = StateObjects(folder)
+            whole.reports = objects.reports
+            yield fleet, whole, location
 
 
 def checkpoint_signers(fleet: FleetRepo, objects: StateObjects, listed: AllowedSigners | None) -> AllowedSigners | None:

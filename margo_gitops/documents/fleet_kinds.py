@@ -117,6 +117,14 @@ class FleetSpec:
         About("Where rendered state goes: a path (relative to the fleet repo) or a URL.", ("../state.git",)),
         Text(min_length=1),
     ]
+    reports_repo: Annotated[
+        str | None,
+        About(
+            "Where devices push their reports, a path or a URL; absent: into the state repo (docs/git-host.md).",
+            ("https://git.example/reports.git",),
+        ),
+        Text(min_length=1),
+    ] = None
     branch: Annotated[
         str | None,
         About("The branch that devices get. Default: the default branch of the remote.", ("main",)),

@@ -27,6 +27,8 @@ from margo_gitops.operations.render.fleet_render import without_collections
 from margo_gitops.rendering.placement import nearest, selected, targets
 from margo_gitops.state_repo.git_store import bad_object
 from margo_gitops.state_repo.objects import DevicePlace, StateObjects
+from margo_gitops.state_repo.pushed_reports import PushedReports
+from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.state_repo.reported import ReportedStatus, Reports
 from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.wording import did_you_mean
@@ -78,6 +80,11 @@ class StatusReader:
         self._desired = DesiredReader(self.objects)
         self._seen = _LastSeen(Reports(self.objects))
 
+    @property
+    def is_fetched(self) -> bool:
+        """Whether what is read comes from elsewhere, and must be fetched again to see a change."""
+        return is_remote(self.location) or self.objects.reports is not None
+
     def read(self, refs: Mapping[str, str] | None = None) -> FleetStatus:
         """Return the status as it is now.
 
@@ -91,22 +98,28 @@ class StatusReader:
         tip = refs.get(FLEET_REF)
         commit = self.objects.commit(tip) if tip else None
         fleet_commit = StateCommit.of(commit).fleet_commit if commit else None
-        reports = Reports(self.objects)
+        reports, pushed = Reports(self.objects), PushedReports(self.objects, refs)
         reported = reports.tip(refs)
         folders = self._folders(reports, reported)
         places = self._places(self.objects.places(commit.tree) if commit else {}, fleet_commit)
+        times = dict(self._seen.update(reported, frozenset(folders).intersection(places)))
         found = []
         for device, place in places.items():
-            status = self._device(device, place, reports.statuses(folders[device]) if device in folders else {})
+            own = pushed.get(device)
+            if own is not None and own.time >= times.get(device, 0):
+                statuses, times[device] = own.statuses, own.time
+            else:
+                statuses = reports.statuses(folders[device]) if device in folders else {}
+            status = self._device(device, place, statuses)
             if status is not None:
                 found.append(status)
-        times = self._seen.update(reported, frozenset(folders).intersection(each.device for each in found))
         devices = tuple(replace(each, last_seen=_time(times.get(each.device))) for each in found)
         return FleetStatus(
             state_repo=self.location,
             state_commit=tip,
             fleet_commit=fleet_commit,
             reports_commit=reported,
+            pushing=len(pushed.commits),
             searched_to=_time(self._seen.searched_to),
             counts=counted_states(devices),
             sites=by_site(devices),
@@ -283,14 +296,16 @@ def read_reported_capabilities(request: StatusRequest) -> ReportedCapabilities:
     """
     with opened_state(request) as (objects, location):
         _refuse_bucket(location)
-        reports = Reports(objects)
-        tip = reports.tip(objects.refs())
-        if tip is None:
-            return ReportedCapabilities(None, {})
+        refs = objects.refs()
+        reports, pushed = Reports(objects), PushedReports(objects, refs)
+        tip = reports.tip(refs)
         documents = {
             device: content
-            for client, folder in reports.clients(reports.commit(tip).tree)
+            for client, folder in (reports.clients(reports.commit(tip).tree) if tip else ())
             for device, content in reports.capabilities(folder).items()
             if client_of(device) == client
         }
+        for client in pushed.commits:
+            if (own := pushed.get(client)) is not None:
+                documents |= own.capabilities
         return ReportedCapabilities(tip, documents)

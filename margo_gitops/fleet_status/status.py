@@ -85,6 +85,7 @@ class FleetStatus(OwnKind):
     state_commit: Annotated[str | None, About("The commit of the branch `fleet`; null before the first render.")]
     fleet_commit: Annotated[str | None, About("The commit of the fleet repo that it was rendered from.")]
     reports_commit: Annotated[str | None, About("The commit of the branch `reports`; null where nothing was reported.")]
+    pushing: Annotated[int, About("How many devices push reports to branches of their own (docs/git-host.md).")]
     searched_to: Annotated[
         str | None,
         About("lastSeen was not looked for in reports older than this; null: it was, or every device was met."),

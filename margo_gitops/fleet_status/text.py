@@ -34,7 +34,7 @@ def status_lines(status: FleetStatus, *, details: bool = False) -> Iterator[str]
         return
     yield f"fleet    {(status.fleet_commit or '?')[:12]}  state {status.state_commit[:12]}"
     yield f"devices  {_summary(status.counts)}"
-    if status.reports_commit is None:
+    if status.reports_commit is None and not status.pushing:
         yield "note: no device ever reported to this state repo; docs/status.md says how reports get there"
     if len(status.sites) > 1:
         yield ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from threading import Event
 from typing import Final
@@ -11,8 +11,8 @@ from margo_gitops.errors import MargoGitopsError
 from margo_gitops.fleet_status.reading import StatusReader, StatusRequest
 from margo_gitops.fleet_status.status import FleetStatus
 from margo_gitops.operations.fleet_input import opened_state
+from margo_gitops.state_repo.packed_refs import RefValues
 from margo_gitops.state_repo.refs import RefWatch
-from margo_gitops.state_repo.remote import is_remote
 
 LOOK_SECONDS: Final = 0.3
 """Between two looks at a state repo on this machine."""
@@ -39,20 +39,22 @@ class StatusWatch:
             MargoGitopsError: there is no state repo to begin with.
         """
         reader: StatusReader | None = None
-        refs: RefWatch | None = None
-        before: Mapping[str, str] | None = None
+        watches: list[RefWatch] = []
+        before: list[RefValues] | None = None
         shown: FleetStatus | str | None = None
         while True:
             pause = LOOK_SECONDS
             try:
-                if reader is None or is_remote(reader.location):
+                if reader is None or reader.is_fetched:
                     with opened_state(self.request) as (objects, location):
                         reader = reader or StatusReader(objects, location, self.request)
-                        refs = refs or RefWatch(objects.folder)
-                    pause = FETCH_SECONDS if is_remote(reader.location) else LOOK_SECONDS
-                now = refs.read() if refs else {}
+                        watches = watches or [
+                            RefWatch(each.folder) for each in (objects, objects.reports) if each is not None
+                        ]
+                    pause = FETCH_SECONDS if reader.is_fetched else LOOK_SECONDS
+                now = [each.read() for each in watches]
                 if now != before:
-                    status = reader.read(now)
+                    status = reader.read(now[0])
                     before = now
                     if status != shown:
                         shown = status
@@ -60,7 +62,7 @@ class StatusWatch:
             except MargoGitopsError as error:
                 if reader is None:
                     raise
-                pause = FETCH_SECONDS if is_remote(reader.location) else LOOK_SECONDS
+                pause = FETCH_SECONDS if reader.is_fetched else LOOK_SECONDS
                 if str(error) != shown:
                     shown = str(error)
                     yield error

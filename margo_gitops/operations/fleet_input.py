@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -24,6 +24,7 @@ from margo_gitops.errors import (
     FleetBranchOther,
     FleetCommitOlder,
     Location,
+    MargoGitopsError,
     StateForeign,
     StateRepoUnusable,
     StateUnreachable,
@@ -228,8 +229,27 @@ def opened_state(request: StateRequest) -> Iterator[tuple[StateObjects, str]]:
         MargoGitopsError: one of them is not there or cannot be read.
     """
     location = chosen_location(request.fleet, request.state)
-    with open_state(location, request.cache, create=False, reports=True) as target:
-        yield StateObjects(target.repo.folder), location
+    reports = _reports_location(request.fleet, location)
+    with ExitStack() as opening:
+        target = opening.enter_context(open_state(location, request.cache, create=False, reports=True))
+        objects = StateObjects(target.repo.folder)
+        if reports is not None:
+            other = opening.enter_context(open_state(reports, request.cache, create=False, reports=True))
+            objects.reports = StateObjects(other.repo.folder)
+        yield objects, location
+
+
+def _reports_location(fleet: Path, state: str) -> str | None:
+    """Return where devices push reports, if the fleet of this state repo names another repository."""
+    try:
+        repo = FleetRepo.find(fleet)
+        document = read_fleet_document(repo.tree("HEAD")).value
+    except MargoGitopsError:
+        return None  # the state repo was named: no fleet repo is needed
+    named = document.spec.reports_repo
+    if named is None or state_location(repo.root, document) != state:
+        return None
+    return named if is_remote(named) else str((repo.root / named).resolve())
 
 
 def refuse_foreign(fleet: FleetInput, target: StateTarget, values: Mapping[str, str]) -> None:

@@ -103,13 +103,13 @@ class GitStore:
                 self._repository.free()
                 self._repository = repository
 
-    def content(self, name: str) -> tuple[bytes, bytes]:
-        """Return kind and bytes of an object."""
+    def content(self, name: str, limit: int = MAX_OBJECT_BYTES) -> tuple[bytes, bytes]:
+        """Return kind and bytes of an object, of at most `limit` bytes."""
         try:
             with self._lock:
                 _, size = self._repository.odb.read_header(name)
-                if size > MAX_OBJECT_BYTES:
-                    raise bad_object(name, f"it has {size} bytes, {MAX_OBJECT_BYTES} are possible")
+                if size > limit:
+                    raise bad_object(name, f"it has {size} bytes, {limit} are possible")
                 found, content = self._repository.odb.read(name)
         except (KeyError, ValueError, pygit2.GitError) as error:
             raise bad_object(name, f"it is missing or damaged ({str(error).strip(chr(39))})") from error
@@ -120,9 +120,9 @@ class GitStore:
             raise bad_object(name, f"its bytes have the id {real}")
         return kind, content
 
-    def read(self, name: str, kind: bytes) -> bytes:
-        """Return an object's bytes."""
-        found, content = self.content(name)
+    def read(self, name: str, kind: bytes, limit: int = MAX_OBJECT_BYTES) -> bytes:
+        """Return an object's bytes, at most `limit`."""
+        found, content = self.content(name, limit)
         if found != kind:
             raise bad_object(name, f"it is not a {kind.decode()}")
         return content

@@ -131,7 +131,13 @@ class DeviceTree:
 
 
 class StateObjects(GitStore):
-    """The objects and refs of a state repo; StateTampered also for what no renderer writes."""
+    """The objects and refs of a state repo; StateTampered also for what no renderer writes.
+
+    Attributes:
+        reports: the repository that devices push their reports to; None where that is this one.
+    """
+
+    reports: StateObjects | None = None
 
     def refs(self) -> RefValues:
         """Return the object id of every ref, by full name (StateRepoUnusable: a ref cannot be read)."""

@@ -1,4 +1,4 @@
-"""Reports by git push (git subset, G-P; rules PUSHED-1 to PUSHED-3 and SEND-1 to SEND-4), against real git."""
+"""Reports by git push (git subset, G-P; rules PUSHED-1 to PUSHED-3 and OWN-1 to OWN-4), against real git."""
 
 from __future__ import annotations
 

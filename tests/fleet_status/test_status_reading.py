@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from support.git_cli import Git
 from support.reporting import Reporter
 from support.state_publishing import Renderer
 
+from margo_gitops.documents.state_layout import device_reports_ref
 from margo_gitops.editing.selectors import parse_selector
 from margo_gitops.errors import NoFleetRepo, StateTampered, StatusUnusable
 from margo_gitops.fleet_status import reading
@@ -17,6 +21,9 @@ from margo_gitops.fleet_status.status import FleetStatus, StatusFilter
 from margo_gitops.fleet_status.text import status_lines
 from margo_gitops.rendering.resolution import deployment_id
 from margo_gitops.state_repo.objects import StateObjects
+from margo_gitops.transport.git.push import file_objects
+from margo_gitops.trust.git_commit import Ident, build_commit
+from margo_gitops.trust.git_objects import COMMIT, object_id
 
 
 def document(device: str, name: str, application: str = "com-example-web") -> bytes:
@@ -224,3 +231,65 @@ def test_devices_that_left_are_shown_by_name_or_state_only():
     assert StatusFilter(devices=frozenset({"a/child"})).place("a", None, left=True)
     assert StatusFilter(states=frozenset({"left"})).place("a", None, left=True)
     assert not StatusFilter(sites=frozenset({"north"})).place("a", "south", left=False)
+
+
+class TestPushed:
+    """Reports that devices pushed themselves (docs/git-host.md)."""
+
+    def push(self, folder: Path, device: str, *, time: int, state: str = "installed") -> None:
+        documents = {
+            ("status", f"{deployment_id('plant', device, name)}.json"): json.dumps(
+                {
+                    "deploymentId": deployment_id("plant", device, name),
+                    "status": {"state": state},
+                    "adoptedManifestVersion": 1,
+                }
+            ).encode()
+            for name in ("web", "hmi")
+        }
+        objects = file_objects(documents)
+        who = Ident(device, "", time)
+        commit = build_commit(list(objects)[-1].decode(), (), who, who, "Reports\n")
+        git = Git(folder)
+        for kind, content in [*objects.values(), (COMMIT, commit)]:
+            git.run("hash-object", "-w", "-t", kind.decode(), "--stdin", content=content)
+        git.run("update-ref", device_reports_ref(device), object_id(COMMIT, commit))
+
+    def test_they_count_like_those_of_a_server_and_the_newer_statement_wins(self, fleet: Fleet):
+        fleet.reporter.report("b", "failed", error="no space left", only=0)
+        self.push(fleet.folder, "a", time=1_800_000_000)
+        self.push(fleet.folder, "b", time=1)
+        found = fleet.read()
+        assert {each.device: each.state for each in found.devices} == {"a": "installed", "b": "failed", "c": "silent"}
+        assert (found.pushing, found.devices[0].last_seen) == (2, "2027-01-15T08:00:00+00:00")
+        self.push(fleet.folder, "b", time=1_900_000_000)
+        assert fleet.states()["b"] == "installed"
+
+    def test_without_a_server_nothing_says_that_no_device_reports(self, fleet: Fleet):
+        assert any("no device ever reported" in line for line in status_lines(fleet.read()))
+        self.push(fleet.folder, "a", time=1_800_000_000)
+        assert not any("no device ever reported" in line for line in status_lines(fleet.read()))
+
+    def test_they_are_in_a_repository_of_their_own(self, fleet: Fleet, tmp_path: Path):
+        made = Git(tmp_path / "fleet").init()
+        made.commit({"margo-gitops.yaml": FLEET.format(state=fleet.folder)})
+        reports = Git(tmp_path / "reports.git").init(bare=True)
+        self.push(reports.path, "a", time=1_800_000_000)
+        request = StatusRequest(made.path, None, tmp_path / "cache", StatusFilter())
+        assert [each.state for each in read_status(request).devices] == ["installed", "silent", "silent"]
+        named = replace(request, state=str(fleet.folder))
+        assert [each.state for each in read_status(named).devices] == ["installed", "silent", "silent"]
+        other = Fleet(tmp_path / "other")
+        foreign = replace(request, state=str(other.folder))
+        assert [each.state for each in read_status(foreign).devices] == ["silent", "silent", "silent"]
+
+
+FLEET = """\
+apiVersion: margo-gitops/v1
+kind: Fleet
+metadata:
+  name: plant
+spec:
+  stateRepo: {state}
+  reportsRepo: ../reports.git
+"""

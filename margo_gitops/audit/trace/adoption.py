@@ -1,4 +1,4 @@
-"""What devices said they ran, and since when: the history of the branch of reports.
+"""What devices said they ran, and since when: the history of the branch of reports, and what devices pushed last.
 
 StateTampered where an object of it is missing.
 """
@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 
 from margo_gitops.documents.status import State
 from margo_gitops.state_repo.objects import StateObjects
+from margo_gitops.state_repo.pushed_reports import PushedReports
 from margo_gitops.state_repo.reported import ReportedStatus, Reports
 
 
@@ -67,6 +68,13 @@ def adoptions(objects: StateObjects, refs: Mapping[str, str], client: str | None
             adopted = status.adopted if status else None
             if adopted is not None and (not steps or adopted > steps[-1][0]):
                 steps.append((adopted, commit.time))
+    pushed = PushedReports(objects, refs)
+    for device in pushed.commits if client is None else {client}:
+        if (own := pushed.get(device)) is not None:
+            steps = found.setdefault(device, [])
+            adopted = max((each.adopted or 0 for each in own.statuses.values()), default=0)
+            if adopted and (not steps or adopted > steps[-1][0]):
+                steps.append((adopted, own.time))
     return found
 
 
@@ -106,4 +114,8 @@ def statuses_at(
                     found[key.name] = StatusSince(
                         status, commit.id, commit.time, ", ".join(commit.senders.get(client, ()))
                     )
+    own = PushedReports(objects, refs).get(client)
+    if own is not None and max((each.time for each in found.values()), default=0) <= own.time <= latest:
+        how = "pushed to the device's own branch, by its own clock"
+        return {name: StatusSince(status, own.commit, own.time, how) for name, status in own.statuses.items()}
     return found

@@ -16,7 +16,13 @@ from typing import Final
 
 from margo_gitops.audit.repos import VerifiedUpTo, checkpoint_signers, opened, resolved_since
 from margo_gitops.audit.verify.commit_check import CommitCheck
-from margo_gitops.audit.verify.side_branches import ReportCheck, check_checkpoints, check_freshness, check_trust
+from margo_gitops.audit.verify.side_branches import (
+    ReportCheck,
+    check_checkpoints,
+    check_freshness,
+    check_pushed,
+    check_trust,
+)
 from margo_gitops.audit.verify.verification import AuditFinding, Verification
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.documents.state_layout import CHECKPOINTS_REF, DEVICE_REFS, FLEET_REF
@@ -116,7 +122,8 @@ def verify(request: StateRequest, options: VerifyOptions, progress: Progress | N
         reports = ReportCheck(objects, VerifiedUpTo.of(request.cache, end, location, "reports"))
         result = _verify(fleet, objects, location, options, verified, progress or (lambda _done, _of: None))
         reports.run(objects.refs(), resume=options.resume)
-        return replace(result, report_commits=reports.commits, findings=(*result.findings, *reports.findings))
+        pushed = check_pushed(objects, objects.refs())
+        return replace(result, report_commits=reports.commits, findings=(*result.findings, *reports.findings, *pushed))
 
 
 def _verify(

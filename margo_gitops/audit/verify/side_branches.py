@@ -47,12 +47,14 @@ from margo_gitops.documents.state_layout import (
     FRESHNESS_REFS,
     REPORTS_REF,
     TRUST_REF,
+    device_reports_ref,
 )
 from margo_gitops.errors import FleetCommitUnknown, MargoGitopsError, SignerUnknown, StateTampered, TrustRefused
 from margo_gitops.state_repo.compaction import checkpoints
 from margo_gitops.state_repo.freshness_refs import leaf_of
 from margo_gitops.state_repo.git_store import bad_object
 from margo_gitops.state_repo.objects import DeviceTree, StateObjects
+from margo_gitops.state_repo.pushed_reports import PushedReports
 from margo_gitops.state_repo.reported import ReportChange, ReportCommit, Reports, read_status
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.state_repo.trust_branch import held_chain
@@ -230,6 +232,23 @@ def check_checkpoints(
             yield AuditFinding.of(CHECKPOINTS_REF, what, commit=name)
     except (StateTampered, OSError, ValueError) as error:
         yield AuditFinding.of(CHECKPOINTS_REF, f"the checkpoints cannot be read: {error}")
+
+
+def check_pushed(objects: StateObjects, refs: Mapping[str, str]) -> Iterator[AuditFinding]:
+    """Yield a warning for each branch of a device's own reports that breaks its rules (pushed_reports.py, CLAIM-4).
+
+    A device writes it alone: what is wrong there says nothing about the state.
+    """
+    pushed = PushedReports(objects, refs)
+    known = {device_reports_ref(client): client for client in pushed.commits}
+    for ref, commit in sorted(pushed.branches()):
+        try:
+            if ref not in known:
+                raise bad_object(commit, "the branch is not named after a device")
+            pushed.read(known[ref])
+        except StateTampered as error:
+            what = f"these reports of a device do not count: {error.what}"
+            yield AuditFinding.of(ref, what, commit=commit, severity="warning")
 
 
 _MAX_CAPABILITIES: Final = 1024 * 1024

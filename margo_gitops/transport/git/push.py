@@ -1,11 +1,11 @@
 """Push one branch that a device owns (git subset, G-P; gitprotocol-pack, pushing data to a server).
 
-SEND-1  Each push names the commit that the branch holds (its lease), so that two programs never overwrite each other
-        unseen. What the device pushed last is tried first: over HTTP, that is one request, for any number of refs.
-SEND-2  If the branch holds another commit, it is asked for alone (`ls-refs`), and the push is sent once more. The
-        caller learns what the branch held.
-SEND-3  The objects of a push are whole, and small. The answer is bounded like every answer of a source.
-SEND-4  Nothing but this branch is pushed, and nothing is deleted.
+OWN-1  Each push names the commit that the branch holds (its lease), so that two programs never overwrite each other
+       unseen. What the device pushed last is tried first: over HTTP, that is one request, for any number of refs.
+OWN-2  If the branch holds another commit, it is asked for alone (`ls-refs`), and the push is sent once more. The
+       caller learns what the branch held.
+OWN-3  The objects of a push are whole, and small. The answer is bounded like every answer of a source.
+OWN-4  Nothing but this branch is pushed, and nothing is deleted.
 """
 
 from __future__ import annotations
