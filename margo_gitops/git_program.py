@@ -1,4 +1,4 @@
-"""The git program, for what libgit2 cannot do: it knows the person's servers, and every kind of clone."""
+"""git, for what libgit2 cannot do: it knows the person's servers, and every kind of clone. And ssh-keygen."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import re
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
+from margo_gitops.errors import SignatureInvalid
 from margo_gitops.progress import is_heard, step
 from margo_gitops.wording import how_it_ended
 
@@ -18,6 +20,9 @@ _ELSEWHERE: Final = (
 )  # fmt: skip
 """What git tells the hooks of one repository; in another it would do harm."""
 
+_SIGN_SECONDS: Final = 300
+"""A person types a passphrase, or finds and touches a token."""
+_LARGEST_SIGNATURE: Final = 16 * 1024
 _LOOK_SECONDS: Final = 0.2
 _PROGRESS: Final = re.compile(rb"([A-Za-z ]+): +[0-9]+% \(([0-9]+)/([0-9]+)\)")
 _REPLACED: Final = re.compile(r"^.*: +[0-9]+% \([0-9]+/[0-9]+\)(?!.*done\.).*\n", re.MULTILINE)
@@ -96,3 +101,21 @@ def format_remedy(said: str) -> str:
     if "objectformat" in said or "object format" in said:
         return "sha256 objects are not supported: make a repository with git init --object-format=sha1"
     return ""
+
+
+def sign_with_ssh(content: bytes, key: Path, namespace: str, remedy: str) -> str:
+    """Return a signature that `ssh-keygen -Y sign` made.
+
+    That program knows passphrases, tokens (`sk-` keys) and ssh-agent, for which the file is the public key.
+
+    Raises:
+        SignatureInvalid: it made none.
+    """
+    command = ["ssh-keygen", "-Y", "sign", "-q", "-n", namespace, "-f", str(key)]
+    try:
+        done = subprocess.run(command, input=content, stdout=subprocess.PIPE, timeout=_SIGN_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SignatureInvalid("ssh-keygen did not sign", why=[str(error)], remedy=remedy) from error
+    if done.returncode or len(done.stdout) > _LARGEST_SIGNATURE:
+        raise SignatureInvalid("ssh-keygen did not sign", why=[how_it_ended(done.returncode)], remedy=remedy)
+    return done.stdout.decode("ascii", "replace")

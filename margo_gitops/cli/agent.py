@@ -14,11 +14,13 @@ from margo_gitops.agent.agent import run_once, run_service
 from margo_gitops.agent.memory.events import LogFormat
 from margo_gitops.agent.pull.held import freshness_keeper, verify_held
 from margo_gitops.agent.settings.configuration import AgentConfiguration
+from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, configuration_in_force
-from margo_gitops.cli.output import output_option, say, show
+from margo_gitops.cli.options import Duration
+from margo_gitops.cli.output import note, output_option, say, show
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.freshness import MAX_PROOF_BYTES
-from margo_gitops.errors import AgentMisconfigured, ExitCode, NothingHeld
+from margo_gitops.errors import AgentMisconfigured, EnrolmentUnusable, ExitCode, NothingHeld
 
 if TYPE_CHECKING:
     from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
@@ -35,6 +37,10 @@ _log_format = click.option(
     show_default=True,
     help="Format of the log on standard error.",
 )
+
+
+_FILE = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+_LONGEST_CODE = 1024
 
 
 @click.group()
@@ -56,6 +62,69 @@ def once(config: Path | None, log_format: LogFormat, *, retry: bool) -> None:
     version = f"version {outcome.version}" if outcome.version is not None else "nothing"
     say(f"poll: {outcome.poll}; holds {version}")
     sys.exit(outcome.exit_code)
+
+
+@agent.command()
+@click.argument("where", metavar="URL|FILE")
+@_config
+@click.option("--code-file", type=_FILE, help="The code of `device enroll`, in a file; - for standard input.")
+@click.option("--device", "device_id", metavar="ID", help="The id that this device has, or asks for.")
+@click.option("--trust-document", type=_FILE, help="The fleet's keys/<version>.json, for a device without a code.")
+@click.option("--ca-file", type=_FILE, help="Certificates (PEM) to trust for TLS. Default: the system's.")
+@click.option(
+    "--key", type=_FILE, help="The device's ed25519 key, or the .pub file of one in ssh-agent. Default: made."
+)
+@click.option("--base", type=_FILE, help="A configuration without device, source and trust: appliers, and the rest.")
+@click.option("--wait", type=Duration(), default="0s", help="How long to wait for approval: 10m. Default: not at all.")
+def enroll(
+    where: str,
+    config: Path | None,
+    code_file: Path | None,
+    device_id: str | None,
+    trust_document: Path | None,
+    ca_file: Path | None,
+    key: Path | None,
+    base: Path | None,
+    wait: int,
+) -> None:
+    """Enrol this device, and write the agent's configuration.
+
+    At the URL of a server, with the code that `margo-gitops device enroll` printed; without --code-file, it is asked
+    for. Or with the FILE that this command wrote. Run it again after an interruption: it continues.
+
+    Exit status: 0 enrolled, 2 usage or disk, 3 transport (try again), 4 refused, 75 the key waits for approval.
+    """
+    from margo_gitops.agent import enrolment
+
+    if "://" in where:
+        given = enrolment.Invitation(
+            server=where,
+            device=device_id,
+            document=enrolment.read_given(trust_document) if trust_document else None,
+            authority=enrolment.read_given(ca_file) if ca_file else None,
+        )
+        if code_file is not None or trust_document is None:
+            given = given.with_code(_code(code_file))
+    elif code_file or device_id or trust_document or ca_file:
+        raise click.UsageError(
+            "a FILE of `device enroll` has all of that; name only --config, --key, --base and --wait"
+        )
+    else:
+        given = enrolment.read_invitation(Path(where))
+    place = config or Path(read_environment(os.environ).config or DEFAULT_CONFIGURATION)
+    made = enrolment.enroll(given, place, say=note, key=key, base=base, wait=wait)
+    say(f"this is {made.device}; {place} is written")
+
+
+def _code(file: Path | None) -> str:
+    if file == Path("-"):
+        return sys.stdin.read(_LONGEST_CODE)
+    if file is not None:
+        what = "the code cannot be read"
+        return read_small_file(file, _LONGEST_CODE, what=what, error=EnrolmentUnusable).decode("utf-8", "replace")
+    if not sys.stdin.isatty():
+        raise click.UsageError("name the code's file with --code-file; - for standard input")
+    return str(click.prompt("code", hide_input=True, err=True))
 
 
 @agent.command()

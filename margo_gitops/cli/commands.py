@@ -30,7 +30,7 @@ COMMANDS = {
     "conformance": "margo_gitops.cli.conformance:conformance",
     "completion": "margo_gitops.cli.completion:completion",
     "deploy": "margo_gitops.cli.deploy:deploy",
-    "device": "margo_gitops.cli.device:device",
+    "device": "margo_gitops.cli.enrolment:device",
     "document": "margo_gitops.cli.document:document",
     "explain": "margo_gitops.cli.plan:explain",
     "freshness": "margo_gitops.cli.freshness:freshness",

@@ -22,22 +22,23 @@ from margo_gitops.editing.keys import (
     device_signers,
     fingerprint,
     read_key_file,
-    sign_with,
     start,
     with_floor,
     with_key,
     without_key,
 )
 from margo_gitops.errors import KeysRefused
+from margo_gitops.git_program import sign_with_ssh
 from margo_gitops.operations.fleet_input import named_location, open_state
 from margo_gitops.trust.ssh_signature import MAX_ARMOR_BYTES
-from margo_gitops.trust.trust_document import FleetTrust
+from margo_gitops.trust.trust_document import ROOT_NAMESPACE, FleetTrust
 from margo_gitops.wording import counted, table_lines
 
 C = TypeVar("C", bound=Callable[..., object])
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _USUAL_LIFE = "365d"
+_BY_HAND = "sign by hand: margo-gitops keys show says how; then keys sign --signature FILE"
 
 
 def _valid_for(default: str | None) -> Callable[[C], C]:
@@ -154,7 +155,7 @@ def sign(key: Path | None, signature: Path | None, fleet: Path) -> None:
     held = FleetKeys.read(fleet)
     text = held.to_sign()
     if key is not None and signature is None:
-        armor = sign_with(text, key)
+        armor = sign_with_ssh(text.encode(), key, ROOT_NAMESPACE, _BY_HAND)
     elif signature is not None and key is None:
         content = read_small_file(signature, MAX_ARMOR_BYTES, what="the signature cannot be read", error=KeysRefused)
         armor = content.decode("ascii", "replace")

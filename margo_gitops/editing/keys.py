@@ -5,7 +5,6 @@ A version that lacks signatures is changed in place, and loses those it has; aft
 
 from __future__ import annotations
 
-import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
@@ -32,16 +31,14 @@ from margo_gitops.documents.trust_document import (
     write_document,
     write_envelope,
 )
-from margo_gitops.errors import KeysRefused, Location, SignatureInvalid, TrustDocumentInvalid
+from margo_gitops.errors import KeysRefused, Location, TrustDocumentInvalid
 from margo_gitops.state_repo.state_repo import StateRepo, device_of
 from margo_gitops.trust.ssh_key import read_public_key
-from margo_gitops.trust.ssh_signature import MAX_ARMOR_BYTES, parse_signature
-from margo_gitops.trust.trust_document import ROOT_NAMESPACE, FleetTrust, read_envelope, verify_root
-from margo_gitops.wording import did_you_mean, how_it_ended, printable
+from margo_gitops.trust.ssh_signature import parse_signature
+from margo_gitops.trust.trust_document import FleetTrust, read_envelope, verify_root
+from margo_gitops.wording import did_you_mean, printable
 
 ROLES: Final = ("root", "render", "freshness", "approve", "emergency")
-_SIGN_SECONDS: Final = 300
-"""A person types a passphrase, or finds and touches a token."""
 
 Change = Callable[[TrustDocument], TrustDocument]
 
@@ -249,24 +246,3 @@ def device_signers(repo: StateRepo) -> Counter[str | None]:
 def armors(trust: FleetTrust) -> tuple[str, ...]:
     """Return the signatures of a document as they are in its file."""
     return read(TrustEnvelope, read_json(trust.content, trust.name)).signatures
-
-
-def sign_with(text: str, key: Path) -> str:
-    """Return a signature over a document's text, made by `ssh-keygen -Y sign`.
-
-    That program knows passphrases, tokens (`sk-` keys) and ssh-agent, for which the file is the public key.
-
-    Raises:
-        SignatureInvalid: it made none.
-    """
-    command = ["ssh-keygen", "-Y", "sign", "-q", "-n", ROOT_NAMESPACE, "-f", str(key)]
-    remedy = f"sign by hand: margo-gitops keys show, then {' '.join(command)}; then keys sign --signature FILE"
-    try:
-        done = subprocess.run(  # no shell
-            command, input=text.encode(), stdout=subprocess.PIPE, timeout=_SIGN_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise SignatureInvalid("ssh-keygen did not sign", why=[str(error)], remedy=remedy) from error
-    if done.returncode or len(done.stdout) > MAX_ARMOR_BYTES:
-        raise SignatureInvalid("ssh-keygen did not sign", why=[how_it_ended(done.returncode)], remedy=remedy)
-    return done.stdout.decode("ascii", "replace")

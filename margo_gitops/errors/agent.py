@@ -126,3 +126,47 @@ class StepInterrupted(ApplyError):
     """
 
     code = "MG1712"
+
+
+class EnrolmentRefused(MargoGitopsError):
+    """The server does not enrol this device.
+
+    The secret is wrong, has ended, was used by another key, or is for another device; or the server enrols no device
+    without a secret; or a person revoked this device. The server says the same for all of them, and its log says
+    which. Nothing was written. `margo-gitops device enroll` on the server's machine makes a new secret.
+    """
+
+    code = "MG1713"
+    exit_code = ExitCode.TRUST
+
+
+class EnrolmentWaits(MargoGitopsError):
+    """The server knows this device's key, and no person has approved it yet.
+
+    Compare the fingerprint, and approve it: `margo-gitops device approve`. Then run the same command on the device
+    again.
+    """
+
+    code = "MG1714"
+    exit_code = ExitCode.TRY_LATER
+
+
+class EnrolmentUnusable(MargoGitopsError):
+    """What was given for the enrolment of this device cannot be used.
+
+    Possible causes: a code or file that is not complete, a key of another kind, a configuration that is for another
+    device, or files that cannot be written. What the device had before still works.
+    """
+
+    code = "MG1715"
+    exit_code = ExitCode.USAGE
+
+
+class EnrolmentInvalid(MargoGitopsError):
+    """An enrolment request or its answer is malformed, is not signed by its key, or is for another device.
+
+    Nothing was written. If a server answers so, find out what it is before you make a new secret.
+    """
+
+    code = "MG1716"
+    exit_code = ExitCode.TRUST

@@ -68,6 +68,28 @@ class ReportsDatabaseNewer(MargoGitopsError):
     exit_code = ExitCode.USAGE
 
 
+class EnrolmentsUnusable(MargoGitopsError):
+    """The enrolled devices cannot be read or written.
+
+    They are in a file in the folder of the journal of reports, or in the same database. Devices that the server knows
+    already are served; it enrols no device now.
+    """
+
+    code = "MG1807"
+    exit_code = ExitCode.USAGE
+
+
+class EnrolmentNotMade(MargoGitopsError):
+    """The device cannot be enrolled, approved or revoked in this way.
+
+    Possible causes: the server's configuration has no section `enrolment`, the fleet has no trust document, the id is
+    one that no device with a token can have, or no such key waits. Nothing was changed.
+    """
+
+    code = "MG1808"
+    exit_code = ExitCode.USAGE
+
+
 class ClientRegistryUnusable(MargoGitopsError):
     """The registry of client ids cannot be read or written.
 

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import Receive, Scope
 
+from margo_gitops.documents.enrolment import ENROLMENT_PATH
 from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from margo_gitops.documents.state_layout import COMMIT_HEADER, COMMIT_MEDIA_TYPE, COMMITS_PATH, TRUST_PATH
@@ -26,6 +27,7 @@ from margo_gitops.server.resources.desired_state import (
     DesiredStateResources,
 )
 from margo_gitops.server.resources.discovery import BUNDLE_PATH, TrustDiscovery
+from margo_gitops.server.resources.enrolment import EnrolmentResource
 from margo_gitops.server.resources.git import ADVERTISEMENT, GIT_FOLDER, RESULT, GitResources
 from margo_gitops.server.routing import Answer, Audience, Call, Handler, Match, Operation, Route, RouteTable
 from margo_gitops.server.state_watch import StateWatch
@@ -36,13 +38,14 @@ Asked: TypeAlias = Callable[[Scope], Caller | None]
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What has the handlers; `discovery` is None where the configuration has none."""
+    """What has the handlers; `discovery` and `enrolment` are None where the configuration has none."""
 
     watch: StateWatch
     reading: DesiredStateResources
     writing: ReportResources
     git: GitResources
     discovery: TrustDiscovery | None
+    enrolment: EnrolmentResource | None = None
 
     async def alive(self, _call: Call) -> Response:
         """Answer that the process lives."""
@@ -59,6 +62,12 @@ class Parts:
         if self.discovery is None:
             raise RequestRefused(NOT_FOUND)
         return self.discovery
+
+    async def enrol(self, call: Call) -> Response:
+        """Enrol a device (RequestRefused: 404 without `enrolment`)."""
+        if self.enrolment is None:
+            raise RequestRefused(NOT_FOUND)
+        return await self.enrolment.enrol(call)
 
 
 def _read(
@@ -105,6 +114,17 @@ _SAY_DEVICE: Final = "Say what a device is and offers."
 _FORGET: Final = "Forget a device and its children."
 _FORGOTTEN: Final = (Answer(204, "Forgotten."),)
 _NO_TRUST: Final = (Answer(404, "This server has none.", PROBLEM_MEDIA_TYPE, "Problem"),)
+_ENROLLED: Final = (
+    Answer(200, "The device is enrolled.", "application/json", "EnrolmentAnswer"),
+    Answer(202, "Its key waits for approval.", headers={"Retry-After": "Seconds."}),
+)
+_ENROLMENT: Final[Operation[Parts]] = Operation(
+    lambda parts: parts.enrol,
+    "Enrol a device that is not known yet.",
+    _ENROLLED,
+    (400, 403, 404, 408, 409, 413, 415, 422),
+    body="EnrolmentEnvelope",
+)
 _REFS: Final = (Answer(200, media_type=ADVERTISEMENT),)
 _PACK: Final = (Answer(200, media_type=RESULT),)
 
@@ -136,6 +156,7 @@ ROUTES: Final[tuple[Route[Parts], ...]] = (
             "DELETE": Operation(lambda parts: parts.writing.delete_capabilities, _FORGET, _FORGOTTEN, (403, 404)),
         },
     ),
+    Route(ENROLMENT_PATH, "public", {"POST": _ENROLMENT}),
     Route(
         f"{GIT_FOLDER}/info/refs",
         "git",

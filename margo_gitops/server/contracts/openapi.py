@@ -9,6 +9,7 @@ from typing import Final, cast
 
 from margo_gitops import __version__
 from margo_gitops.documents.capabilities import DeviceCapabilities
+from margo_gitops.documents.enrolment import EnrolmentAnswer, EnrolmentEnvelope
 from margo_gitops.documents.freshness import FreshnessProof
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import Json
@@ -26,6 +27,7 @@ _MEANINGS: Final[Mapping[int, str]] = {
     403: "The caller is not identified, not accepted, or asks for another client's device; one text for all.",
     404: "Not there for this client; it may be there for others.",
     406: "`Accept` lists other media types only.",
+    409: "The server does not have the trust document that the device begins with.",
     408: "The body came too slowly.",
     413: "The body is too large.",
     415: "The body has a content coding.",
@@ -97,7 +99,7 @@ def _item(route: Route[Parts]) -> dict[str, Json]:
 
 def _operation(route: Route[Parts], operation: Operation[Parts]) -> Json:
     public = route.audience == "public"
-    problems = () if public else (*operation.refusals, *RETRYABLE)
+    problems = () if public and not operation.body else (*operation.refusals, *RETRYABLE)
     answers = sorted((*operation.answers, *map(_problem, problems)), key=lambda answer: answer.status)
     parameters = [*map(_in_path, route.parameters), *starmap(_in_header, operation.headers.items())]
     found: dict[str, Json] = {"summary": operation.summary}
@@ -128,7 +130,14 @@ def _problem(status: int) -> Answer:
 def _schemas() -> dict[str, Json]:
     """Return the schemas of the documents; what they refer to is next to them, as in OpenAPI."""
     schemas: dict[str, Json] = {"Problem": _PROBLEM}
-    for record in (StateManifest, DeviceCapabilities, DeploymentStatus, FreshnessProof):
+    for record in (
+        StateManifest,
+        DeviceCapabilities,
+        DeploymentStatus,
+        FreshnessProof,
+        EnrolmentEnvelope,
+        EnrolmentAnswer,
+    ):
         schema = json_schema(record, schema_id="", title=record.__name__)
         parts = cast("dict[str, Json]", schema.pop("$defs", {}))
         for name, part in {record.__name__: schema, **parts}.items():

@@ -48,11 +48,18 @@ class _Grant:
 
 
 class BearerTokens:
-    """Identifies a device by its token; the file must be readable when this is made (`ServerMisconfigured`)."""
+    """Identifies a device by its token, of the file or of its enrolment.
+
+    The file must be readable when this is made (`ServerMisconfigured`).
+    """
 
     challenge: tuple[tuple[str, str], ...] = (("WWW-Authenticate", 'Bearer realm="margo"'),)
 
-    def __init__(self, path: Path, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, path: Path, clock: Callable[[], float], enrolled: Callable[[str], tuple[str, str] | None] = lambda _: None
+    ) -> None:
+        """Take the file, and who is enrolled: device and state of a token, by its digest."""
+        self._enrolled = enrolled
         self._grants: WatchedFile[Mapping[str, _Grant]] = WatchedFile(path, read_tokens, {}, "list of tokens")
         self._clock = clock
 
@@ -65,6 +72,9 @@ class BearerTokens:
         grant = self._grants.value().get(digest)
         if match is None:
             return unknown(scope, "no token" if not value else "the Authorization header holds no bearer token")
+        if grant is None and (held := self._enrolled(digest)) is not None:
+            device, state = held
+            return Caller(device, "token") if state == "enrolled" else unknown(scope, f"{device}: its token is {state}")
         if grant is None or len(match[1]) < _MIN_TOKEN:
             return unknown(scope, f"a token that is not in the list ({digest[:15]}…)")
         if grant.until is not None and self._clock() >= grant.until:

@@ -169,6 +169,26 @@ class DiscoverySettings:
 
 
 @dataclass(frozen=True, slots=True)
+class EnrolmentSettings:
+    """Devices make a key and a token, and the server learns them once (docs/enrolment.md)."""
+
+    url: Annotated[
+        str,
+        About("How devices reach this server.", ("https://wfm.plant.example",)),
+        Text(pattern=r"^https?://[^\s?#]*[^\s?#/]$", what="a URL without a slash at its end"),
+    ]
+    approval: Annotated[
+        Literal["secret", "person"],
+        About("secret: only devices with a one-time secret, or with a key that was named before; person: others wait."),
+    ] = "secret"
+    source: Annotated[Literal["http", "git"], About("How enrolled devices pull from this server.")] = "http"
+    ca_file: Annotated[
+        FilePath | None, About("Certificates (PEM) that devices trust for TLS; `device enroll` gives it to them.")
+    ] = None
+    most_pending: Annotated[int, About("How many keys wait for approval at once."), Range(minimum=1)] = 1000
+
+
+@dataclass(frozen=True, slots=True)
 class PostgresqlSettings:
     """A database that several servers share. Its URL may hold a password, so it is never in this file."""
 
@@ -303,6 +323,7 @@ class ServerConfiguration(OwnKind):
         FilePath | None, About("Serve only what one of these keys has signed (ssh-keygen's format).")
     ] = None
     log: Annotated[Literal["off", "refusals", "all"], About("Which requests get a line in the log.")] = "refusals"
+    enrolment: Annotated[EnrolmentSettings | None, About("Enrol devices; absent: tokens are given by hand.")] = None
     reports: ReportSettings = field(default_factory=ReportSettings)
     limits: LimitSettings = field(default_factory=LimitSettings)
     freshness: Annotated[
@@ -328,6 +349,10 @@ class ServerConfiguration(OwnKind):
         if self.reports.postgresql is not None and self.identity.signatures is not None:
             remedy = "serve the older contract by one server without reports.postgresql"
             yield Problem(("reports", "postgresql"), "the client ids of the older contract are in a file", remedy)
+        if self.enrolment is not None and self.identity.bearer is None:
+            yield Problem(
+                ("enrolment",), "enrolled devices have tokens", "add identity.bearer; certificates come from elsewhere"
+            )
         if self.mirror is not None and self.freshness is not None:
             remedy = "renew it where the state repo is rendered: margo-gitops freshness renew"
             yield Problem(("freshness",), "this server serves a mirror, and pushes only reports", remedy)
@@ -344,6 +369,11 @@ class ServerConfiguration(OwnKind):
     def client_registry(self) -> Path:
         """The registry of client ids."""
         return self._folder / "clients.sqlite"
+
+    @property
+    def enrolments(self) -> Path:
+        """The enrolled devices, where they are in a file."""
+        return self._folder / "enrolments.sqlite"
 
     @property
     def _folder(self) -> Path:

@@ -22,7 +22,6 @@ from typing import Final
 import uvicorn
 
 from margo_gitops.digests import Digest
-from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.errors import Location, ServerMisconfigured
 from margo_gitops.server.access_log import AccessLog
@@ -42,21 +41,21 @@ from margo_gitops.server.reports.commits import ReportCommits
 from margo_gitops.server.reports.journal import JournalBounds, ReportJournal
 from margo_gitops.server.reports.reading import Profile
 from margo_gitops.server.reports.receiving import ReportResources
-from margo_gitops.server.reports.sqlite_store import SqliteStore
-from margo_gitops.server.reports.store import ReportStore
 from margo_gitops.server.resources.desired_state import DesiredStateResources
 from margo_gitops.server.resources.discovery import BundleKeys, TrustDiscovery, read_trust_bundle
+from margo_gitops.server.resources.enrolment import EnrolmentResource
+from margo_gitops.server.resources.enrolment_registry import EnrolmentRegistry
 from margo_gitops.server.resources.git import GitResources
 from margo_gitops.server.resources.renewal import FreshnessRenewal
 from margo_gitops.server.service.configuration import (
-    DATABASE_URL,
+    EnrolmentSettings,
     MirrorSettings,
-    PostgresqlSettings,
     RenewalSettings,
     ServerConfiguration,
     SignatureSettings,
 )
 from margo_gitops.server.service.connection import BoundedConnection, RenewedTls, TlsConnection
+from margo_gitops.server.service.stores import database_url, opened_registry, report_store
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.server.watched_file import WatchedFile
 from margo_gitops.state_repo.followed_state import FollowedState
@@ -73,6 +72,8 @@ _STOP_SECONDS: Final = 16
 """For the last answers: a statement of the database of reports may take 10 seconds."""
 _KEEP_ALIVE_SECONDS: Final = 120
 _PACK_SECONDS: Final = 60
+_STRANGERS_PER_MINUTE: Final = 300
+"""Requests for enrolment without a secret or key that is known, of all together."""
 
 
 def check(configuration: ServerConfiguration) -> None:
@@ -94,7 +95,7 @@ def check(configuration: ServerConfiguration) -> None:
     if configuration.freshness is not None:
         read_signing_key(configuration.freshness.signing_key)
     if configuration.reports.postgresql is not None:
-        _database_url(configuration.reports.postgresql)
+        database_url(configuration.reports.postgresql)
         return
     folder = configuration.journal.parent
     place = next(each for each in (folder, *folder.parents) if each.exists())
@@ -125,20 +126,21 @@ def serve(configuration: ServerConfiguration) -> None:
         followed.start()
     state = ServedState(StateRepo.open(configuration.state_repo))
     watch = StateWatch(state, configuration.limits.requests_of_all)
-    identify = _identity(configuration)
     signers = _signers(configuration)
     context = _tls(configuration)
     discovery = _discovery(configuration)
     branch = followed or ReportBranch(configuration.state_repo)
     reports = configuration.reports
     bounds = JournalBounds(reports.per_device, reports.device_bytes, reports.total_bytes)
-    journal = ReportJournal(_store(configuration), bounds)
+    journal = ReportJournal(report_store(configuration), bounds)
     history = RateLimit(reports.device_bytes_per_hour / 60, reports.device_bytes_per_hour, time.monotonic)
     limits, base = configuration.limits, configuration.listen.base_path
     rates = RateLimit(limits.requests_per_minute, limits.burst, time.monotonic)
     admission = Admission(rates, limits.requests_at_once, limits.requests_of_all)
     with contextlib.ExitStack() as parts:
         parts.callback(journal.close)
+        registry = parts.enter_context(opened_registry(configuration)) if configuration.enrolment else None
+        identify = _identity(configuration, registry)
         commits = ReportCommits(
             journal,
             branch,
@@ -174,10 +176,10 @@ def serve(configuration: ServerConfiguration) -> None:
 
         contracts: list[Contract] = []
         if configuration.identity.signatures is not None:
-            registry = parts.enter_context(contextlib.closing(ClientRegistry(configuration.client_registry)))
+            clients = parts.enter_context(contextlib.closing(ClientRegistry(configuration.client_registry)))
             # Documents of the older contract have older shapes, whatever the profile of the current one.
             signed = _signed(
-                configuration, configuration.identity.signatures, admission, registry, reading, writing("lenient")
+                configuration, configuration.identity.signatures, admission, clients, reading, writing("lenient")
             )
             contracts.append(signed.answer)
         current = Parts(
@@ -186,6 +188,7 @@ def serve(configuration: ServerConfiguration) -> None:
             writing=writing(configuration.profile),
             git=GitResources(watch, reading, state.objects, longest_wait=limits.wait_seconds),
             discovery=discovery,
+            enrolment=_enrolment(configuration.enrolment, registry, watch, journal),
         )
         contracts.append(CurrentContract(current, identify, admission, base).answer)
         background: list[Callable[[], Awaitable[None]]] = [
@@ -195,6 +198,8 @@ def serve(configuration: ServerConfiguration) -> None:
         ]
         if mirror is not None:
             background.append(mirror.run)
+        if current.enrolment is not None:
+            background.append(current.enrolment.keep_up)
         ask = mirror.ask if mirror is not None else lambda _: None
         background.append(lambda: journal.listen(lambda heard: history.spend(heard.client, heard.size), ask))
         if configuration.freshness is not None:
@@ -226,26 +231,15 @@ def _free(configuration: ServerConfiguration) -> int:
     return min(shutil.disk_usage(folder).free for folder in folders)
 
 
-def _store(configuration: ServerConfiguration) -> ReportStore:
-    settings = configuration.reports.postgresql
-    if settings is None:
-        return SqliteStore(configuration.journal)
-    from margo_gitops.server.reports.postgresql_store import PostgresqlStore  # its package is an extra
-
-    return PostgresqlStore(_database_url(settings))
-
-
-def _database_url(settings: PostgresqlSettings) -> str:
-    what = "the URL of the database of reports cannot be read"
-    if settings.url_file is not None:
-        content = read_small_file(settings.url_file, 4096, what=what, error=ServerMisconfigured)
-        url = content.decode("utf-8", "replace").strip()
-    else:
-        url = os.environ.get(DATABASE_URL, "")
-    if not url:
-        remedy = f"write it to the file at reports.postgresql.urlFile, or set {DATABASE_URL}"
-        raise ServerMisconfigured("the URL of the database of reports is missing", remedy=remedy)
-    return url
+def _enrolment(
+    settings: EnrolmentSettings | None, registry: EnrolmentRegistry | None, watch: StateWatch, journal: ReportJournal
+) -> EnrolmentResource | None:
+    if settings is None or registry is None:
+        return None
+    strangers = RateLimit(_STRANGERS_PER_MINUTE, _STRANGERS_PER_MINUTE, time.monotonic)
+    return EnrolmentResource(
+        registry, watch, journal, settings.source, settings.approval, settings.most_pending, strangers
+    )
 
 
 def _signed(
@@ -347,10 +341,10 @@ def _run(
         ) from error
 
 
-def _identity(configuration: ServerConfiguration) -> Identify:
+def _identity(configuration: ServerConfiguration, registry: EnrolmentRegistry | None = None) -> Identify:
     identity = configuration.identity
     if identity.bearer is not None:
-        return BearerTokens(identity.bearer.tokens, time.time)
+        return BearerTokens(identity.bearer.tokens, time.time, registry.holder if registry else lambda _: None)
     if identity.client_cert is not None:
         proxies = [ipaddress.ip_network(proxy) for proxy in identity.client_cert.proxies]
         return ProxiedCertificate(proxies, identity.client_cert.accepted, time.time)
