@@ -48,6 +48,7 @@ def state(version: int, greeting: str, *parents: Snapshot, key: SigningKey | Non
 ONE: Final = state(1, "one", trust="1")
 TWO: Final = state(2, "two", ONE, trust="1")
 THREE: Final = state(3, "three", TWO, trust="1")
+TURNED: Final = state(3, "two", TWO, key=SECOND, trust="2")
 ROTATED: Final = state(3, "three", TWO, key=SECOND, trust="2")
 """The honest history; a device holds the second version when it is attacked."""
 
@@ -97,6 +98,7 @@ class Attack:
         found: on each way, the code of the refusal, or the reason of the event where a state is not refused for it; a
             way that is not named is not attacked.
         lie: what the origin shows; as it did before, by default.
+        before: what it shows before that, once the device holds the second version; None: nothing else.
         faults: what else it does to its answers.
         after: what it shows once the attack has ended.
         later: how much time passes before the attack.
@@ -113,12 +115,14 @@ class Attack:
     after: Shown = field(default_factory=lambda: honest(THREE, 3, NOW + 9 * DAY))
     later: timedelta = timedelta()
     believes: str = "two"
+    before: Shown | None = None
     by_hand: bytes | None = None
     is_slow: bool = False
 
 
 def at(ways: tuple[str, ...], code: str) -> dict[str, str]:
-    return dict.fromkeys(ways, code)
+    """Return what is found on some ways; the script has a code of its own for whatever cannot be trusted."""
+    return {way: "exit 4" if way == "script" and code != "taken" else code for way in ways}
 
 
 def shows(shown: Snapshot | None) -> Shown:
@@ -143,6 +147,7 @@ EVIL = state(3, "evil", TWO, trust="1")
 STRANGE = state(3, "evil", TWO, key=STRANGER, trust="1")
 FOREIGN_FREIGHT = Snapshot(THREE.manifest, ONE.deployments, THREE.commit, THREE.revision)
 OTHER_COMMIT = Snapshot(EVIL.manifest, EVIL.deployments, THREE.commit, THREE.revision)
+MORE = snapshot_of(3, {1: deployment_bytes(1), 2: deployment_bytes(2)}, parents=(TWO.revision,), trust="1")
 CHUNK = b"10000\r\n" + b" " * 0x10000 + b"\r\n"
 PACKETS = b"fe00\r\n" + b"".join([b"03f8%b\n" % (b"0" * 40 + b" refs/x/" + b"y" * 963)] * 64) + b"\r\n"
 
@@ -180,10 +185,11 @@ ATTACKS: Final = {
     "older-state": Attack("rollback", "an older state", {**at(WAYS, "MG1504")}, shows(ONE)),
     "older-keys": Attack(
         "rollback",
-        "a state that names a trust document, which is not on the branch any more",
-        at(AGENT, "MG1533"),
-        replace(HONEST, state=ROTATED),
-        after=AFTER_THEFT,
+        "an older trust document, and a state by the key that was revoked since",
+        at(AGENT, "MG1503"),
+        replace(HONEST, state=state(4, "evil", trust="1")),
+        before=replace(AFTER_THEFT, state=TURNED),
+        after=replace(AFTER_THEFT, state=state(4, "three", TURNED, key=SECOND, trust="2")),
     ),
     "older-statement": Attack(
         "rollback",
@@ -224,17 +230,17 @@ ATTACKS: Final = {
         shows(ROTATED),
         after=AFTER_THEFT,
     ),
-    "no-state": Attack("freeze", "no such device", {**at(AGENT, "MG1402"), "script": "3"}, shows(None)),
+    "no-state": Attack("freeze", "no such device", {**at(AGENT, "MG1402"), "script": "exit 3"}, shows(None)),
     "other-documents": Attack(
         "mix-and-match",
         "a manifest with documents of another version",
-        {"git": "MG1403", "folder": "MG1403", "http": "MG1507", "files": "MG1507", "script": "MG1507"},
+        {"git": "MG1403", "folder": "MG1403", "http": "MG1507", "files": "MG1507", "script": "exit 4"},
         shows(FOREIGN_FREIGHT),
     ),
     "other-commit": Attack(
         "mix-and-match",
         "a state with the commit of another one",
-        {"git": "MG1403", "folder": "MG1403", "http": "MG1507", "files": "MG1507", "script": "MG1507"},
+        {"git": "MG1403", "folder": "MG1403", "http": "MG1507", "files": "MG1507", "script": "exit 4"},
         shows(OTHER_COMMIT),
     ),
     "same-version": Attack(
@@ -285,7 +291,8 @@ ATTACKS: Final = {
     "endless-answer": Attack(
         "endless data",
         "an answer to a poll that never ends",
-        {**at(NETWORK, "MG1403"), "script": "3"},
+        {**at(NETWORK, "MG1403"), "script": "exit 4"},
+        shows(THREE),
         faults=(
             only("/api/v1/deployments", endless(CHUNK)),
             only("/git-upload-pack", endless(PACKETS)),
@@ -301,7 +308,7 @@ ATTACKS: Final = {
     "large-file": Attack(
         "endless data",
         "a manifest of more than 1 MiB",
-        {"git": "MG1510", "folder": "MG1510", "http": "MG1403", "files": "MG1403", "script": "3"},
+        {"git": "MG1510", "folder": "MG1510", "http": "MG1403", "files": "MG1403", "script": "exit 4"},
         shows(huge()),
     ),
     "further-file": Attack(
@@ -309,6 +316,12 @@ ATTACKS: Final = {
         "a file in the device's tree that belongs to no deployment",
         at(("git", "folder"), "MG1403"),
         replace(shows(THREE), extra={"run.sh": b"evil"}),
+    ),
+    "further-document": Attack(
+        "extraneous",
+        "a document more than were signed, with the manifest that lists it",
+        {"git": "MG1403", "folder": "MG1403", "http": "MG1507", "files": "MG1507", "script": "exit 4"},
+        shows(replace(MORE, commit=THREE.commit, revision=THREE.revision)),
     ),
     "further-keys": Attack(
         "extraneous",
@@ -320,7 +333,7 @@ ATTACKS: Final = {
     "drip": Attack(
         "slow retrieval",
         "an answer of a byte now and then",
-        {**at(NETWORK, "MG1401"), "script": "3"},
+        {**at(NETWORK, "MG1401"), "script": "exit 3"},
         shows(THREE),
         (to_state(lambda answer: replace(answer, drip_seconds=0.02)),),
         is_slow=True,
@@ -378,3 +391,13 @@ ATTACKS: Final = {
         by_hand=BY_HAND,
     ),
 }
+
+
+def table() -> str:
+    """Return the attacks as a table of Markdown."""
+    lines = ["| Kind | What the origin shows | git | HTTP | files | folder | script | Then |", "|" + "---|" * 8]
+    for attack in ATTACKS.values():
+        then = "follows" if attack.believes == "two" else "root" if attack.by_hand is None else "by hand"
+        found = (attack.found.get(way, "-") for way in WAYS)
+        lines.append(f"| {' | '.join((attack.kind, attack.says, *found, then))} |")
+    return "\n".join(lines) + "\n"
