@@ -3,9 +3,9 @@
 The form of a document is its text without the simple values that end a line. The first document of a form is parsed;
 of the others, only the values that differ from it are read, and the records that hold these.
 
-ALIKE-1  A value is simple if it is after `: `, ends its line, and is one plain scalar or one in double quotes, of
-         characters that have no meaning in YAML. Another such value in its place changes nothing else: all nodes stay,
-         each in its line and column.
+ALIKE-1  A value is simple if it is after `: `, ends its line but for a comma or comment, and is one plain scalar or one
+         in double quotes, of characters that have no meaning in YAML. Another such value in its place changes nothing
+         else: all nodes stay, each in its line and column.
 ALIKE-2  The parser says what is a value: only where it found exactly this one, in this line and column, may another
          document of the form have another one. In comments and in text of several lines it finds none.
 ALIKE-3  Only a document without findings is a model for others. One with a value that is not clear to every reader is
@@ -32,7 +32,7 @@ _SIMPLE = re.compile(
     r"""(?<=:[ ]) (
         [A-Za-z0-9][A-Za-z0-9_./-]{0,200} (?:[ ][A-Za-z0-9_./-]{1,200}){0,8}
       | "[ !#-\[\]-~]{0,400}"
-    ) $""",
+    ) (?=,?$ | [ ]+\#)""",
     re.VERBOSE | re.MULTILINE,
 )
 _MOST_FORMS = 1024
@@ -79,12 +79,13 @@ class _Form:
     def _places(self) -> list[tuple[Node, _Way] | None]:
         """The node of each simple value, and the way to it; None where the parser found no such value (ALIKE-2)."""
         found = {(node.line, node.column): (node, way) for node, way in _scalars(self.root, ())}
-        places = []
+        places: list[tuple[Node, _Way] | None] = []
         line = 1
         for before, value in zip(self.parts[::2], self.parts[1::2], strict=False):
             line += before.count("\n")
-            # Each value ends its line, so the next one's line begins in what is between them.
-            place = found.get((line, len(before) - before.rfind("\n")))
+            # What is between two values holds the start of the second one's line; if not, this is in a comment.
+            is_first = "\n" in before or not places
+            place = found.get((line, len(before) - before.rfind("\n"))) if is_first else None
             read = _read(value, place[0]) if place else None
             is_same = place and read and type(read.value) is type(place[0].value) and read == place[0]
             places.append(place if is_same else None)

@@ -15,11 +15,13 @@ YAML-7  Written: block style, two spaces, keys in the order given, lists indente
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import yaml
 
-from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Json, Node, SourceText, decoded
+from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Json, Node, Scalar, SourceText, decoded
 from margo_gitops.documents.yaml_mistakes import not_yaml
 from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain, write_number, write_text
 from margo_gitops.errors import Location, UnreadableDocument, UnwritableValue
@@ -181,16 +183,53 @@ def write_yaml(value: Json) -> bytes:
     Raises:
         UnwritableValue: a number that is not finite or beyond 64 bits, or text with a lone surrogate.
     """
-    lines: list[str] = []
     try:
-        if isinstance(value, (dict, list)) and value:
-            _block(value, "", lines)
-        else:
-            lines.append(_inline(value))
+        return _text(value).encode()
     except ValueError as error:
         raise UnwritableValue("a value cannot be written as YAML", why=[str(error)]) from error
+
+
+class Hole(str):
+    """Stands in a document for a scalar that is not known yet; documents in YAML never hold its raw character."""
+
+    __slots__ = ()
+
+    def __new__(cls, number: int) -> Self:
+        """Make the hole that the value of this number fills."""
+        return super().__new__(cls, f"\0{number}\0")
+
+
+@dataclass(frozen=True, slots=True)
+class YamlForm:
+    """A document with holes, written once.
+
+    A scalar is written the same in each place, so what `filled` returns is what `write_yaml` does.
+    """
+
+    parts: tuple[bytes, ...]
+    numbers: tuple[int, ...]
+
+    @classmethod
+    def of(cls, value: Json) -> YamlForm:
+        """Return the form of a document (ValueError: as `UnwritableValue` of `write_yaml`)."""
+        parts = _text(value).split("\0")
+        return cls(tuple(part.encode() for part in parts), tuple(map(int, parts[1::2])))
+
+    def filled(self, values: Sequence[Scalar]) -> bytes:
+        """Return the bytes of the document with these values (ValueError: as `UnwritableValue` of `write_yaml`)."""
+        parts = list(self.parts)
+        parts[1::2] = [_inline(values[number]).encode() for number in self.numbers]
+        return b"".join(parts)
+
+
+def _text(value: Json) -> str:
+    lines: list[str] = []
+    if isinstance(value, (dict, list)) and value:
+        _block(value, "", lines)
+    else:
+        lines.append(_inline(value))
     lines.append("")
-    return "\n".join(lines).encode()
+    return "\n".join(lines)
 
 
 def _block(value: dict[str, Json] | list[Json], indent: str, lines: list[str]) -> None:
@@ -224,7 +263,7 @@ def _block(value: dict[str, Json] | list[Json], indent: str, lines: list[str]) -
 
 def _inline(value: Json) -> str:
     if isinstance(value, str):
-        return write_text(value)
+        return str(value) if type(value) is Hole else write_text(value)
     if value is None:
         return "null"
     if isinstance(value, bool):

@@ -110,6 +110,10 @@ class DocumentWriter:
 
     def write(self, document: ApplicationDeployment) -> bytes:
         """Return a document's exact bytes (UnwritableValue: a parameter holds what no YAML reader could read back)."""
+        return write_yaml(self.plain(document))
+
+    def plain(self, document: ApplicationDeployment) -> dict[str, Json]:
+        """Return a document as plain values."""
         spec = document.spec
         body: dict[str, Json] = {
             "applicationId": spec.application_id,
@@ -118,8 +122,7 @@ class DocumentWriter:
         # Always there: one published schema requires it, the other allows it.
         body["parameters"] = {name: _parameter(value) for name, value in spec.parameters.items()}
         body.update(spec.extensions)
-        plain: dict[str, Json] = {"id": document.id, "metadata": write(document.metadata), "spec": body}
-        return write_yaml(plain)
+        return {"id": document.id, "metadata": write(document.metadata), "spec": body}
 
     def _profile(self, profile: DeployedProfile) -> Prewritten:
         key = ById(profile)

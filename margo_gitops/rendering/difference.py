@@ -45,8 +45,8 @@ from margo_gitops.rendering.changes import (
 from margo_gitops.rendering.desired_state import DesiredState, PreviousState
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective
-from margo_gitops.rendering.render import Placement, PlacementsByDevice, by_client, place, resolve_placement
-from margo_gitops.rendering.resolution import deployment_id
+from margo_gitops.rendering.render import PlacementsByDevice, by_client, place, resolve_placement
+from margo_gitops.rendering.resolution import Placement, deployment_id
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,19 +120,36 @@ def effective_parameters(
     """
     found: list[Effective] = []
     errors: list[MargoGitopsError] = []
-    for name, targets, rules in _used_parameters(ById(application), ById(profile)):
+    for name, (targets, rules) in _used_parameters(ById(application), ById(profile)).items():
         try:
             effective = _effective(name, stack, targets, names)
         except TemplateInvalid as error:
             errors.append(error)
             continue
-        errors += _control_characters(effective)
-        if profile.type == "compose":
-            errors += _no_variable(effective)
-        errors += _broken_rules(name, effective, rules, stack, previous)
+        errors += _problems(name, effective, rules, profile, stack, previous)
         if effective is not None:
             found.append(effective)
     return found, errors
+
+
+def is_right(effective: Effective, application: Application, profile: DeploymentProfile) -> bool:
+    """Return whether a value that was not installed before has nothing wrong with it."""
+    _, rules = _used_parameters(ById(application), ById(profile))[effective.name]
+    return not any(_problems(effective.name, effective, rules, profile, (), None))
+
+
+def _problems(
+    name: str,
+    effective: Effective | None,
+    rules: Sequence[Rule],
+    profile: DeploymentProfile,
+    stack: Sequence[Layer],
+    previous: Mapping[str, DeployedParameter] | None,
+) -> Iterator[MargoGitopsError]:
+    yield from _control_characters(effective)
+    if profile.type == "compose":
+        yield from _no_variable(effective)
+    yield from _broken_rules(name, effective, rules, stack, previous)
 
 
 def _effective(
@@ -162,11 +179,11 @@ Rule = tuple[Setting, ValueSchema]
 @lru_cache(maxsize=1024)
 def _used_parameters(
     application: ById[Application], profile: ById[DeploymentProfile]
-) -> tuple[tuple[str, tuple[Target, ...], tuple[Rule, ...]], ...]:
-    """Return the parameters that a profile uses: name, targets in this profile, and the rules for their values."""
+) -> Mapping[str, tuple[tuple[Target, ...], tuple[Rule, ...]]]:
+    """Return the parameters that a profile uses: by name, targets in this profile, and the rules for their values."""
     components = {component.name for component in profile.value.components}
     rules = _rules(application.value)
-    used = []
+    used = {}
     for name, parameter in application.value.description.value.parameters.items():
         targets = tuple(
             Target(target.pointer, tuple(part for part in target.components if part in components))
@@ -174,8 +191,8 @@ def _used_parameters(
             if components.intersection(target.components)
         )
         if targets:
-            used.append((name, targets, tuple(rules.get(name, ()))))
-    return tuple(used)
+            used[name] = (targets, tuple(rules.get(name, ())))
+    return used
 
 
 def _rules(application: Application) -> dict[str, list[Rule]]:

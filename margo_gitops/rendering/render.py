@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from typing import TypeVar
 
-from margo_gitops.documents.application import DeploymentProfile
 from margo_gitops.documents.deployment import ApplicationDeployment, DeployedParameter
 from margo_gitops.documents.device_id import client_of
-from margo_gitops.documents.fleet_kinds import Deployment, FleetSpec
+from margo_gitops.documents.fleet_kinds import FleetSpec
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.trust_document import FloorChange
 from margo_gitops.errors import (
@@ -26,22 +25,19 @@ from margo_gitops.errors import (
     UnreadableDocument,
 )
 from margo_gitops.progress import steps
-from margo_gitops.rendering.desired_state import DesiredState, DocumentWriter, PreviousState, desired_state
-from margo_gitops.rendering.intent import Application, Intent, Located
-from margo_gitops.rendering.placement import TargetDevice, nearest, select, targets
+from margo_gitops.rendering.desired_state import DesiredState, PreviousState, desired_state
+from margo_gitops.rendering.intent import Intent, Located
+from margo_gitops.rendering.placement import nearest, select, targets
 from margo_gitops.rendering.references import broken_references
-from margo_gitops.rendering.resolution import Resolved, application_deployment, choose, deployment_id, resolve
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """A deployment on a device, with the profile it gets there."""
-
-    deployment: Located[Deployment]
-    application: Application
-    profile: DeploymentProfile
-    target: TargetDevice
-
+from margo_gitops.rendering.resolution import (
+    Placement,
+    Resolved,
+    application_deployment,
+    choose,
+    deployment_id,
+    resolve,
+)
+from margo_gitops.rendering.skeletons import Skeletons
 
 PlacementsByDevice = Mapping[str, Mapping[str, Placement]]
 """Placements by device id, then by the deployment's name; every device is there."""
@@ -126,7 +122,7 @@ def render(
         StateTampered: the previous state cannot be read.
     """
     placements = place(intent) if placements is None else placements
-    writer = DocumentWriter()
+    skeletons = Skeletons(intent)
     states: list[DesiredState] = []
     errors: list[MargoGitopsError] = []
     for client, devices in steps("rendering devices", by_client(intent).items()):
@@ -136,13 +132,12 @@ def render(
         documents: dict[str, bytes] = {}
         for device in devices:
             for name in placements[device]:
+                identity = deployment_id(intent.fleet.value.metadata.name, device, name)
                 try:
-                    document, found = _document(intent, placements[device], name, before)
+                    documents[identity], found = _document(intent, placements[device], name, before, skeletons)
+                    errors += found
                 except MargoGitopsError as error:
                     errors.append(error)
-                else:
-                    errors += found
-                    documents[document.id] = writer.write(document)
         if not errors:
             site = intent.devices[client].value.spec.site
             states.append(desired_state(client, site, documents, before, intent.lowest_version(client)))
@@ -160,10 +155,17 @@ def by_client(intent: Intent) -> dict[str, list[str]]:
 
 
 def _document(
-    intent: Intent, placements: Mapping[str, Placement], name: str, before: PreviousState | None
-) -> tuple[ApplicationDeployment, list[MargoGitopsError]]:
-    resolved, errors = resolve_placement(intent, placements[name], before)
-    return document_of(intent, resolved, placements), errors
+    intent: Intent, placements: Mapping[str, Placement], name: str, before: PreviousState | None, skeletons: Skeletons
+) -> tuple[bytes, list[MargoGitopsError]]:
+    """Return the bytes of a deployment's document, and everything wrong with its parameters."""
+    placement = placements[name]
+    installed = _installed_parameters(intent, placement, before)
+    content = skeletons.filled(placements, name) if installed is None else None
+    if content is not None:
+        return content, []
+    resolved, errors = resolve(intent, placement, installed)
+    document = document_of(intent, resolved, placements)
+    return b"" if errors else skeletons.written(placements, resolved, document), errors
 
 
 def document_of(intent: Intent, resolved: Resolved, placements: Mapping[str, Placement]) -> ApplicationDeployment:
@@ -189,7 +191,7 @@ def resolve_placement(
 ) -> tuple[Resolved, list[MargoGitopsError]]:
     """Return a placement with its parameters, and everything wrong with them."""
     installed = _installed_parameters(intent, placement, before)
-    return resolve(intent, placement.deployment, placement.application, placement.profile, placement.target, installed)
+    return resolve(intent, placement, installed)
 
 
 def _installed_parameters(

@@ -39,6 +39,16 @@ def deployment_id(fleet: str, device: str, deployment: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class Placement:
+    """A deployment on a device, with the profile it gets there."""
+
+    deployment: Located[Deployment]
+    application: Application
+    profile: DeploymentProfile
+    target: TargetDevice
+
+
+@dataclass(frozen=True, slots=True)
 class Resolved:
     """One deployment on one device."""
 
@@ -73,34 +83,41 @@ def choose(deployment: Located[Deployment], application: Application, target: Ta
 
 
 def resolve(
-    intent: Intent,
-    deployment: Located[Deployment],
-    application: Application,
-    profile: DeploymentProfile,
-    target: TargetDevice,
-    previous: Mapping[str, DeployedParameter] | None = None,
+    intent: Intent, placement: Placement, previous: Mapping[str, DeployedParameter] | None = None
 ) -> tuple[Resolved, list[MargoGitopsError]]:
     """Return a deployment on a device with all its parameters, and everything wrong with these.
 
     Args:
         previous: the parameters installed before, for immutable settings.
     """
-    name = deployment.value.metadata.name
-    identity = deployment_id(intent.fleet.value.metadata.name, target.id, name)
-    names: dict[str, Json] = {
-        **target.names,
-        "application": {
-            "id": application.description.value.id,
-            "version": application.description.value.metadata.version,
-        },
-        "deployment": {"id": identity, "name": name},
-        "profile": {"id": profile.id, "type": profile.type},
-    }
+    deployment, application, profile, target = (
+        placement.deployment,
+        placement.application,
+        placement.profile,
+        placement.target,
+    )
+    identity = deployment_id(intent.fleet.value.metadata.name, target.id, deployment.value.metadata.name)
     stack = tuple(layers(intent, deployment, application, target))
+    names = expression_names(placement, identity)
     parameters, errors = effective_parameters(stack, application, profile, names, previous)
     for error in errors:
         error.device = target.id
     return Resolved(identity, target, deployment, application, profile, tuple(parameters)), errors
+
+
+def expression_names(placement: Placement, identity: str) -> dict[str, Json]:
+    """Return what the expressions of a deployment on a device may use.
+
+    Args:
+        identity: the deployment's id on this device.
+    """
+    description, profile = placement.application.description.value, placement.profile
+    return {
+        **placement.target.names,
+        "application": {"id": description.id, "version": description.metadata.version},
+        "deployment": {"id": identity, "name": placement.deployment.value.metadata.name},
+        "profile": {"id": profile.id, "type": profile.type},
+    }
 
 
 def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[str]) -> ApplicationDeployment:

@@ -134,7 +134,8 @@ class Expression:
         _MADE.characters = 0  # constant expressions are evaluated while they are parsed
         try:
             tree = _ENVIRONMENT.parse(source)
-            if any(name.name == "self" for name in tree.find_all(nodes.Name)):
+            self.names = frozenset(name.name for name in tree.find_all(nodes.Name))
+            if "self" in self.names:
                 _refuse(source, "self is not defined")  # Jinja2 defines it in every template, by no global
             body = tree.body[0].nodes if tree.body and isinstance(tree.body[0], nodes.Output) else []
             self._single = len(body) == 1 and not isinstance(body[0], nodes.TemplateData)
@@ -190,6 +191,12 @@ def _parse(source: str) -> Expression:
 def is_template(value: object) -> bool:
     """Return whether a parameter value holds an expression."""
     return isinstance(value, str) and ("{{" in value or "{%" in value or "{#" in value)
+
+
+def names_in(value: ParameterValue) -> frozenset[str]:
+    """Return the names that a value's expressions use (TemplateInvalid: they cannot be parsed)."""
+    items = value if isinstance(value, tuple) else (value,)
+    return frozenset().union(*(_parse(item).names for item in items if isinstance(item, str) and is_template(item)))
 
 
 _FAILURES = (

@@ -49,12 +49,16 @@ VALUES = st.sampled_from(TRICKY) | st.text("ab1 :#\"'-.,[]{}\n\\\r|>é", max_siz
 TEMPLATE = """# rest: {0}
 first:
   name: {1}
-  size: {2}  # size
+  size: {2}  # size: 1
   tags: {3}
 parts:
   - name: {4}
     size: {5}
-  - {{name: a, size: {6}}}
+  - {{
+      "name": "a",
+      "size": {6},
+      "tags": [{7}]
+    }}
 rest:
   x: {7}
   z: {8}
@@ -95,5 +99,5 @@ def test_only_the_first_of_a_form_is_parsed(monkeypatch: pytest.MonkeyPatch) -> 
     forms._FORMS.clear()
     find_alike(Whole, TEMPLATE.format(*COMMON).encode(), "x.yaml")
     monkeypatch.delattr(forms, "read_yaml")
-    other = TEMPLATE.format("a", "b-2", "1", "[]", "c", "3", "1", "no1", '"x: y # z"').encode()
+    other = TEMPLATE.format("a", "b-2", "3", "[]", "c", "3", "4", "a", '"x: y # z"').encode()
     assert said(alike, other) == said(parsed, other)

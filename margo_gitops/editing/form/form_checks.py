@@ -20,7 +20,8 @@ from margo_gitops.operations.compatibility import Compatibility, compatibility
 from margo_gitops.rendering.desired_state import PreviousState
 from margo_gitops.rendering.intent import Application, Intent, Located
 from margo_gitops.rendering.placement import TargetDevice, choose_profile, select, targets
-from margo_gitops.rendering.render import Placement, resolve_placement
+from margo_gitops.rendering.render import resolve_placement
+from margo_gitops.rendering.resolution import Placement
 from margo_gitops.rendering.value_rules import is_empty, rule_text
 from margo_gitops.wording import few
 

@@ -1,0 +1,152 @@
+"""The documents of many devices: the bytes that they share are written once, each device's own values are filled in.
+
+SKELETON-1  Devices share the skeleton of a deployment's document if they have in common: the deployment, its profile,
+            the overlays that select them, the names of the parameters that site and device give, and which deployments
+            come first.
+SKELETON-2  Its holes are what `application_deployment` takes from the device: ids, what the device calls itself, and
+            each parameter that site or device give, or whose expression names one of them or the deployment.
+SKELETON-3  A skeleton counts once it gave the exact bytes of the documents of two devices. A value that fills a hole
+            obeys the rules of its parameter. A document with a mistake, or with a list in a hole, is written in full.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from margo_gitops.documents.components import ParameterValue
+from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, DeployedParameter
+from margo_gitops.documents.nodes import Json, Scalar
+from margo_gitops.documents.yaml_text import Hole, YamlForm
+from margo_gitops.errors import TemplateInvalid
+from margo_gitops.rendering.desired_state import DocumentWriter
+from margo_gitops.rendering.intent import ById, Intent
+from margo_gitops.rendering.parameters import Effective, is_right
+from margo_gitops.rendering.placement import selected
+from margo_gitops.rendering.resolution import Placement, Resolved, deployment_id, expression_names
+from margo_gitops.rendering.templates import evaluate, names_in
+
+_DIFFERENT = frozenset({"device", "site", "deployment"})
+"""Names in expressions whose values differ between devices that share a skeleton."""
+
+
+@dataclass(slots=True)
+class _Skeleton:
+    """What documents share.
+
+    Attributes:
+        parameters: whose values are filled in; with the values of the first device.
+        proven: whether it gave the bytes of a second document.
+    """
+
+    form: YamlForm
+    parameters: tuple[Effective, ...]
+    proven: bool = False
+
+
+class Skeletons:
+    """Writes the documents of one render."""
+
+    def __init__(self, intent: Intent) -> None:
+        self._intent = intent
+        self._writer = DocumentWriter()
+        self._held: dict[Hashable, _Skeleton] = {}
+
+    def filled(self, placements: Mapping[str, Placement], name: str) -> bytes | None:
+        """Return the bytes of a deployment's document; None where it has to be resolved and written in full.
+
+        Args:
+            placements: all deployments of the device, by name.
+        """
+        skeleton = self._held.get(self._shared(placements, name))
+        return self._fill(skeleton, placements, name) if skeleton is not None and skeleton.proven else None
+
+    def written(
+        self, placements: Mapping[str, Placement], resolved: Resolved, document: ApplicationDeployment
+    ) -> bytes:
+        """Return the bytes of a document without mistakes, written in full, and learn from it.
+
+        Raises:
+            UnwritableValue: a parameter holds what no YAML reader could read back.
+        """
+        content = self._writer.write(document)
+        name = resolved.deployment.value.metadata.name
+        shared = self._shared(placements, name)
+        skeleton = self._held.get(shared)
+        if skeleton is None:
+            varying = tuple(each for each in resolved.parameters if self._varies(each, resolved))
+            form = YamlForm.of(self._writer.plain(_with_holes(document, varying)))
+            self._held[shared] = _Skeleton(form, varying)
+        elif not skeleton.proven and self._fill(skeleton, placements, name) == content:
+            skeleton.proven = True
+        return content
+
+    def _shared(self, placements: Mapping[str, Placement], name: str) -> Hashable:
+        """Return what a document has in common with those of the same skeleton (SKELETON-1)."""
+        placement = placements[name]
+        spec, target = placement.deployment.value.spec, placement.target
+        return (
+            ById(placement.deployment),
+            ById(placement.profile),
+            tuple(selected(overlay.match, target) for overlay in spec.overlays),
+            tuple(frozenset(given) for given in self._given(placement)),
+            tuple(other for other in spec.after if other in placements),
+            self._intent.called(target.id) == target.id,
+        )
+
+    def _given(self, placement: Placement) -> Iterator[Mapping[str, ParameterValue]]:
+        """Yield the parameters that the device and its site give, strongest first."""
+        yield placement.target.device.spec.parameters
+        site = self._intent.sites.get(placement.target.site or "")
+        if site is not None:
+            yield site.value.spec.parameters
+
+    def _varies(self, parameter: Effective, resolved: Resolved) -> bool:
+        layer = parameter.origin.layer
+        if layer.is_default:
+            return False
+        is_own = layer.document is not resolved.deployment
+        return is_own or not _DIFFERENT.isdisjoint(names_in(parameter.origin.written))
+
+    def _fill(self, skeleton: _Skeleton, placements: Mapping[str, Placement], name: str) -> bytes | None:
+        placement = placements[name]
+        fleet, target = self._intent.fleet.value.metadata.name, placement.target
+        identity = deployment_id(fleet, target.id, name)
+        first = [other for other in placement.deployment.value.spec.after if other in placements]
+        values: list[Scalar] = [identity, self._intent.called(target.id), target.id]
+        values += (deployment_id(fleet, target.id, other) for other in first)
+        names = expression_names(placement, identity) if skeleton.parameters else {}
+        try:
+            for model in skeleton.parameters:
+                given = (each[model.name] for each in self._given(placement) if model.name in each)
+                value = evaluate(next(given, model.origin.written), names)
+                parameter = replace(model, value=value)
+                if isinstance(value, tuple) or not is_right(parameter, placement.application, placement.profile):
+                    return None
+                values.append(value)
+            return skeleton.form.filled(values)
+        except (TemplateInvalid, ValueError):
+            return None
+
+
+def _with_holes(document: ApplicationDeployment, parameters: tuple[Effective, ...]) -> ApplicationDeployment:
+    """Return a document with holes in the order in which `Skeletons` fills them (SKELETON-2)."""
+    spec = document.spec
+    own = spec.extensions[OWN_EXTENSION]
+    holes: dict[str, Json] = {}
+    at = 3
+    if isinstance(own, dict):
+        after = own.get("after")
+        if isinstance(after, list):
+            holes["after"] = [Hole(at + index) for index in range(len(after))]
+            at += len(after)
+        if "device" in own:
+            holes["device"] = Hole(2)
+        holes = {**own, **holes}
+    filled = {each.name: DeployedParameter(Hole(at + index), each.targets) for index, each in enumerate(parameters)}
+    return replace(
+        document,
+        id=Hole(0),
+        metadata=replace(document.metadata, device_id=Hole(1)),
+        spec=replace(spec, parameters={**spec.parameters, **filled}, extensions={OWN_EXTENSION: holes}),
+    )
