@@ -3,9 +3,9 @@
 The form of a document is its text without the simple values that end a line. The first document of a form is parsed;
 of the others, only the values that differ from it are read, and the records that hold these.
 
-ALIKE-1  A value is simple if it is after `: `, ends its line but for a comma or comment, and is one plain scalar or one
-         in double quotes, of characters that have no meaning in YAML. Another such value in its place changes nothing
-         else: all nodes stay, each in its line and column.
+ALIKE-1  A value is simple if it is after `: `, ends its line or has only a comma or comment after it, and is one plain
+         scalar or one in double quotes, of characters that have no meaning in YAML. Another such value in its place
+         changes nothing else: all nodes stay, each in its line and column.
 ALIKE-2  The parser says what is a value: only where it found exactly this one, in this line and column, may another
          document of the form have another one. In comments and in text of several lines it finds none.
 ALIKE-3  Only a document without findings is a model for others. One with a value that is not clear to every reader is

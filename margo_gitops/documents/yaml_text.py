@@ -190,7 +190,7 @@ def write_yaml(value: Json) -> bytes:
 
 
 class Hole(str):
-    """Stands in a document for a scalar that is not known yet; documents in YAML never hold its raw character."""
+    """A scalar of a document that is not known yet; no YAML that is written holds its control character raw."""
 
     __slots__ = ()
 
