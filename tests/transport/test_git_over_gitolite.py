@@ -8,7 +8,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,15 @@ from testbed.errors import UnavailableError
 from testbed.git_server import free_ports
 from testbed.packages import program, require
 
-from margo_gitops.errors import SourceRefused
+from margo_gitops.documents.state_layout import device_reports_ref
+from margo_gitops.errors import PushDeclined, SourceRefused
 from margo_gitops.transport import GitSource, GitTransport
+from margo_gitops.transport.git.pack import ObjectID
+from margo_gitops.transport.git.push import NOTHING, GitPush, file_objects
+from margo_gitops.trust.git_commit import Ident, build_commit
+from margo_gitops.trust.git_objects import COMMIT, object_id
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.web.metering import Deadline
 
 pytestmark = pytest.mark.real
 
@@ -31,6 +37,8 @@ repo gitolite-admin
 repo state
     RW+ = admin
     R = {DEVICE}
+repo reports
+    RW+ refs/heads/device-reports/{DEVICE}$ = {DEVICE}
 """
 
 
@@ -134,3 +142,18 @@ def test_what_gitolite_denies_is_refused_in_its_own_words(gitolite: Gitolite, ke
         transport.pull(None)
     transport.close()
     assert "FATAL" in caught.value.what
+
+
+def test_gitolite_lets_a_device_push_its_reports_and_nothing_else(gitolite: Gitolite) -> None:
+    own, foreign = device_reports_ref(DEVICE), device_reports_ref("press-08")
+    objects = file_objects({("capabilities.json",): b"{}"})
+    who = Ident(DEVICE, "", 1)
+    commit = build_commit(list(objects)[-1].decode(), (), who, who, "Reports\n")
+    objects[ObjectID(object_id(COMMIT, commit).encode())] = COMMIT, commit
+    for ref, repository, key in ((foreign, "reports", DEVICE), (own, "state", DEVICE), (own, "reports", "stranger")):
+        source = replace(gitolite.source(key, repository), device=None, ref=ref)
+        with pytest.raises((PushDeclined, SourceRefused)):
+            GitPush(source).push(objects, None, Deadline(60, 60))
+    source = replace(gitolite.source(DEVICE, "reports"), device=None, ref=own)
+    assert GitPush(source).push(objects, None, Deadline(60, 60)) == NOTHING
+    assert GitPush(source).push(objects, None, Deadline(60, 60)) == list(objects)[-1]
