@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import PurePosixPath
@@ -73,7 +73,7 @@ def read_fleet(tree: RootTree, devices: Collection[str] | None = None) -> Intent
         FleetInvalid: with every finding of every file.
     """
     intent, findings = find_fleet(tree, devices)
-    _refuse(findings)
+    refuse_findings(findings)
     if intent is None:
         raise FleetInvalid("the fleet repo cannot be read", findings)
     return intent
@@ -81,13 +81,19 @@ def read_fleet(tree: RootTree, devices: Collection[str] | None = None) -> Intent
 
 def read_devices(tree: FileTree, files: Collection[str]) -> dict[str, Located[Device]]:
     """Return the devices in these files, as far as they are there (FleetInvalid: with every finding)."""
-    findings: list[Finding] = []
-    devices = _documents(_Chosen(tree, files), _DEVICES, findings)
-    _refuse(findings)
+    devices, findings = find_devices(tree, files)
+    refuse_findings(findings)
     return devices
 
 
-def _refuse(findings: list[Finding]) -> None:
+def find_devices(tree: FileTree, files: Collection[str]) -> tuple[dict[str, Located[Device]], list[Finding]]:
+    """Return the devices in these files, as far as they can be read, and every finding."""
+    findings: list[Finding] = []
+    return _documents(_Chosen(tree, files), _DEVICES, findings), findings
+
+
+def refuse_findings(findings: Iterable[Finding]) -> None:
+    """Refuse what was read where a finding is an error (FleetInvalid: with every error)."""
     errors = [finding for finding in findings if finding.severity == "error"]
     if errors:
         noun = "finding" if len(errors) == 1 else "findings"
@@ -96,14 +102,14 @@ def _refuse(findings: list[Finding]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class _Chosen:
-    """Some files of a tree."""
+    """Some files of a tree, in the order in which they are named."""
 
     tree: FileTree
     paths: Collection[str]
 
     def files(self, folder: str) -> Iterator[TreeFile]:
         """Yield those below a folder."""
-        found = (self.file(path) for path in sorted(self.paths) if path.startswith(f"{folder}/"))
+        found = (self.file(path) for path in self.paths if path.startswith(f"{folder}/"))
         return (file for file in found if file is not None)
 
     def file(self, path: str) -> TreeFile | None:

@@ -106,7 +106,7 @@ def _own_parameters(deployment: Located[Deployment], description: ApplicationDes
 
 def _shared_parameters(intent: Intent) -> Iterator[MargoGitopsError]:
     """Yield parameters of sites and devices that no application of the fleet has."""
-    known = {name for application in intent.applications.values() for name in application.description.value.parameters}
+    known = known_parameters(intent)
     documents: list[Located[Site] | Located[Device]] = [*intent.sites.values(), *intent.devices.values()]
     for document in documents:
         for name in document.value.spec.parameters:
@@ -139,6 +139,12 @@ def _shards(intent: Intent) -> Iterator[MargoGitopsError]:
             what = f"no shard has the devices {f'of site {missing}' if missing else 'without a site'}"
             remedy = "name the site in a shard, or add a shard without sites: it gets all others"
             yield _of_kind("shard", ReferenceUnknown(what, where=fleet.at("spec", "shards"), remedy=remedy))
+
+
+def known_parameters(intent: Intent) -> frozenset[str]:
+    """Return every parameter of any application of a fleet."""
+    applications = intent.applications.values()
+    return frozenset(name for each in applications for name in each.description.value.parameters)
 
 
 def _unknown(what: str, name: str, known: Collection[str], where: Location) -> ReferenceUnknown:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -26,7 +26,7 @@ from typing import Final
 import jinja2
 import yaml
 
-from margo_gitops.catalog.file_tree import MAX_DEPTH, RootTree
+from margo_gitops.catalog.file_tree import MAX_DEPTH
 from margo_gitops.catalog.fleet import read_devices, read_fleet
 from margo_gitops.catalog.fleet_part import files_of, stem
 from margo_gitops.catalog.fleet_repo import FLEET_FILE
@@ -40,6 +40,7 @@ from margo_gitops.errors import SignatureInvalid
 from margo_gitops.operations.fleet_input import RENDERED_BY, FleetInput
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.placement import select, targets
+from margo_gitops.rendering.references import known_parameters
 from margo_gitops.rendering.render import shared_by_all
 from margo_gitops.state_repo.objects import DevicePlace
 from margo_gitops.state_repo.packed_refs import RefValues, changed_refs
@@ -132,21 +133,22 @@ def changed_part(fleet: FleetInput, base: str, places: Mapping[str, DevicePlace]
         FleetInvalid: a file that differs has findings.
     """
     changed = fleet.repo.changed_files(base, fleet.commit.id or None)
-    files = {path for path in changed if path.startswith("devices/")}
+    files = sorted(path for path in changed if path.startswith("devices/"))
     if any(path.count("/") > MAX_DEPTH for path in files):
         return None
     before, after, shared = fleet.repo.tree(base), fleet.tree, fleet.intent
+    old = read_fleet(before, ()) if any(map(_is_shared, changed)) else shared
     clients = {client_of(name) for tree in (before, after) for name in read_devices(tree, files)}
     sites = {stem(path).rpartition("/")[2] for path in changed if path.startswith("sites/")}
-    deployments = _changed_deployments(before, shared) if any(map(_is_shared, changed)) else ()
-    for deployment in deployments or ():
+    deployments = changed_deployments(old, shared)
+    if deployments is None:
+        return None
+    for deployment in deployments:
         clients.update(map(client_of, deployment.spec.placement.devices))
         sites.update(deployment.spec.placement.sites)
-    if deployments is None or any(not _is_narrow(deployment.spec.placement) for deployment in deployments):
-        return None
     if not clients and not sites:
         return replace(shared, clients=frozenset())
-    listed = sorted(files.union(before.paths("devices")))  # those that are gone are not read
+    listed = sorted({*files, *before.paths("devices")})  # those that are gone are not read
     if sites:
         clients |= {device_of(name) for name, place in places.items() if place.site in sites}
         children = read_devices(after, [path for path in listed if _may_be_child(path, places)])
@@ -154,7 +156,8 @@ def changed_part(fleet: FleetInput, base: str, places: Mapping[str, DevicePlace]
     wanted = files_of(listed, clients)
     devices = {name: each for name, each in read_devices(after, wanted).items() if client_of(name) in clients}
     part = replace(shared, devices=devices, clients=frozenset(clients))
-    lost = _lost(part, before, {*wanted, *files}, {deployment.metadata.name for deployment in deployments})
+    names = {deployment.metadata.name for deployment in deployments}
+    lost = lost_placements(part, lambda: read_fleet(before, sorted({*wanted, *files})), names)
     for path in listed:
         if not lost:
             break
@@ -169,14 +172,14 @@ def _is_shared(path: str) -> bool:
     return top in ("deployments", "applications") or path in (FLEET_FILE, LOCK_FILE)
 
 
-def _changed_deployments(before: RootTree, after: Intent) -> list[Deployment] | None:
-    """Return the deployments that differ, as they were and as they are; None where more differs."""
-    old = read_fleet(before, ())
-    if shared_by_all(old) != shared_by_all(after) or old.applications.keys() - after.applications.keys():
+def changed_deployments(old: Intent, new: Intent) -> list[Deployment] | None:
+    """Return the deployments that differ, as they were and as they are; None where all devices are concerned."""
+    if shared_by_all(old) != shared_by_all(new) or known_parameters(old) - known_parameters(new):
         return None
-    names = old.deployments.keys() | after.deployments.keys()
-    changed = [name for name in names if _deployed(old, name) != _deployed(after, name)]
-    return [side.deployments[name].value for name in changed for side in (old, after) if name in side.deployments]
+    names = old.deployments.keys() | new.deployments.keys()
+    changed = [name for name in sorted(names) if _deployed(old, name) != _deployed(new, name)]
+    found = [side.deployments[name].value for name in changed for side in (old, new) if name in side.deployments]
+    return found if all(_is_narrow(deployment.spec.placement) for deployment in found) else None
 
 
 def _deployed(intent: Intent, name: str) -> tuple[bytes, str] | None:
@@ -194,12 +197,17 @@ def _is_narrow(placement: DeviceSelector) -> bool:
     return not placement.all and bool(placement.sites or not (placement.match_labels or placement.match_expressions))
 
 
-def _lost(part: Intent, before: RootTree, files: Collection[str], changed: Collection[str]) -> list[DeviceSelector]:
-    """Return where deployments are placed that select no device of a part, and did before the change or changed."""
+def lost_placements(part: Intent, before: Callable[[], Intent], changed: Collection[str]) -> list[DeviceSelector]:
+    """Return where deployments are placed that select no device of a part, and did before the change or changed.
+
+    Args:
+        before: returns the same part before the change.
+        changed: names of deployments.
+    """
     fleet = targets(part)
     placements = {name: deployment.value.spec.placement for name, deployment in part.deployments.items()}
     empty = {name: placement for name, placement in placements.items() if not any(select(placement, fleet))}
-    old = targets(read_fleet(before, files)) if empty else {}
+    old = targets(before()) if empty else {}
     return [placement for name, placement in empty.items() if name in changed or any(select(placement, old))]
 
 

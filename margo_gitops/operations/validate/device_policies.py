@@ -69,18 +69,21 @@ class _File:
     text: ComposeText
     judged: Value
     variables: frozenset[str] = field(init=False)
+    beside: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         leaves = ComposeText("", self.judged, {}).leaves()
-        used = (variables_in(value) for _, value in leaves if isinstance(value, str))
-        object.__setattr__(self, "variables", frozenset().union(*used))
+        used = frozenset().union(*(variables_in(value) for _, value in leaves if isinstance(value, str)))
+        settings = "" if self.found.in_archive or not used else (self.read(".env") or b"").decode(errors="replace")
+        beside = {name: value for name, value in _SETTING.findall(settings) if name in used}
+        object.__setattr__(self, "variables", used)
+        object.__setattr__(self, "beside", beside)
 
     def environment(self, placed: Placed, component: Component) -> Mapping[str, str]:
         """Return the variables that matter to the judge, as a device gets them."""
         if not self.variables:
             return {}
-        beside = "" if self.found.in_archive else (self.read(".env") or b"").decode(errors="replace")
-        environment = {name: value for name, value in _SETTING.findall(beside) if name in self.variables}
+        environment = dict(self.beside)
         for parameter in placed.parameters():
             for target in parameter.targets:
                 name = variable_name(target.pointer)

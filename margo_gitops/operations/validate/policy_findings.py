@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 
 from margo_gitops.catalog.file_tree import RootTree
-from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.errors import FleetInvalid, NoFleetRepo, RenderingRefused
 from margo_gitops.operations.content_sources import placed_of
 from margo_gitops.operations.policies.policy_history import PolicyHistory, Span, unusable
@@ -80,16 +80,27 @@ def _ended(force: PolicyInForce, at: int) -> Iterator[RuleFinding]:
         yield of_rule("R301", f"the freeze is over since {freeze.ends}: {freeze.reason}", where, "remove it")
 
 
-def policy_of_change(tree: RootTree, span: Span, *, before_merge: bool) -> Iterator[RuleFinding]:
+def policy_of_change(
+    tree: RootTree,
+    span: Span,
+    before: Callable[[], Intent],
+    after: Callable[[], Intent],
+    *,
+    before_merge: bool,
+) -> Iterator[RuleFinding]:
     """Yield what the policy says of a change: freezes, signatures and reviews.
 
     Nothing is said about a fleet that cannot be rendered: other findings say why, and it reaches no device.
+
+    Args:
+        before: returns the fleet before it, or a part with all that the change concerns.
+        after: returns the same after it.
     """
     try:
-        intent = read_fleet(tree)
+        intent = after()
         history = PolicyHistory(span.repo, intent.fleet)
         policies = history.result_policies(span)
-        change = Change(span, tree, intent, lambda: _changes(span, intent), before_merge)
+        change = Change(span, tree, intent, lambda: _changes(before, intent), before_merge)
         frozen = judge_change_of_devices(change, policies)
         yield from _of_verdicts([frozen] if frozen else [])
         yield from _of_verdicts(judge_commits(span, history, before_merge=before_merge))
@@ -97,14 +108,12 @@ def policy_of_change(tree: RootTree, span: Span, *, before_merge: bool) -> Itera
         return
 
 
-def _changes(span: Span, intent: Intent) -> list[DeviceChange]:
-    """Return what the change does to devices, by rendering both sides."""
-    try:
-        base = read_fleet(span.repo.tree(span.base)) if span.base else None
-        before = rendered_fleet(render(base, lambda _device: None) if base else ())
-    except (FleetInvalid, NoFleetRepo, RenderingRefused):
-        before = rendered_fleet(())
-    return list(difference(before, render(intent, before.previous), intent))
+def _changes(before: Callable[[], Intent], after: Intent) -> list[DeviceChange]:
+    """Return what a change does to devices, by rendering both sides."""
+    held = rendered_fleet(())
+    with suppress(FleetInvalid, NoFleetRepo, RenderingRefused):
+        held = rendered_fleet(render(before(), lambda _device: None))
+    return list(difference(held, render(after, held.previous), after))
 
 
 def _of_verdicts(verdicts: Iterable[Verdict]) -> Iterator[RuleFinding]:
