@@ -173,12 +173,12 @@ class EnrolmentRegistry:
             return Outcome(found.device) if same else Outcome(reason=f"of {found.device}: used by another key or token")
         if found.state not in ("offered", "pending"):
             return Outcome(reason=f"of {found.device}: {found.state}")
+        if found.state == "pending":
+            if found.token != request.token or now >= found.expires:
+                _put(rows, replace(found, token=request.token, expires=now + WAIT_SECONDS, moment=now))
+            return Outcome(waits=True)
         if now >= found.expires:
             return Outcome(reason=f"of {found.device}: ended")
-        if found.state == "pending":
-            if found.token != request.token:
-                _put(rows, replace(found, token=request.token, moment=now))
-            return Outcome(waits=True)
         if found.key not in ("", key):
             return Outcome(reason=f"of {found.device}: it is for another key")
         _enrol(rows, found, key, request.token, now)
@@ -186,8 +186,8 @@ class EnrolmentRegistry:
 
     def _wait(self, rows: Connection, request: EnrolmentRequest, now: int, most_pending: int) -> Outcome:
         self._forget(rows, now)
-        waiting = rows.execute("SELECT count(*) FROM enrolment WHERE state = 'pending'").fetchone()[0]
-        if waiting >= most_pending:
+        waiting = rows.execute("SELECT count(*) FROM enrolment WHERE state = 'pending' AND expires > ?", (now,))
+        if waiting.fetchone()[0] >= most_pending:
             return Outcome(reason="too many keys wait for approval")
         device = request.device or ""
         row = Enrolment(
@@ -231,7 +231,12 @@ class EnrolmentRegistry:
         return len(found)
 
     def _forget(self, rows: Connection, now: int) -> None:
-        rows.execute("DELETE FROM enrolment WHERE state IN ('offered', 'pending') AND expires <= ?", (now,))
+        # The newest row stays, so that numbers only grow (REGISTRY-5).
+        rows.execute(
+            "DELETE FROM enrolment WHERE state IN ('offered', 'pending') AND expires <= ?"
+            " AND change < (SELECT max(change) FROM enrolment)",
+            (now,),
+        )
 
 
 class EnrolmentFile:
