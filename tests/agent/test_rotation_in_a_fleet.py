@@ -93,13 +93,17 @@ class Member:
 
     def cycle(self, server: Server) -> Outcome:
         state, copy = self.folder / "state", self.folder / "floor.json"
+
+        def places(name: str) -> TwoPlaces:
+            return TwoPlaces(state / name, self.folder / f"copy-of-{name}", 64 * 1024)
+
         keeper = TrustKeeper(
             DEVICE,
             self.folder.parent / "root.json",
             None,
-            lambda version: TwoPlaces(state / f"trust-{version}.json", copy, 64 * 1024),
+            lambda version: places(f"trust-{version}.json"),
             self.events.append,
-            DeviceClock(lambda: NOW, TwoPlaces(state / "clock.txt", copy, 64)),
+            DeviceClock(lambda: NOW, places("clock.txt")),
             server,
         )
         with Journal.open(state / "journal.sqlite3", NOW) as journal:

@@ -47,41 +47,57 @@ def keep_file(path: Path, content: bytes) -> None:
 
 
 class TwoPlaces:
-    """Keeps a file in the state folder, and a copy next to the trust floor's copy where there is one."""
+    """Keeps a file in the state folder, and a copy where the configuration names a place.
+
+    Attributes:
+        paths: the file, and the copy if there is one.
+    """
 
     def __init__(self, path: Path, copy: Path | None, most: int) -> None:
         """Take the places.
 
         Args:
-            copy: of the trust floor; None where it has none.
+            copy: None where there is none.
             most: bytes that the file may have.
         """
-        self._paths = (path,) if copy is None else (path, copy.with_name(f"{copy.name}.{path.name}"))
+        self.paths = (path,) if copy is None else (path, copy)
         self._most = most
 
     def read(self) -> list[bytes]:
         """Return what is there, not verified."""
-        return [content for path in self._paths if (content := self._read(path))]
+        return [content for content in self.contents().values() if content]
 
-    def write(self, content: bytes) -> None:
-        """Keep this content from now on.
+    def contents(self) -> dict[Path, bytes]:
+        """Return what is in each place, not verified; no bytes for what is there and cannot be read."""
+        found = {}
+        for path in self.paths:
+            try:
+                found[path] = read_bounded(path, self._most)
+            except FileNotFoundError:
+                continue
+            except OSError:
+                found[path] = b""
+        return found
+
+    def put(self, path: Path, content: bytes) -> MargoGitopsError | None:
+        """Keep this content in one of the places; return why that cannot be."""
+        try:
+            keep_file(path, content)
+        except MargoGitopsError as error:
+            return error
+        return None
+
+    def write(self, content: bytes) -> list[MargoGitopsError]:
+        """Keep this content from now on; return the errors of the copy.
 
         Raises:
             StateFolderUnusable: it cannot be written in the first place.
             StorageFull: the disk is full.
         """
-        for path in reversed(self._paths):
-            try:
-                keep_file(path, content)
-            except MargoGitopsError:
-                if path == self._paths[0]:
-                    raise
-
-    def _read(self, path: Path) -> bytes | None:
-        try:
-            return read_bounded(path, self._most)
-        except OSError:
-            return None
+        first, *others = self.paths
+        errors = [error for path in others if (error := self.put(path, content))]
+        keep_file(first, content)
+        return errors
 
 
 def clear_way(folder: Path, files: Iterable[str], folders: Iterable[str]) -> list[Path]:

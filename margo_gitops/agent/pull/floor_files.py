@@ -14,9 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from margo_gitops.agent.memory.state_folder import keep_file
+from margo_gitops.agent.memory.state_folder import TwoPlaces
 from margo_gitops.digests import Digest, sha256
-from margo_gitops.disk.files import read_bounded
 from margo_gitops.documents.declarations import DigestText
 from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.records import read, write
@@ -113,16 +112,13 @@ class FloorFiles:
 
     def __init__(self, device: str, path: Path, copy: Path | None) -> None:
         self._device = device
-        self._paths = (path,) if copy is None else (path, copy)
+        self._places = TwoPlaces(path, copy, _LARGEST_FILE)
 
     def read(self) -> FloorReading:
         """Return what the copies say; change nothing."""
         best = Remembered()
         damaged: list[Path] = []
-        for path in self._paths:
-            content = _read_bounded(path)
-            if content is None:
-                continue
+        for path, content in self._places.contents().items():
             found = self._parse(path, content)
             if found is None:
                 damaged.append(path)
@@ -136,8 +132,9 @@ class FloorFiles:
         if reading.remembered == Remembered():
             return reading
         content = self._document(reading.remembered)
-        behind = [path for path in self._paths if _read_bounded(path) != content]
-        repaired = tuple(path for path in behind if _try_write(path, content) is None)
+        there = self._places.contents()
+        behind = [path for path in self._places.paths if there.get(path) != content]
+        repaired = tuple(path for path in behind if self._places.put(path, content) is None)
         return FloorReading(reading.remembered, reading.damaged, repaired)
 
     def raise_to(self, floor: Floor) -> list[MargoGitopsError]:
@@ -155,10 +152,7 @@ class FloorFiles:
         """
         if _rank(self.read().remembered) >= _rank(wanted):
             return []
-        content = self._document(wanted)
-        errors = [error for path in self._paths[1:] if (error := _try_write(path, content))]
-        keep_file(self._paths[0], content)
-        return errors
+        return self._places.write(self._document(wanted))
 
     def _document(self, remembered: Remembered) -> bytes:
         text, changes = _text(remembered.floor), None
@@ -204,21 +198,3 @@ def _rank(remembered: Remembered) -> tuple[int, int, bool]:
     """Return what makes one memory greater than another: its changes, its floor's version, then knowing its commit."""
     floor = remembered.floor
     return len(remembered.applied), floor.version if floor else 0, floor is not None and floor.commit is not None
-
-
-def _read_bounded(path: Path) -> bytes | None:
-    """Return the file's bytes; None where there is no file, nothing where it cannot be read: that is damage."""
-    try:
-        return read_bounded(path, _LARGEST_FILE)
-    except FileNotFoundError:
-        return None
-    except OSError:
-        return b""
-
-
-def _try_write(path: Path, content: bytes) -> MargoGitopsError | None:
-    try:
-        keep_file(path, content)
-    except MargoGitopsError as error:
-        return error
-    return None

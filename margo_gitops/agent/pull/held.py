@@ -55,7 +55,9 @@ def device_clock(configuration: AgentConfiguration, read: Callable[[], float]) -
 
 
 def _two_places(configuration: AgentConfiguration, name: str, most: int) -> TwoPlaces:
-    return TwoPlaces(configuration.state_folder / name, configuration.trust.floor_copy, most)
+    copy = configuration.trust.floor_copy
+    beside = copy.with_name(f"{copy.name}.{name}") if copy is not None else None
+    return TwoPlaces(configuration.state_folder / name, beside, most)
 
 
 def trust_keeper(

@@ -20,10 +20,9 @@ from margo_gitops.conformance.servers.checking import (
 )
 from margo_gitops.conformance.servers.client import RawClient, Reply, ServerTarget
 from margo_gitops.conformance.servers.http_session import HttpSession, check_problem, read_manifest, unknown_id
+from margo_gitops.conformance.servers.report_checks import REPORTING
 from margo_gitops.digests import sha256
-from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
-from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.state_layout import COMMIT_HEADER
 from margo_gitops.errors import TrustDocumentInvalid
 from margo_gitops.trust.git_commit import parse_commit
@@ -35,8 +34,6 @@ MOST_FETCHED: Final = 50
 _NOWHERE: Final = f"sha256:{'5' * 64}"
 _NO_VERSION: Final = 999_999
 _WAIT: Final = 2
-_JSON: Final = {"Content-Type": "application/json"}
-_TAKEN: Final = (200, 201)
 
 
 def _serves_manifest(session: HttpSession) -> None:
@@ -246,87 +243,6 @@ def _content(reply: Reply) -> bytes:
         raise CheckFailed(str(error)) from error
 
 
-def _status(deployment: str, version: int) -> dict[str, Json]:
-    return {
-        "deploymentId": deployment,
-        "adoptedManifestVersion": version,
-        "status": {"state": "installed"},
-        "components": [{"name": "conformance", "state": "installed"}],
-    }
-
-
-def _capabilities(device: str) -> dict[str, Json]:
-    return {
-        "properties": {
-            "id": device,
-            "vendor": "margo-gitops",
-            "modelNumber": "conformance",
-            "serialNumber": "1",
-            "cpus": [{"cores": 1, "architecture": "amd64"}],
-            "memory": "1 Gi",
-            "storage": "1 Gi",
-            "peripherals": [],
-            "interfaces": [{"type": "ethernet"}],
-            "otelCollector": True,
-            "supportedRuntimes": ["oci"],
-            "supportedDeploymentTypes": ["compose"],
-        },
-        "labels": {},
-    }
-
-
-def _send(session: HttpSession, method: str, path: str, body: bytes) -> Reply:
-    if session.target.reports == "none":
-        raise NotApplicable("the server takes no reports (--reports none)")
-    return session.client.ask(method, path, _JSON, body)
-
-
-def _wrong_statuses(session: HttpSession) -> None:
-    listed = session.first()
-    path = session.status_path(listed.deployment_id)
-    reply = _send(session, "POST", path, b"{no json")
-    expect(reply.status in (400, 422), f"what is not JSON is answered with {reply.status}")
-    wrong = _status(listed.deployment_id, 1) | {"status": {"state": "sleeping"}}
-    reply = _send(session, "POST", path, write_json(wrong))
-    expect(reply.status == 422, f"an invalid status is answered with {reply.status}")
-
-
-def _takes_status(session: HttpSession) -> None:
-    listed = session.first()
-    body = write_json(_status(listed.deployment_id, session.manifest().manifest_version))
-    _only_if_asked(session)
-    reply = _send(session, "POST", session.status_path(listed.deployment_id), body)
-    expect(reply.status in _TAKEN, f"a valid status is answered with {reply.status}")
-
-
-def _status_of_nothing(session: HttpSession) -> None:
-    nobody = unknown_id()
-    reply = _send(session, "POST", session.status_path(nobody), write_json(_status(nobody, 1)))
-    expect(reply.status == 404, f"it is answered with {reply.status}")
-
-
-def _wrong_capabilities(session: HttpSession) -> None:
-    device = session.target.device
-    wrong: dict[str, Json] = {"properties": {"id": device, "vendor": 7}}
-    reply = _send(session, "PUT", session.capabilities_path(device), write_json(wrong))
-    expect(reply.status == 422, f"invalid capabilities are answered with {reply.status}")
-
-
-def _takes_capabilities(session: HttpSession) -> None:
-    _only_if_asked(session)
-    device = session.target.device
-    reply = _send(session, "PUT", session.capabilities_path(device), write_json(_capabilities(device)))
-    expect(reply.status in _TAKEN, f"valid capabilities are answered with {reply.status}")
-
-
-def _of_another(session: HttpSession) -> None:
-    other = session.target.other_device
-    if not other:
-        raise CheckSkipped("name another device, with --other-device")
-    reply = _send(session, "PUT", session.capabilities_path(other), write_json(_capabilities(other)))
-    expect(reply.status in (403, 404), f"capabilities of another device are answered with {reply.status}")
-
-
 def _offered(session: HttpSession, path: str, what: str, absent: str) -> bytes:
     """Return what a server may offer; NotApplicable where it answers 404."""
     reply = session.get(path)
@@ -371,11 +287,6 @@ def _serves_trust_document(session: HttpSession) -> None:
     expect(reply.status == 404, f"a version that does not exist is answered with {reply.status}")
 
 
-def _only_if_asked(session: HttpSession) -> None:
-    if session.target.reports == "invalid":
-        raise CheckSkipped("it would change what the server knows of the device; ask for it with --reports all")
-
-
 READING: Final[tuple[Check[HttpSession], ...]] = (
     Check("H-S-1", "the manifest is served, and follows its contract", _serves_manifest),
     Check("H-S-2", "the tag of the manifest is its digest", _tags_manifest, "send the digest as ETag; no weak tags"),
@@ -404,16 +315,6 @@ AFTERWARDS: Final[tuple[Check[HttpSession], ...]] = (
     Check("H-S-20", "429 and 503 say when to come back", says_when_to_return),
 )
 """Checks that look at all answers of a run."""
-
-REPORTING: Final[tuple[Check[HttpSession], ...]] = (
-    Check("H-S-16", "a wrong status is refused", _wrong_statuses),
-    Check("H-S-16", "a valid status is taken", _takes_status),
-    Check("H-S-17", "a status of nothing is 404", _status_of_nothing),
-    Check("H-S-18", "wrong capabilities are refused", _wrong_capabilities),
-    Check("H-S-18", "valid capabilities are taken", _takes_capabilities),
-    Check("H-S-19", "capabilities of another device are refused", _of_another),
-)
-"""Checks that send reports; valid ones only where that is asked for."""
 
 HTTP_CHECKS: Final = (*READING, *REPORTING, *AFTERWARDS)
 """Every check, in the order in which they are made."""

@@ -1,4 +1,4 @@
-"""A connection of uvicorn's, with the bounds it lacks, and TLS with certificates of clients (Margo TLS requirements).
+"""uvicorn's connections, with the bounds they lack, and TLS with certificates of clients (Margo TLS requirements).
 
 uvicorn keeps trailers among the headers of a request. Here they are dropped: a proxy in front sets and removes headers
 by what comes before the body, so nothing after it may say who calls; and their number has no bound.
@@ -16,18 +16,26 @@ from __future__ import annotations
 import asyncio
 import asyncio.sslproto
 import logging
+import signal
 import ssl
 import time
+from types import FrameType
 from typing import Any, Final
 
+import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from margo_gitops.disk.stamps import FileWatch
 from margo_gitops.errors import Location, MargoGitopsError, ServerMisconfigured
-from margo_gitops.server.service.configuration import TlsSettings
+from margo_gitops.server.application import WorkloadManagementApi
+from margo_gitops.server.service.configuration import ServerConfiguration, TlsSettings
+from margo_gitops.server.state_watch import StateWatch
 
 _LOG = logging.getLogger("margo_gitops.server")
 _LONGEST_CONNECTION: Final = 3600.0
+_STOP_SECONDS: Final = 16
+"""For the last answers: a statement of the database of reports may take 10 seconds."""
+_KEEP_ALIVE_SECONDS: Final = 120
 
 _QUIET: Final = logging.getLogger("margo_gitops.connection")
 _QUIET.setLevel(logging.CRITICAL)
@@ -189,3 +197,59 @@ def _make(files: TlsSettings) -> ssl.SSLContext:
             ) from error
         context.verify_mode = ssl.CERT_OPTIONAL
     return context
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, which answers waiting polls when it must end."""
+
+    def __init__(self, config: uvicorn.Config, watch: StateWatch) -> None:
+        super().__init__(config)
+        self._watch = watch
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        # uvicorn would raise the signal again at its end, and so kill the process before the journal is closed.
+        if self.should_exit and sig == signal.SIGINT:
+            self.force_exit = True
+        self.should_exit = True
+        self._watch.close()
+
+
+def run_until_signal(
+    api: WorkloadManagementApi,
+    watch: StateWatch,
+    configuration: ServerConfiguration,
+    context: ssl.SSLContext | None,
+) -> None:
+    """Listen and answer until a signal asks for the end (ServerMisconfigured: it cannot listen).
+
+    Args:
+        context: of TLS; None: without it.
+    """
+    listen = configuration.listen
+    config = uvicorn.Config(
+        api,
+        host=listen.address,
+        port=listen.port,
+        http=TlsConnection if context else BoundedConnection,
+        ws="none",
+        lifespan="on",
+        access_log=False,
+        log_config=None,
+        proxy_headers=False,  # addresses decide which Client-Cert is believed: no header may change them
+        server_header=False,
+        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
+        timeout_graceful_shutdown=_STOP_SECONDS,
+        backlog=4096,
+        # uvicorn counts from this number on; BoundedConnection closes what is above the number before.
+        limit_concurrency=configuration.limits.connections + 1,
+    )
+    config.load()
+    if context is not None:
+        config.ssl = context
+    try:
+        _Server(config, watch).run()
+    except SystemExit as error:  # uvicorn's way to say that it could not listen; its log says why
+        raise ServerMisconfigured(
+            f"cannot listen on {listen.address} port {listen.port}",
+            remedy="see that no other program listens there, and that the address is this machine's",
+        ) from error

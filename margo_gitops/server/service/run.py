@@ -8,7 +8,6 @@ import ipaddress
 import logging
 import os
 import shutil
-import signal
 import ssl
 import sys
 import threading
@@ -16,10 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import FrameType
 from typing import Final
-
-import uvicorn
 
 from margo_gitops.digests import Digest
 from margo_gitops.documents.freshness import parse_valid_for
@@ -54,7 +50,7 @@ from margo_gitops.server.service.configuration import (
     ServerConfiguration,
     SignatureSettings,
 )
-from margo_gitops.server.service.connection import BoundedConnection, RenewedTls, TlsConnection
+from margo_gitops.server.service.connection import RenewedTls, run_until_signal
 from margo_gitops.server.service.stores import database_url, opened_registry, report_store
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.server.watched_file import WatchedFile
@@ -68,9 +64,6 @@ from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_sig
 
 _LOG = logging.getLogger("margo_gitops.server")
 LOOK_SECONDS: Final = 0.1
-_STOP_SECONDS: Final = 16
-"""For the last answers: a statement of the database of reports may take 10 seconds."""
-_KEEP_ALIVE_SECONDS: Final = 120
 _PACK_SECONDS: Final = 60
 _STRANGERS_PER_MINUTE: Final = 300
 """Requests for enrolment without a secret or key that is known, of all together."""
@@ -205,7 +198,7 @@ def serve(configuration: ServerConfiguration) -> None:
         if configuration.freshness is not None:
             background.append(_renewal(configuration, configuration.freshness, watch, signers).run)
         api = WorkloadManagementApi(contracts, commits, background, AccessLog(configuration.log))
-        _run(api, watch, configuration, context)
+        run_until_signal(api, watch, configuration, context)
 
 
 def _followed(settings: MirrorSettings, folder: Path) -> FollowedState:
@@ -288,57 +281,6 @@ def _signature_files(
     if settings.root_certificate is None:
         return accepted, None
     return accepted, WatchedFile(settings.root_certificate, read_root_certificate, "", "root certificate")
-
-
-class _Server(uvicorn.Server):
-    """uvicorn, which answers waiting polls when it must end."""
-
-    def __init__(self, config: uvicorn.Config, watch: StateWatch) -> None:
-        super().__init__(config)
-        self._watch = watch
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        # uvicorn would raise the signal again at its end, and so kill the process before the journal is closed.
-        if self.should_exit and sig == signal.SIGINT:
-            self.force_exit = True
-        self.should_exit = True
-        self._watch.close()
-
-
-def _run(
-    api: WorkloadManagementApi,
-    watch: StateWatch,
-    configuration: ServerConfiguration,
-    context: ssl.SSLContext | None,
-) -> None:
-    listen = configuration.listen
-    config = uvicorn.Config(
-        api,
-        host=listen.address,
-        port=listen.port,
-        http=TlsConnection if context else BoundedConnection,
-        ws="none",
-        lifespan="on",
-        access_log=False,
-        log_config=None,
-        proxy_headers=False,  # addresses decide which Client-Cert is believed: no header may change them
-        server_header=False,
-        timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-        timeout_graceful_shutdown=_STOP_SECONDS,
-        backlog=4096,
-        # uvicorn counts from this number on; BoundedConnection closes what is above the number before.
-        limit_concurrency=configuration.limits.connections + 1,
-    )
-    config.load()
-    if context is not None:
-        config.ssl = context
-    try:
-        _Server(config, watch).run()
-    except SystemExit as error:  # uvicorn's way to say that it could not listen; its log says why
-        raise ServerMisconfigured(
-            f"cannot listen on {listen.address} port {listen.port}",
-            remedy="see that no other program listens there, and that the address is this machine's",
-        ) from error
 
 
 def _identity(configuration: ServerConfiguration, registry: EnrolmentRegistry | None = None) -> Identify:
