@@ -57,7 +57,7 @@ class TwoPlaces:
         """Take the places.
 
         Args:
-            copy: None where there is none.
+            copy: None for no second place.
             most: bytes that the file may have.
         """
         self.paths = (path,) if copy is None else (path, copy)
