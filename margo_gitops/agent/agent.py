@@ -206,7 +206,7 @@ def working_agent(
                 tell=reporter.hear if reporter else _nothing,
             )
             cycle = Cycle(
-                policy=lambda: read_policy(configuration),
+                policy=lambda: read_policy(configuration, trust),
                 fallback=read_policy(configuration, signed=False),
                 transport=transport,
                 store=store,

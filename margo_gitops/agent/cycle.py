@@ -159,6 +159,8 @@ class Cycle:
         """
         self._told, self._telling = self._telling, set()
         memory = self._read_floor()
+        if self.trust is not None:
+            self.trust.begin()
         try:
             policy = self.policy()
         except (AgentMisconfigured, AllowedSignersInvalid) as unreadable:

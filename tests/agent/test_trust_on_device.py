@@ -18,6 +18,9 @@ from support.trust_documents import EXPIRES, FRESHNESS, ROOTS, carry, document, 
 
 from margo_gitops.agent.agent import Parts, working_agent
 from margo_gitops.agent.cycle import Outcome
+from margo_gitops.agent.memory.state_folder import TwoPlaces
+from margo_gitops.agent.pull import signature_check, trust_keeper
+from margo_gitops.agent.pull.device_clock import DeviceClock
 from margo_gitops.agent.pull.held import floor_files, verify_held
 from margo_gitops.agent.service.loop import Interruptions
 from margo_gitops.agent.settings.environment import Environment
@@ -26,10 +29,12 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.freshness import parse_moment
 from margo_gitops.documents.state_layout import COMMIT_MEDIA_TYPE, COMMITS_PATH
 from margo_gitops.documents.trust_document import FloorChange, RevokedKey
+from margo_gitops.errors import TrustDocumentGap
 from margo_gitops.state_repo.freshness_refs import Renewal, add_statement, leaf_of
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.trust.ssh_key import SshPublicKey
 
 NOW = datetime(2026, 10, 21, 10, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -449,3 +454,66 @@ def test_over_http_a_fast_forward_is_taken_back_though_no_lower_version_is_fetch
         server.resources["/api/v1/trust/2.json"] = ("application/json", signed(said, *ROOTS[:2]))
         outcome = plant.cycle()
         assert (outcome.version, plant.greeting) == (2, "two"), outcome.poll_error
+
+
+def test_each_version_is_read_once_in_a_cycle_and_verified_once(plant: Plant, monkeypatch: pytest.MonkeyPatch) -> None:
+    counted = dict.fromkeys(("given", "kept", "chain", "signature"), 0)
+
+    def count(owner: object, name: str, what: str) -> None:
+        real = getattr(owner, name)
+
+        def call(*arguments: object, **options: object) -> object:
+            counted[what] += 1
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(owner, name, call)
+
+    count(trust_keeper, "read_small_file", "given")
+    count(trust_keeper, "answer_apart", "chain")
+    count(signature_check, "answer_apart", "signature")
+    count(TwoPlaces, "read", "kept")
+    plant.publish("one")
+    last = 12
+    plant.carry({1: FIRST_DOCUMENT} | {each: signed(document(each), *ROOTS[:2]) for each in range(2, last + 1)})
+    with plant.agent() as parts:
+        assert parts.cycle.run().poll == "new"
+        plant.publish("two", trust=str(last))
+        counted.update(dict.fromkeys(counted, 0))
+        assert parts.cycle.run().version == 2
+        assert len(plant.followed) == last - 1
+        assert counted["given"] == 1
+        assert counted["kept"] <= last + 1
+        assert counted["chain"] == 0, "the held document was verified in the cycle before"
+        assert counted["signature"] <= 2 * (last - 1) + 2
+        counted.update(dict.fromkeys(counted, 0))
+        assert parts.cycle.run().poll == "unchanged"
+        assert (counted["given"], counted["chain"], counted["signature"]) == (1, 0, 0)
+        assert counted["kept"] <= last + 1
+
+
+def test_64_versions_are_followed_in_a_row_and_the_rest_in_the_next_poll(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    monkeypatch.setattr(trust_keeper, "verify_apart", SshPublicKey.verify)
+    (tmp_path / "root.json").write_bytes(FIRST_DOCUMENT)
+
+    class Source:
+        def trust_document(self, version: int) -> bytes | None:
+            return signed(document(version), *ROOTS[:2])
+
+    keeper = trust_keeper.TrustKeeper(
+        DEVICE,
+        tmp_path / "root.json",
+        None,
+        lambda version: TwoPlaces(tmp_path / f"trust-{version}.json", None, 64 * 1024),
+        lambda _event: None,
+        DeviceClock(NOW.timestamp, TwoPlaces(tmp_path / "clock.txt", None, 64)),
+        Source(),
+    )
+    with pytest.raises(TrustDocumentGap, match="the next poll continues"):
+        keeper.reach(70)
+    assert keeper.current().version == 65
+    keeper.begin()
+    assert keeper.reach(70)
+    assert keeper.current().version == 70

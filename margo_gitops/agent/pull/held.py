@@ -92,10 +92,13 @@ def trust_keeper(
     )
 
 
-def read_policy(configuration: AgentConfiguration, *, signed: bool = True) -> TrustPolicy:
+def read_policy(
+    configuration: AgentConfiguration, trust_document: TrustKeeper | None = None, *, signed: bool = True
+) -> TrustPolicy:
     """Return what the device demands of its state, with the list of signers as it is now.
 
     Args:
+        trust_document: what keeps the fleet's trust document; None: the configuration's.
         signed: whether to read the list; without, every key counts whose signature is right.
 
     Raises:
@@ -107,7 +110,7 @@ def read_policy(configuration: AgentConfiguration, *, signed: bool = True) -> Tr
     fleet = trust.fleet
     if not signed and trust.unsigned is None:
         signers = AnySigner(verify=verify_apart)
-    elif keeper := trust_keeper(configuration):
+    elif keeper := trust_document or trust_keeper(configuration):
         held = keeper.current()
         signers, fleet = held.signers("render"), held.document.fleet
     elif trust.allowed_signers is not None:
@@ -138,26 +141,28 @@ def freshness_keeper(
     from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper, FreshnessRules
     from margo_gitops.documents.freshness import MAX_PROOF_BYTES
 
+    trust = trust or trust_keeper(configuration)
     return FreshnessKeeper(
         FreshnessRules(configuration.device, settings.required, settings.on_expiry == "hold"),
         _two_places(configuration, FRESHNESS_FILE, MAX_PROOF_BYTES),
-        functools.partial(_statement_signers, configuration, settings),
+        functools.partial(_statement_signers, configuration, settings, trust),
         record,
         clock or device_clock(configuration, time.time),
         source,
         abortable,
-        trust or trust_keeper(configuration),
+        trust,
     )
 
 
-def _statement_signers(configuration: AgentConfiguration, settings: FreshnessSettings) -> AllowedSigners:
+def _statement_signers(
+    configuration: AgentConfiguration, settings: FreshnessSettings, trust: TrustKeeper | None
+) -> AllowedSigners:
     path = settings.allowed_signers or configuration.trust.allowed_signers
     if path is not None:
         return _parse_list(_read_list(path), str(path))
-    keeper = trust_keeper(configuration)
-    if keeper is None:
+    if trust is None:
         raise TypeError("a configuration that asks for freshness says who may sign statements")
-    return keeper.current().signers("freshness")
+    return trust.current().signers("freshness")
 
 
 def verify_held(configuration: AgentConfiguration) -> TrustedState:

@@ -13,12 +13,11 @@ ROTATE-7  An expired document takes no new state. What runs keeps running.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.state_folder import TwoPlaces
@@ -36,6 +35,9 @@ from margo_gitops.trust.trust_document import FleetTrust, first, follow, read_en
 
 MOST_FOLLOWED: Final = 64
 """Versions that are followed in a row."""
+
+_Chain: TypeAlias = tuple[bytes, tuple[tuple[bytes, ...], ...]]
+"""The given document, and the copies of each later version in order, as they are on the disk."""
 
 
 @dataclass(eq=False)
@@ -62,9 +64,20 @@ class TrustKeeper:
     clock: DeviceClock
     source: TrustSource | None = None
     abortable: Callable[[], AbstractContextManager[None]] = nullcontext
+    _held: FleetTrust | None = field(default=None, init=False)
+    _verified: tuple[_Chain, FleetTrust] | None = field(default=None, init=False)
 
     def current(self) -> FleetTrust:
-        """Return the newest document that was followed (ROTATE-1)."""
+        """Return the newest document that was followed (ROTATE-1); read from the disk once in a cycle."""
+        if self._held is None:
+            self._held = self._read()
+        return self._held
+
+    def begin(self) -> None:
+        """Begin a cycle: another process may have changed what is on the disk."""
+        self._held = None
+
+    def _read(self) -> FleetTrust:
         given = read_small_file(
             self.given,
             MAX_ENVELOPE_BYTES,
@@ -73,11 +86,14 @@ class TrustKeeper:
             remedy="put keys/<version>.json of the fleet repo there, or correct trust.document",
         )
         try:
-            version = _version(given, str(self.given))
+            version = read_envelope(given, str(self.given)).version
             kept: list[tuple[bytes, ...]] = []
             while copies := self.place(version + len(kept) + 1).read():
                 kept.append(tuple(copies))
-            return _newest(given, str(self.given), self.fleet, tuple(kept))
+            chain = given, tuple(kept)
+            if self._verified is None or self._verified[0] != chain:
+                self._verified = chain, _newest(given, str(self.given), self.fleet, chain[1])
+            return self._verified[1]
         except TrustRefused as error:
             raise AgentMisconfigured(
                 f"the trust document of this device cannot be used: {error.what}",
@@ -104,8 +120,11 @@ class TrustKeeper:
                 break
             held = self.take(content)
         if named is not None and held.version < named:
+            only = f"the source has only version {held.version}"
+            if held.version == begin.version + MOST_FOLLOWED:
+                only = f"a device follows {MOST_FOLLOWED} versions in a row; the next poll continues"
             raise TrustDocumentGap(
-                f"trust document {named} is named, but the source has only version {held.version}",
+                f"trust document {named} is named, but {only}",
                 device=self.device,
                 remedy="publish again; if the source has it, find out who keeps it from this device",
             )
@@ -130,7 +149,13 @@ class TrustKeeper:
         except TrustRefused as refusal:
             refusal.device = self.device
             raise
-        self.place(offered.version).write(content)
+        place = self.place(offered.version)
+        place.write(content)
+        if self._verified is not None and content in (copies := tuple(place.read())):
+            given, kept = self._verified[0]
+            before = offered.version - 1 - read_envelope(given).version
+            self._verified = (given, (*kept[:before], copies)), offered
+        self._held = offered
         text = f"{offered.name} is followed, signed by {', '.join(offered.signed_by(held))}"
         self.record(Event(Reason.TRUST_FOLLOWED, text))
         return offered
@@ -171,14 +196,8 @@ class TrustKeeper:
             return self.source.trust_document(version)
 
 
-@functools.lru_cache(maxsize=4)
-def _version(given: bytes, file: str) -> int:
-    return read_envelope(given, file).version
-
-
-@functools.lru_cache(maxsize=4)
 def _newest(given: bytes, file: str, fleet: str | None, kept: tuple[tuple[bytes, ...], ...]) -> FleetTrust:
-    """Return the newest document of a chain; asked several times in a cycle.
+    """Return the newest document of a chain.
 
     Args:
         kept: the copies of each later version, in order.
