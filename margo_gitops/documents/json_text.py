@@ -183,7 +183,11 @@ def write_json(value: Json) -> bytes:
 
 def write_sorted_json(value: Json) -> bytes:
     """Return what `write_json` does for a value whose keys are sorted, and whose numbers are whole, of 64 bits."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+"""`json.dumps` would make one for each value."""
 
 
 def pretty_json(value: Json) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from margo_gitops.rendering.intent import Application, ById, ComponentContent, I
 from margo_gitops.rendering.parameters import Effective, effective_parameters, layers
 from margo_gitops.rendering.placement import TargetDevice, choose_profile
 
-_DEPLOYMENT_IDS = uuid.UUID("8a2d2b0e-3f0a-5c39-9f2c-6f0d4be0a6a1")
+_DEPLOYMENT_IDS = uuid.UUID("8a2d2b0e-3f0a-5c39-9f2c-6f0d4be0a6a1").bytes
 """The name space of deployment ids. Never changes: every id in every fleet depends on it."""
 
 
@@ -35,7 +36,12 @@ _DEPLOYMENT_IDS = uuid.UUID("8a2d2b0e-3f0a-5c39-9f2c-6f0d4be0a6a1")
 def deployment_id(fleet: str, device: str, deployment: str) -> str:
     """Return the UUIDv5 of a deployment on a device: stable, and never stored."""
     # No name holds a newline, so no two different triples join to the same text.
-    return str(uuid.uuid5(_DEPLOYMENT_IDS, f"{fleet}\n{device}\n{deployment}"))
+    name = f"{fleet}\n{device}\n{deployment}"
+    # What `uuid.uuid5` does, in a third of its time (RFC 9562 section 5.5).
+    digest = bytearray(hashlib.sha1(_DEPLOYMENT_IDS + name.encode(), usedforsecurity=False).digest()[:16])
+    digest[6], digest[8] = digest[6] & 0x0F | 0x50, digest[8] & 0x3F | 0x80
+    text = digest.hex()
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
 @dataclass(frozen=True, slots=True)

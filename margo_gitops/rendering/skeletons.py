@@ -115,12 +115,12 @@ class Skeletons:
         first = [other for other in placement.deployment.value.spec.after if other in placements]
         values: list[Scalar] = [identity, self._intent.called(target.id), target.id]
         values += (deployment_id(fleet, target.id, other) for other in first)
-        names = expression_names(placement, identity) if skeleton.parameters else {}
+        names, given = expression_names(placement, identity), tuple(self._given(placement))
         try:
             for model in skeleton.parameters:
-                given = (each[model.name] for each in self._given(placement) if model.name in each)
-                value = evaluate(next(given, model.origin.written), names)
-                parameter = replace(model, value=value)
+                own = (each[model.name] for each in given if model.name in each)
+                value = evaluate(next(own, model.origin.written), names)
+                parameter = Effective(model.name, value, model.origin, (), model.targets)
                 if isinstance(value, tuple) or not is_right(parameter, placement.application, placement.profile):
                     return None
                 values.append(value)

@@ -6,19 +6,20 @@ gigabyte of disk. The pack becomes visible with its index, whose rename is the l
 
 from __future__ import annotations
 
+import hashlib
 import os
+import struct
 import tempfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
-from dulwich.pack import write_pack_index_v2
-
 from margo_gitops.disk.files import sync_folder
-from margo_gitops.trust.git_objects import object_id, pack_bytes, pack_entry
+from margo_gitops.trust.git_objects import object_id, pack_entry, pack_parts
 
 KEPT_BY: Final = "margo-gitops\n"
 """What a `.keep` of ours says."""
@@ -69,12 +70,12 @@ class ObjectPack:
         if not self._entries:
             yield
             return
-        content = pack_bytes([entry for entry, _ in self._entries.values()])
-        keep = folder / f"pack-{content[-20:].hex()}.keep"
+        parts = pack_parts([entry for entry, _ in self._entries.values()])
+        keep = folder / f"pack-{parts[-1].hex()}.keep"
         folder.mkdir(parents=True, exist_ok=True)
         try:
             keep.write_text(KEPT_BY)
-            self._write(folder, content)
+            self._write(folder, parts)
             yield
         finally:
             keep.unlink(missing_ok=True)
@@ -84,30 +85,53 @@ class ObjectPack:
         with self.written(folder):
             pass
 
-    def _write(self, folder: Path, content: bytes) -> None:
-        checksum = content[-20:]
-        index = [
-            (bytes.fromhex(name), offset, zlib.crc32(entry)) for name, (entry, offset) in sorted(self._entries.items())
-        ]
+    def _write(self, folder: Path, parts: list[bytes]) -> None:
+        checksum = parts[-1]
         stem = folder / f"pack-{checksum.hex()}"
         if stem.with_suffix(".pack").exists() and stem.with_suffix(".idx").exists():
             return  # the same objects, of a render whose refs could not be moved
-        _write(stem.with_suffix(".pack"), content)
+        _write(stem.with_suffix(".pack"), parts)
         try:
-            file = BytesIO()
-            write_pack_index_v2(file, index, checksum)
-            _write(stem.with_suffix(".idx"), file.getbuffer())
+            found = {name: (zlib.crc32(entry), offset) for name, (entry, offset) in self._entries.items()}
+            _write(stem.with_suffix(".idx"), [index_bytes(found, checksum)])
         except BaseException:
             stem.with_suffix(".pack").unlink()
             raise
         sync_folder(folder)
 
 
-def _write(target: Path, content: bytes | memoryview) -> None:
+_LARGE = 1 << 31
+
+
+def index_bytes(entries: Mapping[str, tuple[int, int]], checksum: bytes) -> bytes:
+    """Return the index of a pack, of version 2 (gitformat-pack).
+
+    Args:
+        entries: CRC-32 and offset of each entry, by the object's id.
+        checksum: the pack's.
+    """
+    names = sorted(entries)
+    first = Counter(name[:2] for name in names)
+    offsets = [entries[name][1] for name in names]
+    large = [offset for offset in offsets if offset >= _LARGE]
+    places = {offset: _LARGE | place for place, offset in enumerate(large)}
+    content = b"".join([
+        struct.pack(">4sL", b"\xfftOc", 2),
+        struct.pack(">256L", *accumulate(first[f"{byte:02x}"] for byte in range(256))),
+        bytes.fromhex("".join(names)),
+        struct.pack(f">{len(names)}L", *(entries[name][0] for name in names)),
+        struct.pack(f">{len(names)}L", *(places.get(offset, offset) for offset in offsets)),
+        struct.pack(f">{len(large)}Q", *large),
+        checksum,
+    ])  # fmt: skip
+    return content + hashlib.sha1(content, usedforsecurity=False).digest()
+
+
+def _write(target: Path, parts: Iterable[bytes]) -> None:
     descriptor, name = tempfile.mkstemp(prefix="tmp_pack_", dir=target.parent)  # git removes such leftovers
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
+            file.writelines(parts)
             file.flush()
             os.fsync(descriptor)
         Path(name).chmod(0o444)

@@ -147,8 +147,16 @@ def device_tree_id(manifest: bytes, deployments: Mapping[str, bytes]) -> str:
 
 def pack_bytes(entries: Collection[bytes]) -> bytes:
     """Return a pack of version 2 (gitformat-pack)."""
-    content = b"".join([b"PACK", struct.pack(">LL", 2, len(entries)), *entries])
-    return content + hashlib.sha1(content, usedforsecurity=False).digest()
+    return b"".join(pack_parts(entries))
+
+
+def pack_parts(entries: Collection[bytes]) -> list[bytes]:
+    """Return what a pack of version 2 is joined from; the last part is its checksum."""
+    parts = [struct.pack(">4sLL", b"PACK", 2, len(entries)), *entries]
+    checksum = hashlib.sha1(usedforsecurity=False)
+    for part in parts:
+        checksum.update(part)
+    return [*parts, checksum.digest()]
 
 
 def pack_entry(kind: bytes, content: bytes, level: int = zlib.Z_DEFAULT_COMPRESSION) -> bytes:

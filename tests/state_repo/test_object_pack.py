@@ -5,9 +5,11 @@ import resource
 import subprocess
 import sys
 from contextlib import suppress
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from dulwich.pack import write_pack_index_v2
 from hypothesis import given
 from hypothesis import strategies as st
 from support.git_cli import Git
@@ -16,7 +18,7 @@ from support.real import unavailable
 from support.state_publishing import Renderer
 
 from margo_gitops.errors import StateRepoUnusable
-from margo_gitops.state_repo.object_pack import ObjectPack
+from margo_gitops.state_repo.object_pack import ObjectPack, index_bytes
 from margo_gitops.trust.git_objects import BLOB, TREE, object_id
 
 
@@ -52,6 +54,15 @@ def test_gits_own_index_of_the_pack_is_the_same(repository: Git, tmp_path: Path)
     own = tmp_path / "own.idx"
     repository.run("index-pack", "--strict", "-o", own, body)
     assert own.read_bytes() == index.read_bytes()
+
+
+@given(st.dictionaries(st.binary(min_size=20, max_size=20), st.integers(0, 2**32 - 1)), st.data())
+def test_the_index_of_a_large_pack_is_that_of_dulwich(entries: dict[bytes, int], data: st.DataObject):
+    places = data.draw(st.lists(st.integers(12, 2**34), min_size=len(entries), max_size=len(entries), unique=True))
+    rows = [(name, place, crc) for (name, crc), place in zip(sorted(entries.items()), places, strict=True)]
+    theirs = BytesIO()
+    write_pack_index_v2(theirs, rows, b"c" * 20)
+    assert index_bytes({name.hex(): (crc, place) for name, place, crc in rows}, b"c" * 20) == theirs.getvalue()
 
 
 @times(0.5)
@@ -97,7 +108,7 @@ def test_the_same_pack_again_is_left_as_it_is(repository: Git):
 
 LIMITED = """
 import pathlib, resource, signal, sys
-from margo_gitops.state_repo.object_pack import ObjectPack
+from margo_gitops.state_repo.object_pack import ObjectPack, index_bytes
 pack = ObjectPack()
 for number in range(int(sys.argv[2])):
     pack.add(b"blob", b"%d" % number)
