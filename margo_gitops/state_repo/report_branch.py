@@ -2,6 +2,7 @@
 
     <two hex digits>/<client>/capabilities/<device>.json
     <two hex digits>/<client>/status/<deployment id>.json
+    <two hex digits>/<client>/receipts/latest.json
 
 The digits, of the client name's sha256, keep the folders small: a commit of one report writes four small trees, however
 large the fleet is. Only the server writes this branch, so it is a loose ref under git's own lock, and a render never
@@ -31,7 +32,9 @@ _STALE_LOCK_SECONDS: Final = 60.0
 COMPACT_LOCK: Final = "margo-gitops-compact.lock"
 """Held while objects are removed that no ref leads to: a report may hold the same bytes again, and counts on them."""
 
-ReportKind: TypeAlias = Literal["capabilities", "status"]
+ReportKind: TypeAlias = Literal["capabilities", "status", "receipts"]
+LATEST: Final = "latest"
+"""The one file of receipts that a client has: those that came since the commit before."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -40,7 +43,7 @@ class ReportKey:
 
     Attributes:
         client: the client that reported.
-        name: the device id of capabilities, the deployment id of a status.
+        name: the device id of capabilities, the deployment id of a status, `latest` for receipts.
     """
 
     client: str

@@ -17,7 +17,7 @@ from margo_gitops.documents.state_layout import REPORTS_REF
 from margo_gitops.documents.status import State
 from margo_gitops.state_repo.git_store import bad_object, first_parents
 from margo_gitops.state_repo.objects import StateObjects
-from margo_gitops.state_repo.report_branch import ReportKey, ReportKind, bucket_of
+from margo_gitops.state_repo.report_branch import LATEST, ReportKey, ReportKind, bucket_of
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FOLDER_MODE, TreeEntry
 
 _STATES: Final = frozenset(get_args(State))
@@ -206,7 +206,7 @@ def key_of(path: str) -> ReportKey | None:
     name = parts[3].removesuffix(_SUFFIX)
     kind = cast("ReportKind", parts[2])
     about = _decoded(name.encode()) if kind == "capabilities" else name
-    if client is None or about is None:
+    if client is None or about is None or (kind == "receipts" and name != LATEST):
         return None
     key = ReportKey(client, kind, about)
     return key if "/".join(key.path) == path else None

@@ -29,6 +29,7 @@ from margo_gitops.documents.receipt import (
     Receipt,
     ReceiptFile,
     SignedReceipt,
+    write_receipts,
 )
 from margo_gitops.documents.records import read
 from margo_gitops.errors import InvalidDocument, SignatureInvalid, UnreadableDocument
@@ -125,6 +126,19 @@ def not_yet_held(held: tuple[SignedReceipt, ...], sent: tuple[SignedReceipt, ...
     texts = [each.receipt for each in sent]
     newest = held[-1].receipt if held else None
     return sent[texts.index(newest) + 1 :] if newest in texts else sent
+
+
+def joined(held: bytes | None, sent: bytes, *, is_committed: bool) -> bytes:
+    """Return a file of receipts with what was sent after what is held, or what is held where nothing of it is news.
+
+    Args:
+        is_committed: whether what is held is in the branch of reports already, so that news begin a new file.
+    """
+    before = read_receipts(held, "receipts") if held else ()
+    news = not_yet_held(before, read_receipts(sent, "receipts"))
+    if not news:
+        return held or sent
+    return write_receipts((*(() if is_committed else before), *news))
 
 
 @dataclass(slots=True)

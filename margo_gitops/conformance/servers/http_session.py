@@ -12,7 +12,7 @@ from margo_gitops.conformance.servers.checking import CheckFailed, CheckSkipped,
 from margo_gitops.conformance.servers.client import RawClient, Reply, ServerTarget
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import MANIFEST_MEDIA_TYPE, DeploymentReference, StateManifest
-from margo_gitops.documents.state_layout import COMMITS_PATH, MANIFEST_FILE, TRUST_PATH, trust_file
+from margo_gitops.documents.state_layout import COMMITS_PATH, MANIFEST_FILE, RECEIPTS_PATH, TRUST_PATH, trust_file
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 
 API: Final = "/api/v1"
@@ -81,6 +81,11 @@ class HttpSession:
     def trust_path(self, version: int) -> str:
         """Return the path of a version of the trust document."""
         return f"{self.target.prefix}{TRUST_PATH}{trust_file(version)}"
+
+    @property
+    def receipts_path(self) -> str:
+        """The path of receipts."""
+        return f"{self.target.prefix}{RECEIPTS_PATH}"
 
     def status_path(self, deployment: str) -> str:
         """Return the path of a deployment's status."""

@@ -1,4 +1,4 @@
-"""Checks of what a Margo server does with reports (docs/http.md, H-S-16 to H-S-19)."""
+"""Checks of what a Margo server does with reports (docs/http.md, H-S-16 to H-S-19, H-S-26)."""
 
 from __future__ import annotations
 
@@ -95,6 +95,13 @@ def _of_another(session: HttpSession) -> None:
     expect(reply.status in (403, 404), f"capabilities of another device are answered with {reply.status}")
 
 
+def _wrong_receipts(session: HttpSession) -> None:
+    reply = _send(session, "POST", session.receipts_path, b'{"receipts":[{"receipt":"{}","signature":""}]}')
+    if reply.status in (404, 405):
+        raise NotApplicable("the server takes no receipts")
+    expect(reply.status == 422, f"what is not a receipt is answered with {reply.status}")
+
+
 def _only_if_asked(session: HttpSession) -> None:
     if session.target.reports == "invalid":
         raise CheckSkipped("it would change what the server knows of the device; ask for it with --reports all")
@@ -106,6 +113,7 @@ REPORTING: Final[tuple[Check[HttpSession], ...]] = (
     Check("H-S-17", "a status of nothing is 404", _status_of_nothing),
     Check("H-S-18", "wrong capabilities are refused", _wrong_capabilities),
     Check("H-S-18", "valid capabilities are taken", _takes_capabilities),
+    Check("H-S-26", "what is not a receipt is refused", _wrong_receipts),
     Check("H-S-19", "capabilities of another device are refused", _of_another),
 )
 """Checks that send reports; valid ones only where that is asked for."""

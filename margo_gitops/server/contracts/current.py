@@ -15,7 +15,13 @@ from starlette.types import Receive, Scope
 from margo_gitops.documents.enrolment import ENROLMENT_PATH
 from margo_gitops.documents.freshness import FRESHNESS_MEDIA_TYPE
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
-from margo_gitops.documents.state_layout import COMMIT_HEADER, COMMIT_MEDIA_TYPE, COMMITS_PATH, TRUST_PATH
+from margo_gitops.documents.state_layout import (
+    COMMIT_HEADER,
+    COMMIT_MEDIA_TYPE,
+    COMMITS_PATH,
+    RECEIPTS_PATH,
+    TRUST_PATH,
+)
 from margo_gitops.server.identity.callers import ANYBODY, Caller, Identify, seen
 from margo_gitops.server.identity.tokens import ASK_FOR_TOKEN, with_bearer
 from margo_gitops.server.limits import Admission
@@ -110,6 +116,7 @@ _DOMAIN: Final = Answer(200, "The trust domain and its bundle's place.", "applic
 _TRUST: Final = Answer(200, "The trust bundle (SPIFFE).", "application/json")
 _READABLE: Final = "The state repo can be read."
 _SAY_STATUS: Final = "Say what became of a deployment."
+_SAY_RECEIPTS: Final = "Say what ran, signed by the device."
 _SAY_DEVICE: Final = "Say what a device is and offers."
 _FORGET: Final = "Forget a device and its children."
 _FORGOTTEN: Final = (Answer(204, "Forgotten."),)
@@ -147,6 +154,11 @@ ROUTES: Final[tuple[Route[Parts], ...]] = (
         "/api/v1/deployments/{deploymentId}/status",
         "device",
         {"POST": _keep(lambda parts: parts.writing.post_status, "DeploymentStatus", _SAY_STATUS)},
+    ),
+    Route(
+        RECEIPTS_PATH,
+        "device",
+        {"POST": _keep(lambda parts: parts.writing.post_receipts, "ReceiptFile", _SAY_RECEIPTS)},
     ),
     Route(
         "/api/v1/capabilities/{deviceId}",

@@ -13,6 +13,7 @@ from margo_gitops.documents.enrolment import EnrolmentAnswer, EnrolmentEnvelope
 from margo_gitops.documents.freshness import FreshnessProof
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.receipt import ReceiptFile
 from margo_gitops.documents.records import json_schema
 from margo_gitops.documents.status import DeploymentStatus
 from margo_gitops.server.contracts.current import ROUTES, Parts
@@ -137,6 +138,7 @@ def _schemas() -> dict[str, Json]:
         FreshnessProof,
         EnrolmentEnvelope,
         EnrolmentAnswer,
+        ReceiptFile,
     ):
         schema = json_schema(record, schema_id="", title=record.__name__)
         parts = cast("dict[str, Json]", schema.pop("$defs", {}))

@@ -5,6 +5,7 @@ JOURNAL-2  Reports that come meanwhile share the next transaction: one flush, an
 JOURNAL-3  A device keeps one report for each subject: the newest. How many subjects it may have is bounded.
            So are their bytes, of one device and of all.
 JOURNAL-4  A report that says what the last one said changes nothing, and costs no flush.
+JOURNAL-5  Receipts come after those that are not in the branch yet: none replaces another.
 
 The rules are here, once. Where the rows are is a `ReportStore`: a file of SQLite, or a PostgreSQL database that
 several servers share.
@@ -18,13 +19,14 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, Literal, TypeAlias, TypeVar, cast
 
 from margo_gitops.errors import MargoGitopsError, ReportsDatabaseAway, ReportsUnusable
 from margo_gitops.server.reports.store import Connection, Hear, Heard, ReportStore, Transaction
 from margo_gitops.state_repo.report_branch import ReportKey, ReportKind
+from margo_gitops.trust.receipts import joined
 
 T = TypeVar("T")
 Kept: TypeAlias = Literal["created", "updated", "unchanged", "full", "all-full", "no-gateway"]
@@ -193,10 +195,10 @@ class ReportJournal:
 
     async def committed(self, changes: Sequence[Uncommitted]) -> None:
         """Remember that these are in the branch; what changed since is not among them."""
+        rows = [(*_values(each.key), each.change) for each in changes]
+        same = f"WHERE {_THIS} AND change = ?"
 
         def mark(journal: Transaction) -> None:
-            rows = [(*_values(each.key), each.change) for each in changes]
-            same = f"WHERE {_THIS} AND change = ?"
             journal.connection.executemany(f"UPDATE report SET committed = 1 {same}", rows)
             journal.connection.executemany(f"DELETE FROM report {same} AND content IS NULL", rows)
 
@@ -244,7 +246,9 @@ class ReportJournal:
         def keep(report: Report) -> Kept:
             if report.gateway and held.get(_gateway(report), _NOTHING)[0] is None:
                 return "no-gateway"
-            content, adopted = held.get(report.key, _NOTHING)
+            content, adopted, is_committed = held.get(report.key, _NOTHING)
+            if report.key.kind == "receipts":
+                report = replace(report, content=joined(content, report.content, is_committed=is_committed))
             if content is not None and (content, adopted) == (report.content, _version(report)):
                 return "unchanged"
             more, of_client = len(report.content) - len(content or b""), sizes[report.key.client]
@@ -257,7 +261,7 @@ class ReportJournal:
             of_client.count += report.key not in held
             of_client.size += more
             journal.total += more
-            held[report.key] = report.content, _version(report)
+            held[report.key] = report.content, _version(report), False
             changed.pop(report.key, None)
             changed[report.key] = report  # in the order in which the last ones came
             return "created" if content is None else "updated"
@@ -266,16 +270,8 @@ class ReportJournal:
         rows = []
         for report in changed.values():
             journal.change += 1
-            rows.append(
-                (
-                    *_values(report.key),
-                    report.content,
-                    report.evidence,
-                    _version(report),
-                    report.received,
-                    journal.change,
-                )
-            )
+            values = report.content, report.evidence, _version(report), report.received, journal.change
+            rows.append((*_values(report.key), *values))
         if rows:
             journal.connection.executemany(_KEEP, rows)
             versions = _adopted(journal.connection, {key.client for key in changed})
@@ -341,7 +337,7 @@ class _Size:
 
 
 _THIS: Final = "client = ? AND kind = ? AND name = ?"
-_NOTHING: Final[tuple[bytes | None, int]] = (None, 0)
+_NOTHING: Final[tuple[bytes | None, int, bool]] = (None, 0, True)
 _BYTES: Final = "coalesce(sum(length(content)), 0)"
 _KEEP: Final = (
     "INSERT INTO report (client, kind, name, content, evidence, adopted, received, change)"
@@ -360,14 +356,14 @@ def _has(connection: Connection, key: ReportKey) -> bool:
     return found.fetchone() is not None
 
 
-def _rows(connection: Connection, keys: Collection[ReportKey]) -> dict[ReportKey, tuple[bytes | None, int]]:
-    """Return content and adopted version by key; no content where it was removed."""
+def _rows(connection: Connection, keys: Collection[ReportKey]) -> dict[ReportKey, tuple[bytes | None, int, bool]]:
+    """Return content, adopted version and whether that is in the branch, by key; no content where it was removed."""
     rows = connection.execute(
-        "SELECT client, kind, name, content, adopted FROM report"
+        "SELECT client, kind, name, content, adopted, committed FROM report"
         f" WHERE (client, kind, name) IN (VALUES {', '.join(['(?, ?, ?)'] * len(keys))})",
         [value for key in keys for value in _values(key)],
     )
-    return {ReportKey(client, kind, name): (content, adopted) for client, kind, name, content, adopted in rows}
+    return {ReportKey(*key): (content, adopted, bool(committed)) for *key, content, adopted, committed in rows}
 
 
 def _sizes(connection: Connection, clients: Collection[str]) -> dict[str, _Size]:

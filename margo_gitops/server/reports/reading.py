@@ -7,7 +7,7 @@ the same bytes. `strict` is the contract to the letter; `lenient` takes what rea
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -16,9 +16,10 @@ from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.kinds import CAPABILITIES, STATUS, MargoKind
 from margo_gitops.documents.nodes import Bounds, Node, SourceText
+from margo_gitops.documents.receipt import MAX_RECEIPTS, write_receipts
 from margo_gitops.documents.records import find
 from margo_gitops.documents.status import DeploymentStatus
-from margo_gitops.errors import UnreadableDocument
+from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.server.problems import (
     INVALID_REQUEST,
     NOT_AUTHORIZED,
@@ -27,6 +28,8 @@ from margo_gitops.server.problems import (
     RequestRefused,
 )
 from margo_gitops.server.requests import MAX_BODY
+from margo_gitops.trust.receipts import read_receipt
+from margo_gitops.trust.receipts import read_receipts as read_file
 
 Profile: TypeAlias = Literal["lenient", "strict"]
 
@@ -84,6 +87,31 @@ def read_status(
         raise RequestRefused(SEMANTIC_ERROR.because("This is the status of another deployment.", [wrong]))
     content = _normal(source, {("deviceId",): named(value.device_id)} if value.device_id else {})
     return StatusReport(content, value.adopted_manifest_version or 0)
+
+
+def read_receipts(body: bytes, names: Collection[str]) -> bytes:
+    """Return receipts in the normal form of their file; each receipt and its signature stay to the byte.
+
+    Whether they are right, the auditor says: a server that refuses a forged one hides it.
+
+    Args:
+        names: what the device may call itself.
+
+    Raises:
+        RequestRefused: 400 for what is not JSON, 422 for what is not receipts, or those of another device.
+    """
+    try:
+        found = read_file(body, "body")
+        receipts = [read_receipt(each.receipt) for each in found]
+    except UnreadableDocument as error:
+        raise RequestRefused(INVALID_REQUEST.because(f"The body cannot be read as JSON: {error.what}")) from None
+    except InvalidDocument as error:
+        wrong = [FieldError(each.path, each.message) for each in error.findings][:_MAX_ERRORS]
+        raise RequestRefused(SEMANTIC_ERROR.because("These are not valid receipts.", wrong)) from None
+    if len(found) > MAX_RECEIPTS or any(each.device not in names for each in receipts):
+        detail = f"A device sends receipts of its own, at most {MAX_RECEIPTS} at once."
+        raise RequestRefused(SEMANTIC_ERROR.because(detail))
+    return write_receipts(found)
 
 
 def device_in_fleet(client: str, device: str, *, alias: str | None = None, any_device_id: bool = False) -> str:

@@ -24,11 +24,17 @@ from margo_gitops.server.problems import (
 )
 from margo_gitops.server.reports.commits import ReportCommits
 from margo_gitops.server.reports.journal import Kept, Report, ReportJournal
-from margo_gitops.server.reports.reading import Profile, device_in_fleet, read_capabilities, read_status
+from margo_gitops.server.reports.reading import (
+    Profile,
+    device_in_fleet,
+    read_capabilities,
+    read_receipts,
+    read_status,
+)
 from margo_gitops.server.requests import read_body
 from margo_gitops.server.routing import Call
 from margo_gitops.server.state_watch import StateWatch
-from margo_gitops.state_repo.report_branch import ReportKey
+from margo_gitops.state_repo.report_branch import LATEST, ReportKey
 
 _FULL_SECONDS: Final = 3600
 _NOT_STORED_SECONDS: Final = 30
@@ -100,6 +106,14 @@ class ReportResources:
             raise RequestRefused(DEPLOYMENT_NOT_FOUND)
         return await self._kept(Report(key, report.content, caller.evidence, int(self.clock()), report.adopted))
 
+    async def post_receipts(self, call: Call) -> Response:
+        """Keep what a device signed of what ran (D-38): 201 for the first, 200 for later ones."""
+        caller = call.caller
+        body = await read_body(call.scope, call.receive)
+        content = read_receipts(body, {caller.client, self._alias(caller.client) or caller.client})
+        key = ReportKey(caller.client, "receipts", LATEST)
+        return await self._kept(Report(key, content, caller.evidence, int(self.clock())))
+
     async def _is_known(self, status: ReportKey) -> bool:
         try:
             return self.watch.look().deployed_lately(status.client, status.name) or await self.journal.has(status)
@@ -107,12 +121,15 @@ class ReportResources:
             raise _not_stored(status.client, error) from error
 
     def _named(self, client: str, device: str) -> str:
+        alias = self._alias(client)
+        return device_in_fleet(client, device, alias=alias, any_device_id=self.any_device_id)
+
+    def _alias(self, client: str) -> str | None:
         try:
-            alias = self.watch.look().alias(client)
+            return self.watch.look().alias(client)
         except MargoGitopsError as error:
             _LOG.error("the aliases of devices cannot be read: %s", error)
             raise RequestRefused(STATE_UNUSABLE.later(_spread(client))) from error
-        return device_in_fleet(client, device, alias=alias, any_device_id=self.any_device_id)
 
     async def collect(self, client: str | None = None) -> None:
         """Forget old statuses of deployments that their client does not have any more.
