@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from margo_gitops.catalog.compose_images import ServiceImage, service_images
@@ -12,22 +12,32 @@ from margo_gitops.documents.application import DeploymentProfile
 from margo_gitops.documents.components import Component
 from margo_gitops.documents.compose_variables import parameter_text, variable_name
 from margo_gitops.errors import UnreadableDocument
+from margo_gitops.rendering.explanation import CheckedDocument
 from margo_gitops.rendering.intent import Application, ComponentContent, Intent
 from margo_gitops.rendering.parameters import Effective
-from margo_gitops.rendering.placement import TargetDevice
 from margo_gitops.rendering.policies.sources import Deployed, Source
 from margo_gitops.rendering.render import PlacementsByDevice, resolve_placement
-from margo_gitops.rendering.resolution import Resolved
+from margo_gitops.rendering.skeletons import Skeleton
 
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """A deployment on a device."""
+    """A deployment on a device.
+
+    Attributes:
+        skeleton: what its document has in common with those of other devices; None: not known.
+    """
 
     deployed: Deployed
     application: Application
     profile: DeploymentProfile
     parameters: Callable[[], tuple[Effective, ...]]
+    skeleton: Skeleton | None = None
+
+    def same(self, component: Component, variables: Collection[str]) -> Hashable | None:
+        """Return what is equal where these variables of a component have the same values; None: it is not known."""
+        skeleton = self.skeleton
+        return skeleton if skeleton is not None and not skeleton.differs_in(component.name, variables) else None
 
 
 def placed(intent: Intent, placements: PlacementsByDevice) -> Iterator[Placed]:
@@ -42,16 +52,13 @@ def placed(intent: Intent, placements: PlacementsByDevice) -> Iterator[Placed]:
             )
 
 
-def placed_of(resolved: Iterable[Resolved]) -> Iterator[Placed]:
+def placed_of(documents: Iterable[CheckedDocument]) -> Iterator[Placed]:
     """Yield every deployment on every device, as far as they could be resolved."""
-    for each in resolved:
-        target: TargetDevice = each.target
-        yield Placed(
-            Deployed(each.deployment, target.site, target.id),
-            each.application,
-            each.profile,
-            lambda each=each: each.parameters,  # type: ignore[misc]
-        )
+    for each in documents:
+        placement = each.placement
+        target = placement.target
+        deployed = Deployed(placement.deployment, target.site, target.id)
+        yield Placed(deployed, placement.application, placement.profile, each.parameters, each.skeleton)
 
 
 def deployed(every: Iterable[Placed]) -> list[Deployed]:
@@ -104,18 +111,20 @@ def sources(every: Iterable[Placed], images: Images) -> list[Source]:
     What is in the fleet repo comes from the fleet repo, and is not there; what it names is.
     """
     found: dict[tuple[str, str | None, str, str, str], Source] = {}
-    seen: set[tuple[str, str | None, str]] = set()
+    seen: set[Hashable] = set()
     for each in every:
         name, site = each.deployed.deployment.value.metadata.name, each.deployed.site
         fixed = (name, site, each.profile.id) not in seen
         seen.add((name, site, each.profile.id))
         for component in each.profile.components:
-            for source in _of_component(each, component, images, fixed=fixed):
+            for source in _of_component(each, component, images, seen, fixed=fixed):
                 found.setdefault((name, site, source.what, source.reference, str(source.where)), source)
     return list(found.values())
 
 
-def _of_component(each: Placed, component: Component, images: Images, *, fixed: bool) -> Iterator[Source]:
+def _of_component(
+    each: Placed, component: Component, images: Images, seen: set[Hashable], *, fixed: bool
+) -> Iterator[Source]:
     content = each.application.contents.get(component.name)
     what = f"component {component.name}"
     if content is None:
@@ -126,11 +135,11 @@ def _of_component(each: Placed, component: Component, images: Images, *, fixed: 
         if fixed:
             yield Source(each.deployed, what, content.location)
     elif each.profile.type == "compose":
-        yield from _of_images(each, component, content, images, fixed=fixed)
+        yield from _of_images(each, component, content, images, seen, fixed=fixed)
 
 
 def _of_images(
-    each: Placed, component: Component, content: ComponentContent, images: Images, *, fixed: bool
+    each: Placed, component: Component, content: ComponentContent, images: Images, seen: set[Hashable], *, fixed: bool
 ) -> Iterator[Source]:
     try:
         found = images.of(content)
@@ -141,7 +150,12 @@ def _of_images(
         return
     for image in found:
         what = f"the image of service {image.service}"
-        if image.variables():
+        if variables := image.variables():
+            same = each.same(component, variables)
+            key = (each.deployed.site, same, component.name, image.service)
+            if same is not None and key in seen:
+                continue
+            seen.add(key)
             name, parameter = image_name(each.parameters(), component, image)
             where = parameter.location if parameter else None
             problem = "" if name else "has no name"

@@ -8,18 +8,20 @@ site, and a deployment of an unknown application is not placed.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.matching import deployment_type_unmet, unmet
 from margo_gitops.errors import MargoGitopsError, NotPlaceable, ReferenceUnknown, RenderingRefused
-from margo_gitops.rendering.desired_state import DocumentWriter, PreviousState
+from margo_gitops.rendering.desired_state import PreviousState
 from margo_gitops.rendering.intent import Intent
+from margo_gitops.rendering.parameters import Effective
 from margo_gitops.rendering.references import SHARED_PARAMETER, broken_references
-from margo_gitops.rendering.render import document_of, find_placements, place, resolve_placement
-from margo_gitops.rendering.resolution import Resolved
+from margo_gitops.rendering.render import document_of, find_placements, installed_parameters, place, resolve_placement
+from margo_gitops.rendering.resolution import Placement, Resolved, resolve
+from margo_gitops.rendering.skeletons import Skeleton, Skeletons
 from margo_gitops.wording import did_you_mean
 
 
@@ -29,11 +31,30 @@ class CheckedIntent:
 
     Attributes:
         errors: why it cannot be; empty where a render would succeed.
-        resolved: every deployment on every device that could be resolved.
+        documents: every deployment on every device that could be resolved.
     """
 
     errors: tuple[MargoGitopsError, ...]
-    resolved: tuple[Resolved, ...]
+    documents: tuple[CheckedDocument, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedDocument:
+    """A deployment on a device.
+
+    Attributes:
+        skeleton: what it has in common with documents of other devices; None: not known.
+    """
+
+    intent: Intent
+    placement: Placement
+    skeleton: Skeleton | None
+    _parameters: tuple[Effective, ...] | None
+
+    def parameters(self) -> tuple[Effective, ...]:
+        """Return its parameters; those of a document that a skeleton gives are resolved when somebody asks."""
+        held = self._parameters
+        return held if held is not None else resolve(self.intent, self.placement)[0].parameters
 
 
 def check_intent(
@@ -61,21 +82,31 @@ def check_intent(
         # One that selects no device may select one that could not be read.
         and not (isinstance(error, NotPlaceable) and error.device is None and {"device", "site"} & unread)
     ]
-    resolved = []
-    writer = DocumentWriter()
+    documents = []
+    skeletons = Skeletons(sound)
     for device, placed in placements.items():
         before = previous(client_of(device))
-        for placement in placed.values():
+        for name in placed:
             try:
-                each, wrong = resolve_placement(sound, placement, before)
-                found = wrong
-                if not wrong:
-                    writer.write(document_of(sound, each, placed))
-                resolved.append(each)
+                document, found = _checked(sound, placed, name, before, skeletons)
+                documents.append(document)
             except MargoGitopsError as error:
                 found = [error]
             errors += [error for error in found if not _follows(error, intent, blamed)]
-    return CheckedIntent(tuple(errors), tuple(resolved))
+    return CheckedIntent(tuple(errors), tuple(documents))
+
+
+def _checked(
+    intent: Intent, placed: Mapping[str, Placement], name: str, before: PreviousState | None, skeletons: Skeletons
+) -> tuple[CheckedDocument, list[MargoGitopsError]]:
+    placement = placed[name]
+    installed = installed_parameters(intent, placement, before)
+    if installed is None and skeletons.filled(placed, name) is not None:
+        return CheckedDocument(intent, placement, skeletons.of(placed, name), None), []
+    resolved, wrong = resolve(intent, placement, installed)
+    if not wrong:
+        skeletons.written(placed, resolved, document_of(intent, resolved, placed))
+    return CheckedDocument(intent, placement, None, resolved.parameters), wrong
 
 
 def _is_placeable(deployment: Deployment, intent: Intent) -> bool:

@@ -159,7 +159,7 @@ def _document(
 ) -> tuple[bytes, list[MargoGitopsError]]:
     """Return the bytes of a deployment's document, and everything wrong with its parameters."""
     placement = placements[name]
-    installed = _installed_parameters(intent, placement, before)
+    installed = installed_parameters(intent, placement, before)
     content = skeletons.filled(placements, name) if installed is None else None
     if content is not None:
         return content, []
@@ -190,11 +190,11 @@ def resolve_placement(
     intent: Intent, placement: Placement, before: PreviousState | None
 ) -> tuple[Resolved, list[MargoGitopsError]]:
     """Return a placement with its parameters, and everything wrong with them."""
-    installed = _installed_parameters(intent, placement, before)
+    installed = installed_parameters(intent, placement, before)
     return resolve(intent, placement, installed)
 
 
-def _installed_parameters(
+def installed_parameters(
     intent: Intent, placement: Placement, before: PreviousState | None
 ) -> Mapping[str, DeployedParameter] | None:
     """Return the parameters rendered before, if the application has settings that may not change."""

@@ -11,10 +11,11 @@ SKELETON-3  A skeleton counts once it gave the exact bytes of the documents of t
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Collection, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from margo_gitops.documents.components import ParameterValue
+from margo_gitops.documents.compose_variables import variable_name
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, DeployedParameter
 from margo_gitops.documents.nodes import Json, Scalar
 from margo_gitops.documents.yaml_text import Hole, YamlForm
@@ -30,8 +31,8 @@ _DIFFERENT = frozenset({"device", "site", "deployment"})
 """Names in expressions whose values differ between devices that share a skeleton."""
 
 
-@dataclass(slots=True)
-class _Skeleton:
+@dataclass(slots=True, eq=False)
+class Skeleton:
     """What documents share.
 
     Attributes:
@@ -43,6 +44,11 @@ class _Skeleton:
     parameters: tuple[Effective, ...]
     proven: bool = False
 
+    def differs_in(self, component: str, variables: Collection[str]) -> bool:
+        """Whether these variables of a component may have other values in another document."""
+        targets = (target for each in self.parameters for target in each.targets if component in target.components)
+        return any(variable_name(target.pointer) in variables for target in targets)
+
 
 class Skeletons:
     """Writes the documents of one render."""
@@ -50,7 +56,7 @@ class Skeletons:
     def __init__(self, intent: Intent) -> None:
         self._intent = intent
         self._writer = DocumentWriter()
-        self._held: dict[Hashable, _Skeleton] = {}
+        self._held: dict[Hashable, Skeleton] = {}
 
     def filled(self, placements: Mapping[str, Placement], name: str) -> bytes | None:
         """Return the bytes of a deployment's document; None where it has to be resolved and written in full.
@@ -58,8 +64,13 @@ class Skeletons:
         Args:
             placements: all deployments of the device, by name.
         """
+        skeleton = self.of(placements, name)
+        return self._fill(skeleton, placements, name) if skeleton is not None else None
+
+    def of(self, placements: Mapping[str, Placement], name: str) -> Skeleton | None:
+        """Return the skeleton of a deployment's document; None where none counts yet."""
         skeleton = self._held.get(self._shared(placements, name))
-        return self._fill(skeleton, placements, name) if skeleton is not None and skeleton.proven else None
+        return skeleton if skeleton is not None and skeleton.proven else None
 
     def written(
         self, placements: Mapping[str, Placement], resolved: Resolved, document: ApplicationDeployment
@@ -76,7 +87,7 @@ class Skeletons:
         if skeleton is None:
             varying = tuple(each for each in resolved.parameters if self._varies(each, resolved))
             form = YamlForm.of(self._writer.plain(_with_holes(document, varying)))
-            self._held[shared] = _Skeleton(form, varying)
+            self._held[shared] = Skeleton(form, varying)
         elif not skeleton.proven and self._fill(skeleton, placements, name) == content:
             skeleton.proven = True
         return content
@@ -108,7 +119,7 @@ class Skeletons:
         is_own = layer.document is not resolved.deployment
         return is_own or not _DIFFERENT.isdisjoint(names_in(parameter.origin.written))
 
-    def _fill(self, skeleton: _Skeleton, placements: Mapping[str, Placement], name: str) -> bytes | None:
+    def _fill(self, skeleton: Skeleton, placements: Mapping[str, Placement], name: str) -> bytes | None:
         placement = placements[name]
         fleet, target = self._intent.fleet.value.metadata.name, placement.target
         identity = deployment_id(fleet, target.id, name)

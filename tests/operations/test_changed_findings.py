@@ -35,7 +35,10 @@ def mistake(fleet: FleetFolder, data: st.DataObject) -> None:
             fleet.put(data.draw(st.sampled_from(files)), data.draw(st.sampled_from(["{", '{"kind": "Device"}'])))
         case "name":
             path = data.draw(st.sampled_from(files))
-            fleet.change(path, '"name"', '"nam"') if data.draw(st.booleans()) else fleet.put(f"devices/{site}.txt", "")
+            fleet.put(
+                path, (fleet.root / path).read_text().replace('"name"', data.draw(st.sampled_from(['"nam"', '"x"'])))
+            )
+            fleet.put(f"devices/{site}.txt", "")
         case "parameter":
             fleet.device(name, site=data.draw(st.sampled_from([None, "west", *SITES])), **{value[0]: value})
         case "overlay":

@@ -7,7 +7,7 @@ parameters instead of variables. A device that says nothing is taken for one wit
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from margo_gitops.catalog.compose_images import MAX_BYTES, ComposeFile, compose_file, interpolated, variables_in
@@ -31,6 +31,7 @@ def refused_by_devices(tree: FileTree, intent: Intent, every: Iterable[Placed]) 
     """Yield what devices will refuse of vendored compose files; an error where the device says what it allows."""
     files: dict[str, _File | None] = {}
     known: dict[tuple[object, ...], list[Refused]] = {}
+    environments: dict[tuple[Hashable, str], Mapping[str, str]] = {}
     for each in every:
         if each.profile.type != "compose":
             continue
@@ -45,7 +46,10 @@ def refused_by_devices(tree: FileTree, intent: Intent, every: Iterable[Placed]) 
             file = files[content.location]
             if file is None:
                 continue
-            environment = file.environment(each, component)
+            same = (each.same(component, file.variables), component.name)
+            environment = environments.get(same) if same[0] is not None else None
+            if environment is None:
+                environment = environments[same] = file.environment(each, component)
             key = (content.location, policy, *environment.items())
             if key not in known:
                 known[key] = list(file.refused(policy or WorkloadPolicy(), environment))

@@ -7,7 +7,7 @@ from contextlib import suppress
 
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.errors import FleetInvalid, NoFleetRepo, RenderingRefused
-from margo_gitops.operations.content_sources import placed_of
+from margo_gitops.operations.content_sources import Placed
 from margo_gitops.operations.policies.policy_history import PolicyHistory, Span, unusable
 from margo_gitops.operations.policies.policy_judging import (
     Change,
@@ -23,23 +23,22 @@ from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
 from margo_gitops.rendering.policies.freezes import ended_freezes
 from margo_gitops.rendering.render import render
-from margo_gitops.rendering.resolution import Resolved
 from margo_gitops.wording import did_you_mean
 
 
 def policy_of_content(
-    tree: RootTree, intent: Intent, resolved: Sequence[Resolved], span: Span | None
+    tree: RootTree, intent: Intent, every: Sequence[Placed], span: Span | None
 ) -> Iterator[RuleFinding]:
     """Yield applications and sources that are not allowed, and what makes the policy itself unusable.
 
     Args:
         intent: what they say, as far as it can be read.
-        resolved: every deployment on every device that could be resolved.
+        every: the deployments on devices that could be resolved.
         span: the change; None: the files are judged by their own policy alone.
     """
     own = (PolicyInForce(intent.fleet, None, intent.fleet),)
     policies = PolicyHistory(span.repo, intent.fleet).result_policies(span) if span else own
-    yield from _of_verdicts(judge_content(policies, lambda: placed_of(resolved), tree))
+    yield from _of_verdicts(judge_content(policies, lambda: every, tree))
     yield from map(of_error, unusable(tree, intent.fleet))
     yield from _unknown_sites(own[0], intent)
     if span is not None:

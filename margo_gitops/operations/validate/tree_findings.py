@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Final
 
 from margo_gitops.catalog.compose_check import fleet_compose_findings
@@ -14,16 +14,15 @@ from margo_gitops.catalog.fleet_trust import read_chain
 from margo_gitops.catalog.package import LOCK_FILE
 from margo_gitops.documents.components import Component
 from margo_gitops.errors import Finding, Location, TrustRefused, UnreadableDocument
-from margo_gitops.operations.content_sources import image_name, placed_of
+from margo_gitops.operations.content_sources import Placed, image_name, placed_of
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.validate.device_policies import refused_by_devices
 from margo_gitops.operations.validate.policy_findings import idle_silences, policy_of_content
 from margo_gitops.operations.validate.rule_findings import RuleFinding, of_error, of_finding, of_rule
 from margo_gitops.rendering.desired_state import PreviousState
-from margo_gitops.rendering.explanation import check_intent
+from margo_gitops.rendering.explanation import CheckedDocument, check_intent
 from margo_gitops.rendering.intent import Application, Intent
 from margo_gitops.rendering.placement import TargetDevice, nearest, selected, targets
-from margo_gitops.rendering.resolution import Resolved
 
 Previous = Callable[[str], PreviousState | None]
 """Returns the state of a device as rendered before, for settings that may not change."""
@@ -67,11 +66,12 @@ def judged(
         if key not in known:
             told += map(of_finding, fleet_compose_findings(tree, application))
     told += _of_keys(tree, intent)
-    told += _unpinned(tree, intent, checked.resolved)
-    told += refused_by_devices(tree, intent, placed_of(checked.resolved))
-    told += policy_of_content(tree, intent, checked.resolved, span)
+    every = list(placed_of(checked.documents))
+    told += _unpinned(tree, intent, every)
+    told += refused_by_devices(tree, intent, every)
+    told += policy_of_content(tree, intent, every, span)
     if not checked.errors:
-        told += _idle_overlays(intent, checked.resolved)
+        told += _idle_overlays(intent, checked.documents)
     told += idle_silences(intent, told)
     return told
 
@@ -87,11 +87,11 @@ def _of_keys(tree: RootTree, intent: Intent) -> Iterator[RuleFinding]:
         yield of_error(chain.missing, "warning" if chain.versions else "error")
 
 
-def _idle_overlays(intent: Intent, resolved: Sequence[Resolved]) -> Iterator[RuleFinding]:
+def _idle_overlays(intent: Intent, documents: Sequence[CheckedDocument]) -> Iterator[RuleFinding]:
     """Yield the overlays that match none of the devices that their deployment goes to."""
     reached: dict[str, list[TargetDevice]] = {}
-    for each in resolved:
-        reached.setdefault(each.deployment.value.metadata.name, []).append(each.target)
+    for each in documents:
+        reached.setdefault(each.placement.deployment.value.metadata.name, []).append(each.placement.target)
     for name, devices in reached.items():
         deployment = intent.deployments[name]
         for index, overlay in enumerate(deployment.value.spec.overlays):
@@ -123,16 +123,19 @@ _PIN: Final = {
 }
 
 
-def _unpinned(tree: RootTree, intent: Intent, resolved: tuple[Resolved, ...]) -> Iterator[RuleFinding]:
+def _unpinned(tree: RootTree, intent: Intent, every: Iterable[Placed]) -> Iterator[RuleFinding]:
     """Yield what is not pinned: of every vendored application, then of values that name images."""
     variable: dict[tuple[int, str], list[ServiceImage]] = {}
     for application in intent.applications.values():
         yield from _application_images(tree, application, variable)
-    seen: set[tuple[str, Location]] = set()
-    for each in resolved:
+    seen: set[Hashable] = set()
+    for each in every:
         for component in each.profile.components:
             for image in variable.get((id(each.application), component.name), ()):
-                yield from _unpinned_value(each, component, image, seen)
+                same = (each.same(component, image.variables()), component.name, image.service)
+                if same[0] is None or same not in seen:
+                    seen.add(same)
+                    yield from _unpinned_value(each, component, image, seen)
 
 
 def _application_images(
@@ -198,10 +201,10 @@ def _unpinned_image(image: ServiceImage) -> Iterator[RuleFinding]:
 
 
 def _unpinned_value(
-    resolved: Resolved, component: Component, image: ServiceImage, seen: set[tuple[str, Location]]
+    placed: Placed, component: Component, image: ServiceImage, seen: set[Hashable]
 ) -> Iterator[RuleFinding]:
     """Yield an image whose name comes from parameters, at the place where the value is written."""
-    name, parameter = image_name(resolved.parameters, component, image)
+    name, parameter = image_name(placed.parameters(), component, image)
     rule = pinning_rule(name)
     if rule is None:
         return
