@@ -58,6 +58,8 @@ def publish(
     """
     location = chosen_location(fleet, state)
     if shards:
+        if target is not None or history:
+            raise click.UsageError("--shards takes no TARGET and no --history: it fills what spec.shards names")
         _publish_shards(fleet, location, check, output)
         return
     if target is None:
@@ -95,6 +97,9 @@ def _publish_shards(fleet: Path, location: str, check: bool, output: str) -> Non
 
     repo = FleetRepo.find(fleet)
     shards = read_fleet_document(repo.tree("HEAD")).value.spec.shards
+    if not shards:
+        show(output, {"shards": []}, ["nothing to publish: margo-gitops.yaml has no spec.shards"])
+        return
     done, failed = [], []
     with open_state(location, cache_folder(), create=False) as held:
         for name in shards:

@@ -15,26 +15,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 import pygit2
 
+from margo_gitops.disk.files import replace_file
 from margo_gitops.documents.fleet_kinds import Shard
 from margo_gitops.documents.state_layout import (
     BRANCHES,
     DEVICE_REFS,
     FLEET_REF,
     FRESHNESS_REFS,
-    STATE_BRANCHES,
     carried_refs,
 )
-from margo_gitops.errors import PublishDiffers, PublishGoesBack, PublishTargetUnusable, StateMoved, listed
-from margo_gitops.git_program import last_lines
-from margo_gitops.state_repo.refs import Refs
+from margo_gitops.errors import PublishDiffers, PublishGoesBack, StateMoved, listed
 from margo_gitops.state_repo.remote import RemoteState, is_remote
 from margo_gitops.state_repo.state_repo import StateRepo
-
-_SOURCE: Final = "refs/source/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +48,30 @@ class PublishedShard:
 
 
 class _ShardRepo(RemoteState):
-    """A shard, and its mirror on this machine."""
+    """A shard, and a mirror on this machine that has the state repo's objects without a copy (git's alternates)."""
 
-    def take(self, folder: Path) -> Mapping[str, str]:
-        """Bring everything of a state repo into the mirror but what devices reported; return its branches.
+    def __init__(self, url: str, cache: Path, state: Path) -> None:
+        super().__init__(url, cache)
+        self._state = state
 
-        Raises:
-            StateUnreachable, StateRepoUnusable: it cannot be read.
-        """
-        names = [each.name for each in STATE_BRANCHES if not each.reported]
-        refspecs = [f"+{name}*:{_SOURCE}{name.removeprefix(BRANCHES)}*" for name in names]
-        options = ("--prune", "--no-tags", "--no-write-fetch-head", "--update-shallow", "--refmap=")
-        result = self._git("fetch", *options, "state", *refspecs, url=str(folder))
-        if result.returncode:
-            raise PublishTargetUnusable(
-                f"the state repo cannot be read for the shard {self.url}", why=last_lines(result.stderr)
-            )
-        values = Refs(self.mirror).read()
-        return {BRANCHES + ref.removeprefix(_SOURCE): value for ref, value in values.items() if ref.startswith(_SOURCE)}
+    def _fetched(self) -> StateRepo:
+        mirror = StateRepo.open_or_create(self.mirror)
+        try:
+            replace_file(mirror.folder / "objects/info/alternates", f"{self._state / 'objects'}\n".encode())
+            if (self._state / "shallow").exists():  # the boundary of a checkpoint (D-32)
+                replace_file(mirror.folder / "shallow", (self._state / "shallow").read_bytes())
+        except OSError as error:
+            raise self._unusable(error) from error
+        return super()._fetched()
 
 
-def _opened(shard: Shard, root: Path, cache: Path, *, create: bool) -> _ShardRepo:
+def _url(shard: Shard, root: Path, *, create: bool) -> str:
     if is_remote(shard.url):
-        return _ShardRepo(shard.url, cache)
+        return shard.url
     folder = (root / shard.url).resolve()
     if create:
         StateRepo.open_or_create(folder)
-    return _ShardRepo(f"file://{folder}", cache)
+    return f"file://{folder}"
 
 
 def publish_shard(
@@ -99,13 +91,14 @@ def publish_shard(
         PublishDiffers: with `check`: it is not what the state repo holds.
         StateMoved, StateUnreachable, StateRepoUnusable: the shard cannot be read or written.
     """
-    for tampered in repo.tampered(repo.refs.read()):
+    values = carried_refs(repo.refs.read())
+    for tampered in repo.tampered(values):
         raise tampered
-    remote = _opened(shards[name], root, cache / "shards", create=not check)
+    devices = _devices_of(repo, values, shards, name)
+    remote = _ShardRepo(_url(shards[name], root, create=not check), cache / "shards", repo.folder)
     try:
         mirror = remote.fetch()
-        there, values = carried_refs(mirror.refs.read()), remote.take(repo.folder)
-        devices = _devices_of(mirror, values, shards, name)
+        there = carried_refs(mirror.refs.read())
         wanted = {
             ref: value
             for ref, value in values.items()
