@@ -14,6 +14,7 @@ renewed while work continues, and another publisher takes it over when it is sta
 from __future__ import annotations
 
 import os
+import secrets
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -127,7 +128,7 @@ class BucketTarget(PublishTarget):
             where=self.where,
             remedy=f"let it finish, then publish again; a dead one's lock is void after {STALE_SECONDS // 60} minutes",
         )
-        holder = f"{socket.gethostname()} {os.getpid()}\n".encode()
+        holder = f"{socket.gethostname()} {os.getpid()} {secrets.token_hex(8)}\n".encode()
         try:
             try:
                 self._lock = self.bucket.replace(LOCK_KEY, holder, None)

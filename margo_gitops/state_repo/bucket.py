@@ -1,9 +1,11 @@
 """An S3-compatible bucket: whole objects by key, and conditional writes.
 
 BUCKET-1  A write is whole or not at all, and carries its sha256, which the store compares.
-BUCKET-2  A conditional write replaces exactly the object that was seen, or makes one where there was nothing.
+BUCKET-2  A conditional write replaces exactly the object that was seen, or makes one where there was nothing. A store
+          that ignores conditions is found out when the first one is made.
 BUCKET-3  Credentials, region, endpoint and certificates come from the environment and files that every S3 program
-          reads; this program adds none.
+          reads; this program adds none. None of them is in an error.
+BUCKET-4  Each answer of a store is used, or is the bucket's error. Times are by the store's clock.
 """
 
 from __future__ import annotations
@@ -11,6 +13,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +26,7 @@ from urllib.parse import urlsplit
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from margo_gitops.digests import Digest
 from margo_gitops.errors import Location, MargoGitopsError
@@ -37,6 +42,10 @@ _CONFIG: Final = Config(
     request_checksum_calculation=os.environ.get("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required"),
     response_checksum_validation=os.environ.get("AWS_RESPONSE_CHECKSUM_VALIDATION", "when_required"),
 )
+_MOST_PAGES: Final = 10_000
+_UNREADABLE: Final = (ResponseParserError, LookupError, TypeError, ValueError, RecursionError)
+"""What botocore and this module raise for an answer that S3 does not give: no header Date, a redirect in circles."""
+_PASSWORD: Final = re.compile(r"(?<=://)[^/@\s]*@")
 _CONFLICT: Final = {"PreconditionFailed", "ConditionalRequestConflict", "412", "409"}
 _ABSENT: Final = {"NoSuchKey", "404"}
 _UNCHANGED: Final = {"NotModified", "304"}
@@ -149,7 +158,22 @@ class Bucket:
         Raises:
             ObjectMoved: another object is there.
         """
-        condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+        written = self._replace(key, content, {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag})
+        if written is None:
+            # A write whose answer was lost is sent again, and then meets itself.
+            seen = self.get(key)
+            if seen is None or seen.content != content:
+                raise ObjectMoved(key)
+            return seen.tag
+        if tag is None and self._replace(key, content, {"IfNoneMatch": "*"}) is not None:
+            raise self._error(
+                "the store ignores the conditions of a write: two publishers would destroy each other's work",
+                where=self.where,
+                remedy="use a store with conditional writes (If-None-Match, If-Match), or a newer version of this one",
+            )
+        return written
+
+    def _replace(self, key: str, content: bytes, condition: dict[str, str]) -> str | None:
         with self._store_errors():
             try:
                 answer = self._client.put_object(
@@ -157,9 +181,9 @@ class Bucket:
                 )
             except ClientError as error:
                 if _code(error) in _CONFLICT | _ABSENT:
-                    raise ObjectMoved(key) from error
+                    return None
                 raise
-        return str(answer["ETag"])
+            return str(answer["ETag"])
 
     def delete(self, key: str) -> None:
         """Remove an object; one that is not there is no error."""
@@ -167,11 +191,15 @@ class Bucket:
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + key)
 
     def keys(self, folder: str) -> dict[str, float]:
-        """Return the keys below a folder, without it, and when each was written, in seconds since 1970."""
-        pages = self._pages(Prefix=self._prefix + folder)
-        entries = (entry for page in pages for entry in cast("list[dict[str, object]]", page.get("Contents", [])))
+        """Return the keys below a folder, without it, and when each was written, in seconds since 1970 by our clock."""
+        found: dict[str, float] = {}
         skipped = len(self._prefix + folder)
-        return {str(each["Key"])[skipped:]: cast("datetime", each["LastModified"]).timestamp() for each in entries}
+        with self._store_errors():
+            for page in self._pages(Prefix=self._prefix + folder):
+                ahead = _date(page).timestamp() - time.time()
+                for each in cast("list[dict[str, object]]", page.get("Contents", [])):
+                    found[str(each["Key"])[skipped:]] = cast("datetime", each["LastModified"]).timestamp() - ahead
+        return found
 
     def folders(self) -> list[str]:
         """Return the names of the folders directly below the prefix."""
@@ -181,12 +209,13 @@ class Bucket:
 
     def _pages(self, **arguments: object) -> Iterator[dict[str, object]]:
         with self._store_errors():
-            while True:
+            for _ in range(_MOST_PAGES):
                 page = self._client.list_objects_v2(Bucket=self._bucket, **arguments)
                 yield page
                 if not page.get("IsTruncated"):
                     return
                 arguments["ContinuationToken"] = page["NextContinuationToken"]
+        raise self._error(f"the store lists more than {_MOST_PAGES} pages", where=self.where)
 
     def _answer(self, key: str, none: set[str], **arguments: object) -> dict[str, object] | None:
         try:
@@ -201,8 +230,7 @@ class Bucket:
             content = body.read(None if limit is None else limit + 1)
         if limit is not None and len(content) > limit:
             raise self._error(f"{key} has more than {limit} bytes", where=self.where)
-        headers = cast("dict[str, dict[str, str]]", answer["ResponseMetadata"])["HTTPHeaders"]
-        age = parsedate_to_datetime(headers["date"]) - cast("datetime", answer["LastModified"])
+        age = _date(answer) - cast("datetime", answer["LastModified"])
         return HeldObject(content, str(answer["ETag"]), age.total_seconds())
 
     def _put(self, key: str, body: bytes | BinaryIO, digest: bytes, **arguments: object) -> None:
@@ -215,14 +243,23 @@ class Bucket:
     def _store_errors(self) -> Iterator[None]:
         try:
             yield
-        except (BotoCoreError, ClientError) as error:
+        except (BotoCoreError, ClientError, *_UNREADABLE) as error:
+            said = _PASSWORD.sub("***@", str(error))
+            if isinstance(error, _UNREADABLE):
+                said = f"the store's answer is not S3's: {said}"
             raise self._error(
                 "the bucket cannot be used",
                 where=self.where,
-                why=[str(error)],
+                why=[said],
                 remedy="see that the bucket exists and that credentials, region and endpoint are set as for every S3 "
                 "program (AWS_ACCESS_KEY_ID, AWS_REGION, AWS_ENDPOINT_URL)",
             ) from error
+
+
+def _date(answer: dict[str, object]) -> datetime:
+    """Return when the store answered, by its clock."""
+    headers = cast("dict[str, dict[str, str]]", answer["ResponseMetadata"])["HTTPHeaders"]
+    return parsedate_to_datetime(headers["date"])
 
 
 def _code(error: ClientError) -> str:

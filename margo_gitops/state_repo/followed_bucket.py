@@ -2,13 +2,14 @@
 
 BUCKET-MIRROR-1  A look is one request, which the store answers with 304 while the list is the same.
 BUCKET-MIRROR-2  A bundle is used once all of it is here and has its digest. The branches that are served move when the
-                 last one is in the mirror.
+                 last one is in the mirror. The disk must have room for it, and for the pack that git makes of it.
 BUCKET-MIRROR-3  The mirror knows the last bundle that it has. A mirror that does not know it is made again, and must
                  then have what it had.
 """
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,6 +88,8 @@ class FollowedBucket(FollowedState):
 
     @contextmanager
     def _downloaded(self, bundle: HistoryBundle) -> Iterator[Path]:
+        if shutil.disk_usage(self.mirror).free < 2 * bundle.size:
+            raise self._broken(f"{bundle.key} has {bundle.size} bytes, and the disk has no room for it")
         with tempfile.NamedTemporaryFile(dir=self.mirror, prefix=".bundle-") as file:
             found = self._bucket.download(bundle.key, bundle.size, cast("BinaryIO", file))
             if found != bundle.digest:

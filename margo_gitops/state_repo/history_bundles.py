@@ -19,6 +19,7 @@ from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.declarations import DigestText, Items, Range
 from margo_gitops.documents.json_text import pretty_json, read_json
 from margo_gitops.documents.records import read, write
+from margo_gitops.errors import Location, UnreadableDocument
 
 FOLDER: Final = "_history/"
 LIST_KEY: Final = f"{FOLDER}list.json"
@@ -39,7 +40,7 @@ class HistoryBundle:
 
     digest: DigestText
     size: Annotated[int, Range(minimum=1)]
-    header: Annotated[int, Range(minimum=1, maximum=1 << 30)]
+    header: Annotated[int, Range(minimum=1, maximum=1 << 26)]
     whole: bool = False
 
     @property
@@ -78,7 +79,10 @@ class History:
 
 def read_history(content: bytes, file: str) -> History:
     """Return what a list says (InvalidDocument, UnreadableDocument: another program wrote it)."""
-    return read(History, read_json(content, file))
+    history = read(History, read_json(content, file))
+    if len(history.bundles) > MOST_BUNDLES:
+        raise UnreadableDocument(f"names more than {MOST_BUNDLES} bundles", where=Location(file))
+    return history
 
 
 def write_history(history: History) -> bytes:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ from support.fleet import FleetFolder
 from support.git_cli import Git
 from support.trust_documents import key
 
+from margo_gitops.digests import Digest
 from margo_gitops.errors import (
     PublishBusy,
     PublishGoesBack,
@@ -43,6 +46,7 @@ from margo_gitops.state_repo import bucket as bucket_module
 from margo_gitops.state_repo.bucket import Bucket
 from margo_gitops.state_repo.followed_bucket import FollowedBucket
 from margo_gitops.state_repo.freshness_refs import Renewal
+from margo_gitops.state_repo.history_bundles import History, HistoryBundle, write_history
 from margo_gitops.state_repo.state_repo import StateRepo
 
 pytestmark = [pytest.mark.real, pytest.mark.usefixtures("endpoint")]
@@ -324,6 +328,64 @@ def test_a_list_that_no_publisher_wrote_is_refused(rendered: ServedFleet, target
         follower(rendered).follow()
     with pytest.raises(PublishTargetUnusable):
         send(rendered, target)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers"), [(200, {}), (204, {"date": "today"}), (307, {"location": "http://[::1]"})]
+)
+def test_an_answer_that_is_not_s3s_is_said(rendered: ServedFleet, status: int, headers: dict[str, str]) -> None:
+    class Raw(BytesIO):
+        def stream(self) -> Iterator[bytes]:
+            yield b""
+
+    state = follower(rendered)
+    answered(state._bucket, lambda request: AWSResponse(request.url, status, headers, Raw()))
+    with pytest.raises(StateUnreachable, match="cannot be used"):  # another error would end the server's watch
+        state.follow()
+
+
+@pytest.mark.parametrize(("many", "size"), [(101, 1), (1, 10**15)])
+def test_a_list_that_would_fill_the_disk_is_refused(
+    rendered: ServedFleet, target: Bucket, many: int, size: int
+) -> None:
+    bundle = HistoryBundle(Digest(f"sha256:{'0' * 64}"), size, 1, whole=True)
+    target.replace(LIST.removeprefix("state/"), write_history(History(bundle.digest, (bundle,) * many)), None)
+    with pytest.raises(StateUnreachable, match="is not whole"):
+        follower(rendered).follow()
+
+
+def test_a_store_that_ignores_conditions_is_found_out(rendered: ServedFleet, target: Bucket) -> None:
+    def ignore(params: dict[str, Any], **_: Any) -> None:
+        params["headers"].pop("If-None-Match", None)
+
+    target._client.meta.events.register("before-call.s3.PutObject", ignore)  # type: ignore[attr-defined]
+    with pytest.raises(PublishTargetUnusable, match="ignores the conditions"):
+        send(rendered, target)
+
+
+def test_a_write_whose_answer_was_lost_is_known_again(target: Bucket) -> None:
+    tag = target.replace("lock", b"mine", None)
+    assert target.replace("lock", b"mine", None) == tag
+    with pytest.raises(bucket_module.ObjectMoved):
+        target.replace("lock", b"another's", None)
+
+
+def test_a_clock_that_is_ahead_collects_nothing_of_others(
+    rendered: ServedFleet, target: Bucket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.put("_history/of-another-publisher.bundle", b"", "", "")
+    late = datetime.now(tz=UTC).timestamp() + 7 * 86_400
+    monkeypatch.setattr(bucket_module, "time", SimpleNamespace(time=lambda: late))
+    assert send(rendered, target, clock=lambda: late).collected == 0
+
+
+def test_a_password_in_an_endpoint_is_not_shown(rendered: ServedFleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:s3cret@127.0.0.1:1")
+    monkeypatch.setattr(bucket_module, "_CONFIG", bucket_module._CONFIG.merge(Config(retries={"max_attempts": 1})))
+    with pytest.raises(StateUnreachable) as refused:
+        follower(rendered).follow()
+    assert "127.0.0.1" in str(refused.value.why)
+    assert "s3cret" not in str(refused.value.why)
 
 
 def test_the_command_and_a_server(fleet: ServedFleet, endpoint: str) -> None:
