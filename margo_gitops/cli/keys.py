@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from margo_gitops.catalog.fleet_trust import trust_path
-from margo_gitops.cli.options import Duration, cache_folder, fleet_option
+from margo_gitops.cli.options import Duration, cache_folder, fleet_option, state_option
 from margo_gitops.cli.output import note, output_option, say, say_text, show
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.trust_document import FloorChange, KeyRole, Roles, RootRole
@@ -19,7 +19,7 @@ from margo_gitops.editing.keys import (
     FleetKeys,
     add_signature,
     change,
-    device_signers,
+    find_key,
     fingerprint,
     read_key_file,
     start,
@@ -27,17 +27,19 @@ from margo_gitops.editing.keys import (
     with_key,
     without_key,
 )
-from margo_gitops.errors import KeysRefused
+from margo_gitops.errors import KeysRefused, StateRepoUnusable
+from margo_gitops.fleet_status.reading import StatusRequest, devices_by_signer, has_adopted
+from margo_gitops.fleet_status.status import DeviceStatus
 from margo_gitops.git_program import sign_with_ssh
-from margo_gitops.operations.fleet_input import named_location, open_state
 from margo_gitops.trust.ssh_signature import MAX_ARMOR_BYTES
 from margo_gitops.trust.trust_document import ROOT_NAMESPACE, FleetTrust
-from margo_gitops.wording import counted, table_lines
+from margo_gitops.wording import counted, few, table_lines
 
 C = TypeVar("C", bound=Callable[..., object])
 
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _USUAL_LIFE = "365d"
+_NAMED = 5
 _BY_HAND = "sign by hand: margo-gitops keys show says how; then keys sign --signature FILE"
 
 
@@ -94,11 +96,16 @@ def add(role: str, file: Path, name: str | None, threshold: int | None, fleet: P
 @keys.command()
 @click.argument("key", metavar="NAME")
 @fleet_option
-def retire(key: str, fleet: Path) -> None:
+@state_option
+@click.option("--yes", is_flag=True, help="Do not ask the state repo which devices wait for what the key signed.")
+def retire(key: str, fleet: Path, state: str | None, yes: bool) -> None:
     """Retire a key in the next version: what it signed until now counts, and nothing later.
 
-    NAME is its name or fingerprint. Add the new key first.
+    NAME is its name or fingerprint. Add the new key first. If devices have not reported that they adopted what the key
+    signed, the command names them and changes nothing, unless you pass --yes.
     """
+    if not yes:
+        _refuse_waiting(fleet, state, key)
     _change(fleet, without_key(key, "retired", datetime.now(UTC)))
 
 
@@ -175,14 +182,37 @@ def sign(key: Path | None, signature: Path | None, fleet: Path) -> None:
 def status(fleet: Path, state: str | None, output: str) -> None:
     """Show the versions, the keys with their roles, when the document expires, and which signatures are missing."""
     held = FleetKeys.read(fleet)
-    signed: dict[str | None, int] = {}
-    if state is not None:
-        with open_state(named_location(state), cache_folder(), create=False) as target:
-            signed = dict(device_signers(target.repo))
+    found = devices_by_signer(StatusRequest(fleet, state, cache_folder())) if state is not None else {}
     known = {key: name for _, name, key, _ in _rows(held)}
-    counts = {known.get(key or "", key) or "(not signed)": count for key, count in signed.items()}
-    lines = [f"{name} signed the state of {counted(count, 'device')}" for name, count in sorted(counts.items())]
-    show(output, {**_as_json(held), **({"devices": counts} if state else {})}, [*_lines(held), *lines])
+    signed = {known.get(key or "", key) or "(not signed)": devices for key, devices in found.items()}
+    waiting = {name: _waiting(devices) for name, devices in signed.items()}
+    lines = []
+    for name, devices in sorted(signed.items()):
+        late = f"; not adopted yet by {few(waiting[name], _NAMED)}" if waiting[name] else ""
+        lines.append(f"{name} signed the state of {counted(len(devices), 'device')}{late}")
+    counts = {name: len(devices) for name, devices in signed.items()}
+    more = {"devices": counts, "waiting": waiting} if state is not None else {}
+    show(output, {**_as_json(held), **more}, [*_lines(held), *lines])
+
+
+def _waiting(devices: Iterable[DeviceStatus]) -> list[str]:
+    """Return the devices that have not reported that they adopted their newest state."""
+    return [each.device for each in devices if not has_adopted(each)]
+
+
+def _refuse_waiting(fleet: Path, state: str | None, name: str) -> None:
+    """Refuse to retire a key while devices wait for what it signed (KeysRefused)."""
+    key = find_key(FleetKeys.read(fleet).last.document, name)
+    try:
+        found = devices_by_signer(StatusRequest(fleet, state, cache_folder()))
+    except StateRepoUnusable:
+        return  # nothing was rendered there yet
+    if waiting := _waiting(found.get(fingerprint(key), ())):
+        raise KeysRefused(
+            f"{counted(len(waiting), 'device')} did not report yet that the state which {key.name} signed was adopted",
+            why=[few(waiting, _NAMED)],
+            remedy="wait for them (margo-gitops status), or pass --yes: they accept what it signed until now",
+        )
 
 
 def _change(fleet: Path, made: Callable[..., Any], valid_for: int | None = None) -> None:

@@ -40,7 +40,7 @@ from margo_gitops.wording import counted, few
     "if the fleet has spec.freshness.",
 )
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 if the state repo differs from this commit.")
-@click.option("--create", is_flag=True, help="Start a new state repo, in a fleet with a trust document.")
+@click.option("--create", is_flag=True, help="Start a new state repo where one is expected.")
 @click.option("--allow-older", is_flag=True, help="Render a commit that is not based on the last rendered commit.")
 @click.option("--allow-other-branch", is_flag=True, help="Render a commit that is not on the branch that devices get.")
 @click.option(
@@ -129,7 +129,16 @@ def _print_check(differences: list[str], output: str) -> None:
 
 def _print_rendered(rendered: Rendered, output: str) -> None:
     if rendered.first and rendered.cloned:
-        note("the state repo is new; if devices read another one, name it with --state-repo or in spec.stateRepo")
+        note(
+            "the state repo is new; if devices read another one, name it with --state-repo or in spec.stateRepo."
+            " If it was lost: devices refuse what begins again; use margo-gitops state restore"
+        )
+    if rendered.signer_before is not None:
+        was = f"signed by {rendered.signer_before}" if rendered.signer_before else "not signed"
+        note(
+            f"the state was {was} until now: devices refuse it unless they accept what signs it now. To rotate a key,"
+            " list the new one on devices first, then render with --resign (docs/state-repo.md)"
+        )
     if rendered.unattested:
         note("no key signs statements of freshness; devices hear of this render, not that it is new")
     if rendered.uncommitted and output == "text":
@@ -181,6 +190,7 @@ def _as_json(rendered: Rendered) -> dict[str, object]:
         "fleetCommit": rendered.commit.id,
         "stateRepo": rendered.location,
         "firstRender": rendered.first,
+        **({"signerBefore": rendered.signer_before} if rendered.signer_before is not None else {}),
         "stateCommit": publication.fleet_commit,
         "changed": [
             {"device": change.device, "site": change.site, "manifestVersion": change.version, "commit": change.commit}

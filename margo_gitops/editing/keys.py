@@ -5,7 +5,6 @@ A version that lacks signatures is changed in place, and loses those it has; aft
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
@@ -19,7 +18,6 @@ from margo_gitops.disk.files import read_small_file, replace_file
 from margo_gitops.documents.freshness import format_moment, parse_moment
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.records import read
-from margo_gitops.documents.state_layout import DEVICE_REFS
 from margo_gitops.documents.trust_document import (
     FloorChange,
     Reason,
@@ -32,7 +30,6 @@ from margo_gitops.documents.trust_document import (
     write_envelope,
 )
 from margo_gitops.errors import KeysRefused, Location, TrustDocumentInvalid
-from margo_gitops.state_repo.state_repo import StateRepo, device_of
 from margo_gitops.trust.ssh_key import read_public_key
 from margo_gitops.trust.ssh_signature import parse_signature
 from margo_gitops.trust.trust_document import FleetTrust, read_envelope, verify_root
@@ -233,14 +230,6 @@ def add_signature(keys: FleetKeys, armor: str) -> FleetTrust:
     verify_root(signature, last.text)
     kept = [each for each in armors(last) if parse_signature(each).key != signature.key]
     return keys.write(last.version, last.text, [*kept, armor])
-
-
-def device_signers(repo: StateRepo) -> Counter[str | None]:
-    """Return by which keys the states of devices are signed: how many, by fingerprint; None: without a signature."""
-    values = repo.refs.read()
-    devices = [device_of(name.removeprefix(DEVICE_REFS)) for name in values if name.startswith(DEVICE_REFS)]
-    signatures = (repo.signature(device, values) for device in devices)
-    return Counter(each.key.fingerprint if each is not None else None for each in signatures)
 
 
 def armors(trust: FleetTrust) -> tuple[str, ...]:

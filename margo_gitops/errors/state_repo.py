@@ -19,7 +19,7 @@ class StateRepoUnusable(MargoGitopsError):
 
 
 class StateRepoEmpty(MargoGitopsError):
-    """The state repo is empty, and the fleet has a trust document, so devices may hold state already.
+    """The state repo is empty, but devices may hold state already: this machine rendered there, or keys/ exists.
 
     A state repo that was lost cannot start again at version 1: devices refuse versions that they have seen. Restore it
     (`margo-gitops state restore`, or the server's backup). If no copy is left, let the root keys name a higher version

@@ -30,6 +30,7 @@ from margo_gitops.state_repo.objects import DevicePlace, StateObjects
 from margo_gitops.state_repo.pushed_reports import PushedReports
 from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.state_repo.reported import ReportedStatus, Reports
+from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.wording import did_you_mean
 
@@ -226,6 +227,26 @@ class StatusReader:
                 yield DeploymentReport(
                     each, each, status.device or device, None, False, status.state, status.adopted, status.error or None
                 )
+
+
+def devices_by_signer(request: StatusRequest) -> dict[str | None, list[DeviceStatus]]:
+    """Return devices by the fingerprint of the key that signed their newest state; None: without a signature.
+
+    Raises:
+        MargoGitopsError: as `read_status`.
+    """
+    with opened_state(request) as (objects, location), without_collections():
+        refs, found = objects.refs(), dict[str | None, list[DeviceStatus]]()
+        repo = StateRepo.open(objects.folder)
+        for each in StatusReader(objects, location, request).read(refs).devices:
+            signature = repo.signature(each.device, refs)
+            found.setdefault(signature.key.fingerprint if signature else None, []).append(each)
+        return found
+
+
+def has_adopted(device: DeviceStatus) -> bool:
+    """Return whether a device reported that it adopted its newest state, or has nothing to report."""
+    return device.state == "installed" or (device.adopted is not None and device.adopted >= device.desired)
 
 
 class _LastSeen:

@@ -241,7 +241,8 @@ class RemoteState:
             why=why,
             remedy=(
                 "find out who did it. If the server lost it, or was restored from a backup: margo-gitops state "
-                f"restore. If the new history was meant, move {self.mirror} away and render again"
+                f"restore. If the new history was meant: keep {self.mirror} elsewhere, it may "
+                "be the last copy, and render again"
             ),
         )
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from support.fleet import FleetFolder
 from support.git_cli import Git
+from support.reporting import Reporter
 from support.rooted_fleet import Plant
 
 from margo_gitops.trust.trust_document import first, follow
@@ -73,7 +74,7 @@ def test_a_rotation_moves_no_device_and_a_retired_key_signs_nothing_new(plant: P
     plant.render("renderer", "--freshness-key", str(plant.key("renderer")))
     state = plant.state.run("rev-parse", "devices/press-07")
     plant.run("keys", "add", "render", plant.pub("second"))
-    plant.run("keys", "retire", "renderer")
+    plant.run("keys", "retire", "renderer", "--yes")
     plant.run("keys", "add", "freshness", plant.pub("second"))
     status = json.loads(plant.run("keys", "status", "--output", "json").stdout)
     assert (status["counts"], status["last"]) == (1, 2)
@@ -94,7 +95,10 @@ def test_a_rotation_moves_no_device_and_a_retired_key_signs_nothing_new(plant: P
     plant.render("second")
     assert (plant.said("devices/press-07"), plant.said("devices/press-08")) == ("1", "2")
     shown = plant.run("keys", "status", "--state-repo", plant.state.path).stdout
-    assert "renderer signed the state of 1 device\nsecond signed the state of 1 device" in shown
+    assert (
+        "renderer signed the state of 1 device; not adopted yet by press-07\nsecond signed the state of 1 device"
+        in shown
+    )
 
 
 def test_what_a_compromised_key_signed_is_signed_again(plant: Plant):
@@ -204,6 +208,41 @@ def test_the_documents_are_pushed_and_restored_with_the_state(plant: Plant, tmp_
     plant.run("audit", "verify", "--state-repo", url)
 
 
+def test_a_key_is_not_retired_while_devices_wait_for_what_it_signed(plant: Plant):
+    plant.rooted()
+    plant.run("keys", "add", "render", plant.pub("second"))
+    plant.run("keys", "retire", "renderer")  # nothing was rendered yet
+    plant.fleet.remove("keys/2.json")
+    plant.render()
+    plant.run("keys", "add", "render", plant.pub("second"))
+    refused = plant.run("keys", "retire", "renderer", code=2).stderr
+    assert "1 device did not report yet" in refused
+    assert "press-07" in refused
+    Reporter(plant.state.path).report("press-07")
+    shown = json.loads(plant.run("keys", "status", "--state-repo", plant.state.path, "--output", "json").stdout)
+    assert (shown["devices"], shown["waiting"]) == ({"renderer": 1}, {"renderer": []})
+    plant.run("keys", "retire", "renderer")
+
+
+def test_without_a_root_another_key_is_told_and_a_lost_state_repo_is_not_begun_again(plant: Plant):
+    plant.render()
+    plant.fleet.device("press-08")
+    plant.fleet.commit("Add a device")
+    assert "the state was signed by SHA256:" in plant.run("render", "--signing-key", plant.key("second")).stderr
+    plant.fleet.device("press-09")
+    plant.fleet.commit("Add another")
+    quiet = plant.run("render", "--signing-key", plant.key("third"), "--resign").stderr
+    assert "the state was" not in quiet
+    plant.fleet.device("press-10")
+    plant.fleet.commit("And another")
+    assert "the state was signed by" in plant.run("render").stderr
+    shutil.rmtree(plant.state.path)
+    refused = plant.run("render", "--signing-key", plant.key("third"), code=2).stderr
+    assert "MG1311" in refused
+    assert "this machine rendered there before" in refused
+    plant.run("render", "--signing-key", plant.key("third"), "--create")
+
+
 def test_audit_judges_each_commit_by_the_document_of_its_time(plant: Plant):
     plant.rooted()
     plant.render()
@@ -256,6 +295,8 @@ def test_a_device_that_was_given_version_1_follows_a_rotation_and_a_floor(plant:
     plant.run(*once)
     shown = plant.run("agent", "status", "--config", device / "agent.yaml").stdout
     assert "held     version 60" in shown
+    assert "trust    version 3, until " in shown
+    assert "signed by second" in shown
     assert "FloorChanged: trust document 3 of plant changes the trust floor (floor-1: the server was lost)" in shown
 
 

@@ -14,7 +14,7 @@ from margo_gitops.agent.memory.recorded import (
     deployment_status,
     recorded_number,
 )
-from margo_gitops.agent.pull.held import floor_files, freshness_keeper, verify_held
+from margo_gitops.agent.pull.held import floor_files, freshness_keeper, trust_keeper, verify_held
 from margo_gitops.agent.settings.configuration import RECEIPTS_FOLDER, AgentConfiguration
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
@@ -22,6 +22,7 @@ from margo_gitops.documents.status import DeploymentStatus
 from margo_gitops.errors import MargoGitopsError, NothingHeld
 from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.ssh_key import SshPublicKey
+from margo_gitops.trust.trusted_state import TrustedState
 
 _STATUS_EVENTS = 10
 
@@ -59,6 +60,19 @@ class KeptReceipts:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldTrust:
+    """The newest trust document that the device followed.
+
+    Attributes:
+        expired: the device takes nothing new until a newer version comes.
+    """
+
+    version: int
+    expires: str
+    expired: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AgentReport:
     """What a device holds, runs, and what went wrong.
 
@@ -72,6 +86,8 @@ class AgentReport:
         statuses: Margo's status documents of them, in the same order.
         events: the latest security events, newest first.
         freshness: whether anything proves what is held the newest; None where the device does not ask.
+        signer: who signed the held state; None where nothing trusted is held, or no signature is asked for.
+        trust: the device's trust document; None where it has none, or none that can be used.
         receipts: what it signed of what ran; None where the device signs nothing.
     """
 
@@ -85,16 +101,26 @@ class AgentReport:
     deployments: tuple[tuple[RecordedDeployment, tuple[RecordedWorkload, ...]], ...] = ()
     statuses: tuple[DeploymentStatus, ...] = ()
     events: tuple[RecordedEvent, ...] = ()
+    signer: str | None = None
+    trust: HeldTrust | None = None
     receipts: KeptReceipts | None = None
 
 
 def report(configuration: AgentConfiguration) -> AgentReport:
     """Return what the device holds and runs, and what went wrong (StateFolderUnusable: it cannot be read)."""
     floor = floor_files(configuration).read().floor
-    version, revision, problem = _held(configuration)
-    freshness = held_proof(configuration)
-    receipts = kept_receipts(configuration)
-    found = AgentReport(configuration.device, revision, version, problem, floor, freshness, receipts=receipts)
+    state, problem = _held(configuration)
+    found = AgentReport(
+        configuration.device,
+        state.snapshot.revision if state else None,
+        state.manifest.manifest_version if state else None,
+        problem,
+        floor,
+        held_proof(configuration),
+        signer=state.signer if state else None,
+        trust=_held_trust(configuration),
+        receipts=kept_receipts(configuration),
+    )
     journal = Journal.peek(configuration.state_folder / JOURNAL_FILE)
     if journal is None:
         return found
@@ -146,14 +172,24 @@ def held_proof(configuration: AgentConfiguration) -> HeldProof | None:
     )
 
 
-def _held(configuration: AgentConfiguration) -> tuple[int | None, str | None, MargoGitopsError | None]:
+def _held(configuration: AgentConfiguration) -> tuple[TrustedState | None, MargoGitopsError | None]:
     try:
-        state = verify_held(configuration)
+        return verify_held(configuration), None
     except NothingHeld:
-        return None, None, None
+        return None, None
     except MargoGitopsError as error:
-        return None, None, error
-    return state.manifest.manifest_version, state.snapshot.revision, None
+        return None, error
+
+
+def _held_trust(configuration: AgentConfiguration) -> HeldTrust | None:
+    keeper = trust_keeper(configuration)
+    if keeper is None:
+        return None
+    try:
+        held = keeper.current()
+    except MargoGitopsError:
+        return None  # `problem` says so: nothing can be verified with it
+    return HeldTrust(held.version, held.document.expires, held.expired(keeper.clock.now()))
 
 
 def as_json(report: AgentReport) -> dict[str, Json]:
@@ -162,7 +198,10 @@ def as_json(report: AgentReport) -> dict[str, Json]:
     floor = report.floor
     return {
         "device": report.device,
-        "held": {"version": report.version, "revision": report.revision} if report.version is not None else None,
+        "held": {"version": report.version, "revision": report.revision, "signer": report.signer}
+        if report.version is not None
+        else None,
+        "trust": asdict(report.trust) if report.trust else None,
         "problem": {"code": report.problem.code, "message": str(report.problem)} if report.problem else None,
         "floor": {"version": floor.version, "manifestDigest": floor.manifest_digest, "commit": floor.commit}
         if floor
@@ -224,12 +263,16 @@ def as_text(report: AgentReport) -> str:
     """Return a report for people."""
     facts = report.facts
     held = f"version {report.version} at {report.revision}" if report.version is not None else "nothing"
+    held += f", signed by {report.signer}" if report.signer else ""
     lines = [
         f"device   {report.device}",
         f"held     {held}",
         f"floor    version {report.floor.version}" if report.floor else "floor    none",
         f"poll     {_poll_text(facts)}",
     ]
+    if report.trust:
+        ended = ": it has expired, nothing new is taken" if report.trust.expired else ""
+        lines.append(f"trust    version {report.trust.version}, until {report.trust.expires}{ended}")
     if report.freshness:
         lines.append(f"fresh    {report.freshness.verdict}: {_first_line(report.freshness.text)}")
     if report.receipts:

@@ -19,6 +19,7 @@ from margo_gitops.documents.state_layout import FLEET_REF, device_ref
 from margo_gitops.errors import (
     FleetInvalid,
     RenderingRefused,
+    SignatureInvalid,
     SigningKeyUnusable,
     StateRepoEmpty,
     StateTampered,
@@ -49,6 +50,7 @@ from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.state_repo.trust_branch import held_version
 from margo_gitops.trust.git_commit import Ident
 from margo_gitops.trust.ssh_key import SigningKey
+from margo_gitops.trust.ssh_signature import parse_signature
 from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.trust.trust_document import FleetTrust
 
@@ -98,6 +100,8 @@ class Rendered:
         first: the state repo held no state before.
         cloned: the fleet repo has a remote, so that other clones may have rendered it.
         trust_version: of the trust document that counts; None in a fleet without one.
+        signer_before: fingerprint of the key that signed the state until now, if another one signs from now on and no
+            trust document or `resign` says that this is meant; empty: it was not signed.
     """
 
     commit: FleetCommit
@@ -108,6 +112,7 @@ class Rendered:
     first: bool = False
     cloned: bool = False
     trust_version: int | None = None
+    signer_before: str | None = None
 
 
 def render_fleet(request: RenderRequest) -> Rendered:
@@ -134,16 +139,32 @@ def render_fleet(request: RenderRequest) -> Rendered:
         refuse_other_branch(fleet)
     uncommitted = tuple(fleet.repo.uncommitted())
     with open_state(location, request.cache, create=True) as target:
-        first = FLEET_REF not in target.repo.refs.read()
-        if first and chain is not None and not request.create:
+        values = target.repo.refs.read()
+        first = FLEET_REF not in values
+        if first and (chain is not None or seal.path.exists()) and not request.create:
             raise StateRepoEmpty(
                 f"the state repo at {location} is empty, and devices may hold state of this fleet already",
-                remedy="if it was lost: margo-gitops state restore, or docs/trust.md; if the fleet is new: --create",
+                why=[] if chain is not None else ["this machine rendered there before"],
+                remedy="if it was lost: margo-gitops state restore (docs/state-repo.md, Recovery); if not: --create",
             )
+        before = None if chain is not None or request.resign else _other_signer(target, values, request.key)
         publication = _publish(fleet, target, request, seal, chain)
     unattested = fleet.intent.fleet.value.spec.freshness is not None and _renewal(fleet, request) is None
     version, cloned = len(chain.versions) if chain else None, fleet.repo.remote() is not None
-    return Rendered(fleet.commit, location, publication, uncommitted, unattested, first, cloned, version)
+    if publication.fleet_commit is None:
+        before = None
+    return Rendered(fleet.commit, location, publication, uncommitted, unattested, first, cloned, version, before)
+
+
+def _other_signer(target: StateTarget, values: Mapping[str, str], key: SigningKey | None) -> str | None:
+    """Return the key that signed the newest fleet commit, if it is not this one; empty: it has no signature."""
+    if FLEET_REF not in values:
+        return None
+    armor = target.repo.objects.commit(values[FLEET_REF]).signature
+    with suppress(SignatureInvalid):
+        before = parse_signature(armor).key.fingerprint if armor else ""
+        return before if before != (key.public.fingerprint if key else "") else None
+    return None
 
 
 def refuse_keys(fleet: FleetInput, request: RenderRequest) -> TrustChain | None:
