@@ -186,13 +186,21 @@ class ReceiptChain:
         bad: numbers of receipts that did not count.
     """
 
-    def __init__(self, device: str, keys: Collection[SshPublicKey] = (), verify: Verify = SshPublicKey.verify) -> None:
+    def __init__(
+        self,
+        device: str,
+        keys: Collection[SshPublicKey] = (),
+        verify: Verify = SshPublicKey.verify,
+        names: Collection[str] = (),
+    ) -> None:
         """Begin.
 
         Args:
             keys: those that the fleet repo names for the device; empty: the first one that comes counts.
+            names: what the device may call itself; empty: by its id.
         """
         self.device = device
+        self._names = names or (device,)
         self.lines: dict[SshPublicKey, Line] = {}
         self.bad: set[int] = set()
         self._keys = frozenset(keys)
@@ -206,7 +214,7 @@ class ReceiptChain:
 
     def begin(self, number: int, key: SshPublicKey) -> None:
         """Take as good what came before a number: history ends there."""
-        self.lines.setdefault(key, Line(last=number - 1))
+        self.lines[key] = Line(last=number - 1)
 
     def follow(self, signed: SignedReceipt) -> Iterator[ReceiptFault]:
         """Take the next receipt; yield what is wrong with it."""
@@ -216,7 +224,7 @@ class ReceiptChain:
             yield ReceiptFault("unreadable")
             return
         number = receipt.sequence
-        if receipt.device != self.device:
+        if receipt.device not in self._names:
             yield ReceiptFault("foreign", number, detail=receipt.device)
             return
         try:

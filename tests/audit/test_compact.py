@@ -14,10 +14,12 @@ from audited_world import World, new_world
 from support.command_line import margo_gitops
 from support.fleet import write_signing_key
 from support.git_cli import Git
+from support.receipts import chain
 from support.reporting import Reporter
 
 from margo_gitops.audit.compact import Compacted, CompactOptions, compact
 from margo_gitops.audit.verify.history_check import VerifyOptions, verify
+from margo_gitops.documents.receipt import SignedReceipt, write_receipts
 from margo_gitops.documents.state_layout import CHECKPOINTS_REF
 from margo_gitops.errors import AuditUnusable, SignerUnknown, StateMoved, StateRepoUnusable, StateTampered
 from margo_gitops.operations.fleet_input import StateRequest, read_signing_key
@@ -25,7 +27,7 @@ from margo_gitops.state_repo import compaction
 from margo_gitops.state_repo.compaction import Compaction
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.remote import RemoteState
-from margo_gitops.state_repo.report_branch import COMPACT_LOCK
+from margo_gitops.state_repo.report_branch import COMPACT_LOCK, ReportBranch, ReportKey
 from margo_gitops.state_repo.state_repo import StateRepo
 
 NOW = 1_900_000_000
@@ -271,6 +273,25 @@ def test_the_other_audits_say_where_history_ends(aged: World):
     audit(*evidence, *everything)
     status = margo_gitops("status", "--fleet", aged.fleet.root, cwd=aged.folder)
     assert status.code in (0, 1), status
+
+
+def test_receipts_go_on_where_history_ends(aged: World):
+    made = chain(6, device="a")
+
+    def keep(days: int, *receipts: SignedReceipt) -> None:
+        key = ReportKey("a", "receipts", "latest")
+        branch = ReportBranch(aged.folder / "state.git")
+        content = {key: write_receipts(receipts)}
+        branch.commit(content, "Reports", [("Reported-By", "a (token)")], NOW - days * DAY)
+
+    keep(28, *made[:2])
+    keep(25, made[2])
+    keep(10, made[3])
+    cut(aged, keep=20)
+    found = aged.verify()
+    assert ([each.code for each in found.findings], found.receipts) == (["receipt-not-vouched"], 1)
+    keep(5, made[5])
+    assert [each.code for each in aged.verify().findings] == ["receipt-dropped", "receipt-not-vouched"]
 
 
 def test_clones_and_mirrors_of_a_cut_repository_verify(aged: World, tmp_path: Path):

@@ -16,6 +16,7 @@ from typing import Final
 
 from margo_gitops.audit.repos import VerifiedUpTo, checkpoint_signers, opened, resolved_since
 from margo_gitops.audit.verify.commit_check import CommitCheck
+from margo_gitops.audit.verify.receipt_check import ReceiptCheck
 from margo_gitops.audit.verify.side_branches import (
     ReportCheck,
     check_checkpoints,
@@ -119,11 +120,14 @@ def verify(request: StateRequest, options: VerifyOptions, progress: Progress | N
         strict = ("strict",) if options.strict else ()
         end = objects.refs().get(CHECKPOINTS_REF)
         verified = VerifiedUpTo.of(request.cache, end, location, str(fleet.root), listed, options.since or "", *strict)
-        reports = ReportCheck(objects, VerifiedUpTo.of(request.cache, end, location, "reports"))
+        reported = VerifiedUpTo.of(request.cache, end, location, "reports")
+        receipts = ReceiptCheck(fleet, reported.path.with_suffix(".receipts.json"))
+        reports = ReportCheck(objects, reported, receipts)
         result = _verify(fleet, objects, location, options, verified, progress or (lambda _done, _of: None))
         reports.run(objects.refs(), resume=options.resume)
         pushed = check_pushed(objects, objects.refs())
-        return replace(result, report_commits=reports.commits, findings=(*result.findings, *reports.findings, *pushed))
+        findings = (*result.findings, *reports.findings, *receipts.findings, *pushed)
+        return replace(result, report_commits=reports.commits, receipts=receipts.good, findings=findings)
 
 
 def _verify(

@@ -34,6 +34,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from margo_gitops.audit.repos import VerifiedUpTo
+from margo_gitops.audit.verify.receipt_check import ReceiptCheck
 from margo_gitops.audit.verify.verification import AuditFinding
 from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
@@ -261,12 +262,14 @@ class ReportCheck:
         findings: those of the first bad commit.
     """
 
-    def __init__(self, objects: StateObjects, verified: VerifiedUpTo) -> None:
+    def __init__(self, objects: StateObjects, verified: VerifiedUpTo, receipts: ReceiptCheck) -> None:
         """Check a branch.
 
         Args:
             verified: remembers how far the branch was verified.
+            receipts: gets what commits bring of them.
         """
+        self._receipts = receipts
         self._objects = objects
         self._reports = Reports(objects)
         self._verified = verified
@@ -293,8 +296,10 @@ class ReportCheck:
             self.findings = (AuditFinding.of(REPORTS_REF, what, lost, tip or "nothing", commit=tip or ""),)
             return
         start = int(bool(chain) and chain[0] in self._objects.boundary())
-        if resume and known in chain:
+        if resume and known in chain and self._receipts.load(known):
             start = max(start, chain.index(known) + 1)
+        elif start:
+            self._begin(chain[0])
         for index in range(start, len(chain)):
             name = chain[index]
             try:
@@ -305,8 +310,17 @@ class ReportCheck:
                 self.findings = found
                 break
             self.commits += 1
-        if self.commits:
+        else:
+            self._receipts.end()
+        if self.commits and not self._receipts.failed:
             self._verified.write(chain[start + self.commits - 1])
+            self._receipts.save(chain[start + self.commits - 1])
+
+    def _begin(self, name: str) -> None:
+        """Take what a device had signed where history ends."""
+        for change in self._reports.changes(self._reports.commit(name)):
+            if change.key is not None and change.key.kind == "receipts" and change.after is not None:
+                self._receipts.begin(change.key.client, self._objects.read(change.after, BLOB))
 
     def _commit(self, name: str, parent: str | None) -> Iterator[AuditFinding]:
         commit = self._reports.commit(name)
@@ -334,6 +348,10 @@ class ReportCheck:
         if change.after is None:
             return
         content = self._objects.read(change.after, BLOB)
+        if change.key.kind == "receipts":
+            before = self._objects.read(change.before, BLOB) if change.before else None
+            self._receipts.take(change.key.client, before, content, commit.id, change.path)
+            return
         if change.key.kind == "status":
             status = read_status(content)
             about = status.deployment_id if status else None

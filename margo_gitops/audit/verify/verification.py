@@ -22,6 +22,7 @@ class AuditFinding:
     what: Annotated[str, About("What is wrong.")]
     expected: Annotated[str | None, About("What should be there; null where that says nothing.")]
     found: Annotated[str | None, About("What is there; null where that says nothing.")]
+    code: Annotated[str | None, About("What kind of fault it is; only of receipts.", ("receipt-dropped",))] = None
 
     @classmethod
     def of(
@@ -34,9 +35,10 @@ class AuditFinding:
         commit: str = "",
         file: str | None = None,
         severity: Literal["error", "warning"] = "error",
+        code: str | None = None,
     ) -> AuditFinding:
         """Return a finding about a branch that names no fleet commit."""
-        return cls(severity, commit, "", ref, file, what, expected, found)
+        return cls(severity, commit, "", ref, file, what, expected, found, code)
 
     @property
     def sentence(self) -> str:
@@ -47,6 +49,8 @@ class AuditFinding:
             parts.append(f"expected {self.expected}")
         if self.found is not None:
             parts.append(f"found {self.found}")
+        if self.code is not None:
+            parts[0] += f" [{self.code}]"
         return ", ".join(parts)
 
 
@@ -66,6 +70,7 @@ class Verification(OwnKind):
     verified: Annotated[str | None, About("The last good commit of the branch `fleet`; null for none.")]
     signed_by: Annotated[tuple[str, ...], About("The signers of all these commits, sorted.")]
     findings: Annotated[tuple[AuditFinding, ...], About("Warnings, and the errors of the first bad commit.")]
+    receipts: Annotated[int, About("How many receipts of devices are good.")] = 0
 
     @property
     def errors(self) -> tuple[AuditFinding, ...]:
@@ -92,5 +97,7 @@ def verification_lines(result: Verification) -> Iterator[str]:
         yield f"older history is in an archive, by the signed checkpoint {result.checkpoint[:12]}"
     if result.report_commits:
         yield f"{counted(result.report_commits, 'commit')} of reports verified"
+    if result.receipts:
+        yield f"{counted(result.receipts, 'receipt')} of what ran verified"
     for signer in result.signed_by:
         yield f"signed by {signer}"
