@@ -278,7 +278,7 @@ def _ask(invitation: Invitation, folder: Path, key: DeviceKey) -> _Settled:
         raise error_of(reply, source)
     answer, document = read_answer(reply.body, trust, invitation.device)
     proof: dict[str, Json] = {"tokenFile": place.name, **_authority(invitation)}
-    http: dict[str, Json] = {"url": invitation.server, **proof}
+    http: dict[str, Json] = {"url": invitation.server, **proof, "sendBoot": True}
     if answer.source == "http":
         return _Settled(answer.device, {"http": http}, document.content, answer.minimum_version)
     git: dict[str, Json] = {"url": f"{invitation.server.rstrip('/')}/git/state.git", **proof}

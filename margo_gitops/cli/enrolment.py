@@ -35,6 +35,7 @@ from margo_gitops.trust.enrolment import begin, trust_digest
 from margo_gitops.trust.trust_document import FleetTrust
 from margo_gitops.wording import table_lines
 
+_KNOWN = ("enrolled", "copied")
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _server = click.option(
     "--server", type=_FILE, required=True, help="The server's configuration: run this on its machine."
@@ -87,7 +88,7 @@ def enroll(
     secret = secrets.token_urlsafe(18) if public_key is None else None
     key = read_key_file(public_key).key if public_key is not None else ""
     with opened_registry(configuration) as registry:
-        held = [each for each in registry.listed() if each.device == device_id and each.state == "enrolled"]
+        held = [each for each in registry.listed() if each.device == device_id and each.state in _KNOWN]
         registry.offer(device_id, secret=secret_digest(secret) if secret else None, key=key, seconds=valid_for)
     if held:
         note(f"{device_id} is enrolled now with {held[0].fingerprint}; that ends when it is enrolled again")
@@ -199,5 +200,5 @@ def _write(target: Path, made: DeviceEnrolment) -> None:
 
 
 def _row(row: Enrolment) -> dict[str, str]:
-    until = "" if row.state == "enrolled" else format_moment(datetime.fromtimestamp(row.expires, UTC))
+    until = "" if row.state in _KNOWN else format_moment(datetime.fromtimestamp(row.expires, UTC))
     return {"device": row.device or "?", "state": row.state, "key": row.fingerprint or "(any)", "until": until}

@@ -88,6 +88,8 @@ COMMITS_PATH: Final = "/api/v1/commits"
 """Where the HTTP API has the commit of a state, by the digest of its manifest; its folder of static files, too."""
 COMMIT_HEADER: Final = "Signed-Commit"
 """On an answer with a manifest: the same bytes in base64, where the commit is signed and not too long."""
+BOOT_HEADER: Final = "Device-Boot"
+"""On requests of an enrolled device: the kernel's id of its boot."""
 COMMIT_MEDIA_TYPE: Final = "application/vnd.margo-gitops.commit.v1"
 
 RECEIPTS_PATH: Final = "/api/v1/receipts"

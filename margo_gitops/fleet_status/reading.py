@@ -113,7 +113,8 @@ class StatusReader:
                 statuses = reports.statuses(folders[device]) if device in folders else {}
             status = self._device(device, place, statuses)
             if status is not None:
-                found.append(status)
+                copied = reports.copied(folders[device]) if device in folders else None
+                found.append(replace(status, copied=copied))
         devices = tuple(replace(each, last_seen=_time(times.get(each.device))) for each in found)
         return FleetStatus(
             state_repo=self.location,
@@ -203,7 +204,7 @@ class StatusReader:
             each.wanted and each.application in wanted.applications for each in deployments
         ):
             return None
-        return DeviceStatus(device, place.site, state, desired.version, adopted, None, deployments)
+        return DeviceStatus(device, place.site, state, desired.version, adopted, None, None, deployments)
 
     def _deployments(
         self, device: str, desired: Desired, reported: Mapping[str, ReportedStatus]

@@ -53,6 +53,7 @@ class DeviceStatus:
     last_seen: Annotated[
         str | None, About("When its last report was committed, RFC 3339; null where that is not known.")
     ]
+    copied: Annotated[str | None, About("When the server noticed that there are two of this device; null: it did not.")]
     deployments: tuple[DeploymentReport, ...]
 
 

@@ -74,6 +74,10 @@ def _stuck(status: FleetStatus) -> Iterator[str]:
     for (name, error), places in sorted(failures.items(), key=lambda item: (-len(item[1]), item[0])):
         yield f"  {name}: failed on {few(places, _NAMED)}"
         yield f"    {shortened(printable(error), _LONGEST)}"
+    copied = [_place(each, None) for each in status.devices if each.copied]
+    if copied:
+        yield f"  {few(copied, _NAMED)}: there are two of it, with one identity"
+        yield "    find the copy, and enrol the right one again: margo-gitops device enroll"
     ahead = [_place(each, None) for each in status.devices if each.state == "ahead"]
     if ahead:
         yield f"  {few(ahead, _NAMED)}: adopted a manifest newer than the state repo's"

@@ -3,6 +3,7 @@
     <two hex digits>/<client>/capabilities/<device>.json
     <two hex digits>/<client>/status/<deployment id>.json
     <two hex digits>/<client>/receipts/latest.json
+    <two hex digits>/<client>/identity/copied.json         the server noticed a copy of the device
 
 The digits, of the client name's sha256, keep the folders small: a commit of one report writes four small trees, however
 large the fleet is. Only the server writes this branch, so it is a loose ref under git's own lock, and a render never
@@ -32,7 +33,7 @@ _STALE_LOCK_SECONDS: Final = 60.0
 COMPACT_LOCK: Final = "margo-gitops-compact.lock"
 """Held while objects are removed that no ref leads to: a report may hold the same bytes again, and counts on them."""
 
-ReportKind: TypeAlias = Literal["capabilities", "status", "receipts"]
+ReportKind: TypeAlias = Literal["capabilities", "status", "receipts", "identity"]
 LATEST: Final = "latest"
 """The one file of receipts that a client has: those that came since the commit before."""
 
@@ -43,7 +44,7 @@ class ReportKey:
 
     Attributes:
         client: the client that reported.
-        name: the device id of capabilities, the deployment id of a status, `latest` for receipts.
+        name: the device id of capabilities, the deployment id of a status, `latest` for receipts, `copied`.
     """
 
     client: str

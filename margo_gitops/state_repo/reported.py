@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final, cast, get_args
 
 from margo_gitops.documents.device_id import decode_device_id, encode_device_id
+from margo_gitops.documents.freshness import MOMENT_PATTERN
 from margo_gitops.documents.state_layout import REPORTS_REF
 from margo_gitops.documents.status import State
 from margo_gitops.state_repo.git_store import bad_object, first_parents
@@ -28,6 +29,7 @@ _HEADER: Final = re.compile(
 )
 _SENDER: Final = re.compile(r"Reported-By: (?P<client>[^\s()]+) \((?P<evidence>.*)\)")
 _SUFFIX: Final = ".json"
+_MOMENT: Final = re.compile(MOMENT_PATTERN[1:-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,14 @@ class Reports:
                 found[device] = self._objects.read(entry.id, BLOB)
         return found
 
+    def copied(self, folder: str) -> str | None:
+        """Return when the server noticed that there are two of a client; None: it did not.
+
+        Args:
+            folder: id of its tree.
+        """
+        return next((read_copied(self._objects.read(each.id, BLOB)) for each in self._files(folder, "identity")), None)
+
     def _files(self, folder: str, name: str) -> Iterator[TreeEntry]:
         """Yield the files in a folder of a client's folder."""
         below = self._child(folder, name)
@@ -210,6 +220,13 @@ def key_of(path: str) -> ReportKey | None:
         return None
     key = ReportKey(client, kind, about)
     return key if "/".join(key.path) == path else None
+
+
+def read_copied(content: bytes) -> str | None:
+    """Return when a copy was noticed, as a server wrote it; None where the document is something else."""
+    document = _json(content)
+    noticed = document.get("noticed") if isinstance(document, dict) else None
+    return noticed if isinstance(noticed, str) and _MOMENT.fullmatch(noticed) else None
 
 
 def read_status(content: bytes) -> ReportedStatus | None:

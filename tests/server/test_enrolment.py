@@ -216,6 +216,51 @@ def test_a_configuration_of_another_device_stays(plant: Plant):
     plant.once("a")
 
 
+def calls(plant: Plant, boot: str) -> int:
+    """Let a copy of the device in the folder `a` poll, on a machine with this boot; return the status."""
+    token = next((plant.fleet.folder / "a").glob("token*")).read_text()
+    with plant.fleet.client(headers={"Authorization": f"Bearer {token}", "Device-Boot": boot}) as client:
+        return client.get("/api/v1/deployments").status_code
+
+
+def named(plant: Plant) -> bool:
+    outcome = margo_gitops("status", "--state-repo", "state.git", "--output", "json", cwd=plant.fleet.folder)
+    copied = {each["device"]: each["copied"] for each in json.loads(outcome.stdout)["devices"]}
+    assert copied["press-08"] is None
+    return copied["press-07"] is not None
+
+
+def test_a_copy_of_a_device_is_noticed_and_named_until_it_is_enrolled_again(plant: Plant):
+    plant.start()
+    plant.enroll("a", plant.code())
+    plant.once("a")
+    assert calls(plant, "other-machine") == 200  # the device may have been restarted
+    assert "there are two of" not in plant.log()
+    plant.once("a")
+    assert "there are two of press-07" in plant.log()
+    assert until(lambda: named(plant))
+    said = margo_gitops("status", "--state-repo", "state.git", cwd=plant.fleet.folder).stdout
+    assert "north/press-07: there are two of it, with one identity" in said
+    assert "copied" in plant.device("enrolments").stdout
+    plant.enroll("a", plant.code())
+    plant.once("a")
+    assert until(lambda: not named(plant))
+
+
+def test_a_copy_is_refused_where_the_policy_says_so(plant: Plant):
+    plant.start(clones="refuse")
+    plant.enroll("a", plant.code())
+    plant.once("a")
+    calls(plant, "other-machine")
+    plant.once("a", code=3)
+    assert calls(plant, "other-machine") == 403
+    plant.fleet.stop()
+    plant.start(clones="refuse")
+    assert calls(plant, "other-machine") == 403
+    plant.enroll("a", plant.code())
+    plant.once("a")
+
+
 def test_a_server_without_the_section_enrols_no_device(plant: Plant):
     plant.fleet.start()
     assert "MG1808" in plant.device("enroll", "press-07", code=2).stderr

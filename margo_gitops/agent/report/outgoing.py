@@ -19,6 +19,7 @@ from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError
+from margo_gitops.transport.http.contract import boot_id
 from margo_gitops.trust.git_commit import parse_commit
 from margo_gitops.trust.git_objects import COMMIT, object_id
 from margo_gitops.trust.ssh_signature import parse_signature
@@ -26,17 +27,8 @@ from margo_gitops.trust.ssh_signature import parse_signature
 LONGEST_SENDING: Final = 30.0
 """Seconds that one sending takes at most (REPORT-2)."""
 
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 Origin: TypeAlias = Callable[[], Mapping[str, Json]]
-
-
-def boot_id() -> str:
-    """Return the kernel's id of this boot; empty where it has none."""
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return ""
 
 
 def state_origin(store: TrustedStore) -> dict[str, Json]:

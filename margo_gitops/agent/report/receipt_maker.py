@@ -26,7 +26,6 @@ from margo_gitops.agent.memory.recorded import RecordedWorkload, deployment_stat
 from margo_gitops.agent.memory.state_folder import keep_file
 from margo_gitops.agent.pull.device_clock import DeviceClock
 from margo_gitops.agent.pull.signature_check import answer_apart
-from margo_gitops.agent.report.outgoing import boot_id
 from margo_gitops.appliers.applier import Applier, Observed, RunningImage, TellsImages, WorkloadKey
 from margo_gitops.digests import sha256
 from margo_gitops.disk.files import read_small_file
@@ -43,6 +42,7 @@ from margo_gitops.documents.receipt import (
     write_receipt,
 )
 from margo_gitops.errors import AgentMisconfigured, ApplyError, Location, MargoGitopsError
+from margo_gitops.transport.http.contract import boot_id
 from margo_gitops.trust.git_objects import COMMIT, object_id
 from margo_gitops.trust.ssh_key import MAX_KEY_FILE_BYTES, parse_signing_key
 from margo_gitops.trust.ssh_signature import sign

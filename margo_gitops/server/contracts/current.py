@@ -242,6 +242,9 @@ class CurrentContract:
         if caller is None:
             raise RequestRefused(access.refusal)
         said.client, said.reason = caller.client, ""
+        if self._parts.enrolment is not None and not await self._parts.enrolment.admits(caller, scope):
+            said.reason = "there are two of this device"
+            raise RequestRefused(access.refusal)
         self._admission.enter(caller.client)
         try:
             if match is None:

@@ -8,25 +8,33 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from dataclasses import dataclass
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
 
 from starlette.responses import Response
+from starlette.types import Scope
 
 from margo_gitops.digests import Digest
 from margo_gitops.documents.enrolment import MAX_REQUEST_BYTES, EnrolmentAnswer, EnrolmentRequest, SourceKind
+from margo_gitops.documents.freshness import format_moment
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.records import write
 from margo_gitops.errors import EnrolmentInvalid, MargoGitopsError, TrustRefused
+from margo_gitops.server.identity.boots import BootWatch
+from margo_gitops.server.identity.callers import Caller
 from margo_gitops.server.limits import RateLimit
 from margo_gitops.server.problems import NOT_AUTHORIZED, SEMANTIC_ERROR, TOO_LARGE, TOO_MANY, Problem, RequestRefused
-from margo_gitops.server.reports.journal import ReportJournal
+from margo_gitops.server.reports.journal import Report, ReportJournal
 from margo_gitops.server.requests import read_body
 from margo_gitops.server.resources.desired_state import manifest_version
 from margo_gitops.server.resources.enrolment_registry import Approval, EnrolmentRegistry
 from margo_gitops.server.routing import Call
 from margo_gitops.server.state_watch import StateWatch
+from margo_gitops.state_repo.report_branch import ReportKey
 from margo_gitops.trust.enrolment import read_request, trust_digest
 from margo_gitops.trust.trust_document import read_envelope
 
@@ -49,6 +57,8 @@ class EnrolmentResource:
         approval: what becomes of a key that is not known and has no secret.
         most_pending: how many keys wait at once.
         strangers: how often a request is judged that has neither a secret nor a key that is known.
+        refuse_copies: whether a device that has a copy is refused.
+        clock: the time, seconds since the epoch.
         refresh_seconds: time between two looks at what other servers, and commands, changed.
     """
 
@@ -59,7 +69,10 @@ class EnrolmentResource:
     approval: Approval
     most_pending: int
     strangers: RateLimit
+    refuse_copies: bool = False
+    clock: Callable[[], float] = time.time
     refresh_seconds: float = 1.0
+    boots: BootWatch = field(default_factory=BootWatch)
 
     async def enrol(self, call: Call) -> Response:
         """Answer with what a device needs to know (200), or that its key waits (202)."""
@@ -92,6 +105,9 @@ class EnrolmentResource:
         if not outcome.device:
             _LOG.warning("the key %s was not enrolled: %s", fingerprint, outcome.reason)
             raise RequestRefused(NOT_AUTHORIZED)
+        copied = ReportKey(outcome.device, "identity", "copied")
+        if await self.journal.has(copied):
+            await self.journal.forget([copied])
         _LOG.info("%s is enrolled with the key %s", outcome.device, fingerprint)
         answer = EnrolmentAnswer(outcome.device, self.source, document.decode(), self._reported(outcome.device))
         return Response(write_json(write(answer)), 200, _NO_STORE, "application/json")
@@ -110,6 +126,22 @@ class EnrolmentResource:
         adopted = self.journal.adopted(device)
         manifest = self.watch.look().manifest(device) if adopted else None
         return adopted if manifest is not None and adopted <= manifest_version(manifest) else None
+
+    async def admits(self, caller: Caller, scope: Scope) -> bool:
+        """Return whether a device is served: notice a copy of it, and say so where `status` reads it (CLONE-1)."""
+        if not self.boots.sees_copy(caller.client, scope):
+            return True
+        try:
+            news = await asyncio.to_thread(self.registry.note_copy, caller.client)
+            if news:
+                _LOG.error("there are two of %s: a copy of it uses its token", caller.client)
+                moment = int(self.clock())
+                noticed = format_moment(datetime.fromtimestamp(moment, UTC))
+                key, content = ReportKey(caller.client, "identity", "copied"), write_json({"noticed": noticed})
+                await self.journal.keep(Report(key, content, "noticed by the server", moment))
+        except MargoGitopsError as error:
+            _LOG.error("that there are two of %s cannot be kept: %s", caller.client, error)
+        return not self.refuse_copies
 
     async def keep_up(self) -> None:
         """Take over what other servers, and commands, change; until cancelled."""

@@ -5,7 +5,8 @@ REGISTRY-1  A secret is kept as sha256, ends by itself, and counts for one key: 
 REGISTRY-2  A request that comes again with the same key and token gets the same answer, also after a crash.
 REGISTRY-3  A device has one credential. The next enrolment of its id replaces it, and the old token ends.
 REGISTRY-4  What waits for approval is bounded in number and in time.
-REGISTRY-5  Each change has a number that only grows. So a server takes over what other servers, and commands, change.
+REGISTRY-5  A device that was copied stays known as that, until it is enrolled again.
+REGISTRY-6  Each change has a number that only grows. So a server takes over what other servers, and commands, change.
 
 The rows are in a file of SQLite of their own, or in the PostgreSQL database of the reports.
 """
@@ -29,7 +30,7 @@ from margo_gitops.errors import EnrolmentsUnusable, ServerBusy
 from margo_gitops.server.reports.store import Connection
 from margo_gitops.trust.ssh_key import read_public_key
 
-State: TypeAlias = Literal["offered", "pending", "enrolled", "replaced", "revoked"]
+State: TypeAlias = Literal["offered", "pending", "enrolled", "copied", "replaced", "revoked"]
 Approval: TypeAlias = Literal["secret", "person"]
 Begin: TypeAlias = Callable[[], AbstractContextManager[Connection]]
 """Opens a transaction; no other one writes at the same time."""
@@ -93,8 +94,13 @@ class Outcome:
 class EnrolmentRegistry:
     """Keeps enrolments; every method raises what the transaction raises (`EnrolmentsUnusable`). For any thread."""
 
-    def __init__(self, begin: Begin, clock: Callable[[], float]) -> None:
-        """Make the table where it is missing, and read who is enrolled."""
+    def __init__(self, begin: Begin, clock: Callable[[], float], *, refuse_copies: bool = False) -> None:
+        """Make the table where it is missing, and read who is enrolled.
+
+        Args:
+            refuse_copies: whether the token of a device that has a copy counts no longer.
+        """
+        self._refuse_copies = refuse_copies
         self._begin = begin
         self._clock = clock
         self._tokens: dict[str, tuple[str, State]] = {}
@@ -107,10 +113,13 @@ class EnrolmentRegistry:
 
     def holder(self, token: str) -> tuple[str, State] | None:
         """Return the device whose token has a digest, and whether it counts still; None: it was never enrolled."""
-        return self._tokens.get(token)
+        device, state = self._tokens.get(token, ("", "revoked"))
+        if not device:
+            return None
+        return device, "enrolled" if state == "copied" and not self._refuse_copies else state
 
     def refresh(self) -> None:
-        """Take over what changed (REGISTRY-5)."""
+        """Take over what changed (REGISTRY-6)."""
         with self._reading, self._begin() as rows:
             query = (
                 "SELECT token, device, state, change FROM enrolment WHERE change > ? AND token <> '' ORDER BY change"
@@ -158,7 +167,7 @@ class EnrolmentRegistry:
             found = _find(rows, "secret = ?", secret_digest(request.secret))
         else:
             # What is offered to this key comes before the credential that it has.
-            found = _find(rows, "key = ? AND (state = 'enrolled' OR secret = '')", key)
+            found = _find(rows, "key = ? AND (state IN ('enrolled', 'copied') OR secret = '')", key)
         other = _find(rows, "token = ?", request.token)
         if other is not None and other.key != key:
             return Outcome(reason=f"the token is one of {other.device or 'a key that waits'}")
@@ -203,8 +212,8 @@ class EnrolmentRegistry:
             return [
                 Enrolment(*row)
                 for row in rows.execute(
-                    f"SELECT {_COLUMNS} FROM enrolment WHERE state IN ('offered', 'pending', 'enrolled')"
-                    " AND (state = 'enrolled' OR expires > ?) ORDER BY device, change",
+                    f"SELECT {_COLUMNS} FROM enrolment WHERE state IN ('enrolled', 'copied')"
+                    " OR (state IN ('offered', 'pending') AND expires > ?) ORDER BY device, change",
                     (now,),
                 )
             ]
@@ -224,14 +233,23 @@ class EnrolmentRegistry:
         """End a device's credential and its offers; return how many there were."""
         now = int(self._clock())
         with self._begin() as rows:
-            query = f"SELECT {_COLUMNS} FROM enrolment WHERE device = ? AND state IN ('offered', 'pending', 'enrolled')"
+            query = f"SELECT {_COLUMNS} FROM enrolment WHERE device = ? AND state NOT IN ('replaced', 'revoked')"
             found = [Enrolment(*row) for row in rows.execute(query, (device,))]
             for each in found:
                 _put(rows, replace(each, state="revoked", moment=now))
         return len(found)
 
+    def note_copy(self, device: str) -> bool:
+        """Remember that there are two of a device (REGISTRY-5); return whether that is news."""
+        with self._begin() as rows:
+            found = _find(rows, "device = ? AND state = 'enrolled'", device)
+            if found is not None:
+                _put(rows, replace(found, state="copied", moment=int(self._clock())))
+        self.refresh()
+        return found is not None
+
     def _forget(self, rows: Connection, now: int) -> None:
-        # The newest row stays, so that numbers only grow (REGISTRY-5).
+        # The newest row stays, so that numbers only grow (REGISTRY-6).
         rows.execute(
             "DELETE FROM enrolment WHERE state IN ('offered', 'pending') AND expires <= ?"
             " AND change < (SELECT max(change) FROM enrolment)",
@@ -284,14 +302,14 @@ def _find(rows: Connection, where: str, value: str) -> Enrolment | None:
 
 def _enrol(rows: Connection, row: Enrolment, key: str, token: str, now: int) -> None:
     """Enrol a device, in place of the credential that it had (REGISTRY-3)."""
-    query = f"SELECT {_COLUMNS} FROM enrolment WHERE device = ? AND state = 'enrolled' AND id <> ?"
+    query = f"SELECT {_COLUMNS} FROM enrolment WHERE device = ? AND state IN ('enrolled', 'copied') AND id <> ?"
     for old in [Enrolment(*each) for each in rows.execute(query, (row.device, row.id))]:
         _put(rows, replace(old, state="replaced", moment=now))
     _put(rows, replace(row, state="enrolled", key=key, token=token, moment=now))
 
 
 def _put(rows: Connection, row: Enrolment) -> None:
-    """Write a row, with the number of this change (REGISTRY-5)."""
+    """Write a row, with the number of this change (REGISTRY-6)."""
     names = _COLUMNS.split(", ")[1:]
     kept = ", ".join(f"{name} = excluded.{name}" for name in (*names, "change"))
     rows.execute(

@@ -186,6 +186,10 @@ class EnrolmentSettings:
         FilePath | None, About("Certificates (PEM) that devices trust for TLS; `device enroll` gives it to them.")
     ] = None
     most_pending: Annotated[int, About("How many keys wait for approval at once."), Range(minimum=1)] = 1000
+    clones: Annotated[
+        Literal["report", "refuse"],
+        About("What becomes of a device that has a copy; refuse: its token ends, until it is enrolled again."),
+    ] = "report"
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,7 +231,14 @@ def _enrolment(
         return None
     strangers = RateLimit(_STRANGERS_PER_MINUTE, _STRANGERS_PER_MINUTE, time.monotonic)
     return EnrolmentResource(
-        registry, watch, journal, settings.source, settings.approval, settings.most_pending, strangers
+        registry,
+        watch,
+        journal,
+        settings.source,
+        settings.approval,
+        settings.most_pending,
+        strangers,
+        refuse_copies=settings.clones == "refuse",
     )
 
 

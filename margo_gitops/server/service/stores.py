@@ -33,9 +33,10 @@ def opened_registry(configuration: ServerConfiguration) -> Iterator[EnrolmentReg
     Raises:
         EnrolmentsUnusable, ReportsDatabaseAway, ReportsUnusable: they cannot be read or written.
     """
+    refuse = configuration.enrolment is not None and configuration.enrolment.clones == "refuse"
     if configuration.reports.postgresql is None:
         with contextlib.closing(EnrolmentFile(configuration.enrolments)) as file:
-            yield EnrolmentRegistry(file.begin, time.time)
+            yield EnrolmentRegistry(file.begin, time.time, refuse_copies=refuse)
         return
     one = threading.Lock()
     with contextlib.closing(report_store(configuration)) as store:
@@ -45,7 +46,7 @@ def opened_registry(configuration: ServerConfiguration) -> Iterator[EnrolmentReg
             with one, store.transaction() as opened:
                 yield opened.connection
 
-        yield EnrolmentRegistry(begin, time.time)
+        yield EnrolmentRegistry(begin, time.time, refuse_copies=refuse)
 
 
 def database_url(settings: PostgresqlSettings) -> str:

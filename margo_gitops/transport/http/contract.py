@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import quote
 
+from margo_gitops.documents.state_layout import BOOT_HEADER
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.transport.http.source import HttpSource
 from margo_gitops.trust.snapshot import Snapshot
@@ -16,6 +18,15 @@ from margo_gitops.web.connection import Seal
 ROOT: Final = "/api/v1/"
 MANIFEST: Final = "deployments"
 MANIFEST_PATH: Final = ROOT + MANIFEST
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """Return the kernel's id of this boot; empty where it has none."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +123,8 @@ class Spoken:
 def speak(source: HttpSource) -> Spoken:
     """Return the version that a source is set to; nothing is read or sent yet."""
     if source.contract == "g2" or not (source.signing_certificate and source.signing_key and source.device):
-        return Spoken(Contract(source.prefix))
+        boot = {BOOT_HEADER: boot_id()} if source.send_boot else {}
+        return Spoken(Contract(source.prefix), (lambda *_: boot) if boot else None)
     # A device that speaks the current version does not load what the older one needs.
     from margo_gitops.transport.http.older_contract import ClientIdFile, SignedContract
     from margo_gitops.transport.http.signing import DeviceKeyFiles, RequestSigner

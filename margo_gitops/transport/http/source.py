@@ -50,6 +50,9 @@ class HttpSettings(WebSource):
         Text(min_length=1),
     ] = None
     report_status: Annotated[bool, About("Send the status of each deployment when it changes.")] = True
+    send_boot: Annotated[
+        bool, About("Name this boot in each request: then a server of enrolled devices notices a copy of this one.")
+    ] = False
     contract: Annotated[
         Literal["g1", "g2"], About("Which version of Margo's API the server has; g1: client ids and signed requests.")
     ] = "g2"
