@@ -64,8 +64,6 @@ def _key_files(role: str, says: str, *, required: bool = False) -> Callable[[C],
 @_key_files("root", "A key that signs trust documents; repeatable. Keep it off line.", required=True)
 @_key_files("render", "A key of the renderer; repeatable.", required=True)
 @_key_files("freshness", "A key that signs statements of freshness; repeatable.")
-@_key_files("approve", "A key of a person who approves changes; repeatable.")
-@_key_files("emergency", "A key of a person who may go around a policy; repeatable.")
 @click.option("--threshold", type=click.IntRange(1, 100), default=1, show_default=True, help="How many root keys sign.")
 @_valid_for(_USUAL_LIFE)
 def init(fleet: Path, threshold: int, valid_for: int, **files: tuple[Path, ...]) -> None:

@@ -20,7 +20,7 @@ from margo_gitops.documents.records import write
 MAX_ENVELOPE_BYTES: Final = 64 * 1024
 MAX_TRUST_VERSION: Final = 2**31 - 1
 
-Role: TypeAlias = Literal["render", "freshness", "approve", "emergency"]
+Role: TypeAlias = Literal["render", "freshness"]
 Reason: TypeAlias = Literal["retired", "compromised"]
 KeyText = Annotated[
     str,
@@ -66,8 +66,6 @@ class Roles:
     root: RootRole
     render: Annotated[KeyRole, About("Sign state.")]
     freshness: Annotated[KeyRole, About("Sign statements of freshness.")] = KeyRole()
-    approve: Annotated[KeyRole, About("People who approve changes of the fleet repo.")] = KeyRole()
-    emergency: Annotated[KeyRole, About("People who may go around a policy, with a reason.")] = KeyRole()
 
 
 @dataclass(frozen=True, slots=True)

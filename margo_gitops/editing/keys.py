@@ -35,7 +35,7 @@ from margo_gitops.trust.ssh_signature import parse_signature
 from margo_gitops.trust.trust_document import FleetTrust, read_envelope, verify_root
 from margo_gitops.wording import did_you_mean, printable
 
-ROLES: Final = ("root", "render", "freshness", "approve", "emergency")
+ROLES: Final = ("root", "render", "freshness")
 
 Change = Callable[[TrustDocument], TrustDocument]
 

@@ -68,8 +68,6 @@ ROOT_NAMESPACE: Final = "margo-gitops-root"
 NAMESPACES: Final[dict[Role, str]] = {
     "render": GIT_NAMESPACE,
     "freshness": FRESHNESS_NAMESPACE,
-    "approve": GIT_NAMESPACE,
-    "emergency": GIT_NAMESPACE,
 }
 """What the keys of a role sign."""
 
@@ -123,11 +121,11 @@ class FleetTrust:
         return tuple(names)
 
     def signers(self, *roles: Role) -> AllowedSigners:
-        """Return whose signatures count (ROOT-8, ROOT-9) for these roles; without roles: for state and freshness."""
+        """Return whose signatures count (ROOT-8, ROOT-9) for these roles; without roles: for all."""
         revoked = {each.key: each for each in self.document.revoked}
         lines = [
             _line(each.name, each.key, NAMESPACES[role], revoked.get(each.key))
-            for role in roles or ("render", "freshness")
+            for role in roles or NAMESPACES
             for each in self.document.keys_of(role)
         ]  # fmt: skip
         lines += [_line("revoked", each.key, None, each) for each in revoked.values() if each.reason == "compromised"]

@@ -54,7 +54,6 @@ def document(
         RootRole(threshold, listed(*roots, name="root")),
         KeyRole(listed(*render, name="renderer")),
         KeyRole(listed(FRESHNESS, name="freshness")),
-        KeyRole(listed(PERSON, name="anna")),
     )
     made = TrustDocument(fleet, version, ISSUED, EXPIRES, roles)
     return replace(made, **changes)  # type: ignore[arg-type]  # the caller knows the fields
