@@ -288,6 +288,8 @@ class FleetRepo:
                 return self._changed_byask_git(since)
         else:
             after = self.subtree(self._commit(revision))
+            if before is not None and after is not None and before.id == after.id:
+                return frozenset()
             one, other = (before, after) if before is not None else (after, None)
             if one is None:
                 return frozenset()

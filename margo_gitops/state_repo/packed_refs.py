@@ -50,6 +50,11 @@ class RefValues(Mapping[str, str]):
     def __len__(self) -> int:
         return len(self._all)
 
+    def below(self, prefix: str) -> int:
+        """Return how many refs have names that begin with a prefix, without listing them."""
+        loose = (os.fsencode(name) for name in self.loose if name.startswith(prefix))
+        return self.packed.count(b" " + os.fsencode(prefix)) + sum(not self._packed_value(name) for name in loose)
+
     def items(self) -> ItemsView[str, str]:
         """Return all names with their ids."""
         return self._all.items()

@@ -37,6 +37,7 @@ from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, add_statement, held_leaves, is_due, leaf_of, renew
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.objects import DevicePlace, DeviceTree
+from margo_gitops.state_repo.packed_refs import RefValues
 from margo_gitops.state_repo.state_repo import StateRepo, device_of
 from margo_gitops.state_repo.trust_branch import add_documents
 from margo_gitops.trust.git_commit import Ident, build_commit, sign_commit
@@ -138,6 +139,10 @@ def write_render(
         StateRepoUnusable: the file system refuses; nothing was moved.
     """
     pack = ObjectPack()
+    seal = _Seal(pack, provenance, key)
+    if only is not None and not only and not trusted and isinstance(values, RefValues):
+        renewed = renew(repo, values, renewal) if renewal and is_due(repo, values, renewal.issued) else None
+        return Publication(None, (), repo.device_count(values), (), renewed)
     pack.know(repo.folders(values))
     known = repo.places(values)
     trees = {
@@ -160,7 +165,6 @@ def write_render(
     root = _fleet_tree(pack, _by_site(states, trees, kept, untouched), untouched, gone, aliases or {})
     unchanged = len(kept) + len(states)
     changed = [state for state in states if state.changed]
-    seal = _Seal(pack, provenance, key)
     trust = seal.documents(repo, values, trusted)
     documents = {TRUST_REF: trust} if trust else {}
     if parent is not None and not changed and repo.objects.commit(parent).tree == root:

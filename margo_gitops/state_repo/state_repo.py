@@ -11,11 +11,12 @@ from pathlib import Path
 import pygit2
 
 from margo_gitops.documents.device_id import decode_device_id
-from margo_gitops.documents.state_layout import BRANCHES, DEVICE_REFS, FLEET_REF, device_ref
+from margo_gitops.documents.state_layout import BRANCHES, DEVICE_REFS, FLEET_REF, LEFT_FOLDER, device_ref
 from margo_gitops.errors import SignatureInvalid, StateRepoUnusable, StateTampered
 from margo_gitops.git_program import format_remedy
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.objects import DevicePlace, DeviceTree, StateObjects
+from margo_gitops.state_repo.packed_refs import RefValues
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.trust.git_commit import parse_commit
 from margo_gitops.trust.git_objects import COMMIT
@@ -163,6 +164,12 @@ class StateRepo:
         """Return where the fleet branch holds each device, by encoded device id; empty before the first render."""
         name = values.get(FLEET_REF)
         return self.objects.kept("places", self.objects.links(name).tree, self.objects.places) if name else {}
+
+    def device_count(self, values: RefValues) -> int:
+        """Return how many devices the fleet branch holds, without those that left, where it is as a render left it."""
+        root = self.objects.links(values[FLEET_REF]).tree if FLEET_REF in values else None
+        left = self.objects.child(root, LEFT_FOLDER) if root else None
+        return values.below(DEVICE_REFS) - (len(list(self.objects.tree(left))) if left else 0)
 
     def folders(self, values: Mapping[str, str]) -> Iterator[str]:
         """Yield the id of everything above the devices in the fleet branch."""

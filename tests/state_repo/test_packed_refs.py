@@ -77,3 +77,12 @@ def test_what_git_packs_is_read(tmp_path: Path):
         line.split(" ") for line in git.run("for-each-ref", "--format=%(refname) %(objectname)").splitlines()
     )
     assert git.run("rev-parse", "v1^{commit}") == commit
+
+
+def test_refs_below_a_prefix_are_counted_once_where_they_are_loose_and_packed():
+    packed = HEADER + b"".join(
+        b"%040d refs/heads/%b\n" % (n, name) for n, name in enumerate((b"d/a", b"d/b", b"e/d/a"))
+    )
+    loose = {f"refs/heads/{name}": "1" * 40 for name in ("d/b", "d/c", "e/f")}
+    values = RefValues(packed, loose)
+    assert values.below("refs/heads/d/") == sum(name.startswith("refs/heads/d/") for name in values) == 3

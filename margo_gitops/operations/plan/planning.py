@@ -8,7 +8,7 @@ The plan of one device reads and renders what this device needs. It does not say
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -57,6 +57,7 @@ from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.difference import FleetState, rendered_fleet
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import find_placements, render
+from margo_gitops.state_repo.packed_refs import RefValues
 from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.state_repo.trust_branch import held_version
 from margo_gitops.trust.ssh_key import SigningKey
@@ -244,7 +245,7 @@ def _plan_after_state(planning: _Planning, fleet: FleetInput, renders: Render | 
 def _plan_after(
     planning: _Planning,
     target: StateTarget,
-    values: Mapping[str, str],
+    values: RefValues,
     states: tuple[DesiredState, ...],
     trusted: tuple[FleetTrust, ...],
 ) -> Plan:

@@ -121,13 +121,13 @@ def _sealed(values: RefValues, moves: Mapping[str, str]) -> bytes:
     return hashlib.sha256(b"%b\n%b" % (versions, branches)).hexdigest().encode()
 
 
-def changed_part(fleet: FleetInput, base: str, places: Mapping[str, DevicePlace]) -> Intent | None:
+def changed_part(fleet: FleetInput, base: str, held: Callable[[], Mapping[str, DevicePlace]]) -> Intent | None:
     """Return the part of a fleet that can differ from a commit which can be rendered; None: it is all of it.
 
     Args:
         fleet: without devices.
         base: the commit that can be rendered.
-        places: where the state repo holds the devices of `base`.
+        held: returns where the state repo holds the devices of `base`.
 
     Raises:
         FleetInvalid: a file that differs has findings.
@@ -150,6 +150,7 @@ def changed_part(fleet: FleetInput, base: str, places: Mapping[str, DevicePlace]
         return replace(shared, clients=frozenset())
     listed = sorted({*files, *before.paths("devices")})  # those that are gone are not read
     if sites:
+        places = held()
         clients |= {device_of(name) for name, place in places.items() if place.site in sites}
         children = read_devices(after, [path for path in listed if _may_be_child(path, places)])
         clients |= {client_of(name) for name, each in children.items() if each.value.spec.site in sites}

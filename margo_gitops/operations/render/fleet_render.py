@@ -198,7 +198,9 @@ def _publish(
     publication = write_render(
         target.repo, states, values, provenance(fleet), request.key, renewal, aliases, only, trusted
     )
-    seal.write(values, _moves(publication), request.key)
+    moves = _moves(publication)
+    if moves or fleet.intent.clients is None:
+        seal.write(values, moves, request.key)
     changed = publication.fleet_commit is not None or publication.freshness is not None or publication.trust
     if target.remote is not None and (changed or target.remote.is_unfinished):
         target.remote.push()
@@ -249,8 +251,7 @@ def render_changed(
     with without_collections(), suppress(FleetInvalid, RenderingRefused, StateTampered):
         base = seal.rendered_from(target.repo, values, key, signed=signed) if seal is not None else None
         if base is not None and fleet.intent.clients is not None and fleet.repo.knows(base):
-            places = target.repo.places(values)
-            part = changed_part(fleet, base, places)
+            part = changed_part(fleet, base, lambda: target.repo.places(values))
             if part is not None:
                 return replace(fleet, intent=part), render(part, lambda device: target.repo.held(device, values))
     with without_collections():
@@ -278,7 +279,7 @@ def _moves(publication: Publication) -> dict[str, str]:
 def _obey_policy(
     fleet: FleetInput,
     target: StateTarget,
-    values: Mapping[str, str],
+    values: RefValues,
     states: tuple[DesiredState, ...],
     request: RenderRequest,
 ) -> None:
@@ -301,9 +302,12 @@ def _obey_policy(
     refuse_skipped_command(verdicts, sides, span)
 
 
-def held_fleet(target: StateTarget, values: Mapping[str, str], intent: Intent) -> FleetState:
+def held_fleet(target: StateTarget, values: RefValues, intent: Intent) -> FleetState:
     """Return what a state repo holds as what is there before a render of a fleet, or of a part of it."""
-    places, only = target.repo.places(values), looked_at(intent)
+    only = looked_at(intent)
+    if only is not None and not only:
+        return FleetState({}, lambda device: target.repo.held(device, values), target.repo.device_count(values))
+    places = target.repo.places(values)
     here = {name: place for name, place in places.items() if not place.left and (only is None or name in only)}
     sites = {device_of(name): place.site for name, place in here.items()}
     kept = 0 if only is None else sum(not place.left for place in places.values()) - len(here)
