@@ -12,7 +12,7 @@ import click
 
 from margo_gitops.agent.agent import run_once, run_service
 from margo_gitops.agent.memory.events import LogFormat
-from margo_gitops.agent.pull.held import freshness_keeper, verify_held
+from margo_gitops.agent.pull.held import freshness_keeper, trust_keeper, verify_held
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, configuration_in_force
@@ -215,3 +215,36 @@ def _keeper(configuration: AgentConfiguration) -> FreshnessKeeper:
             remedy="add freshness: {} to the agent's configuration",
         )
     return keeper
+
+
+@agent.group()
+def trust() -> None:
+    """Take the fleet's trust documents by hand."""
+
+
+@trust.command("import")
+@click.argument("files", type=click.Path(path_type=Path, dir_okay=False, exists=True), nargs=-1, required=True)
+@_config
+def import_documents(files: tuple[Path, ...], config: Path | None) -> None:
+    """Follow the trust documents in FILES, keys/<version>.json of the fleet repo, on a device without a network.
+
+    Each version after the one that the device has must be there. A running agent uses them in its next cycle.
+    """
+    from margo_gitops.documents.trust_document import MAX_ENVELOPE_BYTES
+    from margo_gitops.trust.trust_document import read_envelope
+
+    configuration = _load(config)
+    keeper = trust_keeper(configuration)
+    if keeper is None:
+        raise AgentMisconfigured(
+            "this device follows no trust document", remedy="name the first one as trust.document in its configuration"
+        )
+    what = "the trust document cannot be read"
+    contents = [read_small_file(file, MAX_ENVELOPE_BYTES, what=what, error=AgentMisconfigured) for file in files]
+    offered = {read_envelope(each, str(file)).version: each for file, each in zip(files, contents, strict=True)}
+    held = keeper.current().version
+    for version in sorted(each for each in offered if each > held):
+        keeper.take(offered[version])
+    newest = keeper.current()
+    taken = "followed" if newest.version > held else "held already"
+    say(f"trust document {newest.version} is {taken}; it counts until {newest.document.expires}")

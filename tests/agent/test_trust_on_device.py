@@ -517,3 +517,26 @@ def test_64_versions_are_followed_in_a_row_and_the_rest_in_the_next_poll(
     keeper.begin()
     assert keeper.reach(70)
     assert keeper.current().version == 70
+
+
+def test_a_device_without_a_network_takes_documents_by_hand(plant: Plant) -> None:
+    files = {}
+    third = signed(document(3, render=(SECOND,)), *ROOTS[:2])
+    for name, content in (("2", ROTATED), ("3", third), ("bad", signed(document(4), ROOTS[0]))):
+        files[name] = plant.world.folder / f"{name}.json"
+        files[name].write_bytes(content)
+
+    def take(*names: str) -> tuple[int, str]:
+        done = plant.world.agent("trust", "import", *(str(files[name]) for name in names))
+        return done.returncode, done.stdout + done.stderr
+
+    assert "take version 2 first" in take("3")[1]
+    code, said = take("3", "2")
+    assert (code, "trust document 3 is followed" in said) == (0, True), said
+    assert plant.followed == ["trust-2.json", "trust-3.json"]
+    assert "trust document 3 is held already" in take("2")[1]
+    assert take("bad")[0] == 4
+    plant.publish("two", key=SECOND, trust="3")
+    assert (plant.cycle().poll, plant.greeting) == ("new", "two")
+    plant.world.configure()
+    assert "follows no trust document" in take("3")[1]
