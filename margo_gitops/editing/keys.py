@@ -29,10 +29,10 @@ from margo_gitops.documents.trust_document import (
     write_document,
     write_envelope,
 )
-from margo_gitops.errors import KeysRefused, Location, TrustDocumentInvalid
+from margo_gitops.errors import KeysRefused, Location, SignatureInvalid, TrustDocumentInvalid
 from margo_gitops.trust.ssh_key import read_public_key
 from margo_gitops.trust.ssh_signature import parse_signature
-from margo_gitops.trust.trust_document import FleetTrust, read_envelope, verify_root
+from margo_gitops.trust.trust_document import ROOT_NAMESPACE, FleetTrust, read_envelope, verify_root
 from margo_gitops.wording import did_you_mean, printable
 
 ROLES: Final = ("root", "render", "freshness")
@@ -227,7 +227,14 @@ def add_signature(keys: FleetKeys, armor: str) -> FleetTrust:
             f"the key {signature.key.fingerprint} is not a root key of {last.name}, nor of the version before",
             remedy=f"sign with one of: {', '.join(last.root_keys.values())}",
         )
-    verify_root(signature, last.text)
+    try:
+        verify_root(signature, last.text)
+    except SignatureInvalid as error:
+        if signature.touched:
+            error.remedy = (
+                f"sign what `margo-gitops keys show` prints: ssh-keygen -Y sign -n {ROOT_NAMESPACE} -f KEY TEXT"
+            )
+        raise
     kept = [each for each in armors(last) if parse_signature(each).key != signature.key]
     return keys.write(last.version, last.text, [*kept, armor])
 

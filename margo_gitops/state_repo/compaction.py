@@ -139,17 +139,22 @@ class Compaction:
         """
         ended = self.repo.objects.boundary()
         moved = {ref: name for ref, name in boundary.items() if name not in ended}
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+        # No other compaction of this repository is at work: what has this name was left by one that was killed.
+        prefix = f".margo-gitops-{hashlib.sha256(bytes(self.repo.folder.resolve())).hexdigest()[:12]}-"
         try:
-            with _repository_beside(self.repo.folder, file.parent) as beside:
+            for left in file.parent.iterdir() if file.parent.is_dir() else ():
+                if left.name.startswith(prefix):
+                    remove_tree(left)
+            with _repository_beside(self.repo.folder, file.parent, prefix) as beside:
+                unfinished = beside / "bundle"
                 Refs(beside).reset("refs/", moved)
                 (beside / "shallow").write_bytes(_shallow(self.repo.objects, ended))
                 without = "".join(f"^{name}\n" for name in sorted(ended))
                 _git(beside, "bundle", "create", "--quiet", str(unfinished), "--all", "--stdin", given=without)
-            with unfinished.open("rb") as written:
-                digest = hashlib.file_digest(written, "sha256").hexdigest()
-                os.fsync(written.fileno())
-            unfinished.replace(file)
+                with unfinished.open("rb") as written:
+                    digest = hashlib.file_digest(written, "sha256").hexdigest()
+                    os.fsync(written.fileno())
+                unfinished.replace(file)
             sync_folder(file.parent)
         except OSError as error:
             raise StateRepoUnusable(
@@ -157,8 +162,6 @@ class Compaction:
                 why=[str(error)],
                 remedy="nothing was cut; name another --archive",
             ) from error
-        finally:
-            unfinished.unlink(missing_ok=True)
         return Digest(f"sha256:{digest}")
 
     def checkpoint(
@@ -284,12 +287,12 @@ def digest_of(file: Path) -> str:
 
 
 @contextmanager
-def _repository_beside(folder: Path, place: Path) -> Iterator[Path]:
+def _repository_beside(folder: Path, place: Path, prefix: str = ".margo-gitops-") -> Iterator[Path]:
     """Yield an empty repository that reads the objects of another one."""
     with ExitStack() as stack:
         with disk_errors(place, what="no folder can be made there", error=StateRepoUnusable, remedy="make room"):
             place.mkdir(parents=True, exist_ok=True)
-            beside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=".margo-gitops-", dir=place)))
+            beside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=place)))
             pygit2.init_repository(str(beside), bare=True)
             (beside / "objects" / "info").mkdir(exist_ok=True)
             (beside / "objects" / "info" / "alternates").write_text(f"{(folder / 'objects').resolve()}\n")

@@ -281,7 +281,7 @@ def _check_threshold(offered: FleetTrust, judge: FleetTrust) -> None:
         raise TrustDocumentUnsigned(
             f"{offered.name} is signed by {len(signed)} root keys of version {judge.version}, it needs {needed}",
             why=[f"signed by {', '.join(signed) or 'none of them'}", f"not by {', '.join(missing)}"],
-            remedy=f"let a root key sign it: margo-gitops keys sign {offered.version}",
+            remedy="let a root key sign it: margo-gitops keys sign --key FILE",
         )
 
 

@@ -146,7 +146,7 @@ def test_a_device_that_left_keeps_its_state(aged: World):
     assert not aged.verify().errors
 
 
-@pytest.mark.parametrize("step", ["checkpoint", "_write_shallow", "_git repack", "_git prune"])
+@pytest.mark.parametrize("step", ["_git bundle", "checkpoint", "_write_shallow", "_git repack", "_git prune"])
 def test_a_killed_run_loses_nothing_and_the_next_one_continues(aged: World, monkeypatch: pytest.MonkeyPatch, step: str):
     name, _, which = step.partition(" ")
     target, real = (compaction, compaction._git) if which else (Compaction, getattr(Compaction, name))
@@ -166,6 +166,7 @@ def test_a_killed_run_loses_nothing_and_the_next_one_continues(aged: World, monk
     cut(aged)
     assert len(aged.state.run("rev-list", "fleet").splitlines()) == 4
     assert not any(aged.state.path.glob("*.lock.*"))
+    assert not any(aged.folder.glob(".*"))
     aged.state.run("fsck", "--strict")
     assert not aged.verify(signers=aged.signers(1)).findings
     proves_all(aged, 7)

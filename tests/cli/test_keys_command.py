@@ -134,11 +134,13 @@ def test_a_signature_made_on_another_machine_is_added(plant: Plant, tmp_path: Pa
     plant.init()
     text = tmp_path / "text"
     text.write_text(plant.run("keys", "show").stdout)
-    for name in ("cleo", "renderer"):
-        sign = ["ssh-keygen", "-Y", "sign", "-q", "-n", "margo-gitops-root", "-f", plant.key(name), text]
+    said = {}
+    for name, use, code in (("cleo", "root", 0), ("renderer", "root", 2), ("anna", "trust", 4)):
+        sign = ["ssh-keygen", "-Y", "sign", "-q", "-n", f"margo-gitops-{use}", "-f", plant.key(name), text]
         subprocess.run(sign, check=True, capture_output=True)
-        plant.run("keys", "sign", "--signature", tmp_path / "text.sig", code=0 if name == "cleo" else 2)
+        said[name] = plant.run("keys", "sign", "--signature", tmp_path / "text.sig", code=code).stderr
         (tmp_path / "text.sig").unlink()
+    assert "ssh-keygen -Y sign -n margo-gitops-root -f KEY TEXT" in said["anna"]
     assert "needs 1 more of: anna, bert" in plant.run("keys", "status").stdout
 
 
