@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Annotated, Literal, TypeAlias
 
 from margo_gitops.documents.declarations import About, Extensions, Items, OtherKeys, Problem, Range, Text
@@ -105,6 +106,7 @@ _QUANTITY = re.compile(r"([0-9]{1,18})(?:\.([0-9]{1,9}))? ?(Ki|Mi|Gi|Ti|Pi|Ei)")
 _TIMEOUT = re.compile(r"([0-9]{1,6})m([0-9]{1,6})s")
 
 
+@lru_cache(maxsize=1024)  # the devices of a fleet have few different amounts
 def parse_quantity(text: str) -> int:
     """Return an amount in bytes (ValueError: `text` is not an amount with a binary unit)."""
     match = _QUANTITY.fullmatch(text.strip())

@@ -116,9 +116,9 @@ class RecordShape(Shape):
         entries = node.value
         if not isinstance(entries, dict):
             return self.mismatch(node, path, found)
-        before = found.errors
+        before, slots = found.errors, self.slots
         values: dict[str, object] = {}
-        for item in self.slots.fields:
+        for item in slots.fields:
             child = entries.get(item.wire)
             if child is not None:
                 value = found.known.get(id(child)) or item.shape.read(child, (*path, item.wire), found)
@@ -127,7 +127,8 @@ class RecordShape(Shape):
                     values[item.attribute] = value
             elif item.required or (item.currently_required and not found.older_shape):
                 found.add(node, path, f"{item.wire} is missing", f"add {item.wire}")
-        self._read_others(entries, values, path, found)
+        if not slots.known.issuperset(entries):
+            self._read_others(entries, values, path, found)
         if found.errors > before:
             return INVALID
         record = self.cls(**values)
