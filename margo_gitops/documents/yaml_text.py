@@ -203,7 +203,7 @@ class Hole(str):
 class YamlForm:
     """A document with holes, written once.
 
-    A scalar is written the same in each place, so what `filled` returns is what `write_yaml` does.
+    A scalar is written the same in each place, so a filled form has the bytes that `write_yaml` gives.
     """
 
     parts: tuple[bytes, ...]
@@ -215,10 +215,22 @@ class YamlForm:
         parts = _text(value).split("\0")
         return cls(tuple(part.encode() for part in parts), tuple(map(int, parts[1::2])))
 
-    def filled(self, values: Sequence[Scalar]) -> bytes:
-        """Return the bytes of the document with these values (ValueError: as `UnwritableValue` of `write_yaml`)."""
+    def filled(self, values: Sequence[Scalar]) -> FilledForm:
+        """Return the document with these values (ValueError: as `UnwritableValue` of `write_yaml`)."""
+        return FilledForm(self.parts, tuple(_inline(values[number]).encode() for number in self.numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class FilledForm:
+    """A document whose bytes are put together when they are needed: all of a fleet take much memory."""
+
+    parts: tuple[bytes, ...]
+    values: tuple[bytes, ...]
+
+    def __bytes__(self) -> bytes:
+        """Return the document."""
         parts = list(self.parts)
-        parts[1::2] = [_inline(values[number]).encode() for number in self.numbers]
+        parts[1::2] = self.values
         return b"".join(parts)
 
 

@@ -6,7 +6,7 @@ What many documents share is written once.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -20,7 +20,7 @@ from margo_gitops.documents.manifest import (
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.state_layout import MANIFEST_FILE
-from margo_gitops.documents.yaml_text import Prewritten, write_yaml
+from margo_gitops.documents.yaml_text import FilledForm, Prewritten, write_yaml
 from margo_gitops.errors import StateTampered
 from margo_gitops.rendering.intent import ById
 
@@ -38,6 +38,24 @@ class PreviousState(Protocol):
     def deployment(self, deployment_id: str) -> bytes | None:
         """Return a deployment document's bytes; None if this id does not exist."""
         ...
+
+
+class Documents(Mapping[str, bytes]):
+    """Exact bytes of documents, by deployment id; those of a filled form are put together each time."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self, held: Mapping[str, bytes | FilledForm]) -> None:
+        self._held = held
+
+    def __getitem__(self, name: str) -> bytes:
+        return bytes(self._held[name])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def __len__(self) -> int:
+        return len(self._held)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +90,10 @@ def desired_state(
     Raises:
         StateTampered: the previous manifest is not valid, or its version cannot be raised.
     """
+    version = lowest if previous is None else rendered_version(device, previous.manifest)
+    content = write_manifest(version, dict(deployments))
     if previous is None:
-        return DesiredState(device, site, lowest, write_manifest(lowest, deployments), deployments, changed=True)
-    version = rendered_version(device, previous.manifest)
-    content = write_manifest(version, deployments)
+        return DesiredState(device, site, version, content, deployments, changed=True)
     held = DesiredState(device, site, version, content, deployments, changed=False)
     return held if content == previous.manifest and version >= lowest else raised(held, lowest)
 

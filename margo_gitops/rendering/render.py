@@ -15,6 +15,7 @@ from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import FleetSpec
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.trust_document import FloorChange
+from margo_gitops.documents.yaml_text import FilledForm
 from margo_gitops.errors import (
     InvalidDocument,
     MargoGitopsError,
@@ -25,7 +26,7 @@ from margo_gitops.errors import (
     UnreadableDocument,
 )
 from margo_gitops.progress import steps
-from margo_gitops.rendering.desired_state import DesiredState, PreviousState, desired_state
+from margo_gitops.rendering.desired_state import DesiredState, Documents, PreviousState, desired_state
 from margo_gitops.rendering.intent import Intent, Located
 from margo_gitops.rendering.placement import nearest, select, targets
 from margo_gitops.rendering.references import broken_references
@@ -129,7 +130,7 @@ def render(
         if only is not None and client not in only:
             continue
         before = previous(client)
-        documents: dict[str, bytes] = {}
+        documents: dict[str, bytes | FilledForm] = {}
         for device in devices:
             for name in placements[device]:
                 identity = deployment_id(intent.fleet.value.metadata.name, device, name)
@@ -140,7 +141,7 @@ def render(
                     errors.append(error)
         if not errors:
             site = intent.devices[client].value.spec.site
-            states.append(desired_state(client, site, documents, before, intent.lowest_version(client)))
+            states.append(desired_state(client, site, Documents(documents), before, intent.lowest_version(client)))
     if errors:
         raise RenderingRefused("the fleet cannot be rendered", errors)
     return tuple(states)
@@ -156,8 +157,8 @@ def by_client(intent: Intent) -> dict[str, list[str]]:
 
 def _document(
     intent: Intent, placements: Mapping[str, Placement], name: str, before: PreviousState | None, skeletons: Skeletons
-) -> tuple[bytes, list[MargoGitopsError]]:
-    """Return the bytes of a deployment's document, and everything wrong with its parameters."""
+) -> tuple[bytes | FilledForm, list[MargoGitopsError]]:
+    """Return a deployment's document, and everything wrong with its parameters."""
     placement = placements[name]
     installed = installed_parameters(intent, placement, before)
     content = skeletons.filled(placements, name) if installed is None else None

@@ -32,7 +32,7 @@ _DEPLOYMENT_IDS = uuid.UUID("8a2d2b0e-3f0a-5c39-9f2c-6f0d4be0a6a1").bytes
 """The name space of deployment ids. Never changes: every id in every fleet depends on it."""
 
 
-@lru_cache(maxsize=65_536)
+@lru_cache(maxsize=4096)
 def deployment_id(fleet: str, device: str, deployment: str) -> str:
     """Return the UUIDv5 of a deployment on a device: stable, and never stored."""
     # No name holds a newline, so no two different triples join to the same text.

@@ -18,7 +18,7 @@ from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.compose_variables import variable_name
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, DeployedParameter
 from margo_gitops.documents.nodes import Json, Scalar
-from margo_gitops.documents.yaml_text import Hole, YamlForm
+from margo_gitops.documents.yaml_text import FilledForm, Hole, YamlForm
 from margo_gitops.errors import TemplateInvalid
 from margo_gitops.rendering.desired_state import DocumentWriter
 from margo_gitops.rendering.intent import ById, Intent
@@ -58,8 +58,8 @@ class Skeletons:
         self._writer = DocumentWriter()
         self._held: dict[Hashable, Skeleton] = {}
 
-    def filled(self, placements: Mapping[str, Placement], name: str) -> bytes | None:
-        """Return the bytes of a deployment's document; None where it has to be resolved and written in full.
+    def filled(self, placements: Mapping[str, Placement], name: str) -> FilledForm | None:
+        """Return a deployment's document; None where it has to be resolved and written in full.
 
         Args:
             placements: all deployments of the device, by name.
@@ -88,8 +88,9 @@ class Skeletons:
             varying = tuple(each for each in resolved.parameters if self._varies(each, resolved))
             form = YamlForm.of(self._writer.plain(_with_holes(document, varying)))
             self._held[shared] = Skeleton(form, varying)
-        elif not skeleton.proven and self._fill(skeleton, placements, name) == content:
-            skeleton.proven = True
+        elif not skeleton.proven:
+            filled = self._fill(skeleton, placements, name)
+            skeleton.proven = filled is not None and bytes(filled) == content
         return content
 
     def _shared(self, placements: Mapping[str, Placement], name: str) -> Hashable:
@@ -119,7 +120,7 @@ class Skeletons:
         is_own = layer.document is not resolved.deployment
         return is_own or not _DIFFERENT.isdisjoint(names_in(parameter.origin.written))
 
-    def _fill(self, skeleton: Skeleton, placements: Mapping[str, Placement], name: str) -> bytes | None:
+    def _fill(self, skeleton: Skeleton, placements: Mapping[str, Placement], name: str) -> FilledForm | None:
         placement = placements[name]
         fleet, target = self._intent.fleet.value.metadata.name, placement.target
         identity = deployment_id(fleet, target.id, name)

@@ -92,8 +92,7 @@ class ObjectPack:
             return  # the same objects, of a render whose refs could not be moved
         _write(stem.with_suffix(".pack"), parts)
         try:
-            found = {name: (zlib.crc32(entry), offset) for name, (entry, offset) in self._entries.items()}
-            _write(stem.with_suffix(".idx"), [index_bytes(found, checksum)])
+            _write(stem.with_suffix(".idx"), [index_bytes(self._entries, checksum)])
         except BaseException:
             stem.with_suffix(".pack").unlink()
             raise
@@ -103,11 +102,11 @@ class ObjectPack:
 _LARGE = 1 << 31
 
 
-def index_bytes(entries: Mapping[str, tuple[int, int]], checksum: bytes) -> bytes:
+def index_bytes(entries: Mapping[str, tuple[bytes, int]], checksum: bytes) -> bytes:
     """Return the index of a pack, of version 2 (gitformat-pack).
 
     Args:
-        entries: CRC-32 and offset of each entry, by the object's id.
+        entries: bytes and offset of each entry, by the object's id.
         checksum: the pack's.
     """
     names = sorted(entries)
@@ -119,7 +118,7 @@ def index_bytes(entries: Mapping[str, tuple[int, int]], checksum: bytes) -> byte
         struct.pack(">4sL", b"\xfftOc", 2),
         struct.pack(">256L", *accumulate(first[f"{byte:02x}"] for byte in range(256))),
         bytes.fromhex("".join(names)),
-        struct.pack(f">{len(names)}L", *(entries[name][0] for name in names)),
+        struct.pack(f">{len(names)}L", *(zlib.crc32(entries[name][0]) for name in names)),
         struct.pack(f">{len(names)}L", *(places.get(offset, offset) for offset in offsets)),
         struct.pack(f">{len(large)}Q", *large),
         checksum,
