@@ -70,18 +70,21 @@ class Parts:
     record: Record
 
 
-def run_once(configuration: AgentConfiguration, log_format: LogFormat, *, retry: bool = False) -> Outcome:
+def run_once(
+    configuration: AgentConfiguration, log_format: LogFormat, *, retry: bool = False, at_once: bool = False
+) -> Outcome:
     """Poll once, apply, report, and return how it went.
 
     Args:
         retry: whether to try quarantined updates again.
+        at_once: whether to change what waits for a maintenance window, too.
 
     Raises:
         AgentBusy: another agent works with this state folder.
         MargoGitopsError: nothing could be done; the error says why.
     """
     with Interruptions() as interruptions, working_agent(configuration, log_format, interruptions) as parts:
-        outcome = parts.cycle.run(retry=retry)
+        outcome = parts.cycle.run(retry=retry, at_once=at_once)
         if outcome.answered or configuration.reports:
             parts.report()
         return outcome

@@ -101,7 +101,7 @@ class Outcome:
         """What `agent once` ends with: the worst of what happened."""
         codes = {error.exit_code for error in self.errors}
         if self.reconciliation and not self.reconciliation.complete:
-            codes.add(ExitCode.APPLY)
+            codes.add(ExitCode.TRY_LATER if self.reconciliation.only_waits else ExitCode.APPLY)
         return next((code for code in _WORST_FIRST if code in codes), ExitCode.OK)
 
 
@@ -144,7 +144,15 @@ class Cycle:
     _told: set[Event] = field(default_factory=set, init=False)
     _telling: set[Event] = field(default_factory=set, init=False)
 
-    def run(self, *, poll: bool = True, wait: int = 0, patient: bool = False, retry: bool = False) -> Outcome:
+    def run(
+        self,
+        *,
+        poll: bool = True,
+        wait: int = 0,
+        patient: bool = False,
+        retry: bool = False,
+        at_once: bool = False,
+    ) -> Outcome:
         """Do one cycle.
 
         Args:
@@ -152,6 +160,7 @@ class Cycle:
             wait: how many seconds the source may wait for a change before it answers.
             patient: whether what failed rests before it is tried again.
             retry: whether to try quarantined updates again.
+            at_once: whether to change what its calendars do not let change now.
 
         Raises:
             StateFolderUnusable: the floor, the held state or the journal cannot be read or written.
@@ -175,8 +184,9 @@ class Cycle:
             if self.freshness is not None:
                 self.freshness.look(ended.held, polled=ended.result in ("new", "unchanged"))
         held = ended.held
-        reconciliation = self.reconciler.reconcile(held, patient=patient, retry=retry) if held else None
+        reconciliation = None
         if held:
+            reconciliation = self.reconciler.reconcile(held, patient=patient, retry=retry, at_once=at_once)
             self.witness(held)
         version = held.manifest.manifest_version if held else None
         return Outcome(ended.result, version, ended.error, reconciliation, ended.hints)

@@ -48,7 +48,7 @@ def agent() -> None:
     """Pull, verify and apply this device's state.
 
     Exit status: 0 ok, 2 usage or configuration, 3 transport (try again), 4 trust refused, 5 apply failed, 75 another
-    agent uses the state folder.
+    agent uses the state folder, or all that is missing waits for a maintenance window.
     """
 
 
@@ -56,9 +56,10 @@ def agent() -> None:
 @_config
 @_log_format
 @click.option("--retry", is_flag=True, help="Retry failed updates that are in quarantine.")
-def once(config: Path | None, log_format: LogFormat, *, retry: bool) -> None:
+@click.option("--now", "at_once", is_flag=True, help="Change what waits for a maintenance window, too.")
+def once(config: Path | None, log_format: LogFormat, *, retry: bool, at_once: bool) -> None:
     """Poll once, apply, and exit."""
-    outcome = run_once(_load(config), log_format, retry=retry)
+    outcome = run_once(_load(config), log_format, retry=retry, at_once=at_once)
     version = f"version {outcome.version}" if outcome.version is not None else "nothing"
     say(f"poll: {outcome.poll}; holds {version}")
     sys.exit(outcome.exit_code)

@@ -52,19 +52,21 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Items:
-    """How many items a list has at least, and which of their fields no two may share.
+    """How many items a list has, and which of their fields no two may share.
 
     Attributes:
         minimum: how many items there must be.
         unique: the field's name in the file, "name"; empty where items may be alike.
         noun: what messages call an item, "component".
         any_case: whether values that differ only in case are the same.
+        maximum: how many there may be; None where nothing but the size of the file bounds them.
     """
 
     minimum: int = 0
     unique: str = ""
     noun: str = ""
     any_case: bool = False
+    maximum: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

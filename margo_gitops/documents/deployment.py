@@ -11,6 +11,7 @@ from margo_gitops.documents.components import APPLICATION_ID_PATTERN, Component,
 from margo_gitops.documents.constraints import DeviceConstraints
 from margo_gitops.documents.declarations import About, Extensions, Items, OtherKeys, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_TARGET_PATTERN
+from margo_gitops.documents.maintenance import Calendar
 
 OWN_EXTENSION = "x-margo-gitops-extensions"
 """The slot that carries what Margo leaves to vendors; a foreign device ignores it."""
@@ -117,6 +118,9 @@ class DeploymentExtension:
     device: Annotated[
         str | None, About("The device's id in the fleet repo, if `metadata.deviceId` is what the device calls itself.")
     ] = None
+    maintenance: Annotated[
+        tuple[Calendar, ...], About("When it may be installed, updated and removed: all calendars must be open.")
+    ] = ()
 
 
 def fleet_device(document: ApplicationDeployment) -> str:

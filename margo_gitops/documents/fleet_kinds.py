@@ -12,6 +12,7 @@ from margo_gitops.documents.constraints import DeviceName, DeviceSelector, Name
 from margo_gitops.documents.declarations import About, DigestText, Items, Keys, OwnKind, Problem, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, encode_device_id
 from margo_gitops.documents.fleet_policy import Policy
+from margo_gitops.documents.maintenance import Maintenance
 from margo_gitops.documents.trust_document import KeyText
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 
@@ -156,6 +157,9 @@ class SiteSpec:
     """What the devices of a site share."""
 
     parameters: Parameters = field(default_factory=dict)
+    maintenance: Annotated[
+        Maintenance | None, About("When its devices may change what runs. Default: at any time.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +199,9 @@ class DeviceSpec:
             " older receipts.",
         ),
     ] = ()
+    maintenance: Annotated[
+        Maintenance | None, About("When this device may change what runs, in place of what its site says.")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,6 +258,10 @@ class DeploymentIntentSpec:
     after: Annotated[
         tuple[Name, ...], About("Deployments that must be installed first on a device that has both.")
     ] = ()
+    maintenance: Annotated[
+        Maintenance | None, About("When it may change on a device, within what the device or its site says.")
+    ] = None
+    urgent: Annotated[bool, About("Change it at any time, even if a calendar is closed.")] = False
 
 
 @dataclass(frozen=True, slots=True)

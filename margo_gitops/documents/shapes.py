@@ -212,6 +212,8 @@ class ListShape(Shape):
             return self.mismatch(node, path, found)
         if len(node.value) < self.rule.minimum:
             return found.add(node, path, f"must have at least {self.rule.minimum} items, has {len(node.value)}")
+        if self.rule.maximum is not None and len(node.value) > self.rule.maximum:
+            return found.add(node, path, f"may have at most {self.rule.maximum} items, has {len(node.value)}")
         items = [self.item.read(child, (*path, index), found) for index, child in enumerate(node.value)]
         self._check_unique(node.value, path, found)
         return INVALID if any(item is INVALID for item in items) else tuple(items)
@@ -235,6 +237,8 @@ class ListShape(Shape):
         schema: dict[str, Json] = {"type": "array", "items": self.item.schema(definitions)}
         if self.rule.minimum:
             schema["minItems"] = self.rule.minimum
+        if self.rule.maximum is not None:
+            schema["maxItems"] = self.rule.maximum
         return schema
 
 

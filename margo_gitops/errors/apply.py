@@ -101,6 +101,18 @@ class WorkloadForbidden(ApplyError):
     code = "MG1610"
 
 
+class OutsideWindow(ApplyError):
+    """A deployment waits for a time at which it may change on this device.
+
+    The times are in `spec.maintenance` of the deployment, the device and its site, in the fleet repo. What is new is
+    fetched and verified meanwhile, and what runs keeps running. To change it sooner, give the deployment
+    `spec.urgent: true`, or run `margo-gitops agent once --now` on the device. See docs/maintenance.md.
+    """
+
+    code = "MG1611"
+    exit_code = ExitCode.TRY_LATER
+
+
 class ApplierUnusable(ApplyError):
     """An applier is not installed, cannot be loaded, or its settings cannot work.
 

@@ -21,6 +21,7 @@ from margo_gitops.documents.deployment import (
     DeploymentSpec,
 )
 from margo_gitops.documents.fleet_kinds import Deployment
+from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.errors import AmbiguousProfile, MargoGitopsError, NotPlaceable, ReferenceUnknown
@@ -145,6 +146,7 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
         after=tuple(after),
         artifacts=_artifacts(resolved, intent),
         device=resolved.target.id if called != resolved.target.id else None,
+        maintenance=calendars(resolved.deployment.value, resolved.target, intent),
     )
     return ApplicationDeployment(
         id=resolved.id,
@@ -163,6 +165,18 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
             extensions={OWN_EXTENSION: write(extension)},
         ),
     )
+
+
+def calendars(deployment: Deployment, target: TargetDevice, intent: Intent) -> tuple[Calendar, ...]:
+    """Return when a deployment may change on a device: what the device says, or else its site, and what it says."""
+    if deployment.spec.urgent:
+        return ()
+    site = intent.sites.get(target.site or "")
+    found = [(target.device.spec.maintenance, f"device {target.id}")]
+    if found[0][0] is None and site is not None:
+        found = [(site.value.spec.maintenance, f"site {target.site}")]
+    found.append((deployment.spec.maintenance, f"deployment {deployment.metadata.name}"))
+    return tuple(Calendar(each.time_zone, each.windows, each.blackouts, of) for each, of in found if each is not None)
 
 
 @lru_cache(maxsize=1024)

@@ -1,8 +1,8 @@
 """The documents of many devices: the bytes that they share are written once, each device's own values are filled in.
 
 SKELETON-1  Devices share the skeleton of a deployment's document if they have in common: the deployment, its profile,
-            the overlays that select them, the names of the parameters that site and device give, and which deployments
-            come first.
+            the overlays that select them, the names of the parameters that site and device give, which deployments
+            come first, and the calendars.
 SKELETON-2  Its holes are what `application_deployment` takes from the device: ids, what the device calls itself, and
             each parameter that site or device give, or whose expression names one of them or the deployment.
 SKELETON-3  A skeleton counts once it gave the exact bytes of the documents of two devices. A value that fills a hole
@@ -24,7 +24,7 @@ from margo_gitops.rendering.desired_state import DocumentWriter
 from margo_gitops.rendering.intent import ById, Intent
 from margo_gitops.rendering.parameters import Effective, is_right
 from margo_gitops.rendering.placement import selected
-from margo_gitops.rendering.resolution import Placement, Resolved, deployment_id, expression_names
+from margo_gitops.rendering.resolution import Placement, Resolved, calendars, deployment_id, expression_names
 from margo_gitops.rendering.templates import evaluate, names_in
 
 _DIFFERENT = frozenset({"device", "site", "deployment"})
@@ -104,6 +104,7 @@ class Skeletons:
             tuple(frozenset(given) for given in self._given(placement)),
             tuple(other for other in spec.after if other in placements),
             self._intent.called(target.id) == target.id,
+            calendars(placement.deployment.value, target, self._intent),
         )
 
     def _given(self, placement: Placement) -> Iterator[Mapping[str, ParameterValue]]:

@@ -43,6 +43,7 @@ class Device:
         *doubles: EngineDouble,
         patient: bool = False,
         retry: bool = False,
+        at_once: bool = False,
         stop_after: int | None = None,
     ) -> Reconciliation:
         asked = iter(range(10_000))
@@ -55,7 +56,7 @@ class Device:
                 lambda: self.now,
                 lambda: stop_after is not None and next(asked) >= stop_after,
             )
-            return reconciler.reconcile(state, patient=patient, retry=retry)
+            return reconciler.reconcile(state, patient=patient, retry=retry, at_once=at_once)
 
     def live(self, state: TrustedState, *doubles: EngineDouble, minutes: int) -> None:
         """Let an agent reconcile once a minute, in one life."""

@@ -53,6 +53,11 @@ def test_the_template_has_no_errors_and_is_warned_of_its_images_where_their_name
     }
 
 
+def test_a_time_zone_that_does_not_exist_is_told_where_it_is_written(fleet: FleetFolder):
+    fleet.change("sites/north.yaml", "spec:\n", "spec:\n  maintenance: {timeZone: Europe/Berlni}\n")
+    assert errors(fleet) == ["R110 sites/north.yaml:8:27"]
+
+
 def test_everything_that_is_wrong_is_told_in_one_run(fleet: FleetFolder):
     fleet.put("sites/west.yaml", "x: [")
     fleet.put("deployments/other.yml", "")

@@ -13,6 +13,7 @@ from support.fleet import FleetFolder, Held, documents, parameter, values
 
 from margo_gitops.digests import sha256
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION, write_bundle, write_manifest
+from margo_gitops.documents.workload_identity import own_extension, workload_contents
 from margo_gitops.errors import StateTampered
 from margo_gitops.rendering.desired_state import desired_state
 from margo_gitops.rendering.resolution import deployment_id
@@ -206,3 +207,42 @@ def test_every_change_of_the_manifest_is_seen(small: FleetFolder):
     small.fleet(namespace="other")
     assert all(state.changed for state in small.render(first).values())
     assert values(small.render()["b"], "web") == {"setting": 2}
+
+
+NIGHTS = {"timeZone": "Europe/Berlin", "windows": [{"days": "FREQ=DAILY", "start": "02:00", "duration": "1h"}]}
+
+
+def test_a_deployment_gets_the_calendar_of_its_device_or_else_of_its_site_and_its_own(fleet: FleetFolder):
+    fleet.site("north", maintenance=NIGHTS)
+    for device in ("a", "a2", "a3"):
+        fleet.device(device, site="north")
+    for device in ("b", "b2"):
+        fleet.device(device, site="north", maintenance=NIGHTS)
+    for device in ("c", "c2", "c3"):
+        fleet.device(device)
+    fleet.application()
+    fleet.deployment("plain")
+    fleet.deployment("own", maintenance=NIGHTS)
+    fleet.deployment("urgent", maintenance=NIGHTS, urgent=True)
+    whose = {
+        name: [calendar.of for calendar in own_extension(document).maintenance]
+        for state in fleet.render().values()
+        for name, document in documents(state).items()
+    }
+    places = {"a": ["site north"], "b": ["device b"], "b2": ["device b2"], "c": []}
+    places |= {"a2": places["a"], "a3": places["a"], "c2": [], "c3": []}
+    expected = {"plain": [], "own": ["deployment own"]}
+    assert whose == {
+        **{f"{device} {name}": [*place, *own] for device, place in places.items() for name, own in expected.items()},
+        **{f"{device} urgent": [] for device in places},
+    }
+
+
+def test_another_calendar_changes_no_workload(small: FleetFolder):
+    before = documents(small.render()["a"])["a web"]
+    small.deployment("web", maintenance=NIGHTS)
+    after = documents(small.render()["a"])["a web"]
+    assert before != after
+    assert [each.digest for each in workload_contents(before, own_extension(before))] == [
+        each.digest for each in workload_contents(after, own_extension(after))
+    ]

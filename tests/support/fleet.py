@@ -123,9 +123,12 @@ class FleetFolder:
         """Write margo-gitops.yaml."""
         self.put("margo-gitops.yaml", _document("Fleet", "plant", {"stateRepo": "../state.git", **spec}))
 
-    def site(self, name: str, labels: Document | None = None, **parameters: Any) -> None:
+    def site(
+        self, name: str, labels: Document | None = None, *, maintenance: Document | None = None, **parameters: Any
+    ) -> None:
         """Write a site."""
-        self.put(f"sites/{name}.yaml", _document("Site", name, {"parameters": parameters}, labels or {}))
+        spec: Document = {"parameters": parameters, **({"maintenance": maintenance} if maintenance else {})}
+        self.put(f"sites/{name}.yaml", _document("Site", name, spec, labels or {}))
 
     def device(
         self,
@@ -136,6 +139,7 @@ class FleetFolder:
         properties: Document | None = None,
         capability_labels: Document | None = None,
         workloads: Document | None = None,
+        maintenance: Document | None = None,
         **parameters: Any,
     ) -> None:
         """Write a device that runs compose projects."""
@@ -158,6 +162,8 @@ class FleetFolder:
             spec["site"] = site
         if workloads is not None:
             spec["workloads"] = workloads
+        if maintenance is not None:
+            spec["maintenance"] = maintenance
         self.put(f"devices/{name}.yaml", _document("Device", name, spec, labels or {}))
 
     def deployment(self, name: str, application: str = "app", *, on: Any = "all", **spec: Any) -> None:

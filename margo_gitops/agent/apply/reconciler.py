@@ -11,6 +11,7 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Final
 
 from margo_gitops.agent.apply.steps import Change, Plan, make_plan
+from margo_gitops.agent.apply.windows import Windows
 from margo_gitops.agent.apply.workloads import DesiredDeployment, DeviceLimits, desired_deployments
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
@@ -47,6 +48,11 @@ class Reconciliation:
     plan: Plan
     failures: tuple[ApplyError, ...]
     complete: bool
+
+    @property
+    def only_waits(self) -> bool:
+        """Whether all that is missing waits for a time at which it may change."""
+        return self.plan.waits and not self.failures and not any(change.rests for change in self.plan.changes)
 
 
 @dataclass(slots=True)
@@ -91,19 +97,25 @@ class Reconciler:
     tell: Callable[[str, bytes], None] = lambda _id, _status: None
     _told: set[str] = field(default_factory=set, init=False)
 
-    def reconcile(self, state: TrustedState, *, patient: bool, retry: bool = False) -> Reconciliation:
+    def __post_init__(self) -> None:
+        self._windows = Windows(self.clock, self.journal.facts, self.journal.set_facts)
+
+    def reconcile(
+        self, state: TrustedState, *, patient: bool, retry: bool = False, at_once: bool = False
+    ) -> Reconciliation:
         """Bring the device to a state, as far as it goes, and return how far that was.
 
         Args:
             patient: whether what failed rests before it is tried again.
             retry: whether to try quarantined updates again.
+            at_once: whether to change what its calendars do not let change now.
 
         Raises:
             StorageFull: a step could not be recorded, so it was not begun.
             StateFolderUnusable: the journal cannot be written.
         """
         desired = desired_deployments(state.deployments, self.limits)
-        plan = self._plan(desired, patient=patient, retry=retry)
+        plan = self._plan(desired, patient=patient, retry=retry, at_once=at_once)
         obstacles = list(dict.fromkeys([*plan.silent.values(), *plan.refused.values()]))
         prepared = not (plan.refused or plan.unprepared)
         progress = _Progress(state.manifest.manifest_version, obstacles, plan.unprepared, prepared)
@@ -126,7 +138,7 @@ class Reconciler:
                 self.record(Event.of(Reason.WORKLOAD_FAILED, error))
         self._told = set(errors)
 
-    def _plan(self, desired: Sequence[DesiredDeployment], *, patient: bool, retry: bool) -> Plan:
+    def _plan(self, desired: Sequence[DesiredDeployment], *, patient: bool, retry: bool, at_once: bool) -> Plan:
         serving: dict[str, str] = {}
         observed: dict[str, Sequence[Observed]] = {}
         silent: dict[str, ApplyError] = {}
@@ -139,7 +151,9 @@ class Reconciler:
             except ApplyError as error:
                 silent[name] = error
         now = self.clock() if patient else None
-        return make_plan(desired, observed, self.journal.workloads(), serving, silent=silent, now=now, retry=retry)
+        recorded = self.journal.workloads()
+        closed = {} if at_once else self._windows.closed(desired, {item.key.deployment_id for item in recorded})
+        return make_plan(desired, observed, recorded, serving, silent=silent, now=now, retry=retry, closed=closed)
 
     def _record_start(self, desired: Iterable[DesiredDeployment], plan: Plan, progress: _Progress) -> None:
         """Record every component's part in the plan, in the order of its deployment, with the version they are of.
@@ -199,7 +213,7 @@ class Reconciler:
             progress.failed.add(deployment_id)
             return
         obstacle = plan.obstacle(deployment_id, progress.failed)
-        if obstacle is not None:
+        if obstacle is not None or change.closed is not None:
             self._wait(change, obstacle, progress)
             return
         held = self._memory()[workload.key]
@@ -231,16 +245,16 @@ class Reconciler:
         self.record(Event(Reason.WORKLOAD_INSTALLED, f"{_name(workload)} ({change.reason})", "", str(workload.key)))
         self._post_statuses([deployment_id])
 
-    def _wait(self, change: Change, obstacle: str, progress: _Progress) -> None:
-        """Leave a component because something before it failed (STEP-4)."""
+    def _wait(self, change: Change, obstacle: str | None, progress: _Progress) -> None:
+        """Leave a component because something before it failed (STEP-4), or it may not change now (STEP-10)."""
         key = change.workload.key
         progress.failed.add(key.deployment_id)
         held = self._memory()[key]
-        if obstacle == key.deployment_id:
+        if obstacle in (None, key.deployment_id) and (held.state == "failed" or change.closed is None):
             if held.state != "failed":
                 self.journal.record([self._now(held, "pending", message="a component before it failed")])
             return
-        error = DependencyNotInstalled(
+        error = change.closed or DependencyNotInstalled(
             f"{_name(change.workload)} waits for the deployment {obstacle}, which is not installed"
         )
         waiting = self._now(held, "pending", error)
@@ -255,7 +269,7 @@ class Reconciler:
             if not progress.prepared or self.stopping():
                 progress.left = True
                 return
-            if removal.rests or removal.key.deployment_id in progress.failed:
+            if removal.rests or removal.closed or removal.key.deployment_id in progress.failed:
                 progress.left = True  # what follows it does not run yet
                 continue
             blank = RecordedWorkload(removal.key, removal.applier, None, None, "removing")

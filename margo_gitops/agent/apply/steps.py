@@ -17,17 +17,19 @@ STEP-7  Content that could not be prepared, installed or removed is not tried ag
 STEP-8  What an applier holds whose engine does not answer is left alone, and so is what runs of a refused deployment.
 STEP-9  An update that failed, and after which what ran before runs again, is quarantined: each attempt would take a
         running line down. It is tried again when a person asks, its content changes, or what ran before stops.
+STEP-10 A deployment that may not change now (margo_gitops/agent/apply/windows.py) is prepared, and then waits: nothing
+        of it is installed, updated or removed. What was begun is finished, and what ran and stopped is started again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from margo_gitops.agent.apply.workloads import DesiredDeployment
 from margo_gitops.agent.memory.recorded import RecordedWorkload, retry_pause
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
-from margo_gitops.errors import ApplyError, WorkloadUnsupported
+from margo_gitops.errors import ApplyError, OutsideWindow, WorkloadUnsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Change:
         rests: whether it failed and waits for its next try (STEP-7, STEP-9): it is neither prepared nor installed.
         unprepared: whether it rests because it could not be prepared.
         replaces: whether other content of the component is there now.
+        closed: why it waits for a time at which it may change; None where it need not (STEP-10).
     """
 
     applier: str
@@ -47,6 +50,7 @@ class Change:
     rests: bool = False
     unprepared: bool = False
     replaces: bool = False
+    closed: OutsideWindow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +60,13 @@ class Removal:
     Attributes:
         key: which.
         rests: whether removing it failed and its pause is not over (STEP-7).
+        closed: why it waits for a time at which it may go; None where it need not (STEP-10).
     """
 
     applier: str
     key: WorkloadKey
     rests: bool = False
+    closed: OutsideWindow | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +95,11 @@ class Plan:
         return not (self.changes or self.removals or self.gone)
 
     @property
+    def waits(self) -> bool:
+        """Whether something may not change now (STEP-10)."""
+        return any(change.closed for change in self.changes) or any(removal.closed for removal in self.removals)
+
+    @property
     def unprepared(self) -> set[str]:
         """The deployments of which something could not be prepared, and rests."""
         return {change.workload.key.deployment_id for change in self.changes if change.rests and change.unprepared}
@@ -112,6 +123,7 @@ def make_plan(
     silent: Mapping[str, ApplyError] | None = None,
     now: float | None = None,
     retry: bool = False,
+    closed: Mapping[str, OutsideWindow] | None = None,
 ) -> Plan:
     """Return what has to be done.
 
@@ -122,8 +134,9 @@ def make_plan(
         silent: appliers whose engine did not answer, with the reason (STEP-8).
         now: the time, where pauses after failures count (STEP-7); None to try everything that is not quarantined.
         retry: whether to try what is quarantined as well (STEP-9).
+        closed: deployments that may not change now, by id (STEP-10).
     """
-    silent = silent or {}
+    silent, closed = silent or {}, closed or {}
     holdings = {(applier, item.key): item for applier, items in observed.items() for item in items}
     memory = {item.key: item for item in recorded}
     changes: list[Change] = []
@@ -142,7 +155,9 @@ def make_plan(
             remembered = memory.get(workload.key)
             reason = _reason(workload, applier, holding, remembered)
             if reason:
-                changes.append(_change(applier, workload, reason, holding, remembered, now, retry=retry))
+                change = _change(applier, workload, reason, holding, remembered, now, retry=retry)
+                waits = closed.get(deployment.id) if _is_switch(change, remembered) else None
+                changes.append(replace(change, closed=waits))
             else:
                 kept.append((applier, workload))
     removals = [
@@ -159,6 +174,7 @@ def make_plan(
         and item.key not in wanted
         and (item.applier, item.key) not in holdings
     ]
+    removals = [replace(each, closed=_closed_removal(each, memory.get(each.key), closed)) for each in removals]
     held = {removal.key for removal in removals}
     gone = sorted(
         item.key
@@ -230,6 +246,19 @@ def _change(
     elif failure == "quarantined" and holding is not None and holding.condition != "degraded":
         rests = not retry
     return Change(applier, workload, reason, rests, failure == "preparing", replaces)
+
+
+def _is_switch(change: Change, memory: RecordedWorkload | None) -> bool:
+    """Return whether a change begins something, and does not finish it or start again what stopped (STEP-10)."""
+    is_begun = memory is not None and memory.state == "installing" and memory.wanted == change.workload.digest
+    return change.reason in ("new", "changed") and not is_begun
+
+
+def _closed_removal(
+    removal: Removal, memory: RecordedWorkload | None, closed: Mapping[str, OutsideWindow]
+) -> OutsideWindow | None:
+    is_begun = memory is not None and memory.state == "removing"
+    return None if is_begun else closed.get(removal.key.deployment_id)
 
 
 def _removal_rests(applier: str, memory: RecordedWorkload | None, now: float | None) -> bool:

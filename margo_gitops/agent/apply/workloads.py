@@ -24,6 +24,7 @@ from pathlib import Path
 from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
 from margo_gitops.appliers.applier import LONGEST_TIMEOUT_SECONDS, Workload, WorkloadKey
 from margo_gitops.documents.deployment import ApplicationDeployment, fleet_device
+from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.matching import DeviceFacts, unmet
 from margo_gitops.documents.workload_identity import deployment_unusable, own_extension, workload_contents
 from margo_gitops.errors import ApplyError, DeploymentUnusable, DeviceIneligible
@@ -38,12 +39,14 @@ class DesiredDeployment:
         workloads: its components, in order; empty where it is refused.
         after: ids of the deployments that must be installed before, lower case.
         refusal: why it cannot be applied; None where it can.
+        calendars: when it may change; all must be open.
     """
 
     document: ApplicationDeployment
     workloads: tuple[Workload, ...]
     after: tuple[str, ...] = ()
     refusal: ApplyError | None = None
+    calendars: tuple[Calendar, ...] = ()
 
     @property
     def id(self) -> str:
@@ -157,7 +160,7 @@ def _desired(document: ApplicationDeployment, limits: DeviceLimits) -> DesiredDe
     except DeploymentUnusable as error:
         return DesiredDeployment(document, (), (), error)
     after = dict.fromkeys(name.lower() for name in extension.after) if extension else {}
-    return DesiredDeployment(document, workloads, tuple(after))
+    return DesiredDeployment(document, workloads, tuple(after), calendars=extension.maintenance if extension else ())
 
 
 def _in_order(deployments: Sequence[DesiredDeployment]) -> tuple[DesiredDeployment, ...]:

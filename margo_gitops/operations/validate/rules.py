@@ -97,6 +97,14 @@ _OWN = (
         " more. Correct `match`, or remove the overlay.",
     ),
     Rule(
+        "R110",
+        "error",
+        "A calendar names a time zone that does not exist.",
+        "`spec.maintenance.timeZone` is an IANA name such as `Europe/Berlin`. A device that does not know the zone"
+        " never changes what runs, so the deployment would wait. Correct the name; if the name is right, install the"
+        " time zones (tzdata) on this machine.",
+    ),
+    Rule(
         "R201",
         "warning",
         "An image has no tag, or a tag that moves.",

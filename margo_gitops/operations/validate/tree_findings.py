@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from margo_gitops.catalog.compose_check import fleet_compose_findings
 from margo_gitops.catalog.compose_images import ServiceImage, pinning_rule, service_images
@@ -66,6 +67,7 @@ def judged(
         if key not in known:
             told += map(of_finding, fleet_compose_findings(tree, application))
     told += _of_keys(tree, intent)
+    told += _unknown_zones(intent)
     every = list(placed_of(checked.documents))
     told += _unpinned(tree, intent, every)
     told += refused_by_devices(tree, intent, every)
@@ -85,6 +87,23 @@ def _of_keys(tree: RootTree, intent: Intent) -> Iterator[RuleFinding]:
         return
     if chain is not None and chain.missing is not None:
         yield of_error(chain.missing, "warning" if chain.versions else "error")
+
+
+def _unknown_zones(intent: Intent) -> Iterator[RuleFinding]:
+    """Yield the calendars whose time zone this machine does not know."""
+    every = (
+        *((each, each.value.spec.maintenance) for each in intent.sites.values()),
+        *((each, each.value.spec.maintenance) for each in intent.devices.values()),
+        *((each, each.value.spec.maintenance) for each in intent.deployments.values()),
+    )
+    for document, calendar in every:
+        if calendar is not None:
+            try:
+                ZoneInfo(calendar.time_zone)
+            except (LookupError, ValueError, OSError):
+                message = f"there is no time zone {calendar.time_zone}"
+                where = document.at("spec", "maintenance", "timeZone")
+                yield of_rule("R110", message, where, "write an IANA name such as Europe/Berlin")
 
 
 def _idle_overlays(intent: Intent, documents: Sequence[CheckedDocument]) -> Iterator[RuleFinding]:
