@@ -2,7 +2,7 @@
 
 CLAIM-1  A branch is read as what its device says of itself and its children, and of no one else.
 CLAIM-2  Only its newest commit counts. Its tree holds `capabilities.json`, `capabilities/<child>.json`,
-         `status/<deployment id>.json`; other files are for later versions, and are not read.
+         `status/<deployment id>.json`, `receipts/latest.json`; other files are for later versions, and are not read.
 CLAIM-3  Everything is bounded before it is read: 1 MiB for a document or a folder's list, 1,000 documents in a folder,
          8 MiB in all.
 CLAIM-4  A branch that breaks this counts as no report. It never hides what another device says.
@@ -20,6 +20,7 @@ from margo_gitops.documents.state_layout import DEVICE_REPORTS_REFS
 from margo_gitops.errors import StateTampered
 from margo_gitops.state_repo.git_store import bad_object, tree_entries
 from margo_gitops.state_repo.objects import StateObjects
+from margo_gitops.state_repo.report_branch import LATEST
 from margo_gitops.state_repo.reported import ReportedStatus, read_status
 from margo_gitops.trust.git_commit import MAX_COMMIT_BYTES, parse_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE, TREE, TreeEntry
@@ -28,6 +29,7 @@ _MAX_DOCUMENT: Final = 1024 * 1024
 _MAX_TOTAL: Final = 8 * 1024 * 1024
 _MAX_ENTRIES: Final = 1000
 _SUFFIX: Final = b".json"
+_LATEST: Final = f"{LATEST}.json".encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +41,14 @@ class PushedReport:
         time: of the commit, by the device's clock: seconds since the epoch.
         statuses: by deployment id.
         capabilities: documents by device id, of the device and its children.
+        receipts: its newest receipts, as it signed them; None for none.
     """
 
     commit: str
     time: int
     statuses: Mapping[str, ReportedStatus]
     capabilities: Mapping[str, bytes]
+    receipts: bytes | None = None
 
 
 class PushedReports:
@@ -102,7 +106,13 @@ class PushedReports:
                     device = _decoded(each.name.removesuffix(_SUFFIX).decode("ascii", "replace"))
                     if device is not None and device != client and client_of(device) == client:
                         capabilities[device] = self._document(each, room)
-        return PushedReport(name, commit.committed_at, statuses, capabilities)
+        receipts = self._receipts(commit.tree, room)
+        return PushedReport(name, commit.committed_at, statuses, capabilities, receipts)
+
+    def _receipts(self, tree: str, room: list[int]) -> bytes | None:
+        folders = [each for each in self._entries(tree) if (each.name, each.mode) == (b"receipts", FOLDER_MODE)]
+        files = [each for folder in folders for each in self._entries(folder.id) if each.name == _LATEST]
+        return self._document(files[0], room) if files else None
 
     def _entries(self, tree: str) -> tuple[TreeEntry, ...]:
         entries = tree_entries(tree, self._objects.read(tree, TREE, _MAX_DOCUMENT))

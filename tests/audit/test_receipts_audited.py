@@ -16,6 +16,7 @@ from support.receipts import DEVICE_KEY, OTHER_KEY, altered, chain, longer
 
 from margo_gitops.audit.verify.verification import Verification
 from margo_gitops.documents.receipt import SignedReceipt, write_receipts
+from margo_gitops.documents.state_layout import device_reports_ref
 from margo_gitops.state_repo.report_branch import ReportBranch, ReportKey
 
 MADE = chain(8, device="a")
@@ -138,6 +139,25 @@ def test_a_new_key_that_the_fleet_repo_names_too_begins_a_chain(plant: Plant) ->
     name_keys(plant.world.fleet, "a", str(DEVICE_KEY.public), str(OTHER_KEY.public))
     plant.world.fleet.commit("Name the new key of a")
     assert plant.codes() == []
+
+
+def test_what_a_device_pushed_itself_is_verified(plant: Plant) -> None:
+    git = plant.world.state
+
+    def push(*receipts: SignedReceipt) -> None:
+        blob = git.run("hash-object", "-w", "--stdin", content=write_receipts(receipts))
+        folder = git.run("mktree", content=f"100644 blob {blob}\tlatest.json\n")
+        tree = git.run("mktree", content=f"040000 tree {folder}\treceipts\n")
+        git.run("update-ref", device_reports_ref("a"), git.run("commit-tree", "-m", "Reports of a", tree))
+
+    push(*MADE[3:7])
+    found = plant.verify()
+    assert (found.findings, found.receipts) == ((), 4)
+    plant.keep(*MADE[:5])
+    found = plant.verify()
+    assert (found.findings, found.receipts) == ((), 7)
+    push(*MADE[3:5], MADE[7])
+    assert plant.codes() == [("error", "receipt-dropped")]
 
 
 def test_what_is_no_file_of_receipts_is_named(plant: Plant) -> None:

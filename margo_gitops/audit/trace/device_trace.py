@@ -9,6 +9,7 @@ from datetime import datetime
 from margo_gitops.audit.log import read_deployment
 from margo_gitops.audit.trace.adoption import StatusSince, adopted_at, adoptions, moment, statuses_at
 from margo_gitops.audit.trace.history import Lines, ValueHistory, leaves
+from margo_gitops.audit.trace.ran import ran_at
 from margo_gitops.audit.trace.trace_file import Source, path_of, trace_file
 from margo_gitops.audit.trace.traced import Trace, TracedDeployment, TracedParameter, TracedReport, TracedSince
 from margo_gitops.audit.verify.rendered_trees import manifest_version
@@ -120,6 +121,7 @@ def trace(fleet: FleetRepo, objects: StateObjects, request: TraceRequest) -> Tra
         deployments=tuple(sorted(deployments, key=lambda each: (each.name, each.device))),
         file=traced_file,
         commits=lines.commits(request.signers),
+        ran=ran_at(fleet, objects, refs, client, request.at, request.signers),
     )
 
 

@@ -62,6 +62,10 @@ class Lines:
         found = [self._traced(name, signers) for name in self._written]
         return tuple(each for _, each in sorted(found, key=lambda pair: (-pair[0], pair[1].commit)))
 
+    def answer(self, name: str, signers: AllowedSigners | None) -> TracedCommit:
+        """Return who answers for a commit of the fleet repo, as `commits` does."""
+        return self._traced(name, signers)[1]
+
     def _traced(self, name: str, signers: AllowedSigners | None) -> tuple[int, TracedCommit]:
         wrote = self.fleet.commit(name)
         history = self.fleet.history()

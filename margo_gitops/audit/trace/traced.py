@@ -10,6 +10,7 @@ from margo_gitops.audit.log import utc
 from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.documents.nodes import Scalar
+from margo_gitops.documents.receipt import RanDeployment
 from margo_gitops.documents.status import State
 from margo_gitops.wording import json_text, table_lines
 
@@ -120,6 +121,26 @@ class TracedFile:
 
 
 @dataclass(frozen=True, slots=True)
+class TracedRun:
+    """What the device signed that it ran."""
+
+    sequence: Annotated[int, About("Number of the receipt.")]
+    at: Annotated[str, About("When it was made, by the device's clock.")]
+    until: Annotated[str | None, About("When the next one was made, by the device's clock; null for none.")]
+    delivered_at: Annotated[str, About("When a server had it in the branch `reports`, RFC 3339.")]
+    key: Annotated[str, About("Fingerprint of the key that signed it.")]
+    vouched: Annotated[bool, About("Whether the fleet repo names this key for the device.")]
+    version: Annotated[int, About("The manifestVersion that the device held.")]
+    manifest: Annotated[str, About("Digest of that manifest.")]
+    state_commit: Annotated[str | None, About("The commit of the device's branch with it; null where none has it.")]
+    boot: Annotated[int, About("Which boot it was, of those that the receipts have seen.")]
+    agent: Annotated[str, About("Version of the agent.")]
+    deployments: Annotated[tuple[RanDeployment, ...], About("As the engines said.")]
+    approved: Annotated[TracedCommit | None, About("The commit of the fleet repo that brought this state.")]
+    doubts: Annotated[tuple[str, ...], About("What is only claimed, or does not fit.")]
+
+
+@dataclass(frozen=True, slots=True)
 class Trace(OwnKind):
     """What a device should run, and why."""
 
@@ -139,6 +160,9 @@ class Trace(OwnKind):
     deployments: tuple[TracedDeployment, ...]
     file: Annotated[TracedFile | None, About("The file that was asked for; null for none.")]
     commits: Annotated[tuple[TracedCommit, ...], About("The commits that wrote the lines, newest first.")]
+    ran: Annotated[TracedRun | None, About("What it signed that it ran then; absent where it had signed nothing.")] = (
+        None
+    )
 
 
 def trace_lines(trace: Trace, *, one_parameter: bool = False) -> Iterator[str]:
@@ -154,6 +178,8 @@ def trace_lines(trace: Trace, *, one_parameter: bool = False) -> Iterator[str]:
     yield f"  author        {trace.author}"
     yield f"  signature     {trace.signature}"
     yield f"  adopted       {_adopted(trace)}"
+    if trace.ran is not None:
+        yield from _ran(trace.ran, trace.version)
     for note in trace.notes:
         yield f"  note: {note}"
     for deployment in trace.deployments:
@@ -165,6 +191,26 @@ def trace_lines(trace: Trace, *, one_parameter: bool = False) -> Iterator[str]:
             yield from (f"    {line}" for line in _answered(each))
     elif not trace.deployments:
         yield "  runs nothing"
+
+
+def _ran(run: TracedRun, version: int | None) -> Iterator[str]:
+    """Yield what the device signed: first what it says, then whose word that is."""
+    same = "" if run.version == version else f", not {version}"
+    until = f" until {run.until}" if run.until else ", the newest receipt"
+    yield f"  ran           manifest {run.version}{same} from {run.at}{until}"
+    whose = "a key of the device, as the fleet repo says" if run.vouched else "a key that the fleet repo does not name"
+    yield f"                receipt {run.sequence} signed with {run.key}, {whose}"
+    for deployment in run.deployments:
+        for each in deployment.components:
+            back = ", rolled back" if each.rolled_back else ""
+            content = f", content {each.digest}" if each.digest else ""
+            yield f"    {deployment.name}/{each.name}  {deployment.state}, {each.condition}{back}{content}"
+            yield from (f"      image {image.image}  {image.digest or image.id}" for image in each.images)
+    if run.approved is not None:
+        by = run.approved
+        yield f"  approved by   {by.commit[:12]}  {by.author}  {by.date}  {by.subject}"
+        yield from (f"                {line}" for line in _answered(by))
+    yield from (f"  doubt: {doubt}" for doubt in run.doubts)
 
 
 def _file(file: TracedFile) -> Iterator[str]:

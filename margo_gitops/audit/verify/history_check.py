@@ -30,6 +30,7 @@ from margo_gitops.documents.state_layout import CHECKPOINTS_REF, DEVICE_REFS, FL
 from margo_gitops.errors import AuditUnusable, StateTampered
 from margo_gitops.operations.fleet_input import StateRequest
 from margo_gitops.state_repo.objects import StateObjects
+from margo_gitops.state_repo.pushed_reports import PushedReports
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
@@ -126,6 +127,8 @@ def verify(request: StateRequest, options: VerifyOptions, progress: Progress | N
         result = _verify(fleet, objects, location, options, verified, progress or (lambda _done, _of: None))
         reports.run(objects.refs(), resume=options.resume)
         pushed = check_pushed(objects, objects.refs())
+        if not reports.findings:
+            receipts.end(PushedReports(objects, objects.refs()))
         findings = (*result.findings, *reports.findings, *receipts.findings, *pushed)
         return replace(result, report_commits=reports.commits, receipts=receipts.good, findings=findings)
 

@@ -21,8 +21,10 @@ from margo_gitops.digests import Digest
 from margo_gitops.disk.files import read_bounded, replace_file
 from margo_gitops.documents.fleet_kinds import DeviceSpec
 from margo_gitops.documents.json_text import write_json
-from margo_gitops.documents.state_layout import REPORTS_REF
+from margo_gitops.documents.receipt import write_receipts
+from margo_gitops.documents.state_layout import REPORTS_REF, device_reports_ref
 from margo_gitops.errors import InvalidDocument, MargoGitopsError, UnreadableDocument
+from margo_gitops.state_repo.pushed_reports import PushedReports
 from margo_gitops.trust.receipts import Line, ReceiptChain, ReceiptFault, read_receipt, read_receipts, signing_key_of
 from margo_gitops.trust.ssh_key import SshPublicKey, read_public_key
 from margo_gitops.wording import few
@@ -107,8 +109,12 @@ class ReceiptCheck:
         except (UnreadableDocument, InvalidDocument):
             return
 
-    def end(self) -> None:
-        """Find what has not come, after the last commit."""
+    def end(self, pushed: PushedReports) -> None:
+        """Find what has not come, after the last commit of the branch, and what devices pushed themselves."""
+        for client in sorted(pushed.commits):
+            report = pushed.get(client)
+            if report is not None and report.receipts is not None:
+                self._take_pushed(client, report.receipts, report.commit)
         for client, chain in sorted(self.chains.items()):
             for fault in chain.end():
                 self._add(_finding(client, fault))
@@ -119,6 +125,20 @@ class ReceiptCheck:
                 "(write it into spec.receiptKeys of the Device document)"
             )
             self.findings.append(AuditFinding.of(REPORTS_REF, what, severity="warning", code="receipt-not-vouched"))
+
+    def _take_pushed(self, client: str, content: bytes, commit: str) -> None:
+        """Take the newest receipts of a device: those before them are in the branch of reports, or nowhere."""
+        last = max((line.last for line in self._chain(client).lines.values()), default=0)
+        try:
+            found = [each for each in read_receipts(content, client) if read_receipt(each.receipt).sequence > last]
+            key = signing_key_of(found[0]) if found else None
+            if not last and key is not None:
+                self._chain(client).begin(read_receipt(found[0].receipt).sequence, key)
+        except (UnreadableDocument, InvalidDocument) as error:
+            self._add(AuditFinding.of(device_reports_ref(client), f"no file of receipts: {error.what}", commit=commit))
+            return
+        if found:
+            self.take(client, None, write_receipts(tuple(found)), commit, "receipts/latest.json")
 
     def load(self, commit: str) -> bool:
         """Continue where the chains were after a commit; return whether that is known."""

@@ -310,8 +310,6 @@ class ReportCheck:
                 self.findings = found
                 break
             self.commits += 1
-        else:
-            self._receipts.end()
         if self.commits and not self._receipts.failed:
             self._verified.write(chain[start + self.commits - 1])
             self._receipts.save(chain[start + self.commits - 1])
