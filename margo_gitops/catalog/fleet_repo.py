@@ -94,6 +94,10 @@ class GitTree:
         return TreeFile(path, _KINDS.get(entry.filemode or 0, "special"), size, lambda: odb.read(entry.id)[1])
 
 
+def _paths(diff: pygit2.Diff) -> frozenset[str]:
+    return frozenset(file.path for delta in diff.deltas for file in (delta.old_file, delta.new_file))
+
+
 def owner_remedy(error: pygit2.GitError) -> str:
     """Return what to do where git does not trust a repository of another user; empty for any other error."""
     if "not owned by current user" not in str(error):
@@ -279,22 +283,29 @@ class FleetRepo:
         """
         before = self.subtree(self._commit(since))
         if revision is None:
-            flags = DiffOption.INCLUDE_UNTRACKED | DiffOption.RECURSE_UNTRACKED_DIRS
-            if before is None or self.folder:
-                return self._changed_byask_git(since)
-            try:
-                diff = before.diff_to_workdir(flags)
-            except pygit2.GitError:  # a sparse or split index
-                return self._changed_byask_git(since)
-        else:
-            after = self.subtree(self._commit(revision))
-            if before is not None and after is not None and before.id == after.id:
-                return frozenset()
-            one, other = (before, after) if before is not None else (after, None)
-            if one is None:
-                return frozenset()
-            diff = one.diff_to_tree(other) if other is not None else one.diff_to_tree()
-        return frozenset(file.path for delta in diff.deltas for file in (delta.old_file, delta.new_file))
+            found = None if before is None or self.folder else self._changed_in_index(before)
+            return self._changed_by_git(since) if found is None else found
+        after = self.subtree(self._commit(revision))
+        if before is not None and after is not None and before.id == after.id:
+            return frozenset()
+        one, other = (before, after) if before is not None else (after, None)
+        if one is None:
+            return frozenset()
+        return _paths(one.diff_to_tree(other) if other is not None else one.diff_to_tree())
+
+    def _changed_in_index(self, before: pygit2.Tree) -> frozenset[str] | None:
+        """Return the paths of files that differ from a tree, by git's index: it knows which files are as they were.
+
+        None where it cannot tell: it is sparse, split or in a merge, or a file was staged and changed again.
+        """
+        flags = DiffOption.INCLUDE_UNTRACKED | DiffOption.RECURSE_UNTRACKED_DIRS
+        try:
+            index = self.repository.index
+            index.read(force=False)
+            staged, changed = _paths(before.diff_to_index(index)), _paths(index.diff_to_workdir(flags))
+            return None if index.conflicts is not None or staged & changed else staged | changed
+        except pygit2.GitError:
+            return None
 
     def uncommitted(self) -> list[str]:
         """Return the paths that differ from HEAD, which a render of HEAD does not see; none where git cannot tell."""
@@ -311,7 +322,7 @@ class FleetRepo:
             return []
         return sorted(below(self.path(""), (line[3:] for line in said.split("\0") if line)))
 
-    def _changed_byask_git(self, since: str) -> frozenset[str]:
+    def _changed_by_git(self, since: str) -> frozenset[str]:
         changed = ask_git(
             self.root, "diff", "--relative", "--name-only", "--no-renames", "-z", str(self._commit(since).id)
         )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support.fleet import FleetFolder
 from support.git_cli import Git
+from support.properties import times
 
 from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet import find_fleet
@@ -136,3 +140,29 @@ def test_a_file_that_a_filter_stores_in_another_form_is_a_finding(fleet: FleetFo
     for write in (write_edit, lambda base, edit: commit_edit(base, edit, None)):
         with pytest.raises(FilesNotWritten):
             write(base, make_edit("Add", ["x"], [FileChange("devices/b.yaml", None, b"x")]))
+
+
+@times(0.5)
+@given(st.data())
+def test_what_the_index_says_is_changed_is_what_git_says(data: st.DataObject):
+    with TemporaryDirectory() as folder:
+        fleet = FleetFolder.empty(Path(folder))
+        fleet.put(".gitignore", "*.log\n")
+        fleet.put("devices/b.txt", "0")
+        base = fleet.commit()
+        repo = FleetRepo.find(fleet.root)
+        for _ in range(data.draw(st.integers(1, 4))):
+            path = data.draw(st.sampled_from(["devices/a.txt", "devices/b.txt", "new/c.log", "ä"]))
+            match data.draw(st.sampled_from(["write", "write", "remove", "mode", "stage", "commit"])):
+                case "write":
+                    fleet.put(path, data.draw(st.sampled_from("012")))
+                case "remove":
+                    (fleet.root / path).unlink(missing_ok=True)
+                case "mode":
+                    fleet.put(path, "0").chmod(0o755)
+                case "stage":
+                    fleet.git.run("add", "--all")
+                case "commit":
+                    fleet.git.commit({}, "Change")
+        found = repo.changed_files(base, None)
+        assert found == repo._changed_by_git(base)
