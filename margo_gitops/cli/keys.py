@@ -135,10 +135,11 @@ def renew(fleet: Path, valid_for: int | None) -> None:
 def change_floors(highest: int | None, lowest: int | None, devices: tuple[str, ...], reason: str, fleet: Path) -> None:
     """Change, once, which manifest versions devices accept; in the next version of the document."""
     held = FleetKeys.read(fleet)
-    last = held.last
-    number = len(last.document.floors) + 1
+    now = datetime.now(UTC)
+    # Devices remember it: after a root that was stolen, a number would be one that they know.
+    number = f"{now:%Y%m%d-%H%M%S}-{len(held.last.document.floors) + 1}"
     made = FloorChange(f"floor-{number}", reason, devices or None, highest, lowest)
-    _say_written(held, change(held, with_floor(made), datetime.now(UTC)))
+    _say_written(held, change(held, with_floor(made), now))
 
 
 @keys.command("show")
