@@ -246,8 +246,11 @@ def devices_by_signer(request: StatusRequest) -> dict[str | None, list[DeviceSta
 
 
 def has_adopted(device: DeviceStatus) -> bool:
-    """Return whether a device reported that it adopted its newest state, or has nothing to report."""
-    return device.state == "installed" or (device.adopted is not None and device.adopted >= device.desired)
+    """Return whether a device reported that it adopted its newest state, or has nothing to report.
+
+    One that reports a higher version than there is has adopted something else, or does not tell the truth.
+    """
+    return device.state == "installed" or device.adopted == device.desired
 
 
 class _LastSeen:

@@ -40,6 +40,7 @@ from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.ssh_key import SigningKey, SshPublicKey
 from margo_gitops.trust.trusted_state import TrustPolicy
 from margo_gitops.web.metering import Cost
+from margo_gitops.wording import counted
 
 NOW = parse_moment("2026-10-01T00:00:00Z").timestamp()
 DEVICES = int(os.environ.get("MARGO_GITOPS_FLEET_SIZE", "20"))
@@ -254,7 +255,9 @@ def test_status_is_right_at_each_step_of_a_rotation_whatever_one_device_says(tmp
     assert line.signers() == {"second": DEVICES}
     assert line.states() == {"behind": {*asleep, hostile}, "installed": {*awake}}
 
-    for said, state in ((2**64 - 1, "ahead"), (2, "applying"), (0, "behind")):
+    refused = plant.run("keys", "retire", "second", code=2).stderr
+    assert f"{counted(len(asleep) + 1, 'device')} did not report" in refused
+    for said, state, believed in ((2**64 - 1, "ahead", 0), (2, "applying", 1), (0, "behind", 0)):
         lies = {
             ReportKey(hostile, "status", f"{each:08d}-0000-5000-8000-000000000000"): status_of("x", said)
             for each in range(300)
@@ -265,6 +268,8 @@ def test_status_is_right_at_each_step_of_a_rotation_whatever_one_device_says(tmp
         found = line.states(state)
         assert hostile in found[state], found
         assert (found["installed"], found["behind"] - {hostile}) == ({*awake}, asleep)
+        refused = plant.run("keys", "retire", "second", code=2).stderr
+        assert f"{counted(len(asleep) + 1 - believed, 'device')} did not report" in refused
 
     honest = {ReportKey(hostile, "status", each): status_of(each, 2) for each in line.reporter.deployments(hostile)}
     line.reporter.commit(dict.fromkeys(lies) | honest, hostile)
