@@ -80,6 +80,8 @@ class StateRepo:
                 remedy = f"if you trust it: git config --global --add safe.directory {folder}"
             elif not os.access(folder, os.R_OK | os.X_OK):
                 remedy = "see that you may read this folder"
+            elif "OID at line" in str(error):
+                remedy = "git's file `shallow` is damaged: remove it, then run margo-gitops state compact"
             elif (folder / "HEAD").exists() or (folder / "refs").exists():
                 remedy = "this repository is damaged: restore it from its remote or a backup"
             else:

@@ -241,6 +241,17 @@ def test_a_boundary_that_was_moved_is_named(aged: World):
     assert "missing or damaged" in aged.verify().errors[0].what
 
 
+def test_a_damaged_shallow_is_written_again(aged: World):
+    cut(aged)
+    (aged.state.path / "shallow").write_text("half")
+    with pytest.raises(StateRepoUnusable) as damaged:
+        cut(aged)
+    assert "`shallow` is damaged: remove it" in damaged.value.remedy
+    (aged.state.path / "shallow").unlink()
+    cut(aged)
+    assert not aged.verify(signers=aged.signers(1)).findings
+
+
 def test_archives_are_needed_whole_and_as_they_were(aged: World):
     cut(aged)
     cut(aged, 45)

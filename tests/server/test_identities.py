@@ -11,7 +11,7 @@ from server.certificates import DAY, Authority, Issued, spiffe_id
 from server.serving import hashed
 
 from margo_gitops.errors import ServerMisconfigured
-from margo_gitops.server.identity.callers import Caller, NobodyAsked
+from margo_gitops.server.identity.callers import Caller, NobodyAsked, seen
 from margo_gitops.server.identity.certificates import ProxiedCertificate, read_accepted_clients, read_client_id
 from margo_gitops.server.identity.tokens import BearerTokens
 
@@ -115,7 +115,9 @@ def test_a_line_that_is_none_is_named_without_its_secrets(tmp_path: Path, line: 
 
 def test_a_short_token_is_never_accepted(tmp_path: Path) -> None:
     tokens = BearerTokens(tokens_file(tmp_path, f"press-01 {hashed('guess')}"), time.time)
-    assert tokens(bearer("guess")) is None
+    scope = bearer("guess")
+    assert tokens(scope) is None
+    assert seen(scope).reason == "a token of press-01 with fewer than 32 characters"
 
 
 # Forwarded certificates (RFC 9440)

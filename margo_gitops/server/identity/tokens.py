@@ -75,8 +75,10 @@ class BearerTokens:
         if grant is None and (held := self._enrolled(digest)) is not None:
             device, state = held
             return Caller(device, "token") if state == "enrolled" else unknown(scope, f"{device}: its token is {state}")
-        if grant is None or len(match[1]) < _MIN_TOKEN:
+        if grant is None:
             return unknown(scope, f"a token that is not in the list ({digest[:15]}…)")
+        if len(match[1]) < _MIN_TOKEN:
+            return unknown(scope, f"a token of {grant.device} with fewer than {_MIN_TOKEN} characters")
         if grant.until is not None and self._clock() >= grant.until:
             return unknown(scope, f"a token of {grant.device} that has ended")
         return Caller(grant.device, "token")
