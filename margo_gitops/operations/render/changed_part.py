@@ -109,16 +109,19 @@ class Seal:
 
 
 _OTHER_REFS: Final = re.compile(
-    rb"^.{40} (?:%s)[^\n]*\n" % b"|".join(each.name.encode() for each in STATE_BRANCHES if not each.rendered),
-    re.MULTILINE,
+    rb" (?:%s)[^\n]*\n" % b"|".join(re.escape(each.name.encode()) for each in STATE_BRANCHES if not each.rendered)
 )
-"""What moves without a render."""
+"""What moves without a render: the end of such a ref's line."""
 
 
 def _sealed(values: RefValues, moves: Mapping[str, str]) -> bytes:
-    branches = _OTHER_REFS.sub(b"", changed_refs(values.packed, {**values.loose, **moves}))
-    versions = "\n".join(_VERSIONS).encode()
-    return hashlib.sha256(b"%b\n%b" % (versions, branches)).hexdigest().encode()
+    refs = changed_refs(values.packed, {**values.loose, **moves})
+    digest, at = hashlib.sha256("\n".join([*_VERSIONS, ""]).encode()), 0
+    for other in _OTHER_REFS.finditer(refs):
+        digest.update(refs[at : other.start() - 40])  # without the id
+        at = other.end()
+    digest.update(refs[at:])
+    return digest.hexdigest().encode()
 
 
 def changed_part(fleet: FleetInput, base: str, held: Callable[[], Mapping[str, DevicePlace]]) -> Intent | None:
