@@ -15,7 +15,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
@@ -24,9 +24,9 @@ from typing import Final
 
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import Environment
+from margo_gitops.agent.settings.invitation import NEW_ONE, Invitation, agent_files
 from margo_gitops.agent.settings.loading import load_configuration
-from margo_gitops.digests import Digest
-from margo_gitops.disk.files import disk_errors, read_bounded, replace_file
+from margo_gitops.disk.files import read_bounded, replace_file
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
 from margo_gitops.documents.declarations import API_VERSION
 from margo_gitops.documents.enrolment import (
@@ -34,22 +34,17 @@ from margo_gitops.documents.enrolment import (
     ENROLMENT_PATH,
     MAX_ANSWER_BYTES,
     MAX_FILE_BYTES,
-    DeviceEnrolment,
     EnrolmentRequest,
-    read_code,
     secret_digest,
 )
 from margo_gitops.documents.nodes import Bounds, Json
-from margo_gitops.documents.records import read
 from margo_gitops.documents.yaml_text import read_yaml, write_yaml
 from margo_gitops.errors import (
     AgentBusy,
     EnrolmentRefused,
     EnrolmentUnusable,
     EnrolmentWaits,
-    InvalidDocument,
     Location,
-    StorageFull,
     UnreadableDocument,
 )
 from margo_gitops.git_program import sign_with_ssh
@@ -75,71 +70,6 @@ _ASK_SECONDS: Final = 60.0
 _DEFAULTS: Final[Mapping[str, Json]] = {"stateFolder": "/var/lib/margo-gitops", "appliers": {"compose": {}}}
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Invitation:
-    """What a device was given.
-
-    Attributes:
-        server: where `serve` is; None: the device pulls from `git` or `http`.
-        device: its id; None: the server says it.
-        secret: for the server; None: a person or a list approves its key.
-        trust: sha256 of the text of the first trust document; None: `document` is there.
-        document: the envelope of that document.
-        authority: certificates (PEM) to trust for TLS; None: the system's.
-    """
-
-    server: str | None = None
-    device: str | None = None
-    secret: str | None = None
-    trust: Digest | None = None
-    document: bytes | None = None
-    authority: bytes | None = None
-    git: str | None = None
-    http: str | None = None
-
-    def with_code(self, code: str) -> Invitation:
-        """Return it with what a code says (EnrolmentUnusable: it cannot be read, or is for another device)."""
-        try:
-            said = read_code(code)
-        except ValueError as error:
-            raise EnrolmentUnusable(
-                "this is not a code of `device enroll`", why=[str(error)], remedy=_NEW_ONE
-            ) from None
-        if self.device not in (None, said.device):
-            raise EnrolmentUnusable(f"the code is for {said.device}, not for {self.device}", remedy=_NEW_ONE)
-        return replace(self, device=said.device, secret=said.secret, trust=said.trust)
-
-
-def read_given(file: Path) -> bytes:
-    """Return the content of a small file that a person names (EnrolmentUnusable: it cannot be read)."""
-    with _files(file):
-        return read_bounded(file, MAX_FILE_BYTES)
-
-
-def read_invitation(file: Path) -> Invitation:
-    """Return what a file for this device says (EnrolmentUnusable: it cannot be read)."""
-    content = read_given(file)
-    try:
-        found = read(DeviceEnrolment, read_yaml(content, str(file), _BOUNDS))
-    except (UnreadableDocument, InvalidDocument) as error:
-        raise EnrolmentUnusable(
-            "the file cannot be used", where=Location(str(file)), why=str(error).splitlines(), remedy=_NEW_ONE
-        ) from error
-    authority = found.certificate_authority.encode() if found.certificate_authority else None
-    return Invitation(
-        server=found.server,
-        device=found.device,
-        secret=found.secret,
-        document=found.trust_document.encode(),
-        authority=authority,
-        git=found.git,
-        http=found.http,
-    )
-
-
-_NEW_ONE: Final = "make a new one: margo-gitops device enroll"
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +126,7 @@ def enroll(
         StorageFull: the disk is full.
     """
     folder = config.absolute().parent
-    with _files(folder):
+    with agent_files(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(folder):
         common = _common(config, base)
@@ -223,7 +153,7 @@ def enroll(
 def _alone(invitation: Invitation) -> _Settled:
     """Return what a device knows that no server enrols: credentials for the source are in its `base`."""
     if invitation.document is None or invitation.device is None:
-        raise EnrolmentUnusable("there is no server, and no file that says all of it", remedy=_NEW_ONE)
+        raise EnrolmentUnusable("there is no server, and no file that says all of it", remedy=NEW_ONE)
     document = begin(invitation.document, invitation.trust)
     kind, url = ("git", invitation.git) if invitation.git else ("http", invitation.http)
     source: dict[str, Json] = {"url": url, **_authority(invitation)}
@@ -259,7 +189,7 @@ def _ask(invitation: Invitation, folder: Path, key: DeviceKey) -> _Settled:
             remedy="give a code or a file of `device enroll`, or --trust-document FILE",
         )
     place = folder / f"token-{secret_digest(invitation.secret or '').removeprefix('sha256:')[:16]}"
-    with _files(place):
+    with agent_files(place):
         token = _kept_token(place)
     request = EnrolmentRequest(str(key.public), secret_digest(token), trust, invitation.device, invitation.secret)
     authority = folder / NEW_AUTHORITY_FILE if invitation.authority is not None else None
@@ -273,7 +203,7 @@ def _ask(invitation: Invitation, folder: Path, key: DeviceKey) -> _Settled:
             remedy="compare the fingerprint, approve it (margo-gitops device approve), and run this command again",
         )
     if reply.status == HTTPStatus.FORBIDDEN:
-        raise EnrolmentRefused("the server does not enrol this device", remedy=f"{_NEW_ONE}; the server's log says why")
+        raise EnrolmentRefused("the server does not enrol this device", remedy=f"{NEW_ONE}; the server's log says why")
     if reply.status != HTTPStatus.OK:
         raise error_of(reply, source)
     answer, document = read_answer(reply.body, trust, invitation.device)
@@ -316,7 +246,7 @@ def _common(config: Path, base: Path | None) -> dict[str, Json]:
 
 def _mapping(file: Path) -> dict[str, Json] | None:
     """Return the document in a configuration file; None if it does not exist."""
-    with _files(file):
+    with agent_files(file):
         try:
             content = read_bounded(file, MOST_BYTES)
         except FileNotFoundError:
@@ -365,7 +295,7 @@ def _write(config: Path, common: dict[str, Json], settled: _Settled, folder: Pat
     configuration = load_configuration(config, Environment(), content)
     named = _mapped(source)
     _put(folder / DOCUMENT_FILE, settled.document)
-    with _files(folder):
+    with agent_files(folder):
         if "caFile" in named:
             (folder / NEW_AUTHORITY_FILE).replace(folder / AUTHORITY_FILE)
         replace_file(config, content)
@@ -401,7 +331,7 @@ def _device_key(path: Path, *, make: bool) -> DeviceKey:
     if make and not path.exists():
         made = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
         _put(path, made)
-    with _files(path):
+    with agent_files(path):
         content = read_bounded(path, MAX_KEY_FILE_BYTES)
     try:
         if content.startswith(b"-----"):
@@ -418,26 +348,16 @@ def _device_key(path: Path, *, make: bool) -> DeviceKey:
 
 
 def _put(path: Path, content: bytes) -> None:
-    with _files(path):
+    with agent_files(path):
         replace_file(path, content)
 
 
 def _locked(folder: Path) -> HeldLock:
     place = folder / "enrol.lock"
     try:
-        with _files(place):
+        with agent_files(place):
             return take_lock(place)
     except LockTaken as taken:
         raise AgentBusy(
             "another process enrols this device", where=Location(str(folder)), remedy="wait for it"
         ) from taken
-
-
-def _files(path: Path) -> AbstractContextManager[None]:
-    return disk_errors(
-        path,
-        what="the agent's files cannot be read or written",
-        error=EnrolmentUnusable,
-        full=StorageFull,
-        remedy="check owner, mode and mount of the folder",
-    )

@@ -95,14 +95,15 @@ def enroll(
 
     Exit status: 0 enrolled, 2 usage or disk, 3 transport (try again), 4 refused, 75 the key waits for approval.
     """
-    from margo_gitops.agent import enrolment
+    from margo_gitops.agent.enrolment import enroll as enroll_device
+    from margo_gitops.agent.settings.invitation import Invitation, read_given, read_invitation
 
     if "://" in where:
-        given = enrolment.Invitation(
+        given = Invitation(
             server=where,
             device=device_id,
-            document=enrolment.read_given(trust_document) if trust_document else None,
-            authority=enrolment.read_given(ca_file) if ca_file else None,
+            document=read_given(trust_document) if trust_document else None,
+            authority=read_given(ca_file) if ca_file else None,
         )
         if code_file is not None or trust_document is None:
             given = given.with_code(_code(code_file))
@@ -111,9 +112,9 @@ def enroll(
             "a FILE of `device enroll` has all of that; name only --config, --key, --base and --wait"
         )
     else:
-        given = enrolment.read_invitation(Path(where))
+        given = read_invitation(Path(where))
     place = config or Path(read_environment(os.environ).config or DEFAULT_CONFIGURATION)
-    made = enrolment.enroll(given, place, say=note, key=key, base=base, wait=wait)
+    made = enroll_device(given, place, say=note, key=key, base=base, wait=wait)
     say(f"this is {made.device}; {place} is written")
 
 

@@ -17,7 +17,8 @@ from support.faulty_http import Answer, FaultyServer, Request, listening
 from support.trust_documents import ROOTS, STRANGER, document, key, signed
 
 from margo_gitops.agent import enrolment
-from margo_gitops.agent.enrolment import Invitation, enroll, read_invitation
+from margo_gitops.agent.enrolment import enroll
+from margo_gitops.agent.settings.invitation import Invitation, read_invitation
 from margo_gitops.digests import sha256
 from margo_gitops.documents.enrolment import (
     DeviceEnrolment,
@@ -186,7 +187,9 @@ def test_what_the_server_saw_is_the_lowest_version_and_git_reports_to_the_server
     join(server, home)
     made = read_yaml((home / "agent.yaml").read_bytes(), "agent.yaml").root.plain()
     assert made["trust"] == {"document": "trust.json", "minimumVersion": 41}
-    assert made["reports"]["http"] == {"url": server.url("").rstrip("/"), "tokenFile": next(home.glob("token-*")).name}
+    [token] = home.glob("token-*")
+    url = server.url("").rstrip("/")
+    assert made["reports"]["http"] == {"url": url, "tokenFile": token.name, "sendBoot": True}
     assert made["receipts"] == {"key": "device-key"}
 
 
