@@ -293,7 +293,11 @@ def _repository_beside(folder: Path, place: Path, prefix: str = ".margo-gitops-"
         with disk_errors(place, what="no folder can be made there", error=StateRepoUnusable, remedy="make room"):
             place.mkdir(parents=True, exist_ok=True)
             beside = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=prefix, dir=place)))
-            pygit2.init_repository(str(beside), bare=True)
+            try:
+                pygit2.init_repository(str(beside), bare=True)
+            except pygit2.GitError as error:  # most often the disk is full
+                why = [str(error)]
+                raise StateRepoUnusable(f"no repository can be made in {place}", why=why, remedy="make room") from error
             (beside / "objects" / "info").mkdir(exist_ok=True)
             (beside / "objects" / "info" / "alternates").write_text(f"{(folder / 'objects').resolve()}\n")
         yield beside

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pygit2
 import pytest
 from audited_world import World, new_world
 from support.command_line import margo_gitops
@@ -239,6 +240,19 @@ def test_a_boundary_that_was_moved_is_named(aged: World):
     shallow.write_text(shallow.read_text().replace(oldest, moved))
     aged.state.run("repack", "-a", "-d", "-q")
     assert "missing or damaged" in aged.verify().errors[0].what
+
+
+def test_a_full_disk_is_said_and_nothing_is_cut(aged: World, monkeypatch: pytest.MonkeyPatch):
+    def full(*_arguments: object, **_more: object) -> None:
+        raise pygit2.GitError("failed to initialize repository: No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(pygit2, "init_repository", full)
+        with pytest.raises(StateRepoUnusable, match="No space left"):
+            cut(aged)
+    assert not any(aged.folder.glob(".*"))
+    cut(aged)
+    assert not aged.verify(signers=aged.signers(1)).findings
 
 
 def test_a_damaged_shallow_is_written_again(aged: World):
