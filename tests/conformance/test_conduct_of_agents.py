@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,15 @@ from margo_gitops.conformance.agents.conduct import CONDUCT
 from margo_gitops.conformance.agents.hosts import Command
 from margo_gitops.conformance.agents.loopback import Exchange, Request
 from margo_gitops.conformance.agents.program import Ended, Held, filled_in, read_held
+from margo_gitops.conformance.agents.pushes import OWN_REF, push_listing, read_push, take_push
 from margo_gitops.conformance.agents.states import DEVICE, base_state, deployment_id, next_state
 from margo_gitops.conformance.report import shown
 from margo_gitops.documents.state_layout import device_ref
+from margo_gitops.transport.git.pack import ObjectID
+from margo_gitops.transport.git.pktline import FLUSH, PacketReader
+from margo_gitops.transport.git.push import NOTHING, file_objects, push_request, read_listing, read_result
+from margo_gitops.trust.git_commit import Ident, build_commit
+from margo_gitops.trust.git_objects import COMMIT, object_id, pack_bytes, pack_entry
 
 REF = device_ref(DEVICE)
 PLACE = Place("git", REF, "http://127.0.0.2/state.git", lambda _seconds: False)
@@ -59,6 +66,46 @@ def status(**changes: Any) -> dict[str, Any]:
     }
 
 
+PUSHED = "nothing is pushed but the device's own reports"
+FORM = "what is pushed has the form of reports"
+REPORTS = {"capabilities.json": b"{}", f"status/{deployment_id('hmi')}.json": b"{}"}
+
+
+def pushed(
+    files: dict[str, bytes] = REPORTS,
+    *,
+    ref: str = OWN_REF,
+    new: bytes | None = None,
+    parents: tuple[str, ...] = (),
+    cut: int | None = None,
+) -> Exchange:
+    objects = file_objects({tuple(path.split("/")): content for path, content in files.items()})
+    who = Ident("device", "", 1)
+    commit = build_commit(list(objects)[-1].decode(), parents, who, who, "Reports\n")
+    objects[ObjectID(object_id(COMMIT, commit).encode())] = COMMIT, commit
+    pack = pack_bytes([pack_entry(*each) for each in objects.values()])
+    body = push_request(ref.encode(), NOTHING, ObjectID(new or list(objects)[-1])) + pack[:cut]
+    return Exchange(Request("POST", "/state.git/git-receive-pack", {}, body), False, True, 200)
+
+
+def test_the_host_takes_a_push_to_the_own_ref_alone_and_only_with_what_it_holds() -> None:
+    refs: dict[str, str] = {}
+    own = pushed().request
+    assert read_result(reader(take_push(refs, own)), OWN_REF.encode()) is None
+    assert list(refs) == [OWN_REF]
+    for again in (own, pushed(cut=40).request, pushed(ref=REF).request):
+        assert read_result(reader(take_push(refs, again)), OWN_REF.encode()) is not None
+    assert list(refs) == [OWN_REF]
+    listing = push_listing(refs).partition(FLUSH)[2]
+    assert read_listing(reader(listing), OWN_REF.encode()).decode() == refs[OWN_REF]
+    assert read_listing(reader(push_listing({}).partition(FLUSH)[2]), OWN_REF.encode()) == NOTHING
+    assert read_push(Request("POST", "/x", {}, b"garbage")).problem
+
+
+def reader(content: bytes) -> PacketReader:
+    return PacketReader(BytesIO(content).read, 10_000)
+
+
 ONE_FETCH = ("no-progress", "ofs-delta", "deepen 1", f"want {'1' * 40}", "done")
 MANIFEST = "/margo/api/v1/deployments"
 TYPE = "application/vnd.margo.manifest.v1+json"
@@ -84,7 +131,19 @@ TYPE = "application/vnd.margo.manifest.v1+json"
         ("fetch has the one form", fetch(*ONE_FETCH[:2], *ONE_FETCH[3:]), "fail"),
         ("fetch has the one form", fetch(*ONE_FETCH, "filter blob:none"), "fail"),
         ("fetch has the one form", fetch(*ONE_FETCH, f"want {'2' * 40}"), "fail"),
-        ("nothing is pushed", seen(asked("/state.git/info/refs?service=git-receive-pack")), "fail"),
+        (PUSHED, seen(asked()), "pass"),
+        (PUSHED, seen(pushed()), "pass"),
+        (PUSHED, seen(pushed(ref=REF)), "fail"),
+        (PUSHED, seen(pushed(new=b"0" * 40)), "fail"),
+        (FORM, seen(pushed()), "pass"),
+        (FORM, seen(pushed({"status/later.json": b"{}"})), "fail"),
+        (FORM, seen(pushed({"more": b""})), "fail"),
+        (FORM, seen(pushed(cut=30)), "fail"),
+        (FORM, seen(asked()), "not-applicable"),
+        ("a push is one commit without parents", seen(pushed()), "pass"),
+        ("a push is one commit without parents", seen(pushed(parents=("1" * 40,))), "fail"),
+        ("no push is repeated", seen(pushed(), pushed()), "pass"),
+        ("no push is repeated", seen(pushed(), pushed(), pushed()), "fail"),
         ("the manifest is asked for by its media type", seen(asked(MANIFEST, accept=TYPE)), "pass"),
         ("the manifest is asked for by its media type", seen(asked(MANIFEST, accept="*/*")), "fail"),
         ("reports are valid", seen(statuses=(status(),)), "pass"),

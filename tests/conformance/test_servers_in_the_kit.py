@@ -13,8 +13,13 @@ from support.command_line import Outcome, margo_gitops
 from support.conformance_results import check_recorded
 from support.state_publishing import Renderer
 from testbed.git_server import GitServer
+from transport.git_http_server import serve
 
 from margo_gitops.conformance.agents.states import make_signing_key
+from margo_gitops.conformance.servers.checking import check_server
+from margo_gitops.conformance.servers.client import RawClient, ServerTarget
+from margo_gitops.conformance.servers.git_checks import GIT_CHECKS
+from margo_gitops.conformance.servers.git_session import GitSession
 
 DEVICE, OTHER = "press-01", "press-02"
 KEY = make_signing_key()
@@ -129,6 +134,25 @@ def test_an_ordinary_git_host_that_is_configured_fails_exactly_what_no_ordinary_
     for name in NO_HOST_CAN:
         assert "an ordinary git host" in results(outcome)[name]["reason"]
     check_recorded("git http-backend", json.loads(outcome.stdout))
+
+
+@pytest.mark.parametrize("hook", [True, False])
+def test_a_git_host_that_takes_reports_must_keep_devices_to_them(tmp_path: Path, hook: bool) -> None:
+    renderer = Renderer(tmp_path / "state.git")
+    renderer.publish(states(1), key=KEY)
+    renderer.git.run("config", "http.receivepack", "true")
+    if hook:
+        place = renderer.git.path / "hooks/pre-receive"
+        place.parent.mkdir(exist_ok=True)
+        place.write_bytes((Path(__file__).parents[2] / "docs/deploy/device-reports.pre-receive").read_bytes())
+        place.chmod(0o755)
+    chosen = [each for each in GIT_CHECKS if each.requirement in ("G-P-4", "G-P-7", "G-X-6")]
+    with serve(tmp_path) as host:
+        target = ServerTarget(host.url("state.git"), DEVICE)
+        found = check_server("git", GitSession(target, RawClient(target)), chosen, "2026-11-30T00:00:00Z", str)
+    verdicts = {each.requirement: each.verdict for each in found.results}
+    taken, idle = ("pass", "not-applicable") if hook else ("fail", "fail")
+    assert verdicts == {"G-P-4": taken, "G-P-7": "pass", "G-X-6": idle}
 
 
 @pytest.mark.real

@@ -116,9 +116,12 @@ class GitReporter:
         commit = object_id(COMMIT, content)
         objects[ObjectID(commit.encode())] = COMMIT, content
         self.journal.set_facts({_TRIED: " ".join([*tried, commit][-_MOST_TRIED:])})
+        source = self.transport.source
         expected = ObjectID(known.encode()) if known and not tried else None
         with self.abortable():
-            held = self.transport.push(objects, expected, Deadline(LONGEST_SENDING, self.transport.source.read_seconds))
+            held = self.transport.push(
+                objects, expected, Deadline(min(LONGEST_SENDING, source.pull_seconds), source.read_seconds)
+            )
         self.journal.set_facts({_HELD: commit, _TRIED: ""})
         if (known or tried) and held != NOTHING and held.decode() not in (known, *tried, commit):
             text = (

@@ -9,6 +9,7 @@ from typing import Final, TypeAlias, TypeVar
 from margo_gitops.conformance.agents.case import Case, Look, Place, Seen, by
 from margo_gitops.conformance.agents.hosts import MANIFEST_PATH, PREFIX, Command
 from margo_gitops.conformance.agents.loopback import Exchange
+from margo_gitops.conformance.agents.pushes import NOTHING, OWN_REF, RECEIVE_PACK, Push, read_push
 from margo_gitops.conformance.agents.states import DEVICE
 from margo_gitops.conformance.report import Outcome, bounded, shown
 from margo_gitops.documents.kinds import read_as, read_source
@@ -28,10 +29,15 @@ _FETCH_WORDS: Final = frozenset({"no-progress", "ofs-delta", "thin-pack", "done"
 _SHARDS: Final = sorted(f"{_FRESHNESS}{shard}" for shard in possible_shards(DEVICE))
 _EXCHANGES: Final[Callable[[Seen], Sequence[Exchange]]] = attrgetter("exchanges")
 _NO_STATUS: Final = "the agent sent no status"
+_NO_PUSH: Final = "the agent pushed nothing"
 
 
 def _each(
-    asked: Callable[[Seen], Iterable[T]], wrong: Callable[[T, Place], bool], reason: str, text: Callable[[T], str] = str
+    asked: Callable[[Seen], Iterable[T]],
+    wrong: Callable[[T, Place], bool],
+    reason: str,
+    text: Callable[[T], str] = str,
+    without: str = "the agent asked nothing of this kind",
 ) -> Judge:
     """Return a judge of each thing of a kind that the agent asked.
 
@@ -43,7 +49,7 @@ def _each(
     def judge(played: Played, place: Place) -> Outcome:
         every = [each for _, seen, _ in played for each in asked(seen)]
         bad = (text(each) for each in every if wrong(each, place))
-        return _outcome(every, bad, reason.format(ref=place.ref), "the agent asked nothing of this kind")
+        return _outcome(every, bad, reason.format(ref=place.ref), without)
 
     return judge
 
@@ -67,9 +73,33 @@ def _accepted(exchange: Exchange) -> str:
     return exchange.request.headers.get("accept", "")
 
 
+def _pushes(seen: Seen) -> list[Push]:
+    asked = (each.request for each in seen.exchanges if not each.elsewhere and each.authorized)
+    return [read_push(each) for each in asked if each.method == "POST" and each.path.endswith(f"/{RECEIVE_PACK}")]
+
+
+def _pushed_elsewhere(push: Push, _place: Place) -> bool:
+    return {ref for _, _, ref in push.commands} != {OWN_REF} or any(new == NOTHING for _, new, _ in push.commands)
+
+
+def _nothing_else_is_pushed(played: Played, place: Place) -> Outcome:
+    pushes = [each for _, seen, _ in played for each in _pushes(seen)]
+    bad = (shown(str(each.commands)) for each in pushes if _pushed_elsewhere(each, place))
+    return _outcome([*played], bad, f"it pushes to another ref than {OWN_REF}", "nothing was played")
+
+
+def _pushed_again(played: Played, _place: Place) -> Outcome:
+    runs = [_pushes(seen) for _, seen, _ in played]
+    # One more sending may follow if the branch held another commit (G-P-3).
+    bad = (f"{case.name}: {len(run)} pushes" for (case, _, _), run in zip(played, runs, strict=True) if len(run) > 2)
+    return _outcome([each for run in runs for each in run], bad, "it pushes again and again", _NO_PUSH)
+
+
 def _has_other_prefix(command: Command, place: Place) -> bool:
     prefixes = command.values("ref-prefix")
-    return prefixes != [place.ref] and not all(each.startswith(_FRESHNESS) for each in prefixes or [""])
+    return prefixes not in ([place.ref], [OWN_REF]) and not all(
+        each.startswith(_FRESHNESS) for each in prefixes or [""]
+    )
 
 
 def _asks_for_more(command: Command, _place: Place) -> bool:
@@ -78,7 +108,9 @@ def _asks_for_more(command: Command, _place: Place) -> bool:
 
 def _names_others(command: Command, place: Place) -> bool:
     prefixes = command.values("ref-prefix") or ["refs/"]
-    return any(not each.startswith((place.ref, _FRESHNESS, TRUST_REF)) and place.ref not in each for each in prefixes)
+    return any(
+        not each.startswith((place.ref, _FRESHNESS, TRUST_REF, OWN_REF)) and place.ref not in each for each in prefixes
+    )
 
 
 def _has_other_form(command: Command, _place: Place) -> bool:
@@ -167,11 +199,20 @@ CONDUCT: Final[tuple[Look[Judge], ...]] = (
         by(git="G-C-5"),
         _each(_commands("fetch"), _has_other_form, "a fetch is not of the one form: one want, deepen 1, done"),
     ),
+    Look("nothing is pushed but the device's own reports", by(git="G-P-1"), _nothing_else_is_pushed),
     Look(
-        "nothing is pushed",
-        by(git="G-P-1"),
-        _each(_EXCHANGES, lambda each, _: "git-receive-pack" in each.request.target, "it tries to push"),
+        "what is pushed has the form of reports",
+        by(git="G-P-2"),
+        _each(
+            _pushes, lambda each, _: bool(each.oddity), "a push has another form", lambda each: each.oddity, _NO_PUSH
+        ),
     ),
+    Look(
+        "a push is one commit without parents",
+        by(git="G-P-3"),
+        _each(_pushes, lambda each, _: each.parents > 0, "the branch grows", without=_NO_PUSH),
+    ),
+    Look("no push is repeated", by(git="G-P-6"), _pushed_again),
     Look(
         "the manifest is asked for by its media type",
         by(http="H-C-1"),

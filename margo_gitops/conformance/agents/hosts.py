@@ -14,6 +14,7 @@ from typing import Final
 
 from margo_gitops.conformance.agents.loopback import LONGEST_REQUEST, Answer, Request
 from margo_gitops.conformance.agents.offered_commits import SUBMODULE, GitState
+from margo_gitops.conformance.agents.pushes import RECEIVE_PACK, push_listing, take_push
 from margo_gitops.conformance.agents.states import State
 from margo_gitops.conformance.report import shown
 from margo_gitops.conformance.wire import COMMIT, DELIMITER, FLUSH, TREE, entry, pack, packet, packets
@@ -75,9 +76,15 @@ class GitHost:
     def respond(self, request: Request) -> Answer:
         """Answer a request that was authorized."""
         if request.path == f"{REPOSITORY}/info/refs":
+            if f"service={RECEIVE_PACK}" in request.target:
+                return self._result(
+                    push_listing(self.refs), "refs, for a push", f"application/x-{RECEIVE_PACK}-advertisement"
+                )
             if "service=git-upload-pack" not in request.target:
-                return Answer(403, note="only git-upload-pack is served")
+                return Answer(403, note="only git-upload-pack and git-receive-pack are served")
             return self._advertisement()
+        if request.path == f"{REPOSITORY}/{RECEIVE_PACK}" and request.method == "POST":
+            return self._result(take_push(self.refs, request), "a push", f"application/x-{RECEIVE_PACK}-result")
         if request.path == f"{REPOSITORY}/git-upload-pack" and request.method == "POST":
             try:
                 command = read_command(request)
@@ -140,8 +147,8 @@ class GitHost:
         return chain((head,), self.side_band(), (tail + FLUSH,))
 
     @staticmethod
-    def _result(body: bytes | Iterator[bytes], note: str) -> Answer:
-        return Answer(200, [("Content-Type", _RESULT), ("Cache-Control", "no-cache")], body, note=note)
+    def _result(body: bytes | Iterator[bytes], note: str, kind: str = _RESULT) -> Answer:
+        return Answer(200, [("Content-Type", kind), ("Cache-Control", "no-cache")], body, note=note)
 
     def _parents(self, commit: str) -> list[str]:
         kind, content = self.objects.get(commit, (0, b""))

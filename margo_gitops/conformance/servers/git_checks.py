@@ -36,6 +36,8 @@ from margo_gitops.conformance.wire import (
     TAG,
     TREE,
     command_bytes,
+    pack,
+    packet,
 )
 from margo_gitops.documents.state_layout import FRESHNESS_REFS
 
@@ -248,9 +250,38 @@ def _offers_no_more(session: GitSession) -> None:
 
 def _takes_no_push(session: GitSession) -> None:
     reply = session.client.ask("GET", session.path("info/refs?service=git-receive-pack"))
+    if reply.status == 200 and _declines(_idle_push(session)):
+        raise NotApplicable("it takes pushes, and none of the device's state; see G-P-4")
     expect(reply.status in (401, 403, 404), f"who would push is answered with {reply.status}")
     reply = session.client.ask("POST", session.path("git-receive-pack"), body=FLUSH)
     expect(reply.status in (401, 403, 404, 405), f"a push is answered with {reply.status}")
+
+
+def _idle_push(session: GitSession) -> Reply:
+    """Ask to move the device's state from its commit to the same one: even a server that takes it changes nothing."""
+    tip = session.tip()
+    command = packet(f"{tip} {tip} {session.ref}\0 report-status".encode()) + FLUSH
+    headers = {"Content-Type": "application/x-git-receive-pack-request"}
+    return session.client.ask("POST", session.path("git-receive-pack"), headers, command + pack(()))
+
+
+def _declines(reply: Reply) -> bool:
+    return reply.status != 200 or b"ng refs/" in reply.body
+
+
+def _takes_reports_alone(session: GitSession) -> None:
+    expect(_declines(_taken_push(session)), "it lets a device push to the branch of its state")
+
+
+def _takes_push_at_once(session: GitSession) -> None:
+    expect(b"unpack " in _taken_push(session).body, "a push without an earlier request is not answered with a report")
+
+
+def _taken_push(session: GitSession) -> Reply:
+    reply = _idle_push(session)
+    if reply.status in (401, 403, 404, 405):
+        raise NotApplicable("it takes no pushes from this device")
+    return reply
 
 
 def _not_dumb(session: GitSession) -> None:
@@ -305,6 +336,8 @@ OFFERING: Final[tuple[Check[GitSession], ...]] = (
     Check("G-X-2", "no tags are sent", _no_tags),
     Check("G-X-3", "nothing else is offered", _offers_no_more, "git config uploadpack.allowFilter false"),
     Check("G-X-6", "no one can push", _takes_no_push, "git config http.receivepack false"),
+    Check("G-P-4", "no push reaches what devices read", _takes_reports_alone, "install the hook of docs/git-host.md"),
+    Check("G-P-7", "a push is answered at once", _takes_push_at_once),
     Check("G-X-8", "no files of the dumb protocol", _not_dumb, "git config http.getanyfile false"),
     Check("G-R-1", "what is not there is answered by an ERR packet", _errors),
     Check("G-R-8", "a request that is too large is 413", _too_large, "set the proxy's limit of bodies, such as 1 MiB"),

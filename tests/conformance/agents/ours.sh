@@ -13,6 +13,14 @@ config=$CONFORMANCE_FOLDER/agent.yaml
     echo "    tokenFile: $CONFORMANCE_TOKEN_FILE"
     echo "    readTimeout: 2s"
     echo "    pullTimeout: 4s"
+    if [ "$CONFORMANCE_TRANSPORT" = git ]; then
+        echo "reports:"
+        echo "  git:"
+        echo "    url: $CONFORMANCE_URL"
+        echo "    tokenFile: $CONFORMANCE_TOKEN_FILE"
+        echo "    readTimeout: 2s"
+        echo "    pullTimeout: 4s"
+    fi
     echo "trust:"
     echo "  allowedSigners: $CONFORMANCE_ALLOWED_SIGNERS"
     echo "freshness:"
