@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -25,6 +25,7 @@ from margo_gitops.errors import (
     FleetCommitOlder,
     Location,
     MargoGitopsError,
+    SignatureInvalid,
     StateForeign,
     StateRepoUnusable,
     StateUnreachable,
@@ -38,6 +39,8 @@ from margo_gitops.state_repo.repacking import repack
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers
 from margo_gitops.trust.git_commit import MAX_TIME, Ident
+from margo_gitops.trust.ssh_key import SigningKey
+from margo_gitops.trust.ssh_signature import parse_signature
 from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.wording import shortened
 
@@ -250,6 +253,17 @@ def _reports_location(fleet: Path, state: str) -> str | None:
     if named is None or state_location(repo.root, document) != state:
         return None
     return named if is_remote(named) else str((repo.root / named).resolve())
+
+
+def other_signer(target: StateTarget, values: Mapping[str, str], key: SigningKey | None) -> str | None:
+    """Return the key that signed the newest fleet commit, if it is not this one; empty: it has no signature."""
+    if FLEET_REF not in values:
+        return None
+    armor = target.repo.objects.commit(values[FLEET_REF]).signature
+    with suppress(SignatureInvalid):
+        before = parse_signature(armor).key.fingerprint if armor else ""
+        return before if before != (key.public.fingerprint if key else "") else None
+    return None
 
 
 def refuse_foreign(fleet: FleetInput, target: StateTarget, values: Mapping[str, str]) -> None:

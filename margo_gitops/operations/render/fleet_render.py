@@ -19,7 +19,6 @@ from margo_gitops.documents.state_layout import FLEET_REF, device_ref
 from margo_gitops.errors import (
     FleetInvalid,
     RenderingRefused,
-    SignatureInvalid,
     SigningKeyUnusable,
     StateRepoEmpty,
     StateTampered,
@@ -29,6 +28,7 @@ from margo_gitops.operations.fleet_input import (
     FleetInput,
     StateTarget,
     open_state,
+    other_signer,
     provenance,
     refuse_foreign,
     refuse_older,
@@ -50,7 +50,6 @@ from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.state_repo.trust_branch import held_version
 from margo_gitops.trust.git_commit import Ident
 from margo_gitops.trust.ssh_key import SigningKey
-from margo_gitops.trust.ssh_signature import parse_signature
 from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.trust.trust_document import FleetTrust
 
@@ -147,24 +146,13 @@ def render_fleet(request: RenderRequest) -> Rendered:
                 why=[] if chain is not None else ["this machine rendered there before"],
                 remedy="if it was lost: margo-gitops state restore (docs/state-repo.md, Recovery); if not: --create",
             )
-        before = None if chain is not None or request.resign else _other_signer(target, values, request.key)
+        before = None if chain is not None or request.resign else other_signer(target, values, request.key)
         publication = _publish(fleet, target, request, seal, chain)
     unattested = fleet.intent.fleet.value.spec.freshness is not None and _renewal(fleet, request) is None
     version, cloned = len(chain.versions) if chain else None, fleet.repo.remote() is not None
     if publication.fleet_commit is None:
         before = None
     return Rendered(fleet.commit, location, publication, uncommitted, unattested, first, cloned, version, before)
-
-
-def _other_signer(target: StateTarget, values: Mapping[str, str], key: SigningKey | None) -> str | None:
-    """Return the key that signed the newest fleet commit, if it is not this one; empty: it has no signature."""
-    if FLEET_REF not in values:
-        return None
-    armor = target.repo.objects.commit(values[FLEET_REF]).signature
-    with suppress(SignatureInvalid):
-        before = parse_signature(armor).key.fingerprint if armor else ""
-        return before if before != (key.public.fingerprint if key else "") else None
-    return None
 
 
 def refuse_keys(fleet: FleetInput, request: RenderRequest) -> TrustChain | None:
