@@ -13,6 +13,9 @@ from pathlib import Path
 
 import pytest
 from device_world import DEVICE, World, deployment_bytes, deployment_id
+from server.serving import served_fleet, until
+from support.device_states import DEVICE as SERVED_DEVICE
+from support.device_states import RENDERS
 from support.margo_server import MargoServer, margo_server
 from support.receipts import DEVICE_KEY, private_key, receipt
 
@@ -304,3 +307,26 @@ def test_receipts_are_sent_with_the_reports_and_stay_until_they_arrive(plant: Pl
     for each in sent:
         received += not_yet_held(tuple(received), each)
     assert (faults(received), len(received)) == ([], 4)
+
+
+def test_the_server_has_what_the_device_signed(tmp_path: Path) -> None:
+    with served_fleet(tmp_path) as fleet:
+        fleet.render({SERVED_DEVICE: RENDERS[0]})
+        fleet.token(SERVED_DEVICE)
+        fleet.start()
+        world = World(tmp_path / "git", device=SERVED_DEVICE)
+        (world.folder / "token").write_text(fleet.tokens[SERVED_DEVICE])
+        world.configure(
+            source={"git": {"url": f"file://{tmp_path}/state.git"}},
+            trust={"unsigned": True},
+            reports={"http": {"url": fleet.url, "tokenFile": "token"}},
+            receipts={},
+        )
+        assert world.agent("once").returncode == 0
+        held = until(lambda: fleet.reports().get(f"{SERVED_DEVICE}/receipts/latest.json"))
+    judge = ReceiptChain(SERVED_DEVICE)
+    (sent,) = [SignedReceipt(**each) for each in held["receipts"]]
+    assert [*judge.follow(sent), *judge.end()] == []
+    assert [each.state for each in read_receipt(sent.receipt).deployments] == ["installed"] * 2
+    status = json.loads(world.agent("status", "--output", "json").stdout)["receipts"]
+    assert (status["number"], status["waiting"]) == (1, 0)

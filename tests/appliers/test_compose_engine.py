@@ -169,6 +169,9 @@ def test_an_update_runs_in_place_with_the_new_content_and_parameters(site):
     assert site.variable("IMAGE_VERSION") == "2"
     (seen,) = applier.observe()
     assert seen.digest == item.digest
+    ((image,),) = applier.images().values()
+    expected = site.docker("inspect", "--format", "{{.Image}}", *site.containers()).strip()
+    assert (image.part, image.name, image.id) == ("web", NEXT_IMAGE, expected)
     revisions = site.folder / "state/workloads" / str(item.key) / "revisions"
     assert [path.name for path in revisions.iterdir()] == [item.digest[7:]]
     assert len(list((site.folder / "state/artifacts").iterdir())) == 1

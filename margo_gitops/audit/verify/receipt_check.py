@@ -46,7 +46,7 @@ def new_chain(client: str, spec: DeviceSpec | None) -> ReceiptChain:
         try:
             keys.append(read_public_key(key_type, encoded))
         except ValueError:
-            continue  # `validate` says so
+            continue  # it counts for nothing
     names = {client, spec.alias} if spec and spec.alias else {client}
     return ReceiptChain(client, keys, names=names)
 
