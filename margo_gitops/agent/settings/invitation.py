@@ -1,4 +1,4 @@
-"""What a person gives to a device that is to be enrolled: a code, a file, or a few options (D-37)."""
+"""What a person gives to a device so that it can be enrolled: a code, a file, or a few options (D-37)."""
 
 from __future__ import annotations
 
