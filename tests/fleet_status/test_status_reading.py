@@ -270,15 +270,30 @@ class TestPushed:
         self.push(fleet.folder, "a", time=1_800_000_000)
         assert not any("no device ever reported" in line for line in status_lines(fleet.read()))
 
-    def test_they_are_in_a_repository_of_their_own(self, fleet: Fleet, tmp_path: Path):
+    def test_they_are_fetched_from_a_git_host(self, fleet: Fleet, tmp_path: Path):
+        request = StatusRequest(tmp_path, fleet.folder.as_uri(), tmp_path / "cache", StatusFilter())
+        for time, state in ((1_800_000_000, "failed"), (1_800_000_060, "installed")):
+            self.push(fleet.folder, "a", time=time, state=state)
+            assert [each.state for each in read_status(request).devices] == [state, "silent", "silent"]
+        Git(fleet.folder).run("update-ref", "-d", device_reports_ref("a"))
+        assert [each.state for each in read_status(request).devices] == ["silent", "silent", "silent"]
+
+    @pytest.mark.parametrize("named", ["../reports.git", "URL"])
+    def test_they_are_in_a_repository_of_their_own(self, fleet: Fleet, tmp_path: Path, named: str):
         made = Git(tmp_path / "fleet").init()
-        made.commit({"margo-gitops.yaml": FLEET.format(state=fleet.folder)})
+        made.commit(
+            {
+                "margo-gitops.yaml": FLEET.format(
+                    state=fleet.folder, reports=named.replace("URL", (tmp_path / "reports.git").as_uri())
+                )
+            }
+        )
         reports = Git(tmp_path / "reports.git").init(bare=True)
         self.push(reports.path, "a", time=1_800_000_000)
         request = StatusRequest(made.path, None, tmp_path / "cache", StatusFilter())
         assert [each.state for each in read_status(request).devices] == ["installed", "silent", "silent"]
-        named = replace(request, state=str(fleet.folder))
-        assert [each.state for each in read_status(named).devices] == ["installed", "silent", "silent"]
+        same = replace(request, state=str(fleet.folder))
+        assert [each.state for each in read_status(same).devices] == ["installed", "silent", "silent"]
         other = Fleet(tmp_path / "other")
         foreign = replace(request, state=str(other.folder))
         assert [each.state for each in read_status(foreign).devices] == ["silent", "silent", "silent"]
@@ -291,5 +306,5 @@ metadata:
   name: plant
 spec:
   stateRepo: {state}
-  reportsRepo: ../reports.git
+  reportsRepo: {reports}
 """
