@@ -252,7 +252,8 @@ def _reports_location(fleet: Path, state: str) -> str | None:
     named = document.spec.reports_repo
     if named is None or state_location(repo.root, document) != state:
         return None
-    return named if is_remote(named) else str((repo.root / named).resolve())
+    location = named if is_remote(named) else str((repo.root / named).resolve())
+    return location if location != state else None
 
 
 def other_signer(target: StateTarget, values: Mapping[str, str], key: SigningKey | None) -> str | None:

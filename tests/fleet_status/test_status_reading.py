@@ -294,6 +294,8 @@ class TestPushed:
         assert [each.state for each in read_status(request).devices] == ["installed", "silent", "silent"]
         same = replace(request, state=str(fleet.folder))
         assert [each.state for each in read_status(same).devices] == ["installed", "silent", "silent"]
+        made.commit({"margo-gitops.yaml": FLEET.format(state=fleet.folder, reports=fleet.folder)})
+        assert [each.state for each in read_status(request).devices] == ["silent", "silent", "silent"]
         other = Fleet(tmp_path / "other")
         foreign = replace(request, state=str(other.folder))
         assert [each.state for each in read_status(foreign).devices] == ["silent", "silent", "silent"]
