@@ -517,9 +517,9 @@ class RecordedObjects(StateObjects):
         super().__init__(folder)
         self.read_ids: set[str] = set()
 
-    def content(self, name: str) -> tuple[bytes, bytes]:
+    def content(self, name: str, *limit: int) -> tuple[bytes, bytes]:
         self.read_ids.add(name)
-        return super().content(name)
+        return super().content(name, *limit)
 
 
 @pytest.fixture(scope="module")
