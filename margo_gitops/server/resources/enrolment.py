@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from margo_gitops.digests import Digest
-from margo_gitops.documents.enrolment import MAX_REQUEST_BYTES, EnrolmentAnswer, EnrolmentRequest, SourceKind
+from margo_gitops.documents.enrolment import EnrolmentAnswer, EnrolmentRequest, SourceKind
 from margo_gitops.documents.freshness import format_moment
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.records import write
@@ -27,7 +27,7 @@ from margo_gitops.errors import EnrolmentInvalid, MargoGitopsError, TrustRefused
 from margo_gitops.server.identity.boots import BootWatch
 from margo_gitops.server.identity.callers import Caller
 from margo_gitops.server.limits import RateLimit
-from margo_gitops.server.problems import NOT_AUTHORIZED, SEMANTIC_ERROR, TOO_LARGE, TOO_MANY, Problem, RequestRefused
+from margo_gitops.server.problems import NOT_AUTHORIZED, SEMANTIC_ERROR, TOO_MANY, Problem, RequestRefused
 from margo_gitops.server.reports.journal import Report, ReportJournal
 from margo_gitops.server.requests import read_body
 from margo_gitops.server.resources.desired_state import manifest_version
@@ -77,8 +77,6 @@ class EnrolmentResource:
     async def enrol(self, call: Call) -> Response:
         """Answer with what a device needs to know (200), or that its key waits (202)."""
         body = await read_body(call.scope, call.receive)
-        if len(body) > MAX_REQUEST_BYTES:
-            raise RequestRefused(TOO_LARGE)
         try:
             request, key = await asyncio.to_thread(read_request, body)
         except EnrolmentInvalid as error:
