@@ -243,9 +243,9 @@ def affected(
 
 
 def shared_by_all(intent: Intent) -> tuple[str, FleetSpec, tuple[FloorChange, ...]]:
-    """Return what is said to all devices: the policy and shards do not say what they get."""
+    """Return what is said to all devices: the policy says who may change them, not what they get."""
     fleet = intent.fleet.value
-    return fleet.metadata.name, replace(fleet.spec, policy=None, shards={}), intent.floors
+    return fleet.metadata.name, replace(fleet.spec, policy=None), intent.floors
 
 
 def _digests(intent: Intent) -> dict[tuple[str, str], str]:

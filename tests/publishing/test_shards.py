@@ -16,7 +16,7 @@ from support.trust_documents import key
 from margo_gitops.catalog.file_tree import DiskTree
 from margo_gitops.catalog.fleet import read_fleet
 from margo_gitops.documents.state_layout import DEVICE_REFS, FLEET_REF, FRESHNESS_REFS, device_ref
-from margo_gitops.errors import PublishDiffers, PublishGoesBack, StateTampered
+from margo_gitops.errors import PublishDiffers, PublishGoesBack, RenderingRefused, StateTampered
 from margo_gitops.operations.render.fleet_render import RenderRequest, render_fleet
 from margo_gitops.publishing.shards import PublishedShard, publish_shard
 from margo_gitops.rendering.desired_state import rendered_version
@@ -93,6 +93,13 @@ def test_a_device_that_moves_between_shards_never_finds_a_lower_version(plant: P
             assert refs.items() <= state.items()
             assert state.keys() - refs.keys() <= {device_ref(device) for device in DEVICES}
     assert max(seen.values()) > 2
+
+
+def test_a_change_that_leaves_a_device_without_a_shard_is_not_rendered(plant: Plant):
+    plant.render()
+    plant.fleet.fleet(shards={"east": {"url": "../east.git", "sites": ["wels"]}}, freshness={"validFor": "7d"})
+    with pytest.raises(RenderingRefused):
+        plant.render()
 
 
 def test_a_second_run_moves_nothing_and_a_check_says_what_would(plant: Plant):
