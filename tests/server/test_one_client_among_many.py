@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sqlite3
 import threading
 import time
 from pathlib import Path
 
 import pytest
+import uvicorn
 from server.git_requests import command, objects
 from server.serving import ServedFleet
 from server.signing_fleet import SigningFleet
@@ -23,6 +25,7 @@ from margo_gitops.server.resources.git import GitResources
 from margo_gitops.server.resources.git_packs import Plan
 from margo_gitops.server.resources.git_wire import Fetch, old_acknowledgments
 from margo_gitops.server.routing import Call
+from margo_gitops.server.service.connection import _Server
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.served_state import ServedState
@@ -166,3 +169,35 @@ def test_a_registry_that_cannot_be_read_is_no_wrong_signature(fleet: ServedFleet
         other.execute("ALTER TABLE gone RENAME TO client")
         other.close()
         assert client.get("deployments").status_code == 200
+
+
+def test_a_signal_that_comes_while_a_request_begins_to_wait_ends_the_wait(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that looked whether the server ends, and waits only then, must not wait for its whole time."""
+    renderer = Renderer(tmp_path / "state.git")
+    renderer.publish({"press-01": {"app": b"1\n"}})
+    watch = StateWatch(ServedState(StateRepo.open(renderer.git.path)), 10)
+    server = _Server(uvicorn.Config(Response()), watch)
+    timeout = asyncio.timeout
+
+    def interrupted(seconds: float) -> asyncio.Timeout:
+        signal.raise_signal(signal.SIGTERM)
+        return timeout(seconds)
+
+    async def never() -> Message:
+        await asyncio.get_running_loop().create_future()
+        raise AssertionError
+
+    async def wait() -> bool:
+        async with timeout(30):
+            return await watch.wait("press-01", 3600, never)
+
+    before = signal.signal(signal.SIGTERM, server.handle_exit)
+    try:
+        monkeypatch.setattr(asyncio, "timeout", interrupted)
+        assert not asyncio.run(wait())
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert watch.closed
+    assert server.should_exit

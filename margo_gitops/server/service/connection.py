@@ -211,7 +211,8 @@ class _Server(uvicorn.Server):
         if self.should_exit and sig == signal.SIGINT:
             self.force_exit = True
         self.should_exit = True
-        self._watch.close()
+        # Not here: a signal comes between any two steps of a request, as between its last look and its wait.
+        asyncio.get_running_loop().call_soon_threadsafe(self._watch.close)
 
 
 def run_until_signal(
