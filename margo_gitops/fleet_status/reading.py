@@ -13,6 +13,7 @@ from margo_gitops.documents.device_id import client_of, decode_device_id
 from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import StatusUnusable
 from margo_gitops.fleet_status.desired import Desired, DesiredReader
+from margo_gitops.fleet_status.signers import Signers
 from margo_gitops.fleet_status.status import (
     DeploymentReport,
     DeviceStatus,
@@ -104,7 +105,7 @@ class StatusReader:
         folders = self._folders(reports, reported)
         places = self._places(self.objects.places(commit.tree) if commit else {}, fleet_commit)
         times = dict(self._seen.update(reported, frozenset(folders).intersection(places)))
-        found = []
+        found, signers = [], Signers(self.objects, refs)
         for device, place in places.items():
             own = pushed.get(device)
             if own is not None and own.time >= times.get(device, 0):
@@ -114,12 +115,14 @@ class StatusReader:
             status = self._device(device, place, statuses)
             if status is not None:
                 copied = reports.copied(folders[device]) if device in folders else None
-                found.append(replace(status, copied=copied))
+                signer = signers.of(status, place.tree, named=bool(self.request.filter.devices))
+                found.append(replace(status, copied=copied, signer=signer))
         devices = tuple(replace(each, last_seen=_time(times.get(each.device))) for each in found)
         return FleetStatus(
             state_repo=self.location,
             state_commit=tip,
             fleet_commit=fleet_commit,
+            signer=signers.newest,
             reports_commit=reported,
             pushing=len(pushed.commits),
             searched_to=_time(self._seen.searched_to),
@@ -204,7 +207,7 @@ class StatusReader:
             each.wanted and each.application in wanted.applications for each in deployments
         ):
             return None
-        return DeviceStatus(device, place.site, state, desired.version, adopted, None, None, deployments)
+        return DeviceStatus(device, place.site, state, desired.version, adopted, None, None, None, deployments)
 
     def _deployments(
         self, device: str, desired: Desired, reported: Mapping[str, ReportedStatus]

@@ -53,6 +53,10 @@ class DeviceStatus:
     last_seen: Annotated[
         str | None, About("When its last report was committed, RFC 3339; null where that is not known.")
     ]
+    signer: Annotated[
+        str | None,
+        About("Fingerprint of the key that signed what it adopted; null: not signed, or not known (docs/status.md)."),
+    ]
     copied: Annotated[str | None, About("When the server noticed that there are two of this device; null: it did not.")]
     deployments: tuple[DeploymentReport, ...]
 
@@ -85,6 +89,7 @@ class FleetStatus(OwnKind):
     state_repo: Annotated[str, About("Path or URL.")]
     state_commit: Annotated[str | None, About("The commit of the branch `fleet`; null before the first render.")]
     fleet_commit: Annotated[str | None, About("The commit of the fleet repo that it was rendered from.")]
+    signer: Annotated[str | None, About("Fingerprint of the key that signed the newest render; null: not signed.")]
     reports_commit: Annotated[str | None, About("The commit of the branch `reports`; null where nothing was reported.")]
     pushing: Annotated[int, About("How many devices push reports to branches of their own (docs/git-host.md).")]
     searched_to: Annotated[

@@ -45,6 +45,10 @@ def status_lines(status: FleetStatus, *, details: bool = False) -> Iterator[str]
         yield ""
         yield "stuck"
         yield from cut(stuck, None if details else 2 * SHOWN)
+    if keys := list(_keys(status)):
+        yield ""
+        yield "keys"
+        yield from keys
     if status.devices:
         yield ""
         urgent = sorted(status.devices, key=lambda each: DEVICE_STATES.index(each.state))
@@ -82,6 +86,20 @@ def _stuck(status: FleetStatus) -> Iterator[str]:
     if ahead:
         yield f"  {few(ahead, _NAMED)}: adopted a manifest newer than the state repo's"
         yield "    was the state repo moved back, or restored from a backup? margo-gitops audit verify"
+
+
+def _keys(status: FleetStatus) -> Iterator[str]:
+    """Yield the devices whose adopted state another key signed than the newest render."""
+    others: dict[str, list[DeviceStatus]] = {}
+    for device in status.devices:
+        if device.signer not in (None, status.signer):
+            others.setdefault(device.signer or "", []).append(device)
+    if others:
+        yield f"  {status.signer or 'no key'} signed the newest render"
+    for signer, devices in sorted(others.items()):
+        yield f"  {signer} signed what {counted(len(devices), 'device')} adopted"
+        if late := [_place(each, None) for each in devices if each.adopted != each.desired]:
+            yield f"    not adopted yet what was signed since: {few(late, _NAMED)}"
 
 
 def _place(device: DeviceStatus, deployment: DeploymentReport | None) -> str:

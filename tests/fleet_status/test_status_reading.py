@@ -11,11 +11,12 @@ import pytest
 from support.git_cli import Git
 from support.reporting import Reporter
 from support.state_publishing import Renderer
+from support.trust_documents import key
 
 from margo_gitops.documents.state_layout import device_reports_ref
 from margo_gitops.editing.selectors import parse_selector
 from margo_gitops.errors import NoFleetRepo, StateTampered, StatusUnusable
-from margo_gitops.fleet_status import reading
+from margo_gitops.fleet_status import reading, signers
 from margo_gitops.fleet_status.reading import StatusReader, StatusRequest, read_status
 from margo_gitops.fleet_status.status import FleetStatus, StatusFilter
 from margo_gitops.fleet_status.text import status_lines
@@ -24,6 +25,9 @@ from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.transport.git.push import file_objects
 from margo_gitops.trust.git_commit import Ident, build_commit
 from margo_gitops.trust.git_objects import COMMIT, object_id
+from margo_gitops.trust.ssh_key import SigningKey
+
+OLD, NEW = key(1), key(2)
 
 
 def document(device: str, name: str, application: str = "com-example-web") -> bytes:
@@ -149,6 +153,76 @@ def test_a_device_that_is_asked_for_costs_no_other_devices_objects(fleet: Fleet)
     }
     assert read
     assert not others.intersection(read)
+
+
+class TestSigners:
+    @pytest.fixture
+    def rotated(self, fleet: Fleet) -> Fleet:
+        """Another key signed the newest state of a; b and c have what the first one signed; d is new."""
+        contents: dict[str, dict[str, bytes]] = {}
+
+        def publish(signer: SigningKey, *reporting: str, **revisions: int) -> None:
+            for each, revision in revisions.items():
+                contents[each] = {"web": document(each, "web") + f"# {revision}".encode()}
+            fleet.renderer.publish(contents, key=signer)
+            for each in reporting:
+                fleet.reporter.report(each)
+
+        publish(OLD, "a", "c", a=2, b=2, c=2)
+        publish(NEW, a=3)
+        publish(NEW, "d", d=1)
+        return fleet
+
+    def signers(self, fleet: Fleet, **chosen: object) -> dict[str, str | None]:
+        return {each.device: each.signer for each in fleet.read(**chosen).devices}
+
+    def test_each_device_has_the_key_that_signed_what_it_adopted(self, rotated: Fleet):
+        found = rotated.read()
+        assert found.signer == NEW.public.fingerprint
+        assert {each.device: each.state for each in found.devices} == {
+            "a": "behind",
+            "b": "silent",
+            "c": "installed",
+            "d": "installed",
+        }
+        old, new = OLD.public.fingerprint, NEW.public.fingerprint
+        assert self.signers(rotated) == {"a": old, "b": None, "c": old, "d": new}
+        for each, signer in (("a", old), ("c", old), ("d", new)):
+            assert self.signers(rotated, devices=frozenset({each})) == {each: signer}
+        lines = list(status_lines(found))
+        at = lines.index("keys")
+        assert lines[at : at + 4] == [
+            "keys",
+            f"  {new} signed the newest render",
+            f"  {old} signed what 2 devices adopted",
+            "    not adopted yet what was signed since: north/a",
+        ]
+
+    def test_one_key_is_not_worth_a_line(self, fleet: Fleet):
+        fleet.reporter.report("a")
+        assert fleet.read().signer is None
+        assert "keys" not in list(status_lines(fleet.read()))
+
+    def test_a_device_that_has_its_newest_state_costs_no_object(self, rotated: Fleet):
+        read: list[str] = []
+
+        class Counting(StateObjects):
+            def read(self, name: str, kind: bytes, limit: int = 2**20) -> bytes:
+                read.append(name)
+                return super().read(name, kind, limit)
+
+        request = StatusRequest(rotated.folder, str(rotated.folder), rotated.folder)
+        StatusReader(Counting(rotated.folder), "state", request).read()
+        refs = rotated.renderer.refs()
+        assert {each for each in "abcd" if refs[f"refs/heads/devices/{each}"] in read} == {"a"}
+
+    def test_what_was_signed_before_all_that_is_read_is_not_known(
+        self, rotated: Fleet, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr(signers, "_FLEET_COMMITS", 1)
+        monkeypatch.setattr(signers, "_DEVICE_COMMITS", 1)
+        assert self.signers(rotated) == dict.fromkeys("abcd")
+        assert self.signers(rotated, devices=frozenset({"c"})) == {"c": OLD.public.fingerprint}
 
 
 def test_a_reader_sees_what_came_since_its_last_look(fleet: Fleet):
