@@ -19,10 +19,10 @@ from margo_gitops.cli.options import (
 from margo_gitops.cli.output import CHANGES, note, output_option, say, say_error, show
 from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError, StateDiffers, listed
-from margo_gitops.operations.fleet_input import read_signing_key
+from margo_gitops.operations.fleet_input import other_signer_note, read_signing_key
 from margo_gitops.operations.plan.plan_text import as_text
 from margo_gitops.operations.plan.planning import PlanRequest
-from margo_gitops.operations.render.fleet_render import Rendered, RenderRequest, check_fleet, render_fleet
+from margo_gitops.operations.render.fleet_render import Checked, Rendered, RenderRequest, check_fleet, render_fleet
 from margo_gitops.state_repo.publication import Publication, PublishedDevice
 from margo_gitops.wording import counted, few
 
@@ -74,7 +74,7 @@ def render(
         date = date_of_files(None, None)
         _watch(PlanRequest(fleet, None, None, state, cache_folder(), at=date, commits=False), output)
         return
-    key = read_signing_key(signing_key) if signing_key and not check else None
+    key = read_signing_key(signing_key) if signing_key else None
     fresh = read_signing_key(freshness_key) if freshness_key and not check else None
     request = RenderRequest(
         fleet,
@@ -113,10 +113,13 @@ def _watch(request: PlanRequest, output: str) -> None:
             show(output, saved.plan, as_text(saved.plan), paint=CHANGES)
 
 
-def _print_check(differences: list[str], output: str) -> None:
+def _print_check(checked: Checked, output: str) -> None:
+    differences = checked.differences
+    if checked.signer_before is not None:
+        note(other_signer_note(checked.signer_before))
     show(
         output,
-        {"differences": differences},
+        {"differences": differences, **_signer_before(checked)},
         () if differences else ["the state repo is what this fleet commit renders to"],
     )
     if differences:
@@ -134,11 +137,7 @@ def _print_rendered(rendered: Rendered, output: str) -> None:
             " If it was lost: devices refuse what begins again; use margo-gitops state restore"
         )
     if rendered.signer_before is not None:
-        was = f"signed by {rendered.signer_before}" if rendered.signer_before else "not signed"
-        note(
-            f"the state was {was} until now: devices refuse it unless they accept what signs it now. To rotate a key,"
-            " list the new one on devices first, then render with --resign (docs/state-repo.md)"
-        )
+        note(other_signer_note(rendered.signer_before))
     if rendered.unattested:
         note("no key signs statements of freshness; devices hear of this render, not that it is new")
     if rendered.uncommitted and output == "text":
@@ -184,13 +183,17 @@ def _moved(publication: Publication, device: str) -> str:
     return "" if site == "" else f", moved from site {site or '(none)'}"
 
 
+def _signer_before(made: Rendered | Checked) -> dict[str, str]:
+    return {"signerBefore": made.signer_before} if made.signer_before is not None else {}
+
+
 def _as_json(rendered: Rendered) -> dict[str, object]:
     publication = rendered.publication
     return {
         "fleetCommit": rendered.commit.id,
         "stateRepo": rendered.location,
         "firstRender": rendered.first,
-        **({"signerBefore": rendered.signer_before} if rendered.signer_before is not None else {}),
+        **_signer_before(rendered),
         "stateCommit": publication.fleet_commit,
         "changed": [
             {"device": change.device, "site": change.site, "manifestVersion": change.version, "commit": change.commit}

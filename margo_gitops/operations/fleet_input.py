@@ -267,6 +267,27 @@ def other_signer(target: StateTarget, values: Mapping[str, str], key: SigningKey
     return None
 
 
+def other_signer_note(before: str) -> str:
+    """Return what a person should know before another key signs, or none (`other_signer`)."""
+    was = f"signed by {before}" if before else "not signed"
+    return (
+        f"the state was {was} until now: devices refuse it unless they accept what signs it now. To rotate a key,"
+        " list the new one on devices first, then render with --resign (docs/state-repo.md)"
+    )
+
+
+def aliases_of(intent: Intent, target: StateTarget, values: Mapping[str, str]) -> dict[str, str]:
+    """Return the alias of each device that has one; what a part leaves out keeps its own."""
+    held = target.repo.objects.aliases(values[FLEET_REF]) if intent.clients is not None else {}
+    return {**{device: alias for device, alias in held.items() if intent.leaves_out(device)}, **intent.aliases}
+
+
+def rendered_from(target: StateTarget, values: Mapping[str, str]) -> str:
+    """Return the id of the fleet commit that a state repo was rendered from; empty before the first render."""
+    tip = values.get(FLEET_REF)
+    return (StateCommit.of(target.repo.objects.commit(tip)).fleet_commit or "") if tip else ""
+
+
 def refuse_foreign(fleet: FleetInput, target: StateTarget, values: Mapping[str, str]) -> None:
     """Refuse the state repo of another fleet, or one that no renderer wrote (StateForeign)."""
     tip = values.get(FLEET_REF)
@@ -311,8 +332,7 @@ def refuse_older(fleet: FleetInput, target: StateTarget, values: Mapping[str, st
     Raises:
         FleetCommitOlder: it does not, or this clone cannot tell.
     """
-    tip = values.get(FLEET_REF)
-    rendered = StateCommit.of(target.repo.objects.commit(tip)).fleet_commit if tip else None
+    rendered = rendered_from(target, values)
     if not rendered or rendered == fleet.commit.id or fleet.repo.is_ancestor(rendered, fleet.commit.id):
         return
     if fleet.repo.knows(rendered):

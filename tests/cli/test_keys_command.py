@@ -233,7 +233,15 @@ def test_without_a_root_another_key_is_told_and_a_lost_state_repo_is_not_begun_a
     plant.render()
     plant.fleet.device("press-08")
     plant.fleet.commit("Add a device")
-    assert "the state was signed by SHA256:" in plant.run("render", "--signing-key", plant.key("second")).stderr
+    second = ("--signing-key", plant.key("second"))
+    for arguments, told in ((second, True), ((*second, "--resign"), False), ((), False)):
+        planned = plant.run("plan", *arguments, code=1).stdout
+        checked = plant.run("render", "--check", *arguments, code=1).stderr
+        assert [" ".join(each.split()).count("the state was signed by SHA256:") for each in (planned, checked)] == [
+            told
+        ] * 2
+    assert "the state was signed by SHA256:" in plant.run("render", *second).stderr
+    assert "the state was" not in plant.run("render", "--check", "--signing-key", plant.key("renderer")).stderr
     plant.fleet.device("press-09")
     plant.fleet.commit("Add another")
     quiet = plant.run("render", "--signing-key", plant.key("third"), "--resign").stderr

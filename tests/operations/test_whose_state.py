@@ -77,10 +77,10 @@ def test_check_names_unsigned_devices_where_signing_is_required(
     render_fleet(request_)
     fleet.change("margo-gitops.yaml", "spec:", "spec:\n  signing:\n    required: true")
     fleet.commit()
-    assert "press-01 is not signed" in check_fleet(request_)
+    assert "press-01 is not signed" in check_fleet(request_).differences
     signed = keyed(request_, tmp_path / "one")
     render_fleet(signed)
-    assert check_fleet(signed) == []
+    assert not check_fleet(signed).differences
 
 
 @pytest.mark.parametrize("time", ["-100", "99999999999999"])

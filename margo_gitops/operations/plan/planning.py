@@ -27,7 +27,16 @@ from margo_gitops.errors import (
 )
 from margo_gitops.errors.base import listed
 from margo_gitops.operations.content_sources import placed
-from margo_gitops.operations.fleet_input import FleetInput, StateTarget, open_state, refuse_foreign, state_location
+from margo_gitops.operations.fleet_input import (
+    FleetInput,
+    StateTarget,
+    open_state,
+    other_signer,
+    other_signer_note,
+    refuse_foreign,
+    rendered_from,
+    state_location,
+)
 from margo_gitops.operations.plan.comparison import (
     Sides,
     cannot_take,
@@ -44,7 +53,6 @@ from margo_gitops.operations.render.fleet_render import (
     begun,
     held_fleet,
     render_changed,
-    rendered_from,
     rendered_states,
     signed_anew,
     without_collections,
@@ -259,8 +267,11 @@ def _plan_after(
             state if state.changed or target.repo.signature(state.device, values) else raised(state) for state in states
         )
     rendered = rendered_from(target, values)
+    notes = list(_behind(repo, request.revision or "HEAD", rendered))
+    if request.key is not None and not (trusted or request.resign) and any(state.changed for state in states):
+        before = other_signer(target, values, request.key)
+        notes += [other_signer_note(before)] if before is not None else []
     base = f"the state repo, rendered from {rendered[:12]}" if rendered else "the state repo"
-    notes = _behind(repo, request.revision or "HEAD", rendered)
     known = rendered if rendered and repo.knows(rendered) else None
     return planning.plan(base, held_fleet(target, values, intent), states, known, notes)
 

@@ -27,12 +27,14 @@ from margo_gitops.errors import (
 from margo_gitops.operations.fleet_input import (
     FleetInput,
     StateTarget,
+    aliases_of,
     open_state,
     other_signer,
     provenance,
     refuse_foreign,
     refuse_older,
     refuse_other_branch,
+    rendered_from,
 )
 from margo_gitops.operations.plan.comparison import Sides, judgement, planned, refuse_skipped_command
 from margo_gitops.operations.policies.policy_history import Span
@@ -50,7 +52,6 @@ from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.state_repo.trust_branch import held_version
 from margo_gitops.trust.git_commit import Ident
 from margo_gitops.trust.ssh_key import SigningKey
-from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.trust.trust_document import FleetTrust
 
 Render = Callable[[Intent, StateTarget, Mapping[str, str]], tuple[DesiredState, ...]]
@@ -112,6 +113,18 @@ class Rendered:
     cloned: bool = False
     trust_version: int | None = None
     signer_before: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """How a state repo differs from what a fleet commit renders to.
+
+    Attributes:
+        signer_before: as `Rendered` has it, where a key was given and something differs.
+    """
+
+    differences: list[str]
+    signer_before: str | None
 
 
 def render_fleet(request: RenderRequest) -> Rendered:
@@ -252,12 +265,6 @@ def looked_at(intent: Intent) -> frozenset[str] | None:
     return frozenset(map(encode_device_id, intent.clients)) if intent.clients is not None else None
 
 
-def aliases_of(intent: Intent, target: StateTarget, values: Mapping[str, str]) -> dict[str, str]:
-    """Return the alias of each device that has one; what a part leaves out keeps its own."""
-    held = target.repo.objects.aliases(values[FLEET_REF]) if intent.clients is not None else {}
-    return {**{device: alias for device, alias in held.items() if intent.leaves_out(device)}, **intent.aliases}
-
-
 def _moves(publication: Publication) -> dict[str, str]:
     """Return the branches that a render moved, statements of freshness left out."""
     moves = {device_ref(change.device): change.commit for change in publication.changes}
@@ -302,12 +309,6 @@ def held_fleet(target: StateTarget, values: RefValues, intent: Intent) -> FleetS
     return FleetState(sites, lambda device: target.repo.held(device, values), kept)
 
 
-def rendered_from(target: StateTarget, values: Mapping[str, str]) -> str:
-    """Return the id of the fleet commit that a state repo was rendered from; empty before the first render."""
-    tip = values.get(FLEET_REF)
-    return (StateCommit.of(target.repo.objects.commit(tip)).fleet_commit or "") if tip else ""
-
-
 def _renewal(fleet: FleetInput, request: RenderRequest) -> Renewal | None:
     """Return how to make a statement of freshness; None if it is not wanted, or no key can sign it."""
     policy = fleet.intent.fleet.value.spec.freshness
@@ -341,7 +342,7 @@ def signed_anew(
         yield state if state.changed or signed else raised(state)
 
 
-def check_fleet(request: RenderRequest) -> list[str]:
+def check_fleet(request: RenderRequest) -> Checked:
     """Return how the state repo differs from what a fleet commit renders to (MargoGitopsError: of MG11xx to MG13xx)."""
     with without_collections():
         repo = FleetRepo.find(request.fleet)
@@ -359,7 +360,9 @@ def check_fleet(request: RenderRequest) -> list[str]:
                 for state in states
                 if not state.changed and target.repo.signature(state.device, values) is None
             ]
-        return found
+        chain = read_chain(fleet.tree, fleet.intent.fleet.value.metadata.name)
+        told = found and request.key is not None and chain is None and not request.resign
+        return Checked(found, other_signer(target, values, request.key) if told else None)
 
 
 def rendered_states(intent: Intent, target: StateTarget, values: Mapping[str, str]) -> tuple[DesiredState, ...]:
