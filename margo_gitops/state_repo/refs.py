@@ -6,7 +6,8 @@ Here every ref lives in `packed-refs`, and one rename moves them all (D-5, D-28)
     REFS-1  One writer at a time: `packed-refs.lock`, which git itself respects. The lock of a killed render is known as
             such and removed.
     REFS-2  Under the lock, the renderer compares every expected value. If one differs, it writes nothing.
-    REFS-3  Loose refs, which git reads first, are moved into the file before any ref moves; this changes no value.
+    REFS-3  Loose refs, which git reads first, are moved into the file before any ref moves; this changes no value. One
+            that another program has locked stays loose; if it has to move, nothing is written.
     REFS-4  The new file is complete and synced before it takes the old one's place.
 
 Some other program that writes a loose ref between REFS-3 and REFS-4 without this lock would win over the new value;
@@ -78,7 +79,9 @@ class Refs:
         """
 
         def moved(packed: bytes) -> bytes:
-            self._check(RefValues(packed, self._loose()), changes, expected)
+            loose = self._loose()
+            self._check(RefValues(packed, loose), changes, expected)
+            self._check_folded(loose, changes)
             return changed_refs(packed, changes)
 
         self._rewrite(moved)
@@ -93,6 +96,7 @@ class Refs:
 
         def reset(packed: bytes) -> bytes:
             gone = {name: None for name in RefValues(packed, {}) if name.startswith(prefix)}
+            self._check_folded(self._loose(), {**gone, **values})
             return changed_refs(packed, {**gone, **values})
 
         self._rewrite(reset)
@@ -133,10 +137,7 @@ class Refs:
         try:
             take_name(name, self._own)
         except FileExistsError:
-            raise StateMoved(
-                "another program is writing the state repo's refs: nothing was written",
-                remedy=f"render again in a moment; if nothing else is running, a crash left {name}: remove it",
-            ) from None
+            raise _locked(name) from None
         try:
             yield
         finally:
@@ -152,8 +153,13 @@ class Refs:
                     remedy="render again: it starts from the new state",
                 )
 
+    def _check_folded(self, loose: Mapping[str, str], changes: Mapping[str, str | None]) -> None:
+        for name in changes:
+            if name in loose:
+                raise _locked(self._folder / f"{name}.lock")
+
     def _folded(self) -> bytes:
-        """Return the packed refs after every loose one was folded in (REFS-3)."""
+        """Return the packed refs after every loose one was folded in, but those that are locked (REFS-3)."""
         packed = self._read_packed()
         # Tags stay loose: folded in they would lack what an annotated one leads to.
         loose = {name: value for name, value in self._loose().items() if not name.startswith("refs/tags/")}
@@ -161,7 +167,8 @@ class Refs:
             packed = changed_refs(packed, loose)
             self._write(packed)
             for name, value in loose.items():
-                self._remove_loose(name, value)
+                with suppress(StateMoved):
+                    self._remove_loose(name, value)
         return packed
 
     def _read_packed(self, *, checked: bool = True) -> bytes:
@@ -202,6 +209,13 @@ class Refs:
             # Deleted since it was folded in: somebody moved it, and the check that follows the folding says so.
             if path.exists() and path.read_text(encoding="ascii").strip() == value:
                 path.unlink()
+
+
+def _locked(lock: Path) -> StateMoved:
+    return StateMoved(
+        "another program is writing the state repo's refs: nothing was written",
+        remedy=f"render again in a moment; if nothing else is running, a crash left {lock}: remove it",
+    )
 
 
 def _raise(error: OSError) -> None:

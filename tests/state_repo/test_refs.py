@@ -191,6 +191,20 @@ def test_a_broken_packed_refs_is_named_and_never_overwritten(repository: Git, co
     assert not (repository.path / "packed-refs.lock").exists()
 
 
+def test_a_ref_that_another_program_moves_now_does_not_stop_the_others(repository: Git, commits: list[str]):
+    """A server commits reports while a render ends."""
+    repository.run("update-ref", "refs/heads/reports", commits[0])
+    lock = repository.path / "refs/heads/reports.lock"
+    lock.touch()
+    refs = Refs(repository.path)
+    refs.move({"refs/heads/next": commits[1]}, refs.read())
+    assert lock.exists()
+    lock.unlink()
+    repository.run("update-ref", "refs/heads/reports", commits[2], commits[0])
+    refs.move({"refs/heads/next": commits[2]}, refs.read())
+    assert by_git(repository) == {"refs/heads/reports": commits[2], "refs/heads/next": commits[2]}
+
+
 def test_a_writer_of_one_loose_ref_is_waited_for_and_nothing_moves(repository: Git, commits: list[str]):
     repository.run("update-ref", "refs/heads/a", commits[0])
     (repository.path / "refs/heads/a.lock").touch()
