@@ -55,8 +55,11 @@ class FreshnessStatement(OwnKind):
     ] = None
 
     def problems(self) -> Iterator[Problem]:
-        """Yield times that cannot be read, or end before they begin."""
-        yield from moment_problems(issued=self.issued, expires=self.expires)
+        """Yield times that cannot be read, end before they begin, or are more than a year apart."""
+        problems = list(moment_problems(issued=self.issued, expires=self.expires))
+        yield from problems
+        if not problems and parse_moment(self.expires) - parse_moment(self.issued) > LONGEST_VALID_FOR:
+            yield Problem(("expires",), f"must be at most {LONGEST_VALID_FOR.days} days after issued")
 
 
 @dataclass(frozen=True, slots=True)

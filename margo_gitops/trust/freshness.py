@@ -3,8 +3,8 @@
 Without it, an attacker between device and state repo can hide every new state (freeze attack), and the
 device cannot tell that from a quiet week. The rules, in their order:
 
-FRESH-1  A proof has at most 1 MiB, is JSON that follows its contract, and so is the statement in it.
-         [FreshnessInvalid]
+FRESH-1  A proof has at most 1 MiB, is JSON that follows its contract, and so is the statement in it. A statement is
+         valid for at most 366 days: a stolen key cannot say for years that nothing is newer. [FreshnessInvalid]
 FRESH-2  The statement's exact bytes are signed, for the namespace `margo-gitops-freshness`, by a key that is allowed
          that use at the statement's own time. [SignerUnknown or SignatureInvalid]
 FRESH-3  It speaks of the device's fleet, where the device knows which one that is. [FreshnessForeign]

@@ -1,4 +1,4 @@
-"""What a device keeps: rules HELD-1 to HELD-6, FLOOR-1 to FLOOR-5, MEMORY-1 to MEMORY-5; the lock and the disk."""
+"""What a device keeps: rules HELD-1 to HELD-6, FLOOR-1 to FLOOR-6, MEMORY-1 to MEMORY-5; the lock and the disk."""
 
 import contextlib
 import errno
@@ -14,6 +14,7 @@ from device_world import DEVICE, deployment_bytes, snapshot_of
 from hypothesis import given
 from hypothesis import strategies as st
 from support.properties import times
+from support.trust_documents import ROOTS, document, signed
 
 from margo_gitops.agent.memory import journal as journal_module
 from margo_gitops.agent.memory.events import Event, Reason
@@ -21,11 +22,12 @@ from margo_gitops.agent.memory.journal import MAX_EVENTS, MAX_SECURITY_EVENTS, M
 from margo_gitops.agent.memory.poll_record import PollRecord
 from margo_gitops.agent.memory.recorded import Failure, RecordedDeployment, RecordedWorkload
 from margo_gitops.agent.memory.state_folder import clear_way, keep_file, lock_folder
-from margo_gitops.agent.pull.floor_files import FloorFiles
+from margo_gitops.agent.pull.floor_files import FloorFiles, Remembered
 from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.appliers.applier import WorkloadKey
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION
+from margo_gitops.documents.trust_document import FloorChange
 from margo_gitops.errors import AgentBusy, StateFolderUnusable, StorageFull, StoredStateDamaged
 from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
@@ -244,6 +246,30 @@ def test_a_changed_floor_file_is_never_believed(tmp_path_factory: pytest.TempPat
         assert files.read().floor in (None, floor(5))
     except StateFolderUnusable:
         pytest.fail("a damaged file was taken for another device's")
+
+
+def test_all_changes_that_a_trust_document_can_list_are_remembered(tmp_path: Path) -> None:
+    ids = [f"f{number:062}" for number in range(2000)]
+    changes = [FloorChange(each, "x", highest=1) for each in ids]
+    most = next(n for n in range(700, 0, -50) if len(signed(document(floors=tuple(changes[:n])), *ROOTS)) < 64 * 1024)
+    assert most > 400
+    files, memory = FloorFiles(DEVICE, tmp_path / "floor.json", None), Remembered(floor(MAX_MANIFEST_VERSION))
+    for each in changes[:most]:
+        memory = memory.changed(each)
+    assert files.remember(memory.pruned(ids[:most])) == []
+    assert files.read().remembered == memory
+    assert memory.left == floor(MAX_MANIFEST_VERSION)
+
+
+def test_of_the_changes_that_no_document_lists_any_more_the_newest_are_remembered(tmp_path: Path) -> None:
+    files, memory = FloorFiles(DEVICE, tmp_path / "floor.json", None), Remembered(floor(9))
+    for number in range(3000):
+        memory = memory.changed(FloorChange(f"f{number:062}", "x", highest=12)).pruned({"f" + "0" * 62})
+        if number % 600 == 599:
+            assert files.remember(memory) == []
+            assert files.read().remembered == memory, "more changes are greater memory, whatever was forgotten"
+    assert memory.applied == ("f" + "0" * 62, *(f"f{number:062}" for number in range(2500, 3000)))
+    assert memory.floor == floor(9)
 
 
 def test_the_floor_of_another_device_is_refused(places: tuple[Path, Path]) -> None:

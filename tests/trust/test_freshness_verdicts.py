@@ -233,7 +233,7 @@ def test_a_proof_that_was_changed_is_refused(change: Callable[[dict[str, Any]], 
 
 def test_a_statement_that_was_changed_by_one_character_is_refused() -> None:
     proof = json.loads(Statement().proof)
-    proof["statement"] = proof["statement"].replace("2026-11-28", "2027-11-28")
+    proof["statement"] = proof["statement"].replace("2026-11-28", "2027-11-21")
     with pytest.raises(SignatureInvalid):
         read_freshness(json.dumps(proof).encode(), POLICY)
 
@@ -249,6 +249,12 @@ def test_a_time_that_does_not_exist_is_refused(field: str) -> None:
 def test_a_statement_that_never_was_valid_is_refused() -> None:
     with pytest.raises(FreshnessInvalid, match="must be later than issued"):
         Statement(valid_for=timedelta()).read()
+
+
+def test_a_statement_that_is_valid_for_more_than_a_year_is_refused() -> None:
+    assert Statement(valid_for=timedelta(days=366)).read()
+    with pytest.raises(FreshnessInvalid, match="must be at most 366 days after issued"):
+        Statement(valid_for=timedelta(days=366, seconds=1)).read()
 
 
 @given(st.binary(max_size=300))

@@ -6,10 +6,13 @@ FLOOR-3  The floor never goes down: raising it to a lower version does nothing. 
          makes a device forget it, once: the copy that has made more changes is the greater one.
 FLOOR-4  A floor belongs to one device; another device's floor is refused, not ignored.
 FLOOR-5  Where both copies are gone the device has no memory: the caller records a first contact as a security event.
+FLOOR-6  The ids of all changes that the trust document lists are kept, and of those that it lists no longer the newest
+         500: the file stays readable.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -31,7 +34,9 @@ from margo_gitops.trust.floor import Floor, read_floor, write_floor
 if TYPE_CHECKING:
     from margo_gitops.documents.trust_document import FloorChange
 
-_LARGEST_FILE: Final = 64 * 1024
+_LARGEST_FILE: Final = 128 * 1024
+_KEPT_CHANGES: Final = 500
+"""How many ids of changes are kept that the trust document lists no longer; those that it lists fit into the file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +56,7 @@ class _Changes:
     applied: tuple[str, ...]
     lowest: int
     left: str | None = None
+    made: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +65,17 @@ class Remembered:
 
     Attributes:
         floor: the newest one; None before the first one, or once a change of the trust document took it back.
-        applied: ids of the changes that were made, in their order.
+        applied: ids of the changes that were made, in their order; the oldest may be forgotten (FLOOR-6).
         lowest: the lowest version that a new state may have, as the changes say.
         left: the floor that was forgotten; what is held may be of it, and runs until a new state comes.
+        forgotten: how many ids of changes are no longer in `applied`.
     """
 
     floor: Floor | None = None
     applied: tuple[str, ...] = ()
     lowest: int = 1
     left: Floor | None = None
+    forgotten: int = 0
 
     def is_left(self, manifest: bytes) -> bool:
         """Whether a manifest is the one of the floor that was forgotten."""
@@ -81,7 +89,13 @@ class Remembered:
         applied = (*self.applied, change.id)
         if floor is not None or (self.floor is None and lowest <= self.lowest):
             return replace(self, applied=applied)
-        return Remembered(None, applied, lowest, self.floor or self.left)
+        return Remembered(None, applied, lowest, self.floor or self.left, self.forgotten)
+
+    def pruned(self, listed: Collection[str]) -> Remembered:
+        """Return the same without the oldest of many ids that the trust document lists no longer (FLOOR-6)."""
+        gone = frozenset([each for each in self.applied if each not in listed][:-_KEPT_CHANGES])
+        applied = tuple(each for each in self.applied if each not in gone)
+        return replace(self, applied=applied, forgotten=self.forgotten + len(gone)) if gone else self
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +171,8 @@ class FloorFiles:
     def _document(self, remembered: Remembered) -> bytes:
         text, changes = _text(remembered.floor), None
         if remembered.applied:
-            record = _Changes(remembered.applied, remembered.lowest, _text(remembered.left))
+            made = len(remembered.applied) + remembered.forgotten if remembered.forgotten else None
+            record = _Changes(remembered.applied, remembered.lowest, _text(remembered.left), made)
             changes = write_json(write(record)).decode()
         envelope = _Envelope(self._device, _digest(self._device, text, changes), text, changes)
         return write_json(write(envelope)) + b"\n"
@@ -170,7 +185,9 @@ class FloorFiles:
             found = Remembered(_floor(envelope.floor, path))
             if envelope.changes is not None:
                 changes = read(_Changes, read_json(envelope.changes.encode(), str(path)))
-                found = Remembered(found.floor, changes.applied, changes.lowest, _floor(changes.left, path))
+                forgotten = max(0, (changes.made or 0) - len(changes.applied))
+                left = _floor(changes.left, path)
+                found = Remembered(found.floor, changes.applied, changes.lowest, left, forgotten)
         except (UnreadableDocument, InvalidDocument):
             return None
         if envelope.device != self._device:
@@ -197,4 +214,5 @@ def _digest(device: str, floor: str | None, changes: str | None) -> Digest:
 def _rank(remembered: Remembered) -> tuple[int, int, bool]:
     """Return what makes one memory greater than another: its changes, its floor's version, then knowing its commit."""
     floor = remembered.floor
-    return len(remembered.applied), floor.version if floor else 0, floor is not None and floor.commit is not None
+    made = len(remembered.applied) + remembered.forgotten
+    return made, floor.version if floor else 0, floor is not None and floor.commit is not None

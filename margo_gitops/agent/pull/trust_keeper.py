@@ -187,7 +187,7 @@ class TrustKeeper:
                 what = f"the lowest version from now on is {remembered.lowest}"
             text = f"{held.name} changes the trust floor ({change.id}: {change.reason}): {what}"
             self.record(Event(Reason.FLOOR_CHANGED, text))
-        return remembered
+        return remembered.pruned({each.id for each in held.document.floors})
 
     def _fetch(self, version: int) -> bytes | None:
         if self.source is None:
