@@ -23,7 +23,7 @@ from margo_gitops.errors import MargoGitopsError, StateMoved, StateRepoUnusable
 from margo_gitops.git_program import last_lines
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.state_repo.remote import TRACKED, TRACKED_REPORTS, RemoteState, checked_url
-from margo_gitops.state_repo.report_branch import ReportBranch, ReportKey
+from margo_gitops.state_repo.report_branch import Committed, ReportBranch, ReportKey
 
 _LOG = logging.getLogger("margo_gitops.server")
 _SEEN: Final = "refs/remotes/seen/"
@@ -93,8 +93,13 @@ class FollowedState(RemoteState):
         return self._git("fetch", *options, "state", *refspecs, url=url)
 
     def commit(
-        self, changes: Mapping[ReportKey, bytes | None], title: str, trailers: Sequence[tuple[str, str]], moment: int
-    ) -> str | None:
+        self,
+        changes: Mapping[ReportKey, bytes | None],
+        title: str,
+        trailers: Sequence[tuple[str, str]],
+        moment: int,
+        after: str | None = None,
+    ) -> Committed:
         """Put changed reports into the remote's branch, as `ReportBranch.commit` does (FOLLOW-2).
 
         Raises:
@@ -106,8 +111,10 @@ class FollowedState(RemoteState):
             self._take()
             try:
                 self._fetch_reports()
-                made = ReportBranch(self.mirror).commit(changes, title, trailers, moment)
-                if made is not None:
+                branch = ReportBranch(self.mirror)
+                there = branch.commit({}, "", (), moment).tip
+                made = branch.commit(changes, title, trailers, moment, after)
+                if made.tip != there:
                     self._push_reports()
                 return made
             finally:

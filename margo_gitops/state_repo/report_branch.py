@@ -64,6 +64,19 @@ def bucket_of(client: str) -> str:
     return hashlib.sha256(encode_device_id(client).encode()).hexdigest()[:2]
 
 
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """Where the branch of reports is after a commit.
+
+    Attributes:
+        tip: its newest commit; None: it does not exist.
+        follows: whether that builds on the commit that was named; where none was, on any.
+    """
+
+    tip: str | None
+    follows: bool
+
+
 class ReportBranch:
     """The branch of reports; one writer."""
 
@@ -79,14 +92,20 @@ class ReportBranch:
         pygit2.option(Option.ENABLE_FSYNC_GITDIR, True)
 
     def commit(
-        self, changes: Mapping[ReportKey, bytes | None], title: str, trailers: Sequence[tuple[str, str]], moment: int
-    ) -> str | None:
-        """Put changed reports into the branch; return the new commit's id, None where nothing changed.
+        self,
+        changes: Mapping[ReportKey, bytes | None],
+        title: str,
+        trailers: Sequence[tuple[str, str]],
+        moment: int,
+        after: str | None = None,
+    ) -> Committed:
+        """Put changed reports into the branch; where nothing changed, there is no commit.
 
         Args:
             changes: content by key; None removes it.
             trailers: name and value of each trailer of the message.
             moment: the time, seconds since the epoch.
+            after: the commit that was made last; where the branch does not build on it, it was lost.
 
         Raises:
             StateMoved: somebody else moved the branch; nothing was changed.
@@ -95,7 +114,8 @@ class ReportBranch:
         self._drop_stale_lock()
         try:
             with take_lock(self._compact_lock, mode=0o666, named=False):
-                return self._commit(changes, title, trailers, moment)
+                tip = self._commit(changes, title, trailers, moment)
+                return Committed(tip, self._follows(tip, after))
         except LockTaken as error:
             raise _moved("old history is being removed") from error
         except pygit2.AlreadyExistsError as error:
@@ -114,10 +134,13 @@ class ReportBranch:
     ) -> str | None:
         reference = self._repository.references.get(REPORTS_REF)
         parent = reference.peel(pygit2.Commit) if reference else None
+        tip = str(parent.id) if parent else None
+        if not changes:
+            return tip
         tree = self._tree(parent.tree if parent else None, {key.path: value for key, value in changes.items()})
         root = tree or self._repository.TreeBuilder().write()
         if (parent.tree_id if parent else None) == root:
-            return None
+            return tip
         message = "\n".join([title, "", *(f"{name}: {value}" for name, value in trailers)]).rstrip() + "\n"
         who = pygit2.Signature(*_COMMITTER, moment, 0)
         made = self._repository.create_commit(None, who, who, message, root, [parent.id] if parent else [])
@@ -126,6 +149,11 @@ class ReportBranch:
         else:
             reference.set_target(made)
         return str(made)
+
+    def _follows(self, tip: str | None, after: str | None) -> bool:
+        if tip is None or after is None:
+            return tip is not None and bool(self._repository[tip].peel(pygit2.Commit).parent_ids)
+        return tip == after or (after in self._repository and self._repository.descendant_of(tip, after))
 
     def _tree(self, old: pygit2.Tree | None, changes: Mapping[tuple[str, ...], bytes | None]) -> pygit2.Oid | None:
         """Return a tree with the changes; None for one that holds nothing."""

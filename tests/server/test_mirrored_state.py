@@ -115,8 +115,7 @@ def test_two_servers_commit_on_top_of_each_other_and_the_same_twice_changes_noth
     put = lambda to, name: to.commit({ReportKey(name, "status", "a"): b"{}\n"}, f"Reports of {name}", (), 1)  # noqa: E731
     assert put(one, "press-01")
     assert put(two, "press-02")
-    assert put(one, "press-03")
-    assert put(two, "press-03") is None
+    assert put(one, "press-03") == put(two, "press-03")
     assert sorted(fleet.reports()) == [f"press-0{number}/status/a.json" for number in (1, 2, 3)]
     assert fleet.renderer.git.run("rev-list", "--count", "refs/heads/reports").strip() == "3"
 

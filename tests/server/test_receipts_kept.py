@@ -15,7 +15,7 @@ from margo_gitops.documents.receipt import SignedReceipt, write_receipts
 from margo_gitops.server.problems import RequestRefused
 from margo_gitops.server.reports.journal import JournalBounds, Report, ReportJournal
 from margo_gitops.server.reports.reading import read_receipts
-from margo_gitops.state_repo.report_branch import ReportKey
+from margo_gitops.state_repo.report_branch import Committed, ReportKey
 from margo_gitops.trust.receipts import ReceiptChain
 from margo_gitops.trust.receipts import read_receipts as read_file
 
@@ -35,7 +35,7 @@ def waiting(journal: ReportJournal) -> list[SignedReceipt]:
 
 def commit(journal: ReportJournal) -> list[SignedReceipt]:
     changes = asyncio.run(journal.uncommitted(10))
-    asyncio.run(journal.committed(changes))
+    asyncio.run(journal.committed(changes, Committed("a" * 40, follows=True)))
     return [each for change in changes for each in read_file(change.content or b"", "f")]
 
 
@@ -59,7 +59,7 @@ def test_what_comes_while_it_is_committed_is_not_lost(opened: Opened) -> None:
     asyncio.run(journal.keep(sent(MADE[0])))
     changes = asyncio.run(journal.uncommitted(10))
     asyncio.run(journal.keep(sent(MADE[1])))
-    asyncio.run(journal.committed(changes))
+    asyncio.run(journal.committed(changes, Committed("a" * 40, follows=True)))
     assert waiting(journal) == MADE[:2]
     journal.close()
 

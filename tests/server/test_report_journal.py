@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
@@ -9,11 +10,13 @@ from typing import TypeAlias
 import pytest
 
 from margo_gitops.errors import ReportsUnusable, ServerBusy
+from margo_gitops.server.reports.commits import ReportCommits
 from margo_gitops.server.reports.journal import JournalBounds, Report, ReportJournal
 from margo_gitops.server.reports.postgresql_store import PostgresqlStore
 from margo_gitops.server.reports.sqlite_store import SqliteStore
-from margo_gitops.state_repo.report_branch import ReportKey
+from margo_gitops.state_repo.report_branch import Committed, ReportBranch, ReportKey
 
+MADE = Committed("a" * 40, follows=True)
 Opened: TypeAlias = Callable[[JournalBounds], ReportJournal]
 
 
@@ -68,10 +71,10 @@ def test_a_change_during_a_commit_is_committed_later(opened: Opened) -> None:
     asyncio.run(journal.keep(report("a", b"1\n")))
     taken = asyncio.run(journal.uncommitted(10))
     asyncio.run(journal.keep(report("a", b"2\n")))
-    asyncio.run(journal.committed(taken))
+    asyncio.run(journal.committed(taken, MADE))
     left = asyncio.run(journal.uncommitted(10))
     assert [each.content for each in left] == [b"2\n"]
-    asyncio.run(journal.committed(left))
+    asyncio.run(journal.committed(left, MADE))
     assert asyncio.run(journal.uncommitted(10)) == []
     journal.close()
 
@@ -87,7 +90,7 @@ def test_a_gateway_takes_its_children_along(opened: Opened) -> None:
     assert asyncio.run(journal.has(ReportKey("gw", "capabilities", "gw-2")))
     changes = asyncio.run(journal.uncommitted(10))
     assert sorted(each.key.name for each in changes if each.content is None) == ["gw", "gw/a", "gw/a/b"]
-    asyncio.run(journal.committed(changes))
+    asyncio.run(journal.committed(changes, MADE))
     assert asyncio.run(journal.keep(capabilities("gw"))) == "created"
     journal.close()
 
@@ -169,3 +172,35 @@ def test_old_statuses_are_found_but_for_the_highest_version(opened: Opened) -> N
     assert not asyncio.run(journal.has(old[0]))
     assert journal.adopted("press-01") == 3
     journal.close()
+
+
+def test_what_a_branch_lost_is_committed_again(opened: Opened, tmp_path: Path) -> None:
+    """JOURNAL-6: the state repo is new, then it is an older backup; between them, nothing is committed twice."""
+    state = tmp_path / "state.git"
+    git = lambda *words: subprocess.run(["git", "-C", state, *words], check=True, capture_output=True, text=True).stdout  # noqa: E731
+    state.mkdir()
+    git("init", "-q", "--bare")
+
+    def run(*reports: Report, restart: bool = True) -> tuple[int, list[str]]:
+        nonlocal commits
+        for each in reports:
+            asyncio.run(commits.journal.keep(each))
+        if restart:
+            commits.journal.close()
+            commits = ReportCommits(opened(JournalBounds(10)), ReportBranch(state), every=0, batch=2, clock=lambda: 1)
+        asyncio.run(commits.commit(0))
+        return int(git("rev-list", "--count", "reports")), git("ls-tree", "-r", "--name-only", "reports").split()
+
+    commits = ReportCommits(opened(JournalBounds(10)), ReportBranch(state), every=0, batch=2, clock=lambda: 1)
+    count, files = run(*(report(name) for name in "abc"))
+    assert (count, len(files)) == (2, 3)
+    backup = git("rev-parse", "reports").strip()
+    assert run() == (2, files), "nothing is lost"
+    git("update-ref", "-d", "refs/heads/reports")
+    assert run() == (2, files), "it is noticed though nothing new waits"
+    git("update-ref", "-d", "refs/heads/reports")
+    count, files = run(report("d"), restart=False)
+    assert (count, len(files)) == (3, 4)
+    git("update-ref", "refs/heads/reports", backup)
+    assert run() == (3, files), "what the backup has is not committed again"
+    commits.journal.close()

@@ -13,7 +13,7 @@ from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.reports.journal import ReportJournal, Uncommitted
 from margo_gitops.server.reports.reading import summary
 from margo_gitops.state_repo.followed_state import FollowedState
-from margo_gitops.state_repo.report_branch import ReportBranch
+from margo_gitops.state_repo.report_branch import Committed, ReportBranch
 
 _LOG = logging.getLogger("margo_gitops.server")
 _NAMED: Final = 200
@@ -40,6 +40,7 @@ class ReportCommits:
         self._waiting = 0
         self._enough = asyncio.Event()
         self._stopping = False
+        self._looked = False
 
     def changed(self) -> None:
         """Say that a report changed."""
@@ -81,11 +82,20 @@ class ReportCommits:
             while count == self.batch and not (self._stopping and self.journal.is_shared):
                 changes = await self.journal.uncommitted(self.batch)
                 count = len(changes)
-                if changes:
-                    await asyncio.to_thread(self._commit, changes)
-                    await self.journal.committed(changes)
+                # What the last run committed may be lost, though nothing new waits.
+                if changes or not self._looked:
+                    after = await self.journal.last_commit()
+                    made = await asyncio.to_thread(self._commit, changes, after)
+                    if await self.journal.committed(changes, made):
+                        _LOG.warning(
+                            "the branch of reports lost what was committed: all that is held is committed again"
+                        )
+                        count = self.batch
+                    self._looked = True
 
-    def _commit(self, changes: list[Uncommitted]) -> None:
+    def _commit(self, changes: list[Uncommitted], after: str | None) -> Committed:
+        if not changes:
+            return self.branch.commit({}, "", (), int(self.clock()), after)
         clients = sorted({each.key.client for each in changes})
         title = f"Reports of {clients[0]}" if len(clients) == 1 else f"Reports of {len(clients)} devices"
         lines = [
@@ -96,4 +106,4 @@ class ReportCommits:
         senders = sorted({(each.key.client, each.evidence) for each in changes})
         trailers = [("Reported-By", f"{client} ({evidence})") for client, evidence in senders]
         content = {each.key: each.content for each in changes}
-        self.branch.commit(content, "\n".join([title, "", *lines]), trailers, int(self.clock()))
+        return self.branch.commit(content, "\n".join([title, "", *lines]), trailers, int(self.clock()), after)

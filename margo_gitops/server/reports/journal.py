@@ -6,6 +6,8 @@ JOURNAL-3  A device keeps one report for each subject: the newest. How many subj
            So are their bytes, of one device and of all.
 JOURNAL-4  A report that says what the last one said changes nothing, and costs no flush.
 JOURNAL-5  Receipts come after those that are not in the branch yet: none replaces another.
+JOURNAL-6  The journal knows the commit that it made last. Where the branch does not build on it, the state repo was
+           lost or is an older backup: all that the journal holds is committed again.
 
 The rules are here, once. Where the rows are is a `ReportStore`: a file of SQLite, or a PostgreSQL database that
 several servers share.
@@ -24,8 +26,17 @@ from itertools import groupby
 from typing import Final, Literal, TypeAlias, TypeVar, cast
 
 from margo_gitops.errors import MargoGitopsError, ReportsDatabaseAway, ReportsUnusable
-from margo_gitops.server.reports.store import Connection, Hear, Heard, ReportStore, Transaction
-from margo_gitops.state_repo.report_branch import ReportKey, ReportKind
+from margo_gitops.server.reports.store import (
+    BYTES,
+    Connection,
+    Hear,
+    Heard,
+    ReportStore,
+    Transaction,
+    adopted_by,
+    sizes_of,
+)
+from margo_gitops.state_repo.report_branch import Committed, ReportKey, ReportKind
 from margo_gitops.trust.receipts import joined
 
 T = TypeVar("T")
@@ -124,7 +135,7 @@ class ReportJournal:
             journal.change += 1
             these = "client = ? AND kind = 'capabilities' AND (name = ? OR substr(name, 1, ?) = ?)"
             children = (client, device, len(device) + 1, f"{device}/")
-            size = journal.connection.execute(f"SELECT {_BYTES} FROM report WHERE {these}", children).fetchone()[0]
+            size = journal.connection.execute(f"SELECT {BYTES} FROM report WHERE {these}", children).fetchone()[0]
             journal.total -= int(size)
             journal.connection.execute(
                 "UPDATE report SET content = NULL, committed = 0, received = ?, evidence = ?, change = ?"
@@ -163,7 +174,7 @@ class ReportJournal:
 
         def forget(journal: Transaction) -> None:
             for key in keys:
-                size = journal.connection.execute(f"SELECT {_BYTES} FROM report WHERE {_THIS}", _values(key))
+                size = journal.connection.execute(f"SELECT {BYTES} FROM report WHERE {_THIS}", _values(key))
                 journal.total -= int(size.fetchone()[0])
                 journal.change += 1
                 journal.connection.execute(
@@ -193,16 +204,37 @@ class ReportJournal:
 
         return await self._do(oldest)
 
-    async def committed(self, changes: Sequence[Uncommitted]) -> None:
-        """Remember that these are in the branch; what changed since is not among them."""
+    async def last_commit(self) -> str | None:
+        """Return the commit of the branch that was made last; None where that is not known (JOURNAL-6)."""
+
+        def last(journal: Transaction) -> str | None:
+            found = journal.connection.execute("SELECT last FROM branch").fetchone()
+            return str(found[0]) if found else None
+
+        return await self._do(last)
+
+    async def committed(self, changes: Sequence[Uncommitted], made: Committed) -> bool:
+        """Remember that these are in the branch; what changed since is not among them.
+
+        Returns:
+            Whether the branch lost what was in it, so that something waits again (JOURNAL-6).
+        """
         rows = [(*_values(each.key), each.change) for each in changes]
         same = f"WHERE {_THIS} AND change = ?"
 
-        def mark(journal: Transaction) -> None:
+        def mark(journal: Transaction) -> bool:
+            lost = 0
+            if not made.follows:
+                lost = journal.connection.execute("SELECT count(*) FROM report WHERE committed = 1").fetchone()[0]
+                journal.connection.execute("UPDATE report SET committed = 0")
+            if made.tip is not None:
+                journal.connection.execute("DELETE FROM branch")
+                journal.connection.execute("INSERT INTO branch VALUES (?)", (made.tip,))
             journal.connection.executemany(f"UPDATE report SET committed = 1 {same}", rows)
             journal.connection.executemany(f"DELETE FROM report {same} AND content IS NULL", rows)
+            return lost > 0
 
-        await self._do(mark)
+        return await self._do(mark)
 
     @contextlib.asynccontextmanager
     async def turn(self, every: float) -> AsyncIterator[bool]:
@@ -240,7 +272,7 @@ class ReportJournal:
         """Keep reports that come together, by as few statements as one needs: each is a way to the database."""
         gateways = {_gateway(report) for report in reports if report.gateway}
         held = _rows(journal.connection, {report.key for report in reports} | gateways)
-        sizes = _sizes(journal.connection, {report.key.client for report in reports})
+        sizes = sizes_of(journal.connection, {report.key.client for report in reports})
         changed: dict[ReportKey, Report] = {}
 
         def keep(report: Report) -> Kept:
@@ -274,7 +306,7 @@ class ReportJournal:
             rows.append((*_values(report.key), *values))
         if rows:
             journal.connection.executemany(_KEEP, rows)
-            versions = _adopted(journal.connection, {key.client for key in changed})
+            versions = adopted_by(journal.connection, {key.client for key in changed})
             journal.kept += [
                 Heard(report.key.client, len(report.content), versions[report.key.client])
                 for report, outcome in zip(reports, outcomes, strict=True)
@@ -328,17 +360,8 @@ class ReportJournal:
             future.set_result(result)
 
 
-@dataclass(slots=True)
-class _Size:
-    """How many rows a client has, and their bytes."""
-
-    count: int = 0
-    size: int = 0
-
-
 _THIS: Final = "client = ? AND kind = ? AND name = ?"
 _NOTHING: Final[tuple[bytes | None, int, bool]] = (None, 0, True)
-_BYTES: Final = "coalesce(sum(length(content)), 0)"
 _KEEP: Final = (
     "INSERT INTO report (client, kind, name, content, evidence, adopted, received, change)"
     " VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (client, kind, name) DO UPDATE SET content = excluded.content,"
@@ -364,25 +387,6 @@ def _rows(connection: Connection, keys: Collection[ReportKey]) -> dict[ReportKey
         [value for key in keys for value in _values(key)],
     )
     return {ReportKey(*key): (content, adopted, bool(committed)) for *key, content, adopted, committed in rows}
-
-
-def _sizes(connection: Connection, clients: Collection[str]) -> dict[str, _Size]:
-    rows = connection.execute(
-        f"SELECT client, count(*), {_BYTES} FROM report WHERE client IN ({_places(clients)}) GROUP BY client",
-        list(clients),
-    )
-    return {client: _Size() for client in clients} | {client: _Size(count, int(size)) for client, count, size in rows}
-
-
-def _adopted(connection: Connection, clients: Collection[str]) -> dict[str, int]:
-    rows = connection.execute(
-        f"SELECT client, max(adopted) FROM report WHERE client IN ({_places(clients)}) GROUP BY client", list(clients)
-    )
-    return {client: int(version) for client, version in rows}
-
-
-def _places(values: Collection[object]) -> str:
-    return ", ".join("?" * len(values))
 
 
 def _gateway(report: Report) -> ReportKey:

@@ -61,6 +61,8 @@ CREATE TABLE journal (
 );
 INSERT INTO journal VALUES (1, 0, 0);
 """
+_BRANCH: Final = "CREATE TABLE branch (last text NOT NULL)"  # the commit that was made last
+_FIND_BRANCH: Final = "SELECT to_regclass('branch')::oid::bigint"
 _FIND: Final = "SELECT to_regclass('journal')::oid::bigint"
 _AGAIN_SECONDS: Final = 2.0
 _SAID_AT_ONCE: Final = 30
@@ -250,14 +252,16 @@ class PostgresqlStore(ReportStore):
 
     def _made(self, connection: psycopg.Connection[Any]) -> int:
         """Return what the database calls the table `journal`; make the tables where they are missing."""
-        found = connection.execute(_FIND).fetchone()
-        if found is None or found[0] is None:
-            with connection.transaction():
-                connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MAKING,))
-                found = connection.execute(_FIND).fetchone()
-                if found is None or found[0] is None:
-                    connection.execute(_SCHEMA)
-                    found = connection.execute(_FIND).fetchone()
+        found = None
+        for find, schema in ((_FIND_BRANCH, _BRANCH), (_FIND, _SCHEMA)):
+            found = connection.execute(find).fetchone()
+            if found is None or found[0] is None:
+                with connection.transaction():
+                    connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MAKING,))
+                    found = connection.execute(find).fetchone()
+                    if found is None or found[0] is None:
+                        connection.execute(schema)
+                        found = connection.execute(find).fetchone()
         return int(cast("tuple[int]", found)[0])
 
     def _check(self, version: int) -> None:
@@ -286,7 +290,7 @@ class PostgresqlStore(ReportStore):
                 "the database of reports cannot be used",
                 where=self._where,
                 why=_lines(error),
-                remedy="see the log of the database; the tables `report` and `journal` belong to this program alone",
+                remedy="see the log of the database; its tables belong to this program alone",
             ) from error
 
 

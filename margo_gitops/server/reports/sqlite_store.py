@@ -27,6 +27,7 @@ CREATE TABLE IF NOT EXISTS report (
     PRIMARY KEY (client, kind, name)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS uncommitted ON report (change) WHERE committed = 0;
+CREATE TABLE IF NOT EXISTS branch (last TEXT NOT NULL);  -- the commit that was made last
 """
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,3 +105,35 @@ class ReportStore(ABC):
 
     async def listen(self, hear: Hear) -> None:  # noqa: B027
         """Hear what other servers say, until cancelled."""
+
+
+@dataclass(slots=True)
+class Size:
+    """How many rows a client has, and their bytes."""
+
+    count: int = 0
+    size: int = 0
+
+
+BYTES: Final = "coalesce(sum(length(content)), 0)"
+
+
+def sizes_of(connection: Connection, clients: Collection[str]) -> dict[str, Size]:
+    """Return how much each of these clients has."""
+    rows = connection.execute(
+        f"SELECT client, count(*), {BYTES} FROM report WHERE client IN ({_places(clients)}) GROUP BY client",
+        list(clients),
+    )
+    return {client: Size() for client in clients} | {client: Size(count, int(size)) for client, count, size in rows}
+
+
+def adopted_by(connection: Connection, clients: Collection[str]) -> dict[str, int]:
+    """Return the highest version that each of these clients reported."""
+    rows = connection.execute(
+        f"SELECT client, max(adopted) FROM report WHERE client IN ({_places(clients)}) GROUP BY client", list(clients)
+    )
+    return {client: int(version) for client, version in rows}
+
+
+def _places(values: Collection[object]) -> str:
+    return ", ".join("?" * len(values))
