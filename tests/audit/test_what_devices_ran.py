@@ -196,3 +196,29 @@ def test_a_value_of_another_type_is_a_change_although_python_takes_it_for_equal(
 ) -> None:
     assert _is_same(Node(then), now) is same
     assert not _is_same(None, now)
+
+
+COPIED = ReportKey("a", "identity", "copied")
+
+
+def test_a_server_may_say_that_there_are_two_of_a_device_and_take_it_back(world: World, reporter: Reporter):
+    reporter.commit({COPIED: b'{"noticed":"2026-11-30T09:00:00Z"}'}, "a")
+    reporter.commit({COPIED: None}, "a")
+    result = world.verify()
+    assert (result.findings, result.report_commits) == ((), 6)
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "found"),
+    [
+        (COPIED, b"{}", "no report"),
+        (COPIED, b'{"noticed":"yesterday"}', "no report"),
+        (COPIED, b"[" * 100_000, "no report"),
+        (ReportKey("a", "identity", "owner"), b'{"noticed":"2026-11-30T09:00:00Z"}', "copied"),
+    ],
+)
+def test_an_identity_that_no_server_writes_is_found(
+    world: World, reporter: Reporter, key: ReportKey, content: bytes, found: str
+):
+    reporter.commit({key: content}, "a")
+    assert (forged(world).found, forged(world).expected) == (found, key.name)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from server.certificates import Authority
 from server.serving import ServedFleet, served_fleet, until
 from support.command_line import Outcome, margo_gitops
 from support.trust_documents import RENDERER, ROOTS, carry, document, key, signed
@@ -27,11 +28,12 @@ class Plant:
         carry(fleet.renderer.git, {1: DOCUMENT})
         (fleet.folder / "trust.json").write_bytes(DOCUMENT)
 
-    def start(self, **settings: object) -> Plant:
+    def start(self, tls: object = None, **settings: object) -> Plant:
         # The URL names the port, which the server chooses: a secret is printed with the URL, and the tests put theirs.
-        self.settings = {"url": "http://127.0.0.1:1", **settings}
-        self.fleet.start(enrolment=self.settings)
-        self.fleet.configure(enrolment={**self.settings, "url": self.fleet.url})
+        self.settings = {"url": f"{self.fleet.scheme}://127.0.0.1:1", **settings}
+        more = {"tls": tls} if tls else {}
+        self.fleet.start(enrolment=self.settings, **more)
+        self.fleet.configure(enrolment={**self.settings, "url": self.fleet.url}, **more)
         return self
 
     def device(self, *arguments: str | Path, code: int = 0) -> Outcome:
@@ -127,6 +129,22 @@ def test_a_file_has_all_that_a_device_needs(plant: Plant):
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     plant.agent("a", "enroll", file, "--base", "base.yaml")
     assert "holds version 1" in plant.once("a").stdout
+
+
+def test_a_device_trusts_the_authority_that_it_was_given_and_no_other(plant: Plant):
+    authority = Authority()
+    authority.issued.write(plant.fleet.folder, "authority")
+    authority.server().write(plant.fleet.folder, "server")
+    Authority().issued.write(plant.fleet.folder, "other")
+    plant.fleet.scheme = "https"
+    plant.start(caFile="authority.pem", tls={"certificate": "server.pem", "key": "server.key"})
+    code = plant.code()
+    assert "MG1401" in plant.enroll("a", code, "--ca-file", "../other.pem", code=3).stderr
+    plant.enroll("a", code, "--ca-file", "../authority.pem")
+    plant.device("enroll", "press-08", "--output", "press-08.enrolment")
+    plant.agent("b", "enroll", plant.fleet.folder / "press-08.enrolment", "--base", "base.yaml")
+    for name in "ab":
+        assert "holds version 1" in plant.once(name).stdout
 
 
 def test_a_fleet_without_a_server_enrols_with_the_same_command(plant: Plant):
