@@ -55,6 +55,11 @@ def conformance() -> None:
 @click.option("--held-by", default="", help="A command that writes the held state into {view}, instead of --held.")
 @click.option("--signed", is_flag=True, help="The agent asks for signatures over HTTP too.")
 @click.option(
+    "--rooted",
+    is_flag=True,
+    help="The agent follows trust documents, from the one in {trust_document}; implies --signed.",
+)
+@click.option(
     "--time-limit",
     type=click.FloatRange(1, 3600),
     default=60,
@@ -73,20 +78,27 @@ def agent(
     held: str,
     held_by: str,
     signed: bool,
+    rooted: bool,
     time_limit: float,
     only: tuple[str, ...],
     output: str,
 ) -> None:
     """Test an agent with valid and hostile states: margo-gitops conformance agent [OPTIONS] -- COMMAND...
 
-    COMMAND polls once and exits. The test replaces {url}, {device}, {folder}, {allowed_signers}, {transport},
-    {token_file} and {ref} in it, and sets CONFORMANCE_URL and so on in its environment (docs/conformance.md). The agent
-    must keep everything in {folder}. The test uses only the loopback network.
+    COMMAND polls once and exits. The test replaces {url}, {device}, {folder}, {allowed_signers}, {trust_document},
+    {transport}, {token_file} and {ref} in it, and sets CONFORMANCE_URL and so on in its environment
+    (docs/conformance.md). The agent must keep everything in {folder}. The test uses only the loopback network.
 
     Exits 0 if every MUST holds, 1 if not, 2 if COMMAND cannot be run.
     """
     under_test = AgentUnderTest(
-        command, cast("TransportName", transport), held, tuple(shlex.split(held_by)), time_limit, signed
+        command,
+        cast("TransportName", transport),
+        held,
+        tuple(shlex.split(held_by)),
+        time_limit,
+        signed or rooted,
+        rooted,
     )
     report = check_agent(under_test, shown(shlex.join(command)), _now(), only, _progress)
     _end(context, report, output)

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 OURS = ("sh", str(AGENTS / "ours.sh"), sys.executable, "-P", "-m", "margo_gitops")
 NAIVE = ("sh", str(AGENTS / "naive_git.sh"))
 NAIVE_CLONE = ("sh", str(AGENTS / "naive_clone.sh"))
+NAIVE_TRUST = (sys.executable, "-I", "-S", str(AGENTS / "naive_trust.py"))
 MARGO_PULL = ("sh", str(AGENTS / "margo_pull.sh"), str(ROOT / "scripts" / "margo-pull.sh"))
 
 Check = Callable[..., Outcome]
@@ -56,7 +57,7 @@ def test_our_agent_passes_as_people_run_it(check: Check) -> None:
 @pytest.mark.parametrize("transport", ["git", "http"])
 def test_our_agent_passes_every_case(check: Check, preloaded: tuple[str, ...], transport: str) -> None:
     options = ("--transport", transport, "--held", "state/trusted/current", "--time-limit", "30", "--output", "json")
-    outcome = check(preloaded, "--signed", *options)
+    outcome = check(preloaded, "--rooted", *options)
     found = report(outcome)
     told = [each for each in found["results"] if each["verdict"] in ("fail", "skipped")]
     assert (outcome.code, told) == (0, []), outcome
@@ -107,6 +108,55 @@ def test_an_agent_that_ignores_the_signed_commit_is_found_out(check: Check) -> N
             "only what was adopted is reported as adopted",
         },
     )
+
+
+TOO_LITTLE = {
+    "none": set(),
+    "unverified": {
+        "a next version that only a stranger signed",
+        "a next version with root keys of a stranger",
+        "a next version that too few root keys signed",
+        "a next version that one root key signed twice",
+        "a next version that too few root keys of the one before signed",
+        "a next version that too few of its own root keys signed",
+        "a next version that was signed for another use",
+        "a version that skips the one before",
+        "an older version in place of the next",
+        "the version that was followed, with other content",
+        "a state that names a version before the one that was followed",
+    },
+    "ignored": {
+        "a state by the next key, after a rotation",
+        "a state that names a version that the source does not have",
+        "a version that has expired, and one after it that has not",
+        "what runs is by a key that is compromised now, and a stranger's state comes: the next sound state is taken",
+        "a state that a key signed after it was retired",
+        "a state that a compromised key signed",
+    },
+    "any": {
+        "a state that a key signed after it was retired",
+        "a state that a compromised key signed",
+        "a state that the key of freshness signed",
+        "a state that a root key signed",
+    },
+}
+"""What fails by each fault of the agent that follows trust documents."""
+
+
+@pytest.mark.parametrize(
+    ("fault", "played"),
+    [
+        pytest.param("none", "28 29 30 31 32", id="none"),
+        pytest.param("unverified", "29", id="takes-the-named-version-unverified"),
+        pytest.param("ignored", "28 30 32", id="goes-by-the-given-version-for-ever"),
+        pytest.param("any", "32", id="trusts-every-listed-key"),
+    ],
+)
+def test_an_agent_that_follows_trust_documents_naively_is_found_out(check: Check, fault: str, played: str) -> None:
+    require_program("ssh-keygen", "openssh-client")
+    only = [option for number in played.split() for option in ("--only", f"H-C-{number}")]
+    outcome = check((*NAIVE_TRUST, fault), "--rooted", "--transport", "http", *only, "--output", "json")
+    assert (outcome.code, failed(report(outcome))) == (int(fault != "none"), TOO_LITTLE[fault]), outcome
 
 
 def test_a_loop_around_the_git_command_is_found_out(check: Check) -> None:

@@ -8,6 +8,7 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 
 from margo_gitops.conformance.agents.hosts import Command, GitHost, MargoApi
 from margo_gitops.conformance.agents.loopback import Answer, Exchange, Request
+from margo_gitops.conformance.agents.offered_commits import Keys
 from margo_gitops.conformance.agents.program import Ended, Held
 from margo_gitops.conformance.agents.states import State
 
@@ -15,6 +16,15 @@ TransportName: TypeAlias = Literal["git", "http"]
 
 Expected: TypeAlias = Literal["takes", "keeps", "either"]
 """The agent must hold what is offered; must hold what it held; may do either, but nothing in between."""
+
+
+Chain: TypeAlias = Callable[[Keys], Mapping[int, bytes]]
+"""Makes what a source has of the trust documents after the given one, by version."""
+
+
+def no_later(_keys: Keys) -> Mapping[int, bytes]:
+    """Return no trust document: the source has only the given one."""
+    return {}
 
 
 FreshnessOffer: TypeAlias = Literal["sound", "none", "expired", "forged"]
@@ -96,6 +106,8 @@ class Case:
         sound: makes the state whose signature is moved.
         freshness: the statement of freshness for the state; with another than a sound one, the agent has none
             before either, and so asks for it.
+        trust: makes what the source has of the trust documents; None: the case is not about them.
+        trust_before: the same, while the agent takes what it holds before.
         then: makes a sound state that is offered, without fault, in a second poll, and must be taken.
     """
 
@@ -111,6 +123,8 @@ class Case:
     before: Callable[[], State] | None = None
     sound: Callable[[], State] | None = None
     freshness: FreshnessOffer = "sound"
+    trust: Chain | None = None
+    trust_before: Chain = no_later
     then: Callable[[], State] | None = None
 
 

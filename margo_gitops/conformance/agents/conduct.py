@@ -69,6 +69,21 @@ def _of_freshness(seen: Seen) -> Iterator[Command]:
     return (each for each in seen.commands if any(name.startswith(_FRESHNESS) for name in each.values("ref-prefix")))
 
 
+def _trust_is_asked_for(played: Played, _place: Place) -> Outcome:
+    asked = [
+        (case, each)
+        for case, seen, _ in played
+        for each in seen.commands
+        if any(TRUST_REF.startswith(prefix) for prefix in each.values("ref-prefix"))
+    ]
+    bad = (
+        f"{case.name}: {each}"
+        for case, each in asked
+        if each.values("ref-prefix") != [TRUST_REF] or (case.trust is None and case.expected == "takes")
+    )
+    return _outcome(asked, bad, f"it asks for {TRUST_REF} without a reason, or with others", "the agent never asked")
+
+
 def _accepted(exchange: Exchange) -> str:
     return exchange.request.headers.get("accept", "")
 
@@ -97,7 +112,7 @@ def _pushed_again(played: Played, _place: Place) -> Outcome:
 
 def _has_other_prefix(command: Command, place: Place) -> bool:
     prefixes = command.values("ref-prefix")
-    return prefixes not in ([place.ref], [OWN_REF]) and not all(
+    return prefixes not in ([place.ref], [OWN_REF], [TRUST_REF]) and not all(
         each.startswith(_FRESHNESS) for each in prefixes or [""]
     )
 
@@ -199,6 +214,7 @@ CONDUCT: Final[tuple[Look[Judge], ...]] = (
         by(git="G-C-5"),
         _each(_commands("fetch"), _has_other_form, "a fetch is not of the one form: one want, deepen 1, done"),
     ),
+    Look("trust documents are asked for alone, and only where one is named", by(git="G-K-7"), _trust_is_asked_for),
     Look("nothing is pushed but the device's own reports", by(git="G-P-1"), _nothing_else_is_pushed),
     Look(
         "what is pushed has the form of reports",

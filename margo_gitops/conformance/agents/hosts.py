@@ -7,7 +7,7 @@ import gzip
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
@@ -21,7 +21,7 @@ from margo_gitops.conformance.wire import COMMIT, DELIMITER, FLUSH, TREE, entry,
 from margo_gitops.digests import sha256
 from margo_gitops.documents.freshness import FRESHNESS_PATH
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
-from margo_gitops.documents.state_layout import COMMIT_HEADER, COMMIT_MEDIA_TYPE, COMMITS_PATH
+from margo_gitops.documents.state_layout import COMMIT_HEADER, COMMIT_MEDIA_TYPE, COMMITS_PATH, TRUST_PATH
 
 REPOSITORY: Final = "/state.git"
 _ADVERTISEMENT: Final = "application/x-git-upload-pack-advertisement"
@@ -226,6 +226,7 @@ class MargoApi:
         static: as files behind a plain web server: a tag that is not a digest, one media type, no reports.
         freshness: the proof of freshness; None for none.
         commit: the signed commit of the state; None for none.
+        trust: the trust documents, by name of their file.
         carried: whether the manifest's answer carries it too.
         reports: what came in: method, path and body.
     """
@@ -234,6 +235,7 @@ class MargoApi:
     static: bool = False
     freshness: bytes | None = None
     commit: bytes | None = None
+    trust: Mapping[str, bytes] = field(default_factory=dict)
     carried: bool = True
     reports: list[tuple[str, str, bytes]] = field(default_factory=list)
 
@@ -250,6 +252,8 @@ class MargoApi:
             return self._content(self.commit, COMMIT_MEDIA_TYPE)
         if path == FRESHNESS_PATH and self.freshness is not None:
             return self._content(self.freshness, "application/json")
+        if path.startswith(TRUST_PATH) and (found := self.trust.get(path.removeprefix(TRUST_PATH))) is not None:
+            return self._content(found, "application/json")
         if match := _DOCUMENT.fullmatch(path):
             found = self.state.documents.get(match[1])
             if found is not None and self._is_listed(match[2]):

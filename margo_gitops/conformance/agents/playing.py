@@ -16,17 +16,19 @@ from margo_gitops.conformance.agents.program import Held
 from margo_gitops.conformance.agents.stage import AgentUnderTest, Stage, staged
 from margo_gitops.conformance.agents.state_cases import FLAWED, SOUND
 from margo_gitops.conformance.agents.states import State, base_state
+from margo_gitops.conformance.agents.trust_cases import TRUST
 from margo_gitops.conformance.report import ConformanceReport, Outcome, Profile, bounded, make_report
 from margo_gitops.conformance.requirement import GIT_PAGE, HTTP_PAGE, Requirement, requirements
 from margo_gitops.errors import AgentNotRunnable
 
-CASES: Final = (*SOUND, *FLAWED, *REFUSING, *MISLEADING, *UNFRESH, *ONLY_GIT, *ONLY_HTTP)
+CASES: Final = (*SOUND, *FLAWED, *REFUSING, *MISLEADING, *UNFRESH, *ONLY_GIT, *ONLY_HTTP, *TRUST)
 """Every case, in the order in which they are played."""
 
 FIRST_PULL: Final = Case("a first state", by("G-C-5", "H-C-8"), base_state, "takes", empty=True)
 _RECOVERY: Final = by("G-R-6", "H-C-23")
 _SIGNED: Final = frozenset({"H-C-25", "H-C-26", "H-C-27"})
 _UNSIGNED: Final = Outcome("not-applicable", "the agent asks for no signatures over HTTP: see --signed")
+_ROOTLESS: Final = Outcome("not-applicable", "the agent follows no trust documents: see --rooted")
 _NEXT_IS_TAKEN: Final = "the next sound state is taken"
 _BASE: Final = "base"
 
@@ -96,13 +98,21 @@ def _play_all(stage: Stage, cases: Sequence[Case], told: Callable[[str], None]) 
     kept: dict[str, Held] = {_BASE: stage.held()}
     for case in cases:
         told(case.name)
-        if not stage.agent.signed and case.requirement[transport] in _SIGNED:
-            yield case.requirement[transport], case.name, _UNSIGNED
+        lacking = _lacking(stage, case)
+        if lacking is not None:
+            yield case.requirement[transport], case.name, lacking
             continue
         yield from _play(stage, case, played, kept)
     for look in CONDUCT:
         if transport in look.requirement:
             yield look.requirement[transport], look.name, look.judge(played, stage.place)
+
+
+def _lacking(stage: Stage, case: Case) -> Outcome | None:
+    """Return why a case does not apply to an agent; None where it does."""
+    if case.trust is not None and not stage.agent.rooted:
+        return _ROOTLESS
+    return None if stage.agent.signed or case.requirement[stage.agent.transport] not in _SIGNED else _UNSIGNED
 
 
 def _play(stage: Stage, case: Case, played: _Played, kept: dict[str, Held]) -> Iterator[Finding]:
@@ -149,7 +159,7 @@ def _prepare(stage: Stage, case: Case, kept: dict[str, Held]) -> tuple[State | N
         return base, kept[_BASE]
     before = case.before()
     stage.empty()
-    stage.offer_soundly(before, with_freshness=case.freshness == "sound")
+    stage.offer_soundly(before, case.trust_before, with_freshness=case.freshness == "sound")
     return before, stage.poll().held
 
 

@@ -10,21 +10,24 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.conformance.agents.case import Case, Place, Seen, TransportName
+from margo_gitops.conformance.agents.case import Case, Chain, Place, Seen, TransportName, no_later
 from margo_gitops.conformance.agents.hosts import PREFIX, REPOSITORY, GitHost, MargoApi
 from margo_gitops.conformance.agents.loopback import Answer, HostileServer, Request
 from margo_gitops.conformance.agents.offered_commits import (
     FRESHNESS_REF,
+    ROOTS,
     GitState,
     Keys,
-    freshness_commit,
+    files_commit,
     freshness_proof,
     git_state,
 )
 from margo_gitops.conformance.agents.program import Held, read_held, run_command
 from margo_gitops.conformance.agents.states import DEVICE, State, base_state, documents, make_signing_key, make_state
-from margo_gitops.documents.state_layout import device_ref
+from margo_gitops.conformance.agents.trust_documents import version
+from margo_gitops.documents.state_layout import FRESHNESS_FILE, TRUST_REF, device_ref, trust_file
 from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE
+from margo_gitops.trust.ssh_key import SigningKey
 
 _FOLDER: Final = "device"
 _VIEW: Final = "view"
@@ -41,6 +44,7 @@ class AgentUnderTest:
         held_by: a command that writes what is held into the folder `view`, in place of `held`; empty for none.
         seconds: the longest that one poll may take.
         signed: whether it asks for signatures over HTTP; by git it always must.
+        rooted: whether it follows trust documents; it then asks for signatures.
     """
 
     command: tuple[str, ...]
@@ -49,6 +53,7 @@ class AgentUnderTest:
     held_by: tuple[str, ...] = ()
     seconds: float = 60
     signed: bool = False
+    rooted: bool = False
 
 
 @dataclass(slots=True)
@@ -59,6 +64,7 @@ class Stage:
         agent: what is put through the cases.
         work: folder with all that a run needs; nothing may appear in it but in the agent's own folder.
         first: what the device's ref held before the base state.
+        given: version 1 of the trust document, which the agent is given; empty: the fleet has none.
         host: serves by git.
         offered: the state that is offered; None for none yet.
         sound_tip: the commit that the agent holds before a case.
@@ -69,6 +75,7 @@ class Stage:
     work: Path
     keys: Keys
     first: GitState
+    given: bytes = b""
     host: GitHost = field(default_factory=lambda: GitHost({}, {}))
     api: MargoApi = field(default_factory=lambda: MargoApi(base_state()))
     offered: State | None = None
@@ -100,26 +107,35 @@ class Stage:
             "device": DEVICE,
             "folder": str(self.folder),
             "allowed_signers": str(self.work / "allowed_signers"),
+            "trust_document": str(self.work / "1.json") if self.given else "",
             "transport": self.agent.transport,
             "token_file": str(self.work / "token"),
             "ref": device_ref(DEVICE),
             "view": str(self.work / _VIEW),
         }
 
-    def offer_soundly(self, state: State, *, with_freshness: bool = True) -> None:
+    def offer_soundly(self, state: State, trust: Chain = no_later, *, with_freshness: bool = True) -> None:
         """Offer a state as a sound server does, and nothing else."""
         self.offer_nothing()
+        self.offer_trust(trust)
         self.offer_next(state)
         if with_freshness:
-            self.offer_freshness(freshness_proof(state, self.keys.renderer))
+            self.offer_freshness(self._statement(state, self.keys.freshness))
         self.sound_tip = self.host.refs[self.place.ref]
 
     def offer_freshness(self, proof: bytes | None) -> None:
         """Offer a freshness statement, or none."""
         self.host.refs.pop(FRESHNESS_REF, None)
         if proof is not None:
-            self.host.add(FRESHNESS_REF, freshness_commit(proof))
+            self.host.add(FRESHNESS_REF, files_commit({FRESHNESS_FILE: proof}))
         self.api.freshness = proof
+
+    def offer_trust(self, later: Chain) -> None:
+        """Offer the given trust document and later ones, where the fleet has any."""
+        if self.given:
+            files = {trust_file(each): content for each, content in {1: self.given, **later(self.keys)}.items()}
+            self.host.add(TRUST_REF, files_commit(files))
+            self.api.trust = files
 
     def offer_nothing(self) -> None:
         """Forget what was offered."""
@@ -135,7 +151,7 @@ class Stage:
         if state != self.offered:
             self.host.add(self.place.ref, git_state(state, self.keys, tip, sound))
         commit = self.host.objects[self.host.refs[self.place.ref]][1] if self.agent.signed else None
-        self.api = MargoApi(state, freshness=self.api.freshness, commit=commit)
+        self.api = MargoApi(state, freshness=self.api.freshness, commit=commit, trust=self.api.trust)
         self.offered = state
         self.server.respond = self._sound
 
@@ -144,6 +160,7 @@ class Stage:
         state = case.offer()
         self.offer_next(state, case.sound() if case.sound else None)
         self.offer_freshness(self._proof(case, state))
+        self.offer_trust(case.trust or no_later)
         if case.git is not None:
             case.git(self.host, self.place)
         if case.http is not None:
@@ -160,8 +177,11 @@ class Stage:
     def _proof(self, case: Case, state: State) -> bytes | None:
         if case.freshness == "none":
             return None
-        key = self.keys.stranger if case.freshness == "forged" else self.keys.renderer
-        return freshness_proof(state, key, expired=case.freshness == "expired")
+        key = self.keys.stranger if case.freshness == "forged" else self.keys.freshness
+        return self._statement(state, key, expired=case.freshness == "expired")
+
+    def _statement(self, state: State, key: SigningKey, *, expired: bool = False) -> bytes:
+        return freshness_proof(state, key, state.commit.trust if self.given else None, expired=expired)
 
     def offer_after(self, state: State) -> None:
         """Offer a sound state after a case, as the renderer's next one."""
@@ -207,7 +227,7 @@ class Stage:
 
     def strays(self) -> list[str]:
         """Return what appeared outside the agent's folder."""
-        expected = {_FOLDER, _VIEW, "allowed_signers", "token", "kept"}
+        expected = {_FOLDER, _VIEW, "allowed_signers", "token", "kept", "1.json"}
         return sorted(each.name for each in self.work.iterdir() if each.name not in expected)
 
     def _sound(self, request: Request, _elsewhere: bool) -> Answer:
@@ -219,15 +239,19 @@ class Stage:
 @contextmanager
 def staged(agent: AgentUnderTest, work: Path) -> Iterator[Stage]:
     """Set up a stage in an empty folder, until the block ends."""
-    keys = Keys(make_signing_key(), make_signing_key())
+    roots = {letter: make_signing_key() for letter in ROOTS if agent.rooted}
+    keys = Keys(make_signing_key(), make_signing_key(), roots=roots)
     token = secrets.token_urlsafe(32)
     (work / "token").write_text(f"{token}\n", encoding="ascii")
     (work / "token").chmod(0o600)
-    (work / "allowed_signers").write_text(
-        f'renderer@example.com namespaces="git,{FRESHNESS_NAMESPACE}" {keys.renderer.public}\n', encoding="ascii"
-    )
+    allowed = f'renderer@example.com namespaces="git" {keys.renderer.public}\n'
+    allowed += f'freshness@example.com namespaces="{FRESHNESS_NAMESPACE}" {keys.freshness.public}\n'
+    (work / "allowed_signers").write_text(allowed, encoding="ascii")
+    given = version(keys, 1, render=("renderer",)) if agent.rooted else b""
+    if given:
+        (work / "1.json").write_bytes(given)
     first = git_state(make_state(1, documents(hmi="zero")), keys, None)
     with closing(HostileServer(token)) as server:
-        stage = Stage(agent, server, work, keys, first)
+        stage = Stage(agent, server, work, keys, first, given)
         stage.empty()
         yield stage

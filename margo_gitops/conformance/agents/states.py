@@ -18,6 +18,7 @@ from margo_gitops.trust.ssh_key import SigningKey, parse_signing_key
 DEVICE: Final = "conformance-01"
 OTHER_DEVICE: Final = "conformance-02"
 BASE_VERSION: Final = 5
+FLEET: Final = "conformance"
 
 _NAMESPACE: Final = uuid.UUID("5f1f9a4e-2d0b-5b59-9a77-2a1c6f3f8b11")
 
@@ -64,10 +65,12 @@ class CommitPlan:
     """How a state is written in git.
 
     Attributes:
-        signer: whose key signs it; "moved" keeps the signature of the state as it was before `manifest` and
-            `documents` were changed, as somebody without a key would.
+        signer: whose key signs it, by its name among the keys; "moved" keeps the signature of the state as it was
+            before `manifest` and `documents` were changed, as somebody without a key would.
         namespace: what the signature is for.
         device: trailer `Device`.
+        fleet: trailer `Fleet`, where the fleet has trust documents.
+        trust: trailer `Trust-Version`, there too.
         digest: trailer `Manifest-Digest`; None for the right one.
         version: trailer `Manifest-Version`; None for the right one.
         descends: its parent is the state before; otherwise it has no parent.
@@ -78,9 +81,11 @@ class CommitPlan:
         signatures: how often the commit has the signature.
     """
 
-    signer: Literal["renderer", "stranger", "nobody", "moved"] = "renderer"
+    signer: Literal["renderer", "successor", "freshness", "root", "stranger", "nobody", "moved"] = "renderer"
     namespace: str = "git"
     device: str = DEVICE
+    fleet: str = FLEET
+    trust: int = 1
     digest: str | None = None
     version: str | None = None
     descends: bool = True

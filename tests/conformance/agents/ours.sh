@@ -22,9 +22,14 @@ config=$CONFORMANCE_FOLDER/agent.yaml
         echo "    pullTimeout: 4s"
     fi
     echo "trust:"
-    echo "  allowedSigners: $CONFORMANCE_ALLOWED_SIGNERS"
-    echo "freshness:"
-    echo "  allowedSigners: $CONFORMANCE_ALLOWED_SIGNERS"
+    if [ -n "$CONFORMANCE_TRUST_DOCUMENT" ]; then
+        echo "  document: $CONFORMANCE_TRUST_DOCUMENT"
+        echo "freshness: {}"
+    else
+        echo "  allowedSigners: $CONFORMANCE_ALLOWED_SIGNERS"
+        echo "freshness:"
+        echo "  allowedSigners: $CONFORMANCE_ALLOWED_SIGNERS"
+    fi
     echo "appliers:"
     echo "  files:"
     echo "    folder: $CONFORMANCE_FOLDER/files"
