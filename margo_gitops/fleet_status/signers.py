@@ -9,7 +9,8 @@ SIGNER-2  Any other device that adopted its newest version: the commit of the br
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -17,7 +18,7 @@ from typing import Final
 
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.state_layout import FLEET_REF, device_ref
-from margo_gitops.errors import SignatureInvalid
+from margo_gitops.errors import SignatureInvalid, StateTampered
 from margo_gitops.fleet_status.status import DeviceStatus
 from margo_gitops.state_repo.git_store import first_parents
 from margo_gitops.state_repo.objects import DevicePlace, StateObjects
@@ -71,13 +72,13 @@ class Signers:
         return None
 
     def _by_branch(self, device: DeviceStatus) -> str | None:
-        tip, ends = self.refs.get(device_ref(device.device)), self.objects.boundary()
-        for name in first_parents(tip, self._parent, ends) if tip else ():
+        for name, raw in self._back(self.refs.get(device_ref(device.device))):
             if len(self._read) >= _DEVICE_COMMITS:
                 break
             self._read.append(name)
-            if StateCommit.of(self.objects.commit(name)).manifest_version == str(device.adopted):
-                return self._signer(name)
+            with suppress(ValueError):
+                if StateCommit.of(parse_commit(raw)).manifest_version == str(device.adopted):
+                    return _signer(raw)
         return None
 
     @cached_property
@@ -86,30 +87,35 @@ class Signers:
 
         Where not all of the branch is read, the last span ends at the last commit that was read.
         """
-        tip = self.refs.get(FLEET_REF)
-        signed: list[str] = []  # the newest commit of each span
+        signed: list[bytes] = []  # the newest commit of each span
         before: list[str | None] = []
         held, name = None, None
-        for name in islice(first_parents(tip, self._parent, self.objects.boundary()), _FLEET_COMMITS) if tip else ():
-            match = _KEY.search(self.objects.read(name, COMMIT).partition(b"\n\n")[0])
+        for name, raw in islice(self._back(self.refs.get(FLEET_REF)), _FLEET_COMMITS):
+            match = _KEY.search(raw.partition(b"\n\n")[0])
             key = match[1] if match else b""
             if key != held:
-                signed.append(name)
+                signed.append(raw)
                 before.append(name)
             held = key
         if name is not None:
             before.append(name if self.objects.links(name).parents else None)
-        return list(zip(map(self._signer, signed), before[1:], strict=True))
+        return list(zip(map(_signer, signed), before[1:], strict=True))
 
     def _places(self, commit: str) -> Mapping[str, DevicePlace]:
         return self.objects.kept("places", self.objects.links(commit).tree, self.objects.places)
 
+    def _back(self, tip: str | None) -> Iterator[tuple[str, bytes]]:
+        """Yield a commit and those before it, as far as they can be read: a status does not end for an old one."""
+        with suppress(StateTampered):
+            for name in first_parents(tip, self._parent, self.objects.boundary()) if tip else ():
+                yield name, self.objects.read(name, COMMIT)
+
     def _parent(self, name: str) -> str | None:
         return next(iter(self.objects.links(name).parents), None)
 
-    def _signer(self, commit: str) -> str | None:
-        raw = self.objects.read(commit, COMMIT)
-        try:
-            return parse_signature(parse_commit(raw).signature or "").key.fingerprint
-        except (ValueError, SignatureInvalid):
-            return None
+
+def _signer(raw: bytes) -> str | None:
+    try:
+        return parse_signature(parse_commit(raw).signature or "").key.fingerprint
+    except (ValueError, SignatureInvalid):
+        return None

@@ -21,6 +21,7 @@ from margo_gitops.fleet_status.reading import StatusReader, StatusRequest, read_
 from margo_gitops.fleet_status.status import FleetStatus, StatusFilter
 from margo_gitops.fleet_status.text import status_lines
 from margo_gitops.rendering.resolution import deployment_id
+from margo_gitops.state_repo.git_store import bad_object
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.transport.git.push import file_objects
 from margo_gitops.trust.git_commit import Ident, build_commit
@@ -215,6 +216,21 @@ class TestSigners:
         StatusReader(Counting(rotated.folder), "state", request).read()
         refs = rotated.renderer.refs()
         assert {each for each in "abcd" if refs[f"refs/heads/devices/{each}"] in read} == {"a"}
+
+    def test_renders_that_are_lost_do_not_stop_a_status(self, rotated: Fleet):
+        lost = rotated.renderer.git.run("rev-list", "--skip=1", "refs/heads/fleet").split()
+        lost += rotated.renderer.git.run("rev-list", "--skip=1", "refs/heads/devices/a").split()
+
+        class Lossy(StateObjects):
+            def read(self, name: str, kind: bytes, limit: int = 2**20) -> bytes:
+                if name in lost:
+                    raise bad_object(name, "it is missing")
+                return super().read(name, kind, limit)
+
+        request = StatusRequest(rotated.folder, str(rotated.folder), rotated.folder)
+        found = StatusReader(Lossy(rotated.folder), "state", request).read()
+        assert found.signer == NEW.public.fingerprint
+        assert {each.device: each.signer for each in found.devices} == dict.fromkeys("abcd")
 
     def test_what_was_signed_before_all_that_is_read_is_not_known(
         self, rotated: Fleet, monkeypatch: pytest.MonkeyPatch
