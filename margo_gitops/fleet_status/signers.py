@@ -1,8 +1,8 @@
 """By which key the state is signed that a device adopted, as far as few objects tell it; signatures are not verified.
 
-SIGNER-1  A device that adopted an older version, or was asked for by name: its branch is read back to that version. In
+ADOPTED-1  A device that adopted an older version, or was asked for by name: its branch is read back to that version. In
      all, at most 20,000 commits are read for that.
-SIGNER-2  Any other device that adopted its newest version: the commit of the branch `fleet` that brought its tree has
+ADOPTED-2  Any other device that adopted its newest version: the commit of the branch `fleet` that brought its tree has
      the same key. At most 2,000 commits of that branch are read, and no object for each device.
 """
 
