@@ -59,7 +59,7 @@ def test_an_update_is_prepared_at_any_time_and_made_in_the_window(device: Device
 def test_a_device_that_waits_tells_it_once_and_writes_nothing_more(device: Device):
     newer = state({1: app(1, "new", NIGHTS)}, 2)
     device.live(newer, minutes=3)
-    waiting = [event for event in device.events if event.reason is Reason.DEPLOYMENT_WAITS]
+    waiting = [event for event in device.events if event.reason is Reason.WINDOW_AWAITED]
     assert len(waiting) == 1
 
 

@@ -260,7 +260,8 @@ class Reconciler:
         waiting = self._now(held, "pending", error)
         if waiting != held:
             self.journal.record([waiting])
-            self.record(Event.of(Reason.DEPLOYMENT_WAITS, error, key.deployment_id))
+            reason = Reason.WINDOW_AWAITED if change.closed else Reason.DEPLOYMENT_WAITS
+            self.record(Event.of(reason, error, key.deployment_id))
 
     def _remove(self, plan: Plan, progress: _Progress) -> None:
         """Remove what is gone, if everything new was prepared, and what it belongs to is installed (STEP-3)."""

@@ -54,6 +54,7 @@ class Reason(Enum):
     WORKLOAD_FAILED = "WorkloadFailed", _FAILURE
     WORKLOAD_REMOVED = "WorkloadRemoved"
     DEPLOYMENT_WAITS = "DeploymentWaits", _FAILURE
+    WINDOW_AWAITED = "WindowAwaited"
     REPORT_FAILED = "ReportFailed", _FAILURE
     REPORT_REFUSED = "ReportRefused", _FAILURE
     REPORT_REPLACED = "ReportReplaced", _SECURITY
