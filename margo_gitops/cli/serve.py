@@ -32,6 +32,8 @@ def serve(config: Path, check: bool) -> None:
     if check:
         check_server(configuration)
         say(f"{config}: ok")
+        if configuration.reports.folder is None and configuration.reports.postgresql is None:
+            say("note: the journal of reports is in the state repo, and lost with it: name a folder at reports.folder")
         return
     with extra_packages("this configuration", "server,postgresql,s3"):
         run_server(configuration)

@@ -110,6 +110,20 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
+class LostReports:
+    """What the branch of reports had before a commit is lost: receipts that are missing there were not dropped."""
+
+    before: Annotated[
+        str,
+        About("The first commit of the branch `reports` after the loss; `audit verify` names it."),
+        Text(pattern=r"^[0-9a-f]{40}$", what="a commit id, 40 lower-case hex digits"),
+    ]
+    reason: Annotated[
+        str, About("What happened, for people.", ("the disk of the server broke",)), Text(min_length=1, max_length=1000)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
 class FleetSpec:
     """What holds for the whole fleet."""
 
@@ -126,6 +140,9 @@ class FleetSpec:
         ),
         Text(min_length=1),
     ] = None
+    lost_reports: Annotated[
+        tuple[LostReports, ...], About("Each loss of reports and receipts ([receipts](receipts.md)).")
+    ] = ()
     branch: Annotated[
         str | None,
         About("The branch that devices get. Default: the default branch of the remote.", ("main",)),

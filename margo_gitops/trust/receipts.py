@@ -9,6 +9,8 @@ RECEIPT-4  Each key signs one chain: numbers count from 1, and each receipt name
 RECEIPT-5  No number has two receipts, and a receipt does not follow another one than the one that came: otherwise two
            devices have the key, or a disk was restored. [forked]
 RECEIPT-6  What a later receipt says is lost, is not dropped. [a warning: lost]
+RECEIPT-7  What is missing before the first receipt that came after a loss of the branch of reports, as the fleet repo
+           says, is not dropped. What is missing later is. [a warning: not-kept]
 
 That the newest receipts are missing, no chain can tell: a device makes one each day, so their age says it.
 """
@@ -37,7 +39,7 @@ from margo_gitops.trust.ssh_key import SshPublicKey, Verify
 from margo_gitops.trust.ssh_signature import parse_signature
 
 Code: TypeAlias = Literal[
-    "unreadable", "foreign", "forged", "unknown-key", "dropped", "reordered", "replayed", "forked", "lost"
+    "unreadable", "foreign", "forged", "unknown-key", "dropped", "reordered", "replayed", "forked", "lost", "not-kept"
 ]
 
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
@@ -61,6 +63,7 @@ _FOUND: Final[dict[Code, tuple[str, str]]] = {
         "another one has this number, or it follows another one",
         "two devices have this key, or a disk was restored from a backup: enrol the device again with a new key",
     ),
+    "not-kept": ("the fleet repo says that it is lost", "keep the state repo and its reports in a second place"),
     "lost": ("the device says that it lost it", "look after the disk of the device, and how long it was off line"),
 }
 
@@ -81,7 +84,7 @@ class ReceiptFault:
     @property
     def is_error(self) -> bool:
         """Whether somebody did something wrong, other than the device's disk."""
-        return self.code != "lost"
+        return self.code not in ("lost", "not-kept")
 
     @property
     def text(self) -> str:
@@ -184,6 +187,7 @@ class ReceiptChain:
     Attributes:
         lines: what each key signed.
         bad: numbers of receipts that did not count.
+        after_loss: whether the branch of reports was lost before the next receipt comes (RECEIPT-7).
     """
 
     def __init__(
@@ -203,6 +207,7 @@ class ReceiptChain:
         self._names = names or (device,)
         self.lines: dict[SshPublicKey, Line] = {}
         self.bad: set[int] = set()
+        self.after_loss = False
         self._keys = frozenset(keys)
         self._verify = verify
         self._told: set[SshPublicKey] = set()
@@ -252,7 +257,7 @@ class ReceiptChain:
                     yield ReceiptFault("dropped", first, last)
 
     def _link(self, line: Line, receipt: Receipt, digest: Digest) -> Iterator[ReceiptFault]:
-        """RECEIPT-4 to RECEIPT-6."""
+        """RECEIPT-4 to RECEIPT-7."""
         number, previous = receipt.sequence, receipt.previous
         same = line.links.get(number, [])
         if digest in [each for each, _ in same]:
@@ -267,7 +272,11 @@ class ReceiptChain:
         forgotten = previous is None and any(each.first < number <= each.last + 1 for each in receipt.lost)
         follows = not before or forgotten or previous in [each for each, _ in before]
         leads = not after or digest in [each for _, each in after]
+        first = line.last + 1
         line.put(number, digest, previous)
+        if self.after_loss and line.fill(first, number - 1):
+            yield ReceiptFault("not-kept", first, number - 1)
+        self.after_loss = False
         if same or not (follows and leads) or (number == 1 and previous is not None):
             yield ReceiptFault("forked", number)
         elif in_hole and number not in self.bad:

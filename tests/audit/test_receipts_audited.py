@@ -166,3 +166,28 @@ def test_what_is_no_file_of_receipts_is_named(plant: Plant) -> None:
     branch.commit({key: b"nothing\n"}, "Reports", [("Reported-By", "a (token)")], plant.now)
     ((severity, what),) = plant.codes()
     assert (severity, what.startswith("no file of receipts: ")) == ("error", True)
+
+
+def say_lost(plant: Plant, before: str) -> None:
+    path = plant.world.fleet.root / "margo-gitops.yaml"
+    document = yaml.safe_load(path.read_text())
+    document["spec"].setdefault("lostReports", []).append({"before": before, "reason": "the disk broke"})
+    path.write_text(yaml.safe_dump(document))
+    plant.world.fleet.commit("Say what is lost")
+
+
+@pytest.mark.parametrize("backup", [0, 2])
+def test_what_the_fleet_repo_says_is_lost_is_a_warning_and_a_later_drop_is_found(plant: Plant, backup: int) -> None:
+    """The branch begins anew, or goes on from a backup; the commit to name is in the finding (RECEIPT-7)."""
+    one_by_one(plant, [*MADE[:backup], *MADE[3:5]])
+    found = plant.verify().findings[0]
+    assert found.code == "receipt-dropped"
+    named = re.search(r"before: ([0-9a-f]{40})", found.what)
+    assert named is not None
+    say_lost(plant, named[1])
+    assert plant.codes(resume=True) == [("warning", "receipt-not-kept")], "what was verified before counts anew"
+    assert plant.codes() == [("warning", "receipt-not-kept")]
+    assert plant.codes(resume=True) == []
+    plant.keep(MADE[6])
+    for resume in (True, False):
+        assert ("error", "receipt-dropped") in plant.codes(resume=resume)

@@ -231,7 +231,9 @@ def test_a_configuration_that_cannot_be_meant_is_refused(
 
 
 def test_a_configuration_can_be_checked_without_serving(fleet: ServedFleet) -> None:
-    assert margo_gitops("serve", "--check", "--config", fleet.configure(), cwd=fleet.folder).code == 0
+    checked = margo_gitops("serve", "--check", "--config", fleet.configure(), cwd=fleet.folder)
+    assert checked.code == 0
+    assert "name a folder at reports.folder" in checked.stdout
     (fleet.folder / "broken.yaml").write_text("a: [")
     assert margo_gitops("serve", "--check", "--config", "broken.yaml", cwd=fleet.folder).code == 2
     assert margo_gitops("serve", "--check", "--config", "none.yaml", cwd=fleet.folder).code == 2

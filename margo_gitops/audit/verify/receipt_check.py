@@ -2,7 +2,8 @@
 
 VERIFY-13  The receipts of each device, in the order in which commits brought them, are one chain for each of its keys:
            nothing is dropped, reordered, forged, replayed, forked, or of another device. A file may begin with
-           receipts of the file before: what came while a server committed, is committed again.
+           receipts of the file before: what came while a server committed, is committed again. What `spec.lostReports`
+           of the fleet repo says is lost, is a warning (RECEIPT-7).
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from margo_gitops.audit.verify.verification import AuditFinding
-from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.catalog.fleet import read_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import read_bounded, replace_file
@@ -66,6 +67,17 @@ class ReceiptCheck:
     good: int = 0
     chains: dict[str, ReceiptChain] = field(default_factory=dict)
     findings: list[AuditFinding] = field(default_factory=list)
+    _is_after_loss: bool = False
+    _gap: str = ""
+    """The first commit before which receipts are missing."""
+
+    @cached_property
+    def lost(self) -> tuple[str, ...]:
+        """The commits of the branch before which the fleet repo says that reports are lost."""
+        try:
+            return tuple(each.before for each in read_fleet_document(self.fleet.tree("HEAD")).value.spec.lost_reports)
+        except MargoGitopsError:
+            return ()
 
     @cached_property
     def _devices(self) -> Mapping[str, DeviceSpec]:
@@ -82,6 +94,13 @@ class ReceiptCheck:
         """Whether a receipt is bad."""
         return any(each.severity == "error" for each in self.findings)
 
+    def reach(self, commit: str) -> None:
+        """Come to the next commit of the branch."""
+        if commit in self.lost:
+            self._is_after_loss = True
+            for chain in self.chains.values():
+                chain.after_loss = True
+
     def take(self, client: str, before: bytes | None, after: bytes, commit: str, path: str) -> None:
         """Take a file of receipts that a commit brought, in place of the one before."""
         try:
@@ -94,8 +113,11 @@ class ReceiptCheck:
         for each in found:
             if each.receipt in held:
                 continue
+            holes = sum(len(line.holes) for line in chain.lines.values())
             faults = list(chain.follow(each))
-            self.good += not faults
+            if sum(len(line.holes) for line in chain.lines.values()) > holes:
+                self._gap = self._gap or commit
+            self.good += not any(fault.is_error for fault in faults)
             for fault in faults:
                 self._add(_finding(client, fault, commit, path))
 
@@ -117,7 +139,7 @@ class ReceiptCheck:
                 self._take_pushed(client, report.receipts, report.commit)
         for client, chain in sorted(self.chains.items()):
             for fault in chain.end():
-                self._add(_finding(client, fault))
+                self._add(_finding(client, fault, gap=self._gap))
         unknown = sorted(client for client, chain in self.chains.items() if chain.lines and not chain.vouched)
         if unknown:
             what = (
@@ -144,11 +166,13 @@ class ReceiptCheck:
         """Continue where the chains were after a commit; return whether that is known."""
         try:
             state = json.loads(read_bounded(self.file, _LARGEST_STATE))
-            if state["commit"] != commit:
+            if state["commit"] != commit or state["lost"] != list(self.lost):
                 return False
+            self._is_after_loss, self._gap = bool(state["after"]), str(state["gap"])
             for client, each in state["chains"].items():
                 chain = self._chain(client)
                 chain.bad.update(each["bad"])
+                chain.after_loss = bool(each["after"])
                 chain.lines.update((_key(text), _line(line)) for text, line in each["lines"].items())
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             self.chains.clear()
@@ -160,6 +184,7 @@ class ReceiptCheck:
         chains = {
             client: {
                 "bad": sorted(chain.bad)[-_MOST_BAD:],
+                "after": chain.after_loss,
                 "lines": {
                     str(key): {
                         "last": line.last,
@@ -171,15 +196,23 @@ class ReceiptCheck:
             }
             for client, chain in self.chains.items()
         }
+        state = {
+            "commit": commit,
+            "chains": chains,
+            "lost": list(self.lost),
+            "after": self._is_after_loss,
+            "gap": self._gap,
+        }
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.file, write_json({"commit": commit, "chains": chains}))  # type: ignore[dict-item]
+            replace_file(self.file, write_json(state))  # type: ignore[arg-type]
         except OSError:
             return
 
     def _chain(self, client: str) -> ReceiptChain:
         if client not in self.chains:
             self.chains[client] = new_chain(client, self._devices.get(client))
+            self.chains[client].after_loss = self._is_after_loss
         return self.chains[client]
 
     def _add(self, finding: AuditFinding) -> None:
@@ -187,10 +220,13 @@ class ReceiptCheck:
             self.findings.append(finding)
 
 
-def _finding(client: str, fault: ReceiptFault, commit: str = "", path: str | None = None) -> AuditFinding:
+def _finding(
+    client: str, fault: ReceiptFault, commit: str = "", path: str | None = None, gap: str = ""
+) -> AuditFinding:
+    known = f"; if the branch was lost, say so in the fleet repo: spec.lostReports, before: {gap}" if gap else ""
     return AuditFinding.of(
         REPORTS_REF,
-        f"{client}: {fault.text} ({fault.remedy})",
+        f"{client}: {fault.text} ({fault.remedy}{known})",
         commit=commit,
         file=path,
         severity="error" if fault.is_error else "warning",

@@ -302,6 +302,7 @@ class ReportCheck:
             self._begin(chain[0])
         for index in range(start, len(chain)):
             name = chain[index]
+            self._receipts.reach(name)
             try:
                 found = tuple(self._commit(name, chain[index - 1] if index else None))
             except StateTampered as error:
