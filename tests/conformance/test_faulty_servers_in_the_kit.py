@@ -12,7 +12,7 @@ from support.command_line import margo_gitops
 
 from margo_gitops.conformance.agents.hosts import MANIFEST_PATH, PREFIX, REPOSITORY, GitHost, MargoApi
 from margo_gitops.conformance.agents.loopback import Answer, HostileServer, Request
-from margo_gitops.conformance.agents.offered_commits import Keys, git_state
+from margo_gitops.conformance.agents.offered_commits import ROOTS, Keys, git_state
 from margo_gitops.conformance.agents.state_cases import tampered
 from margo_gitops.conformance.agents.states import (
     DEVICE,
@@ -25,6 +25,7 @@ from margo_gitops.conformance.agents.states import (
     make_state,
     next_state,
 )
+from margo_gitops.conformance.agents.trust_documents import version
 from margo_gitops.conformance.report import ConformanceReport
 from margo_gitops.conformance.servers.client import ServerTarget
 from margo_gitops.conformance.servers.git_checks import check_git
@@ -216,6 +217,19 @@ def _never_304(request: Request, answer: Answer) -> Answer | None:
     return Answer(200, answer.headers, b"{}") if answer.status == 304 else None
 
 
+def _takes_any_device(request: Request, _answer: Answer) -> Answer | None:
+    return Answer(202) if "/enrolment" in request.target else None
+
+
+def _tells_devices(request: Request, _answer: Answer) -> Answer | None:
+    if "/trust/1.json" in request.target:
+        roots = {letter: make_signing_key() for letter in ROOTS}
+        return Answer(200, [], version(Keys(make_signing_key(), make_signing_key(), roots=roots), 1))
+    if "/enrolment" not in request.target:
+        return None
+    return Answer(422) if request.body == b"{}" else Answer(403, [], request.body)
+
+
 HTTP_FAULTS = {
     "H-S-1": instead(MANIFEST_PATH, lambda answer: Answer(answer.status, answer.headers, b"{}")),
     "H-S-2": with_header("ETag", 'W/"1"', path=MANIFEST_PATH),
@@ -225,6 +239,9 @@ HTTP_FAULTS = {
     "H-S-6": instead("/bundles/", lambda answer: Answer(answer.status, answer.headers, b"no archive")),
     "H-S-7": lambda _request, answer: Answer(200) if answer.status == 404 else None,
     "H-S-8": lambda request, _answer: Answer(200, [], b"{}") if "//api" in request.target else None,
+    "H-S-27": _takes_any_device,
+    "H-S-28": _takes_any_device,
+    "H-S-29": _tells_devices,
     "H-S-9": with_header("Cache-Control", "max-age=60"),
     "H-S-10": lambda request, answer: (
         Answer(answer.status, [*answer.headers, ("Content-Encoding", "gzip")], b"no gzip")

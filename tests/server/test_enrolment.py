@@ -97,6 +97,17 @@ def test_a_device_is_enrolled_with_a_code_and_works(plant: Plant):
         assert token not in place
 
 
+def test_the_kit_finds_that_only_who_may_is_enrolled(plant: Plant):
+    plant.start(approval="person")
+    (plant.fleet.folder / "token").write_text(plant.fleet.token("press-07"))
+    device = ("--device", "press-07", "--token-file", "token", "--reports", "none", "--output", "json")
+    outcome = margo_gitops("conformance", "http", plant.fleet.url, *device, cwd=plant.fleet.folder)
+    found = {each["requirement"]: each["verdict"] for each in json.loads(outcome.stdout)["results"]}
+    asked = ("H-S-25", "H-S-27", "H-S-28", "H-S-29")
+    assert [found[each] for each in asked] == ["pass"] * len(asked), outcome
+    assert "press-07" not in plant.device("enrolments").stdout
+
+
 def test_a_used_secret_is_worth_nothing_to_another_device(plant: Plant):
     plant.start()
     code = plant.code()

@@ -19,6 +19,7 @@ from margo_gitops.conformance.servers.checking import (
     says_when_to_return,
 )
 from margo_gitops.conformance.servers.client import RawClient, Reply, ServerTarget
+from margo_gitops.conformance.servers.enrolment_checks import ENROLLING
 from margo_gitops.conformance.servers.http_session import HttpSession, check_problem, read_manifest, unknown_id
 from margo_gitops.conformance.servers.report_checks import REPORTING
 from margo_gitops.digests import sha256
@@ -316,7 +317,7 @@ AFTERWARDS: Final[tuple[Check[HttpSession], ...]] = (
 )
 """Checks that look at all answers of a run."""
 
-HTTP_CHECKS: Final = (*READING, *REPORTING, *AFTERWARDS)
+HTTP_CHECKS: Final = (*READING, *REPORTING, *ENROLLING, *AFTERWARDS)
 """Every check, in the order in which they are made."""
 
 
