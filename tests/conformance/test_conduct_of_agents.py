@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.receipts import receipt, signed
 
 from margo_gitops.conformance.agents import faults
 from margo_gitops.conformance.agents.case import Case, Place, Seen, by
@@ -19,7 +20,8 @@ from margo_gitops.conformance.agents.program import Ended, Held, filled_in, read
 from margo_gitops.conformance.agents.pushes import OWN_REF, push_listing, read_push, take_push
 from margo_gitops.conformance.agents.states import DEVICE, base_state, deployment_id, next_state
 from margo_gitops.conformance.report import shown
-from margo_gitops.documents.state_layout import device_ref
+from margo_gitops.documents.receipt import write_receipts
+from margo_gitops.documents.state_layout import TRUST_REF, device_ref
 from margo_gitops.transport.git.pack import ObjectID
 from margo_gitops.transport.git.pktline import FLUSH, PacketReader
 from margo_gitops.transport.git.push import NOTHING, file_objects, push_request, read_listing, read_result
@@ -68,6 +70,8 @@ def status(**changes: Any) -> dict[str, Any]:
 
 PUSHED = "nothing is pushed but the device's own reports"
 FORM = "what is pushed has the form of reports"
+MORE = "what is pushed of children, and as receipts, is that"
+KEYS = "trust documents are asked for alone, and only where one is named"
 REPORTS = {"capabilities.json": b"{}", f"status/{deployment_id('hmi')}.json": b"{}"}
 
 
@@ -140,6 +144,13 @@ TYPE = "application/vnd.margo.manifest.v1+json"
         (FORM, seen(pushed({"more": b""})), "fail"),
         (FORM, seen(pushed(cut=30)), "fail"),
         (FORM, seen(asked()), "not-applicable"),
+        (MORE, seen(pushed()), "not-applicable"),
+        (MORE, seen(pushed({"receipts/latest.json": write_receipts((signed(receipt(1, device=DEVICE)),))})), "pass"),
+        (MORE, seen(pushed({"receipts/latest.json": write_receipts((signed(receipt(1)),))})), "fail"),
+        (MORE, seen(pushed({"capabilities/plc-1.json": b"{}"})), "fail"),
+        (KEYS, ls_refs(f"ref-prefix {REF}"), "not-applicable"),
+        (KEYS, ls_refs(f"ref-prefix {TRUST_REF}"), "pass"),
+        (KEYS, ls_refs(f"ref-prefix {TRUST_REF}", f"ref-prefix {REF}"), "fail"),
         ("a push is one commit without parents", seen(pushed()), "pass"),
         ("a push is one commit without parents", seen(pushed(parents=("1" * 40,))), "fail"),
         ("no push is repeated", seen(pushed(), pushed()), "pass"),

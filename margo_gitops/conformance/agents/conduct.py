@@ -12,6 +12,7 @@ from margo_gitops.conformance.agents.loopback import Exchange
 from margo_gitops.conformance.agents.pushes import NOTHING, OWN_REF, RECEIVE_PACK, Push, read_push
 from margo_gitops.conformance.agents.states import DEVICE
 from margo_gitops.conformance.report import Outcome, bounded, shown
+from margo_gitops.documents.capabilities import DeviceCapabilities
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import MANIFEST_MEDIA_TYPE
 from margo_gitops.documents.state_layout import FRESHNESS_REFS as _FRESHNESS
@@ -19,6 +20,7 @@ from margo_gitops.documents.state_layout import TRUST_REF
 from margo_gitops.documents.status import DeploymentStatus
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.trust.freshness_tree import possible_shards
+from margo_gitops.trust.receipts import read_receipt, read_receipts
 
 Played: TypeAlias = Sequence[tuple[Case, Seen, frozenset[int]]]
 """Each case, what was seen in it, and the versions that the device may report as adopted."""
@@ -108,6 +110,23 @@ def _pushed_again(played: Played, _place: Place) -> Outcome:
     # One more sending may follow if the branch held another commit (G-P-3).
     bad = (f"{case.name}: {len(run)} pushes" for (case, _, _), run in zip(played, runs, strict=True) if len(run) > 2)
     return _outcome([each for run in runs for each in run], bad, "it pushes again and again", _NO_PUSH)
+
+
+def _further(seen: Seen) -> list[tuple[str, bytes]]:
+    """Return what was pushed of children, and as receipts."""
+    files = [(path, content) for push in _pushes(seen) for path, (_, content) in push.files.items()]
+    return [each for each in files if each[0].startswith(("capabilities/", "receipts/"))]
+
+
+def _is_wrong(file: tuple[str, bytes], _place: Place) -> bool:
+    path, content = file
+    try:
+        if not path.startswith("receipts/"):
+            read_as(DeviceCapabilities, read_source(content, path, foreign=True))
+            return False
+        return any(read_receipt(each.receipt).device != DEVICE for each in read_receipts(content, path))
+    except (InvalidDocument, UnreadableDocument):
+        return True
 
 
 def _has_other_prefix(command: Command, place: Place) -> bool:
@@ -227,6 +246,17 @@ CONDUCT: Final[tuple[Look[Judge], ...]] = (
         "a push is one commit without parents",
         by(git="G-P-3"),
         _each(_pushes, lambda each, _: each.parents > 0, "the branch grows", without=_NO_PUSH),
+    ),
+    Look(
+        "what is pushed of children, and as receipts, is that",
+        by(git="G-P-5"),
+        _each(
+            _further,
+            _is_wrong,
+            "a file does not follow its contract",
+            lambda file: shown(file[0]),
+            "no such file was pushed",
+        ),
     ),
     Look("no push is repeated", by(git="G-P-6"), _pushed_again),
     Look(
