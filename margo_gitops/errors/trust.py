@@ -64,7 +64,8 @@ class VersionReused(TrustRefused):
     """The manifest version was already used for other content.
 
     Two renders started from the same state, or someone rewrote a branch. Put the state repo back to the commit that the
-    device trusts, then render again: the next version is higher.
+    device trusts, then render again: the next version is higher. If that commit is lost, name a version above all that
+    devices have seen: [recover a lost state repo](trust.md#recover-a-lost-state-repo).
     """
 
     code = "MG1505"
@@ -73,8 +74,9 @@ class VersionReused(TrustRefused):
 class HistoryRewritten(TrustRefused):
     """The commit is not a child of the commit that this device trusts, although its version says so.
 
-    Someone other than the renderer wrote or rewrote the device's branch. Put it back to the renderer's commits, and
-    protect it.
+    Someone other than the renderer wrote or rewrote the device's branch, or a backup is older than what the device
+    holds. Put it back to the renderer's commits, and protect it. If they are lost, name a version above all that
+    devices have seen: [recover a lost state repo](trust.md#recover-a-lost-state-repo).
     """
 
     code = "MG1506"

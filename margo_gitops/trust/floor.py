@@ -77,7 +77,10 @@ def raise_floor(floor: Floor | None, offered: Floor, parents: Collection[str], m
         raise HistoryRewritten(
             f"version {offered.version} does not follow from version {floor.version}, which this device trusts",
             why=[f"the commit's parents are {', '.join(parents) or 'none'}; {floor.commit} is not among them"],
-            remedy=f"find out who moved the device's branch, put it back to {floor.commit}, and render again",
+            remedy=(
+                f"find out who moved the device's branch, put it back to {floor.commit}, and render again; if that is "
+                "lost, name a version above all that devices have seen (docs/trust.md, Recover a lost state repo)"
+            ),
         )
     return offered
 
@@ -87,7 +90,11 @@ def _same_state(offered: Floor, floor: Floor) -> Floor:
         raise VersionReused(
             f"manifest version {offered.version} was trusted before, with other content",
             why=[f"it had {floor.manifest_digest}, now it has {offered.manifest_digest}"],
-            remedy="find out who wrote two states of one version; then render again, which takes the next version",
+            remedy=(
+                f"find out who wrote two states of a version, put back {floor.commit or 'the first'}, then render; "
+                "if that is lost, name a version above all that devices have seen (docs/trust.md, Recover a lost state "
+                "repo)"
+            ),
         )
     return floor if floor.commit else offered
 
