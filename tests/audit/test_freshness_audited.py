@@ -127,7 +127,7 @@ def test_a_proof_that_was_changed_is_an_error(world: World) -> None:
 
 def test_a_signature_over_other_bytes_is_an_error(signed: World) -> None:
     renewed(signed)
-    changed(signed, lambda proof: proof.update(statement=proof["statement"].replace("2026-11-28", "2036-11-28")))
+    changed(signed, lambda proof: proof.update(statement=proof["statement"].replace("2026-11-28", "2026-12-28")))
     assert "does not belong to these bytes" in errors(signed, signers=signed.signers(1, 7))[0]
 
 

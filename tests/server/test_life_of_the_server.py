@@ -188,7 +188,9 @@ def test_a_damaged_branch_concerns_its_device_alone(fleet: ServedFleet) -> None:
 
 def test_refs_that_cannot_be_read_leave_what_was_served_and_turn_readiness_off(fleet: ServedFleet) -> None:
     fleet.start()
-    (fleet.folder / "state.git" / "packed-refs").write_text("no ref\n")
+    # At once: the server looks all the time, and an empty file has no refs.
+    (fleet.folder / "broken").write_text("no ref\n")
+    (fleet.folder / "broken").replace(fleet.folder / "state.git" / "packed-refs")
     with fleet.client("press-01") as client:
         assert client.get("/api/v1/deployments").status_code == 200
         assert client.get("/readyz").status_code == 503

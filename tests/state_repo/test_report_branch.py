@@ -37,10 +37,10 @@ def test_reports_have_their_places(renderer: Renderer, branch: ReportBranch) -> 
 
 
 def test_what_is_as_it_was_makes_no_commit(renderer: Renderer, branch: ReportBranch) -> None:
-    first = branch.commit({A: b"a"}, "Reports", [], 1)
-    assert branch.commit({A: b"a"}, "Reports", [], 2) is None
-    assert branch.commit({CHILD: None}, "Reports", [], 3) is None
-    second = branch.commit({A: b"b"}, "Reports", [], 4)
+    first = branch.commit({A: b"a"}, "Reports", [], 1).tip
+    assert branch.commit({A: b"a"}, "Reports", [], 2).tip == first
+    assert branch.commit({CHILD: None}, "Reports", [], 3).tip == first
+    second = branch.commit({A: b"b"}, "Reports", [], 4).tip
     assert renderer.git.run("rev-list", REPORTS_REF).split() == [second, first]
 
 

@@ -71,7 +71,7 @@ class Reporter:
         return self.commit(changes, client if sender is None else sender)
 
     def commit(self, changes: dict[ReportKey, bytes | None], *senders: str) -> str | None:
-        """Commit reports as they are; one minute later than the last."""
+        """Commit reports as they are, one minute later than the last; return the newest commit."""
         self.time += 60
         trailers = [("Reported-By", f"{each} (token of {each})") for each in senders]
-        return self.branch.commit(changes, "Reports", trailers, self.time)
+        return self.branch.commit(changes, "Reports", trailers, self.time).tip
