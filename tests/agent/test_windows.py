@@ -1,5 +1,6 @@
 """What may change when: rules OPEN-1 to OPEN-5 of agent.apply.windows, and STEP-10 of agent.apply.steps."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -8,6 +9,8 @@ from device_world import deployment_bytes, deployment_id
 from test_reconciling import Device, state
 
 from margo_gitops.agent.memory.events import Reason
+from margo_gitops.documents import calendars
+from margo_gitops.documents.maintenance import Maintenance
 
 NIGHTS = {
     "of": "site north",
@@ -24,8 +27,8 @@ def utc(text: str) -> float:
 MORNING, NIGHT = utc("2026-11-30T09:00"), utc("2026-12-01T01:30")
 
 
-def app(number: int, greeting: str = "hello", *calendars: dict, **options) -> bytes:
-    extension = {"maintenance": list(calendars)} if calendars else {}
+def app(number: int, greeting: str = "hello", *maintenance: dict, **options) -> bytes:
+    extension = {"maintenance": list(maintenance)} if maintenance else {}
     return deployment_bytes(number, values={"GREETING": greeting}, extension=extension, **options)
 
 
@@ -167,6 +170,21 @@ def test_a_clock_that_goes_back_closes_the_window_again(device: Device):
     device.reconcile(newer, double, patient=True)
     device.now = MORNING
     assert device.reconcile(newer, patient=True).only_waits
+
+
+def test_a_calendar_is_looked_at_once_for_each_opening(device: Device, monkeypatch: pytest.MonkeyPatch):
+    looked: list[float] = []
+
+    def counted(every: Sequence[Maintenance], now: float, zones: calendars.Zones) -> calendars.Opening | None:
+        looked.append(now)
+        return look(every, now, zones)
+
+    look = calendars.next_opening
+    monkeypatch.setattr(calendars, "next_opening", counted)
+    running = state({1: app(1, "hello", NIGHTS)})
+    device.now = NIGHT + 1740
+    device.live(running, minutes=180)
+    assert len(looked) == 2
 
 
 @pytest.mark.parametrize("kept", ["", "{", '{"deployments": 3}', '{"deployments": {"x": [{"timeZone": "UTC"}]}}'])

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _REMEMBERED: Final = "calendars"
 """The fact that holds the calendars of all deployments that have some, by id."""
+_MOST_OPENINGS: Final = 100
+_WRITTEN: Final = 1_790_000_000.0
+"""September 2026."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +112,10 @@ class Windows:
         until = opening.end if opening else since + HORIZON_DAYS * 43_200
         if not since <= now < until:
             opening = next_opening(calendars, now, _zone)
-            self._openings = {calendars: (now, opening), **dict(list(self._openings.items())[:_MOST_OPENINGS])}
+            if len(self._openings) >= _MOST_OPENINGS:
+                self._openings.clear()
+            self._openings[calendars] = (now, opening)
         return opening
-
-
-_MOST_OPENINGS: Final = 100
-_WRITTEN: Final = 1_790_000_000.0
-"""September 2026."""
 
 
 def _zone(name: str) -> tzinfo:
