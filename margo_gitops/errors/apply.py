@@ -101,7 +101,14 @@ class WorkloadForbidden(ApplyError):
     code = "MG1610"
 
 
-class OutsideWindow(ApplyError):
+class ChangeWaits(ApplyError):
+    """Base of what keeps a deployment from changing on this device for now; what runs keeps running."""
+
+    code = "MG1612"
+    exit_code = ExitCode.TRY_LATER
+
+
+class OutsideWindow(ChangeWaits):
     """A deployment waits for a time at which it may change on this device.
 
     The times are in `spec.maintenance` of the deployment, the device and its site, in the fleet repo. What is new is
@@ -110,7 +117,6 @@ class OutsideWindow(ApplyError):
     """
 
     code = "MG1611"
-    exit_code = ExitCode.TRY_LATER
 
 
 class ApplierUnusable(ApplyError):

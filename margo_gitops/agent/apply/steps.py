@@ -29,7 +29,7 @@ from dataclasses import dataclass, replace
 from margo_gitops.agent.apply.workloads import DesiredDeployment
 from margo_gitops.agent.memory.recorded import RecordedWorkload, retry_pause
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
-from margo_gitops.errors import ApplyError, OutsideWindow, WorkloadUnsupported
+from margo_gitops.errors import ApplyError, ChangeWaits, WorkloadUnsupported
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Change:
         rests: whether it failed and waits for its next try (STEP-7, STEP-9): it is neither prepared nor installed.
         unprepared: whether it rests because it could not be prepared.
         replaces: whether other content of the component is there now.
-        closed: why it waits for a time at which it may change; None where it need not (STEP-10).
+        waits: why it waits for a time at which it may change; None where it need not (STEP-10).
     """
 
     applier: str
@@ -50,7 +50,7 @@ class Change:
     rests: bool = False
     unprepared: bool = False
     replaces: bool = False
-    closed: OutsideWindow | None = None
+    waits: ChangeWaits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,13 @@ class Removal:
     Attributes:
         key: which.
         rests: whether removing it failed and its pause is not over (STEP-7).
-        closed: why it waits for a time at which it may go; None where it need not (STEP-10).
+        waits: why it waits for a time at which it may go; None where it need not (STEP-10).
     """
 
     applier: str
     key: WorkloadKey
     rests: bool = False
-    closed: OutsideWindow | None = None
+    waits: ChangeWaits | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +97,7 @@ class Plan:
     @property
     def waits(self) -> bool:
         """Whether something may not change now (STEP-10)."""
-        return any(change.closed for change in self.changes) or any(removal.closed for removal in self.removals)
+        return any(change.waits for change in self.changes) or any(removal.waits for removal in self.removals)
 
     @property
     def unprepared(self) -> set[str]:
@@ -123,7 +123,7 @@ def make_plan(
     silent: Mapping[str, ApplyError] | None = None,
     now: float | None = None,
     retry: bool = False,
-    closed: Mapping[str, OutsideWindow] | None = None,
+    closed: Mapping[str, ChangeWaits] | None = None,
 ) -> Plan:
     """Return what has to be done.
 
@@ -156,8 +156,8 @@ def make_plan(
             reason = _reason(workload, applier, holding, remembered)
             if reason:
                 change = _change(applier, workload, reason, holding, remembered, now, retry=retry)
-                waits = closed.get(deployment.id) if _is_switch(change, remembered) else None
-                changes.append(replace(change, closed=waits))
+                reason_to_wait = closed.get(deployment.id) if _is_switch(change, remembered) else None
+                changes.append(replace(change, waits=reason_to_wait))
             else:
                 kept.append((applier, workload))
     removals = [
@@ -174,7 +174,7 @@ def make_plan(
         and item.key not in wanted
         and (item.applier, item.key) not in holdings
     ]
-    removals = [replace(each, closed=_closed_removal(each, memory.get(each.key), closed)) for each in removals]
+    removals = [replace(each, waits=_closed_removal(each, memory.get(each.key), closed)) for each in removals]
     held = {removal.key for removal in removals}
     gone = sorted(
         item.key
@@ -255,8 +255,8 @@ def _is_switch(change: Change, memory: RecordedWorkload | None) -> bool:
 
 
 def _closed_removal(
-    removal: Removal, memory: RecordedWorkload | None, closed: Mapping[str, OutsideWindow]
-) -> OutsideWindow | None:
+    removal: Removal, memory: RecordedWorkload | None, closed: Mapping[str, ChangeWaits]
+) -> ChangeWaits | None:
     is_begun = memory is not None and memory.state == "removing"
     return None if is_begun else closed.get(removal.key.deployment_id)
 
