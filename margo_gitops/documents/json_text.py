@@ -5,6 +5,8 @@ JSON-1  Read: UTF-8 without a byte order mark, one value, no key twice, nesting 
 JSON-2  Written: keys sorted, no white space, shortest escapes. Margo names RFC 8785 for manifests, so that equal
         manifests have equal ETags. Integers are written in full up to 64 bits: RFC 8785 would pass them through a
         double and lose `manifestVersion` above 2^53, which Margo allows up to 2^64 - 1.
+JSON-3  What is written in this form needs no positions: it is read by `json`, and counts if it gives the same bytes
+        when it is written again. So all that JSON-1 refuses is refused, at a fraction of the cost.
 """
 
 from __future__ import annotations
@@ -29,6 +31,49 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 def read_json(content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS, *, foreign: bool = False) -> SourceText:
     """Return a JSON document as nodes (UnreadableDocument: which rule of this module is broken, line and column)."""
     return SourceText(file, _Reader(decoded(content, file, bounds), file, bounds).document(), foreign)
+
+
+def exact_value(content: bytes, bounds: Bounds = DEFAULT_BOUNDS) -> Json:
+    """Return what `write_json` would write as these bytes, if its keys and numbers are right: `exact_node` (JSON-3).
+
+    Raises:
+        ValueError: other bytes. `read_json` reads them, or says what is wrong.
+    """
+    # At most so many values: `json` itself has no bound.
+    most = 1 + content.count(b",") + content.count(b"[") + content.count(b"{")
+    if len(content) > bounds.size or most > bounds.nodes:
+        raise ValueError("too large")
+    try:
+        value: Json = json.loads(content.decode())
+        if write_sorted_json(value) != content:
+            raise ValueError("other bytes")
+    except RecursionError as error:
+        raise ValueError("nested too deep") from error
+    return value
+
+
+def exact_node(value: Json, bounds: Bounds = DEFAULT_BOUNDS) -> Node:
+    """Return an `exact_value` as nodes without places (ValueError: `write_json` would write it otherwise; too deep)."""
+    return _exact_node(value, bounds.depth)
+
+
+def _exact_node(value: Json, depth: int) -> Node:
+    if depth < 0:
+        raise ValueError("nested too deep")
+    if type(value) is str:
+        return Node(value)
+    if isinstance(value, dict):
+        names = list(value)
+        if names != sorted(names, key=None if "".join(names).isascii() else _utf_16):
+            raise ValueError("keys are not in order")
+        return Node({name: _exact_node(child, depth - 1) for name, child in value.items()})
+    if isinstance(value, list):
+        return Node([_exact_node(child, depth - 1) for child in value])
+    if type(value) is float and type(_number(value)) is int:
+        raise ValueError("a whole number with a point")
+    if type(value) is int and not MIN_INTEGER <= value <= MAX_INTEGER:
+        raise ValueError("more than 64 bits")
+    return Node(value)
 
 
 class _Reader:
@@ -198,7 +243,7 @@ def pretty_json(value: Json) -> str:
 def _ordered(value: Json) -> Json:
     if isinstance(value, dict):
         # RFC 8785 section 3.2.3: keys are sorted by their UTF-16 code units.
-        return {key: _ordered(value[key]) for key in sorted(value, key=lambda key: key.encode("utf-16-be"))}
+        return {key: _ordered(value[key]) for key in sorted(value, key=_utf_16)}
     if isinstance(value, list):
         return [_ordered(item) for item in value]
     if isinstance(value, float):
@@ -206,6 +251,10 @@ def _ordered(value: Json) -> Json:
     if isinstance(value, int) and not MIN_INTEGER <= value <= MAX_INTEGER:
         raise ValueError(f"{value} needs more than 64 bits")
     return value
+
+
+def _utf_16(key: str) -> bytes:
+    return key.encode("utf-16-be")
 
 
 def _number(value: float) -> Json:

@@ -42,7 +42,8 @@ from margo_gitops.documents.declarations import (
     Text,
     Wire,
 )
-from margo_gitops.documents.nodes import FieldPath, Json, Node, SourceText
+from margo_gitops.documents.json_text import exact_node, exact_value, read_json, write_json
+from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, FieldPath, Json, Node, SourceText
 from margo_gitops.documents.shapes import (
     INVALID,
     AnyShape,
@@ -58,7 +59,7 @@ from margo_gitops.documents.shapes import (
     UnionShape,
     describe,
 )
-from margo_gitops.errors import Finding, InvalidDocument, Location
+from margo_gitops.errors import Finding, InvalidDocument, Location, UnreadableDocument
 from margo_gitops.wording import did_you_mean
 
 T = TypeVar("T")
@@ -340,6 +341,27 @@ def read(cls: type[T], source: SourceText) -> T:
         errors = [finding for finding in findings if finding.severity == "error"]
         raise InvalidDocument(f"not a valid {cls.__name__}", errors, where=Location(source.file))
     return value
+
+
+def read_ours(cls: type[T], content: bytes, file: str, bounds: Bounds = DEFAULT_BOUNDS, *, exact: bool = False) -> T:
+    """Return a JSON document that this project writes: several times faster than `read_json` where it is exact.
+
+    Args:
+        exact: refuse other bytes than `write_json` makes (RFC 8785).
+
+    Raises:
+        UnreadableDocument, InvalidDocument: as `read_json` and `read`, with the same places.
+    """
+    try:
+        value = find(cls, SourceText(file, exact_node(exact_value(content, bounds), bounds)))[0]
+    except ValueError:
+        value = None
+    if value is not None:
+        return value
+    source = read_json(content, file, bounds)
+    if exact and write_json(source.root.plain()) != content:
+        raise UnreadableDocument("the document is not in its exact form (RFC 8785)", where=Location(file))
+    return read(cls, source)
 
 
 def write(value: object) -> dict[str, Json]:

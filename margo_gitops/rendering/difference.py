@@ -18,11 +18,10 @@ from functools import cached_property, lru_cache
 from margo_gitops.digests import Digest
 from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, fleet_device
-from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import Json, exact
-from margo_gitops.documents.records import read, write
+from margo_gitops.documents.records import read_ours, write
 from margo_gitops.documents.state_layout import MANIFEST_FILE
 from margo_gitops.documents.workload_identity import own_extension, workload_contents
 from margo_gitops.errors import DeploymentUnusable, InvalidDocument, StateTampered, UnreadableDocument
@@ -136,7 +135,7 @@ def _manifest(device: str, held: PreviousState) -> StateManifest:
 @lru_cache(maxsize=16_384)  # a watch compares with the same state again and again
 def _read_manifest(device: str, content: bytes) -> StateManifest:
     try:
-        return read(StateManifest, read_json(content, MANIFEST_FILE))
+        return read_ours(StateManifest, content, MANIFEST_FILE)
     except (UnreadableDocument, InvalidDocument) as error:
         raise StateTampered(f"the manifest of {device} cannot be read", device=device, why=[str(error)]) from error
 

@@ -8,10 +8,10 @@ from typing import Annotated
 
 from margo_gitops.digests import Digest
 from margo_gitops.documents.declarations import About, OwnKind, Range, Text
-from margo_gitops.documents.json_text import read_json, write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION, ManifestDigest
 from margo_gitops.documents.nodes import Bounds
-from margo_gitops.documents.records import read, write
+from margo_gitops.documents.records import read_ours, write
 from margo_gitops.errors import HistoryRewritten, VersionReused, VersionRollback
 from margo_gitops.trust.git_objects import OBJECT_ID_PATTERN
 
@@ -106,7 +106,7 @@ def read_floor(content: bytes, file: str) -> Floor:
         UnreadableDocument: no JSON that can be read safely.
         InvalidDocument: no floor, with every finding.
     """
-    document = read(TrustFloor, read_json(content, file, _FLOOR_BOUNDS))
+    document = read_ours(TrustFloor, content, file, _FLOOR_BOUNDS)
     return Floor(document.version, document.manifest_digest, document.commit)
 
 

@@ -40,9 +40,8 @@ from margo_gitops.documents.freshness import (
     FreshnessStatement,
     parse_moment,
 )
-from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds
-from margo_gitops.documents.records import read
+from margo_gitops.documents.records import read_ours
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
 from margo_gitops.errors import (
     FreshnessContradicted,
@@ -174,8 +173,8 @@ def read_statement(content: bytes, file: str = FRESHNESS_FILE) -> tuple[Freshnes
         FreshnessInvalid: FRESH-1 is broken.
     """
     try:
-        proof = read(FreshnessProof, read_json(content, file, _BOUNDS))
-        statement = read(FreshnessStatement, read_json(proof.statement.encode(), f"{file}: statement", _BOUNDS))
+        proof = read_ours(FreshnessProof, content, file, _BOUNDS)
+        statement = read_ours(FreshnessStatement, proof.statement.encode(), f"{file}: statement", _BOUNDS)
     except (UnreadableDocument, InvalidDocument) as error:
         raise FreshnessInvalid(
             f"the proof of freshness cannot be read: {error.what}", where=error.where, why=error.why, remedy=_TAMPERED

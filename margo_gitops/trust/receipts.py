@@ -17,13 +17,14 @@ That the newest receipts are missing, no chain can tell: a device makes one each
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from margo_gitops.digests import Digest, sha256
-from margo_gitops.documents.json_text import read_json, write_json
-from margo_gitops.documents.nodes import Bounds
+from margo_gitops.documents.json_text import exact_node, exact_value, write_sorted_json
+from margo_gitops.documents.nodes import Bounds, SourceText
 from margo_gitops.documents.receipt import (
     MAX_RECEIPT_CHARACTERS,
     RECEIPT_NAMESPACE,
@@ -33,7 +34,7 @@ from margo_gitops.documents.receipt import (
     SignedReceipt,
     write_receipts,
 )
-from margo_gitops.documents.records import read
+from margo_gitops.documents.records import find, read_ours
 from margo_gitops.errors import InvalidDocument, SignatureInvalid, UnreadableDocument
 from margo_gitops.trust.ssh_key import SshPublicKey, Verify
 from margo_gitops.trust.ssh_signature import parse_signature
@@ -45,6 +46,7 @@ Code: TypeAlias = Literal[
 MAX_FILE_BYTES: Final = 8 * 1024 * 1024
 _FILE_BOUNDS: Final = Bounds(size=MAX_FILE_BYTES, depth=4, nodes=100_000)
 _BOUNDS: Final = Bounds(size=4 * MAX_RECEIPT_CHARACTERS, depth=8, nodes=20_000)
+_MOST_KNOWN: Final = 100_000
 _REMEMBERED: Final = 100
 """How many numbers of a chain are kept; an older one that comes again counts as replayed."""
 
@@ -101,15 +103,34 @@ class ReceiptFault:
 
 def read_receipts(content: bytes, file: str) -> tuple[SignedReceipt, ...]:
     """Return the receipts of a file (UnreadableDocument, InvalidDocument: it is not one)."""
-    return read(ReceiptFile, read_json(content, file, _FILE_BOUNDS)).receipts
+    return read_ours(ReceiptFile, content, file, _FILE_BOUNDS).receipts
 
 
 def read_receipt(text: str) -> Receipt:
     """Return what a receipt says (UnreadableDocument, InvalidDocument: it is not one; RECEIPT-1)."""
-    source = read_json(text.encode(), "receipt", _BOUNDS)
-    if write_json(source.root.plain()) != text.encode():
-        raise UnreadableDocument("the receipt is not in its canonical form (RFC 8785)")
-    return read(Receipt, source)
+    return read_ours(Receipt, text.encode(), "receipt", _BOUNDS, exact=True)
+
+
+def read_link(text: str, known: set[Digest]) -> Receipt:
+    """Return what `read_receipt` does, without its deployments where the same ones were read before.
+
+    Args:
+        known: digests of the deployments that were read: a device runs for months what others run too.
+    """
+    with contextlib.suppress(ValueError):
+        value = exact_value(text.encode(), _BOUNDS)
+        if isinstance(value, dict):
+            digest = sha256(write_sorted_json(value.get("deployments")))
+            if digest in known:
+                root = exact_node({**value, "deployments": []}, _BOUNDS)
+                receipt, _ = find(Receipt, SourceText("receipt", root))
+                return receipt or read_receipt(text)
+            receipt = read_receipt(text)
+            if len(known) >= _MOST_KNOWN:
+                known.clear()
+            known.add(digest)
+            return receipt
+    return read_receipt(text)
 
 
 def signing_key_of(signed: SignedReceipt) -> SshPublicKey | None:
@@ -196,12 +217,14 @@ class ReceiptChain:
         keys: Collection[SshPublicKey] = (),
         verify: Verify = SshPublicKey.verify,
         names: Collection[str] = (),
+        known: set[Digest] | None = None,
     ) -> None:
         """Begin.
 
         Args:
             keys: those that the fleet repo names for the device; empty: the first one that comes counts.
             names: what the device may call itself; empty: by its id.
+            known: as for `read_link`; chains that are judged one beside the other share it.
         """
         self.device = device
         self._names = names or (device,)
@@ -210,6 +233,7 @@ class ReceiptChain:
         self.after_loss = False
         self._keys = frozenset(keys)
         self._verify = verify
+        self._known = set() if known is None else known
         self._told: set[SshPublicKey] = set()
 
     @property
@@ -224,7 +248,7 @@ class ReceiptChain:
     def follow(self, signed: SignedReceipt) -> Iterator[ReceiptFault]:
         """Take the next receipt; yield what is wrong with it."""
         try:
-            receipt = read_receipt(signed.receipt)
+            receipt = read_link(signed.receipt, self._known)
         except (UnreadableDocument, InvalidDocument):
             yield ReceiptFault("unreadable")
             return

@@ -36,9 +36,8 @@ from typing import Final
 
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.freshness import parse_moment
-from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds
-from margo_gitops.documents.records import read
+from margo_gitops.documents.records import read_ours
 from margo_gitops.documents.trust_document import (
     MAX_ENVELOPE_BYTES,
     FloorChange,
@@ -198,8 +197,8 @@ def read_envelope(content: bytes, file: str = "trust document", verify: Verify =
         TrustDocumentInvalid: ROOT-1 is broken.
     """
     try:
-        envelope = read(TrustEnvelope, read_json(content, file, _BOUNDS))
-        document = read(TrustDocument, read_json(envelope.document.encode(), f"{file}: document", _BOUNDS))
+        envelope = read_ours(TrustEnvelope, content, file, _BOUNDS)
+        document = read_ours(TrustDocument, envelope.document.encode(), f"{file}: document", _BOUNDS)
         signatures = tuple(parse_signature(armor) for armor in envelope.signatures)
         for each in (*_all_keys(document), *(revoked.key for revoked in document.revoked)):
             _key(each)

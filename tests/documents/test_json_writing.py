@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.documents.json_text import read_json, write_json
+from margo_gitops.documents.json_text import exact_node, exact_value, read_json, write_json
+from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER
-from margo_gitops.errors import UnwritableValue
+from margo_gitops.errors import UnreadableDocument, UnwritableValue
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 values = st.recursive(
@@ -90,3 +91,54 @@ def test_a_number_reads_back_as_it_was(value):
 def test_what_no_reader_could_read_back_is_not_written(value):
     with pytest.raises(UnwritableValue):
         write_json(value)
+
+
+def exact(content, bounds=None):
+    """Return whether the quick reader (JSON-3) takes bytes; then it reads what `read_json` reads."""
+    bounds = bounds or Bounds()
+    try:
+        node = exact_node(exact_value(content, bounds), bounds)
+    except ValueError:
+        return False
+    assert repr(node.plain()) == repr(read_json(content, "x.json", bounds).root.plain())
+    return True
+
+
+@given(values)
+def test_what_is_written_is_read_the_quick_way(value):
+    assert exact(write_json(value))
+
+
+@given(
+    st.binary(max_size=60)
+    | st.text('{}[]",:truefalsn0123456789.eE+-\\u \n', max_size=60).map(str.encode)
+    | st.dictionaries(texts, values | st.floats(), max_size=3).map(lambda value: json.dumps(value).encode())
+)
+def test_the_quick_way_takes_only_what_would_be_written(content):
+    if exact(content):
+        assert write_json(json.loads(content)) == content
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"a":1,"a":1}', b'{"a":1,"a":2}', b'{"b":1,"a":2}', b'{"a": 1}', b'{"a":1}\n', b'{"a":NaN}', b"[Infinity]",
+        b"[1.0]", b"[-0]", b"[-0.0]", b"[1e2]", b"[1e-7]", b"[1e22]", b"[18446744073709551616]",
+        b"[-9223372036854775809]", b"[" + b"9" * 5000 + b"]", b'["\\u0041"]', b'["\\/"]', b'["\\ud800"]', b'["\xff"]',
+        b"\xef\xbb\xbf[]", b"[" * 34 + b"]" * 34, b"[" * 33 + b'"x"' + b"]" * 33, b"[" * 100_000 + b"]" * 100_000,
+        b"[" + b"1," * 60_000 + b"1]", "[1]".encode("utf-16"), b"", b"[", b"[1]]",
+        '{"\U0001f600":1,"\ufb33":2,"a":3}'.encode(), '{"\ufb33":2,"\U0001f600":1}'.encode(),
+    ],
+)  # fmt: skip
+def test_other_bytes_are_not_read_the_quick_way(content):
+    assert not exact(content)
+
+
+def test_the_quick_way_has_the_bounds_of_the_other():
+    deep = b"[" * 32 + b'"x"' + b"]" * 32
+    assert exact(deep)
+    assert read_json(deep, "x.json")
+    with pytest.raises(UnreadableDocument):
+        read_json(b"[" * 33 + b'"x"' + b"]" * 33, "x.json")
+    assert not exact(b"[1,2,3]", Bounds(nodes=3))
+    assert not exact(b"[1,2,3]", Bounds(size=6))

@@ -18,9 +18,10 @@ from margo_gitops.documents.declarations import (
     Text,
     Wire,
 )
+from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.nodes import Node, SourceText, dotted, exact
-from margo_gitops.documents.records import camel_case, find, iterate_fields, json_schema, read, write
-from margo_gitops.errors import InvalidDocument
+from margo_gitops.documents.records import camel_case, find, iterate_fields, json_schema, read, read_ours, write
+from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.settings import Duration, FilePath
 
 
@@ -220,3 +221,19 @@ VALUES = (1, 1.0, True, "1", "true", "1.0", 0, 0.0, False, None, "", [], [1], [T
 def test_values_are_the_same_only_if_their_types_are(left):
     assert [each for each in VALUES if exact(each) == exact(left)] == [left]
     assert sum(exact(each) == exact(left) for each in VALUES) == 1
+
+
+def test_what_this_project_writes_is_read_with_the_same_findings_and_places():
+    content = write_json(write(Valve("open", 2.5, "A")))
+    assert read_ours(Valve, content, "valve.json") == Valve("open", 2.5, "A")
+    assert read_ours(Valve, content + b"\n", "valve.json") == Valve("open", 2.5, "A")
+    with pytest.raises(UnreadableDocument, match="exact form"):
+        read_ours(Valve, content + b"\n", "valve.json", exact=True)
+    wrong = content.replace(b"2.5", b"-3.5")
+    caught = []
+    for reader in (lambda: read_ours(Valve, wrong, "valve.json"), lambda: read(Valve, read_json(wrong, "valve.json"))):
+        with pytest.raises(InvalidDocument) as error:
+            reader()
+        caught.append(str(error.value))
+    assert caught[0] == caught[1]
+    assert "valve.json:1:" in caught[0]

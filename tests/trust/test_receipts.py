@@ -13,9 +13,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.receipts import DEVICE_KEY, OTHER_KEY, altered, chain, longer, receipt, signed
 
-from margo_gitops.digests import sha256
-from margo_gitops.documents.receipt import LostReceipts, SignedReceipt, write_receipts
-from margo_gitops.trust.receipts import ReceiptChain, ReceiptFault, not_yet_held, read_receipt, read_receipts
+from margo_gitops.digests import Digest, sha256
+from margo_gitops.documents.receipt import (
+    LostReceipts,
+    RanComponent,
+    RanDeployment,
+    SignedReceipt,
+    write_receipt,
+    write_receipts,
+)
+from margo_gitops.errors import InvalidDocument, UnreadableDocument
+from margo_gitops.trust.receipts import (
+    ReceiptChain,
+    ReceiptFault,
+    not_yet_held,
+    read_link,
+    read_receipt,
+    read_receipts,
+)
 from margo_gitops.trust.ssh_key import SshPublicKey
 
 LENGTH = 7
@@ -102,6 +117,18 @@ def test_what_is_no_receipt_is_named(text: str) -> None:
 def test_a_receipt_has_one_spelling() -> None:
     spaced = replace(GOOD[0], receipt=GOOD[0].receipt.replace(":", ": ", 1))
     assert named([spaced, *GOOD]) == [("unreadable", None, None)]
+
+
+def test_the_same_deployments_are_read_once_and_others_are_not_believed() -> None:
+    ran = RanDeployment("0001", "app", "installed", 1, (RanComponent("web", "compose", "running"),))
+    first = replace(receipt(1), deployments=(ran,))
+    known: set[Digest] = set()
+    assert read_link(write_receipt(first), known) == first
+    assert read_link(write_receipt(replace(first, sequence=2)), known) == replace(first, sequence=2, deployments=())
+    for wrong in ('"running"', "running"), ('"installed"', '"sunk"'), ('"sequence":1', '"sequence":0'):
+        with pytest.raises((InvalidDocument, UnreadableDocument)):
+            read_link(write_receipt(first).replace(*wrong), known)
+    assert len(known) == 1
 
 
 def test_what_a_device_says_it_lost_is_a_warning() -> None:

@@ -22,7 +22,7 @@ from typing import Final
 from margo_gitops.agent.memory.state_folder import folder_errors, keep_file, make_folder
 from margo_gitops.digests import sha256
 from margo_gitops.disk.files import read_bounded
-from margo_gitops.documents.json_text import read_json, write_json
+from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.receipt import (
     MAX_RECEIPT_CHARACTERS,
@@ -33,7 +33,7 @@ from margo_gitops.documents.receipt import (
     write_receipt,
     write_receipts,
 )
-from margo_gitops.documents.records import read, write
+from margo_gitops.documents.records import read_ours, write
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 
 MOST_WAITING: Final = 1000
@@ -210,8 +210,8 @@ class ReceiptStore:
         """Return a receipt as kept; None where it cannot be read."""
         try:
             content = read_bounded(self._path(number), _BOUNDS.size)
-            signed = read(SignedReceipt, read_json(content, "receipt", _BOUNDS))
-            receipt = read(Receipt, read_json(signed.receipt.encode(), "receipt", _BOUNDS))
+            signed = read_ours(SignedReceipt, content, "receipt", _BOUNDS)
+            receipt = read_ours(Receipt, signed.receipt.encode(), "receipt", _BOUNDS)
         except (OSError, UnreadableDocument, InvalidDocument):
             return None
         return (signed, receipt) if receipt.sequence == number else None

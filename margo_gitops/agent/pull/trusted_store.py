@@ -27,8 +27,8 @@ from margo_gitops.disk.files import TEMPORARY_PREFIX, read_bounded, reason
 from margo_gitops.disk.folders import point_link, remove_tree, write_folder
 from margo_gitops.documents.declarations import DigestText, Keys
 from margo_gitops.documents.deployment import UUID_PATTERN
-from margo_gitops.documents.json_text import read_json, write_json
-from margo_gitops.documents.records import read, write
+from margo_gitops.documents.json_text import write_json
+from margo_gitops.documents.records import read_ours, write
 from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.errors import InvalidDocument, Location, StoredStateDamaged, UnreadableDocument
 from margo_gitops.trust.snapshot import Snapshot
@@ -91,7 +91,7 @@ class TrustedStore:
     def _load(self, generation: Path) -> Snapshot:
         encoded = self._file(generation / "index.json", Digest(generation.name.replace("-", ":", 1)))
         try:
-            index = read(_Index, read_json(encoded, str(generation / "index.json")))
+            index = read_ours(_Index, encoded, str(generation / "index.json"))
         except (UnreadableDocument, InvalidDocument) as error:
             raise StoredStateDamaged("the index is damaged", why=[str(error)], remedy=_REMEDY) from error
         return Snapshot(

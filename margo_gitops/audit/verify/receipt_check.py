@@ -35,11 +35,12 @@ _MOST_BAD: Final = 1000
 _LARGEST_STATE: Final = 256 * 1024 * 1024
 
 
-def new_chain(client: str, spec: DeviceSpec | None) -> ReceiptChain:
+def new_chain(client: str, spec: DeviceSpec | None, known: set[Digest] | None = None) -> ReceiptChain:
     """Return the chain of a device, before its first receipt.
 
     Args:
         spec: what the fleet repo says of it; None where it has no such device.
+        known: as for `read_link`.
     """
     keys: list[SshPublicKey] = []
     for text in spec.receipt_keys if spec else ():
@@ -49,7 +50,7 @@ def new_chain(client: str, spec: DeviceSpec | None) -> ReceiptChain:
         except ValueError:
             continue  # it counts for nothing
     names = {client, spec.alias} if spec and spec.alias else {client}
-    return ReceiptChain(client, keys, names=names)
+    return ReceiptChain(client, keys, names=names, known=known)
 
 
 @dataclass(eq=False)
@@ -67,6 +68,7 @@ class ReceiptCheck:
     good: int = 0
     chains: dict[str, ReceiptChain] = field(default_factory=dict)
     findings: list[AuditFinding] = field(default_factory=list)
+    _known: set[Digest] = field(default_factory=set)
     _is_after_loss: bool = False
     _gap: str = ""
     """The first commit before which receipts are missing."""
@@ -211,7 +213,7 @@ class ReceiptCheck:
 
     def _chain(self, client: str) -> ReceiptChain:
         if client not in self.chains:
-            self.chains[client] = new_chain(client, self._devices.get(client))
+            self.chains[client] = new_chain(client, self._devices.get(client), self._known)
             self.chains[client].after_loss = self._is_after_loss
         return self.chains[client]
 
