@@ -102,7 +102,11 @@ class WorkloadForbidden(ApplyError):
 
 
 class ChangeWaits(ApplyError):
-    """Base of what keeps a deployment from changing on this device for now; what runs keeps running."""
+    """Base of what keeps a deployment from changing on this device for now.
+
+    What is new is fetched and verified meanwhile, what runs keeps running, and the agent looks again by itself. You see
+    one of the codes that follow.
+    """
 
     code = "MG1612"
     exit_code = ExitCode.TRY_LATER

@@ -94,7 +94,7 @@ class Bookkeeping:
         self.post([held.key.deployment_id])
 
     def failed(self, change: Change, error: ApplyError, failure: Failure) -> str:
-        """Record that a step of an installation failed; return what people are told."""
+        """Record that a step of an installation failed; return the message."""
         held = self.known()[change.workload.key]
         message = f"{error}{_QUARANTINED if failure == 'quarantined' else ''}"
         failed = replace(
