@@ -46,6 +46,7 @@ from margo_gitops.appliers.compose_source import (
     compose_file_in,
     read_model,
 )
+from margo_gitops.appliers.engine_socket import EngineSocket, engine_socket
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.disk.folders import new_folder
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
@@ -84,12 +85,13 @@ def create(context: ApplierContext) -> ComposeApplier:
     settings.finish()
     if not context.workloads.unrestricted:
         environment |= NO_REMOTE_FILES
+    listens = engine_socket(command[0], environment)
     if len(command) != 2 or command[1] != "compose":
         raise settings.wrong("command", 'must be an engine\'s client and "compose": ["docker", "compose"]')
     return ComposeApplier(
         context.device,
         context.folder,
-        ComposeEngine(command, environment),
+        ComposeEngine(command, environment, EngineSocket(listens) if listens else None),
         artifacts,
         remove_volumes=remove_volumes,
         interrupted=context.interrupted,

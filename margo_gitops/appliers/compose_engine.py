@@ -21,18 +21,16 @@ from margo_gitops.appliers.compose_project import (
     SERVICES,
     Container,
 )
+from margo_gitops.appliers.compose_source import plain, text
+from margo_gitops.appliers.engine_socket import EngineSocket
 from margo_gitops.appliers.programs import Finished, run_program
 from margo_gitops.digests import Digest, parse_digest
+from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import EngineUnavailable, StorageFailed, WorkloadUnsupported
 
 _LABELS = (DEVICE, DEPLOYMENT, COMPONENT, DIGEST, SERVICES, ONCE, PROJECT, SERVICE, ONE_OFF)
 _LIST_FORMAT = "\t".join(
     ["{{.ID}}", "{{.State}}", "{{json .Status}}", *(f'{{{{json (.Label "{label}")}}}}' for label in _LABELS)]
-)
-# The health of a container that has ended says only how it was stopped.
-_HISTORY_FORMAT = (
-    "{{.Id}}\t{{.RestartCount}}\t{{if .State.Running}}{{if .State.Health}}{{.State.Health.Status}}"
-    "\t{{range .State.Health.Log}}{{.End}};{{end}}\t{{json .Config.Healthcheck}}{{end}}{{end}}"
 )
 _IMAGE_FORMAT = "{{.Id}}\t{{.Image}}\t{{json .Config.Image}}"
 _DIGESTS_FORMAT = "{{.Id}}\t{{json .RepoDigests}}"
@@ -68,12 +66,14 @@ class ComposeEngine:
     Args:
         command: the Compose client, `docker compose` or the like; its program answers the engine's own commands too.
         environment: the whole environment of every call.
+        api: where the engine can be asked without a program; None: nowhere.
     """
 
-    def __init__(self, command: Sequence[str], environment: Mapping[str, str]) -> None:
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str], api: EngineSocket | None = None) -> None:
         self._compose = tuple(command)
         self._client = command[0]
         self._environment = dict(environment)
+        self._api = api
 
     def compose(
         self,
@@ -96,29 +96,26 @@ class ComposeEngine:
 
     def containers(self, label: str, value: str) -> list[Container]:
         """Return all containers with this label, running or not, but no one-off of `docker compose run`."""
-        arguments = ["ps", "--all", "--no-trunc", "--filter", f"label={label}={value}", "--format", _LIST_FORMAT]
-        found = []
-        for line in self.query(*arguments).splitlines():
-            fields = line.split("\t")
-            if len(fields) == len(_LABELS) + 3:
-                status, *labels = [_text(field) for field in fields[2:]]
-                named = dict(zip(_LABELS, labels, strict=True))
-                if named[ONE_OFF].lower() != "true":
-                    found.append(Container(fields[0], fields[1].lower(), status, named))
-        return found
+        wanted = {"label": [f"{label}={value}"]}
+        listed = self._api.ask("/containers/json?all=true", wanted) if self._api else None
+        if listed is not None:
+            found = [_container(plain(each)) for each in _entries(listed)]
+        else:
+            arguments = ["ps", "--all", "--no-trunc", "--filter", f"label={label}={value}", "--format", _LIST_FORMAT]
+            lines = [line.split("\t") for line in self.query(*arguments).splitlines()]
+            found = [_listed(fields) for fields in lines if len(fields) == len(_LABELS) + 3]
+        return [each for each in found if each.labels[ONE_OFF].lower() != "true"]
 
     def histories(self, containers: Sequence[Container]) -> dict[str, History]:
         """Return how often the engine has restarted each container, and its health, by id."""
         if not containers:
             return {}
         identities = [container.identity for container in containers]
-        done = self.client("inspect", "--format", _HISTORY_FORMAT, *identities, seconds=_QUERY_SECONDS)
-        histories = {}
+        answers = [self._api.ask(f"/containers/{each}/json") for each in identities] if self._api else []
         # A container may vanish between listing and asking; the others are still answered.
-        for line in done.output.splitlines():
-            identity, count, health, checks, check = [*line.split("\t"), *[""] * 4][:5]
-            histories[identity] = History(int(count) if count.isdigit() else 0, health, checks, _check_seconds(check))
-        return histories
+        if not any(answers):
+            answers = _entries(_read(self.client("inspect", *identities, seconds=_QUERY_SECONDS).output))
+        return {text(each, "Id"): _history(plain(each)) for each in answers if text(each, "Id")}
 
     def images(self, containers: Sequence[Container]) -> dict[str, RunningImage]:
         """Return the image of each container, by the container's id; what vanished meanwhile is left out."""
@@ -151,6 +148,9 @@ class ComposeEngine:
 
     def run_name(self) -> str:
         """Return what changes when the engine is restarted: the id of its default network. Podman has none: empty."""
+        networks = self._api.ask("/networks", {"name": ["^bridge$"]}) if self._api else None
+        if networks is not None:
+            return "".join(text(each, "Id") for each in _entries(networks))
         return self.query("network", "ls", "--quiet", "--no-trunc", "--filter", "name=^bridge$").strip()
 
     def check_run(self, name: str, why: Sequence[str]) -> None:
@@ -200,30 +200,60 @@ class ComposeEngine:
         return done
 
 
-def _check_seconds(check: str) -> float:
+def _container(answer: Mapping[str, Json]) -> Container:
+    """Return a container as the API lists it."""
+    labels = plain(answer.get("Labels"))
+    named = {label: text(labels, label) for label in _LABELS}
+    return Container(text(answer, "Id"), text(answer, "State").lower(), text(answer, "Status"), named)
+
+
+def _listed(fields: Sequence[str]) -> Container:
+    """Return a container as the client lists it."""
+    status, *labels = [_text(field) for field in fields[2:]]
+    return Container(fields[0], fields[1].lower(), status, dict(zip(_LABELS, labels, strict=True)))
+
+
+def _history(answer: Mapping[str, Json]) -> History:
+    """Return what the engine tells of one container; the health of one that has ended says only how it was stopped."""
+    state = plain(answer.get("State"))
+    count = answer.get("RestartCount")
+    restarts = count if isinstance(count, int) else 0
+    health = plain(state.get("Health"))
+    if state.get("Running") is not True or not health:
+        return History(restarts)
+    checks = "".join(f"{text(each, 'End')};" for each in _entries(health.get("Log")))
+    check = plain(plain(answer.get("Config")).get("Healthcheck"))
+    return History(restarts, text(health, "Status"), checks, _check_seconds(check))
+
+
+def _check_seconds(settings: Mapping[str, Json]) -> float:
     """Return how long a health check and the pause before it may take, from its settings in nanoseconds."""
+    seconds = 0.0
+    for name in ("Interval", "Timeout") if settings else ():
+        value = settings.get(name)
+        seconds += (value / 1e9 if isinstance(value, (int, float)) else 0.0) or _CHECK_SECONDS
+    return seconds
+
+
+def _read(field: str) -> Json:
     try:
-        settings = json.loads(check)
-        pause, length = (settings.get(name, 0) / 1e9 or _CHECK_SECONDS for name in ("Interval", "Timeout"))
-    except (ValueError, AttributeError, TypeError):
-        return 0.0
-    return float(pause + length)
+        value: Json = json.loads(field)
+    except ValueError:
+        return None
+    return value
+
+
+def _entries(value: Json) -> list[Json]:
+    return value if isinstance(value, list) else []
 
 
 def _text(field: str) -> str:
-    try:
-        value = json.loads(field)
-    except ValueError:
-        return ""
+    value = _read(field)
     return value if isinstance(value, str) else ""
 
 
 def _names(field: str) -> list[str]:
-    try:
-        value = json.loads(field)
-    except ValueError:
-        return []
-    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
+    return [each for each in _entries(_read(field)) if isinstance(each, str)]
 
 
 def _digest(name: str) -> Digest | None:

@@ -98,35 +98,37 @@ def read_model(output: str, component: str) -> ComposeModel:
         raise ComposeInvalid(f"the compose file of component {component} has no services", remedy="add a service")
     images = set()
     for service in services.values():
-        image = _text(service, "image")
-        if image and "build" not in _plain(service):
-            images.add((image, _text(service, "platform"), _text(service, "pull_policy")))
+        image = text(service, "image")
+        if image and "build" not in plain(service):
+            images.add((image, text(service, "platform"), text(service, "pull_policy")))
     return ComposeModel(model, services, tuple(sorted(images)), tuple(_paths(model, services)))
 
 
 def _paths(model: Json, services: Mapping[str, Json]) -> Iterator[UsedPath]:
     for name, service in services.items():
-        volumes = _plain(service).get("volumes")
+        volumes = plain(service).get("volumes")
         for volume in volumes if isinstance(volumes, list) else []:
-            if _text(volume, "type") == "bind" and (source := _text(volume, "source")):
-                yield UsedPath(Path(source), f"service {name}", _plain(volume).get("read_only") is not True)
+            if text(volume, "type") == "bind" and (source := text(volume, "source")):
+                yield UsedPath(Path(source), f"service {name}", plain(volume).get("read_only") is not True)
     for name, entry in _mapping(model, "volumes").items():
-        if source := _text(_plain(entry).get("driver_opts"), "device"):
+        if source := text(plain(entry).get("driver_opts"), "device"):
             yield UsedPath(Path(source), f"volume {name}", writable=True)
     for kind in ("configs", "secrets"):
         for name, entry in _mapping(model, kind).items():
-            if source := _text(entry, "file"):
+            if source := text(entry, "file"):
                 yield UsedPath(Path(source), f"{kind[:-1]} {name}", writable=False)
 
 
-def _plain(value: Json) -> Mapping[str, Json]:
+def plain(value: Json) -> Mapping[str, Json]:
+    """Return a mapping as it is, and anything else as an empty one."""
     return value if isinstance(value, dict) else {}
 
 
 def _mapping(value: Json, name: str) -> Mapping[str, Json]:
-    return _plain(_plain(value).get(name))
+    return plain(plain(value).get(name))
 
 
-def _text(value: Json, name: str) -> str:
-    text = _plain(value).get(name)
-    return text if isinstance(text, str) else ""
+def text(value: Json | Mapping[str, Json], name: str) -> str:
+    """Return the text that a mapping has under a name; empty where it has none."""
+    found = value.get(name) if isinstance(value, Mapping) else None
+    return found if isinstance(found, str) else ""

@@ -18,6 +18,7 @@ from workload_making import artifact_of, compose_archive, entry, leftovers, tar_
 
 from margo_gitops.appliers.applier import ApplierContext, Workload
 from margo_gitops.appliers.compose import ComposeApplier, create
+from margo_gitops.appliers.compose_engine import ComposeEngine
 from margo_gitops.appliers.compose_project import project_name
 from margo_gitops.appliers.contract_kit import DEVICE, OTHER_DEVICE, ApplierContract, make_workload
 from margo_gitops.errors import (
@@ -619,3 +620,27 @@ services:
     site.applier().install(site.workload(source))
     (found,) = site.applier().observe()
     assert found.condition == "running"
+
+
+def test_the_api_and_the_client_say_the_same(site):
+    checked = compose(extra='    healthcheck: {test: ["CMD", "true"], interval: 1s}\n') + DB
+    item = site.workload(checked)
+    applier = site.applier()
+    applier.install(item)
+    engine = applier.engine
+    programs = ComposeEngine(("docker", "compose"), site.environment)
+
+    def told(by: ComposeEngine) -> tuple[object, ...]:
+        found = sorted(by.containers("org.margo-gitops.device", site.device), key=lambda each: each.identity)
+        histories = {
+            identity: (each.restarts, each.health, each.check_seconds) for identity, each in by.histories(found).items()
+        }
+        shown = [(each.identity, each.state, each.labels, each.condition) for each in found]
+        return shown, histories, by.run_name()
+
+    assert told(engine) == told(programs)
+    assert {each[1] for each in told(engine)[1].values()} == {"healthy", ""}
+    site.docker("stop", "--time", "0", f"{project_name(item.key)}-web-1")
+    site.docker("pause", f"{project_name(item.key)}-db-1")
+    assert told(engine) == told(programs)
+    site.docker("unpause", f"{project_name(item.key)}-db-1")

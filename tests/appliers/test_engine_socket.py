@@ -1,0 +1,119 @@
+"""The engine's API over its socket: rules SOCKET-1 to SOCKET-3; what a real engine says is in test_compose_engine."""
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from margo_gitops.appliers import engine_socket as module
+from margo_gitops.appliers.compose_engine import ComposeEngine
+from margo_gitops.appliers.engine_socket import EngineSocket, engine_socket
+
+LISTED = (
+    b'[{"Id": "abc", "State": "Running", "Status": "Up 2 minutes", "Labels": {"com.docker.compose.service": "web"}}]'
+)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[[bytes], Path]]:
+    """Return what lets a socket answer every request with these bytes."""
+    listeners: list[socket.socket] = []
+
+    def serving(answer: bytes) -> Path:
+        path = tmp_path / "s"
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+        listener.listen()
+        listeners.append(listener)
+
+        def work() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(65536)
+                    try:
+                        connection.sendall(answer)
+                    except OSError:
+                        continue
+
+        threading.Thread(target=work, daemon=True).start()
+        return path
+
+    yield serving
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+
+
+def answer(body: bytes, status: str = "200 OK") -> bytes:
+    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def client(folder: Path) -> ComposeEngine:
+    """Return an engine whose client lists one container, `cli`."""
+    script = folder / "docker"
+    line = "\t".join(["cli", "running", '"Up"', *['""'] * 9])
+    script.write_text(f"#!/bin/sh\nprintf '%s\\n' '{line}'\n")
+    script.chmod(0o755)
+    return ComposeEngine((str(script), "compose"), {"PATH": "/usr/bin:/bin"}, EngineSocket(folder / "s"))
+
+
+def test_a_look_is_a_request_and_no_process(serve, tmp_path):
+    serve(answer(LISTED))
+    engine = ComposeEngine(("/nowhere/docker", "compose"), {}, EngineSocket(tmp_path / "s"))
+    (found,) = engine.containers("org.margo-gitops.device", "press-07")
+    assert (found.identity, found.state, found.status, found.service) == ("abc", "running", "Up 2 minutes", "web")
+
+
+@pytest.mark.parametrize(
+    "says",
+    [
+        b"",
+        b"SSH-2.0-OpenSSH\r\n",
+        answer(b"[{", "200 OK"),
+        answer(b"[" * 100_000),
+        answer(LISTED, "500 Internal Server Error"),
+        answer(LISTED)[:-5],
+        answer(json.dumps(["x" * 5 * 1024 * 1024]).encode()),
+    ],
+    ids=["nothing", "another program", "half", "too deep", "an error", "cut off", "too much"],
+)
+def test_where_the_socket_gives_no_usable_answer_the_client_is_asked(serve, tmp_path, says):
+    serve(says)
+    assert [each.identity for each in client(tmp_path).containers("x", "y")] == ["cli"]
+
+
+def test_without_a_socket_the_client_is_asked(tmp_path):
+    assert [each.identity for each in client(tmp_path).containers("x", "y")] == ["cli"]
+
+
+def test_an_engine_that_is_silent_is_not_waited_for_without_end(serve, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_SECONDS", 0.05)
+    serve(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n[")
+    assert EngineSocket(tmp_path / "s").ask("/containers/json") is None
+
+
+@pytest.mark.parametrize("entry", [7, None, "x", {"Id": 7, "State": [], "Labels": "x"}])
+def test_an_entry_of_another_shape_is_no_container_of_ours(serve, tmp_path, entry):
+    serve(answer(json.dumps([entry]).encode()))
+    assert [each.key for each in client(tmp_path).containers("x", "y")] == [None]
+
+
+def test_only_the_engine_of_the_client_is_asked(tmp_path):
+    home = {"HOME": str(tmp_path)}
+    assert engine_socket("docker", home) == Path("/var/run/docker.sock")
+    assert engine_socket("docker", {"DOCKER_HOST": "unix:///run/podman/podman.sock"}) == Path("/run/podman/podman.sock")
+    assert engine_socket("docker", {"DOCKER_HOST": "tcp://10.0.0.1:2375"}) is None
+    assert engine_socket("podman", home) is None
+    (tmp_path / ".docker").mkdir()
+    for text, known in (("{}", True), ('{"currentContext": "default"}', True), ('{"currentContext": "far"}', False)):
+        (tmp_path / ".docker" / "config.json").write_text(text)
+        assert (engine_socket("docker", home) is not None) is known
+    (tmp_path / ".docker" / "config.json").write_text("{")
+    assert engine_socket("docker", home) is None
