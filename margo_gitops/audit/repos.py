@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from margo_gitops.audit.verify.verification import AuditFinding
 from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.fleet_trust import read_chain
 from margo_gitops.disk.files import disk_errors, read_bounded, replace_file
 from margo_gitops.documents.json_text import write_json
+from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.state_layout import CHECKPOINTS_REF, FLEET_REF
 from margo_gitops.errors import AuditUnusable, StateTampered
 from margo_gitops.operations.fleet_input import StateRequest, opened_state
@@ -142,7 +144,7 @@ def resolved_since(objects: StateObjects, revision: str, chain: tuple[str, ...] 
     )
 
 
-_MAX_BYTES: Final = 4096
+_MAX_BYTES: Final = 256 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +169,30 @@ class VerifiedUpTo:
         commit = self._content().get("verified")
         return commit if isinstance(commit, str) and is_object_id(commit) else None
 
-    def lost(self, chain: Sequence[str]) -> str | None:
-        """Return the last commit that was verified where a branch lacks it, and no checkpoint was made since."""
-        known = self.read()
-        return known if known not in chain and self._content().get("checkpoint") == self.checkpoint else None
+    def moved_back(self, ref: str, chain: Sequence[str], losses: Mapping[str, str], way: str) -> AuditFinding | None:
+        """Return what is to be said where a branch lacks the last commit that was verified; None where it has it.
+
+        A loss that was named since is a warning. One that was known when the commit was verified is no excuse, so a
+        branch that is moved back later is found.
+
+        Args:
+            chain: the commits of the branch, oldest first.
+            losses: those that are named now: the reason, by what names them.
+            way: how one is named.
+        """
+        known, content = self.read(), self._content()
+        if known is None or known in chain or content.get("checkpoint") != self.checkpoint:
+            return None
+        tip, held = chain[-1] if chain else "", content.get("losses")
+        new = [reason for each, reason in losses.items() if isinstance(held, list) and each not in held]
+        if new:
+            what = f"what was verified before was lost, and the branch continues: {'; '.join(new)}"
+            return AuditFinding.of(ref, what, known, tip or "nothing", commit=tip, severity="warning")
+        what = (
+            "the branch was moved back or rewritten: a commit that was verified before is no longer in its history; "
+            f"if it was lost, {way}"
+        )
+        return AuditFinding.of(ref, what, known, tip or "nothing", commit=tip)
 
     def _content(self) -> Mapping[str, object]:
         try:
@@ -179,10 +201,11 @@ class VerifiedUpTo:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def write(self, commit: str) -> None:
-        """Remember a commit; a cache that cannot be written is not a reason to fail."""
+    def write(self, commit: str, losses: Mapping[str, str]) -> None:
+        """Remember a commit and the losses that are named; a cache that cannot be written is not a reason to fail."""
         try:
+            content: Json = {"checkpoint": self.checkpoint, "losses": [*sorted(losses)], "verified": commit}
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            replace_file(self.path, write_json({"checkpoint": self.checkpoint, "verified": commit}) + b"\n")
+            replace_file(self.path, write_json(content) + b"\n")
         except OSError:
             return

@@ -138,6 +138,12 @@ class FleetTrust:
         """Return whether what a render key signed in its time counts: it is listed, also if it is retired (ROOT-9)."""
         return any(_key(each.key) == key for each in self.document.roles.render.keys)
 
+    @property
+    def losses(self) -> dict[str, str]:
+        """The losses of the state repo that the root keys named: the reason, by the id of the floor for all devices."""
+        floors = self.document.floors
+        return {each.id: each.reason for each in floors if each.next is not None and each.devices is None}
+
     def expired(self, now: datetime) -> bool:
         """Return whether it takes new state no longer (ROOT-10)."""
         return now >= parse_moment(self.document.expires)

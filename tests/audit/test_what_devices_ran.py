@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 from audited_world import World
 from support.command_line import margo_gitops
 from support.reporting import Reporter
@@ -153,6 +154,33 @@ def test_a_branch_that_was_moved_back_or_rewritten(world: World, reporter: Repor
     assert found.expected == tip
     world.state.run("update-ref", "-d", REPORTS_REF)
     assert forged(world).found == "nothing"
+
+
+@pytest.mark.parametrize("backup", [True, False])
+def test_a_loss_of_reports_that_the_fleet_repo_names_is_a_warning_and_a_later_one_is_not(
+    world: World, reporter: Reporter, backup: bool
+):
+    assert world.verify().errors == ()
+    world.state.run("update-ref", *([REPORTS_REF, f"{REPORTS_REF}~2"] if backup else ["-d", REPORTS_REF]))
+    Reporter(world.folder / "state.git").report("a", adopted=4)
+    begun = world.state.run("rev-parse", REPORTS_REF)
+    assert "spec.lostReports" in forged(world).what
+
+    def name_loss(commit: str) -> None:
+        fleet = world.fleet.root / "margo-gitops.yaml"
+        document = yaml.safe_load(fleet.read_text())
+        document["spec"]["lostReports"] = [{"before": commit, "reason": "the disk broke"}]
+        fleet.write_text(yaml.safe_dump(document))
+        world.fleet.commit("Name the loss")
+
+    name_loss("1" * 40)  # another one
+    assert "moved back or rewritten" in forged(world).what
+    name_loss(begun)
+    (found,) = world.verify().findings
+    assert (found.severity, "the disk broke" in found.what) == ("warning", True)
+    assert world.verify().findings == ()
+    world.state.run("update-ref", *([REPORTS_REF, f"{REPORTS_REF}~1"] if backup else ["-d", REPORTS_REF]))
+    assert "moved back or rewritten" in forged(world).what
 
 
 def test_a_merge_and_a_commit_that_changes_nothing(world: World, reporter: Reporter):

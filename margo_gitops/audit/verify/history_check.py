@@ -25,9 +25,11 @@ from margo_gitops.audit.verify.side_branches import (
     check_trust,
 )
 from margo_gitops.audit.verify.verification import AuditFinding, Verification
+from margo_gitops.catalog.fleet import read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
+from margo_gitops.catalog.fleet_trust import read_chain
 from margo_gitops.documents.state_layout import CHECKPOINTS_REF, DEVICE_REFS, FLEET_REF
-from margo_gitops.errors import AuditUnusable, StateTampered
+from margo_gitops.errors import AuditUnusable, MargoGitopsError, StateTampered
 from margo_gitops.operations.fleet_input import StateRequest
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.pushed_reports import PushedReports
@@ -39,6 +41,7 @@ Progress = Callable[[int, int], None]
 """Called with how many commits are done, and of how many."""
 
 _CHECKPOINT_EVERY: Final = 20
+_NAMED_BY_ROOT: Final = "the root keys say so: keys floor --next (docs/trust.md, Recover a lost state repo)"
 _RANGE: Final = (10, 25)
 """Commits of a range at least and at most: the first one is rendered whole, and after each progress is kept."""
 
@@ -129,7 +132,7 @@ def verify(request: StateRequest, options: VerifyOptions, progress: Progress | N
         pushed = check_pushed(objects, objects.refs())
         if not reports.findings:
             receipts.end(PushedReports(objects, objects.refs()))
-        findings = (*result.findings, *reports.findings, *receipts.findings, *pushed)
+        findings = (*result.findings, *reports.warnings, *reports.findings, *receipts.findings, *pushed)
         return replace(result, report_commits=reports.commits, receipts=receipts.good, findings=findings)
 
 
@@ -149,9 +152,10 @@ def _verify(
     if not findings and CHECKPOINTS_REF in refs:
         believed = checkpoint_signers(fleet, objects, options.signers)
         findings += check_checkpoints(objects, refs, chain, branches, believed, every=options.signers is not None)
-    if not findings and (lost := verified.lost(chain)) is not None:
-        what = "the branch was moved back or rewritten: a commit that was verified before is no longer in its history"
-        findings.append(AuditFinding.of(FLEET_REF, what, lost, tip or "nothing", commit=tip or ""))
+    losses = _losses(fleet, objects, tip) if tip else {}
+    moved_back = None if findings else verified.moved_back(FLEET_REF, chain, losses, _NAMED_BY_ROOT)
+    if moved_back is not None and moved_back.severity == "error":
+        findings.append(moved_back)
     since = resolved_since(objects, options.since, chain) if options.since and not findings else None
     # What is at a checkpoint cannot be rendered again; its signature says that it was verified.
     start = chain.index(since) + 1 if since else int(bool(chain) and chain[0] in objects.boundary())
@@ -163,12 +167,16 @@ def _verify(
         for checked in _checked(whole, options.jobs, progress):
             done += checked
             if done.good:
-                verified.write(chain[start + done.good - 1])
+                verified.write(chain[start + done.good - 1], losses)
             if checked.failed:
                 break
         if not done.failed:
             found, listed = check_trust(objects, refs, fleet) if chain else ([], None)
             done += _Checked(findings=(*found, *check_freshness(objects, refs, chain, options.signers or listed)))
+        if not done.failed and chain:
+            verified.write(chain[-1], losses)
+        if moved_back is not None:
+            done = _Checked(findings=(moved_back,)) + done
     reached = start + done.good
     end = refs.get(CHECKPOINTS_REF) if objects.boundary() else None
     signers = {commit_signer(objects.commit(end), believed).signer or ""} if end else set()
@@ -184,6 +192,16 @@ def _verify(
         signed_by=tuple(sorted((done.signed_by | signers) - {""})),
         findings=done.findings,
     )
+
+
+def _losses(fleet: FleetRepo, objects: StateObjects, tip: str) -> Mapping[str, str]:
+    """Return the losses of the state repo that root keys had named when its newest commit was rendered."""
+    try:
+        tree = fleet.tree(StateCommit.of(objects.commit(tip)).fleet_commit or "")
+        chain = read_chain(tree, read_fleet_document(tree).value.metadata.name)
+    except MargoGitopsError:
+        return {}
+    return chain.newest.losses if chain and chain.newest else {}
 
 
 def _branches(

@@ -20,7 +20,7 @@ from margo_gitops.catalog.fleet import read_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import read_bounded, replace_file
-from margo_gitops.documents.fleet_kinds import DeviceSpec
+from margo_gitops.documents.fleet_kinds import DeviceSpec, LostReports
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.receipt import write_receipts
 from margo_gitops.documents.state_layout import REPORTS_REF, device_reports_ref
@@ -74,12 +74,16 @@ class ReceiptCheck:
     """The first commit before which receipts are missing."""
 
     @cached_property
-    def lost(self) -> tuple[str, ...]:
-        """The commits of the branch before which the fleet repo says that reports are lost."""
+    def lost(self) -> tuple[LostReports, ...]:
+        """What the fleet repo says of lost reports."""
         try:
-            return tuple(each.before for each in read_fleet_document(self.fleet.tree("HEAD")).value.spec.lost_reports)
+            return read_fleet_document(self.fleet.tree("HEAD")).value.spec.lost_reports
         except MargoGitopsError:
             return ()
+
+    @property
+    def _before(self) -> tuple[str, ...]:
+        return tuple(each.before for each in self.lost)
 
     @cached_property
     def _devices(self) -> Mapping[str, DeviceSpec]:
@@ -98,7 +102,7 @@ class ReceiptCheck:
 
     def reach(self, commit: str) -> None:
         """Come to the next commit of the branch."""
-        if commit in self.lost:
+        if commit in self._before:
             self._is_after_loss = True
             for chain in self.chains.values():
                 chain.after_loss = True
@@ -168,7 +172,7 @@ class ReceiptCheck:
         """Continue where the chains were after a commit; return whether that is known."""
         try:
             state = json.loads(read_bounded(self.file, _LARGEST_STATE))
-            if state["commit"] != commit or state["lost"] != list(self.lost):
+            if state["commit"] != commit or state["lost"] != list(self._before):
                 return False
             self._is_after_loss, self._gap = bool(state["after"]), str(state["gap"])
             for client, each in state["chains"].items():
@@ -201,7 +205,7 @@ class ReceiptCheck:
         state = {
             "commit": commit,
             "chains": chains,
-            "lost": list(self.lost),
+            "lost": list(self._before),
             "after": self._is_after_loss,
             "gap": self._gap,
         }

@@ -253,6 +253,7 @@ def check_pushed(objects: StateObjects, refs: Mapping[str, str]) -> Iterator[Aud
 
 
 _MAX_CAPABILITIES: Final = 1024 * 1024
+_NAMED_BY_FLEET: Final = "the fleet repo says so: spec.lostReports (docs/receipts.md, After a loss)"
 
 
 class ReportCheck:
@@ -260,6 +261,7 @@ class ReportCheck:
 
     Attributes:
         findings: those of the first bad commit.
+        warnings: what the fleet repo says was lost.
     """
 
     def __init__(self, objects: StateObjects, verified: VerifiedUpTo, receipts: ReceiptCheck) -> None:
@@ -275,6 +277,7 @@ class ReportCheck:
         self._verified = verified
         self.commits = 0
         self.findings: tuple[AuditFinding, ...] = ()
+        self.warnings: tuple[AuditFinding, ...] = ()
 
     def run(self, refs: Mapping[str, str], *, resume: bool) -> None:
         """Check every commit, oldest first, up to the first bad one.
@@ -289,11 +292,10 @@ class ReportCheck:
         except StateTampered as error:
             self.findings = (AuditFinding.of(REPORTS_REF, error.what, commit=error.object_id),)
             return
-        if (lost := self._verified.lost(chain)) is not None:
-            what = (
-                "the branch was moved back or rewritten: a commit that was verified before is no longer in its history"
-            )
-            self.findings = (AuditFinding.of(REPORTS_REF, what, lost, tip or "nothing", commit=tip or ""),)
+        losses = {each.before: each.reason for each in self._receipts.lost if each.before in chain}
+        moved_back = self._verified.moved_back(REPORTS_REF, chain, losses, _NAMED_BY_FLEET)
+        if moved_back is not None and moved_back.severity == "error":
+            self.findings = (moved_back,)
             return
         start = int(bool(chain) and chain[0] in self._objects.boundary())
         if resume and known in chain and self._receipts.load(known):
@@ -311,9 +313,11 @@ class ReportCheck:
                 self.findings = found
                 break
             self.commits += 1
-        if self.commits and not self._receipts.failed:
-            self._verified.write(chain[start + self.commits - 1])
-            self._receipts.save(chain[start + self.commits - 1])
+        reached = start + self.commits
+        if reached and not self._receipts.failed:
+            self._verified.write(chain[reached - 1], losses)
+            self._receipts.save(chain[reached - 1])
+        self.warnings = (moved_back,) if moved_back is not None else ()
 
     def _begin(self, name: str) -> None:
         """Take what a device had signed where history ends."""
