@@ -6,7 +6,6 @@ import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -38,6 +37,7 @@ from margo_gitops.appliers.registry import create_applier
 from margo_gitops.documents.state_layout import FRESHNESS_FILE, device_reports_ref
 from margo_gitops.errors import MargoGitopsError, NothingHeld
 from margo_gitops.settings import spell_duration
+from margo_gitops.values import dataclass, replace
 
 if TYPE_CHECKING:
     from margo_gitops.agent.memory.receipt_store import ReceiptStore

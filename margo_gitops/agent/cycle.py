@@ -22,7 +22,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
@@ -49,6 +48,7 @@ from margo_gitops.trust.git_commit import parse_commit
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge, judge_held, judge_stored
+from margo_gitops.values import dataclass, field, replace
 
 if TYPE_CHECKING:  # loaded where the configuration asks for freshness
     from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper

@@ -16,7 +16,6 @@ import secrets
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -54,6 +53,7 @@ from margo_gitops.transport.http.source import HttpSource
 from margo_gitops.trust.enrolment import begin, read_answer, trust_digest, write_request
 from margo_gitops.trust.ssh_key import MAX_KEY_FILE_BYTES, SshPublicKey, parse_signing_key, read_public_key
 from margo_gitops.trust.ssh_signature import sign
+from margo_gitops.values import dataclass, replace
 from margo_gitops.web.connection import WebConnection
 from margo_gitops.web.metering import Deadline, Meter
 from margo_gitops.web.source import is_loopback, refuse_settings

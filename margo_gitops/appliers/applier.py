@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol, TypeVar, runtime_checkable
 
@@ -31,6 +30,7 @@ from margo_gitops.documents.nodes import Bounds, Json
 from margo_gitops.documents.records import find
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.errors import StorageFailed, UnreadableDocument
+from margo_gitops.values import dataclass, field
 
 T = TypeVar("T")
 

@@ -15,13 +15,13 @@ import os
 import stat
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from hashlib import sha256 as sha256_of
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, BinaryIO
 
 from margo_gitops.digests import Digest, folder_digest
 from margo_gitops.errors import ArtifactRefused
+from margo_gitops.values import dataclass
 
 if TYPE_CHECKING:  # loaded where an archive is unpacked: a device that waits has no use for them
     import gzip

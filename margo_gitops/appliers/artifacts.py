@@ -9,7 +9,6 @@ ARTIFACT-4  Entries appear in one step; nothing half fetched stays.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import KW_ONLY, dataclass
 from hashlib import file_digest
 from hashlib import sha256 as sha256_of
 from pathlib import Path
@@ -29,6 +28,7 @@ from margo_gitops.errors import (
     SourceMisconfigured,
     TransportError,
 )
+from margo_gitops.values import KW_ONLY, dataclass
 from margo_gitops.web.metering import Deadline
 
 _CHUNK = 256 * 1024

@@ -15,7 +15,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -61,6 +60,7 @@ from margo_gitops.errors import (
     StorageFailed,
     WorkloadUnsupported,
 )
+from margo_gitops.values import KW_ONLY, dataclass, field, replace
 
 _INHERITED = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "XDG_RUNTIME_DIR")
 _POLL_SECONDS = 0.25

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from margo_gitops.appliers.applier import RunningImage
@@ -27,6 +26,7 @@ from margo_gitops.appliers.programs import Finished, run_program
 from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import EngineUnavailable, StorageFailed, WorkloadUnsupported
+from margo_gitops.values import dataclass
 
 _LABELS = (DEVICE, DEPLOYMENT, COMPONENT, DIGEST, SERVICES, ONCE, PROJECT, SERVICE, ONE_OFF)
 _LIST_FORMAT = "\t".join(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -22,6 +21,7 @@ from margo_gitops.documents.workload_judge import ENGINE_SOCKETS, Refused, Surro
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.errors import ComposeInvalid, Location, UnreadableDocument, WorkloadForbidden
 from margo_gitops.errors.base import listed
+from margo_gitops.values import dataclass, field
 
 NO_REMOTE_FILES: Final[Mapping[str, str]] = {
     "COMPOSE_EXPERIMENTAL_GIT_REMOTE": "false",

@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
@@ -19,6 +18,7 @@ from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.documents.compose_variables import parameter_text, pointer_problem, value_problem, variable_name
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import WorkloadUnsupported
+from margo_gitops.values import dataclass
 
 DEVICE = "org.margo-gitops.device"
 DEPLOYMENT = "org.margo-gitops.deployment-id"

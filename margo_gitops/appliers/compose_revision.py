@@ -14,7 +14,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from margo_gitops.appliers.applier import WorkloadKey, read_record, storing
@@ -22,6 +21,7 @@ from margo_gitops.digests import Digest
 from margo_gitops.disk.folders import discard, point_link, sweep
 from margo_gitops.documents.declarations import DigestText
 from margo_gitops.documents.records import write
+from margo_gitops.values import dataclass
 
 CONTENT = "content"
 OVERRIDE = "override.yaml"

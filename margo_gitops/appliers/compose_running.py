@@ -6,7 +6,6 @@ import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from margo_gitops.appliers.applier import WorkloadKey, never
@@ -15,6 +14,7 @@ from margo_gitops.appliers.compose_project import DEVICE, PROJECT, Container, ob
 from margo_gitops.appliers.compose_revision import Revision
 from margo_gitops.appliers.programs import Finished, redacted
 from margo_gitops.errors import ApplyError, RemoveFailed, StepInterrupted, WorkloadUnsupported
+from margo_gitops.values import dataclass
 from margo_gitops.wording import abridged
 
 REMOVE_SECONDS = 120.0

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import ComposeInvalid
+from margo_gitops.values import dataclass
 
 # Margo knows the first name only; the others are what older packages hold, in the order in which Compose looks.
 _NAMES = ("compose.yaml", "compose.yml", "docker-compose.yml", "docker-compose.yaml")

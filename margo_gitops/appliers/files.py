@@ -17,7 +17,6 @@ import os
 import re
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import KW_ONLY, dataclass
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,6 +34,7 @@ from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.errors import ApplierUnusable, InstallFailed, RemoveFailed
+from margo_gitops.values import KW_ONLY, dataclass
 from margo_gitops.wording import how_it_ended
 
 _INHERITED = ("PATH", "HOME")

@@ -14,11 +14,11 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 
+from margo_gitops.values import dataclass
 from margo_gitops.wording import abridged, how_it_ended
 
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -21,6 +20,7 @@ from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.ssh_signature import GIT_NAMESPACE
+from margo_gitops.values import dataclass
 
 _BUNDLE: Final = b"# v2 git bundle\n"
 

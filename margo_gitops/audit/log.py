@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from margo_gitops.audit.trace.adoption import adopted_at, adoptions
@@ -19,6 +18,7 @@ from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.git_commit import GitCommit
 from margo_gitops.trust.git_objects import BLOB
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass, field
 from margo_gitops.wording import counted
 
 Change = Literal["added", "changed", "removed"]

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +27,7 @@ from margo_gitops.trust.git_objects import is_object_id
 from margo_gitops.trust.signer import Use, commit_signer
 from margo_gitops.trust.ssh_signature import GIT_NAMESPACE
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass
 from margo_gitops.wording import counted
 
 

@@ -13,7 +13,6 @@ import importlib.metadata
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -25,6 +24,7 @@ from margo_gitops.documents.compose_variables import pointer_problem, variable_n
 from margo_gitops.documents.compose_yaml import ComposeText, Value, mapping, plain, read_compose
 from margo_gitops.errors import Finding, Location, UnreadableDocument
 from margo_gitops.rendering.intent import Application
+from margo_gitops.values import dataclass, replace
 from margo_gitops.wording import shortened
 
 if TYPE_CHECKING:

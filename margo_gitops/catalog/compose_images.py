@@ -7,13 +7,13 @@ import re
 import tarfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from margo_gitops.catalog.file_tree import FileTree
 from margo_gitops.catalog.package import COMPOSE_FILE
 from margo_gitops.documents.compose_yaml import mapping, plain, read_compose
 from margo_gitops.errors import Location, UnreadableDocument
 from margo_gitops.rendering.intent import ComponentContent
+from margo_gitops.values import dataclass
 
 MAX_BYTES = 1024 * 1024
 MAX_ARCHIVE_BYTES = 64 * 1024 * 1024

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, Protocol
 
 from margo_gitops.disk.files import read_bounded
 from margo_gitops.errors import Location, PackageInvalid, UnreadableDocument
+from margo_gitops.values import dataclass, replace
 
 FileKind = Literal["file", "link", "special"]
 

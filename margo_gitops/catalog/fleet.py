@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import PurePosixPath
 from typing import Generic, TypeVar
@@ -30,6 +29,7 @@ from margo_gitops.errors import (
 )
 from margo_gitops.progress import steps
 from margo_gitops.rendering.intent import Application, ById, Intent, Located
+from margo_gitops.values import dataclass, replace
 
 T = TypeVar("T")
 

@@ -7,13 +7,13 @@ PART-1  A part has all documents of a client, its children's too, or none of the
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import replace
 
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import find_fleet, read_fleet
 from margo_gitops.documents.device_id import client_of, decode_device_id
 from margo_gitops.errors import Finding
 from margo_gitops.rendering.intent import Intent
+from margo_gitops.values import replace
 
 
 def read_part(tree: RootTree, clients: Collection[str]) -> Intent:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 import pygit2
@@ -21,6 +20,7 @@ from margo_gitops.catalog.working_tree import WorkingTree, ask_git, below, is_tr
 from margo_gitops.errors import FleetCommitUnknown, NoFleetRepo
 from margo_gitops.git_program import format_remedy
 from margo_gitops.trust.git_commit import Ident
+from margo_gitops.values import dataclass
 
 FLEET_FILE = "margo-gitops.yaml"
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -30,6 +29,7 @@ from margo_gitops.errors import (
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.ssh_key import SshPublicKey
 from margo_gitops.trust.trust_document import FleetTrust, first, follow, read_envelope
+from margo_gitops.values import dataclass
 
 KEYS_FOLDER: Final = "keys"
 _NAME: Final = re.compile(rf"{KEYS_FOLDER}/([1-9][0-9]{{0,9}})\.json")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated
 
 from margo_gitops.catalog.file_tree import MAX_FILE_BYTES, FileTree, TreeFile, plain_files
@@ -29,6 +28,7 @@ from margo_gitops.documents.records import find, read, write
 from margo_gitops.documents.yaml_text import read_yaml, write_yaml
 from margo_gitops.errors import Finding, Location, PackageInvalid
 from margo_gitops.rendering.intent import Application, ComponentContent, Located
+from margo_gitops.values import dataclass
 
 DESCRIPTION_FILE = "margo.yaml"
 MAX_FILES = 2_000

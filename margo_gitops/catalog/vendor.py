@@ -12,7 +12,6 @@ import shutil
 import tarfile
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +37,7 @@ from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.manifest import gzip_stored
 from margo_gitops.errors import Location, NoFleetRepo, PackageExists, PackageInvalid
+from margo_gitops.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +20,7 @@ import pygit2
 from margo_gitops.catalog.file_tree import DiskTree, TreeFile
 from margo_gitops.errors import FilesNotWritten, Location, NoFleetRepo, UnreadableDocument
 from margo_gitops.git_program import last_lines, run_git
+from margo_gitops.values import replace
 
 _PACKAGES: Final = "applications/"
 _BINARY_BYTES: Final = 8000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -19,6 +18,7 @@ from margo_gitops.documents.nodes import DEFAULT_BOUNDS, SourceText
 from margo_gitops.documents.records import find
 from margo_gitops.errors import ExitCode, Finding, Location, UnreadableDocument
 from margo_gitops.server.service.configuration import ServerConfiguration
+from margo_gitops.values import dataclass, replace
 
 STDIN = "-"
 _CONFIGURATIONS: dict[str, type] = {record.__name__: record for record in (AgentConfiguration, ServerConfiguration)}

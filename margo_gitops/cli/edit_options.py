@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import TypeVar, cast
@@ -16,6 +15,7 @@ from margo_gitops.cli.options import fleet_option
 from margo_gitops.cli.output import DIFF, note, say, say_text
 from margo_gitops.editing.edit import Base, Edit, read_base, unified_diff
 from margo_gitops.editing.landing import branch_start, check_edit, commit_edit, write_edit
+from margo_gitops.values import dataclass
 
 C = TypeVar("C", bound=Callable[..., object])
 

@@ -6,7 +6,6 @@ import re
 import shlex
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast, get_args
 
@@ -28,6 +27,7 @@ from margo_gitops.scaffolding.template import FIRST_SITE, REQUIREMENTS_FILE, Ans
 from margo_gitops.scaffolding.tool import requirements
 from margo_gitops.scaffolding.upgrade import Upgraded, upgrade
 from margo_gitops.state_repo.remote import is_remote
+from margo_gitops.values import dataclass, replace
 
 _ONLY_NEW = ("name", "state_repo", "artifacts_url", "site", "sign", "yes", "empty")
 _ONLY_UPGRADE = ("conflicts", "allow_dirty")

@@ -19,7 +19,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import is_dataclass
 from typing import Any, TextIO, TypeVar
 
 import click
@@ -28,6 +27,7 @@ import click
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import ExitCode, MargoGitopsError
 from margo_gitops.progress import heard_by, step
+from margo_gitops.values import is_dataclass
 from margo_gitops.wording import json_text, printable, printable_lines
 
 C = TypeVar("C", bound=Callable[..., object])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from html import escape
 from typing import Annotated, Final, Literal, TypeAlias
 from xml.etree import ElementTree as ET
@@ -14,6 +13,7 @@ from margo_gitops.conformance.requirement import Level, Requirement
 from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.documents.json_text import pretty_json
 from margo_gitops.documents.records import write
+from margo_gitops.values import dataclass
 from margo_gitops.wording import printable, printable_lines
 
 LONGEST_LINE: Final = 400

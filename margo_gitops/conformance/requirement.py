@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
+
+from margo_gitops.values import dataclass
 
 Level: TypeAlias = Literal["MUST", "SHOULD", "MAY"]
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterable
-from dataclasses import dataclass
 from hashlib import sha1, sha256
 from typing import Final
 
 from dulwich.errors import ApplyDeltaError
 from dulwich.object_format import SHA1
 from dulwich.pack import apply_delta, pack_object_header
+
+from margo_gitops.values import dataclass
 
 FLUSH: Final = b"0000"
 DELIMITER: Final = b"0001"

@@ -7,13 +7,13 @@ import os
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Any, Final, Generic, TypeVar
 
 from margo_gitops.disk.files import disk_errors, read_bounded
 from margo_gitops.errors import Location, MargoGitopsError
+from margo_gitops.values import dataclass
 
 T = TypeVar("T")
 

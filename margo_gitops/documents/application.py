@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
 from margo_gitops.documents.components import (
@@ -16,6 +15,7 @@ from margo_gitops.documents.components import (
 from margo_gitops.documents.constraints import DeviceConstraints
 from margo_gitops.documents.declarations import About, Extensions, Items, Keys, Problem, Range, Text
 from margo_gitops.documents.patterns import pattern_mistake
+from margo_gitops.values import dataclass, field
 
 DataType: TypeAlias = Literal[
     "string", "integer", "double", "boolean", "array[string]", "array[integer]", "array[double]", "array[boolean]"

@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta, tzinfo
 from typing import Final, NamedTuple, TypeAlias
 
 from margo_gitops.documents.maintenance import LONGEST_DAYS, Maintenance
+from margo_gitops.values import dataclass
 
 HORIZON_DAYS: Final = 800
 """How far ahead an opening is looked for: more than two years."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Annotated, Literal, TypeAlias
 
 from margo_gitops.documents.declarations import About, Extensions, Items, OtherKeys, Problem, Range, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN
+from margo_gitops.values import dataclass, field
 
 LabelValue: TypeAlias = str | int | float | bool | tuple[str | int | float, ...]
 """What a label may hold: a string, number or boolean, or a list of strings or numbers."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Annotated, Literal, TypeAlias
 
 from margo_gitops.documents.capabilities import TIMEOUT_PATTERN
 from margo_gitops.documents.declarations import About, Extensions, Items, Problem, Text
+from margo_gitops.values import dataclass, field
 
 APPLICATION_ID_PATTERN = r"^[a-z0-9-]{1,200}$"
 COMPONENT_NAME_PATTERN = r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"

@@ -16,13 +16,13 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.documents.compose_yaml import mapping, plain, read_compose
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.workload_judge import Judge, Path, Refused, Surroundings, listed, text_of
 from margo_gitops.documents.workload_policy import WorkloadPolicy
+from margo_gitops.values import dataclass
 
 MOST_FILES: Final = 64
 """Compose files of one component."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import yaml
@@ -15,6 +14,7 @@ import yaml
 from margo_gitops.documents.yaml_mistakes import not_yaml
 from margo_gitops.documents.yaml_text import Loader
 from margo_gitops.errors import Location, UnreadableDocument
+from margo_gitops.values import dataclass
 
 MAX_VALUES = 50_000
 MAX_DEPTH = 32

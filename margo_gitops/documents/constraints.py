@@ -7,12 +7,12 @@ evaluates them.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from margo_gitops.documents.capabilities import REQUIRED_MEMORY_PATTERN, REQUIRED_STORAGE_PATTERN, LabelValue
 from margo_gitops.documents.declarations import About, Items, Problem, Range, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN
+from margo_gitops.values import dataclass, field
 
 Operator = Literal["In", "NotIn", "Exists", "DoesNotExist", "Gt", "Lt", "ContainsAll", "ContainsAny"]
 Architecture = Literal["amd64", "arm64", "arm", "riscv64", "other"]

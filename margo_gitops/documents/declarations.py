@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from margo_gitops.digests import DIGEST_PATTERN, Digest
 from margo_gitops.documents.nodes import FieldPath, Json
+from margo_gitops.values import dataclass
 
 if TYPE_CHECKING:
     _JsonMapping = Mapping[str, Json]

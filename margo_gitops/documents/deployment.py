@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, ClassVar
 
 from margo_gitops.digests import DIGEST_PATTERN, Digest
@@ -12,6 +11,7 @@ from margo_gitops.documents.constraints import DeviceConstraints
 from margo_gitops.documents.declarations import About, Extensions, Items, OtherKeys, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_TARGET_PATTERN
 from margo_gitops.documents.maintenance import Calendar
+from margo_gitops.values import dataclass, field
 
 OWN_EXTENSION = "x-margo-gitops-extensions"
 """The slot that carries what Margo leaves to vendors; a foreign device ignores it."""

@@ -9,7 +9,6 @@ import base64
 import binascii
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
 from margo_gitops.digests import DIGEST_PATTERN, Digest, sha256
@@ -18,6 +17,7 @@ from margo_gitops.documents.declarations import About, OwnKind, Problem, Range, 
 from margo_gitops.documents.freshness import Moment, moment_problems
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION
 from margo_gitops.documents.trust_document import MAX_ENVELOPE_BYTES, KeyText
+from margo_gitops.values import dataclass
 
 ENROLMENT_PATH: Final = "/api/v1/enrolment"
 ENROLMENT_NAMESPACE: Final = "margo-gitops-enrolment"

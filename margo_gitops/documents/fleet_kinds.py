@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
@@ -15,6 +14,7 @@ from margo_gitops.documents.fleet_policy import Policy
 from margo_gitops.documents.maintenance import Maintenance
 from margo_gitops.documents.trust_document import KeyText
 from margo_gitops.documents.workload_policy import WorkloadPolicy
+from margo_gitops.values import dataclass, field
 
 Alias = Annotated[
     str, Text(pattern=r"^[A-Za-z0-9._~-]+$", max_length=DEVICE_ID_MAX_LENGTH, what="a device id without a slash")

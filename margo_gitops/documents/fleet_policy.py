@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
@@ -11,6 +10,7 @@ from typing import Annotated, Literal
 from margo_gitops.documents.constraints import DeviceSelector, Name
 from margo_gitops.documents.declarations import About, Items, Problem, Range, Text
 from margo_gitops.documents.versions import read_range
+from margo_gitops.values import dataclass, field
 
 FilePath = Annotated[
     str,

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar, cast
 
@@ -25,6 +24,7 @@ from margo_gitops.documents.records import find
 from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import Finding
+from margo_gitops.values import dataclass
 
 T = TypeVar("T")
 

@@ -6,7 +6,6 @@ The statement is signed; the proof carries it, with its exact bytes, to the devi
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Final
 
@@ -15,6 +14,7 @@ from margo_gitops.documents.declarations import About, OwnKind, Problem, Range, 
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION, ManifestDigest
 from margo_gitops.documents.records import write
+from margo_gitops.values import dataclass
 
 MAX_SHARD_DEPTH: Final = 3
 LONGEST_VALID_FOR: Final = timedelta(days=366)

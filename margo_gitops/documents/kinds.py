@@ -7,7 +7,6 @@ Margo's current shape (G2) has no `kind`; the older ones have (G1: the signed RE
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, TypeVar
 
@@ -24,6 +23,7 @@ from margo_gitops.documents.upgrade import (
 )
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import Finding, InvalidDocument, Location
+from margo_gitops.values import dataclass, replace
 from margo_gitops.wording import did_you_mean
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ What it means is in margo_gitops/documents/calendars.py. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from datetime import date
 from typing import Annotated, Final
 
 from margo_gitops.documents.declarations import About, Items, Problem, Text, Wire
+from margo_gitops.values import dataclass
 
 LONGEST_DAYS: Final = 31
 """How long a window may be."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from margo_gitops.digests import DIGEST_PATTERN, Digest, sha256
@@ -18,6 +17,7 @@ from margo_gitops.documents.declarations import About, Items, Problem, Range, Te
 from margo_gitops.documents.deployment import UUID_PATTERN
 from margo_gitops.documents.json_text import write_sorted_json
 from margo_gitops.documents.nodes import Json
+from margo_gitops.values import dataclass
 
 MANIFEST_MEDIA_TYPE = "application/vnd.margo.manifest.v1+json"
 BUNDLE_MEDIA_TYPE: Final = "application/vnd.margo.bundle.v1+tar+gzip"

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeAlias, cast
 
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue, parse_quantity
@@ -29,6 +28,7 @@ from margo_gitops.documents.constraints import (
 )
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
+from margo_gitops.values import dataclass
 from margo_gitops.wording import shortened
 
 Reasons: TypeAlias = tuple[str, ...]

@@ -7,7 +7,6 @@ of reports has those of a device that came since the commit before; the device s
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
 from margo_gitops.documents.constraints import DeviceName, Name
@@ -17,6 +16,7 @@ from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION
 from margo_gitops.documents.records import write
 from margo_gitops.documents.status import State
+from margo_gitops.values import dataclass
 
 MAX_RECEIPT_CHARACTERS: Final = 64 * 1024
 MAX_RECEIPTS: Final = 64

@@ -23,7 +23,6 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Hashable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
 from functools import cache, cached_property
 from typing import Annotated, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
 
@@ -60,6 +59,7 @@ from margo_gitops.documents.shapes import (
     describe,
 )
 from margo_gitops.errors import Finding, InvalidDocument, Location, UnreadableDocument
+from margo_gitops.values import MISSING, Field, dataclass, field, fields, is_dataclass
 from margo_gitops.wording import did_you_mean
 
 T = TypeVar("T")

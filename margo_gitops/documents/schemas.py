@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.capabilities import DeviceCapabilities
@@ -19,6 +18,7 @@ from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import json_schema
 from margo_gitops.documents.status import DeploymentStatus
+from margo_gitops.values import dataclass
 
 SCHEMA_VERSION = "v1"
 """Rises when a schema refuses what it accepted before."""

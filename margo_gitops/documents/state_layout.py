@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.documents.device_id import encode_device_id
+from margo_gitops.values import dataclass
 
 BRANCHES: Final = "refs/heads/"
 FLEET_REF: Final = f"{BRANCHES}fleet"

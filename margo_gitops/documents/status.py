@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from margo_gitops.documents.declarations import About, OtherKeys, Problem, Range, Text
 from margo_gitops.documents.device_id import DEVICE_ID_PATTERN
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION
+from margo_gitops.values import dataclass, field
 
 State: TypeAlias = Literal["pending", "installing", "installed", "failed", "removing", "removed"]
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from typing import Annotated, Final, Literal, TypeAlias
 
 from margo_gitops.documents.constraints import DeviceName, Name
@@ -16,6 +15,7 @@ from margo_gitops.documents.freshness import Moment, moment_problems
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION
 from margo_gitops.documents.records import write
+from margo_gitops.values import dataclass, fields
 
 MAX_ENVELOPE_BYTES: Final = 64 * 1024
 MAX_TRUST_VERSION: Final = 2**31 - 1

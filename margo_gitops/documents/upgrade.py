@@ -32,7 +32,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 
 from margo_gitops.documents.components import REVISION_PATTERN
 from margo_gitops.documents.deployment import OWN_EXTENSION
@@ -40,6 +39,7 @@ from margo_gitops.documents.manifest import write_manifest
 from margo_gitops.documents.nodes import Json, Node, SourceText
 from margo_gitops.documents.yaml_text import read_yaml, write_yaml
 from margo_gitops.errors import UnreadableDocument, UnwritableValue
+from margo_gitops.values import replace
 
 _PROFILE_TYPES = {"helm.v3": "helm", "docker-compose": "compose"}
 _TIMEOUT = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")

@@ -18,9 +18,10 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
+
+from margo_gitops.values import dataclass
 
 _BEFORE: Final = r"(?:-(?P<before>[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?"
 _BUILD: Final = r"(?:[+_][0-9A-Za-z.-]+)?"

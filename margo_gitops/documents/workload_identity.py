@@ -15,7 +15,6 @@ IDENTITY-5  A workload is known by its deployment's id, in lower case, and the n
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.components import Component, ParameterValue
@@ -24,6 +23,7 @@ from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json, Node, SourceText
 from margo_gitops.documents.records import read
 from margo_gitops.errors import DeploymentUnusable, InvalidDocument
+from margo_gitops.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

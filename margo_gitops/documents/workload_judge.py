@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.workload_policy import WorkloadPolicy
+from margo_gitops.values import dataclass, replace
 from margo_gitops.wording import shortened
 
 Path: TypeAlias = tuple[str | int, ...]

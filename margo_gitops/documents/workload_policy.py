@@ -14,11 +14,11 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
 from typing import Annotated, Final
 
 from margo_gitops.documents.content_places import below, place_of
 from margo_gitops.documents.declarations import About, Problem, Text
+from margo_gitops.values import dataclass, fields
 
 _ENGINE_CAPABILITIES: Final = re.compile(
     "AUDIT_WRITE|CHOWN|DAC_OVERRIDE|FOWNER|FSETID|KILL|MKNOD|NET_BIND_SERVICE|NET_RAW|SETFCAP|SETGID|SETPCAP|SETUID|"

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 import yaml
@@ -25,6 +24,7 @@ from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds, Json, Node, Sca
 from margo_gitops.documents.yaml_mistakes import not_yaml
 from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain, write_number, write_text
 from margo_gitops.errors import Location, UnreadableDocument, UnwritableValue
+from margo_gitops.values import dataclass
 from margo_gitops.wording import shortened
 
 if TYPE_CHECKING:

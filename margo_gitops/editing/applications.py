@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.package import LOCK_FILE, Package, locked_digests, package_folder, write_lock
@@ -20,6 +19,7 @@ from margo_gitops.editing.round_trip import rewritten
 from margo_gitops.editing.values import parameter_schemas
 from margo_gitops.errors import EditImpossible, Location, PackageExists
 from margo_gitops.rendering.intent import Intent, Located
+from margo_gitops.values import dataclass
 from margo_gitops.wording import json_text, shortened
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.components import ParameterValue
@@ -19,6 +18,7 @@ from margo_gitops.editing.round_trip import document_and_spec, new_resource, rew
 from margo_gitops.editing.values import check_parameter_name, check_value, plain_values
 from margo_gitops.errors import EditImpossible, Location
 from margo_gitops.rendering.intent import Intent, Located
+from margo_gitops.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from margo_gitops.disk.files import read_small_file
@@ -27,6 +26,7 @@ from margo_gitops.editing.values import plain_values, typed_value
 from margo_gitops.errors import EditImpossible, InvalidDocument, Location, UnreadableDocument
 from margo_gitops.fleet_status.reading import ReportedCapabilities
 from margo_gitops.rendering.intent import Intent, Located
+from margo_gitops.values import dataclass, field
 
 MAX_CAPABILITIES_BYTES = 1024 * 1024
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from margo_gitops.catalog.file_tree import HeldTree, RootTree, TreeFile
@@ -13,6 +12,7 @@ from margo_gitops.catalog.fleet import find_fleet
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.errors import EditImpossible, FleetInvalid
 from margo_gitops.rendering.intent import Intent
+from margo_gitops.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ A version that lacks signatures is changed in place, and loses those it has; aft
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, fields, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -33,6 +32,7 @@ from margo_gitops.errors import KeysRefused, Location, SignatureInvalid, TrustDo
 from margo_gitops.trust.ssh_key import read_public_key
 from margo_gitops.trust.ssh_signature import parse_signature
 from margo_gitops.trust.trust_document import ROOT_NAMESPACE, FleetTrust, read_envelope, verify_root
+from margo_gitops.values import dataclass, fields, replace
 from margo_gitops.wording import did_you_mean, printable
 
 ROLES: Final = ("root", "render", "freshness")

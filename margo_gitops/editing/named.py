@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass, replace
 
 from margo_gitops.documents.fleet_kinds import Device
 from margo_gitops.errors import ReferenceUnknown
 from margo_gitops.operations.application_catalog import application_versions
 from margo_gitops.rendering.intent import Application, Intent, Located
 from margo_gitops.rendering.render import find_placements
+from margo_gitops.values import dataclass, replace
 from margo_gitops.wording import did_you_mean, one
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import NoReturn
 
 from margo_gitops.documents.capabilities import LabelValue
@@ -18,6 +17,7 @@ from margo_gitops.documents.constraints import DeviceSelector, MatchExpression, 
 from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain, write_number
 from margo_gitops.errors import SelectorInvalid
 from margo_gitops.rendering.intent import Intent
+from margo_gitops.values import dataclass
 from margo_gitops.wording import shortened
 
 MAX_LENGTH = 10_000

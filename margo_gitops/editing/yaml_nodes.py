@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
@@ -17,6 +16,7 @@ from margo_gitops.documents.nodes import Json, exact
 from margo_gitops.documents.yaml_scalars import write_number, write_text
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import UnreadableDocument
+from margo_gitops.values import dataclass
 
 _PLAIN = re.compile(r"\d+\.\d+\.\d+([-+][0-9A-Za-z.+-]+)?|\d+(\.\d+)? [KMGTPE]i")
 """Versions and amounts are text to every reader, and people write them without quotes."""

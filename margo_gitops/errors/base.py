@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from enum import IntEnum
 from typing import ClassVar
 
+from margo_gitops.values import dataclass
 from margo_gitops.wording import counted, printable
 
 MAX_SHOWN = 50

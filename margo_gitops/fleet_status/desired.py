@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Final
 
 from margo_gitops.documents.deployment import ApplicationDeployment, fleet_device
@@ -13,6 +12,7 @@ from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.state_repo.git_store import bad_object
 from margo_gitops.state_repo.objects import DeviceTree, StateObjects, listed_deployments
 from margo_gitops.trust.git_objects import BLOB
+from margo_gitops.values import dataclass, field
 
 _PLAIN: Final = r'([^\s"\']+)'
 _NAME: Final = re.compile(rf"^metadata:\n  name: {_PLAIN}$", re.MULTILINE)

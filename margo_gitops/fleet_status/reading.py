@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final
 
@@ -33,6 +32,7 @@ from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.state_repo.reported import ReportedStatus, Reports
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass, field, replace
 from margo_gitops.wording import did_you_mean
 
 _SEARCHED: Final = 20_000

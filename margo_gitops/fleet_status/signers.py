@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Final
@@ -26,6 +25,7 @@ from margo_gitops.trust.git_commit import parse_commit
 from margo_gitops.trust.git_objects import COMMIT
 from margo_gitops.trust.ssh_signature import parse_signature
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass, field
 
 _DEVICE_COMMITS: Final = 20_000
 _FLEET_COMMITS: Final = 2_000

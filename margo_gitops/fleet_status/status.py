@@ -12,7 +12,6 @@ DEVICE-6  `installed`: none of these; a device with nothing to run that reports 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
 from margo_gitops.documents.constraints import DeviceSelector
@@ -21,6 +20,7 @@ from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.status import State
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.reported import ReportedStatus
+from margo_gitops.values import dataclass
 
 DeviceState: TypeAlias = Literal["installed", "applying", "behind", "failed", "silent", "ahead", "left"]
 DEVICE_STATES: Final[tuple[DeviceState, ...]] = ("failed", "ahead", "silent", "behind", "applying", "installed", "left")

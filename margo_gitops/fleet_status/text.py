@@ -7,7 +7,6 @@ devices; the third has the most urgent devices first, and is cut unless somebody
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, fields
 from typing import Final
 
 from margo_gitops.fleet_status.status import (
@@ -17,6 +16,7 @@ from margo_gitops.fleet_status.status import (
     FleetStatus,
     StateCounts,
 )
+from margo_gitops.values import astuple, fields
 from margo_gitops.wording import counted, cut, few, printable, shortened, table_lines
 
 SHOWN: Final = 20

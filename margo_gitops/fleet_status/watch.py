@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from threading import Event
 from typing import Final
 
@@ -13,6 +12,7 @@ from margo_gitops.fleet_status.status import FleetStatus
 from margo_gitops.operations.fleet_input import opened_state
 from margo_gitops.state_repo.packed_refs import RefValues
 from margo_gitops.state_repo.refs import RefWatch
+from margo_gitops.values import dataclass
 
 LOOK_SECONDS: Final = 0.3
 """Between two looks at a state repo on this machine."""

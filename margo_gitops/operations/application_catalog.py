@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from margo_gitops.documents.application import (
@@ -21,6 +20,7 @@ from margo_gitops.documents.versions import newest, version_key
 from margo_gitops.rendering.intent import Application, Intent
 from margo_gitops.rendering.placement import TargetDevice, select, targets
 from margo_gitops.rendering.value_rules import rule_text
+from margo_gitops.values import dataclass
 
 OTHER_SECTION: Final = "Parameters"
 """Heading for parameters where an application describes no configuration."""

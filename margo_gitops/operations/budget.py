@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal
 
 from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.placement import select, targets
+from margo_gitops.values import dataclass
 from margo_gitops.wording import byte_count, counted, table_lines
 
 Way = Literal["git", "http", "wait"]

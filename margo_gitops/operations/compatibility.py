@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from typing import Annotated
 
@@ -18,6 +17,7 @@ from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.errors import NotPlaceable
 from margo_gitops.rendering.intent import Application, Intent
 from margo_gitops.rendering.placement import TargetDevice, choose_profile, select, targets
+from margo_gitops.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from margo_gitops.catalog.compose_images import ServiceImage, service_images
 from margo_gitops.catalog.file_tree import FileTree
@@ -18,6 +17,7 @@ from margo_gitops.rendering.parameters import Effective
 from margo_gitops.rendering.policies.sources import Deployed, Source
 from margo_gitops.rendering.render import PlacementsByDevice, resolve_placement
 from margo_gitops.rendering.skeletons import Skeleton
+from margo_gitops.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -42,6 +41,7 @@ from margo_gitops.trust.git_commit import MAX_TIME, Ident
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.ssh_signature import parse_signature
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass
 from margo_gitops.wording import shortened
 
 RENDERED_BY: Final = f"margo-gitops {__version__}"

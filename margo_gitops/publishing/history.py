@@ -13,7 +13,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 from typing import Annotated, Final
@@ -47,6 +46,7 @@ from margo_gitops.state_repo.history_bundles import (
     write_history,
 )
 from margo_gitops.state_repo.state_repo import StateRepo
+from margo_gitops.values import dataclass
 
 _SHORTEST_SECONDS: Final = 3600.0
 _TIMEOUT_SECONDS: Final = 3600

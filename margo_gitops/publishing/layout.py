@@ -15,7 +15,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
@@ -26,6 +25,7 @@ from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, StateManifest
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.state_layout import COMMIT_MEDIA_TYPE, COMMITS_PATH, TRUST_PATH, trust_file
 from margo_gitops.errors import InvalidDocument, Location, PublishTargetUnusable, UnreadableDocument
+from margo_gitops.values import dataclass
 
 DEPLOYMENT_MEDIA_TYPE: Final = "application/yaml"
 DEPLOYMENTS: Final = "api/v1/deployments"

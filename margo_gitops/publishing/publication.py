@@ -18,7 +18,6 @@ PUBLISH-6  What no manifest leads to any more stays for a grace period, for devi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated
 
@@ -48,6 +47,7 @@ from margo_gitops.state_repo.objects import DeviceState
 from margo_gitops.state_repo.served_state import ServedState, StateView
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.freshness import read_statement
+from margo_gitops.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ SHARD-4  Nothing goes back: each branch of a shard must be in the history of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pygit2
@@ -30,6 +29,7 @@ from margo_gitops.documents.state_layout import (
 from margo_gitops.errors import PublishDiffers, PublishGoesBack, StateMoved, listed
 from margo_gitops.state_repo.remote import RemoteState, is_remote
 from margo_gitops.state_repo.state_repo import StateRepo
+from margo_gitops.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,6 @@ DOWNLOAD-3  The state itself, a few kilobytes, is not counted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, fields
 from typing import Annotated, Literal, Protocol
 
 from margo_gitops.documents.components import ParameterValue
@@ -22,6 +21,7 @@ from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.documents.workload_identity import own_extension
 from margo_gitops.errors import DeploymentUnusable
+from margo_gitops.values import dataclass, fields
 
 ChangeKind = Literal["added", "removed", "changed"]
 Effect = Literal["starts", "restarts", "stops"]

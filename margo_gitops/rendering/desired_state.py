@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
@@ -23,6 +22,7 @@ from margo_gitops.documents.state_layout import MANIFEST_FILE
 from margo_gitops.documents.yaml_text import FilledForm, Prewritten, write_yaml
 from margo_gitops.errors import StateTampered
 from margo_gitops.rendering.intent import ById
+from margo_gitops.values import dataclass
 
 _VERSION = re.compile(rb'"manifestVersion":([1-9][0-9]{0,19})\}\Z')
 

@@ -12,7 +12,6 @@ PLAN-3  A workload restarts if and only if its digest changes (margo_gitops/docu
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
 from margo_gitops.digests import Digest
@@ -46,6 +45,7 @@ from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective
 from margo_gitops.rendering.render import PlacementsByDevice, by_client, place, resolve_placement
 from margo_gitops.rendering.resolution import Placement, deployment_id
+from margo_gitops.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

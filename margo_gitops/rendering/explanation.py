@@ -9,7 +9,6 @@ site, and a deployment of an unknown application is not placed.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment
@@ -22,6 +21,7 @@ from margo_gitops.rendering.references import SHARED_PARAMETER, broken_reference
 from margo_gitops.rendering.render import document_of, find_placements, installed_parameters, place, resolve_placement
 from margo_gitops.rendering.resolution import Placement, Resolved, resolve
 from margo_gitops.rendering.skeletons import Skeleton, Skeletons
+from margo_gitops.values import dataclass, replace
 from margo_gitops.wording import did_you_mean
 
 

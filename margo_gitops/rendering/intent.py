@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Generic, TypeVar
 
@@ -15,6 +14,7 @@ from margo_gitops.documents.kinds import read_source
 from margo_gitops.documents.nodes import Node
 from margo_gitops.documents.trust_document import FloorChange
 from margo_gitops.errors import Location
+from margo_gitops.values import dataclass, field
 
 T_co = TypeVar("T_co", covariant=True)
 

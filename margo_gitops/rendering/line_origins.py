@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 
 from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.device_id import client_of
@@ -12,6 +11,7 @@ from margo_gitops.errors import Location
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective
 from margo_gitops.rendering.resolution import Resolved
+from margo_gitops.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

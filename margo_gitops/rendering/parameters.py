@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 
 from margo_gitops.documents.application import DeploymentProfile, Setting, ValueSchema
@@ -22,6 +21,7 @@ from margo_gitops.rendering.intent import Application, ById, Intent, Located
 from margo_gitops.rendering.placement import TargetDevice, selected
 from margo_gitops.rendering.templates import evaluate
 from margo_gitops.rendering.value_rules import RuleUnusableError, rule_text, violations
+from margo_gitops.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,6 @@ capacity first, then eligibility rules, and the device must support the profile'
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
 from margo_gitops.documents.application import DeploymentProfile
 from margo_gitops.documents.capabilities import LabelValue
@@ -17,6 +16,7 @@ from margo_gitops.documents.matching import DeviceFacts, deployment_type_unmet, 
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import AmbiguousProfile, NotPlaceable
 from margo_gitops.rendering.intent import Intent
+from margo_gitops.values import dataclass
 from margo_gitops.wording import did_you_mean, json_text
 
 

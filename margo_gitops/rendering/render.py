@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import replace
 from graphlib import CycleError, TopologicalSorter
 from typing import TypeVar
 
@@ -39,6 +38,7 @@ from margo_gitops.rendering.resolution import (
     resolve,
 )
 from margo_gitops.rendering.skeletons import Skeletons
+from margo_gitops.values import replace
 
 PlacementsByDevice = Mapping[str, Mapping[str, Placement]]
 """Placements by device id, then by the deployment's name; every device is there."""

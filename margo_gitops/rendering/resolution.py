@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 
 from margo_gitops.documents.application import DeploymentProfile
@@ -28,6 +27,7 @@ from margo_gitops.errors import AmbiguousProfile, MargoGitopsError, NotPlaceable
 from margo_gitops.rendering.intent import Application, ById, ComponentContent, Intent, Located
 from margo_gitops.rendering.parameters import Effective, effective_parameters, layers
 from margo_gitops.rendering.placement import TargetDevice, choose_profile
+from margo_gitops.values import dataclass
 
 _DEPLOYMENT_IDS = uuid.UUID("8a2d2b0e-3f0a-5c39-9f2c-6f0d4be0a6a1").bytes
 """The name space of deployment ids. Never changes: every id in every fleet depends on it."""

@@ -12,7 +12,6 @@ SKELETON-3  A skeleton counts once it gave the exact bytes of the documents of t
 from __future__ import annotations
 
 from collections.abc import Collection, Hashable, Iterator, Mapping
-from dataclasses import dataclass, replace
 
 from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.compose_variables import variable_name
@@ -26,6 +25,7 @@ from margo_gitops.rendering.parameters import Effective, is_right
 from margo_gitops.rendering.placement import selected
 from margo_gitops.rendering.resolution import Placement, Resolved, calendars, deployment_id, expression_names
 from margo_gitops.rendering.templates import evaluate, names_in
+from margo_gitops.values import dataclass, replace
 
 _DIFFERENT = frozenset({"device", "site", "deployment"})
 """Names in expressions whose values differ between devices that share a skeleton."""

@@ -14,13 +14,13 @@ import difflib
 import os
 import subprocess
 import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from margo_gitops.digests import sha256
 from margo_gitops.errors import UpgradeRefused
 from margo_gitops.scaffolding.record import ScaffoldedFile, scaffolded
+from margo_gitops.values import dataclass
 
 OnConflict: TypeAlias = Literal["keep", "mine", "theirs", "mark"]
 """What becomes of lines that both changed: the whole file is kept and not upgraded; the lines are mine, theirs, or both

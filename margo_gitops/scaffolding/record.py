@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Annotated
 
@@ -14,6 +13,7 @@ from margo_gitops.documents.json_text import pretty_json
 from margo_gitops.documents.records import read, write
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.scaffolding.template import TOOLING_FOLDER, Answers
+from margo_gitops.values import dataclass
 
 RECORD_FILE = f"{TOOLING_FOLDER}/scaffold.json"
 

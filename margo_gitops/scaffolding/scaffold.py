@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -17,6 +16,7 @@ from margo_gitops.documents.fleet_kinds import ARTIFACTS_URL_PATTERN
 from margo_gitops.errors import ScaffoldRefused
 from margo_gitops.scaffolding.record import RECORD_FILE, new_record, scaffolded, write_record
 from margo_gitops.scaffolding.template import DEFAULT_BRANCH, Answers, FirstSettings, fleet_files, tooling_files
+from margo_gitops.values import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

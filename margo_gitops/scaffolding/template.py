@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
@@ -19,6 +18,7 @@ from margo_gitops.documents.constraints import NAME_PATTERN
 from margo_gitops.documents.declarations import About
 from margo_gitops.documents.yaml_scalars import write_text
 from margo_gitops.errors import ScaffoldRefused
+from margo_gitops.values import dataclass
 
 CiKind: TypeAlias = Literal["github", "gitlab", "both", "none"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from margo_gitops import __version__
@@ -25,6 +24,7 @@ from margo_gitops.scaffolding.record import (
 )
 from margo_gitops.scaffolding.template import FIRST_SITE, REQUIREMENTS_FILE, Answers, CiKind, tooling_files
 from margo_gitops.scaffolding.tool import proved
+from margo_gitops.values import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from starlette.responses import Response
@@ -21,6 +20,7 @@ from margo_gitops.server.access_log import AccessLog, CountedSend
 from margo_gitops.server.identity.callers import seen
 from margo_gitops.server.problems import DEFECT, NOT_FOUND, RequestRefused
 from margo_gitops.server.reports.commits import ReportCommits
+from margo_gitops.values import dataclass, field
 
 _LOG = logging.getLogger("margo_gitops.server")
 

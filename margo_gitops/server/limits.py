@@ -5,11 +5,11 @@ from __future__ import annotations
 import zlib
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Final
 
 from margo_gitops.cache import SizedCache
 from margo_gitops.server.problems import OVERLOADED, TOO_MANY, RequestRefused
+from margo_gitops.values import dataclass, field
 
 _KEPT_BUCKETS: Final = 200_000
 _OVERLOADED_SECONDS: Final = 5

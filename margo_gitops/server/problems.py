@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
 from starlette.responses import Response
+
+from margo_gitops.values import dataclass, replace
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
 PROBLEM_TYPES: Final = "https://docs.margo.org/specification/margo-management-interface/problem-types"

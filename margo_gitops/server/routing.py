@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Generic, Literal, TypeAlias, TypeVar
 from urllib.parse import unquote_to_bytes
@@ -33,6 +32,7 @@ from margo_gitops.server.problems import (
     RequestRefused,
     not_allowed,
 )
+from margo_gitops.values import dataclass, field
 
 T = TypeVar("T")
 

@@ -17,7 +17,6 @@ import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from typing import BinaryIO, Final, Protocol, Self, cast
@@ -30,6 +29,7 @@ from botocore.parsers import ResponseParserError
 
 from margo_gitops.digests import Digest
 from margo_gitops.errors import Location, MargoGitopsError
+from margo_gitops.values import dataclass
 
 SCHEME: Final = "s3://"
 _CHUNK: Final = 1024 * 1024

@@ -23,7 +23,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -49,6 +48,7 @@ from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, TREE, TreeEn
 from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass
 
 ARCHIVE_TRAILER: Final = "Archive"
 _COMMITTER: Final = ("margo-gitops", "compact@margo-gitops.invalid")

@@ -19,7 +19,6 @@ STATEMENT-5  Where signers are known, a state that none of them signed is not sp
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -48,6 +47,7 @@ from margo_gitops.trust.signer import Use, commit_signer
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.ssh_signature import GIT_NAMESPACE, sign
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass
 
 DEFAULT_VALID_FOR: Final = timedelta(days=7)
 _FLEET_TIP: Final = Use(

@@ -14,7 +14,6 @@ import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
@@ -29,6 +28,7 @@ from margo_gitops.state_repo.refs import Refs
 from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE, TREE, TreeEntry, object_id
 from margo_gitops.trust.signer import commit_signer
+from margo_gitops.values import dataclass
 
 MAX_OBJECT_BYTES: Final = 64 * 1024 * 1024
 """Of one object, far more than any render writes; a few kilobytes can inflate to gigabytes."""

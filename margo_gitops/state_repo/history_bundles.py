@@ -12,7 +12,6 @@ BUNDLES-3  A whole bundle holds what all bundles before it give together. So who
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Final
 
 from margo_gitops.digests import Digest, sha256
@@ -20,6 +19,7 @@ from margo_gitops.documents.declarations import DigestText, Items, Range
 from margo_gitops.documents.json_text import pretty_json, read_json
 from margo_gitops.documents.records import read, write
 from margo_gitops.errors import Location, UnreadableDocument
+from margo_gitops.values import dataclass
 
 FOLDER: Final = "_history/"
 LIST_KEY: Final = f"{FOLDER}list.json"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
 
@@ -28,6 +27,7 @@ from margo_gitops.state_repo.refs import Refs
 from margo_gitops.trust.freshness_tree import possible_shards
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE, TREE
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.values import dataclass, field
 
 
 class DevicePlace(NamedTuple):

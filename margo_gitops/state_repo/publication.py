@@ -15,7 +15,6 @@ PUBLICATION-6  New versions of the trust document move together with the state (
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from margo_gitops.digests import sha256
@@ -55,6 +54,7 @@ from margo_gitops.trust.git_objects import (
 from margo_gitops.trust.ssh_key import MAX_KEY_FILE_BYTES, SigningKey, parse_signing_key
 from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.trust.trust_document import FleetTrust
+from margo_gitops.values import dataclass, field, replace
 
 _COMMITTER = ("margo-gitops", "render@margo-gitops.invalid")
 

@@ -11,7 +11,6 @@ CLAIM-4  A branch that breaks this counts as no report. It never hides what anot
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
@@ -24,6 +23,7 @@ from margo_gitops.state_repo.report_branch import LATEST
 from margo_gitops.state_repo.reported import ReportedStatus, read_status
 from margo_gitops.trust.git_commit import MAX_COMMIT_BYTES, parse_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE, TREE, TreeEntry
+from margo_gitops.values import dataclass
 
 _MAX_DOCUMENT: Final = 1024 * 1024
 _MAX_TOTAL: Final = 8 * 1024 * 1024

@@ -16,7 +16,6 @@ import contextlib
 import hashlib
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -27,6 +26,7 @@ from margo_gitops.disk.locks import LockTaken, take_lock
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.state_layout import REPORTS_REF
 from margo_gitops.errors import StateMoved, StateRepoUnusable
+from margo_gitops.values import dataclass
 
 _COMMITTER: Final = ("margo-gitops", "reports@margo-gitops.invalid")
 _STALE_LOCK_SECONDS: Final = 60.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Final, cast, get_args
 
 from margo_gitops.documents.device_id import decode_device_id, encode_device_id
@@ -20,6 +19,7 @@ from margo_gitops.state_repo.git_store import bad_object, first_parents
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.report_branch import LATEST, ReportKey, ReportKind, bucket_of
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FOLDER_MODE, TreeEntry
+from margo_gitops.values import dataclass
 
 _STATES: Final = frozenset(get_args(State))
 _MAX_REPORT: Final = 1024 * 1024

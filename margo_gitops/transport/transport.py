@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Protocol
 
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.values import dataclass, field
 from margo_gitops.web.metering import Cost
 
 

@@ -17,12 +17,12 @@ SIGNERS-6  A key is valid from `valid-after` to `valid-before`, both included.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Final
 
 from margo_gitops.errors import MAX_SHOWN, AllowedSignersInvalid, Finding, Location
 from margo_gitops.trust.ssh_key import SshPublicKey, Verify, read_public_key
+from margo_gitops.values import dataclass, field
 
 MAX_LIST_BYTES: Final = 1024 * 1024
 MAX_SIGNERS: Final = 1000

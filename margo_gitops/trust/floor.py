@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Annotated
 
 from margo_gitops.digests import Digest
@@ -14,6 +13,7 @@ from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.records import read_ours, write
 from margo_gitops.errors import HistoryRewritten, VersionReused, VersionRollback
 from margo_gitops.trust.git_objects import OBJECT_ID_PATTERN
+from margo_gitops.values import dataclass
 
 _FLOOR_BOUNDS = Bounds(size=4096, depth=4, nodes=32)
 

@@ -28,7 +28,6 @@ clock-suspect   the device's clock is before the statement was issued: it cannot
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Final, Literal, TypeAlias
 
@@ -62,6 +61,7 @@ from margo_gitops.trust.freshness_tree import (
     shard_prefix,
 )
 from margo_gitops.trust.signer import Use, who_signed
+from margo_gitops.values import dataclass
 
 Verdict: TypeAlias = Literal["fresh", "expiring", "expired", "behind", "not-yet-known", "clock-suspect"]
 

@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.freshness import MAX_SHARD_DEPTH, FreshnessLeaf
+from margo_gitops.values import dataclass
 
 FRESHNESS_NAMESPACE: Final = "margo-gitops-freshness"
 """Of the SSH signature: a key that is allowed only this can renew freshness, and never sign state."""

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from types import MappingProxyType
 from typing import Final
@@ -24,6 +23,7 @@ from typing import Final
 from margo_gitops.trust.git_objects import is_object_id
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.ssh_signature import GIT_NAMESPACE, sign
+from margo_gitops.values import dataclass, field
 
 MAX_COMMIT_BYTES: Final = 64 * 1024
 MAX_TIME: Final = 253_402_300_799

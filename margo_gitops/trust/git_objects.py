@@ -12,10 +12,10 @@ import re
 import struct
 import zlib
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.documents.state_layout import DEPLOYMENT_SUFFIX, DEPLOYMENTS_FOLDER, MANIFEST_FILE
+from margo_gitops.values import dataclass
 
 FILE_MODE: Final = 0o100644
 FOLDER_MODE: Final = 0o40000

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass, field
 from typing import Final, Literal, TypeAlias
 
 from margo_gitops.digests import Digest, sha256
@@ -38,6 +37,7 @@ from margo_gitops.documents.records import find, read_ours
 from margo_gitops.errors import InvalidDocument, SignatureInvalid, UnreadableDocument
 from margo_gitops.trust.ssh_key import SshPublicKey, Verify
 from margo_gitops.trust.ssh_signature import parse_signature
+from margo_gitops.values import dataclass, field
 
 Code: TypeAlias = Literal[
     "unreadable", "foreign", "forged", "unknown-key", "dropped", "reordered", "replayed", "forked", "lost", "not-kept"

@@ -7,7 +7,6 @@ SIGNER-3  Both are asked, in this order: a key that is not allowed is named as s
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, Protocol
 
@@ -15,6 +14,7 @@ from margo_gitops.errors import SignatureInvalid, SignatureMissing, SignerUnknow
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.ssh_key import SshPublicKey
 from margo_gitops.trust.ssh_signature import GIT_NAMESPACE, parse_signature
+from margo_gitops.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

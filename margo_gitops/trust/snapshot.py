@@ -6,7 +6,8 @@ Every transport yields the same bytes for the same state, so everything after th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+from margo_gitops.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.errors import SignatureInvalid
 from margo_gitops.trust.ssh_key import SigningKey, SshPublicKey, Verify, WireReader, parse_public_key, wire_string
+from margo_gitops.values import dataclass
 
 GIT_NAMESPACE: Final = "git"
 MAX_ARMOR_BYTES: Final = 16 * 1024

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 from typing import Final
 
 from margo_gitops.trust.git_commit import GitCommit, format_trailers
+from margo_gitops.values import dataclass, fields, replace
 
 TRAILERS: Final[Mapping[str, str]] = MappingProxyType(
     {

@@ -30,7 +30,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Final
 
@@ -62,6 +61,7 @@ from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE
 from margo_gitops.trust.ssh_key import SshPublicKey, Verify, read_public_key
 from margo_gitops.trust.ssh_signature import GIT_NAMESPACE, SshSignature, parse_signature
+from margo_gitops.values import dataclass, field
 
 ROOT_NAMESPACE: Final = "margo-gitops-root"
 NAMESPACES: Final[dict[Role, str]] = {

@@ -41,7 +41,6 @@ descend from, so that history rewritten under an unchanged manifest shows at the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Final
 
 from margo_gitops.digests import Digest, sha256
@@ -74,6 +73,7 @@ from margo_gitops.trust.signer import Use, commit_signer
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.ssh_signature import GIT_NAMESPACE
 from margo_gitops.trust.state_commit import TRAILERS, StateCommit
+from margo_gitops.values import dataclass, field, replace
 
 _STATE: Final = Use(
     GIT_NAMESPACE,

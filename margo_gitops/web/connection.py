@@ -18,13 +18,13 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 from typing import TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
 from margo_gitops import __version__
 from margo_gitops.errors import SourceMisbehaved, SourceMisconfigured, SourceRefused, SourceUnreachable, TransportError
+from margo_gitops.values import dataclass, field
 from margo_gitops.web.credentials import Credentials, TlsSettings
 from margo_gitops.web.metered_socket import MeteredSocket, connect
 from margo_gitops.web.metering import Deadline, Meter

@@ -6,9 +6,9 @@ A source that drips bytes must not hold the agent: one bound holds for everythin
 from __future__ import annotations
 
 import time
-from dataclasses import astuple, dataclass
 
 from margo_gitops.errors import SourceUnreachable
+from margo_gitops.values import astuple, dataclass
 
 
 class Deadline:

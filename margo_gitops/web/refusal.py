@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urljoin, urlsplit
 
 from margo_gitops.errors import SourceBusy, SourceMisbehaved, SourceRefused, TransportError
+from margo_gitops.values import dataclass
 from margo_gitops.web.source import WebSource
 
 if TYPE_CHECKING:

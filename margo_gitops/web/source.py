@@ -13,13 +13,13 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from typing import Annotated, Any, NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 from margo_gitops.documents.declarations import About, Text, Wire
 from margo_gitops.errors import SourceMisconfigured
 from margo_gitops.settings import Duration, FilePath
+from margo_gitops.values import dataclass, fields
 
 TLS_SETTINGS = ("ca_file", "client_certificate", "client_key")
 _ENVIRONMENT_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -33,7 +33,9 @@ OF_OTHER_SOURCES = {
     "http": {
         "margo_gitops.transport.git.ssh_connection",
         "margo_gitops.transport.git.local_repository",
+        "dataclasses",
         "dulwich",
+        "inspect",
         "urllib3",
         "requests",
     },

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Annotated
 
 import pytest
@@ -17,6 +16,7 @@ from margo_gitops.documents.forms import find_alike
 from margo_gitops.documents.records import find
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import UnreadableDocument
+from margo_gitops.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,6 @@
 """One declaration per document: what a frozen dataclass says is what is read, written and described."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
@@ -23,6 +22,7 @@ from margo_gitops.documents.nodes import Node, SourceText, dotted, exact
 from margo_gitops.documents.records import camel_case, find, iterate_fields, json_schema, read, read_ours, write
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.settings import Duration, FilePath
+from margo_gitops.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ A step is recorded before it is begun and when it has ended; the status of its d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
 from margo_gitops.agent.apply.steps import Change, Plan, Removal
@@ -18,6 +17,7 @@ from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.status import State
 from margo_gitops.errors import ApplyError, MargoGitopsError
+from margo_gitops.values import dataclass, replace
 
 _QUARANTINED: Final = (
     "\n  it is not tried again before its content changes, or you ask (SIGHUP, `agent once --retry`): what ran "

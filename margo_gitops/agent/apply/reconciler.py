@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
 
 from margo_gitops.agent.apply.bookkeeping import Bookkeeping
 from margo_gitops.agent.apply.steps import Change, Plan, make_plan
@@ -25,6 +24,7 @@ from margo_gitops.errors import (
     StepInterrupted,
 )
 from margo_gitops.trust.trusted_state import TrustedState
+from margo_gitops.values import KW_ONLY, dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,12 +24,12 @@ STEP-10 A deployment that may not change now (margo_gitops/agent/apply/windows.p
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from margo_gitops.agent.apply.workloads import DesiredDeployment
 from margo_gitops.agent.memory.recorded import RecordedWorkload, retry_pause
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
 from margo_gitops.errors import ApplyError, ChangeWaits, WorkloadUnsupported
+from margo_gitops.values import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,6 @@ OPEN-5  Only the newest state counts when a calendar opens: what was missed mean
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 from typing import TYPE_CHECKING, Final
 
@@ -20,6 +19,7 @@ from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.records import read, write
 from margo_gitops.errors import MargoGitopsError, OutsideWindow
+from margo_gitops.values import dataclass, field
 
 if TYPE_CHECKING:
     from margo_gitops.documents.calendars import Opening

@@ -18,7 +18,6 @@ ELIGIBLE-3  A deployment for a child device is held against that child's capabil
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
@@ -28,6 +27,7 @@ from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.matching import DeviceFacts, unmet
 from margo_gitops.documents.workload_identity import deployment_unusable, own_extension, workload_contents
 from margo_gitops.errors import ApplyError, DeploymentUnusable, DeviceIneligible
+from margo_gitops.values import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)

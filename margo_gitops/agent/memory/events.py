@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Final, Literal, Self, TextIO, TypeAlias
 
 from margo_gitops.errors import MargoGitopsError
+from margo_gitops.values import dataclass
 from margo_gitops.wording import json_text, printable
 
 _SECURITY: Final = "security"

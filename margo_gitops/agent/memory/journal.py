@@ -14,7 +14,6 @@ import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import astuple, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
@@ -40,6 +39,7 @@ from margo_gitops.disk.databases import (
 )
 from margo_gitops.disk.folders import remove_tree
 from margo_gitops.errors import AgentBusy, StateFolderUnusable, StorageFull
+from margo_gitops.values import astuple, replace
 from margo_gitops.wording import abridged
 
 T = TypeVar("T")

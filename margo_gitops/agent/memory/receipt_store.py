@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -35,6 +34,7 @@ from margo_gitops.documents.receipt import (
 )
 from margo_gitops.documents.records import read_ours, write
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
+from margo_gitops.values import dataclass, field, replace
 
 MOST_WAITING: Final = 1000
 MOST_PUSHED: Final = MAX_RECEIPTS

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 from margo_gitops.appliers.applier import WorkloadKey
@@ -28,6 +27,7 @@ from margo_gitops.documents.status import (
     StatusError,
     most_severe,
 )
+from margo_gitops.values import dataclass
 from margo_gitops.wording import abridged
 
 LONGEST_RETRY_PAUSE: Final = 3600.0

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from margo_gitops.agent.memory.state_folder import TwoPlaces
 from margo_gitops.errors import StateFolderUnusable, StorageFull
+from margo_gitops.values import dataclass, field
 
 
 @dataclass(eq=False)

@@ -13,7 +13,6 @@ FLOOR-6  The ids of all changes that the trust document lists are kept, and of t
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -30,6 +29,7 @@ from margo_gitops.errors import (
     UnreadableDocument,
 )
 from margo_gitops.trust.floor import Floor, read_floor, write_floor
+from margo_gitops.values import dataclass, replace
 
 if TYPE_CHECKING:
     from margo_gitops.documents.trust_document import FloorChange

@@ -6,7 +6,6 @@ import functools
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +22,7 @@ from margo_gitops.errors import AgentMisconfigured, Location, NothingHeld, Store
 from margo_gitops.transport.transport import ProofSource, TrustSource
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, AnySigner, parse_allowed_signers
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge_held
+from margo_gitops.values import replace
 
 if TYPE_CHECKING:
     from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Final
 
@@ -47,6 +46,7 @@ from margo_gitops.trust.freshness import (
     refuse_older,
 )
 from margo_gitops.trust.trusted_state import TrustedState
+from margo_gitops.values import dataclass, field
 
 if TYPE_CHECKING:
     from margo_gitops.agent.pull.trust_keeper import TrustKeeper

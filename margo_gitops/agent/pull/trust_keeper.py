@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -32,6 +31,7 @@ from margo_gitops.errors import AgentMisconfigured, Location, TrustDocumentGap, 
 from margo_gitops.transport.transport import TrustSource
 from margo_gitops.trust.ssh_key import SshPublicKey, Verify
 from margo_gitops.trust.trust_document import FleetTrust, first, follow, read_envelope
+from margo_gitops.values import dataclass, field
 
 MOST_FOLLOWED: Final = 64
 """Versions that are followed in a row."""

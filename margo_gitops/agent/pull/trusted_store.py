@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -33,6 +32,7 @@ from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.errors import InvalidDocument, Location, StoredStateDamaged, UnreadableDocument
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.trust.trusted_state import TrustedState
+from margo_gitops.values import dataclass
 
 _REMEDY: Final = "nothing to do: the agent fetches the state again; look after the disk if this comes back"
 _LARGEST_FILE: Final = 64 * 1024 * 1024

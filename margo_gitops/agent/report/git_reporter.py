@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -27,6 +26,7 @@ from margo_gitops.transport.git.pack import ObjectID
 from margo_gitops.transport.git.push import NOTHING, GitPush, file_objects
 from margo_gitops.trust.git_commit import Ident, build_commit
 from margo_gitops.trust.git_objects import COMMIT, object_id
+from margo_gitops.values import dataclass
 from margo_gitops.web.metering import Deadline
 
 _ARRIVED: Final = "report.push.arrived"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
@@ -23,6 +23,7 @@ from margo_gitops.errors import MargoGitopsError, NothingHeld
 from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.ssh_key import SshPublicKey
 from margo_gitops.trust.trusted_state import TrustedState
+from margo_gitops.values import dataclass, field, replace
 
 _STATUS_EVENTS = 10
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -23,6 +22,7 @@ from margo_gitops.transport.http.contract import boot_id
 from margo_gitops.trust.git_commit import parse_commit
 from margo_gitops.trust.git_objects import COMMIT, object_id
 from margo_gitops.trust.ssh_signature import parse_signature
+from margo_gitops.values import dataclass
 
 LONGEST_SENDING: Final = 30.0
 """Seconds that one sending takes at most (REPORT-2)."""

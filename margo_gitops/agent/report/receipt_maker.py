@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -47,6 +46,7 @@ from margo_gitops.trust.git_objects import COMMIT, object_id
 from margo_gitops.trust.ssh_key import MAX_KEY_FILE_BYTES, parse_signing_key
 from margo_gitops.trust.ssh_signature import sign
 from margo_gitops.trust.trusted_state import TrustedState
+from margo_gitops.values import dataclass, field, replace
 
 _DAY: Final = 86_400
 _PAUSE: Final = 600.0

@@ -24,7 +24,6 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
 from pathlib import Path
@@ -38,6 +37,7 @@ from margo_gitops.errors import MargoGitopsError
 from margo_gitops.transport.http.api import Reply, error_of
 from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.transport.http.source import HttpSource
+from margo_gitops.values import dataclass
 from margo_gitops.web.metering import Deadline
 
 if TYPE_CHECKING:  # loaded where the configuration asks for receipts

@@ -19,7 +19,6 @@ import signal
 import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from types import FrameType, TracebackType
 from typing import Final, Literal, Protocol, Self, TypeAlias
 
@@ -28,6 +27,7 @@ from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.errors import AgentDefect, MargoGitopsError, SourceUnreachable
 from margo_gitops.transport.transport import PollHints
+from margo_gitops.values import dataclass
 
 LONGEST_UNREPAIRED_SECONDS: Final = 60.0
 """The longest time between two cycles, unless one of them takes longer (SERVICE-5)."""

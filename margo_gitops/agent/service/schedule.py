@@ -20,8 +20,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
 from typing import Final
+
+from margo_gitops.values import dataclass
 
 LONGEST_PAUSE_SECONDS: Final = 3600.0
 """How long failures may stretch the time between two polls (SCHEDULE-4); longer intervals stay as they are."""

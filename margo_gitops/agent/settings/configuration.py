@@ -15,7 +15,6 @@ Paths are relative to the file. docs/agent.md is the reference; a test keeps the
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple
 
@@ -26,6 +25,7 @@ from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.settings import Duration, FilePath, spell_duration
 from margo_gitops.transport.git.source import GitSettings
 from margo_gitops.transport.http.source import HttpSettings
+from margo_gitops.values import dataclass, field
 
 _SHORTEST_INTERVAL: Final = 1.0
 _LONGEST_INTERVAL: Final = 30 * 86400.0

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from margo_gitops.documents.nodes import FieldPath
 from margo_gitops.errors import AgentMisconfigured
+from margo_gitops.values import dataclass, field
 from margo_gitops.wording import did_you_mean
 
 PREFIX: Final = "MARGO_"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +13,7 @@ from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.records import read
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import EnrolmentUnusable, InvalidDocument, Location, StorageFull, UnreadableDocument
+from margo_gitops.values import dataclass, replace
 
 NEW_ONE: Final = "make a new one: margo-gitops device enroll"
 _BOUNDS: Final = Bounds(size=MAX_FILE_BYTES, depth=12, nodes=2_000)

@@ -6,7 +6,6 @@ Paths are relative to the file; variables win over it (docs/agent.md, environmen
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +17,7 @@ from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.nodes import Node, SourceText
 from margo_gitops.errors import AgentMisconfigured, InvalidDocument, Location, UnreadableDocument
 from margo_gitops.settings import load_settings
+from margo_gitops.values import replace
 
 DEFAULT_CONFIGURATION: Final = Path("/etc/margo-gitops/agent.yaml")
 

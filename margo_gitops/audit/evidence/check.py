@@ -16,7 +16,6 @@ EVIDENCE-8  The subjects are the devices' commits, trees and files, all of them 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 
@@ -55,6 +54,7 @@ from margo_gitops.trust.git_commit import GitCommit, parse_commit
 from margo_gitops.trust.git_objects import BLOB, COMMIT, FILE_MODE, FOLDER_MODE, TREE, TreeEntry, object_id
 from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass
 from margo_gitops.wording import counted
 
 _BOUNDS: Final = Bounds(size=256 * 1024 * 1024, depth=12, nodes=4_000_000)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import cast
 
@@ -33,6 +32,7 @@ from margo_gitops.trust.git_objects import BLOB, COMMIT, FOLDER_MODE, TREE
 from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass, field
 
 MAX_EVIDENCE_BYTES = 256 * 1024 * 1024
 

@@ -10,7 +10,6 @@ import base64
 import binascii
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Final, Literal, TypeAlias
 
 from dulwich.errors import ObjectFormatException
@@ -20,6 +19,7 @@ from margo_gitops.documents.declarations import About, Items, Text, Wire
 from margo_gitops.documents.state_layout import DEVICE_REFS
 from margo_gitops.trust.git_commit import Ident, trailer_lines
 from margo_gitops.trust.git_objects import OBJECT_ID_PATTERN
+from margo_gitops.values import dataclass
 
 PREDICATE_TYPE: Final = "urn:margo-gitops:evidence:v1"
 STATEMENT_TYPE: Final = "https://in-toto.io/Statement/v1"

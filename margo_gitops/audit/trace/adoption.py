@@ -6,13 +6,13 @@ StateTampered where an object of it is missing.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from margo_gitops.documents.status import State
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.pushed_reports import PushedReports
 from margo_gitops.state_repo.reported import ReportedStatus, Reports
+from margo_gitops.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from datetime import datetime
 
 from margo_gitops.audit.log import read_deployment
@@ -31,6 +30,7 @@ from margo_gitops.trust.git_commit import GitCommit
 from margo_gitops.trust.git_objects import BLOB
 from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass, replace
 from margo_gitops.wording import did_you_mean
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import pygit2
@@ -20,6 +19,7 @@ from margo_gitops.state_repo.objects import DeviceTree, StateObjects
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.git_objects import BLOB
 from margo_gitops.trust.signer import SignedCommit, commit_signer
+from margo_gitops.values import dataclass, field
 
 APPROVALS: Final = frozenset({"reviewed-by", "approved-by", "acked-by", "signed-off-by"})
 """Trailers by which people answer for a commit, in lower case."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from margo_gitops.audit.trace.adoption import moment
@@ -26,6 +25,7 @@ from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.git_objects import BLOB
 from margo_gitops.trust.receipts import ReceiptChain, ReceiptFault, read_receipt, read_receipts, signing_key_of
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass
 
 _LONGEST_SILENCE = timedelta(days=2)
 _UNTRUE = frozenset({"unreadable", "foreign", "forged", "unknown-key", "replayed"})

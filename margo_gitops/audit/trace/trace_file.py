@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.audit.trace.history import Leaves, Lines, ValueHistory, leaves, scalar
@@ -21,6 +20,7 @@ from margo_gitops.rendering.render import PlacementsByDevice, document_of
 from margo_gitops.rendering.resolution import Resolved
 from margo_gitops.state_repo.objects import DeviceTree
 from margo_gitops.trust.git_objects import BLOB
+from margo_gitops.values import dataclass
 
 ALL_DEPLOYMENTS: Final = "all deployments"
 """What version and bundle of a manifest follow from."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated
 
 from margo_gitops.audit.log import utc
@@ -12,6 +11,7 @@ from margo_gitops.documents.declarations import About, OwnKind
 from margo_gitops.documents.nodes import Scalar
 from margo_gitops.documents.receipt import RanDeployment
 from margo_gitops.documents.status import State
+from margo_gitops.values import dataclass
 from margo_gitops.wording import json_text, table_lines
 
 

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from margo_gitops import __version__
@@ -57,6 +56,7 @@ from margo_gitops.trust.git_objects import BLOB, device_tree_id
 from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.ssh_key import SshPublicKey
 from margo_gitops.trust.state_commit import TRAILERS, StateCommit
+from margo_gitops.values import dataclass, field, replace
 
 THIS_VERSION: Final = f"margo-gitops {__version__}"
 _RENDERED_BY: Final = re.compile(r"margo-gitops [A-Za-z0-9.+!-]{1,80}")

@@ -8,7 +8,6 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
 from functools import reduce
 from operator import add
 from pathlib import Path
@@ -36,6 +35,7 @@ from margo_gitops.state_repo.pushed_reports import PushedReports
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass, replace
 
 Progress = Callable[[int, int], None]
 """Called with how many commits are done, and of how many."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +27,7 @@ from margo_gitops.errors import InvalidDocument, MargoGitopsError, UnreadableDoc
 from margo_gitops.state_repo.pushed_reports import PushedReports
 from margo_gitops.trust.receipts import Line, ReceiptChain, ReceiptFault, read_receipt, read_receipts, signing_key_of
 from margo_gitops.trust.ssh_key import SshPublicKey, read_public_key
+from margo_gitops.values import dataclass, field
 from margo_gitops.wording import few
 
 _MOST_FINDINGS: Final = 1000

@@ -6,7 +6,6 @@ StateTampered where an object of the state repo cannot be read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
 
 from margo_gitops.digests import sha256
@@ -39,6 +38,7 @@ from margo_gitops.trust.git_objects import (
     tree_bytes,
     tree_id,
 )
+from margo_gitops.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from margo_gitops.documents.declarations import About, OwnKind
+from margo_gitops.values import dataclass
 from margo_gitops.wording import counted
 
 

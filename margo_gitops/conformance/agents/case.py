@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from margo_gitops.conformance.agents.hosts import Command, GitHost, MargoApi
@@ -11,6 +10,7 @@ from margo_gitops.conformance.agents.loopback import Answer, Exchange, Request
 from margo_gitops.conformance.agents.offered_commits import Keys
 from margo_gitops.conformance.agents.program import Ended, Held
 from margo_gitops.conformance.agents.states import State
+from margo_gitops.values import dataclass
 
 TransportName: TypeAlias = Literal["git", "http"]
 

@@ -8,7 +8,6 @@ import io
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from itertools import chain
 from typing import Final
 
@@ -22,6 +21,7 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.freshness import FRESHNESS_PATH
 from margo_gitops.documents.manifest import BUNDLE_MEDIA_TYPE, MANIFEST_MEDIA_TYPE
 from margo_gitops.documents.state_layout import COMMIT_HEADER, COMMIT_MEDIA_TYPE, COMMITS_PATH, TRUST_PATH
+from margo_gitops.values import dataclass, field
 
 REPOSITORY: Final = "/state.git"
 _ADVERTISEMENT: Final = "application/x-git-upload-pack-advertisement"

@@ -6,7 +6,6 @@ import io
 import tarfile
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Final
 
 from margo_gitops.conformance.agents import faults
@@ -25,6 +24,7 @@ from margo_gitops.conformance.agents.states import (
 from margo_gitops.documents.manifest import write_bundle
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.state_layout import COMMITS_PATH
+from margo_gitops.values import replace
 
 _MIB: Final = 1024 * 1024
 _BOMB_MEMBERS: Final = 12

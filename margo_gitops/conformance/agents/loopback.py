@@ -11,11 +11,11 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final, TypeAlias, cast
 
 from margo_gitops.conformance.report import shown
+from margo_gitops.values import dataclass, field
 
 LONGEST_REQUEST: Final = 8 * 1024 * 1024
 MOST_SENT: Final = 96 * 1024 * 1024

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -21,6 +20,7 @@ from margo_gitops.trust.git_objects import FILE_MODE
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.ssh_signature import sign
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass, field
 
 SUBMODULE: Final = 0o160000
 WRITTEN_AT: Final = 1_790_000_000

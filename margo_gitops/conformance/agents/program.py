@@ -10,7 +10,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
 
@@ -18,6 +17,7 @@ from margo_gitops.conformance.report import shown
 from margo_gitops.digests import sha256
 from margo_gitops.documents.state_layout import DEPLOYMENTS_FOLDER, MANIFEST_FILE
 from margo_gitops.errors import AgentNotRunnable
+from margo_gitops.values import dataclass, field
 
 VARIABLE_PREFIX: Final = "CONFORMANCE_"
 PLACEHOLDERS: Final = {

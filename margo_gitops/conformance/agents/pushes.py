@@ -6,7 +6,6 @@ import io
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from typing import Final
 
 from dulwich.errors import ApplyDeltaError, ChecksumMismatch
@@ -20,6 +19,7 @@ from margo_gitops.conformance.report import shown
 from margo_gitops.conformance.wire import FLUSH, packet
 from margo_gitops.documents.state_layout import device_reports_ref
 from margo_gitops.trust.git_objects import FILE_MODE, FOLDER_MODE
+from margo_gitops.values import dataclass, field
 
 RECEIVE_PACK: Final = "git-receive-pack"
 OWN_REF: Final = device_reports_ref(DEVICE)

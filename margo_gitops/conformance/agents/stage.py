@@ -6,7 +6,6 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +27,7 @@ from margo_gitops.conformance.agents.trust_documents import version
 from margo_gitops.documents.state_layout import FRESHNESS_FILE, TRUST_REF, device_ref, trust_file
 from margo_gitops.trust.freshness_tree import FRESHNESS_NAMESPACE
 from margo_gitops.trust.ssh_key import SigningKey
+from margo_gitops.values import dataclass, field
 
 _FOLDER: Final = "device"
 _VIEW: Final = "view"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Final
 
 from margo_gitops.conformance.agents.case import Case, Look, Place, Seen, by
@@ -24,6 +23,7 @@ from margo_gitops.documents.freshness import FRESHNESS_PATH
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.state_layout import COMMITS_PATH
+from margo_gitops.values import replace
 
 _ABOVE_DOUBLE: Final = 2**53 + 1
 _DEEP: Final = 200_000

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from margo_gitops.digests import sha256
@@ -14,6 +13,7 @@ from margo_gitops.documents.nodes import Json, Node
 from margo_gitops.documents.state_layout import MANIFEST_FILE, deployment_path
 from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.trust.ssh_key import SigningKey, parse_signing_key
+from margo_gitops.values import dataclass, field, replace
 
 DEVICE: Final = "conformance-01"
 OTHER_DEVICE: Final = "conformance-02"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from typing import ClassVar, Generic, Literal, Protocol, TypeVar
 
 from margo_gitops.conformance.report import ConformanceReport, Outcome, Verdict, bounded, make_report, shown
 from margo_gitops.conformance.requirement import GIT_PAGE, HTTP_PAGE, requirements
 from margo_gitops.conformance.servers.client import RawClient
 from margo_gitops.errors import ServerNotReached
+from margo_gitops.values import dataclass
 
 
 class CheckEnded(Exception):

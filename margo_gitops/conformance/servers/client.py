@@ -9,7 +9,6 @@ import ssl
 import time
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
@@ -18,6 +17,7 @@ from margo_gitops import __version__
 from margo_gitops.conformance.report import shown
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.errors import ServerNotCheckable, ServerNotReached
+from margo_gitops.values import dataclass, field
 
 _LONGEST_TOKEN: Final = 16 * 1024
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.conformance.report import shown
@@ -20,6 +19,7 @@ from margo_gitops.documents.state_layout import DEVICE_REFS, FRESHNESS_REFS, MAN
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.trust.git_objects import DEPLOYMENTS_NAME, MANIFEST_NAME
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass
 
 _STRANGER: Final = "x" * 48
 _MOST: Final = 5

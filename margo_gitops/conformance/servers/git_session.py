@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.conformance.report import shown
@@ -19,6 +18,7 @@ from margo_gitops.conformance.wire import (
     read_pack,
 )
 from margo_gitops.documents.state_layout import DEVICE_REFS, device_ref
+from margo_gitops.values import dataclass
 
 V2: Final = {"Git-Protocol": "version=2"}
 RESULT_TYPE: Final = "application/x-git-upload-pack-result"

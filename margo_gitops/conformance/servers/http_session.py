@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import uuid
-from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.conformance.report import shown
@@ -14,6 +13,7 @@ from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import MANIFEST_MEDIA_TYPE, DeploymentReference, StateManifest
 from margo_gitops.documents.state_layout import COMMITS_PATH, MANIFEST_FILE, RECEIPTS_PATH, TRUST_PATH, trust_file
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
+from margo_gitops.values import dataclass
 
 API: Final = "/api/v1"
 ACCEPTED: Final = {"Accept": MANIFEST_MEDIA_TYPE}

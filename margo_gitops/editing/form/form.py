@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -27,6 +26,7 @@ from margo_gitops.editing.selectors import parse_selector
 from margo_gitops.editing.values import parameter_schemas, picked, typed_answer
 from margo_gitops.errors import AnswerRefused
 from margo_gitops.operations.application_catalog import ShownSetting, shown_sections
+from margo_gitops.values import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)

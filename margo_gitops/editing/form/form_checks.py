@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, TypeAlias
 
@@ -23,6 +22,7 @@ from margo_gitops.rendering.placement import TargetDevice, choose_profile, selec
 from margo_gitops.rendering.render import resolve_placement
 from margo_gitops.rendering.resolution import Placement
 from margo_gitops.rendering.value_rules import is_empty, rule_text
+from margo_gitops.values import dataclass, replace
 from margo_gitops.wording import few
 
 Previous: TypeAlias = Callable[[str], PreviousState | None]

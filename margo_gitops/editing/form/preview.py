@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 
 from margo_gitops.catalog.fleet import read_fleet
@@ -16,6 +15,7 @@ from margo_gitops.rendering.changes import Plan
 from margo_gitops.rendering.difference import rendered_fleet
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.remote import is_remote
+from margo_gitops.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
 
 from margo_gitops.catalog.file_tree import FileTree, RootTree
 from margo_gitops.digests import Digest
@@ -28,6 +27,7 @@ from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.difference import FleetState, difference
 from margo_gitops.rendering.intent import ComponentContent, Intent
 from margo_gitops.rendering.policies.facts import Verdict
+from margo_gitops.values import dataclass, field, fields, replace
 
 
 @dataclass(slots=True)

@@ -7,7 +7,6 @@ devices; the third is cut unless somebody asks for the details.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from margo_gitops.documents.components import ParameterValue
 from margo_gitops.rendering.changes import (
@@ -20,6 +19,7 @@ from margo_gitops.rendering.changes import (
     Refusal,
     SiteRefusal,
 )
+from margo_gitops.values import dataclass
 from margo_gitops.wording import byte_count, counted, cut, few, json_text, shortened, table_lines
 
 SHOWN = 20

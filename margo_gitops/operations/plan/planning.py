@@ -9,7 +9,6 @@ The plan of one device reads and renders what this device needs. It does not say
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 from margo_gitops.catalog.file_tree import RootTree
@@ -70,6 +69,7 @@ from margo_gitops.state_repo.remote import is_remote
 from margo_gitops.state_repo.trust_branch import held_version
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.trust_document import FleetTrust
+from margo_gitops.values import dataclass, replace
 from margo_gitops.wording import counted, did_you_mean
 
 WORKING_TREE = "working tree"

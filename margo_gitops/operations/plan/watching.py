@@ -6,7 +6,6 @@ Only what a save can concern is rendered again, and the files are read again; bo
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
@@ -21,6 +20,7 @@ from margo_gitops.rendering.changes import Plan
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import PlacementsByDevice, affected, place, render
+from margo_gitops.values import dataclass, field
 
 _GATHER_MS = 30
 """An editor's save is several events: what comes this close together is one."""

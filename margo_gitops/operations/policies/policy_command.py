@@ -12,7 +12,6 @@ COMMAND-4  It ends with 0 (no objection; output is ignored), or with 1 and a lis
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
 from typing import Annotated
@@ -26,6 +25,7 @@ from margo_gitops.documents.nodes import Node, SourceText
 from margo_gitops.documents.records import read
 from margo_gitops.errors import CommandRefuses, InvalidDocument, Location, PolicyUnusable, UnreadableDocument
 from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
+from margo_gitops.values import dataclass
 
 TIME_OUT = 60.0
 """Seconds."""

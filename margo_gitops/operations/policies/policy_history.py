@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 
 from margo_gitops.catalog.file_tree import FileTree
 from margo_gitops.catalog.fleet import read_fleet_document
@@ -22,6 +21,7 @@ from margo_gitops.rendering.intent import Located
 from margo_gitops.rendering.policies.facts import NO_POLICY, Commit, PolicyInForce, Step
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
 from margo_gitops.trust.signer import commit_signer
+from margo_gitops.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

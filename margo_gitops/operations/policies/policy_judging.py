@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet, read_fleet_document
@@ -23,6 +22,7 @@ from margo_gitops.rendering.policies.facts import NO_POLICY, Commit, PolicyInFor
 from margo_gitops.rendering.policies.freezes import judge_freezes
 from margo_gitops.rendering.policies.sources import judge_applications, judge_registries
 from margo_gitops.rendering.render import PlacementsByDevice, affected, place, render
+from margo_gitops.values import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ import hashlib
 import platform
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -48,6 +47,7 @@ from margo_gitops.state_repo.state_repo import StateRepo, device_of
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.ssh_signature import MAX_ARMOR_BYTES, parse_signature, sign
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import dataclass, replace
 
 _VERSIONS: Final = (RENDERED_BY, platform.python_version(), jinja2.__version__, yaml.__version__)
 """What takes part in a render; with another one, everything is rendered again."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -53,6 +52,7 @@ from margo_gitops.state_repo.trust_branch import held_version
 from margo_gitops.trust.git_commit import Ident
 from margo_gitops.trust.ssh_key import SigningKey
 from margo_gitops.trust.trust_document import FleetTrust
+from margo_gitops.values import dataclass, replace
 
 Render = Callable[[Intent, StateTarget, Mapping[str, str]], tuple[DesiredState, ...]]
 """How the state of every device is made: `rendered_states`, or what gives the same with less work."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -12,6 +11,7 @@ from margo_gitops.documents.state_layout import FLEET_REF
 from margo_gitops.errors import FreshnessMissing, Location
 from margo_gitops.operations.fleet_input import BUCKET, only_read, open_state
 from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, current_statement, device_proof, is_due, renew
+from margo_gitops.values import dataclass
 
 Standing: TypeAlias = Literal["valid", "stale", "expired"]
 """Of a state repo's statement: it speaks of the newest state; of an older one; its time is over."""

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import Final
 
 from margo_gitops.catalog.file_tree import RootTree, TreeFile
@@ -27,6 +26,7 @@ from margo_gitops.operations.validate.rule_findings import RuleFinding
 from margo_gitops.operations.validate.tree_findings import Previous, judged
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.placement import select, targets
+from margo_gitops.values import dataclass, replace
 
 _OTHERS: Final = (4, 64)
 """How many files of other devices are looked at, each time."""

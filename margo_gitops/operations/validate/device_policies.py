@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from margo_gitops.catalog.compose_images import MAX_BYTES, ComposeFile, compose_file, interpolated, variables_in
 from margo_gitops.catalog.file_tree import FileTree
@@ -23,6 +22,7 @@ from margo_gitops.errors import UnreadableDocument, WorkloadForbidden
 from margo_gitops.operations.content_sources import Placed
 from margo_gitops.operations.validate.rule_findings import RuleFinding, of_error
 from margo_gitops.rendering.intent import ComponentContent, Intent
+from margo_gitops.values import dataclass, field
 
 _SETTING = re.compile(r"(?m)^\s*(?:export\s+)?(\w+)\s*=\s*[\"']?(.*?)[\"']?\s*$")
 

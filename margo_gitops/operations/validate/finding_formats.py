@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from urllib.parse import quote
 from xml.etree import ElementTree as ET
 
@@ -15,6 +14,7 @@ from margo_gitops.documents.records import write
 from margo_gitops.errors.base import on_devices
 from margo_gitops.operations.validate.rule_findings import RuleFinding, Validation
 from margo_gitops.operations.validate.rules import RULES
+from margo_gitops.values import replace
 from margo_gitops.wording import counted, printable
 
 _FLEET_FILE = "margo-gitops.yaml"

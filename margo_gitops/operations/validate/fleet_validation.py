@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +33,7 @@ from margo_gitops.operations.validate.changed_findings import ChangedTree, findi
 from margo_gitops.operations.validate.policy_findings import policy_of_change
 from margo_gitops.operations.validate.rule_findings import RuleFinding, Validation, make_validation
 from margo_gitops.operations.validate.tree_findings import Previous, findings_of_tree
+from margo_gitops.values import dataclass
 
 WORKING_TREE = "working tree"
 

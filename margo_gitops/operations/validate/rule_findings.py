@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Annotated
 
 from margo_gitops.documents.declarations import About, OwnKind
@@ -11,6 +10,7 @@ from margo_gitops.documents.fleet_policy import Silence
 from margo_gitops.errors import Finding, InvalidDocument, Location, MargoGitopsError
 from margo_gitops.errors.base import on_devices
 from margo_gitops.operations.validate.rules import RULES, Severity
+from margo_gitops.values import dataclass, replace
 from margo_gitops.wording import printable
 
 

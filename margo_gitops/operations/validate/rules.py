@@ -9,11 +9,11 @@ Ids are stable: an id is never reused for another meaning.
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import Literal
 
 from margo_gitops import errors
 from margo_gitops.errors import MargoGitopsError
+from margo_gitops.values import dataclass
 
 Severity = Literal["error", "warning", "note"]
 

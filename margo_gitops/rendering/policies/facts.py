@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 
 from margo_gitops.documents.fleet_kinds import Fleet
 from margo_gitops.documents.fleet_policy import Policy
 from margo_gitops.errors import Location, MargoGitopsError
 from margo_gitops.rendering.changes import Outcome, PolicyPart
 from margo_gitops.rendering.intent import Located
+from margo_gitops.values import dataclass, field
 
 _MAIL = re.compile(r"<(?P<mail>[^<>\s]+@[^<>\s]+)>\s*$")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TypeVar
 
 from margo_gitops.documents.content_places import below, place_of
@@ -15,6 +14,7 @@ from margo_gitops.errors import ApplicationNotAllowed, Location, MargoGitopsErro
 from margo_gitops.rendering.changes import PolicyPart
 from margo_gitops.rendering.intent import Located
 from margo_gitops.rendering.policies.facts import PolicyInForce, Verdict
+from margo_gitops.values import dataclass
 
 T = TypeVar("T")
 

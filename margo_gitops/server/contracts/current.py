@@ -6,7 +6,6 @@ A new resource is a handler in one of the rooms and a row here; docs/http.md nee
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from starlette.responses import PlainTextResponse, Response
@@ -37,6 +36,7 @@ from margo_gitops.server.resources.enrolment import EnrolmentResource
 from margo_gitops.server.resources.git import ADVERTISEMENT, GIT_FOLDER, RESULT, GitResources
 from margo_gitops.server.routing import Answer, Audience, Call, Handler, Match, Operation, Route, RouteTable
 from margo_gitops.server.state_watch import StateWatch
+from margo_gitops.values import dataclass, replace
 
 Asked: TypeAlias = Callable[[Scope], Caller | None]
 """A way to identify a caller, without what a refusal says."""

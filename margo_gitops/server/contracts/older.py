@@ -15,7 +15,6 @@ import json
 import logging
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
 from typing import Final
 
 from starlette.responses import Response
@@ -64,6 +63,7 @@ from margo_gitops.server.routing import (
 from margo_gitops.server.watched_file import WatchedFile
 from margo_gitops.state_repo.objects import DeviceState
 from margo_gitops.state_repo.served_state import Shape
+from margo_gitops.values import dataclass, replace
 
 _BODIES: Final = frozenset({"POST", "PUT"})
 _BOUNDS: Final = Bounds(size=MAX_BODY, depth=16, nodes=5_000)

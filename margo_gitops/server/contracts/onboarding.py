@@ -11,7 +11,6 @@ import base64
 import binascii
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +28,7 @@ from margo_gitops.server.problems import NOT_FOUND, NOT_STORED, Problem, Request
 from margo_gitops.server.requests import MAX_BODY, read_body
 from margo_gitops.server.routing import Call
 from margo_gitops.server.watched_file import WatchedFile
+from margo_gitops.values import dataclass
 
 BAD_DIGEST: Final = Problem(
     400, "Content digest missing or wrong", "invalid-request", "Content-Digest must be there and fit the body."

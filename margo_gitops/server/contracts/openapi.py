@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import starmap
 from typing import Final, cast
 
@@ -19,6 +18,7 @@ from margo_gitops.documents.status import DeploymentStatus
 from margo_gitops.server.contracts.current import ROUTES, Parts
 from margo_gitops.server.problems import PROBLEM_MEDIA_TYPE, RETRYABLE
 from margo_gitops.server.routing import PARAMETERS, Answer, Operation, Route
+from margo_gitops.values import replace
 
 OPENAPI_VERSION: Final = "3.1.0"
 

@@ -12,7 +12,6 @@ import uuid
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -26,6 +25,7 @@ from margo_gitops.errors import ClientRegistryUnusable, ServerBusy
 from margo_gitops.server.contracts.signatures import PublicKey, is_usable
 from margo_gitops.server.identity.tokens import read_device_digest
 from margo_gitops.server.watched_file import read_entries
+from margo_gitops.values import dataclass, field
 
 _SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS client (

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, Literal, Self, TypeAlias
 from urllib.parse import urlsplit
@@ -36,6 +35,7 @@ from starlette.types import Scope
 
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.server.identity.callers import header
+from margo_gitops.values import dataclass
 
 PublicKey: TypeAlias = ec.EllipticCurvePublicKey | rsa.RSAPublicKey
 SignatureProfile: TypeAlias = Literal["specification", "strict"]

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from margo_gitops.documents.device_id import encode_device_id
+from margo_gitops.values import dataclass
 
 if TYPE_CHECKING:  # the configuration is checked where no web framework is installed, too
     from starlette.types import Scope

@@ -16,7 +16,6 @@ import base64
 import binascii
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Final, TypeVar
@@ -35,6 +34,7 @@ from margo_gitops.server.identity.callers import (
     unknown,
 )
 from margo_gitops.server.watched_file import WatchedFile, said_lines
+from margo_gitops.values import dataclass
 
 _MAX_CERTIFICATE: Final = 16 * 1024
 _MAX_URI: Final = 2048

@@ -15,7 +15,6 @@ import binascii
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -26,6 +25,7 @@ from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.server.identity.callers import Caller, header, is_client, unknown
 from margo_gitops.server.problems import Problem
 from margo_gitops.server.watched_file import WatchedFile, read_entries
+from margo_gitops.values import dataclass
 
 _MAX_HEADER: Final = 1024
 _MIN_TOKEN: Final = 32

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from margo_gitops.errors import MargoGitopsError
@@ -14,6 +13,7 @@ from margo_gitops.server.reports.journal import ReportJournal, Uncommitted
 from margo_gitops.server.reports.reading import summary
 from margo_gitops.state_repo.followed_state import FollowedState
 from margo_gitops.state_repo.report_branch import Committed, ReportBranch
+from margo_gitops.values import dataclass
 
 _LOG = logging.getLogger("margo_gitops.server")
 _NAMED: Final = 200

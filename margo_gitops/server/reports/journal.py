@@ -21,7 +21,6 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Final, Literal, TypeAlias, TypeVar, cast
 
@@ -38,6 +37,7 @@ from margo_gitops.server.reports.store import (
 )
 from margo_gitops.state_repo.report_branch import Committed, ReportKey, ReportKind
 from margo_gitops.trust.receipts import joined
+from margo_gitops.values import dataclass, replace
 
 T = TypeVar("T")
 Kept: TypeAlias = Literal["created", "updated", "unchanged", "full", "all-full", "no-gateway"]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
 from margo_gitops.documents.capabilities import DeviceCapabilities, DeviceProperties
@@ -30,6 +29,7 @@ from margo_gitops.server.problems import (
 from margo_gitops.server.requests import MAX_BODY
 from margo_gitops.trust.receipts import read_receipt
 from margo_gitops.trust.receipts import read_receipts as read_file
+from margo_gitops.values import dataclass
 
 Profile: TypeAlias = Literal["lenient", "strict"]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final
 
 from starlette.responses import Response
@@ -35,6 +34,7 @@ from margo_gitops.server.requests import read_body
 from margo_gitops.server.routing import Call
 from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.report_branch import LATEST, ReportKey
+from margo_gitops.values import dataclass
 
 _FULL_SECONDS: Final = 3600
 _NOT_STORED_SECONDS: Final = 30

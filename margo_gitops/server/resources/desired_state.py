@@ -20,7 +20,6 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
@@ -58,6 +57,7 @@ from margo_gitops.state_repo.objects import DeviceState
 from margo_gitops.state_repo.served_state import Shape, StateView, as_stored
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.trusted_state import TrustPolicy, judge
+from margo_gitops.values import dataclass
 
 _LOG = logging.getLogger("margo_gitops.server")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -24,6 +23,7 @@ from margo_gitops.server.problems import Problem, RequestRefused
 from margo_gitops.server.requests import holds
 from margo_gitops.server.routing import Call
 from margo_gitops.server.watched_file import WatchedFile
+from margo_gitops.values import dataclass
 
 BUNDLE_PATH: Final = "/.well-known/margo/trust-bundle"
 BundleKeys: TypeAlias = tuple[dict[str, object], ...]

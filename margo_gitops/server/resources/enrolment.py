@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -37,6 +36,7 @@ from margo_gitops.server.state_watch import StateWatch
 from margo_gitops.state_repo.report_branch import ReportKey
 from margo_gitops.trust.enrolment import read_request, trust_digest
 from margo_gitops.trust.trust_document import read_envelope
+from margo_gitops.values import dataclass, field
 
 _LOG = logging.getLogger("margo_gitops.server")
 _AGAIN_SECONDS: Final = 10

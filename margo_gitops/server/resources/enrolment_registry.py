@@ -19,7 +19,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -29,6 +28,7 @@ from margo_gitops.documents.enrolment import EnrolmentRequest, secret_digest
 from margo_gitops.errors import EnrolmentsUnusable, ServerBusy
 from margo_gitops.server.reports.store import Connection
 from margo_gitops.trust.ssh_key import read_public_key
+from margo_gitops.values import astuple, dataclass, replace
 
 State: TypeAlias = Literal["offered", "pending", "enrolled", "copied", "replaced", "revoked"]
 Approval: TypeAlias = Literal["secret", "person"]

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import parse_qs
 
@@ -44,6 +43,7 @@ from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.served_state import EARLIER_COMMITS, StateView
 from margo_gitops.transport.git.pktline import DELIMITER, FLUSH
 from margo_gitops.trust.freshness_tree import possible_shards
+from margo_gitops.values import dataclass, field
 
 _LOG = logging.getLogger("margo_gitops.server")
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Final
 
 from dulwich.pack import create_delta
@@ -17,6 +16,7 @@ from margo_gitops.cache import SizedCache
 from margo_gitops.server.resources.git_wire import Fetch, RefusedError
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.trust.git_objects import entry_header, pack_bytes, pack_entry
+from margo_gitops.values import dataclass
 
 CACHE_BYTES: Final = 64 * 1024 * 1024
 MAX_COMMITS: Final = 20_000

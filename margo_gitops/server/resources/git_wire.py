@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Final, TypeAlias
 
 from margo_gitops import __version__
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.transport.git.pktline import DELIMITER, FLUSH, Mark, PacketReader, packet
+from margo_gitops.values import dataclass, field
 
 MAX_LINES: Final = 8_192
 """Of one request; what git sends at most for a history of some thousand commits."""

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from margo_gitops.state_repo.freshness_refs import Renewal, is_due, renew
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.ssh_key import SigningKey
+from margo_gitops.values import dataclass, field
 
 _LOG = logging.getLogger("margo_gitops.server")
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
@@ -24,6 +23,7 @@ from margo_gitops.documents.freshness import parse_valid_for
 from margo_gitops.errors import ServerMisconfigured
 from margo_gitops.server.identity.callers import is_client, is_loopback
 from margo_gitops.settings import FilePath, load_settings
+from margo_gitops.values import dataclass, field
 
 DATABASE_URL: Final = "MARGO_GITOPS_DATABASE_URL"
 """The environment variable with the URL of the database of reports."""

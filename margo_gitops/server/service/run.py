@@ -13,7 +13,6 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -61,6 +60,7 @@ from margo_gitops.state_repo.report_branch import ReportBranch
 from margo_gitops.state_repo.served_state import ServedState
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
+from margo_gitops.values import replace
 
 _LOG = logging.getLogger("margo_gitops.server")
 LOOK_SECONDS: Final = 0.1

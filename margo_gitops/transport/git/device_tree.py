@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NoReturn
 
 from margo_gitops.errors import SourceMisbehaved
@@ -27,6 +26,7 @@ from margo_gitops.trust.git_objects import (
     device_tree,
 )
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.values import dataclass
 from margo_gitops.web.refusal import shown
 
 _DEPLOYMENT = re.compile(rb"([0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12})\.yaml")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from typing import Annotated
 from urllib.parse import SplitResult
 
@@ -11,6 +10,7 @@ from margo_gitops.documents.declarations import About, Text, Wire
 from margo_gitops.documents.state_layout import StateBounds, device_ref
 from margo_gitops.errors import SourceMisconfigured
 from margo_gitops.settings import FilePath
+from margo_gitops.values import dataclass
 from margo_gitops.web.source import (
     TLS_SETTINGS,
     WebSource,

@@ -9,7 +9,6 @@ from __future__ import annotations
 import http.client
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Final
 
@@ -19,6 +18,7 @@ from margo_gitops.documents.state_layout import RECEIPTS_PATH
 from margo_gitops.errors import SourceBusy, SourceMisbehaved, SourceRefused, TransportError, UnreadableDocument
 from margo_gitops.transport.http.contract import MANIFEST, Contract, Submission
 from margo_gitops.transport.http.source import HttpLimits, HttpSource
+from margo_gitops.values import dataclass, field
 from margo_gitops.web.connection import WebAnswer, WebConnection
 from margo_gitops.web.metering import Deadline
 from margo_gitops.web.refusal import LONGEST_RETRY_AFTER, Read, Wording, refusal, retry_after, shown

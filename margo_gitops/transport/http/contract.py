@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import quote
@@ -13,6 +12,7 @@ from margo_gitops.documents.state_layout import BOOT_HEADER
 from margo_gitops.errors import SourceMisbehaved
 from margo_gitops.transport.http.source import HttpSource
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.values import dataclass
 from margo_gitops.web.connection import Seal
 
 ROOT: Final = "/api/v1/"

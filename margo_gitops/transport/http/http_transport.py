@@ -22,7 +22,6 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from http import HTTPStatus
 from typing import Final
 
@@ -64,6 +63,7 @@ from margo_gitops.transport.transport import Answer, PollHints
 from margo_gitops.trust.floor import Floor, raise_floor
 from margo_gitops.trust.git_commit import MAX_COMMIT_BYTES
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.values import replace
 from margo_gitops.web.connection import WebConnection
 from margo_gitops.web.metering import Cost, Deadline, Meter
 from margo_gitops.web.refusal import retry_after, shown

@@ -15,7 +15,6 @@ import base64
 import json
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import Final
@@ -38,6 +37,7 @@ from margo_gitops.transport.http.contract import ROOT, Contract, Submission, Sub
 from margo_gitops.transport.http.signing import DeviceKey
 from margo_gitops.transport.http.source import CLIENT_ID
 from margo_gitops.trust.snapshot import Snapshot
+from margo_gitops.values import dataclass, replace
 from margo_gitops.web.refusal import shown
 
 _CLIENTS: Final = f"{ROOT}clients/"

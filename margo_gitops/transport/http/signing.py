@@ -13,7 +13,6 @@ import base64
 import hashlib
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import urlsplit
@@ -28,6 +27,7 @@ from margo_gitops.disk.files import read_bounded, reason
 from margo_gitops.disk.stamps import FileWatch
 from margo_gitops.errors import SourceMisconfigured
 from margo_gitops.transport.http.source import Algorithm
+from margo_gitops.values import dataclass
 
 SigningKey: TypeAlias = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final, Literal, TypeAlias
 
 from margo_gitops.documents.declarations import About, Problem, Text
 from margo_gitops.documents.state_layout import StateBounds
 from margo_gitops.settings import Duration, FilePath, spell_duration
+from margo_gitops.values import dataclass
 from margo_gitops.web.source import (
     TLS_SETTINGS,
     WebSource,
