@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from margo_gitops import __version__
 from margo_gitops.agent.apply.reconciler import Reconciler
 from margo_gitops.agent.apply.workloads import DeviceLimits, read_eligibility
 from margo_gitops.agent.cycle import Cycle, Outcome
-from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record
+from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record, read_by_journald
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.poll_record import PollRecord
 from margo_gitops.agent.memory.state_folder import clear_way, lock_folder, make_folder
@@ -29,28 +29,24 @@ from margo_gitops.agent.pull.held import (
     trusted_store,
     verify_held,
 )
+from margo_gitops.agent.report.wiring import REPORTS_CLIENT_ID_FILE, receipt_store, reporter_of, witness_of
 from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.agent.settings.configuration import RECEIPTS_FOLDER, AgentConfiguration
 from margo_gitops.appliers.applier import Applier, ApplierContext
 from margo_gitops.appliers.registry import create_applier
-from margo_gitops.documents.state_layout import FRESHNESS_FILE, device_reports_ref
+from margo_gitops.documents.state_layout import FRESHNESS_FILE
 from margo_gitops.errors import MargoGitopsError, NothingHeld
 from margo_gitops.settings import spell_duration
-from margo_gitops.values import dataclass, replace
+from margo_gitops.values import dataclass
 
 if TYPE_CHECKING:
-    from margo_gitops.agent.memory.receipt_store import ReceiptStore
-    from margo_gitops.agent.pull.device_clock import DeviceClock
-    from margo_gitops.agent.report.git_reporter import GitReporter
-    from margo_gitops.agent.report.reporter import Reporter
+    from margo_gitops.agent.service.health import HealthWatch
     from margo_gitops.transport.git.git_transport import GitTransport
     from margo_gitops.transport.http.http_transport import HttpTransport
-    from margo_gitops.trust.trusted_state import TrustedState
 
 LOCK_FILE: Final = "lock"
 CLIENT_ID_FILE: Final = "client-id.json"
-REPORTS_CLIENT_ID_FILE: Final = "reports-client-id.json"
 APPLIERS_FOLDER: Final = "appliers"
 
 Clock = Callable[[], float]
@@ -83,10 +79,16 @@ def run_once(
         AgentBusy: another agent works with this state folder.
         MargoGitopsError: nothing could be done; the error says why.
     """
-    with Interruptions() as interruptions, working_agent(configuration, log_format, interruptions) as parts:
+    watch = _watch(configuration, counters=False)
+    with (
+        Interruptions() as interruptions,
+        working_agent(configuration, log_format, interruptions, watch=watch) as parts,
+    ):
         outcome = parts.cycle.run(retry=retry, at_once=at_once)
         if outcome.answered or configuration.reports:
             parts.report()
+        if watch is not None:
+            watch.ended(outcome)
         return outcome
 
 
@@ -98,11 +100,19 @@ def run_service(configuration: AgentConfiguration, log_format: LogFormat) -> Non
         MargoGitopsError: the agent could not start; the error says why.
     """
     manager = ServiceManager(os.environ)
+    watch = _watch(configuration, counters=True)
+
+    def alive() -> None:
+        manager.alive()
+        if watch is not None:
+            watch.alive()
+
     with (
         Interruptions() as interruptions,
         working_agent(
-            configuration, log_format, interruptions, heartbeat=manager.alive, interrupted=interruptions.called
+            configuration, log_format, interruptions, heartbeat=alive, interrupted=interruptions.called, watch=watch
         ) as parts,
+        _listening(configuration, watch),
     ):
         parts.record(_started(configuration))
         Service(
@@ -116,7 +126,27 @@ def run_service(configuration: AgentConfiguration, log_format: LogFormat) -> Non
             clock=time.time,
             timer=time.monotonic,
             longest_wait=configuration.source.http.wait if configuration.source.http else 0,
+            watch=watch,
         ).run()
+
+
+def _watch(configuration: AgentConfiguration, *, counters: bool) -> HealthWatch | None:
+    """Return what health and metrics come from; None where the configuration asks for neither."""
+    if configuration.health is None:
+        return None
+    from margo_gitops.agent.service.health import HealthWatch
+
+    return HealthWatch.of(configuration, time.time, counters=counters)
+
+
+def _listening(
+    configuration: AgentConfiguration, watch: HealthWatch | None
+) -> contextlib.AbstractContextManager[object]:
+    if watch is None or configuration.health is None or configuration.health.listen is None:
+        return contextlib.nullcontext()
+    from margo_gitops.agent.service.health import listening
+
+    return listening(configuration.health.listen, watch)
 
 
 def _started(configuration: AgentConfiguration) -> Event:
@@ -142,6 +172,7 @@ def working_agent(
     clock: Clock = time.time,
     heartbeat: Callable[[], None] = lambda: None,
     interrupted: Callable[[], bool] | None = None,
+    watch: HealthWatch | None = None,
 ) -> Iterator[Parts]:
     """Hold the state folder's lock, and an agent ready to do cycles, while the context lasts.
 
@@ -163,7 +194,7 @@ def working_agent(
         read_eligibility(configuration.device, configuration.capabilities), round(configuration.longest_timeout)
     )
     interrupted = interrupted or interruptions.stopping
-    log = EventLog(log_format, clock)
+    log = EventLog(log_format, clock, journald=read_by_journald(os.environ, sys.stderr))
     make_folder(configuration.state_folder)
     aside = clear_way(
         configuration.state_folder,
@@ -186,13 +217,15 @@ def working_agent(
             Journal.open(configuration.state_folder / JOURNAL_FILE, clock()) as journal,
             contextlib.closing(PollRecord(journal, clock)) as polls,
         ):
-            record = _recorder(journal, log, clock)
+            record = _recorder(journal, log, clock, watch.metrics.noted if watch else _nothing)
+            if watch is not None:
+                watch.attach(journal, lambda: transport.cost, record)
             if journal.set_aside:
                 record(Event(Reason.JOURNAL_REBUILT, f"the journal could not be used and is at {journal.set_aside}"))
             for place in aside:
                 record(Event(Reason.STATE_DAMAGED, f"this was not what an agent wrote, and was set aside: {place}"))
-            receipts = _receipt_store(configuration)
-            reporter = _reporter(transport, configuration, journal, record, clock, interruptions, receipts)
+            receipts = receipt_store(configuration)
+            reporter = reporter_of(transport, configuration, journal, record, clock, interruptions.abortable, receipts)
             if reporter is not None:
                 ending.callback(reporter.transport.close)
             time_here = device_clock(configuration, clock)
@@ -221,7 +254,7 @@ def working_agent(
                 trust=trust,
                 abortable=interruptions.abortable,
                 greet=reporter.greet if reporter else _nothing,
-                witness=_witness(configuration, receipts, appliers, journal, time_here, record),
+                witness=witness_of(configuration, receipts, appliers, journal, time_here, record),
             )
             yield Parts(cycle, reporter.send if reporter else _nothing, journal, record)
 
@@ -246,91 +279,6 @@ def _transport(configuration: AgentConfiguration) -> GitTransport | HttpTranspor
 
     address = HttpSource.of(source.http, device, configuration.state_folder / CLIENT_ID_FILE)
     return HttpTransport(address, signed=not configuration.trust.unsigned)
-
-
-def _reporter(
-    transport: GitTransport | HttpTransport,
-    configuration: AgentConfiguration,
-    journal: Journal,
-    record: Record,
-    clock: Clock,
-    interruptions: Interruptions,
-    receipts: ReceiptStore | None,
-) -> Reporter | GitReporter | None:
-    """Return what sends reports where the configuration says, or to the source; None where neither takes any."""
-    named = configuration.reports is not None and configuration.reports.origin
-    if configuration.reports is None and configuration.source.http is None:
-        return None
-    from margo_gitops.agent.report.outgoing import state_origin
-
-    origin = partial(state_origin, trusted_store(configuration)) if named else dict
-    if configuration.reports and configuration.reports.git:
-        from margo_gitops.agent.report.git_reporter import GitReporter
-        from margo_gitops.transport.git.push import GitPush
-        from margo_gitops.transport.git.source import GitSource
-
-        branch = replace(configuration.reports.git, ref=device_reports_ref(configuration.device))
-        return GitReporter(
-            transport=GitPush(GitSource.of(branch, configuration.device)),
-            device=configuration.device,
-            capabilities=configuration.capabilities,
-            journal=journal,
-            record=record,
-            timer=time.monotonic,
-            clock=clock,
-            abortable=interruptions.abortable,
-            origin=origin,
-            more=receipts.files if receipts else dict,
-        )
-    settings = configuration.reports.http if configuration.reports else configuration.source.http
-    from margo_gitops.agent.report.reporter import Reporter
-    from margo_gitops.transport.http.http_transport import HttpTransport
-    from margo_gitops.transport.http.source import HttpSource
-
-    if configuration.reports and settings:
-        client_id = configuration.state_folder / REPORTS_CLIENT_ID_FILE
-        transport = HttpTransport(HttpSource.of(settings, configuration.device, client_id))
-    if settings is None or not isinstance(transport, HttpTransport):
-        raise TypeError("a source over HTTP has a transport over HTTP")
-
-    return Reporter(
-        transport=transport,
-        device=configuration.device,
-        capabilities=configuration.capabilities,
-        statuses=settings.report_status,
-        journal=journal,
-        record=record,
-        timer=time.monotonic,
-        abortable=interruptions.abortable,
-        origin=origin,
-        receipts=receipts,
-    )
-
-
-def _receipt_store(configuration: AgentConfiguration) -> ReceiptStore | None:
-    if configuration.receipts is None:
-        return None
-    from margo_gitops.agent.memory.receipt_store import MOST_PUSHED, MOST_WAITING, ReceiptStore
-
-    pushed = configuration.reports is not None and configuration.reports.git is not None
-    return ReceiptStore(configuration.state_folder / RECEIPTS_FOLDER, MOST_PUSHED if pushed else MOST_WAITING)
-
-
-def _witness(
-    configuration: AgentConfiguration,
-    store: ReceiptStore | None,
-    appliers: Mapping[str, Applier],
-    journal: Journal,
-    clock: DeviceClock,
-    record: Record,
-) -> Callable[[TrustedState], None]:
-    """Return what signs what runs; what does nothing where the configuration wants no receipts."""
-    if store is None or configuration.receipts is None:
-        return _nothing
-    from margo_gitops.agent.report.receipt_maker import ReceiptMaker
-
-    key = configuration.receipts.key
-    return ReceiptMaker(configuration.device, store, key, appliers, journal, clock, record).look
 
 
 def create_appliers(configuration: AgentConfiguration, interrupted: Callable[[], bool]) -> Mapping[str, Applier]:
@@ -361,9 +309,10 @@ def create_appliers(configuration: AgentConfiguration, interrupted: Callable[[],
     return appliers
 
 
-def _recorder(journal: Journal, log: EventLog, clock: Clock) -> Record:
+def _recorder(journal: Journal, log: EventLog, clock: Clock, noted: Record) -> Record:
     def record(event: Event) -> None:
         log.write(event)
+        noted(event)
         try:
             journal.note(event, clock())
         except MargoGitopsError as error:

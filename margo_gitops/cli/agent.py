@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import asdict
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -146,6 +147,31 @@ def status(config: Path | None, output: str) -> None:
 
     found = report(_load(config))
     show(output, as_json(found), as_text(found).split("\n"))
+
+
+@agent.command()
+@_config
+@click.option("--ready", is_flag=True, help="Also ask whether a verified state is held.")
+def health(config: Path | None, *, ready: bool) -> None:
+    """Ask the running agent whether it works, at `health.listen` of its configuration.
+
+    For the health check of a container, and for scripts.
+
+    Exit status: 0 it works, 1 it does not, or is not ready, 3 no agent answers.
+    """
+    from margo_gitops.agent.service.health import ask
+
+    settings = _load(config).health
+    if settings is None or settings.listen is None:
+        raise AgentMisconfigured(
+            "this agent answers nowhere", remedy="name health.listen in its configuration, such as 127.0.0.1:9465"
+        )
+    for path in ("/healthz", "/readyz")[: 1 + ready]:
+        status, text = ask(settings.listen, path)
+        if status != HTTPStatus.OK:
+            say(text.strip() or f"{path}: status {status}")
+            sys.exit(ExitCode.FINDINGS)
+    say("ready" if ready else "healthy")
 
 
 @agent.command()

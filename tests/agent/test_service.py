@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from margo_gitops.agent.cycle import Outcome
-from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason
+from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, read_by_journald
 from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.errors import MargoGitopsError, SourceBusy, SourceUnreachable, StorageFull
@@ -201,6 +201,23 @@ def test_an_event_is_one_line_whatever_it_holds(form: LogFormat) -> None:
         }
     else:
         assert line.startswith("1970-01-01T00:00:00.000+00:00 security StateRefused press-07: first; second")
+
+
+def test_journald_learns_how_bad_an_event_is() -> None:
+    stream = io.StringIO()
+    log = EventLog("json", lambda: 0.0, stream, journald=True)
+    for reason in (Reason.STATE_REFUSED, Reason.FIRST_CONTACT, Reason.STARTED):
+        log.write(Event(reason, "what happened"))
+    assert [line[:3] for line in stream.getvalue().splitlines()] == ["<3>", "<4>", "<6>"]
+
+
+def test_what_journald_reads_is_known_by_device_and_inode(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as stream:
+        found = os.fstat(stream.fileno())
+        assert read_by_journald({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino}"}, stream)
+        assert not read_by_journald({"JOURNAL_STREAM": f"{found.st_dev}:{found.st_ino + 1}"}, stream)
+        assert not read_by_journald({}, stream)
+    assert not read_by_journald({"JOURNAL_STREAM": "1:2"}, io.StringIO())
 
 
 def test_a_log_that_is_closed_stops_nothing() -> None:

@@ -49,6 +49,8 @@ NEVER_WHILE_IT_WAITS = {
     "gzip",
     "importlib.metadata",
     "margo_gitops.agent.report.inspection",
+    "margo_gitops.agent.service.health",
+    "margo_gitops.agent.service.metrics",
     "margo_gitops.cli.output",
     "margo_gitops.documents.fleet_kinds",
     "margo_gitops.documents.freshness",

@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Final, Literal, Self, TextIO, TypeAlias
@@ -61,6 +62,7 @@ class Reason(Enum):
     REPORT_RECOVERED = "ReportRecovered"
     RECEIPT_FAILED = "ReceiptFailed", _FAILURE
     STORAGE_FAILED = "StorageFailed", _FAILURE
+    HEALTH_UNSAID = "HealthUnsaid", _FAILURE
     DEFECT = "Defect", _FAILURE
 
     def __new__(cls, word: str, *kinds: str) -> Self:
@@ -106,12 +108,16 @@ class EventLog:
         form: `text` for people, `json` for machines.
         clock: the time, seconds since the epoch.
         stream: where to; standard error if not given.
+        journald: whether systemd's journal reads the lines: then each begins with its priority.
     """
 
-    def __init__(self, form: LogFormat, clock: Callable[[], float], stream: TextIO | None = None) -> None:
+    def __init__(
+        self, form: LogFormat, clock: Callable[[], float], stream: TextIO | None = None, *, journald: bool = False
+    ) -> None:
         self._form = form
         self._clock = clock
         self._stream = stream if stream is not None else sys.stderr
+        self._journald = journald
 
     def write(self, event: Event) -> None:
         """Write one line; a log that cannot be written stops nothing."""
@@ -130,10 +136,21 @@ class EventLog:
         else:
             subject = f" {event.subject}" if event.subject else ""
             line = f"{moment} {level} {event.reason.value}{printable(subject)}: {one_line(event.text)}"
+        if self._journald:  # sd-daemon(3): error, warning, information
+            line = f"{'<3>' if event.reason.failure else '<4>' if event.reason.security else '<6>'}{line}"
         try:
             print(line, file=self._stream, flush=True)
         except (OSError, ValueError):
             return
+
+
+def read_by_journald(variables: Mapping[str, str], stream: TextIO) -> bool:
+    """Return whether a stream goes to systemd's journal, as it says in JOURNAL_STREAM."""
+    try:
+        found = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return variables.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
 
 
 def one_line(text: str) -> str:

@@ -58,6 +58,19 @@ class Waiting(Protocol):
         """Return after this time, or as soon as a signal came."""
 
 
+class Watch(Protocol):
+    """What sees the agent live, for others (agent/service/health.py)."""
+
+    def began(self) -> None:
+        """Note that a cycle begins."""
+
+    def ended(self, outcome: Outcome | None) -> None:
+        """Note that a cycle ended; None: with an error."""
+
+    def due(self, seconds: float) -> None:
+        """Note when the next poll is due."""
+
+
 class Interruptions:
     """SIGTERM and SIGINT ask to stop after the current step, SIGHUP asks to poll now; for the main thread.
 
@@ -191,6 +204,7 @@ class Service:
     report: Callable[[], None] = lambda: None
     always_report: bool = False
     longest_wait: float = 0.0
+    watch: Watch | None = None
 
     def __post_init__(self) -> None:
         # A wait gives no signs of life, and jitter may double it.
@@ -202,11 +216,17 @@ class Service:
         self._cycle(poll=False)
         failures = 0
         delay = self.schedule.first_delay()
+        self._due(delay)
         while (call := self._wait(delay)) != "end":
             ended = self._cycle(poll=True, asked=call == "asked")
             failures = failures + 1 if isinstance(ended, MargoGitopsError) else 0
             delay = self._delay(ended, failures)
+            self._due(delay)
         self.manager.stopping()
+
+    def _due(self, delay: float) -> None:
+        if self.watch is not None:
+            self.watch.due(delay)
 
     def _delay(self, ended: PollHints | MargoGitopsError, failures: int) -> float:
         """Return the seconds until the next poll (SERVICE-3)."""
@@ -219,6 +239,14 @@ class Service:
 
     def _cycle(self, *, poll: bool, asked: bool = False) -> PollHints | MargoGitopsError:
         """Do one cycle, then report; return the source's hints, or why the poll failed (SERVICE-2)."""
+        if self.watch is None:
+            return self._attempt(poll=poll, asked=asked)[0]
+        self.watch.began()
+        ended, outcome = self._attempt(poll=poll, asked=asked)
+        self.watch.ended(outcome)
+        return ended
+
+    def _attempt(self, *, poll: bool, asked: bool) -> tuple[PollHints | MargoGitopsError, Outcome | None]:
         try:
             wait = self.schedule.patience(self.clock(), self.longest_wait) if poll else 0
             outcome = self.cycles.run(poll=poll, wait=wait, patient=not asked, retry=asked)
@@ -226,14 +254,14 @@ class Service:
                 self.report()
         except MargoGitopsError as error:
             self.record(Event.of(Reason.STORAGE_FAILED, error))
-            return error
+            return error, None
         except Exception as error:  # noqa: BLE001  # SERVICE-2: a defect must not leave a device without its agent
             defect = AgentDefect(f"unexpected {type(error).__name__}: {error}", why=_places(error))
             self.record(Event.of(Reason.DEFECT, defect))
-            return defect
+            return defect, None
         self.manager.alive(f"holds version {outcome.version}" if outcome.version else "holds nothing yet")
         # A source that was not asked is not to be spared.
-        return (outcome.poll_error if outcome.poll != "none" else None) or outcome.hints
+        return (outcome.poll_error if outcome.poll != "none" else None) or outcome.hints, outcome
 
     def _wait(self, seconds: float) -> _Call:
         """Wait for the next poll, repairing what runs (SERVICE-5), with signs of life; return why the wait is over."""

@@ -31,6 +31,7 @@ _SHORTEST_INTERVAL: Final = 1.0
 _LONGEST_INTERVAL: Final = 30 * 86400.0
 _SHORTEST_TIMEOUT: Final = 1.0
 _LONGEST_TIMEOUT: Final = 86400.0
+_LAST_PORT: Final = 65535
 RECEIPTS_FOLDER: Final = "receipts"
 """In the state folder."""
 
@@ -143,6 +144,33 @@ class ReceiptSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class HealthSettings:
+    """Where the agent says how it is (docs/health.md)."""
+
+    listen: Annotated[
+        str | None,
+        About(
+            "Answer /healthz, /readyz and /metrics on a port of the loopback, or on a unix socket.",
+            ("127.0.0.1:9465", "unix:/run/margo-gitops/health.sock"),
+        ),
+        Text(
+            pattern=r"^(unix:/.{1,100}|(127\.0\.0\.1|\[::1\]|localhost):[0-9]{1,5})$",
+            what="127.0.0.1:PORT, [::1]:PORT, localhost:PORT or unix:/PATH",
+        ),
+    ] = None
+    textfile: Annotated[
+        FilePath | None, About("Write metrics to this file, for the textfile collector of Prometheus' node-exporter.")
+    ] = None
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield a section that asks for nothing, and a port that does not exist."""
+        if self.listen is None and self.textfile is None:
+            yield Problem((), "names neither listen nor textfile", "name one of them, or remove the section")
+        elif self.listen and not self.listen.startswith("unix:") and int(self.listen.rpartition(":")[2]) > _LAST_PORT:
+            yield Problem(("listen",), f"a port is at most {_LAST_PORT}")
+
+
+@dataclass(frozen=True, slots=True)
 class PollSettings:
     """How often the device asks for new state."""
 
@@ -206,6 +234,9 @@ class AgentConfiguration(OwnKind):
     ] = None
     receipts: Annotated[
         ReceiptSettings | None, About("Sign what runs after each change and each day; absent: sign nothing.")
+    ] = None
+    health: Annotated[
+        HealthSettings | None, About("Where health and metrics of the agent can be read; absent: nowhere.")
     ] = None
     capabilities: Annotated[
         tuple[FilePath, ...],

@@ -1,0 +1,118 @@
+"""Which reporter, receipts and witness a configuration asks for; only what it asks for is loaded."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+from margo_gitops.agent.memory.events import Record
+from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.pull.held import trusted_store
+from margo_gitops.agent.settings.configuration import RECEIPTS_FOLDER, AgentConfiguration
+from margo_gitops.appliers.applier import Applier
+from margo_gitops.documents.state_layout import device_reports_ref
+from margo_gitops.values import replace
+
+if TYPE_CHECKING:
+    from margo_gitops.agent.memory.receipt_store import ReceiptStore
+    from margo_gitops.agent.pull.device_clock import DeviceClock
+    from margo_gitops.agent.report.git_reporter import GitReporter
+    from margo_gitops.agent.report.reporter import Reporter
+    from margo_gitops.transport.git.git_transport import GitTransport
+    from margo_gitops.transport.http.http_transport import HttpTransport
+    from margo_gitops.trust.trusted_state import TrustedState
+
+REPORTS_CLIENT_ID_FILE: Final = "reports-client-id.json"
+
+
+def reporter_of(
+    transport: GitTransport | HttpTransport,
+    configuration: AgentConfiguration,
+    journal: Journal,
+    record: Record,
+    clock: Callable[[], float],
+    abortable: Callable[[], AbstractContextManager[None]],
+    receipts: ReceiptStore | None,
+) -> Reporter | GitReporter | None:
+    """Return what sends reports where the configuration says, or to the source; None where neither takes any."""
+    named = configuration.reports is not None and configuration.reports.origin
+    if configuration.reports is None and configuration.source.http is None:
+        return None
+    from margo_gitops.agent.report.outgoing import state_origin
+
+    origin = partial(state_origin, trusted_store(configuration)) if named else dict
+    if configuration.reports and configuration.reports.git:
+        from margo_gitops.agent.report.git_reporter import GitReporter
+        from margo_gitops.transport.git.push import GitPush
+        from margo_gitops.transport.git.source import GitSource
+
+        branch = replace(configuration.reports.git, ref=device_reports_ref(configuration.device))
+        return GitReporter(
+            transport=GitPush(GitSource.of(branch, configuration.device)),
+            device=configuration.device,
+            capabilities=configuration.capabilities,
+            journal=journal,
+            record=record,
+            timer=time.monotonic,
+            clock=clock,
+            abortable=abortable,
+            origin=origin,
+            more=receipts.files if receipts else dict,
+        )
+    settings = configuration.reports.http if configuration.reports else configuration.source.http
+    from margo_gitops.agent.report.reporter import Reporter
+    from margo_gitops.transport.http.http_transport import HttpTransport
+    from margo_gitops.transport.http.source import HttpSource
+
+    if configuration.reports and settings:
+        client_id = configuration.state_folder / REPORTS_CLIENT_ID_FILE
+        transport = HttpTransport(HttpSource.of(settings, configuration.device, client_id))
+    if settings is None or not isinstance(transport, HttpTransport):
+        raise TypeError("a source over HTTP has a transport over HTTP")
+
+    return Reporter(
+        transport=transport,
+        device=configuration.device,
+        capabilities=configuration.capabilities,
+        statuses=settings.report_status,
+        journal=journal,
+        record=record,
+        timer=time.monotonic,
+        abortable=abortable,
+        origin=origin,
+        receipts=receipts,
+    )
+
+
+def receipt_store(configuration: AgentConfiguration) -> ReceiptStore | None:
+    """Return where receipts are kept; None where the configuration wants none."""
+    if configuration.receipts is None:
+        return None
+    from margo_gitops.agent.memory.receipt_store import MOST_PUSHED, MOST_WAITING, ReceiptStore
+
+    pushed = configuration.reports is not None and configuration.reports.git is not None
+    return ReceiptStore(configuration.state_folder / RECEIPTS_FOLDER, MOST_PUSHED if pushed else MOST_WAITING)
+
+
+def witness_of(
+    configuration: AgentConfiguration,
+    store: ReceiptStore | None,
+    appliers: Mapping[str, Applier],
+    journal: Journal,
+    clock: DeviceClock,
+    record: Record,
+) -> Callable[[TrustedState], None]:
+    """Return what signs what runs; what does nothing where the configuration wants no receipts."""
+    if store is None or configuration.receipts is None:
+        return _sign_nothing
+    from margo_gitops.agent.report.receipt_maker import ReceiptMaker
+
+    key = configuration.receipts.key
+    return ReceiptMaker(configuration.device, store, key, appliers, journal, clock, record).look
+
+
+def _sign_nothing(_held: TrustedState) -> None:
+    """Do nothing: the configuration wants no receipts."""
