@@ -16,15 +16,19 @@ CYCLE-9  A fetched state is taken only if freshness does not refuse it; the held
          (agent/pull/proof_keeper.py, PROOF-1 to PROOF-6).
 CYCLE-10 A fetched state is judged by the trust document that it names, or a newer one (agent/pull/trust_keeper.py,
          ROTATE-1 to ROTATE-7). What is held runs on until a new state comes, also where the document lowers its floor.
+CYCLE-11 Outside its hours of contact a device asks nothing, sends nothing and misses nothing, unless a person asks
+         (agent/apply/timetable.py, TIME-4).
 """
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
+from margo_gitops.agent.apply.timetable import Timetable
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.poll_record import PollRecord, PollResult
 from margo_gitops.agent.pull.floor_files import FloorFiles, Remembered
@@ -50,9 +54,10 @@ from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge, judge_held, judge_stored
 from margo_gitops.values import dataclass, field, replace
 
-if TYPE_CHECKING:  # loaded where the configuration asks for freshness
+if TYPE_CHECKING:  # loaded where they are asked for
     from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
     from margo_gitops.agent.pull.trust_keeper import TrustKeeper
+    from margo_gitops.documents.calendars import Opening
 
 _WORST_FIRST: Final = (ExitCode.TRUST, ExitCode.USAGE, ExitCode.APPLY, ExitCode.TRANSPORT, ExitCode.TRY_LATER)
 
@@ -77,6 +82,8 @@ class Outcome:
         poll_error: why there is no new state, where the poll failed or was refused.
         reconciliation: how far the held state was applied; None where nothing is held.
         hints: what the source said about the next poll.
+        contact: the hours in which the device may poll, these or the next; None for any.
+        quiet: whether this is not one of them, and no one asked for a poll: nothing is sent (CYCLE-11).
     """
 
     poll: PollResult
@@ -84,6 +91,8 @@ class Outcome:
     poll_error: MargoGitopsError | None
     reconciliation: Reconciliation | None
     hints: PollHints = field(default_factory=PollHints)
+    contact: Opening | None = None
+    quiet: bool = False
 
     @property
     def answered(self) -> bool:
@@ -125,6 +134,7 @@ class Cycle:
         abortable: a signal to stop may cut off what is done inside.
         greet: called before the source is asked; the first time, it may take a few seconds.
         witness: called with what is held, after it was applied as far as it goes.
+        quiet: whether nothing may be sent now (CYCLE-11).
     """
 
     policy: Callable[[], TrustPolicy]
@@ -140,6 +150,8 @@ class Cycle:
     abortable: Callable[[], AbstractContextManager[None]] = nullcontext
     greet: Callable[[], None] = lambda: None
     witness: Callable[[TrustedState], None] = lambda _held: None
+    timetable: Timetable = field(default_factory=lambda: Timetable(time.time))
+    quiet: bool = field(default=False, init=False)
     _judged: tuple[_Judge, Snapshot, TrustPolicy, Floor | None, TrustedState] | None = field(default=None, init=False)
     _told: set[Event] = field(default_factory=set, init=False)
     _telling: set[Event] = field(default_factory=set, init=False)
@@ -174,22 +186,33 @@ class Cycle:
             policy = self.policy()
         except (AgentMisconfigured, AllowedSignersInvalid) as unreadable:
             ended = _Poll("none", self._load_unjudged(unreadable, memory), unreadable)
+            self._listen(ended.held, asked=retry or at_once)
         else:
             memory = self._change_floor(memory)
             ended = _Poll("none", self._load_held(policy, memory))
-            if poll:
+            self._listen(ended.held, asked=retry or at_once)
+            if poll and not self.quiet:
                 ended = self._poll(policy, memory, ended.held, wait)
             if self.trust is not None and (expired := self.trust.expired()):
                 self._tell(expired)
-            if self.freshness is not None:
+            if self.freshness is not None and not self.quiet:
                 self.freshness.look(ended.held, polled=ended.result in ("new", "unchanged"))
         held = ended.held
+        self.timetable.take(held)
         reconciliation = None
         if held:
             reconciliation = self.reconciler.reconcile(held, patient=patient, retry=retry, at_once=at_once)
             self.witness(held)
         version = held.manifest.manifest_version if held else None
-        return Outcome(ended.result, version, ended.error, reconciliation, ended.hints)
+        return Outcome(
+            ended.result, version, ended.error, reconciliation, ended.hints, self.timetable.contact(), self.quiet
+        )
+
+    def _listen(self, held: TrustedState | None, *, asked: bool) -> None:
+        """Follow what the held state says about contact (CYCLE-11)."""
+        self.timetable.take(held)
+        contact = self.timetable.contact()
+        self.quiet = contact is not None and contact.start > self.timetable.clock() and not asked
 
     def _read_floor(self) -> Remembered:
         reading = self.floors.repair()

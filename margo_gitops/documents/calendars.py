@@ -161,13 +161,14 @@ def _places(day: date, first: date, last: date, *, step: int) -> tuple[int, int]
     return (day - first).days // step + 1, -((last - day).days // step + 1)
 
 
-def next_opening(calendars: Sequence[Maintenance], now: float, zones: Zones) -> Opening | None:
+def next_opening(calendars: Sequence[Maintenance], now: float, zones: Zones, least: float = 0.0) -> Opening | None:
     """Return the opening that is now, or the next one (WINDOW-5).
 
     Args:
         calendars: all must be open.
         now: seconds since the epoch.
         zones: the time zones; what it raises for an unknown name is passed on.
+        least: seconds that must be left of it.
 
     Returns:
         The opening; None where it does not open within `HORIZON_DAYS`. What stays open beyond that ends there.
@@ -175,7 +176,7 @@ def next_opening(calendars: Sequence[Maintenance], now: float, zones: Zones) -> 
     common = [Opening(float("-inf"), now + HORIZON_DAYS * 86_400.0)]
     for calendar in calendars:
         common = list(_both(common, _openings(calendar, now, zones(calendar.time_zone))))
-    return next((opening for opening in common if opening.end > now), None)
+    return next((each for each in common if each.end > now and each.end - max(each.start, now) >= least), None)
 
 
 def _openings(calendar: Maintenance, now: float, zone: tzinfo) -> list[Opening]:

@@ -121,6 +121,9 @@ class DeploymentExtension:
     maintenance: Annotated[
         tuple[Calendar, ...], About("When it may be installed, updated and removed: all calendars must be open.")
     ] = ()
+    contact: Annotated[
+        Calendar | None, About("When the device polls and reports: polling hours as windows, downtime as blackouts.")
+    ] = None
 
 
 def fleet_device(document: ApplicationDeployment) -> str:

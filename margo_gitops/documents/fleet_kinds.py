@@ -11,7 +11,7 @@ from margo_gitops.documents.constraints import DeviceName, DeviceSelector, Name
 from margo_gitops.documents.declarations import About, DigestText, Items, Keys, OwnKind, Problem, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, encode_device_id
 from margo_gitops.documents.fleet_policy import Policy
-from margo_gitops.documents.maintenance import Maintenance
+from margo_gitops.documents.maintenance import Maintenance, PlaceMaintenance
 from margo_gitops.documents.trust_document import KeyText
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.values import dataclass, field
@@ -175,7 +175,8 @@ class SiteSpec:
 
     parameters: Parameters = field(default_factory=dict)
     maintenance: Annotated[
-        Maintenance | None, About("When its devices may change what runs. Default: at any time.")
+        PlaceMaintenance | None,
+        About("When its devices may change what runs, and when they may poll. Default: at any time."),
     ] = None
 
 
@@ -217,7 +218,8 @@ class DeviceSpec:
         ),
     ] = ()
     maintenance: Annotated[
-        Maintenance | None, About("When this device may change what runs, in place of what its site says.")
+        PlaceMaintenance | None,
+        About("When this device may change what runs, and may poll, in place of what its site says."),
     ] = None
 
 

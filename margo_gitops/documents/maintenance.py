@@ -1,4 +1,4 @@
-"""When a device may change what runs, as people write it: windows and blackouts of a site, a device or a deployment.
+"""When a device may change what runs, and when it may use the network: calendars of a site, a device or a deployment.
 
     maintenance:
       timeZone: Europe/Berlin
@@ -6,6 +6,10 @@
         - {days: "FREQ=WEEKLY;BYDAY=SA,SU", start: "02:00", duration: 4h}
       blackouts:
         - {from: "2026-12-19", until: "2027-01-06", reason: Christmas production}
+      polling:
+        - {days: "FREQ=DAILY", start: "20:00", duration: 8h}
+      downtime:
+        - {from: "2026-12-24", until: "2026-12-26", reason: The line to the plant is off}
 
 What it means is in margo_gitops/documents/calendars.py. Pure.
 """
@@ -27,7 +31,7 @@ _DATE: Final = Text(pattern=r"^20[0-9]{2}-[0-9]{2}-[0-9]{2}$", what="a date, fro
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """When a device may switch to a new state."""
+    """When a device may switch to a new state, or poll."""
 
     days: Annotated[
         str,
@@ -72,7 +76,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Blackout:
-    """Days on which no device switches."""
+    """Days on which no device switches, or polls."""
 
     start: Annotated[str, Wire("from"), About("The first day.", ("2026-12-19",)), _DATE]
     until: Annotated[str, About("The last day.", ("2027-01-06",)), _DATE]
@@ -104,6 +108,20 @@ class Maintenance:
     ]
     windows: Annotated[tuple[Window, ...], About("Without one, it is always open."), Items(maximum=32)] = ()
     blackouts: Annotated[tuple[Blackout, ...], About("Closed, even if a window is open."), Items(maximum=64)] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PlaceMaintenance(Maintenance):
+    """When what runs on a device may be changed, and when the device may use the network."""
+
+    polling: Annotated[
+        tuple[Window, ...], About("When the device polls and reports; without one, at any time."), Items(maximum=32)
+    ] = ()
+    downtime: Annotated[
+        tuple[Blackout, ...],
+        About("Days on which it does neither, even if polling hours begin."),
+        Items(maximum=64),
+    ] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,9 @@ from margo_gitops.documents.deployment import (
     DeploymentMetadata,
     DeploymentSpec,
 )
-from margo_gitops.documents.fleet_kinds import Deployment
-from margo_gitops.documents.maintenance import Calendar
+from margo_gitops.documents.device_id import client_of
+from margo_gitops.documents.fleet_kinds import Deployment, DeviceSpec
+from margo_gitops.documents.maintenance import Calendar, Maintenance, PlaceMaintenance
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.errors import AmbiguousProfile, MargoGitopsError, NotPlaceable, ReferenceUnknown
@@ -147,6 +148,7 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
         artifacts=_artifacts(resolved, intent),
         device=resolved.target.id if called != resolved.target.id else None,
         maintenance=calendars(resolved.deployment.value, resolved.target, intent),
+        contact=contact(resolved.target, intent),
     )
     return ApplicationDeployment(
         id=resolved.id,
@@ -171,12 +173,30 @@ def calendars(deployment: Deployment, target: TargetDevice, intent: Intent) -> t
     """Return when a deployment may change on a device: what the device says, or else its site, and what it says."""
     if deployment.spec.urgent:
         return ()
-    site = intent.sites.get(target.site or "")
-    found = [(target.device.spec.maintenance, f"device {target.id}")]
-    if found[0][0] is None and site is not None:
-        found = [(site.value.spec.maintenance, f"site {target.site}")]
+    found: list[tuple[Maintenance | None, str]] = []
+    place, of = _maintenance_of(target.device.spec, target.id, intent)
+    if place is not None and (place.windows or place.blackouts or not (place.polling or place.downtime)):
+        found.append((place, of))
     found.append((deployment.spec.maintenance, f"deployment {deployment.metadata.name}"))
     return tuple(Calendar(each.time_zone, each.windows, each.blackouts, of) for each, of in found if each is not None)
+
+
+def contact(target: TargetDevice, intent: Intent) -> Calendar | None:
+    """Return when a device polls and reports; for a gateway's child, what counts for the gateway, which polls."""
+    client = client_of(target.id)
+    device = intent.devices.get(client)
+    place, of = _maintenance_of(device.value.spec if device is not None else target.device.spec, client, intent)
+    if place is None or not (place.polling or place.downtime):
+        return None
+    return Calendar(place.time_zone, place.polling, place.downtime, of)
+
+
+def _maintenance_of(device: DeviceSpec, name: str, intent: Intent) -> tuple[PlaceMaintenance | None, str]:
+    """Return what a device says, or else its site, and who says it."""
+    site = intent.sites.get(device.site or "")
+    if device.maintenance is None and site is not None:
+        return site.value.spec.maintenance, f"site {device.site}"
+    return device.maintenance, f"device {name}"
 
 
 @lru_cache(maxsize=1024)

@@ -2,7 +2,7 @@
 
 SKELETON-1  Devices share the skeleton of a deployment's document if they have in common: the deployment, its profile,
             the overlays that select them, the names of the parameters that site and device give, which deployments
-            come first, and the calendars.
+            come first, the calendars, and when the device polls.
 SKELETON-2  Its holes are what `application_deployment` takes from the device: ids, what the device calls itself, and
             each parameter that site or device give, or whose expression names one of them or the deployment.
 SKELETON-3  A skeleton counts once it gave the exact bytes of the documents of two devices. A value that fills a hole
@@ -23,7 +23,14 @@ from margo_gitops.rendering.desired_state import DocumentWriter
 from margo_gitops.rendering.intent import ById, Intent
 from margo_gitops.rendering.parameters import Effective, is_right
 from margo_gitops.rendering.placement import selected
-from margo_gitops.rendering.resolution import Placement, Resolved, calendars, deployment_id, expression_names
+from margo_gitops.rendering.resolution import (
+    Placement,
+    Resolved,
+    calendars,
+    contact,
+    deployment_id,
+    expression_names,
+)
 from margo_gitops.rendering.templates import evaluate, names_in
 from margo_gitops.values import dataclass, replace
 
@@ -105,6 +112,7 @@ class Skeletons:
             tuple(other for other in spec.after if other in placements),
             self._intent.called(target.id) == target.id,
             calendars(placement.deployment.value, target, self._intent),
+            contact(target, self._intent),
         )
 
     def _given(self, placement: Placement) -> Iterator[Mapping[str, ParameterValue]]:

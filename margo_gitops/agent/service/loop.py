@@ -20,14 +20,17 @@ import socket
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType, TracebackType
-from typing import Final, Literal, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, TypeAlias
 
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.errors import AgentDefect, MargoGitopsError, SourceUnreachable
 from margo_gitops.transport.transport import PollHints
-from margo_gitops.values import dataclass
+from margo_gitops.values import dataclass, field
+
+if TYPE_CHECKING:
+    from margo_gitops.documents.calendars import Opening
 
 LONGEST_UNREPAIRED_SECONDS: Final = 60.0
 """The longest time between two cycles, unless one of them takes longer (SERVICE-5)."""
@@ -205,6 +208,7 @@ class Service:
     always_report: bool = False
     longest_wait: float = 0.0
     watch: Watch | None = None
+    _contact: Opening | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         # A wait gives no signs of life, and jitter may double it.
@@ -230,12 +234,17 @@ class Service:
 
     def _delay(self, ended: PollHints | MargoGitopsError, failures: int) -> float:
         """Return the seconds until the next poll (SERVICE-3)."""
-        now = self.clock()
+        now, contact = self.clock(), self._contact
         if isinstance(ended, MargoGitopsError):
-            return self.schedule.delay(now, failures=failures, retry_after=getattr(ended, "retry_after", None))
+            retry_after = getattr(ended, "retry_after", None)
+            return self.schedule.delay(now, failures=failures, retry_after=retry_after, opening=contact)
         if ended.waited and not ended.pause:
             return 0.0
-        return self.schedule.delay(now, retry_after=ended.pause, wished=ended.interval)
+        return self.schedule.delay(now, retry_after=ended.pause, wished=ended.interval, opening=contact)
+
+    def _longest_wait(self) -> float:
+        """Return the most seconds that a source may keep a poll waiting: not beyond the hours of contact."""
+        return min(self.longest_wait, self._contact.end - self.clock()) if self._contact else self.longest_wait
 
     def _cycle(self, *, poll: bool, asked: bool = False) -> PollHints | MargoGitopsError:
         """Do one cycle, then report; return the source's hints, or why the poll failed (SERVICE-2)."""
@@ -248,9 +257,10 @@ class Service:
 
     def _attempt(self, *, poll: bool, asked: bool) -> tuple[PollHints | MargoGitopsError, Outcome | None]:
         try:
-            wait = self.schedule.patience(self.clock(), self.longest_wait) if poll else 0
+            wait = self.schedule.patience(self.clock(), self._longest_wait()) if poll else 0
             outcome = self.cycles.run(poll=poll, wait=wait, patient=not asked, retry=asked)
-            if outcome.answered or (self.always_report and poll):
+            self._contact = outcome.contact
+            if not outcome.quiet and (outcome.answered or (self.always_report and poll)):
                 self.report()
         except MargoGitopsError as error:
             self.record(Event.of(Reason.STORAGE_FAILED, error))

@@ -12,6 +12,8 @@
     SCHEDULE-8  Where the source keeps a poll waiting for a change, the wait ends at the device's own slot, counted with
                 the longest wait as the interval. So a fleet whose waits were all cut off, or all answered, at one
                 moment is spread again one wait later, without an echo (failure mode F17).
+    SCHEDULE-9  Where the device may poll at some hours only, a poll that is not allowed comes in the next of them, at
+                the device's own place in their first interval.
 
 Times are seconds since the epoch. A clock that is wrong moves the slots, never the pace.
 """
@@ -49,7 +51,13 @@ class Schedule:
         return _fraction(self.device, "start") * self.jitter
 
     def delay(
-        self, now: float, *, failures: int = 0, retry_after: float | None = None, wished: float | None = None
+        self,
+        now: float,
+        *,
+        failures: int = 0,
+        retry_after: float | None = None,
+        wished: float | None = None,
+        opening: tuple[float, float] | None = None,
     ) -> float:
         """Return how many seconds to wait before the next poll; always positive.
 
@@ -57,7 +65,11 @@ class Schedule:
             failures: polls that failed in a row, up to now.
             retry_after: seconds the source asked to wait, if it did.
             wished: seconds between two polls that the source wishes for, if it does.
+            opening: beginning and end of the hours in which the device may poll, these or the next; None for any.
         """
+        if opening is not None and opening[0] > now:
+            begin, end = opening
+            return begin - now + _fraction(self.device, f"opening {begin}") * min(self.interval, (end - begin) / 2)
         interval = max(self.interval, min(wished or 0.0, LONGEST_RETRY_AFTER_SECONDS))
         pause = max(self._backoff(failures), min(retry_after or 0.0, LONGEST_RETRY_AFTER_SECONDS))
         begin, slot = self._slot(now + pause, interval)
