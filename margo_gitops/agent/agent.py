@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, Final
 
 from margo_gitops import __version__
 from margo_gitops.agent.apply.reconciler import Reconciler
+from margo_gitops.agent.apply.timetable import Timetable
 from margo_gitops.agent.apply.workloads import DeviceLimits, read_eligibility
 from margo_gitops.agent.cycle import Cycle, Outcome
 from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record, read_by_journald
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.poll_record import PollRecord
 from margo_gitops.agent.memory.state_folder import clear_way, lock_folder, make_folder
+from margo_gitops.agent.pull.device_clock import ClockMemory
 from margo_gitops.agent.pull.held import (
     CLOCK_FILE,
     FLOOR_FILE,
@@ -85,7 +87,7 @@ def run_once(
         working_agent(configuration, log_format, interruptions, watch=watch) as parts,
     ):
         outcome = parts.cycle.run(retry=retry, at_once=at_once)
-        if outcome.answered or configuration.reports:
+        if not outcome.quiet and (outcome.answered or configuration.reports):
             parts.report()
         if watch is not None:
             watch.ended(outcome)
@@ -230,6 +232,15 @@ def working_agent(
                 ending.callback(reporter.transport.close)
             time_here = device_clock(configuration, clock)
             trust = trust_keeper(configuration, record, time_here, transport, interruptions.abortable)
+            known = ClockMemory(journal)
+            timetable = Timetable(
+                clock,
+                lambda: time_here.floor,
+                known.seen,
+                known.keep,
+                known.synchronized,
+                trusts=configuration.clock == "trust",
+            )
             appliers = create_appliers(configuration, interrupted)
             reconciler = Reconciler(
                 appliers,
@@ -239,7 +250,8 @@ def working_agent(
                 interrupted,
                 limits=limits,
                 heartbeat=heartbeat,
-                tell=reporter.hear if reporter else _nothing,
+                tell=lambda name, status: reporter.hear(name, status) if reporter and not cycle.quiet else None,
+                timetable=timetable,
             )
             cycle = Cycle(
                 policy=lambda: read_policy(configuration, trust),
@@ -255,6 +267,7 @@ def working_agent(
                 abortable=interruptions.abortable,
                 greet=reporter.greet if reporter else _nothing,
                 witness=witness_of(configuration, receipts, appliers, journal, time_here, record),
+                timetable=timetable,
             )
             yield Parts(cycle, reporter.send if reporter else _nothing, journal, record)
 

@@ -175,9 +175,11 @@ def test_a_clock_that_goes_back_closes_the_window_again(device: Device):
 def test_a_calendar_is_looked_at_once_for_each_opening(device: Device, monkeypatch: pytest.MonkeyPatch):
     looked: list[float] = []
 
-    def counted(every: Sequence[Maintenance], now: float, zones: calendars.Zones) -> calendars.Opening | None:
+    def counted(
+        every: Sequence[Maintenance], now: float, zones: calendars.Zones, least: float = 0.0
+    ) -> calendars.Opening | None:
         looked.append(now)
-        return look(every, now, zones)
+        return look(every, now, zones, least)
 
     look = calendars.next_opening
     monkeypatch.setattr(calendars, "next_opening", counted)

@@ -238,6 +238,31 @@ def test_a_deployment_gets_the_calendar_of_its_device_or_else_of_its_site_and_it
     }
 
 
+def test_polling_hours_and_downtime_of_a_place_come_with_each_deployment(fleet: FleetFolder):
+    hours = {"timeZone": "Europe/Berlin", "polling": NIGHTS["windows"]}
+    fleet.site("north", maintenance=hours)
+    fleet.site("south", maintenance={**NIGHTS, "downtime": [{"from": "2026-12-24", "until": "2026-12-26"}]})
+    for device in ("a", "a2", "a3"):
+        fleet.device(device, site="north")
+    fleet.device("b", site="south")
+    fleet.device("gw")
+    fleet.device("gw/child", site="north")
+    fleet.application()
+    fleet.deployment("plain")
+    fleet.deployment("urgent", urgent=True)
+    found = {
+        name: own_extension(document)
+        for state in fleet.render().values()
+        for name, document in documents(state).items()
+    }
+    contacts = {name: (each.contact.of, len(each.contact.windows)) for name, each in found.items() if each.contact}
+    places = {"a": ("site north", 1), "a2": ("site north", 1), "a3": ("site north", 1), "b": ("site south", 0)}
+    assert contacts == {f"{device} {name}": of for device, of in places.items() for name in ("plain", "urgent")}
+    assert [each.of for each in found["b plain"].maintenance] == ["site south"]
+    assert found["a plain"].maintenance == (), "polling hours alone close nothing"
+    assert found["gw/child plain"].contact is None, "the gateway polls"
+
+
 def test_another_calendar_changes_no_workload(small: FleetFolder):
     before = documents(small.render()["a"])["a web"]
     small.deployment("web", maintenance=NIGHTS)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from margo_gitops.agent.apply.bookkeeping import Bookkeeping
 from margo_gitops.agent.apply.steps import Change, Plan, make_plan
+from margo_gitops.agent.apply.timetable import Timetable
 from margo_gitops.agent.apply.windows import Windows
 from margo_gitops.agent.apply.workloads import DesiredDeployment, DeviceLimits, desired_deployments
 from margo_gitops.agent.memory.events import Event, Reason, Record
@@ -73,6 +74,7 @@ class Reconciler:
         stopping: asked between steps; once true, the rest is left for the next start.
         heartbeat: called before each step.
         tell: called with each new status of a deployment, and its id; returns at once.
+        timetable: what the clock says of calendars; None: the clock is trusted once it is set.
     """
 
     appliers: Mapping[str, Applier]
@@ -84,10 +86,12 @@ class Reconciler:
     limits: DeviceLimits = field(default_factory=DeviceLimits)
     heartbeat: Callable[[], None] = lambda: None
     tell: Callable[[str, bytes], None] = lambda _id, _status: None
+    timetable: Timetable | None = None
     _told: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        self._windows = Windows(self.clock, self.journal.facts, self.journal.set_facts)
+        timetable = self.timetable or Timetable(self.clock)
+        self._windows = Windows(timetable, self.journal.facts, self.journal.set_facts)
 
     def reconcile(
         self, state: TrustedState, *, patient: bool, retry: bool = False, at_once: bool = False

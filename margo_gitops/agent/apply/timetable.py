@@ -42,7 +42,7 @@ class Timetable:
     Attributes:
         clock: the time as the machine shows it, seconds since the epoch.
         floor: returns the newest signed time that the clock had reached; None for none.
-        seen: returns the last time that counted here; None where none is known.
+        seen: returns the last time that counted here; None if it is not known.
         keep_seen: called with a time that counts, now and then.
         synchronized: returns whether a time service has set the clock since the machine started; None: not known.
         trusts: whether a clock counts that is not known to be set (TIME-3).
@@ -101,7 +101,7 @@ class Timetable:
             return None
 
     def opening(self, calendars: tuple[Calendar, ...], least: float = 0.0) -> Opening | None:
-        """Return the opening that counts now: the one that is, or the next; None where there is none.
+        """Return the opening that counts now: the one that is, or the next; None if it does not come.
 
         It is looked for again when it is over, or the clock went back.
 

@@ -4,16 +4,16 @@ OPEN-1  A deployment changes only while all its calendars are open (margo_gitops
         calendars may change at any time.
 OPEN-2  A deployment that is gone from the state is removed by the calendars that it had last: they are remembered.
 OPEN-3  A time zone that the device does not know closes a calendar: it must not guess.
-OPEN-4  A clock that shows a time before this program was written is not set, and closes a calendar too.
+OPEN-4  A clock that cannot be trusted (margo_gitops/agent/apply/timetable.py, TIME-1 to TIME-3) closes a calendar too.
 OPEN-5  Only the newest state counts when a calendar opens: what was missed meanwhile is not made up for.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping
-from datetime import datetime, tzinfo
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from margo_gitops.agent.apply.timetable import Timetable, spoken
 from margo_gitops.agent.apply.workloads import DesiredDeployment
 from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.maintenance import Calendar
@@ -21,14 +21,8 @@ from margo_gitops.documents.records import read, write
 from margo_gitops.errors import MargoGitopsError, OutsideWindow
 from margo_gitops.values import dataclass, field
 
-if TYPE_CHECKING:
-    from margo_gitops.documents.calendars import Opening
-
 _REMEMBERED: Final = "calendars"
 """The fact that holds the calendars of all deployments that have some, by id."""
-_MOST_OPENINGS: Final = 100
-_WRITTEN: Final = 1_790_000_000.0
-"""September 2026."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +37,14 @@ class Windows:
     """Tells which deployments may change now.
 
     Attributes:
-        clock: the time, seconds since the epoch.
+        timetable: what the clock says.
         recall: returns the facts of the journal.
         keep: keeps facts in the journal.
     """
 
-    clock: Callable[[], float]
+    timetable: Timetable
     recall: Callable[[], Mapping[str, str]]
     keep: Callable[[dict[str, str]], None]
-    _openings: dict[tuple[Calendar, ...], tuple[float, Opening | None]] = field(default_factory=dict, init=False)
 
     def closed(self, desired: Iterable[DesiredDeployment], there: Container[str]) -> dict[str, OutsideWindow]:
         """Return why deployments may not change now, by id (OPEN-1 to OPEN-4).
@@ -76,15 +69,14 @@ class Windows:
         return {name: error for name, error in found.items() if error is not None}
 
     def _closed(self, name: str, calendars: tuple[Calendar, ...]) -> OutsideWindow | None:
-        now = self.clock()
         whose = " and ".join(calendar.of for calendar in calendars)
-        if now < _WRITTEN:
+        if doubt := self.timetable.doubt():
             return OutsideWindow(
-                f"the deployment {name} waits: the clock of this device is not set, and {whose} needs the time",
+                f"the deployment {name} waits: {doubt}, and {whose} needs the time",
                 remedy="set the clock, or run `margo-gitops agent once --now` on the device",
             )
         try:
-            opening = self._opening(calendars, now)
+            opening = self.timetable.opening(calendars)
         except (LookupError, ValueError, OSError) as error:
             return OutsideWindow(
                 f"the deployment {name} waits: this device does not know the time zone of {whose}",
@@ -96,32 +88,12 @@ class Windows:
                 f"the deployment {name} waits for a time that never comes: {whose} are not open at once",
                 remedy="correct spec.maintenance in the fleet repo, and render again",
             )
-        if opening.start <= now:
+        if opening.start <= self.timetable.clock():
             return None
-        start = datetime.fromtimestamp(opening.start, _zone(calendars[0].time_zone))
         return OutsideWindow(
-            f"the deployment {name} waits until {start:%A %Y-%m-%d %H:%M %Z}, because of {whose}",
+            f"the deployment {name} waits until {spoken(opening.start, calendars)}, because of {whose}",
             remedy="wait, or run `margo-gitops agent once --now` on the device",
         )
-
-    def _opening(self, calendars: tuple[Calendar, ...], now: float) -> Opening | None:
-        """Return the opening that counts; it is looked for again when it is over, or the clock went back."""
-        from margo_gitops.documents.calendars import HORIZON_DAYS, next_opening  # loaded where there is a calendar
-
-        since, opening = self._openings.get(calendars, (float("inf"), None))
-        until = opening.end if opening else since + HORIZON_DAYS * 43_200
-        if not since <= now < until:
-            opening = next_opening(calendars, now, _zone)
-            if len(self._openings) >= _MOST_OPENINGS:
-                self._openings.clear()
-            self._openings[calendars] = (now, opening)
-        return opening
-
-
-def _zone(name: str) -> tzinfo:
-    from zoneinfo import ZoneInfo  # loaded where there is a calendar
-
-    return ZoneInfo(name)
 
 
 def _read(text: str) -> dict[str, tuple[Calendar, ...]]:

@@ -232,6 +232,13 @@ class AgentConfiguration(OwnKind):
     reports: Annotated[
         ReportSettings | None, About("Where reports go; absent: to an HTTP source, and from a git source nowhere.")
     ] = None
+    clock: Annotated[
+        Literal["hold", "trust"],
+        About(
+            "Whether what needs the time waits (`hold`) while the clock was not set since the start, or was set back"
+            " (docs/maintenance.md)."
+        ),
+    ] = "hold"
     receipts: Annotated[
         ReceiptSettings | None, About("Sign what runs after each change and each day; absent: sign nothing.")
     ] = None
