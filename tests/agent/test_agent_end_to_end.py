@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 from device_world import DEVICE, STRANGER, World, deployment_bytes, deployment_id, snapshot_of
 
+from margo_gitops.documents.nodes import Json
+
 TIMEOUT = 30.0
 
 
@@ -174,7 +176,7 @@ def small_disk(world: World) -> Iterator[Callable[[str], None]]:
 
 
 @pytest.mark.real
-def test_a_full_and_a_read_only_disk_stop_nothing_that_runs_and_cost_no_memory(
+def test_f15_a_full_and_a_read_only_disk_stop_nothing_that_runs_and_cost_no_memory(
     world: World, small_disk: Callable[[str], None]
 ) -> None:
     def events() -> str:
@@ -319,6 +321,27 @@ def test_a_second_agent_ends_with_75(world: World) -> None:
             running.send_signal(signal.SIGTERM)
             running.communicate(timeout=TIMEOUT)
         assert running.returncode == 0
+
+
+def test_f5_an_update_that_hangs_ends_in_time_and_nothing_piles_up(world: World, tmp_path: Path) -> None:
+    hook, begun = tmp_path / "hook", tmp_path / "begun"
+    hook.write_text(f'#!/bin/sh\ngrep -q hangs "$2/values.env" || exit 0\necho x >> {begun}\nexec sleep 600\n')
+    hook.chmod(0o755)
+    applier: Json = {"folder": str(world.output), "hook": [str(hook)], "hookTimeoutSeconds": 1}
+    world.configure(appliers={"files": applier})
+    world.publish({1: deployment_bytes(1)})
+    assert world.agent("once").returncode == 0
+    world.publish({1: deployment_bytes(1, values={"GREETING": "hangs"})})
+    with subprocess.Popen(world.command("once"), env=world.environment(), stderr=subprocess.PIPE, text=True) as first:
+        eventually(begun.exists)
+        world.publish({1: deployment_bytes(1, values={"GREETING": "hangs too"})})
+        world.publish({1: deployment_bytes(1, values={"GREETING": "newest"})})
+        assert [world.agent("once").returncode for _ in range(2)] == [75, 75]
+        _, said = first.communicate(timeout=TIMEOUT)
+    assert first.returncode == 5, said
+    assert world.value(1) == 'GREETING="hello"\n'
+    assert world.agent("once").returncode == 0
+    assert (world.value(1), begun.read_text()) == ('GREETING="newest"\n', "x\n")
 
 
 def test_run_follows_the_branch_polls_on_sighup_and_stops_on_sigterm(world: World) -> None:

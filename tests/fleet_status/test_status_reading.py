@@ -105,6 +105,19 @@ def test_a_new_version_leaves_devices_behind_until_they_adopt_it(fleet: Fleet):
     assert fleet.states()["a"] == "installed"
 
 
+def test_f6_a_device_that_is_away_holds_up_no_other(fleet: Fleet):
+    fleet.reporter.report("a")
+    for number in (2, 3):
+        fleet.publish("a", "b", "c", revision=f"# {number}\n")
+        fleet.reporter.report("a")
+        found = {each.device: (each.state, each.desired, each.adopted) for each in fleet.read().devices}
+        assert found == {
+            "a": ("installed", number, number),
+            "b": ("silent", number, None),
+            "c": ("silent", number, None),
+        }
+
+
 def test_filters_choose_devices(fleet: Fleet):
     fleet.reporter.report("a")
     assert fleet.states(states=frozenset({"installed"})) == {"a": "installed"}

@@ -218,6 +218,18 @@ def test_what_an_edit_cannot_reach_is_not_rendered(fleet: FleetFolder, monkeypat
         assert refs(fleet) == refs(fleet, "whole")
 
 
+def test_f23_a_new_application_reaches_its_devices_with_the_commit_that_adds_it(fleet: FleetFolder):
+    before = refs(fleet).splitlines()
+    fleet.application("fresh", "1.0.0")
+    fleet.commit()
+    render(fleet)
+    fleet.deployment("fresh", on=["a"], application="fresh")
+    fleet.commit()
+    render(fleet)
+    moved = [line.split()[1] for line in refs(fleet).splitlines() if line not in before and "/devices/" in line]
+    assert moved == ["refs/heads/devices/a"]
+
+
 def test_the_last_device_of_a_deployment_is_not_taken_from_it(fleet: FleetFolder):
     fleet.deployment("one", on={"matchLabels": {"line": 7}})
     fleet.device("a", site="north", labels={"line": 7})

@@ -273,6 +273,13 @@ def test_a_change_of_a_site_needs_its_reviewers(world: PolicyWorld, site: str, n
         assert f"site {site}" in world.errors(base)[0].message
 
 
+def test_f7_a_gate_that_is_set_up_without_numbers_is_closed(world: PolicyWorld):
+    base = started(world, reviews={"default": {}})
+    world.fleet.site("north", p="second")
+    world.commit()
+    assert refused(world, base) == {"MG1222"}
+
+
 def test_what_changes_no_device_needs_no_review(world: PolicyWorld):
     base = started(world, **REVIEWS)
     world.fleet.put("README.md", "Hello\n")

@@ -5,7 +5,9 @@ The server is `margo-gitops serve`; the device is the agent's transport; every b
 
 from __future__ import annotations
 
+import os
 import re
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +78,24 @@ def test_an_idle_poll_is_one_request_and_the_same_bytes_among_1_and_100000_refs(
     with fleet.client(DEVICE) as client:
         assert len(post(client, command("ls-refs", f"ref-prefix {REF}")).content) == BODY < 80
     assert alone.bytes_down <= 170 + BODY
+
+
+def test_f28_memory_does_not_grow_with_the_repository(fleet: ServedFleet) -> None:
+    def peak() -> int:
+        tracemalloc.start()
+        try:
+            pull(fleet, None)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    fleet.start()
+    peak()  # what is loaded once
+    small = peak()
+    big = {f"other-{number}": {"hmi": os.urandom(400_000)} for number in range(20)}
+    fleet.render({**FLEET, **big})
+    add_others(fleet, 10_000)
+    assert peak() < small + 50_000
 
 
 def test_every_further_poll_is_one_request_on_the_same_connection(fleet: ServedFleet) -> None:
