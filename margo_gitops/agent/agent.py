@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from margo_gitops import __version__
 from margo_gitops.agent.apply.reconciler import Reconciler
 from margo_gitops.agent.apply.timetable import Timetable
-from margo_gitops.agent.apply.workloads import DeviceLimits, read_eligibility
+from margo_gitops.agent.apply.workloads import DeviceLimits, read_eligibility, without_secrets
 from margo_gitops.agent.cycle import Cycle, Outcome
 from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record, read_by_journald
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
@@ -35,7 +35,7 @@ from margo_gitops.agent.report.wiring import REPORTS_CLIENT_ID_FILE, receipt_sto
 from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.agent.settings.configuration import RECEIPTS_FOLDER, AgentConfiguration
-from margo_gitops.appliers.applier import Applier, ApplierContext
+from margo_gitops.appliers.applier import Applier, ApplierContext, no_secrets
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
 from margo_gitops.errors import MargoGitopsError, NothingHeld
@@ -43,6 +43,7 @@ from margo_gitops.settings import spell_duration
 from margo_gitops.values import dataclass
 
 if TYPE_CHECKING:
+    from margo_gitops.agent.apply.secrets import SecretSources
     from margo_gitops.agent.service.health import HealthWatch
     from margo_gitops.transport.git.git_transport import GitTransport
     from margo_gitops.transport.http.http_transport import HttpTransport
@@ -192,8 +193,11 @@ def working_agent(
         StateFolderUnusable: the state folder cannot be used.
     """
     transport = _transport(configuration)
+    secrets = _secret_sources(configuration)
     limits = DeviceLimits(
-        read_eligibility(configuration.device, configuration.capabilities), round(configuration.longest_timeout)
+        read_eligibility(configuration.device, configuration.capabilities),
+        round(configuration.longest_timeout),
+        secrets.digest if secrets else without_secrets,
     )
     interrupted = interrupted or interruptions.stopping
     log = EventLog(log_format, clock, journald=read_by_journald(os.environ, sys.stderr))
@@ -241,7 +245,7 @@ def working_agent(
                 known.synchronized,
                 trusts=configuration.clock == "trust",
             )
-            appliers = create_appliers(configuration, interrupted)
+            appliers = create_appliers(configuration, interrupted, secrets)
             reconciler = Reconciler(
                 appliers,
                 journal,
@@ -272,6 +276,15 @@ def working_agent(
             yield Parts(cycle, reporter.send if reporter else _nothing, journal, record)
 
 
+def _secret_sources(configuration: AgentConfiguration) -> SecretSources | None:
+    if configuration.secrets is None:
+        return None
+    from margo_gitops.agent.apply.secrets import SecretSources, protect_process
+
+    protect_process()
+    return SecretSources(configuration.secrets, os.environ, configuration.state_folder)
+
+
 def _nothing(*_: object) -> None:
     """Do nothing: no server takes reports, no receipts are wanted."""
 
@@ -294,7 +307,9 @@ def _transport(configuration: AgentConfiguration) -> GitTransport | HttpTranspor
     return HttpTransport(address, signed=not configuration.trust.unsigned)
 
 
-def create_appliers(configuration: AgentConfiguration, interrupted: Callable[[], bool]) -> Mapping[str, Applier]:
+def create_appliers(
+    configuration: AgentConfiguration, interrupted: Callable[[], bool], secrets: SecretSources | None = None
+) -> Mapping[str, Applier]:
     """Return the configured appliers by name, in the configuration's order.
 
     Args:
@@ -317,6 +332,7 @@ def create_appliers(configuration: AgentConfiguration, interrupted: Callable[[],
             proxy_from_environment=proxy,
             base=settings.folder,
             workloads=configuration.workloads,
+            secrets=secrets.open if secrets else no_secrets,
         )
         appliers[name] = create_applier(name, context)
     return appliers

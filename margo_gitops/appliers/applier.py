@@ -9,6 +9,7 @@ APPLIER-3  When `install` fails, what ran before runs again, and the error says 
 APPLIER-4  `remove` is idempotent and removes only what this agent installed.
 APPLIER-5  Any step may be cut off at any moment; the same step started again ends in the same state.
 APPLIER-6  `observe` reads the engine, never the applier's memory.
+APPLIER-7  One that has `delivers_secrets = True` gives a workload its secrets, and shows their values to no one else.
 
 Plug-ins register a factory under the entry point group `margo_gitops.appliers`; see `docs/appliers.md`.
 """
@@ -18,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, Protocol, TypeVar, runtime_checkable
+from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import disk_errors, read_bounded
@@ -28,8 +29,9 @@ from margo_gitops.documents.deployment import ApplicationDeployment, Artifact
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds, Json
 from margo_gitops.documents.records import find
+from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.documents.workload_policy import WorkloadPolicy
-from margo_gitops.errors import StorageFailed, UnreadableDocument
+from margo_gitops.errors import SecretUnavailable, StorageFailed, UnreadableDocument, WorkloadUnsupported
 from margo_gitops.values import dataclass, field
 
 T = TypeVar("T")
@@ -52,6 +54,7 @@ class Workload:
         component: the component, one of the deployment's.
         artifact: where its content is, by digest; None where the deployment has no content for it.
         values: parameter values by pointer, only those whose targets name this component, in the document's order.
+        secrets: what it gets besides, by pointer; `ApplierContext.secrets` opens them.
         digest: over component, artifact digest and values: equal digests mean that nothing needs to change.
         longest_seconds: the longest time of one step on this device, also where the document wants more.
     """
@@ -62,6 +65,7 @@ class Workload:
     values: Mapping[str, ParameterValue]
     digest: Digest
     longest_seconds: int = LONGEST_TIMEOUT_SECONDS
+    secrets: Mapping[str, WantedSecret] = field(default_factory=dict)
 
     @property
     def key(self) -> WorkloadKey:
@@ -109,6 +113,21 @@ class Observed:
     detail: str = ""
 
 
+OpenSecrets: TypeAlias = Callable[[Mapping[str, WantedSecret]], Mapping[str, bytes]]
+"""Returns the values of secrets, by pointer (SecretUnavailable: one has none)."""
+
+
+def no_secrets(wanted: Mapping[str, WantedSecret]) -> Mapping[str, bytes]:
+    """Return nothing, for an agent without secrets (SecretUnavailable: one is wanted)."""
+    for secret in wanted.values():
+        raise SecretUnavailable(
+            f"there is no value for the secret {secret.name}",
+            why=["the agent's configuration has no `secrets`"],
+            remedy="add `secrets` with its source: docs/secrets.md",
+        )
+    return {}
+
+
 def never() -> bool:
     """Return False: for an applier that is never interrupted."""
     return False
@@ -128,6 +147,8 @@ class ApplierContext:
         base: what relative paths in the settings are relative to: the folder of the configuration file.
         workloads: what a workload may do to this device; the applier refuses the rest with `WorkloadForbidden`, before
             anything is touched.
+        secrets: opens secrets. The values belong into no log, no error, no argument of a program, and no file that
+            others can read.
     """
 
     device: str
@@ -137,6 +158,7 @@ class ApplierContext:
     proxy_from_environment: bool = False
     base: Path = Path()
     workloads: WorkloadPolicy = field(default_factory=WorkloadPolicy)
+    secrets: OpenSecrets = no_secrets
 
 
 class Applier(Protocol):
@@ -171,6 +193,15 @@ class Applier(Protocol):
         Raises:
             ApplyError: the engine does not answer.
         """
+
+
+def check_secrets(name: str, applier: Applier, workload: Workload) -> None:
+    """Refuse a workload with secrets where the applier does not say `delivers_secrets` (WorkloadUnsupported)."""
+    if workload.secrets and not getattr(applier, "delivers_secrets", False):
+        raise WorkloadUnsupported(
+            f"the applier {name} delivers no secrets, and {workload.deployment.metadata.name} has some",
+            remedy="use another applier for it, or take spec.secretRefs out of the deployment",
+        )
 
 
 @dataclass(frozen=True, slots=True)

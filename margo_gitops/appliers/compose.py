@@ -21,10 +21,12 @@ from typing import ClassVar
 from margo_gitops.appliers.applier import (
     ApplierContext,
     Observed,
+    OpenSecrets,
     RunningImage,
     Workload,
     WorkloadKey,
     never,
+    no_secrets,
     storing,
 )
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
@@ -37,6 +39,7 @@ from margo_gitops.appliers.compose_project import (
     observed,
     override_file,
     project_name,
+    secret_variable,
 )
 from margo_gitops.appliers.compose_revision import CONTENT, OVERRIDE, Revision, RevisionRecord, Revisions
 from margo_gitops.appliers.compose_running import REMOVE_SECONDS, RunningProject
@@ -46,9 +49,13 @@ from margo_gitops.appliers.compose_source import (
     read_model,
 )
 from margo_gitops.appliers.engine_socket import EngineSocket, engine_socket
+from margo_gitops.appliers.programs import hiding
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.disk.folders import new_folder
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
+from margo_gitops.documents.compose_variables import variable_name
+from margo_gitops.documents.deployment import Artifact
+from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.errors import (
     ApplyError,
     ArtifactUnavailable,
@@ -96,6 +103,7 @@ def create(context: ApplierContext) -> ComposeApplier:
         remove_volumes=remove_volumes,
         interrupted=context.interrupted,
         policy=ComposePolicy(context.workloads, _sockets(environment)),
+        secrets=context.secrets,
     )
 
 
@@ -117,6 +125,7 @@ class ComposeApplier:
     """
 
     profile_types: ClassVar[Sequence[str]] = ("compose",)
+    delivers_secrets: ClassVar[bool] = True
     device: str
     folder: Path
     engine: ComposeEngine
@@ -125,6 +134,7 @@ class ComposeApplier:
     remove_volumes: bool = False
     interrupted: Callable[[], bool] = never
     policy: ComposePolicy = field(default_factory=ComposePolicy)
+    secrets: OpenSecrets = no_secrets
 
     def __post_init__(self) -> None:
         self._revisions = Revisions(self.folder / "workloads")
@@ -166,8 +176,8 @@ class ComposeApplier:
                     self.engine.check_run(run, ["what it ended may look as if it were done"])
                     self._made_current(key, revision)
                     return
-                problem += project.logs(revision.record.environment)
-                reinstated = _reinstate(project, revision, current, before, held.descriptor)
+                problem += project.logs(revision.environment)
+                reinstated = self._reinstate(project, revision, current, before, held.descriptor)
                 # What an engine ends while it stops says nothing about the workload.
                 self.engine.check_run(run, problem)
             except ApplyError as error:
@@ -207,20 +217,37 @@ class ComposeApplier:
         return found
 
     def _prepare(self, workload: Workload, deadline: float) -> Revision:
-        key = workload.key
         if workload.artifact is None:
             raise WorkloadUnsupported(
                 f"the deployment names no content for component {workload.component.name}",
                 remedy="give the component an artifact in the fleet repo; OCI registries are not read by this agent",
             )
         environment = environment_of(workload)
+        secrets = self._opened({variable_name(pointer): each for pointer, each in workload.secrets.items()})
+        with hiding(secrets):
+            made = self._revision(workload, workload.artifact, environment, secrets, deadline)
+        return replace(made, secrets=secrets)
+
+    def _opened(self, wanted: Mapping[str, WantedSecret]) -> Mapping[str, str]:
+        """Return the values of secrets, by variable (SecretUnavailable: one has none)."""
+        return {variable: secret_variable(variable, value) for variable, value in self.secrets(wanted).items()}
+
+    def _revision(
+        self,
+        workload: Workload,
+        artifact: Artifact,
+        parameters: Mapping[str, str],
+        secrets: Mapping[str, str],
+        deadline: float,
+    ) -> Revision:
+        key, environment = workload.key, {**parameters, **secrets}
         revision = self._revisions.find(key, workload.digest)
         if revision is None:
             self._revisions.forget_prepared(key)
             with storing(self.folder), new_folder(self._revisions.place(key, workload.digest)) as folder:
                 content = folder / CONTENT
                 content.mkdir()
-                self.artifacts.place(workload.artifact, content, seconds=deadline - time.monotonic())
+                self.artifacts.place(artifact, content, seconds=deadline - time.monotonic())
                 compose_file = compose_file_in(content, workload.component.name)
                 model = self._model(
                     workload, content, compose_file, ["--file", str(compose_file)], environment, deadline
@@ -228,10 +255,11 @@ class ComposeApplier:
                 (folder / OVERRIDE).write_bytes(override_file(workload, self.device, model.services))
                 RevisionRecord(
                     workload.digest,
-                    workload.artifact.digest,
+                    artifact.digest,
                     str(compose_file.relative_to(folder)),
-                    environment,
+                    parameters,
                     workload.timeout_seconds,
+                    {variable_name(pointer): each for pointer, each in workload.secrets.items()},
                 ).write(folder)
             revision = self._revisions.find(key, workload.digest)
             if revision is None:
@@ -239,6 +267,7 @@ class ComposeApplier:
         else:
             content, compose_file = revision.folder / CONTENT, revision.folder / revision.record.compose_file
             model = self._model(workload, content, compose_file, revision.files, environment, deadline)
+        _check_images(workload, model, secrets)
         self._pull(workload, model, deadline)
         return revision
 
@@ -297,6 +326,28 @@ class ComposeApplier:
         self._revisions.make_current(key, revision)
         self.artifacts.prune(self._revisions.artifacts())
 
+    def _reinstate(
+        self,
+        project: RunningProject,
+        failed: Revision,
+        current: Revision | None,
+        before: Sequence[Container],
+        lock: int,
+    ) -> bool:
+        """Let run what ran before; return whether it does."""
+        try:
+            if current is None or current.folder == failed.folder:
+                if not before:
+                    return not project.down(failed, lock)
+                return False
+            deadline = time.monotonic() + current.record.timeout_seconds
+            current = replace(current, secrets=self._opened(current.record.secrets))
+            return not project.start(current, deadline, lock, project.containers())
+        except StepInterrupted:
+            raise  # the next start takes all of it up
+        except ApplyError:
+            return False
+
     def _locked(self, deadline: float) -> HeldLock:
         """Return the applier's lock; a Compose client that an earlier agent left behind may still hold it."""
         while True:
@@ -314,21 +365,14 @@ class ComposeApplier:
                 time.sleep(_POLL_SECONDS)
 
 
-def _reinstate(
-    project: RunningProject, failed: Revision, current: Revision | None, before: Sequence[Container], lock: int
-) -> bool:
-    """Let run what ran before; return whether it does."""
-    try:
-        if current is None or current.folder == failed.folder:
-            if not before:
-                return not project.down(failed, lock)
-            return False
-        deadline = time.monotonic() + current.record.timeout_seconds
-        return not project.start(current, deadline, lock, project.containers())
-    except StepInterrupted:
-        raise  # the next start takes all of it up
-    except ApplyError:
-        return False
+def _check_images(workload: Workload, model: ComposeModel, secrets: Mapping[str, str]) -> None:
+    """Refuse a secret in the name of an image: it would be an argument of the engine's client."""
+    for variable, value in secrets.items():
+        if value and any(value in image for image, _, _ in model.images):
+            raise ComposeInvalid(
+                f"component {workload.component.name} has the secret {variable} in the name of an image",
+                remedy="name images without secrets; credentials of a registry are the engine's matter (docker login)",
+            )
 
 
 def _as_asked(containers: Sequence[Container], workload: Workload) -> bool:

@@ -57,6 +57,12 @@ def environment_of(workload: Workload) -> dict[str, str]:
             a variable can hold, or all of them together are too long.
     """
     environment: dict[str, str] = {}
+    for pointer in workload.secrets:
+        if problem := pointer_problem(pointer):
+            raise WorkloadUnsupported(
+                f"the pointer {pointer} of component {workload.component.name} {problem}",
+                remedy="choose another pointer in the application description",
+            )
     for pointer, value in workload.values.items():
         for problem, remedy in (
             (pointer_problem(pointer), "choose another pointer in the application description"),
@@ -73,6 +79,24 @@ def environment_of(workload: Workload) -> dict[str, str]:
             remedy="put long content into a file of the component, and name the file",
         )
     return environment
+
+
+def secret_variable(variable: str, value: bytes) -> str:
+    """Return a secret as the text of a variable, without the line end at its end.
+
+    Raises:
+        WorkloadUnsupported: no variable can hold it.
+    """
+    try:
+        text = value.decode().removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise WorkloadUnsupported(
+            f"the secret for {variable} is not text, and an environment variable holds nothing else",
+            remedy="keep it as text, such as base64",
+        )
+    return text
 
 
 def override_file(workload: Workload, device: str, services: Mapping[str, Json]) -> bytes:

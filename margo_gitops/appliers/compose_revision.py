@@ -21,7 +21,8 @@ from margo_gitops.digests import Digest
 from margo_gitops.disk.folders import discard, point_link, sweep
 from margo_gitops.documents.declarations import DigestText
 from margo_gitops.documents.records import write
-from margo_gitops.values import dataclass
+from margo_gitops.documents.secrets import WantedSecret
+from margo_gitops.values import dataclass, field
 
 CONTENT = "content"
 OVERRIDE = "override.yaml"
@@ -38,6 +39,7 @@ class RevisionRecord:
         artifact: of its content.
         compose_file: relative to the revision's folder.
         timeout_seconds: how long it may take to start.
+        secrets: by variable, without their values.
     """
 
     digest: DigestText
@@ -45,6 +47,7 @@ class RevisionRecord:
     compose_file: str
     environment: Mapping[str, str]
     timeout_seconds: int
+    secrets: Mapping[str, WantedSecret] = field(default_factory=dict)
 
     def write(self, folder: Path) -> None:
         """Write the record into a revision's folder."""
@@ -62,10 +65,16 @@ class RevisionRecord:
 
 @dataclass(frozen=True, slots=True)
 class Revision:
-    """A revision that can run: its folder, and its record."""
+    """A revision that can run: its folder, its record, and the values of its secrets by variable."""
 
     folder: Path
     record: RevisionRecord
+    secrets: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """The variables that its compose file gets; a secret that is not open is a word, so that it can be removed."""
+        return {**self.record.environment, **dict.fromkeys(self.record.secrets, "not-open"), **self.secrets}
 
     @property
     def files(self) -> list[str]:

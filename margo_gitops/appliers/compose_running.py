@@ -71,7 +71,7 @@ class RunningProject:
         if done.status is None:
             return ["it did not start in time"]
         if done.status != 0:
-            return done.last_lines(revision.record.environment)
+            return done.last_lines(revision.environment)
         return [] if wait_beside is None else self._wait(counted, deadline)
 
     def _up(self, revision: Revision, deadline: float, lock: int) -> Finished:
@@ -84,7 +84,7 @@ class RunningProject:
             "--detach",
             "--remove-orphans",
             "--quiet-pull",
-            parameters=revision.record.environment,
+            parameters=revision.environment,
             seconds=max(deadline - time.monotonic(), 1.0),
             folder=revision.working_folder,
             keep_open=lock,
@@ -152,7 +152,7 @@ class RunningProject:
         # With the compose file the order of services is known; without it, labels suffice.
         # The second time, a workload does not say how long it may take to stop: it could say years.
         for files, environment, folder, patience in [
-            *([(revision.files, revision.record.environment, revision.working_folder, [])] if revision else []),
+            *([(revision.files, revision.environment, revision.working_folder, [])] if revision else []),
             ([], {}, self.folder, ["--timeout", _LAST_PATIENCE]),
         ]:
             done = self.engine.compose(

@@ -3,6 +3,7 @@
     <folder>/<deployment id>/<component>/
         deployment.yaml     the trusted deployment
         values.json         parameter values of this component, by pointer
+        secrets/            a file for each secret of this component, by pointer, readable for the agent's user alone
         values.env          the same for shells and systemd (EnvironmentFile), where every pointer is a variable's name
         workload.json       deployment id, component, digest, device
         content/            the unpacked content, where the deployment names any
@@ -20,7 +21,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-from margo_gitops.appliers.applier import ApplierContext, Observed, Workload, WorkloadKey, read_record, storing
+from margo_gitops.appliers.applier import (
+    ApplierContext,
+    Observed,
+    OpenSecrets,
+    Workload,
+    WorkloadKey,
+    no_secrets,
+    read_record,
+    storing,
+)
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
 from margo_gitops.appliers.programs import run_program
 from margo_gitops.appliers.settings import Settings
@@ -33,7 +43,7 @@ from margo_gitops.documents.declarations import DigestText
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_text import write_yaml
-from margo_gitops.errors import ApplierUnusable, InstallFailed, RemoveFailed
+from margo_gitops.errors import ApplierUnusable, InstallFailed, RemoveFailed, WorkloadUnsupported
 from margo_gitops.values import KW_ONLY, dataclass
 from margo_gitops.wording import how_it_ended
 
@@ -41,6 +51,8 @@ _INHERITED = ("PATH", "HOME")
 _REVISIONS = ".revisions"
 _RECORD = "workload.json"
 _DONE = ".installed"
+_SECRETS = "secrets"  # a folder's name
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}")
 _LARGEST_RECORD = 64 * 1024
 _HOOK_SECONDS = 60
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -72,7 +84,9 @@ def create(context: ApplierContext) -> FilesApplier:
     settings.finish()
     if folder is None:
         raise ApplierUnusable("the applier files has no folder", remedy="set folder to the path where it writes")
-    return FilesApplier(context.device, folder, artifacts, hook=hook, hook_seconds=hook_seconds)
+    return FilesApplier(
+        context.device, folder, artifacts, hook=hook, hook_seconds=hook_seconds, secrets=context.secrets
+    )
 
 
 @dataclass(eq=False)
@@ -85,12 +99,14 @@ class FilesApplier:
     """
 
     profile_types: ClassVar[Sequence[str]] = ("helm", "compose", "custom")
+    delivers_secrets: ClassVar[bool] = True
     device: str
     folder: Path
     artifacts: ArtifactCache
     _: KW_ONLY
     hook: Sequence[str] | None = None
     hook_seconds: float = _HOOK_SECONDS
+    secrets: OpenSecrets = no_secrets
 
     def prepare(self, workload: Workload) -> None:
         """Write the new revision next to the one in place."""
@@ -194,7 +210,21 @@ class FilesApplier:
         lines = [f"{name}={_quoted(parameter_text(value))}\n" for name, value in workload.values.items()]
         if all(_VARIABLE.fullmatch(name) for name in workload.values):
             write_synced(folder / "values.env", "".join(lines).encode(), mode=0o600)
+        self._write_secrets(workload, folder / _SECRETS)
         (folder / _RECORD).write_bytes(write_json(records.write(record)))
+
+    def _write_secrets(self, workload: Workload, folder: Path) -> None:
+        if not workload.secrets:
+            return
+        for pointer in workload.secrets:
+            if not _FILE_NAME.fullmatch(pointer):
+                raise WorkloadUnsupported(
+                    f"the pointer {pointer} of component {workload.component.name} is a secret, and no name of a file",
+                    remedy="choose another pointer in the application description: letters, digits, and . _ - inside",
+                )
+        folder.mkdir(mode=0o700)
+        for pointer, value in self.secrets(workload.secrets).items():
+            write_synced(folder / pointer, value, mode=0o400)
 
     def _put_back(self, key: WorkloadKey, failed: Path) -> bool:
         link = self._link(key)
@@ -212,14 +242,17 @@ class FilesApplier:
         if self.hook is None:
             return []
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
+        # A hook can read them, and may print them when it fails.
+        files = (self.folder / _REVISIONS / folder.parent.name / folder.name).glob(f"*/{_SECRETS}/*")
+        secrets = {path.name: path.read_text(errors="replace") for path in files}
         started = time.monotonic()
         try:
             done = run_program([*self.hook, event, str(folder)], environment, seconds=self.hook_seconds)
         except OSError as error:
             return [f"{self.hook[0]}: {error.strerror or error}"]
         if done.status is None:
-            return [f"it did not end within {time.monotonic() - started:.0f} s", *done.last_lines()]
-        return [*dict.fromkeys([how_it_ended(done.status), *done.last_lines()])] if done.status else []
+            return [f"it did not end within {time.monotonic() - started:.0f} s", *done.last_lines(secrets)]
+        return [*dict.fromkeys([how_it_ended(done.status), *done.last_lines(secrets)])] if done.status else []
 
     def _tidy(self, key: WorkloadKey, place: Path) -> None:
         with storing(self.folder):

@@ -6,18 +6,22 @@ Values of parameters may be secrets, so a message shows their names instead.
 
 from __future__ import annotations
 
+import base64
+import json
 import os
 import re
 import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
+from urllib.parse import quote, quote_plus
 
+from margo_gitops.errors import MargoGitopsError
 from margo_gitops.values import dataclass
 from margo_gitops.wording import abridged, how_it_ended
 
@@ -134,14 +138,40 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
             return
 
 
+def _spellings(value: str) -> Iterator[str]:
+    """Yield a value, its lines, and both as programs write them: escaped, percent-encoded, hexadecimal, base64."""
+    yield value
+    if len(value) < _SHORTEST_SPELLED:
+        return
+    for text in dict.fromkeys([value, value.strip(), *map(str.strip, value.splitlines())]):
+        if len(text) < _SHORTEST_SPELLED:
+            continue
+        raw = text.encode(errors="replace")
+        encoded = base64.b64encode(raw).decode()
+        yield from (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1])
+        yield from (quote(raw), quote(raw, safe=""), quote_plus(raw), raw.hex(), raw.hex().upper())
+        yield from (encoded.rstrip("="), encoded.rstrip("=").translate(_URL_SAFE))
+
+
+_URL_SAFE = str.maketrans("+/", "-_")
 _PORT = re.compile(r"[1-9][0-9]{3,4}")
 _SHORTEST_REDACTED = 4
 """Characters; hiding every `1` or `on` would make messages unreadable."""
 
 
+_SHORTEST_SPELLED = 8
+"""Characters of a value that is hidden in other spellings too."""
+
+
 def redacted(text: str, environment: Mapping[str, str]) -> str:
-    """Return `text` with parameter values replaced by their names; values of under four characters stay."""
-    for name, value in sorted(environment.items(), key=lambda item: -len(item[1])):
+    """Return `text` with parameter values replaced by their names, however a program spells them.
+
+    Values of under four characters stay.
+    """
+    if not text:
+        return text
+    spelled = {(name, each) for name, value in environment.items() for each in _spellings(value)}
+    for name, value in sorted(spelled, key=lambda item: (-len(item[1]), item)):
         if len(value) < _SHORTEST_REDACTED or value in ("true", "false"):
             continue
         if _PORT.fullmatch(value):
@@ -150,3 +180,16 @@ def redacted(text: str, environment: Mapping[str, str]) -> str:
         else:
             text = text.replace(value, f"<{name}>")
     return text
+
+
+@contextmanager
+def hiding(environment: Mapping[str, str]) -> Iterator[None]:
+    """Replace values by their names in every error of ours that is raised inside."""
+    try:
+        yield
+    except MargoGitopsError as error:
+        error.what = redacted(error.what, environment)
+        error.why = tuple(redacted(each, environment) for each in error.why)
+        error.remedy = redacted(error.remedy, environment)
+        error.args = (error.what,)
+        raise

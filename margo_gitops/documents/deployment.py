@@ -11,6 +11,7 @@ from margo_gitops.documents.constraints import DeviceConstraints
 from margo_gitops.documents.declarations import About, Extensions, Items, OtherKeys, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_TARGET_PATTERN
 from margo_gitops.documents.maintenance import Calendar
+from margo_gitops.documents.secrets import DeployedSecret
 from margo_gitops.values import dataclass, field
 
 OWN_EXTENSION = "x-margo-gitops-extensions"
@@ -124,6 +125,10 @@ class DeploymentExtension:
     contact: Annotated[
         Calendar | None, About("When the device polls and reports: polling hours as windows, downtime as blackouts.")
     ] = None
+    secrets: Annotated[
+        tuple[DeployedSecret, ...],
+        About("Parameters that get their values on the device; they are not in `parameters`."),
+    ] = ()
 
 
 def fleet_device(document: ApplicationDeployment) -> str:

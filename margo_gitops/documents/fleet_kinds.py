@@ -12,6 +12,7 @@ from margo_gitops.documents.declarations import About, DigestText, Items, Keys, 
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, encode_device_id
 from margo_gitops.documents.fleet_policy import Policy
 from margo_gitops.documents.maintenance import Maintenance, PlaceMaintenance
+from margo_gitops.documents.secrets import SealedSecrets, SecretRefs, unnamed_secrets
 from margo_gitops.documents.trust_document import KeyText
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.values import dataclass, field
@@ -217,6 +218,12 @@ class DeviceSpec:
             " older receipts.",
         ),
     ] = ()
+    secret_keys: Annotated[
+        tuple[str, ...],
+        About("Keys for which secrets of this device are encrypted. Default: the key of `receiptKeys`, if it has one."),
+        Items(maximum=8),
+    ] = ()
+    secrets: SealedSecrets = field(default_factory=dict)
     maintenance: Annotated[
         PlaceMaintenance | None,
         About("When this device may change what runs, and may poll, in place of what its site says."),
@@ -269,6 +276,7 @@ class DeploymentIntentSpec:
         tuple[str, ...], About("Profile ids, best first; needed only where a device could take several.")
     ] = ()
     parameters: Parameters = field(default_factory=dict)
+    secret_refs: SecretRefs = field(default_factory=dict)
     overlays: Annotated[
         tuple[Overlay, ...],
         Items(unique="name", noun="overlay"),
@@ -281,6 +289,10 @@ class DeploymentIntentSpec:
         Maintenance | None, About("When it may change on a device, within what the device or its site says.")
     ] = None
     urgent: Annotated[bool, About("Change it at any time, even if a calendar is closed.")] = False
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield secrets that have no name."""
+        yield from unnamed_secrets(self.secret_refs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,8 @@ The agent restarts a workload when this digest changes, and a plan announces a r
 
 IDENTITY-1  The digest covers what makes a workload run, and nothing else: profile type; the component's name,
             repository, revision, packageLocation and extensions; artifact digest; values. Where the artifact is, how
-            long installing may take, the order of components, and names for people do not count.
+            long installing may take, the order of components, and names for people do not count. Of a secret its name
+            counts, and the encrypted value; the device adds a mark of values that it has from elsewhere.
 IDENTITY-2  A field that the standard gains counts only once it is listed here: a new agent must not restart what runs.
 IDENTITY-3  A component gets the parameters whose targets name it. Two parameters that write one place with different
             values are refused: the last one never wins.
@@ -14,14 +15,21 @@ IDENTITY-5  A workload is known by its deployment's id, in lower case, and the n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.components import Component, ParameterValue
-from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, Artifact, DeploymentExtension
+from margo_gitops.documents.deployment import (
+    OWN_EXTENSION,
+    ApplicationDeployment,
+    Artifact,
+    DeploymentExtension,
+    fleet_device,
+)
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json, Node, SourceText
 from margo_gitops.documents.records import read
+from margo_gitops.documents.secrets import DeployedSecret, WantedSecret
 from margo_gitops.errors import DeploymentUnusable, InvalidDocument
 from margo_gitops.values import dataclass
 
@@ -34,6 +42,7 @@ class WorkloadContent:
         component: as the deployment has it.
         artifact: its content by digest; None where it comes from a registry.
         values: parameter values by the place they go to.
+        secrets: those that it gets, by the place they go to.
         digest: changes if and only if the workload must restart.
     """
 
@@ -41,6 +50,7 @@ class WorkloadContent:
     artifact: Artifact | None
     values: Mapping[str, ParameterValue]
     digest: Digest
+    secrets: Mapping[str, WantedSecret]
 
 
 def workload_contents(
@@ -60,7 +70,8 @@ def workload_contents(
     unknown = sorted(artifacts.keys() - {component.name for component in components})
     if unknown:
         raise deployment_unusable(document, f"it has an artifact for {unknown[0]}, which is not a component of it")
-    return tuple(_content(document, component, artifacts.get(component.name)) for component in components)
+    secrets = extension.secrets if extension else ()
+    return tuple(_content(document, component, artifacts.get(component.name), secrets) for component in components)
 
 
 def own_extension(document: ApplicationDeployment) -> DeploymentExtension | None:
@@ -90,12 +101,24 @@ def deployment_unusable(document: ApplicationDeployment, reason: str) -> Deploym
     )
 
 
-def _content(document: ApplicationDeployment, component: Component, artifact: Artifact | None) -> WorkloadContent:
+def _content(
+    document: ApplicationDeployment,
+    component: Component,
+    artifact: Artifact | None,
+    secrets: Sequence[DeployedSecret],
+) -> WorkloadContent:
     values: dict[str, ParameterValue] = {}
+    secret: dict[str, DeployedSecret] = {}
+    for each in secrets:
+        for target in each.targets:
+            if component.name in target.components and secret.setdefault(target.pointer, each) is not each:
+                raise deployment_unusable(document, f"two secrets both write {target.pointer}")
     for name, parameter in document.spec.parameters.items():
         for target in parameter.targets:
             if component.name not in target.components:
                 continue
+            if target.pointer in secret:
+                raise deployment_unusable(document, f"the parameter {name} and a secret both write {target.pointer}")
             held = values.setdefault(target.pointer, parameter.value)
             if _tagged(held) != _tagged(parameter.value):
                 raise deployment_unusable(document, f"the parameter {name} and another one both write {target.pointer}")
@@ -111,7 +134,11 @@ def _content(document: ApplicationDeployment, component: Component, artifact: Ar
         "artifact": artifact.digest if artifact else None,
         "values": {pointer: _tagged(value) for pointer, value in values.items()},
     }
-    return WorkloadContent(component, artifact, values, sha256(write_json(content)))
+    if secret:
+        content["secrets"] = {pointer: [each.name, each.sealed] for pointer, each in secret.items()}
+    device = fleet_device(document)
+    wanted = {pointer: WantedSecret(device, each.name, each.sealed) for pointer, each in secret.items()}
+    return WorkloadContent(component, artifact, values, sha256(write_json(content)), wanted)
 
 
 def _tagged(value: Json | ParameterValue) -> Json:

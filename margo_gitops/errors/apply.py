@@ -123,6 +123,17 @@ class OutsideWindow(ChangeWaits):
     code = "MG1611"
 
 
+class SecretUnavailable(ApplyError):
+    """The device has no value for a secret that a deployment needs.
+
+    The message names the secret and each place where the agent looked: the sources at `secrets` in its configuration,
+    and the value that is encrypted for the device in the fleet repo. Put the value into one of them, or run
+    `margo-gitops secret set`. What runs was not touched, and keeps running. See docs/secrets.md.
+    """
+
+    code = "MG1629"
+
+
 class ApplierUnusable(ApplyError):
     """An applier is not installed, cannot be loaded, or its settings cannot work.
 

@@ -7,7 +7,7 @@ supplier's text and taken as it is; in every other layer text may be an expressi
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache
 
 from margo_gitops.documents.application import DeploymentProfile, Setting, ValueSchema
@@ -108,6 +108,7 @@ def effective_parameters(
     profile: DeploymentProfile,
     names: Mapping[str, Json],
     previous: Mapping[str, DeployedParameter] | None,
+    secrets: Collection[str] = (),
 ) -> tuple[list[Effective], list[MargoGitopsError]]:
     """Return the parameters of a deployment on a device, in the description's order, and everything wrong with them.
 
@@ -117,10 +118,14 @@ def effective_parameters(
         stack: the layers, weakest first.
         names: what expressions may use.
         previous: the parameters of this deployment as installed before; None for a new one.
+        secrets: parameters that get their values on the device; no layer but the application may have one.
     """
     found: list[Effective] = []
     errors: list[MargoGitopsError] = []
     for name, (targets, rules) in _used_parameters(ById(application), ById(profile)).items():
+        if name in secrets:
+            errors += _written_secrets(name, stack)
+            continue
         try:
             effective = _effective(name, stack, targets, names)
         except TemplateInvalid as error:
@@ -130,6 +135,23 @@ def effective_parameters(
         if effective is not None:
             found.append(effective)
     return found, errors
+
+
+def secret_targets(application: Application, profile: DeploymentProfile, name: str) -> tuple[Target, ...]:
+    """Return where a parameter goes in a profile; nowhere for one that the profile does not use."""
+    used = _used_parameters(ById(application), ById(profile)).get(name)
+    return used[0] if used else ()
+
+
+def _written_secrets(name: str, stack: Sequence[Layer]) -> Iterator[MargoGitopsError]:
+    for layer in stack:
+        if name in layer.values and not layer.is_default:
+            yield ParameterInvalid(
+                f"parameter {name} is a secret of the deployment, and its value is written here",
+                where=layer.location(name),
+                why=[f"it comes from the layer: {layer.name}"],
+                remedy="remove the value, and change the secret: it is in the history of the fleet repo",
+            )
 
 
 def is_right(effective: Effective, application: Application, profile: DeploymentProfile) -> bool:

@@ -92,6 +92,7 @@ def _of_selector(
 def _own_parameters(deployment: Located[Deployment], description: ApplicationDescription) -> Iterator[MargoGitopsError]:
     spec = deployment.value.spec
     layers: list[tuple[tuple[str | int, ...], Collection[str]]] = [(("spec", "parameters"), spec.parameters)]
+    layers.append((("spec", "secretRefs"), spec.secret_refs))
     layers += [(("spec", "overlays", at, "parameters"), each.parameters) for at, each in enumerate(spec.overlays)]
     for path, names in layers:
         for name in names:

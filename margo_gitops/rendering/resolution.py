@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 
 from margo_gitops.documents.application import DeploymentProfile
@@ -24,9 +24,10 @@ from margo_gitops.documents.fleet_kinds import Deployment, DeviceSpec
 from margo_gitops.documents.maintenance import Calendar, Maintenance, PlaceMaintenance
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
+from margo_gitops.documents.secrets import DeployedSecret
 from margo_gitops.errors import AmbiguousProfile, MargoGitopsError, NotPlaceable, ReferenceUnknown
 from margo_gitops.rendering.intent import Application, ById, ComponentContent, Intent, Located
-from margo_gitops.rendering.parameters import Effective, effective_parameters, layers
+from margo_gitops.rendering.parameters import Effective, effective_parameters, layers, secret_targets
 from margo_gitops.rendering.placement import TargetDevice, choose_profile
 from margo_gitops.values import dataclass
 
@@ -107,7 +108,9 @@ def resolve(
     identity = deployment_id(intent.fleet.value.metadata.name, target.id, deployment.value.metadata.name)
     stack = tuple(layers(intent, deployment, application, target))
     names = expression_names(placement, identity)
-    parameters, errors = effective_parameters(stack, application, profile, names, previous)
+    parameters, errors = effective_parameters(
+        stack, application, profile, names, previous, deployment.value.spec.secret_refs
+    )
     for error in errors:
         error.device = target.id
     return Resolved(identity, target, deployment, application, profile, tuple(parameters)), errors
@@ -149,6 +152,7 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
         device=resolved.target.id if called != resolved.target.id else None,
         maintenance=calendars(resolved.deployment.value, resolved.target, intent),
         contact=contact(resolved.target, intent),
+        secrets=tuple(_secrets(resolved)),
     )
     return ApplicationDeployment(
         id=resolved.id,
@@ -167,6 +171,15 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
             extensions={OWN_EXTENSION: write(extension)},
         ),
     )
+
+
+def _secrets(resolved: Resolved) -> Iterator[DeployedSecret]:
+    """Yield the parameters that are secrets; what is encrypted for the device is copied as it is."""
+    sealed = resolved.target.device.spec.secrets
+    for parameter, ref in sorted(resolved.deployment.value.spec.secret_refs.items()):
+        name = ref.name or parameter
+        if targets := secret_targets(resolved.application, resolved.profile, parameter):
+            yield DeployedSecret(parameter, name, targets, sealed[name].sealed if name in sealed else None)
 
 
 def calendars(deployment: Deployment, target: TargetDevice, intent: Intent) -> tuple[Calendar, ...]:

@@ -6,7 +6,8 @@ SKELETON-1  Devices share the skeleton of a deployment's document if they have i
 SKELETON-2  Its holes are what `application_deployment` takes from the device: ids, what the device calls itself, and
             each parameter that site or device give, or whose expression names one of them or the deployment.
 SKELETON-3  A skeleton counts once it gave the exact bytes of the documents of two devices. A value that fills a hole
-            obeys the rules of its parameter. A document with a mistake, or with a list in a hole, is written in full.
+            obeys the rules of its parameter. A document with a mistake, a secret, or a list in a hole, is written in
+            full.
 """
 
 from __future__ import annotations
@@ -76,6 +77,8 @@ class Skeletons:
 
     def of(self, placements: Mapping[str, Placement], name: str) -> Skeleton | None:
         """Return the skeleton of a deployment's document; None where none counts yet."""
+        if placements[name].deployment.value.spec.secret_refs:
+            return None
         skeleton = self._held.get(self._shared(placements, name))
         return skeleton if skeleton is not None and skeleton.proven else None
 
@@ -89,6 +92,8 @@ class Skeletons:
         """
         content = self._writer.write(document)
         name = resolved.deployment.value.metadata.name
+        if resolved.deployment.value.spec.secret_refs:
+            return content
         shared = self._shared(placements, name)
         skeleton = self._held.get(shared)
         if skeleton is None:

@@ -16,7 +16,7 @@ from margo_gitops.agent.apply.workloads import DesiredDeployment, DeviceLimits, 
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.recorded import Failure
-from margo_gitops.appliers.applier import Applier, Observed, Workload
+from margo_gitops.appliers.applier import Applier, Observed, Workload, check_secrets
 from margo_gitops.errors import (
     ApplierDefect,
     ApplyError,
@@ -158,6 +158,7 @@ class Reconciler:
         self.heartbeat()
         try:
             with contract_of(change.applier):
+                check_secrets(change.applier, self.appliers[change.applier], change.workload)
                 self.appliers[change.applier].prepare(change.workload)
         except StepInterrupted:
             progress.left, progress.prepared = True, False

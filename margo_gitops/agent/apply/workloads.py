@@ -7,7 +7,7 @@ ORDER-2  A deployment comes after those its extension names in `after`; otherwis
 ORDER-3  A deployment that waits for one that is not there, or for itself through others, is refused, alone with those
          that wait for it.
 ORDER-4  What makes a workload run, and so its digest, is decided in margo_gitops/documents/workload_identity.py.
-ORDER-5  A deployment that this device may not run is refused.
+ORDER-5  A deployment that this device may not run is refused, and so is one with a secret that has no value here.
 
 ELIGIBLE-1  Where a profile has eligibility rules, one of them must hold for the device's capabilities, or the
             deployment is refused. Without capabilities nothing holds.
@@ -17,16 +17,18 @@ ELIGIBLE-3  A deployment for a child device is held against that child's capabil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
-from margo_gitops.appliers.applier import LONGEST_TIMEOUT_SECONDS, Workload, WorkloadKey
+from margo_gitops.appliers.applier import LONGEST_TIMEOUT_SECONDS, Workload, WorkloadKey, no_secrets
+from margo_gitops.digests import Digest
 from margo_gitops.documents.deployment import ApplicationDeployment, fleet_device
 from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.matching import DeviceFacts, unmet
+from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.documents.workload_identity import deployment_unusable, own_extension, workload_contents
-from margo_gitops.errors import ApplyError, DeploymentUnusable, DeviceIneligible
+from margo_gitops.errors import ApplyError, DeploymentUnusable, DeviceIneligible, SecretUnavailable
 from margo_gitops.values import dataclass, field, replace
 
 
@@ -97,16 +99,25 @@ class Eligibility:
         )
 
 
+def without_secrets(wanted: Mapping[str, WantedSecret], digest: Digest) -> Digest:
+    """Return the digest of a workload as it is (SecretUnavailable: it wants a secret, and this agent has none)."""
+    no_secrets(wanted)
+    return digest
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceLimits:
     """What this device allows.
 
     Attributes:
         longest_seconds: how long one step of a component may take; its document cannot raise this.
+        digest: returns the digest of a workload with secrets, from these and the digest without them
+            (SecretUnavailable: one has no value).
     """
 
     eligibility: Eligibility = field(default_factory=Eligibility)
     longest_seconds: int = LONGEST_TIMEOUT_SECONDS
+    digest: Callable[[Mapping[str, WantedSecret], Digest], Digest] = without_secrets
 
 
 def read_eligibility(device: str, files: Iterable[Path]) -> Eligibility:
@@ -154,10 +165,18 @@ def _desired(document: ApplicationDeployment, limits: DeviceLimits) -> DesiredDe
     try:
         extension = own_extension(document)
         workloads = tuple(
-            Workload(document, item.component, item.artifact, item.values, item.digest, limits.longest_seconds)
+            Workload(
+                document,
+                item.component,
+                item.artifact,
+                item.values,
+                limits.digest(item.secrets, item.digest) if item.secrets else item.digest,
+                limits.longest_seconds,
+                item.secrets,
+            )
             for item in workload_contents(document, extension)
         )
-    except DeploymentUnusable as error:
+    except (DeploymentUnusable, SecretUnavailable) as error:
         return DesiredDeployment(document, (), (), error)
     after = dict.fromkeys(name.lower() for name in extension.after) if extension else {}
     return DesiredDeployment(document, workloads, tuple(after), calendars=extension.maintenance if extension else ())

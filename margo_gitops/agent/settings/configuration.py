@@ -18,9 +18,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple
 
-from margo_gitops.documents.declarations import About, Keys, OwnKind, Problem, Range, Spelled, Text
+from margo_gitops.documents.declarations import About, Items, Keys, OwnKind, Problem, Range, Spelled, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN
 from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.secrets import SECRET_NAME_PATTERN
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.settings import Duration, FilePath, spell_duration
 from margo_gitops.transport.git.source import GitSettings
@@ -32,6 +33,7 @@ _LONGEST_INTERVAL: Final = 30 * 86400.0
 _SHORTEST_TIMEOUT: Final = 1.0
 _LONGEST_TIMEOUT: Final = 86400.0
 _LAST_PORT: Final = 65535
+_LONGEST_COMMAND: Final = 60.0
 RECEIPTS_FOLDER: Final = "receipts"
 """In the state folder."""
 
@@ -187,6 +189,52 @@ class PollSettings:
             yield Problem(("jitter",), "must be less than the interval")
 
 
+@dataclass(frozen=True, slots=True)
+class SecretCommand:
+    """A program that prints a secret."""
+
+    command: Annotated[
+        tuple[str, ...],
+        About("The program and its arguments. It gets PATH and HOME, and no input.", (["/usr/local/bin/get", "x"],)),
+        Items(minimum=1, maximum=64),
+    ]
+    timeout: Annotated[Duration, About("How long it may take; at most 60s.")] = 10
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield a program that is not named by its path, and a time that is too long."""
+        if not self.command[0].startswith("/"):
+            yield Problem(("command", 0), "must be the absolute path of a program")
+        if not _SHORTEST_TIMEOUT <= self.timeout <= _LONGEST_COMMAND:
+            yield Problem(("timeout",), f"must be 1s to 60s, is {spell_duration(self.timeout)}")
+
+
+_BySecret = Keys(SECRET_NAME_PATTERN, "a secret's name")
+
+
+@dataclass(frozen=True, slots=True)
+class SecretSettings:
+    """Where the values of secrets are (docs/secrets.md). The first source that has one gives it, in this order."""
+
+    environment: Annotated[
+        Mapping[str, str],
+        About("Variables of the agent, by the secret's name.", ({"brokerPassword": "BROKER_PASSWORD"},)),
+        _BySecret,
+    ] = field(default_factory=dict)
+    commands: Annotated[Mapping[str, SecretCommand], About("Programs, by the secret's name."), _BySecret] = field(
+        default_factory=dict
+    )
+    folder: Annotated[
+        FilePath | None, About("A folder with a file for each secret, readable for the agent's user alone (0600).")
+    ] = None
+    credentials: Annotated[bool, About("Take systemd's credentials (LoadCredential=), by their names.")] = False
+    keys: Annotated[
+        tuple[FilePath, ...],
+        About(
+            "Private keys that open what is encrypted for this device: age's, or OpenSSH ed25519.", (["device-key"],)
+        ),
+    ] = ()
+
+
 class ApplierSettings(NamedTuple):
     """Settings of one applier; which keys it knows is its own matter (docs/appliers.md).
 
@@ -244,6 +292,9 @@ class AgentConfiguration(OwnKind):
     ] = None
     health: Annotated[
         HealthSettings | None, About("Where health and metrics of the agent can be read; absent: nowhere.")
+    ] = None
+    secrets: Annotated[
+        SecretSettings | None, About("Where the values of secrets are; absent: no deployment with secrets runs.")
     ] = None
     capabilities: Annotated[
         tuple[FilePath, ...],
