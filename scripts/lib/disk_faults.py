@@ -46,6 +46,7 @@ COMPOSE = f"""
 services:
   web:
     image: {TEST_IMAGE}
+    restart: always
     command: [sh, -c, "trap 'exit 0' TERM; sleep 3600 & wait $$!"]
     environment: {{GREETING: "${{GREETING}}"}}
 """
@@ -223,7 +224,7 @@ class Device:
 
     def _containers(self) -> Iterator[tuple[int, str, str]]:
         mine = f"label=org.margo-gitops.device={self.world.device}"
-        form = '{{.Label "org.margo-gitops.deployment"}} {{.Label "org.margo-gitops.component"}} {{.ID}}'
+        form = '{{.Label "org.margo-gitops.deployment-id"}} {{.Label "org.margo-gitops.component"}} {{.ID}}'
         for line in _docker("ps", "--filter", mine, "--format", form).splitlines():
             deployment, part, container = line.split()
             variables = _docker("inspect", "-f", "{{range .Config.Env}}{{println .}}{{end}}", container)
@@ -299,7 +300,12 @@ def main(arguments: argparse.Namespace) -> int:
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
     with tempfile.TemporaryDirectory(prefix="margo-gitops-faults-") as folder:
-        return _attempt(Device(Path(folder) / "device", arguments.applier), arguments)
+        device = Device(Path(folder) / "device", arguments.applier)
+        try:
+            return _attempt(device, arguments)
+        finally:
+            device.world.publish({})
+            device.once(trace=False)
 
 
 def _attempt(device: Device, arguments: argparse.Namespace) -> int:
