@@ -1,8 +1,8 @@
 """Dataclasses that cost a program little to start with: what a class needs is made when it is first used.
 
 The standard library compiles six functions for each frozen class while its module loads, and loads `inspect` for that.
-Here all classes share `__eq__`, `__hash__`, `__repr__` and the refusal to change, and `__init__` is compiled when the
-first value is made. An agent loads a hundred classes and makes values of a third of them.
+Here all classes share `__eq__`, `__hash__`, `__repr__` and the refusal to change, and `__init__` is compiled after the
+first few values. An agent loads 140 classes, and makes a few values of most of them.
 
 Type checkers read the standard library's names, which mean the same. The standard library also knows these classes:
 `dataclasses.replace` and `dataclasses.fields` work. Annotations are text (`from __future__ import annotations`).
@@ -11,13 +11,15 @@ Type checkers read the standard library's names, which mean the same. The standa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from functools import total_ordering
+from functools import partial, total_ordering
 from operator import attrgetter
 from types import FunctionType
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TypeGuard, cast
 
 _ABSENT: Final = object()
 _FIELDS: Final = "__value_fields__"
+_FEW: Final = 16
+"""Values of a class that cost less than to compile its `__init__`."""
 _set = object.__setattr__
 
 
@@ -39,6 +41,11 @@ class _Field:
         self.init, self.repr, self.compare = init, repr, compare
         self.name, self.kw_only = "", False
 
+    @property
+    def is_required(self) -> bool:
+        """Whether a value must be given."""
+        return self.default is _ABSENT and self.default_factory is _ABSENT
+
 
 class _Value(Protocol):
     """What each of these classes has."""
@@ -48,17 +55,42 @@ class _Value(Protocol):
 
 
 class _Initializer:
-    """The `__init__` of a class: compiled, and put into the class, when it is first asked for."""
+    """The `__init__` of a class: slow for the first values, then compiled, and put into the class in place of this."""
 
-    __slots__ = ("cls", "frozen")
+    __slots__ = ("cls", "frozen", "made")
 
-    def __init__(self, cls: type, *, frozen: bool) -> None:
-        self.cls, self.frozen = cls, frozen
+    def __init__(self, cls: type[_Value], *, frozen: bool) -> None:
+        self.cls, self.frozen, self.made = cls, frozen, 0
 
     def __get__(self, value: object, owner: type | None = None) -> object:
+        self.made += 1
+        if value is not None and self.made <= _FEW:
+            return partial(self._begin, value)
+        return self._compiled().__get__(value, owner)
+
+    def _compiled(self) -> FunctionType:
         made = _compile_init(self.cls, frozen=self.frozen)
         type.__setattr__(self.cls, "__init__", made)
-        return made.__get__(value, owner)
+        return made
+
+    def _begin(self, value: object, /, *given: object, **named: object) -> None:
+        """Set each field; what is wrong with the arguments, the compiled function says."""
+        fields = _fields(self.cls)
+        held = dict(zip((each.name for each in fields if each.init and not each.kw_only), given, strict=False)) | named
+        known = {each.name for each in fields if each.init}
+        required = {each.name for each in fields if each.init and each.is_required}
+        if len(held) != len(given) + len(named) or not required <= held.keys() <= known:
+            self._compiled()(value, *given, **named)
+            return
+        for each in fields:
+            if each.name in held:
+                _set(value, each.name, held[each.name])
+            elif callable(each.default_factory):
+                _set(value, each.name, each.default_factory())
+            elif each.default is not _ABSENT:
+                _set(value, each.name, each.default)
+        if hasattr(value, "__post_init__"):
+            value.__post_init__()
 
 
 class _StandardFields:
@@ -74,7 +106,7 @@ class _StandardFields:
                 **known, init=each.init, repr=each.repr, compare=each.compare, kw_only=True
             )
 
-        hints = {name: hint for each in reversed(owner.__mro__) for name, hint in _annotations(each).items()}
+        hints = {name: hint for each in reversed(owner.__mro__) for name, hint in annotations_of(each).items()}
         made = [(each.name, hints[each.name], standard(each)) for each in _fields(owner)]
         return dataclasses.make_dataclass(owner.__name__, made).__dataclass_fields__  # type: ignore[attr-defined]
 
@@ -130,7 +162,7 @@ def _make(
 def _declared(cls: type, *, kw_only: bool) -> dict[str, _Field]:
     """Return the fields that a class itself declares; its attributes hold the defaults afterwards."""
     declared = {}
-    for name, hint in _annotations(cls).items():
+    for name, hint in annotations_of(cls).items():
         if str(hint).removeprefix("typing.").startswith("ClassVar"):
             continue
         if hint == "KW_ONLY":
@@ -149,7 +181,8 @@ def _declared(cls: type, *, kw_only: bool) -> dict[str, _Field]:
     return declared
 
 
-def _annotations(cls: type) -> dict[str, str]:
+def annotations_of(cls: type) -> dict[str, str]:
+    """Return the annotations of a class, without those that it inherits."""
     found: dict[str, str] = cls.__dict__.get("__annotations__", {})  # noqa: RUF063  # inspect is large
     return found
 
@@ -185,9 +218,9 @@ def _compile_init(cls: type, *, frozen: bool) -> FunctionType:
             elif each.default_factory is not _ABSENT:
                 parameter = f"{name}=_absent"
             (keyword_only if each.kw_only else parameters).append(parameter)
+        elif each.is_required:
+            continue
         elif each.default_factory is _ABSENT:
-            if each.default is _ABSENT or "__slots__" not in cls.__dict__:
-                continue
             known[f"_default_{name}"], value = each.default, f"_default_{name}"
         lines.append(f"_set(self, {name!r}, {value})" if frozen else f"self.{name} = {value}")
     if hasattr(cls, "__post_init__"):
@@ -196,7 +229,7 @@ def _compile_init(cls: type, *, frozen: bool) -> FunctionType:
     exec(f"def __init__({every}):\n " + "\n ".join(lines or ["pass"]), known)  # noqa: S102  # of names in our own source
     made = cast("FunctionType", known["__init__"])
     made.__qualname__, made.__module__ = f"{cls.__qualname__}.__init__", cls.__module__
-    hints = {name: hint for each in reversed(cls.__mro__) for name, hint in _annotations(each).items()}
+    hints = {name: hint for each in reversed(cls.__mro__) for name, hint in annotations_of(each).items()}
     made.__annotations__ = {each.name: hints[each.name] for each in _fields(cls) if each.init} | {"return": None}
     return made
 

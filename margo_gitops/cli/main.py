@@ -6,6 +6,7 @@ person at a command line needs. click reads all other command lines, and this on
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -109,11 +110,13 @@ def plain_service(arguments: Sequence[str]) -> Mapping[str, str] | None:
 
 
 def _serve_device(options: Mapping[str, str]) -> None:
+    gc.disable()  # what a start loads is not garbage
     from margo_gitops.agent.agent import run_service
     from margo_gitops.agent.settings.loading import configuration_in_force
 
     named = options.get("--config")
     configuration = configuration_in_force(Path(named) if named is not None else None, os.environ)
+    gc.enable()
     run_service(configuration, "json" if options.get("--log-format") == "json" else "text")
 
 

@@ -20,11 +20,12 @@ without a default it must be present and may be null. A method `problems(self)` 
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from collections.abc import Hashable, Iterator, Mapping
 from functools import cache, cached_property
-from typing import Annotated, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Literal, TypeVar, cast, get_args, get_origin
 
 from margo_gitops.documents.declarations import (
     API_VERSION,
@@ -59,7 +60,7 @@ from margo_gitops.documents.shapes import (
     describe,
 )
 from margo_gitops.errors import Finding, InvalidDocument, Location, UnreadableDocument
-from margo_gitops.values import MISSING, Field, dataclass, field, fields, is_dataclass
+from margo_gitops.values import MISSING, Field, annotations_of, dataclass, field, fields, is_dataclass
 from margo_gitops.wording import did_you_mean
 
 T = TypeVar("T")
@@ -100,7 +101,7 @@ class RecordShape(Shape):
     def slots(self) -> _Slots:
         """The record's fields; found on first use, so that a record may hold itself."""
         slots = _Slots(_header(self.cls) if issubclass(self.cls, OwnKind) else [])
-        hints = get_type_hints(self.cls, include_extras=True)
+        hints = _hints(self.cls)
         for item in fields(self.cls):
             hint = hints[item.name]
             notes = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
@@ -203,6 +204,18 @@ class RecordShape(Shape):
         if not self.slots.others:
             definition["additionalProperties"] = False
         return definition
+
+
+def _hints(cls: type) -> dict[str, object]:
+    """Return what the annotations of a record mean, as `typing.get_type_hints` does in three times the time."""
+    hints: dict[str, object] = {}
+    for each in reversed(cls.__mro__):
+        if not (declared := annotations_of(each)):
+            continue
+        known = vars(sys.modules[each.__module__])
+        meant = eval(f"({','.join(declared.values())},)", known)  # noqa: S307  # our own source
+        hints.update(zip(declared, meant, strict=True))
+    return hints
 
 
 def _header(cls: type) -> list[_Field]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from typing import cast
 
 from margo_gitops.documents.declarations import Items, Keys, Range, Spelled, Text
@@ -114,7 +115,10 @@ class TextShape(Shape):
 
     def __init__(self, rule: Text) -> None:
         self.rule = rule
-        self._pattern = re.compile(rule.pattern) if rule.pattern else None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str] | None:
+        return re.compile(self.rule.pattern) if self.rule.pattern else None
 
     def read(self, node: Node, path: FieldPath, found: FindingList) -> object:
         value = node.value
@@ -249,7 +253,10 @@ class MapShape(Shape):
     def __init__(self, item: Shape, keys: Keys | None) -> None:
         self.item = item
         self.keys = keys
-        self._pattern = re.compile(keys.pattern) if keys else None
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str] | None:
+        return re.compile(self.keys.pattern) if self.keys else None
 
     def read(self, node: Node, path: FieldPath, found: FindingList) -> object:
         if not isinstance(node.value, dict):

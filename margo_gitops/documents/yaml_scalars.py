@@ -12,11 +12,11 @@ import re
 from functools import lru_cache
 
 _INTEGER = re.compile(r"[-+]?(?:0|[1-9][0-9]*)")
-_HEXADECIMAL = re.compile(r"0x[0-9a-fA-F]+")
+_HEXADECIMAL = r"0x[0-9a-fA-F]+"
 # Both versions read a float only with a point, and an exponent only with a sign.
-_FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]*(?:[eE][-+][0-9]+)?|\.[0-9]+(?:[eE][-+][0-9]+)?")
+_FLOAT = r"[-+]?(?:0|[1-9][0-9]*)\.[0-9]*(?:[eE][-+][0-9]+)?|\.[0-9]+(?:[eE][-+][0-9]+)?"
 # How libraries of Go, Java, JavaScript, Ruby and C# write a float. Text such as 12e7 has neither a point nor a sign.
-_FOREIGN_FLOAT = re.compile(r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]*[eE][-+]?|[eE][-+])[0-9]+")
+_FOREIGN_FLOAT = r"[-+]?(?:0|[1-9][0-9]*)(?:\.[0-9]*[eE][-+]?|[eE][-+])[0-9]+"
 
 _TRUE = frozenset({"true", "True", "TRUE"})
 _FALSE = frozenset({"false", "False", "FALSE"})
@@ -25,18 +25,15 @@ _NULL = frozenset({"", "~", "null", "Null", "NULL"})
 _WORDS = frozenset({"y", "yes", "n", "no", "on", "off", "true", "false", "null", "nan", "inf"})
 """Words, in lower case, that some reader takes for something else than text in some capitalisation."""
 
-_NUMBER_LIKE = re.compile(
-    r"""[-+]?(?:
+_NUMBER_LIKE = r"""(?x)[-+]?(?:
         [0-9][0-9_]*(?::[0-5]?[0-9])+(?:\.[0-9_]*)?   # 1:30, base 60
       | 0[bB][01_]+ | 0[oO]?[0-7_]+ | 0[xX][0-9a-fA-F_]+
       | [0-9][0-9_]*(?:\.[0-9_]*)?(?:[eE][-+]?[0-9]+)?
       | \.[0-9_]+(?:[eE][-+]?[0-9]+)?
     ) | [-+][0-9_]+                                   # -_1: some readers take it for -1
-    """,
-    re.VERBOSE,
-)
-_NOT_FINITE = re.compile(r"[-+]?\.(?:inf|Inf|INF|nan|NaN|NAN)")
-_DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt \t].*)?")
+    """
+_NOT_FINITE = r"[-+]?\.(?:inf|Inf|INF|nan|NaN|NAN)"
+_DATE = r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}(?:[Tt \t].*)?"
 
 # What the writer leaves unquoted: it starts with a letter and holds nothing that YAML gives a meaning to.
 _PLAIN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*")
@@ -95,7 +92,7 @@ def read_plain(text: str, *, foreign: bool = False) -> str | int | float | bool 
         if text.lower() in _WORDS:
             raise _differs(text)
         return text
-    if foreign and _FOREIGN_FLOAT.fullmatch(text) and math.isfinite(value := float(text)):
+    if foreign and re.fullmatch(_FOREIGN_FLOAT, text) and math.isfinite(value := float(text)):
         return whole_number(value)
     return _read_number(text)
 
@@ -106,21 +103,21 @@ def whole_number(value: float) -> int | float:
 
 
 def _read_number(text: str) -> str | int | float:
-    if _INTEGER.fullmatch(text) or _HEXADECIMAL.fullmatch(text):
+    if _INTEGER.fullmatch(text) or re.fullmatch(_HEXADECIMAL, text):
         number = int(text, 0) if len(text) <= _LONGEST_NUMBER else MAX_INTEGER + 1
         if not MIN_INTEGER <= number <= MAX_INTEGER:
             raise AmbiguousScalarError("needs more than 64 bits", "quote it if it is text")
         return number
-    if _FLOAT.fullmatch(text):
+    if re.fullmatch(_FLOAT, text):
         value = float(text)
         if not math.isfinite(value):
             raise AmbiguousScalarError("is out of the range of numbers", "quote it if it is text")
         return value
-    if _NOT_FINITE.fullmatch(text):
+    if re.fullmatch(_NOT_FINITE, text):
         raise AmbiguousScalarError("is not a number that JSON can hold", "quote it if it is text")
     if text == "<<":
         raise AmbiguousScalarError("merges mappings for readers of YAML 1.1 only", "write the merged keys out")
-    if _NUMBER_LIKE.fullmatch(text) or _DATE.fullmatch(text) or text == "=":
+    if re.fullmatch(_NUMBER_LIKE, text) or re.fullmatch(_DATE, text) or text == "=":
         raise _differs(text)
     return text
 

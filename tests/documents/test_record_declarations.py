@@ -1,5 +1,7 @@
 """One declaration per document: what a frozen dataclass says is what is read, written and described."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
@@ -37,7 +39,7 @@ class Valve:
     kind_of: Annotated[str, Wire("x-type")] = "ball"
     tags: Annotated[tuple[str, ...], Items(minimum=1)] = ("none",)
     limits: Annotated[Mapping[str, int], Keys(r"^[a-z]+$", "a lower-case word")] = field(default_factory=dict)
-    upstream: "Valve | None" = None
+    upstream: Valve | None = None
     others: OtherKeys = field(default_factory=dict)
 
     def problems(self):

@@ -17,7 +17,6 @@ import os
 import select
 import signal
 import socket
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, TypeAlias
@@ -297,5 +296,7 @@ class Service:
 
 def _places(error: Exception) -> list[str]:
     """Return where an error came from, innermost first: what a developer needs, in two lines."""
+    import traceback
+
     frames = traceback.extract_tb(error.__traceback__)
     return [f"at {frame.name}, line {frame.lineno} of {frame.filename}" for frame in frames[-1:-3:-1]]
