@@ -14,10 +14,17 @@
 #   P-5  The state switches in one step, after all is verified and on disk.
 #   P-6  Version and digest are kept from then on; the ETag only after the hook succeeded, so that it is called again.
 #   P-7  Redirects are never followed; every answer, and what a bundle unpacks to, is bounded.
-#   P-8  With --allowed-signers, the commit of the manifest is signed by one of these keys, and states this manifest, this
-#        version and this device; the fleet stays the same, and the next version descends from the held one. All this is
-#        read from the bytes that were verified. Without it, nothing is taken unless --unsigned says so.
-#        A trust document is not followed: after a rotation, the list is edited by hand.
+#   P-8  The commit of the manifest is signed by a render key of the trust document, or by a key of --allowed-signers, and
+#        states this manifest, this version and this device; the fleet stays the same, and the next version descends from
+#        the held one. All this is read from the bytes that were verified. Without keys, nothing is taken unless --unsigned
+#        says so.
+#   P-9  Trust begins at the trust document that was given by hand. Each poll that takes a state verifies again what was
+#        followed from there. A version counts after the one before it, once the thresholds of both signed its exact text
+#        (ROOT-1 to ROOT-11 of docs/trust.md, where what is not byte for byte RFC 8785 is refused as well). What a state's
+#        commit names is followed, kept on disk and obeyed before the state is judged; after a refused state, the next
+#        version is asked for, and the state judged again.
+#   P-10 A floor of the trust document counts once for its id: it takes back the held version. What runs stays, until a
+#        state comes whose version counts.
 
 set -u
 LC_ALL=C
@@ -32,6 +39,8 @@ BUNDLE_TYPE=application/vnd.margo.bundle.v1+tar+gzip
 DEPLOYMENT_TYPE=application/yaml
 COMMIT_TYPE=application/vnd.margo-gitops.commit.v1
 COMMIT_LIMIT=65536
+TRUST_LIMIT=65536
+TRUST_FOLLOWED=64
 
 usage() {
     cat <<'END'
@@ -46,7 +55,8 @@ Each option is an environment variable too: --url is MARGO_PULL_URL, --token-fil
   --ca-file FILE       certificates that the server's is checked with, instead of the system's
   --cert-file FILE     client certificate, with its chain
   --key-file FILE      its private key
-  --allowed-signers FILE  keys that may sign this device's state (ssh-keygen's format); needs --device
+  --trust-document FILE  the fleet's trust document, keys/<version>.json; later versions are followed; needs --device
+  --allowed-signers FILE  instead: keys that may sign this device's state (ssh-keygen's format); needs --device
   --device ID          this device's id in the fleet
   --unsigned yes|no    yes: take unsigned state; who answers as the server then controls the device (default no)
   --every SECONDS      go on for ever, one poll each SECONDS; without it: one poll, then exit
@@ -78,14 +88,15 @@ read_settings() {
             MARGO_PULL_URL | MARGO_PULL_STATE | MARGO_PULL_HOOK | MARGO_PULL_TOKEN_FILE | MARGO_PULL_CA_FILE) ;;
             MARGO_PULL_CERT_FILE | MARGO_PULL_KEY_FILE | MARGO_PULL_EVERY | MARGO_PULL_STATUS) ;;
             MARGO_PULL_TIMEOUT | MARGO_PULL_MAX_BYTES) ;;
-            MARGO_PULL_ALLOWED_SIGNERS | MARGO_PULL_DEVICE | MARGO_PULL_UNSIGNED) ;;
+            MARGO_PULL_TRUST_DOCUMENT | MARGO_PULL_ALLOWED_SIGNERS | MARGO_PULL_DEVICE | MARGO_PULL_UNSIGNED) ;;
             *) fail "$USAGE" "$name means nothing here; margo-pull.sh --help lists what does" ;;
         esac
     done
     url=${MARGO_PULL_URL:-} state=${MARGO_PULL_STATE:-/var/lib/margo-pull} hook=${MARGO_PULL_HOOK:-}
     token_file=${MARGO_PULL_TOKEN_FILE:-} ca_file=${MARGO_PULL_CA_FILE:-}
     cert_file=${MARGO_PULL_CERT_FILE:-} key_file=${MARGO_PULL_KEY_FILE:-}
-    allowed_signers=${MARGO_PULL_ALLOWED_SIGNERS:-} device=${MARGO_PULL_DEVICE:-} unsigned=${MARGO_PULL_UNSIGNED:-no}
+    trust_document=${MARGO_PULL_TRUST_DOCUMENT:-} allowed_signers=${MARGO_PULL_ALLOWED_SIGNERS:-}
+    device=${MARGO_PULL_DEVICE:-} unsigned=${MARGO_PULL_UNSIGNED:-no}
     every=${MARGO_PULL_EVERY:-} report=${MARGO_PULL_STATUS:-no}
     timeout=${MARGO_PULL_TIMEOUT:-300} max_bytes=${MARGO_PULL_MAX_BYTES:-67108864}
     while [ $# -gt 0 ]; do
@@ -101,6 +112,7 @@ read_settings() {
             --ca-file) ca_file=$2 ;;
             --cert-file) cert_file=$2 ;;
             --key-file) key_file=$2 ;;
+            --trust-document) trust_document=$2 ;;
             --allowed-signers) allowed_signers=$2 ;;
             --device) device=$2 ;;
             --unsigned) unsigned=$2 ;;
@@ -140,8 +152,14 @@ check_settings() {
         yes | no) ;;
         *) fail "$USAGE" "--status is yes or no" ;;
     esac
+    case "${trust_document:+document}${allowed_signers:+signers}" in
+        documentsigners) fail "$USAGE" "name one of --trust-document and --allowed-signers" ;;
+        document) keys=--trust-document ;;
+        signers) keys=--allowed-signers ;;
+        '') keys='' ;;
+    esac
     case $unsigned in
-        yes) [ -z "$allowed_signers" ] || fail "$USAGE" "--allowed-signers and --unsigned yes contradict each other" ;;
+        yes) [ -z "$keys" ] || fail "$USAGE" "$keys and --unsigned yes contradict each other" ;;
         no) check_signers ;;
         *) fail "$USAGE" "--unsigned is yes or no" ;;
     esac
@@ -157,10 +175,10 @@ check_settings() {
 }
 
 check_signers() {
-    [ -n "$allowed_signers" ] ||
-        fail "$USAGE" "name the keys that may sign the state with --allowed-signers, or write --unsigned yes"
-    [ -n "$device" ] || fail "$USAGE" "--allowed-signers needs --device: a signature is for one device"
-    [ -r "$allowed_signers" ] || fail "$USAGE" "$allowed_signers cannot be read"
+    [ -n "$keys" ] ||
+        fail "$USAGE" "name whose signatures count with --trust-document or --allowed-signers, or write --unsigned yes"
+    [ -n "$device" ] || fail "$USAGE" "$keys needs --device: a signature is for one device"
+    [ -r "$trust_document$allowed_signers" ] || fail "$USAGE" "$trust_document$allowed_signers cannot be read"
     for program in ssh-keygen sha1sum; do
         command -v "$program" >/dev/null ||
             fail "$USAGE" "the program $program is missing, so no signature can be checked; --unsigned yes takes any state"
@@ -216,21 +234,26 @@ store() { # FILE CONTENT
 field() { sed -n "s/^$1 //p" "$state/held"; }
 
 read_held() {
-    version=0 manifest_digest='' applied=yes etag='' folder='' previous='' commit='' fleet=''
+    version=0 manifest_digest='' applied=yes etag='' folder='' previous='' commit='' fleet='' lowest=1 left='' changes=''
     [ -e "$state/held" ] || return 0
     version=$(field version) manifest_digest=$(field manifest) applied=$(field applied) etag=$(field etag)
     case "$(sed -n 1p "$state/held") $applied" in
         'margo-pull 1 yes' | 'margo-pull 1 no') ;;
         *) refuse "$state/held is damaged: it says which version was trusted last; remove it only if you know" ;;
     esac
-    is_version "$version" && is_digest "$manifest_digest" ||
+    lowest=$(field lowest) left=$(field left) changes=$(field changes)
+    is_version "$version" && is_digest "$manifest_digest" && is_version "${lowest:=1}" ||
         refuse "$state/held is damaged: it says which version was trusted last; remove it only if you know"
     folder=$state/states/$version-${manifest_digest#sha256:}
     previous=$(field previous) commit=$(field commit) fleet=$(field fleet)
     # Documents that were lost or changed are fetched again: without the ETag the server sends the manifest.
     intact || applied=no
     [ "$applied" = yes ] && { [ -n "$commit" ] || [ "$unsigned" = yes ]; } || etag=''
+    # A server that is told of a version that was taken back may keep what is below it.
+    has_floor || greater "$lowest" "$version" || etag=''
 }
+
+has_floor() { [ -n "$manifest_digest" ] && [ "$manifest_digest" != "$left" ]; } # whether the held version still counts
 
 intact() { # whether the held state is on disk as it was verified
     [ -f "$folder/manifest.json" ] && [ "$(sha256 "$folder/manifest.json")" = "$manifest_digest" ] || return 1
@@ -247,7 +270,10 @@ applied $1
 etag $2
 previous $previous
 commit $commit
-fleet $fleet"
+fleet $fleet
+lowest $lowest
+left $left
+changes $changes"
 }
 
 is_digest() {
@@ -358,50 +384,54 @@ fetch() { # PATH LIMIT TYPE: a document that the manifest leads to
 
 # Splitting at the quotes leaves strings in even places and everything else between them, because no string holds an
 # escape. What is found is kept by its path; paths are cut, so that no long name is kept again for all that is below it.
+read_json='
+    function bad(why) { if (!wrong) wrong = why; return 0 }
+    function read_tokens(pieces, piece, count, part, i, j) { # a string keeps the quote before it
+        pieces = split($0, piece, "\"")
+        if (pieces % 2 == 0 || index($0, "\\")) return bad("an escape, or a string without an end")
+        for (i = 1; i <= pieces; i++) {
+            if (i % 2 == 0) { token[++tokens] = "\"" piece[i]; continue }
+            if (length(piece[i]) > 4096 || piece[i] ~ / /) return bad("white space, or too much without a string")
+            gsub(/[][{},:]/, " & ", piece[i])
+            count = split(piece[i], part, " ")
+            for (j = 1; j <= count; j++) token[++tokens] = part[j]
+        }
+    }
+    function read_value(path, depth, first, last, name, number) {
+        values++
+        path = substr(path, 1, 99)
+        first = found[path] = token[++at]
+        if (first ~ /^("|(null|true|false|-?(0|[1-9][0-9]*)([.][0-9]+)?(e[-+][0-9]+)?)$)/) return
+        if (first !~ /^[[{]$/ || depth > 9) return bad("piece " at " is not a value")
+        last = (first == "{" ? "}" : "]")
+        if (token[at + 1] == last) { at++; return }
+        do {
+            if (first == "[") read_value(path SUBSEP (++number), depth + 1)
+            else if (token[++at] !~ /^"/ || token[at] <= name) bad("piece " at " is not the next name")
+            else {
+                name = token[at]
+                if (token[++at] != ":") bad("expected : as piece " at)
+                read_value(path SUBSEP substr(name, 2), depth + 1)
+            }
+        } while (!wrong && token[++at] == ",")
+        if (token[at] != last) bad("expected " last " as piece " at)
+        items[path] = number
+    }
+    function string(path) { return found[path] ~ /^"/ ? substr(found[path], 2) : "" }
+'
+
 read_manifest() { # FILE: prints "version N", "bundle DIGEST", "deployment ID DIGEST"..., "end"; or "bad WHY"
     [ "$(tr -cd ' -~' <"$1" | wc -c)" -eq "$(wc -c <"$1")" ] || {
         echo 'bad not printable ASCII without line ends'
         return
     }
-    awk '
-        function bad(why) { if (!wrong) wrong = why; return 0 }
+    awk "$read_json"'
         function hex(text, count) { return length(text) == count && text !~ /[^0-9a-f]/ }
         function digest(text) { return substr(text, 1, 7) == "sha256:" && hex(substr(text, 8), 64) }
         function uuid(text, part) {
             return length(text) == 36 && split(tolower(text), part, "-") == 5 && hex(part[1], 8) &&
                 hex(part[2], 4) && hex(part[3], 4) && hex(part[4], 4) && hex(part[5], 12)
         }
-        function read_tokens(pieces, piece, count, part, i, j) { # a string keeps the quote before it
-            pieces = split($0, piece, "\"")
-            if (pieces % 2 == 0 || index($0, "\\")) return bad("an escape, or a string without an end")
-            for (i = 1; i <= pieces; i++) {
-                if (i % 2 == 0) { token[++tokens] = "\"" piece[i]; continue }
-                if (length(piece[i]) > 4096 || piece[i] ~ / /) return bad("white space, or too much without a string")
-                gsub(/[][{},:]/, " & ", piece[i])
-                count = split(piece[i], part, " ")
-                for (j = 1; j <= count; j++) token[++tokens] = part[j]
-            }
-        }
-        function read_value(path, depth, first, last, name, number) {
-            path = substr(path, 1, 99)
-            first = found[path] = token[++at]
-            if (first ~ /^("|(null|true|false|-?(0|[1-9][0-9]*)([.][0-9]+)?(e[-+][0-9]+)?)$)/) return
-            if (first !~ /^[[{]$/ || depth > 9) return bad("piece " at " is not a value")
-            last = (first == "{" ? "}" : "]")
-            if (token[at + 1] == last) { at++; return }
-            do {
-                if (first == "[") read_value(path SUBSEP (++number), depth + 1)
-                else if (token[++at] !~ /^"/ || token[at] <= name) bad("piece " at " is not the next name")
-                else {
-                    name = token[at]
-                    if (token[++at] != ":") bad("expected : as piece " at)
-                    read_value(path SUBSEP substr(name, 2), depth + 1)
-                }
-            } while (!wrong && token[++at] == ",")
-            if (token[at] != last) bad("expected " last " as piece " at)
-            items[path] = number
-        }
-        function string(path) { return found[path] ~ /^"/ ? substr(found[path], 2) : "" }
         function reference(path, below, name) { # the digest of what is listed there
             name = string(path SUBSEP "digest")
             if (!digest(name)) bad("a digest that is not a sha256 digest")
@@ -436,13 +466,344 @@ read_manifest() { # FILE: prints "version N", "bundle DIGEST", "deployment ID DI
         END { print (wrong ? "bad " wrong : NR ? "end" : "bad empty") }' type="$BUNDLE_TYPE" "$1"
 }
 
+# ---- the trust document (P-9)
+
+# read_trust FILE: prints what it says, "fleet NAME", "version N", "issued TIME", "expires TIME", "threshold N",
+# "root NAME HEX TYPE BASE64"..., "render NAME UNTIL TYPE BASE64"..., "floor ID HIGHEST NEXT"..., "signature HEX TOUCHED
+# ARMOR"..., "end"; or "bad WHY". Keys that count for nothing are left out, and floors of other devices.
+#
+# Of the document, awk sees a copy in which each character beyond ASCII is one \024, and each escape one of \021 to \023:
+# only a reason may have them. So no text can look like another part of the document, whatever is in it.
+read_trust() {
+    size=$(size_of "$1")
+    [ "$size" -le "$TRUST_LIMIT" ] && [ "$(tr -d '\000-\037' <"$1" | wc -c)" -eq "$size" ] || {
+        echo "bad control characters, or more than $TRUST_LIMIT bytes"
+        return
+    }
+    tr '\200-\277' '\001' <"$1" | tr '\300-\377' '\002' | awk "$read_json"'
+        function above(a, b) { return length(a) != length(b) ? length(a) > length(b) : (a "") > (b "") }
+        function hex(base64, i, j, value, out) { # empty where it is not base64 in its one spelling
+            if (length(base64) % 4 || base64 !~ /^[A-Za-z0-9+\/]+=?=?$/) return ""
+            for (i = 1; i <= length(base64); i += 4) {
+                for (j = value = 0; j < 4; j++) value = value * 64 + digit[substr(base64, i + j, 1)]
+                out = out sprintf("%06x", value)
+            }
+            i = 2 * gsub(/=/, "", base64)
+            if (i && substr(out, length(out) - i + 1) !~ /^0+$/) return ""
+            return substr(out, 1, length(out) - i)
+        }
+        function number_of(code, i, value) {
+            for (i = 1; i <= length(code); i++) value = value * 16 + index("0123456789abcdef", substr(code, i, 1)) - 1
+            return value + 0
+        }
+        function name_of(code, i, out) { # the printable ASCII that this is
+            if (code !~ /^([2-6][0-9a-f]|7[0-9a-e])*$/) return "\n"
+            for (i = 1; i < length(code); i += 2) out = out sprintf("%c", number_of(substr(code, i, 2)))
+            return out
+        }
+        function take(bytes, taken) { # the next bytes of the wire, in hex
+            taken = substr(wire, 1, 2 * bytes)
+            if (length(taken) < 2 * bytes) torn = 1
+            wire = substr(wire, 2 * bytes + 1)
+            return taken
+        }
+        function field() { return take(number_of(take(4))) }
+        function bits(number) { # of a whole number on the wire; 0 for one that is not in its shortest form
+            if (number !~ /^(00[89a-f]|0[1-9a-f]|[1-7])/) return 0
+            sub(/^0+/, "", number)
+            return 4 * length(number) - (number ~ /^1/ ? 3 : number ~ /^[23]/ ? 2 : number ~ /^[4-7]/)
+        }
+        function is_key(blob, type, inner, number, ok) { # whether it is a key of this type that can be used
+            wire = blob
+            torn = 0
+            if (name_of(field()) != type) return 0
+            inner = type
+            if (sub(/^sk-/, "", inner)) sub(/@openssh[.]com$/, "", inner)
+            if (inner == "ssh-ed25519") ok = length(field()) == 64
+            else if (type == "ssh-rsa") {
+                number = field()
+                ok = number ~ /[13579bdf]$/ && number != "01" && bits(number) && bits(number) <= 64
+                number = field()
+                ok = ok && number ~ /[13579bdf]$/ && bits(number) >= 3072 && bits(number) <= 16384
+            } else if (inner in point) {
+                number = name_of(field())
+                ok = "ecdsa-sha2-" number == inner
+                number = field()
+                ok = ok && length(number) == 2 * point[inner] && number ~ /^04/
+            }
+            if (inner != type) { ok = ok && type in token_type; field() }
+            return ok && !torn && wire == ""
+        }
+        function here(path, kind) { # whether something of this kind is there
+            known[path] = 1
+            if (!(path in found)) return 0
+            if (found[path] "" != kind) bad("what is not " kind)
+            return 1
+        }
+        function text(path, form, most, value) {
+            known[path] = 1
+            value = string(path)
+            if (value !~ form || length(value) > most) bad("a text that is not as it should be: " substr(value, 1, 60))
+            return value
+        }
+        function whole(path, most, value) {
+            known[path] = 1
+            value = found[path] ""
+            if (value !~ /^[1-9][0-9]*$/ || above(value, most)) bad("a number that is not from 1 to " most)
+            return value
+        }
+        function moment(path, value, year, month, day) {
+            value = text(path, "^[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z$", 20)
+            gsub(/[^0-9]/, "", value)
+            year = substr(value, 1, 4) + 0
+            month = substr(value, 5, 2) + 0
+            day = substr(value, 7, 2) + 0
+            if (!year || month < 1 || month > 12 || !day || substr(value, 9, 2) > 23) bad("a time that is none")
+            if (day > (month == 2 ? 28 + (year % 4 == 0 && (year % 100 || year % 400 == 0)) : 30 + (month + int(month / 8)) % 2))
+                bad("a time that is none")
+            return value
+        }
+        function key(path, value, part) {
+            value = text(path, "^[a-z0-9@.-]+ [A-Za-z0-9+/]+=?=?$", 4096)
+            split(value, part, " ")
+            if (!(value in blob)) blob[value] = hex(part[2])
+            if (!is_key(blob[value], part[1])) bad("a key that cannot be used: " substr(value, 1, 60))
+            return value
+        }
+        function keys(role, each, i, count, name, public) {
+            each = SUBSEP "roles" SUBSEP role
+            if (!here(each, "{")) return 0
+            each = each SUBSEP "keys"
+            if (!here(each, "[")) return 0
+            for (i = 1; i <= items[each]; i++) {
+                here(each SUBSEP i, "{")
+                name = text(each SUBSEP i SUBSEP "name", "^[A-Za-z0-9][A-Za-z0-9@._+-]*$", 64)
+                public = key(each SUBSEP i SUBSEP "key")
+                if (((role, name) in seen) || ((role, public) in seen)) bad("a name or a key twice in a role")
+                seen[role, name] = seen[role, public] = 1
+                if ((public in reason) && reason[public] == "compromised") bad("a role of a compromised key")
+                if (role == "render") print role, name, (public in reason ? since[public] : "-"), public
+                if (role != "root" || (public in reason)) continue
+                print role, name, blob[public], public
+                count++
+            }
+            return count
+        }
+        function floors(each, i, j, id, highest, next_, mine, name) {
+            each = SUBSEP "floors"
+            if (!here(each, "[")) return
+            for (i = 1; i <= items[SUBSEP "floors"]; i++) {
+                each = SUBSEP "floors" SUBSEP i
+                here(each, "{")
+                id = text(each SUBSEP "id", "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", 63)
+                if (("floor", id) in seen) bad("a floor twice")
+                seen["floor", id] = 1
+                text(each SUBSEP "reason", ".", 500)
+                highest = ((each SUBSEP "highest") in found) ? whole(each SUBSEP "highest", "18446744073709551614") : 0
+                next_ = ((each SUBSEP "next") in found) ? whole(each SUBSEP "next", "18446744073709551615") : 0
+                if (!highest && !next_ || highest && next_ && !above(next_, highest)) bad("a floor that changes nothing")
+                mine = !here(each SUBSEP "devices", "[")
+                for (j = 1; j <= items[each SUBSEP "devices"]; j++) {
+                    name = text(each SUBSEP "devices" SUBSEP j, "^[A-Za-z0-9._~-]+(/[A-Za-z0-9._~-]+)*$", 200)
+                    if (name == device || name == client) mine = 1
+                }
+                if (mine) print "floor", id, highest, next_
+            }
+        }
+        function signature(armor, body, rest, type, touched) {
+            if (index(armor, "~") || length(armor) > 2 * 16384) return bad("a signature that is not one")
+            gsub(/\\n/, "~", armor)
+            if (length(armor) > 16384 || armor !~ /^-----BEGIN SSH SIGNATURE-----~.+~-----END SSH SIGNATURE-----~?$/)
+                return bad("a signature that is not one")
+            body = substr(armor, 31)
+            sub(/~-----END SSH SIGNATURE-----~?$/, "", body)
+            gsub(/~/, "", body)
+            wire = hex(body)
+            torn = 0
+            if (take(10) != "53534853494700000001") return bad("a signature that is not one") # SSHSIG, version 1
+            body = field()
+            rest = wire
+            wire = body
+            type = name_of(field())
+            if (!is_key(body, type)) return bad("a signature of a key that cannot be used")
+            wire = rest
+            torn = 0
+            if (name_of(field()) == "\n" || field() != "" || name_of(field()) !~ /^sha(256|512)$/) torn = 1
+            rest = field()
+            if (torn || wire != "") return bad("a signature that is not one")
+            touched = !(type in token_type) || substr(rest, length(rest) - 9, 2) ~ /[13579bdf]$/
+            print "signature", body, (touched ? "yes" : "no"), armor
+        }
+        BEGIN {
+            for (i = 1; i <= 64; i++)
+                digit[substr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", i, 1)] = i - 1
+            point["ecdsa-sha2-nistp256"] = 65
+            point["ecdsa-sha2-nistp384"] = 97
+            point["ecdsa-sha2-nistp521"] = 133
+            token_type["sk-ssh-ed25519@openssh.com"] = token_type["sk-ecdsa-sha2-nistp256@openssh.com"] = 1
+        }
+        {
+            # The envelope: its strings are the document, in which quotes and backslashes are escaped, and signatures.
+            gsub(/\\\\/, "\021")
+            gsub(/\\"/, "\022")
+            pieces = split($0, piece, "\"")
+            form = piece[1] "|" piece[2] "|" piece[3] "|" piece[5] "|" piece[6] "|" piece[7]
+            if (form != "{|document|:|,|signatures|:[" (pieces > 7 ? "" : "]}") || pieces % 2 == 0 || index(piece[4], "\\"))
+                bad("an envelope of another form")
+            for (i = 8; i <= pieces; i++) {
+                if (i % 2 == 0) signature(piece[i])
+                else if (piece[i] != (i == pieces ? "]}" : ",")) bad("an envelope of another form")
+            }
+
+            # The document, unescaped; then its own escapes and its characters become one each.
+            $0 = piece[4]
+            gsub(/\021/, "\\")
+            gsub(/\022/, "\"")
+            gsub(/\002\001\001\001|\002\001\001|\002\001/, "\024")
+            if ($0 ~ /[\001\002]/) bad("what is not UTF-8")
+            gsub(/\\\\/, "\021")
+            gsub(/\\"/, "\022")
+            gsub(/\\([bfnrt]|u00(0[0-7be-f]|1[0-9a-f]))/, "\023")
+            read_tokens()
+            if (!wrong) read_value("", 0)
+            if (at != tokens || found[""] != "{") bad("not one object")
+            known[""] = 1
+            if (text(SUBSEP "apiVersion", ".", 99) != "margo-gitops/v1" || text(SUBSEP "kind", ".", 99) != "TrustDocument")
+                bad("another kind of document")
+            print "fleet", text(SUBSEP "fleet", "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", 63)
+            print "version", whole(SUBSEP "version", "2147483647")
+            issued = moment(SUBSEP "issued")
+            expires = moment(SUBSEP "expires")
+            if (expires <= issued) bad("an end before the beginning")
+            print "issued", issued
+            print "expires", expires
+            if (here(SUBSEP "revoked", "[")) for (i = 1; i <= items[SUBSEP "revoked"]; i++) {
+                each = SUBSEP "revoked" SUBSEP i
+                here(each, "{")
+                public = key(each SUBSEP "key")
+                if (public in reason) bad("a key that is revoked twice")
+                reason[public] = text(each SUBSEP "reason", "^(retired|compromised)$", 99)
+                since[public] = moment(each SUBSEP "since")
+            }
+            if (!here(SUBSEP "roles", "{") || !here(SUBSEP "roles" SUBSEP "render", "{")) bad("no keys")
+            threshold = whole(SUBSEP "roles" SUBSEP "root" SUBSEP "threshold", "100")
+            if (keys("root") < threshold) bad("a threshold that is out of reach")
+            keys("render")
+            keys("freshness")
+            floors()
+            print "threshold", threshold
+            for (path in found) if (!(path in known)) bad("a member that means nothing here")
+            if (values > 8000) bad("too many values")
+        }
+        END { print (wrong ? "bad " wrong : NR == 1 ? "end" : "bad empty") }' device="$device" client="${device%%/*}" -
+}
+
+said() { sed -n "s/^$1 //p" "$2"; } # NAME FILE: what a trust document says of it
+
+# count_document FILE: whether it counts, as the first one or after the one in work/trust, whose place it takes; else $why.
+count_document() {
+    read_trust "$1" >"$work/offered"
+    why=$(tail -n 1 "$work/offered")
+    [ "$why" = end ] || { why="it is not of the expected form: ${why#bad }" && return 1; }
+    # What is signed is the text of the document, and nothing else.
+    sed 's/^{"document":"//; s/","signatures":\[.*$//; s/\\\(["\\]\)/\1/g' "$1" | tr -d '\n' >"$work/text"
+    if [ -f "$work/trust" ]; then
+        [ "$(said fleet "$work/offered")" = "$trust_fleet" ] || { why="it is another fleet's than $trust_fleet" && return 1; }
+        [ "$(said version "$work/offered")" = $((trust_version + 1)) ] ||
+            { why="it is version $(said version "$work/offered"), after version $trust_version" && return 1; }
+        enough "$work/trust" || return 1
+    fi
+    enough "$work/offered" && mv "$work/offered" "$work/trust" || return 1
+    trust_version=$(said version "$work/trust") trust_fleet=$(said fleet "$work/trust")
+}
+
+# enough FILE: whether as many of its root keys as its threshold says signed work/text. Each counts once, by its first
+# signature that is there: two hundred forged ones would keep a small device busy.
+enough() {
+    awk 'FNR == NR { if ($1 == "root") key[$3] = $2 " " $4 " " $5; next }
+        $1 == "signature" && ($2 in key) {
+            print key[$2], $3, substr($0, index($0, "-----BEGIN"))
+            delete key[$2]
+        }' "$1" "$work/offered" >"$work/signatures"
+    signed=0 needed=$(said threshold "$1")
+    while [ "$signed" -lt "$needed" ] && read -r name type base64 touched armor; do
+        printf '%s namespaces="margo-gitops-root" %s %s\n' "$name" "$type" "$base64" >"$work/root"
+        printf '%s' "$armor" | tr '~' '\n' >"$work/root.sig"
+        [ "$touched" = no ] ||
+            ! ssh-keygen -Y verify -f "$work/root" -I "$name" -n margo-gitops-root -s "$work/root.sig" \
+                <"$work/text" >/dev/null 2>&1 ||
+            signed=$((signed + 1))
+    done <"$work/signatures"
+    [ "$signed" -ge "$needed" ] || { why="it is signed by $signed root keys of version $(said version "$1"), it needs $needed" && return 1; }
+}
+
+read_documents() { # the given one, and those that were followed from there: work/trust is the newest
+    rm -f "$work/trust"
+    count_document "$trust_document" || fail "$USAGE" "$trust_document cannot be used: $why; give it keys/<version>.json"
+    while [ -f "$state/trust/$((trust_version + 1)).json" ] && count_document "$state/trust/$((trust_version + 1)).json"; do :; done
+}
+
+follow() { # VERSION: follow up to this one; empty: as far as the server has them
+    begun=$trust_version
+    while [ -z "$1" ] || greater "$1" "$trust_version"; do
+        next=$((trust_version + 1))
+        [ "$next" -le $((begun + TRUST_FOLLOWED)) ] || break
+        request "/api/v1/trust/$next.json" "$TRUST_LIMIT" '' --header 'Accept: application/json'
+        case $http in
+            200) ;;
+            404) break ;;
+            *) fail "$TRANSPORT" "trust document $next answers with HTTP $http" ;;
+        esac
+        count_document "$work/body" || refuse "trust document $next does not count: $why"
+        mkdir -p "$state/trust" && { sync "$work/body" 2>/dev/null || sync; } &&
+            mv -f "$work/body" "$state/trust/$next.json" && sync || fail "$USAGE" "$state/trust cannot be written: is the disk full?"
+        say "trust document $next of $trust_fleet is followed"
+    done
+    [ -z "$1" ] || ! greater "$1" "$trust_version" ||
+        refuse "the state names trust document $1, and the server led only to version $trust_version"
+}
+
+change_floors() { # P-10
+    said floor "$work/trust" >"$work/floors"
+    while read -r id highest next; do
+        case " $changes " in *" $id "*) continue ;; esac
+        changes="${changes:+$changes }$id" floor='' low=1
+        ! has_floor || floor=$version
+        if [ -n "$floor" ] && [ "$highest" != 0 ] && greater "$floor" "$highest"; then
+            floor='' low=$highest
+        fi
+        if [ "$next" != 0 ] && { [ -z "$floor" ] || greater "$next" "$floor"; }; then
+            floor=''
+            greater "$low" "$next" || low=$next
+        fi
+        [ -z "$floor" ] && { has_floor || greater "$low" "$lowest"; } || continue
+        ! has_floor || left=$manifest_digest
+        lowest=$low
+        say "security event: trust document $trust_version changes the floor ($id): from now on the lowest version is $lowest"
+    done <"$work/floors"
+    [ -z "$manifest_digest" ] || [ "$changes" = "$(field changes)" ] || write_held "$applied" "$etag"
+}
+
+check_expiry() {
+    now=$(date -u +%Y%m%d%H%M%S) expires=$(said expires "$work/trust") issued=$(said issued "$work/trust")
+    # A clock that is set back revives nothing.
+    ! greater "$issued" "$now" || now=$issued
+    past=$state/trust/expired-$trust_version
+    if [ ! -e "$past" ]; then
+        ! greater "$expires" "$now" || return 0
+        mkdir -p "$state/trust" && : >"$past"
+    fi
+    refuse "trust document $trust_version expired $expires: let the root keys sign the next one"
+}
+
 # ---- the signature (P-8)
 
-# check_signature: the commit of work/manifest.json; sets new_commit and new_fleet.
-check_signature() {
+is_known() { has_floor && [ "$new_digest" = "$manifest_digest" ] && [ -n "$commit" ]; }
+
+# fetch_commit: of work/manifest.json; what it names is followed, whether the signature is right or not (P-9).
+fetch_commit() {
     new_commit=$commit new_fleet=$fleet
-    [ "$unsigned" = no ] || return 0
-    [ "$new_digest" != "$manifest_digest" ] || [ -z "$commit" ] || return 0
+    [ "$unsigned" = no ] && ! is_known || return 0
     request "/api/v1/commits/$new_digest" "$COMMIT_LIMIT" '' --header "Accept: $COMMIT_TYPE"
     case $http in
         200) ;;
@@ -456,6 +817,25 @@ check_signature() {
         { inside = 0; if ($0 == "") body = 1; print }' "$work/body" >"$work/signed"
     [ -f "$work/signature" ] && [ "$(grep -c '^-----BEGIN' "$work/signature")" -eq 1 ] ||
         refuse "the state's commit does not have exactly one signature"
+    size=$(size_of "$work/body")
+    new_commit=$({ printf 'commit %s\0' "$size" && cat "$work/body"; } | sha1sum) && new_commit=${new_commit%% *}
+    [ -n "$trust_document" ] || return 0
+    read_documents
+    named=$(trailer Trust-Version)
+    case $named in
+        '' | 0* | *[!0-9]* | ???????????*) ;;
+        *) follow "$named" ;;
+    esac
+    change_floors
+    awk '$1 == "render" && $3 !~ /^(0|1[0-8]|19[0-6])/ {
+        until = $3 == "-" ? "" : ",valid-before=\"" $3 "\""
+        print $2, "namespaces=\"git\"" until, $4, $5 }' "$work/trust" >"$work/signers"
+    allowed_signers=$work/signers fleet=$trust_fleet
+}
+
+# check_signature: the commit in work/signed; sets new_fleet.
+check_signature() {
+    [ "$unsigned" = no ] && ! is_known || return 0
     signed_at=$(sed -n '/^$/q; s/^committer .*> \([0-9]*\) [-+][0-9]*$/\1/p' "$work/signed")
     at=$(date -u -d "@$signed_at" +%Y%m%d%H%M%S 2>/dev/null) || refuse "the state's commit says no time"
     who=$(signing find-principals "$work/signed" | sed 's/,.*//; 1q')
@@ -467,6 +847,7 @@ check_signature() {
     new_fleet=$(trailer Fleet)
     [ -z "$fleet" ] || [ "$new_fleet" = "$fleet" ] || refuse "the signed commit is that of another fleet than $fleet"
     check_history
+    [ -z "$trust_document" ] || check_expiry
 }
 
 signing() { # COMMAND FILE OPTION...
@@ -483,9 +864,7 @@ trailer() { # NAME: its value in the last paragraph of the signed commit; nothin
 }
 
 check_history() { # the version right after the held one has the held commit among its parents
-    size=$(size_of "$work/body")
-    new_commit=$({ printf 'commit %s\0' "$size" && cat "$work/body"; } | sha1sum) && new_commit=${new_commit%% *}
-    [ -n "$commit" ] && ! greater "$version" 9223372036854775806 && [ "$new_version" = $((version + 1)) ] || return 0
+    has_floor && [ -n "$commit" ] && ! greater "$version" 9223372036854775806 && [ "$new_version" = $((version + 1)) ] || return 0
     sed '/^$/q' "$work/signed" | grep -qx "parent $commit" || refuse "version $new_version does not descend from the held one"
 }
 
@@ -560,7 +939,23 @@ verify() {
 
 # ---- one poll
 
+# poll: ends with its status. After a refused state it asks for newer keys, and judges again if there are some (P-9).
 poll() {
+    (poll_once)
+    status=$?
+    [ "$status" -eq "$TRUST" ] && [ -n "$trust_document" ] && (find_keys) || return "$status"
+    (poll_once)
+}
+
+find_keys() {
+    prepare
+    read_documents
+    before=$trust_version
+    follow ''
+    [ "$trust_version" -gt "$before" ]
+}
+
+prepare() {
     read_held
     token=''
     if [ -n "$token_file" ]; then
@@ -573,6 +968,10 @@ poll() {
     rm -rf "$state"/work.* "$state"/*.new
     mkdir "$work" || fail "$USAGE" "$state cannot be written"
     trap 'rm -rf "$work"' EXIT
+}
+
+poll_once() {
+    prepare
     [ -z "$folder" ] || [ ! -d "$folder" ] || point_current
 
     request /api/v1/deployments "$MANIFEST_LIMIT" "$etag" --header "Accept: $MANIFEST_TYPE"
@@ -594,12 +993,10 @@ take() { # the manifest in work/body
     [ "$verdict" = end ] || refuse "the manifest is not of the expected form: ${verdict#bad }"
     new_version=$(sed -n 's/^version //p' "$work/listed")
     is_version "$new_version" || refuse "the manifest's version has more than 64 bits"
-    [ "$new_version" != "$version" ] || [ "$new_digest" = "$manifest_digest" ] ||
-        refuse "another manifest of the same version $version"
-    [ "$new_version" = "$version" ] || greater "$new_version" "$version" ||
-        refuse "version $new_version is older than the held version $version"
+    fetch_commit
+    check_version
     check_signature
-    if [ "$new_version" = "$version" ]; then
+    if [ "$new_digest" = "$manifest_digest" ]; then
         known=$commit commit=$new_commit fleet=$new_fleet
         if [ "$applied" = yes ]; then
             [ "$new_etag $new_commit" = "$etag $known" ] || write_held yes "$new_etag"
@@ -608,15 +1005,26 @@ take() { # the manifest in work/body
     fi
 
     listed >"$work/wanted"
-    if [ "$new_version" != "$version" ] || ! intact; then
+    if [ "$new_digest" != "$manifest_digest" ] || ! intact; then
         build
         switch
     fi
     apply
 }
 
+check_version() { # P-2, P-10
+    if has_floor; then
+        [ "$new_version" != "$version" ] || [ "$new_digest" = "$manifest_digest" ] ||
+            refuse "another manifest of the same version $version"
+        [ "$new_version" = "$version" ] || greater "$new_version" "$version" ||
+            refuse "version $new_version is older than the held version $version"
+    fi
+    [ -z "$left" ] || [ "$new_digest" != "$left" ] || refuse "the trust document took back this state"
+    ! greater "$lowest" "$new_version" || refuse "version $new_version is lower than $lowest, which the trust document names"
+}
+
 switch() { # P-5
-    [ "$new_version" = "$version" ] || previous=$folder
+    [ "$new_digest" = "$manifest_digest" ] || previous=$folder
     version=$new_version manifest_digest=$new_digest commit=$new_commit fleet=$new_fleet
     folder=$state/states/$version-${manifest_digest#sha256:}
     rm -rf "$folder"
@@ -746,7 +1154,7 @@ go_on() {
     trap '[ -z "$sleeping" ] || kill "$sleeping" 2>/dev/null; exit 143' TERM
     trap '[ -z "$sleeping" ] || kill "$sleeping" 2>/dev/null; exit 130' INT
     # A device that has state waits for its turn: with the power of a plant, all of its devices come back at once.
-    [ -e "$state/held" ] || (poll)
+    [ -e "$state/held" ] || poll
     while :; do
         now=$(date +%s)
         wait_for=$((every - (now - phase) % every))
@@ -759,7 +1167,7 @@ go_on() {
         fi
         rm -f "$state/retry-after"
         pause $((wait_for + every * ((1 << failures) - 1)))
-        (poll)
+        poll
         case $? in
             "$TRANSPORT" | "$TRY_LATER") [ "$failures" -ge 4 ] || failures=$((failures + 1)) ;;
             *) failures=0 ;;
@@ -772,6 +1180,6 @@ take_lock
 if [ -n "$every" ]; then
     go_on
 else
-    (poll)
+    poll
     exit $?
 fi

@@ -186,7 +186,7 @@ ATTACKS: Final = {
     "older-keys": Attack(
         "rollback",
         "an older trust document, and a state by the key that was revoked since",
-        at(AGENT, "MG1503"),
+        at(WAYS, "MG1503"),
         replace(HONEST, state=state(4, "evil", trust="1")),
         before=replace(AFTER_THEFT, state=TURNED),
         after=replace(AFTER_THEFT, state=state(4, "three", TURNED, key=SECOND, trust="2")),
@@ -207,7 +207,7 @@ ATTACKS: Final = {
     "highest-keys": Attack(
         "fast-forward",
         "a state that names the highest version of the trust document",
-        at(AGENT, "MG1533"),
+        at(WAYS, "MG1533"),
         shows(state(3, "evil", TWO, trust=str(2**31 - 1))),
     ),
     "future-statement": Attack(
@@ -226,7 +226,7 @@ ATTACKS: Final = {
     "hidden-keys": Attack(
         "freeze",
         "the new state, but not the trust document with its key",
-        at(AGENT, "MG1533"),
+        at(WAYS, "MG1533"),
         shows(ROTATED),
         after=AFTER_THEFT,
     ),
@@ -265,7 +265,7 @@ ATTACKS: Final = {
     "other-keys": Attack(
         "mix-and-match",
         "the trust document of another fleet",
-        at(AGENT, "MG1532"),
+        at(WAYS, "MG1532"),
         replace(HONEST, state=NAMES_TWO, documents=OTHER_FLEET),
         after=AFTER_THEFT,
     ),
@@ -301,7 +301,7 @@ ATTACKS: Final = {
     "large-keys": Attack(
         "endless data",
         "a trust document of more than 64 KiB",
-        at(AGENT, "MG1403"),
+        at(WAYS, "MG1403"),
         replace(HONEST, state=NAMES_TWO, documents={1: FIRST_DOCUMENT, 2: b" " * 65_537}),
         after=AFTER_THEFT,
     ),
@@ -370,21 +370,21 @@ ATTACKS: Final = {
     "root-below": Attack(
         "key compromise",
         "one root key of two signs a trust document, twice",
-        at(AGENT, "MG1531"),
+        at(WAYS, "MG1531"),
         replace(HONEST, state=NAMES_TWO, documents=ONE_ROOT),
         after=AFTER_THEFT,
     ),
     "root-below-changes": Attack(
         "key compromise",
         "one root key of two lowers the threshold in what it signs",
-        at(AGENT, "MG1531"),
+        at(WAYS, "MG1531"),
         replace(HONEST, state=NAMES_TWO, documents={1: FIRST_DOCUMENT, 2: HALF}),
         after=AFTER_THEFT,
     ),
     "root": Attack(
         "key compromise",
         "as many root keys as the threshold sign a trust document",
-        at(AGENT, "taken"),
+        at(WAYS, "taken"),
         replace(HONEST, state=NAMES_TWO, documents=TAKEN_OVER),
         after=AFTER_THEFT,
         believes="evil",

@@ -7,18 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
 import pytest
-from attacks import AGENT, ATTACKS, DAY, FIRST_DOCUMENT, HONEST, NOW, SECOND, Attack, table
-from device_world import DEVICE, RENDERER, deployment_id
+from attacks import AGENT, ATTACKS, DAY, FIRST_DOCUMENT, HONEST, NOW, Attack, table
+from device_world import DEVICE, deployment_id
 from support.hostile_origin import HostileServer, Shown, hostile_server, write_folder
 from support.pull_script import small_device
-from support.real import require_program
 
 from margo_gitops.agent.agent import Parts, working_agent
 from margo_gitops.agent.cycle import Outcome
@@ -132,28 +130,31 @@ def test_an_attack_is_refused_and_leaves_nothing_behind(tmp_path: Path, name: st
 @pytest.mark.parametrize("name", [name for name, attack in ATTACKS.items() if "script" in attack.found])
 def test_the_script_refuses_it_as_well(tmp_path: Path, name: str) -> None:
     attack, device = ATTACKS[name], small_device(tmp_path / "device", "dash")
-    for program, package in (("ssh-keygen", "openssh-client"), ("sha1sum", "coreutils")):
-        (device.folder / "bin" / program).symlink_to(require_program(program, package))
-    listed = device.folder / "allowed_signers"
-    listed.write_text(f'renderer namespaces="git" {RENDERER.public}\n')
+    device.can_verify(NOW)
+    given = device.folder / "root.json"
+    given.write_bytes(FIRST_DOCUMENT)
     with hostile_server(DEVICE, HONEST) as server:
+        said: list[str] = []
 
         def pull(seconds: int = 60) -> str:
-            options = ("--allowed-signers", str(listed), "--device", DEVICE, "--timeout", str(seconds))
+            options = ("--trust-document", str(given), "--device", DEVICE, "--timeout", str(seconds))
             outcome = device.pull(server.url("static"), "token", *options)
+            said.append(outcome.stderr)
             return f"exit {outcome.code}" if outcome.code else "taken"
 
         def greets(greeting: str) -> bool:
             return f"value: {greeting}\n".encode() in b"".join(device.documents().values())
 
         assert (pull(), greets("two")) == ("taken", True)
+        if attack.before is not None:
+            server.shown = attack.before
+            assert (pull(), greets("two")) == ("taken", True)
         server.shown, server.faults = attack.lie, [*attack.faults]
         assert pull(1 if attack.is_slow else 60) == attack.found["script"]
         assert greets(attack.believes)
         server.shown, server.faults = attack.after, []
-        if attack.believes == "evil":  # it follows no trust document: a person does both
-            listed.write_text(f'renderer namespaces="git" {SECOND.public}\n')
-            shutil.rmtree(device.state)
+        if attack.by_hand is not None:
+            given.write_bytes(attack.by_hand)
         assert (pull(), greets("three")) == ("taken", True)
 
 

@@ -75,7 +75,7 @@ def test_margo_pull_passes_every_must_of_http(check: Check) -> None:
     ):
         require_program(program, package)
     options = ("--transport", "http", "--held", "state/current", "--time-limit", "30", "--output", "json")
-    outcome = check(MARGO_PULL, "--signed", *options)
+    outcome = check(MARGO_PULL, "--rooted", *options)
     found = report(outcome)
     assert (outcome.code, found["failed"], found["skipped"]) == (0, 0, 0), outcome
     # It reads no YAML: whoever applies the state has to.
