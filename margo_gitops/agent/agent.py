@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from margo_gitops import __version__
 from margo_gitops.agent.apply.reconciler import Reconciler
+from margo_gitops.agent.apply.switches import Switches
 from margo_gitops.agent.apply.timetable import Timetable
 from margo_gitops.agent.apply.workloads import DeviceLimits, read_eligibility, without_secrets
 from margo_gitops.agent.cycle import Cycle, Outcome
@@ -256,6 +257,14 @@ def working_agent(
                 heartbeat=heartbeat,
                 tell=lambda name, status: reporter.hear(name, status) if reporter and not cycle.quiet else None,
                 timetable=timetable,
+                switches=Switches(
+                    clock,
+                    journal.facts,
+                    journal.set_facts,
+                    device=configuration.device,
+                    lock_settings=configuration.locks,
+                    hook_settings=configuration.hooks,
+                ),
             )
             cycle = Cycle(
                 policy=lambda: read_policy(configuration, trust),

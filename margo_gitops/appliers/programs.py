@@ -68,6 +68,7 @@ def run_program(
     folder: Path | None = None,
     keep_open: int | None = None,
     reads: IO[bytes] | None = None,
+    run_as: tuple[int, int] | None = None,
 ) -> Finished:
     """Run a program in a session of its own, and stop it with all it started when its time is over.
 
@@ -75,6 +76,7 @@ def run_program(
         environment: its whole environment; the program itself is looked up in its PATH.
         keep_open: a descriptor that it, and what it starts, hold while they live.
         reads: the file that is its standard input; None: an empty one.
+        run_as: user and group that it runs as, with no other groups; None: those of this process.
 
     Raises:
         OSError: there is no such program, or it cannot be started.
@@ -88,12 +90,19 @@ def run_program(
         stderr=subprocess.PIPE,
         start_new_session=True,
         pass_fds=() if keep_open is None else (keep_open,),
+        user=run_as[0] if run_as else None,
+        group=run_as[1] if run_as else None,
+        extra_groups=() if run_as else None,
     )
+    in_time = False
     with process:
         try:
             output, complaint, in_time = _communicate(process, time.monotonic() + seconds)
         finally:
             _stop(process)
+            if not in_time:  # what it started may outlive it, and ignore SIGTERM
+                with suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
     return Finished(process.returncode if in_time else None, output, complaint)
 
 

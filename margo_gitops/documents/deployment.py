@@ -12,6 +12,7 @@ from margo_gitops.documents.declarations import About, Extensions, Items, OtherK
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_TARGET_PATTERN
 from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.secrets import DeployedSecret
+from margo_gitops.documents.switching import DeviceLock, Hooks
 from margo_gitops.values import dataclass, field
 
 OWN_EXTENSION = "x-margo-gitops-extensions"
@@ -129,6 +130,8 @@ class DeploymentExtension:
         tuple[DeployedSecret, ...],
         About("Parameters that get their values on the device; they are not in `parameters`."),
     ] = ()
+    locks: Annotated[tuple[DeviceLock, ...], About("What may forbid to update and remove it, for now.")] = ()
+    hooks: Annotated[Hooks | None, About("Programs of the device that run around a change of it.")] = None
 
 
 def fleet_device(document: ApplicationDeployment) -> str:

@@ -13,6 +13,7 @@ from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, en
 from margo_gitops.documents.fleet_policy import Policy
 from margo_gitops.documents.maintenance import Maintenance, PlaceMaintenance
 from margo_gitops.documents.secrets import SealedSecrets, SecretRefs, unnamed_secrets
+from margo_gitops.documents.switching import Hooks, Lock
 from margo_gitops.documents.trust_document import KeyText
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.values import dataclass, field
@@ -20,6 +21,7 @@ from margo_gitops.values import dataclass, field
 Alias = Annotated[
     str, Text(pattern=r"^[A-Za-z0-9._~-]+$", max_length=DEVICE_ID_MAX_LENGTH, what="a device id without a slash")
 ]
+Locks = Annotated[tuple[Lock, ...], Items(unique="name", noun="lock", maximum=16)]
 Labels = Annotated[
     Mapping[str, LabelValue],
     About("For selectors and expressions.", ({"line": "3"},)),
@@ -228,6 +230,7 @@ class DeviceSpec:
         PlaceMaintenance | None,
         About("When this device may change what runs, and may poll, in place of what its site says."),
     ] = None
+    locks: Annotated[Locks, About("What may forbid it to change what runs, for now ([locks](locks.md)).")] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,6 +292,11 @@ class DeploymentIntentSpec:
         Maintenance | None, About("When it may change on a device, within what the device or its site says.")
     ] = None
     urgent: Annotated[bool, About("Change it at any time, even if a calendar is closed.")] = False
+    locks: Annotated[
+        Locks,
+        About("What may forbid to update and remove it, for now, in addition to the device's ([locks](locks.md))."),
+    ] = ()
+    hooks: Annotated[Hooks | None, About("Programs of the device that run around a change ([locks](locks.md)).")] = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield secrets that have no name."""

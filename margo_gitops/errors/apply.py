@@ -134,6 +134,28 @@ class SecretUnavailable(ApplyError):
     code = "MG1629"
 
 
+class LockHeld(ChangeWaits):
+    """A deployment waits because something on the device forbids to change it for now.
+
+    The message names the lock of `spec.locks` of the deployment or the device, or the hook of `spec.hooks` that asked
+    to try later. What runs keeps running, and the agent asks again at each cycle. A lock without `atMost` may wait
+    without end: release it where it is held, or run `margo-gitops agent once --now` on the device. See docs/locks.md.
+    """
+
+    code = "MG1620"
+
+
+class HookFailed(ApplyError):
+    """A program of the device that a deployment names in `spec.hooks` is missing, may not run, or failed.
+
+    The message ends with what it said last. If it was to run before the change, nothing was changed. The programs are
+    in the folder `hooks.folder` of the agent's configuration. They belong to root or the agent, and no other user may
+    write them. The agent tries again after a pause. See docs/locks.md.
+    """
+
+    code = "MG1621"
+
+
 class ApplierUnusable(ApplyError):
     """An applier is not installed, cannot be loaded, or its settings cannot work.
 

@@ -25,6 +25,7 @@ from margo_gitops.documents.maintenance import Calendar, Maintenance, PlaceMaint
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.secrets import DeployedSecret
+from margo_gitops.documents.switching import DeviceLock
 from margo_gitops.errors import AmbiguousProfile, MargoGitopsError, NotPlaceable, ReferenceUnknown
 from margo_gitops.rendering.intent import Application, ById, ComponentContent, Intent, Located
 from margo_gitops.rendering.parameters import Effective, effective_parameters, layers, secret_targets
@@ -153,6 +154,8 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
         maintenance=calendars(resolved.deployment.value, resolved.target, intent),
         contact=contact(resolved.target, intent),
         secrets=tuple(_secrets(resolved)),
+        locks=locks(resolved.deployment.value, resolved.target),
+        hooks=resolved.deployment.value.spec.hooks,
     )
     return ApplicationDeployment(
         id=resolved.id,
@@ -210,6 +213,15 @@ def _maintenance_of(device: DeviceSpec, name: str, intent: Intent) -> tuple[Plac
     if device.maintenance is None and site is not None:
         return site.value.spec.maintenance, f"site {device.site}"
     return device.maintenance, f"device {name}"
+
+
+def locks(deployment: Deployment, target: TargetDevice) -> tuple[DeviceLock, ...]:
+    """Return what may forbid a deployment to change on a device: the device's locks, then its own."""
+    every = (
+        *((lock, f"device {target.id}") for lock in target.device.spec.locks),
+        *((lock, f"deployment {deployment.metadata.name}") for lock in deployment.spec.locks),
+    )
+    return tuple(lock.as_of(whose) for lock, whose in every if not (lock.yields and deployment.spec.urgent))
 
 
 @lru_cache(maxsize=1024)

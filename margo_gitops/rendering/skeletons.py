@@ -2,7 +2,7 @@
 
 SKELETON-1  Devices share the skeleton of a deployment's document if they have in common: the deployment, its profile,
             the overlays that select them, the names of the parameters that site and device give, which deployments
-            come first, the calendars, and when the device polls.
+            come first, the calendars, when the device polls, and the locks.
 SKELETON-2  Its holes are what `application_deployment` takes from the device: ids, what the device calls itself, and
             each parameter that site or device give, or whose expression names one of them or the deployment.
 SKELETON-3  A skeleton counts once it gave the exact bytes of the documents of two devices. A value that fills a hole
@@ -31,6 +31,7 @@ from margo_gitops.rendering.resolution import (
     contact,
     deployment_id,
     expression_names,
+    locks,
 )
 from margo_gitops.rendering.templates import evaluate, names_in
 from margo_gitops.values import dataclass, replace
@@ -118,6 +119,7 @@ class Skeletons:
             self._intent.called(target.id) == target.id,
             calendars(placement.deployment.value, target, self._intent),
             contact(target, self._intent),
+            locks(placement.deployment.value, target),
         )
 
     def _given(self, placement: Placement) -> Iterator[Mapping[str, ParameterValue]]:

@@ -16,10 +16,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
+from margo_gitops.agent.apply.switches import Switches
 from margo_gitops.agent.apply.workloads import DeviceLimits, Eligibility, desired_deployments
 from margo_gitops.agent.memory.events import Event, Reason
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.recorded import RecordedWorkload, deployment_status
+from margo_gitops.agent.settings.configuration import HookSettings, LockSettings
 from margo_gitops.appliers.applier import Observed, WorkloadKey
 from margo_gitops.digests import Digest
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
@@ -33,6 +35,8 @@ class Device:
     engine: Engine = field(default_factory=Engine)
     now: float = 1_000_000.0
     events: list[Event] = field(default_factory=list)
+    lock_settings: LockSettings | None = None
+    hook_settings: HookSettings | None = None
 
     def double(self) -> EngineDouble:
         return EngineDouble(self.engine)
@@ -55,6 +59,14 @@ class Device:
                 self.events.append,
                 lambda: self.now,
                 lambda: stop_after is not None and next(asked) >= stop_after,
+                switches=Switches(
+                    lambda: self.now,
+                    journal.facts,
+                    journal.set_facts,
+                    device=DEVICE,
+                    lock_settings=self.lock_settings,
+                    hook_settings=self.hook_settings,
+                ),
             )
             return reconciler.reconcile(state, patient=patient, retry=retry, at_once=at_once)
 

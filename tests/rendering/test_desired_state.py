@@ -263,6 +263,28 @@ def test_polling_hours_and_downtime_of_a_place_come_with_each_deployment(fleet: 
     assert found["gw/child plain"].contact is None, "the gateway polls"
 
 
+def test_a_deployment_gets_the_locks_of_its_device_and_its_own_unless_they_yield(fleet: FleetFolder):
+    batch, lunch = {"name": "batch", "file": "batch"}, {"name": "lunch", "flock": "lunch", "yields": True}
+    fleet.device("a", locks=[batch, lunch])
+    for device in ("b", "b2", "b3"):
+        fleet.device(device)
+    fleet.application()
+    fleet.deployment("web", locks=[batch], hooks={"before": ["drain"]})
+    fleet.deployment("now", urgent=True, locks=[lunch])
+    found = {
+        name: [f"{lock.name} of {lock.of}" for lock in own_extension(document).locks]
+        for state in fleet.render().values()
+        for name, document in documents(state).items()
+    }
+    own = ["batch of deployment web"]
+    assert found == {
+        "a web": ["batch of device a", "lunch of device a", *own],
+        "a now": ["batch of device a"],
+        **{f"{device} web": own for device in ("b", "b2", "b3")},
+        **{f"{device} now": [] for device in ("b", "b2", "b3")},
+    }
+
+
 def test_another_calendar_changes_no_workload(small: FleetFolder):
     before = documents(small.render()["a"])["a web"]
     small.deployment("web", maintenance=NIGHTS)

@@ -140,6 +140,7 @@ class FleetFolder:
         capability_labels: Document | None = None,
         workloads: Document | None = None,
         maintenance: Document | None = None,
+        locks: list[Document] | None = None,
         **parameters: Any,
     ) -> None:
         """Write a device that runs compose projects."""
@@ -164,6 +165,8 @@ class FleetFolder:
             spec["workloads"] = workloads
         if maintenance is not None:
             spec["maintenance"] = maintenance
+        if locks is not None:
+            spec["locks"] = locks
         self.put(f"devices/{name}.yaml", _document("Device", name, spec, labels or {}))
 
     def deployment(self, name: str, application: str = "app", *, on: Any = "all", **spec: Any) -> None:

@@ -101,7 +101,7 @@ class Bookkeeping:
             self._now(held, "failed", error, message=message),
             applier=change.applier,
             # An installation was counted when it was begun. Other steps count when they fail, so that they rest too.
-            attempts=held.attempts + 1 if failure == "preparing" else held.attempts,
+            attempts=held.attempts + (failure == "preparing" or held.state != "installing"),
             changed_at=self.clock(),
             failure=failure,
         )
@@ -111,7 +111,9 @@ class Bookkeeping:
 
     def waits(self, key: WorkloadKey, error: ApplyError | None = None, message: str = "") -> bool:
         """Record that a component is left for now; return whether that is new."""
-        held = self.known()[key]
+        held = self.known().get(key)
+        if held is None:
+            return False
         waiting = self._now(held, "pending", error, message=message)
         if waiting == held:
             return False

@@ -7,25 +7,32 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final
 
 from margo_gitops.agent.apply.bookkeeping import Bookkeeping
-from margo_gitops.agent.apply.steps import Change, Plan, make_plan
+from margo_gitops.agent.apply.steps import Change, Plan, Removal, make_plan
+from margo_gitops.agent.apply.switches import Switches, Switching
 from margo_gitops.agent.apply.timetable import Timetable
 from margo_gitops.agent.apply.windows import Windows
 from margo_gitops.agent.apply.workloads import DesiredDeployment, DeviceLimits, desired_deployments
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.recorded import Failure
-from margo_gitops.appliers.applier import Applier, Observed, Workload, check_secrets
+from margo_gitops.appliers.applier import Applier, Observed, Workload, WorkloadKey, check_secrets
 from margo_gitops.errors import (
     ApplierDefect,
     ApplyError,
     DependencyNotInstalled,
+    HookFailed,
     InstallFailed,
+    LockHeld,
     StepInterrupted,
 )
 from margo_gitops.trust.trusted_state import TrustedState
-from margo_gitops.values import KW_ONLY, dataclass, field
+from margo_gitops.values import KW_ONLY, dataclass, field, replace
+
+_AWAITED: Final = {DependencyNotInstalled: Reason.DEPLOYMENT_WAITS, LockHeld: Reason.LOCK_AWAITED}
+"""The events of what keeps a deployment waiting, other than a window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,16 +42,18 @@ class Reconciliation:
     Attributes:
         failures: what did not work, in order.
         complete: whether the device now runs what its state asks for.
+        waits: whether something may not change now.
     """
 
     plan: Plan
     failures: tuple[ApplyError, ...]
     complete: bool
+    waits: bool = False
 
     @property
     def only_waits(self) -> bool:
-        """Whether all that is missing waits for a time at which it may change."""
-        return self.plan.waits and not self.failures and not any(change.rests for change in self.plan.changes)
+        """Whether all that is missing waits until it may change."""
+        return self.waits and not self.failures and not any(change.rests for change in self.plan.changes)
 
 
 @dataclass(slots=True)
@@ -55,12 +64,14 @@ class _Progress:
         failed: deployments of which a step failed or rests, or that wait for another.
         prepared: whether all that is wanted can be prepared, and was.
         left: whether something is still to be done.
+        waits: whether something may not change now.
     """
 
     failures: list[ApplyError]
     failed: set[str]
     prepared: bool
     left: bool = False
+    waits: bool = False
 
 
 @dataclass(eq=False)
@@ -75,6 +86,7 @@ class Reconciler:
         heartbeat: called before each step.
         tell: called with each new status of a deployment, and its id; returns at once.
         timetable: what the clock says of calendars; None: the clock is trusted once it is set.
+        switches: what happens around the switch of a deployment; None: as on a device without locks and hooks.
     """
 
     appliers: Mapping[str, Applier]
@@ -87,6 +99,7 @@ class Reconciler:
     heartbeat: Callable[[], None] = lambda: None
     tell: Callable[[str, bytes], None] = lambda _id, _status: None
     timetable: Timetable | None = None
+    switches: Switches | None = None
     _told: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
@@ -111,18 +124,23 @@ class Reconciler:
         plan = self._plan(desired, patient=patient, retry=retry, at_once=at_once)
         obstacles = list(dict.fromkeys([*plan.silent.values(), *plan.refused.values()]))
         prepared = not (plan.refused or plan.unprepared)
-        progress = _Progress(obstacles, plan.unprepared, prepared)
+        progress = _Progress(obstacles, plan.unprepared, prepared, waits=plan.waits)
+        switches = self.switches or Switches(self.clock, self.journal.facts, self.journal.set_facts)
+        switching = switches.begin(desired, plan, at_once=at_once)
         books = Bookkeeping(self.journal, state.manifest.manifest_version, self.clock, self.tell)
         self._tell(obstacles)
         books.start(desired, plan)
         for change in plan.changes:
             self._prepare(change, plan, progress, books)
         for change in plan.changes:
-            self._install(change, plan, progress, books)
-        self._remove(plan, progress, books)
+            self._install(change, plan, progress, books, switching)
+        self._remove(plan, progress, books, switching)
+        if not self.stopping():
+            for error in switching.end():
+                self.record(Event.of(Reason.WORKLOAD_FAILED, error))
         books.post()
         complete = not (progress.failures or progress.failed or progress.left)
-        return Reconciliation(plan, tuple(progress.failures), complete)
+        return Reconciliation(plan, tuple(progress.failures), complete, progress.waits)
 
     def _tell(self, obstacles: Iterable[ApplyError]) -> None:
         """Record what blocks the whole cycle, unless it did so in the cycle before."""
@@ -166,7 +184,9 @@ class Reconciler:
             progress.prepared = False
             self._fail(change, error, progress, books.failed(change, error, "preparing"))
 
-    def _install(self, change: Change, plan: Plan, progress: _Progress, books: Bookkeeping) -> None:
+    def _install(
+        self, change: Change, plan: Plan, progress: _Progress, books: Bookkeeping, switching: Switching
+    ) -> None:
         workload, deployment_id = change.workload, change.workload.key.deployment_id
         if self.stopping():
             progress.left = True
@@ -178,6 +198,14 @@ class Reconciler:
         if obstacle is not None or change.waits is not None:
             self._wait(change, obstacle, progress, books)
             return
+        try:
+            held = switching.before(change)
+        except HookFailed as error:
+            self._fail(change, error, progress, books.failed(change, error, "installing"))
+            return
+        if held is not None:
+            self._wait(replace(change, waits=held), None, progress, books)
+            return
         books.begin(change)
         self.heartbeat()
         try:
@@ -185,6 +213,7 @@ class Reconciler:
                 self.appliers[change.applier].install(workload)
                 if change.reason == "degraded":
                     _check_repaired(self.appliers[change.applier], workload)
+            switching.after(change)
         except StepInterrupted:
             progress.left = True
             progress.failed.add(deployment_id)
@@ -206,6 +235,7 @@ class Reconciler:
         """Leave a component because something before it failed (STEP-4), or it may not change now (STEP-10)."""
         key = change.workload.key
         progress.failed.add(key.deployment_id)
+        progress.waits = progress.waits or change.waits is not None
         has_failed = books.known()[key].state == "failed"
         if obstacle in (None, key.deployment_id) and (has_failed or change.waits is None):
             if not has_failed:
@@ -214,22 +244,34 @@ class Reconciler:
         error = change.waits or DependencyNotInstalled(
             f"{_name(change.workload)} waits for the deployment {obstacle}, which is not installed"
         )
-        if books.waits(key, error):
-            reason = Reason.WINDOW_AWAITED if change.waits else Reason.DEPLOYMENT_WAITS
-            self.record(Event.of(reason, error, key.deployment_id))
+        self._await(key, error, books)
 
-    def _remove(self, plan: Plan, progress: _Progress, books: Bookkeeping) -> None:
+    def _await(self, key: WorkloadKey, error: ApplyError, books: Bookkeeping) -> None:
+        if books.waits(key, error):
+            self.record(Event.of(_AWAITED.get(type(error), Reason.WINDOW_AWAITED), error, key.deployment_id))
+
+    def _remove(self, plan: Plan, progress: _Progress, books: Bookkeeping, switching: Switching) -> None:
         """Remove what is gone, if everything new was prepared, and what it belongs to is installed (STEP-3)."""
         moved = {change.workload.key for change in plan.changes} | {workload.key for _, workload in plan.kept}
         for removal in plan.removals:
             if not progress.prepared or self.stopping():
                 progress.left = True
                 return
-            if removal.rests or removal.waits or removal.key.deployment_id in progress.failed:
+            if removal.rests or removal.key.deployment_id in progress.failed:
                 progress.left = True  # what follows it does not run yet
                 continue
             # What moved to another applier goes on there: its record is of that one.
             is_gone = removal.key not in moved
+            try:
+                waits = removal.waits or switching.before(removal)
+            except HookFailed as error:
+                self._not_removed(removal, error, progress, books, is_gone=is_gone)
+                continue
+            if waits is not None:
+                progress.left = progress.waits = True
+                if is_gone:
+                    self._await(removal.key, waits, books)
+                continue
             if is_gone:
                 books.removing(removal)
             self.heartbeat()
@@ -240,14 +282,23 @@ class Reconciler:
                 progress.left = True
                 return
             except ApplyError as error:
-                progress.failures.append(error)
-                self.record(Event.of(Reason.WORKLOAD_FAILED, error, str(removal.key)))
-                if is_gone:
-                    books.removal_failed(removal, error)
+                self._not_removed(removal, error, progress, books, is_gone=is_gone)
                 continue
             self.record(Event(Reason.WORKLOAD_REMOVED, f"{removal.key} from {removal.applier}", "", str(removal.key)))
             if is_gone:
                 books.forget(removal.key)
+            try:
+                switching.after(removal)
+            except HookFailed as error:
+                self.record(Event.of(Reason.WORKLOAD_FAILED, error, str(removal.key)))
+
+    def _not_removed(
+        self, removal: Removal, error: ApplyError, progress: _Progress, books: Bookkeeping, *, is_gone: bool
+    ) -> None:
+        progress.failures.append(error)
+        self.record(Event.of(Reason.WORKLOAD_FAILED, error, str(removal.key)))
+        if is_gone:
+            books.removal_failed(removal, error)
 
 
 @contextlib.contextmanager

@@ -19,6 +19,7 @@ STEP-9  An update that failed, and after which what ran before runs again, is qu
         running line down. It is tried again when a person asks, its content changes, or what ran before stops.
 STEP-10 A deployment that may not change now (margo_gitops/agent/apply/windows.py) is prepared, and then waits: nothing
         of it is installed, updated or removed. What was begun is finished, and what ran and stopped is started again.
+        The plan does not know its locks: they are asked right before the step (agent/apply/locks.py).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from margo_gitops.agent.apply.workloads import DesiredDeployment
 from margo_gitops.agent.memory.recorded import RecordedWorkload, retry_pause
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
-from margo_gitops.errors import ApplyError, ChangeWaits, WorkloadUnsupported
+from margo_gitops.errors import ApplyError, ChangeWaits, HookFailed, WorkloadUnsupported
 from margo_gitops.values import dataclass, replace
 
 
@@ -42,6 +43,7 @@ class Change:
         unprepared: whether it rests because it could not be prepared.
         replaces: whether other content of the component is there now.
         waits: why it waits for a time at which it may change; None where it need not (STEP-10).
+        is_switch: whether it begins something, and does not finish it or start again what stopped (STEP-10).
     """
 
     applier: str
@@ -51,6 +53,7 @@ class Change:
     unprepared: bool = False
     replaces: bool = False
     waits: ChangeWaits | None = None
+    is_switch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +64,14 @@ class Removal:
         key: which.
         rests: whether removing it failed and its pause is not over (STEP-7).
         waits: why it waits for a time at which it may go; None where it need not (STEP-10).
+        is_switch: whether it was not begun before.
     """
 
     applier: str
     key: WorkloadKey
     rests: bool = False
     waits: ChangeWaits | None = None
+    is_switch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +84,7 @@ class Plan:
         refused: deployments that cannot be applied at all, by id.
         silent: appliers that hold something of this device, or should, and whose engine did not answer.
         after: which deployments each one waits for.
+        there: deployments of which an engine holds something, by id.
     """
 
     changes: tuple[Change, ...]
@@ -88,6 +94,7 @@ class Plan:
     refused: Mapping[str, ApplyError]
     silent: Mapping[str, ApplyError]
     after: Mapping[str, Sequence[str]]
+    there: frozenset[str] = frozenset()
 
     @property
     def empty(self) -> bool:
@@ -156,8 +163,9 @@ def make_plan(
             reason = _reason(workload, applier, holding, remembered)
             if reason:
                 change = _change(applier, workload, reason, holding, remembered, now, retry=retry)
-                reason_to_wait = closed.get(deployment.id) if _is_switch(change, remembered) else None
-                changes.append(replace(change, waits=reason_to_wait))
+                switches = _is_switch(change, remembered)
+                reason_to_wait = closed.get(deployment.id) if switches else None
+                changes.append(replace(change, waits=reason_to_wait, is_switch=switches))
             else:
                 kept.append((applier, workload))
     removals = [
@@ -174,7 +182,7 @@ def make_plan(
         and item.key not in wanted
         and (item.applier, item.key) not in holdings
     ]
-    removals = [replace(each, waits=_closed_removal(each, memory.get(each.key), closed)) for each in removals]
+    removals = [_judged(each, memory.get(each.key), closed) for each in removals]
     held = {removal.key for removal in removals}
     gone = sorted(
         item.key
@@ -195,6 +203,7 @@ def make_plan(
             if error in refused.values() or any(item.applier == name for item in memory.values())
         },
         {deployment.id: deployment.after for deployment in desired},
+        frozenset(key.deployment_id for _, key in holdings),
     )
 
 
@@ -241,7 +250,8 @@ def _change(
     if memory is None or not failure:
         return Change(applier, workload, reason, replaces=replaces)
     rests = _pauses(memory, now)
-    if holding is not None and holding.digest == workload.digest and holding.condition == "running":
+    runs = holding is not None and holding.digest == workload.digest and holding.condition == "running"
+    if runs and memory.code != HookFailed.code:
         rests = False
     elif failure == "quarantined" and holding is not None and holding.condition != "degraded":
         rests = not retry
@@ -254,11 +264,9 @@ def _is_switch(change: Change, memory: RecordedWorkload | None) -> bool:
     return change.reason in ("new", "changed") and not is_begun
 
 
-def _closed_removal(
-    removal: Removal, memory: RecordedWorkload | None, closed: Mapping[str, ChangeWaits]
-) -> ChangeWaits | None:
-    is_begun = memory is not None and memory.state == "removing"
-    return None if is_begun else closed.get(removal.key.deployment_id)
+def _judged(removal: Removal, memory: RecordedWorkload | None, closed: Mapping[str, ChangeWaits]) -> Removal:
+    switches = memory is None or memory.state != "removing"
+    return replace(removal, waits=closed.get(removal.key.deployment_id) if switches else None, is_switch=switches)
 
 
 def _removal_rests(applier: str, memory: RecordedWorkload | None, now: float | None) -> bool:

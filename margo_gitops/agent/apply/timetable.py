@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from margo_gitops.documents.calendars import Opening
 
 _MOST_OPENINGS: Final = 100
-_WRITTEN: Final = 1_790_000_000.0
-"""September 2026."""
+WRITTEN: Final = 1_790_000_000.0
+"""September 2026: a clock that shows less is not set."""
 _TOLERANCE: Final = 3600.0
 _SIGNERS_TOLERANCE: Final = 86_400.0
 """How far the clock of who signed may be ahead."""
@@ -68,7 +68,7 @@ class Timetable:
     def doubt(self) -> str:
         """Return why the clock is not trusted; empty where it is (TIME-1 to TIME-3)."""
         now = self.clock()
-        if now < _WRITTEN:
+        if now < WRITTEN:
             return "the clock of this device is not set"
         signed = self._signed()
         if now < signed:

@@ -23,7 +23,7 @@ from pathlib import Path
 from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
 from margo_gitops.appliers.applier import LONGEST_TIMEOUT_SECONDS, Workload, WorkloadKey, no_secrets
 from margo_gitops.digests import Digest
-from margo_gitops.documents.deployment import ApplicationDeployment, fleet_device
+from margo_gitops.documents.deployment import ApplicationDeployment, DeploymentExtension, fleet_device
 from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.matching import DeviceFacts, unmet
 from margo_gitops.documents.secrets import WantedSecret
@@ -42,6 +42,7 @@ class DesiredDeployment:
         after: ids of the deployments that must be installed before, lower case.
         refusal: why it cannot be applied; None where it can.
         calendars: when it may change; all must be open.
+        extension: all that this project's renderer says of it; None where another manager wrote it.
     """
 
     document: ApplicationDeployment
@@ -49,6 +50,7 @@ class DesiredDeployment:
     after: tuple[str, ...] = ()
     refusal: ApplyError | None = None
     calendars: tuple[Calendar, ...] = ()
+    extension: DeploymentExtension | None = None
 
     @property
     def id(self) -> str:
@@ -179,7 +181,8 @@ def _desired(document: ApplicationDeployment, limits: DeviceLimits) -> DesiredDe
     except (DeploymentUnusable, SecretUnavailable) as error:
         return DesiredDeployment(document, (), (), error)
     after = dict.fromkeys(name.lower() for name in extension.after) if extension else {}
-    return DesiredDeployment(document, workloads, tuple(after), calendars=extension.maintenance if extension else ())
+    calendars = extension.maintenance if extension else ()
+    return DesiredDeployment(document, workloads, tuple(after), calendars=calendars, extension=extension)
 
 
 def _in_order(deployments: Sequence[DesiredDeployment]) -> tuple[DesiredDeployment, ...]:

@@ -56,6 +56,7 @@ class Reason(Enum):
     WORKLOAD_REMOVED = "WorkloadRemoved"
     DEPLOYMENT_WAITS = "DeploymentWaits", _FAILURE
     WINDOW_AWAITED = "WindowAwaited"
+    LOCK_AWAITED = "LockAwaited"
     REPORT_FAILED = "ReportFailed", _FAILURE
     REPORT_REFUSED = "ReportRefused", _FAILURE
     REPORT_REPLACED = "ReportReplaced", _SECURITY

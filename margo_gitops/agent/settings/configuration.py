@@ -34,6 +34,7 @@ _SHORTEST_TIMEOUT: Final = 1.0
 _LONGEST_TIMEOUT: Final = 86400.0
 _LAST_PORT: Final = 65535
 _LONGEST_COMMAND: Final = 60.0
+_LONGEST_HOOK: Final = 3600.0
 RECEIPTS_FOLDER: Final = "receipts"
 """In the state folder."""
 
@@ -170,6 +171,36 @@ class HealthSettings:
             yield Problem((), "names neither listen nor textfile", "name one of them, or remove the section")
         elif self.listen and not self.listen.startswith("unix:") and int(self.listen.rpartition(":")[2]) > _LAST_PORT:
             yield Problem(("listen",), f"a port is at most {_LAST_PORT}")
+
+
+@dataclass(frozen=True, slots=True)
+class LockSettings:
+    """Where workloads and gateways of the device hold locks (docs/locks.md)."""
+
+    folder: Annotated[FilePath, About("Below it are the files and sockets of `spec.locks`.", ("/run/locks/margo",))]
+
+
+@dataclass(frozen=True, slots=True)
+class HookSettings:
+    """The programs that deployments may name in `spec.hooks` (docs/locks.md)."""
+
+    folder: Annotated[
+        FilePath,
+        About("The programs, by name. They and the folder belong to root or the agent, and no other may write them."),
+    ]
+    user: Annotated[
+        str | None,
+        About("The user that runs them, never root; an agent that is root must name one.", ("margo-hooks",)),
+        Text(pattern=r"^[a-z_][a-z0-9_-]{0,31}$", what="a user's name"),
+    ] = None
+    timeout: Annotated[Duration, About("How long one may run; it is ended then, with all it started.", ("60s",))] = 60
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield root, and a time that no hook may take."""
+        if self.user == "root":
+            yield Problem(("user",), "hooks never run as root", "name a user without rights")
+        if not _SHORTEST_TIMEOUT <= self.timeout <= _LONGEST_HOOK:
+            yield Problem(("timeout",), f"must be 1s to 1h, is {spell_duration(self.timeout)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,6 +342,10 @@ class AgentConfiguration(OwnKind):
         Duration,
         About("The longest that one step of a component may take, even if its document asks for more.", ("15m",)),
     ] = 900
+    locks: Annotated[LockSettings | None, About("Where locks are held; absent: nothing can hold one by a file.")] = None
+    hooks: Annotated[
+        HookSettings | None, About("Programs that deployments may name; absent: they may name no program.")
+    ] = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield a device that could apply nothing."""

@@ -1,0 +1,234 @@
+"""What happens around the switch of a deployment: its locks are asked, and its hooks run.
+
+SWITCH-1  A deployment switches once in a cycle: its locks are asked and its `before` hooks run when its first component
+          is about to change or to go; what they say counts for the whole cycle.
+SWITCH-2  `after` hooks run when its last component has changed; also at the end of a cycle in which `before` hooks ran,
+          and the change did not come to its end.
+SWITCH-3  What is gone from the state is removed by the locks and hooks that came with it last: they are remembered.
+SWITCH-4  A person who asks for a change at once waits for no lock; hooks run, and cannot put it off.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final
+
+from margo_gitops.agent.apply.steps import Change, Plan, Removal
+from margo_gitops.agent.apply.workloads import DesiredDeployment
+from margo_gitops.appliers.applier import WorkloadKey
+from margo_gitops.documents.json_text import read_json, write_json
+from margo_gitops.documents.records import read, write
+from margo_gitops.documents.switching import DeviceLock, Hooks
+from margo_gitops.errors import HookFailed, LockHeld, MargoGitopsError
+from margo_gitops.values import KW_ONLY, dataclass, field, replace
+
+if TYPE_CHECKING:
+    from margo_gitops.agent.apply.hooks import HookRunner, Occasion
+    from margo_gitops.agent.apply.locks import Locks
+    from margo_gitops.agent.settings.configuration import HookSettings, LockSettings
+
+_REMEMBERED: Final = "switches"
+"""The fact that holds the locks and hooks of deployments that have some."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Rules:
+    """What surrounds the switch of a deployment.
+
+    Attributes:
+        version: of its application, the last that was installed; empty where it is not known.
+    """
+
+    name: str
+    version: str = ""
+    locks: tuple[DeviceLock, ...] = ()
+    hooks: Hooks = field(default_factory=Hooks)
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """Rules by the id of their deployment."""
+
+    deployments: Mapping[str, _Rules] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Switches:
+    """Makes the switches of cycles.
+
+    Attributes:
+        clock: the time, seconds since the epoch.
+        recall: returns the facts of the journal.
+        keep: keeps facts in the journal.
+    """
+
+    clock: Callable[[], float]
+    recall: Callable[[], Mapping[str, str]]
+    keep: Callable[[dict[str, str]], None]
+    _: KW_ONLY
+    device: str = ""
+    lock_settings: LockSettings | None = None
+    hook_settings: HookSettings | None = None
+
+    def begin(self, desired: Iterable[DesiredDeployment], plan: Plan, *, at_once: bool = False) -> Switching:
+        """Return the switches of a cycle.
+
+        Args:
+            at_once: whether a person wants no one to wait (SWITCH-4).
+
+        Raises:
+            StorageFull, StateFolderUnusable: what must be remembered cannot be written.
+        """
+        known = self._known()
+        wanted = {item.id: item for item in desired}
+        rules = {
+            name: each for name, each in known.items() if name not in wanted and (name in plan.there or plan.silent)
+        }
+        for name, item in wanted.items():
+            own = item.extension
+            if own is not None and (own.locks or own.hooks):
+                version = known[name].version if name in known else ""
+                rules[name] = _Rules(item.document.metadata.name, version, own.locks, own.hooks or Hooks())
+        self.remember(known, rules)
+        versions = {name: item.extension.application_version for name, item in wanted.items() if item.extension}
+        return Switching(self, plan, rules, versions, at_once=at_once)
+
+    def remember(self, known: Mapping[str, _Rules], rules: Mapping[str, _Rules]) -> None:
+        """Write down rules, where they are not known."""
+        if rules != known:
+            self.keep({_REMEMBERED: write_json(write(_Memory(rules))).decode()})
+
+    def _known(self) -> Mapping[str, _Rules]:
+        text = self.recall().get(_REMEMBERED, "")
+        try:
+            return read(_Memory, read_json(text.encode(), _REMEMBERED)).deployments if text else {}
+        except MargoGitopsError:
+            return {}
+
+    def locks(self) -> Locks:
+        """Return what asks locks; loaded where there is one."""
+        from margo_gitops.agent.apply.locks import Locks
+
+        folder = self.lock_settings.folder if self.lock_settings else None
+        return Locks(folder, self.clock, self.recall, self.keep)
+
+    def hooks(self) -> HookRunner:
+        """Return what runs hooks; loaded where there is one."""
+        from margo_gitops.agent.apply.hooks import HookRunner
+
+        return HookRunner(self.hook_settings, self.device)
+
+
+@dataclass(eq=False)
+class Switching:
+    """The switches of one cycle.
+
+    Attributes:
+        rules: of deployments that have some, by id.
+        versions: of the application that each wanted deployment has, by id.
+    """
+
+    makes: Switches
+    plan: Plan
+    rules: dict[str, _Rules]
+    versions: Mapping[str, str]
+    _: KW_ONLY
+    at_once: bool
+    _asked: dict[str, LockHeld | HookFailed | None] = field(default_factory=dict, init=False)
+    _open: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        if any(rules.locks for rules in self.rules.values()):
+            waiting = {each.workload.key.deployment_id for each in self.plan.changes if each.is_switch}
+            self.makes.locks().forget(waiting | {each.key.deployment_id for each in self.plan.removals})
+
+    def before(self, step: Change | Removal) -> LockHeld | None:
+        """Return why a step that begins something must wait; None where it need not (SWITCH-1).
+
+        Raises:
+            HookFailed: a hook failed; nothing of the deployment was changed.
+            StorageFull, StateFolderUnusable: since when it waits cannot be written.
+        """
+        identity = _identity(step)
+        rules = self.rules.get(identity)
+        if rules is None or not step.is_switch:
+            return None
+        if identity not in self._asked:
+            self._asked[identity] = self._begin(identity, rules)
+        found = self._asked[identity]
+        if isinstance(found, HookFailed):
+            raise found
+        return found
+
+    def after(self, step: Change | Removal) -> None:
+        """Run the hooks of a deployment whose last component has changed or is gone.
+
+        Raises:
+            HookFailed: one failed.
+            StorageFull, StateFolderUnusable: the version that is there now cannot be written.
+        """
+        identity = _identity(step)
+        rules = self.rules.get(identity)
+        if rules is None or not self._is_last(step):
+            return
+        is_begun = isinstance(step, Change) and step.reason in ("new", "changed", "unconfirmed")
+        if identity in self._asked or is_begun:
+            self._open.discard(identity)
+            if rules.hooks.after:
+                self.makes.hooks().after(rules.hooks.after, self._occasion(identity, rules, "done"))
+            rules = replace(rules, version=self.versions.get(identity, ""))
+            self.makes.remember(self.rules, {**self.rules, identity: rules})
+            self.rules[identity] = rules
+
+    def end(self) -> Iterator[HookFailed]:
+        """Run the hooks that follow what began and did not come to its end; yield what went wrong with them."""
+        for identity in sorted(self._open):
+            rules = self.rules[identity]
+            try:
+                self.makes.hooks().after(rules.hooks.after, self._occasion(identity, rules, "failed"))
+            except HookFailed as error:
+                yield error
+
+    def _begin(self, identity: str, rules: _Rules) -> LockHeld | HookFailed | None:
+        if rules.locks and identity in self.plan.there and not self.at_once:
+            held = self.makes.locks().held(identity, rules.name, rules.locks)
+            if held is not None:
+                return held
+        if not rules.hooks.before:
+            return None
+        try:
+            later = self.makes.hooks().before(rules.hooks.before, self._occasion(identity, rules))
+        except HookFailed as error:
+            return error
+        if later is not None and not self.at_once:
+            return later
+        self._open.add(identity)
+        return None
+
+    def _is_last(self, step: Change | Removal) -> bool:
+        """Whether nothing of the deployment follows a step in the plan."""
+        identity = _identity(step)
+        removals = [each for each in self.plan.removals if each.key.deployment_id == identity]
+        changes = [each for each in self.plan.changes if each.workload.key.deployment_id == identity]
+        last = _key(changes[-1]) if changes else _key(removals[-1])
+        return last == _key(step)
+
+    def _occasion(self, identity: str, rules: _Rules, result: str = "") -> Occasion:
+        from margo_gitops.agent.apply.hooks import Occasion
+
+        changes = [each for each in self.plan.changes if each.workload.key.deployment_id == identity]
+        removals = [each for each in self.plan.removals if each.key.deployment_id == identity]
+        components = dict.fromkeys(
+            [*(each.workload.key.component for each in changes), *(each.key.component for each in removals)]
+        )
+        reason = "install" if identity not in self.plan.there else "update" if changes else "remove"
+        version = self.versions.get(identity, "")
+        return Occasion(rules.name, identity, tuple(components), version, rules.version, reason, result)
+
+
+def _key(step: Change | Removal) -> WorkloadKey:
+    return step.workload.key if isinstance(step, Change) else step.key
+
+
+def _identity(step: Change | Removal) -> str:
+    return _key(step).deployment_id
