@@ -170,10 +170,10 @@ class VerifiedUpTo:
         return commit if isinstance(commit, str) and is_object_id(commit) else None
 
     def moved_back(self, ref: str, chain: Sequence[str], losses: Mapping[str, str], way: str) -> AuditFinding | None:
-        """Return what is to be said where a branch lacks the last commit that was verified; None where it has it.
+        """Return what to say where a branch lacks the last commit that was verified; None where it has it.
 
-        A loss that was named since is a warning. One that was known when the commit was verified is no excuse, so a
-        branch that is moved back later is found.
+        A loss that was named since is a warning. One that was known when the commit was verified excuses nothing, so
+        a branch that is moved back later is found.
 
         Args:
             chain: the commits of the branch, oldest first.

@@ -23,9 +23,17 @@ from margo_gitops.cli.options import (
 )
 from margo_gitops.cli.output import output_option, show
 from margo_gitops.errors import StateRepoUnusable
-from margo_gitops.operations.fleet_input import StateRequest, chosen_location, read_signers, read_signing_key
+from margo_gitops.operations.fleet_input import (
+    StateRequest,
+    chosen_location,
+    read_signers,
+    read_signing_key,
+    reports_location,
+)
 from margo_gitops.progress import step
-from margo_gitops.state_repo.remote import RemoteState, is_remote
+from margo_gitops.state_repo.lost_state import LostState, Restored
+from margo_gitops.state_repo.remote import is_remote
+from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.wording import counted
 
 
@@ -37,26 +45,42 @@ def state() -> None:
 @state.command()
 @fleet_option
 @state_option
+@click.option("--from", "backup", metavar="BACKUP", help="Restore from a git repository or bundle too.")
 @output_option()
-def restore(fleet: Path, state: str | None, output: str) -> None:
-    """Push what this machine rendered or saw last to a state repo that lost it.
+def restore(fleet: Path, state: str | None, backup: str | None, output: str) -> None:
+    """Push what this machine rendered or saw last to a state repo that lost it, with reports and receipts.
 
     If the server lost the repository, make an empty one there first. Branches move only forward: nothing newer
-    is lost.
+    is lost. Reports are here if `status` or `audit` ran here. The command says what it could not restore.
     """
     location = chosen_location(fleet, state)
-    if not is_remote(location):
+    if not is_remote(location) and backup is None:
         raise StateRepoUnusable(
             f"{location} is a path: this machine has no other copy of it",
-            remedy="restore it from a backup or a clone (docs/state-repo.md, Recovery)",
+            remedy="restore it from a backup or a clone: --from BACKUP (docs/state-repo.md, Recovery)",
         )
-    remote = RemoteState(location, cache_folder())
+    restored = _restored(location, backup)
+    if (reports := reports_location(fleet, location)) is not None and is_remote(reports):
+        pushed = _restored(reports, None, reports_only=True)
+        restored.refs.update(pushed.refs)
+        restored.missing.update(pushed.missing)
+    refs = restored.refs
+    said = [f"{counted(len(refs), 'ref')} restored" if refs else "nothing is lost: every ref is there"]
+    said += [f"{name}: not restored: {why}" for name, why in restored.missing.items()]
+    show(output, {"restored": refs, "missing": restored.missing}, said)
+
+
+def _restored(location: str, backup: str | None, *, reports_only: bool = False) -> Restored:
+    if not is_remote(location):
+        StateRepo.open_or_create(Path(location))
+        location = Path(location).as_uri()
+    if backup is not None and not is_remote(backup):
+        backup = str(Path(backup).resolve())
+    lost = LostState(location, cache_folder())
     try:
-        restored = remote.restore()
+        return lost.restore(backup, reports_only=reports_only)
     finally:
-        remote.release()
-    said = f"{counted(len(restored), 'ref')} restored" if restored else "nothing is lost: every ref is there"
-    show(output, {"restored": restored}, [said])
+        lost.release()
 
 
 @state.command()

@@ -232,7 +232,7 @@ def opened_state(request: StateRequest) -> Iterator[tuple[StateObjects, str]]:
         MargoGitopsError: one of them is not there or cannot be read.
     """
     location = chosen_location(request.fleet, request.state)
-    reports = _reports_location(request.fleet, location)
+    reports = reports_location(request.fleet, location)
     with ExitStack() as opening:
         target = opening.enter_context(open_state(location, request.cache, create=False, reports=True))
         objects = StateObjects(target.repo.folder)
@@ -242,7 +242,7 @@ def opened_state(request: StateRequest) -> Iterator[tuple[StateObjects, str]]:
         yield objects, location
 
 
-def _reports_location(fleet: Path, state: str) -> str | None:
+def reports_location(fleet: Path, state: str) -> str | None:
     """Return where devices push reports, if the fleet of this state repo names another repository."""
     try:
         repo = FleetRepo.find(fleet)

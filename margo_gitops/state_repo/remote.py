@@ -17,8 +17,9 @@ MIRROR-1  The mirror is a cache: a damaged one is made again, and kept aside unt
 MIRROR-2  What this machine saw of the remote survives that: history that was rewritten since is refused.
 MIRROR-3  Settings of the person's git that would change what is fetched or pushed have no effect (`_OURS`). How to
           reach the remote (`url.*.insteadOf`, credentials, proxies, ssh) stays theirs.
-MIRROR-4  A remote that lost its refs, or went back to a backup, gets them again from the mirror. Each moves only
-          forward: it was gone, or what the mirror has builds on it.
+MIRROR-4  History that was rewritten is taken if the fleet's root keys named a loss (`keys floor --next`) that this
+          machine did not know, in a trust document that follows its own, and the new history was rendered by it. What
+          the mirror had stays in `refs/lost/<id>/`.
 """
 
 from __future__ import annotations
@@ -41,22 +42,29 @@ from margo_gitops.documents.state_layout import (
     DEVICE_REFS,
     FLEET_REF,
     FRESHNESS_REFS,
+    REPORTS_REF,
     STATE_BRANCHES,
     TRUST_REF,
     carried_refs,
     device_ref,
     state_refs,
 )
-from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable
+from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable, TrustRefused
 from margo_gitops.git_program import last_lines, run_git
 from margo_gitops.progress import is_heard
+from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.state_repo.state_repo import StateRepo
+from margo_gitops.state_repo.trust_branch import held_chain
+from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
 
 TIMEOUT_SECONDS = 900
 TRACKED = "refs/remotes/state/"
 TRACKED_REPORTS = f"{TRACKED}reports"
+OFFERED: Final = "refs/remotes/offered/"
+LOST_REPORTS: Final = "refs/lost/reports"
+"""The reports that the mirror had when the remote had none any more."""
 _TRACKED_FLEET = f"{TRACKED}fleet"
 _PENDING_REF: Final = "refs/heads/pending"
 """A push in steps that is not finished: a commit whose parents are where it moves branches to (PUSH-4)."""
@@ -141,6 +149,8 @@ class RemoteState:
         remote = state_refs(named, lambda _: True)
         unfinished = self._unfinished(repo, remote, values.get(_TRACKED_PENDING))
         self.is_unfinished = bool(unfinished)
+        if REPORTS_REF in values and REPORTS_REF not in remote:
+            repo.refs.move({LOST_REPORTS: values[REPORTS_REF]}, values)  # for `state restore`
         repo.refs.reset(BRANCHES, {**remote, **unfinished})
         return repo
 
@@ -154,10 +164,38 @@ class RemoteState:
         if not result.returncode:
             return
         if "rejected" in result.stdout + result.stderr or "non-fast-forward" in result.stderr:
-            raise self._rewritten(last_lines(result.stderr))
+            forced = ("fetch", *options, *ours, "state")
+            if not self._take_named_loss(url) or self._git(*forced, url=url, force="+").returncode:
+                raise self._rewritten(last_lines(result.stderr))
+            return
         if not self._run(["-C", str(self.mirror.parent), "ls-remote", url, FLEET_REF]).returncode:
             raise MirrorSuspect(result.stderr)  # without the mirror, the remote can be read
         raise self._unreachable(self.url, result.stderr)
+
+    def _take_named_loss(self, url: str) -> bool:
+        """Return whether root keys named the loss of what the mirror has; then that is kept aside (MIRROR-4)."""
+        options = ("--no-tags", "--no-write-fetch-head", "--update-shallow", "--refmap=")
+        offered = [f"+{name}*:{OFFERED}{name.removeprefix(BRANCHES)}*" for name in (FLEET_REF, TRUST_REF)]
+        if self._git("fetch", *options, "state", *offered, url=url).returncode:
+            return False
+        refs, objects = Refs(self.mirror), StateObjects(self.mirror)
+        values = refs.read()
+        try:
+            held = held_chain(objects, {TRUST_REF: values[_tracked(TRUST_REF)]})
+            chain = held_chain(objects, {TRUST_REF: values[f"{OFFERED}trust"]})
+            tip = objects.commit(values[f"{OFFERED}fleet"])
+            by = chain[StateCommit.of(tip).trust_number - 1]
+        except (KeyError, IndexError, TrustRefused, StateTampered):
+            return False
+        if [each.text for each in chain[: len(held)]] != [each.text for each in held]:
+            return False
+        new = by.losses.keys() - held[-1].losses.keys()
+        if not new or commit_signer(tip, chain[-1].signers("render")).signer is None:
+            return False
+        lost = {name: values[name] for name in (FLEET_REF, REPORTS_REF) if name in values}
+        kept = {f"refs/lost/{max(new)}/{name.removeprefix(BRANCHES)}": value for name, value in lost.items()}
+        refs.move({**kept, TRACKED_REPORTS: None}, values)
+        return True
 
     def _unfinished(self, repo: StateRepo, remote: Mapping[str, str], pending: str | None) -> dict[str, str]:
         """Return the refs that a push in steps was to move and did not (PUSH-4)."""
@@ -240,53 +278,12 @@ class RemoteState:
             f"the history of {self.url} was rewritten since this machine saw it last",
             why=why,
             remedy=(
-                "find out who did it. If the server lost it, or was restored from a backup: margo-gitops state "
-                f"restore. If the new history was meant: keep {self.mirror} elsewhere, it may "
-                "be the last copy, and render again"
+                "find out who did it. If the server lost it, or has an old backup: margo-gitops state restore. "
+                "If no copy is left: margo-gitops keys floor --next VERSION --reason TEXT (docs/trust.md, Recover a "
+                f"lost state repo). If the new history was meant: keep {self.mirror} elsewhere, it may be the last "
+                "copy, and render again"
             ),
         )
-
-    def restore(self) -> dict[str, str]:
-        """Give the remote back what it has lost: the state that this machine rendered or saw last (MIRROR-4).
-
-        Returns:
-            Every ref that moved, and where it is now.
-
-        Raises:
-            StateRepoUnusable: this machine has no mirror of the remote.
-            StateTampered: the remote has commits that the mirror's do not build on.
-            StateMoved, StateUnreachable: as `fetch` and `push`.
-        """
-        self._take()
-        values = Refs(self.mirror).read() if self.mirror.exists() else {}
-        ours = state_refs(values, lambda branch: not (branch.reported or branch.replaced))
-        if FLEET_REF not in ours:
-            raise StateRepoUnusable(
-                f"this machine has no copy of {self.url}",
-                remedy="run this on the machine that rendered last, or restore the server's backup",
-            )
-        listed = self._git("ls-remote", "--heads", "state")
-        if listed.returncode:
-            raise self._unreachable(self.url, listed.stderr)
-        there = {name: value for value, _, name in (line.partition("\t") for line in listed.stdout.splitlines())}
-        lost = {name: value for name, value in ours.items() if there.get(name) != value}
-        repository = pygit2.Repository(str(self.mirror))
-        if others := [
-            f"{name}: there {there[name]}, here {value}"
-            for name, value in lost.items()
-            if name in there and not (there[name] in repository and repository.descendant_of(value, there[name]))
-        ]:
-            raise StateTampered(
-                f"{self.url} has commits that this machine does not know",
-                why=others[:10],
-                remedy="find out who wrote them; another machine may have rendered since: run this there",
-            )
-        devices = f"{DEVICE_REFS}*:{DEVICE_REFS}*"
-        first = [devices, *self._other_refspecs()]
-        if lost and not self._pushed("--atomic", refspecs=[*first, FLEET_REF]):
-            self._pushed(refspecs=first)
-            self._pushed(refspecs=[FLEET_REF])
-        return lost
 
     def push(self) -> None:
         """Push what was rendered into the mirror: all refs or none, or in steps (PUSH-1 to PUSH-4).
@@ -364,14 +361,14 @@ class RemoteState:
         gone = [f":{FRESHNESS_REFS}{shard}" for shard in sorted(known - shards)]
         return [*([f"{FRESHNESS_REFS}*:{FRESHNESS_REFS}*"] if shards else []), *gone]
 
-    def _git(self, *arguments: str, url: str | None = None) -> subprocess.CompletedProcess[str]:
+    def _git(self, *arguments: str, url: str | None = None, force: str = "") -> subprocess.CompletedProcess[str]:
         settings = {"remote.state.url": url or self.url, **_OURS}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         for branch in STATE_BRANCHES:
             if self._reports or not branch.reported:
                 # Branches only ever grow; those of devices follow the fleet branch, and `tampered` compares the two.
-                force = "+" if branch.name == DEVICE_REFS or branch.replaced else ""
-                options += _fetching(branch.name, force)
+                replaces = "+" if branch.name == DEVICE_REFS or branch.replaced else force
+                options += _fetching(branch.name, replaces)
         options += _fetching(_PENDING_REF, "+")
         told = ["--progress"] if is_heard() else []
         return self._run(["--git-dir", str(self.mirror), *options, arguments[0], *told, *arguments[1:]])

@@ -48,6 +48,12 @@ class TrustFloor(OwnKind):
     ]
 
 
+_IF_LOST = (
+    "if that is lost: margo-gitops keys floor --next VERSION --reason TEXT, with a version above all that devices have "
+    "seen (docs/trust.md, Recover a lost state repo)"
+)
+
+
 def raise_floor(floor: Floor | None, offered: Floor, parents: Collection[str], minimum_version: int) -> Floor:
     """Return the new floor once `offered` is in place (trusted_state, TRUST-14 to TRUST-16).
 
@@ -67,7 +73,7 @@ def raise_floor(floor: Floor | None, offered: Floor, parents: Collection[str], m
         raise VersionRollback(
             f"manifest version {offered.version} is older than {lowest}, the oldest this device accepts",
             why=[trusted],
-            remedy="put the state repo back to its newest commit; if it was lost, see docs/trust.md; then render",
+            remedy=f"put the state repo back to its newest commit, then render; {_IF_LOST}",
         )
     if floor is None or offered.version > floor.version + 1:
         return offered
@@ -77,10 +83,7 @@ def raise_floor(floor: Floor | None, offered: Floor, parents: Collection[str], m
         raise HistoryRewritten(
             f"version {offered.version} does not follow from version {floor.version}, which this device trusts",
             why=[f"the commit's parents are {', '.join(parents) or 'none'}; {floor.commit} is not among them"],
-            remedy=(
-                f"find out who moved the device's branch, put it back to {floor.commit}, and render again; if that is "
-                "lost, name a version above all that devices have seen (docs/trust.md, Recover a lost state repo)"
-            ),
+            remedy=f"find out who moved the device's branch, put it back to {floor.commit}, then render; {_IF_LOST}",
         )
     return offered
 
@@ -90,11 +93,8 @@ def _same_state(offered: Floor, floor: Floor) -> Floor:
         raise VersionReused(
             f"manifest version {offered.version} was trusted before, with other content",
             why=[f"it had {floor.manifest_digest}, now it has {offered.manifest_digest}"],
-            remedy=(
-                f"find out who wrote two states of a version, put back {floor.commit or 'the first'}, then render; "
-                "if that is lost, name a version above all that devices have seen (docs/trust.md, Recover a lost state "
-                "repo)"
-            ),
+            remedy=f"find out who wrote two states of a version, put back {floor.commit or 'the first'}, then render; "
+            f"{_IF_LOST}",
         )
     return floor if floor.commit else offered
 

@@ -224,7 +224,7 @@ class ReceiptChain:
         Args:
             keys: those that the fleet repo names for the device; empty: the first one that comes counts.
             names: what the device may call itself; empty: by its id.
-            known: as for `read_link`; chains that are judged one beside the other share it.
+            known: as for `read_link`; chains that are judged together share it.
         """
         self.device = device
         self._names = names or (device,)

@@ -157,7 +157,10 @@ def render_fleet(request: RenderRequest) -> Rendered:
             raise StateRepoEmpty(
                 f"the state repo at {location} is empty, and devices may hold state of this fleet already",
                 why=[] if chain is not None else ["this machine rendered there before"],
-                remedy="if it was lost: margo-gitops state restore (docs/state-repo.md, Recovery); if not: --create",
+                remedy=(
+                    "if it was lost: margo-gitops state restore (docs/state-repo.md, Recovery); "
+                    "if not: margo-gitops render --create"
+                ),
             )
         before = None if chain is not None or request.resign else other_signer(target, values, request.key)
         publication = _publish(fleet, target, request, seal, chain)
