@@ -479,7 +479,7 @@ def journal_with_rows(path: Path) -> None:
         )
         journal.note(Event(Reason.STATE_TRUSTED, "version 5"), 1)
         journal.post("1", b"{}", 1)
-        journal.acknowledge("1", "receipt")
+        journal.acknowledge("1", "receipt", b"{}")
         journal.set_facts({"poll.at": "1.5", "poll.requests": "2"})
 
 
@@ -489,7 +489,7 @@ def use_everything(journal: Journal) -> None:
     journal.record([RecordedWorkload(KEY, "compose", None, None, "failed")], [RecordedDeployment("1", "a", DEVICE, 6)])
     journal.note(Event(Reason.POLL_FAILED, "no route"), 2)
     journal.post("1", b'{"a":1}', 2)
-    journal.acknowledge("1", "other")
+    journal.acknowledge("1", "other", b'{"a":1}')
     journal.forget(KEY)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import random
 import sqlite3
 import threading
 import time
@@ -19,6 +20,7 @@ from support.margo_server import MargoServer, margo_server, problem
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, Reason
 from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.outbox import DONE, FAILED, MOST_UNSENT, MOST_UNSENT_BYTES, PROGRESS
 from margo_gitops.agent.report import reporter as reporter_module
 from margo_gitops.agent.report.reporter import LONGEST_SENDING, Reporter
 from margo_gitops.agent.service.loop import Service, ServiceManager
@@ -26,6 +28,9 @@ from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.errors import MargoGitopsError, SourceUnreachable, VersionRollback
 from margo_gitops.transport.http.http_transport import HttpTransport
 from margo_gitops.transport.http.source import HttpSource
+
+WEIGHTS = {"pending": PROGRESS, "installing": PROGRESS, "removing": PROGRESS, "failed": FAILED}
+WEIGHTS |= {"installed": DONE, "removed": DONE}
 
 
 @dataclass
@@ -52,11 +57,11 @@ class Device:
 
     def post(self, *numbers: int, word: str = "installed") -> None:
         for number in numbers:
-            self.journal.post(f"{number:04d}", json.dumps({"state": word}).encode(), self.now)
+            self.journal.post(f"{number:04d}", json.dumps({"state": word}).encode(), self.now, WEIGHTS[word])
 
     def change(self, number: int, word: str) -> None:
         document = json.dumps({"state": word}).encode()
-        assert self.journal.post(f"{number:04d}", document, self.now)
+        assert self.journal.post(f"{number:04d}", document, self.now, WEIGHTS[word])
         self.reporter.hear(f"{number:04d}", document)
 
     def reasons(self) -> list[Reason]:
@@ -192,7 +197,7 @@ def test_each_status_goes_out_while_something_is_applied_and_once(device: Device
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_server_that_is_slow_or_away_delays_no_work_and_gets_only_what_is_true_then(
+def test_a_server_that_is_slow_or_away_delays_no_work_and_learns_what_came_of_it(
     device: Device, server: MargoServer
 ) -> None:
     asked, gate = threading.Event(), threading.Event()
@@ -211,7 +216,7 @@ def test_a_server_that_is_slow_or_away_delays_no_work_and_gets_only_what_is_true
     server.faults.clear()
     gate.set()
     device.reporter.send()
-    assert [json.loads(body)["state"] for _, _, body in server.reports] == ["installing", "removed"]
+    assert [json.loads(body)["state"] for _, _, body in server.reports] == ["installing", "installed", "removed"]
 
 
 def test_capabilities_are_the_first_exchange(device: Device, server: MargoServer, tmp_path: Path) -> None:
@@ -319,7 +324,7 @@ def test_a_journal_of_the_first_version_keeps_its_outbox_and_sends_it(tmp_path: 
     with Journal.open(path, 1) as journal:
         assert journal.set_aside is None
         assert (journal.outbox(), journal.receipts()) == ({"0001": b"{}"}, {})
-        journal.acknowledge("0001", "there")
+        journal.acknowledge("0001", "there", b"{}")
         assert journal.receipts() == {"0001": "there"}
 
 
@@ -342,3 +347,149 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 INSERT INTO outbox VALUES ('0001', 0, CAST('{}' AS BLOB));
 PRAGMA user_version = 1;
 """
+
+
+WEEKS = 14 * 86_400
+
+
+@dataclass
+class Story:
+    """What a device lives through without its server, and what the server must hear of it at the end."""
+
+    path: Path
+    transport: HttpTransport
+    chance: random.Random
+    now: float = 0.0
+    expected: dict[str, list[str]] = field(default_factory=dict)
+    most: int = 0
+
+    @contextlib.contextmanager
+    def boot(self) -> Iterator[Device]:
+        with Journal.open(self.path, self.now) as journal:
+            journal._connection.execute("PRAGMA synchronous = OFF")  # here, no power fails
+            device = Device(journal, self.transport, now=self.now)
+            yield device
+            assert device.reporter._live is not None
+            device.reporter._live.finish()  # as its thread does when the process ends
+
+    def change(self, device: Device, number: int, word: str, text: str = "") -> None:
+        name, document = f"{number:04d}", json.dumps({"state": word, "text": text})
+        if device.journal.post(name, document.encode(), self.now, WEIGHTS[word]):
+            device.reporter.hear(name, document.encode())
+            heard = self.expected.setdefault(name, [])
+            if heard and json.loads(heard[-1])["state"] in ("pending", "installing", "removing"):
+                heard.pop()
+            if not heard or heard[-1] != document:
+                heard.append(document)
+
+    def live(self, changes: int, deployments: int, texts: int) -> None:
+        """Spend two weeks: changes, attempts to report, and a restart after some of them."""
+        while changes:
+            with self.boot() as device:
+                for _ in range(min(changes, self.chance.randint(1, 12))):
+                    changes -= 1
+                    self.now += WEEKS / 300
+                    device.now = self.now
+                    word, text = self.chance.choice(list(WEIGHTS)), str(self.chance.randrange(texts))
+                    self.change(device, self.chance.randrange(deployments), word, text)
+                    if self.chance.random() < 0.2:
+                        device.reporter.send()
+                    self.most = max(self.most, len(device.journal.unsent()))
+
+    def tell(self) -> None:
+        with self.boot() as device:
+            device.reporter.send()
+            device.reporter.send()
+            assert device.journal.unsent() == []
+
+
+def heard(server: MargoServer) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for _, path, body in server.reports:
+        found.setdefault(path.split("/")[-2], []).append(body.decode())
+    return found
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_f12_after_two_weeks_offline_all_reports_arrive_once_and_in_order(
+    device: Device, server: MargoServer, tmp_path: Path, seed: int
+) -> None:
+    story = Story(tmp_path / "offline.sqlite3", device.transport, random.Random(seed))
+    server.faults.append(lambda *_: problem(503, "not here"))
+    story.live(300, 7, 3)
+    assert story.most > 30
+    server.faults.clear()
+    server.reports.clear()
+    story.tell()
+    assert heard(server) == story.expected
+    failed = [path.split("/")[-2] for _, path, body in server.reports if b"failed" in body]
+    first = list(dict.fromkeys(path.split("/")[-2] for _, path, _ in server.reports))
+    assert set(first[: len(set(failed))]) == set(failed), "failures come first"
+
+
+def test_what_waits_is_bounded_and_failures_are_kept_longest(
+    device: Device, server: MargoServer, tmp_path: Path
+) -> None:
+    story = Story(tmp_path / "offline.sqlite3", device.transport, random.Random(1))
+    with story.boot() as offline:
+        for number in range(MOST_UNSENT * 2):
+            story.change(offline, number % 20, "failed" if number % 100 == 0 else "installed", f"{number:05d}" * 100)
+        waiting = offline.journal.unsent()
+    assert len(waiting) <= MOST_UNSENT
+    assert sum(weight == FAILED for _, weight, _ in waiting) == 10
+    story.tell()
+    assert {name: each[-1] for name, each in heard(server).items()} == {
+        name: each[-1] for name, each in story.expected.items()
+    }
+    assert story.path.stat().st_size < 2 * MOST_UNSENT_BYTES
+
+
+def test_progress_that_is_over_is_not_told(device: Device, server: MargoServer) -> None:
+    for word in ("installing", "failed", "installing", "failed", "installing"):
+        device.post(1, word=word)
+    device.reporter.send()
+    assert [json.loads(body)["state"] for _, _, body in server.reports] == ["failed", "installing"]
+
+
+@pytest.mark.usefixtures("quick")
+def test_what_waits_goes_out_before_what_happens_now(device: Device, server: MargoServer) -> None:
+    for word in ("installed", "failed"):
+        device.post(1, word=word)
+    for word in ("installing", "installed"):
+        device.change(1, word)
+    device.reporter.send()
+    assert [json.loads(body)["state"] for _, _, body in server.reports] == ["installed", "failed", "installed"]
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_a_deployment_that_the_server_does_not_know_keeps_no_other_from_being_reported(
+    device: Device, server: MargoServer, status: int
+) -> None:
+    server.faults.append(lambda request, _: problem(status, "no") if "0001" in request.path else None)
+    device.post(1, 2, 3)
+    for _ in range(2):
+        device.reporter.send()
+    assert sent(server)[-2:] == ["deployments/0002/status", "deployments/0003/status"]
+    assert len(server.requests) == 3, "it rests"
+    assert [(event.reason, event.subject) for event in device.events] == [(Reason.REPORT_FAILED, "0001")]
+    server.faults.clear()
+    device.now += 60
+    device.reporter.send()
+    assert device.journal.unsent() == []
+
+
+def test_where_all_are_refused_the_server_is_spared(device: Device, server: MargoServer) -> None:
+    server.faults.append(lambda *_: problem(404, "no"))
+    device.post(*range(20))
+    device.reporter.send()
+    device.reporter.send()
+    assert len(server.requests) == 3
+
+
+def test_what_an_older_agent_left_waiting_is_not_told(device: Device, server: MargoServer) -> None:
+    device.post(1, word="failed")
+    device.journal.keeps_unsent = False  # as an agent that does not know the table
+    device.post(1, word="installed")
+    device.reporter.send()
+    assert [json.loads(body)["state"] for _, _, body in server.reports] == ["installed"]
+    assert device.journal.unsent() == []

@@ -11,6 +11,7 @@ from typing import Final
 from margo_gitops.agent.apply.steps import Change, Plan, Removal
 from margo_gitops.agent.apply.workloads import DesiredDeployment
 from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.outbox import weight_of
 from margo_gitops.agent.memory.recorded import Failure, RecordedDeployment, RecordedWorkload, deployment_status
 from margo_gitops.appliers.applier import Workload, WorkloadKey
 from margo_gitops.documents.json_text import write_json
@@ -153,9 +154,10 @@ class Bookkeeping:
             components.setdefault(item.key.deployment_id, []).append(item)
         for deployment in self.journal.deployments():
             if only is None or deployment.id in only:
-                status = write_json(write(deployment_status(deployment, components.get(deployment.id, []))))
-                if self.journal.post(deployment.id, status, self.clock()):
-                    self.tell(deployment.id, status)
+                status = deployment_status(deployment, components.get(deployment.id, []))
+                document = write_json(write(status))
+                if self.journal.post(deployment.id, document, self.clock(), weight_of(status)):
+                    self.tell(deployment.id, document)
 
     def _of(self, removal: Removal) -> RecordedWorkload:
         return self.known().get(removal.key) or RecordedWorkload(removal.key, removal.applier, None, None, "removing")

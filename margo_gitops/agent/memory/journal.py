@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self, TypeVar
 
+from margo_gitops.agent.memory import outbox
 from margo_gitops.agent.memory.events import Event
 from margo_gitops.agent.memory.recorded import (
     RecordedDeployment,
@@ -88,6 +89,7 @@ class Journal:
 
     Attributes:
         set_aside: where a journal that could not be used is now; None: this one is sound.
+        keeps_unsent: whether statuses wait until they arrive; without, only the latest one of a deployment is known.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Journal:
         self._writes = writes
         self._lost = False
         self.set_aside = set_aside
+        self.keeps_unsent = False
 
     def __enter__(self) -> Self:
         return self
@@ -214,7 +217,7 @@ class Journal:
 
     # Statuses on their way out
 
-    def post(self, deployment_id: str, document: bytes, now: float) -> bool:
+    def post(self, deployment_id: str, document: bytes, now: float, weight: int = outbox.DONE) -> bool:
         """Put the latest status of a deployment into the outbox; return whether it says something new."""
         with self._guarded() as connection:
             held = connection.execute("SELECT document FROM outbox WHERE deployment = ?", (deployment_id,)).fetchone()
@@ -231,20 +234,27 @@ class Journal:
                 "(SELECT deployment FROM outbox ORDER BY changed_at DESC LIMIT ?)",
                 (MAX_STATUSES,),
             )
+            if self.keeps_unsent:
+                outbox.put(self._connection, deployment_id, document, weight)
         return True
 
     def outbox(self) -> dict[str, bytes]:
         """Return the latest status documents by deployment id."""
         return {deployment: document for deployment, document, _receipt in self._rows(_OUTBOX)}
 
+    def unsent(self) -> list[tuple[str, int, bytes]]:
+        """Return (deployment id, weight, document) of what has not arrived, oldest first."""
+        return self._rows(outbox.UNSENT)
+
     def receipts(self) -> dict[str, str]:
         """Return what was last noted as arrived, by deployment id."""
         return {deployment: receipt for deployment, _document, receipt in self._rows(_OUTBOX) if receipt is not None}
 
-    def acknowledge(self, deployment_id: str, receipt: str) -> None:
+    def acknowledge(self, deployment_id: str, receipt: str, document: bytes) -> None:
         """Note that a status of a deployment arrived; `receipt` says which one, and where."""
         with self._transaction():
             self._connection.execute("UPDATE outbox SET receipt = ? WHERE deployment = ?", (receipt, deployment_id))
+            outbox.arrived(self._connection, deployment_id, document)
 
     # Single facts
 
@@ -342,7 +352,9 @@ def _make_sound(connection: sqlite3.Connection) -> None:
     if version < SCHEMA_VERSION:
         script = _SCHEMA if version == 0 else " ".join(_UPGRADES[version:])
         connection.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
-    for kind in (_DEPLOYMENTS, _WORKLOADS, _OUTBOX, _FACTS):
+    if outbox.UNSENT_NAME not in tables:
+        connection.execute(outbox.UNSENT_TABLE)
+    for kind in (_DEPLOYMENTS, _WORKLOADS, _OUTBOX, _FACTS, outbox.UNSENT):
         kind.read(connection)
     _EVENTS.read(connection, 0, -1)
 

@@ -10,12 +10,14 @@ REPORT-4  A document that the server will not have (400, 409, 413, 415, 422) is 
 REPORT-5  Capabilities come first, those of a gateway before those of its children: a server may refuse what it hears of
           a device that it does not know. Once, before the first poll, they go out for at most a few seconds.
 REPORT-6  While something is applied, each new status goes out as it comes, in a thread with a connection of its own:
-          the work never waits for it, and a deployment has one status a second at most. What does not arrive so, and is
-          still true after the cycle, arrives by REPORT-2.
+          the work never waits for it, and a deployment has one status a second at most. What does not arrive so waits
+          in the outbox (margo_gitops/agent/memory/outbox.py), and what waits there goes out before what is newer.
 REPORT-7  Where the configuration says so, a status names its origin when it is sent: state commit, signing key, agent
           version and boot. A status is not sent again because of that alone.
 REPORT-8  Receipts come last, oldest first, and stay until they arrive: a server that has no room for them is asked
           again each hour.
+REPORT-9  A deployment that the server does not know, or not from this device (403, 404, 410), is tried again later each
+          time; it keeps no other one from being reported. Where three in a row are refused so, all rest.
 """
 
 from __future__ import annotations
@@ -31,6 +33,8 @@ from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.outbox import in_order
+from margo_gitops.agent.memory.recorded import retry_pause
 from margo_gitops.agent.report.outgoing import LONGEST_SENDING, Attempts, Origin, own_capabilities, with_origin
 from margo_gitops.digests import sha256
 from margo_gitops.errors import MargoGitopsError
@@ -53,6 +57,8 @@ _UNWANTED: Final = frozenset(
         HTTPStatus.UNPROCESSABLE_ENTITY,
     }
 )
+_NOT_HERE: Final = frozenset({HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND, HTTPStatus.GONE})
+_MOST_IN_A_ROW: Final = 3
 _NO_SUCH_RESOURCE: Final = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
 _NO_RECEIPTS_SECONDS: Final = 3600.0
 _LIVE_SECONDS: Final = 10.0
@@ -70,6 +76,13 @@ class _Report:
     subject: str
     send: Callable[[Deadline], Reply]
     acknowledge: Callable[[], None]
+
+
+class _NotHere(Exception):
+    """The server knows nothing of what the report is about, or not from this device."""
+
+    def __init__(self, error: MargoGitopsError) -> None:
+        self.error = error
 
 
 class _LiveStatuses:
@@ -158,6 +171,9 @@ class Reporter:
         self._no_receipts_before = 0.0
         self._live = _LiveStatuses(self.transport.source, self.origin) if self.statuses else None
         self._greeted = False
+        self._going_out: set[str] = set()
+        self._set_back: dict[str, tuple[int, float]] = {}
+        self.journal.keeps_unsent = self.statuses
 
     def greet(self) -> None:
         """Send the capabilities that the server does not have, once; `send` says what went wrong (REPORT-5)."""
@@ -176,8 +192,12 @@ class Reporter:
 
     def hear(self, deployment: str, document: bytes) -> None:
         """Take a new status while something is applied (REPORT-6)."""
-        if self._live is not None and self._attempts.due:
-            self._live.put(deployment, document)
+        if self._live is None or not self._attempts.due:
+            return
+        if deployment not in self._going_out and sum(row[0] == deployment for row in self.journal.unsent()) > 1:
+            return  # what waits goes out before it
+        self._going_out.add(deployment)
+        self._live.put(deployment, document)
 
     def send(self) -> None:
         """Send what the server does not have yet (REPORT-1 to REPORT-5). What goes wrong is recorded, not raised."""
@@ -188,17 +208,21 @@ class Reporter:
             if self._live is not None:
                 with self.abortable():
                     arrived = self._live.finish()
+                self._going_out.clear()
                 for deployment, document in arrived.items():
-                    self.journal.acknowledge(deployment, self._receipt(document))
-            for report in self._waiting():
-                if self.timer() - begin >= LONGEST_SENDING:
+                    self.journal.acknowledge(deployment, self._receipt(document), document)
+            for report in self._new_capabilities():
+                if not self._deliver(report, begin):
                     return
-                self._deliver(report, LONGEST_SENDING - (self.timer() - begin))
+            if self.statuses and not self._send_statuses(begin):
+                return
             self._send_receipts(begin)
+        except _NotHere as refusal:
+            self._attempts.failed(refusal.error)
         except MargoGitopsError as error:
             self._attempts.failed(error)
-            return
-        self._attempts.worked()
+        else:
+            self._attempts.worked()
 
     def _new_capabilities(self) -> Iterator[_Report]:
         known = self.journal.facts()
@@ -213,30 +237,61 @@ class Reporter:
                     partial(self.journal.set_facts, fact),
                 )
 
-    def _waiting(self) -> Iterator[_Report]:
-        yield from self._new_capabilities()
-        if not self.statuses:
-            return
-        arrived, origin = self.journal.receipts(), None
-        for deployment, document in self.journal.outbox().items():
-            receipt = self._receipt(document)
-            if arrived.get(deployment) != receipt:
-                origin = self.origin() if origin is None else origin
-                yield _Report(
-                    deployment,
-                    partial(self.transport.api.post_status, deployment, with_origin(document, origin)),
-                    partial(self.journal.acknowledge, deployment, receipt),
-                )
+    def _send_statuses(self, begin: float) -> bool:
+        """Send what waits (OUTBOX-1 to OUTBOX-5), and return whether there was time for all."""
+        newest, known = self.journal.outbox(), self.journal.receipts()
+        waiting = in_order(self.journal.unsent(), newest)
+        for deployment, document in newest.items():
+            if deployment not in waiting and known.get(deployment) != self._receipt(document):
+                waiting[deployment] = [document]
+        origin = self.origin() if waiting else {}
+        in_a_row = 0
+        for deployment, documents in waiting.items():
+            if self.timer() < self._set_back.get(deployment, (0, 0.0))[1]:
+                continue
+            for document in documents:
+                receipt = self._receipt(document)
+                acknowledge = partial(self.journal.acknowledge, deployment, receipt, document)
+                if known.get(deployment) == receipt:
+                    acknowledge()  # it became again what the server knows
+                    continue
+                send = partial(self.transport.api.post_status, deployment, with_origin(document, origin))
+                try:
+                    if not self._deliver(_Report(deployment, send, acknowledge), begin):
+                        return False
+                except _NotHere as refusal:
+                    in_a_row += 1
+                    self._rest(deployment, refusal.error, alone=in_a_row < _MOST_IN_A_ROW)
+                    break
+                known[deployment] = receipt
+                in_a_row = 0
+                self._set_back.pop(deployment, None)
+        return True
 
-    def _deliver(self, report: _Report, seconds: float) -> None:
+    def _rest(self, deployment: str, error: MargoGitopsError, *, alone: bool) -> None:
+        """Let the statuses of a deployment rest that the server does not take (REPORT-9)."""
+        if not alone:
+            raise error
+        tries = self._set_back.get(deployment, (0, 0.0))[0] + 1
+        self._set_back[deployment] = tries, self.timer() + retry_pause(tries)
+        self.record(Event.of(Reason.REPORT_FAILED, error, deployment))
+
+    def _deliver(self, report: _Report, begin: float) -> bool:
+        """Send a report, and return whether there was time for it."""
+        seconds = LONGEST_SENDING - (self.timer() - begin)
+        if seconds <= 0:
+            return False
         with self.abortable():
             reply = report.send(Deadline(seconds, min(seconds, self.transport.source.read_seconds)))
         if reply.status in _UNWANTED:
             error = error_of(reply, self.transport.source)
             self.record(Event.of(Reason.REPORT_REFUSED, error, report.subject))
+        elif reply.status in _NOT_HERE:
+            raise _NotHere(error_of(reply, self.transport.source))
         elif reply.status not in _ARRIVED:
             raise error_of(reply, self.transport.source)
         report.acknowledge()
+        return True
 
     def _send_receipts(self, begin: float) -> None:
         """Send what the device signed, oldest first (REPORT-8)."""

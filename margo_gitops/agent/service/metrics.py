@@ -52,6 +52,8 @@ class Metrics:
     _outcome: Outcome | None = field(default=None, init=False)
     _states: dict[tuple[str, str], State] = field(default_factory=dict, init=False)
 
+    _unsent: int = field(default=0, init=False)
+
     def __post_init__(self) -> None:
         self._started = self.clock()
 
@@ -76,6 +78,7 @@ class Metrics:
             self._states = {
                 (item.name, item.id): most_severe(states.get(item.id, ())) for item in journal.deployments()
             }
+            self._unsent = len(journal.unsent())
 
     def text(self, cost: Cost) -> str:
         """Return everything as text; `cost` is what the source has cost since the start."""
@@ -114,6 +117,8 @@ class Metrics:
         yield "waiting_changes", "gauge", about, _by("code", waits)
         complete = int(done.complete) if done else 0
         yield "complete", "gauge", "1: the device runs all that its state asks for.", _one(complete)
+        about = "Statuses that wait until the server takes them."
+        yield "unsent_statuses", "gauge", about, _one(self._unsent)
         yield "events_total", "counter", "Events by reason, as in the log.", _by("reason", self._events)
 
 
