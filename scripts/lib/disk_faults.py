@@ -17,11 +17,12 @@ import sys
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from device_world import World, deployment_bytes
+from testbed.docker_engine import crash_engine, start_engine, stop_engine
 from testbed.test_image import TEST_IMAGE
 
 import margo_gitops as package
@@ -39,7 +40,11 @@ FAULTS = {
     "read-only": ("error=EROFS:when={}+", ("openat", *NAMES)),
     "EIO": ("error=EIO:when={}", (*WRITES, *NAMES)),
     "descriptors": ("error=EMFILE:when={}+", OPENS),
+    # with a Docker engine of our own: it is killed too, or alone, and starts again
+    "power": ("signal=KILL:when={}", PROGRAMS),
+    "engine": ("signal=STOP:when={}", PROGRAMS),
 }
+ENGINE_FAULTS = ("power", "engine")
 LONGEST_SECONDS = 120
 EXIT_CODES = {0, 1, 2, 3, 4, 5, 75, -signal.SIGKILL}
 COMPOSE = f"""
@@ -94,9 +99,19 @@ class Voice(io.RawIOBase):
 
 
 def run(
-    command: Sequence[str], variables: Mapping[str, str], folder: Path, injection: str = "", *, trace: bool = True
+    command: Sequence[str],
+    variables: Mapping[str, str],
+    folder: Path,
+    injection: str = "",
+    *,
+    trace: bool = True,
+    stopped: Callable[[], None] | None = None,
 ) -> Ended:
-    """Run the command in a process forked from this one: its start has no calls that count."""
+    """Run the command in a process forked from this one: its start has no calls that count.
+
+    Args:
+        stopped: what to do where a fault stops the process; then it goes on.
+    """
     ours, theirs = socket.socketpair()
     log = folder / "strace"
     log.unlink(missing_ok=True)
@@ -120,6 +135,11 @@ def run(
                 sys.exit(2)
             os.sched_yield()
     os.kill(child, signal.SIGCONT)
+    if stopped:
+        ended = os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        if ended and ended.si_code == os.CLD_STOPPED:
+            stopped()
+            os.kill(child, signal.SIGCONT)
     said = _heard(ours, child)
     _, status = os.waitpid(child, 0)
     if tracer:
@@ -169,6 +189,10 @@ class Device:
     """A device with three applications, of which the next update changes two and swaps the third."""
 
     def __init__(self, folder: Path, applier: str) -> None:
+        self.engine = folder.parent / "engine"
+        self.variables: Mapping[str, str] = {}
+        if applier == "compose":
+            self.variables = start_engine(self.engine, {}).environment
         self.world = World(folder, device=f"press-{uuid.uuid4().int % 10**6}")
         self.applier = applier
         self.world.configure(appliers={applier: {"folder": "output"} if applier == "files" else {}})
@@ -203,9 +227,14 @@ class Device:
 
     def once(self, injection: str = "", *, trace: bool = True) -> Ended:
         """Run one cycle of the agent."""
-        variables = self.world.environment() | {k: v for k, v in os.environ.items() if k.startswith("DOCKER")}
+        variables = {**self.world.environment(), **self.variables}
         command = ["agent", "once", "--config", str(self.world.config), "--retry"]
-        return run(command, variables, self.world.folder, injection, trace=trace)
+        stopped = self.crash if "STOP" in injection else None
+        return run(command, variables, self.world.folder, injection, trace=trace, stopped=stopped)
+
+    def crash(self) -> None:
+        """Kill the engine, and start it again."""
+        crash_engine(self.engine)
 
     def there(self) -> dict[int, dict[str, str]]:
         """Return what runs: values by component, by application."""
@@ -225,9 +254,9 @@ class Device:
     def _containers(self) -> Iterator[tuple[int, str, str]]:
         mine = f"label=org.margo-gitops.device={self.world.device}"
         form = '{{.Label "org.margo-gitops.deployment-id"}} {{.Label "org.margo-gitops.component"}} {{.ID}}'
-        for line in _docker("ps", "--filter", mine, "--format", form).splitlines():
+        for line in self._docker("ps", "--filter", mine, "--format", form).splitlines():
             deployment, part, container = line.split()
-            variables = _docker("inspect", "-f", "{{range .Config.Env}}{{println .}}{{end}}", container)
+            variables = self._docker("inspect", "-f", "{{range .Config.Env}}{{println .}}{{end}}", container)
             yield int(deployment.partition("-")[0]), part, re.findall(r"GREETING=(\d+)", variables)[0]
 
     def names(self) -> Counter[str]:
@@ -236,9 +265,10 @@ class Device:
         paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
         return Counter(re.sub(r"[0-9a-f]{6,}|\d+", "#", str(path.relative_to(self.world.folder))) for path in paths)
 
-
-def _docker(*arguments: str) -> str:
-    return subprocess.run(["docker", *arguments], capture_output=True, check=True, timeout=60, text=True).stdout
+    def _docker(self, *arguments: str) -> str:
+        command = ["docker", *arguments]
+        done = subprocess.run(command, env=self.variables, capture_output=True, check=True, timeout=60, text=True)
+        return done.stdout
 
 
 def points(calls: Sequence[str], wanted: Sequence[str]) -> list[Point]:
@@ -266,6 +296,8 @@ def trouble(device: Device, point: Point) -> str:
     device.publish()
     new = device.wanted(device.number)
     broken = device.once(point.injection)
+    if point.fault == "power":
+        device.crash()
     there = device.there()
     half = {
         app: parts
@@ -304,8 +336,7 @@ def main(arguments: argparse.Namespace) -> int:
         try:
             return _attempt(device, arguments)
         finally:
-            device.world.publish({})
-            device.once(trace=False)
+            stop_engine(device.engine)
 
 
 def _attempt(device: Device, arguments: argparse.Namespace) -> int:
@@ -316,7 +347,8 @@ def _attempt(device: Device, arguments: argparse.Namespace) -> int:
         if fine.code or device.there() != device.wanted(device.number):
             raise SystemExit(f"an update without a fault does not work: exit {fine.code}\n{fine.said}")
     before = device.names()
-    every = points(fine.calls, arguments.fault or [*FAULTS])
+    possible = [fault for fault in FAULTS if device.variables or fault not in ENGINE_FAULTS]
+    every = points(fine.calls, arguments.fault or possible)
     chosen = random.Random(arguments.seed).sample(every, min(arguments.sample or len(every), len(every)))
     chosen.sort(key=every.index)
     tried: Counter[str] = Counter()
