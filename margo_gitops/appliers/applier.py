@@ -54,7 +54,7 @@ class Workload:
         component: the component, one of the deployment's.
         artifact: where its content is, by digest; None where the deployment has no content for it.
         values: parameter values by pointer, only those whose targets name this component, in the document's order.
-        secrets: what it gets besides, by pointer; `ApplierContext.secrets` opens them.
+        secrets: what it also gets, by pointer, without the values; `ApplierContext.secrets` opens them.
         digest: over component, artifact digest and values: equal digests mean that nothing needs to change.
         longest_seconds: the longest time of one step on this device, also where the document wants more.
     """

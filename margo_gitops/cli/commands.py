@@ -40,6 +40,7 @@ COMMANDS = {
     "publish": "margo_gitops.cli.publish:publish",
     "render": "margo_gitops.cli.render:render",
     "revert": "margo_gitops.cli.deploy:revert",
+    "secret": "margo_gitops.cli.secret:secret",
     "serve": "margo_gitops.cli.serve:serve",
     "site": "margo_gitops.cli.site:site",
     "state": "margo_gitops.cli.state:state",

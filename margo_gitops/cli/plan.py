@@ -28,6 +28,7 @@ from margo_gitops.operations.plan.planning import PlanRequest, exit_code, plan_f
 from margo_gitops.rendering.explanation import Explanation
 from margo_gitops.rendering.explanation import explain as explain_deployment
 from margo_gitops.rendering.parameters import Effective, Origin
+from margo_gitops.rendering.resolution import deployed_secrets
 from margo_gitops.wording import json_text
 
 
@@ -122,6 +123,10 @@ def _lines(explanation: Explanation) -> Iterator[str]:
     yield "  parameters" if resolved.parameters else "  no parameters"
     for parameter in resolved.parameters:
         yield from _parameter_lines(parameter)
+    for each in deployed_secrets(resolved):
+        pointers = ", ".join(target.pointer for target in each.targets)
+        yield f"    {each.parameter} is the secret {each.name}  -> {pointers}"
+        yield f"      from {'the fleet repo, encrypted for the device' if each.sealed else 'a source of the device'}"
 
 
 def _parameter_lines(parameter: Effective) -> Iterator[str]:
@@ -160,6 +165,15 @@ def _as_json(explanation: Explanation) -> dict[str, object]:
                 "overrides": [_origin_json(parameter.name, origin) for origin in reversed(parameter.overridden)],
             }
             for parameter in resolved.parameters
+        ],
+        "secrets": [
+            {
+                "name": each.name,
+                "parameter": each.parameter,
+                "pointers": [target.pointer for target in each.targets],
+                "encrypted": each.sealed is not None,
+            }
+            for each in deployed_secrets(resolved)
         ],
     }
 

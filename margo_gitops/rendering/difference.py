@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 
-from margo_gitops.digests import Digest
+from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment, fleet_device
 from margo_gitops.documents.kinds import read_as, read_source
@@ -251,6 +251,8 @@ def _fields(document: ApplicationDeployment | None) -> _Leaves:
         raise TypeError("a deployment document is a mapping of mappings")
     own = spec.extensions.get(OWN_EXTENSION, {})
     own = dict(own) if isinstance(own, dict) else {}
+    if isinstance(secrets := own.get("secrets"), list):
+        own["secrets"] = [_unsealed(each) for each in secrets]
     profile = written["deploymentProfile"]
     arranged: dict[str, Json] = {
         **{key: value for key, value in plain.items() if key not in ("id", "spec", "metadata")},
@@ -265,6 +267,13 @@ def _fields(document: ApplicationDeployment | None) -> _Leaves:
         **{key: value for key, value in spec.extensions.items() if key != OWN_EXTENSION},
     }
     return dict(_leaves("", arranged))
+
+
+def _unsealed(secret: Json) -> Json:
+    """Return a secret with what people can compare in place of the encrypted value."""
+    if not isinstance(secret, dict) or not isinstance(sealed := secret.get("sealed"), str):
+        return secret
+    return {**secret, "sealed": f"encrypted, sha256 {sha256(sealed.encode())[7:19]}"}
 
 
 def _leaves(path: str, value: Json) -> Iterator[tuple[str, ParameterValue]]:

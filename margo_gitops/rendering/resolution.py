@@ -153,7 +153,7 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
         device=resolved.target.id if called != resolved.target.id else None,
         maintenance=calendars(resolved.deployment.value, resolved.target, intent),
         contact=contact(resolved.target, intent),
-        secrets=tuple(_secrets(resolved)),
+        secrets=tuple(deployed_secrets(resolved)),
         locks=locks(resolved.deployment.value, resolved.target),
         hooks=resolved.deployment.value.spec.hooks,
     )
@@ -176,7 +176,7 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
     )
 
 
-def _secrets(resolved: Resolved) -> Iterator[DeployedSecret]:
+def deployed_secrets(resolved: Resolved) -> Iterator[DeployedSecret]:
     """Yield the parameters that are secrets; what is encrypted for the device is copied as it is."""
     sealed = resolved.target.device.spec.secrets
     for parameter, ref in sorted(resolved.deployment.value.spec.secret_refs.items()):

@@ -105,6 +105,15 @@ _OWN = (
         " time zones (tzdata) on this machine.",
     ),
     Rule(
+        "R114",
+        "warning",
+        "A parameter's value looks like a secret.",
+        "Everyone who can read the fleet repo or its history can read the value. The parameter's name ends with a word"
+        " such as `password`, or the value has the form of a key or token, or is long and random. Name the"
+        " parameter in `spec.secretRefs`, put the value on the device or run `margo-gitops secret set`, and change the"
+        " password itself. See docs/secrets.md. If it is not a secret, silence the warning in `spec.policy.silenced`.",
+    ),
+    Rule(
         "R201",
         "warning",
         "An image has no tag, or a tag that moves.",

@@ -18,6 +18,7 @@ from margo_gitops.errors import Finding, Location, TrustRefused, UnreadableDocum
 from margo_gitops.operations.content_sources import Placed, image_name, placed_of
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.validate.device_policies import refused_by_devices
+from margo_gitops.operations.validate.likely_secrets import likely_secrets
 from margo_gitops.operations.validate.policy_findings import idle_silences, policy_of_content
 from margo_gitops.operations.validate.rule_findings import RuleFinding, of_error, of_finding, of_rule
 from margo_gitops.rendering.desired_state import PreviousState
@@ -68,6 +69,7 @@ def judged(
             told += map(of_finding, fleet_compose_findings(tree, application))
     told += _of_keys(tree, intent)
     told += _unknown_zones(intent)
+    told += likely_secrets(intent)
     every = list(placed_of(checked.documents))
     told += _unpinned(tree, intent, every)
     told += refused_by_devices(tree, intent, every)
