@@ -80,8 +80,8 @@ def status(
         states=frozenset(cast("tuple[DeviceState, ...]", states)),
         labels=tuple(partial(parse_selector, each) for each in labels),
     )
-    request = StatusRequest(fleet, state, cache_folder(), wanted)
     details = details or bool(named)
+    request = StatusRequest(fleet, state, cache_folder(), wanted, brief=output == "text" and not details)
     if watch:
         _watch(request, output, details=details)
         return

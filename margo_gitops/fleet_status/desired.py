@@ -40,11 +40,16 @@ class Desired:
 
     Attributes:
         version: manifestVersion.
-        deployments: blob ids of the documents, by deployment id; None where the tree lacks one.
+        deployments: ids of its deployments, in order.
     """
 
     version: int
-    deployments: dict[str, str | None]
+    deployments: tuple[str, ...]
+    _held: DeviceTree
+
+    def document(self, deployment: str) -> str | None:
+        """Return the blob id of a deployment's document; None where the tree lacks it."""
+        return self._held.files.get(deployment_path(deployment))
 
 
 @dataclass(slots=True)
@@ -61,7 +66,7 @@ class DesiredReader:
         """Return what a device's tree says."""
         held = DeviceTree(self.objects, tree)
         version, ids = _manifest(tree, held.manifest)
-        return Desired(version, {each: held.files.get(deployment_path(each)) for each in ids})
+        return Desired(version, ids, held)
 
     def named(self, blob: str) -> NamedDeployment | None:
         """Return what a deployment document is called; None where it is something else."""
@@ -70,12 +75,12 @@ class DesiredReader:
         return self._names[blob]
 
 
-def _manifest(name: str, content: bytes) -> tuple[int, list[str]]:
+def _manifest(name: str, content: bytes) -> tuple[int, tuple[str, ...]]:
     try:
         version, digests = listed_deployments(content)
     except ValueError as error:
         raise bad_object(name, str(error)) from error
-    return version, list(digests)
+    return version, tuple(digests)
 
 
 def _named(content: bytes) -> NamedDeployment | None:

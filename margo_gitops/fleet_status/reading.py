@@ -41,9 +41,14 @@ _SEARCHED: Final = 20_000
 
 @dataclass(frozen=True, slots=True)
 class StatusRequest(StateRequest):
-    """Which state repo to look at, and which devices in it."""
+    """Which state repo to look at, and which devices in it.
+
+    Attributes:
+        brief: whether of a device's deployments only those that failed are told, so that no other document is read.
+    """
 
     filter: StatusFilter = field(default_factory=StatusFilter)
+    brief: bool = False
 
 
 def read_status(request: StatusRequest) -> FleetStatus:
@@ -116,8 +121,8 @@ class StatusReader:
             if status is not None:
                 copied = reports.copied(folders[device]) if device in folders else None
                 signer = signers.of(status, place.tree, named=bool(self.request.filter.devices))
-                found.append(replace(status, copied=copied, signer=signer))
-        devices = tuple(replace(each, last_seen=_time(times.get(each.device))) for each in found)
+                seen = _time(times.get(device))
+                found.append(replace(status, copied=copied, signer=signer, last_seen=seen))
         return FleetStatus(
             state_repo=self.location,
             state_commit=tip,
@@ -126,9 +131,9 @@ class StatusReader:
             reports_commit=reported,
             pushing=len(pushed.commits),
             searched_to=_time(self._seen.searched_to),
-            counts=counted_states(devices),
-            sites=by_site(devices),
-            devices=devices,
+            counts=counted_states(found),
+            sites=by_site(found),
+            devices=tuple(found),
         )
 
     def _folders(self, reports: Reports, tip: str | None) -> dict[str, str]:
@@ -212,9 +217,13 @@ class StatusReader:
     def _deployments(
         self, device: str, desired: Desired, reported: Mapping[str, ReportedStatus]
     ) -> Iterator[DeploymentReport]:
-        for each, blob in desired.deployments.items():
-            named = self._desired.named(blob) if blob else None
+        brief = self.request.brief and not self.request.filter.applications
+        for each in desired.deployments:
             status = reported.get(each)
+            if brief and (status is None or status.state != "failed"):
+                continue
+            blob = desired.document(each)
+            named = self._desired.named(blob) if blob else None
             yield DeploymentReport(
                 name=named.name if named else each,
                 id=each,
@@ -242,7 +251,7 @@ def devices_by_signer(request: StatusRequest) -> dict[str | None, list[DeviceSta
     with opened_state(request) as (objects, location), without_collections():
         refs, found = objects.refs(), dict[str | None, list[DeviceStatus]]()
         repo = StateRepo.open(objects.folder)
-        for each in StatusReader(objects, location, request).read(refs).devices:
+        for each in StatusReader(objects, location, replace(request, brief=True)).read(refs).devices:
             signature = repo.signature(each.device, refs)
             found.setdefault(signature.key.fingerprint if signature else None, []).append(each)
         return found

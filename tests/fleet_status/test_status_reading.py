@@ -17,6 +17,7 @@ from margo_gitops.documents.state_layout import device_reports_ref
 from margo_gitops.editing.selectors import parse_selector
 from margo_gitops.errors import NoFleetRepo, StateTampered, StatusUnusable
 from margo_gitops.fleet_status import reading, signers
+from margo_gitops.fleet_status.desired import DesiredReader
 from margo_gitops.fleet_status.reading import StatusReader, StatusRequest, read_status
 from margo_gitops.fleet_status.status import FleetStatus, StatusFilter
 from margo_gitops.fleet_status.text import status_lines
@@ -91,6 +92,22 @@ def test_what_devices_should_run_stands_beside_what_they_report(fleet: Fleet):
     assert {each.name for each in found.devices[0].deployments} == {"hmi", "web"}
     assert found.devices[0].last_seen == "2027-01-15T08:01:00+00:00"
     assert found.devices[2].last_seen is None
+
+
+def test_a_brief_status_says_the_same_and_reads_only_the_documents_of_what_failed(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch
+):
+    fleet.reporter.report("a")
+    fleet.reporter.report("b", "failed", error="no space left", only=0)
+    whole = fleet.read()
+    read: list[str] = []
+    named = DesiredReader.named
+    monkeypatch.setattr(DesiredReader, "named", lambda self, blob: read.append(blob) or named(self, blob))
+    request = StatusRequest(fleet.folder.parent, str(fleet.folder), fleet.folder.parent / "cache", brief=True)
+    brief = read_status(request)
+    assert list(status_lines(brief)) == list(status_lines(whole))
+    assert [[each.name for each in device.deployments] for device in brief.devices] == [[], ["web"], []]
+    assert len(read) == 1
 
 
 def test_a_new_version_leaves_devices_behind_until_they_adopt_it(fleet: Fleet):
