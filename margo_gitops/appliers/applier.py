@@ -57,6 +57,8 @@ class Workload:
         secrets: what it also gets, by pointer, without the values; `ApplierContext.secrets` opens them.
         digest: over component, artifact digest and values: equal digests mean that nothing needs to change.
         longest_seconds: the longest time of one step on this device, also where the document wants more.
+        keeps: the digest of the content that the device may go back to: what it needs stays on the device; None where
+            there is no way back.
     """
 
     deployment: ApplicationDeployment
@@ -66,6 +68,7 @@ class Workload:
     digest: Digest
     longest_seconds: int = LONGEST_TIMEOUT_SECONDS
     secrets: Mapping[str, WantedSecret] = field(default_factory=dict)
+    keeps: Digest | None = None
 
     @property
     def key(self) -> WorkloadKey:
@@ -105,12 +108,15 @@ class Observed:
         condition: "running", "starting" (not healthy yet), "degraded" (some part has stopped or is unhealthy) or
             "unknown" (for engines that only hold files).
         detail: for people, one line.
+        by_hand: what a person did to it, where the engine shows that: paused it, edited a file; empty else. It is
+            degraded then.
     """
 
     key: WorkloadKey
     digest: Digest | None
     condition: Literal["running", "starting", "degraded", "unknown"]
     detail: str = ""
+    by_hand: str = ""
 
 
 OpenSecrets: TypeAlias = Callable[[Mapping[str, WantedSecret]], Mapping[str, bytes]]
@@ -227,6 +233,18 @@ class TellsImages(Protocol):
 
     def images(self) -> Mapping[WorkloadKey, Sequence[RunningImage]]:
         """Return the images of everything of this agent that runs, sorted by part.
+
+        Raises:
+            ApplyError: the engine does not answer.
+        """
+
+
+@runtime_checkable
+class TellsStops(Protocol):
+    """An applier that also tells a person's stop from a crash; one that cannot is without this method."""
+
+    def stopped_by_hand(self, key: WorkloadKey) -> str:
+        """Return what a person stopped of a workload that is degraded; empty where it, or its engine, ended by itself.
 
         Raises:
             ApplyError: the engine does not answer.

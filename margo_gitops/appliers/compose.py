@@ -164,7 +164,7 @@ class ComposeApplier:
             sound = current == revision or all(container.state == "running" for container in before)
             if revision and sound and _as_asked(before, workload):
                 if current != revision:
-                    self._made_current(key, revision)
+                    self._made_current(workload, revision)
                 return
 
             revision = self._prepare(workload, deadline)
@@ -174,7 +174,7 @@ class ComposeApplier:
                 problem = project.start(revision, deadline, held.descriptor, waited)
                 if not problem:
                     self.engine.check_run(run, ["what it ended may look as if it were done"])
-                    self._made_current(key, revision)
+                    self._made_current(workload, revision)
                     return
                 problem += project.logs(revision.environment)
                 reinstated = self._reinstate(project, revision, current, before, held.descriptor)
@@ -243,7 +243,7 @@ class ComposeApplier:
         key, environment = workload.key, {**parameters, **secrets}
         revision = self._revisions.find(key, workload.digest)
         if revision is None:
-            self._revisions.forget_prepared(key)
+            self._revisions.forget_prepared(key, workload.keeps)
             with storing(self.folder), new_folder(self._revisions.place(key, workload.digest)) as folder:
                 content = folder / CONTENT
                 content.mkdir()
@@ -322,8 +322,8 @@ class ComposeApplier:
     def _project(self, key: WorkloadKey) -> RunningProject:
         return RunningProject(self.engine, self.device, key, self.folder, self.interrupted)
 
-    def _made_current(self, key: WorkloadKey, revision: Revision) -> None:
-        self._revisions.make_current(key, revision)
+    def _made_current(self, workload: Workload, revision: Revision) -> None:
+        self._revisions.make_current(workload.key, revision, workload.keeps)
         self.artifacts.prune(self._revisions.artifacts())
 
     def _reinstate(

@@ -117,19 +117,19 @@ class Revisions:
         record = RevisionRecord.read(folder)
         return Revision(folder, record) if record else None
 
-    def make_current(self, key: WorkloadKey, revision: Revision) -> None:
-        """Remember that this revision runs as asked for, and delete all others."""
+    def make_current(self, key: WorkloadKey, revision: Revision, keeps: Digest | None) -> None:
+        """Remember that this revision runs as asked for, and delete all others but that with the digest `keeps`."""
         with storing(self._folder):
             point_link(self._of(key) / "current", f"revisions/{revision.folder.name}")
-            self._keep(key, {revision.folder})
+            self._keep(key, {revision.folder, *self._kept(key, keeps)})
 
-    def forget_prepared(self, key: WorkloadKey) -> None:
+    def forget_prepared(self, key: WorkloadKey, keeps: Digest | None) -> None:
         """Delete what was prepared for a workload but never ran, and what a killed process left."""
         current = self.current(key)
         with storing(self._folder):
             sweep(self._folder)
             sweep(self._of(key))
-            self._keep(key, {current.folder} if current else set())
+            self._keep(key, {*self._kept(key, keeps), *([current.folder] if current else [])})
 
     def remove(self, key: WorkloadKey) -> None:
         """Delete everything of a workload."""
@@ -143,6 +143,9 @@ class Revisions:
         """Return the digests of the content that revisions were made of."""
         folders = self._folder.glob("*/*/revisions/*")
         return {record.artifact for folder in folders if (record := RevisionRecord.read(folder))}
+
+    def _kept(self, key: WorkloadKey, keeps: Digest | None) -> set[Path]:
+        return {self.place(key, keeps)} if keeps else set()
 
     def _keep(self, key: WorkloadKey, folders: set[Path]) -> None:
         revisions = self._of(key) / "revisions"

@@ -34,6 +34,7 @@ from margo_gitops.appliers.applier import (
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
 from margo_gitops.appliers.programs import run_program
 from margo_gitops.appliers.settings import Settings
+from margo_gitops.appliers.written import edited, note_written
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import TEMPORARY_PREFIX, write_synced
 from margo_gitops.disk.folders import discard, new_folder, point_link, sweep
@@ -111,9 +112,11 @@ class FilesApplier:
     def prepare(self, workload: Workload) -> None:
         """Write the new revision next to the one in place."""
         place = self._place(workload.key, workload.digest)
+        if not _record(place):
+            self._make(workload, place)
+
+    def _make(self, workload: Workload, place: Path) -> None:
         with storing(self.folder):
-            if _record(place):
-                return
             for folder in (self.folder / _REVISIONS, self._link(workload.key).parent, place.parent):
                 sweep(folder)
             with new_folder(place) as folder:
@@ -129,11 +132,15 @@ class FilesApplier:
         self.prepare(workload)
         key = workload.key
         place = self._place(key, workload.digest)
+        if edited(place):
+            self._make(workload, place)
         link = self._link(key)
         if _target(link) == place and (place / _DONE).exists():
-            self._tidy(key, place)
+            self._tidy(workload, place)
             return
         with storing(self.folder):
+            # A revision that was kept is done only when its hook has been called again.
+            (place / _DONE).unlink(missing_ok=True)
             point_link(link, os.path.relpath(place, link.parent))
         if problem := self._call("installed", link):
             reinstated = self._put_back(key, place)
@@ -147,7 +154,7 @@ class FilesApplier:
             raise error
         with storing(self.folder):
             (place / _DONE).touch()
-        self._tidy(key, place)
+        self._tidy(workload, place)
 
     def remove(self, key: WorkloadKey) -> None:
         """Take a workload's folder away, and call the hook.
@@ -190,7 +197,9 @@ class FilesApplier:
                     found.append(Observed(key, None, "degraded", "its record cannot be read"))
                 else:
                     digest = record.digest if (place / _DONE).exists() else None
-                    found.append(Observed(key, digest, "unknown", str(link)))
+                    name = edited(place)
+                    by_hand = f"{name} was edited" if name else ""
+                    found.append(Observed(key, digest, "degraded" if name else "unknown", str(link), by_hand))
         return sorted(found, key=lambda item: item.key)
 
     def _write(self, workload: Workload, folder: Path) -> None:
@@ -212,6 +221,7 @@ class FilesApplier:
             write_synced(folder / "values.env", "".join(lines).encode(), mode=0o600)
         self._write_secrets(workload, folder / _SECRETS)
         (folder / _RECORD).write_bytes(write_json(records.write(record)))
+        note_written(folder)
 
     def _write_secrets(self, workload: Workload, folder: Path) -> None:
         if not workload.secrets:
@@ -229,8 +239,9 @@ class FilesApplier:
     def _put_back(self, key: WorkloadKey, failed: Path) -> bool:
         link = self._link(key)
         with storing(self.folder):
-            # Not what the link led to: that may be a revision whose hook was cut off.
-            before = next((path.parent for path in failed.parent.glob(f"*/{_DONE}") if path.parent != failed), None)
+            # Not what the link led to: that may be a revision whose hook was cut off. An older one may be kept.
+            done = [path for path in failed.parent.glob(f"*/{_DONE}") if path.parent != failed]
+            before = max(done, key=lambda path: path.stat().st_mtime_ns).parent if done else None
             if before is None:
                 link.unlink(missing_ok=True)
                 return not self._call("removed", link)
@@ -254,12 +265,13 @@ class FilesApplier:
             return [f"it did not end within {time.monotonic() - started:.0f} s", *done.last_lines(secrets)]
         return [*dict.fromkeys([how_it_ended(done.status), *done.last_lines(secrets)])] if done.status else []
 
-    def _tidy(self, key: WorkloadKey, place: Path) -> None:
+    def _tidy(self, workload: Workload, place: Path) -> None:
+        kept = self._place(workload.key, workload.keeps) if workload.keeps else place
         with storing(self.folder):
-            sweep(self._link(key).parent)
+            sweep(self._link(workload.key).parent)
             sweep(place.parent)
             for folder in list(place.parent.iterdir()):
-                if folder != place:
+                if folder not in (place, kept):
                     discard(folder)
         self.artifacts.prune(set(self._used()))
 

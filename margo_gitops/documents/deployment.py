@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from margo_gitops.digests import DIGEST_PATTERN, Digest
 from margo_gitops.documents.components import APPLICATION_ID_PATTERN, Component, ParameterValue, ProfileType, Target
@@ -17,6 +17,9 @@ from margo_gitops.values import dataclass, field
 
 OWN_EXTENSION = "x-margo-gitops-extensions"
 """The slot that carries what Margo leaves to vendors; a foreign device ignores it."""
+
+OnFailure: TypeAlias = Literal["hold", "rollback", "continue"]
+OnDrift: TypeAlias = Literal["repair", "report", "respect"]
 
 UUID_PATTERN = r"^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$"
 
@@ -132,6 +135,8 @@ class DeploymentExtension:
     ] = ()
     locks: Annotated[tuple[DeviceLock, ...], About("What may forbid to update and remove it, for now.")] = ()
     hooks: Annotated[Hooks | None, About("Programs of the device that run around a change of it.")] = None
+    on_failure: Annotated[OnFailure, About("What the device does when a component of it does not come up.")] = "hold"
+    on_drift: Annotated[OnDrift, About("What the device does when what runs is changed on the device.")] = "repair"
 
 
 def fleet_device(document: ApplicationDeployment) -> str:

@@ -9,6 +9,7 @@ from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
 from margo_gitops.documents.components import APPLICATION_ID_PATTERN, ParameterValue
 from margo_gitops.documents.constraints import DeviceName, DeviceSelector, Name
 from margo_gitops.documents.declarations import About, DigestText, Items, Keys, OwnKind, Problem, Text
+from margo_gitops.documents.deployment import OnDrift, OnFailure
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, encode_device_id
 from margo_gitops.documents.fleet_policy import Policy
 from margo_gitops.documents.maintenance import Maintenance, PlaceMaintenance
@@ -297,6 +298,20 @@ class DeploymentIntentSpec:
         About("What may forbid to update and remove it, for now, in addition to the device's ([locks](locks.md))."),
     ] = ()
     hooks: Annotated[Hooks | None, About("Programs of the device that run around a change ([locks](locks.md)).")] = None
+    on_failure: Annotated[
+        OnFailure,
+        About(
+            "When a component of an update does not come up: `hold` leaves the others as they are, `rollback` lets the"
+            " whole deployment go back to what ran last, `continue` updates the others."
+        ),
+    ] = "hold"
+    on_drift: Annotated[
+        OnDrift,
+        About(
+            "When what runs is stopped or changed on the device: `repair` it, `report` and leave it, or `respect` what"
+            " a person did."
+        ),
+    ] = "repair"
 
     def problems(self) -> Iterator[Problem]:
         """Yield secrets that have no name."""

@@ -156,6 +156,39 @@ class HookFailed(ApplyError):
     code = "MG1621"
 
 
+class RolledBack(ApplyError):
+    """An update of a deployment failed, and the device went back to what ran before (`spec.onFailure: rollback`).
+
+    All components run again as they did before the update, also those that were updated well. The message says which
+    component failed, and why. The update is tried again only when its content or `onFailure` changes, or when you ask
+    (SIGHUP, `margo-gitops agent once --retry`). See docs/failure-and-drift.md.
+    """
+
+    code = "MG1623"
+
+
+class Drifted(ApplyError):
+    """What runs is no longer what was installed, and the device leaves it so (`spec.onDrift: report`).
+
+    Something was stopped, removed, paused or edited on the device, or it ended by itself. Put it right on the device,
+    change its content in the fleet repo, or run `margo-gitops agent once --now` on the device: then it is installed
+    again. See docs/failure-and-drift.md.
+    """
+
+    code = "MG1624"
+
+
+class LeftByPerson(ApplyError):
+    """A person stopped, removed, paused or edited a component on the device (`spec.onDrift: respect`).
+
+    The device leaves it so until it runs again, its content changes in the fleet repo, or a person runs
+    `margo-gitops agent once --now` on the device. See docs/failure-and-drift.md.
+    """
+
+    code = "MG1625"
+    exit_code = ExitCode.TRY_LATER
+
+
 class ApplierUnusable(ApplyError):
     """An applier is not installed, cannot be loaded, or its settings cannot work.
 

@@ -156,6 +156,8 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
         secrets=tuple(deployed_secrets(resolved)),
         locks=locks(resolved.deployment.value, resolved.target),
         hooks=resolved.deployment.value.spec.hooks,
+        on_failure=resolved.deployment.value.spec.on_failure,
+        on_drift=resolved.deployment.value.spec.on_drift,
     )
     return ApplicationDeployment(
         id=resolved.id,

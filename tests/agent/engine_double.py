@@ -24,6 +24,8 @@ class Engine:
         log: every step that was ended, for tests of the order.
         tried: every step that was begun; "replace" is an installation over other content.
         conditions: of what does not run well, by key.
+        by_hand: what a person did, by key; "stopped" is told only when asked for.
+        content: digests whose content is on the device, by key.
     """
 
     prepared: set[Digest] = field(default_factory=set)
@@ -32,6 +34,8 @@ class Engine:
     log: list[tuple[str, str]] = field(default_factory=list)
     tried: list[tuple[str, str]] = field(default_factory=list)
     conditions: dict[WorkloadKey, Literal["starting", "degraded"]] = field(default_factory=dict)
+    by_hand: dict[WorkloadKey, str] = field(default_factory=dict)
+    content: dict[WorkloadKey, set[Digest | None]] = field(default_factory=dict)
 
 
 @dataclass
@@ -39,9 +43,10 @@ class EngineDouble:
     """An applier for an `Engine`.
 
     Attributes:
-        broken: predicates for steps that fail: "prepare", "install", "remove", by deployment and component.
+        broken: steps that fail: "prepare", "install", "remove", by deployment and component, or digest.
         alive: called before each effect; raises Killed where the process ends.
         answers: whether the engine answers at all.
+        online: whether content that is not on the device can be fetched.
         tells_digest: whether observing shows digests.
     """
 
@@ -50,6 +55,7 @@ class EngineDouble:
     broken: set[tuple[str, str]] = field(default_factory=set)
     alive: Callable[[], None] = lambda: None
     answers: bool = True
+    online: bool = True
     tells_digest: bool = True
 
     def prepare(self, workload: Workload) -> None:
@@ -57,7 +63,8 @@ class EngineDouble:
         self.engine.tried.append(("prepare", name(workload)))
         if ("crash", name(workload)) in self.broken:
             raise ZeroDivisionError("a defect of the applier")
-        if ("prepare", name(workload)) in self.broken:
+        is_here = workload.digest in self.engine.content.get(workload.key, ())
+        if ("prepare", name(workload)) in self.broken or not (self.online or is_here):
             raise ArtifactUnavailable(f"{name(workload)} cannot be fetched")
         self.engine.prepared.add(workload.digest)
         self.engine.log.append(("prepare", name(workload)))
@@ -67,7 +74,7 @@ class EngineDouble:
         self.alive()
         assert workload.digest in self.engine.prepared, "installed before it was prepared"
         before = self.engine.running.get(workload.key)
-        if before == workload.digest and workload.key not in self.engine.half:
+        if before == workload.digest and workload.key not in self.engine.half and not self._degraded(workload.key):
             if workload.key in self.engine.conditions:
                 self.engine.tried.append(("restart", name(workload)))
             return
@@ -77,7 +84,7 @@ class EngineDouble:
         self.alive()
         if ("interrupt", name(workload)) in self.broken:
             raise StepInterrupted(f"{name(workload)} was left")
-        if ("install", name(workload)) in self.broken:
+        if not self.broken.isdisjoint({("install", name(workload)), ("install", workload.digest)}):
             self.engine.half.discard(workload.key)
             if before is None:
                 del self.engine.running[workload.key]
@@ -85,6 +92,8 @@ class EngineDouble:
                 self.engine.running[workload.key] = before
             raise InstallFailed(f"{name(workload)} does not start")
         self.engine.half.discard(workload.key)
+        self.engine.by_hand.pop(workload.key, None)
+        self.engine.content[workload.key] = {workload.digest, workload.keeps}
         self.engine.log.append(("install", name(workload)))
         self.alive()
 
@@ -103,9 +112,20 @@ class EngineDouble:
             raise EngineUnavailable("the engine does not answer")
         return [
             # A half-done installation looks whole: the worst that APPLIER-6 allows.
-            Observed(key, digest if self.tells_digest else None, self.engine.conditions.get(key, "running"))
+            Observed(
+                key,
+                digest if self.tells_digest else None,
+                "degraded" if self._degraded(key) else self.engine.conditions.get(key, "running"),
+                by_hand=self.engine.by_hand.get(key, "").replace("stopped", ""),
+            )
             for key, digest in sorted(self.engine.running.items())
         ]
+
+    def stopped_by_hand(self, key: WorkloadKey) -> str:
+        return self.engine.by_hand.get(key, "")
+
+    def _degraded(self, key: WorkloadKey) -> bool:
+        return key in self.engine.by_hand
 
 
 def name(workload: Workload) -> str:

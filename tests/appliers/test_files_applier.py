@@ -1,6 +1,8 @@
 import json
+import os
 import subprocess
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -247,3 +249,46 @@ def test_a_link_that_a_killed_update_left_is_no_component_and_goes(out, make, tm
     assert [found.key for found in applier.observe()] == [first.key]
     applier.prepare(item(tmp_path, {"A": "2"}))
     assert not left.is_symlink()
+
+
+def test_the_content_to_go_back_to_is_kept_and_needs_no_source(tmp_path, out, make, hook):
+    applier = make(hook=[str(hook)])
+    first, second, third = (item(tmp_path, {"A": text}) for text in "123")
+    applier.install(first)
+    applier.install(replace(second, keeps=first.digest))
+    with pytest.raises(InstallFailed):
+        make(hook=["false"]).install(replace(third, keeps=first.digest))
+    # What ran before is back, not what is kept for the whole deployment.
+    assert (out / ID / "hmi/values.json").read_bytes() == b'{"A":"2"}'
+    Path(first.artifact.url.removeprefix("file://")).unlink()
+    applier.prepare(first)
+    applier.install(replace(first, keeps=first.digest))
+    assert (out / ID / "hmi/values.json").read_bytes() == b'{"A":"1"}'
+    assert calls(tmp_path).count(f"installed {out}/{ID}/hmi") == 3
+    assert len([*(out / ".revisions" / ID / "hmi").iterdir()]) == 1
+
+
+def test_an_edited_file_is_seen_and_written_again(tmp_path, out, make, hook):
+    wanted = item(tmp_path, {"A": "1"})
+    make(hook=[str(hook)]).install(wanted)
+    edited = out / ID / "hmi/values.env"
+    before = edited.stat()
+    edited.write_bytes(b'A="2"\n')
+    os.utime(edited, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    (seen,) = make().observe()
+    assert (seen.digest, seen.condition, seen.by_hand) == (wanted.digest, "degraded", "values.env was edited")
+    make().prepare(wanted)
+    assert edited.read_bytes() == b'A="2"\n', "preparing touches nothing that is used"
+    make(hook=[str(hook)]).install(wanted)
+    assert edited.read_bytes() == b'A="1"\n'
+    assert (make().observe()[0].by_hand, len(calls(tmp_path))) == ("", 2)
+
+
+def test_what_is_touched_or_put_beside_is_no_edit(tmp_path, out, make):
+    make().install(item(tmp_path, {"A": "1"}))
+    (out / ID / "hmi/values.env").touch()
+    (out / ID / "hmi/notes.txt").write_text("from a hook")
+    assert make().observe()[0].by_hand == ""
+    for damaged in (b"[[1]]", b"7", b"["):
+        (out / ID / "hmi/.written").write_bytes(damaged)
+        assert make().observe()[0].by_hand == ".written was edited"

@@ -5,10 +5,10 @@ A step is recorded before it is begun and when it has ended; the status of its d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
-from margo_gitops.agent.apply.steps import Change, Plan, Removal
+from margo_gitops.agent.apply.steps import Change, Left, Plan, Removal
 from margo_gitops.agent.apply.workloads import DesiredDeployment
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.outbox import weight_of
@@ -17,7 +17,7 @@ from margo_gitops.appliers.applier import Workload, WorkloadKey
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.status import State
-from margo_gitops.errors import ApplyError, MargoGitopsError
+from margo_gitops.errors import ApplyError, MargoGitopsError, RolledBack
 from margo_gitops.values import dataclass, replace
 
 _QUARANTINED: Final = (
@@ -35,6 +35,7 @@ class Bookkeeping:
         version: of the manifest that is applied.
         clock: the time, seconds since the epoch.
         tell: called with each new status of a deployment, and its id; returns at once.
+        rolled_back: deployments that run what ran before, by id: they are never installed (BACK-4).
 
     All methods that record raise StorageFull and StateFolderUnusable: then the step must not be begun.
     """
@@ -43,6 +44,7 @@ class Bookkeeping:
     version: int
     clock: Callable[[], float]
     tell: Callable[[str, bytes], None]
+    rolled_back: Mapping[str, RolledBack]
 
     def known(self) -> dict[WorkloadKey, RecordedWorkload]:
         """Return what is recorded of each component."""
@@ -57,6 +59,7 @@ class Bookkeeping:
         deployments = {item.id: item for item in self.journal.deployments()}
         changes = {change.workload.key: change for change in plan.changes}
         kept = {workload.key: (applier, workload) for applier, workload in plan.kept}
+        left = {each.workload.key: each for each in plan.left}
         for place, deployment in enumerate(desired):
             refusal = plan.refused.get(deployment.id)
             rows = []
@@ -70,6 +73,8 @@ class Bookkeeping:
                     rows.append(held if held.failure else self._now(held, "failed", refusal))
                 elif key in kept:
                     rows.append(self._as_installed(held, *kept[key]))
+                elif key in left:
+                    rows.append(self._as_left(held, left[key]))
                 else:
                     rows.append(self._as_pending(held, changes[key]))
             metadata = deployment.document.metadata
@@ -167,8 +172,15 @@ class Bookkeeping:
         return [replace(item, adopted=self.version) for item in self.journal.deployments() if item.id == deployment_id]
 
     def _as_installed(self, held: RecordedWorkload, applier: str, workload: Workload) -> RecordedWorkload:
-        done = self._now(held, "installed")
+        fallback = self.rolled_back.get(workload.key.deployment_id)
+        done = self._now(held, "failed", fallback) if fallback else self._now(held, "installed")
         return replace(done, applier=applier, wanted=workload.digest, installed=workload.digest, attempts=0, failure="")
+
+    def _as_left(self, held: RecordedWorkload, left: Left) -> RecordedWorkload:
+        """Return the record of what has drifted; what was seen first stays: an engine's words hold a time."""
+        if held.code == left.error.code:
+            return held
+        return replace(self._now(held, "failed", left.error), attempts=0, failure="")
 
     def _as_pending(self, held: RecordedWorkload, change: Change) -> RecordedWorkload:
         """Return the record of a component that is about to change; what failed before stays known."""

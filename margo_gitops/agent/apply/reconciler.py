@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from margo_gitops.agent.apply.bookkeeping import Bookkeeping
+from margo_gitops.agent.apply.rollback import Rollbacks
 from margo_gitops.agent.apply.steps import Change, Plan, Removal, make_plan
 from margo_gitops.agent.apply.switches import Switches, Switching
 from margo_gitops.agent.apply.timetable import Timetable
@@ -18,14 +19,16 @@ from margo_gitops.agent.apply.workloads import DesiredDeployment, DeviceLimits, 
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.recorded import Failure
-from margo_gitops.appliers.applier import Applier, Observed, Workload, WorkloadKey, check_secrets
+from margo_gitops.appliers.applier import Applier, Observed, TellsStops, Workload, WorkloadKey, check_secrets
 from margo_gitops.errors import (
     ApplierDefect,
     ApplyError,
     DependencyNotInstalled,
+    Drifted,
     HookFailed,
     InstallFailed,
     LockHeld,
+    RolledBack,
     StepInterrupted,
 )
 from margo_gitops.trust.trusted_state import TrustedState
@@ -43,12 +46,14 @@ class Reconciliation:
         failures: what did not work, in order.
         complete: whether the device now runs what its state asks for.
         waits: whether something may not change now.
+        goes_back: whether an update failed whose deployment goes back to what ran before.
     """
 
     plan: Plan
     failures: tuple[ApplyError, ...]
     complete: bool
     waits: bool = False
+    goes_back: bool = False
 
     @property
     def only_waits(self) -> bool:
@@ -65,6 +70,8 @@ class _Progress:
         prepared: whether all that is wanted can be prepared, and was.
         left: whether something is still to be done.
         waits: whether something may not change now.
+        unready: what could not be prepared.
+        goes_back: whether an update failed whose deployment goes back.
     """
 
     failures: list[ApplyError]
@@ -72,6 +79,8 @@ class _Progress:
     prepared: bool
     left: bool = False
     waits: bool = False
+    unready: set[WorkloadKey] = field(default_factory=set)
+    goes_back: bool = False
 
 
 @dataclass(eq=False)
@@ -105,6 +114,7 @@ class Reconciler:
     def __post_init__(self) -> None:
         timetable = self.timetable or Timetable(self.clock)
         self._windows = Windows(timetable, self.journal.facts, self.journal.set_facts)
+        self._rollbacks = Rollbacks(self.journal.facts, self.journal.set_facts)
 
     def reconcile(
         self, state: TrustedState, *, patient: bool, retry: bool = False, at_once: bool = False
@@ -114,33 +124,61 @@ class Reconciler:
         Args:
             patient: whether what failed rests before it is tried again.
             retry: whether to try quarantined updates again.
-            at_once: whether to change what its calendars do not let change now.
+            at_once: whether to change what its calendars do not let change now, and to repair all that has drifted.
 
         Raises:
             StorageFull: a step could not be recorded, so it was not begun.
             StateFolderUnusable: the journal cannot be written.
         """
-        desired = desired_deployments(state.deployments, self.limits)
+        asked = desired_deployments(state.deployments, self.limits)
+        done = self._pass(state, asked, patient=patient, retry=retry, at_once=at_once)
+        if done.goes_back:
+            # What failed a moment ago rests: only the way back is gone now.
+            again = self._pass(state, asked, patient=True, retry=False, at_once=at_once)
+            done = replace(again, failures=(*done.failures, *again.failures))
+        return done
+
+    def _pass(
+        self, state: TrustedState, asked: Sequence[DesiredDeployment], *, patient: bool, retry: bool, at_once: bool
+    ) -> Reconciliation:
+        desired = self._rollbacks.wanted(asked, self.limits, retry=retry)
         plan = self._plan(desired, patient=patient, retry=retry, at_once=at_once)
         obstacles = list(dict.fromkeys([*plan.silent.values(), *plan.refused.values()]))
         prepared = not (plan.refused or plan.unprepared)
         progress = _Progress(obstacles, plan.unprepared, prepared, waits=plan.waits)
         switches = self.switches or Switches(self.clock, self.journal.facts, self.journal.set_facts)
         switching = switches.begin(desired, plan, at_once=at_once)
-        books = Bookkeeping(self.journal, state.manifest.manifest_version, self.clock, self.tell)
+        version = state.manifest.manifest_version
+        books = Bookkeeping(self.journal, version, self.clock, self.tell, plan.rolled_back)
         self._tell(obstacles)
+        self._tell_drift(plan, books)
         books.start(desired, plan)
         for change in plan.changes:
             self._prepare(change, plan, progress, books)
         for change in plan.changes:
-            self._install(change, plan, progress, books, switching)
+            error = self._install(change, plan, progress, books, switching)
+            if error is not None:
+                self._go_back(desired, change, error, progress)
         self._remove(plan, progress, books, switching)
         if not self.stopping():
-            for error in switching.end():
-                self.record(Event.of(Reason.WORKLOAD_FAILED, error))
+            for failed in switching.end():
+                self.record(Event.of(Reason.WORKLOAD_FAILED, failed))
+        self._rollbacks.ended(desired, books.known())
         books.post()
-        complete = not (progress.failures or progress.failed or progress.left)
-        return Reconciliation(plan, tuple(progress.failures), complete, progress.waits)
+        drifted = [each.error for each in plan.left if isinstance(each.error, Drifted)]
+        failures = (*progress.failures, *drifted, *plan.rolled_back.values())
+        complete = not (failures or progress.failed or progress.left or plan.left)
+        return Reconciliation(plan, failures, complete, progress.waits, progress.goes_back)
+
+    def _go_back(
+        self, desired: Iterable[DesiredDeployment], change: Change, error: ApplyError, progress: _Progress
+    ) -> None:
+        """Let a deployment go back, where a component of it failed and there is a way (BACK-2)."""
+        item = next(item for item in desired if item.id == change.workload.key.deployment_id)
+        if self._rollbacks.leave(item, error, change.workload):
+            progress.goes_back = True
+            text = f"{_name(change.workload)} failed: the whole deployment goes back to what ran before"
+            self.record(Event(Reason.ROLLED_BACK, text, RolledBack.code, item.id))
 
     def _tell(self, obstacles: Iterable[ApplyError]) -> None:
         """Record what blocks the whole cycle, unless it did so in the cycle before."""
@@ -149,6 +187,17 @@ class Reconciler:
             if text not in self._told:
                 self.record(Event.of(Reason.WORKLOAD_FAILED, error))
         self._told = set(errors)
+
+    def _tell_drift(self, plan: Plan, books: Bookkeeping) -> None:
+        """Record what was changed on the device, when it is found or about to be repaired."""
+        known = books.known()
+        for each in plan.left:
+            if known[each.workload.key].code != each.error.code:
+                self.record(Event.of(Reason.DRIFT_FOUND, each.error, str(each.workload.key)))
+        for change in plan.changes:
+            if change.drift and not change.rests:
+                text = f"{_name(change.workload)}: {change.drift}; it is installed again"
+                self.record(Event(Reason.DRIFT_FOUND, text, "", str(change.workload.key)))
 
     def _plan(self, desired: Sequence[DesiredDeployment], *, patient: bool, retry: bool, at_once: bool) -> Plan:
         serving: dict[str, str] = {}
@@ -165,13 +214,36 @@ class Reconciler:
         now = self.clock() if patient else None
         recorded = self.journal.workloads()
         closed = {} if at_once else self._windows.closed(desired, {item.key.deployment_id for item in recorded})
-        return make_plan(desired, observed, recorded, serving, silent=silent, now=now, retry=retry, closed=closed)
+        return make_plan(
+            desired,
+            observed,
+            recorded,
+            serving,
+            silent=silent,
+            now=now,
+            retry=retry,
+            closed=closed,
+            stopped=self._stopped,
+            repair=at_once,
+        )
+
+    def _stopped(self, name: str, key: WorkloadKey) -> str:
+        """Return what a person stopped of a workload; empty where no person did, or the applier cannot tell."""
+        applier = self.appliers[name]
+        if not isinstance(applier, TellsStops):
+            return ""
+        try:
+            with contract_of(name):
+                return applier.stopped_by_hand(key)
+        except ApplyError:
+            return ""
 
     def _prepare(self, change: Change, plan: Plan, progress: _Progress, books: Bookkeeping) -> None:
         if self.stopping():
             progress.left, progress.prepared = True, False
             return
-        if change.rests or change.workload.key.deployment_id in plan.unprepared:
+        deployment_id = change.workload.key.deployment_id
+        if change.rests or (deployment_id in plan.unprepared and deployment_id not in plan.separate):
             return
         self.heartbeat()
         try:
@@ -182,30 +254,32 @@ class Reconciler:
             progress.left, progress.prepared = True, False
         except ApplyError as error:
             progress.prepared = False
+            progress.unready.add(change.workload.key)
             self._fail(change, error, progress, books.failed(change, error, "preparing"))
 
     def _install(
         self, change: Change, plan: Plan, progress: _Progress, books: Bookkeeping, switching: Switching
-    ) -> None:
+    ) -> ApplyError | None:
+        """Install a component, and return why that failed; None where it did not, or was not tried."""
         workload, deployment_id = change.workload, change.workload.key.deployment_id
         if self.stopping():
             progress.left = True
-            return
-        if change.rests:
+            return None
+        if change.rests or workload.key in progress.unready:
             progress.failed.add(deployment_id)
-            return
+            return None
         obstacle = plan.obstacle(deployment_id, progress.failed)
         if obstacle is not None or change.waits is not None:
             self._wait(change, obstacle, progress, books)
-            return
+            return None
         try:
             held = switching.before(change)
         except HookFailed as error:
             self._fail(change, error, progress, books.failed(change, error, "installing"))
-            return
+            return None  # nothing was changed
         if held is not None:
             self._wait(replace(change, waits=held), None, progress, books)
-            return
+            return None
         books.begin(change)
         self.heartbeat()
         try:
@@ -217,14 +291,15 @@ class Reconciler:
         except StepInterrupted:
             progress.left = True
             progress.failed.add(deployment_id)
-            return
+            return None
         except ApplyError as error:
             broken_update = isinstance(error, InstallFailed) and error.reinstated and change.replaces
             failure: Failure = "quarantined" if broken_update else "installing"
             self._fail(change, error, progress, books.failed(change, error, failure))
-            return
+            return error
         books.installed(change)
         self.record(Event(Reason.WORKLOAD_INSTALLED, f"{_name(workload)} ({change.reason})", "", str(workload.key)))
+        return None
 
     def _fail(self, change: Change, error: ApplyError, progress: _Progress, message: str) -> None:
         progress.failures.append(error)

@@ -20,17 +20,32 @@ STEP-9  An update that failed, and after which what ran before runs again, is qu
 STEP-10 A deployment that may not change now (margo_gitops/agent/apply/windows.py) is prepared, and then waits: nothing
         of it is installed, updated or removed. What was begun is finished, and what ran and stopped is started again.
         The plan does not know its locks: they are asked right before the step (agent/apply/locks.py).
+STEP-11 Of a deployment with `onFailure: continue`, a component that fails holds up no other one of it.
+STEP-12 What was installed well and is not there as it was has drifted: it was removed, stopped, paused or edited, or it
+        ended by itself. It is installed again. With `onDrift: report` it is left, and with `respect` where a person did
+        it, until it runs again, its content changes, or a person asks. Where it is left, what waits for its deployment
+        waits, and its other components continue.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import partial
 
+from margo_gitops.agent.apply.drift import drift_of, left_as_is
 from margo_gitops.agent.apply.workloads import DesiredDeployment
 from margo_gitops.agent.memory.recorded import RecordedWorkload, retry_pause
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
-from margo_gitops.errors import ApplyError, ChangeWaits, HookFailed, WorkloadUnsupported
-from margo_gitops.values import dataclass, replace
+from margo_gitops.errors import (
+    ApplyError,
+    ChangeWaits,
+    Drifted,
+    HookFailed,
+    LeftByPerson,
+    RolledBack,
+    WorkloadUnsupported,
+)
+from margo_gitops.values import dataclass, field, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +57,7 @@ class Change:
         rests: whether it failed and waits for its next try (STEP-7, STEP-9): it is neither prepared nor installed.
         unprepared: whether it rests because it could not be prepared.
         replaces: whether other content of the component is there now.
+        drift: what became of it on the device, where it was installed well (STEP-12); empty else.
         waits: why it waits for a time at which it may change; None where it need not (STEP-10).
         is_switch: whether it begins something, and does not finish it or start again what stopped (STEP-10).
     """
@@ -52,6 +68,7 @@ class Change:
     rests: bool = False
     unprepared: bool = False
     replaces: bool = False
+    drift: str = ""
     waits: ChangeWaits | None = None
     is_switch: bool = False
 
@@ -75,6 +92,19 @@ class Removal:
 
 
 @dataclass(frozen=True, slots=True)
+class Left:
+    """A workload that has drifted, and is left so (STEP-12).
+
+    Attributes:
+        error: what became of it.
+    """
+
+    applier: str
+    workload: Workload
+    error: Drifted | LeftByPerson
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """The steps, in order: all `changes` are prepared, then installed, then `removals` are done.
 
@@ -85,6 +115,9 @@ class Plan:
         silent: appliers that hold something of this device, or should, and whose engine did not answer.
         after: which deployments each one waits for.
         there: deployments of which an engine holds something, by id.
+        left: what has drifted and is left so.
+        separate: deployments whose components continue alone (STEP-11).
+        rolled_back: deployments that run what ran before, in place of what the state asks for, by id.
     """
 
     changes: tuple[Change, ...]
@@ -95,6 +128,9 @@ class Plan:
     silent: Mapping[str, ApplyError]
     after: Mapping[str, Sequence[str]]
     there: frozenset[str] = frozenset()
+    left: tuple[Left, ...] = ()
+    separate: frozenset[str] = frozenset()
+    rolled_back: Mapping[str, RolledBack] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
@@ -103,8 +139,12 @@ class Plan:
 
     @property
     def waits(self) -> bool:
-        """Whether something may not change now (STEP-10)."""
-        return any(change.waits for change in self.changes) or any(removal.waits for removal in self.removals)
+        """Whether something may not change now (STEP-10), or waits for a person (STEP-12)."""
+        return (
+            any(change.waits for change in self.changes)
+            or any(removal.waits for removal in self.removals)
+            or any(isinstance(each.error, LeftByPerson) for each in self.left)
+        )
 
     @property
     def unprepared(self) -> set[str]:
@@ -118,7 +158,10 @@ class Plan:
             failed: ids of deployments of which a step failed, or that were left because of another.
         """
         stopped = {*failed, *self.refused}
-        return next((name for name in (deployment_id, *self.after.get(deployment_id, ())) if name in stopped), None)
+        if deployment_id in stopped and deployment_id not in self.separate:
+            return deployment_id
+        stopped |= {*self.rolled_back, *(each.workload.key.deployment_id for each in self.left)}
+        return next((name for name in self.after.get(deployment_id, ()) if name in stopped), None)
 
 
 def make_plan(
@@ -131,6 +174,9 @@ def make_plan(
     now: float | None = None,
     retry: bool = False,
     closed: Mapping[str, ChangeWaits] | None = None,
+    back: Collection[str] = (),
+    stopped: Callable[[str, WorkloadKey], str] = lambda _applier, _key: "",
+    repair: bool = False,
 ) -> Plan:
     """Return what has to be done.
 
@@ -142,8 +188,15 @@ def make_plan(
         now: the time, where pauses after failures count (STEP-7); None to try everything that is not quarantined.
         retry: whether to try what is quarantined as well (STEP-9).
         closed: deployments that may not change now, by id (STEP-10).
+        back: codes of failures whose cause is gone: what failed so need not rest.
+        stopped: returns what a person stopped of a workload; empty where no person did.
+        repair: whether to repair all that has drifted, also where its deployment leaves it (STEP-12).
     """
-    silent, closed = silent or {}, closed or {}
+    silent = silent or {}
+    rolled_back = {item.id: item.fallback for item in desired if item.fallback is not None}
+    # Going back ends what a window that was open let begin.
+    closed = {name: error for name, error in (closed or {}).items() if name not in rolled_back}
+    left: list[Left] = []
     holdings = {(applier, item.key): item for applier, items in observed.items() for item in items}
     memory = {item.key: item for item in recorded}
     changes: list[Change] = []
@@ -161,20 +214,30 @@ def make_plan(
             holding = holdings.get((applier, workload.key))
             remembered = memory.get(workload.key)
             reason = _reason(workload, applier, holding, remembered)
-            if reason:
-                change = _change(applier, workload, reason, holding, remembered, now, retry=retry)
+            drift = drift_of(workload, reason, holding, remembered) if reason else ""
+            as_is = (
+                None
+                if repair
+                else left_as_is(
+                    deployment, workload, drift, holding, remembered, partial(stopped, applier, workload.key)
+                )
+            )
+            if as_is is not None:
+                left.append(Left(applier, workload, as_is))
+            elif reason:
+                change = _change(applier, workload, reason, holding, remembered, now, retry=retry, back=back)
                 switches = _is_switch(change, remembered)
                 reason_to_wait = closed.get(deployment.id) if switches else None
-                changes.append(replace(change, waits=reason_to_wait, is_switch=switches))
+                changes.append(replace(change, drift=drift, waits=reason_to_wait, is_switch=switches))
             else:
                 kept.append((applier, workload))
     removals = [
-        Removal(applier, key, _removal_rests(applier, memory.get(key), now))
+        Removal(applier, key, _removal_rests(applier, memory.get(key), now, back))
         for applier, key in holdings
         if wanted.get(key) != applier and key.deployment_id not in refused
     ]
     removals += [
-        Removal(item.applier, item.key, _removal_rests(item.applier, item, now))
+        Removal(item.applier, item.key, _removal_rests(item.applier, item, now, back))
         for item in memory.values()
         # Begun and not ended well: done again, although the engine shows nothing any more (APPLIER-4, APPLIER-5).
         if item.state == "removing"
@@ -204,6 +267,9 @@ def make_plan(
         },
         {deployment.id: deployment.after for deployment in desired},
         frozenset(key.deployment_id for _, key in holdings),
+        tuple(left),
+        frozenset(deployment.id for deployment in desired if deployment.on_failure == "continue"),
+        rolled_back,
     )
 
 
@@ -243,13 +309,14 @@ def _change(
     now: float | None,
     *,
     retry: bool,
+    back: Collection[str],
 ) -> Change:
     held = memory.installed if memory is not None and memory.applier == applier else None
     replaces = holding is not None and (holding.digest or held) != workload.digest
     failure = memory.failure if memory is not None and memory.wanted == workload.digest else ""
     if memory is None or not failure:
         return Change(applier, workload, reason, replaces=replaces)
-    rests = _pauses(memory, now)
+    rests = memory.code not in back and _pauses(memory, now)
     runs = holding is not None and holding.digest == workload.digest and holding.condition == "running"
     if runs and memory.code != HookFailed.code:
         rests = False
@@ -269,8 +336,10 @@ def _judged(removal: Removal, memory: RecordedWorkload | None, closed: Mapping[s
     return replace(removal, waits=closed.get(removal.key.deployment_id) if switches else None, is_switch=switches)
 
 
-def _removal_rests(applier: str, memory: RecordedWorkload | None, now: float | None) -> bool:
-    return memory is not None and memory.applier == applier and memory.failure == "removing" and _pauses(memory, now)
+def _removal_rests(applier: str, memory: RecordedWorkload | None, now: float | None, back: Collection[str]) -> bool:
+    if memory is None or memory.applier != applier or memory.failure != "removing" or memory.code in back:
+        return False
+    return _pauses(memory, now)
 
 
 def _pauses(memory: RecordedWorkload, now: float | None) -> bool:

@@ -23,12 +23,18 @@ from pathlib import Path
 from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
 from margo_gitops.appliers.applier import LONGEST_TIMEOUT_SECONDS, Workload, WorkloadKey, no_secrets
 from margo_gitops.digests import Digest
-from margo_gitops.documents.deployment import ApplicationDeployment, DeploymentExtension, fleet_device
+from margo_gitops.documents.deployment import (
+    ApplicationDeployment,
+    DeploymentExtension,
+    OnDrift,
+    OnFailure,
+    fleet_device,
+)
 from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.matching import DeviceFacts, unmet
 from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.documents.workload_identity import deployment_unusable, own_extension, workload_contents
-from margo_gitops.errors import ApplyError, DeploymentUnusable, DeviceIneligible, SecretUnavailable
+from margo_gitops.errors import ApplyError, DeploymentUnusable, DeviceIneligible, RolledBack, SecretUnavailable
 from margo_gitops.values import dataclass, field, replace
 
 
@@ -43,6 +49,7 @@ class DesiredDeployment:
         refusal: why it cannot be applied; None where it can.
         calendars: when it may change; all must be open.
         extension: all that this project's renderer says of it; None where another manager wrote it.
+        fallback: why this is what ran before, in place of what the state asks for; None where it is not.
     """
 
     document: ApplicationDeployment
@@ -51,6 +58,17 @@ class DesiredDeployment:
     refusal: ApplyError | None = None
     calendars: tuple[Calendar, ...] = ()
     extension: DeploymentExtension | None = None
+    fallback: RolledBack | None = None
+
+    @property
+    def on_failure(self) -> OnFailure:
+        """What is done when a component of it does not come up."""
+        return self.extension.on_failure if self.extension else "hold"
+
+    @property
+    def on_drift(self) -> OnDrift:
+        """What is done when it is changed on the device."""
+        return self.extension.on_drift if self.extension else "repair"
 
     @property
     def id(self) -> str:
@@ -157,10 +175,11 @@ def desired_deployments(
         limits: what the device allows; None: the device says nothing about itself.
     """
     limits = limits or DeviceLimits()
-    return _in_order([_desired(document, limits) for document in documents])
+    return _in_order([desired_deployment(document, limits) for document in documents])
 
 
-def _desired(document: ApplicationDeployment, limits: DeviceLimits) -> DesiredDeployment:
+def desired_deployment(document: ApplicationDeployment, limits: DeviceLimits) -> DesiredDeployment:
+    """Return a deployment by itself, as this device may run it."""
     objection = limits.eligibility.objection(document)
     if objection is not None:
         return DesiredDeployment(document, (), (), objection)

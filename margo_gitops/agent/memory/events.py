@@ -57,6 +57,8 @@ class Reason(Enum):
     DEPLOYMENT_WAITS = "DeploymentWaits", _FAILURE
     WINDOW_AWAITED = "WindowAwaited"
     LOCK_AWAITED = "LockAwaited"
+    DRIFT_FOUND = "DriftFound", _FAILURE
+    ROLLED_BACK = "RolledBack", _FAILURE
     REPORT_FAILED = "ReportFailed", _FAILURE
     REPORT_REFUSED = "ReportRefused", _FAILURE
     REPORT_REPLACED = "ReportReplaced", _SECURITY

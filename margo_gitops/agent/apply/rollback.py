@@ -1,0 +1,155 @@
+"""The way back of a deployment whose update fails: what it was when all of it ran last (`spec.onFailure: rollback`).
+
+BACK-1  Once all components of such a deployment are installed, its document is remembered: the last good one.
+BACK-2  Where a component of other content does not come up, or a hook after it fails, that is written down first. From
+        then on the device wants the last good one in its place: components go back, also those that were updated well,
+        and new ones are removed. So a device that is killed on the way continues where it was. No window holds it up.
+BACK-3  It stays so for this content and this policy. The next poll of the same does not undo it (failure mode F10);
+        other content, another policy, or a person who asks does.
+BACK-4  Its status is failed with MG1623, never installed (failure mode F9).
+BACK-5  Appliers hear with each component what may be needed again, and keep it (`Workload.keeps`).
+BACK-6  A disk, a network or an engine that failed says nothing about an update: it is tried again, nothing goes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
+
+from margo_gitops.agent.apply.workloads import DesiredDeployment, DeviceLimits, desired_deployment
+from margo_gitops.agent.memory.recorded import RecordedWorkload
+from margo_gitops.appliers.applier import Workload, WorkloadKey
+from margo_gitops.digests import Digest, sha256
+from margo_gitops.documents.declarations import DigestText
+from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.json_text import read_json, write_json
+from margo_gitops.documents.records import read, write
+from margo_gitops.errors import ApplyError, HookFailed, InstallFailed, MargoGitopsError, RolledBack
+from margo_gitops.values import dataclass, field, replace
+from margo_gitops.wording import abridged
+
+_REMEMBERED: Final = "last-good"
+"""The fact that holds the ways back of all deployments that have one, by id."""
+_LONGEST_REASON: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """The way back of one deployment.
+
+    Attributes:
+        good: what all of it ran last.
+        failed: the content that did not come up; None where nothing failed since.
+        why: which component, and why.
+    """
+
+    good: ApplicationDeployment
+    failed: DigestText | None = None
+    why: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    deployments: Mapping[str, _Way] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Rollbacks:
+    """Remembers ways back, and takes them.
+
+    Attributes:
+        recall: returns the facts of the journal.
+        keep: keeps facts in the journal; raises StorageFull and StateFolderUnusable.
+    """
+
+    recall: Callable[[], Mapping[str, str]]
+    keep: Callable[[dict[str, str]], None]
+    _ways: Mapping[str, _Way] = field(default_factory=dict, init=False)
+    _text: str = field(default="", init=False)
+
+    def wanted(
+        self, desired: Sequence[DesiredDeployment], limits: DeviceLimits, *, retry: bool
+    ) -> tuple[DesiredDeployment, ...]:
+        """Return what to apply: the last good one where what the state asks for failed (BACK-2, BACK-3)."""
+        self._read()
+        if not self._ways:
+            return tuple(desired)
+        ways, found = {}, []
+        for item in desired:
+            way = self._ways.get(item.id) if item.on_failure == "rollback" else None
+            if way is not None:
+                way = way if way.failed == _content(item) and not retry else replace(way, failed=None, why="")
+                ways[item.id] = way
+                item = _with_way(item, way, desired_deployment(way.good, limits))
+            found.append(item)
+        self._remember(ways)
+        return tuple(found)
+
+    def leave(self, item: DesiredDeployment, error: ApplyError, failed: Workload) -> bool:
+        """Write down that a component did not come up; return whether the deployment goes back now."""
+        way = self._ways.get(item.id)
+        if way is None or item.fallback is not None or not isinstance(error, (InstallFailed, HookFailed)):
+            return False
+        good = {workload.component.name: workload.keeps for workload in item.workloads}
+        if all(workload.digest == good[workload.component.name] for workload in item.workloads) and len(good) == len(
+            way.good.spec.deployment_profile.components
+        ):
+            return False  # it is the last good one itself that does not come up
+        why = abridged(f"component {failed.component.name}: {error}", _LONGEST_REASON)
+        self._remember({**self._ways, item.id: replace(way, failed=_content(item), why=why)})
+        return True
+
+    def ended(self, desired: Iterable[DesiredDeployment], known: Mapping[WorkloadKey, RecordedWorkload]) -> None:
+        """Remember the deployments of which all is installed (BACK-1)."""
+        good = {
+            item.id: _Way(item.document)
+            for item in desired
+            if item.on_failure == "rollback"
+            and item.fallback is None
+            and item.workloads
+            and all(_is_installed(known.get(workload.key), workload) for workload in item.workloads)
+        }
+        self._remember({**self._ways, **good})
+
+    def _read(self) -> None:
+        text = self.recall().get(_REMEMBERED, "")
+        if text == self._text:
+            return
+        self._text = text
+        try:
+            self._ways = dict(read(_Ways, read_json(text.encode(), "last good")).deployments)
+        except MargoGitopsError:
+            self._ways = {}  # this agent did not write it: there is no way back
+
+    def _remember(self, ways: Mapping[str, _Way]) -> None:
+        if ways != self._ways:
+            text = write_json(write(_Ways(ways))).decode()
+            self.keep({_REMEMBERED: text})
+            self._ways, self._text = ways, text
+
+
+def _with_way(item: DesiredDeployment, way: _Way, good: DesiredDeployment) -> DesiredDeployment:
+    digests = {workload.component.name: workload.digest for workload in good.workloads}
+    wanted = item if way.failed is None or good.refusal is not None else good
+    workloads = tuple(replace(each, keeps=digests.get(each.component.name)) for each in wanted.workloads)
+    if wanted is item:
+        return replace(item, workloads=workloads)
+    version = good.extension.application_version if good.extension else "what was before"
+    # Its calendars, locks and hooks are those of today.
+    extension = replace(item.extension, application_version=version) if item.extension else None
+    fallback = RolledBack(
+        f"the deployment {way.good.metadata.name} is rolled back to {version}, which ran last",
+        why=way.why.splitlines(),
+        remedy="correct the application or its parameters, and deploy again; or let the device try it once more "
+        "(SIGHUP, `agent once --retry`)",
+    )
+    return replace(item, document=way.good, workloads=workloads, extension=extension, fallback=fallback)
+
+
+def _content(item: DesiredDeployment) -> Digest:
+    """Return what must change for an update to be tried again: its content, or its policy."""
+    return sha256(write_json([item.on_failure, {each.component.name: each.digest for each in item.workloads}]))
+
+
+def _is_installed(row: RecordedWorkload | None, workload: Workload) -> bool:
+    return row is not None and row.state == "installed" and row.installed == workload.digest
