@@ -18,11 +18,10 @@
 #        states this manifest, this version and this device; the fleet stays the same, and the next version descends from
 #        the held one. All this is read from the bytes that were verified. Without keys, nothing is taken unless --unsigned
 #        says so.
-#   P-9  Trust begins at the trust document that was given by hand. Each poll that takes a state verifies again what was
-#        followed from there. A version counts after the one before it, once the thresholds of both signed its exact text
-#        (ROOT-1 to ROOT-11 of docs/trust.md, where what is not byte for byte RFC 8785 is refused as well). What a state's
-#        commit names is followed, kept on disk and obeyed before the state is judged; after a refused state, the next
-#        version is asked for, and the state judged again.
+#   P-9  Trust begins at the trust document that was given by hand. A version counts after the one before it, once the
+#        thresholds of both signed its exact text (ROOT-1 to ROOT-11 of docs/trust.md; what is not byte for byte RFC 8785 is
+#        refused as well). What a state's commit names is followed, kept on disk and obeyed before the state is judged.
+#        After a refused state, the next version is asked for, and the state judged again if there is one.
 #   P-10 A floor of the trust document counts once for its id: it takes back the held version. What runs stays, until a
 #        state comes whose version counts.
 
@@ -713,8 +712,11 @@ count_document() {
             { why="it is version $(said version "$work/offered"), after version $trust_version" && return 1; }
         enough "$work/trust" || return 1
     fi
-    enough "$work/offered" && mv "$work/offered" "$work/trust" || return 1
-    trust_version=$(said version "$work/trust") trust_fleet=$(said fleet "$work/trust")
+    enough "$work/offered" && hold_offered
+}
+
+hold_offered() {
+    mv "$work/offered" "$work/trust" && trust_version=$(said version "$work/trust") trust_fleet=$(said fleet "$work/trust")
 }
 
 # enough FILE: whether as many of its root keys as its threshold says signed work/text. Each counts once, by its first
@@ -737,11 +739,23 @@ enough() {
     [ "$signed" -ge "$needed" ] || { why="it is signed by $signed root keys of version $(said version "$1"), it needs $needed" && return 1; }
 }
 
-read_documents() { # the given one, and those that were followed from there: work/trust is the newest
+# read_documents: the given one, and those that were followed from there; work/trust is the newest. What was verified once is
+# not verified again, as long as both ends of the chain are the same bytes.
+read_documents() {
     rm -f "$work/trust"
+    newest=$(cat "$state/trust/newest" 2>/dev/null)
+    if [ -f "$state/trust/${newest%% *}.json" ] && [ "$newest" = "$(ends_of_chain "${newest%% *}")" ]; then
+        read_trust "$state/trust/${newest%% *}.json" >"$work/offered"
+        hold_offered
+        return
+    fi
     count_document "$trust_document" || fail "$USAGE" "$trust_document cannot be used: $why; give it keys/<version>.json"
-    while [ -f "$state/trust/$((trust_version + 1)).json" ] && count_document "$state/trust/$((trust_version + 1)).json"; do :; done
+    while [ -f "$state/trust/$((trust_version + 1)).json" ] && count_document "$state/trust/$((trust_version + 1)).json"; do
+        store "$state/trust/newest" "$(ends_of_chain "$trust_version")"
+    done
 }
+
+ends_of_chain() { printf '%s %s %s' "$1" "$(sha256 "$trust_document")" "$(sha256 "$state/trust/$1.json")"; } # VERSION
 
 follow() { # VERSION: follow up to this one; empty: as far as the server has them
     begun=$trust_version
@@ -757,6 +771,7 @@ follow() { # VERSION: follow up to this one; empty: as far as the server has the
         count_document "$work/body" || refuse "trust document $next does not count: $why"
         mkdir -p "$state/trust" && { sync "$work/body" 2>/dev/null || sync; } &&
             mv -f "$work/body" "$state/trust/$next.json" && sync || fail "$USAGE" "$state/trust cannot be written: is the disk full?"
+        store "$state/trust/newest" "$(ends_of_chain "$trust_version")"
         say "trust document $next of $trust_fleet is followed"
     done
     [ -z "$1" ] || ! greater "$1" "$trust_version" ||
