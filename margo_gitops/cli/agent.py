@@ -13,7 +13,7 @@ import click
 
 from margo_gitops.agent.agent import run_once, run_service
 from margo_gitops.agent.memory.events import LogFormat
-from margo_gitops.agent.pull.held import freshness_keeper, trust_keeper, verify_held
+from margo_gitops.agent.pull.held import freshness_keeper, read_policy, trust_keeper, verify_held
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, configuration_in_force
@@ -41,6 +41,7 @@ _log_format = click.option(
 
 
 _FILE = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
+_FOLDER = click.Path(path_type=Path, file_okay=False)
 _LONGEST_CODE = 1024
 
 
@@ -189,6 +190,61 @@ def verify(config: Path | None) -> None:
 
 def _load(config: Path | None) -> AgentConfiguration:
     return configuration_in_force(config, os.environ)
+
+
+@agent.command()
+@click.option("--root", type=_FOLDER, default="/", help="Install into this root folder, for images. Default: /.")
+@click.option("--timer", is_flag=True, help="A timer that polls each five minutes, in place of a service that stays.")
+@click.option(
+    "--program",
+    type=click.Path(path_type=Path),
+    help="The command that the unit calls. Default: this one.",
+)
+@click.option("--group", "groups", multiple=True, help="Group of the engine's socket. Default: docker, if it exists.")
+def install(root: Path, program: Path | None, groups: tuple[str, ...], *, timer: bool) -> None:
+    """Write a hardened systemd unit, its user, and a configuration with every setting explained.
+
+    A file that someone changed stays as it is. Nothing is started; the last lines say what to do next.
+    """
+    from margo_gitops.agent.install import install as install_files
+    from margo_gitops.agent.install import next_steps
+
+    command = program or Path(sys.argv[0]).absolute()
+    for path, placed in install_files(root, command, timer=timer, groups=groups or None).items():
+        say(f"{path}: {placed}")
+    note("next:")
+    for step in next_steps(timer=timer):
+        note(f"  {step}")
+
+
+@agent.group("config")
+def config_group() -> None:
+    """Check this device's configuration, or show what it can say."""
+
+
+@config_group.command()
+@_config
+def check(config: Path | None) -> None:
+    """Check the configuration and the files that it names, without the network.
+
+    Exit status: 0 it can be used, 2 it cannot; every mistake is listed with its line.
+    """
+    from margo_gitops.agent.apply.workloads import read_eligibility
+
+    found = _load(config)
+    read_eligibility(found.device, found.capabilities)
+    if trust_keeper(found) is None:
+        read_policy(found)
+    say(f"the configuration of {found.device} can be used")
+
+
+@config_group.command()
+def explain() -> None:
+    """Print a configuration with every setting explained, and what counts without it."""
+    from margo_gitops.agent.install import explained
+
+    for line in explained():
+        say(line)
 
 
 @agent.group()

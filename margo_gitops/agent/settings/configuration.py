@@ -32,6 +32,7 @@ _SHORTEST_INTERVAL: Final = 1.0
 _LONGEST_INTERVAL: Final = 30 * 86400.0
 _SHORTEST_TIMEOUT: Final = 1.0
 _LONGEST_TIMEOUT: Final = 86400.0
+DEFAULT_LONGEST_TIMEOUT: Final = 900
 _LAST_PORT: Final = 65535
 _LONGEST_COMMAND: Final = 60.0
 _LONGEST_HOOK: Final = 3600.0
@@ -341,7 +342,7 @@ class AgentConfiguration(OwnKind):
     longest_timeout: Annotated[
         Duration,
         About("The longest that one step of a component may take, even if its document asks for more.", ("15m",)),
-    ] = 900
+    ] = DEFAULT_LONGEST_TIMEOUT
     locks: Annotated[LockSettings | None, About("Where locks are held; absent: nothing can hold one by a file.")] = None
     hooks: Annotated[
         HookSettings | None, About("Programs that deployments may name; absent: they may name no program.")
