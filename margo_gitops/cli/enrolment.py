@@ -1,4 +1,4 @@
-"""`margo-gitops device enroll, enrolments, approve, revoke`: which devices a server knows (docs/enrolment.md)."""
+"""`margo-gitops device enroll` and what follows: devices that a server knows (docs/enrolment.md)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import click
 
+from margo_gitops.cli.completion import complete_devices
 from margo_gitops.cli.device import device
+from margo_gitops.cli.edit_options import Editing, edit_options
 from margo_gitops.cli.options import Duration, fleet_option
 from margo_gitops.cli.output import note, output_option, say, show
 from margo_gitops.disk.files import disk_errors, read_small_file, replace_file
@@ -19,6 +21,7 @@ from margo_gitops.documents.freshness import format_moment
 from margo_gitops.documents.records import write
 from margo_gitops.documents.trust_document import MAX_ENVELOPE_BYTES
 from margo_gitops.documents.yaml_text import write_yaml
+from margo_gitops.editing.devices import name_receipt_keys
 from margo_gitops.editing.keys import FleetKeys, read_key_file
 from margo_gitops.errors import EnrolmentNotMade
 from margo_gitops.server.identity.callers import is_client
@@ -32,6 +35,7 @@ from margo_gitops.server.service.stores import opened_registry
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.state_repo.trust_branch import held_chain
 from margo_gitops.trust.enrolment import begin, trust_digest
+from margo_gitops.trust.ssh_key import read_public_key
 from margo_gitops.trust.trust_document import FleetTrust
 from margo_gitops.wording import table_lines
 
@@ -101,6 +105,8 @@ def enroll(
         note(f"give this to the device before {expires}: margo-gitops agent enroll {settings.url}")
     else:
         say(f"{device_id} can be enrolled with its key until {expires}")
+    if key:
+        _receipt_key_note(device_id, key)
 
 
 @device.command()
@@ -124,10 +130,51 @@ def approve(device_id: str, fingerprint: str, server: Path) -> None:
     if not is_client(device_id):
         raise EnrolmentNotMade(f"{device_id!r} cannot be enrolled", remedy="name a device id without a slash")
     with _registry(server) as registry:
-        if not registry.approve(device_id, fingerprint):
+        key = registry.approve(device_id, fingerprint)
+        if key is None:
             remedy = "list what waits: margo-gitops device enrolments"
             raise EnrolmentNotMade(f"no such key waits to be {device_id}", remedy=remedy)
     say(f"{device_id} is enrolled with {fingerprint}")
+    _receipt_key_note(device_id, key)
+
+
+@device.command("receipt-key")
+@click.argument("device_ids", nargs=-1, metavar="[ID...]", shell_complete=complete_devices)
+@click.option("--key", metavar="KEY", help="The public key of the one device, as `device approve` prints it.")
+@click.option("--server", type=_FILE, help="Take the keys of enrolled devices from this server: all, or those named.")
+@edit_options
+def receipt_key(device_ids: tuple[str, ...], key: str | None, server: Path | None, editing: Editing) -> None:
+    """Write the key of enrolled devices into their Device documents, as the key that signs their receipts.
+
+    Keys that are there stay: they signed older receipts. A reviewed commit then says whose key it is.
+    """
+    if (key is None) == (server is None) or (key is not None and len(device_ids) != 1):
+        raise click.UsageError("name a device and its --key, or a --server that knows the keys")
+    base = editing.base()
+    if key is not None:
+        keys = {device_ids[0]: _public_key(key)}
+    else:
+        with _registry(server or Path()) as registry:
+            known = {each.device: each.key for each in registry.listed() if each.state in _KNOWN and each.key}
+        if missing := [each for each in device_ids if each not in known]:
+            raise EnrolmentNotMade(
+                f"{missing[0]} is not enrolled", remedy="list what the server knows: margo-gitops device enrolments"
+            )
+        keys = {each: known[each] for each in device_ids or known if device_ids or each in base.intent.devices}
+    editing.finish(base, name_receipt_keys(base, keys))
+
+
+def _public_key(text: str) -> str:
+    try:
+        return str(read_public_key(*text.split()[:2]))
+    except (TypeError, ValueError) as error:
+        raise EnrolmentNotMade(
+            "this is not a public key", why=[str(error)], remedy="name it as its .pub file has it: ssh-ed25519 AAAA…"
+        ) from error
+
+
+def _receipt_key_note(device_id: str, key: str) -> None:
+    note(f"in the fleet repo, name the key of its receipts: margo-gitops device receipt-key {device_id} --key '{key}'")
 
 
 @device.command()

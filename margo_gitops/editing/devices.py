@@ -20,6 +20,7 @@ from margo_gitops.documents.matching import plain_labels
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.versions import version_key
 from margo_gitops.editing.edit import Base, Edit, FileChange, make_edit
+from margo_gitops.editing.named import known_device
 from margo_gitops.editing.round_trip import document_and_spec, new_resource, refuse_unreadable, rewritten
 from margo_gitops.editing.selectors import typed_scalar
 from margo_gitops.editing.values import plain_values, typed_value
@@ -167,6 +168,29 @@ def device_parameters(intent: Intent, assignments: Sequence[str]) -> dict[str, P
 
 REPORTS_TRAILER = "Reports-Commit"
 """Names, in the commit that `--commit` makes, the commit of the branch of reports that was copied from."""
+
+
+def name_receipt_keys(base: Base, keys: Mapping[str, str]) -> Edit:
+    """Return the edit that names keys with which devices sign their receipts; those that are named stay.
+
+    Args:
+        keys: public keys as in a `.pub` file, without the comment, by device.
+
+    Raises:
+        ReferenceUnknown: a device is not in the fleet.
+        NotEditable: a device's file cannot be changed.
+    """
+    changes: list[FileChange] = []
+    for device, key in sorted(keys.items()):
+        known = known_device(base.intent, device)
+        if key in known.value.spec.receipt_keys:
+            continue
+        document, spec = document_and_spec(known.content, known.file, "device")
+        held = spec.get("receiptKeys")
+        spec["receiptKeys"] = [*(held if isinstance(held, list) else []), key]
+        changes.append(FileChange(known.file, known.content, rewritten(known.content, known.file, document)))
+    whose = next(iter(keys)) if len(keys) == 1 else f"{len(changes)} devices"
+    return make_edit(f"Name the key of the receipts of {whose}", ["receipt-key", *sorted(keys)[:3]], changes)
 
 
 def refresh_devices(

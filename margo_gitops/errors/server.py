@@ -50,7 +50,8 @@ class ReportsDatabaseAway(MargoGitopsError):
 class ReportsDatabaseRefused(MargoGitopsError):
     """The PostgreSQL database of reports does not let the server in.
 
-    User, password or name of the database is wrong, or `pg_hba.conf` of the database has no line for this server.
+    User, password or name of the database is wrong, or `pg_hba.conf` of the database has no line for this server. Or a
+    table is missing, and the user may not make it: let it do so once, with `GRANT CREATE ON SCHEMA`.
     """
 
     code = "MG1805"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 from server.certificates import Authority
 from server.serving import ServedFleet, served_fleet, until
 from support.command_line import Outcome, margo_gitops
+from support.fleet import FleetFolder
 from support.trust_documents import RENDERER, ROOTS, carry, document, key, signed
 
 from margo_gitops.documents.yaml_text import read_yaml
+from margo_gitops.trust.ssh_key import read_public_key
 
 DOCUMENT = signed(document(expires="2099-01-01T00:00:00Z"), *ROOTS[:2])
 BASE = "apiVersion: margo-gitops/v1\nkind: AgentConfiguration\nstateFolder: state\nappliers: {files: {folder: out}}\n"
@@ -205,7 +209,7 @@ def test_a_device_without_a_secret_waits_until_a_person_approves_it(plant: Plant
     assert (row["device"], row["state"]) == ("press-07", "pending")
     assert row["key"] in waits.stderr
     assert "MG1808" in plant.device("approve", "press-08", "--fingerprint", row["key"], code=2).stderr
-    plant.device("approve", "press-07", "--fingerprint", row["key"])
+    approved = plant.device("approve", "press-07", "--fingerprint", row["key"])
     plant.agent("a", *asking)
     plant.once("a")
     plant.device("revoke", "press-07")
@@ -213,6 +217,20 @@ def test_a_device_without_a_secret_waits_until_a_person_approves_it(plant: Plant
     with plant.fleet.client(headers={"Authorization": f"Bearer {token}"}) as client:
         until(lambda: client.get("/api/v1/deployments").status_code == 403)
     plant.agent("a", *asking, code=4)
+    # What approval printed is the edit that says whose key signs the receipts.
+    fleet = FleetFolder.empty(plant.fleet.folder / "plant")
+    fleet.device("press-07")
+    file = fleet.root / "devices/press-07.yaml"
+    file.write_text(f"# The press by the door\n{file.read_text()}")
+    fleet.commit("Add the press")
+    _, _, command = approved.stderr.strip().partition("margo-gitops ")
+    for _ in range(2):
+        done = margo_gitops(*shlex.split(command), cwd=fleet.root)
+        assert done.code == 0, done
+    held = yaml.safe_load(file.read_text())["spec"]["receiptKeys"]
+    assert [f"ssh-ed25519 {each.split()[1]}" for each in held] == held
+    assert read_public_key(*held[0].split()).fingerprint == row["key"]
+    assert file.read_text().startswith("# The press by the door\n")
 
 
 def test_a_device_can_pull_by_git_from_the_server_and_report_to_it(plant: Plant):

@@ -16,7 +16,13 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.enrolment import EnrolmentRequest, secret_digest
 from margo_gitops.server.reports.postgresql_store import PostgresqlStore
 from margo_gitops.server.reports.store import Connection
-from margo_gitops.server.resources.enrolment_registry import WAIT_SECONDS, EnrolmentFile, EnrolmentRegistry, Outcome
+from margo_gitops.server.resources.enrolment_registry import (
+    ENROLMENT_SCHEMA,
+    WAIT_SECONDS,
+    EnrolmentFile,
+    EnrolmentRegistry,
+    Outcome,
+)
 
 SECRET = "s" * 24
 Opened = Callable[[], EnrolmentRegistry]
@@ -49,6 +55,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path, time: Time) -> Iterat
                     ending.enter_context(contextlib.closing(EnrolmentFile(tmp_path / "e"))).begin, time
                 )
             store, one = ending.enter_context(contextlib.closing(PostgresqlStore(url))), threading.Lock()
+            store.make_table("enrolment", ENROLMENT_SCHEMA)
 
             @contextlib.contextmanager
             def begin() -> Iterator[Connection]:

@@ -5,9 +5,11 @@ import contextlib
 import socket
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import pytest
+from psycopg.conninfo import make_conninfo
 from server.serving import ServedFleet, capabilities
 from server.test_report_journal import report
 from testbed.git_server import free_ports
@@ -23,6 +25,7 @@ from margo_gitops.errors import (
 from margo_gitops.server.reports.journal import JournalBounds, ReportJournal
 from margo_gitops.server.reports.postgresql_store import PostgresqlStore
 from margo_gitops.server.reports.store import Heard
+from margo_gitops.server.resources.enrolment_registry import ENROLMENT_SCHEMA
 
 T = TypeVar("T")
 BOUNDS = JournalBounds()
@@ -246,3 +249,61 @@ def test_a_report_is_on_disk_whatever_the_database_does_by_default(
         journal._do(lambda opened: opened.connection.execute("SHOW synchronous_commit").fetchone()[0])
     )
     assert setting == "on"
+
+
+BEFORE = """
+CREATE TABLE report (
+    client text NOT NULL, kind text NOT NULL, name text NOT NULL, content bytea, evidence text NOT NULL,
+    adopted bigint NOT NULL, received bigint NOT NULL, change bigint NOT NULL, committed smallint NOT NULL DEFAULT 0,
+    PRIMARY KEY (client, kind, name)
+);
+CREATE INDEX report_uncommitted ON report (change) WHERE committed = 0;
+CREATE TABLE journal (
+    version integer NOT NULL, change bigint NOT NULL, total bigint NOT NULL,
+    turned timestamptz NOT NULL DEFAULT '-infinity'
+);
+INSERT INTO journal VALUES (1, 7, 2);
+INSERT INTO report VALUES ('a', 'status', 'one', '{}', 'token', 3, 1800000000, 7, 1);
+"""
+"""The tables before JOURNAL-6, with a report that was committed."""
+
+
+def test_tables_of_before_are_completed_once_and_keep_what_they_have(
+    servers: Callable[..., ReportJournal], postgresql_server: PostgresqlServer, database: str
+) -> None:
+    postgresql_server.execute(BEFORE, database)
+    with ThreadPoolExecutor(3) as pool:
+        journals = list(pool.map(lambda _: servers(), range(3)))
+    assert asyncio.run(journals[0].last_commit()) is None
+    asyncio.run(journals[1].keep(report("b")))
+    held = postgresql_server.execute("SELECT client, adopted, committed FROM report ORDER BY client", database)
+    assert held.splitlines()[0] == "a|3|1"
+    assert len(held.splitlines()) == 2
+    assert postgresql_server.execute("SELECT change FROM journal", database).strip() == "8"
+
+
+def test_a_user_that_may_not_make_a_missing_table_learns_what_it_needs_once(
+    postgresql_server: PostgresqlServer, database: str
+) -> None:
+    user = f"server_{database}"
+    for each in (
+        BEFORE,
+        f"CREATE ROLE {user} LOGIN PASSWORD 'pw'",
+        "REVOKE CREATE ON SCHEMA public FROM PUBLIC",
+        f"GRANT SELECT, INSERT, UPDATE, DELETE ON report, journal TO {user}",
+    ):
+        postgresql_server.execute(each, database)
+    url = make_conninfo(postgresql_server.url(database), user=user, password="pw")
+    with pytest.raises(ReportsDatabaseRefused, match="may not make it") as caught:
+        PostgresqlStore(url)
+    assert "GRANT CREATE ON SCHEMA public" in caught.value.remedy
+    postgresql_server.execute(f"GRANT CREATE ON SCHEMA public TO {user}", database)
+    with contextlib.closing(PostgresqlStore(url)) as store:
+        store.make_table("enrolment", ENROLMENT_SCHEMA)
+    postgresql_server.execute(f"REVOKE CREATE ON SCHEMA public FROM {user}", database)
+    with contextlib.closing(PostgresqlStore(url)) as store:
+        store.make_table("enrolment", ENROLMENT_SCHEMA)
+        with store.transaction() as opened:
+            assert opened.change == 7
+        with pytest.raises(ReportsDatabaseRefused):
+            store.make_table("another", ["CREATE TABLE another (one text)"])

@@ -62,8 +62,9 @@ CREATE TABLE journal (
 INSERT INTO journal VALUES (1, 0, 0);
 """
 _BRANCH: Final = "CREATE TABLE branch (last text NOT NULL)"  # the commit that was made last
-_FIND_BRANCH: Final = "SELECT to_regclass('branch')::oid::bigint"
-_FIND: Final = "SELECT to_regclass('journal')::oid::bigint"
+# A look at pg_class hears of tables that other connections made; to_regclass alone remembers that one is missing.
+_FIND_BRANCH: Final = "SELECT oid::bigint FROM pg_class WHERE oid = to_regclass('branch')"
+_FIND: Final = "SELECT oid::bigint FROM pg_class WHERE oid = to_regclass('journal')"
 _AGAIN_SECONDS: Final = 2.0
 _SAID_AT_ONCE: Final = 30
 """Reports in one message; a message of PostgreSQL has at most 8000 bytes."""
@@ -171,6 +172,19 @@ class PostgresqlStore(ReportStore):
                     connection.execute("ROLLBACK")
                 raise
 
+    def make_table(self, name: str, statements: Iterable[str]) -> None:
+        """Make a table that another part of the server keeps here, where it is missing.
+
+        Raises:
+            ReportsDatabaseRefused: the user may not make it.
+            ReportsDatabaseAway, ReportsUnusable: as `transaction`.
+        """
+        with self.transaction() as opened, self._making():
+            there = "SELECT oid FROM pg_class WHERE oid = to_regclass(?::text)"
+            if opened.connection.execute(there, (name,)).fetchone() is None:
+                for each in statements:
+                    opened.connection.execute(each)
+
     def take_turn(self, journal: Transaction, every: float) -> bool:
         """Return whether this server is the one that commits to the branch now (SHARED-3)."""
         due = "SELECT turned <= clock_timestamp() - make_interval(secs => ?) FROM journal"
@@ -204,7 +218,7 @@ class PostgresqlStore(ReportStore):
     async def _listen_once(self, hear: Hear) -> None:
         async with await psycopg.AsyncConnection.connect(self._url, **_PARAMETERS) as connection:
             found = await (await connection.execute(_FIND)).fetchone()
-            if found is None or found[0] is None:
+            if found is None:
                 return  # the first transaction makes it
             await connection.execute(f"LISTEN {_channel(found[0])}")
             rows = await (
@@ -255,14 +269,27 @@ class PostgresqlStore(ReportStore):
         found = None
         for find, schema in ((_FIND_BRANCH, _BRANCH), (_FIND, _SCHEMA)):
             found = connection.execute(find).fetchone()
-            if found is None or found[0] is None:
+            if found is None:
                 with connection.transaction():
                     connection.execute("SELECT pg_advisory_xact_lock(%s)", (_MAKING,))
                     found = connection.execute(find).fetchone()
-                    if found is None or found[0] is None:
-                        connection.execute(schema)
+                    if found is None:
+                        with self._making():
+                            connection.execute(schema)
                         found = connection.execute(find).fetchone()
         return int(cast("tuple[int]", found)[0])
+
+    @contextlib.contextmanager
+    def _making(self) -> Iterator[None]:
+        try:
+            yield
+        except psycopg.errors.InsufficientPrivilege as error:
+            raise ReportsDatabaseRefused(
+                "the database of reports lacks a table of this version, and its user may not make it",
+                where=self._where,
+                why=_lines(error),
+                remedy="let its user make it once: GRANT CREATE ON SCHEMA public TO it; then start the server",
+            ) from error
 
     def _check(self, version: int) -> None:
         if version > _VERSION:

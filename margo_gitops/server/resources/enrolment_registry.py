@@ -35,7 +35,7 @@ Approval: TypeAlias = Literal["secret", "person"]
 Begin: TypeAlias = Callable[[], AbstractContextManager[Connection]]
 """Opens a transaction; no other one writes at the same time."""
 
-_SCHEMA: Final = (
+ENROLMENT_SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS enrolment (
     id TEXT PRIMARY KEY,
     device TEXT NOT NULL,
@@ -95,9 +95,10 @@ class EnrolmentRegistry:
     """Keeps enrolments; every method raises what the transaction raises (`EnrolmentsUnusable`). For any thread."""
 
     def __init__(self, begin: Begin, clock: Callable[[], float], *, refuse_copies: bool = False) -> None:
-        """Make the table where it is missing, and read who is enrolled.
+        """Read who is enrolled.
 
         Args:
+            begin: opens transactions on a database that has the table (`ENROLMENT_SCHEMA`).
             refuse_copies: whether the token of a device that has a copy counts no longer.
         """
         self._refuse_copies = refuse_copies
@@ -106,9 +107,6 @@ class EnrolmentRegistry:
         self._tokens: dict[str, tuple[str, State]] = {}
         self._seen = 0
         self._reading = threading.Lock()
-        with begin() as rows:
-            for statement in _SCHEMA:
-                rows.execute(statement)
         self.refresh()
 
     def holder(self, token: str) -> tuple[str, State] | None:
@@ -218,16 +216,16 @@ class EnrolmentRegistry:
                 )
             ]
 
-    def approve(self, device: str, fingerprint: str) -> bool:
-        """Enrol the key that waits and has a fingerprint, as the device that it asks for; return whether one waits."""
+    def approve(self, device: str, fingerprint: str) -> str | None:
+        """Enrol the key that waits and has a fingerprint, as the device that it asks for; None if it does not wait."""
         now = int(self._clock())
         with self._begin() as rows:
             query = f"SELECT {_COLUMNS} FROM enrolment WHERE state = 'pending' AND expires > ?"
             for row in [Enrolment(*each) for each in rows.execute(query, (now,))]:
                 if row.fingerprint == fingerprint and row.device in ("", device):
                     _enrol(rows, replace(row, device=device), row.key, row.token, now)
-                    return True
-        return False
+                    return row.key
+        return None
 
     def revoke(self, device: str) -> int:
         """End a device's credential and its offers; return how many there were."""
@@ -266,6 +264,9 @@ class EnrolmentFile:
         self._one = threading.Lock()
         with self._errors():
             self._connection = open_database(file, timeout=10, threads=True)
+        with self.begin() as rows:
+            for statement in ENROLMENT_SCHEMA:
+                rows.execute(statement)
 
     def close(self) -> None:
         """Close the file."""

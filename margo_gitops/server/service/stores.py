@@ -7,13 +7,17 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.errors import ServerMisconfigured
 from margo_gitops.server.reports.sqlite_store import SqliteStore
 from margo_gitops.server.reports.store import Connection, ReportStore
-from margo_gitops.server.resources.enrolment_registry import EnrolmentFile, EnrolmentRegistry
+from margo_gitops.server.resources.enrolment_registry import ENROLMENT_SCHEMA, EnrolmentFile, EnrolmentRegistry
 from margo_gitops.server.service.configuration import DATABASE_URL, PostgresqlSettings, ServerConfiguration
+
+if TYPE_CHECKING:
+    from margo_gitops.server.reports.postgresql_store import PostgresqlStore
 
 
 def report_store(configuration: ServerConfiguration) -> ReportStore:
@@ -21,6 +25,10 @@ def report_store(configuration: ServerConfiguration) -> ReportStore:
     settings = configuration.reports.postgresql
     if settings is None:
         return SqliteStore(configuration.journal)
+    return _database(settings)
+
+
+def _database(settings: PostgresqlSettings) -> PostgresqlStore:
     from margo_gitops.server.reports.postgresql_store import PostgresqlStore  # its package is an extra
 
     return PostgresqlStore(database_url(settings))
@@ -32,6 +40,7 @@ def opened_registry(configuration: ServerConfiguration) -> Iterator[EnrolmentReg
 
     Raises:
         EnrolmentsUnusable, ReportsDatabaseAway, ReportsUnusable: they cannot be read or written.
+        ReportsDatabaseRefused: the user of the database may not make the table.
     """
     refuse = configuration.enrolment is not None and configuration.enrolment.clones == "refuse"
     if configuration.reports.postgresql is None:
@@ -39,7 +48,8 @@ def opened_registry(configuration: ServerConfiguration) -> Iterator[EnrolmentReg
             yield EnrolmentRegistry(file.begin, time.time, refuse_copies=refuse)
         return
     one = threading.Lock()
-    with contextlib.closing(report_store(configuration)) as store:
+    with contextlib.closing(_database(configuration.reports.postgresql)) as store:
+        store.make_table("enrolment", ENROLMENT_SCHEMA)
 
         @contextlib.contextmanager
         def begin() -> Iterator[Connection]:
