@@ -35,7 +35,7 @@ from margo_gitops.agent.pull.held import (
 from margo_gitops.agent.report.wiring import REPORTS_CLIENT_ID_FILE, receipt_store, reporter_of, witness_of
 from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
-from margo_gitops.agent.settings.configuration import RECEIPTS_FOLDER, AgentConfiguration
+from margo_gitops.agent.settings.configuration import MARK_KEY_FILE, RECEIPTS_FOLDER, AgentConfiguration
 from margo_gitops.appliers.applier import Applier, ApplierContext, no_secrets
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
@@ -205,7 +205,15 @@ def working_agent(
     make_folder(configuration.state_folder)
     aside = clear_way(
         configuration.state_folder,
-        files=(LOCK_FILE, FLOOR_FILE, CLOCK_FILE, CLIENT_ID_FILE, REPORTS_CLIENT_ID_FILE, FRESHNESS_FILE),
+        files=(
+            LOCK_FILE,
+            FLOOR_FILE,
+            CLOCK_FILE,
+            CLIENT_ID_FILE,
+            REPORTS_CLIENT_ID_FILE,
+            FRESHNESS_FILE,
+            MARK_KEY_FILE,
+        ),
         folders=(
             STORE_FOLDER,
             RECEIPTS_FOLDER,

@@ -267,7 +267,7 @@ class ComposeApplier:
         else:
             content, compose_file = revision.folder / CONTENT, revision.folder / revision.record.compose_file
             model = self._model(workload, content, compose_file, revision.files, environment, deadline)
-        _check_images(workload, model, secrets)
+        check_images(workload, model, secrets)
         self._pull(workload, model, deadline)
         return revision
 
@@ -365,7 +365,7 @@ class ComposeApplier:
                 time.sleep(_POLL_SECONDS)
 
 
-def _check_images(workload: Workload, model: ComposeModel, secrets: Mapping[str, str]) -> None:
+def check_images(workload: Workload, model: ComposeModel, secrets: Mapping[str, str]) -> None:
     """Refuse a secret in the name of an image: it would be an argument of the engine's client."""
     for variable, value in secrets.items():
         if value and any(value in image for image, _, _ in model.images):

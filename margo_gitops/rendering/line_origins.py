@@ -10,7 +10,7 @@ from margo_gitops.documents.nodes import FieldPath
 from margo_gitops.errors import Location
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective
-from margo_gitops.rendering.resolution import Resolved
+from margo_gitops.rendering.resolution import Resolved, deployed_secrets
 from margo_gitops.values import dataclass
 
 
@@ -95,6 +95,10 @@ class DocumentOrigins:
                 return self._fleet("spec", "artifacts", "baseUrl")
             case ("artifacts", int(index), *_):
                 return self._artifact(index)
+            case ("secrets", int(index), *parts) if index < len(secrets := list(deployed_secrets(self.resolved))):
+                if parts == ["sealed"]:
+                    return self._device("spec", "secrets", secrets[index].name, "sealed")
+                return self._deployment("spec", "secretRefs", secrets[index].parameter)
             case _:
                 return self._deployment("metadata", "name")
 

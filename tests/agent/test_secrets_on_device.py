@@ -14,8 +14,10 @@ from test_windows import NIGHTS
 
 from margo_gitops.agent.apply.secrets import SecretSources
 from margo_gitops.agent.settings.configuration import SecretCommand, SecretSettings
+from margo_gitops.appliers.applier import check_secrets
 from margo_gitops.documents.secrets import DeployedSecret, WantedSecret
-from margo_gitops.errors import SecretUnavailable
+from margo_gitops.documents.workload_identity import own_extension, workload_contents
+from margo_gitops.errors import SecretUnavailable, WorkloadUnsupported
 from margo_gitops.trust.sealing import seal
 
 WANTED = {"PASSWORD": WantedSecret("press-07", "broker")}
@@ -245,3 +247,22 @@ def test_a_sealed_secret_reaches_its_device(world: World, device_key: Path):
 def test_an_older_document_has_no_secrets_and_a_foreign_device_sees_no_value():
     assert DeployedSecret("password", "broker", ()).sealed is None
     assert b"password:" not in with_secret().split(b"x-margo-gitops-extensions")[0]
+
+
+def test_a_receipt_has_the_digest_of_the_document_and_no_mark(world: World):
+    world.configure(secrets={"folder": "secrets"}, receipts={})
+    assert world.agent("once").returncode == 0
+    (document,) = [parsed(content) for content in world.versions[-1].deployments.values()]
+    (content,) = workload_contents(document, own_extension(document))
+    record = json.loads((delivered(world).parents[1] / "workload.json").read_text())
+    assert record["digest"] != content.digest
+    written = "".join(path.read_text() for path in (world.state / "receipts").iterdir() if path.name != "key")
+    assert content.digest in written
+    assert record["digest"] not in written
+
+
+def test_an_applier_that_does_not_say_that_it_delivers_secrets_gets_none():
+    workload = SimpleNamespace(secrets=WANTED, deployment=parsed(with_secret()))
+    check_secrets("files", SimpleNamespace(delivers_secrets=True), workload)  # type: ignore[arg-type]
+    with pytest.raises(WorkloadUnsupported, match="the applier other delivers no secrets"):
+        check_secrets("other", SimpleNamespace(), workload)  # type: ignore[arg-type]

@@ -1,6 +1,7 @@
 import json
 import os
 import time
+import urllib.parse
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from workload_making import artifact_of, compose_archive, workload
 from margo_gitops.appliers import compose_running
 from margo_gitops.appliers.applier import ApplierContext, WorkloadKey
 from margo_gitops.appliers.artifacts import create_artifact_cache
-from margo_gitops.appliers.compose import ComposeApplier
+from margo_gitops.appliers.compose import ComposeApplier, check_images
 from margo_gitops.appliers.compose_engine import ComposeEngine, History
 from margo_gitops.appliers.compose_project import (
     COMPONENT,
@@ -25,6 +26,7 @@ from margo_gitops.appliers.compose_project import (
     observed,
     override_file,
     project_name,
+    secret_variable,
 )
 from margo_gitops.appliers.compose_revision import Revision, RevisionRecord
 from margo_gitops.appliers.compose_running import RunningProject
@@ -32,6 +34,7 @@ from margo_gitops.appliers.compose_source import read_model
 from margo_gitops.appliers.programs import Finished, redacted
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.documents.compose_variables import parameter_text
+from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.errors import (
     ArtifactUnavailable,
     ComposeInvalid,
@@ -326,3 +329,39 @@ def test_a_workload_that_wants_years_to_stop_is_removed_all_the_same(tmp_path):
     record = RevisionRecord(second.digest, second.digest, "compose.yaml", {}, 40)
     assert RunningProject(engine, "press-07", second.key, tmp_path).down(Revision(tmp_path, record), 1) == []
     assert ["--file" in each for each in engine.done] == [True, False]
+
+
+def test_a_secret_is_a_variable_without_the_line_end_at_its_end():
+    assert [secret_variable("X", each) for each in (b"pass", b"pass\n", b"pass\r\n", b"two\nlines\n\n")] == [
+        "pass",
+        "pass",
+        "pass",
+        "two\nlines\n",
+    ]
+    for value in (b"a\0b", b"\xff\xfe"):
+        with pytest.raises(WorkloadUnsupported, match="the secret for X is not text"):
+            secret_variable("X", value)
+
+
+def test_a_secret_in_the_name_of_an_image_is_refused_without_its_value():
+    text = '{"services": {"web": {"image": "registry.example.com/hunter22/app"}}}'
+    with pytest.raises(ComposeInvalid, match="has the secret X in the name of an image") as caught:
+        check_images(workload(None), read_model(text, "web"), {"X": "hunter22"})
+    assert "hunter22" not in str(caught.value)
+
+
+@pytest.mark.parametrize("spell", [str, repr, lambda each: each.encode().hex(), urllib.parse.quote, json.dumps])
+def test_a_value_is_hidden_however_a_program_spells_it(spell):
+    value = 'p\u00e4ss"w\u00f6rd & more'
+    text = redacted(f"failed: {spell(value)}", {"PASSWORD": value})
+    assert "failed: " in text
+    assert "<PASSWORD>" in text
+    assert "more" not in text
+
+
+def test_a_revision_that_is_not_open_has_a_word_for_each_secret(tmp_path):
+    record = RevisionRecord("sha256:a", "sha256:b", "c", {"A": "1"}, 60, {"B": WantedSecret("d", "b")})  # type: ignore[arg-type]
+    assert Revision(tmp_path, record).environment == {"A": "1", "B": "not-open"}
+    assert Revision(tmp_path, record, {"B": "value"}).environment == {"A": "1", "B": "value"}
+    record.write(tmp_path)
+    assert "value" not in "".join(path.read_text() for path in tmp_path.iterdir())

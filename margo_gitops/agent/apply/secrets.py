@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Final
 
 from margo_gitops.agent.memory.state_folder import folder_errors, keep_file
-from margo_gitops.agent.settings.configuration import SecretSettings
+from margo_gitops.agent.settings.configuration import MARK_KEY_FILE, SecretSettings
 from margo_gitops.appliers.programs import run_program
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.disk.files import read_bounded, reason
@@ -31,7 +31,6 @@ from margo_gitops.errors import SecretUnavailable
 from margo_gitops.trust.sealing import open_sealed, read_identities
 from margo_gitops.trust.ssh_key import MAX_KEY_FILE_BYTES
 
-MARK_KEY_FILE: Final = "secrets.key"
 CREDENTIALS_VARIABLE: Final = "CREDENTIALS_DIRECTORY"
 _INHERITED: Final = ("PATH", "HOME")
 _MARK_KEY_BYTES: Final = 32

@@ -7,12 +7,15 @@ MADE-2  One is made where something else runs than the newest one says. While th
 MADE-3  The day of a device begins at a time that follows from its id, so that a fleet does not send at once.
 MADE-4  An idle cycle asks no engine and writes nothing.
 MADE-5  A receipt that cannot be made stops nothing: an event says why.
+MADE-6  Of a component with secrets, the digest is that of the document, without the marks of values (D-44). It is
+        absent while something else than the document's newest content runs.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
 
@@ -26,8 +29,9 @@ from margo_gitops.agent.memory.state_folder import keep_file
 from margo_gitops.agent.pull.device_clock import DeviceClock
 from margo_gitops.agent.pull.signature_check import answer_apart
 from margo_gitops.appliers.applier import Applier, Observed, RunningImage, TellsImages, WorkloadKey
-from margo_gitops.digests import sha256
+from margo_gitops.digests import Digest, sha256
 from margo_gitops.disk.files import read_small_file
+from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.freshness import format_moment, parse_moment
 from margo_gitops.documents.receipt import (
     MAX_RECEIPT_CHARACTERS,
@@ -40,7 +44,8 @@ from margo_gitops.documents.receipt import (
     Receipt,
     write_receipt,
 )
-from margo_gitops.errors import AgentMisconfigured, ApplyError, Location, MargoGitopsError
+from margo_gitops.documents.workload_identity import own_extension, workload_contents
+from margo_gitops.errors import AgentMisconfigured, ApplyError, DeploymentUnusable, Location, MargoGitopsError
 from margo_gitops.transport.http.contract import boot_id
 from margo_gitops.trust.git_objects import COMMIT, object_id
 from margo_gitops.trust.ssh_key import MAX_KEY_FILE_BYTES, parse_signing_key
@@ -143,8 +148,13 @@ class ReceiptMaker:
         for item in self.journal.workloads():
             workloads.setdefault(item.key.deployment_id, []).append(item)
         found = []
+        marked = dict(_with_secrets(held))
         for deployment in self.journal.deployments():
             items = workloads.get(deployment.id, [])
+            for item in items:
+                if item.key in marked and (ran := observed.get(item.key)) is not None:
+                    same = ran.digest is not None and ran.digest == item.installed == item.wanted
+                    observed[item.key] = replace(ran, digest=marked[item.key] if same else None)
             components = tuple(
                 _component(item, observed.get(item.key), images.get(item.key, ()), is_silent=item.applier in silent)
                 for item in items
@@ -183,6 +193,17 @@ class ReceiptMaker:
             remedy="correct receipts.key, owner and mode of the file (0600)",
             private=True,
         )
+
+
+def _with_secrets(held: TrustedState) -> Iterator[tuple[WorkloadKey, Digest]]:
+    """Yield the digests of components with secrets, without the marks of their values: these stay on the device."""
+    for document in held.deployments:
+        own = document.spec.extensions.get(OWN_EXTENSION)
+        if isinstance(own, dict) and own.get("secrets"):
+            with suppress(DeploymentUnusable):
+                for each in workload_contents(document, own_extension(document)):
+                    if each.secrets:
+                        yield WorkloadKey(document.id.lower(), each.component.name), each.digest
 
 
 def new_private_key() -> bytes:

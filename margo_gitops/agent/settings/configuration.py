@@ -36,6 +36,8 @@ DEFAULT_LONGEST_TIMEOUT: Final = 900
 _LAST_PORT: Final = 65535
 _LONGEST_COMMAND: Final = 60.0
 _LONGEST_HOOK: Final = 3600.0
+MARK_KEY_FILE: Final = "secrets.key"
+"""In the state folder: the key of the marks of secrets."""
 RECEIPTS_FOLDER: Final = "receipts"
 """In the state folder."""
 
