@@ -221,7 +221,7 @@ class FilesApplier:
             write_synced(folder / "values.env", "".join(lines).encode(), mode=0o600)
         self._write_secrets(workload, folder / _SECRETS)
         (folder / _RECORD).write_bytes(write_json(records.write(record)))
-        note_written(folder)
+        note_written(folder, folder / _SECRETS)
 
     def _write_secrets(self, workload: Workload, folder: Path) -> None:
         if not workload.secrets:

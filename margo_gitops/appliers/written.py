@@ -3,6 +3,8 @@
 WRITTEN-1  The list is made with the folder, before anything else can see it: each file's path, digest, size and time.
 WRITTEN-2  A file whose size and time are those of the list is not read again: a look costs a `stat` for each file.
 WRITTEN-3  Files that the list does not name do not count: hooks and programs may put some there.
+WRITTEN-4  A password can be guessed from its digest. So the list is for the agent's user alone, and of secrets it has
+           size and time only: a file of another time is an edited one.
 """
 
 from __future__ import annotations
@@ -20,12 +22,17 @@ _LIST: Final = ".written"
 _LARGEST_LIST: Final = 8 * 1024 * 1024
 
 
-def note_written(folder: Path) -> None:
-    """Write the list of all files in a folder into it (OSError: the disk refuses)."""
-    lines = [
-        [str(path.relative_to(folder)), _digest(path), (found := path.stat()).st_size, found.st_mtime_ns]
-        for path in sorted(_files(folder))
-    ]
+def note_written(folder: Path, secret: Path | None = None) -> None:
+    """Write the list of all files in a folder into it (OSError: the disk refuses).
+
+    Args:
+        secret: a folder in it, of whose files no digest is kept (WRITTEN-4).
+    """
+    lines = []
+    for path in sorted(_files(folder)):
+        digest = "" if path.parent == secret else _digest(path)
+        lines.append([str(path.relative_to(folder)), digest, (found := path.stat()).st_size, found.st_mtime_ns])
+    (folder / _LIST).touch(mode=0o600)
     (folder / _LIST).write_text(json.dumps(lines), encoding="ascii")
 
 

@@ -1,9 +1,9 @@
 """Secrets in a fleet repo, each encrypted for one device: set, remove, encrypt again, list (docs/secrets.md).
 
-KEPT-1  A value is encrypted for the device that pulls: a gateway's keys are those of its children too.
-KEPT-2  `spec.secretKeys` names the keys. Without it, the one key in `spec.receiptKeys` counts; of several, old ones may
-        be lost or stolen, so none counts.
-KEPT-3  Only a device's key opens what is kept. After a new key, a value is set again, or the old key opens it again.
+SECRET-1  A value is encrypted for the device that pulls: a gateway's keys are those of its children too.
+SECRET-2  `spec.secretKeys` names the keys. Without it, the one key in `spec.receiptKeys` counts; of several, old ones
+          may be lost or stolen, so none counts.
+SECRET-3  Only a device's key opens what is kept. After a new key, a value is set again, or the old key opens it again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from margo_gitops.wording import did_you_mean
 
 
 def secret_keys(intent: Intent, device: str) -> tuple[str, ...]:
-    """Return the keys for which a device's secrets are encrypted (KEPT-1, KEPT-2).
+    """Return the keys for which a device's secrets are encrypted (SECRET-1, SECRET-2).
 
     Raises:
         ReferenceUnknown: there is no such device.

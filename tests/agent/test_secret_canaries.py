@@ -39,6 +39,7 @@ def canary(source: str) -> str:
 
 def forms(value: str) -> Iterator[bytes]:
     """Yield what to look for: both lines of a canary, in many encodings."""
+    yield sha256(value.encode()).removeprefix("sha256:").encode()
     for line in value.split("\n"):
         raw = line.encode()
         yield from (raw, line.encode("utf-16-le"), raw.hex().encode(), raw.hex().upper().encode(), raw[::-1])

@@ -15,6 +15,8 @@ from test_windows import NIGHTS
 from margo_gitops.agent.apply.secrets import SecretSources
 from margo_gitops.agent.settings.configuration import SecretCommand, SecretSettings
 from margo_gitops.appliers.applier import check_secrets
+from margo_gitops.appliers.written import edited
+from margo_gitops.digests import sha256
 from margo_gitops.documents.secrets import DeployedSecret, WantedSecret
 from margo_gitops.documents.workload_identity import own_extension, workload_contents
 from margo_gitops.errors import SecretUnavailable, WorkloadUnsupported
@@ -266,3 +268,16 @@ def test_an_applier_that_does_not_say_that_it_delivers_secrets_gets_none():
     check_secrets("files", SimpleNamespace(delivers_secrets=True), workload)  # type: ignore[arg-type]
     with pytest.raises(WorkloadUnsupported, match="the applier other delivers no secrets"):
         check_secrets("other", SimpleNamespace(), workload)  # type: ignore[arg-type]
+
+
+def test_an_edited_file_of_a_secret_is_noticed_without_a_digest_of_it(world: World):
+    assert world.agent("once").returncode == 0
+    folder = delivered(world).parents[1].resolve()
+    listed = (folder / ".written").read_text()
+    assert "secrets/PASSWORD" in listed
+    assert sha256(delivered(world).read_bytes()).removeprefix("sha256:") not in listed
+    assert (folder / ".written").stat().st_mode & 0o777 == 0o600
+    assert edited(folder) == ""
+    delivered(world).chmod(0o600)
+    delivered(world).write_text("other value\n")
+    assert edited(folder) == "secrets/PASSWORD"
