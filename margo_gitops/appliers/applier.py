@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import disk_errors, read_bounded
@@ -33,6 +33,9 @@ from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.errors import SecretUnavailable, StorageFailed, UnreadableDocument, WorkloadUnsupported
 from margo_gitops.values import dataclass, field
+
+if TYPE_CHECKING:  # loaded where a deployment has a health of its own
+    from margo_gitops.appliers.readiness import Readiness
 
 T = TypeVar("T")
 
@@ -59,6 +62,8 @@ class Workload:
         longest_seconds: the longest time of one step on this device, also where the document wants more.
         keeps: the digest of the content that the device may go back to: what it needs stays on the device; None where
             there is no way back.
+        ready: what must hold before the installation counts; None: nothing. `install` waits for it, and lets run again
+            what ran before where it does not hold. An applier may leave that out.
     """
 
     deployment: ApplicationDeployment
@@ -69,6 +74,7 @@ class Workload:
     longest_seconds: int = LONGEST_TIMEOUT_SECONDS
     secrets: Mapping[str, WantedSecret] = field(default_factory=dict)
     keeps: Digest | None = None
+    ready: Readiness | None = None
 
     @property
     def key(self) -> WorkloadKey:

@@ -162,7 +162,8 @@ class ComposeApplier:
             revision = self._revisions.find(key, workload.digest)
             # What ended before its installation did may have been ended with its engine.
             sound = current == revision or all(container.state == "running" for container in before)
-            if revision and sound and _as_asked(before, workload):
+            ready = workload.ready
+            if revision and sound and ready is None and _as_asked(before, workload):
                 if current != revision:
                     self._made_current(workload, revision)
                 return
@@ -171,12 +172,12 @@ class ComposeApplier:
             run = self.engine.run_name()
             try:
                 waited = before if workload.component.properties.wait else None
-                problem = project.start(revision, deadline, held.descriptor, waited)
+                problem = project.start(revision, deadline, held.descriptor, waited, ready)
                 if not problem:
                     self.engine.check_run(run, ["what it ended may look as if it were done"])
                     self._made_current(workload, revision)
                     return
-                problem += project.logs(revision.environment)
+                problem += project.logs(revision.environment, of_all=ready is not None and ready.asked)
                 reinstated = self._reinstate(project, revision, current, before, held.descriptor)
                 # What an engine ends while it stops says nothing about the workload.
                 self.engine.check_run(run, problem)

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from margo_gitops.appliers.applier import WorkloadKey, never
 from margo_gitops.appliers.compose_engine import ComposeEngine, History
@@ -16,6 +17,9 @@ from margo_gitops.appliers.programs import Finished, redacted
 from margo_gitops.errors import ApplyError, RemoveFailed, StepInterrupted, WorkloadUnsupported
 from margo_gitops.values import dataclass
 from margo_gitops.wording import abridged
+
+if TYPE_CHECKING:
+    from margo_gitops.appliers.readiness import Readiness
 
 REMOVE_SECONDS = 120.0
 _LAST_PATIENCE = "10"
@@ -51,7 +55,12 @@ class RunningProject:
         self.name = project_name(self.key)
 
     def start(
-        self, revision: Revision, deadline: float, lock: int, wait_beside: Sequence[Container] | None
+        self,
+        revision: Revision,
+        deadline: float,
+        lock: int,
+        wait_beside: Sequence[Container] | None,
+        ready: Readiness | None = None,
     ) -> list[str]:
         """Start a revision, and return why it does not run; nothing if it does.
 
@@ -59,6 +68,7 @@ class RunningProject:
             deadline: on the monotonic clock; starting ends then.
             lock: a descriptor that Compose holds while it lives.
             wait_beside: the containers there were before, to wait until all are healthy; None does not wait.
+            ready: what must hold in addition, then.
 
         Raises:
             StepInterrupted: the agent was asked to stop; what was started is left as it is.
@@ -72,7 +82,29 @@ class RunningProject:
             return ["it did not start in time"]
         if done.status != 0:
             return done.last_lines(revision.environment)
-        return [] if wait_beside is None else self._wait(counted, deadline)
+        problem = [] if wait_beside is None else self._wait(counted, deadline)
+        return problem if problem or ready is None else self._ready(ready, revision.environment)
+
+    def _ready(self, ready: Readiness, environment: Mapping[str, str]) -> list[str]:
+        """Return why it is not ready; nothing if it is."""
+        counted = self.engine.histories(self.containers())
+
+        def failed() -> list[str]:
+            containers = self.containers()
+            states = [state.detail for state in observed(containers) if state.condition == "degraded"]
+            return states or _restarted(containers, self.engine.histories(containers), counted)
+
+        def inside(service: str, command: Sequence[str], seconds: float) -> list[str]:
+            found = sorted(self.containers(), key=lambda each: (each.service, each.identity))
+            place = next((each for each in found if service in ("", each.service)), None)
+            if place is None:
+                return [f"there is no service {service or 'in it'}"]
+            done = self.engine.client("exec", place.identity, *command, seconds=seconds)
+            if done.status == 0:
+                return []
+            return [f"{place.service}: {command[0]} did not end with 0", *done.last_lines(environment)]
+
+        return ready.wait(failed, self.interrupted, inside)
 
     def _up(self, revision: Revision, deadline: float, lock: int) -> Finished:
         self._repair()
@@ -108,9 +140,8 @@ class RunningProject:
             states = observed(containers)
             told = self.engine.histories(containers)
             self._check_again(told, checked)
-            again = [found for found in containers if _restarts(told, found) > _restarts(counted, found)]
-            if again:
-                return [f"{found.service} stopped, and was restarted by the engine" for found in again]
+            if again := _restarted(containers, told, counted):
+                return again
             if any(state.condition == "degraded" for state in states):
                 return [state.detail for state in states]
             if sick := [found for found in containers if told.get(found.identity, History()).health == "unhealthy"]:
@@ -199,30 +230,37 @@ class RunningProject:
             )
         return found
 
-    def logs(self, environment: Mapping[str, str]) -> list[str]:
-        """Return the last lines of the containers that do not run well, without parameter values."""
+    def logs(self, environment: Mapping[str, str], *, of_all: bool = False) -> list[str]:
+        """Return the last lines of the containers that do not run well, or of all, without parameter values."""
         until = time.monotonic() + _SETTLE_SECONDS
         lines: list[str] = []
         try:
             # The engine writes the last words of a container a moment after it says that it has stopped.
-            while not (lines := self._last_words(environment)) and time.monotonic() < until:
+            while not (lines := self._last_words(environment, of_all=of_all)) and time.monotonic() < until:
                 time.sleep(_POLL_SECONDS)
         except ApplyError:
             return lines
         return lines
 
-    def _last_words(self, environment: Mapping[str, str]) -> list[str]:
+    def _last_words(self, environment: Mapping[str, str], *, of_all: bool) -> list[str]:
         containers = self.containers()
         told = self.engine.histories(containers)
         lines: list[str] = []
         for container in containers:
             # Between two restarts a container looks as if it ran.
-            if container.condition == "running" and not _restarts(told, container):
+            if container.condition == "running" and not _restarts(told, container) and not of_all:
                 continue
             done = self.engine.client("logs", "--tail", _LOG_LINES, container.identity, seconds=10.0)
             said = redacted((done.output + done.complaint).strip(), environment)[-_LONGEST_LOG:]
             lines += [f"{container.service}: {abridged(line, 300)}" for line in said.splitlines()]
         return lines
+
+
+def _restarted(
+    containers: Sequence[Container], told: Mapping[str, History], counted: Mapping[str, History]
+) -> list[str]:
+    again = [found for found in containers if _restarts(told, found) > _restarts(counted, found)]
+    return [f"{found.service} stopped, and was restarted by the engine" for found in again]
 
 
 def _restarts(told: Mapping[str, History], container: Container) -> int:

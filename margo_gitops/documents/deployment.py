@@ -12,7 +12,7 @@ from margo_gitops.documents.declarations import About, Extensions, Items, OtherK
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_TARGET_PATTERN
 from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.secrets import DeployedSecret
-from margo_gitops.documents.switching import DeviceLock, Hooks
+from margo_gitops.documents.switching import DeviceLock, Health, Hooks
 from margo_gitops.values import dataclass, field
 
 OWN_EXTENSION = "x-margo-gitops-extensions"
@@ -137,6 +137,7 @@ class DeploymentExtension:
     hooks: Annotated[Hooks | None, About("Programs of the device that run around a change of it.")] = None
     on_failure: Annotated[OnFailure, About("What the device does when a component of it does not come up.")] = "hold"
     on_drift: Annotated[OnDrift, About("What the device does when what runs is changed on the device.")] = "repair"
+    health: Annotated[Health | None, About("When it counts as installed, after a change.")] = None
 
 
 def fleet_device(document: ApplicationDeployment) -> str:

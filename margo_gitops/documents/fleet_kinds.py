@@ -14,7 +14,7 @@ from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, en
 from margo_gitops.documents.fleet_policy import Policy
 from margo_gitops.documents.maintenance import Maintenance, PlaceMaintenance
 from margo_gitops.documents.secrets import SealedSecrets, SecretRefs, unnamed_secrets
-from margo_gitops.documents.switching import Hooks, Lock
+from margo_gitops.documents.switching import Health, Hooks, Lock
 from margo_gitops.documents.trust_document import KeyText
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.values import dataclass, field
@@ -312,6 +312,9 @@ class DeploymentIntentSpec:
             " a person did."
         ),
     ] = "repair"
+    health: Annotated[
+        Health | None, About("When it counts as installed, after a change ([readiness](readiness.md)).")
+    ] = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield secrets that have no name."""

@@ -4,8 +4,9 @@
       - {name: batch-running, file: line3/batch.lock, atMost: 8h}
       - {name: recipe-active, http: "http://127.0.0.1:8080/busy"}
     hooks: {before: [drain-line], after: [resume-line]}
+    health: {http: "http://127.0.0.1:8080/ready", staysUp: 2m, within: 5m}
 
-What they mean is in margo_gitops/agent/apply/locks.py and hooks.py. Pure.
+What they mean is in margo_gitops/agent/apply/locks.py and hooks.py, and in margo_gitops/appliers/readiness.py. Pure.
 """
 
 from __future__ import annotations
@@ -115,3 +116,44 @@ class Hooks:
         About("Before the first component changes: 0 continues, 21 tries later, another status fails.", (["drain"],)),
     ] = ()
     after: Annotated[HookNames, About("After the last component runs: another status than 0 is a failure.")] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """When a changed deployment counts as installed: all that is given must hold, after what its engine says."""
+
+    http: Annotated[
+        str | None,
+        About("Answers GET with 2xx; on the device itself.", ("http://127.0.0.1:8080/ready",)),
+        _LOOPBACK_URL,
+    ] = None
+    tcp: Annotated[
+        str | None,
+        About("Takes a connection; on the device itself.", ("127.0.0.1:502",)),
+        Text(pattern=r"^(127\.0\.0\.1|\[::1\]):[1-9][0-9]{0,4}$", what="127.0.0.1:PORT or [::1]:PORT"),
+    ] = None
+    exec: Annotated[
+        tuple[Annotated[str, Text(min_length=1, max_length=1000)], ...],
+        Items(maximum=32),
+        About("A command in a container of the last component that changed; it ends with 0.", (["pg_isready"],)),
+    ] = ()
+    service: Annotated[
+        str, About("The service of the compose file that runs `exec`. Default: its first."), Text(max_length=100)
+    ] = ""
+    hook: Annotated[Name | None, About("A program of the device, as those of `hooks`; it ends with 0.")] = None
+    stays_up: Annotated[
+        str | None, About("For how long all of it must hold, and nothing may restart.", ("2m",)), _SPAN
+    ] = None
+    within: Annotated[str, About("By when.", ("60s",)), _SPAN] = "60s"
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield a health that asks for nothing, and what cannot come true."""
+        if not (self.http or self.tcp or self.exec or self.hook or self.stays_up):
+            yield Problem((), "asks for nothing", "name http, tcp, exec, hook or staysUp")
+        if self.stays_up is not None and span_seconds(self.stays_up) >= span_seconds(self.within):
+            yield Problem(("staysUp",), f"must be less than within, {self.within}", "raise within")
+        if self.service and not self.exec:
+            yield Problem(("service",), "only exec runs in a service", "remove it, or name a command")
+        for name, place in (("http", self.http), ("tcp", self.tcp)):
+            if place is not None and address_of(place)[1] > _LAST_PORT:
+                yield Problem((name,), f"a port is at most {_LAST_PORT}")

@@ -158,6 +158,7 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
         hooks=resolved.deployment.value.spec.hooks,
         on_failure=resolved.deployment.value.spec.on_failure,
         on_drift=resolved.deployment.value.spec.on_drift,
+        health=resolved.deployment.value.spec.health,
     )
     return ApplicationDeployment(
         id=resolved.id,

@@ -1,5 +1,6 @@
 """From a commit to a container: the agent with the compose applier on a real Docker engine."""
 
+import fcntl
 import json
 import signal
 import subprocess
@@ -10,19 +11,21 @@ from pathlib import Path
 
 import pytest
 from device_world import World, deployment_bytes
+from test_locks import HOOK_USER, hooks
 from testbed.docker_engine import DockerEngine
 from testbed.test_image import TEST_IMAGE
 
 from margo_gitops.digests import folder_digest, sha256
 from margo_gitops.documents.nodes import Json
 
+__all__ = ["hooks"]
 pytestmark = pytest.mark.real
 
 COMPOSE = f"""
 services:
   web:
     image: {TEST_IMAGE}
-    command: [sh, -c, "[ $$GREETING != broken ] || exit 3; trap 'exit 0' TERM; sleep 3600 & wait $$!"]
+    command: [sh, -c, "echo $$GREETING; [ $$GREETING != broken ] || exit 3; trap 'exit 0' TERM; sleep 3600 & wait $$!"]
     environment:
       GREETING: "${{GREETING}}"
     healthcheck:
@@ -55,7 +58,7 @@ class Site(World):
             if item.startswith("GREETING=")
         ]
 
-    def application(self, greeting: str) -> dict[int, bytes]:
+    def application(self, greeting: str, **own: Json) -> dict[int, bytes]:
         folder = self.folder / "application"
         folder.mkdir(exist_ok=True)
         (folder / "compose.yaml").write_text(COMPOSE)
@@ -63,7 +66,7 @@ class Site(World):
         artifact: Json = {"component": "web", "url": folder.as_uri(), "digest": digest}
         values: dict[str, Json] = {"GREETING": greeting}
         number = int(self.device.removeprefix("press-"))  # ids are the fleet's: no two devices share one
-        extension: dict[str, Json] = {"artifacts": [artifact]}
+        extension: dict[str, Json] = {"artifacts": [artifact], **own}
         return {number: deployment_bytes(number, values=values, extension=extension, device=self.device)}
 
 
@@ -105,6 +108,40 @@ def test_commits_become_containers_updates_replace_them_and_failures_leave_them(
     site.publish({})
     result = site.agent("once", **site.engine)
     assert (result.returncode, site.greetings()) == (0, []), result.stderr
+
+
+def test_a_lock_a_hook_and_a_health_of_the_application_decide_about_an_update(site: Site, hooks: Path) -> None:
+    user: dict[str, Json] = {"user": HOOK_USER} if HOOK_USER else {}
+    site.configure(appliers={"compose": {}}, locks={"folder": "locks"}, hooks={"folder": str(hooks), **user})
+    (site.folder / "locks").mkdir()
+    hook = hooks / "drain"
+    hook.write_text("#!/bin/sh\necho line 3 still runs\nexit 21\n")
+    hook.chmod(0o755)
+    own: dict[str, Json] = {
+        "health": {"exec": ["sh", "-c", "[ $GREETING != late ]"], "within": "4s", "staysUp": "1s"},
+        "locks": [{"name": "batch", "flock": "batch", "of": "deployment app"}],
+    }
+    site.publish(site.application("hello", **own))
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, site.greetings()) == (0, ["hello"]), result.stderr
+
+    site.publish(site.application("welcome", **own))
+    with (site.folder / "locks/batch").open("w") as batch:
+        fcntl.flock(batch, fcntl.LOCK_EX)
+        result = site.agent("once", **site.engine)
+    assert (result.returncode, site.greetings()) == (75, ["hello"]), result.stderr
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, site.greetings()) == (0, ["welcome"]), result.stderr
+
+    site.publish(site.application("late", **own, hooks={"before": ["drain"]}))
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, site.greetings()) == (75, ["welcome"]), result.stderr
+    assert "line 3 still runs" in result.stderr
+    hook.write_text("#!/bin/sh\nexit 0\n")
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, site.greetings()) == (5, ["welcome"]), result.stderr
+    assert "web: sh did not end with 0" in result.stderr
+    assert "web: <GREETING>" in result.stderr
 
 
 def test_without_an_engine_the_agent_says_so_and_forgets_nothing(site: Site) -> None:

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,6 +23,7 @@ from margo_gitops.agent.settings.configuration import HookSettings, LockSettings
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.switching import DeviceLock, Lock, address_of
 
+HOOK_USER = "nobody" if os.geteuid() == 0 else None
 WEB_1 = f"{deployment_id(1)}/web"
 BATCH: Json = {"name": "batch-running", "file": "line3/batch.lock", "of": "deployment app-1"}
 
@@ -32,14 +34,20 @@ def app(number: int, greeting: str = "hello", *locks: Json, **extension: Json) -
 
 
 @pytest.fixture
-def device(tmp_path: Path) -> Device:
+def hooks() -> Iterator[Path]:
+    """Yield a folder that the user who runs hooks can reach; pytest closes its own folders to others."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@pytest.fixture
+def device(tmp_path: Path, hooks: Path) -> Device:
     """Return a device with a folder of locks and a folder of hooks, that runs version 1 of a deployment."""
-    for name in ("locks/line3", "hooks"):
-        (tmp_path / name).mkdir(parents=True)
-    (tmp_path / "hooks").chmod(0o755)
+    (tmp_path / "locks/line3").mkdir(parents=True)
     device = Device(tmp_path, now=NIGHT)
     device.lock_settings = LockSettings(tmp_path / "locks")
-    device.hook_settings = HookSettings(tmp_path / "hooks", "nobody" if os.geteuid() == 0 else None, 60)
+    device.hook_settings = HookSettings(hooks, HOOK_USER, 60)
     assert device.reconcile(state({1: app(1)})).complete
     device.engine.log.clear()
     return device
@@ -309,31 +317,21 @@ def test_a_memory_that_this_agent_did_not_write_is_no_wait(device: Device, kept:
 HOOKS: Json = {"before": ["drain"], "after": ["resume"]}
 
 
-def hook(device: Device, name: str, script: str, mode: int = 0o755) -> Path:
-    """Write a hook that notes what it is told in a file of its own name."""
-    noted = device.folder / f"{name}.log"
+def hook(device: Device, name: str, script: str) -> Path:
+    """Write a hook that notes what it learns in a file, which is returned."""
+    assert device.hook_settings is not None
+    path = device.hook_settings.folder / name
+    noted = path.with_suffix(".log")
     noted.touch()
     noted.chmod(0o666)
-    path = device.folder / "hooks" / name
     variables = "$1 $MARGO_GITOPS_DEPLOYMENT $MARGO_GITOPS_COMPONENTS ${MARGO_GITOPS_PREVIOUS_VERSION:-none}"
     variables += " ${MARGO_GITOPS_VERSION:-none} $MARGO_GITOPS_REASON $MARGO_GITOPS_RESULT"
     path.write_text(f'#!/bin/sh\necho "{variables}" >> {noted}\n{script}\n')
-    path.chmod(mode)
+    path.chmod(0o755)
     return noted
 
 
-@pytest.fixture
-def open_device(device: Device) -> Device:
-    """Let the user who runs hooks write where the test looks."""
-    place = device.folder
-    while place != place.parent and os.geteuid() == 0:
-        place.chmod(place.stat().st_mode | 0o011)
-        place = place.parent
-    return device
-
-
-def test_hooks_run_around_a_change_and_know_what_changes(open_device: Device):
-    device = open_device
+def test_hooks_run_around_a_change_and_know_what_changes(device: Device):
     before, after = hook(device, "drain", "id -u; env | wc -l"), hook(device, "resume", "")
     assert device.reconcile(state({1: app(1, "new", hooks=HOOKS)}, 2)).complete
     assert before.read_text() == "before app-1 web none 1.0.0 update \n"
@@ -346,8 +344,7 @@ def test_hooks_run_around_a_change_and_know_what_changes(open_device: Device):
     assert after.read_text().splitlines()[-1] == "after app-1 web 1.1.0 none remove done"
 
 
-def test_a_hook_may_ask_to_try_later(open_device: Device):
-    device = open_device
+def test_a_hook_may_ask_to_try_later(device: Device):
     noted = hook(device, "drain", "echo line 3 still runs; exit 21")
     hook(device, "resume", "")
     newer = state({1: app(1, "new", hooks=HOOKS)}, 2)
@@ -360,8 +357,7 @@ def test_a_hook_may_ask_to_try_later(open_device: Device):
     assert device.reconcile(newer, at_once=True).complete
 
 
-def test_a_hook_that_fails_before_the_change_leaves_all_as_it_is(open_device: Device):
-    device = open_device
+def test_a_hook_that_fails_before_the_change_leaves_all_as_it_is(device: Device):
     noted = hook(device, "drain", "echo no pressure >&2; exit 3")
     running = dict(device.engine.running)
     newer = state({1: app(1, "new", hooks=HOOKS)}, 2)
@@ -379,8 +375,7 @@ def test_a_hook_that_fails_before_the_change_leaves_all_as_it_is(open_device: De
     assert device.reconcile(newer, patient=True).complete
 
 
-def test_a_hook_that_fails_after_the_change_is_run_again_after_a_pause(open_device: Device):
-    device = open_device
+def test_a_hook_that_fails_after_the_change_is_run_again_after_a_pause(device: Device):
     hook(device, "drain", "")
     noted = hook(device, "resume", "exit 1")
     newer = state({1: app(1, "new", hooks=HOOKS)}, 2)
@@ -393,8 +388,7 @@ def test_a_hook_that_fails_after_the_change_is_run_again_after_a_pause(open_devi
     assert device.reconcile(newer, patient=True).complete
 
 
-def test_a_line_that_was_drained_is_resumed_when_the_update_fails(open_device: Device):
-    device = open_device
+def test_a_line_that_was_drained_is_resumed_when_the_update_fails(device: Device):
     hook(device, "drain", "")
     noted = hook(device, "resume", "")
     double = device.double()
@@ -404,8 +398,7 @@ def test_a_line_that_was_drained_is_resumed_when_the_update_fails(open_device: D
 
 
 @pytest.mark.parametrize("moment", range(6))
-def test_the_hooks_after_a_change_run_wherever_the_agent_was_killed(open_device: Device, moment: int):
-    device = open_device
+def test_the_hooks_after_a_change_run_wherever_the_agent_was_killed(device: Device, moment: int):
     hook(device, "drain", "")
     noted = hook(device, "resume", "")
     newer = state({1: app(1, "new", hooks=HOOKS)}, 2)
@@ -417,8 +410,7 @@ def test_the_hooks_after_a_change_run_wherever_the_agent_was_killed(open_device:
     assert noted.read_text().splitlines()[-1].endswith("done")
 
 
-def test_a_hook_has_no_time_without_end(open_device: Device):
-    device = open_device
+def test_a_hook_has_no_time_without_end(device: Device):
     settings = device.hook_settings
     assert settings is not None
     device.hook_settings = replace(settings, timeout=0.3)
@@ -437,16 +429,14 @@ def test_a_hook_has_no_time_without_end(open_device: Device):
         (lambda path: path.write_text("no program"), "Exec format error"),
     ],
 )
-def test_what_others_could_have_changed_does_not_run(open_device: Device, change, reason: str):
-    device = open_device
+def test_what_others_could_have_changed_does_not_run(device: Device, hooks: Path, change, reason: str):
     hook(device, "drain", "")
-    change(device.folder / "hooks" / "drain")
+    change(hooks / "drain")
     assert device.reconcile(state({1: app(1, "new", hooks=HOOKS)}, 2)).failures
     assert reason in device.recorded(WEB_1).message
 
 
-def test_hooks_never_run_as_root_and_need_a_folder(open_device: Device):
-    device = open_device
+def test_hooks_never_run_as_root_and_need_a_folder(device: Device):
     hook(device, "drain", "")
     newer = state({1: app(1, "new", hooks=HOOKS)}, 2)
     settings = device.hook_settings
@@ -463,10 +453,9 @@ def test_hooks_never_run_as_root_and_need_a_folder(open_device: Device):
     assert "names no folder of hooks" in device.recorded(WEB_1).message
 
 
-def test_a_hook_gets_no_variable_of_the_agent(open_device: Device, monkeypatch: pytest.MonkeyPatch):
-    device = open_device
+def test_a_hook_gets_no_variable_of_the_agent(device: Device, hooks: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("AGENT_TOKEN", "canary")
-    noted = device.folder / "drain.log"
+    noted = hooks / "drain.log"
     hook(device, "drain", f"env > {noted}; pwd >> {noted}; exit 1")
     device.reconcile(state({1: app(1, "new", hooks=HOOKS)}, 2))
     told = dict(line.partition("=")[::2] for line in noted.read_text().splitlines())

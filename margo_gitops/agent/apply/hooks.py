@@ -90,6 +90,14 @@ class HookRunner:
         for name in names:
             self._check("after", name, occasion, self._run("after", name, occasion))
 
+    def probe(self, name: str, occasion: Occasion) -> Sequence[str]:
+        """Run a hook that tells whether a deployment is ready; return why it did not end with 0."""
+        try:
+            self._check("ready", name, occasion, self._run("ready", name, occasion))
+        except HookFailed as error:
+            return [error.what, *error.why]
+        return []
+
     def _run(self, when: str, name: str, occasion: Occasion) -> Finished:
         settings = self.settings
         if settings is None:

@@ -12,7 +12,7 @@ from typing import Final
 from margo_gitops.agent.apply.bookkeeping import Bookkeeping
 from margo_gitops.agent.apply.rollback import Rollbacks
 from margo_gitops.agent.apply.steps import Change, Plan, Removal, make_plan
-from margo_gitops.agent.apply.switches import Switches, Switching
+from margo_gitops.agent.apply.switches import Switches, Switching, check_installed
 from margo_gitops.agent.apply.timetable import Timetable
 from margo_gitops.agent.apply.windows import Windows
 from margo_gitops.agent.apply.workloads import DesiredDeployment, DeviceLimits, desired_deployments
@@ -280,13 +280,13 @@ class Reconciler:
         if held is not None:
             self._wait(replace(change, waits=held), None, progress, books)
             return None
+        workload = switching.prepared(change)
         books.begin(change)
         self.heartbeat()
         try:
             with contract_of(change.applier):
                 self.appliers[change.applier].install(workload)
-                if change.reason == "degraded":
-                    _check_repaired(self.appliers[change.applier], workload)
+                check_installed(self.appliers[change.applier], workload, change.reason, self.stopping)
             switching.after(change)
         except StepInterrupted:
             progress.left = True
@@ -387,13 +387,6 @@ def contract_of(applier: str) -> Iterator[None]:
         raise ApplierDefect(
             f"the applier {applier} ended with {type(error).__name__}: {error}", remedy="report it to its makers"
         ) from error
-
-
-def _check_repaired(applier: Applier, workload: Workload) -> None:
-    """Raise `InstallFailed` where a component is still degraded: with `wait: false` nothing else looks."""
-    for found in applier.observe():
-        if found.key == workload.key and found.condition == "degraded":
-            raise InstallFailed(f"{_name(workload)} was started again and does not stay up", why=[found.detail])
 
 
 def _name(workload: Workload) -> str:

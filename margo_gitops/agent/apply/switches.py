@@ -10,16 +10,17 @@ SWITCH-4  A person who asks for a change at once waits for no lock; hooks run, a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.apply.steps import Change, Plan, Removal
 from margo_gitops.agent.apply.workloads import DesiredDeployment
-from margo_gitops.appliers.applier import WorkloadKey
+from margo_gitops.appliers.applier import Applier, Workload, WorkloadKey
+from margo_gitops.documents.deployment import DeploymentExtension
 from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.records import read, write
 from margo_gitops.documents.switching import DeviceLock, Hooks
-from margo_gitops.errors import HookFailed, LockHeld, MargoGitopsError
+from margo_gitops.errors import HookFailed, InstallFailed, LockHeld, MargoGitopsError
 from margo_gitops.values import KW_ONLY, dataclass, field, replace
 
 if TYPE_CHECKING:
@@ -86,12 +87,12 @@ class Switches:
         }
         for name, item in wanted.items():
             own = item.extension
-            if own is not None and (own.locks or own.hooks):
+            if own is not None and (own.locks or own.hooks or own.health):
                 version = known[name].version if name in known else ""
                 rules[name] = _Rules(item.document.metadata.name, version, own.locks, own.hooks or Hooks())
         self.remember(known, rules)
-        versions = {name: item.extension.application_version for name, item in wanted.items() if item.extension}
-        return Switching(self, plan, rules, versions, at_once=at_once)
+        said = {name: item.extension for name, item in wanted.items() if item.extension}
+        return Switching(self, plan, rules, said, at_once=at_once)
 
     def remember(self, known: Mapping[str, _Rules], rules: Mapping[str, _Rules]) -> None:
         """Write down rules, where they are not known."""
@@ -125,13 +126,13 @@ class Switching:
 
     Attributes:
         rules: of deployments that have some, by id.
-        versions: of the application that each wanted deployment has, by id.
+        wanted: what the renderer says of each wanted deployment, by id.
     """
 
     makes: Switches
     plan: Plan
     rules: dict[str, _Rules]
-    versions: Mapping[str, str]
+    wanted: Mapping[str, DeploymentExtension]
     _: KW_ONLY
     at_once: bool
     _asked: dict[str, LockHeld | HookFailed | None] = field(default_factory=dict, init=False)
@@ -176,9 +177,22 @@ class Switching:
             self._open.discard(identity)
             if rules.hooks.after:
                 self.makes.hooks().after(rules.hooks.after, self._occasion(identity, rules, "done"))
-            rules = replace(rules, version=self.versions.get(identity, ""))
+            rules = replace(rules, version=self._version(identity))
             self.makes.remember(self.rules, {**self.rules, identity: rules})
             self.rules[identity] = rules
+
+    def prepared(self, change: Change) -> Workload:
+        """Return the workload of a change, with what must hold when it is installed, if it is the last one."""
+        identity = _identity(change)
+        health = self.wanted[identity].health if identity in self.wanted else None
+        if health is None or not self._is_last(change):
+            return change.workload
+        from margo_gitops.appliers.readiness import Readiness
+
+        def hook(name: str) -> Sequence[str]:
+            return self.makes.hooks().probe(name, self._occasion(identity, self.rules[identity]))
+
+        return replace(change.workload, ready=Readiness(health, change.workload.longest_seconds, hook))
 
     def end(self) -> Iterator[HookFailed]:
         """Run the hooks that follow what began and did not come to its end; yield what went wrong with them."""
@@ -188,6 +202,9 @@ class Switching:
                 self.makes.hooks().after(rules.hooks.after, self._occasion(identity, rules, "failed"))
             except HookFailed as error:
                 yield error
+
+    def _version(self, identity: str) -> str:
+        return self.wanted[identity].application_version if identity in self.wanted else ""
 
     def _begin(self, identity: str, rules: _Rules) -> LockHeld | HookFailed | None:
         if rules.locks and identity in self.plan.there and not self.at_once:
@@ -222,8 +239,7 @@ class Switching:
             [*(each.workload.key.component for each in changes), *(each.key.component for each in removals)]
         )
         reason = "install" if identity not in self.plan.there else "update" if changes else "remove"
-        version = self.versions.get(identity, "")
-        return Occasion(rules.name, identity, tuple(components), version, rules.version, reason, result)
+        return Occasion(rules.name, identity, tuple(components), self._version(identity), rules.version, reason, result)
 
 
 def _key(step: Change | Removal) -> WorkloadKey:
@@ -232,3 +248,22 @@ def _key(step: Change | Removal) -> WorkloadKey:
 
 def _identity(step: Change | Removal) -> str:
     return _key(step).deployment_id
+
+
+def check_installed(applier: Applier, workload: Workload, reason: str, interrupted: Callable[[], bool]) -> None:
+    """Look whether an installed workload is ready, or stays up, where its applier did not.
+
+    Raises:
+        InstallFailed: it does not; it is left as it is.
+        StepInterrupted: the agent was asked to stop.
+        ApplyError: the engine does not answer.
+    """
+    if workload.ready is not None and not workload.ready.asked:
+        from margo_gitops.appliers.readiness import await_ready
+
+        await_ready(applier, workload, interrupted)
+    if reason == "degraded":  # with `wait: false`, nothing else looks
+        for found in applier.observe():
+            if found.key == workload.key and found.condition == "degraded":
+                name = f"{workload.deployment.metadata.name}/{workload.component.name}"
+                raise InstallFailed(f"{name} was started again and does not stay up", why=[found.detail])
