@@ -59,6 +59,13 @@ from margo_gitops.operations.plan.plan_text import as_text
 )
 @click.option("--unset", multiple=True, metavar="NAME", help="Remove a parameter from the deployment; repeatable.")
 @click.option(
+    "--secret",
+    "secrets",
+    multiple=True,
+    metavar="NAME[=SECRET]",
+    help="A parameter that gets its value on the device, from the secret of this name; repeatable.",
+)
+@click.option(
     "--profile",
     "profiles",
     multiple=True,
@@ -81,6 +88,7 @@ def deploy(
     selector: str | None,
     assignments: tuple[str, ...],
     unset: tuple[str, ...],
+    secrets: tuple[str, ...],
     profiles: tuple[str, ...],
     name: str | None,
     interactive: bool,
@@ -102,6 +110,8 @@ def deploy(
     """
     if state is not None and not interactive:
         raise click.UsageError("--state-repo goes with --interactive")
+    if secrets and interactive:
+        raise click.UsageError("--secret does not go with --interactive")
     base = editing.base()
     target = deploy_target(base.intent, application, version, name)
     request = DeployRequest(
@@ -112,6 +122,7 @@ def deploy(
         typed_parameters(target.description, assignments),
         unset,
         profiles,
+        {parameter: secret or None for parameter, _, secret in (each.partition("=") for each in secrets)},
     )
     if interactive:
         deploy_by_form(editing, base, target, request, state)

@@ -42,8 +42,10 @@ def set_value(device_id: str, name: str, editing: Editing) -> None:
     """
     protect_process()
     base = editing.base()
-    secret_keys(base.intent, device_id)  # before a person types anything
+    secret_keys(base.intent, device_id)
     with extra_packages("encrypting a secret", _PACKAGES):
+        import pyrage  # noqa: F401  # what is missing is said before a person types anything
+
         editing.finish(base, set_secret(base, device_id, name, _value(name)))
 
 

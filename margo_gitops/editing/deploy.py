@@ -49,6 +49,7 @@ class DeployRequest:
         parameters: values to set, typed as the application wants them.
         unset: names of parameters to take out of the Deployment.
         profiles: ids, best first; empty: as they are.
+        secrets: parameters that get their values on the device, with the secret's name; None: the parameter's.
     """
 
     application: str
@@ -58,6 +59,12 @@ class DeployRequest:
     parameters: Mapping[str, ParameterValue] = field(default_factory=dict)
     unset: tuple[str, ...] = ()
     profiles: tuple[str, ...] = ()
+    secrets: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def secret_refs(self) -> dict[str, Json]:
+        """The secrets as a Deployment has them."""
+        return {name: {"name": secret} if secret else {} for name, secret in self.secrets.items()}
 
 
 def deploy_target(intent: Intent, application: str, version: str | None, name: str | None) -> DeployTarget:
@@ -112,6 +119,8 @@ def deploy(base: Base, request: DeployRequest) -> Edit:
         NotEditable: the Deployment's file cannot be changed.
     """
     target = deploy_target(base.intent, request.application, request.version, request.name)
+    for name in request.secrets:
+        check_parameter_name(target.description, name)
     for name, value in request.parameters.items():
         check_parameter_name(target.description, name)
         check_value(target.description, name, value)
@@ -130,6 +139,8 @@ def _new(base: Base, target: DeployTarget, request: DeployRequest) -> FileChange
         spec["profiles"] = list(request.profiles)
     if request.parameters:
         spec["parameters"] = plain_values(request.parameters)
+    if request.secrets:
+        spec["secretRefs"] = request.secret_refs
     return new_resource(base.tree, "Deployment", f"deployments/{target.name}.yaml", {"name": target.name}, spec)
 
 
@@ -150,6 +161,10 @@ def _changed(known: Located[Deployment], target: DeployTarget, request: DeployRe
             )
         del parameters[name]
     parameters.update(plain_values(request.parameters))
+    if request.secrets:
+        held = spec.get("secretRefs")
+        spec["secretRefs"] = {**(held if isinstance(held, dict) else {}), **request.secret_refs}
+        parameters = {name: value for name, value in parameters.items() if name not in request.secrets}
     if parameters:
         spec["parameters"] = parameters
     else:

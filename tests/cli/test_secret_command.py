@@ -126,3 +126,31 @@ def test_what_cannot_be_kept_is_refused_without_the_value(fleet: FleetFolder, na
 def test_a_secret_that_no_deployment_names_is_noted(fleet: FleetFolder):
     (note,) = set_secret(read_base(fleet.root), "press-07", "other", b"value").notes
     assert note == "no deployment of press-07 names the secret other: see spec.secretRefs"
+
+
+def test_deploy_makes_a_parameter_a_secret_and_takes_its_value_out(fleet: FleetFolder):
+    fleet.deployment("web", parameters={"password": "hunter22"})
+    fleet.commit()
+    done = margo_gitops("deploy", "app", "--secret", "password=broker", cwd=fleet.root)
+    assert done.code == 0, done
+    spec = fleet.read().deployments["web"].value.spec
+    assert (dict(spec.parameters), spec.secret_refs["password"].name) == ({}, "broker")
+    assert margo_gitops("deploy", "app", "--secret", "passwort", cwd=fleet.root).code != 0
+    new = margo_gitops("deploy", "app", "--name", "other", "--to", "all", "--secret", "password", cwd=fleet.root)
+    assert new.code == 0, new
+    assert fleet.read().deployments["other"].value.spec.secret_refs["password"].name is None
+
+
+def test_a_child_s_secret_is_encrypted_for_its_gateway(fleet: FleetFolder):
+    fleet.device("press-07/plc")
+    put(fleet, set_secret(read_base(fleet.root), "press-07/plc", "broker", b"value"))
+    (held,) = fleet.read().devices["press-07/plc"].value.spec.secrets.values()
+    assert open_sealed(held.sealed, "press-07/plc", "broker", read_identities(OLD[0])) == b"value"
+
+
+def test_without_the_package_the_command_says_which_extra_to_install(fleet: FleetFolder):
+    prelude = "import sys; sys.modules['pyrage'] = None"
+    done = margo_gitops("secret", "set", "press-07", "broker", cwd=fleet.root, prelude=prelude)
+    assert done.code == 2
+    assert "pyrage" in done.stderr
+    assert "secrets" in done.stderr
