@@ -30,27 +30,31 @@ from margo_gitops.appliers.applier import (
     storing,
 )
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
+from margo_gitops.appliers.compose_drift import (
+    added_by_hand,
+    as_asked,
+    changed_by_hand,
+    note_running,
+    stopped_by_hand,
+    told,
+)
 from margo_gitops.appliers.compose_engine import ComposeEngine
 from margo_gitops.appliers.compose_policing import NO_REMOTE_FILES, ComposePolicy
 from margo_gitops.appliers.compose_project import (
     DEVICE,
     Container,
     environment_of,
-    observed,
     override_file,
     project_name,
     secret_variable,
 )
 from margo_gitops.appliers.compose_revision import CONTENT, OVERRIDE, Revision, RevisionRecord, Revisions
-from margo_gitops.appliers.compose_running import REMOVE_SECONDS, RunningProject
-from margo_gitops.appliers.compose_source import (
-    ComposeModel,
-    compose_file_in,
-    read_model,
-)
+from margo_gitops.appliers.compose_running import REMOVE_SECONDS, RunningProject, install_failed
+from margo_gitops.appliers.compose_source import ComposeModel, compose_file_in, read_model
 from margo_gitops.appliers.engine_socket import EngineSocket, engine_socket
 from margo_gitops.appliers.programs import hiding
 from margo_gitops.appliers.settings import Settings
+from margo_gitops.appliers.written import edited, note_written
 from margo_gitops.disk.folders import new_folder
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
 from margo_gitops.documents.compose_variables import variable_name
@@ -61,7 +65,6 @@ from margo_gitops.errors import (
     ArtifactUnavailable,
     ComposeInvalid,
     EngineUnavailable,
-    InstallFailed,
     RemoveFailed,
     StepInterrupted,
     StorageFailed,
@@ -71,7 +74,6 @@ from margo_gitops.values import KW_ONLY, dataclass, field, replace
 
 _INHERITED = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "XDG_RUNTIME_DIR")
 _POLL_SECONDS = 0.25
-_UNIX = "unix://"
 
 
 def create(context: ApplierContext) -> ComposeApplier:
@@ -92,7 +94,7 @@ def create(context: ApplierContext) -> ComposeApplier:
     settings.finish()
     if not context.workloads.unrestricted:
         environment |= NO_REMOTE_FILES
-    listens = engine_socket(command[0], environment)
+    listens, named = engine_socket(command[0], environment), "DOCKER_HOST" in environment
     if len(command) != 2 or command[1] != "compose":
         raise settings.wrong("command", 'must be an engine\'s client and "compose": ["docker", "compose"]')
     return ComposeApplier(
@@ -102,15 +104,9 @@ def create(context: ApplierContext) -> ComposeApplier:
         artifacts,
         remove_volumes=remove_volumes,
         interrupted=context.interrupted,
-        policy=ComposePolicy(context.workloads, _sockets(environment)),
+        policy=ComposePolicy(context.workloads, (str(listens),) if named and listens else ()),
         secrets=context.secrets,
     )
-
-
-def _sockets(environment: Mapping[str, str]) -> tuple[str, ...]:
-    """Return where the engine of this applier listens, where that is in the file system."""
-    host = environment.get("DOCKER_HOST", "")
-    return (host.removeprefix(_UNIX),) if host.startswith(_UNIX) else ()
 
 
 @dataclass(eq=False)
@@ -144,7 +140,9 @@ class ComposeApplier:
         deadline = time.monotonic() + workload.timeout_seconds
         with self._locked(deadline):
             self._project(workload.key).containers()
-            self._prepare(workload, deadline)
+            revision = self._revisions.find(workload.key, workload.digest)
+            if revision is None or not edited(revision.folder):  # an edited one may run: it is made again later
+                self._prepare(workload, deadline)
 
     def install(self, workload: Workload) -> None:
         """Make the project run as asked for; with `wait`, return when it runs and is healthy.
@@ -163,16 +161,18 @@ class ComposeApplier:
             # What ended before its installation did may have been ended with its engine.
             sound = current == revision or all(container.state == "running" for container in before)
             ready = workload.ready
-            if revision and sound and ready is None and _as_asked(before, workload):
+            touched = changed_by_hand(before, current.folder) if current and current == revision else ""
+            added = added_by_hand(key, self._ours(key))
+            if revision and sound and ready is None and not (touched or added) and as_asked(before, workload):
                 if current != revision:
                     self._made_current(workload, revision)
                 return
 
-            revision = self._prepare(workload, deadline)
+            revision = self._prepare(workload, deadline, afresh=bool(revision and edited(revision.folder)))
             run = self.engine.run_name()
             try:
                 waited = before if workload.component.properties.wait else None
-                problem = project.start(revision, deadline, held.descriptor, waited, ready)
+                problem = project.start(revision, deadline, held.descriptor, waited, ready, recreate=bool(touched))
                 if not problem:
                     self.engine.check_run(run, ["what it ended may look as if it were done"])
                     self._made_current(workload, revision)
@@ -185,7 +185,7 @@ class ComposeApplier:
                 # The engine or the disk failed halfway: it is not known what runs.
                 error.reinstated = False
                 raise
-            raise _install_failed(workload, problem, reinstated=reinstated, first=not before)
+            raise install_failed(workload, problem, reinstated=reinstated, first=not before)
 
     def remove(self, key: WorkloadKey) -> None:
         """Stop and delete a project, its networks and, if so configured, its volumes."""
@@ -205,7 +205,14 @@ class ComposeApplier:
 
     def observe(self) -> Sequence[Observed]:
         """Return what the engine runs for this device, sorted by key."""
-        return observed(self.engine.containers(DEVICE, self.device))
+        return told(self.engine.containers(DEVICE, self.device), self._revisions.current_folder)
+
+    def stopped_by_hand(self, key: WorkloadKey) -> str:
+        """Return what a person stopped or removed of a project."""
+        return stopped_by_hand(self.engine, self._ours(key))
+
+    def _ours(self, key: WorkloadKey) -> list[Container]:
+        return [each for each in self.engine.containers(DEVICE, self.device) if each.key == key]
 
     def images(self) -> Mapping[WorkloadKey, Sequence[RunningImage]]:
         """Return the image of each service, as the engine has it."""
@@ -217,7 +224,7 @@ class ComposeApplier:
                 found.setdefault(each.key, []).append(replace(image, part=each.service))
         return found
 
-    def _prepare(self, workload: Workload, deadline: float) -> Revision:
+    def _prepare(self, workload: Workload, deadline: float, *, afresh: bool = False) -> Revision:
         if workload.artifact is None:
             raise WorkloadUnsupported(
                 f"the deployment names no content for component {workload.component.name}",
@@ -226,7 +233,7 @@ class ComposeApplier:
         environment = environment_of(workload)
         secrets = self._opened({variable_name(pointer): each for pointer, each in workload.secrets.items()})
         with hiding(secrets):
-            made = self._revision(workload, workload.artifact, environment, secrets, deadline)
+            made = self._revision(workload, workload.artifact, environment, secrets, deadline, afresh=afresh)
         return replace(made, secrets=secrets)
 
     def _opened(self, wanted: Mapping[str, WantedSecret]) -> Mapping[str, str]:
@@ -240,10 +247,12 @@ class ComposeApplier:
         parameters: Mapping[str, str],
         secrets: Mapping[str, str],
         deadline: float,
+        *,
+        afresh: bool,
     ) -> Revision:
         key, environment = workload.key, {**parameters, **secrets}
         revision = self._revisions.find(key, workload.digest)
-        if revision is None:
+        if revision is None or afresh:
             self._revisions.forget_prepared(key, workload.keeps)
             with storing(self.folder), new_folder(self._revisions.place(key, workload.digest)) as folder:
                 content = folder / CONTENT
@@ -262,6 +271,7 @@ class ComposeApplier:
                     workload.timeout_seconds,
                     {variable_name(pointer): each for pointer, each in workload.secrets.items()},
                 ).write(folder)
+                note_written(folder)
             revision = self._revisions.find(key, workload.digest)
             if revision is None:
                 raise StorageFailed(f"the revision of {key} cannot be read back", remedy="check the disk")
@@ -324,6 +334,8 @@ class ComposeApplier:
         return RunningProject(self.engine, self.device, key, self.folder, self.interrupted)
 
     def _made_current(self, workload: Workload, revision: Revision) -> None:
+        with storing(self.folder):
+            note_running(revision.folder, self._project(workload.key).containers())
         self._revisions.make_current(workload.key, revision, workload.keeps)
         self.artifacts.prune(self._revisions.artifacts())
 
@@ -343,11 +355,16 @@ class ComposeApplier:
                 return False
             deadline = time.monotonic() + current.record.timeout_seconds
             current = replace(current, secrets=self._opened(current.record.secrets))
-            return not project.start(current, deadline, lock, project.containers())
+            if project.start(current, deadline, lock, project.containers()):
+                return False
+            note_running(current.folder, project.containers())
+        except OSError:
+            return True  # it runs; only the note could not be written
         except StepInterrupted:
             raise  # the next start takes all of it up
         except ApplyError:
             return False
+        return True
 
     def _locked(self, deadline: float) -> HeldLock:
         """Return the applier's lock; a Compose client that an earlier agent left behind may still hold it."""
@@ -374,23 +391,3 @@ def check_images(workload: Workload, model: ComposeModel, secrets: Mapping[str, 
                 f"component {workload.component.name} has the secret {variable} in the name of an image",
                 remedy="name images without secrets; credentials of a registry are the engine's matter (docker login)",
             )
-
-
-def _as_asked(containers: Sequence[Container], workload: Workload) -> bool:
-    return [(state.key, state.digest, state.condition) for state in observed(containers)] == [
-        (workload.key, workload.digest, "running")
-    ]
-
-
-def _install_failed(workload: Workload, why: Sequence[str], *, reinstated: bool, first: bool) -> InstallFailed:
-    after = "what ran before runs again" if reinstated else "what ran before does not run"
-    if first and reinstated:
-        after = "nothing ran before, and nothing does now"
-    name = f"component {workload.component.name} of {workload.deployment.metadata.name}"
-    error = InstallFailed(
-        f"{name} does not run as asked for; {after}",
-        why=why,
-        remedy="correct the application or its parameters, and deploy again",
-    )
-    error.reinstated = reinstated
-    return error

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import errno
 import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from margo_gitops.appliers.applier import RunningImage
 from margo_gitops.appliers.compose_project import (
     COMPONENT,
+    CONFIG,
     DEPLOYMENT,
     DEVICE,
     DIGEST,
@@ -28,7 +30,7 @@ from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import EngineUnavailable, StorageFailed, WorkloadUnsupported
 from margo_gitops.values import dataclass
 
-_LABELS = (DEVICE, DEPLOYMENT, COMPONENT, DIGEST, SERVICES, ONCE, PROJECT, SERVICE, ONE_OFF)
+_LABELS = (DEVICE, DEPLOYMENT, COMPONENT, DIGEST, SERVICES, ONCE, PROJECT, SERVICE, ONE_OFF, CONFIG)
 _LIST_FORMAT = "\t".join(
     ["{{.ID}}", "{{.State}}", "{{json .Status}}", *(f'{{{{json (.Label "{label}")}}}}' for label in _LABELS)]
 )
@@ -37,6 +39,8 @@ _DIGESTS_FORMAT = "{{.Id}}\t{{json .RepoDigests}}"
 _CHECK_SECONDS = 30.0
 """Interval of a health check, and how long it may take, where nothing is said."""
 _QUERY_SECONDS = 20.0
+_ENDING = ("kill 2", "kill 3", "kill 9", "kill 15")
+"""Events of signals that end a program; others are messages to it."""
 _KILLED = 255
 """What Docker ends with when a signal ended its plugin."""
 _NO_CLIENT = (errno.ENOENT, errno.EACCES, errno.ENOEXEC, errno.ENOTDIR)
@@ -116,6 +120,30 @@ class ComposeEngine:
         if not any(answers):
             answers = _entries(_read(self.client("inspect", *identities, seconds=_QUERY_SECONDS).output))
         return {text(each, "Id"): _history(plain(each)) for each in answers if text(each, "Id")}
+
+    def was_stopped(self, container: Container) -> bool:
+        """Return whether a person ended a container that has exited, and not it itself, or its engine.
+
+        Raises:
+            EngineUnavailable: the engine does not answer.
+        """
+        answer = plain(self._api.ask(f"/containers/{container.identity}/json") if self._api else None)
+        if not answer:
+            answer = plain(next(iter(_entries(_read(self.query("inspect", container.identity)))), None))
+        state = plain(answer.get("State"))
+        policy = plain(plain(answer.get("HostConfig")).get("RestartPolicy"))
+        if text(state, "Status") != "exited" or text(state, "Error"):
+            return False
+        name, is_failed = text(policy, "Name"), state.get("ExitCode") != 0
+        if name in ("always", "unless-stopped") or (
+            name == "on-failure" and is_failed and not policy.get("MaximumRetryCount")
+        ):
+            return True
+        asked = ["--filter", f"container={container.identity}", "--filter", "event=stop", "--filter", "event=kill"]
+        span = ["--since", text(state, "StartedAt"), "--until", f"{time.time():.3f}"]
+        form = '{{.Action}} {{index .Actor.Attributes "signal"}}'
+        told = self.query("events", *span, *asked, "--format", form).splitlines()
+        return any(line.split()[:1] == ["stop"] or line in _ENDING for line in told)
 
     def images(self, containers: Sequence[Container]) -> dict[str, RunningImage]:
         """Return the image of each container, by the container's id; what vanished meanwhile is left out."""
@@ -204,7 +232,9 @@ def _container(answer: Mapping[str, Json]) -> Container:
     """Return a container as the API lists it."""
     labels = plain(answer.get("Labels"))
     named = {label: text(labels, label) for label in _LABELS}
-    return Container(text(answer, "Id"), text(answer, "State").lower(), text(answer, "Status"), named)
+    return Container(
+        text(answer, "Id"), text(answer, "State").lower(), text(answer, "Status"), named, text(answer, "ImageID")
+    )
 
 
 def _listed(fields: Sequence[str]) -> Container:

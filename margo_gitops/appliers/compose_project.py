@@ -29,6 +29,7 @@ ONCE = "org.margo-gitops.runs-once"
 PROJECT = "com.docker.compose.project"
 SERVICE = "com.docker.compose.service"
 ONE_OFF = "com.docker.compose.oneoff"
+CONFIG = "com.docker.compose.config-hash"
 
 _LONGEST_COMPONENT = 60
 _MOST_BYTES = 1024 * 1024
@@ -145,12 +146,14 @@ class Container:
         state: created, running, restarting, paused, exited, dead, ...
         status: the engine's words, with exit code and health.
         labels: those of ours and of Compose that it carries.
+        image: the engine's id of its image; empty where only the client was asked.
     """
 
     identity: str
     state: str
     status: str
     labels: Mapping[str, str]
+    image: str = ""
 
     @property
     def service(self) -> str:

@@ -109,13 +109,16 @@ class Revisions:
 
     def current(self, key: WorkloadKey) -> Revision | None:
         """Return the last revision that ran as asked for, if it is known."""
-        link = self._of(key) / "current"
+        folder = self.current_folder(key)
+        record = RevisionRecord.read(folder) if folder else None
+        return Revision(folder, record) if folder and record else None
+
+    def current_folder(self, key: WorkloadKey) -> Path | None:
+        """Return the folder of the last revision that ran as asked for, if it is known."""
         try:
-            folder = self._of(key) / link.readlink()
+            return self._of(key) / (self._of(key) / "current").readlink()
         except OSError:
             return None
-        record = RevisionRecord.read(folder)
-        return Revision(folder, record) if record else None
 
     def make_current(self, key: WorkloadKey, revision: Revision, keeps: Digest | None) -> None:
         """Remember that this revision runs as asked for, and delete all others but that with the digest `keeps`."""

@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from margo_gitops.appliers.applier import WorkloadKey, never
+from margo_gitops.appliers.applier import Workload, WorkloadKey, never
 from margo_gitops.appliers.compose_engine import ComposeEngine, History
 from margo_gitops.appliers.compose_project import DEVICE, PROJECT, Container, observed, project_name
 from margo_gitops.appliers.compose_revision import Revision
 from margo_gitops.appliers.programs import Finished, redacted
-from margo_gitops.errors import ApplyError, RemoveFailed, StepInterrupted, WorkloadUnsupported
+from margo_gitops.errors import ApplyError, InstallFailed, RemoveFailed, StepInterrupted, WorkloadUnsupported
 from margo_gitops.values import dataclass
 from margo_gitops.wording import abridged
 
@@ -61,6 +61,8 @@ class RunningProject:
         lock: int,
         wait_beside: Sequence[Container] | None,
         ready: Readiness | None = None,
+        *,
+        recreate: bool = False,
     ) -> list[str]:
         """Start a revision, and return why it does not run; nothing if it does.
 
@@ -69,15 +71,16 @@ class RunningProject:
             lock: a descriptor that Compose holds while it lives.
             wait_beside: the containers there were before, to wait until all are healthy; None does not wait.
             ready: what must hold in addition, then.
+            recreate: whether to make all containers anew, also those that are as the revision wants them.
 
         Raises:
             StepInterrupted: the agent was asked to stop; what was started is left as it is.
         """
         counted = self.engine.histories(wait_beside) if wait_beside is not None else {}
-        done = self._up(revision, deadline, lock)
+        done = self._up(revision, deadline, lock, recreate)
         if done.status and _CUT_OFF.search(done.complaint):
             # With live-restore containers outlive their engine, and it has no other trace of its restart.
-            done = self._up(revision, deadline, lock)
+            done = self._up(revision, deadline, lock, recreate)
         if done.status is None:
             return ["it did not start in time"]
         if done.status != 0:
@@ -106,7 +109,7 @@ class RunningProject:
 
         return ready.wait(failed, self.interrupted, inside)
 
-    def _up(self, revision: Revision, deadline: float, lock: int) -> Finished:
+    def _up(self, revision: Revision, deadline: float, lock: int, recreate: bool) -> Finished:
         self._repair()
         return self.engine.compose(
             "--project-name",
@@ -116,6 +119,7 @@ class RunningProject:
             "--detach",
             "--remove-orphans",
             "--quiet-pull",
+            *(["--force-recreate"] if recreate else []),
             parameters=revision.environment,
             seconds=max(deadline - time.monotonic(), 1.0),
             folder=revision.working_folder,
@@ -123,8 +127,14 @@ class RunningProject:
         )
 
     def _repair(self) -> None:
-        """Clear what Compose fails because of: containers that are paused, and replacements that a killed one left."""
+        """Clear what Compose fails because of, or does not know.
+
+        These are containers that are paused, replacements that a killed one left, and those outside of the project.
+        """
         found = self.containers()
+        ours = self.engine.containers(DEVICE, self.device)
+        for extra in [each for each in ours if each.key == self.key and each.labels.get(PROJECT) != self.name]:
+            self.engine.client("rm", "--force", extra.identity, seconds=REMOVE_SECONDS)
         if paused := [container.identity for container in found if container.state == "paused"]:
             self.engine.client("unpause", *paused, seconds=REMOVE_SECONDS)
         for container in found:
@@ -265,3 +275,23 @@ def _restarted(
 
 def _restarts(told: Mapping[str, History], container: Container) -> int:
     return told.get(container.identity, History()).restarts
+
+
+def install_failed(workload: Workload, why: Sequence[str], *, reinstated: bool, first: bool) -> InstallFailed:
+    """Return the error of an installation that failed.
+
+    Args:
+        reinstated: whether what ran before runs again.
+        first: whether nothing ran before.
+    """
+    after = "what ran before runs again" if reinstated else "what ran before does not run"
+    if first and reinstated:
+        after = "nothing ran before, and nothing does now"
+    name = f"component {workload.component.name} of {workload.deployment.metadata.name}"
+    error = InstallFailed(
+        f"{name} does not run as asked for; {after}",
+        why=why,
+        remedy="correct the application or its parameters, and deploy again",
+    )
+    error.reinstated = reinstated
+    return error

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from workload_making import artifact_of, compose_archive, entry, leftovers, tar_gz, tree, workload
 
+from margo_gitops.appliers import compose_running
 from margo_gitops.appliers.applier import ApplierContext, Workload
 from margo_gitops.appliers.compose import ComposeApplier, create
 from margo_gitops.appliers.compose_engine import ComposeEngine
@@ -644,3 +645,68 @@ def test_the_api_and_the_client_say_the_same(site):
     site.docker("pause", f"{project_name(item.key)}-db-1")
     assert told(engine) == told(programs)
     site.docker("unpause", f"{project_name(item.key)}-db-1")
+
+
+def test_what_a_person_changes_is_told_from_a_crash_and_repaired(site, monkeypatch):
+    monkeypatch.setattr(compose_running, "_SETTLE_SECONDS", 0.1)
+    source = compose(extra="    volumes: ['./page.html:/page.html:ro']\n").replace("always", "unless-stopped")
+    source += f"""  db:
+    image: {IMAGE}
+    command: [sh, -c, "trap 'exit 3' USR1; while :; do sleep 0.1; done"]
+    stop_signal: SIGKILL
+"""
+    item = site.workload(source, files={"page.html": b"as installed\n"})
+    applier = site.applier()
+    applier.install(item)
+    web, db = (f"{project_name(item.key)}-{name}-1" for name in ("web", "db"))
+
+    def found() -> tuple[str, str, str]:
+        (seen,) = site.applier().observe()
+        assert seen.digest == item.digest
+        return seen.condition, seen.by_hand, applier.stopped_by_hand(item.key) if seen.condition == "degraded" else ""
+
+    def repaired() -> None:
+        applier.prepare(item)
+        applier.install(item)
+        assert found() == ("running", "", "")
+        assert len(site.containers()) == 2
+
+    site.docker("pause", web)
+    assert found() == ("degraded", "web is paused", "")
+    repaired()
+    site.docker("stop", "--time", "0", web)
+    assert found() == ("degraded", "", "web was stopped")
+    repaired()
+    site.docker("stop", "--time", "0", db)
+    assert found() == ("degraded", "", "db was stopped")
+    repaired()
+    site.docker("exec", db, "kill", "-USR1", "1")
+    site.docker("wait", db)
+    assert found() == ("degraded", "", ""), "a crash is nobody's will"
+    repaired()
+    site.docker("rm", "--force", db)
+    assert found() == ("degraded", "", "db was removed")
+    repaired()
+
+    page = next((site.folder / "state").glob("workloads/*/*/revisions/*/content/*/page.html"))
+    page.chmod(0o644)
+    page.write_text("edited\n")
+    assert found()[:2] == ("degraded", f"{page.relative_to(page.parents[2])} was edited")
+    repaired()
+    assert site.docker("exec", web, "cat", "/page.html") == "as installed\n"
+
+    labels = json.loads(site.docker("inspect", "--format", "{{json .Config.Labels}}", web))
+    ours = [f"--label={name}={text}" for name, text in labels.items() if name.startswith("org.margo-gitops.")]
+    site.docker("run", "--detach", *ours, IMAGE, "sleep", "3600")
+    assert found()[1].endswith(" was started by hand")
+    running = site.docker("inspect", "--format", "{{.State.StartedAt}}", web)
+    repaired()
+    assert site.docker("inspect", "--format", "{{.State.StartedAt}}", web) == running, "only the extra one goes"
+    override = page.parents[2] / "override.yaml"
+    changed = json.loads(override.read_text())
+    changed["services"]["web"]["environment"] = {"GREETING": "by hand"}
+    (site.folder / "by-hand.yaml").write_text(json.dumps(changed))
+    site.docker("compose", "--project-name", project_name(item.key), "--file", str(page.parent / "compose.yaml"),
+                "--file", str(site.folder / "by-hand.yaml"), "up", "--detach", "web")  # fmt: skip
+    assert found()[:2] == ("degraded", "web was started with other settings")
+    repaired()

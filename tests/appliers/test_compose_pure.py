@@ -19,6 +19,7 @@ from margo_gitops.appliers.compose_project import (
     DEVICE,
     DIGEST,
     ONCE,
+    PROJECT,
     SERVICE,
     SERVICES,
     Container,
@@ -245,7 +246,8 @@ def updated(tmp_path, then):
 
 def labels_of(work):
     key = work.key
-    return {DEVICE: "press-07", DEPLOYMENT: key.deployment_id, COMPONENT: "hmi", DIGEST: work.digest, ONCE: "true"}
+    own = {DEVICE: "press-07", DEPLOYMENT: key.deployment_id, COMPONENT: "hmi", DIGEST: work.digest, ONCE: "true"}
+    return {**own, PROJECT: project_name(key)}
 
 
 @pytest.mark.parametrize(
