@@ -130,10 +130,13 @@ def approve(device_id: str, fingerprint: str, server: Path) -> None:
     if not is_client(device_id):
         raise EnrolmentNotMade(f"{device_id!r} cannot be enrolled", remedy="name a device id without a slash")
     with _registry(server) as registry:
+        held = [each for each in registry.listed() if each.device == device_id and each.state in _KNOWN]
         key = registry.approve(device_id, fingerprint)
         if key is None:
             remedy = "list what waits: margo-gitops device enrolments"
             raise EnrolmentNotMade(f"no such key waits to be {device_id}", remedy=remedy)
+    if held:
+        note(f"{device_id} was enrolled with {held[0].fingerprint} before: that token has ended")
     say(f"{device_id} is enrolled with {fingerprint}")
     _receipt_key_note(device_id, key)
 

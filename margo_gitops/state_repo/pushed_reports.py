@@ -4,7 +4,7 @@ CLAIM-1  A branch is read as what its device says of itself and its children, an
 CLAIM-2  Only its newest commit counts. Its tree holds `capabilities.json`, `capabilities/<child>.json`,
          `status/<deployment id>.json`, `receipts/latest.json`; other files are for later versions, and are not read.
 CLAIM-3  Everything is bounded before it is read: 1 MiB for a document or a folder's list, 1,000 documents in a folder,
-         8 MiB in all.
+         8 MiB in all. No folder has a name twice.
 CLAIM-4  A branch that breaks this counts as no report. It never hides what another device says.
 """
 
@@ -118,6 +118,8 @@ class PushedReports:
         entries = tree_entries(tree, self._objects.read(tree, TREE, _MAX_DOCUMENT))
         if len(entries) > _MAX_ENTRIES:
             raise bad_object(tree, f"it has {len(entries)} entries, {_MAX_ENTRIES} are possible")
+        if len({each.name for each in entries}) < len(entries):
+            raise bad_object(tree, "it has a name twice")  # one small folder, a thousand times, is a million documents
         return entries
 
     def _document(self, entry: TreeEntry, room: list[int]) -> bytes:

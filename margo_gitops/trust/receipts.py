@@ -18,6 +18,7 @@ That the newest receipts are missing, no chain can tell: a device makes one each
 from __future__ import annotations
 
 import contextlib
+from bisect import bisect_left
 from collections.abc import Collection, Iterator
 from typing import Final, Literal, TypeAlias
 
@@ -191,15 +192,16 @@ class Line:
 
     def fill(self, first: int, last: int) -> bool:
         """Take numbers out of the holes; return whether any was in one."""
-        kept = [
-            part
-            for start, end in self.holes
-            for part in ((start, min(end, first - 1)), (max(start, last + 1), end))
-            if part[0] <= part[1]
-        ]
-        found = kept != self.holes
-        self.holes = kept
-        return found
+        # Holes are in order. A hostile device can make very many, and name as many in one receipt.
+        at = end = bisect_left(self.holes, first, key=lambda hole: hole[1])
+        kept: list[tuple[int, int]] = []
+        while end < len(self.holes) and self.holes[end][0] <= last:
+            start, stop = self.holes[end]
+            kept += [(start, first - 1)] if start < first else []
+            kept += [(last + 1, stop)] if stop > last else []
+            end += 1
+        self.holes[at:end] = kept
+        return end > at
 
 
 class ReceiptChain:

@@ -16,8 +16,12 @@ from support.command_line import Outcome, margo_gitops
 from support.fleet import FleetFolder
 from support.trust_documents import RENDERER, ROOTS, carry, document, key, signed
 
+from margo_gitops.digests import sha256
+from margo_gitops.documents.enrolment import ENROLMENT_NAMESPACE, ENROLMENT_PATH, EnrolmentRequest
 from margo_gitops.documents.yaml_text import read_yaml
+from margo_gitops.trust.enrolment import write_request
 from margo_gitops.trust.ssh_key import read_public_key
+from margo_gitops.trust.ssh_signature import sign
 
 DOCUMENT = signed(document(expires="2099-01-01T00:00:00Z"), *ROOTS[:2])
 BASE = "apiVersion: margo-gitops/v1\nkind: AgentConfiguration\nstateFolder: state\nappliers: {files: {folder: out}}\n"
@@ -313,3 +317,21 @@ def test_a_server_without_the_section_enrols_no_device(plant: Plant):
     assert "MG1808" in plant.device("enroll", "press-07", code=2).stderr
     with plant.fleet.client() as client:
         assert client.post("/api/v1/enrolment", content=b"{}").status_code == 404
+
+
+def test_a_key_that_waits_is_answered_only_so_often_and_replaces_nothing_unseen(plant: Plant):
+    plant.start(approval="person")
+    plant.enroll("b", plant.code())
+    made = [key(30).public, key(31).public]
+    trust = sha256(json.loads(DOCUMENT)["document"].encode())
+
+    def asks(seed: int, number: int) -> bytes:
+        request = EnrolmentRequest(str(key(seed).public), sha256(b"%d" % number), trust, "press-07")
+        return write_request(request, lambda text: sign(text, key(seed), ENROLMENT_NAMESPACE))
+
+    with plant.fleet.client() as client:
+        found = [client.post(ENROLMENT_PATH, content=asks(30, number)).status_code for number in range(450)]
+        assert (found[0], found[-1]) == (202, 429)
+        assert client.post(ENROLMENT_PATH, content=asks(31, 0)).status_code == 202, "another one is not held up"
+    said = plant.device("approve", "press-07", "--fingerprint", made[1].fingerprint).stderr
+    assert "press-07 was enrolled with SHA256:" in said

@@ -159,3 +159,14 @@ def test_a_trace_knows_what_was_pushed_last(host: Host) -> None:
     assert (found.state, found.commit, found.time) == ("failed", commit, 1_790_000_000)
     assert adoptions(objects, objects.refs(), None) == {"gate": [(3, 1_790_000_000)]}
     assert adoptions(objects, objects.refs(), "press") == {}
+
+
+def test_a_folder_that_has_a_name_twice_counts_as_no_report(host: Host) -> None:
+    """One folder of a thousand children, named a thousand times, was a million documents: 50 s of CPU for 80 KB."""
+    host.push("gate", {"capabilities/gate_2fc1.json": b"{}"})
+    tree = host.git.run("rev-parse", f"{device_reports_ref('gate')}:capabilities")
+    twice = b"40000 capabilities\0%b" % bytes.fromhex(tree) * 2
+    made = host.git.run("hash-object", "-w", "--literally", "-t", "tree", "--stdin", content=twice)
+    host.git.run("update-ref", device_reports_ref("gate"), host.git.run("commit-tree", made, "-m", "Reports"))
+    assert host.read("gate") is None
+    assert any("a name twice" in each for each in host.warnings())

@@ -24,6 +24,7 @@ from margo_gitops.documents.receipt import (
 )
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.trust.receipts import (
+    Line,
     ReceiptChain,
     ReceiptFault,
     not_yet_held,
@@ -188,3 +189,19 @@ def test_ssh_keygen_verifies_a_receipt(tmp_path: Path) -> None:
         [*command, "-s", "receipt.sig"], cwd=tmp_path, input=GOOD[2].receipt.encode(), capture_output=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 40), st.integers(0, 6)), max_size=12), st.lists(st.integers(1, 5), max_size=12)
+)
+def test_holes_are_filled_as_numbers_are(fills: list[tuple[int, int]], steps: list[int]) -> None:
+    line, missing, number = Line(), set(), 0
+    for step in steps:
+        missing |= set(range(number + 1, number + step))
+        number += step
+        line.put(number, sha256(b""), None)
+    for first, more in fills:
+        found = set(range(first, first + more + 1))
+        assert line.fill(first, first + more) == bool(missing & found)
+        missing -= found
+        assert [each for hole in line.holes for each in range(hole[0], hole[1] + 1)] == sorted(missing)

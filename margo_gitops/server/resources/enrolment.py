@@ -56,7 +56,7 @@ class EnrolmentResource:
         source: how they pull from this server.
         approval: what becomes of a key that is not known and has no secret.
         most_pending: how many keys wait at once.
-        strangers: how often a request is judged that has neither a secret nor a key that is known.
+        strangers: how often a request of a key is judged; all together, if neither it nor the secret is known.
         refuse_copies: whether a device that has a copy is refused.
         clock: the time, seconds since the epoch.
         refresh_seconds: time between two looks at what other servers, and commands, changed.
@@ -88,10 +88,11 @@ class EnrolmentResource:
             raise RequestRefused(NOT_KEPT) from error
 
     async def _judged(self, request: EnrolmentRequest, fingerprint: str) -> Response:
-        if not await asyncio.to_thread(self.registry.expects, request):
-            wait = self.strangers.take(_STRANGERS)
-            if wait is not None:
-                raise RequestRefused(TOO_MANY.later(wait))
+        # A key that waits is known, and a new token of it is a new row: each key has a limit of its own.
+        expected = await asyncio.to_thread(self.registry.expects, request)
+        wait = self.strangers.take(fingerprint if expected else _STRANGERS)
+        if wait is not None:
+            raise RequestRefused(TOO_MANY.later(wait))
         # Before anything is used up: a secret is good for one answer.
         document = self._document(Digest(request.trust))
         if document is None:
