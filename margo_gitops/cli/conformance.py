@@ -60,6 +60,11 @@ def conformance() -> None:
     help="The agent follows trust documents, from the one in {trust_document}; implies --signed.",
 )
 @click.option(
+    "--enroll",
+    default="",
+    help="A command that enrols the device with the code in {code_file}; over HTTP. It exits 0 if it is enrolled.",
+)
+@click.option(
     "--time-limit",
     type=click.FloatRange(1, 3600),
     default=60,
@@ -79,6 +84,7 @@ def agent(
     held_by: str,
     signed: bool,
     rooted: bool,
+    enroll: str,
     time_limit: float,
     only: tuple[str, ...],
     output: str,
@@ -99,6 +105,7 @@ def agent(
         time_limit,
         signed or rooted,
         rooted,
+        tuple(shlex.split(enroll)),
     )
     report = check_agent(under_test, shown(shlex.join(command)), _now(), only, _progress)
     _end(context, report, output)

@@ -123,7 +123,7 @@ def faulty(server: Server, old: bytes, new: bytes) -> None:
 
 
 @pytest.mark.parametrize("attack", HOSTILE)
-def test_what_a_hostile_server_answers_changes_nothing(server: Server, home: Path, attack: str):
+def test_h_c_34_what_a_hostile_server_answers_changes_nothing(server: Server, home: Path, attack: str):
     begin, error = HOSTILE[attack]
     begin(server)
     with pytest.raises(error):
@@ -137,7 +137,7 @@ def test_what_a_hostile_server_answers_changes_nothing(server: Server, home: Pat
     assert server.requests[0].body == server.requests[-1].body
 
 
-def test_what_works_stays_until_the_next_one_is_complete(server: Server, home: Path):
+def test_h_c_34_what_works_stays_until_the_next_one_is_complete(server: Server, home: Path):
     join(server, home)
     before = {path.name: path.read_bytes() for path in home.iterdir()}
     answered(server, trust_document=OTHER.decode())
@@ -150,7 +150,7 @@ def test_what_works_stays_until_the_next_one_is_complete(server: Server, home: P
     assert secret_digest(token.read_text()) == sent(server)["token"] != sent(server, 0)["token"]
 
 
-def test_a_device_is_killed_or_its_disk_is_full_at_any_write(
+def test_h_c_33_a_device_is_killed_or_its_disk_is_full_at_any_write(
     server: Server, home: Path, monkeypatch: pytest.MonkeyPatch
 ):
     real, left = enrolment.replace_file, 0
@@ -224,7 +224,7 @@ def test_a_file_without_a_server_is_enough_and_names_the_authority(home: Path):
 @pytest.mark.parametrize(
     "url", ["http://wfm.plant.example", "ftp://wfm", "https://user:secret@wfm", "https://wfm/?x=1"]
 )
-def test_no_secret_leaves_for_such_a_url(home: Path, url: str):
+def test_h_c_35_no_secret_leaves_for_such_a_url(home: Path, url: str):
     with pytest.raises(SourceMisconfigured):
         enroll(Invitation(server=url, secret=SECRET, trust=TRUST), home / "agent.yaml", say=lambda _: None)
 

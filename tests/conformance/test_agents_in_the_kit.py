@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,8 @@ NAIVE = ("sh", str(AGENTS / "naive_git.sh"))
 NAIVE_CLONE = ("sh", str(AGENTS / "naive_clone.sh"))
 NAIVE_TRUST = (sys.executable, "-I", "-S", str(AGENTS / "naive_trust.py"))
 MARGO_PULL = ("sh", str(AGENTS / "margo_pull.sh"), str(ROOT / "scripts" / "margo-pull.sh"))
+
+ENROLL = ("agent", "enroll", "{url}", "--code-file", "{code_file}", "--config", "{folder}/agent.yaml")
 
 Check = Callable[..., Outcome]
 
@@ -57,7 +60,7 @@ def test_our_agent_passes_as_people_run_it(check: Check) -> None:
 @pytest.mark.parametrize("transport", ["git", "http"])
 def test_our_agent_passes_every_case(check: Check, preloaded: tuple[str, ...], transport: str) -> None:
     options = ("--transport", transport, "--held", "state/trusted/current", "--time-limit", "30", "--output", "json")
-    outcome = check(preloaded, "--rooted", *options)
+    outcome = check(preloaded, "--rooted", "--enroll", shlex.join((*client(), *ENROLL)), *options)
     found = report(outcome)
     told = [each for each in found["results"] if each["verdict"] in ("fail", "skipped")]
     assert (outcome.code, told) == (0, []), outcome
@@ -157,6 +160,16 @@ def test_an_agent_that_follows_trust_documents_naively_is_found_out(check: Check
     only = [option for number in played.split() for option in ("--only", f"H-C-{number}")]
     outcome = check((*NAIVE_TRUST, fault), "--rooted", "--transport", "http", *only, "--output", "json")
     assert (outcome.code, failed(report(outcome))) == (int(fault != "none"), TOO_LITTLE[fault]), outcome
+
+
+def test_a_device_that_is_enrolled_by_anyone_is_found_out(check: Check) -> None:
+    ours = shlex.join((*client(), *ENROLL))
+    only = [option for number in (33, 34, 35) for option in ("--only", f"H-C-{number}")]
+    enroll = shlex.join(("sh", "-c", f"{ours} || true; rm -rf {{folder}}/*"))
+    outcome = check(MARGO_PULL, "--transport", "http", "--enroll", enroll, *only, "--held", "state/current", "--rooted")
+    assert outcome.code == 1
+    assert outcome.stdout.count("the command ended with 0, as if the device were enrolled") == 4, outcome
+    assert outcome.stdout.count("the second request has another key or token") == 4, outcome
 
 
 def test_a_loop_around_the_git_command_is_found_out(check: Check) -> None:

@@ -9,6 +9,7 @@ from typing import Final
 
 from margo_gitops.conformance.agents.case import Case, Seen, TransportName, by, cases_of
 from margo_gitops.conformance.agents.conduct import CONDUCT
+from margo_gitops.conformance.agents.enrolments import ENROLMENTS, Enrolment, play_enrolments
 from margo_gitops.conformance.agents.faults import MISLEADING, REFUSING, UNFRESH
 from margo_gitops.conformance.agents.git_cases import ONLY_GIT
 from margo_gitops.conformance.agents.http_cases import ONLY_HTTP
@@ -62,26 +63,30 @@ def check_agent(
     Raises:
         AgentNotRunnable: its command cannot be started, or `only` names no case.
     """
-    cases = _chosen(agent.transport, only)
+    cases, enrolments = _chosen(agent.transport, only)
     with tempfile.TemporaryDirectory(prefix="conformance-") as folder, staged(agent, Path(folder)) as stage:
         findings = list(_play_all(stage, cases, told))
+        findings += play_enrolments(stage, enrolments)
     profile: Profile = "agent-git" if agent.transport == "git" else "agent-http"
     return make_report(profile, subject, checked_at, client_requirements(agent.transport), findings)
 
 
-def _chosen(transport: TransportName, only: Sequence[str]) -> list[Case]:
-    cases = cases_of(CASES, transport)
-    chosen = [
-        case
-        for case in cases
-        if not only or any(word in case.name or word == case.requirement[transport] for word in only)
-    ]
-    if not chosen:
+def _chosen(transport: TransportName, only: Sequence[str]) -> tuple[list[Case], tuple[Enrolment, ...]]:
+    def is_chosen(name: str, requirement: str) -> bool:
+        return not only or any(word in name or word == requirement for word in only)
+
+    chosen = [case for case in cases_of(CASES, transport) if is_chosen(case.name, case.requirement[transport])]
+    enrolments = tuple(each for each in _enrolments(transport) if is_chosen(each.name, each.requirement))
+    if not chosen and not enrolments:
         raise AgentNotRunnable(
             f"no case by {transport} is about {', '.join(only)}",
             remedy="name a requirement, or words of a case's name; docs/conformance.md lists them",
         )
-    return chosen
+    return chosen, enrolments
+
+
+def _enrolments(transport: TransportName) -> tuple[Enrolment, ...]:
+    return ENROLMENTS if transport == "http" else ()
 
 
 def _play_all(stage: Stage, cases: Sequence[Case], told: Callable[[str], None]) -> Iterator[Finding]:
@@ -198,3 +203,4 @@ def checks_of(transport: TransportName) -> Iterator[tuple[str, str]]:
     for conduct in CONDUCT:
         if transport in conduct.requirement:
             yield conduct.requirement[transport], conduct.name
+    yield from ((each.requirement, each.name) for each in _enrolments(transport))

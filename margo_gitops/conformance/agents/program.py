@@ -30,6 +30,7 @@ PLACEHOLDERS: Final = {
     "token_file": "file with the access token of the device",
     "ref": "full name of the device's ref; git only",
     "view": "folder into which `--held-by` writes what is held",
+    "code_file": "file with a code for one enrolment, as `device enroll` prints it; for `--enroll`",
 }
 """What a command may have in braces, and in upper case after `CONFORMANCE_` in its environment."""
 

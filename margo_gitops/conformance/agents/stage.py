@@ -31,6 +31,7 @@ from margo_gitops.values import dataclass, field
 
 _FOLDER: Final = "device"
 _VIEW: Final = "view"
+CODE_FILE: Final = "code"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ class AgentUnderTest:
         seconds: the longest that one poll may take.
         signed: whether it asks for signatures over HTTP; by git it always must.
         rooted: whether it follows trust documents; it then asks for signatures.
+        enroll: enrols the device with the code in a file, and ends with 0 if it is enrolled; empty for none.
     """
 
     command: tuple[str, ...]
@@ -54,6 +56,7 @@ class AgentUnderTest:
     seconds: float = 60
     signed: bool = False
     rooted: bool = False
+    enroll: tuple[str, ...] = ()
 
 
 @dataclass(slots=True)
@@ -112,6 +115,7 @@ class Stage:
             "token_file": str(self.work / "token"),
             "ref": device_ref(DEVICE),
             "view": str(self.work / _VIEW),
+            "code_file": str(self.work / CODE_FILE),
         }
 
     def offer_soundly(self, state: State, trust: Chain = no_later, *, with_freshness: bool = True) -> None:
