@@ -10,7 +10,7 @@ from margo_gitops.documents.nodes import FieldPath
 from margo_gitops.errors import Location
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective
-from margo_gitops.rendering.resolution import Resolved, deployed_secrets
+from margo_gitops.rendering.resolution import Resolved, deployed_secrets, locks
 from margo_gitops.values import dataclass
 
 
@@ -99,8 +99,20 @@ class DocumentOrigins:
                 if parts == ["sealed"]:
                     return self._device("spec", "secrets", secrets[index].name, "sealed")
                 return self._deployment("spec", "secretRefs", secrets[index].parameter)
+            case ("locks", int(index), *_):
+                return self._lock(index)
+            case ("hooks" | "health" as name, *parts):
+                return self._deployment("spec", name, *parts)
             case _:
                 return self._deployment("metadata", "name")
+
+    def _lock(self, index: int) -> LineOrigin:
+        deployment, target = self.resolved.deployment.value, self.resolved.target
+        lock = locks(deployment, target)[index]
+        is_own = lock.of.startswith("deployment ")
+        places = deployment.spec.locks if is_own else target.device.spec.locks
+        path = ("spec", "locks", [each.name for each in places].index(lock.name))
+        return self._deployment(*path) if is_own else self._device(*path)
 
     def _after(self, index: int) -> tuple[int, ...]:
         """Return where `spec.after` names this deployment: those that do not go to the device are left out."""

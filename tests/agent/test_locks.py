@@ -20,8 +20,10 @@ from margo_gitops.agent.apply.locks import Locks
 from margo_gitops.agent.memory.events import Reason
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.settings.configuration import HookSettings, LockSettings
+from margo_gitops.appliers.applier import Workload
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.switching import DeviceLock, Lock, address_of
+from margo_gitops.trust.trusted_state import TrustedState
 
 HOOK_USER = "nobody" if os.geteuid() == 0 else None
 WEB_1 = f"{deployment_id(1)}/web"
@@ -139,6 +141,26 @@ def test_others_go_on_and_what_comes_after_waits(device: Device):
 def test_a_person_may_ask_for_it_at_once(device: Device):
     take(device)
     assert device.reconcile(state({1: app(1, "new", BATCH)}, 2), at_once=True).complete
+
+
+def test_the_way_back_waits_for_no_lock(device: Device):
+    class Busy(EngineDouble):
+        """Something takes the lock as soon as the update has begun."""
+
+        def install(self, workload: Workload) -> None:
+            take(device)
+            super().install(workload)
+
+    def both(greeting: str, version: int) -> TrustedState:
+        own: dict[str, Json] = {"locks": [BATCH], "onFailure": "rollback"}
+        values: dict[str, Json] = {"GREETING": greeting}
+        return state({1: deployment_bytes(1, values=values, components=("db", "web"), extension=own)}, version)
+
+    assert device.reconcile(both("good", 2)).complete
+    good = dict(device.engine.running)
+    device.reconcile(both("new", 3), Busy(device.engine, broken={("install", "app-1/web")}))
+    assert device.engine.running == good
+    assert device.recorded(WEB_1).code == "MG1623"
 
 
 def test_a_wait_ends_after_its_time_and_is_counted_anew_for_the_next_change(device: Device):

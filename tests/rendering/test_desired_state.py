@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from support.fleet import FleetFolder, Held, documents, parameter, values
 
 from margo_gitops.digests import sha256
+from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION, write_bundle, write_manifest
 from margo_gitops.documents.workload_identity import own_extension, workload_contents
 from margo_gitops.errors import StateTampered
 from margo_gitops.rendering.desired_state import desired_state
-from margo_gitops.rendering.resolution import deployment_id
+from margo_gitops.rendering.line_origins import DocumentOrigins
+from margo_gitops.rendering.render import place
+from margo_gitops.rendering.resolution import deployment_id, resolve
 
 
 @pytest.fixture
@@ -283,6 +286,24 @@ def test_a_deployment_gets_the_locks_of_its_device_and_its_own_unless_they_yield
         **{f"{device} web": own for device in ("b", "b2", "b3")},
         **{f"{device} now": [] for device in ("b", "b2", "b3")},
     }
+
+
+def test_a_lock_is_traced_to_the_device_or_the_deployment_that_has_it(fleet: FleetFolder):
+    fleet.device("a", locks=[{"name": "lunch", "file": "lunch"}])
+    fleet.application()
+    fleet.deployment("web", locks=[{"name": "batch", "file": "batch"}], health={"tcp": "127.0.0.1:502"})
+    intent = fleet.read()
+    resolved, _ = resolve(intent, place(intent)["a"]["web"])
+    origins = DocumentOrigins(intent, resolved, ["web"])
+    found = {
+        path: origins.of(("spec", OWN_EXTENSION, *path))
+        for path in (("locks", 0, "name"), ("locks", 1, "file"), ("health", "tcp"))
+    }
+    assert [(each.layer, each.place.file, each.place.line is not None) for each in found.values()] == [
+        ("device a", "devices/a.yaml", True),
+        ("deployment web", "deployments/web.yaml", True),
+        ("deployment web", "deployments/web.yaml", True),
+    ]
 
 
 def test_another_calendar_changes_no_workload(small: FleetFolder):

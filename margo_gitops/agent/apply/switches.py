@@ -5,7 +5,8 @@ SWITCH-1  A deployment switches once in a cycle: its locks are asked and its `be
 SWITCH-2  `after` hooks run when its last component has changed; also at the end of a cycle in which `before` hooks ran,
           and the change did not come to its end.
 SWITCH-3  What is gone from the state is removed by the locks and hooks that came with it last: they are remembered.
-SWITCH-4  A person who asks for a change at once waits for no lock; hooks run, and cannot put it off.
+SWITCH-4  A person who asks for a change at once waits for no lock, nor does a deployment that goes back to what ran
+          before (BACK-2); hooks run, and cannot put it off.
 """
 
 from __future__ import annotations
@@ -207,7 +208,8 @@ class Switching:
         return self.wanted[identity].application_version if identity in self.wanted else ""
 
     def _begin(self, identity: str, rules: _Rules) -> LockHeld | HookFailed | None:
-        if rules.locks and identity in self.plan.there and not self.at_once:
+        patient = not (self.at_once or identity in self.plan.rolled_back)
+        if rules.locks and identity in self.plan.there and patient:
             held = self.makes.locks().held(identity, rules.name, rules.locks)
             if held is not None:
                 return held
@@ -217,7 +219,7 @@ class Switching:
             later = self.makes.hooks().before(rules.hooks.before, self._occasion(identity, rules))
         except HookFailed as error:
             return error
-        if later is not None and not self.at_once:
+        if later is not None and patient:
             return later
         self._open.add(identity)
         return None
