@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,8 +40,8 @@ AGENT = [sys.executable, "-m", "margo_gitops", "agent"]
 MODULES = "import atexit, sys; atexit.register(lambda: print(len(sys.modules), flush=True)); sys.argv[1:] = {}; "
 """Says at its end how many modules a program loaded; what the rest of the line runs is that program."""
 SOURCES = {
-    "git": ("git: {{url: {url}/git/state.git, tokenFile: token}}", "allowedSigners: allowed_signers"),
-    "http": ("http: {{url: {url}, tokenFile: token}}", "unsigned: true"),
+    "git": ("/git/state.git", "allowedSigners: allowed_signers"),
+    "http": ("", "unsigned: true"),
 }
 
 
@@ -117,10 +117,10 @@ def configure(world: Path, kind: str, url: str) -> Path:
         "kind: AgentConfiguration\n"
         f"device: {DEVICE}\n"
         f"stateFolder: agent-{kind}\n"
-        f"source: {{{source.format(url=url)}}}\n"
-        f"trust: {{{trust}, floorCopy: elsewhere-{kind}/floor.json}}\n"
-        "poll: {interval: 1s}\n"
-        f"appliers: {{files: {{folder: output-{kind}}}}}\n",
+        f"source:\n  {kind}:\n    url: {url}{source}\n    tokenFile: token\n"
+        f"trust:\n  {trust}\n  floorCopy: elsewhere-{kind}/floor.json\n"
+        "poll:\n  interval: 1s\n"
+        f"appliers:\n  files:\n    folder: output-{kind}\n",
         encoding="utf-8",
     )
     return file
@@ -215,11 +215,14 @@ def run(command: Sequence[str]) -> None:
 
 
 def tree(pid: int) -> Iterator[Path]:
-    """Yield the folders in /proc of a process and of all below it."""
+    """Yield the folders in /proc of a process and of all below it, as far as they have not ended meanwhile."""
     yield Path("/proc", str(pid))
-    for task in Path("/proc", str(pid), "task").iterdir():
-        for child in (task / "children").read_text().split():
-            yield from tree(int(child))
+    children = [
+        child for task in Path("/proc", str(pid), "task").iterdir() for child in (task / "children").read_text().split()
+    ]
+    for child in children:
+        with suppress(FileNotFoundError, ProcessLookupError):
+            yield from list(tree(int(child)))
 
 
 def resident(pid: int) -> tuple[float, float]:

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 
 import yaml
 
+from margo_gitops.documents.yaml_events import Loader
 from margo_gitops.documents.yaml_mistakes import not_yaml
-from margo_gitops.documents.yaml_text import Loader
 from margo_gitops.errors import Location, UnreadableDocument
 from margo_gitops.values import dataclass
 

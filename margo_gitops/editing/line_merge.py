@@ -11,7 +11,7 @@ from difflib import SequenceMatcher
 
 import yaml
 
-from margo_gitops.documents.yaml_text import Loader
+from margo_gitops.documents.yaml_events import Loader
 
 Span = tuple[int, int]
 """Lines, as (first, last + 1)."""

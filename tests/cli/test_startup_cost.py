@@ -38,6 +38,7 @@ OF_OTHER_SOURCES = {
         "inspect",
         "urllib3",
         "requests",
+        "traceback",
     },
 }
 # Big or slow parts of the standard library, and of packages, that an agent never has a use for.
@@ -56,6 +57,7 @@ NEVER_WHILE_IT_WAITS = {
     "margo_gitops.documents.freshness",
     "tarfile",
     "uuid",
+    "yaml",
 }
 ONCE_AT_WORK = {"cryptography", "http.client", "ssl", "subprocess", "dulwich.repo", "margo_gitops.appliers.compose"}
 

@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from margo_gitops.documents import yaml_text
+from margo_gitops.documents import yaml_events
 from margo_gitops.documents.nodes import Bounds
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import Location, UnreadableDocument
@@ -15,7 +15,7 @@ BOMB = b"a: &a [x, x, x, x, x, x, x, x, x]\nb: &b [*a, *a, *a, *a, *a, *a, *a, *
 def loader(request, monkeypatch):
     """Both of PyYAML's parsers: a machine without libyaml must not be easier to attack."""
     if request.param == "python":
-        monkeypatch.setattr(yaml_text, "Loader", yaml.SafeLoader)
+        monkeypatch.setattr(yaml_events, "Loader", yaml.SafeLoader)
     elif not hasattr(yaml, "CSafeLoader"):
         pytest.skip("PyYAML was built without libyaml")
 
