@@ -29,7 +29,14 @@ LINES = st.one_of(
     st.builds("{}{}{}: {}".format, INDENTS, st.sampled_from(["", "- "]), st.sampled_from("abcde"), st.just("v")),
     st.sampled_from(["", "# c", "  # c", "   ", "---", "...", "%YAML 1.1", "\t", "- a", "a:", "  - b", "    c: d"]),
 )
-TEXTS = st.lists(LINES, min_size=1, max_size=8).map("\n".join)
+PLAIN = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(["", "  ", "    "]),
+    st.sampled_from(["", "", "- ", "- - "]),
+    st.sampled_from(["a:", "b:", "c: v", "d: 1", '"e": {}', "f: 1s # c", "v", "g: http://h:80/p"]),
+    st.sampled_from(["", "", " ", "  # c"]),
+)
+TEXTS = st.one_of(st.lists(each, min_size=1, max_size=8).map("\n".join) for each in (LINES, PLAIN, PLAIN | LINES))
 BOUNDS = st.builds(Bounds, depth=st.integers(0, 6), nodes=st.integers(1, 12)) | st.just(Bounds())
 
 
