@@ -44,7 +44,7 @@ class StatusRequest(StateRequest):
     """Which state repo to look at, and which devices in it.
 
     Attributes:
-        brief: whether of a device's deployments only those that failed are told, so that no other document is read.
+        brief: whether a device has only its failed deployments, so that no other document is read.
     """
 
     filter: StatusFilter = field(default_factory=StatusFilter)
