@@ -17,6 +17,7 @@ from margo_gitops.agent.apply.workloads import DeviceLimits, read_eligibility, w
 from margo_gitops.agent.cycle import Cycle, Outcome
 from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record, read_by_journald
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
+from margo_gitops.agent.memory.orders import APPLY_FILE, SUSPENDED_FILE, Orders
 from margo_gitops.agent.memory.poll_record import PollRecord
 from margo_gitops.agent.memory.state_folder import clear_way, lock_folder, make_folder
 from margo_gitops.agent.pull.device_clock import ClockMemory
@@ -213,6 +214,8 @@ def working_agent(
             REPORTS_CLIENT_ID_FILE,
             FRESHNESS_FILE,
             MARK_KEY_FILE,
+            SUSPENDED_FILE,
+            APPLY_FILE,
         ),
         folders=(
             STORE_FOLDER,
@@ -273,6 +276,7 @@ def working_agent(
                     lock_settings=configuration.locks,
                     hook_settings=configuration.hooks,
                 ),
+                orders=Orders(configuration.state_folder, journal.facts, journal.set_facts, record, clock),
             )
             cycle = Cycle(
                 policy=lambda: read_policy(configuration, trust),

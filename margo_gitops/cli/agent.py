@@ -16,7 +16,8 @@ from margo_gitops.agent.memory.events import LogFormat
 from margo_gitops.agent.pull.held import freshness_keeper, read_policy, trust_keeper, verify_held
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import read_environment
-from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, configuration_in_force
+from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION
+from margo_gitops.cli.device_orders import apply_now, config_option, load_configuration, resume, suspend
 from margo_gitops.cli.options import Duration
 from margo_gitops.cli.output import note, output_option, say, show
 from margo_gitops.disk.files import read_small_file
@@ -26,11 +27,6 @@ from margo_gitops.errors import AgentMisconfigured, EnrolmentUnusable, ExitCode,
 if TYPE_CHECKING:
     from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
 
-_config = click.option(
-    "--config",
-    type=click.Path(path_type=Path),
-    help=f"The agent's configuration. Default: MARGO_GITOPS_CONFIG, or {DEFAULT_CONFIGURATION}.",
-)
 _log_format = click.option(
     "--log-format",
     type=click.Choice(["text", "json"]),
@@ -55,13 +51,13 @@ def agent() -> None:
 
 
 @agent.command()
-@_config
+@config_option
 @_log_format
 @click.option("--retry", is_flag=True, help="Retry failed updates that are in quarantine.")
 @click.option("--now", "at_once", is_flag=True, help="Change what waits for a maintenance window, too.")
 def once(config: Path | None, log_format: LogFormat, *, retry: bool, at_once: bool) -> None:
     """Poll once, apply, and exit."""
-    outcome = run_once(_load(config), log_format, retry=retry, at_once=at_once)
+    outcome = run_once(load_configuration(config), log_format, retry=retry, at_once=at_once)
     version = f"version {outcome.version}" if outcome.version is not None else "nothing"
     say(f"poll: {outcome.poll}; holds {version}")
     sys.exit(outcome.exit_code)
@@ -69,7 +65,7 @@ def once(config: Path | None, log_format: LogFormat, *, retry: bool, at_once: bo
 
 @agent.command()
 @click.argument("where", metavar="URL|FILE")
-@_config
+@config_option
 @click.option("--code-file", type=_FILE, help="The code of `device enroll`, in a file; - for standard input.")
 @click.option("--device", "device_id", metavar="ID", help="The id that this device has, or asks for.")
 @click.option("--trust-document", type=_FILE, help="The fleet's keys/<version>.json, for a device without a code.")
@@ -132,26 +128,26 @@ def _code(file: Path | None) -> str:
 
 
 @agent.command()
-@_config
+@config_option
 @_log_format
 def run(config: Path | None, log_format: LogFormat) -> None:
     """Poll and apply until SIGTERM or SIGINT. SIGHUP polls now and retries what failed."""
-    run_service(_load(config), log_format)
+    run_service(load_configuration(config), log_format)
 
 
 @agent.command()
-@_config
+@config_option
 @output_option()
 def status(config: Path | None, output: str) -> None:
     """Show what the device holds and runs, and what failed."""
     from margo_gitops.agent.report.inspection import as_json, as_text, report
 
-    found = report(_load(config))
+    found = report(load_configuration(config))
     show(output, as_json(found), as_text(found).split("\n"))
 
 
 @agent.command()
-@_config
+@config_option
 @click.option("--ready", is_flag=True, help="Also ask whether a verified state is held.")
 def health(config: Path | None, *, ready: bool) -> None:
     """Ask the running agent whether it works, at `health.listen` of its configuration.
@@ -162,7 +158,7 @@ def health(config: Path | None, *, ready: bool) -> None:
     """
     from margo_gitops.agent.service.health import ask
 
-    settings = _load(config).health
+    settings = load_configuration(config).health
     if settings is None or settings.listen is None:
         raise AgentMisconfigured(
             "this agent answers nowhere", remedy="name health.listen in its configuration, such as 127.0.0.1:9465"
@@ -176,20 +172,16 @@ def health(config: Path | None, *, ready: bool) -> None:
 
 
 @agent.command()
-@_config
+@config_option
 def verify(config: Path | None) -> None:
     """Verify the held state again: every digest, the signature, and the version against the floor.
 
     Exit status: 0 verified, 1 nothing held, 4 not the state that was trusted.
     """
-    state = verify_held(_load(config))
+    state = verify_held(load_configuration(config))
     signer = state.signer or "no one (unsigned state is accepted here)"
     say(f"version {state.manifest.manifest_version} at {state.snapshot.revision}: verified")
     say(f"  {len(state.deployments)} deployments; signed by {signer}")
-
-
-def _load(config: Path | None) -> AgentConfiguration:
-    return configuration_in_force(config, os.environ)
 
 
 @agent.command()
@@ -223,7 +215,7 @@ def config_group() -> None:
 
 
 @config_group.command()
-@_config
+@config_option
 def check(config: Path | None) -> None:
     """Check the configuration and the files that it names, without the network.
 
@@ -231,7 +223,7 @@ def check(config: Path | None) -> None:
     """
     from margo_gitops.agent.apply.workloads import read_eligibility
 
-    found = _load(config)
+    found = load_configuration(config)
     read_eligibility(found.device, found.capabilities)
     if trust_keeper(found) is None:
         read_policy(found)
@@ -253,7 +245,7 @@ def freshness() -> None:
 
 
 @freshness.command("show")
-@_config
+@config_option
 @output_option()
 def show_proof(config: Path | None, output: str) -> None:
     """Show the proof that the held state is the newest, and when it expires.
@@ -262,7 +254,7 @@ def show_proof(config: Path | None, output: str) -> None:
     """
     from margo_gitops.agent.report.inspection import held_proof
 
-    configuration = _load(config)
+    configuration = load_configuration(config)
     _keeper(configuration)
     found = held_proof(configuration)
     if found is None:
@@ -274,13 +266,13 @@ def show_proof(config: Path | None, output: str) -> None:
 
 @freshness.command("import")
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False, exists=True))
-@_config
+@config_option
 def import_proof(file: Path, config: Path | None) -> None:
     """Import the proof in FILE, which `margo-gitops freshness export` wrote.
 
     A running agent uses it in its next cycle.
     """
-    configuration = _load(config)
+    configuration = load_configuration(config)
     keeper = _keeper(configuration)
     content = read_small_file(file, MAX_PROOF_BYTES, what="the proof cannot be read", error=AgentMisconfigured)
     try:
@@ -308,7 +300,7 @@ def trust() -> None:
 
 @trust.command("import")
 @click.argument("files", type=click.Path(path_type=Path, dir_okay=False, exists=True), nargs=-1, required=True)
-@_config
+@config_option
 def import_documents(files: tuple[Path, ...], config: Path | None) -> None:
     """Follow the trust documents in FILES, keys/<version>.json of the fleet repo, on a device without a network.
 
@@ -317,7 +309,7 @@ def import_documents(files: tuple[Path, ...], config: Path | None) -> None:
     from margo_gitops.documents.trust_document import MAX_ENVELOPE_BYTES
     from margo_gitops.trust.trust_document import read_envelope
 
-    configuration = _load(config)
+    configuration = load_configuration(config)
     keeper = trust_keeper(configuration)
     if keeper is None:
         raise AgentMisconfigured(
@@ -332,3 +324,7 @@ def import_documents(files: tuple[Path, ...], config: Path | None) -> None:
     newest = keeper.current()
     taken = "followed" if newest.version > held else "held already"
     say(f"trust document {newest.version} is {taken}; it counts until {newest.document.expires}")
+
+
+for _command in (suspend, resume, apply_now):
+    agent.add_command(_command)

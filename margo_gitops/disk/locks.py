@@ -81,6 +81,21 @@ def take_lock(path: Path, *, mode: int = 0o600, named: bool = True) -> HeldLock:
     return HeldLock(descriptor)
 
 
+def lock_holder(path: Path) -> int | None:
+    """Return the number of the process that has the lock of a file and is named in it; None: no one known has it.
+
+    The kernel's list says so: a number in a file alone may be that of another process by now.
+    """
+    try:
+        number = int(path.read_bytes()[:32])
+        inode = path.stat().st_ino
+        locks = Path("/proc/locks").read_text(encoding="ascii")
+    except (OSError, ValueError):
+        return None
+    held = ((parts[4], parts[5].rpartition(":")[2]) for line in locks.splitlines() if len(parts := line.split()) > 5)
+    return number if (str(number), str(inode)) in held else None
+
+
 def take_name(name: Path, own: Path) -> None:
     """Make the file `name` exist, which tells other programs to wait; the caller deletes it.
 

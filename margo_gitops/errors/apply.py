@@ -189,6 +189,16 @@ class LeftByPerson(ApplyError):
     exit_code = ExitCode.TRY_LATER
 
 
+class Suspended(ChangeWaits):
+    """A person at the device suspended its changes (`margo-gitops agent suspend`).
+
+    What is new is fetched and verified meanwhile, and what runs is kept running. The message names who, why and until
+    when. To end it, run `margo-gitops agent resume` on the device. See docs/maintenance.md.
+    """
+
+    code = "MG1614"
+
+
 class ApplierUnusable(ApplyError):
     """An applier is not installed, cannot be loaded, or its settings cannot work.
 

@@ -45,6 +45,10 @@ def status_lines(status: FleetStatus, *, details: bool = False) -> Iterator[str]
         yield ""
         yield "stuck"
         yield from cut(stuck, None if details else 2 * SHOWN)
+    if waiting := list(_waiting(status)):
+        yield ""
+        yield "waiting"
+        yield from cut(waiting, None if details else SHOWN)
     if keys := list(_keys(status)):
         yield ""
         yield "keys"
@@ -86,6 +90,23 @@ def _stuck(status: FleetStatus) -> Iterator[str]:
     if ahead:
         yield f"  {few(ahead, _NAMED)}: adopted a manifest newer than the state repo's"
         yield "    was the state repo moved back, or restored from a backup? margo-gitops audit verify"
+
+
+def _waiting(status: FleetStatus) -> Iterator[str]:
+    """Yield what devices say they wait for, or are held up by, once each, the most frequent first."""
+    reasons: dict[str, list[str]] = {}
+    for device in status.devices:
+        said = [_reason(each) for each in device.deployments if each.error and each.state in ("pending", "installed")]
+        for reason in dict.fromkeys(said):
+            reasons.setdefault(reason, []).append(_place(device, None))
+    for reason, places in sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0])):
+        yield f"  {shortened(printable(reason), _LONGEST)}: {few(places, _NAMED)}"
+
+
+def _reason(deployment: DeploymentReport) -> str:
+    """Return the first line of what a device says of a deployment; what holds up all of them, without its name."""
+    text = (deployment.error or "").partition("\n")[0]
+    return text.removeprefix(f"{deployment.name}: ")
 
 
 def _keys(status: FleetStatus) -> Iterator[str]:

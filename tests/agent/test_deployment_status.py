@@ -1,4 +1,4 @@
-"""Status documents: the rules DEPLOYED-1 to DEPLOYED-4 of agent.memory.recorded."""
+"""Status documents: the rules DEPLOYED-1 to DEPLOYED-5 of agent.memory.recorded."""
 
 from margo_gitops.agent.memory.recorded import RecordedDeployment, RecordedWorkload, deployment_status
 from margo_gitops.appliers.applier import WorkloadKey

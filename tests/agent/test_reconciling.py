@@ -67,6 +67,7 @@ class Device:
                     lock_settings=self.lock_settings,
                     hook_settings=self.hook_settings,
                 ),
+                timer=lambda: self.now,
             )
             return reconciler.reconcile(state, patient=patient, retry=retry, at_once=at_once)
 

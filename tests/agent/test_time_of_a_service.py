@@ -1,4 +1,4 @@
-"""A real service under a clock that the test moves: polling hours, downtime, clocks that cannot be trusted (F19)."""
+"""A real service under a clock that the test moves: hours, orders of a person, clocks that cannot be trusted (F19)."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from device_world import DEVICE, deployment_bytes, deployment_id, snapshot_of
-from engine_double import Engine, EngineDouble
+from engine_double import Engine, EngineDouble, Killed
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +17,7 @@ from margo_gitops.agent.apply.timetable import Timetable
 from margo_gitops.agent.cycle import Cycle
 from margo_gitops.agent.memory.events import Event, Reason
 from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.orders import SUSPENDED_FILE, ApplyOrder, Orders, order_to_apply, resume, suspend
 from margo_gitops.agent.memory.poll_record import PollRecord
 from margo_gitops.agent.memory.recorded import RecordedWorkload
 from margo_gitops.agent.pull.device_clock import ClockMemory, is_synchronized
@@ -24,7 +25,10 @@ from margo_gitops.agent.pull.floor_files import FloorFiles
 from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.agent.service.loop import Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
-from margo_gitops.errors import SourceUnreachable
+from margo_gitops.documents.json_text import read_json
+from margo_gitops.documents.kinds import read_as
+from margo_gitops.documents.status import DeploymentStatus
+from margo_gitops.errors import ExitCode, SourceUnreachable
 from margo_gitops.transport.transport import Answer
 from margo_gitops.trust.git_objects import COMMIT, object_id
 from margo_gitops.trust.snapshot import Snapshot
@@ -65,6 +69,14 @@ class Plant:
     trusts: bool = False
     is_set: bool | None = None
     signed: datetime | None = None
+    steps_left: int | None = None
+
+    def step(self) -> None:
+        """Let the power go before a step of the engine."""
+        if self.steps_left is not None:
+            self.steps_left -= 1
+            if self.steps_left < 0:
+                raise Killed
 
     def publish(self, greeting: str, version: int, *, at: float | None = None, **extension: object) -> None:
         """Offer a version with one deployment."""
@@ -104,12 +116,13 @@ class Plant:
             )
             policy = TrustPolicy(DEVICE, None)
             reconciler = Reconciler(
-                {"engine": EngineDouble(self.engine)},
+                {"engine": EngineDouble(self.engine, alive=self.step)},
                 journal,
                 self.events.append,
                 lambda: self.now,
                 lambda: False,
                 timetable=timetable,
+                orders=Orders(self.folder, journal.facts, journal.set_facts, self.events.append, lambda: self.now),
             )
             yield Cycle(
                 policy=lambda: policy,
@@ -299,3 +312,122 @@ def test_what_the_system_tells_of_its_clock(tmp_path: Path) -> None:
     assert is_synchronized(tmp_path, lambda: False) is True
     assert is_synchronized(tmp_path) is True
     is_synchronized(tmp_path / "nothing")  # the real kernel answers something
+
+
+def suspended(plant: Plant, seconds: float) -> None:
+    now, until = (datetime.fromtimestamp(moment, UTC) for moment in (plant.now, plant.now + seconds))
+    suspend(plant.folder, "ada", "the line is measured", now, until)
+
+
+def test_while_changes_are_suspended_new_state_is_fetched_and_waits(plant: Plant) -> None:
+    plant.publish("hello", 1)
+    plant.live(60)
+    suspended(plant, 3600)
+    plant.publish("new", 2)
+    plant.engine.running.clear()
+    plant.live(600)
+    assert plant.engine.running, "what runs is kept running"
+    assert plant.component.state == "pending"
+    assert plant.component.code == "MG1614"
+    assert "suspended until 2026-12-01T12:01+00:00 by ada: the line is measured" in plant.component.message
+    with plant.cycle() as cycle:
+        outcome = cycle.run(poll=False)
+        assert (outcome.version, outcome.exit_code) == (2, ExitCode.TRY_LATER)
+    plant.live(3600)
+    assert plant.component.state == "installed", "it ends by itself"
+    assert (plant.count(Reason.SUSPENDED), plant.count(Reason.RESUMED)) == (1, 1), "told once, over restarts too"
+
+
+def test_a_person_resumes_and_the_agent_obeys_at_once(plant: Plant) -> None:
+    plant.publish("hello", 1)
+    suspended(plant, 86_400)
+    plant.live(120)
+    assert plant.component.state == "pending"
+    resume(plant.folder)
+    plant.asked = True
+    plant.live(1)
+    assert plant.component.state == "installed"
+
+
+def test_a_suspension_is_in_the_status_of_what_runs_too(plant: Plant) -> None:
+    plant.publish("hello", 1)
+    plant.live(60)
+    suspended(plant, 3600)
+    plant.live(120)
+    with Journal.open(plant.folder / "journal.sqlite3", plant.now) as journal:
+        (document,) = journal.outbox().values()
+    found = read_as(DeploymentStatus, read_json(document, "status.json")).status
+    assert (found.state, found.error and found.error.code) == ("installed", "MG1614")
+    resume(plant.folder)
+    plant.live(120)
+    with Journal.open(plant.folder / "journal.sqlite3", plant.now) as journal:
+        (document,) = journal.outbox().values()
+    assert b"MG1614" not in document
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b'{"by": "ada"}', b"\xff" * 100_000])
+def test_an_order_that_cannot_be_read_suspends(plant: Plant, content: bytes) -> None:
+    plant.publish("hello", 1)
+    plant.live(60)
+    (plant.folder / SUSPENDED_FILE).write_bytes(content)
+    plant.publish("new", 2)
+    plant.live(120)
+    assert plant.component.state == "pending"
+    resume(plant.folder)
+    plant.live(120)
+    assert plant.component.state == "installed"
+
+
+def order(plant: Plant, number: int, *deployments: str) -> None:
+    order_to_apply(plant.folder, ApplyOrder(str(number), "ada", "2026-12-01T11:00:00+00:00", deployments))
+
+
+def test_an_order_to_apply_passes_a_closed_calendar_once(plant: Plant) -> None:
+    plant.publish("hello", 1, maintenance=[NIGHTS])
+    plant.live(120)
+    assert plant.component.state == "pending"
+    order(plant, 1, "app-1")
+    plant.asked = True
+    plant.live(1)
+    assert plant.component.state == "installed"
+    (told,) = [event.text for event in plant.events if event.reason is Reason.APPLIED_NOW]
+    assert "app-1 changes now, ordered by ada at 2026-12-01T11:00:00+00:00" in told
+    plant.publish("new", 2, maintenance=[NIGHTS])
+    plant.live(120)
+    assert plant.component.state == "pending", "the order was for once"
+    assert plant.count(Reason.APPLIED_NOW) == 1
+    order(plant, 2)
+    plant.live(120)
+    assert plant.component.state == "installed", "without a name, everything"
+
+
+def test_an_order_for_another_deployment_changes_nothing(plant: Plant) -> None:
+    plant.publish("hello", 1, maintenance=[NIGHTS])
+    order(plant, 1, "app-2")
+    plant.live(120)
+    assert plant.component.state == "pending"
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_an_order_survives_a_power_cut_in_the_middle_of_it(plant: Plant, steps: int) -> None:
+    plant.publish("hello", 1, maintenance=[NIGHTS])
+    plant.live(120)
+    order(plant, 1)
+    plant.steps_left = steps
+    with pytest.raises(Killed), plant.cycle() as cycle:
+        cycle.run()
+    assert plant.count(Reason.APPLIED_NOW) == 0
+    plant.steps_left = None
+    plant.live(120)
+    assert plant.component.state == "installed"
+    assert plant.count(Reason.APPLIED_NOW) == 1
+
+
+def test_a_suspension_comes_before_an_order_to_apply(plant: Plant) -> None:
+    plant.publish("hello", 1, maintenance=[NIGHTS])
+    suspended(plant, 600)
+    order(plant, 1)
+    plant.live(300)
+    assert plant.component.state == "pending"
+    plant.live(600)
+    assert plant.component.state == "installed"

@@ -1,4 +1,4 @@
-"""What may change when: rules OPEN-1 to OPEN-5 of agent.apply.windows, and STEP-10 of agent.apply.steps."""
+"""What may change when: rules OPEN-1 to OPEN-7 of agent.apply.windows, and STEP-10 of agent.apply.steps."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from device_world import deployment_bytes, deployment_id
+from engine_double import EngineDouble, Killed
 from test_reconciling import Device, state
 
 from margo_gitops.agent.memory.events import Reason
@@ -196,3 +197,111 @@ def test_a_memory_that_this_agent_did_not_write_is_no_calendar(device: Device, k
     with Journal.open(device.folder / "journal.sqlite3", device.now) as journal:
         journal.set_facts({"calendars": kept})
     assert device.reconcile(state({}, 2), patient=True).complete
+
+
+def taking(device: Device, seconds: float) -> EngineDouble:
+    """Return an engine whose installations take time, half of it before the change and half of it after."""
+
+    device.engine.tried.clear()
+
+    def pass_time() -> None:
+        device.now += seconds / 2 if device.engine.tried and device.engine.tried[-1][0] != "prepare" else 0
+
+    return EngineDouble(device.engine, alive=pass_time)
+
+
+def test_an_update_begins_only_if_it_fits_into_what_is_left_of_the_window(device: Device):
+    device.now = NIGHT
+    assert device.reconcile(state({1: app(1, "slow", NIGHTS)}, 2), taking(device, 1800)).complete
+    device.now = utc("2026-12-02T02:40")  # the window closes in 20 minutes
+    newer = state({1: app(1, "new", NIGHTS)}, 3)
+    outcome = device.reconcile(newer, patient=True)
+    assert outcome.only_waits
+    assert device.recorded(WEB_1).message.startswith(
+        "the deployment app-1 waits until Thursday 2026-12-03 02:00 CET, because of site north [MG1611]\n"
+        "  it took 30m the last times, and less is left of this window"
+    )
+    device.now = utc("2026-12-02T02:29")
+    assert device.reconcile(newer, patient=True).complete
+
+
+def test_the_longest_of_the_last_three_times_counts(device: Device):
+    def update(version: int, seconds: float, at: str = "01:05") -> bool:
+        device.now = utc(f"2026-12-{version:02}T{at}")
+        newer = state({1: app(1, f"{version} {seconds}", NIGHTS)}, version)
+        return device.reconcile(newer, taking(device, seconds), patient=True).complete
+
+    assert update(2, 3000)
+    assert update(3, 600)
+    assert update(4, 600)
+    assert not update(5, 600, at="02:20"), "it took 50 minutes, and 40 are left"
+    assert update(6, 600)
+    assert update(7, 600, at="02:20"), "that was long ago"
+
+
+def test_a_window_that_is_too_short_says_so(device: Device):
+    device.now = NIGHT
+    assert device.reconcile(state({1: app(1, "slow", NIGHTS)}, 2), taking(device, 3 * 3600)).complete
+    device.now = NIGHT + 86_400
+    assert device.reconcile(state({1: app(1, "new", NIGHTS)}, 3), patient=True).only_waits
+    assert "waits for a time that never comes: it took 3h the last times, and no window of site north is that long" in (
+        device.recorded(WEB_1).message
+    )
+    longer = {**NIGHTS, "windows": [{"days": "FREQ=WEEKLY;BYDAY=SA", "start": "02:00", "duration": "2d"}]}
+    device.now = utc("2026-12-06T10:00")
+    assert device.reconcile(state({1: app(1, "new", longer)}, 4), patient=True).complete, "longer than a day"
+
+
+def test_what_was_never_installed_here_begins(device: Device):
+    device.now = utc("2026-12-02T02:59")
+    assert device.reconcile(state({1: app(1, "hello", NIGHTS), 2: app(2, "hello", NIGHTS)}, 2), patient=True).complete
+
+
+@pytest.mark.parametrize("steps", range(9))
+def test_a_deployment_that_has_begun_is_finished_after_the_window_and_a_power_cut(tmp_path: Path, steps: int):
+    device = Device(tmp_path, now=NIGHT)
+    two = {"components": ("a", "b")}
+    assert device.reconcile(state({1: app(1, "hello", NIGHTS, **two)})).complete
+    left = iter([None] * steps)
+
+    def alive() -> None:
+        if next(left, "dead") == "dead":
+            raise Killed
+
+    newer = state({1: app(1, "new", NIGHTS, **two)}, 2)
+    with pytest.raises(Killed):
+        device.reconcile(newer, EngineDouble(device.engine, alive=alive))
+    device.now = MORNING + 86_400
+    is_begun = steps >= 4  # before, it was only prepared
+    assert device.reconcile(newer, patient=True).complete is is_begun
+    states = {device.recorded(f"{deployment_id(1)}/{name}").state for name in "ab"}
+    assert len(states) == 1, "never half"
+    again = state({1: app(1, "newest", NIGHTS, **two)}, 3)
+    assert device.reconcile(again, patient=True).only_waits, "the next update waits again"
+
+
+def test_the_clocks_of_a_site_change_and_its_window_stays(device: Device):
+    """Daylight saving both ways: 02:00 to 04:00 in Berlin on the last Sundays of March and October."""
+    for opens, closes in (("2027-03-28T01:00", "2027-03-28T03:00"), ("2027-10-31T00:00", "2027-10-31T02:00")):
+        for at, is_open in ((utc(opens) - 1, False), (utc(opens), True), (utc(closes) - 1, True), (utc(closes), False)):
+            device.now = at
+            outcome = device.reconcile(state({1: app(1, f"{at}", NIGHTS)}, 2), patient=True)
+            assert outcome.complete is is_open, (opens, at)
+
+
+def test_the_last_day_of_february_is_a_leap_day_in_a_leap_year(device: Device):
+    last = [{"days": "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=-1", "start": "12:00", "duration": "1h"}]
+    for day, is_open in (("2027-02-28", True), ("2028-02-28", False), ("2028-02-29", True), ("2028-03-01", False)):
+        device.now = utc(f"{day}T11:30")
+        outcome = device.reconcile(state({1: app(1, day, {**NIGHTS, "windows": last})}, 2), patient=True)
+        assert outcome.complete is is_open, day
+
+
+def test_a_device_that_was_off_in_the_window_takes_the_newest_in_the_next_one(device: Device):
+    newer = state({1: app(1, "new", NIGHTS)}, 2)
+    device.reconcile(newer, patient=True)
+    device.now = MORNING + 3 * 86_400  # off for three windows
+    assert device.reconcile(newer, patient=True).only_waits
+    assert "Friday 2026-12-04 02:00" in device.recorded(WEB_1).message
+    device.now = NIGHT + 3 * 86_400
+    assert device.reconcile(state({1: app(1, "newest", NIGHTS)}, 5), patient=True).complete

@@ -17,7 +17,7 @@ from margo_gitops.appliers.applier import Workload, WorkloadKey
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.status import State
-from margo_gitops.errors import ApplyError, MargoGitopsError, RolledBack
+from margo_gitops.errors import ApplyError, MargoGitopsError, RolledBack, Suspended
 from margo_gitops.values import dataclass, replace
 
 _QUARANTINED: Final = (
@@ -36,6 +36,7 @@ class Bookkeeping:
         clock: the time, seconds since the epoch.
         tell: called with each new status of a deployment, and its id; returns at once.
         rolled_back: deployments that run what ran before, by id: they are never installed (BACK-4).
+        suspension: why nothing changes on this device for now; each status names it.
 
     All methods that record raise StorageFull and StateFolderUnusable: then the step must not be begun.
     """
@@ -45,6 +46,7 @@ class Bookkeeping:
     clock: Callable[[], float]
     tell: Callable[[str, bytes], None]
     rolled_back: Mapping[str, RolledBack]
+    suspension: Suspended | None = None
 
     def known(self) -> dict[WorkloadKey, RecordedWorkload]:
         """Return what is recorded of each component."""
@@ -159,7 +161,7 @@ class Bookkeeping:
             components.setdefault(item.key.deployment_id, []).append(item)
         for deployment in self.journal.deployments():
             if only is None or deployment.id in only:
-                status = deployment_status(deployment, components.get(deployment.id, []))
+                status = deployment_status(deployment, components.get(deployment.id, []), self.suspension)
                 document = write_json(write(status))
                 if self.journal.post(deployment.id, document, self.clock(), weight_of(status)):
                     self.tell(deployment.id, document)

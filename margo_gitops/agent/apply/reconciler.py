@@ -5,11 +5,12 @@ The rules are those of `margo_gitops.agent.apply.steps`; this module only calls 
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from margo_gitops.agent.apply.bookkeeping import Bookkeeping
+from margo_gitops.agent.apply.engines import Engines, contract_of, name_of
 from margo_gitops.agent.apply.rollback import Rollbacks
 from margo_gitops.agent.apply.steps import Change, Plan, Removal, make_plan
 from margo_gitops.agent.apply.switches import Switches, Switching, check_installed
@@ -18,10 +19,10 @@ from margo_gitops.agent.apply.windows import Windows
 from margo_gitops.agent.apply.workloads import DesiredDeployment, DeviceLimits, desired_deployments
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.orders import Orders
 from margo_gitops.agent.memory.recorded import Failure
-from margo_gitops.appliers.applier import Applier, Observed, TellsStops, Workload, WorkloadKey, check_secrets
+from margo_gitops.appliers.applier import Applier, WorkloadKey, check_secrets
 from margo_gitops.errors import (
-    ApplierDefect,
     ApplyError,
     DependencyNotInstalled,
     Drifted,
@@ -47,6 +48,8 @@ class Reconciliation:
         complete: whether the device now runs what its state asks for.
         waits: whether something may not change now.
         goes_back: whether an update failed whose deployment goes back to what ran before.
+        held: whether a lock keeps something from changing.
+        cut: whether the work was cut off.
     """
 
     plan: Plan
@@ -54,6 +57,8 @@ class Reconciliation:
     complete: bool
     waits: bool = False
     goes_back: bool = False
+    held: bool = False
+    cut: bool = False
 
     @property
     def only_waits(self) -> bool:
@@ -72,6 +77,8 @@ class _Progress:
         waits: whether something may not change now.
         unready: what could not be prepared.
         goes_back: whether an update failed whose deployment goes back.
+        held: whether a lock keeps something from changing.
+        cut: whether the work was cut off.
     """
 
     failures: list[ApplyError]
@@ -81,6 +88,8 @@ class _Progress:
     waits: bool = False
     unready: set[WorkloadKey] = field(default_factory=set)
     goes_back: bool = False
+    held: bool = False
+    cut: bool = False
 
 
 @dataclass(eq=False)
@@ -96,6 +105,8 @@ class Reconciler:
         tell: called with each new status of a deployment, and its id; returns at once.
         timetable: what the clock says of calendars; None: the clock is trusted once it is set.
         switches: what happens around the switch of a deployment; None: as on a device without locks and hooks.
+        orders: what a person at the device orders; None: nothing.
+        timer: seconds since some moment; never jumps.
     """
 
     appliers: Mapping[str, Applier]
@@ -109,12 +120,15 @@ class Reconciler:
     tell: Callable[[str, bytes], None] = lambda _id, _status: None
     timetable: Timetable | None = None
     switches: Switches | None = None
+    orders: Orders | None = None
+    timer: Callable[[], float] = time.monotonic
     _told: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         timetable = self.timetable or Timetable(self.clock)
-        self._windows = Windows(timetable, self.journal.facts, self.journal.set_facts)
+        self._engines = Engines(self.appliers)
         self._rollbacks = Rollbacks(self.journal.facts, self.journal.set_facts)
+        self._windows = Windows(timetable, self.journal.facts, self.journal.set_facts, self.orders)
 
     def reconcile(
         self, state: TrustedState, *, patient: bool, retry: bool = False, at_once: bool = False
@@ -136,6 +150,8 @@ class Reconciler:
             # What failed a moment ago rests: only the way back is gone now.
             again = self._pass(state, asked, patient=True, retry=False, at_once=at_once)
             done = replace(again, failures=(*done.failures, *again.failures))
+        if not (done.cut or self.stopping()):
+            self._windows.ended(held=done.held)
         return done
 
     def _pass(
@@ -149,7 +165,8 @@ class Reconciler:
         switches = self.switches or Switches(self.clock, self.journal.facts, self.journal.set_facts)
         switching = switches.begin(desired, plan, at_once=at_once)
         version = state.manifest.manifest_version
-        books = Bookkeeping(self.journal, version, self.clock, self.tell, plan.rolled_back)
+        suspension = self.orders.suspension if self.orders is not None else None
+        books = Bookkeeping(self.journal, version, self.clock, self.tell, plan.rolled_back, suspension)
         self._tell(obstacles)
         self._tell_drift(plan, books)
         books.start(desired, plan)
@@ -168,7 +185,9 @@ class Reconciler:
         drifted = [each.error for each in plan.left if isinstance(each.error, Drifted)]
         failures = (*progress.failures, *drifted, *plan.rolled_back.values())
         complete = not (failures or progress.failed or progress.left or plan.left)
-        return Reconciliation(plan, failures, complete, progress.waits, progress.goes_back)
+        return Reconciliation(
+            plan, failures, complete, progress.waits, progress.goes_back, held=progress.held, cut=progress.cut
+        )
 
     def _go_back(
         self, desired: Iterable[DesiredDeployment], change: Change, error: ApplyError, progress: _Progress
@@ -177,7 +196,7 @@ class Reconciler:
         item = next(item for item in desired if item.id == change.workload.key.deployment_id)
         if self._rollbacks.leave(item, error, change.workload):
             progress.goes_back = True
-            text = f"{_name(change.workload)} failed: the whole deployment goes back to what ran before"
+            text = f"{name_of(change.workload)} failed: the whole deployment goes back to what ran before"
             self.record(Event(Reason.ROLLED_BACK, text, RolledBack.code, item.id))
 
     def _tell(self, obstacles: Iterable[ApplyError]) -> None:
@@ -196,47 +215,28 @@ class Reconciler:
                 self.record(Event.of(Reason.DRIFT_FOUND, each.error, str(each.workload.key)))
         for change in plan.changes:
             if change.drift and not change.rests:
-                text = f"{_name(change.workload)}: {change.drift}; it is installed again"
+                text = f"{name_of(change.workload)}: {change.drift}; it is installed again"
                 self.record(Event(Reason.DRIFT_FOUND, text, "", str(change.workload.key)))
 
     def _plan(self, desired: Sequence[DesiredDeployment], *, patient: bool, retry: bool, at_once: bool) -> Plan:
-        serving: dict[str, str] = {}
-        observed: dict[str, Sequence[Observed]] = {}
-        silent: dict[str, ApplyError] = {}
-        for name, applier in self.appliers.items():
-            for kind in applier.profile_types:
-                serving.setdefault(kind, name)
-            try:
-                with contract_of(name):
-                    observed[name] = applier.observe()
-            except ApplyError as error:
-                silent[name] = error
+        observed, silent = self._engines.observe()
         now = self.clock() if patient else None
         recorded = self.journal.workloads()
-        closed = {} if at_once else self._windows.closed(desired, {item.key.deployment_id for item in recorded})
+        names = {item.id: item.name for item in self.journal.deployments()}
+        there = {each: names.get(each, each) for each in {item.key.deployment_id for item in recorded}}
+        closed = self._windows.closed(desired, there, at_once=at_once)
         return make_plan(
             desired,
             observed,
             recorded,
-            serving,
+            self._engines.serving(),
             silent=silent,
             now=now,
             retry=retry,
             closed=closed,
-            stopped=self._stopped,
+            stopped=self._engines.stopped,
             repair=at_once,
         )
-
-    def _stopped(self, name: str, key: WorkloadKey) -> str:
-        """Return what a person stopped of a workload; empty where no person did, or the applier cannot tell."""
-        applier = self.appliers[name]
-        if not isinstance(applier, TellsStops):
-            return ""
-        try:
-            with contract_of(name):
-                return applier.stopped_by_hand(key)
-        except ApplyError:
-            return ""
 
     def _prepare(self, change: Change, plan: Plan, progress: _Progress, books: Bookkeeping) -> None:
         if self.stopping():
@@ -269,6 +269,8 @@ class Reconciler:
             progress.failed.add(deployment_id)
             return None
         obstacle = plan.obstacle(deployment_id, progress.failed)
+        if obstacle is None and change.waits is None:
+            change = self._begin(change, plan)
         if obstacle is not None or change.waits is not None:
             self._wait(change, obstacle, progress, books)
             return None
@@ -278,18 +280,20 @@ class Reconciler:
             self._fail(change, error, progress, books.failed(change, error, "installing"))
             return None  # nothing was changed
         if held is not None:
+            progress.held = True
             self._wait(replace(change, waits=held), None, progress, books)
             return None
         workload = switching.prepared(change)
         books.begin(change)
         self.heartbeat()
+        begin = self.timer()
         try:
             with contract_of(change.applier):
                 self.appliers[change.applier].install(workload)
                 check_installed(self.appliers[change.applier], workload, change.reason, self.stopping)
             switching.after(change)
         except StepInterrupted:
-            progress.left = True
+            progress.left = progress.cut = True
             progress.failed.add(deployment_id)
             return None
         except ApplyError as error:
@@ -298,8 +302,20 @@ class Reconciler:
             self._fail(change, error, progress, books.failed(change, error, failure))
             return error
         books.installed(change)
-        self.record(Event(Reason.WORKLOAD_INSTALLED, f"{_name(workload)} ({change.reason})", "", str(workload.key)))
+        if change.is_switch:
+            self._windows.took(workload.key, self.timer() - begin)
+        self.record(Event(Reason.WORKLOAD_INSTALLED, f"{name_of(workload)} ({change.reason})", "", str(workload.key)))
         return None
+
+    def _begin(self, change: Change, plan: Plan) -> Change:
+        """Return a change with why it may not begin now, at its turn (OPEN-6)."""
+        if not change.is_switch:
+            return change
+        name = change.workload.key.deployment_id
+        keys = [
+            each.workload.key for each in plan.changes if each.is_switch and each.workload.key.deployment_id == name
+        ]
+        return replace(change, waits=self._windows.begin(name, keys))
 
     def _fail(self, change: Change, error: ApplyError, progress: _Progress, message: str) -> None:
         progress.failures.append(error)
@@ -317,7 +333,7 @@ class Reconciler:
                 books.waits(key, message="a component before it failed")
             return
         error = change.waits or DependencyNotInstalled(
-            f"{_name(change.workload)} waits for the deployment {obstacle}, which is not installed"
+            f"{name_of(change.workload)} waits for the deployment {obstacle}, which is not installed"
         )
         self._await(key, error, books)
 
@@ -374,20 +390,3 @@ class Reconciler:
         self.record(Event.of(Reason.WORKLOAD_FAILED, error, str(removal.key)))
         if is_gone:
             books.removal_failed(removal, error)
-
-
-@contextlib.contextmanager
-def contract_of(applier: str) -> Iterator[None]:
-    """Turn what an applier may not raise into an error of its deployments: a plug-in must not stop all others."""
-    try:
-        yield
-    except ApplyError:
-        raise
-    except Exception as error:
-        raise ApplierDefect(
-            f"the applier {applier} ended with {type(error).__name__}: {error}", remedy="report it to its makers"
-        ) from error
-
-
-def _name(workload: Workload) -> str:
-    return f"{workload.deployment.metadata.name}/{workload.component.name}"

@@ -59,6 +59,9 @@ class Reason(Enum):
     LOCK_AWAITED = "LockAwaited"
     DRIFT_FOUND = "DriftFound", _FAILURE
     ROLLED_BACK = "RolledBack", _FAILURE
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    APPLIED_NOW = "AppliedNow"
     REPORT_FAILED = "ReportFailed", _FAILURE
     REPORT_REFUSED = "ReportRefused", _FAILURE
     REPORT_REPLACED = "ReportReplaced", _SECURITY

@@ -6,6 +6,7 @@ DEPLOYED-1  A component has one of Margo's six states; a deployment has that of 
 DEPLOYED-2  `adoptedManifestVersion` is that of the latest manifest with a revision that the device has begun to apply.
 DEPLOYED-3  An error has a code, a source (component, or `metadata.name` for the deployment) and a message.
 DEPLOYED-4  `deviceId` is there only where the deployment is for a child device.
+DEPLOYED-5  While a person has suspended changes, each deployment that has no other error says so in the place of one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from margo_gitops.documents.status import (
     StatusError,
     most_severe,
 )
+from margo_gitops.errors import MargoGitopsError
 from margo_gitops.values import dataclass
 from margo_gitops.wording import abridged
 
@@ -156,20 +158,24 @@ def retry_pause(attempts: int) -> float:
     return min(60.0 * float(1 << doublings), LONGEST_RETRY_PAUSE)
 
 
-def deployment_status(deployment: RecordedDeployment, workloads: Sequence[RecordedWorkload]) -> DeploymentStatus:
-    """Return the status of a deployment (DEPLOYED-1 to DEPLOYED-4).
+def deployment_status(
+    deployment: RecordedDeployment, workloads: Sequence[RecordedWorkload], suspension: MargoGitopsError | None = None
+) -> DeploymentStatus:
+    """Return the status of a deployment (DEPLOYED-1 to DEPLOYED-5).
 
     Args:
         workloads: what is recorded of its components, in order.
+        suspension: why nothing changes on the device for now, if a person ordered so.
     """
     components = tuple(
         ComponentStatus(item.key.component, item.state, _error(item, item.key.component)) for item in workloads
     )
     state = most_severe(item.state for item in workloads)
+    suspended = StatusError(suspension.code, deployment.name, suspension.what) if suspension is not None else None
     worst = next((item for item in workloads if item.state == state), None)
     return DeploymentStatus(
         deployment_id=deployment.id,
-        status=OverallStatus(state, _error(worst, deployment.name) if worst else None),
+        status=OverallStatus(state, (_error(worst, deployment.name) if worst else None) or suspended),
         components=components,
         adopted_manifest_version=deployment.adopted,
         device_id=deployment.device if client_of(deployment.device) != deployment.device else None,

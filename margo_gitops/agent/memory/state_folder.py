@@ -34,7 +34,7 @@ def make_folder(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
 
-def keep_file(path: Path, content: bytes) -> None:
+def keep_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Make a file hold this content, durably, in place of what it holds; its folder is made.
 
     Raises:
@@ -43,7 +43,7 @@ def keep_file(path: Path, content: bytes) -> None:
     """
     make_folder(path.parent)
     with folder_errors(path):
-        replace_file(path, content)
+        replace_file(path, content, mode=mode)
 
 
 class TwoPlaces:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
 from datetime import UTC, datetime
 
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
+from margo_gitops.agent.memory.orders import (
+    ApplyOrder,
+    Suspension,
+    is_carried_out,
+    read_apply_order,
+    read_suspension,
+)
 from margo_gitops.agent.memory.poll_record import KEPT_EVERY
 from margo_gitops.agent.memory.recorded import (
     RecordedDeployment,
@@ -90,6 +98,8 @@ class AgentReport:
         signer: who signed the held state; None where nothing trusted is held, or no signature is asked for.
         trust: the device's trust document; None where it has none, or none that can be used.
         receipts: what it signed of what ran; None where the device signs nothing.
+        suspension: who lets nothing change, until when and why; None where changes are made.
+        order: to change what waits, not carried out yet; None for no order.
     """
 
     device: str
@@ -105,6 +115,8 @@ class AgentReport:
     signer: str | None = None
     trust: HeldTrust | None = None
     receipts: KeptReceipts | None = None
+    suspension: Suspension | None = None
+    order: ApplyOrder | None = None
 
 
 def report(configuration: AgentConfiguration) -> AgentReport:
@@ -121,6 +133,8 @@ def report(configuration: AgentConfiguration) -> AgentReport:
         signer=state.signer if state else None,
         trust=_held_trust(configuration),
         receipts=kept_receipts(configuration),
+        suspension=_suspension(configuration),
+        order=read_apply_order(configuration.state_folder),
     )
     journal = Journal.peek(configuration.state_folder / JOURNAL_FILE)
     if journal is None:
@@ -129,14 +143,21 @@ def report(configuration: AgentConfiguration) -> AgentReport:
         components: dict[str, list[RecordedWorkload]] = {}
         for workload in journal.workloads():
             components.setdefault(workload.key.deployment_id, []).append(workload)
+        facts = journal.facts()
         deployments = tuple((item, tuple(components.get(item.id, ()))) for item in journal.deployments())
         return replace(
             found,
-            facts=journal.facts(),
+            facts=facts,
+            order=found.order if found.order and not is_carried_out(found.order, facts) else None,
             deployments=deployments,
             statuses=tuple(deployment_status(item, workloads) for item, workloads in deployments),
             events=tuple(journal.events(_STATUS_EVENTS, security=True)),
         )
+
+
+def _suspension(configuration: AgentConfiguration) -> Suspension | None:
+    found = read_suspension(configuration.state_folder)
+    return found if found is not None and not found.is_over(time.time()) else None
 
 
 def kept_receipts(configuration: AgentConfiguration) -> KeptReceipts | None:
@@ -216,6 +237,8 @@ def as_json(report: AgentReport) -> dict[str, Json]:
         }
         if report.receipts
         else None,
+        "suspended": asdict(report.suspension) if report.suspension else None,
+        "applyNow": {**asdict(report.order), "deployments": list(report.order.deployments)} if report.order else None,
         "poll": {
             "at": _moment(facts.get("poll.at")),
             "answeredAt": _moment(facts.get("poll.answered_at")),
@@ -280,6 +303,10 @@ def as_text(report: AgentReport) -> str:
         signed = report.receipts
         by = f", signed by {signed.key.fingerprint}" if signed.key else ""
         lines.append(f"receipts {signed.number}, the newest of {signed.at}{by}; {signed.waiting} not sent yet")
+    if report.suspension:
+        lines.append(f"held up  {report.suspension}")
+    if report.order:
+        lines.append(f"ordered  {report.order}, not done yet")
     if report.problem:
         lines.append(f"problem  {_first_line(str(report.problem))}")
     rows = [("DEPLOYMENT", "COMPONENT", "STATE", "VERSION", "MESSAGE")]

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from margo_gitops import __version__
-from margo_gitops.agent.apply.reconciler import contract_of
+from margo_gitops.agent.apply.engines import contract_of
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.receipt_store import ReceiptStore
