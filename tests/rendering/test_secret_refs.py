@@ -5,8 +5,12 @@ import json
 import pytest
 from support.fleet import FleetFolder, documents, merged, parameter
 
+from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.workload_identity import own_extension, workload_contents
 from margo_gitops.errors import FleetInvalid, RenderingRefused
+from margo_gitops.rendering.difference import difference, rendered_fleet
+from margo_gitops.rendering.explanation import explain
+from margo_gitops.rendering.line_origins import DocumentOrigins
 
 SEALED = "YWdlLWVuY3J5cHRpb24ub3JnL3YxCi0+" + "A" * 40
 
@@ -87,3 +91,27 @@ def test_a_secret_needs_a_parameter_and_a_name_that_is_a_file(secret_fleet: Flee
     with pytest.raises(FleetInvalid) as invalid:
         secret_fleet.render()
     assert "secret's name" in str(invalid.value.findings[0])
+
+
+def test_each_part_of_a_secret_comes_from_the_document_that_says_it(secret_fleet: FleetFolder):
+    sealed_for(secret_fleet, "a")
+    intent = secret_fleet.read()
+    origins = DocumentOrigins(intent, explain(intent, "a", "web").resolved, ["web"])
+    files = [
+        origins.of(("spec", OWN_EXTENSION, "secrets", 0, part)).place.file for part in ("parameter", "name", "sealed")
+    ]
+    assert files == ["deployments/web.yaml", "deployments/web.yaml", "devices/a.yaml"]
+
+
+def test_a_plan_names_encrypted_values_by_a_digest(secret_fleet: FleetFolder):
+    sealed_for(secret_fleet, "a")
+    before = secret_fleet.render()
+    sealed_for(secret_fleet, "a", SEALED[:-1] + "B")
+    after = secret_fleet.render(before)
+    (device,) = difference(rendered_fleet(before.values()), list(after.values()), secret_fleet.read())
+    (deployment,) = device.deployments
+    (change,) = deployment.fields
+    assert change.field == "secrets.broker.sealed"
+    assert str(change.before).startswith("encrypted, sha256 ")
+    assert change.before != change.after
+    assert [each.effect for each in deployment.workloads] == ["restarts"]
