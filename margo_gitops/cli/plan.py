@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from margo_gitops.operations.fleet_input import read_for_device, read_signing_ke
 from margo_gitops.operations.plan.plan_markdown import as_markdown
 from margo_gitops.operations.plan.plan_text import as_text
 from margo_gitops.operations.plan.planning import PlanRequest, exit_code, plan_fleet
+from margo_gitops.operations.plan.switching_times import opening_text
 from margo_gitops.rendering.explanation import Explanation
 from margo_gitops.rendering.explanation import explain as explain_deployment
 from margo_gitops.rendering.parameters import Effective, Origin
@@ -120,6 +122,12 @@ def _lines(explanation: Explanation) -> Iterator[str]:
         for reason in reasons:
             yield f"               not {profile}: {reason}"
     yield f"  id           {resolved.id}"
+    if explanation.urgent is not None:
+        yield f"  changes      at any time: urgent  {explanation.urgent}"
+    for calendar, where in explanation.calendars:
+        yield f"  changes      only while {calendar.of} is open  {where}"
+    if ruling := tuple(calendar for calendar, _ in explanation.calendars):
+        yield f"               {opening_text(ruling, time.time())}"
     yield "  parameters" if resolved.parameters else "  no parameters"
     for parameter in resolved.parameters:
         yield from _parameter_lines(parameter)
@@ -156,6 +164,11 @@ def _as_json(explanation: Explanation) -> dict[str, object]:
         "application": {"id": description.id, "version": description.metadata.version},
         "profile": {"id": resolved.profile.id, "type": resolved.profile.type},
         "rejectedProfiles": {profile: list(reasons) for profile, reasons in explanation.rejected.items()},
+        "urgent": explanation.urgent is not None,
+        "calendars": [
+            {"of": calendar.of, "file": where.file, "line": where.line, "column": where.column}
+            for calendar, where in explanation.calendars
+        ],
         "parameters": [
             {
                 "name": parameter.name,

@@ -12,14 +12,15 @@ from collections.abc import Callable, Mapping
 
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment
+from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.matching import deployment_type_unmet, unmet
-from margo_gitops.errors import MargoGitopsError, NotPlaceable, ReferenceUnknown, RenderingRefused
+from margo_gitops.errors import Location, MargoGitopsError, NotPlaceable, ReferenceUnknown, RenderingRefused
 from margo_gitops.rendering.desired_state import PreviousState
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.parameters import Effective
 from margo_gitops.rendering.references import SHARED_PARAMETER, broken_references
 from margo_gitops.rendering.render import document_of, find_placements, installed_parameters, place, resolve_placement
-from margo_gitops.rendering.resolution import Placement, Resolved, resolve
+from margo_gitops.rendering.resolution import Placement, Resolved, calendars, resolve
 from margo_gitops.rendering.skeletons import Skeleton, Skeletons
 from margo_gitops.values import dataclass, replace
 from margo_gitops.wording import did_you_mean
@@ -139,10 +140,14 @@ class Explanation:
     Attributes:
         resolved: the profile and the parameters with their origins.
         rejected: why each other profile was not chosen, by profile id.
+        calendars: when it may change on this device, each with where it is written.
+        urgent: where the deployment says that no calendar counts; None where it does not.
     """
 
     resolved: Resolved
     rejected: dict[str, tuple[str, ...]]
+    calendars: tuple[tuple[Calendar, Location], ...] = ()
+    urgent: Location | None = None
 
 
 def explain(intent: Intent, device: str, deployment: str, previous: PreviousState | None = None) -> Explanation:
@@ -174,4 +179,12 @@ def explain(intent: Intent, device: str, deployment: str, previous: PreviousStat
             facts = placement.target.facts
             reasons = deployment_type_unmet(profile.type, facts) or unmet(profile.device_constraints, facts)
             rejected[profile.id] = reasons or ("fits too, but is less preferred in spec.profiles",)
-    return Explanation(resolved, rejected)
+    wanted, target = intent.deployments[deployment], placement.target
+    site = intent.sites.get(target.site or "")
+    places = {f"device {device}": intent.devices[device], f"deployment {deployment}": wanted}
+    places |= {f"site {target.site}": site} if site is not None else {}
+    ruling = calendars(wanted.value, target, intent)
+    urgent = wanted.at("spec", "urgent") if wanted.value.spec.urgent else None
+    return Explanation(
+        resolved, rejected, tuple((each, places[each.of].at("spec", "maintenance")) for each in ruling), urgent
+    )

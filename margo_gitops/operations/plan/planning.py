@@ -8,6 +8,7 @@ The plan of one device reads and renders what this device needs. It does not say
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -45,6 +46,7 @@ from margo_gitops.operations.plan.comparison import (
     refusals,
     with_verdicts,
 )
+from margo_gitops.operations.plan.switching_times import switching_times
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.render.changed_part import Seal
 from margo_gitops.operations.render.fleet_render import (
@@ -194,7 +196,8 @@ class _Planning:
         span = Span(self.repo, revision, base_commit, named=request.base is not None, at=at)
         with without_collections():
             made = planned(sides, notes)
-            made = replace(made, notes=(*made.notes, *listed(_refused_by_devices(sides, made))))
+            switched = switching_times(made.devices, sides.intent, at if request.at is not None else time.time())
+            made = replace(made, notes=(*made.notes, *listed(_refused_by_devices(sides, made)), *listed(switched)))
             verdicts = judgement(
                 sides,
                 span,

@@ -1,0 +1,70 @@
+"""A plan says when devices will change, and `explain` which calendars count and where they are written."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from support.command_line import margo_gitops
+from support.fleet import FleetFolder
+
+from margo_gitops.documents.maintenance import Calendar, Window
+from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
+from margo_gitops.operations.plan.switching_times import opening_text
+
+NIGHTS = {"timeZone": "Europe/Berlin", "windows": [{"days": "FREQ=DAILY", "start": "02:00", "duration": "2h"}]}
+NOON = int(datetime(2026, 12, 1, 11, tzinfo=UTC).timestamp())
+
+
+@pytest.fixture
+def fleet(tmp_path: Path) -> FleetFolder:
+    fleet = FleetFolder.empty(tmp_path / "fleet")
+    fleet.site("north", maintenance=NIGHTS)
+    fleet.site("south")
+    for site in ("north", "south"):
+        fleet.device(f"{site}-1", site=site)
+    fleet.device("north-2", site="north")
+    fleet.application()
+    fleet.deployment("web")
+    fleet.deployment("alarm", urgent=True)
+    fleet.commit()
+    return fleet
+
+
+def notes(fleet: FleetFolder, at: int = NOON) -> tuple[str, ...]:
+    cache = fleet.root.parent / "cache"
+    return plan_fleet(PlanRequest(fleet.root, None, None, None, cache, at=at)).notes[1:]
+
+
+def test_a_plan_says_when_the_devices_of_a_site_change(fleet: FleetFolder):
+    assert notes(fleet) == (
+        "2 devices (north-1, north-2): can change from Wednesday 2026-12-02 02:00 CET on, by site north",
+    )
+    later = notes(fleet, NOON + 14 * 3600)
+    assert later == (
+        "2 devices (north-1, north-2): can change now, until Wednesday 2026-12-02 04:00 CET, by site north",
+    )
+
+
+def test_without_calendars_it_says_nothing(fleet: FleetFolder):
+    fleet.site("north")
+    assert notes(fleet) == ()
+
+
+def test_calendars_that_never_open_and_unknown_zones_are_named():
+    night = Window("FREQ=DAILY", "02:00", "1h")
+    noon = Window("FREQ=DAILY", "12:00", "1h")
+    never = (Calendar("UTC", (night,), (), "site north"), Calendar("UTC", (noon,), (), "deployment web"))
+    assert opening_text(never, NOON) == "can never change: site north and deployment web are not open at once"
+    assert "the time zone of x is not known here" in opening_text((Calendar("Mars/Olympus", (night,), (), "x"),), NOON)
+
+
+def test_explain_names_the_calendars_that_count(fleet: FleetFolder):
+    fleet.deployment("web", maintenance=NIGHTS)
+    said = margo_gitops("explain", "north-1", "web", cwd=fleet.root).stdout
+    assert "changes      only while site north is open  sites/north.yaml:" in said
+    assert "changes      only while deployment web is open  deployments/web.yaml:" in said
+    assert "can change" in said
+    urgent = margo_gitops("explain", "north-1", "alarm", cwd=fleet.root).stdout
+    assert "changes      at any time: urgent  deployments/alarm.yaml:" in urgent
