@@ -1,5 +1,6 @@
-"""The agent as one file (scripts/build-zipapp) does what the installed one does."""
+"""The agent as one file (scripts/build-zipapp) and as a Debian package (scripts/build-deb) does what it does here."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -35,3 +36,24 @@ def test_one_file_polls_and_applies_and_unpacks_itself_once(tmp_path: Path) -> N
     refused = run("once")
     assert refused.returncode == 1
     assert "others may write to it" in refused.stderr
+
+
+@pytest.mark.real
+@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")
+def test_a_debian_package_holds_an_agent_that_works_and_a_unit(tmp_path: Path) -> None:
+    build = [sys.executable, ROOT / "scripts/build-deb", tmp_path]
+    subprocess.run(build, check=True, capture_output=True, timeout=240)
+    (package,) = tmp_path.glob("*.deb")
+    root = tmp_path / "root"
+    subprocess.run(["dpkg-deb", "--raw-extract", package, root], check=True, timeout=60)
+    for script in ("postinst", "prerm"):
+        subprocess.run(["sh", "-n", root / "DEBIAN" / script], check=True, timeout=10)
+    units = {path.name for path in (root / "usr/lib/systemd/system").iterdir()}
+    assert units == {"margo-gitops-agent.service", "margo-gitops-agent-once.service", "margo-gitops-agent-once.timer"}
+    assert {path.name for path in root.iterdir()} == {"DEBIAN", "usr"}, "nothing in /etc: it is the person's"
+    program = (root / "usr/bin/margo-gitops").read_text().replace("/usr/lib/", f"{root}/usr/lib/")
+    world = World(tmp_path / "world")
+    world.publish({1: deployment_bytes(1)})
+    command = [sys.executable, "-S", "-c", program, "agent", "once", "--config", str(world.config)]
+    done = subprocess.run(command, env=world.environment(), capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "poll: new; holds version 1\n"), done.stderr
