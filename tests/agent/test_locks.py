@@ -410,6 +410,21 @@ def test_a_hook_that_fails_after_the_change_is_run_again_after_a_pause(device: D
     assert device.reconcile(newer, patient=True).complete
 
 
+def test_a_removal_is_not_begun_by_a_hook_that_failed_before_it(device: Device):
+    noted = hook(device, "drain", "exit 3")
+    assert device.reconcile(state({1: app(1, "hello", hooks={"before": ["drain"]})}, 2)).complete
+    for attempt in (1, 2, 3):
+        assert device.reconcile(state({}, 3), patient=True).failures
+        assert not device.reconcile(state({}, 3), patient=True).complete  # it rests
+        assert len(noted.read_text().splitlines()) == attempt
+        assert device.engine.running
+        device.now += 3600
+    assert device.statuses() == {deployment_id(1): (2, "failed")}
+    hook(device, "drain", "")
+    assert device.reconcile(state({}, 3), patient=True).complete
+    assert not device.engine.running
+
+
 def test_a_line_that_was_drained_is_resumed_when_the_update_fails(device: Device):
     hook(device, "drain", "")
     noted = hook(device, "resume", "")

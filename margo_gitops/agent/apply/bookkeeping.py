@@ -135,10 +135,12 @@ class Bookkeeping:
         self.post([removal.key.deployment_id])
 
     def removal_failed(self, removal: Removal, error: ApplyError) -> None:
-        """Record that a removal failed."""
+        """Record that a removal failed; one that was not begun stays so."""
         held = self._of(removal)
         attempts = held.attempts + 1 if held.failure == "removing" else 1
-        failed = replace(self._now(held, "removing", error), changed_at=self.clock())
+        failed = replace(
+            self._now(held, "removing" if held.state == "removing" else "failed", error), changed_at=self.clock()
+        )
         self.journal.record([replace(failed, attempts=attempts, failure="removing")])
 
     def forget(self, key: WorkloadKey) -> None:
