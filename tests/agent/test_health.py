@@ -229,6 +229,20 @@ def test_metrics_say_what_the_device_does(watched: Watched) -> None:
     assert escaped[f"deployment_state{{deployment={name},state=failed}}"] == 1
 
 
+def test_an_outage_is_not_forgotten_by_a_restart(watched: Watched) -> None:
+    watched.world.publish({1: deployment_bytes(1)})
+    with watched.agent() as parts:
+        watched.cycle(parts)
+    watched.world.repository.path.rename(watched.world.folder / "gone.git")
+    watched.now += 3_600
+    watched.watch = watched.made()
+    with watched.agent() as parts:
+        watched.cycle(parts)
+        found = watched.samples()
+    assert found["last_answered_poll_timestamp_seconds"] == STARTED
+    assert found["last_poll_timestamp_seconds"] == STARTED + 3_600
+
+
 def test_each_metric_is_documented_and_named_as_prometheus_wants_it(watched: Watched) -> None:
     families = list(text_string_to_metric_families(watched.watch.text))
     names = {family.name + "_total" * (family.type == "counter") for family in families}

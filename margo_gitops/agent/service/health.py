@@ -27,7 +27,7 @@ from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.service.metrics import MEDIA_TYPE, Metrics, lasting
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.disk.files import reason, replace_file
-from margo_gitops.errors import AgentMisconfigured, SourceUnreachable
+from margo_gitops.errors import AgentMisconfigured, MargoGitopsError, SourceUnreachable
 from margo_gitops.values import dataclass, field
 from margo_gitops.web.metering import Cost
 
@@ -86,6 +86,8 @@ class HealthWatch:
     def attach(self, journal: Journal, cost: Callable[[], Cost], record: Record) -> None:
         """Name what the metrics are read from, and what records events."""
         self._attached = journal, cost, record
+        with contextlib.suppress(MargoGitopsError):
+            self.metrics.recall(journal.facts())
 
     def alive(self) -> None:
         """Take a sign of life."""

@@ -18,6 +18,7 @@ from margo_gitops.agent.apply.steps import Plan
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event
 from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.recorded import recorded_number
 from margo_gitops.documents.status import SEVERITY, State, most_severe
 from margo_gitops.errors import ChangeWaits, MargoGitopsError
 from margo_gitops.values import dataclass, field
@@ -56,6 +57,11 @@ class Metrics:
 
     def __post_init__(self) -> None:
         self._started = self.clock()
+
+    def recall(self, facts: Mapping[str, str]) -> None:
+        """Take the times of the last polls from the journal: a restart while the source is away forgets no outage."""
+        self._polled = recorded_number(facts.get("poll.at"))
+        self._answered = recorded_number(facts.get("poll.answered_at"))
 
     def noted(self, event: Event) -> None:
         """Count an event."""
