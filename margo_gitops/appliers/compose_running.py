@@ -71,7 +71,7 @@ class RunningProject:
             lock: a descriptor that Compose holds while it lives.
             wait_beside: the containers there were before, to wait until all are healthy; None does not wait.
             ready: what must hold in addition, then.
-            recreate: whether to make all containers anew, also those that are as the revision wants them.
+            recreate: whether to make all containers again, also those that are as the revision wants them.
 
         Raises:
             StepInterrupted: the agent was asked to stop; what was started is left as it is.
