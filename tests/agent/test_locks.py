@@ -96,7 +96,8 @@ def test_an_update_waits_while_the_lock_is_held_and_follows_when_it_is_free(devi
 def test_a_removal_waits_for_the_locks_that_came_with_the_deployment_last(device: Device):
     assert device.reconcile(state({1: app(1, "hello", BATCH)}, 2)).complete
     lock = take(device)
-    assert device.reconcile(state({}, 3), patient=True).only_waits
+    waits = device.reconcile(state({}, 3), patient=True)
+    assert (waits.only_waits, waits.held) == (True, True)
     assert device.recorded(WEB_1).code == "MG1620"
     lock.unlink()
     assert device.reconcile(state({}, 3), patient=True).complete

@@ -360,6 +360,7 @@ class Reconciler:
                 continue
             if waits is not None:
                 progress.left = progress.waits = True
+                progress.held = progress.held or removal.waits is None
                 if is_gone:
                     self._await(removal.key, waits, books)
                 continue
