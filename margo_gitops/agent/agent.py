@@ -7,9 +7,11 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from margo_gitops import __version__
+from margo_gitops.agent.apply.causes import Causes, free_bytes
 from margo_gitops.agent.apply.reconciler import Reconciler
 from margo_gitops.agent.apply.switches import Switches
 from margo_gitops.agent.apply.timetable import Timetable
@@ -268,6 +270,7 @@ def working_agent(
                 heartbeat=heartbeat,
                 tell=lambda name, status: reporter.hear(name, status) if reporter and not cycle.quiet else None,
                 timetable=timetable,
+                causes=Causes(lambda: free_bytes(_written_folders(configuration, appliers))),
                 switches=Switches(
                     clock,
                     journal.facts,
@@ -326,6 +329,12 @@ def _transport(configuration: AgentConfiguration) -> GitTransport | HttpTranspor
 
     address = HttpSource.of(source.http, device, configuration.state_folder / CLIENT_ID_FILE)
     return HttpTransport(address, signed=not configuration.trust.unsigned)
+
+
+def _written_folders(configuration: AgentConfiguration, appliers: Mapping[str, Applier]) -> list[Path]:
+    """Return where the agent and its appliers write, as far as they say."""
+    own = (getattr(applier, "folder", None) for applier in appliers.values())
+    return [configuration.state_folder, *(folder for folder in own if isinstance(folder, Path))]
 
 
 def create_appliers(

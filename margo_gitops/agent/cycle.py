@@ -276,6 +276,7 @@ class Cycle:
             self.record(Event.of(Reason.STATE_REFUSED, ended.error))
         if self.polls.ended(ended.result, ended.error):
             self.record(Event(Reason.POLL_RECOVERED, "the source answers again"))
+            self.reconciler.causes.reached()
         return ended
 
     def _ask(self, policy: TrustPolicy, memory: Remembered, held: TrustedState | None, wait: int) -> _Poll:

@@ -324,6 +324,12 @@ class ComposeApplier:
             done = self.engine.client("pull", "--quiet", *where, image, seconds=left)
             if done.status != 0 and not there:
                 self.engine.check_run(run, done.last_lines())
+                if "no space left" in done.complaint.lower():
+                    raise StorageFailed(
+                        f"there is no room for the image {image}",
+                        why=done.last_lines(),
+                        remedy="free space on its disk",
+                    )
                 raise ArtifactUnavailable(
                     f"the image {image} of component {workload.component.name} cannot be pulled",
                     why=["it took too long"] if done.status is None else done.last_lines(),

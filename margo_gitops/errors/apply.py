@@ -171,7 +171,7 @@ class Drifted(ApplyError):
     """What runs is no longer what was installed, and the device leaves it so (`spec.onDrift: report`).
 
     Something was stopped, removed, paused or edited on the device, or it ended by itself. Put it right on the device,
-    change its content in the fleet repo, or run `margo-gitops agent once --now` on the device: then it is installed
+    change its content in the fleet repo, or run `margo-gitops agent apply-now` on the device: then it is installed
     again. See docs/failure-and-drift.md.
     """
 
@@ -182,7 +182,7 @@ class LeftByPerson(ApplyError):
     """A person stopped, removed, paused or edited a component on the device (`spec.onDrift: respect`).
 
     The device leaves it so until it runs again, its content changes in the fleet repo, or a person runs
-    `margo-gitops agent once --now` on the device. See docs/failure-and-drift.md.
+    `margo-gitops agent apply-now` on the device. See docs/failure-and-drift.md.
     """
 
     code = "MG1625"

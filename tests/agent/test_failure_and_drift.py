@@ -15,11 +15,14 @@ from device_world import deployment_bytes, deployment_id
 from engine_double import EngineDouble, Killed
 from test_reconciling import Device, kill_after, state, wanted
 
+from margo_gitops.agent.apply.causes import Causes
+from margo_gitops.agent.apply.reconciler import Reconciler
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Reason
 from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.orders import ApplyOrder, Orders, order_to_apply
 from margo_gitops.appliers.applier import WorkloadKey
-from margo_gitops.errors import EngineUnavailable, ExitCode
+from margo_gitops.errors import ArtifactUnavailable, EngineUnavailable, ExitCode, StorageFailed
 
 DB, WEB = (WorkloadKey(deployment_id(1), name) for name in ("db", "web"))
 
@@ -220,6 +223,60 @@ def test_killed_at_every_step_of_a_rollback_the_device_ends_where_it_was(tmp_pat
     assert steps > 10
 
 
+@pytest.mark.parametrize("cause", ["disk", "network", "engine"])
+def test_f8_what_failed_because_of_the_device_is_tried_when_the_cause_is_gone(device: Device, cause: str):
+    """Before its pause is over, and once; until then it rests longer each time, and is not put in quarantine."""
+    running(device)
+    newer = stateful("new", 2)
+    free = [0]
+    error = {
+        "disk": StorageFailed("the disk is full"),
+        "network": ArtifactUnavailable("no route"),
+        "engine": EngineUnavailable("it was restarted"),
+    }[cause]
+
+    class Failing(EngineDouble):
+        def prepare(self, workload) -> None:
+            if self.well:
+                super().prepare(workload)
+                return
+            self.engine.tried.append(("prepare", workload.component.name))
+            raise error
+
+        well = False
+
+    double = Failing(device.engine)
+    with Journal.open(device.folder / "journal.sqlite3", device.now) as journal:
+        reconciler = Reconciler(
+            {"engine0": double}, journal, device.events.append, lambda: device.now, lambda: False,
+            causes=Causes(lambda: free[0]),
+        )  # fmt: skip
+
+        def minutes(count: int) -> None:
+            for _ in range(count):
+                device.now += 60
+                reconciler.reconcile(newer, patient=True)
+
+        minutes(40)
+        assert device.tried("prepare") < 20
+        if cause == "engine":
+            double.answers = False
+            minutes(1)
+        double.answers = double.well = True
+        free[0] = 4096  # a log was deleted
+        before = device.engine.running.copy()
+        device.now += 1
+        reconciler.reconcile(newer, patient=True)
+        if cause != "engine":
+            assert device.engine.running == before
+        free[0] = 1024**3
+        reconciler.causes.reached()
+        device.now += 1
+        reconciler.reconcile(newer, patient=True)
+    assert device.engine.running == wanted(newer)
+    assert set(device.states().values()) == {"installed"}
+
+
 def test_with_continue_the_other_components_go_on(device: Device):
     components = ("db", "hmi", "web")
     assert device.reconcile(state({1: app(1, "old", components, onFailure="continue")})).complete
@@ -344,3 +401,21 @@ def test_what_was_cut_off_is_no_drift(device: Device):
     device.reconcile(newer, EngineDouble(device.engine, broken={("interrupt", "app-1/web")}))
     assert device.reconcile(newer, patient=True).complete
     assert texts(device, Reason.DRIFT_FOUND) == []
+
+
+def test_an_order_to_apply_brings_back_what_a_person_stopped(device: Device):
+    asked = stateful("old", 1, onDrift="respect")
+    running(device, onDrift="respect")
+    del device.engine.running[WEB]
+    device.reconcile(asked, patient=True)
+    order_to_apply(device.folder, ApplyOrder("1", "maria", "2026-11-30T12:00:00Z", ("app-1",)))
+    with Journal.open(device.folder / "journal.sqlite3", device.now) as journal:
+        orders = Orders(device.folder, journal.facts, journal.set_facts, device.events.append, lambda: device.now)
+        appliers = {"engine0": device.double()}
+        reconciler = Reconciler(
+            appliers, journal, device.events.append, lambda: device.now, lambda: False, orders=orders
+        )
+        assert reconciler.reconcile(asked, patient=True).complete
+        assert device.engine.running == wanted(asked)
+        del device.engine.running[WEB]
+        assert not reconciler.reconcile(asked, patient=True).complete, "an order counts once"

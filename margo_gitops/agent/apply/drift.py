@@ -45,8 +45,9 @@ def left_as_is(
     """
     if not drift or deployment.on_drift == "repair":
         return None
-    name = f"component {workload.component.name} of {deployment.document.metadata.name}"
-    ways = "change its content in the fleet repo, or run `margo-gitops agent once --now` on the device"
+    name = f"component {workload.component.name} of {deployment.name}"
+    order = f"`margo-gitops agent apply-now {deployment.name}`"
+    ways = f"change its content in the fleet repo, or run {order} on the device"
     if deployment.on_drift == "report":
         return Drifted(f"the {name} is not as it was installed: {drift}", remedy=f"put it right; or {ways}")
     is_known = memory is not None and memory.code == LeftByPerson.code

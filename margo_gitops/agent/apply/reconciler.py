@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from margo_gitops.agent.apply.bookkeeping import Bookkeeping
+from margo_gitops.agent.apply.causes import Causes
 from margo_gitops.agent.apply.engines import Engines, contract_of, name_of
 from margo_gitops.agent.apply.rollback import Rollbacks
 from margo_gitops.agent.apply.steps import Change, Plan, Removal, make_plan
@@ -122,6 +123,7 @@ class Reconciler:
     switches: Switches | None = None
     orders: Orders | None = None
     timer: Callable[[], float] = time.monotonic
+    causes: Causes = field(default_factory=Causes)
     _told: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
@@ -225,6 +227,9 @@ class Reconciler:
         names = {item.id: item.name for item in self.journal.deployments()}
         there = {each: names.get(each, each) for each in {item.key.deployment_id for item in recorded}}
         closed = self._windows.closed(desired, there, at_once=at_once)
+        order = self.orders.applied if self.orders is not None else None
+        covered = [at_once or (order is not None and order.covers(item.id, item.name)) for item in desired]
+        ordered = {item.id for item, is_covered in zip(desired, covered, strict=True) if is_covered}
         return make_plan(
             desired,
             observed,
@@ -235,7 +240,8 @@ class Reconciler:
             retry=retry,
             closed=closed,
             stopped=self._engines.stopped,
-            repair=at_once,
+            back=self.causes.gone(silent=bool(silent)),
+            repair=ordered,
         )
 
     def _prepare(self, change: Change, plan: Plan, progress: _Progress, books: Bookkeeping) -> None:
@@ -319,6 +325,7 @@ class Reconciler:
 
     def _fail(self, change: Change, error: ApplyError, progress: _Progress, message: str) -> None:
         progress.failures.append(error)
+        self.causes.failed(error)
         progress.failed.add(change.workload.key.deployment_id)
         self.record(Event(Reason.WORKLOAD_FAILED, message, error.code, str(change.workload.key)))
 

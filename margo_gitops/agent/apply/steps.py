@@ -176,7 +176,7 @@ def make_plan(
     closed: Mapping[str, ChangeWaits] | None = None,
     back: Collection[str] = (),
     stopped: Callable[[str, WorkloadKey], str] = lambda _applier, _key: "",
-    repair: bool = False,
+    repair: Collection[str] = (),
 ) -> Plan:
     """Return what has to be done.
 
@@ -190,7 +190,7 @@ def make_plan(
         closed: deployments that may not change now, by id (STEP-10).
         back: codes of failures whose cause is gone: what failed so need not rest.
         stopped: returns what a person stopped of a workload; empty where no person did.
-        repair: whether to repair all that has drifted, also where its deployment leaves it (STEP-12).
+        repair: deployments that are repaired now, also where they leave what has drifted, by id (STEP-12).
     """
     silent = silent or {}
     rolled_back = {item.id: item.fallback for item in desired if item.fallback is not None}
@@ -217,7 +217,7 @@ def make_plan(
             drift = drift_of(workload, reason, holding, remembered) if reason else ""
             as_is = (
                 None
-                if repair
+                if deployment.id in repair
                 else left_as_is(
                     deployment, workload, drift, holding, remembered, partial(stopped, applier, workload.key)
                 )

@@ -76,6 +76,11 @@ class DesiredDeployment:
         return self.document.id.lower()
 
     @property
+    def name(self) -> str:
+        """The deployment's name in the fleet repo."""
+        return self.document.metadata.name
+
+    @property
     def keys(self) -> tuple[WorkloadKey, ...]:
         """The keys of all its components, those of a refused deployment too."""
         components = self.document.spec.deployment_profile.components
