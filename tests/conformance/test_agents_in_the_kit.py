@@ -142,6 +142,10 @@ TOO_LITTLE = {
         "a state that the key of freshness signed",
         "a state that a root key signed",
     },
+    "floors": {
+        "a lower version, after root keys took a higher one back",
+        "a version below the one at which root keys say that the state continues",
+    },
 }
 """What fails by each fault of the agent that follows trust documents."""
 
@@ -153,6 +157,7 @@ TOO_LITTLE = {
         pytest.param("unverified", "29", id="takes-the-named-version-unverified"),
         pytest.param("ignored", "28 30 32", id="goes-by-the-given-version-for-ever"),
         pytest.param("any", "32", id="trusts-every-listed-key"),
+        pytest.param("floors", "36", id="changes-no-floor"),
     ],
 )
 def test_an_agent_that_follows_trust_documents_naively_is_found_out(check: Check, fault: str, played: str) -> None:

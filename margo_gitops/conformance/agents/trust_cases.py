@@ -9,16 +9,19 @@ from margo_gitops.conformance.agents import faults
 from margo_gitops.conformance.agents.case import Case, Chain, Place, by, no_later
 from margo_gitops.conformance.agents.loopback import Answer, Request
 from margo_gitops.conformance.agents.offered_commits import Keys
-from margo_gitops.conformance.agents.states import BASE_VERSION, State, next_state
+from margo_gitops.conformance.agents.states import BASE_VERSION, OTHER_DEVICE, State, next_state
 from margo_gitops.conformance.agents.trust_documents import AFTER, BEFORE, STRANGER, version
 from margo_gitops.documents.state_layout import TRUST_PATH
+from margo_gitops.documents.trust_document import FloorChange
 from margo_gitops.trust.ssh_signature import GIT_NAMESPACE
+from margo_gitops.values import replace
 
 _NAMED: Final = by("G-K-5", "H-C-28")
 _CHAIN: Final = by("G-K-6", "H-C-29")
 _RUNS: Final = by("G-K-8", "H-C-30")
 _BOUND: Final = by("G-K-9", "H-C-31")
 _COUNTS: Final = by("G-K-11", "H-C-32")
+_FLOORS: Final = by("G-K-12", "H-C-36")
 _MIB: Final = 1024 * 1024
 
 
@@ -141,5 +144,32 @@ _UNCOUNTED: Final = (
     ),
 )
 
-TRUST: Final = (*_FOLLOWED, *_FORGED, *_OUT_OF_ORDER, *_UNCOUNTED)
+_FAR: Final = BASE_VERSION + 50
+_LOWER: Final = BASE_VERSION + 2
+_BACK: Final = FloorChange("back", "a thief went ahead", highest=BASE_VERSION + 1)
+_CHANGED: Final = (
+    Case(
+        "a lower version, after root keys took a higher one back",
+        _FLOORS,
+        _by("successor", 2, _LOWER),
+        "takes",
+        before=_by("renderer", 1, _FAR),
+        trust=_second(floor=_BACK),
+    ),
+    Case(
+        "a lower version, after root keys took one back for another device",
+        _FLOORS,
+        _by("successor", 2, _LOWER),
+        before=_by("renderer", 1, _FAR),
+        trust=_second(floor=replace(_BACK, devices=(OTHER_DEVICE,))),
+    ),
+    Case(
+        "a version below the one at which root keys say that the state continues",
+        _FLOORS,
+        _by("successor", 2, _LOWER),
+        trust=_second(floor=FloorChange("on", "the state repo was lost", next=_FAR)),
+    ),
+)
+
+TRUST: Final = (*_FOLLOWED, *_FORGED, *_OUT_OF_ORDER, *_UNCOUNTED, *_CHANGED)
 """Cases of agents that follow trust documents."""

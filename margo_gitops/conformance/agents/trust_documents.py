@@ -9,6 +9,7 @@ from margo_gitops.conformance.agents.offered_commits import ROOTS, WRITTEN_AT, K
 from margo_gitops.conformance.agents.states import FLEET
 from margo_gitops.documents.freshness import format_moment
 from margo_gitops.documents.trust_document import (
+    FloorChange,
     KeyRole,
     RevokedKey,
     Roles,
@@ -44,6 +45,7 @@ def version(
     fleet: str = FLEET,
     days: int = 365,
     namespace: str = ROOT_NAMESPACE,
+    floor: FloorChange | None = None,
 ) -> bytes:
     """Return the envelope of a version of the trust document.
 
@@ -57,6 +59,7 @@ def version(
         compromised: whether the renderer's key is revoked as compromised; it is not listed then.
         days: how long it counts from now.
         namespace: what its signatures are for.
+        floor: a change of what devices accept next.
     """
     now = datetime.now(UTC) - timedelta(hours=1)
     able = [name for name in render if not (compromised and name == "renderer")]
@@ -74,6 +77,7 @@ def version(
         format_moment(now + timedelta(days=days)),
         roles,
         revoked if compromised or retired else (),
+        (floor,) if floor is not None else (),
     )
     text = write_document(document)
     return write_envelope(text, tuple(sign(text.encode(), _root(keys, letter), namespace) for letter in signed))

@@ -3,6 +3,7 @@
 none        it has none in what the kit's cases of trust documents ask
 unverified  it takes the version that a state names without a look at who signed it
 ignored     it goes by the document that it was given, for ever
+floors      it makes no change of its floor that root keys name; the others do not either
 any         it trusts every key that a document lists, whatever for, revoked ones too
 """
 
