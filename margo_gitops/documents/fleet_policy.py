@@ -72,6 +72,12 @@ class ReviewRules:
     policy: Annotated[
         ReviewRule | None, About("For changes of this policy and the files it names; without it, the default.")
     ] = None
+    urgent: Annotated[
+        ReviewRule | None,
+        About(
+            "For changes of deployments with `spec.urgent`, which pass maintenance windows, in addition to the others."
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,6 +297,44 @@ def test_a_change_of_the_policy_needs_its_own_reviewers(world: PolicyWorld):
     passes(world, base)
 
 
+URGENT = {"reviews": {"urgent": {"count": 2, "people": ["bob@plant.example", "cleo@plant.example"]}}}
+
+
+def test_what_passes_maintenance_windows_needs_its_own_reviewers(world: PolicyWorld):
+    base = started(world, **URGENT)
+    world.fleet.deployment("web", parameters={"p": "second"})
+    base = world.commit()
+    passes(world, base)
+    world.fleet.deployment("web", parameters={"p": "second"}, urgent=True)
+    world.commit(reviewed("bob"))
+    assert refused(world, base) == {"MG1222"}
+    assert "changes the urgent deployment web, which 2 people must review" in world.errors(base)[0].message
+    world.fleet.git.run("commit", "--amend", "--quiet", "-m", reviewed("bob", "cleo"))
+    passes(world, base)
+
+
+@pytest.mark.parametrize("change", ["own", "site", "removed", "ended"])
+def test_each_change_of_an_urgent_deployment_needs_them_and_its_end_does_not(world: PolicyWorld, change: str):
+    nights = {"timeZone": "UTC", "windows": [{"days": "FREQ=DAILY", "start": "02:00", "duration": "1h"}]}
+    world.fleet.site("south", maintenance=nights)
+    world.fleet.deployment("web", urgent=True)
+    world.fleet.deployment("other")
+    base = started(world, **URGENT)
+    if change == "own":
+        world.fleet.deployment("web", urgent=True, parameters={"p": "third"})
+    elif change == "site":
+        world.fleet.site("north", p="third")
+    elif change == "removed":
+        (world.fleet.root / "deployments/web.yaml").unlink()
+    else:
+        world.fleet.deployment("web")
+    world.commit()
+    if change == "ended":
+        passes(world, base)
+    else:
+        assert refused(world, base) == {"MG1222"}
+
+
 def test_who_merges_counts_unless_the_merge_holds_work_of_its_own(world: PolicyWorld):
     base = started(world, **REVIEWS)
     world.branch("work")

@@ -8,7 +8,7 @@ from contextlib import suppress
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import read_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetRepo
-from margo_gitops.documents.fleet_kinds import Fleet
+from margo_gitops.documents.fleet_kinds import Deployment, Fleet
 from margo_gitops.documents.fleet_policy import Policy
 from margo_gitops.errors import FleetInvalid, NoFleetRepo, RenderingRefused
 from margo_gitops.operations.content_sources import Images, Placed, deployed, placed, sources
@@ -150,15 +150,15 @@ def with_sites(repo: FleetRepo, steps: Iterable[Step]) -> Iterator[Step]:
             before = _side(repo, parents[0]) if parents else None
             begun = True
         after = _side(repo, step.commit.id if step.commit else None)
-        sites = _changed_sites(before, after) if after else None
+        reached = _reached(before, after) if after else None
         step = replace(step, brought=(*step.brought, *left))  # with what it answers for
-        if sites is None:
+        if reached is None:
             left = tuple(step.commits())
             yield step
         else:
             left = ()
             before = after
-            yield replace(step, sites=sites)
+            yield replace(step, sites=reached[0], urgent=reached[1])
 
 
 def _side(repo: FleetRepo, commit: str | None) -> _Side | None:
@@ -178,8 +178,10 @@ class _Side:
     placed: PlacementsByDevice
 
 
-def _changed_sites(before: _Side | None, after: _Side) -> frozenset[str | None] | None:
-    """Return the sites of the devices that differ between two sides; None where the second cannot be rendered.
+def _reached(before: _Side | None, after: _Side) -> tuple[frozenset[str | None], frozenset[str]] | None:
+    """Return the sites of the devices that differ between two sides, and the urgent deployments that do.
+
+    None where the second side cannot be rendered.
 
     Only what a change can concern is rendered; where the first cannot be, all devices differ.
     """
@@ -193,7 +195,22 @@ def _changed_sites(before: _Side | None, after: _Side) -> frozenset[str | None] 
     except RenderingRefused:
         return None
     intents = (before.intent, after.intent) if before else (after.intent,)
-    return frozenset(site for change in difference(held, states, after.intent) for site in _sites(change, intents))
+    changes = list(difference(held, states, after.intent))
+    sites = frozenset(site for change in changes for site in _sites(change, intents))
+    named = {deployment.deployment for change in changes for deployment in change.deployments}
+    # What becomes urgent passes windows, and so does each change of it and its removal.
+    wanted = after.intent.deployments
+    gone = (
+        {} if before is None else {name: each for name, each in before.intent.deployments.items() if name not in wanted}
+    )
+    urgent = {name for name, each in {**gone, **wanted}.items() if each.value.spec.urgent and name in named}
+    urgent |= {name for name, each in wanted.items() if each.value.spec.urgent and _is_new(name, each, before)}
+    return sites, frozenset(urgent)
+
+
+def _is_new(name: str, after: Located[Deployment], before: _Side | None) -> bool:
+    held = before.intent.deployments.get(name) if before is not None else None
+    return held is None or held.value != after.value
 
 
 def _sites(change: DeviceChange, intents: Iterable[Intent]) -> Iterator[str | None]:

@@ -65,6 +65,9 @@ def _needed(step: Step, force: PolicyInForce) -> Iterator[tuple[str, ReviewRule,
         return
     if step.changes_policy and (rule := rules.policy or rules.default):
         yield "the policy", rule, force.at("reviews", "policy" if rules.policy else "default")
+    if rules.urgent:
+        for name in sorted(step.urgent):
+            yield f"the urgent deployment {name}", rules.urgent, force.at("reviews", "urgent")
     for site in sorted(step.sites, key=lambda name: name or ""):
         own = rules.sites.get(site) if site else None
         if rule := own or rules.default:

@@ -112,6 +112,7 @@ class Step:
         policies: what it is judged by, the policy before it first.
         sites: sites of the devices that it changes, None for devices without a site.
         changes_policy: whether the policy, or a file that the policy names, changes.
+        urgent: names of the deployments with `spec.urgent` that it changes.
     """
 
     commit: Commit | None
@@ -119,6 +120,7 @@ class Step:
     policies: tuple[PolicyInForce, ...]
     sites: frozenset[str | None] = frozenset()
     changes_policy: bool = False
+    urgent: frozenset[str] = frozenset()
 
     def commits(self) -> Iterator[Commit]:
         """Yield every commit that is new with this step."""
