@@ -16,7 +16,7 @@ OPEN-8  Nothing begins while changes are suspended (agent/memory/orders.py). An 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Final, TypeVar
+from typing import Final, TypeVar, cast
 
 from margo_gitops.agent.apply.timetable import Timetable, spoken
 from margo_gitops.agent.apply.workloads import DesiredDeployment
@@ -36,6 +36,8 @@ _DURATIONS: Final = "durations"
 _BEGUN: Final = "begun"
 """The fact that holds what the deployments are to become that have begun to change, and are not done."""
 _LAST: Final = 3
+_MOST_KNOWN: Final = 8
+"""Facts that are not read again: a cycle asks for the same ones several times."""
 _REMEDY: Final = "wait, or run `margo-gitops agent apply-now` on the device"
 
 
@@ -81,6 +83,7 @@ class Windows:
     _ruling: dict[str, tuple[str, tuple[Calendar, ...]]] = field(default_factory=dict, init=False)
     _wanted: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False)
     _begun: set[str] = field(default_factory=set, init=False)
+    _known: dict[tuple[type, str], object] = field(default_factory=dict, init=False)
 
     def closed(
         self, desired: Iterable[DesiredDeployment], there: Mapping[str, str], *, at_once: bool = False
@@ -199,10 +202,15 @@ class Windows:
     def _recalled(self, kind: type[_Fact]) -> _Fact:
         """Return what a fact says; nothing where this agent did not write it."""
         text = self.recall().get(_FACTS[kind], "")
-        try:
-            return read(kind, read_json(text.encode(), _FACTS[kind])) if text else kind()
-        except MargoGitopsError:
-            return kind()
+        if (kind, text) not in self._known:
+            try:
+                found = read(kind, read_json(text.encode(), _FACTS[kind])) if text else kind()
+            except MargoGitopsError:
+                found = kind()
+            if len(self._known) >= _MOST_KNOWN:
+                self._known.clear()
+            self._known[kind, text] = found
+        return cast("_Fact", self._known[kind, text])
 
     def _keep(self, fact: _Fact) -> None:
         """Keep a fact, if it is new."""
