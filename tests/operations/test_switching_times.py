@@ -9,7 +9,7 @@ import pytest
 from support.command_line import margo_gitops
 from support.fleet import FleetFolder
 
-from margo_gitops.documents.maintenance import Calendar, Window
+from margo_gitops.documents.maintenance import Blackout, Calendar, Window
 from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
 from margo_gitops.operations.plan.switching_times import opening_text
 
@@ -57,6 +57,9 @@ def test_calendars_that_never_open_and_unknown_zones_are_named():
     noon = Window("FREQ=DAILY", "12:00", "1h")
     never = (Calendar("UTC", (night,), (), "site north"), Calendar("UTC", (noon,), (), "deployment web"))
     assert opening_text(never, NOON) == "can never change: site north and deployment web are not open at once"
+    assert opening_text((Calendar("UTC", (), (Blackout("2026-01-01", "2099-01-01"),), "site north"),), NOON) == (
+        "can never change: site north does not open within two years"
+    )
     assert "the time zone of x is not known here" in opening_text((Calendar("Mars/Olympus", (night,), (), "x"),), NOON)
 
 

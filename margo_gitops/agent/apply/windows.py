@@ -180,8 +180,9 @@ class Windows:
                 remedy="install the time zones (tzdata), or name one that the device knows",
             )
         if any_opening is None:
+            never = "are not open at once" if len(calendars) > 1 else "does not open within two years"
             return OutsideWindow(
-                f"the deployment {name} waits for a time that never comes: {whose} are not open at once",
+                f"the deployment {name} waits for a time that never comes: {whose} {never}",
                 remedy="correct spec.maintenance in the fleet repo, and render again",
             )
         if opening is None:

@@ -50,7 +50,8 @@ def opening_text(ruling: tuple[Calendar, ...], now: float) -> str:
     except (LookupError, ValueError, OSError):
         return f"the time zone of {whose} is not known here"
     if opening is None:
-        return f"can never change: {whose} are not open at once"
+        never = "are not open at once" if len(ruling) > 1 else "does not open within two years"
+        return f"can never change: {whose} {never}"
     if opening.start <= now:
         return f"can change now, until {datetime.fromtimestamp(opening.end, zone):%A %Y-%m-%d %H:%M %Z}, by {whose}"
     return f"can change from {datetime.fromtimestamp(opening.start, zone):%A %Y-%m-%d %H:%M %Z} on, by {whose}"
