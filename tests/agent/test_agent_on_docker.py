@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from device_world import World, deployment_bytes
+from device_world import World, deployment_bytes, deployment_id
 from test_locks import HOOK_USER, hooks
 from testbed.docker_engine import DockerEngine
 from testbed.test_image import TEST_IMAGE
@@ -185,3 +185,74 @@ def eventually(happened: Callable[[], bool]) -> None:
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)
+
+
+POLICED = f"""
+services:
+  app:
+    image: {TEST_IMAGE}
+    command: [sh, -c, "[ $$GREETING != broken ] || exit 3; trap 'exit 0' TERM; sleep 3600 & wait $$!"]
+    environment: [GREETING]
+    restart: unless-stopped
+"""
+
+
+def test_each_policy_of_a_failing_update_and_of_what_a_person_changes(site: Site) -> None:
+    folder = site.folder / "policed"
+    folder.mkdir()
+    (folder / "compose.yaml").write_text(POLICED)
+    digest = folder_digest({"compose.yaml": sha256(POLICED.encode())})
+    first = int(site.device.removeprefix("press-"))
+
+    def deployments(which: str, *policies: tuple[str, dict[str, str]]) -> dict[int, bytes]:
+        """Return a deployment for each policy, with the greetings of its components in order."""
+        found = {}
+        for number, (policy, greetings) in enumerate(policies, start=first):
+            artifacts: Json = [{"component": name, "url": folder.as_uri(), "digest": digest} for name in greetings]
+            parameters: dict[str, Json] = {
+                name: {"value": greeting, "targets": [{"pointer": "GREETING", "components": [name]}]}
+                for name, greeting in greetings.items()
+            }
+            found[number] = deployment_bytes(
+                number,
+                values={"OTHER": "value"},
+                components=tuple(greetings),
+                extension={"artifacts": artifacts, which: policy},
+                parameters=parameters,
+                device=site.device,
+            )
+        return found
+
+    def seen() -> list[str]:
+        """Return what runs of each deployment: component, greeting, state."""
+        listed = site.docker("ps", "-aq", "--filter", f"label=org.margo-gitops.device={site.device}").split()
+        found: dict[str, list[str]] = {}
+        for each in json.loads(site.docker("inspect", *listed)) if listed else []:
+            labels = each["Config"]["Labels"]
+            greeting = next(item[9:] for item in each["Config"]["Env"] if item.startswith("GREETING="))
+            what = f"{labels['org.margo-gitops.component']} {greeting} {each['State']['Status']}"
+            found.setdefault(labels["org.margo-gitops.deployment-id"], []).append(what)
+        return ["; ".join(sorted(parts)).replace(" running", "") for _, parts in sorted(found.items())]
+
+    def once(*options: str) -> int:
+        return site.agent("once", *options, **site.engine).returncode
+
+    old, fails = {"db": "old", "web": "old"}, {"db": "new", "web": "broken"}
+    site.publish(deployments("onFailure", ("continue", old), ("hold", old), ("rollback", old)))
+    assert (once(), seen()) == (0, ["db old; web old"] * 3)
+    fails_first = {"web": "broken", "db": "new"}
+    site.publish(deployments("onFailure", ("continue", fails_first), ("hold", fails), ("rollback", fails)))
+    after = ["db new; web old", "db new; web old", "db old; web old"]
+    assert (once(), seen()) == (5, after)
+    listed = site.docker("ps", "-q", "--filter", f"label=org.margo-gitops.device={site.device}")
+    assert (once(), seen()) == (5, after), "the same state changes nothing more"
+    assert site.docker("ps", "-q", "--filter", f"label=org.margo-gitops.device={site.device}") == listed
+
+    site.publish(deployments("onDrift", ("repair", old), ("report", old), ("respect", old)))
+    assert (once(), seen()) == (0, ["db old; web old"] * 3)
+    for at in range(3):
+        db, web = (f"{name}-{deployment_id(first + at)}-app-1" for name in ("db", "web"))
+        site.docker("stop", "--time", "0", db)
+        site.docker("rm", "--force", web)
+    assert (once(), seen()) == (5, ["db old; web old", "db old exited", "db old exited"])
+    assert (once("--now"), seen()) == (0, ["db old; web old"] * 3)
