@@ -4,6 +4,7 @@
 2. A reader takes at most the bytes that its caller allows; a larger file is an error.
 3. A writer makes a file next to its place, syncs it and renames it: a reader sees all of the old content or of the new,
    also after a loss of power.
+4. A writer opens no file that is there already: who else may write the folder cannot lead it elsewhere by a link.
 """
 
 from __future__ import annotations
@@ -139,14 +140,13 @@ def write_synced(path: Path, content: bytes, *, mode: int, time: int | None = No
     """Write a file and wait until the disk has it.
 
     Args:
-        path: made if it is not there, emptied if it is.
-        mode: of a file that is made.
+        path: nothing is there, not even a link.
         time: its modification time, seconds since 1970-01-01 UTC; None: now.
 
     Raises:
-        OSError: it cannot be written; part of it may be there.
+        OSError: it cannot be written, or something is there; part of it may be there.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
         view = memoryview(content)
         while view:

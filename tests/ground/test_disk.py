@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from margo_gitops.disk.databases import check_sound, database_errors, is_damage, open_database, open_read_only
-from margo_gitops.disk.files import disk_errors, read_bounded, read_small_file, replace_file
+from margo_gitops.disk.files import disk_errors, read_bounded, read_small_file, replace_file, write_synced
 from margo_gitops.disk.folders import discard, new_file, new_folder, point_link, remove_tree, sweep, write_folder
 from margo_gitops.disk.locks import LockTaken, take_lock
 from margo_gitops.disk.stamps import FileWatch, settled, stamp
@@ -123,6 +123,15 @@ class TestReplacing:
         with pytest.raises(OSError, match="directory"):
             replace_file(tmp_path / "folder", b"new")
         assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+    def test_no_file_is_written_through_a_link_that_another_user_puts_in_its_place(self, tmp_path: Path) -> None:
+        (tmp_path / "precious").write_bytes(b"precious")
+        (tmp_path / ".new-file").symlink_to("precious")
+        with pytest.raises(FileExistsError):
+            write_synced(tmp_path / ".new-file", b"new", mode=0o600)
+        replace_file(tmp_path / "file", b"new")
+        assert (tmp_path / "precious").read_bytes() == b"precious"
+        assert not (tmp_path / "file").is_symlink()
 
     def test_a_folder_appears_whole_or_not_at_all(self, tmp_path: Path) -> None:
         place = tmp_path / "place"
