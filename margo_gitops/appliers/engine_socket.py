@@ -1,6 +1,6 @@
 """The API of Docker and Podman over its unix socket, to look without a process for each look; reads only.
 
-SOCKET-1  What it answers is bounded in bytes and time, and each look has a connection of its own.
+SOCKET-1  What it answers is bounded in bytes and time, head and body together; each look has a connection of its own.
 SOCKET-2  Where it does not answer, or not as an engine does, the answer is None: the caller asks the engine's client,
           which says what is wrong.
 SOCKET-3  A client that a person pointed at another engine (a context) is asked itself: this socket is not its engine's.
@@ -8,16 +8,13 @@ SOCKET-3  A client that a person pointed at another engine (a context) is asked 
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
-import socket
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlencode
 
+from margo_gitops.appliers.probes import http_answer
 from margo_gitops.disk.files import read_bounded
 from margo_gitops.documents.nodes import Json
 
@@ -25,7 +22,7 @@ _UNIX: Final = "unix://"
 _MOST_BYTES: Final = 4 * 1024 * 1024
 _LONGEST_CONFIGURATION: Final = 1024 * 1024
 _SECONDS: Final = 20.0
-_CHUNK: Final = 64 * 1024
+_OK: Final = 200
 
 
 def engine_socket(client: str, environment: Mapping[str, str]) -> Path | None:
@@ -51,17 +48,6 @@ def engine_socket(client: str, environment: Mapping[str, str]) -> Path | None:
     return Path("/var/run/docker.sock") if named in ("", "default") else None
 
 
-class _Connection(http.client.HTTPConnection):
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=_SECONDS)
-        self._path = path
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(_SECONDS)
-        self.sock.connect(os.fspath(self._path))
-
-
 class EngineSocket:
     """Asks one engine.
 
@@ -81,20 +67,9 @@ class EngineSocket:
         """
         if filters:
             target += ("&" if "?" in target else "?") + urlencode({"filters": json.dumps(filters)})
-        deadline = time.monotonic() + _SECONDS
-        connection = _Connection(self._path)
         try:
-            connection.request("GET", target)
-            response = connection.getresponse()
-            content = bytearray()
-            while chunk := response.read1(_CHUNK):
-                content += chunk
-                if len(content) > _MOST_BYTES or time.monotonic() > deadline:
-                    return None
-            answer: Json = json.loads(content) if response.status == http.client.OK else None
-        except (OSError, http.client.HTTPException, ValueError, RecursionError):
+            status, body = http_answer(self._path, target, seconds=_SECONDS, most=_MOST_BYTES)
+            answer: Json = json.loads(body) if status == _OK else None
+        except (OSError, ValueError, RecursionError):
             return None
-        else:
-            return answer
-        finally:
-            connection.close()
+        return answer

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from margo_gitops.appliers import engine_socket as module
-from margo_gitops.appliers.compose_engine import ComposeEngine
+from margo_gitops.appliers import probes
+from margo_gitops.appliers.compose_engine import _LABELS, ComposeEngine
 from margo_gitops.appliers.engine_socket import EngineSocket, engine_socket
 
 LISTED = (
@@ -18,11 +19,12 @@ LISTED = (
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[[bytes], Path]]:
-    """Return what lets a socket answer every request with these bytes."""
+def serve(tmp_path: Path) -> Iterator[Callable[..., Path]]:
+    """Return what lets a socket answer every request with these bytes, and then with others again and again."""
     listeners: list[socket.socket] = []
+    ending = threading.Event()
 
-    def serving(answer: bytes) -> Path:
+    def serving(answer: bytes, goes_on: bytes = b"") -> Path:
         path = tmp_path / "s"
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(path))
@@ -39,6 +41,8 @@ def serve(tmp_path: Path) -> Iterator[Callable[[bytes], Path]]:
                     connection.recv(65536)
                     try:
                         connection.sendall(answer)
+                        while goes_on and not ending.wait(0.01):
+                            connection.sendall(goes_on)
                     except OSError:
                         continue
 
@@ -46,6 +50,7 @@ def serve(tmp_path: Path) -> Iterator[Callable[[bytes], Path]]:
         return path
 
     yield serving
+    ending.set()
     for listener in listeners:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
@@ -58,7 +63,7 @@ def answer(body: bytes, status: str = "200 OK") -> bytes:
 def client(folder: Path) -> ComposeEngine:
     """Return an engine whose client lists one container, `cli`."""
     script = folder / "docker"
-    line = "\t".join(["cli", "running", '"Up"', *['""'] * 9])
+    line = "\t".join(["cli", "running", '"Up"', *['""'] * len(_LABELS)])
     script.write_text(f"#!/bin/sh\nprintf '%s\\n' '{line}'\n")
     script.chmod(0o755)
     return ComposeEngine((str(script), "compose"), {"PATH": "/usr/bin:/bin"}, EngineSocket(folder / "s"))
@@ -93,10 +98,25 @@ def test_without_a_socket_the_client_is_asked(tmp_path):
     assert [each.identity for each in client(tmp_path).containers("x", "y")] == ["cli"]
 
 
-def test_an_engine_that_is_silent_is_not_waited_for_without_end(serve, tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "_SECONDS", 0.05)
-    serve(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n[")
+@pytest.mark.parametrize(
+    ("says", "goes_on"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n[", b""),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"y"),
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"["),
+    ],
+    ids=["silence", "never its turn", "a head letter by letter", "a body letter by letter"],
+)
+def test_an_engine_that_says_no_answer_is_not_waited_for_without_end(serve, tmp_path, monkeypatch, says, goes_on):
+    monkeypatch.setattr(module, "_SECONDS", 0.2)
+    serve(says, goes_on)
     assert EngineSocket(tmp_path / "s").ask("/containers/json") is None
+
+
+def test_an_id_that_is_no_id_reaches_no_engine(tmp_path):
+    with pytest.raises(ValueError, match="not a path of a URL"):
+        probes.http_answer(tmp_path / "s", "/containers/x HTTP/1.1\r\n\r\nDELETE /containers/y", seconds=1, most=1)
 
 
 @pytest.mark.parametrize("entry", [7, None, "x", {"Id": 7, "State": [], "Labels": "x"}])
