@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from margo_gitops.agent.agent import Parts, working_agent
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, Reason
-from margo_gitops.agent.service.health import TEXTFILE_SECONDS, HealthWatch, answer, ask, listening
+from margo_gitops.agent.service.health import MOST_CLIENTS, TEXTFILE_SECONDS, HealthWatch, answer, ask, listening
 from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
 from margo_gitops.agent.service.metrics import PREFIX
 from margo_gitops.agent.service.schedule import Schedule
@@ -184,6 +184,19 @@ def test_a_thread_answers_whatever_clients_do(tmp_path: Path, watched: Watched, 
         assert ask(here, "/metrics")[1] == watched.watch.text
     with pytest.raises(SourceUnreachable):
         ask(here, "/healthz")
+
+
+def test_slow_clients_keep_no_other_from_its_answer(watched: Watched) -> None:
+    with contextlib.ExitStack() as ending:
+        listener = ending.enter_context(listening("127.0.0.1:0", watched.watch))
+        place = listener.getsockname()
+        slow = [ending.enter_context(socket.create_connection(place)) for _ in range(MOST_CLIENTS + 8)]
+        for client in slow[::2]:
+            client.sendall(b"GET /healthz HTTP/1.1\r\n")
+        assert ask(f"localhost:{place[1]}", "/healthz") == (200, "ok\n")
+        slow[0].settimeout(5)
+        with contextlib.suppress(ConnectionResetError):
+            assert slow[0].recv(1) == b""  # the oldest of too many
 
 
 def test_a_socket_of_a_killed_agent_is_replaced_and_nothing_else(tmp_path: Path, watched: Watched) -> None:

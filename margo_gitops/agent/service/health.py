@@ -4,7 +4,8 @@ HEALTH-1  Unhealthy: a poll is overdue by an interval, or a cycle gives no sign 
           may take. A source that is away makes no agent unhealthy: a restart would bring it no nearer.
 HEALTH-2  Ready: the last cycle held a verified state.
 HEALTH-3  A thread answers, also while a cycle runs or hangs. It reads what the last cycle left, and nothing else.
-HEALTH-4  Answers go to this machine only. One request at a time, of 4 KiB and 2 seconds; its connection ends then.
+HEALTH-4  Answers go to this machine only. A connection has one request of 4 KiB and 2 seconds, and ends then. One that
+          is slow keeps no other from its answer; of too many, the oldest is cut off.
 HEALTH-5  The textfile is replaced in one step: when something changed; each minute if only counters and times did.
 HEALTH-6  What cannot be written or answered stops nothing else; an event says so once.
 """
@@ -12,6 +13,7 @@ HEALTH-6  What cannot be written or answered stops nothing else; an event says s
 from __future__ import annotations
 
 import contextlib
+import selectors
 import socket
 import stat
 import threading
@@ -33,6 +35,7 @@ from margo_gitops.web.metering import Cost
 
 LONGEST_REQUEST: Final = 4096
 REQUEST_SECONDS: Final = 2.0
+MOST_CLIENTS: Final = 32
 TEXTFILE_SECONDS: Final = 60.0
 
 _UNIX: Final = "unix:"
@@ -205,6 +208,7 @@ def ask(address: str, path: str) -> tuple[int, str]:
         SourceUnreachable: it does not answer.
     """
     try:
+        end = time.monotonic() + _ASKING_SECONDS
         with _socket(address) as asking:
             asking.settimeout(_ASKING_SECONDS)
             asking.connect(_place(address))
@@ -212,6 +216,7 @@ def ask(address: str, path: str) -> tuple[int, str]:
             got = b""
             while len(got) < _LARGEST_ANSWER and (more := asking.recv(_LARGEST_ANSWER)):
                 got += more
+                asking.settimeout(max(end - time.monotonic(), 0.001))  # what listens there may not be an agent
     except OSError as error:
         raise SourceUnreachable(
             f"no agent answers at {address}",
@@ -248,27 +253,70 @@ def _listen(address: str) -> socket.socket:
     return listener
 
 
+@dataclass(eq=False)
+class _Client:
+    """A connection, with what was read of it and what is not sent yet.
+
+    Attributes:
+        end: when it is cut off.
+    """
+
+    connection: socket.socket
+    end: float
+    request: bytes = b""
+    unsent: bytes = b""
+
+    def goes_on(self, watch: HealthWatch) -> bool:
+        """Read or send what is possible now; return whether something is left to do (OSError: the client is gone)."""
+        if not self.unsent:
+            more = self.connection.recv(LONGEST_REQUEST - len(self.request))
+            self.request += more
+            if more and b"\r\n\r\n" not in self.request and len(self.request) < LONGEST_REQUEST:
+                return True
+            self.unsent = answer(self.request, watch)
+        self.unsent = self.unsent[self.connection.send(self.unsent) :]
+        return bool(self.unsent)
+
+
 def _serve(listener: socket.socket, watch: HealthWatch, ending: threading.Event) -> None:
-    while not ending.is_set():
-        try:
-            client, _ = listener.accept()
-        except OSError:
-            ending.wait(1)  # without descriptors: they come back
-            continue
-        # A client that goes away, or is too slow, gets no answer.
-        with contextlib.suppress(OSError), client:
-            request = _request(client)
-            client.settimeout(REQUEST_SECONDS)
-            client.sendall(answer(request, watch))
+    listener.setblocking(False)
+    clients: list[_Client] = []  # the oldest first
+    with selectors.DefaultSelector() as ready:
+        ready.register(listener, selectors.EVENT_READ)
+        while not ending.is_set():
+            for key, _ in ready.select(clients[0].end - time.monotonic() if clients else None):
+                if key.data is not None:
+                    _go_on(key.data, watch, ready)
+                elif (client := _accepted(listener, ending)) is not None:
+                    clients.append(client)
+                    ready.register(client.connection, selectors.EVENT_READ, client)
+            # One that is too slow gets no answer, nor does the oldest of too many: a new one may be who must know.
+            clients = [each for each in clients if each.connection.fileno() >= 0]
+            while clients and (clients[0].end <= time.monotonic() or len(clients) > MOST_CLIENTS):
+                ready.unregister(clients[0].connection)
+                clients.pop(0).connection.close()
+    for client in clients:
+        client.connection.close()
 
 
-def _request(client: socket.socket) -> bytes:
-    """Return the head of a request, as far as it came in time."""
-    got, end = b"", time.monotonic() + REQUEST_SECONDS
-    while b"\r\n\r\n" not in got and len(got) < LONGEST_REQUEST and (left := end - time.monotonic()) > 0:
-        client.settimeout(left)
-        more = client.recv(LONGEST_REQUEST - len(got))
-        if not more:
-            break
-        got += more
-    return got
+def _go_on(client: _Client, watch: HealthWatch, ready: selectors.BaseSelector) -> None:
+    is_open = False
+    with contextlib.suppress(OSError):
+        is_open = client.goes_on(watch)
+    if not is_open:
+        ready.unregister(client.connection)
+        client.connection.close()
+    elif client.unsent:
+        ready.modify(client.connection, selectors.EVENT_WRITE, client)
+
+
+def _accepted(listener: socket.socket, ending: threading.Event) -> _Client | None:
+    try:
+        connection, _ = listener.accept()
+    except BlockingIOError:
+        return None
+    except OSError:
+        ending.wait(0.1)  # without descriptors: they come back
+        return None
+    connection.setblocking(False)
+    return _Client(connection, time.monotonic() + REQUEST_SECONDS)
