@@ -243,6 +243,9 @@ def test_a_file_is_held_while_it_exists(locks: Locks, tmp_path: Path):
     assert why(locks, file="batch") is None
     (tmp_path / "batch").touch()
     assert why(locks, file="batch") == "batch exists"
+    # As in a folder that the agent may not look into, which is not so for root.
+    assert why(locks, file="batch/it") == "it cannot be asked: Not a directory"
+    assert why(locks, file="batch/it", silent="free") is None
 
 
 def test_a_lock_of_a_file_ends_with_who_holds_it(locks: Locks, tmp_path: Path):

@@ -102,7 +102,7 @@ class Locks:
     def _ask(self, lock: DeviceLock) -> str | None:
         """Return why a lock is held; None where it is free (OSError, ValueError, RuntimeError: it does not say)."""
         if lock.file is not None:
-            return f"{lock.file} exists" if os.path.lexists(self._place(lock.file)) else None
+            return f"{lock.file} exists" if _exists(self._place(lock.file)) else None
         if lock.flock is not None:
             return f"a process locks {lock.flock}" if _is_locked(self._place(lock.flock)) else None
         seconds = span_seconds(lock.timeout)
@@ -134,6 +134,15 @@ class Locks:
     def _remember(self, known: Mapping[str, Mapping[str, float]], now: Mapping[str, Mapping[str, float]]) -> None:
         if now != known:
             self.keep({_REMEMBERED: write_json(write(_Waiting(now))).decode()})
+
+
+def _exists(path: Path) -> bool:
+    """Return whether a file exists (OSError: that cannot be seen)."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _is_locked(path: Path) -> bool:
