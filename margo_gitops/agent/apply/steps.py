@@ -147,6 +147,11 @@ class Plan:
         )
 
     @property
+    def obstacles(self) -> list[ApplyError]:
+        """What keeps deployments from being applied at all, each once."""
+        return list(dict.fromkeys([*self.silent.values(), *self.refused.values()]))
+
+    @property
     def unprepared(self) -> set[str]:
         """The deployments of which something could not be prepared, and rests."""
         return {change.workload.key.deployment_id for change in self.changes if change.rests and change.unprepared}

@@ -1,0 +1,233 @@
+"""Carry out the steps of one plan, with a record before and after each; kill it anywhere and start again.
+
+The rules are those of `margo_gitops.agent.apply.steps`; this module only calls appliers and writes the journal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+from margo_gitops.agent.apply.bookkeeping import Bookkeeping
+from margo_gitops.agent.apply.causes import Causes
+from margo_gitops.agent.apply.engines import contract_of, name_of
+from margo_gitops.agent.apply.steps import Change, Plan, Removal
+from margo_gitops.agent.apply.switches import Switching, check_installed
+from margo_gitops.agent.apply.windows import Windows
+from margo_gitops.agent.memory.events import Event, Reason, Record
+from margo_gitops.agent.memory.recorded import Failure
+from margo_gitops.appliers.applier import Applier, WorkloadKey, check_secrets
+from margo_gitops.errors import (
+    ApplyError,
+    DependencyNotInstalled,
+    HookFailed,
+    InstallFailed,
+    LockHeld,
+    StepInterrupted,
+)
+from margo_gitops.values import KW_ONLY, dataclass, field, replace
+
+_AWAITED: Final = {DependencyNotInstalled: Reason.DEPLOYMENT_WAITS, LockHeld: Reason.LOCK_AWAITED}
+"""The events of what keeps a deployment waiting, other than a window."""
+
+
+@dataclass(eq=False, slots=True)
+class Execution:
+    """Carries out a plan: first `prepare` of all changes, then `install` of each, then `remove`.
+
+    Attributes:
+        windows: are told how long a switch took.
+        causes: are told why a step failed.
+        stopping: asked between steps; once true, the rest is left for the next start.
+        heartbeat: called before each step.
+        timer: seconds since some moment; never jumps.
+        failures: what went wrong, in order.
+        failed: deployments of which a step failed or rests, or that wait for another.
+        prepared: whether all that is wanted can be prepared, and was.
+        left: whether something is still to be done.
+        waits: whether something may not change now.
+        unready: what could not be prepared.
+        held: whether a lock keeps something from changing.
+        cut: whether the work was cut off.
+    """
+
+    plan: Plan
+    books: Bookkeeping
+    switching: Switching
+    appliers: Mapping[str, Applier]
+    windows: Windows
+    causes: Causes
+    record: Record
+    _: KW_ONLY
+    stopping: Callable[[], bool]
+    heartbeat: Callable[[], None]
+    timer: Callable[[], float]
+    failures: list[ApplyError] = field(init=False)
+    failed: set[str] = field(init=False)
+    prepared: bool = field(init=False)
+    left: bool = field(default=False, init=False)
+    waits: bool = field(init=False)
+    unready: set[WorkloadKey] = field(default_factory=set, init=False)
+    held: bool = field(default=False, init=False)
+    cut: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.failures = self.plan.obstacles
+        self.failed = self.plan.unprepared
+        self.prepared = not (self.plan.refused or self.plan.unprepared)
+        self.waits = self.plan.waits
+
+    def prepare(self, change: Change) -> None:
+        """Let an applier fetch what a component needs."""
+        if self.stopping():
+            self.left, self.prepared = True, False
+            return
+        deployment_id = change.workload.key.deployment_id
+        if change.rests or (deployment_id in self.plan.unprepared and deployment_id not in self.plan.separate):
+            return
+        self.heartbeat()
+        try:
+            with contract_of(change.applier):
+                check_secrets(change.applier, self.appliers[change.applier], change.workload)
+                self.appliers[change.applier].prepare(change.workload)
+        except StepInterrupted:
+            self.left, self.prepared = True, False
+        except ApplyError as error:
+            self.prepared = False
+            self.unready.add(change.workload.key)
+            self._fail(change, error, "preparing")
+
+    def install(self, change: Change) -> ApplyError | None:
+        """Install a component, and return why that failed; None where it did not, or was not tried."""
+        workload, deployment_id = change.workload, change.workload.key.deployment_id
+        if self.stopping():
+            self.left = True
+            return None
+        if change.rests or workload.key in self.unready:
+            self.failed.add(deployment_id)
+            return None
+        obstacle = self.plan.obstacle(deployment_id, self.failed)
+        if obstacle is None and change.waits is None:
+            change = self._begin(change)
+        if obstacle is not None or change.waits is not None:
+            self._wait(change, obstacle)
+            return None
+        try:
+            held = self.switching.before(change)
+        except HookFailed as error:
+            self._fail(change, error, "installing")
+            return None  # nothing was changed
+        if held is not None:
+            self.held = True
+            self._wait(replace(change, waits=held), None)
+            return None
+        workload = self.switching.prepared(change)
+        self.books.begin(change)
+        self.heartbeat()
+        begin = self.timer()
+        try:
+            with contract_of(change.applier):
+                self.appliers[change.applier].install(workload)
+                check_installed(self.appliers[change.applier], workload, change.reason, self.stopping)
+            self.switching.after(change)
+        except StepInterrupted:
+            self.left = self.cut = True
+            self.failed.add(deployment_id)
+            return None
+        except ApplyError as error:
+            broken_update = isinstance(error, InstallFailed) and error.reinstated and change.replaces
+            failure: Failure = "quarantined" if broken_update else "installing"
+            self._fail(change, error, failure)
+            return error
+        self.books.installed(change)
+        if change.is_switch:
+            self.windows.took(workload.key, self.timer() - begin)
+        self.record(Event(Reason.WORKLOAD_INSTALLED, f"{name_of(workload)} ({change.reason})", "", str(workload.key)))
+        return None
+
+    def _begin(self, change: Change) -> Change:
+        """Return a change with why it may not begin now, at its turn (OPEN-6)."""
+        if not change.is_switch:
+            return change
+        name = change.workload.key.deployment_id
+        keys = [
+            each.workload.key
+            for each in self.plan.changes
+            if each.is_switch and each.workload.key.deployment_id == name
+        ]
+        return replace(change, waits=self.windows.begin(name, keys))
+
+    def _fail(self, change: Change, error: ApplyError, failure: Failure) -> None:
+        message = self.books.failed(change, error, failure)
+        self.failures.append(error)
+        self.causes.failed(error)
+        self.failed.add(change.workload.key.deployment_id)
+        self.record(Event(Reason.WORKLOAD_FAILED, message, error.code, str(change.workload.key)))
+
+    def _wait(self, change: Change, obstacle: str | None) -> None:
+        """Leave a component because something before it failed (STEP-4), or it may not change now (STEP-10)."""
+        key = change.workload.key
+        self.failed.add(key.deployment_id)
+        self.waits = self.waits or change.waits is not None
+        has_failed = self.books.known()[key].state == "failed"
+        if obstacle in (None, key.deployment_id) and (has_failed or change.waits is None):
+            if not has_failed:
+                self.books.waits(key, message="a component before it failed")
+            return
+        error = change.waits or DependencyNotInstalled(
+            f"{name_of(change.workload)} waits for the deployment {obstacle}, which is not installed"
+        )
+        self._await(key, error)
+
+    def _await(self, key: WorkloadKey, error: ApplyError) -> None:
+        if self.books.waits(key, error):
+            self.record(Event.of(_AWAITED.get(type(error), Reason.WINDOW_AWAITED), error, key.deployment_id))
+
+    def remove(self) -> None:
+        """Remove what is gone, if everything new was prepared, and what it belongs to is installed (STEP-3)."""
+        moved = {change.workload.key for change in self.plan.changes} | {workload.key for _, workload in self.plan.kept}
+        for removal in self.plan.removals:
+            if not self.prepared or self.stopping():
+                self.left = True
+                return
+            if removal.rests or removal.key.deployment_id in self.failed:
+                self.left = True  # what follows it does not run yet
+                continue
+            # What moved to another applier goes on there: its record is of that one.
+            is_gone = removal.key not in moved
+            try:
+                waits = removal.waits or self.switching.before(removal)
+            except HookFailed as error:
+                self._not_removed(removal, error, is_gone=is_gone)
+                continue
+            if waits is not None:
+                self.left = self.waits = True
+                self.held = self.held or removal.waits is None
+                if is_gone:
+                    self._await(removal.key, waits)
+                continue
+            if is_gone:
+                self.books.removing(removal)
+            self.heartbeat()
+            try:
+                with contract_of(removal.applier):
+                    self.appliers[removal.applier].remove(removal.key)
+            except StepInterrupted:
+                self.left = True
+                return
+            except ApplyError as error:
+                self._not_removed(removal, error, is_gone=is_gone)
+                continue
+            self.record(Event(Reason.WORKLOAD_REMOVED, f"{removal.key} from {removal.applier}", "", str(removal.key)))
+            if is_gone:
+                self.books.forget(removal.key)
+            try:
+                self.switching.after(removal)
+            except HookFailed as error:
+                self.record(Event.of(Reason.WORKLOAD_FAILED, error, str(removal.key)))
+
+    def _not_removed(self, removal: Removal, error: ApplyError, *, is_gone: bool) -> None:
+        self.failures.append(error)
+        self.record(Event.of(Reason.WORKLOAD_FAILED, error, str(removal.key)))
+        if is_gone:
+            self.books.removal_failed(removal, error)
