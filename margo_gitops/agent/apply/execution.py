@@ -36,8 +36,8 @@ class Execution:
     """Carries out a plan: first `prepare` of all changes, then `install` of each, then `remove`.
 
     Attributes:
-        windows: are told how long a switch took.
-        causes: are told why a step failed.
+        windows: learn how long a switch took.
+        causes: learn why a step failed.
         stopping: asked between steps; once true, the rest is left for the next start.
         heartbeat: called before each step.
         timer: seconds since some moment; never jumps.
