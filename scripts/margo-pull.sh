@@ -58,7 +58,7 @@ Each option is an environment variable too: --url is MARGO_PULL_URL, --token-fil
   --allowed-signers FILE  instead: keys that may sign this device's state (ssh-keygen's format); needs --device
   --device ID          this device's id in the fleet
   --unsigned yes|no    yes: take unsigned state; who answers as the server then controls the device (default no)
-  --every SECONDS      go on for ever, one poll each SECONDS; without it: one poll, then exit
+  --every SECONDS      go on, one poll each SECONDS; without it: one poll, then exit
   --status yes|no      report each changed deployment to the server (default no)
   --timeout SECONDS    for one request (default 300)
   --max-bytes BYTES    of one answer, and of a state's documents together (default 67108864)
@@ -475,7 +475,8 @@ read_manifest() { # FILE: prints "version N", "bundle DIGEST", "deployment ID DI
 # only a reason may have them. So no text can look like another part of the document, whatever is in it.
 read_trust() {
     size=$(size_of "$1")
-    [ "$size" -le "$TRUST_LIMIT" ] && [ "$(tr -d '\000-\037' <"$1" | wc -c)" -eq "$size" ] || {
+    line_end=$(tail -c 1 "$1" | tr -cd '\n' | wc -c) # `margo-gitops keys` writes one
+    [ "$size" -le "$TRUST_LIMIT" ] && [ "$(tr -d '\000-\037' <"$1" | wc -c)" -eq "$((size - line_end))" ] || {
         echo "bad control characters, or more than $TRUST_LIMIT bytes"
         return
     }

@@ -155,8 +155,8 @@ class TrustEnvelope:
 
 
 def write_envelope(document: str, signatures: tuple[str, ...]) -> bytes:
-    """Return the exact bytes of an envelope (RFC 8785)."""
-    return write_json(write(TrustEnvelope(document, signatures)))
+    """Return the exact bytes of an envelope: RFC 8785, and a line end, because people keep it in git."""
+    return write_json(write(TrustEnvelope(document, signatures))) + b"\n"
 
 
 def write_document(document: TrustDocument) -> str:

@@ -88,7 +88,7 @@ class FleetKeys:
 
     def write(self, version: int, text: str, signatures: Iterable[str] = ()) -> FleetTrust:
         """Write a version into the files (KeysRefused: it would not be a document that can count)."""
-        content = write_envelope(text, tuple(signatures)) + b"\n"
+        content = write_envelope(text, tuple(signatures))
         path = trust_path(version)
         try:
             written = read_envelope(content, path)

@@ -129,6 +129,7 @@ def envelopes() -> Iterator[bytes]:
         (b"U1NIU0lH", b"U1NIU0lI"),
         (b"plant", b"pl\xffnt"),
         (b"\xc3", b"") if b"\xc3" in good else (b"war", b"w\xa4r"),
+        (b"]}\n", b"]}"),
         (b"]}", b"]}\n"),
         (b"]}", b"]}" + b" " * 65_536),
         (b"fleet", b"fl\0et"),

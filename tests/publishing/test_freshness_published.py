@@ -1,19 +1,20 @@
-"""Proofs of freshness as static files: where they lie, that only new ones are written, and what nginx hands out."""
+"""Proofs of freshness as static files: where they are, that only new ones are written, what web servers hand out."""
 
 from __future__ import annotations
 
-import http.client
+import ssl
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import httpx
 import pytest
 from support.fleet import write_signing_key
 from support.published import FIRST, Plant
-from support.static_server import nginx
+from support.static_server import caddy, nginx
 from support.trust_documents import ROOTS, carry, document, signed
 
 from margo_gitops.publishing.folder import FolderTarget
-from margo_gitops.publishing.layout import FRESHNESS
+from margo_gitops.publishing.layout import FRESHNESS, TRUST
 from margo_gitops.publishing.publication import differences
 from margo_gitops.state_repo.freshness_refs import Renewal, device_proof, renew
 from margo_gitops.trust.ssh_key import parse_signing_key
@@ -117,20 +118,22 @@ def test_the_folder_of_proofs_is_no_device(plant: Plant, renewal: Renewal):
 
 
 @pytest.mark.real
-def test_nginx_hands_a_device_its_proof(plant: Plant, renewal: Renewal):
+@pytest.mark.parametrize("program", [nginx, caddy])
+def test_a_web_server_hands_a_device_its_proof_and_the_trust_documents(plant: Plant, renewal: Renewal, program):
     plant.render(FIRST)
-    proof = make(plant, renewal)
+    made = make(plant, renewal)
+    documents = {1: signed(document(1), *ROOTS[:2]), 2: signed(document(2), *ROOTS[:2])}
+    carry(plant.renderer.git, documents)
     plant.publish()
-    with nginx(plant.folder.parent / "nginx", plant.folder) as server:
-        connection = http.client.HTTPConnection(server.http.removeprefix("http://"), timeout=10)
-        try:
-            token = {"Authorization": f"Bearer {server.tokens['press-01']}"}
-            connection.request("GET", f"/{FRESHNESS}", headers=token)
-            answer = connection.getresponse()
-            assert (answer.status, answer.read()) == (200, proof)
-            assert answer.getheader("Content-Type") == "application/json"
-            assert answer.getheader("Cache-Control") == "private, no-cache"
-            connection.request("GET", f"/{FRESHNESS}")
-            assert connection.getresponse().status == 401
-        finally:
-            connection.close()
+    expected = {FRESHNESS: made, **{f"{TRUST}/{version}.json": content for version, content in documents.items()}}
+    with program(plant.folder.parent / "server", plant.folder) as server:
+        trusted = ssl.create_default_context(cafile=str(server.folder / "authority.pem"))
+        token = {"Authorization": f"Bearer {server.tokens['press-01']}"}
+        for path, content in expected.items():
+            answer = httpx.get(f"{server.https}/{path}", headers=token, verify=trusted)
+            assert (answer.status_code, answer.content) == (200, content), path
+            assert answer.headers["Content-Type"] == "application/json"
+            assert answer.headers["Cache-Control"] == "private, no-cache"
+            assert httpx.get(f"{server.https}/{path}", verify=trusted).status_code == 401
+        for path in (f"{TRUST}/3.json", f"{TRUST}/", f"{TRUST}/..%2f{FRESHNESS}"):
+            assert httpx.get(f"{server.https}/{path}", headers=token, verify=trusted).status_code == 404
