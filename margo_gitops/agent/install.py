@@ -71,7 +71,7 @@ KeyringMode=private
 RemoveIPC=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
-LimitCORE=0
+LimitCORE=1
 """
 
 _SERVICE: Final = """\

@@ -21,6 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+from margo_gitops.agent.apply.engines import hand_out
 from margo_gitops.agent.memory.state_folder import folder_errors, keep_file
 from margo_gitops.agent.settings.configuration import MARK_KEY_FILE, SecretSettings
 from margo_gitops.appliers.programs import run_program
@@ -63,7 +64,9 @@ class SecretSources:
         Raises:
             SecretUnavailable: one has none.
         """
-        return {pointer: self._value(secret)[0] for pointer, secret in wanted.items()}
+        values = {pointer: self._value(secret)[0] for pointer, secret in wanted.items()}
+        hand_out(values)
+        return values
 
     def digest(self, wanted: Mapping[str, WantedSecret], digest: Digest) -> Digest:
         """Return the digest of a workload with the secrets that it gets (SOURCE-4).
@@ -197,6 +200,8 @@ def protect_process() -> None:
     """Let no core dump and no debugger of another process of the same user have this process's memory."""
     import ctypes
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # A program that takes core dumps by a pipe gets them whatever the limit is; not from a process that forbids it.
+    # Linux pipes a core dump to a program (systemd-coredump) whatever the limit is, even if it is 0. Only 1 is an
+    # exception: it is less than any core dump, and nothing is piped. The programs that this process starts inherit it.
+    with suppress(ValueError, OSError):  # 0 cannot be raised
+        resource.setrlimit(resource.RLIMIT_CORE, (1, 1))
     ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
