@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
+from margo_gitops.appliers.programs import Secret
 from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.documents.compose_variables import parameter_text, pointer_problem, value_problem, variable_name
 from margo_gitops.documents.nodes import Json
@@ -97,7 +98,7 @@ def secret_variable(variable: str, value: bytes) -> str:
             f"the secret for {variable} is not text, and an environment variable holds nothing else",
             remedy="keep it as text, such as base64",
         )
-    return text
+    return Secret(text)
 
 
 def override_file(workload: Workload, device: str, services: Mapping[str, Json]) -> bytes:

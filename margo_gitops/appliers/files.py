@@ -32,7 +32,7 @@ from margo_gitops.appliers.applier import (
     storing,
 )
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
-from margo_gitops.appliers.programs import run_program
+from margo_gitops.appliers.programs import Secret, run_program
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.appliers.written import edited, note_written
 from margo_gitops.digests import Digest
@@ -255,7 +255,7 @@ class FilesApplier:
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
         # A hook can read them, and may print them when it fails.
         files = (self.folder / _REVISIONS / folder.parent.name / folder.name).glob(f"*/{_SECRETS}/*")
-        secrets = {path.name: path.read_text(errors="replace") for path in files}
+        secrets = {path.name: Secret(path.read_text(errors="replace")) for path in files}
         started = time.monotonic()
         try:
             done = run_program([*self.hook, event, str(folder)], environment, seconds=self.hook_seconds)

@@ -95,19 +95,22 @@ def run_program(
         extra_groups=() if run_as else None,
     )
     in_time = False
-    with process:
-        try:
-            output, complaint, in_time = _communicate(process, time.monotonic() + seconds)
-        finally:
-            _stop(process)
-            if not in_time:  # what it started may outlive it, and ignore SIGTERM
-                with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)
+    streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
+    try:
+        output, complaint, in_time = _communicate(process, streams, time.monotonic() + seconds)
+    finally:
+        _stop(process)
+        if not in_time:  # what it started may outlive it, and ignore SIGTERM
+            _signal(process, signal.SIGKILL)
+        # What does not end at all is left: one that became another user, or waits for a disk.
+        for stream in streams:
+            stream.close()
     return Finished(process.returncode if in_time else None, output, complaint)
 
 
-def _communicate(process: subprocess.Popen[bytes], deadline: float) -> tuple[str, str, bool]:
-    streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
+def _communicate(
+    process: subprocess.Popen[bytes], streams: Sequence[IO[bytes]], deadline: float
+) -> tuple[str, str, bool]:
     collected: dict[int, bytearray] = {stream.fileno(): bytearray() for stream in streams}
     numbers = list(collected)
     in_time = True
@@ -140,36 +143,50 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     if process.poll() is not None:
         return
     for number, seconds in ((signal.SIGTERM, _PATIENCE_SECONDS), (signal.SIGKILL, _PATIENCE_SECONDS)):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
+        _signal(process, number)
         with suppress(subprocess.TimeoutExpired):
             process.wait(seconds)
             return
 
 
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
+
+
+class Secret(str):
+    """A value that is hidden also where that of a parameter is not: after a colon, as a port, or as a word."""
+
+    __slots__ = ()
+
+
 def _spellings(value: str) -> Iterator[str]:
-    """Yield a value, its lines, and both as programs write them: escaped, percent-encoded, hexadecimal, base64."""
+    """Yield a value, its lines, and both as programs write them: escaped, quoted, encoded."""
+    shortest = _SHORTEST_REDACTED if isinstance(value, Secret) else _SHORTEST_SPELLED
     yield value
-    if len(value) < _SHORTEST_SPELLED:
-        return
     for text in dict.fromkeys([value, value.strip(), *map(str.strip, value.splitlines())]):
-        if len(text) < _SHORTEST_SPELLED:
+        if len(text) < shortest:
             continue
         raw = text.encode(errors="replace")
-        encoded = base64.b64encode(raw).decode()
-        yield from (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1], repr(text)[1:-1])
+        in_json = (json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1])
+        yield from (text, *in_json, *(each.translate(_GO_JSON) for each in in_json), repr(text)[1:-1])
+        yield from (text.replace("$", "$$"), *(text.replace("'", each) for each in ("'\\''", "'\"'\"'")))
         yield from (quote(raw), quote(raw, safe=""), quote_plus(raw), raw.hex(), raw.hex().upper())
-        yield from (encoded.rstrip("="), encoded.rstrip("=").translate(_URL_SAFE))
+        for place in range(3):  # in base64, a value looks different after one, two or three other bytes
+            encoded = base64.b64encode(bytes(place) + raw).decode().rstrip("=")[place + (place > 0) :]
+            whole = encoded if not (place + len(raw)) % 3 else encoded[:-1]  # its end depends on what follows
+            yield from (each.translate(table) for each in (encoded, whole) for table in ({}, _URL_SAFE))
 
 
 _URL_SAFE = str.maketrans("+/", "-_")
+_GO_JSON = {ord(each): f"\\u{ord(each):04x}" for each in "&<>"}
 _PORT = re.compile(r"[1-9][0-9]{3,4}")
 _SHORTEST_REDACTED = 4
 """Characters; hiding every `1` or `on` would make messages unreadable."""
 
 
 _SHORTEST_SPELLED = 8
-"""Characters of a value that is hidden in other spellings too."""
+"""Characters of a parameter's value that is hidden in other spellings too."""
 
 
 def redacted(text: str, environment: Mapping[str, str]) -> str:
@@ -177,18 +194,28 @@ def redacted(text: str, environment: Mapping[str, str]) -> str:
 
     Values of under four characters stay.
     """
-    if not text:
-        return text
-    spelled = {(name, each) for name, value in environment.items() for each in _spellings(value)}
-    for name, value in sorted(spelled, key=lambda item: (-len(item[1]), item)):
-        if len(value) < _SHORTEST_REDACTED or value in ("true", "false"):
+    hidden = [place for name, value in environment.items() for place in _places(text, name, value)] if text else []
+    parts, end = [], 0
+    # Of values that overlap, nothing stays; of those at one place, the longest is named.
+    for begin, stop, name in sorted(hidden, key=lambda place: (place[0], -place[1], place[2])):
+        if begin >= end:
+            parts += [text[end:begin], f"<{name}>"]
+        end = max(end, stop)
+    return "".join([*parts, text[end:]])
+
+
+def _places(text: str, name: str, value: str) -> Iterator[tuple[int, int, str]]:
+    """Yield where a value is in a text, and its name."""
+    is_secret = isinstance(value, Secret)
+    for spelling in set(_spellings(value)):
+        if len(spelling) < _SHORTEST_REDACTED or (spelling in ("true", "false") and not is_secret):
             continue
-        if _PORT.fullmatch(value):
+        pattern = re.escape(spelling)
+        if _PORT.fullmatch(spelling) and not is_secret:
             # "port 0.0.0.0:8080 is already allocated" is the reason itself; elsewhere the number may be a PIN.
-            text = re.sub(rf"(?<![\d:]){value}(?!\d)", f"<{name}>", text)
-        else:
-            text = text.replace(value, f"<{name}>")
-    return text
+            pattern = rf"(?<![\d:]){spelling}(?!\d)"
+        if spelling in text:
+            yield from ((*found.span(), name) for found in re.finditer(pattern, text))
 
 
 @contextmanager

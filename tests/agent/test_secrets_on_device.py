@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from device_world import World, deployment_bytes, deployment_id, parsed
 from test_windows import NIGHTS
 
+from margo_gitops.agent.apply.engines import contract_of
 from margo_gitops.agent.apply.secrets import SecretSources
 from margo_gitops.agent.settings.configuration import SecretCommand, SecretSettings
 from margo_gitops.appliers.applier import check_secrets
@@ -19,7 +20,7 @@ from margo_gitops.appliers.written import edited
 from margo_gitops.digests import sha256
 from margo_gitops.documents.secrets import DeployedSecret, WantedSecret
 from margo_gitops.documents.workload_identity import own_extension, workload_contents
-from margo_gitops.errors import SecretUnavailable, WorkloadUnsupported
+from margo_gitops.errors import ApplyError, InstallFailed, SecretUnavailable, WorkloadUnsupported
 from margo_gitops.trust.sealing import seal
 
 WANTED = {"PASSWORD": WantedSecret("press-07", "broker")}
@@ -268,6 +269,19 @@ def test_an_applier_that_does_not_say_that_it_delivers_secrets_gets_none():
     check_secrets("files", SimpleNamespace(delivers_secrets=True), workload)  # type: ignore[arg-type]
     with pytest.raises(WorkloadUnsupported, match="the applier other delivers no secrets"):
         check_secrets("other", SimpleNamespace(), workload)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("error", [ValueError, InstallFailed])
+def test_what_an_applier_raises_is_shown_without_the_secrets_that_it_got(tmp_path: Path, error: type[Exception]):
+    put(tmp_path / "folder" / "broker", "hunter22")
+
+    def fail() -> None:
+        value = sources(tmp_path, folder=tmp_path / "folder").open(WANTED)["PASSWORD"]
+        raise error(f"it does not like {value.decode()}")
+
+    with pytest.raises(ApplyError, match="it does not like <PASSWORD>") as caught, contract_of("plug-in"):
+        fail()
+    assert "hunter22" not in str(caught.value)
 
 
 def test_an_edited_file_of_a_secret_is_noticed_without_a_digest_of_it(world: World):

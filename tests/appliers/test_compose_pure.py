@@ -1,5 +1,8 @@
+import base64
 import json
 import os
+import shlex
+import signal
 import time
 import urllib.parse
 
@@ -8,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workload_making import artifact_of, compose_archive, workload
 
-from margo_gitops.appliers import compose_running
+from margo_gitops.appliers import compose_running, programs
 from margo_gitops.appliers.applier import ApplierContext, WorkloadKey
 from margo_gitops.appliers.artifacts import create_artifact_cache
 from margo_gitops.appliers.compose import ComposeApplier, check_images
@@ -32,7 +35,7 @@ from margo_gitops.appliers.compose_project import (
 from margo_gitops.appliers.compose_revision import Revision, RevisionRecord
 from margo_gitops.appliers.compose_running import RunningProject
 from margo_gitops.appliers.compose_source import read_model
-from margo_gitops.appliers.programs import Finished, redacted
+from margo_gitops.appliers.programs import Finished, Secret, redacted
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.documents.compose_variables import parameter_text
 from margo_gitops.documents.secrets import WantedSecret
@@ -359,6 +362,49 @@ def test_a_value_is_hidden_however_a_program_spells_it(spell):
     assert "failed: " in text
     assert "<PASSWORD>" in text
     assert "more" not in text
+
+
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda each: json.dumps(each).replace("&", "\\u0026").replace("<", "\\u003c"),  # as Go
+        lambda each: each.replace("$", "$$"),  # as Compose prints its files
+        shlex.quote,
+        lambda each: each.replace("'", "'\\''"),  # as sh -x
+        lambda each: base64.b64encode(f"a:{each}".encode()).decode(),  # as HTTP's basic authentication
+        lambda each: base64.b64encode(f"ab:{each}/xyz".encode()).decode(),
+        lambda each: base64.urlsafe_b64encode(f"{each}?".encode()).decode(),
+    ],
+)
+def test_a_value_is_hidden_as_the_programs_around_an_engine_spell_it(spell):
+    value = "p&<ss$x'w\u00f6rd-and-more"
+    text = redacted(f"failed: {spell(value)}", {"PASSWORD": value})
+    assert "<PASSWORD>" in text
+    assert len(text) < len("failed: <PASSWORD>") + 12  # what stands around it
+
+
+@pytest.mark.parametrize("said", ["pin:4711", '{"pin":4711}', "NDcxMQ==", "pin=4711;"])
+def test_a_secret_is_hidden_also_where_it_looks_like_a_port(said):
+    assert "<PIN>" in redacted(said, {"PIN": Secret("4711")})
+    assert redacted("hidden: true", {"FLAG": Secret("true")}) == "hidden: <FLAG>"
+
+
+def test_of_values_that_overlap_or_are_in_a_name_nothing_stays():
+    assert redacted("abcdefgh1234ijklmnop!", {"A": "abcdefgh1234", "B": "1234ijklmnop"}) == "<A>!"
+    assert redacted("abcdefgh abcdefghijkl", {"A": "abcdefgh", "B": "abcdefghijkl"}) == "<A> <B>"
+    assert redacted("longsecretvalue", {"DB_PASSWORD": "longsecretvalue", "B": "PASS"}) == "<DB_PASSWORD>"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # it is left
+def test_a_program_that_cannot_be_ended_is_left_and_not_waited_for(monkeypatch):
+    def refused(_group, _number):  # as for a program that became another user
+        raise PermissionError
+
+    monkeypatch.setattr("os.killpg", refused)
+    monkeypatch.setattr(programs, "_PATIENCE_SECONDS", 0.01)
+    done = programs.run_program(["sh", "-c", "echo $$; exec sleep 60"], {"PATH": os.environ["PATH"]}, seconds=0.3)
+    assert done.status is None
+    os.kill(int(done.output), signal.SIGKILL)
 
 
 def test_a_revision_that_is_not_open_has_a_word_for_each_secret(tmp_path):

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
+from typing import Final
 
 from margo_gitops.appliers.applier import Applier, Observed, TellsStops, Workload, WorkloadKey
+from margo_gitops.appliers.programs import Secret, hiding
 from margo_gitops.errors import ApplierDefect, ApplyError
 from margo_gitops.values import dataclass
 
@@ -48,17 +51,34 @@ class Engines:
             return ""
 
 
+_HANDED: Final[ContextVar[dict[str, str]]] = ContextVar("values of secrets that an applier got in this step")
+
+
+def hand_out(values: Mapping[str, bytes]) -> None:
+    """Note secrets that an applier gets now: what it raises in this step is shown without them."""
+    handed = _HANDED.get(None)
+    if handed is not None:
+        handed |= {name: Secret(value.decode(errors="replace")) for name, value in values.items()}
+
+
 @contextlib.contextmanager
 def contract_of(applier: str) -> Iterator[None]:
     """Turn what an applier may not raise into an error of its deployments: a plug-in must not stop all others."""
+    handed: dict[str, str] = {}
+    before = _HANDED.set(handed)
     try:
-        yield
-    except ApplyError:
-        raise
-    except Exception as error:
-        raise ApplierDefect(
-            f"the applier {applier} ended with {type(error).__name__}: {error}", remedy="report it to its makers"
-        ) from error
+        with hiding(handed):
+            try:
+                yield
+            except ApplyError:
+                raise
+            except Exception as error:
+                raise ApplierDefect(
+                    f"the applier {applier} ended with {type(error).__name__}: {error}",
+                    remedy="report it to its makers",
+                ) from error
+    finally:
+        _HANDED.reset(before)
 
 
 def name_of(workload: Workload) -> str:
