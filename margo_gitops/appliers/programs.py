@@ -224,8 +224,13 @@ def hiding(environment: Mapping[str, str]) -> Iterator[None]:
     try:
         yield
     except MargoGitopsError as error:
-        error.what = redacted(error.what, environment)
-        error.why = tuple(redacted(each, environment) for each in error.why)
-        error.remedy = redacted(error.remedy, environment)
-        error.args = (error.what,)
+        hide(error, environment)
         raise
+
+
+def hide(error: MargoGitopsError, environment: Mapping[str, str]) -> None:
+    """Replace values by their names in an error."""
+    error.what = redacted(error.what, environment)
+    error.why = tuple(redacted(each, environment) for each in error.why)
+    error.remedy = redacted(error.remedy, environment)
+    error.args = (error.what,)

@@ -8,7 +8,6 @@ from contextvars import ContextVar
 from typing import Final
 
 from margo_gitops.appliers.applier import Applier, Observed, TellsStops, Workload, WorkloadKey
-from margo_gitops.appliers.programs import Secret, hiding
 from margo_gitops.errors import ApplierDefect, ApplyError
 from margo_gitops.values import dataclass
 
@@ -58,7 +57,7 @@ def hand_out(values: Mapping[str, bytes]) -> None:
     """Note secrets that an applier gets now: what it raises in this step is shown without them."""
     handed = _HANDED.get(None)
     if handed is not None:
-        handed |= {name: Secret(value.decode(errors="replace")) for name, value in values.items()}
+        handed |= {name: value.decode(errors="replace") for name, value in values.items()}
 
 
 @contextlib.contextmanager
@@ -67,18 +66,23 @@ def contract_of(applier: str) -> Iterator[None]:
     handed: dict[str, str] = {}
     before = _HANDED.set(handed)
     try:
-        with hiding(handed):
-            try:
-                yield
-            except ApplyError:
-                raise
-            except Exception as error:
-                raise ApplierDefect(
-                    f"the applier {applier} ended with {type(error).__name__}: {error}",
-                    remedy="report it to its makers",
-                ) from error
+        yield
+    except ApplyError as error:
+        _hide(error, handed)
+        raise
+    except Exception as error:
+        text = f"the applier {applier} ended with {type(error).__name__}: {error}"
+        raise _hide(ApplierDefect(text, remedy="report it to its makers"), handed) from error
     finally:
         _HANDED.reset(before)
+
+
+def _hide(error: ApplyError, handed: Mapping[str, str]) -> ApplyError:
+    if handed:
+        from margo_gitops.appliers.programs import Secret, hide  # loaded where there are secrets
+
+        hide(error, {name: Secret(value) for name, value in handed.items()})
+    return error
 
 
 def name_of(workload: Workload) -> str:
