@@ -60,7 +60,9 @@ def test_what_another_program_sealed_for_the_device_is_refused():
 
 
 @pytest.mark.parametrize(
-    "key", ["", "age1short", "ssh-rsa AAAA", "ssh-ed25519", "ssh-ed25519 AAAA", str(AGE), SSH.decode()]
+    "key",
+    ["", "age1short", "ssh-rsa AAAA", "ssh-ed25519", "ssh-ed25519 AAAA", str(AGE), SSH.decode()],
+    ids=["none", "short", "rsa", "no key", "short key", "secret age key", "secret ssh key"],
 )
 def test_only_keys_that_age_can_use_are_recipients(key: str):
     with pytest.raises(ValueError, match=r"."):
@@ -73,7 +75,11 @@ def test_a_value_is_bounded():
         seal("press-07", "pin", bytes(MAX_SECRET_BYTES + 1), [SSH_PUBLIC])
 
 
-@pytest.mark.parametrize("content", [b"", b"AGE-SECRET-KEY-1CANARYCANARY", b"\xff", SSH[:120] + SSH[140:]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"AGE-SECRET-KEY-1CANARYCANARY", b"\xff", SSH[:120] + SSH[140:]],
+    ids=["empty", "no age key", "no text", "cut ssh key"],
+)
 def test_what_is_wrong_with_a_key_file_is_said_without_its_content(content: bytes):
     with pytest.raises(ValueError, match=r"age identity") as caught:
         read_identities(content)
