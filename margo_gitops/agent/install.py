@@ -129,6 +129,7 @@ u {user} - "margo-gitops agent" /var/lib/margo-gitops
 """
 _FOLDER: Final = """\
 d /etc/margo-gitops 0750 {user} {user} -
+d /var/lib/margo-gitops 0700 {user} {user} -
 """
 
 

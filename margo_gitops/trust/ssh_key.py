@@ -217,7 +217,7 @@ def parse_signing_key(content: bytes) -> SigningKey:
         ValueError: no such file: encrypted, of another type or form, or damaged. The message says which, what to do,
             and nothing of the content.
     """
-    from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_ssh_private_key
 
     text = content.strip()
     if len(content) > MAX_KEY_FILE_BYTES or not (text.startswith(_BEGIN) and text.endswith(_END)):
@@ -233,7 +233,8 @@ def parse_signing_key(content: bytes) -> SigningKey:
         private = cast("Ed25519PrivateKey", load_ssh_private_key(content, password=None))
     except ValueError as error:
         raise ValueError(f"the private key file is damaged: {error}") from None
-    if wire_string(_ED25519) + wire_string(private.public_key().public_bytes_raw()) != blob:
+    public = private.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+    if wire_string(_ED25519) + wire_string(public) != blob:
         raise ValueError("the private key file is damaged: its public half belongs to another key")
     return SigningKey(parse_public_key(blob), private)
 

@@ -174,7 +174,7 @@ def test_every_status_and_the_capabilities_are_sent_once(world: World, server: M
     assert len(server.reports) == 3, "a restart repeats nothing"
     server.publish(2, {deployment_id(2): deployment_bytes(2)})
     assert world.agent("once").returncode == 0
-    assert reported(server)[2:] == [(deployment_id(1), "removed", 2), (deployment_id(2), "installed", 2)]
+    assert reported(server)[2:] == [(deployment_id(2), "installed", 2), (deployment_id(1), "removed", 2)]
     changed = {"properties": {**CAPABILITIES["properties"], "vendor": "umbrella"}}
     (world.folder / "capabilities.yaml").write_text(json.dumps(changed))
     assert world.agent("once").returncode == 0
@@ -207,12 +207,20 @@ def test_f12_what_could_not_be_sent_is_sent_later_and_hinders_nothing(
     first = world.agent("once")
     assert (first.returncode, world.value(2) is not None) == (0, True), first.stderr
     assert "ReportFailed" in first.stderr
+    assert json.loads(world.agent("status", "--output", "json").stdout)["reports"] == {"waiting": 2}
+    assert "\nreports  2 statuses wait to be sent\n" in world.agent("status").stdout
     server.publish(2, {deployment_id(1): deployment_bytes(1)})
     assert world.agent("once").returncode == 0
     server.faults.clear()
     server.reports.clear()
     assert world.agent("once").returncode == 0
-    assert reported(server) == [(deployment_id(1), "installed", 2), (deployment_id(2), "removed", 2)]
+    assert reported(server) == [
+        (deployment_id(1), "installed", 1),
+        (deployment_id(1), "installed", 2),
+        (deployment_id(2), "installed", 1),
+        (deployment_id(2), "removed", 2),
+    ]
+    assert "\nreports " not in world.agent("status").stdout
 
 
 def test_a_document_that_the_server_will_not_have_is_not_sent_again(world: World, server: MargoServer) -> None:

@@ -21,6 +21,7 @@ from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import load_configuration
 from margo_gitops.errors import AgentMisconfigured, SourceUnreachable
+from margo_gitops.values import replace
 
 STARTED = 1_700_000_000.0
 
@@ -254,6 +255,16 @@ def test_an_outage_is_not_forgotten_by_a_restart(watched: Watched) -> None:
         found = watched.samples()
     assert found["last_answered_poll_timestamp_seconds"] == STARTED
     assert found["last_poll_timestamp_seconds"] == STARTED + 3_600
+
+
+def test_a_planned_downtime_is_no_alert(watched: Watched) -> None:
+    with watched.agent() as parts:
+        outcome = watched.cycle(parts)
+        before = watched.samples()["quiet"]
+        watched.watch.ended(replace(outcome, quiet=True))
+    assert (before, watched.samples()["quiet"]) == (0, 1)
+    page = (Path(__file__).parents[2] / "docs/health.md").read_text()
+    assert f"{PREFIX}quiet == 0" in page.partition("DeviceHearsNothing")[2].partition("- alert")[0]
 
 
 def test_each_metric_is_documented_and_named_as_prometheus_wants_it(watched: Watched) -> None:

@@ -58,6 +58,7 @@ def test_upgrade_and_downgrade_touch_no_workload(tmp_path: Path, older: Path) ->
 
     world.publish({1: deployment_bytes(1), 2: deployment_bytes(2)})
     assert old_agent().count("WorkloadInstalled") == 2
+    assert world.agent("status").returncode == 0, "also before the newer agent worked here"
     before = running()
     for agent in (new_agent, old_agent):
         assert "JournalRebuilt" not in agent()

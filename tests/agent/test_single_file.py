@@ -1,14 +1,27 @@
 """The agent as one file (scripts/build-zipapp) and as a Debian package (scripts/build-deb) does what it does here."""
 
-import shutil
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from device_world import World, deployment_bytes
+from support.real import require_program
+from support.throwaway_root import throwaway_root
+from testbed.places import locked
+
+from margo_gitops import __version__
+from margo_gitops.agent.install import USER
 
 ROOT = Path(__file__).parents[2]
+STATE = "/var/lib/margo-gitops"
+GONE = "usr/lib/margo-gitops/margo_gitops/gone.py"
+COMPILED = "usr/lib/margo-gitops/margo_gitops/__pycache__"
+APT_INSTALL = """\
+install() { apt-get install --yes --no-install-recommends "$1"; }
+install "$1" || { apt-get update && install "$1"; }
+"""
 
 
 @pytest.mark.real
@@ -38,22 +51,64 @@ def test_one_file_polls_and_applies_and_unpacks_itself_once(tmp_path: Path) -> N
     assert "others may write to it" in refused.stderr
 
 
+def older(package: Path, folder: Path) -> Path:
+    """Return an older build of a package, with a module that is gone since."""
+    subprocess.run(["dpkg-deb", "--raw-extract", package, folder / "tree"], check=True, timeout=60)
+    control = folder / "tree/DEBIAN/control"
+    control.write_text(control.read_text().replace(f"Version: {__version__}\n", f"Version: {__version__}~older\n"))
+    (folder / f"tree/{GONE}").write_text("")
+    made = folder / "older.deb"
+    subprocess.run(
+        ["dpkg-deb", "-Znone", "--root-owner-group", "--build", folder / "tree", made], check=True, timeout=60
+    )
+    return made
+
+
 @pytest.mark.real
-@pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="needs dpkg-deb")
-def test_a_debian_package_holds_an_agent_that_works_and_a_unit(tmp_path: Path) -> None:
-    build = [sys.executable, ROOT / "scripts/build-deb", tmp_path]
+def test_a_debian_package_lives_from_its_installation_to_its_purge(tmp_path: Path) -> None:
+    require_program("dpkg-deb", "dpkg")
+    shared, layers = tmp_path / "shared", tmp_path / "layers"
+    world = World(shared / "world")
+    layers.mkdir()
+    build = [sys.executable, ROOT / "scripts/build-deb", shared]
     subprocess.run(build, check=True, capture_output=True, timeout=240)
-    (package,) = tmp_path.glob("*.deb")
-    root = tmp_path / "root"
-    subprocess.run(["dpkg-deb", "--raw-extract", package, root], check=True, timeout=60)
-    for script in ("postinst", "prerm"):
-        subprocess.run(["sh", "-n", root / "DEBIAN" / script], check=True, timeout=10)
-    units = {path.name for path in (root / "usr/lib/systemd/system").iterdir()}
-    assert units == {"margo-gitops-agent.service", "margo-gitops-agent-once.service", "margo-gitops-agent-once.timer"}
-    assert {path.name for path in root.iterdir()} == {"DEBIAN", "usr"}, "nothing in /etc: it is the person's"
-    program = (root / "usr/bin/margo-gitops").read_text().replace("/usr/lib/", f"{root}/usr/lib/")
-    world = World(tmp_path / "world")
+    (package,) = shared.glob("*.deb")
+    older(package, shared)
     world.publish({1: deployment_bytes(1)})
-    command = [sys.executable, "-S", "-c", program, "agent", "once", "--config", str(world.config)]
-    done = subprocess.run(command, env=world.environment(), capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stdout) == (0, "poll: new; holds version 1\n"), done.stderr
+    world.configure(
+        stateFolder=STATE,
+        source={"git": {"url": "file:///srv/shared/world/state.git"}},
+        trust={"allowedSigners": "allowed_signers"},
+        appliers={"files": {"folder": f"{STATE}/files"}},
+    )
+    with throwaway_root(Path(os.environ.get("MARGO_GITOPS_DEBIAN_ROOT", "/")), layers, shared) as root:
+
+        def agent(*arguments: str) -> str:
+            return root.run("runuser", "-u", USER, "--", "margo-gitops", "agent", *arguments)
+
+        def applied() -> str:
+            return root.run("find", f"{STATE}/files", "-printf", "%p %i %T@\n")
+
+        with locked(Path("/var/cache/apt")):  # what the testbed installs meanwhile would be half there
+            root.run("sh", "-c", APT_INSTALL, "sh", "/srv/shared/older.deb")
+        assert root.run("stat", "--format=%U %a", "/etc/margo-gitops", STATE) == f"{USER} 750\n{USER} 700\n"
+        assert root.there(f"/{COMPILED}"), "the agent cannot write there: each start would compile everything"
+        for name in ("agent.yaml", "allowed_signers"):
+            root.run("cp", f"/srv/shared/world/{name}", "/etc/margo-gitops/")
+        assert agent("config", "check") == f"the configuration of {world.device} can be used\n"
+        assert agent("once") == "poll: new; holds version 1\n"
+        before = applied()
+        assert "values.env" in before
+
+        root.run("dpkg", "--install", f"/srv/shared/{package.name}")
+        assert not root.there(f"/{GONE}")
+        assert (agent("once"), applied()) == ("poll: unchanged; holds version 1\n", before)
+
+        root.run("dpkg", "--remove", "margo-gitops")
+        assert not root.there("/usr/lib/margo-gitops"), "nothing that was compiled is left"
+        assert applied() == before
+        assert root.there("/etc/margo-gitops/agent.yaml")
+        said = root.run("dpkg", "--purge", "margo-gitops")
+        assert f"kept: {STATE}" in said
+        assert not root.there("/etc/margo-gitops")
+        assert applied() == before

@@ -246,6 +246,12 @@ class Journal:
         """Return (deployment id, weight, document) of what has not arrived, oldest first."""
         return self._rows(outbox.UNSENT)
 
+    def count_unsent(self) -> int:
+        """Return how many statuses have not arrived; 0 for a journal of an older agent, which kept only the newest."""
+        with self._guarded() as connection:
+            known = connection.execute("SELECT 1 FROM sqlite_schema WHERE name = ?", (outbox.UNSENT_NAME,)).fetchone()
+        return len(self.unsent()) if known else 0
+
     def receipts(self) -> dict[str, str]:
         """Return what was last noted as arrived, by deployment id."""
         return {deployment: receipt for deployment, _document, receipt in self._rows(_OUTBOX) if receipt is not None}

@@ -100,6 +100,7 @@ class AgentReport:
         receipts: what it signed of what ran; None where the device signs nothing.
         suspension: who lets nothing change, until when and why; None where changes are made.
         order: to change what waits, not carried out yet; None for no order.
+        unsent: how many statuses wait until the server takes them.
     """
 
     device: str
@@ -117,6 +118,7 @@ class AgentReport:
     receipts: KeptReceipts | None = None
     suspension: Suspension | None = None
     order: ApplyOrder | None = None
+    unsent: int = 0
 
 
 def report(configuration: AgentConfiguration) -> AgentReport:
@@ -152,6 +154,7 @@ def report(configuration: AgentConfiguration) -> AgentReport:
             deployments=deployments,
             statuses=tuple(deployment_status(item, workloads) for item, workloads in deployments),
             events=tuple(journal.events(_STATUS_EVENTS, security=True)),
+            unsent=journal.count_unsent(),
         )
 
 
@@ -237,6 +240,7 @@ def as_json(report: AgentReport) -> dict[str, Json]:
         }
         if report.receipts
         else None,
+        "reports": {"waiting": report.unsent},
         "suspended": asdict(report.suspension) if report.suspension else None,
         "applyNow": {**asdict(report.order), "deployments": list(report.order.deployments)} if report.order else None,
         "poll": {
@@ -303,32 +307,41 @@ def as_text(report: AgentReport) -> str:
         signed = report.receipts
         by = f", signed by {signed.key.fingerprint}" if signed.key else ""
         lines.append(f"receipts {signed.number}, the newest of {signed.at}{by}; {signed.waiting} not sent yet")
+    if report.unsent:
+        lines.append(f"reports  {report.unsent} {'statuses wait' if report.unsent > 1 else 'status waits'} to be sent")
     if report.suspension:
         lines.append(f"held up  {report.suspension}")
     if report.order:
         lines.append(f"ordered  {report.order}, not done yet")
     if report.problem:
         lines.append(f"problem  {_first_line(str(report.problem))}")
-    rows = [("DEPLOYMENT", "COMPONENT", "STATE", "VERSION", "MESSAGE")]
-    for deployment, workloads in report.deployments:
-        rows += [
-            (deployment.name, item.key.component, item.state, str(deployment.adopted), item.message)
-            for item in workloads
-        ]
-    if len(rows) > 1:
-        widths = [max(len(row[column]) for row in rows) for column in range(4)]
-        lines.append("")
-        for row in rows:
-            # The first line says what failed, the others why, and what to do.
-            first, *reasons = row[-1].split("\n")
-            lines.append("  ".join([*map(str.ljust, row, widths), first]).rstrip())
-            lines += [f"  {reason}" for reason in reasons]
+    lines += _table(report)
     if report.events:
         lines += ["", "SECURITY EVENTS"]
         for item in report.events:
             times = f" ({item.count} times)" if item.count > 1 else ""
             lines.append(f"{_moment(repr(item.last_at))}  {item.reason}{times}: {_first_line(item.text)}")
     return "\n".join(lines)
+
+
+def _table(report: AgentReport) -> list[str]:
+    """Return the lines about components; nothing where no component is recorded."""
+    rows = [("DEPLOYMENT", "COMPONENT", "STATE", "VERSION", "MESSAGE")]
+    for deployment, workloads in report.deployments:
+        rows += [
+            (deployment.name, item.key.component, item.state, str(deployment.adopted), item.message)
+            for item in workloads
+        ]
+    if len(rows) == 1:
+        return []
+    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    lines = [""]
+    for row in rows:
+        # The first line says what failed, the others why, and what to do.
+        first, *reasons = row[-1].split("\n")
+        lines.append("  ".join([*map(str.ljust, row, widths), first]).rstrip())
+        lines += [f"  {reason}" for reason in reasons]
+    return lines
 
 
 def _poll_text(facts: dict[str, str]) -> str:

@@ -123,6 +123,8 @@ class Metrics:
         yield "waiting_changes", "gauge", about, _by("code", waits)
         complete = int(done.complete) if done else 0
         yield "complete", "gauge", "1: the device runs all that its state asks for.", _one(complete)
+        about = "1: the device may not poll now, by its polling hours or in a downtime."
+        yield "quiet", "gauge", about, _one(int(outcome.quiet) if outcome else 0)
         about = "Statuses that wait until the server takes them."
         yield "unsent_statuses", "gauge", about, _one(self._unsent)
         yield "events_total", "counter", "Events by reason, as in the log.", _by("reason", self._events)
