@@ -44,7 +44,7 @@ class StatusRequest(StateRequest):
     """Which state repo to look at, and which devices in it.
 
     Attributes:
-        brief: whether a device has only its failed deployments, so that no other document is read.
+        brief: whether a device has only its deployments that failed or wait, so that no other document is read.
     """
 
     filter: StatusFilter = field(default_factory=StatusFilter)
@@ -220,7 +220,7 @@ class StatusReader:
         brief = self.request.brief and not self.request.filter.applications
         for each in desired.deployments:
             status = reported.get(each)
-            if brief and (status is None or status.state != "failed"):
+            if brief and (status is None or (status.state != "failed" and not status.error)):
                 continue
             blob = desired.document(each)
             named = self._desired.named(blob) if blob else None

@@ -81,7 +81,7 @@ def _stuck(status: FleetStatus) -> Iterator[str]:
                 places.append(_place(device, each))
     for (name, error), places in sorted(failures.items(), key=lambda item: (-len(item[1]), item[0])):
         yield f"  {name}: failed on {few(places, _NAMED)}"
-        yield f"    {shortened(printable(error), _LONGEST)}"
+        yield f"    {_one_line(error)}"
     copied = [_place(each, None) for each in status.devices if each.copied]
     if copied:
         yield f"  {few(copied, _NAMED)}: there are two of it, with one identity"
@@ -107,6 +107,11 @@ def _reason(deployment: DeploymentReport) -> str:
     """Return the first line of what a device says of a deployment; what holds up all of them, without its name."""
     text = (deployment.error or "").partition("\n")[0]
     return text.removeprefix(f"{deployment.name}: ")
+
+
+def _one_line(error: str) -> str:
+    """Return what a device says, its remedy too; a message has a line for each of its parts."""
+    return shortened(printable("; ".join(map(str.strip, error.splitlines()))), _LONGEST)
 
 
 def _keys(status: FleetStatus) -> Iterator[str]:
@@ -154,7 +159,7 @@ def _deployment(device: DeviceStatus, each: DeploymentReport) -> str:
     state = each.state or "not reported"
     adopted = f", manifest {each.adopted}" if each.adopted is not None else ""
     gone = "" if each.wanted else " (to be removed)"
-    error = f": {shortened(printable(each.error), _LONGEST)}" if each.error else ""
+    error = f": {_one_line(each.error)}" if each.error else ""
     return f"      {each.name}{child}: {state}{adopted}{gone}{error}"
 
 

@@ -94,11 +94,12 @@ def test_what_devices_should_run_stands_beside_what_they_report(fleet: Fleet):
     assert found.devices[2].last_seen is None
 
 
-def test_a_brief_status_says_the_same_and_reads_only_the_documents_of_what_failed(
+def test_a_brief_status_says_the_same_and_reads_only_the_documents_of_what_failed_or_waits(
     fleet: Fleet, monkeypatch: pytest.MonkeyPatch
 ):
     fleet.reporter.report("a")
-    fleet.reporter.report("b", "failed", error="no space left", only=0)
+    fleet.reporter.report("b", "failed", error="no space left\n  remedy: free some", only=0)
+    fleet.reporter.report("c", "pending", error="the window is closed", only=1)
     whole = fleet.read()
     read: list[str] = []
     named = DesiredReader.named
@@ -106,8 +107,10 @@ def test_a_brief_status_says_the_same_and_reads_only_the_documents_of_what_faile
     request = StatusRequest(fleet.folder.parent, str(fleet.folder), fleet.folder.parent / "cache", brief=True)
     brief = read_status(request)
     assert list(status_lines(brief)) == list(status_lines(whole))
-    assert [[each.name for each in device.deployments] for device in brief.devices] == [[], ["web"], []]
-    assert len(read) == 1
+    assert [[each.name for each in device.deployments] for device in brief.devices] == [[], ["web"], ["hmi"]]
+    assert len(read) == 2
+    assert "    web: no space left; remedy: free some" in status_lines(brief)
+    assert "  web: the window is closed: north/c" in status_lines(brief)
 
 
 def test_a_new_version_leaves_devices_behind_until_they_adopt_it(fleet: Fleet):
