@@ -10,6 +10,7 @@ from support.command_line import margo_gitops
 from support.fleet import FleetFolder
 
 from margo_gitops.documents.maintenance import Blackout, Calendar, Window
+from margo_gitops.operations.plan.plan_text import causes
 from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
 from margo_gitops.operations.plan.switching_times import opening_text
 
@@ -45,6 +46,26 @@ def test_a_plan_says_when_the_devices_of_a_site_change(fleet: FleetFolder):
     assert later == (
         "2 devices (north-1, north-2): can change now, until Wednesday 2026-12-02 04:00 CET, by site north",
     )
+
+
+def test_a_calendar_or_a_lock_that_comes_or_goes_is_one_line(fleet: FleetFolder):
+    folder, state = fleet.root.parent, str(fleet.root.parent / "state.git")
+
+    def reasons() -> list[tuple[str, str]]:
+        plan = plan_fleet(PlanRequest(fleet.root, None, None, state, folder / "cache", at=NOON))
+        return [(each.deployment, each.what) for each in causes(plan)]
+
+    assert margo_gitops("render", "--fleet", fleet.root, "--state-repo", state, cwd=folder).code == 0
+    fleet.site("north")
+    fleet.site("south", maintenance=NIGHTS)
+    fleet.deployment("alarm", urgent=True, locks=[{"name": "batch", "file": "batch.lock"}])
+    assert reasons() == [
+        ("alarm", "locks.batch of deployment alarm added"),
+        ("web", "maintenance of site north removed"),
+        ("web", "maintenance of site south added"),
+    ]
+    fleet.site("north", maintenance={**NIGHTS, "timeZone": "Europe/Paris"})
+    assert ("web", 'maintenance.0.timeZone "Europe/Berlin" -> "Europe/Paris"') in reasons()
 
 
 def test_without_calendars_it_says_nothing(fleet: FleetFolder):

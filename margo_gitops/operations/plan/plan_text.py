@@ -6,6 +6,7 @@ devices; the third is cut unless somebody asks for the details.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from margo_gitops.documents.components import ParameterValue
@@ -71,8 +72,18 @@ def _elements(deployment: DeploymentChange) -> Iterator[tuple[str, str, str, str
         application = f"({named.get('application.id')} {named.get('application.version')})"
         yield deployment.change, deployment.change, application, ""
         return
+    # A calendar or a lock that comes or goes is one line; each says whose it is.
+    whole = {
+        each.field.removesuffix("of"): each
+        for each in deployment.fields
+        if each.field.endswith(".of") and (each.before is None or each.after is None)
+    }
+    for prefix, each in whole.items():
+        kind = re.sub(r"(\.\d+)?\.$", "", prefix)
+        yield "field", f"{kind} of {each.after or each.before}", "removed" if each.after is None else "added", ""
     for each in deployment.fields:
-        yield "field", each.field, arrow(each.before, each.after), ""
+        if not each.field.startswith(tuple(whole)):
+            yield "field", each.field, arrow(each.before, each.after), ""
     for parameter in deployment.parameters:
         place = (
             f"{parameter.origin.layer}, {_place(parameter.origin.file, parameter.origin.line)}"
