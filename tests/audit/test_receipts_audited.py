@@ -16,7 +16,7 @@ from support.receipts import DEVICE_KEY, OTHER_KEY, altered, chain, longer
 
 from margo_gitops.audit.verify.verification import Verification
 from margo_gitops.documents.receipt import SignedReceipt, write_receipts
-from margo_gitops.documents.state_layout import device_reports_ref
+from margo_gitops.documents.state_layout import REPORTS_REF, device_reports_ref
 from margo_gitops.state_repo.report_branch import ReportBranch, ReportKey
 
 MADE = chain(8, device="a")
@@ -191,3 +191,16 @@ def test_what_the_fleet_repo_says_is_lost_is_a_warning_and_a_later_drop_is_found
     plant.keep(MADE[6])
     for resume in (True, False):
         assert ("error", "receipt-dropped") in plant.codes(resume=resume)
+
+
+@pytest.mark.parametrize("backup", [0, 2])
+def test_a_machine_that_verified_what_was_lost_names_the_same_commit(plant: Plant, backup: int) -> None:
+    one_by_one(plant, MADE[:3])
+    assert plant.codes() == []
+    old = [f"{REPORTS_REF}~{len(MADE[:3]) - backup}"] if backup else []
+    plant.world.state.run("update-ref", *([] if backup else ["-d"]), REPORTS_REF, *old)
+    one_by_one(plant, MADE[4:6])
+    (found,) = plant.verify().findings
+    say_lost(plant, plant.world.state.run("rev-parse", f"{REPORTS_REF}~1"))
+    assert f"spec.lostReports, before: {plant.world.state.run('rev-parse', f'{REPORTS_REF}~1')} (" in found.what
+    assert {severity for severity, _ in plant.codes()} == {"warning"}

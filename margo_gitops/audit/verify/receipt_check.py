@@ -61,17 +61,17 @@ class ReceiptCheck:
         fleet: says whose keys count: its newest commit.
         file: remembers where each chain is, for a verification that is resumed.
         good: how many receipts are right.
+        gap: the first commit before which receipts are missing.
     """
 
     fleet: FleetRepo
     file: Path
     good: int = 0
+    gap: str = ""
     chains: dict[str, ReceiptChain] = field(default_factory=dict)
     findings: list[AuditFinding] = field(default_factory=list)
     _known: set[Digest] = field(default_factory=set)
     _is_after_loss: bool = False
-    _gap: str = ""
-    """The first commit before which receipts are missing."""
 
     @cached_property
     def lost(self) -> tuple[LostReports, ...]:
@@ -122,7 +122,7 @@ class ReceiptCheck:
             holes = sum(len(line.holes) for line in chain.lines.values())
             faults = list(chain.follow(each))
             if sum(len(line.holes) for line in chain.lines.values()) > holes:
-                self._gap = self._gap or commit
+                self.gap = self.gap or commit
             self.good += not any(fault.is_error for fault in faults)
             for fault in faults:
                 self._add(_finding(client, fault, commit, path))
@@ -145,12 +145,12 @@ class ReceiptCheck:
                 self._take_pushed(client, report.receipts, report.commit)
         for client, chain in sorted(self.chains.items()):
             for fault in chain.end():
-                self._add(_finding(client, fault, gap=self._gap))
+                self._add(_finding(client, fault, gap=self.gap))
         unknown = sorted(client for client, chain in self.chains.items() if chain.lines and not chain.vouched)
         if unknown:
             what = (
                 f"the fleet repo names no key for the receipts of {few(unknown, 5)}: the first one that came counts "
-                "(write it into spec.receiptKeys of the Device document)"
+                "(write it: margo-gitops device receipt-key)"
             )
             self.findings.append(AuditFinding.of(REPORTS_REF, what, severity="warning", code="receipt-not-vouched"))
 
@@ -174,7 +174,7 @@ class ReceiptCheck:
             state = json.loads(read_bounded(self.file, _LARGEST_STATE))
             if state["commit"] != commit or state["lost"] != list(self._before):
                 return False
-            self._is_after_loss, self._gap = bool(state["after"]), str(state["gap"])
+            self._is_after_loss, self.gap = bool(state["after"]), str(state["gap"])
             for client, each in state["chains"].items():
                 chain = self._chain(client)
                 chain.bad.update(each["bad"])
@@ -207,7 +207,7 @@ class ReceiptCheck:
             "chains": chains,
             "lost": list(self._before),
             "after": self._is_after_loss,
-            "gap": self._gap,
+            "gap": self.gap,
         }
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)

@@ -65,6 +65,7 @@ from margo_gitops.trust.freshness_tree import shard_depth
 from margo_gitops.trust.git_objects import BLOB, FILE_MODE
 from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
+from margo_gitops.values import replace
 
 
 def check_trust(
@@ -253,7 +254,7 @@ def check_pushed(objects: StateObjects, refs: Mapping[str, str]) -> Iterator[Aud
 
 
 _MAX_CAPABILITIES: Final = 1024 * 1024
-_NAMED_BY_FLEET: Final = "the fleet repo says so: spec.lostReports (docs/receipts.md, After a loss)"
+_NAMED_BY_FLEET: Final = "the fleet repo says so: spec.lostReports, before: {} (docs/receipts.md, After a loss)"
 
 
 class ReportCheck:
@@ -295,29 +296,34 @@ class ReportCheck:
         losses = {each.before: each.reason for each in self._receipts.lost if each.before in chain}
         moved_back = self._verified.moved_back(REPORTS_REF, chain, losses, _NAMED_BY_FLEET)
         if moved_back is not None and moved_back.severity == "error":
-            self.findings = (moved_back,)
+            self._walk(chain, 0)  # to see where receipts are missing
+            begun = self._receipts.gap or (chain[0] if chain else "its first commit")
+            self.commits, self.findings = 0, (replace(moved_back, what=moved_back.what.format(begun)),)
             return
         start = int(bool(chain) and chain[0] in self._objects.boundary())
         if resume and known in chain and self._receipts.load(known):
             start = max(start, chain.index(known) + 1)
         elif start:
             self._begin(chain[0])
-        for index in range(start, len(chain)):
-            name = chain[index]
-            self._receipts.reach(name)
-            try:
-                found = tuple(self._commit(name, chain[index - 1] if index else None))
-            except StateTampered as error:
-                found = (AuditFinding.of(REPORTS_REF, error.what, commit=name),)
-            if found:
-                self.findings = found
-                break
-            self.commits += 1
+        self._walk(chain, start)
         reached = start + self.commits
         if reached and not self._receipts.failed:
             self._verified.write(chain[reached - 1], losses)
             self._receipts.save(chain[reached - 1])
         self.warnings = (moved_back,) if moved_back is not None else ()
+
+    def _walk(self, chain: Sequence[str], start: int) -> None:
+        """Check the commits from an index on, up to the first bad one."""
+        for index in range(start, len(chain)):
+            name = chain[index]
+            self._receipts.reach(name)
+            try:
+                self.findings = tuple(self._commit(name, chain[index - 1] if index else None))
+            except StateTampered as error:
+                self.findings = (AuditFinding.of(REPORTS_REF, error.what, commit=name),)
+            if self.findings:
+                break
+            self.commits += 1
 
     def _begin(self, name: str) -> None:
         """Take what a device had signed where history ends."""
