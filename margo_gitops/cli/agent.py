@@ -46,7 +46,7 @@ def agent() -> None:
     """Pull, verify and apply this device's state.
 
     Exit status: 0 ok, 2 usage or configuration, 3 transport (try again), 4 trust refused, 5 apply failed, 75 another
-    agent uses the state folder, or all that is missing waits for a maintenance window.
+    agent uses the state folder, or all that is missing waits: for a maintenance window, a lock or `agent resume`.
     """
 
 
@@ -54,12 +54,13 @@ def agent() -> None:
 @config_option
 @_log_format
 @click.option("--retry", is_flag=True, help="Retry failed updates that are in quarantine.")
-@click.option("--now", "at_once", is_flag=True, help="Change what waits for a maintenance window, too.")
+@click.option("--now", "at_once", is_flag=True, help="Change also what waits for a maintenance window or a lock.")
 def once(config: Path | None, log_format: LogFormat, *, retry: bool, at_once: bool) -> None:
     """Poll once, apply, and exit."""
     outcome = run_once(load_configuration(config), log_format, retry=retry, at_once=at_once)
     version = f"version {outcome.version}" if outcome.version is not None else "nothing"
-    say(f"poll: {outcome.poll}; holds {version}")
+    waits = "; what is missing waits: margo-gitops agent status" if outcome.exit_code is ExitCode.TRY_LATER else ""
+    say(f"poll: {outcome.poll}; holds {version}{waits}")
     sys.exit(outcome.exit_code)
 
 

@@ -67,8 +67,9 @@ def suspend(config: Path | None, reason: str, seconds: int | None, until: str | 
 def resume(config: Path | None) -> None:
     """Let changes be made again on this device."""
     configuration = load_configuration(config)
+    done = "changes are made again" if read_suspension(configuration.state_folder) else "changes were not suspended"
     resume_changes(configuration.state_folder)
-    say(f"changes are made again; {_call(configuration)}")
+    say(f"{done}; {_call(configuration)}")
 
 
 @click.command("apply-now")

@@ -463,11 +463,11 @@ def test_a_hook_has_no_time_without_end(device: Device):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (lambda path: path.unlink(), "No such file"),
+        (lambda path: path.unlink(), "/drain: No such file"),
         (lambda path: path.chmod(0o777), "others than the owner may write"),
         (lambda path: path.parent.chmod(0o775), "others than the owner may write"),
         (lambda path: (path.rename(path.with_name("real")), path.symlink_to("real")), "is not a plain file"),
-        (lambda path: path.write_text("no program"), "Exec format error"),
+        (lambda path: path.write_text("no program"), "/drain: Exec format error"),
     ],
 )
 def test_what_others_could_have_changed_does_not_run(device: Device, hooks: Path, change, reason: str):

@@ -27,7 +27,12 @@ def status(world: World) -> dict:
 
 
 def test_a_person_suspends_resumes_and_applies(world: World) -> None:
-    assert world.agent("once").returncode == 75
+    assert world.agent("resume").stdout.startswith("changes were not suspended; ")
+    waits = world.agent("once")
+    assert (waits.returncode, waits.stdout) == (
+        75,
+        "poll: new; holds version 1; what is missing waits: margo-gitops agent status\n",
+    )
     said = world.agent("suspend", "--reason", "the line is measured", "--for", "4h", SUDO_USER="ada")
     assert (said.returncode, said.stdout.count("by ada: the line is measured; no agent runs here now")) == (0, 1)
     assert (world.state / "suspended.json").stat().st_mode & 0o777 == 0o644

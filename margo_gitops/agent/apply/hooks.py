@@ -114,7 +114,8 @@ class HookRunner:
                 run_as=_user(settings.user),
             )
         except (OSError, ValueError) as error:
-            raise _failed(name, occasion, [getattr(error, "strerror", None) or str(error)]) from error
+            why = f"{path}: {error.strerror}" if isinstance(error, OSError) and error.strerror else str(error)
+            raise _failed(name, occasion, [why]) from error
 
     def _check(self, when: str, name: str, occasion: Occasion, done: Finished) -> None:
         if done.status != 0:
