@@ -138,6 +138,9 @@ class DeploymentExtension:
     on_failure: Annotated[OnFailure, About("What the device does when a component of it does not come up.")] = "hold"
     on_drift: Annotated[OnDrift, About("What the device does when what runs is changed on the device.")] = "repair"
     health: Annotated[Health | None, About("When it counts as installed, after a change.")] = None
+    stop: Annotated[
+        tuple[str, ...], About("Ids of the deployments of this device that do not run while it is updated.")
+    ] = ()
 
 
 def fleet_device(document: ApplicationDeployment) -> str:

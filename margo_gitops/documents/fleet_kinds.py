@@ -289,6 +289,10 @@ class DeploymentIntentSpec:
     after: Annotated[
         tuple[Name, ...], About("Deployments that must be installed first on a device that has both.")
     ] = ()
+    stop: Annotated[
+        tuple[Name, ...],
+        About("Deployments that do not run while this one is updated on a device that has both ([locks](locks.md))."),
+    ] = ()
     maintenance: Annotated[
         Maintenance | None, About("When it may change on a device, within what the device or its site says.")
     ] = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 
 from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.device_id import client_of
@@ -89,8 +89,9 @@ class DocumentOrigins:
                     index = self.resolved.deployment.value.spec.profiles.index(self.resolved.profile.id)
                     return self._deployment("spec", "profiles", index)
                 return self._application("deploymentProfiles", self._profile_index(), "id")
-            case ("after", int(index)):
-                return self._deployment("spec", "after", *self._after(index))
+            case ("after" | "stop" as name, int(index)):
+                spec = self.resolved.deployment.value.spec
+                return self._deployment("spec", name, *self._there(spec.after if name == "after" else spec.stop, index))
             case ("artifacts", int(index), "url") if self._is_vendored(index):
                 return self._fleet("spec", "artifacts", "baseUrl")
             case ("artifacts", int(index), *_):
@@ -114,11 +115,9 @@ class DocumentOrigins:
         path = ("spec", "locks", [each.name for each in places].index(lock.name))
         return self._deployment(*path) if is_own else self._device(*path)
 
-    def _after(self, index: int) -> tuple[int, ...]:
-        """Return where `spec.after` names this deployment: those that do not go to the device are left out."""
-        there = [
-            at for at, name in enumerate(self.resolved.deployment.value.spec.after) if name in self.device_deployments
-        ]
+    def _there(self, named: Sequence[str], index: int) -> tuple[int, ...]:
+        """Return where a list names this deployment: those that do not go to the device are left out."""
+        there = [at for at, name in enumerate(named) if name in self.device_deployments]
         return (there[index],) if index < len(there) else ()
 
     def _contents(self) -> list[int]:

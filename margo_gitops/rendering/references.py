@@ -41,9 +41,10 @@ def _of_deployment(intent: Intent, deployment: Located[Deployment]) -> Iterator[
     yield from _of_selector(intent, deployment, spec.placement, ("spec", "placement"))
     for index, overlay in enumerate(spec.overlays):
         yield from _of_selector(intent, deployment, overlay.match, ("spec", "overlays", index, "match"))
-    for index, name in enumerate(spec.after):
-        if name not in intent.deployments:
-            yield _unknown("deployment", name, intent.deployments, deployment.at("spec", "after", index))
+    for key, names in (("after", spec.after), ("stop", spec.stop)):
+        for index, name in enumerate(names):
+            if name not in intent.deployments:
+                yield _unknown("deployment", name, intent.deployments, deployment.at("spec", key, index))
 
     application = intent.applications.get((spec.application.id, spec.application.version))
     if application is None:

@@ -93,7 +93,10 @@ def find_placements(intent: Intent) -> tuple[PlacementsByDevice, list[MargoGitop
 
 
 def _cycles(intent: Intent) -> Iterator[MargoGitopsError]:
-    graph = {name: deployment.value.spec.after for name, deployment in intent.deployments.items()}
+    graph = {name: list(deployment.value.spec.after) for name, deployment in intent.deployments.items()}
+    for name, deployment in intent.deployments.items():
+        for stopped in deployment.value.spec.stop:
+            graph.get(stopped, []).append(name)  # it is updated after the one that stops it
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
@@ -101,7 +104,7 @@ def _cycles(intent: Intent) -> Iterator[MargoGitopsError]:
         yield ReferenceUnknown(
             f"deployments wait for each other: {' after '.join(cycle)}",
             where=intent.deployments[cycle[0]].at("spec", "after"),
-            remedy="remove one of these from spec.after",
+            remedy="remove one of these from spec.after, or from spec.stop of the other",
         )
 
 
@@ -179,12 +182,12 @@ def document_of(intent: Intent, resolved: Resolved, placements: Mapping[str, Pla
         ReferenceUnknown: devices could not find the application's content.
     """
     fleet = intent.fleet.value.metadata.name
-    first = [
-        deployment_id(fleet, resolved.target.id, other)
-        for other in resolved.deployment.value.spec.after
-        if other in placements
-    ]
-    return application_deployment(resolved, intent, first)
+    spec = resolved.deployment.value.spec
+    first, stopped = (
+        [deployment_id(fleet, resolved.target.id, other) for other in named if other in placements]
+        for named in (spec.after, spec.stop)
+    )
+    return application_deployment(resolved, intent, first, stopped)
 
 
 def resolve_placement(

@@ -132,11 +132,14 @@ def expression_names(placement: Placement, identity: str) -> dict[str, Json]:
     }
 
 
-def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[str]) -> ApplicationDeployment:
+def application_deployment(
+    resolved: Resolved, intent: Intent, after: Iterable[str], stop: Iterable[str]
+) -> ApplicationDeployment:
     """Return Margo's document for a resolved deployment.
 
     Args:
         after: ids of deployments of the same device that must be installed first.
+        stop: ids of deployments of the same device that do not run while it is updated.
 
     Raises:
         ReferenceUnknown: the application's content is vendored, and the fleet does not say where devices find it.
@@ -159,6 +162,7 @@ def application_deployment(resolved: Resolved, intent: Intent, after: Iterable[s
         on_failure=resolved.deployment.value.spec.on_failure,
         on_drift=resolved.deployment.value.spec.on_drift,
         health=resolved.deployment.value.spec.health,
+        stop=tuple(stop),
     )
     return ApplicationDeployment(
         id=resolved.id,

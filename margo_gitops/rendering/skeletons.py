@@ -2,7 +2,7 @@
 
 SKELETON-1  Devices share the skeleton of a deployment's document if they have in common: the deployment, its profile,
             the overlays that select them, the names of the parameters that site and device give, which deployments
-            come first, the calendars, when the device polls, and the locks.
+            come first or are stopped, the calendars, when the device polls, and the locks.
 SKELETON-2  Its holes are what `application_deployment` takes from the device: ids, what the device calls itself, and
             each parameter that site or device give, or whose expression names one of them or the deployment.
 SKELETON-3  A skeleton counts once it gave the exact bytes of the documents of two devices. A value that fills a hole
@@ -115,7 +115,7 @@ class Skeletons:
             ById(placement.profile),
             tuple(selected(overlay.match, target) for overlay in spec.overlays),
             tuple(frozenset(given) for given in self._given(placement)),
-            tuple(other for other in spec.after if other in placements),
+            tuple(tuple(other for other in named if other in placements) for named in (spec.after, spec.stop)),
             self._intent.called(target.id) == target.id,
             calendars(placement.deployment.value, target, self._intent),
             contact(target, self._intent),
@@ -140,9 +140,10 @@ class Skeletons:
         placement = placements[name]
         fleet, target = self._intent.fleet.value.metadata.name, placement.target
         identity = deployment_id(fleet, target.id, name)
-        first = [other for other in placement.deployment.value.spec.after if other in placements]
+        spec = placement.deployment.value.spec
+        named = [other for other in (*spec.after, *spec.stop) if other in placements]
         values: list[Scalar] = [identity, self._intent.called(target.id), target.id]
-        values += (deployment_id(fleet, target.id, other) for other in first)
+        values += (deployment_id(fleet, target.id, other) for other in named)
         names, given = expression_names(placement, identity), tuple(self._given(placement))
         try:
             for model in skeleton.parameters:
@@ -164,10 +165,11 @@ def _with_holes(document: ApplicationDeployment, parameters: tuple[Effective, ..
     holes: dict[str, Json] = {}
     at = 3
     if isinstance(own, dict):
-        after = own.get("after")
-        if isinstance(after, list):
-            holes["after"] = [Hole(at + index) for index in range(len(after))]
-            at += len(after)
+        for key in ("after", "stop"):
+            named = own.get(key)
+            if isinstance(named, list):
+                holes[key] = [Hole(at + index) for index in range(len(named))]
+                at += len(named)
         if "device" in own:
             holes["device"] = Hole(2)
         holes = {**own, **holes}

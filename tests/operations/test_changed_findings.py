@@ -46,7 +46,8 @@ def mistake(fleet: FleetFolder, data: st.DataObject) -> None:
             web = {"application": "app", "overlays": [overlay], "parameters": {"p": value}}
             fleet.deployment(data.draw(st.sampled_from(["db", "web"])), on=data.draw(st.sampled_from(ON)), **web)
         case "after":
-            fleet.deployment("db", on=data.draw(st.sampled_from(ON)), after=[data.draw(st.sampled_from(["web", "ui"]))])
+            key, other = data.draw(st.sampled_from(["after", "stop"])), data.draw(st.sampled_from(["web", "ui"]))
+            fleet.deployment("db", on=data.draw(st.sampled_from(ON)), **{key: [other]})
         case "compose":
             artifact = {"x-margo-gitops-extensions": {"artifact": {"path": "content"}}}
             component = profile()["components"][0] | artifact

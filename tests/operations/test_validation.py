@@ -424,6 +424,17 @@ def test_an_overlay_that_matches_no_device_of_its_deployment_is_noted(fleet: Fle
     assert of_rule(validate(fleet), "R109")[0].remedy == "correct it, or remove the overlay"
 
 
+def test_a_deployment_that_stops_one_of_other_devices_is_noted(fleet: FleetFolder):
+    both = "spec: {application: {id: com-example-greeting, version: 1.0.0}, placement: {devices: [%s]}}\n"
+    head = "apiVersion: margo-gitops/v1\nkind: Deployment\nmetadata: {name: other}\n"
+    fleet.put("deployments/other.yaml", head + both % "cell-01")
+    fleet.change("deployments/greeting.yaml", "mixer-01, cell-01]", "mixer-01]\n  stop: [other]")
+    (found,) = of_rule(validate(fleet), "R111")
+    assert (found.severity, found.place) == ("note", "deployments/greeting.yaml:11:10")
+    fleet.put("deployments/other.yaml", head + both % "mixer-01")
+    assert of_rule(validate(fleet), "R111") == []
+
+
 def test_places_are_looked_up_only_for_what_is_found(tmp_path: Path):
     fleet = composed(tmp_path, "services: {web: {image: '$IMAGE'}}\n", f"example/app:1.0@sha256:{'0' * 64}")
     fleet.device("b", image=f"example/app:2.0@sha256:{'0' * 64}")

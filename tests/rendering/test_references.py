@@ -37,6 +37,7 @@ BROKEN: list[tuple[str, str, str, Change]] = [
     ("deployments/x.yaml", "press-1 is not a device", "mean press-01?", lambda f: f.deployment("x", on=["press-1"])),
     ("deployments/x.yaml", "zz is not a site", "known: north", lambda f: f.deployment("x", on={"sites": ["zz"]})),
     ("deployments/x.yaml", "wep is not a deployment", "did you mean web?", lambda f: f.deployment("x", after=["wep"])),
+    ("deployments/x.yaml", "wep is not a deployment", "did you mean web?", lambda f: f.deployment("x", stop=["wep"])),
     ("deployments/x.yaml", "ap is not an application", "did you mean app?", lambda f: f.deployment("x", "ap")),
     ("deployments/x.yaml", "no version 2.0.0 of", "app add", lambda f: f.deployment("x", version="2.0.0")),
     ("deployments/x.yaml", "helm is not a profile", "known: compose", lambda f: f.deployment("x", profiles=["helm"])),
@@ -107,6 +108,14 @@ def test_deployments_that_wait_for_each_other_are_refused(sound: FleetFolder, ch
     (error,) = refusals(sound)
     assert "deployments wait for each other" in str(error)
     assert all(name in str(error) for name in chain)
+
+
+def test_a_deployment_does_not_stop_what_must_be_there_before_it(sound: FleetFolder):
+    sound.deployment("web", after=["base"], stop=["base"])
+    (error,) = refusals(sound)
+    assert "wait for each other" in str(error)
+    sound.deployment("web", stop=["web"])
+    assert len(refusals(sound)) == 1
 
 
 def test_vendored_content_needs_a_place_where_devices_find_it(fleet: FleetFolder):

@@ -102,6 +102,7 @@ def test_the_bytes_are_those_of_a_document_that_is_written_in_full(
     fleet.deployment("first", application, parameters=deployment, overlays=overlays)
     fleet.deployment("second", on={"sites": ["north", "south"]}, after=["first"])
     fleet.deployment("third", application, parameters=overlay, after=["first", "second"])
+    fleet.deployment("fourth", application, parameters=deployment, after=["first"], stop=["third", "second"])
     intent = fleet.read()
     filled = told(intent)
     with in_full():

@@ -30,7 +30,7 @@ from margo_gitops.values import dataclass, replace
 
 _OTHERS: Final = (4, 64)
 """How many files of other devices are looked at, each time."""
-_IDLE_OVERLAY: Final = "R109"
+_IDLE: Final = ("R109", "R111")
 _IDLE_SILENCE: Final = "R304"
 _OF_THE_DATE: Final = "R301"
 """What is found on the newer side alone, after any change."""
@@ -173,8 +173,8 @@ class _Comparison:
         return ChangedFindings(news, was.read, now.read)
 
     def _is_doubtful(self, finding: RuleFinding) -> bool:
-        # The remedy of an idle overlay looks at the labels of all devices.
-        return finding.rule != _OF_THE_DATE and (finding.rule == _IDLE_OVERLAY or not self.change.has(finding))
+        # What has no effect is known from all devices, and the remedy of an idle overlay looks at their labels.
+        return finding.rule != _OF_THE_DATE and (finding.rule in _IDLE or not self.change.has(finding))
 
     def _decided(self, doubtful: Iterable[RuleFinding], other: tuple[_Part, _Part]) -> Iterator[RuleFinding]:
         """Yield the findings that the change does not bring, by what other devices have."""
@@ -183,7 +183,7 @@ class _Comparison:
         every = self.after.shared.deployments.values()
         reached = {each.file for each in every if any(select(each.value.spec.placement, fleet))}
         for each in doubtful:
-            if each.rule == _IDLE_OVERLAY:
+            if each.rule in _IDLE:
                 lifted = each.file in reached and each.identity not in has
             else:
                 lifted = each.identity not in has if each.rule == _IDLE_SILENCE else each.identity in had

@@ -105,6 +105,13 @@ _OWN = (
         " time zones (tzdata) on this machine.",
     ),
     Rule(
+        "R111",
+        "note",
+        "A deployment stops another one that is on none of its devices.",
+        "`spec.stop` has no effect, because no device has both. The name or a placement may be wrong. Correct it, or"
+        " remove the name from `spec.stop`.",
+    ),
+    Rule(
         "R114",
         "warning",
         "A parameter's value looks like a secret.",

@@ -76,6 +76,7 @@ def judged(
     told += policy_of_content(tree, intent, every, span)
     if not checked.errors:
         told += _idle_overlays(intent, checked.documents)
+        told += _idle_stops(intent, checked.documents)
     told += idle_silences(intent, told)
     return told
 
@@ -121,6 +122,20 @@ def _idle_overlays(intent: Intent, documents: Sequence[CheckedDocument]) -> Iter
                 remedy = "; ".join(nearest(overlay.match, targets(intent))) or "correct it, or remove the overlay"
                 message = f"the overlay {overlay.name} matches no device of the deployment {name}"
                 yield of_rule("R109", message, where, remedy)
+
+
+def _idle_stops(intent: Intent, documents: Sequence[CheckedDocument]) -> Iterator[RuleFinding]:
+    """Yield the deployments in `spec.stop` that share no device with the one that stops them."""
+    devices: dict[str, set[str]] = {}
+    for each in documents:
+        devices.setdefault(each.placement.deployment.value.metadata.name, set()).add(each.placement.target.id)
+    for name, reached in devices.items():
+        deployment = intent.deployments[name]
+        for index, other in enumerate(deployment.value.spec.stop):
+            if reached.isdisjoint(devices.get(other, ())):
+                message = f"no device of the deployment {name} has the deployment {other}, which it stops"
+                where = deployment.at("spec", "stop", index)
+                yield of_rule("R111", message, where, "correct the name or a placement, or remove it from spec.stop")
 
 
 _KINDS: Final = {
