@@ -257,6 +257,29 @@ class TellsStops(Protocol):
         """
 
 
+@runtime_checkable
+class CanStop(Protocol):
+    """An applier that also stops a workload for a while, and starts it again; one that cannot is without both methods.
+
+    Both are idempotent, and may be cut off at any moment (APPLIER-5). A stopped workload is observed as degraded.
+    `install` of the same content starts it too.
+    """
+
+    def stop(self, key: WorkloadKey) -> None:
+        """Stop a workload, and keep all that belongs to it; do nothing if it does not exist.
+
+        Raises:
+            ApplyError: it runs still, or partly.
+        """
+
+    def start(self, key: WorkloadKey) -> None:
+        """Start what was stopped again, as it was; return without waiting until it is healthy.
+
+        Raises:
+            ApplyError: it does not start.
+        """
+
+
 def read_record(record: type[T], path: Path, most: int) -> T | None:
     """Return what an applier recorded in a JSON file of at most `most` bytes; None where it is missing or damaged."""
     try:

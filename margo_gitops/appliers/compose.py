@@ -203,6 +203,16 @@ class ComposeApplier:
             self._revisions.remove(key)
             self.artifacts.prune(self._revisions.artifacts())
 
+    def stop(self, key: WorkloadKey) -> None:
+        """Stop a project's containers (StopFailed: one runs still)."""
+        with self._locked(time.monotonic() + REMOVE_SECONDS) as held:
+            self._project(key).halt(held.descriptor)
+
+    def start(self, key: WorkloadKey) -> None:
+        """Start a project's containers again (StopFailed: one does not start)."""
+        with self._locked(time.monotonic() + REMOVE_SECONDS) as held:
+            self._project(key).resume(held.descriptor)
+
     def observe(self) -> Sequence[Observed]:
         """Return what the engine runs for this device, sorted by key."""
         return told(self.engine.containers(DEVICE, self.device), self._revisions.current_folder)
@@ -278,7 +288,7 @@ class ComposeApplier:
         else:
             content, compose_file = revision.folder / CONTENT, revision.folder / revision.record.compose_file
             model = self._model(workload, content, compose_file, revision.files, environment, deadline)
-        check_images(workload, model, secrets)
+        model.check_images(workload.component.name, secrets)
         self._pull(workload, model, deadline)
         return revision
 
@@ -387,13 +397,3 @@ class ComposeApplier:
                 if self.interrupted():
                     raise StepInterrupted("an earlier step still runs") from None
                 time.sleep(_POLL_SECONDS)
-
-
-def check_images(workload: Workload, model: ComposeModel, secrets: Mapping[str, str]) -> None:
-    """Refuse a secret in the name of an image: it would be an argument of the engine's client."""
-    for variable, value in secrets.items():
-        if value and any(value in image for image, _, _ in model.images):
-            raise ComposeInvalid(
-                f"component {workload.component.name} has the secret {variable} in the name of an image",
-                remedy="name images without secrets; credentials of a registry are the engine's matter (docker login)",
-            )

@@ -7,14 +7,21 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from margo_gitops.appliers.applier import Workload, WorkloadKey, never
 from margo_gitops.appliers.compose_engine import ComposeEngine, History
 from margo_gitops.appliers.compose_project import DEVICE, PROJECT, Container, observed, project_name
 from margo_gitops.appliers.compose_revision import Revision
 from margo_gitops.appliers.programs import Finished, redacted
-from margo_gitops.errors import ApplyError, InstallFailed, RemoveFailed, StepInterrupted, WorkloadUnsupported
+from margo_gitops.errors import (
+    ApplyError,
+    InstallFailed,
+    RemoveFailed,
+    StepInterrupted,
+    StopFailed,
+    WorkloadUnsupported,
+)
 from margo_gitops.values import dataclass
 from margo_gitops.wording import abridged
 
@@ -31,6 +38,7 @@ _POLL_SECONDS = 0.25
 _LATE_SECONDS = 20.0
 # How a client says that it lost its engine; one too many of these words costs only another try.
 _CUT_OFF = re.compile("EOF|connect|broken pipe|closed|cancell?ed|shutting down|unavailable", re.IGNORECASE)
+_ALIVE = ("running", "restarting", "paused")
 _LOG_LINES = "15"
 _LONGEST_LOG = 2000
 
@@ -212,6 +220,32 @@ class RunningProject:
                 return []
             problem = done.last_lines(environment) or ["it took too long"]
         return problem
+
+    def halt(self, lock: int) -> None:
+        """Stop the project's containers, in the order that Compose noted in their labels (StopFailed: one runs)."""
+        problem = self._turned("stop", lock)
+        if running := sorted(each.service for each in self.containers() if each.state in _ALIVE):
+            raise StopFailed(
+                f"{self.key} does not stop: {', '.join(running)}", why=problem, remedy="stop its containers by hand"
+            )
+
+    def resume(self, lock: int) -> None:
+        """Start the project's containers again (StopFailed: one does not start)."""
+        if problem := self._turned("start", lock) if self.containers() else []:
+            raise StopFailed(f"{self.key} does not start again", why=problem, remedy="start its containers by hand")
+
+    def _turned(self, command: Literal["stop", "start"], lock: int) -> list[str]:
+        """Return why a command on all containers failed; nothing if it did not."""
+        done = self.engine.compose(
+            "--project-name",
+            self.name,
+            command,
+            parameters={},
+            seconds=REMOVE_SECONDS,
+            folder=self.folder,
+            keep_open=lock,
+        )
+        return [] if done.status == 0 else done.last_lines() or ["it took too long"]
 
     def drop_volumes(self) -> None:
         """Delete the project's named volumes (RemoveFailed: one is still there)."""

@@ -57,6 +57,20 @@ class ComposeModel:
     images: tuple[tuple[str, str, str], ...]
     paths: tuple[UsedPath, ...]
 
+    def check_images(self, component: str, secrets: Mapping[str, str]) -> None:
+        """Refuse a secret in the name of an image: it would be an argument of the engine's client.
+
+        Args:
+            secrets: their values, by variable.
+        """
+        for variable, value in secrets.items():
+            if value and any(value in image for image, _, _ in self.images):
+                raise ComposeInvalid(
+                    f"component {component} has the secret {variable} in the name of an image",
+                    remedy="name images without secrets; credentials of a registry are the engine's matter "
+                    "(docker login)",
+                )
+
     def check_paths(self, folder: Path, content: Path, component: str) -> None:
         """Refuse paths of the applier's folder that are not content, or that may be written: an update replaces them.
 

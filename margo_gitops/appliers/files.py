@@ -10,6 +10,7 @@
 
 `<component>` is a symbolic link that moves from one revision to the next in one step. The hook is called as
 `<hook> <event> <folder>` with the event `installed` or `removed`; when it fails, the previous revision is put back.
+What is stopped for a while stays in place, and the hook is called with `stopped`, and later with `started`.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from margo_gitops.appliers.applier import (
     ApplierContext,
@@ -44,7 +45,7 @@ from margo_gitops.documents.declarations import DigestText
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_text import write_yaml
-from margo_gitops.errors import ApplierUnusable, InstallFailed, RemoveFailed, WorkloadUnsupported
+from margo_gitops.errors import ApplierUnusable, InstallFailed, RemoveFailed, StopFailed, WorkloadUnsupported
 from margo_gitops.values import KW_ONLY, dataclass
 from margo_gitops.wording import how_it_ended
 
@@ -52,6 +53,7 @@ _INHERITED = ("PATH", "HOME")
 _REVISIONS = ".revisions"
 _RECORD = "workload.json"
 _DONE = ".installed"
+_STOPPED = ".stopped"
 _SECRETS = "secrets"  # a folder's name
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}")
 _LARGEST_RECORD = 64 * 1024
@@ -135,7 +137,7 @@ class FilesApplier:
         if edited(place):
             self._make(workload, place)
         link = self._link(key)
-        if _target(link) == place and (place / _DONE).exists():
+        if _target(link) == place and (place / _DONE).exists() and not (place / _STOPPED).exists():
             self._tidy(workload, place)
             return
         with storing(self.folder):
@@ -154,6 +156,7 @@ class FilesApplier:
             raise error
         with storing(self.folder):
             (place / _DONE).touch()
+            (place / _STOPPED).unlink(missing_ok=True)
         self._tidy(workload, place)
 
     def remove(self, key: WorkloadKey) -> None:
@@ -181,6 +184,29 @@ class FilesApplier:
                     folder.rmdir()
         self.artifacts.prune(set(self._used()))
 
+    def stop(self, key: WorkloadKey) -> None:
+        """Call the hook with `stopped` (StopFailed: it failed)."""
+        self._turn(key, "stopped")
+
+    def start(self, key: WorkloadKey) -> None:
+        """Call the hook with `started` where the workload was stopped (StopFailed: it failed)."""
+        self._turn(key, "started")
+
+    def _turn(self, key: WorkloadKey, event: Literal["stopped", "started"]) -> None:
+        place = _target(self._link(key))
+        if place is None or self._is_foreign(place) or not place.exists():
+            return
+        mark = place / _STOPPED
+        with storing(self.folder):
+            if event == "started" and not mark.exists():
+                return
+            mark.touch()  # before its hook: one that was cut off is called again
+        if problem := self._call(event, self._link(key)):
+            raise StopFailed(f"the hook failed when {key} was {event}", why=problem, remedy="correct the hook")
+        if event == "started":
+            with storing(self.folder):
+                mark.unlink()
+
     def observe(self) -> Sequence[Observed]:
         """Return what is in the folder, sorted by key."""
         found = []
@@ -199,7 +225,9 @@ class FilesApplier:
                     digest = record.digest if (place / _DONE).exists() else None
                     name = edited(place)
                     by_hand = f"{name} was edited" if name else ""
-                    found.append(Observed(key, digest, "degraded" if name else "unknown", str(link), by_hand))
+                    is_stopped = (place / _STOPPED).exists()
+                    condition: Literal["degraded", "unknown"] = "degraded" if name or is_stopped else "unknown"
+                    found.append(Observed(key, digest, condition, "stopped" if is_stopped else str(link), by_hand))
         return sorted(found, key=lambda item: item.key)
 
     def _write(self, workload: Workload, folder: Path) -> None:
@@ -246,6 +274,7 @@ class FilesApplier:
                 link.unlink(missing_ok=True)
                 return not self._call("removed", link)
             point_link(link, os.path.relpath(before, link.parent))
+            (before / _STOPPED).unlink(missing_ok=True)
         return not self._call("installed", link)
 
     def _call(self, event: str, folder: Path) -> list[str]:

@@ -156,6 +156,17 @@ class HookFailed(ApplyError):
     code = "MG1621"
 
 
+class StopFailed(ApplyError):
+    """A deployment that another one stops for its update (`spec.stop`) does not stop, or does not start again.
+
+    The message ends with what the engine or the hook said. If it did not stop, the other deployment was not touched,
+    and the agent tries again after a pause. If it did not start, the agent tries again at each cycle. See
+    docs/locks.md.
+    """
+
+    code = "MG1622"
+
+
 class RolledBack(ApplyError):
     """An update of a deployment failed, and the device went back to what ran before (`spec.onFailure: rollback`).
 

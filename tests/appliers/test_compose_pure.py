@@ -14,7 +14,7 @@ from workload_making import artifact_of, compose_archive, workload
 from margo_gitops.appliers import compose_running, programs
 from margo_gitops.appliers.applier import ApplierContext, WorkloadKey
 from margo_gitops.appliers.artifacts import create_artifact_cache
-from margo_gitops.appliers.compose import ComposeApplier, check_images
+from margo_gitops.appliers.compose import ComposeApplier
 from margo_gitops.appliers.compose_engine import ComposeEngine, History
 from margo_gitops.appliers.compose_project import (
     COMPONENT,
@@ -351,7 +351,7 @@ def test_a_secret_is_a_variable_without_the_line_end_at_its_end():
 def test_a_secret_in_the_name_of_an_image_is_refused_without_its_value():
     text = '{"services": {"web": {"image": "registry.example.com/hunter22/app"}}}'
     with pytest.raises(ComposeInvalid, match="has the secret X in the name of an image") as caught:
-        check_images(workload(None), read_model(text, "web"), {"X": "hunter22"})
+        read_model(text, "web").check_images("web", {"X": "hunter22"})
     assert "hunter22" not in str(caught.value)
 
 

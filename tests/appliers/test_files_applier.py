@@ -15,7 +15,7 @@ from margo_gitops.appliers.files import create
 from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.records import read
 from margo_gitops.documents.yaml_text import read_yaml
-from margo_gitops.errors import ArtifactRefused, InstallFailed, RemoveFailed
+from margo_gitops.errors import ArtifactRefused, InstallFailed, RemoveFailed, StopFailed
 
 ID = str(uuid.uuid4())
 
@@ -292,3 +292,46 @@ def test_what_is_touched_or_put_beside_is_no_edit(tmp_path, out, make):
     for damaged in (b"[[1]]", b"7", b"["):
         (out / ID / "hmi/.written").write_bytes(damaged)
         assert make().observe()[0].by_hand == ".written was edited"
+
+
+def test_what_is_stopped_for_a_while_stays_in_place_and_is_started_again(tmp_path, out, make, hook):
+    wanted = item(tmp_path, {"A": "1"})
+    applier = make(hook=[str(hook)])
+    applier.stop(wanted.key)
+    applier.start(wanted.key)
+    assert calls(tmp_path) == [], "nothing is there"
+    applier.install(wanted)
+    applier.stop(wanted.key)
+    (found,) = make().observe()
+    assert (found.digest, found.condition, found.by_hand) == (wanted.digest, "degraded", "")
+    make(hook=[str(hook)]).start(wanted.key)
+    applier.start(wanted.key)
+    folder = f"{out}/{ID}/hmi"
+    assert calls(tmp_path) == [f"{event} {folder}" for event in ("installed", "stopped", "started")]
+    assert [found.condition for found in applier.observe()] == ["unknown"]
+
+
+def test_an_installation_starts_what_was_stopped(tmp_path, out, make, hook):
+    applier = make(hook=["sh", "-c", f'echo "$0" >> {tmp_path}/calls; ! grep -q refused "$1/values.json"'])
+    applier.install(item(tmp_path, {"A": "1"}))
+    applier.stop(item(tmp_path).key)
+    with pytest.raises(InstallFailed):
+        applier.install(item(tmp_path, {"A": "refused"}))
+    assert [found.condition for found in applier.observe()] == ["unknown"]
+    applier.stop(item(tmp_path).key)
+    applier.install(item(tmp_path, {"A": "1"}))
+    assert [found.condition for found in applier.observe()] == ["unknown"]
+    assert calls(tmp_path)[-1] == "installed"
+
+
+def test_what_the_hook_does_not_stop_counts_as_stopped_until_it_is_started(tmp_path, make, hook):
+    wanted = item(tmp_path, {"A": "1"})
+    applier = make(hook=[str(hook), "of"])
+    applier.install(wanted)
+    (tmp_path / "refuse").write_text("A")
+    for turn in (applier.stop, applier.start):
+        with pytest.raises(StopFailed, match="the hook failed"):
+            turn(wanted.key)
+    (tmp_path / "refuse").unlink()
+    applier.start(wanted.key)
+    assert [found.condition for found in applier.observe()] == ["unknown"]
