@@ -8,7 +8,14 @@ from typing import Literal
 
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
 from margo_gitops.digests import Digest
-from margo_gitops.errors import ArtifactUnavailable, EngineUnavailable, InstallFailed, RemoveFailed, StepInterrupted
+from margo_gitops.errors import (
+    ArtifactUnavailable,
+    EngineUnavailable,
+    InstallFailed,
+    RemoveFailed,
+    StepInterrupted,
+    StopFailed,
+)
 
 
 class Killed(BaseException):
@@ -26,6 +33,7 @@ class Engine:
         conditions: of what does not run well, by key.
         by_hand: what a person did, by key; "stopped" is told only when asked for.
         content: digests whose content is on the device, by key.
+        halted: what is stopped for a while.
     """
 
     prepared: set[Digest] = field(default_factory=set)
@@ -36,6 +44,7 @@ class Engine:
     conditions: dict[WorkloadKey, Literal["starting", "degraded"]] = field(default_factory=dict)
     by_hand: dict[WorkloadKey, str] = field(default_factory=dict)
     content: dict[WorkloadKey, set[Digest | None]] = field(default_factory=dict)
+    halted: set[WorkloadKey] = field(default_factory=set)
 
 
 @dataclass
@@ -90,8 +99,10 @@ class EngineDouble:
                 del self.engine.running[workload.key]
             else:
                 self.engine.running[workload.key] = before
+                self.engine.halted.discard(workload.key)
             raise InstallFailed(f"{name(workload)} does not start")
         self.engine.half.discard(workload.key)
+        self.engine.halted.discard(workload.key)
         self.engine.by_hand.pop(workload.key, None)
         self.engine.content[workload.key] = {workload.digest, workload.keeps}
         self.engine.log.append(("install", name(workload)))
@@ -104,7 +115,23 @@ class EngineDouble:
             raise RemoveFailed(f"{key} does not go")
         self.engine.running.pop(key, None)
         self.engine.half.discard(key)
+        self.engine.halted.discard(key)
         self.engine.log.append(("remove", str(key)))
+        self.alive()
+
+    def stop(self, key: WorkloadKey) -> None:
+        self._turn("stop", key)
+
+    def start(self, key: WorkloadKey) -> None:
+        self._turn("start", key)
+
+    def _turn(self, event: str, key: WorkloadKey) -> None:
+        self.alive()
+        if (event, str(key)) in self.broken:
+            raise StopFailed(f"{key} does not {event}")
+        if key in self.engine.running:
+            (self.engine.halted.add if event == "stop" else self.engine.halted.discard)(key)
+            self.engine.log.append((event, str(key)))
         self.alive()
 
     def observe(self) -> Sequence[Observed]:
@@ -122,10 +149,11 @@ class EngineDouble:
         ]
 
     def stopped_by_hand(self, key: WorkloadKey) -> str:
-        return self.engine.by_hand.get(key, "")
+        # An engine knows only that a client stopped it.
+        return self.engine.by_hand.get(key, "stopped" if key in self.engine.halted else "")
 
     def _degraded(self, key: WorkloadKey) -> bool:
-        return key in self.engine.by_hand
+        return key in self.engine.by_hand or key in self.engine.halted
 
 
 def name(workload: Workload) -> str:

@@ -128,6 +128,26 @@ class Bookkeeping:
         self.journal.record([waiting])
         return True
 
+    def stopped(self, key: WorkloadKey, by: str) -> None:
+        """Record that an installed component does not run while the deployment `by` is updated."""
+        held = self.known().get(key)
+        if held is not None and held.state == "installed":
+            message = f"it is stopped while the deployment {by} is updated"
+            self.journal.record([self._now(held, "pending", message=message)])
+            self.post([key.deployment_id])
+
+    def started(self, key: WorkloadKey, error: ApplyError | None) -> None:
+        """Record that what was stopped for an update runs again, or why it does not start."""
+        held = self.known().get(key)
+        if (
+            held is not None
+            and held.state == "pending"
+            and held.installed is not None
+            and held.installed == held.wanted
+        ):
+            self.journal.record([self._now(held, "failed" if error else "installed", error)])
+            self.post([key.deployment_id])
+
     def removing(self, removal: Removal) -> None:
         """Record that a removal begins: from this version on, the component must be gone."""
         begun = replace(self._now(self._of(removal), "removing"), wanted=None)

@@ -21,7 +21,7 @@ def drift_of(workload: Workload, reason: str, holding: Observed | None, memory: 
     Args:
         reason: why the plan would install it.
     """
-    if memory is None or memory.installed != workload.digest or reason in ("starting", "unconfirmed"):
+    if memory is None or memory.installed != workload.digest or reason in ("starting", "unconfirmed", "stopped"):
         return ""
     if holding is None:
         return "it was removed"

@@ -5,8 +5,8 @@ The rules are those of `margo_gitops.agent.apply.steps`; this module only calls 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Final
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.apply.bookkeeping import Bookkeeping
 from margo_gitops.agent.apply.causes import Causes
@@ -27,6 +27,9 @@ from margo_gitops.errors import (
 )
 from margo_gitops.values import KW_ONLY, dataclass, field, replace
 
+if TYPE_CHECKING:  # loaded where a deployment stops another
+    from margo_gitops.agent.apply.stages import Stages
+
 _AWAITED: Final = {DependencyNotInstalled: Reason.DEPLOYMENT_WAITS, LockHeld: Reason.LOCK_AWAITED}
 """The events of what keeps a deployment waiting, other than a window."""
 
@@ -38,6 +41,7 @@ class Execution:
     Attributes:
         windows: learn how long a switch took.
         causes: learn why a step failed.
+        stages: stop what must not run meanwhile; None: nothing is stopped.
         stopping: asked between steps; once true, the rest is left for the next start.
         heartbeat: called before each step.
         timer: seconds since some moment; never jumps.
@@ -59,6 +63,7 @@ class Execution:
     causes: Causes
     record: Record
     _: KW_ONLY
+    stages: Stages | None
     stopping: Callable[[], bool]
     heartbeat: Callable[[], None]
     timer: Callable[[], float]
@@ -89,6 +94,8 @@ class Execution:
         try:
             with contract_of(change.applier):
                 check_secrets(change.applier, self.appliers[change.applier], change.workload)
+                if self.stages is not None:
+                    self.stages.check(change, self.plan)
                 self.appliers[change.applier].prepare(change.workload)
         except StepInterrupted:
             self.left, self.prepared = True, False
@@ -113,8 +120,11 @@ class Execution:
             self._wait(change, obstacle)
             return None
         try:
-            held = self.switching.before(change)
-        except HookFailed as error:
+            held = self._before(change)
+        except StepInterrupted:
+            self._cut_off(deployment_id)
+            return None
+        except ApplyError as error:
             self._fail(change, error, "installing")
             return None  # nothing was changed
         if held is not None:
@@ -131,8 +141,7 @@ class Execution:
                 check_installed(self.appliers[change.applier], workload, change.reason, self.stopping)
             self.switching.after(change)
         except StepInterrupted:
-            self.left = self.cut = True
-            self.failed.add(deployment_id)
+            self._cut_off(deployment_id)
             return None
         except ApplyError as error:
             broken_update = isinstance(error, InstallFailed) and error.reinstated and change.replaces
@@ -140,10 +149,62 @@ class Execution:
             self._fail(change, error, failure)
             return error
         self.books.installed(change)
+        if self.stages is not None:
+            self._runs(workload.key, is_resumed=change.reason == "stopped")
         if change.is_switch:
             self.windows.took(workload.key, self.timer() - begin)
         self.record(Event(Reason.WORKLOAD_INSTALLED, f"{name_of(workload)} ({change.reason})", "", str(workload.key)))
         return None
+
+    def resume(self, updating: Collection[str] = (), changing: Collection[WorkloadKey] = ()) -> None:
+        """Start again what was stopped and waits for no update any more (STAGE-3).
+
+        Args:
+            updating: ids of deployments with something to update in this cycle still.
+            changing: components that are changed or removed in this cycle still.
+        """
+        if self.stages is None or self.cut:
+            return
+        for each in self.stages.due(self.plan, updating, changing):
+            try:
+                error = self.stages.start(each, self.books)
+            except StepInterrupted:
+                self.left = self.cut = True
+                return
+            if error is None:
+                self.record(Event(Reason.WORKLOAD_STARTED, f"{each.key} runs again", "", str(each.key)))
+                self._runs(each.key, is_resumed=True)
+            else:
+                self._note(error, each.key)
+
+    def _runs(self, key: WorkloadKey, *, is_resumed: bool) -> None:
+        """Note that a component runs, and resume the line of its deployment if all of that was stopped and runs."""
+        if self.stages is None:
+            return
+        self.stages.forget([key])
+        if is_resumed and all(each.deployment_id != key.deployment_id for each in self.stages.keys):
+            try:
+                self.switching.resumed(key.deployment_id)
+            except HookFailed as error:
+                self._note(error, key)
+
+    def _note(self, error: ApplyError, key: WorkloadKey) -> None:
+        self.failures.append(error)
+        self.record(Event.of(Reason.WORKLOAD_FAILED, error, str(key)))
+
+    def _before(self, change: Change) -> LockHeld | None:
+        """Ask locks, run hooks, and stop what must not run meanwhile; return why the change must wait."""
+        if self.stages is None:
+            return self.switching.before(change)
+        held = self.switching.before(change, self.stages.others(change, self.plan))
+        for key in self.stages.stop(change, self.plan, self.books) if held is None else ():
+            text = f"{key} is stopped while {name_of(change.workload)} is updated"
+            self.record(Event(Reason.WORKLOAD_STOPPED, text, "", str(key)))
+        return held
+
+    def _cut_off(self, deployment_id: str) -> None:
+        self.left = self.cut = True
+        self.failed.add(deployment_id)
 
     def _begin(self, change: Change) -> Change:
         """Return a change with why it may not begin now, at its turn (OPEN-6)."""
@@ -218,16 +279,20 @@ class Execution:
             except ApplyError as error:
                 self._not_removed(removal, error, is_gone=is_gone)
                 continue
-            self.record(Event(Reason.WORKLOAD_REMOVED, f"{removal.key} from {removal.applier}", "", str(removal.key)))
-            if is_gone:
-                self.books.forget(removal.key)
-            try:
-                self.switching.after(removal)
-            except HookFailed as error:
-                self.record(Event.of(Reason.WORKLOAD_FAILED, error, str(removal.key)))
+            self._removed(removal, is_gone=is_gone)
+
+    def _removed(self, removal: Removal, *, is_gone: bool) -> None:
+        self.record(Event(Reason.WORKLOAD_REMOVED, f"{removal.key} from {removal.applier}", "", str(removal.key)))
+        if self.stages is not None:
+            self.stages.forget([removal.key])
+        if is_gone:
+            self.books.forget(removal.key)
+        try:
+            self.switching.after(removal)
+        except HookFailed as error:
+            self.record(Event.of(Reason.WORKLOAD_FAILED, error, str(removal.key)))
 
     def _not_removed(self, removal: Removal, error: ApplyError, *, is_gone: bool) -> None:
-        self.failures.append(error)
-        self.record(Event.of(Reason.WORKLOAD_FAILED, error, str(removal.key)))
+        self._note(error, removal.key)
         if is_gone:
             self.books.removal_failed(removal, error)

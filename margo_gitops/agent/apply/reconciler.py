@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.apply.bookkeeping import Bookkeeping
 from margo_gitops.agent.apply.causes import Causes
@@ -22,19 +22,16 @@ from margo_gitops.agent.apply.workloads import DesiredDeployment, DeviceLimits, 
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.orders import Orders
-from margo_gitops.appliers.applier import Applier
-from margo_gitops.errors import (
-    ApplyError,
-    DependencyNotInstalled,
-    Drifted,
-    LockHeld,
-    RolledBack,
-)
+from margo_gitops.appliers.applier import Applier, WorkloadKey
+from margo_gitops.errors import ApplyError, Drifted, RolledBack, StateFolderUnusable, StorageFull
 from margo_gitops.trust.trusted_state import TrustedState
 from margo_gitops.values import KW_ONLY, dataclass, field, replace
 
-_AWAITED: Final = {DependencyNotInstalled: Reason.DEPLOYMENT_WAITS, LockHeld: Reason.LOCK_AWAITED}
-"""The events of what keeps a deployment waiting, other than a window."""
+if TYPE_CHECKING:
+    from margo_gitops.agent.apply.stages import Stages
+
+_STOPPED: Final = "stopped"
+"""The fact of `Stages`, which is loaded where there is one, or a deployment stops another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,34 +128,60 @@ class Reconciler:
         self, state: TrustedState, asked: Sequence[DesiredDeployment], *, patient: bool, retry: bool, at_once: bool
     ) -> Reconciliation:
         desired = self._rollbacks.wanted(asked, self.limits, retry=retry)
-        plan = self._plan(desired, patient=patient, retry=retry, at_once=at_once)
+        stages = self._stages(desired)
+        ours = stages.keys if stages is not None else frozenset()
+        plan = self._plan(desired, ours, patient=patient, retry=retry, at_once=at_once)
         switches = self.switches or Switches(self.clock, self.journal.facts, self.journal.set_facts)
-        switching = switches.begin(desired, plan, at_once=at_once)
+        switching = switches.begin(desired, plan, at_once=at_once, stopped=ours)
         version = state.manifest.manifest_version
         suspension = self.orders.suspension if self.orders is not None else None
         books = Bookkeeping(self.journal, version, self.clock, self.tell, plan.rolled_back, suspension)
-        done = self._execution(plan, books, switching)
+        done = self._execution(plan, books, switching, stages)
         self._tell(plan.obstacles)
-        self._tell_drift(plan, books)
-        books.start(desired, plan)
-        for change in plan.changes:
-            done.prepare(change)
-        goes_back = False
-        for change in plan.changes:
-            error = done.install(change)
-            goes_back = (error is not None and self._goes_back(desired, change, error)) or goes_back
-        done.remove()
-        if not self.stopping():
-            for failed in switching.end():
-                self.record(Event.of(Reason.WORKLOAD_FAILED, failed))
-        self._rollbacks.ended(desired, books.known())
-        books.post()
+        try:
+            goes_back = self._carry_out(desired, done)
+        except (StorageFull, StateFolderUnusable):
+            if stages is not None:
+                stages.release()
+            raise
         drifted = [each.error for each in plan.left if isinstance(each.error, Drifted)]
         failures = (*done.failures, *drifted, *plan.rolled_back.values())
         complete = not (failures or done.failed or done.left or plan.left)
         return Reconciliation(plan, failures, complete, done.waits, goes_back, held=done.held, cut=done.cut)
 
-    def _execution(self, plan: Plan, books: Bookkeeping, switching: Switching) -> Execution:
+    def _carry_out(self, desired: Sequence[DesiredDeployment], done: Execution) -> bool:
+        """Let a plan be carried out; return whether a deployment goes back."""
+        plan, books = done.plan, done.books
+        self._tell_drift(plan, books)
+        books.start(desired, plan)
+        for change in plan.changes:
+            done.prepare(change)
+        going_back: set[str] = set()
+        for place, change in enumerate(plan.changes, start=1):
+            error = done.install(change)
+            if error is not None and self._goes_back(desired, change, error):
+                going_back.add(change.workload.key.deployment_id)
+            later = [each.workload.key for each in plan.changes[place:]] if done.stages is not None else []
+            updating = {*going_back, *(key.deployment_id for key in later)}
+            done.resume(updating, {*later, *(each.key for each in plan.removals)})
+        done.remove()
+        done.resume(going_back)
+        if not self.stopping():
+            for failed in done.switching.end():
+                self.record(Event.of(Reason.WORKLOAD_FAILED, failed))
+        self._rollbacks.ended(desired, books.known())
+        books.post()
+        return bool(going_back)
+
+    def _stages(self, desired: Iterable[DesiredDeployment]) -> Stages | None:
+        """Return what stops and starts deployments in a cycle; None where nothing is to be stopped or started."""
+        if not (any(item.stops for item in desired) or self.journal.facts().get(_STOPPED)):
+            return None
+        from margo_gitops.agent.apply.stages import Stages
+
+        return Stages(self.appliers, self.journal.facts, self.journal.set_facts, self.heartbeat)
+
+    def _execution(self, plan: Plan, books: Bookkeeping, switching: Switching, stages: Stages | None) -> Execution:
         return Execution(
             plan,
             books,
@@ -167,6 +190,7 @@ class Reconciler:
             self._windows,
             self.causes,
             self.record,
+            stages=stages,
             stopping=self.stopping,
             heartbeat=self.heartbeat,
             timer=self.timer,
@@ -200,7 +224,15 @@ class Reconciler:
                 text = f"{name_of(change.workload)}: {change.drift}; it is installed again"
                 self.record(Event(Reason.DRIFT_FOUND, text, "", str(change.workload.key)))
 
-    def _plan(self, desired: Sequence[DesiredDeployment], *, patient: bool, retry: bool, at_once: bool) -> Plan:
+    def _plan(
+        self,
+        desired: Sequence[DesiredDeployment],
+        ours: frozenset[WorkloadKey],
+        *,
+        patient: bool,
+        retry: bool,
+        at_once: bool,
+    ) -> Plan:
         observed, silent = self._engines.observe()
         now = self.clock() if patient else None
         recorded = self.journal.workloads()
@@ -222,4 +254,5 @@ class Reconciler:
             stopped=self._engines.stopped,
             back=self.causes.gone(silent=bool(silent)),
             repair=ordered,
+            ours=ours,
         )

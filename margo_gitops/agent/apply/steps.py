@@ -25,6 +25,9 @@ STEP-12 What was installed well and is not there as it was has drifted: it was r
         ended by itself. It is installed again. With `onDrift: report` it is left, and with `respect` where a person did
         it, until it runs again, its content changes, or a person asks. Where it is left, what waits for its deployment
         waits, and its other components continue.
+STEP-13 What does not run while another deployment is updated (margo_gitops/agent/apply/stages.py) is no drift. An
+        update waits also until all that it stops may change (STEP-10), and is refused while the engine of that is
+        silent.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
 from margo_gitops.agent.apply.drift import drift_of, left_as_is
-from margo_gitops.agent.apply.workloads import DesiredDeployment
+from margo_gitops.agent.apply.workloads import DesiredDeployment, stopped_for
 from margo_gitops.agent.memory.recorded import RecordedWorkload, retry_pause
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
 from margo_gitops.errors import (
@@ -60,6 +63,7 @@ class Change:
         drift: what became of it on the device, where it was installed well (STEP-12); empty else.
         waits: why it waits for a time at which it may change; None where it need not (STEP-10).
         is_switch: whether it begins something, and does not finish it or start again what stopped (STEP-10).
+        updates: whether it brings other content than was installed well last; then its stages count (STEP-13).
     """
 
     applier: str
@@ -71,6 +75,7 @@ class Change:
     drift: str = ""
     waits: ChangeWaits | None = None
     is_switch: bool = False
+    updates: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +123,7 @@ class Plan:
         left: what has drifted and is left so.
         separate: deployments whose components continue alone (STEP-11).
         rolled_back: deployments that run what ran before, in place of what the state asks for, by id.
+        stops: what does not run while a deployment is updated, with its applier, in the order of installation; by id.
     """
 
     changes: tuple[Change, ...]
@@ -131,6 +137,7 @@ class Plan:
     left: tuple[Left, ...] = ()
     separate: frozenset[str] = frozenset()
     rolled_back: Mapping[str, RolledBack] = field(default_factory=dict)
+    stops: Mapping[str, Sequence[tuple[str, WorkloadKey]]] = field(default_factory=dict)
 
     @property
     def empty(self) -> bool:
@@ -182,6 +189,7 @@ def make_plan(
     back: Collection[str] = (),
     stopped: Callable[[str, WorkloadKey], str] = lambda _applier, _key: "",
     repair: Collection[str] = (),
+    ours: Collection[WorkloadKey] = (),
 ) -> Plan:
     """Return what has to be done.
 
@@ -196,6 +204,7 @@ def make_plan(
         back: codes of failures whose cause is gone: what failed so need not rest.
         stopped: returns what a person stopped of a workload; empty where no person did.
         repair: deployments that are repaired now, also where they leave what has drifted, by id (STEP-12).
+        ours: what this agent stopped for an update and has not started again (STEP-13).
     """
     silent = silent or {}
     rolled_back = {item.id: item.fallback for item in desired if item.fallback is not None}
@@ -208,9 +217,13 @@ def make_plan(
     kept: list[tuple[str, Workload]] = []
     refused: dict[str, ApplyError] = {}
     wanted: dict[WorkloadKey, str] = {}
+    serves = {item.id: serving.get(item.document.spec.deployment_profile.type) for item in desired}
+    there = frozenset(key.deployment_id for _, key in holdings)
+    halted = {key.deployment_id for key in ours}
     for deployment in desired:
-        applier = serving.get(deployment.document.spec.deployment_profile.type)
-        refusal = deployment.refusal or silent.get(applier or "")
+        applier = serves[deployment.id]
+        needed = (applier, *(serves.get(name) for name in deployment.stops))
+        refusal = deployment.refusal or next((silent[name] for name in needed if name and name in silent), None)
         if refusal or applier is None:
             refused[deployment.id] = refusal or _unserved(deployment, serving)
             continue
@@ -219,6 +232,8 @@ def make_plan(
             holding = holdings.get((applier, workload.key))
             remembered = memory.get(workload.key)
             reason = _reason(workload, applier, holding, remembered)
+            if workload.key in ours and reason in ("degraded", "starting"):
+                reason = "stopped"
             drift = drift_of(workload, reason, holding, remembered) if reason else ""
             as_is = (
                 None
@@ -232,8 +247,17 @@ def make_plan(
             elif reason:
                 change = _change(applier, workload, reason, holding, remembered, now, retry=retry, back=back)
                 switches = _is_switch(change, remembered)
-                reason_to_wait = closed.get(deployment.id) if switches else None
-                changes.append(replace(change, drift=drift, waits=reason_to_wait, is_switch=switches))
+                updates = reason == "changed" or remembered is None or remembered.installed != workload.digest
+                changes.append(
+                    replace(
+                        change,
+                        drift=drift,
+                        waits=(closed.get(deployment.id) if switches else None)
+                        or (deployment.others_wait(closed, there - halted) if updates else None),
+                        is_switch=switches,
+                        updates=updates,
+                    )
+                )
             else:
                 kept.append((applier, workload))
     removals = [
@@ -271,10 +295,11 @@ def make_plan(
             if error in refused.values() or any(item.applier == name for item in memory.values())
         },
         {deployment.id: deployment.after for deployment in desired},
-        frozenset(key.deployment_id for _, key in holdings),
+        there,
         tuple(left),
         frozenset(deployment.id for deployment in desired if deployment.on_failure == "continue"),
         rolled_back,
+        stopped_for(desired, holdings, {each.workload.key for each in left}),
     )
 
 

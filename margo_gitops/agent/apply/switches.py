@@ -7,11 +7,13 @@ SWITCH-2  `after` hooks run when its last component has changed; also at the end
 SWITCH-3  What is gone from the state is removed by the locks and hooks that came with it last: they are remembered.
 SWITCH-4  A person who asks for a change at once waits for no lock, nor does a deployment that goes back to what ran
           before (BACK-2); hooks run, and cannot put it off.
+SWITCH-5  What is stopped for the update of another deployment (STAGE-1) switches too: its locks are asked before that
+          update, unless it is stopped already, and its hooks run around the stop.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.apply.steps import Change, Plan, Removal
@@ -72,11 +74,19 @@ class Switches:
     lock_settings: LockSettings | None = None
     hook_settings: HookSettings | None = None
 
-    def begin(self, desired: Iterable[DesiredDeployment], plan: Plan, *, at_once: bool = False) -> Switching:
+    def begin(
+        self,
+        desired: Iterable[DesiredDeployment],
+        plan: Plan,
+        *,
+        at_once: bool = False,
+        stopped: Collection[WorkloadKey] = (),
+    ) -> Switching:
         """Return the switches of a cycle.
 
         Args:
             at_once: whether a person wants no one to wait (SWITCH-4).
+            stopped: what an earlier cycle stopped for an update (SWITCH-5).
 
         Raises:
             StorageFull, StateFolderUnusable: what must be remembered cannot be written.
@@ -93,7 +103,8 @@ class Switches:
                 rules[name] = _Rules(item.document.metadata.name, version, own.locks, own.hooks or Hooks())
         self.remember(known, rules)
         said = {name: item.extension for name, item in wanted.items() if item.extension}
-        return Switching(self, plan, rules, said, at_once=at_once)
+        halted = {key.deployment_id for key in stopped}
+        return Switching(self, plan, rules, said, at_once=at_once, stopped=halted)
 
     def remember(self, known: Mapping[str, _Rules], rules: Mapping[str, _Rules]) -> None:
         """Write down rules, where they are not known."""
@@ -128,6 +139,7 @@ class Switching:
     Attributes:
         rules: of deployments that have some, by id.
         wanted: what the renderer says of each wanted deployment, by id.
+        stopped: deployments that an earlier cycle stopped, by id.
     """
 
     makes: Switches
@@ -136,28 +148,36 @@ class Switching:
     wanted: Mapping[str, DeploymentExtension]
     _: KW_ONLY
     at_once: bool
+    stopped: Collection[str]
     _asked: dict[str, LockHeld | HookFailed | None] = field(default_factory=dict, init=False)
     _open: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         if any(rules.locks for rules in self.rules.values()):
             waiting = {each.workload.key.deployment_id for each in self.plan.changes if each.is_switch}
+            waiting |= {key.deployment_id for name in waiting for _, key in self.plan.stops.get(name, ())}
             self.makes.locks().forget(waiting | {each.key.deployment_id for each in self.plan.removals})
 
-    def before(self, step: Change | Removal) -> LockHeld | None:
+    def before(self, step: Change | Removal, others: Sequence[str] = ()) -> LockHeld | None:
         """Return why a step that begins something must wait; None where it need not (SWITCH-1).
+
+        Args:
+            others: ids of the deployments that are stopped for it (SWITCH-5).
 
         Raises:
             HookFailed: a hook failed; nothing of the deployment was changed.
             StorageFull, StateFolderUnusable: since when it waits cannot be written.
         """
-        identity = _identity(step)
-        rules = self.rules.get(identity)
-        if rules is None or not step.is_switch:
-            return None
-        if identity not in self._asked:
-            self._asked[identity] = self._begin(identity, rules)
-        found = self._asked[identity]
+        named = [*others, _identity(step)] if step.is_switch else others
+        group = [name for name in named if name in self.rules]
+        new = [name for name in group if name not in self._asked]
+        held = {name: error for name in new if (error := self._held(name)) is not None}
+        self._asked.update(held)
+        for name in new if not held else ():
+            self._asked[name] = self._drained(name)
+            if self._asked[name] is not None:
+                break
+        found = next((each for name in group if (each := self._asked.get(name)) is not None), None)
         if isinstance(found, HookFailed):
             raise found
         return found
@@ -195,6 +215,13 @@ class Switching:
 
         return replace(change.workload, ready=Readiness(health, change.workload.longest_seconds, hook))
 
+    def resumed(self, identity: str) -> None:
+        """Run the hooks of a deployment that was stopped for another, and runs again (HookFailed: one failed)."""
+        rules = self.rules.get(identity)
+        self._open.discard(identity)
+        if rules is not None and rules.hooks.after:
+            self.makes.hooks().after(rules.hooks.after, self._occasion(identity, rules, "done"))
+
     def end(self) -> Iterator[HookFailed]:
         """Run the hooks that follow what began and did not come to its end; yield what went wrong with them."""
         for identity in sorted(self._open):
@@ -207,19 +234,24 @@ class Switching:
     def _version(self, identity: str) -> str:
         return self.wanted[identity].application_version if identity in self.wanted else ""
 
-    def _begin(self, identity: str, rules: _Rules) -> LockHeld | HookFailed | None:
-        patient = not (self.at_once or identity in self.plan.rolled_back)
-        if rules.locks and identity in self.plan.there and patient:
-            held = self.makes.locks().held(identity, rules.name, rules.locks)
-            if held is not None:
-                return held
+    def _is_patient(self, identity: str) -> bool:
+        return not (self.at_once or identity in self.plan.rolled_back)
+
+    def _held(self, identity: str) -> LockHeld | None:
+        rules, runs = self.rules[identity], identity in self.plan.there and identity not in self.stopped
+        if not (rules.locks and runs and self._is_patient(identity)):
+            return None
+        return self.makes.locks().held(identity, rules.name, rules.locks)
+
+    def _drained(self, identity: str) -> LockHeld | HookFailed | None:
+        rules = self.rules[identity]
         if not rules.hooks.before:
             return None
         try:
             later = self.makes.hooks().before(rules.hooks.before, self._occasion(identity, rules))
         except HookFailed as error:
             return error
-        if later is not None and patient:
+        if later is not None and self._is_patient(identity):
             return later
         self._open.add(identity)
         return None
@@ -235,12 +267,16 @@ class Switching:
     def _occasion(self, identity: str, rules: _Rules, result: str = "") -> Occasion:
         from margo_gitops.agent.apply.hooks import Occasion
 
-        changes = [each for each in self.plan.changes if each.workload.key.deployment_id == identity]
+        planned = [each for each in self.plan.changes if each.workload.key.deployment_id == identity]
+        changes = [each for each in planned if each.reason != "stopped"]
         removals = [each for each in self.plan.removals if each.key.deployment_id == identity]
-        components = dict.fromkeys(
-            [*(each.workload.key.component for each in changes), *(each.key.component for each in removals)]
-        )
-        reason = "install" if identity not in self.plan.there else "update" if changes else "remove"
+        keys = [*(each.workload.key for each in changes), *(each.key for each in removals)] or [
+            *(each.workload.key for each in planned),
+            *(workload.key for _, workload in self.plan.kept if workload.key.deployment_id == identity),
+        ]
+        components = dict.fromkeys(key.component for key in keys)
+        reason = "update" if changes else "remove" if removals else "stop"
+        reason = reason if identity in self.plan.there else "install"
         return Occasion(rules.name, identity, tuple(components), self._version(identity), rules.version, reason, result)
 
 

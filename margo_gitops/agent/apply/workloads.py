@@ -3,7 +3,8 @@
 Only `read_eligibility` reads files.
 
 ORDER-1  Components of a deployment keep their order (Margo application description, deployment profile).
-ORDER-2  A deployment comes after those its extension names in `after`; otherwise the manifest's order holds.
+ORDER-2  A deployment comes after those its extension names in `after`, and before those it names in `stop`; otherwise
+         the manifest's order holds. One that is stopped waits only for its turn: it does not need the other.
 ORDER-3  A deployment that waits for one that is not there, or for itself through others, is refused, alone with those
          that wait for it.
 ORDER-4  What makes a workload run, and so its digest, is decided in margo_gitops/documents/workload_identity.py.
@@ -17,7 +18,7 @@ ELIGIBLE-3  A deployment for a child device is held against that child's capabil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
@@ -34,7 +35,14 @@ from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.matching import DeviceFacts, unmet
 from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.documents.workload_identity import deployment_unusable, own_extension, workload_contents
-from margo_gitops.errors import ApplyError, DeploymentUnusable, DeviceIneligible, RolledBack, SecretUnavailable
+from margo_gitops.errors import (
+    ApplyError,
+    ChangeWaits,
+    DeploymentUnusable,
+    DeviceIneligible,
+    RolledBack,
+    SecretUnavailable,
+)
 from margo_gitops.values import dataclass, field, replace
 
 
@@ -69,6 +77,20 @@ class DesiredDeployment:
     def on_drift(self) -> OnDrift:
         """What is done when it is changed on the device."""
         return self.extension.on_drift if self.extension else "repair"
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """Ids of the deployments that do not run while it is updated, lower case; perhaps of some that are not here."""
+        return tuple(name.lower() for name in self.extension.stop) if self.extension else ()
+
+    def others_wait(self, closed: Mapping[str, ChangeWaits], running: Collection[str]) -> ChangeWaits | None:
+        """Return why one that runs, and that it stops, may not change now; nothing holds up a way back.
+
+        Args:
+            closed: why deployments may not change now, by id.
+        """
+        named = self.stops if self.fallback is None else ()
+        return next((closed[name] for name in named if name in closed and name in running), None)
 
     @property
     def id(self) -> str:
@@ -183,6 +205,23 @@ def desired_deployments(
     return _in_order([desired_deployment(document, limits) for document in documents])
 
 
+def stopped_for(
+    desired: Sequence[DesiredDeployment], there: Iterable[tuple[str, WorkloadKey]], left: Collection[WorkloadKey]
+) -> Mapping[str, Sequence[tuple[str, WorkloadKey]]]:
+    """Return what does not run while a deployment is updated, in the order of installation, by the deployment's id.
+
+    Args:
+        there: what is on the device, with its applier.
+        left: what is left as it is: it does not run, or not as asked for.
+    """
+    stopping = [item for item in desired if item.stops]
+    if not stopping:
+        return {}
+    order = {key: place for place, key in enumerate(key for item in desired for key in item.keys)}
+    found = sorted((each for each in there if each[1] not in left), key=lambda each: order.get(each[1], -1))
+    return {item.id: [each for each in found if each[1].deployment_id in item.stops] for item in stopping}
+
+
 def desired_deployment(document: ApplicationDeployment, limits: DeviceLimits) -> DesiredDeployment:
     """Return a deployment by itself, as this device may run it."""
     objection = limits.eligibility.objection(document)
@@ -210,24 +249,28 @@ def desired_deployment(document: ApplicationDeployment, limits: DeviceLimits) ->
 
 
 def _in_order(deployments: Sequence[DesiredDeployment]) -> tuple[DesiredDeployment, ...]:
-    """Return the deployments sorted by `after`, ties in the given order; those in cycles are refused and come last."""
+    """Return the deployments in order, ties in the given one; those in cycles are refused and come last."""
     known = {item.id for item in deployments}
     checked = [_with_known_order(item, known) for item in deployments]
+    first = {item.id: list(item.after) for item in checked}
+    for item in checked:
+        for stopped in known.intersection(item.stops):
+            first[stopped].append(item.id)
     ordered: list[DesiredDeployment] = []
     placed: set[str] = set()
     waiting = checked
     while waiting:
         # The first that waits for no other; looking from the start again keeps the manifest's order among equals.
-        ready = next((item for item in waiting if placed.issuperset(item.after)), None)
+        ready = next((item for item in waiting if placed.issuperset(first[item.id])), None)
         if ready is None:
             break
         ordered.append(ready)
         placed.add(ready.id)
         waiting = [item for item in waiting if item is not ready]
-    cyclic = _cyclic({item.id: item.after for item in waiting})
+    cyclic = _cyclic({item.id: first[item.id] for item in waiting})
     for item in waiting:
         if item.id in cyclic:
-            refusal = deployment_unusable(item.document, "it waits for itself, through `after`")
+            refusal = deployment_unusable(item.document, "it waits for itself, through `after` or `stop`")
             item = replace(item, workloads=(), refusal=refusal)
         ordered.append(item)
     return tuple(ordered)

@@ -54,6 +54,8 @@ class Reason(Enum):
     WORKLOAD_INSTALLED = "WorkloadInstalled"
     WORKLOAD_FAILED = "WorkloadFailed", _FAILURE
     WORKLOAD_REMOVED = "WorkloadRemoved"
+    WORKLOAD_STOPPED = "WorkloadStopped"
+    WORKLOAD_STARTED = "WorkloadStarted"
     DEPLOYMENT_WAITS = "DeploymentWaits", _FAILURE
     WINDOW_AWAITED = "WindowAwaited"
     LOCK_AWAITED = "LockAwaited"
