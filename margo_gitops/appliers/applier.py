@@ -10,6 +10,7 @@ APPLIER-4  `remove` is idempotent and removes only what this agent installed.
 APPLIER-5  Any step may be cut off at any moment; the same step started again ends in the same state.
 APPLIER-6  `observe` reads the engine, never the applier's memory.
 APPLIER-7  One that has `delivers_secrets = True` gives a workload its secrets, and shows their values to no one else.
+APPLIER-8  One that can stop (`CanStop`) keeps all that belongs to what it stops, and starts it as it was.
 
 Plug-ins register a factory under the entry point group `margo_gitops.appliers`; see `docs/appliers.md`.
 """

@@ -1,4 +1,4 @@
-"""Tests for the promises of an applier: APPLIER-1 to APPLIER-6 (`applier`), against any factory.
+"""Tests for the promises of an applier: APPLIER-1 to APPLIER-6, and APPLIER-8 (`applier`), against any factory.
 
 Derive a test class from `ApplierContract`, define four methods, and let pytest run it (docs/appliers.md):
 
@@ -19,13 +19,14 @@ import traceback
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final, Literal, TypeAlias
 
 import pytest
 
-from margo_gitops.appliers.applier import Applier, Workload, WorkloadKey
+from margo_gitops.appliers.applier import Applier, CanStop, Workload, WorkloadKey
 from margo_gitops.digests import sha256
 from margo_gitops.documents.components import Component, ComponentProperties, ParameterValue
 from margo_gitops.documents.deployment import (
@@ -210,6 +211,30 @@ class ApplierContract:
         self._runs(first)
         self.create(DEVICE).remove(key)
         _check(not applier.observe(), "observe remembers what another process removed")
+
+    def test_applier_8_what_is_stopped_runs_again_as_it_was(self, key: WorkloadKey) -> None:
+        """APPLIER-8; for appliers that can stop."""
+        if not isinstance(self.create(DEVICE), CanStop):
+            pytest.skip("this applier cannot stop what runs")
+        first = self.workload(key, "first")
+        self._turn("stop", key)
+        self._turn("start", key)
+        _check(not self.create(DEVICE).observe(), "stop or start made something run")
+        for again in (partial(self._turn, "start", key), partial(self._install, self.create(DEVICE), first)):
+            self._install(self.create(DEVICE), first)
+            self._turn("stop", key)
+            (found,) = self.create(DEVICE).observe()
+            _check(found.condition == "degraded", f"observe shows what was stopped as {found.condition}")
+            again()
+            self._runs(first)
+            (found,) = self.create(DEVICE).observe()
+            _check(found.condition != "degraded", f"it does not run again: {found.detail}")
+
+    def _turn(self, to: Literal["stop", "start"], key: WorkloadKey) -> None:
+        for _ in range(2):
+            applier = self.create(DEVICE)
+            if isinstance(applier, CanStop):
+                (applier.stop if to == "stop" else applier.start)(key)
 
     def _install(self, applier: Applier, workload: Workload) -> None:
         applier.prepare(workload)

@@ -174,7 +174,7 @@ class Reconciler:
         return bool(going_back)
 
     def _stages(self, desired: Iterable[DesiredDeployment]) -> Stages | None:
-        """Return what stops and starts deployments in a cycle; None where nothing is to be stopped or started."""
+        """Return what stops and starts deployments in a cycle; None where there is nothing for it."""
         if not (any(item.stops for item in desired) or self.journal.facts().get(_STOPPED)):
             return None
         from margo_gitops.agent.apply.stages import Stages

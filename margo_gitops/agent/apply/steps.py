@@ -25,7 +25,7 @@ STEP-12 What was installed well and is not there as it was has drifted: it was r
         ended by itself. It is installed again. With `onDrift: report` it is left, and with `respect` where a person did
         it, until it runs again, its content changes, or a person asks. Where it is left, what waits for its deployment
         waits, and its other components continue.
-STEP-13 What does not run while another deployment is updated (margo_gitops/agent/apply/stages.py) is no drift. An
+STEP-13 What does not run while another deployment is updated (margo_gitops/agent/apply/stages.py) has not drifted. An
         update waits also until all that it stops may change (STEP-10), and is refused while the engine of that is
         silent.
 """
