@@ -1,6 +1,7 @@
 """What a render costs, beside a floor measured in the same run: hash, compress and write the same bytes, nothing else.
 
-All seconds are CPU seconds.
+All seconds are CPU seconds. Of two processes, they are those of the main process and half of what the others took: how
+long it takes on two processors that do nothing else.
 
 Usage: python benchmarks/render.py [DEVICES ...]        default: 1000 10000
 """
@@ -20,6 +21,17 @@ from pathlib import Path
 from fleets import change_device, change_site, command, commit, make_fleet
 
 ROUNDS = 3
+TWO_PROCESSES = """
+import resource
+import sys
+from margo_gitops.cli.main import main
+try:
+    main()
+finally:
+    own, others = resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN)
+    seconds = own.ru_utime + own.ru_stime + (others.ru_utime + others.ru_stime) / 2
+    print(seconds, (own.ru_maxrss + 2 * others.ru_maxrss) // 1024, file=sys.stderr)
+"""
 
 
 def main() -> None:
@@ -35,10 +47,12 @@ def measure(devices: int, folder: Path) -> None:
     fleet = folder / "fleet"
     make_fleet(fleet, devices)
     first: list[tuple[float, float]] = []
+    divided: list[tuple[float, float]] = []
     floors: list[float] = []
     for number in range(ROUNDS):
         state = folder / f"state-{number}.git"
         first.append(render(fleet, state))
+        divided.append(render_by_two(fleet, folder / f"divided-{number}.git"))
         objects = read_objects(state)
         floors.append(timed(lambda content=objects, at=number: write_floor(content, folder / f"floor-{at}")))
     floor = min(floors)
@@ -53,6 +67,7 @@ def measure(devices: int, folder: Path) -> None:
     rows = [
         ("floor", (floor, 0.0)),
         ("first render", min(first)),
+        ("first render, 2 processes", min(divided)),
         ("render, nothing new", nothing),
         ("render, one device changed", one_device),
         ("render, one site changed", one_site),
@@ -63,7 +78,15 @@ def measure(devices: int, folder: Path) -> None:
 
 def render(fleet: Path, state: Path) -> tuple[float, float]:
     """Return CPU seconds and peak memory (MB) of one `margo-gitops render` in its own process."""
-    return command(["render", "--fleet", str(fleet), "--state-repo", str(state)])
+    return command(["render", "--jobs", "1", "--fleet", str(fleet), "--state-repo", str(state)])
+
+
+def render_by_two(fleet: Path, state: Path) -> tuple[float, float]:
+    """Return CPU seconds and peak memory (MB, a sum that counts shared memory more than once) of two processes."""
+    arguments = ["render", "--jobs", "2", "--fleet", str(fleet), "--state-repo", str(state)]
+    done = subprocess.run([sys.executable, "-c", TWO_PROCESSES, *arguments], check=True, capture_output=True, text=True)
+    seconds, memory = done.stderr.splitlines()[-1].split()
+    return float(seconds), int(memory)
 
 
 def read_objects(state: Path) -> list[tuple[bytes, bytes]]:

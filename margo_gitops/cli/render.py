@@ -47,6 +47,11 @@ from margo_gitops.wording import counted, few
     "--resign", is_flag=True, help="Sign again what another key signed; each of these devices gets a new version."
 )
 @policy_command_option
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 64),
+    help="Number of processes for a first render. Default: one for each processor, in large fleets.",
+)
 @click.option("--watch", is_flag=True, help="Write nothing; show the plan now and after each save, until interrupted.")
 @output_option()
 def render(
@@ -61,6 +66,7 @@ def render(
     allow_other_branch: bool,
     resign: bool,
     allow_policy_command: bool,
+    jobs: int | None,
     watch: bool,
     output: str,
 ) -> None:
@@ -88,6 +94,7 @@ def render(
         policy_command=allow_policy_command,
         other_branch=allow_other_branch,
         create=create,
+        jobs=jobs,
     )
     if check:
         _print_check(check_fleet(request), output)

@@ -85,6 +85,17 @@ class ReferenceUnknown(MargoGitopsError):
     kind = ""  # what the name was to be the name of: "site", "device" ...
 
 
+class ProcessEnded(MargoGitopsError):
+    """A process that did a part of the work was ended, or could not be started.
+
+    Most often, memory was short, and the system ended it. Nothing was written. Do it in one process (`--jobs 1`), which
+    needs less memory, or give the machine more.
+    """
+
+    code = "MG1207"
+    exit_code = ExitCode.USAGE
+
+
 class PolicyUnusable(MargoGitopsError):
     """The fleet's policy cannot be applied, so the change cannot be judged.
 

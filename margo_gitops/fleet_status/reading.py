@@ -23,7 +23,7 @@ from margo_gitops.fleet_status.status import (
     judge_device,
 )
 from margo_gitops.operations.fleet_input import BUCKET, StateRequest, opened_state
-from margo_gitops.operations.render.fleet_render import without_collections
+from margo_gitops.processes import without_collections
 from margo_gitops.rendering.placement import nearest, selected, targets
 from margo_gitops.state_repo.git_store import bad_object
 from margo_gitops.state_repo.objects import DevicePlace, StateObjects

@@ -31,9 +31,9 @@ from margo_gitops.errors import (
 )
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.objects import StateObjects
-from margo_gitops.state_repo.publication import Provenance
 from margo_gitops.state_repo.publication import read_signing_key as read_signing_key
 from margo_gitops.state_repo.remote import RemoteState, is_remote
+from margo_gitops.state_repo.render_commits import Provenance
 from margo_gitops.state_repo.repacking import repack
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import MAX_LIST_BYTES, AllowedSigners, parse_allowed_signers

@@ -49,10 +49,28 @@ class ObjectPack:
         """
         name = object_id(kind, content)
         if name not in self._entries and name not in self._known:
-            entry = pack_entry(kind, content, zlib.Z_BEST_SPEED)
-            self._entries[name] = (entry, self._at)
-            self._at += len(entry)
+            self.take([(name, pack_entry(kind, content, zlib.Z_BEST_SPEED))])
         return name
+
+    def take(self, entries: Iterable[tuple[str, bytes]]) -> None:
+        """Add what another pack holds: id and bytes of each entry."""
+        for name, entry in entries:
+            if name not in self._entries and name not in self._known:
+                self._entries[name] = (entry, self._at)
+                self._at += len(entry)
+
+    def drained(self) -> list[tuple[str, bytes]]:
+        """Return id and bytes of each entry, for another pack to take; from now on, they are known."""
+        entries = [(name, entry) for name, (entry, _) in self._entries.items()]
+        self._known.update(self._entries)
+        self._entries.clear()
+        return entries
+
+    def content(self, name: str) -> bytes:
+        """Return the bytes of an object that was added."""
+        entry, _ = self._entries[name]
+        header = next(at for at, byte in enumerate(entry) if not byte & 0x80)
+        return zlib.decompress(entry[header + 1 :])
 
     def __len__(self) -> int:
         return len(self._entries)

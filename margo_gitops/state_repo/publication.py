@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from margo_gitops.digests import sha256
 from margo_gitops.disk.files import read_small_file
 from margo_gitops.documents.device_id import encode_device_id
 from margo_gitops.documents.state_layout import (
@@ -31,18 +30,17 @@ from margo_gitops.documents.state_layout import (
     write_aliases,
 )
 from margo_gitops.errors import Location, SigningKeyUnusable
+from margo_gitops.processes import process_count
 from margo_gitops.progress import steps
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.state_repo.freshness_refs import Renewal, Renewed, add_statement, held_leaves, is_due, leaf_of, renew
 from margo_gitops.state_repo.object_pack import ObjectPack
 from margo_gitops.state_repo.objects import DevicePlace, DeviceTree
 from margo_gitops.state_repo.packed_refs import RefValues
+from margo_gitops.state_repo.render_commits import Provenance, RenderCommits, fleet_message
 from margo_gitops.state_repo.state_repo import StateRepo, device_of
-from margo_gitops.state_repo.trust_branch import add_documents
-from margo_gitops.trust.git_commit import Ident, build_commit, sign_commit
 from margo_gitops.trust.git_objects import (
     BLOB,
-    COMMIT,
     FILE_MODE,
     FOLDER_MODE,
     TREE,
@@ -52,31 +50,8 @@ from margo_gitops.trust.git_objects import (
     tree_bytes,
 )
 from margo_gitops.trust.ssh_key import MAX_KEY_FILE_BYTES, SigningKey, parse_signing_key
-from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.trust.trust_document import FleetTrust
-from margo_gitops.values import dataclass, field, replace
-
-_COMMITTER = ("margo-gitops", "render@margo-gitops.invalid")
-
-
-@dataclass(frozen=True, slots=True)
-class Provenance:
-    """What every commit of a render says of its origin.
-
-    Attributes:
-        origin: the fleet, its commit, the renderer and the lock: the trailers that all commits of the render share.
-        subject: first line of the fleet commit's message.
-        author: who made the fleet commit, and when.
-    """
-
-    origin: StateCommit
-    subject: str
-    author: Ident
-
-    @property
-    def committer(self) -> Ident:
-        """Who makes the commits: the renderer, at the author's time, as no clock has a say."""
-        return Ident(*_COMMITTER, self.author.time, self.author.offset)
+from margo_gitops.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +87,21 @@ class Publication:
     trust: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class SharedWork:
+    """What several processes do of a render.
+
+    Attributes:
+        jobs: how many; None: one for each processor, in large fleets.
+        pack: the objects that are made already.
+        trees: the tree of each device whose objects are made already.
+    """
+
+    jobs: int | None = 1
+    pack: ObjectPack = field(default_factory=ObjectPack)
+    trees: dict[str, str] = field(default_factory=dict)
+
+
 def write_render(
     repo: StateRepo,
     states: Sequence[DesiredState],
@@ -122,6 +112,7 @@ def write_render(
     aliases: Mapping[str, str] | None = None,
     only: frozenset[str] | None = None,
     trusted: Sequence[FleetTrust] = (),
+    work: SharedWork | None = None,
 ) -> Publication:
     """Write a render into the state repo.
 
@@ -132,14 +123,17 @@ def write_render(
         aliases: what devices call themselves, by device id.
         only: the devices that were rendered, as the fleet branch names them; the others stay as they are. None: all.
         trusted: the trust documents that count; empty for a fleet without them.
+        work: what of it was made already; None: nothing, and one process does it.
 
     Raises:
+        ProcessEnded: one of several processes was killed; nothing was written.
         TrustDocumentRollback: devices got others (trust_branch).
         StateMoved: somebody moved a ref since; nothing was written.
         StateRepoUnusable: the file system refuses; nothing was moved.
     """
-    pack = ObjectPack()
-    seal = _Seal(pack, provenance, key)
+    work = work or SharedWork()
+    pack = work.pack
+    commits = RenderCommits(pack, provenance, key)
     if only is not None and not only and not trusted and isinstance(values, RefValues):
         renewed = renew(repo, values, renewal) if renewal and is_due(repo, values, renewal.issued) else None
         return Publication(None, (), repo.device_count(values), (), renewed)
@@ -147,7 +141,7 @@ def write_render(
     known = repo.places(values)
     trees = {
         # PUBLICATION-1: what did not change is in the fleet branch already.
-        state.device: _device_tree(pack, state, repo.held(state.device, values))
+        state.device: work.trees.get(state.device) or _device_tree(pack, state, repo.held(state.device, values))
         if state.changed
         else known[encode_device_id(state.device)].tree
         for state in steps("writing states", states)
@@ -165,7 +159,7 @@ def write_render(
     root = _fleet_tree(pack, _by_site(states, trees, kept, untouched), untouched, gone, aliases or {})
     unchanged = len(kept) + len(states)
     changed = [state for state in states if state.changed]
-    trust = seal.documents(repo, values, trusted)
+    trust = commits.documents(repo, values, trusted)
     documents = {TRUST_REF: trust} if trust else {}
     if parent is not None and not changed and repo.objects.commit(parent).tree == root:
         if documents:
@@ -174,14 +168,14 @@ def write_render(
         renewed = renew(repo, values, renewal) if renewal and is_due(repo, values, renewal.issued) else None
         return Publication(None, (), unchanged, left, renewed, trust=trust)
 
-    fleet_commit = seal.commit(root, parent, fleet_message(changed, left, provenance))
+    fleet_commit = commits.commit(root, parent, fleet_message(changed, left, provenance))
     moves = {FLEET_REF: fleet_commit, **documents}
-    changes = []
-    for state in steps("writing commits", changed):
-        ref = device_ref(state.device)
-        message = device_message(state, fleet_commit, provenance)
-        moves[ref] = seal.commit(trees[state.device], values.get(ref), message)
-        changes.append(PublishedDevice(state.device, state.site, state.version, moves[ref]))
+    ids = commits.devices(changed, trees, values, fleet_commit, process_count(len(changed), work.jobs))
+    changes = [
+        PublishedDevice(state.device, state.site, state.version, commit)
+        for state, commit in zip(changed, ids, strict=True)
+    ]
+    moves |= {device_ref(change.device): change.commit for change in changes}
     renewed = None
     if renewal is not None:
         leaves = [leaf_of(state.device, state.manifest) for state in states]
@@ -195,40 +189,17 @@ def write_render(
     return Publication(fleet_commit, tuple(changes), unchanged - len(changed), left, renewed, moved, trust)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seal:
-    """Makes the commits of one render."""
-
-    pack: ObjectPack
-    provenance: Provenance
-    key: SigningKey | None
-
-    def commit(self, tree: str, parent: str | None, message: str) -> str:
-        """Add a commit to the pack and return its id."""
-        origin = self.provenance
-        raw = build_commit(tree, [parent] if parent else [], origin.author, origin.committer, message)
-        return self.pack.add(COMMIT, sign_commit(raw, self.key) if self.key else raw)
-
-    def documents(self, repo: StateRepo, values: Mapping[str, str], trusted: Sequence[FleetTrust]) -> str | None:
-        """Add a commit of the branch `trust` with the missing versions, and return its id; None: it has them.
-
-        Raises:
-            TrustDocumentRollback: the branch has what the fleet repo has not.
-        """
-        tree = add_documents(self.pack, repo.objects, values, trusted)
-        said = self.provenance.origin.text()
-        message = f"Trust document {len(trusted)}\n\n{said}"
-        return self.commit(tree, values.get(TRUST_REF), message) if tree else None
-
-
 def _device_tree(pack: ObjectPack, state: DesiredState, held: DeviceTree | None) -> str:
     if held is not None:
         pack.know(held.names)
-    folder = None
-    if state.deployments:
-        blobs = {name: pack.add(BLOB, content) for name, content in state.deployments.items()}
-        folder = pack.add(TREE, deployments_tree(blobs))
-    return pack.add(TREE, device_tree(pack.add(BLOB, state.manifest), folder))
+    return device_objects(pack, state)[0]
+
+
+def device_objects(pack: ObjectPack, state: DesiredState) -> tuple[str, dict[str, str]]:
+    """Add the objects of a state; return the ids of its tree, and of each document by deployment id."""
+    blobs = {name: pack.add(BLOB, content) for name, content in state.deployments.items()}
+    folder = pack.add(TREE, deployments_tree(blobs)) if blobs else None
+    return pack.add(TREE, device_tree(pack.add(BLOB, state.manifest), folder)), blobs
 
 
 def _touched(states: Iterable[DesiredState], known: Mapping[str, DevicePlace], only: Iterable[str]) -> Iterator[str]:
@@ -274,41 +245,6 @@ def _fleet_tree(
     if aliases:
         entries.append(TreeEntry(ALIASES_FILE.encode(), FILE_MODE, pack.add(BLOB, write_aliases(aliases))))
     return pack.add(TREE, tree_bytes(entries))
-
-
-_SHOWN = 20
-
-
-def fleet_message(changed: Sequence[DesiredState], left: Sequence[str], provenance: Provenance) -> str:
-    """Return the message of a fleet commit, trailers included.
-
-    Args:
-        changed: the devices whose state changed, sorted by id.
-        left: the devices that were there before and no longer are, sorted.
-    """
-    lines = [f"Render {provenance.subject or provenance.origin.fleet_commit}", ""]
-    lines += [f"{state.device}: manifest {state.version}" for state in changed[:_SHOWN]]
-    if len(changed) > _SHOWN:
-        lines.append(f"and {len(changed) - _SHOWN} more devices")
-    lines += [f"{device}: left the fleet" for device in left[:_SHOWN]]
-    title = "\n".join(lines).rstrip()
-    return f"{title}\n\n{provenance.origin.text()}"
-
-
-def device_message(state: DesiredState, fleet_commit: str, provenance: Provenance) -> str:
-    """Return the message of a device commit, trailers included.
-
-    Args:
-        fleet_commit: id of the commit of the fleet branch.
-    """
-    said = replace(
-        provenance.origin,
-        state_commit=fleet_commit,
-        manifest_digest=sha256(state.manifest),
-        manifest_version=str(state.version),
-        device=state.device,
-    )
-    return f"Manifest {state.version} for {state.device}\n\n{said.text()}"
 
 
 def differences(

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from margo_gitops.rendering.desired_state import DesiredState, desired_state
 from margo_gitops.rendering.resolution import deployment_id
-from margo_gitops.state_repo.publication import Provenance, Publication, write_render
+from margo_gitops.state_repo.publication import Publication, write_render
+from margo_gitops.state_repo.render_commits import Provenance
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.git_commit import Ident
 from margo_gitops.trust.ssh_key import SigningKey

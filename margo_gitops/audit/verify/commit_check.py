@@ -44,11 +44,11 @@ from margo_gitops.documents.state_layout import (
 )
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.operations.fleet_input import FleetInput, provenance
-from margo_gitops.operations.render.fleet_render import without_collections
+from margo_gitops.processes import without_collections
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.state_repo.objects import DevicePlace, DeviceTree, StateObjects
-from margo_gitops.state_repo.publication import Provenance, device_message, fleet_message
+from margo_gitops.state_repo.render_commits import Provenance, device_message, fleet_message
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.trust.allowed_signers import AllowedSigners
 from margo_gitops.trust.git_commit import GitCommit, Ident, build_commit, parse_trailers

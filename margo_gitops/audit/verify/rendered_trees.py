@@ -21,7 +21,7 @@ from margo_gitops.documents.state_layout import (
     write_aliases,
 )
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
-from margo_gitops.operations.render.fleet_render import without_collections
+from margo_gitops.processes import without_collections
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import PlacementsByDevice, affected, place, render

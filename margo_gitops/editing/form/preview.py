@@ -10,7 +10,7 @@ from margo_gitops.editing.form.form_checks import Previous
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.operations.fleet_input import open_state, state_location
 from margo_gitops.operations.plan.comparison import Sides, planned
-from margo_gitops.operations.render.fleet_render import without_collections
+from margo_gitops.processes import without_collections
 from margo_gitops.rendering.changes import Plan
 from margo_gitops.rendering.difference import rendered_fleet
 from margo_gitops.rendering.render import render

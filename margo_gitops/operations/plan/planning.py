@@ -56,11 +56,11 @@ from margo_gitops.operations.render.fleet_render import (
     render_changed,
     rendered_states,
     signed_anew,
-    without_collections,
 )
 from margo_gitops.operations.validate.device_policies import refused_by_devices
 from margo_gitops.operations.validate.fleet_validation import validate_tree
 from margo_gitops.operations.validate.rule_findings import make_validation
+from margo_gitops.processes import without_collections
 from margo_gitops.rendering.changes import Plan, Refusal, make_plan
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.difference import FleetState, rendered_fleet

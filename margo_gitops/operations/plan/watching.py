@@ -15,7 +15,8 @@ from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.errors import MargoGitopsError
 from margo_gitops.operations.fleet_input import StateTarget
 from margo_gitops.operations.plan.planning import PlanRequest, plan_fleet
-from margo_gitops.operations.render.fleet_render import rendered_states, without_collections
+from margo_gitops.operations.render.fleet_render import rendered_states
+from margo_gitops.processes import without_collections
 from margo_gitops.rendering.changes import Plan
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.intent import Intent

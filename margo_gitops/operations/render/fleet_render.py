@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,6 +38,8 @@ from margo_gitops.operations.plan.comparison import Sides, judgement, planned, r
 from margo_gitops.operations.policies.policy_history import Span
 from margo_gitops.operations.policies.policy_judging import refuse_breaches
 from margo_gitops.operations.render.changed_part import Seal, changed_part
+from margo_gitops.operations.render.divided_states import divided_states
+from margo_gitops.processes import without_collections
 from margo_gitops.rendering.changes import Plan
 from margo_gitops.rendering.desired_state import DesiredState, raised
 from margo_gitops.rendering.difference import FleetState
@@ -46,7 +47,7 @@ from margo_gitops.rendering.intent import Intent
 from margo_gitops.rendering.render import render
 from margo_gitops.state_repo.freshness_refs import DEFAULT_VALID_FOR, Renewal
 from margo_gitops.state_repo.packed_refs import RefValues
-from margo_gitops.state_repo.publication import Publication, differences, write_render
+from margo_gitops.state_repo.publication import Publication, SharedWork, differences, write_render
 from margo_gitops.state_repo.state_repo import device_of
 from margo_gitops.state_repo.trust_branch import held_version
 from margo_gitops.trust.git_commit import Ident
@@ -74,6 +75,7 @@ class RenderRequest:
         create: render into a state repo that is empty, also where the fleet has a trust document.
         other_branch: render a commit that is not on the branch which devices get.
         policy_command: whether the policy's command may be run.
+        jobs: how many processes; None: one for each processor, in large fleets.
     """
 
     fleet: Path
@@ -88,6 +90,7 @@ class RenderRequest:
     policy_command: bool = False
     other_branch: bool = False
     create: bool = False
+    jobs: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,7 @@ def render_fleet(request: RenderRequest) -> Rendered:
     if not request.other_branch:
         refuse_other_branch(fleet)
     uncommitted = tuple(fleet.repo.uncommitted())
-    with open_state(location, request.cache, create=True) as target:
+    with open_state(location, request.cache, create=True) as target, without_collections():
         values = target.repo.refs.read()
         first = FLEET_REF not in values
         if first and (chain is not None or seal.path.exists()) and not request.create:
@@ -193,14 +196,19 @@ def _publish(
         refuse_older(fleet, target, values)
     trusted = chain.versions if chain else ()
     whole_fleet = request.resign or len(trusted) != (held_version(target.repo.objects, values) or 0)
-    fleet, states = render_changed(fleet, target, values, None if whole_fleet else seal, request.key)
+    work = SharedWork(request.jobs)
+
+    def renders(intent: Intent, target: StateTarget, values: Mapping[str, str]) -> tuple[DesiredState, ...]:
+        return divided_states(work, intent, values) or rendered_states(intent, target, values)
+
+    fleet, states = render_changed(fleet, target, values, None if whole_fleet else seal, request.key, renders)
     if request.key is not None:
         newest = trusted[-1] if trusted else None
         states = tuple(signed_anew(states, target, values, request.key, others=request.resign, trust=newest))
     _obey_policy(fleet, target, values, states, request)
     renewal, aliases, only = _renewal(fleet, request), aliases_of(fleet.intent, target, values), looked_at(fleet.intent)
     publication = write_render(
-        target.repo, states, values, provenance(fleet), request.key, renewal, aliases, only, trusted
+        target.repo, states, values, provenance(fleet), request.key, renewal, aliases, only, trusted, work
     )
     moves = _moves(publication)
     if moves or fleet.intent.clients is None:
@@ -389,15 +397,3 @@ def rendered_states(intent: Intent, target: StateTarget, values: Mapping[str, st
         )
     with without_collections():
         return render(intent, lambda device: target.repo.held(device, values))
-
-
-@contextmanager
-def without_collections() -> Iterator[None]:
-    """Switch the search for cyclic garbage off: a render makes millions of objects and no cycles."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

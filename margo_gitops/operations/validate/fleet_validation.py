@@ -28,11 +28,11 @@ from margo_gitops.documents.fleet_policy import Silence
 from margo_gitops.errors import FleetInvalid, NoFleetRepo
 from margo_gitops.operations.fleet_input import named_location, open_state
 from margo_gitops.operations.policies.policy_history import Span
-from margo_gitops.operations.render.fleet_render import without_collections
 from margo_gitops.operations.validate.changed_findings import ChangedTree, findings_of_change
 from margo_gitops.operations.validate.policy_findings import policy_of_change
 from margo_gitops.operations.validate.rule_findings import RuleFinding, Validation, make_validation
 from margo_gitops.operations.validate.tree_findings import Previous, findings_of_tree
+from margo_gitops.processes import without_collections
 from margo_gitops.values import dataclass
 
 WORKING_TREE = "working tree"
