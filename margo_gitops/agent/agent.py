@@ -38,6 +38,7 @@ from margo_gitops.agent.pull.held import (
 from margo_gitops.agent.report.wiring import REPORTS_CLIENT_ID_FILE, receipt_store, reporter_of, witness_of
 from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
+from margo_gitops.agent.service.wakes import Wakes
 from margo_gitops.agent.settings.configuration import MARK_KEY_FILE, RECEIPTS_FOLDER, AgentConfiguration
 from margo_gitops.appliers.applier import Applier, ApplierContext, no_secrets
 from margo_gitops.appliers.registry import create_applier
@@ -65,12 +66,14 @@ class Parts:
 
     Attributes:
         report: tells the server what it does not know yet; nothing where no server takes reports.
+        wakes: hears what engines tell; connects when a service begins.
     """
 
     cycle: Cycle
     report: Callable[[], None]
     journal: Journal
     record: Record
+    wakes: Wakes
 
 
 def run_once(
@@ -134,6 +137,7 @@ def run_service(configuration: AgentConfiguration, log_format: LogFormat) -> Non
             timer=time.monotonic,
             longest_wait=configuration.source.http.wait if configuration.source.http else 0,
             watch=watch,
+            wakes=parts.wakes,
         ).run()
 
 
@@ -297,7 +301,9 @@ def working_agent(
                 witness=witness_of(configuration, receipts, appliers, journal, time_here, record),
                 timetable=timetable,
             )
-            yield Parts(cycle, reporter.send if reporter else _nothing, journal, record)
+            wakes = Wakes(appliers.values(), reconciler.causes.reached)
+            ending.callback(wakes.close)
+            yield Parts(cycle, reporter.send if reporter else _nothing, journal, record, wakes)
 
 
 def _secret_sources(configuration: AgentConfiguration) -> SecretSources | None:

@@ -126,6 +126,9 @@ class Observed:
     by_hand: str = ""
 
 
+Told: TypeAlias = Literal["changed", "loaded", "pulled"]
+"""What an engine tells by itself: something of this agent may have changed, or an image came; an agent pulls too."""
+
 OpenSecrets: TypeAlias = Callable[[Mapping[str, WantedSecret]], Mapping[str, bytes]]
 """Returns the values of secrets, by pointer (SecretUnavailable: one has none)."""
 
@@ -279,6 +282,27 @@ class CanStop(Protocol):
         Raises:
             ApplyError: it does not start.
         """
+
+
+class EngineEvents(Protocol):
+    """A connection over which an engine tells what changes."""
+
+    def fileno(self) -> int:
+        """Return what becomes readable when it tells something."""
+
+    def take(self) -> set[Told]:
+        """Return what it told since the last call, without waiting; raise any error where it has ended."""
+
+    def close(self) -> None:
+        """Listen no longer."""
+
+
+@runtime_checkable
+class TellsEvents(Protocol):
+    """An applier whose engine also tells by itself what changes; one that cannot is without this method."""
+
+    def events(self) -> EngineEvents | None:
+        """Connect, without waiting long; None where this engine tells nothing, and OSError where it does not answer."""
 
 
 def read_record(record: type[T], path: Path, most: int) -> T | None:

@@ -51,7 +51,7 @@ from margo_gitops.appliers.compose_project import (
 from margo_gitops.appliers.compose_revision import CONTENT, OVERRIDE, Revision, RevisionRecord, Revisions
 from margo_gitops.appliers.compose_running import REMOVE_SECONDS, RunningProject, install_failed
 from margo_gitops.appliers.compose_source import ComposeModel, compose_file_in, read_model
-from margo_gitops.appliers.engine_socket import EngineSocket, engine_socket
+from margo_gitops.appliers.engine_socket import EngineEvents, EngineSocket, engine_socket
 from margo_gitops.appliers.programs import hiding
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.appliers.written import edited, note_written
@@ -221,18 +221,16 @@ class ComposeApplier:
         """Return what a person stopped or removed of a project."""
         return stopped_by_hand(self.engine, self._ours(key))
 
+    def events(self) -> EngineEvents | None:
+        """Connect to what the engine tells of this device's containers, and of images."""
+        return self.engine.events(DEVICE, self.device)
+
     def _ours(self, key: WorkloadKey) -> list[Container]:
         return [each for each in self.engine.containers(DEVICE, self.device) if each.key == key]
 
     def images(self) -> Mapping[WorkloadKey, Sequence[RunningImage]]:
         """Return the image of each service, as the engine has it."""
-        containers = self.engine.containers(DEVICE, self.device)
-        images = self.engine.images(containers)
-        found: dict[WorkloadKey, list[RunningImage]] = {}
-        for each in sorted(containers, key=lambda container: (container.service, container.identity)):
-            if each.key is not None and (image := images.get(each.identity)) is not None:
-                found.setdefault(each.key, []).append(replace(image, part=each.service))
-        return found
+        return self.engine.running_images(self.engine.containers(DEVICE, self.device))
 
     def _prepare(self, workload: Workload, deadline: float, *, afresh: bool = False) -> Revision:
         if workload.artifact is None:

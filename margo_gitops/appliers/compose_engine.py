@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from margo_gitops.appliers.applier import RunningImage
+from margo_gitops.appliers.applier import RunningImage, WorkloadKey
 from margo_gitops.appliers.compose_project import (
     COMPONENT,
     CONFIG,
@@ -23,12 +23,12 @@ from margo_gitops.appliers.compose_project import (
     Container,
 )
 from margo_gitops.appliers.compose_source import plain, text
-from margo_gitops.appliers.engine_socket import EngineSocket
+from margo_gitops.appliers.engine_socket import EngineEvents, EngineSocket
 from margo_gitops.appliers.programs import Finished, run_program
 from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import EngineUnavailable, StorageFailed, WorkloadUnsupported
-from margo_gitops.values import dataclass
+from margo_gitops.values import dataclass, replace
 
 _LABELS = (DEVICE, DEPLOYMENT, COMPONENT, DIGEST, SERVICES, ONCE, PROJECT, SERVICE, ONE_OFF, CONFIG)
 _LIST_FORMAT = "\t".join(
@@ -145,6 +145,15 @@ class ComposeEngine:
         told = self.query("events", *span, *asked, "--format", form).splitlines()
         return any(line.split()[:1] == ["stop"] or line in _ENDING for line in told)
 
+    def running_images(self, containers: Sequence[Container]) -> dict[WorkloadKey, list[RunningImage]]:
+        """Return the images of each workload, sorted by service."""
+        images = self.images(containers)
+        found: dict[WorkloadKey, list[RunningImage]] = {}
+        for each in sorted(containers, key=lambda container: (container.service, container.identity)):
+            if each.key is not None and (image := images.get(each.identity)) is not None:
+                found.setdefault(each.key, []).append(replace(image, part=each.service))
+        return found
+
     def images(self, containers: Sequence[Container]) -> dict[str, RunningImage]:
         """Return the image of each container, by the container's id; what vanished meanwhile is left out."""
         if not containers:
@@ -164,6 +173,10 @@ class ComposeEngine:
             for container, image, name in lines
             if (digest := _digest(f"@sha256:{_hex(image)}")) is not None
         }
+
+    def events(self, label: str, value: str) -> EngineEvents | None:
+        """Connect to what the engine tells; None where only its client can be asked (OSError: it does not answer)."""
+        return self._api.events(label, value) if self._api else None
 
     def query(self, *arguments: str) -> str:
         """Return what a quick question to the engine answers."""

@@ -28,11 +28,11 @@ def http_status(place: tuple[str, int] | Path, path: str, *, seconds: float) -> 
         ValueError: what answers does not speak HTTP/1.
     """
     deadline = time.monotonic() + seconds
-    with closing(_asked(place, path, "1.1", seconds)) as connection:
+    with closing(asked(place, path, "1.1", seconds)) as connection:
         line = b""
         while b"\n" not in line and len(line) < _LONGEST_LINE and (chunk := _more(connection, deadline)):
             line += chunk
-    return _status(line)
+    return status_of(line)
 
 
 def http_answer(place: Path, path: str, *, seconds: float, most: int) -> tuple[int, bytes]:
@@ -47,14 +47,13 @@ def http_answer(place: Path, path: str, *, seconds: float, most: int) -> tuple[i
     """
     deadline = time.monotonic() + seconds
     answer = bytearray()
-    # In HTTP/1.0, the answer ends with the connection, and has no chunks.
-    with closing(_asked(place, path, "1.0", seconds)) as connection:
+    with closing(asked(place, path, "1.0", seconds)) as connection:
         while chunk := _more(connection, deadline):
             answer += chunk
             if len(answer) > most:
                 raise ValueError(f"it answers more than {most} bytes")
     head, _, body = bytes(answer).partition(b"\r\n\r\n")
-    return _status(head + b"\r\n"), body
+    return status_of(head + b"\r\n"), body
 
 
 def tcp_answers(place: tuple[str, int], *, seconds: float) -> None:
@@ -62,8 +61,16 @@ def tcp_answers(place: tuple[str, int], *, seconds: float) -> None:
     _connected(place, seconds).close()
 
 
-def _asked(place: tuple[str, int] | Path, path: str, version: str, seconds: float) -> socket.socket:
-    """Return a connection on which the answer to a GET comes."""
+def asked(place: tuple[str, int] | Path, path: str, version: str, seconds: float) -> socket.socket:
+    """Return a connection on which the answer to a GET comes.
+
+    Args:
+        version: of HTTP. In 1.0, the answer ends with the connection, and has no chunks.
+
+    Raises:
+        OSError: nothing answers there.
+        ValueError: this is not a path of a URL.
+    """
     if not (path.isascii() and path.isprintable()) or " " in path:
         raise ValueError(f"{path!r} is not a path of a URL")
     connection = _connected(place, seconds)
@@ -88,7 +95,8 @@ def _more(connection: socket.socket, deadline: float) -> bytes:
     return connection.recv(_CHUNK)
 
 
-def _status(line: bytes) -> int:
+def status_of(line: bytes) -> int:
+    """Return the status that an answer begins with (ValueError: it does not speak HTTP/1)."""
     found = _STATUS.match(line)
     if found is None:
         raise ValueError("it does not answer in HTTP/1")

@@ -45,9 +45,13 @@ class Site(World):
             ["docker", *arguments], env=self.engine, capture_output=True, check=check, timeout=60, text=True
         ).stdout
 
+    def containers(self) -> list[str]:
+        """Return the id of each running container of this device."""
+        return self.docker("ps", "-q", "--filter", f"label=org.margo-gitops.device={self.device}").split()
+
     def greetings(self) -> list[str]:
         """Return the greeting of each running container of this device."""
-        listed = self.docker("ps", "-q", "--filter", f"label=org.margo-gitops.device={self.device}").split()
+        listed = self.containers()
         if not listed:
             return []
         return [
@@ -58,11 +62,12 @@ class Site(World):
             if item.startswith("GREETING=")
         ]
 
-    def application(self, greeting: str, **own: Json) -> dict[int, bytes]:
+    def application(self, greeting: str, image: str = TEST_IMAGE, **own: Json) -> dict[int, bytes]:
         folder = self.folder / "application"
         folder.mkdir(exist_ok=True)
-        (folder / "compose.yaml").write_text(COMPOSE)
-        digest = folder_digest({"compose.yaml": sha256(COMPOSE.encode())})
+        text = COMPOSE.replace(TEST_IMAGE, image)
+        (folder / "compose.yaml").write_text(text)
+        digest = folder_digest({"compose.yaml": sha256(text.encode())})
         artifact: Json = {"component": "web", "url": folder.as_uri(), "digest": digest}
         values: dict[str, Json] = {"GREETING": greeting}
         number = int(self.device.removeprefix("press-"))  # ids are the fleet's: no two devices share one
@@ -98,8 +103,7 @@ def test_commits_become_containers_updates_replace_them_and_failures_leave_them(
     assert (result.returncode, site.greetings()) == (0, ["mended"]), result.stderr
 
     # Somebody removes the container while there is no network: it comes back.
-    container = site.docker("ps", "-q", "--filter", f"label=org.margo-gitops.device={site.device}").strip()
-    site.docker("rm", "-f", container)
+    site.docker("rm", "-f", *site.containers())
     site.repository.path.rename(site.folder / "unplugged.git")
     result = site.agent("once", **site.engine)
     assert (result.returncode, site.greetings()) == (3, ["mended"]), result.stderr
@@ -180,8 +184,40 @@ def test_a_revert_comes_through_and_a_stop_is_obeyed_while_an_update_waits_to_be
     assert (result.returncode, site.greetings()) == (0, ["hello"]), result.stderr
 
 
-def eventually(happened: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
+def test_what_the_engine_tells_repairs_a_killed_container_and_ends_the_pause_of_a_missing_image(site: Site) -> None:
+    site.configure(appliers={"compose": {}}, poll={"interval": "1h", "jitter": "1s"})
+    site.publish(site.application("hello"))
+    image = f"localhost:9/margo-gitops-test/{site.device}"
+    log = site.folder / "log"
+
+    def told(what: str, times: int = 1) -> None:
+        eventually(lambda: log.read_text().count(what) >= times, 45)  # in any case, an agent looks every minute
+
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(site.command("run"), env=site.environment(**site.engine), stderr=errors) as running,
+    ):
+        try:
+            told("WorkloadInstalled")
+            begun = time.monotonic()
+            site.docker("kill", *site.containers())
+            told("WorkloadInstalled", 2)
+            print(f"from the kill to running again: {time.monotonic() - begun:.1f} s")
+            site.publish(site.application("welcome", image))
+            running.send_signal(signal.SIGHUP)
+            told("MG1602")
+            site.docker("tag", TEST_IMAGE, image)
+            told("WorkloadInstalled", 3)
+            assert site.greetings() == ["welcome"]
+        finally:
+            running.send_signal(signal.SIGTERM)
+            running.wait(60)
+            site.docker("image", "rm", "--force", image, check=False)
+    assert running.returncode == 0
+
+
+def eventually(happened: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)
@@ -244,9 +280,9 @@ def test_each_policy_of_a_failing_update_and_of_what_a_person_changes(site: Site
     site.publish(deployments("onFailure", ("continue", fails_first), ("hold", fails), ("rollback", fails)))
     after = ["db new; web old", "db new; web old", "db old; web old"]
     assert (once(), seen()) == (5, after)
-    listed = site.docker("ps", "-q", "--filter", f"label=org.margo-gitops.device={site.device}")
+    listed = site.containers()
     assert (once(), seen()) == (5, after), "the same state changes nothing more"
-    assert site.docker("ps", "-q", "--filter", f"label=org.margo-gitops.device={site.device}") == listed
+    assert site.containers() == listed
 
     site.publish(deployments("onDrift", ("repair", old), ("report", old), ("respect", old)))
     assert (once(), seen()) == (0, ["db old; web old"] * 3)

@@ -134,7 +134,7 @@ def test_the_service_says_when_it_cycles_and_when_it_polls_next(watched: Watched
         def take_poll(self) -> bool:
             return False
 
-        def wait(self, seconds: float) -> None:
+        def wait(self, seconds: float, _files: object = ()) -> None:
             watched.now += seconds + 61
             seen.append(watched.watch.problem().partition(" by")[0])
 

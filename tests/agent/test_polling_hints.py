@@ -79,7 +79,7 @@ class Life:
     def take_poll(self) -> bool:
         return False
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float, _files: object = ()) -> None:
         self.now += seconds
 
     def pauses(self) -> list[float]:

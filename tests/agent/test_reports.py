@@ -300,7 +300,7 @@ def test_a_server_that_is_away_is_told_nothing(
         def take_poll(self) -> bool:
             return False
 
-        def wait(self, seconds: float) -> None:
+        def wait(self, seconds: float, _files: object = ()) -> None:
             raise AssertionError(seconds)
 
     device.post(1)

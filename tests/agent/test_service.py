@@ -56,7 +56,7 @@ class Life:
         asked, self.asked = self.asked, False
         return asked
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float, _files: object = ()) -> None:
         self.now += seconds
 
     def live(self) -> None:

@@ -1,6 +1,7 @@
 """The engine's API over its socket: rules SOCKET-1 to SOCKET-3; what a real engine says is in test_compose_engine."""
 
 import json
+import select
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -137,3 +138,69 @@ def test_only_the_engine_of_the_client_is_asked(tmp_path):
         assert (engine_socket("docker", home) is not None) is known
     (tmp_path / ".docker" / "config.json").write_text("{")
     assert engine_socket("docker", home) is None
+
+
+HEAD = b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n"
+
+
+def event(kind: str, action: str, device: str = "press-07") -> bytes:
+    named = {"org.margo-gitops.device": device}
+    return json.dumps({"Type": kind, "Action": action, "Actor": {"Attributes": named}}).encode() + b"\n"
+
+
+@pytest.fixture
+def listen(serve) -> Iterator[Callable[..., set[str]]]:
+    """Return what an engine tells that answers with these bytes, and then with others again and again."""
+    opened = []
+
+    def listening(answer: bytes, goes_on: bytes = b"") -> set[str]:
+        opened.append(EngineSocket(serve(answer, goes_on)).events("org.margo-gitops.device", "press-07"))
+        found: set[str] = set()
+        while select.select([opened[-1]], [], [], 5)[0]:
+            try:
+                found |= opened[-1].take()
+            except ConnectionResetError:
+                break
+            if "changed" in found:
+                break
+        return found
+
+    yield listening
+    for each in opened:
+        each.close()
+
+
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        (event("container", "die", "press-08"), set()),
+        (event("network", "destroy"), set()),
+        (event("image", "load"), {"loaded"}),
+        (event("image", "pull"), {"pulled"}),
+        (b"[]\n{\n\xff\n" + b"[" * 100_000 + b'\n{"Type": 7, "Actor": "x"}\n', set()),
+    ],
+    ids=["of another device", "of no container", "an image", "a pulled image", "no events"],
+)
+def test_what_an_engine_tells_of_us_and_of_images_counts(listen, said, told):
+    assert listen(HEAD[:20], HEAD[20:] + said + event("container", "die")) == {*told, "changed"}
+
+
+@pytest.mark.parametrize(
+    ("answer", "goes_on", "why"),
+    [
+        (b"HTTP/1.0 500 Internal Server Error\r\n\r\n", b"x", "it answers 500"),
+        (b"SSH-2.0-OpenSSH\r\n\r\n", b"x", "does not answer in HTTP/1"),
+        (HEAD, b"x" * 65536, "more than 262144 bytes at once"),
+        (b"HTTP/1.0 200 OK\r\n", b"x" * 65536, "more than 262144 bytes at once"),
+    ],
+    ids=["an error", "another program", "a line without end", "a head without end"],
+)
+def test_what_is_no_engine_or_tells_too_much_is_not_listened_to(listen, answer, goes_on, why):
+    with pytest.raises(ValueError, match=why):
+        listen(answer, goes_on)
+
+
+def test_an_engine_that_ends_tells_no_more(listen, tmp_path):
+    assert listen(HEAD) == set()
+    with pytest.raises(OSError, match="No such file"):
+        EngineSocket(tmp_path / "none").events("x", "y")

@@ -1,6 +1,7 @@
 """Causes outside of an update that come to an end: what failed because of one is tried then, before its pause is over.
 
-CAUSE-1  The network is back: the source answers again after it did not. What could not be fetched is tried.
+CAUSE-1  The network is back: the source answers again after it did not; or a person brought an image: the engine tells
+         it. What could not be fetched is tried.
 CAUSE-2  The disk has room: clearly more is free than when it was full. What could not be written is tried.
 CAUSE-3  The engine is back: it answers again after it did not. What it cut off is tried.
 CAUSE-4  Each end counts once. What fails again rests longer, as before.
@@ -45,7 +46,7 @@ class Causes:
     _silent: bool = field(default=False, init=False)
 
     def reached(self) -> None:
-        """Note that the source answers again (CAUSE-1)."""
+        """Note that the source answers again, or that an image came (CAUSE-1)."""
         self._reached = True
 
     def failed(self, error: ApplyError) -> None:

@@ -8,6 +8,7 @@ SERVICE-5  Between polls the held state is applied every minute, or every interv
            the source is away or asks to wait: what stopped here is started here.
 SERVICE-6  Who asks for a poll (SIGHUP) is not made to wait: the running step is finished, or left where it only waits,
            the poll comes next, and what rests or is quarantined is tried as well.
+SERVICE-7  What an engine tells by itself makes the held state be applied at once (agent/service/wakes.py).
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import os
 import select
 import signal
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Final, Literal, Protocol, Self, TypeAlias
 
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.service.schedule import Schedule
+from margo_gitops.agent.service.wakes import Wakes
 from margo_gitops.errors import AgentDefect, MargoGitopsError, SourceUnreachable
 from margo_gitops.transport.transport import PollHints
 from margo_gitops.values import dataclass, field
@@ -56,8 +58,8 @@ class Waiting(Protocol):
     def take_poll(self) -> bool:
         """Return whether a poll was asked for since the last call."""
 
-    def wait(self, seconds: float) -> None:
-        """Return after this time, or as soon as a signal came."""
+    def wait(self, seconds: float, files: Sequence[int] = ()) -> None:
+        """Return after this time, or as soon as a signal came, or one of these descriptors can be read."""
 
 
 class Watch(Protocol):
@@ -129,10 +131,13 @@ class Interruptions:
         finally:
             self._abort = False
 
-    def wait(self, seconds: float) -> None:
-        """Return after this time, or as soon as a signal came."""
+    def wait(self, seconds: float, files: Sequence[int] = ()) -> None:
+        """Return after this time, or as soon as a signal came, or one of these descriptors can be read."""
         if not (self._stop or self._poll):
-            select.select([self._read], [], [], max(seconds, 0.0))
+            poller = select.poll()
+            for number in (self._read, *files):
+                poller.register(number, select.POLLIN)
+            poller.poll(max(seconds, 0.0) * 1000)
         with contextlib.suppress(BlockingIOError):
             while os.read(self._read, 64):
                 pass
@@ -194,6 +199,7 @@ class Service:
         report: tells the server what it does not know yet.
         always_report: whether it reports after a poll that failed, too.
         longest_wait: the most seconds that a source may keep a poll waiting for a change.
+        wakes: hears what engines tell; its timer is the same one.
     """
 
     cycles: Cycles
@@ -207,6 +213,7 @@ class Service:
     always_report: bool = False
     longest_wait: float = 0.0
     watch: Watch | None = None
+    wakes: Wakes = field(default_factory=Wakes)
     _contact: Opening | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -247,11 +254,13 @@ class Service:
 
     def _cycle(self, *, poll: bool, asked: bool = False) -> PollHints | MargoGitopsError:
         """Do one cycle, then report; return the source's hints, or why the poll failed (SERVICE-2)."""
-        if self.watch is None:
-            return self._attempt(poll=poll, asked=asked)[0]
-        self.watch.began()
+        self.wakes.began()
+        if self.watch is not None:
+            self.watch.began()
         ended, outcome = self._attempt(poll=poll, asked=asked)
-        self.watch.ended(outcome)
+        if self.watch is not None:
+            self.watch.ended(outcome)
+        self.wakes.ended()
         return ended
 
     def _attempt(self, *, poll: bool, asked: bool) -> tuple[PollHints | MargoGitopsError, Outcome | None]:
@@ -280,13 +289,15 @@ class Service:
         while not self.waiting.stopping():
             # A poll that comes soon repairs as well.
             due = repair if end - repair > pause / 2 else end
-            left = due - self.timer()
+            now = self.timer()
             if self.waiting.take_poll():
                 return "asked"
-            if left > 0:
-                self.waiting.wait(min(left, self.manager.heartbeat or left))
+            if now < min(due, self.wakes.due):
+                left = min(due, self.wakes.turn()) - now
+                self.waiting.wait(min(left, self.manager.heartbeat or left), self.wakes.files())
+                self.wakes.look()
                 self.manager.alive()
-            elif due == end:
+            elif due == end <= now:
                 return "due"
             else:
                 self._cycle(poll=False)
