@@ -10,14 +10,19 @@ WORK-4  No command writes a file that git would ignore or filter, nor a file of 
 
 from __future__ import annotations
 
+import hashlib
+import os
+import struct
 import subprocess
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import pygit2
 
 from margo_gitops.catalog.file_tree import DiskTree, TreeFile
+from margo_gitops.disk.files import read_bounded
 from margo_gitops.errors import FilesNotWritten, Location, NoFleetRepo, UnreadableDocument
 from margo_gitops.git_program import last_lines, run_git
 from margo_gitops.values import replace
@@ -25,6 +30,14 @@ from margo_gitops.values import replace
 _PACKAGES: Final = "applications/"
 _BINARY_BYTES: Final = 8000
 """Where git looks for a NUL byte, which makes a file binary."""
+_MAX_INDEX_BYTES: Final = 128 * 1024 * 1024
+"""Of a million files."""
+_HEAD: Final = struct.Struct(">4sLL")
+_FLAGS: Final = struct.Struct(">H")
+_NAME_AT: Final = 62
+_IS_EXTENDED: Final = 0x4000
+_LONGEST: Final = 0x0FFF
+_CHECKSUM_BYTES: Final = 20
 
 
 class WorkingTree(DiskTree):
@@ -143,6 +156,10 @@ def _rule(path: str) -> str:
 def _tracked(repository: pygit2.Repository, root: Path, prefix: str) -> frozenset[str]:
     """Return the paths in the index below a prefix (NoFleetRepo: a sparse checkout lacks files of the fleet)."""
     if not is_true(repository, "core.sparseCheckout"):
+        with suppress(OSError):
+            held = index_paths(read_bounded(Path(repository.path, "index"), _MAX_INDEX_BYTES))
+            if held is not None:
+                return frozenset(below(prefix, held))
         try:
             return frozenset(below(prefix, (entry.path for entry in repository.index)))
         except pygit2.GitError:
@@ -155,6 +172,43 @@ def _tracked(repository: pygit2.Repository, root: Path, prefix: str) -> frozense
             remedy="git sparse-checkout disable; or name a commit where the command has --rev (--rev HEAD)",
         )
     return frozenset(line[2:] for line in listed)
+
+
+def index_paths(content: bytes) -> frozenset[str] | None:
+    """Return the paths in an index of git (gitformat-index), a tenth of the time that libgit2's takes to say them.
+
+    Returns:
+        None for all but a whole index of version 2 or 3 with its checksum: libgit2 or git say what that is.
+    """
+    end = len(content) - _CHECKSUM_BYTES
+    if end < _HEAD.size or hashlib.sha1(content[:end], usedforsecurity=False).digest() != content[end:]:
+        return None
+    signature, version, count = _HEAD.unpack_from(content)
+    if signature != b"DIRC" or version not in (2, 3):
+        return None
+    paths, at, flags_of, extended = [], _HEAD.size, _FLAGS.unpack_from, version == 3
+    for _ in range(count):
+        start = at + _NAME_AT
+        if start >= end:
+            return None
+        (flags,) = flags_of(content, start - _FLAGS.size)
+        if flags & _IS_EXTENDED:
+            if not extended:
+                return None
+            start += _FLAGS.size
+        stop = content.find(b"\0", start, end)
+        if stop <= start or min(stop - start, _LONGEST) != flags & _LONGEST:
+            return None
+        paths.append(content[start:stop])
+        at = stop + 8 - (stop - at) % 8  # NUL bytes, one to eight, make it a multiple of eight bytes long
+    if at > end:
+        return None
+    while at < end:
+        kind, size = content[at : at + 4], int.from_bytes(content[at + 4 : at + 8], "big")
+        at += 8 + size
+        if at > end or not kind[:1].isupper():  # git must understand the others, such as those of a split index
+            return None
+    return frozenset(os.fsdecode(b"\0".join(paths)).split("\0")) if paths else frozenset()
 
 
 def below(prefix: str, paths: Iterable[str]) -> Iterator[str]:
