@@ -21,6 +21,7 @@ from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
+from margo_gitops.agent.memory.state_folder import refuse_other_user
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import Environment
 from margo_gitops.agent.settings.invitation import NEW_ONE, Invitation, agent_files
@@ -128,6 +129,7 @@ def enroll(
     folder = config.absolute().parent
     with agent_files(folder):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    refuse_other_user(folder, EnrolmentUnusable)
     with _locked(folder):
         common = _common(config, base)
         known = common.get("device")

@@ -108,6 +108,8 @@ ExecStart={program} agent once
 # Another agent is at work, or a change waits for its time.
 SuccessExitStatus=75
 TimeoutStartSec={watchdog}
+# Between two polls, metrics stay.
+RuntimeDirectoryPreserve=yes
 {hardening}"""
 
 _TIMER: Final = """\
@@ -174,7 +176,7 @@ def next_steps(*, timer: bool) -> list[str]:
         "systemd-sysusers",
         "systemd-tmpfiles --create",
         f"runuser -u {USER} -- margo-gitops agent enroll URL",
-        "margo-gitops agent config check",
+        f"runuser -u {USER} -- margo-gitops agent config check",
         f"systemctl daemon-reload && systemctl enable --now {unit}",
     ]
 

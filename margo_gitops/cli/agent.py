@@ -13,6 +13,7 @@ import click
 
 from margo_gitops.agent.agent import run_once, run_service
 from margo_gitops.agent.memory.events import LogFormat
+from margo_gitops.agent.memory.state_folder import refuse_other_user
 from margo_gitops.agent.pull.held import freshness_keeper, read_policy, trust_keeper, verify_held
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import read_environment
@@ -273,7 +274,7 @@ def import_proof(file: Path, config: Path | None) -> None:
 
     A running agent uses it in its next cycle.
     """
-    configuration = load_configuration(config)
+    configuration = _load_to_write(config)
     keeper = _keeper(configuration)
     content = read_small_file(file, MAX_PROOF_BYTES, what="the proof cannot be read", error=AgentMisconfigured)
     try:
@@ -282,6 +283,12 @@ def import_proof(file: Path, config: Path | None) -> None:
         state = None
     taken = keeper.take(content, state)
     say(f"proven as of {taken.statement.issued}, until {taken.statement.expires}; signed by {taken.signer}")
+
+
+def _load_to_write(config: Path | None) -> AgentConfiguration:
+    configuration = load_configuration(config)
+    refuse_other_user(configuration.state_folder)
+    return configuration
 
 
 def _keeper(configuration: AgentConfiguration) -> FreshnessKeeper:
@@ -310,7 +317,7 @@ def import_documents(files: tuple[Path, ...], config: Path | None) -> None:
     from margo_gitops.documents.trust_document import MAX_ENVELOPE_BYTES
     from margo_gitops.trust.trust_document import read_envelope
 
-    configuration = load_configuration(config)
+    configuration = _load_to_write(config)
     keeper = trust_keeper(configuration)
     if keeper is None:
         raise AgentMisconfigured(

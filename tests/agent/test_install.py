@@ -1,5 +1,6 @@
 """`agent install`: rules INSTALL-1 to INSTALL-4, judged by systemd; and the configuration that explains itself."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -88,6 +89,23 @@ def test_the_commands_say_what_they_did_and_what_comes_next(tmp_path: Path) -> N
     assert explained_text.encode() == (tmp_path / "image" / EXAMPLE).read_bytes().partition(b"\n")[2]
     (tmp_path / "file").write_text("")
     assert margo_gitops("agent", "install", "--root", tmp_path / "file/below", cwd=tmp_path).code == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs the user root")
+@pytest.mark.parametrize("command", ["once", "enroll", "freshness import", "trust import"])
+def test_root_writes_nothing_that_the_agents_user_cannot_read(tmp_path: Path, command: str) -> None:
+    world = World(tmp_path / "world")
+    world.configure(freshness={})
+    file = tmp_path / "file"
+    file.write_text("secret")
+    world.state.mkdir()
+    folder = world.folder if command == "enroll" else world.state
+    os.chown(folder, 4711, 4711)
+    before = content(folder)
+    given = {"once": (), "enroll": ("http://127.0.0.1:1", "--trust-document", str(file))}.get(command, (str(file),))
+    refused = world.agent(*command.split(), *given)
+    assert (refused.returncode, content(folder)) == (2, before), refused
+    assert f"runuser -u $(stat -c %U {folder}) --" in refused.stderr
 
 
 def test_a_configuration_is_checked_with_the_files_that_it_names(tmp_path: Path) -> None:

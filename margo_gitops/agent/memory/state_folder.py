@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -32,6 +33,23 @@ def make_folder(path: Path) -> None:
     """
     with folder_errors(path):
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+def refuse_other_user(folder: Path, error: type[MargoGitopsError] = StateFolderUnusable) -> None:
+    """Refuse to work as root in the folder of another user, who could not read what root writes there.
+
+    Raises:
+        error: this is root, and the folder belongs to another user.
+        StateFolderUnusable: the folder cannot be looked at.
+    """
+    with folder_errors(folder):
+        owner = folder.stat().st_uid if folder.exists() else os.geteuid()
+    if os.geteuid() == 0 != owner:
+        raise error(
+            "this is root, and the folder belongs to another user, who could not read what root writes",
+            where=Location(str(folder)),
+            remedy=f"run the command as the owner: runuser -u $(stat -c %U {folder}) -- margo-gitops …",
+        )
 
 
 def keep_file(path: Path, content: bytes, *, mode: int = 0o600) -> None:
@@ -126,9 +144,10 @@ def lock_folder(path: Path) -> HeldLock:
 
     Raises:
         AgentBusy: another process has it.
-        StateFolderUnusable: the folder cannot be made or written.
+        StateFolderUnusable: the folder cannot be made or written, or this is root and it belongs to another user.
     """
     make_folder(path.parent)
+    refuse_other_user(path.parent)
     try:
         with folder_errors(path):
             return take_lock(path)
