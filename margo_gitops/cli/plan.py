@@ -22,6 +22,7 @@ from margo_gitops.cli.options import (
 )
 from margo_gitops.cli.output import CHANGES, failing_with_usage, output_option, show
 from margo_gitops.documents.components import ParameterValue
+from margo_gitops.documents.nodes import Json
 from margo_gitops.operations.fleet_input import read_for_device, read_signing_key
 from margo_gitops.operations.plan.plan_markdown import as_markdown
 from margo_gitops.operations.plan.plan_text import as_text
@@ -128,6 +129,8 @@ def _lines(explanation: Explanation) -> Iterator[str]:
         yield f"  changes      only while {calendar.of} is open  {where}"
     if ruling := tuple(calendar for calendar, _ in explanation.calendars):
         yield f"               {opening_text(ruling, time.time())}"
+    for setting in explanation.settings:
+        yield f"  {setting.name:<12} {_setting_text(setting.value)}  {setting.where}"
     yield "  parameters" if resolved.parameters else "  no parameters"
     for parameter in resolved.parameters:
         yield from _parameter_lines(parameter)
@@ -135,6 +138,15 @@ def _lines(explanation: Explanation) -> Iterator[str]:
         pointers = ", ".join(target.pointer for target in each.targets)
         yield f"    {each.parameter} is the secret {each.name}  -> {pointers}"
         yield f"      from {'the fleet repo, encrypted for the device' if each.sealed else 'a source of the device'}"
+
+
+def _setting_text(value: Json) -> str:
+    """Return what a device gets as people write it, on one line: `before drain; after resume`."""
+    if isinstance(value, dict):
+        return "; ".join(f"{key} {_setting_text(each)}" for key, each in value.items())
+    if isinstance(value, list):
+        return " ".join(map(_setting_text, value))
+    return value if isinstance(value, str) else json_text(value)
 
 
 def _parameter_lines(parameter: Effective) -> Iterator[str]:
@@ -168,6 +180,16 @@ def _as_json(explanation: Explanation) -> dict[str, object]:
         "calendars": [
             {"of": calendar.of, "file": where.file, "line": where.line, "column": where.column}
             for calendar, where in explanation.calendars
+        ],
+        "settings": [
+            {
+                "name": setting.name,
+                "value": setting.value,
+                "file": setting.where.file,
+                "line": setting.where.line,
+                "column": setting.where.column,
+            }
+            for setting in explanation.settings
         ],
         "parameters": [
             {

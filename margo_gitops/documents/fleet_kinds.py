@@ -321,8 +321,10 @@ class DeploymentIntentSpec:
     ] = None
 
     def problems(self) -> Iterator[Problem]:
-        """Yield secrets that have no name."""
+        """Yield secrets that have no name, and hooks without a program."""
         yield from unnamed_secrets(self.secret_refs)
+        if self.hooks is not None and not (self.hooks.before or self.hooks.after):
+            yield Problem(("hooks",), "names no program", "name one in before or after, or remove it")
 
 
 @dataclass(frozen=True, slots=True)

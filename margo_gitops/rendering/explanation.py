@@ -8,19 +8,23 @@ site, and a deployment of an unknown application is not placed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
+from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment
 from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.matching import deployment_type_unmet, unmet
+from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.records import write
 from margo_gitops.errors import Location, MargoGitopsError, NotPlaceable, ReferenceUnknown, RenderingRefused
 from margo_gitops.rendering.desired_state import PreviousState
 from margo_gitops.rendering.intent import Intent
+from margo_gitops.rendering.line_origins import DocumentOrigins
 from margo_gitops.rendering.parameters import Effective
 from margo_gitops.rendering.references import SHARED_PARAMETER, broken_references
 from margo_gitops.rendering.render import document_of, find_placements, installed_parameters, place, resolve_placement
-from margo_gitops.rendering.resolution import Placement, Resolved, calendars, resolve
+from margo_gitops.rendering.resolution import Placement, Resolved, calendars, locks, resolve
 from margo_gitops.rendering.skeletons import Skeleton, Skeletons
 from margo_gitops.values import dataclass, replace
 from margo_gitops.wording import did_you_mean
@@ -134,6 +138,20 @@ def _follows(error: MargoGitopsError, intent: Intent, blamed: set[str]) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """What a deployment asks of a device around a change: a lock, hooks, a health, onFailure or onDrift.
+
+    Attributes:
+        value: as a device gets it.
+        where: the line that says it.
+    """
+
+    name: str
+    value: Json
+    where: Location
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """A deployment on a device, explained.
 
@@ -142,12 +160,14 @@ class Explanation:
         rejected: why each other profile was not chosen, by profile id.
         calendars: when it may change on this device, each with where it is written.
         urgent: where the deployment says that no calendar counts; None where it does not.
+        settings: what else it asks of the device around a change; nothing that is as by default.
     """
 
     resolved: Resolved
     rejected: dict[str, tuple[str, ...]]
     calendars: tuple[tuple[Calendar, Location], ...] = ()
     urgent: Location | None = None
+    settings: tuple[Setting, ...] = ()
 
 
 def explain(intent: Intent, device: str, deployment: str, previous: PreviousState | None = None) -> Explanation:
@@ -186,5 +206,20 @@ def explain(intent: Intent, device: str, deployment: str, previous: PreviousStat
     ruling = calendars(wanted.value, target, intent)
     urgent = wanted.at("spec", "urgent") if wanted.value.spec.urgent else None
     return Explanation(
-        resolved, rejected, tuple((each, places[each.of].at("spec", "maintenance")) for each in ruling), urgent
+        resolved,
+        rejected,
+        tuple((each, places[each.of].at("spec", "maintenance")) for each in ruling),
+        urgent,
+        tuple(_settings(intent, resolved)),
     )
+
+
+def _settings(intent: Intent, resolved: Resolved) -> Iterator[Setting]:
+    deployment = resolved.deployment.value
+    origins = DocumentOrigins(intent, resolved, ())
+    for index, lock in enumerate(locks(deployment, resolved.target)):
+        yield Setting("lock", write(lock), origins.of(("spec", OWN_EXTENSION, "locks", index)).place)
+    said = write(deployment.spec)
+    for name in ("hooks", "health", "onFailure", "onDrift"):
+        if name in said:
+            yield Setting(name, said[name], origins.of(("spec", OWN_EXTENSION, name)).place)

@@ -102,7 +102,7 @@ class DocumentOrigins:
                 return self._deployment("spec", "secretRefs", secrets[index].parameter)
             case ("locks", int(index), *_):
                 return self._lock(index)
-            case ("hooks" | "health" as name, *parts):
+            case ("hooks" | "health" | "onFailure" | "onDrift" as name, *parts):
                 return self._deployment("spec", name, *parts)
             case _:
                 return self._deployment("metadata", "name")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -82,6 +83,48 @@ def test_calendars_that_never_open_and_unknown_zones_are_named():
         "can never change: site north does not open within two years"
     )
     assert "the time zone of x is not known here" in opening_text((Calendar("Mars/Olympus", (night,), (), "x"),), NOON)
+
+
+def test_plan_and_explain_show_what_a_device_does_around_a_change(fleet: FleetFolder):
+    folder, state = fleet.root.parent, str(fleet.root.parent / "state.git")
+    assert margo_gitops("render", "--fleet", fleet.root, "--state-repo", state, cwd=folder).code == 0
+    settings = {
+        "onFailure": "rollback",
+        "onDrift": "respect",
+        "locks": [{"name": "batch", "file": "batch.lock"}],
+        "hooks": {"before": ["drain", "park"], "after": ["resume"]},
+        "health": {"exec": ["pg_isready", "-q"], "within": "2m"},
+    }
+    fleet.deployment("web", **settings)
+    plan = plan_fleet(PlanRequest(fleet.root, None, None, state, folder / "cache", at=NOON))
+    shown = {each.what.partition(" ")[0] for each in causes(plan)}
+    assert {
+        "onFailure",
+        "onDrift",
+        "locks.batch",
+        "hooks.before",
+        "hooks.after",
+        "health.exec",
+        "health.within",
+    } <= shown
+    said = margo_gitops("explain", "north-1", "web", cwd=fleet.root).stdout.splitlines()
+    lines = [line for line in said if "deployments/web.yaml:" in line]
+    assert [line.rpartition("  ")[0] for line in lines] == [
+        "  lock         name batch; file batch.lock; of deployment web",
+        "  hooks        before drain park; after resume",
+        "  health       exec pg_isready -q; within 2m",
+        "  onFailure    rollback",
+        "  onDrift      respect",
+    ]
+    places = [line.rpartition("  ")[2].split(":")[1] for line in lines]
+    assert len(set(places)) == len(lines), "each has a line of its own"
+    told = json.loads(margo_gitops("explain", "north-1", "web", "--output", "json", cwd=fleet.root).stdout)
+    assert {each["name"]: each["value"] for each in told["settings"]}["onFailure"] == "rollback"
+
+
+def test_hooks_without_a_program_are_refused(fleet: FleetFolder):
+    fleet.deployment("web", hooks={})
+    assert "names no program" in margo_gitops("validate", cwd=fleet.root).stdout
 
 
 def test_explain_names_the_calendars_that_count(fleet: FleetFolder):
