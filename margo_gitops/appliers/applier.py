@@ -265,8 +265,8 @@ class TellsStops(Protocol):
 class CanStop(Protocol):
     """An applier that also stops a workload for a while, and starts it again; one that cannot is without both methods.
 
-    Both are idempotent, and may be cut off at any moment (APPLIER-5). A stopped workload is observed as degraded.
-    `install` of the same content starts it too.
+    Both are idempotent, and may be cut off at any moment (APPLIER-5). A stopped workload is observed as degraded, or as
+    running where the engine takes it for one that has ended by itself and is done.
     """
 
     def stop(self, key: WorkloadKey) -> None:

@@ -57,6 +57,7 @@ class EngineDouble:
         answers: whether the engine answers at all.
         online: whether content that is not on the device can be fetched.
         tells_digest: whether observing shows digests.
+        sees_stops: whether what was stopped looks degraded; else, it looks as if it had ended by itself.
     """
 
     engine: Engine
@@ -66,6 +67,7 @@ class EngineDouble:
     answers: bool = True
     online: bool = True
     tells_digest: bool = True
+    sees_stops: bool = True
 
     def prepare(self, workload: Workload) -> None:
         self.alive()
@@ -153,7 +155,7 @@ class EngineDouble:
         return self.engine.by_hand.get(key, "stopped" if key in self.engine.halted else "")
 
     def _degraded(self, key: WorkloadKey) -> bool:
-        return key in self.engine.by_hand or key in self.engine.halted
+        return key in self.engine.by_hand or (self.sees_stops and key in self.engine.halted)
 
 
 def name(workload: Workload) -> str:

@@ -62,7 +62,7 @@ class Site(World):
             if item.startswith("GREETING=")
         ]
 
-    def application(self, greeting: str, image: str = TEST_IMAGE, **own: Json) -> dict[int, bytes]:
+    def application(self, greeting: str, image: str = TEST_IMAGE, *, number: int = 0, **own: Json) -> dict[int, bytes]:
         folder = self.folder / "application"
         folder.mkdir(exist_ok=True)
         text = COMPOSE.replace(TEST_IMAGE, image)
@@ -70,7 +70,7 @@ class Site(World):
         digest = folder_digest({"compose.yaml": sha256(text.encode())})
         artifact: Json = {"component": "web", "url": folder.as_uri(), "digest": digest}
         values: dict[str, Json] = {"GREETING": greeting}
-        number = int(self.device.removeprefix("press-"))  # ids are the fleet's: no two devices share one
+        number ^= int(self.device.removeprefix("press-"))  # ids are the fleet's: no two devices share one
         extension: dict[str, Json] = {"artifacts": [artifact], **own}
         return {number: deployment_bytes(number, values=values, extension=extension, device=self.device)}
 
@@ -221,6 +221,30 @@ def eventually(happened: Callable[[], bool], seconds: float = 60) -> None:
     while not happened():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.1)
+
+
+def test_a_monitor_is_stopped_while_its_gateway_is_updated_also_by_an_agent_that_is_killed(site: Site) -> None:
+    def plant(gateway: str) -> dict[int, bytes]:
+        monitor = site.application("monitor", number=1, onDrift="respect")
+        return site.application(gateway, stop=[deployment_id(*monitor)]) | monitor
+
+    site.configure(appliers={"compose": {}}, poll={"interval": "1h", "jitter": "1s"})
+    site.publish(plant("hello"))
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, sorted(site.greetings())) == (0, ["hello", "monitor"]), result.stderr
+    site.publish(plant("welcome"))
+    result = site.agent("once", **site.engine)
+    assert (result.returncode, sorted(site.greetings())) == (0, ["monitor", "welcome"]), result.stderr
+    assert "WorkloadStopped" in result.stderr
+    site.publish(plant("sick"))
+    with subprocess.Popen(site.command("run"), env=site.environment(**site.engine)) as running:
+        eventually(lambda: site.greetings() == ["sick"])
+        running.kill()
+    for gateway in ("broken", "hello"):  # nothing asks for the update that was cut off any more
+        site.publish(plant(gateway))
+        result = site.agent("once", **site.engine)
+        assert "monitor" in site.greetings(), result.stderr
+    assert (result.returncode, sorted(site.greetings())) == (0, ["hello", "monitor"]), result.stderr
 
 
 POLICED = f"""

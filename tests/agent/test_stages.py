@@ -1,6 +1,7 @@
 """Stages of an update, "stop line-monitor, update gateway, start both": STAGE-1 to STAGE-5, STEP-13, SWITCH-5."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -88,6 +89,14 @@ def test_it_starts_when_the_last_deployment_that_stops_it_is_done(device: Device
     assert changes(device)[:4] == [STOP, "install app-1/web", "install app-3/web", START]
 
 
+def test_what_looks_as_if_it_had_ended_by_itself_is_started_before_it_is_installed_again(device: Device):
+    device.engine.conditions[WEB_2] = "starting"
+    double = replace(device.double(), sees_stops=False)
+    assert device.reconcile(plant(2, "new"), double).complete
+    assert changes(device) == [STOP, "install app-1/web", START]
+    assert not device.engine.halted
+
+
 def test_components_stop_from_the_last_to_the_first(device: Device):
     monitor = deployment_bytes(2, components=("b", "a"))
     for version, greeting in ((2, "hello"), (3, "new")):
@@ -141,7 +150,7 @@ def test_it_stays_stopped_until_the_update_has_gone_back(device: Device):
     newer = of(3, "new")
     double.broken.add(("install", wanted(newer)[WEB_1]))
     assert device.reconcile(newer, double).failures
-    assert changes(device) == [STOP, STOP, "install app-2/web"]
+    assert changes(device) == [STOP, STOP, START]
     assert not device.engine.halted
 
 
@@ -204,7 +213,7 @@ def test_the_stop_of_a_killed_agent_is_no_drift(device: Device, policy: str):
     assert not device.reconcile(plant(2, "new", onDrift=policy), double).complete
     assert device.engine.halted == {WEB_2}
     assert device.reconcile(plant(2, "new", onDrift=policy), patient=True).complete
-    assert changes(device) == [STOP, STOP, "install app-1/web", "install app-2/web"]
+    assert changes(device) == [STOP, STOP, "install app-1/web", START]
     assert Reason.DRIFT_FOUND not in [event.reason for event in device.events]
 
 
@@ -313,14 +322,14 @@ def test_killed_at_every_step_nothing_stays_stopped(tmp_path: Path, end: int):
         assert device.reconcile(plant(1, onDrift=policy)).complete
         device.engine.log.clear()
         with pytest.MonkeyPatch.context() as patch:
-            double = EngineDouble(device.engine, alive=killing(patch, moment, Killed()))
+            double = EngineDouble(device.engine, alive=killing(patch, moment, Killed()), sees_stops=moment % 3 > 0)
             try:
                 ended = device.reconcile(plant(2, "new", "new", onDrift=policy), double, patient=True).complete
             except Killed:
                 ended = False
         begun, done = (("replace", "app-1/web") in device.engine.tried, ("install", "app-1/web") in device.engine.log)
         assert ended or device.engine.halted or not (begun and not done)
-        assert device.reconcile(ENDS[end], patient=True).complete
+        assert device.reconcile(ENDS[end], replace(device.double(), sees_stops=moment % 3 > 0), patient=True).complete
         assert (device.engine.halted, facts(device)) == (set(), "")
         assert device.engine.running == wanted(ENDS[end])
         if ended:

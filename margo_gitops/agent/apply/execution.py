@@ -16,7 +16,7 @@ from margo_gitops.agent.apply.switches import Switching, check_installed
 from margo_gitops.agent.apply.windows import Windows
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.recorded import Failure
-from margo_gitops.appliers.applier import Applier, WorkloadKey, check_secrets
+from margo_gitops.appliers.applier import Applier, Workload, WorkloadKey, check_secrets
 from margo_gitops.errors import (
     ApplyError,
     DependencyNotInstalled,
@@ -136,9 +136,7 @@ class Execution:
         self.heartbeat()
         begin = self.timer()
         try:
-            with contract_of(change.applier):
-                self.appliers[change.applier].install(workload)
-                check_installed(self.appliers[change.applier], workload, change.reason, self.stopping)
+            self._put(change, workload)
             self.switching.after(change)
         except StepInterrupted:
             self._cut_off(deployment_id)
@@ -205,6 +203,13 @@ class Execution:
     def _cut_off(self, deployment_id: str) -> None:
         self.left = self.cut = True
         self.failed.add(deployment_id)
+
+    def _put(self, change: Change, workload: Workload) -> None:
+        if self.stages is not None:
+            self.stages.revive(change)
+        with contract_of(change.applier):
+            self.appliers[change.applier].install(workload)
+            check_installed(self.appliers[change.applier], workload, change.reason, self.stopping)
 
     def _begin(self, change: Change) -> Change:
         """Return a change with why it may not begin now, at its turn (OPEN-6)."""

@@ -148,6 +148,12 @@ class Stages:
         books.started(each.key, error)
         return error
 
+    def revive(self, change: Change) -> None:
+        """Start what is stopped before the same content is installed: to an applier, it may look as if it were done."""
+        for each in self._stopped:
+            if each.key == change.workload.key and change.reason not in ("new", "changed"):
+                self._started(each)  # what the installation says counts
+
     def forget(self, keys: Iterable[WorkloadKey]) -> None:
         """Note that workloads run again, or are gone."""
         gone = set(keys)
