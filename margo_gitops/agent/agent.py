@@ -165,7 +165,7 @@ def _started(configuration: AgentConfiguration) -> Event:
     source = configuration.source.git or configuration.source.http
     try:
         state = verify_held(configuration)
-        held = f"version {state.manifest.manifest_version} at {state.snapshot.revision}"
+        held = f"version {state.manifest.manifest_version} at {state.snapshot.revision}".replace('"', "")
     except NothingHeld:
         held = "nothing yet"
     except MargoGitopsError as error:

@@ -142,10 +142,13 @@ def allowed_key(trust: FleetTrust, key: SshPublicKey, role: Role) -> None:
     if str(key) in listed and revoked is None:
         return
     why = f"it is {revoked.reason} since {revoked.since}" if revoked else f"its role {role} lists {_names(listed)}"
+    gone = {each.key for each in trust.document.revoked}
+    able = _names({key: name for key, name in listed.items() if key not in gone})
+    more = "" if revoked else f"; or list this one: margo-gitops keys add {role} FILE.pub, then keys sign"
     raise SigningKeyNotListed(
         f"{trust.name} does not allow the key {key.fingerprint} for {role}: devices would refuse what it signs",
         why=[why],
-        remedy=f"sign with a listed key, or list this one: margo-gitops keys add {role} FILE.pub; then keys sign",
+        remedy=f"sign with one of: {able}{more}",
     )
 
 

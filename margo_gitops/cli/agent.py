@@ -206,6 +206,8 @@ def install(root: Path, program: Path | None, groups: tuple[str, ...], *, timer:
     command = program or Path(sys.argv[0]).absolute()
     for path, placed in install_files(root, command, timer=timer, groups=groups or None).items():
         say(f"{path}: {placed}")
+    if program is None and root != Path("/"):
+        note(f"the unit calls {command}: if that is not its place in {root}, name it with --program")
     note("next:")
     for step in next_steps(timer=timer):
         note(f"  {step}")

@@ -19,6 +19,7 @@ from margo_gitops.disk.files import disk_errors, read_small_file, replace_file
 from margo_gitops.documents.enrolment import DeviceEnrolment, EnrolmentCode, secret_digest
 from margo_gitops.documents.freshness import format_moment
 from margo_gitops.documents.records import write
+from margo_gitops.documents.state_layout import device_ref
 from margo_gitops.documents.trust_document import MAX_ENVELOPE_BYTES
 from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.editing.devices import name_receipt_keys
@@ -86,7 +87,7 @@ def enroll(
         _write(target, DeviceEnrolment(device_id, _text(document), certificate_authority=authority, git=git, http=http))
         return
     configuration, settings = _configured(server)
-    document = _given(trust_document) or _served(configuration)
+    document = _given(trust_document) or _served(configuration, device_id)
     if authority is None and settings.ca_file is not None:
         authority = _pem(settings.ca_file)
     secret = secrets.token_urlsafe(18) if public_key is None else None
@@ -221,11 +222,14 @@ def _newest(keys: FleetKeys) -> FleetTrust:
     return keys.chain.newest
 
 
-def _served(configuration: ServerConfiguration) -> FleetTrust:
+def _served(configuration: ServerConfiguration, device_id: str) -> FleetTrust:
     repo = StateRepo.open(configuration.state_repo)
-    chain = held_chain(repo.objects, repo.refs.read())
+    refs = repo.refs.read()
+    chain = held_chain(repo.objects, refs)
     if not chain:
         raise _without_root()
+    if device_ref(device_id) not in refs:
+        note(f"no state was rendered for {device_id} yet: is that its id in the fleet repo?")
     return chain[-1]
 
 

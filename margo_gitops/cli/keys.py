@@ -260,7 +260,7 @@ def _lines(held: FleetKeys) -> Iterator[str]:
     yield from table_lines([("ROLE", "NAME", "KEY", "REVOKED"), *_rows(held)])
     for each in last.document.revoked:
         if each.reason == "compromised":
-            yield f"compromised since {each.since}: {each.key}"
+            yield f"compromised since {each.since}: {fingerprint(each)}"
     for floor in last.document.floors:
         limits = (("highest", floor.highest), ("next", floor.next))
         said = ", ".join(f"{name} {version}" for name, version in limits if version is not None)

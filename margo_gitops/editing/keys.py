@@ -208,7 +208,7 @@ def find_key(document: TrustDocument, name: str) -> TrustKey:
     return found[0]
 
 
-def fingerprint(key: TrustKey) -> str:
+def fingerprint(key: TrustKey | RevokedKey) -> str:
     """Return a key's fingerprint."""
     return read_public_key(*key.key.split(" ")).fingerprint
 

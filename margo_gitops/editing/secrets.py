@@ -43,7 +43,8 @@ def secret_keys(intent: Intent, device: str) -> tuple[str, ...]:
             f"{client_of(device)} has no key to encrypt for",
             where=holder.at("spec"),
             why=[several] if several else (),
-            remedy="add spec.secretKeys with the device's public key: ssh-ed25519 …, or age1…",
+            remedy="add spec.secretKeys with the device's public key (ssh-ed25519 …, or age1…); of an enrolled device: "
+            "margo-gitops device receipt-key --server FILE",
         )
     return keys
 
@@ -88,7 +89,10 @@ def remove_secret(base: Base, device: str, name: str) -> Edit:
     """Return the edit that forgets what is kept for a device (EditImpossible: nothing of this name is)."""
     held = known_device(base.intent, device).value.spec.secrets
     if name not in held:
-        raise EditImpossible(f"{device} has no secret {name} in the fleet repo", remedy=did_you_mean(name, held))
+        raise EditImpossible(
+            f"{device} has no secret {name} in the fleet repo",
+            remedy=did_you_mean(name, held) if held else "see who has one: margo-gitops secret list",
+        )
     notes = ["the history of the fleet repo still has it: change the password itself, if the device's key may be known"]
     return _edit(base, f"Remove the secret {name} of {device}", device, {name: None}, notes)
 

@@ -73,7 +73,7 @@ class StateRepo:
             repository = pygit2.Repository(str(folder))
         except pygit2.GitError as error:
             if not folder.exists():
-                remedy = "the first render makes it: margo-gitops render"
+                remedy = "the first render makes it: margo-gitops render; if it is elsewhere, name it with --state-repo"
             elif unsupported := format_remedy(str(error)):
                 remedy = unsupported
             elif "not owned by current user" in str(error):

@@ -57,7 +57,7 @@ def refusal(
     said += f": {detail}" if detail else ""
     if status in _BUSY:
         pause = retry_after(response.getheader("Retry-After"), response.getheader("Date"))
-        return SourceBusy(f"{said}: come back later", retry_after=pause)
+        return SourceBusy(f"{said.rstrip('.')}: come back later", retry_after=pause)
     if status in REDIRECTS:
         return _redirect(said, response.getheader("Location") or "", source, wording)
     if status == HTTPStatus.UNAUTHORIZED:

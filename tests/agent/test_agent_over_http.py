@@ -112,6 +112,7 @@ def test_a_refused_state_changes_nothing_and_is_a_security_event(
     assert world.value(1) == 'GREETING="second"\n'
     status = json.loads(world.agent("status", "--output", "json").stdout)
     assert status["held"]["version"] == 5
+    assert "held     version 5 at sha256:" in world.agent("status").stdout, "an ETag, without its quotes"
     assert status["securityEvents"][0]["reason"] == "StateRefused"
 
 

@@ -84,6 +84,9 @@ def test_the_commands_say_what_they_did_and_what_comes_next(tmp_path: Path) -> N
     done = margo_gitops("agent", "install", "--root", tmp_path / "image", "--program", "/usr/bin/x", cwd=tmp_path)
     assert done.code == 0, done
     assert f"{SYSTEMD}/{UNIT}.service: written" in done.stdout
+    assert "--program" not in done.stderr
+    again = margo_gitops("agent", "install", "--root", tmp_path / "image", cwd=tmp_path)
+    assert "if that is not its place" in again.stderr
     assert f"systemctl enable --now {UNIT}" in done.stderr.replace("daemon-reload && systemctl", "systemctl")
     explained_text = margo_gitops("agent", "config", "explain", cwd=tmp_path).stdout
     assert explained_text.encode() == (tmp_path / "image" / EXAMPLE).read_bytes().partition(b"\n")[2]

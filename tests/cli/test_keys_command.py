@@ -59,6 +59,7 @@ def test_a_key_that_no_device_accepts_is_refused_before_anything_moves(plant: Pl
     plant.fleet.commit("Add a device")
     refused = plant.render("stranger", code=2)
     assert "its role render lists renderer" in refused.stderr
+    assert "sign with one of: renderer; or list this one: margo-gitops keys add render" in refused.stderr
     assert "MG1536" in plant.run("plan", "--signing-key", plant.key("stranger"), code=2).stderr
     assert "no signing key was given" in plant.run("render", code=2).stderr
     assert (
@@ -110,7 +111,11 @@ def test_what_a_compromised_key_signed_is_signed_again(plant: Plant):
     plant.sign("anna", "bert")
     plant.fleet.commit("Revoke")
     assert "press-07: manifest 2" in plant.run("render", "--signing-key", plant.key("second")).stdout
-    assert "compromised since" in plant.run("keys", "status").stdout
+    assert ": SHA256:" in plant.run("keys", "status").stdout.partition("compromised since ")[2]
+    assert (
+        "remedy: sign with one of: second\n"
+        in plant.run("render", "--signing-key", plant.key("renderer"), code=2).stderr
+    )
 
 
 def test_a_change_after_a_signature_takes_it_away_and_a_signed_version_is_never_rendered_otherwise(plant: Plant):

@@ -88,6 +88,7 @@ def plant(tmp_path: Path) -> Iterator[Plant]:
 
 def test_a_device_is_enrolled_with_a_code_and_works(plant: Plant):
     plant.start()
+    assert "no state was rendered for press-70 yet" in plant.device("enroll", "press-70").stderr
     code = plant.code()
     said = plant.enroll("a", code)
     assert "this is press-07" in said.stdout

@@ -290,7 +290,8 @@ def _component(workload: RecordedWorkload) -> dict[str, Json]:
 def as_text(report: AgentReport) -> str:
     """Return a report for people."""
     facts = report.facts
-    held = f"version {report.version} at {report.revision}" if report.version is not None else "nothing"
+    revision = (report.revision or "").strip('"')  # of an ETag
+    held = f"version {report.version} at {revision}" if report.version is not None else "nothing"
     held += f", signed by {report.signer}" if report.signer else ""
     lines = [
         f"device   {report.device}",

@@ -76,7 +76,7 @@ def ran_at(
     fleet_commit = StateCommit.of(objects.commit(commit)).fleet_commit if commit else None
     key = signing_key_of(one.signed)
     if not chain.vouched:
-        notes.append("the fleet repo names no key for this device: that it is the device's key, is not proved")
+        notes.append("the fleet repo does not say whose key that is; write it: margo-gitops device receipt-key")
     notes += _doubts(one, following[0].receipt if following else None, at, faults)
     if commit is None:
         notes.append("no state of this device in the state repo has the digest of the manifest that it names")
