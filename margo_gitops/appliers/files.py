@@ -282,9 +282,9 @@ class FilesApplier:
         if self.hook is None:
             return []
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        # A hook can read them, and may print them when it fails.
+        # A hook can read them, and may print them when it fails: those of each revision that is there.
         files = (self.folder / _REVISIONS / folder.parent.name / folder.name).glob(f"*/{_SECRETS}/*")
-        secrets = {path.name: Secret(path.read_text(errors="replace")) for path in files}
+        secrets = {f"{path.name} {at}": Secret(path.read_text(errors="replace")) for at, path in enumerate(files)}
         started = time.monotonic()
         try:
             done = run_program([*self.hook, event, str(folder)], environment, seconds=self.hook_seconds)

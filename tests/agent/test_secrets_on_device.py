@@ -200,6 +200,17 @@ def test_a_secret_that_changes_on_the_device_is_a_change_and_an_idle_cycle_none(
     assert "first value" not in "".join(each.read_text() for each in world.output.rglob("PASSWORD"))
 
 
+def test_a_hook_that_prints_the_secrets_of_each_revision_shows_none(world: World):
+    assert world.agent("once").returncode == 0
+    (world.folder / "secrets/broker").write_text("second value\n")
+    script = f"cat {world.output}/.revisions/*/*/*/secrets/*; exit 3"
+    files = {"folder": str(world.output), "hook": ["sh", "-c", script]}
+    world.configure(secrets={"folder": "secrets"}, appliers={"files": files})
+    done = world.agent("once")
+    assert (done.stdout + done.stderr).count("<PASSWORD ") >= 2
+    assert " value" not in done.stdout + done.stderr
+
+
 def test_a_changed_secret_waits_for_its_window(world: World):
     closed = {**NIGHTS, "windows": [], "blackouts": [{"from": "2000-01-01", "until": "2099-12-31"}]}
     assert world.agent("once").returncode == 0
