@@ -14,6 +14,7 @@ WINDOW-5  Without windows everything is open but the blackouts. Where several ca
 from __future__ import annotations
 
 import re
+from calendar import isleap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta, tzinfo
 from typing import Final, NamedTuple, TypeAlias
@@ -23,6 +24,7 @@ from margo_gitops.values import dataclass
 
 HORIZON_DAYS: Final = 800
 """How far ahead an opening is looked for: more than two years."""
+_MONTHS: Final = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 _WEEKDAYS: Final = ("MO", "TU", "WE", "TH", "FR", "SA", "SU")
 _RULE: Final = re.compile(r"[A-Z]+=[A-Z0-9,+-]+(;[A-Z]+=[A-Z0-9,+-]+)*")
 _DAY: Final = re.compile(r"([+-]?[1-9][0-9]?)?(MO|TU|WE|TH|FR|SA|SU)")
@@ -93,7 +95,7 @@ class DayRule:
             day >= self.first
             and not self._periods(day) % self.interval
             and (not self.months or day.month in self.months)
-            and (not self.month_days or not self.month_days.isdisjoint(_places(day, *_month(day), step=1)))
+            and (not self.month_days or not self.month_days.isdisjoint(_places(day.day, _month_length(day), step=1)))
             and (not self.days or self._is_weekday(day))
             and self._is_as_first(day)
         )
@@ -113,10 +115,13 @@ class DayRule:
         return years if self.frequency == "YEARLY" else years * 12 + day.month - self.first.month
 
     def _is_weekday(self, day: date) -> bool:
-        of_month = self.frequency == "MONTHLY" or self.months
-        whole = _month(day) if of_month else (date(day.year, 1, 1), date(day.year, 12, 31))
-        places = {0, *_places(day, *whole, step=7)}
-        return any(weekday == day.weekday() and place in places for place, weekday in self.days)
+        weekday = day.weekday()
+        wanted = {place for place, each in self.days if each == weekday}
+        if not wanted or 0 in wanted:
+            return bool(wanted)
+        if self.frequency == "MONTHLY" or self.months:
+            return not wanted.isdisjoint(_places(day.day, _month_length(day), step=7))
+        return not wanted.isdisjoint(_places(day.timetuple().tm_yday, 365 + isleap(day.year), step=7))
 
     def _is_as_first(self, day: date) -> bool:
         """Return whether what the rule does not name is as it is for the first day (RFC 5545, 3.3.10)."""
@@ -151,14 +156,18 @@ def _numbers(values: Mapping[str, Sequence[str]], name: str, lowest: int, highes
     return numbers
 
 
-def _month(day: date) -> tuple[date, date]:
-    after = date(day.year + day.month // 12, day.month % 12 + 1, 1)
-    return day.replace(day=1), after - timedelta(1)
+def _month_length(day: date) -> int:
+    return 29 if day.month == 2 and isleap(day.year) else _MONTHS[day.month - 1]
 
 
-def _places(day: date, first: date, last: date, *, step: int) -> tuple[int, int]:
-    """Return which a day is of those that come each `step` days, counted from both ends of a month or year."""
-    return (day - first).days // step + 1, -((last - day).days // step + 1)
+def _places(number: int, length: int, *, step: int) -> tuple[int, int]:
+    """Return which a day is of those that come each `step` days, counted from both ends of a month or year.
+
+    Args:
+        number: of the day, from 1.
+        length: days of the month or year.
+    """
+    return (number - 1) // step + 1, -((length - number) // step + 1)
 
 
 def next_opening(calendars: Sequence[Maintenance], now: float, zones: Zones, least: float = 0.0) -> Opening | None:
