@@ -31,12 +31,14 @@ class Readiness:
     Attributes:
         longest_seconds: the longest that it waits, also where the document wants more.
         hook: runs a hook of the device by name, and returns why it did not end with 0.
+        heartbeat: called at each look.
         asked: whether someone waited for it (READY-3).
     """
 
     health: Health
     longest_seconds: float
     hook: Callable[[str], Sequence[str]]
+    heartbeat: Callable[[], None] = lambda: None
     asked: bool = False
 
     def wait(
@@ -63,6 +65,7 @@ class Readiness:
         deadline = time.monotonic() + min(span_seconds(health.within), self.longest_seconds)
         since: float | None = None
         while True:
+            self.heartbeat()
             if problem := failed():
                 return list(problem)
             missing = [line for found in self._missing(inside) for line in found]

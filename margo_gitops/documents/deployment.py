@@ -124,7 +124,9 @@ class DeploymentExtension:
         str | None, About("The device's id in the fleet repo, if `metadata.deviceId` is what the device calls itself.")
     ] = None
     maintenance: Annotated[
-        tuple[Calendar, ...], About("When it may be installed, updated and removed: all calendars must be open.")
+        tuple[Calendar, ...],
+        Items(maximum=4),
+        About("When it may be installed, updated and removed: all calendars must be open."),
     ] = ()
     contact: Annotated[
         Calendar | None, About("When the device polls and reports: polling hours as windows, downtime as blackouts.")
@@ -133,7 +135,9 @@ class DeploymentExtension:
         tuple[DeployedSecret, ...],
         About("Parameters that get their values on the device; they are not in `parameters`."),
     ] = ()
-    locks: Annotated[tuple[DeviceLock, ...], About("What may forbid to update and remove it, for now.")] = ()
+    locks: Annotated[
+        tuple[DeviceLock, ...], Items(maximum=32), About("What may forbid to update and remove it, for now.")
+    ] = ()
     hooks: Annotated[Hooks | None, About("Programs of the device that run around a change of it.")] = None
     on_failure: Annotated[OnFailure, About("What the device does when a component of it does not come up.")] = "hold"
     on_drift: Annotated[OnDrift, About("What the device does when what runs is changed on the device.")] = "repair"

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from device_world import DEVICE, World, deployment_bytes, deployment_id
+from device_world import DEVICE, World, deployment_bytes, deployment_id, parsed
 from engine_double import EngineDouble, Killed
 from test_reconciling import Device, state
 from test_windows import NIGHT, NIGHTS
 
+from margo_gitops.agent.apply.hooks import HookRunner, Occasion
 from margo_gitops.agent.apply.locks import Locks
 from margo_gitops.agent.memory.events import Reason
 from margo_gitops.agent.memory.journal import Journal
@@ -23,6 +24,8 @@ from margo_gitops.agent.settings.configuration import HookSettings, LockSettings
 from margo_gitops.appliers.applier import Workload
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.switching import DeviceLock, Lock, address_of
+from margo_gitops.documents.workload_identity import own_extension
+from margo_gitops.errors import DeploymentUnusable
 from margo_gitops.trust.trusted_state import TrustedState
 
 HOOK_USER = "nobody" if os.geteuid() == 0 else None
@@ -200,6 +203,24 @@ def test_a_clock_that_is_not_set_or_went_back_ends_no_wait(device: Device, now: 
     assert ended == (now > 1_000.0)  # what was counted by a clock that was not set does not count
 
 
+def test_a_clock_that_cannot_be_trusted_ends_no_wait(tmp_path: Path):
+    facts: dict[str, str] = {}
+    doubts, now = ["", "its time service has not set it"], [NIGHT]
+    locks = Locks(tmp_path, lambda: now[0], lambda: facts, facts.update, lambda: doubts[0])
+    (tmp_path / "batch").touch()
+    lock = [Lock("it", file="batch", at_most="8h").as_of("device press-07")]
+    doubts.reverse()
+    assert "since" not in locks.held("id", "app", lock).what  # type: ignore[union-attr]
+    doubts.reverse()
+    now[0] += 365 * 86_400  # a time service sets it
+    assert "at most until 2027-12-01 09:30 UTC" in locks.held("id", "app", lock).what  # type: ignore[union-attr]
+    now[0] += 8 * 3600
+    doubts.reverse()
+    assert locks.held("id", "app", lock) is not None
+    doubts.reverse()
+    assert locks.held("id", "app", lock) is None, "what was counted before the doubt counts"
+
+
 def test_it_can_be_killed_at_every_moment_while_it_waits(device: Device):
     lock = take(device)
     newer = state({1: app(1, "new", BATCH)}, 2)
@@ -312,6 +333,24 @@ def test_who_is_asked_over_http_answers_by_the_status(locks: Locks, tmp_path: Pa
     with answering(str(tmp_path / "it.sock"), answer):
         assert (why(locks, unix="it.sock") is None) == (found is None) == (held is None)
     assert (held or "") in (found or "")
+
+
+def test_each_lock_and_each_hook_is_a_sign_of_life(device: Device, locks: Locks):
+    beats: list[int] = []
+    locks.heartbeat = lambda: beats.append(1)
+    three = [Lock(f"it-{number}", file="batch").as_of("device press-07") for number in range(3)]
+    assert locks.held("id", "app", three) is None
+    HookRunner(device.hook_settings, "press-07", locks.heartbeat).probe(
+        "no-hook", Occasion("app", "id", [], "", "", "")
+    )
+    assert len(beats) == 4
+
+
+def test_a_state_has_no_number_of_locks_and_calendars_that_keeps_a_device_for_hours():
+    for name, least in (("locks", 33), ("maintenance", 5)):
+        item: Json = {**BATCH, "name": "n"} if name == "locks" else NIGHTS
+        with pytest.raises(DeploymentUnusable, match="at most"):
+            own_extension(parsed(app(1, "new", **{name: [item] * least})))
 
 
 def test_no_answer_counts_as_the_lock_says(locks: Locks):
@@ -475,6 +514,20 @@ def test_what_others_could_have_changed_does_not_run(device: Device, hooks: Path
     change(hooks / "drain")
     assert device.reconcile(state({1: app(1, "new", hooks=HOOKS)}, 2)).failures
     assert reason in device.recorded(WEB_1).message
+
+
+def test_a_folder_that_another_user_could_replace_is_not_used(device: Device, hooks: Path):
+    assert device.hook_settings is not None
+    (hooks / "open/hooks").mkdir(parents=True)
+    device.hook_settings = replace(device.hook_settings, folder=hooks / "open/hooks")
+    hook(device, "drain", "")
+    hook(device, "resume", "")
+    newer = state({1: app(1, "new", hooks=HOOKS)}, 2)
+    (hooks / "open").chmod(0o777)
+    device.reconcile(newer)
+    assert f"others than the owner may write {hooks}/open" in device.recorded(WEB_1).message
+    (hooks / "open").chmod(0o1777)  # as /tmp
+    assert device.reconcile(newer).complete
 
 
 def test_hooks_never_run_as_root_and_need_a_folder(device: Device):

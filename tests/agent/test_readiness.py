@@ -52,6 +52,13 @@ def waited(health: Health, *failures: Sequence[str], inside: Callable[..., Seque
     return asked.wait(lambda: next(looks, []), lambda: False, inside)
 
 
+def test_each_look_is_a_sign_of_life():
+    beats: list[int] = []
+    asked = Readiness(Health(stays_up="20s", within="30s"), 900, lambda _name: [], lambda: beats.append(1))
+    assert asked.wait(list, lambda: False) == []
+    assert len(beats) > 20
+
+
 @pytest.mark.parametrize(("answer", "ready"), [(b"HTTP/1.1 204 \r\n", True), (b"HTTP/1.1 503 \r\n", False)])
 def test_http_is_ready_when_it_answers_2xx(answer: bytes, ready: bool):
     with answering(("127.0.0.1", 0), answer) as port:

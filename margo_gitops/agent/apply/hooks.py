@@ -1,7 +1,8 @@
 """Programs of the device that run around the change of a deployment.
 
 HOOK-1  A deployment names a program; the device decides where it is and what it is. It is a plain file in
-        `hooks.folder`; file and folder belong to root or to the agent's user, and only the owner may write them.
+        `hooks.folder`; file and folder belong to root or to the agent's user, and only the owner may write them. So do
+        all folders above, or another user could replace the folder; a sticky one (/tmp) may be written by others.
 HOOK-2  It never runs as root: an agent that is root runs it as `hooks.user`, with that user's own group alone.
 HOOK-3  Its environment has what is listed here alone; its working folder is `/`.
 HOOK-4  When its time is over, it is ended with all it started. Of its output, the last lines are kept.
@@ -18,7 +19,7 @@ from __future__ import annotations
 import os
 import pwd
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -63,10 +64,12 @@ class HookRunner:
 
     Attributes:
         settings: None where the device has no hooks.
+        heartbeat: called before each hook.
     """
 
     settings: HookSettings | None
     device: str
+    heartbeat: Callable[[], None] = lambda: None
 
     def before(self, names: Sequence[str], occasion: Occasion) -> LockHeld | None:
         """Run hooks in order; return why the deployment waits, if one wants that.
@@ -102,9 +105,13 @@ class HookRunner:
         settings = self.settings
         if settings is None:
             raise _failed(name, occasion, ["the configuration of this device names no folder of hooks (hooks.folder)"])
+        self.heartbeat()
         path = settings.folder / name
         try:
             _check_owner(settings.folder, stat.S_ISDIR, "a folder")
+            path = settings.folder.resolve(strict=True) / name
+            for above in path.parent.parents:
+                _check_owner(above, stat.S_ISDIR, "a folder", sticky=stat.S_ISVTX)
             _check_owner(path, stat.S_ISREG, "a plain file")
             return run_program(
                 [str(path), when],
@@ -137,14 +144,18 @@ class HookRunner:
         return {f"MARGO_GITOPS_{name}": value for name, value in values.items()}
 
 
-def _check_owner(path: Path, is_kind: object, what: str) -> None:
-    """Raise `ValueError` where another user could have put or changed a file or folder (HOOK-1)."""
+def _check_owner(path: Path, is_kind: Callable[[int], bool], what: str, *, sticky: int = 0) -> None:
+    """Raise `ValueError` where another user could have put or changed a file or folder (HOOK-1).
+
+    Args:
+        sticky: the mode with which others may write a folder, because they cannot replace what is not theirs.
+    """
     found = path.lstat()
-    if not callable(is_kind) or not is_kind(found.st_mode):
+    if not is_kind(found.st_mode):
         raise ValueError(f"{path} is not {what}")
     if found.st_uid not in (0, os.geteuid()):
         raise ValueError(f"{path} belongs to another user than root and the agent")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & sticky:
         raise ValueError(f"others than the owner may write {path}")
 
 

@@ -7,7 +7,7 @@ LOCK-2  `file` is held while the file exists, as balena's lock files are; `flock
 LOCK-3  What cannot be asked, and another answer, count as `silent` says; held, where it says nothing.
 LOCK-4  A deployment waits for a lock at most for its `atMost`, counted from the first time that it was held; this time
         is remembered until the deployment changes, or has nothing to change any more. Without `atMost` it waits
-        without end. A clock that is not set, or went back, never ends the wait.
+        without end. A clock that is not set, went back or cannot be trusted (TIME-1 to TIME-3) never ends the wait.
 LOCK-5  Files and sockets are below the folder that the device's configuration names, also after links are followed.
 """
 
@@ -51,12 +51,16 @@ class Locks:
         clock: the time, seconds since the epoch.
         recall: returns the facts of the journal.
         keep: keeps facts in the journal.
+        doubt: returns why the clock cannot be trusted; empty where it can.
+        heartbeat: called before each lock, because its answer may take a while.
     """
 
     folder: Path | None
     clock: Callable[[], float]
     recall: Callable[[], Mapping[str, str]]
     keep: Callable[[dict[str, str]], None]
+    doubt: Callable[[], str] = lambda: ""
+    heartbeat: Callable[[], None] = lambda: None
 
     def held(self, identity: str, name: str, locks: Sequence[DeviceLock]) -> LockHeld | None:
         """Return what holds a deployment up; None where it may change now.
@@ -70,14 +74,17 @@ class Locks:
         """
         known = self._known()
         now = self.clock()
+        is_trusted = not (any(lock.at_most for lock in locks) and self.doubt())
         waited = {}
         for lock in locks:
+            self.heartbeat()
             key = f"{lock.of}/{lock.name}"
-            since = known.get(identity, {}).get(key, now)
-            if since > now or since < WRITTEN <= now:
+            since = known.get(identity, {}).get(key, now if is_trusted else 0.0)
+            if is_trusted and (since > now or since < WRITTEN <= now):
                 since = now
             waited[key] = since
-            if lock.at_most is not None and now - since >= span_seconds(lock.at_most) and since >= WRITTEN:
+            is_over = lock.at_most is not None and now - since >= span_seconds(lock.at_most)
+            if is_over and is_trusted and since >= WRITTEN:
                 continue
             why = self._held(lock)
             if why is not None:
@@ -162,9 +169,11 @@ def _is_locked(path: Path) -> bool:
 
 
 def _error(name: str, lock: DeviceLock, since: float, why: str) -> LockHeld:
-    text = f"the deployment {name} is held by lock {lock.name} of {lock.of} since {_time(since)}"
-    if lock.at_most is not None:
-        text += f", at most until {_time(since + span_seconds(lock.at_most))}"
+    text = f"the deployment {name} is held by lock {lock.name} of {lock.of}"
+    if since >= WRITTEN:
+        text += f" since {_time(since)}"
+        if lock.at_most is not None:
+            text += f", at most until {_time(since + span_seconds(lock.at_most))}"
     return LockHeld(text, why=[why], remedy="wait, or run `margo-gitops agent once --now` on the device")
 
 

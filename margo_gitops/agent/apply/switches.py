@@ -64,6 +64,8 @@ class Switches:
         clock: the time, seconds since the epoch.
         recall: returns the facts of the journal.
         keep: keeps facts in the journal.
+        doubt: returns why the clock cannot be trusted; empty where it can.
+        heartbeat: called before what may take a while.
     """
 
     clock: Callable[[], float]
@@ -71,6 +73,8 @@ class Switches:
     keep: Callable[[dict[str, str]], None]
     _: KW_ONLY
     device: str = ""
+    doubt: Callable[[], str] = lambda: ""
+    heartbeat: Callable[[], None] = lambda: None
     lock_settings: LockSettings | None = None
     hook_settings: HookSettings | None = None
 
@@ -123,13 +127,13 @@ class Switches:
         from margo_gitops.agent.apply.locks import Locks
 
         folder = self.lock_settings.folder if self.lock_settings else None
-        return Locks(folder, self.clock, self.recall, self.keep)
+        return Locks(folder, self.clock, self.recall, self.keep, self.doubt, self.heartbeat)
 
     def hooks(self) -> HookRunner:
         """Return what runs hooks; loaded where there is one."""
         from margo_gitops.agent.apply.hooks import HookRunner
 
-        return HookRunner(self.hook_settings, self.device)
+        return HookRunner(self.hook_settings, self.device, self.heartbeat)
 
 
 @dataclass(eq=False)
@@ -213,7 +217,9 @@ class Switching:
         def hook(name: str) -> Sequence[str]:
             return self.makes.hooks().probe(name, self._occasion(identity, self.rules[identity]))
 
-        return replace(change.workload, ready=Readiness(health, change.workload.longest_seconds, hook))
+        return replace(
+            change.workload, ready=Readiness(health, change.workload.longest_seconds, hook, self.makes.heartbeat)
+        )
 
     def resumed(self, identity: str) -> None:
         """Run the hooks of a deployment that was stopped for another, and runs again (HookFailed: one failed)."""
