@@ -20,7 +20,7 @@ from margo_gitops.agent.cycle import Cycle, Outcome
 from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record, read_by_journald
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.orders import APPLY_FILE, SUSPENDED_FILE, Orders
-from margo_gitops.agent.memory.poll_record import PollRecord
+from margo_gitops.agent.memory.poll_record import PollRecord, note_poll, note_start
 from margo_gitops.agent.memory.state_folder import clear_way, lock_folder, make_folder
 from margo_gitops.agent.pull.device_clock import ClockMemory
 from margo_gitops.agent.pull.held import (
@@ -43,7 +43,7 @@ from margo_gitops.agent.settings.configuration import MARK_KEY_FILE, RECEIPTS_FO
 from margo_gitops.appliers.applier import Applier, ApplierContext, no_secrets
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
-from margo_gitops.errors import MargoGitopsError, NothingHeld
+from margo_gitops.errors import AgentMisconfigured, MargoGitopsError, NothingHeld
 from margo_gitops.settings import spell_duration
 from margo_gitops.values import dataclass
 
@@ -122,7 +122,7 @@ def run_service(configuration: AgentConfiguration, log_format: LogFormat) -> Non
         working_agent(
             configuration, log_format, interruptions, heartbeat=alive, interrupted=interruptions.called, watch=watch
         ) as parts,
-        _listening(configuration, watch),
+        _listening(configuration, watch, parts.record),
     ):
         parts.record(_started(configuration))
         Service(
@@ -138,6 +138,8 @@ def run_service(configuration: AgentConfiguration, log_format: LogFormat) -> Non
             longest_wait=configuration.source.http.wait if configuration.source.http else 0,
             watch=watch,
             wakes=parts.wakes,
+            polls_first=note_start(parts.journal),
+            polled=lambda: note_poll(parts.journal),
         ).run()
 
 
@@ -150,14 +152,18 @@ def _watch(configuration: AgentConfiguration, *, counters: bool) -> HealthWatch 
     return HealthWatch.of(configuration, time.time, counters=counters)
 
 
-def _listening(
-    configuration: AgentConfiguration, watch: HealthWatch | None
-) -> contextlib.AbstractContextManager[object]:
-    if watch is None or configuration.health is None or configuration.health.listen is None:
-        return contextlib.nullcontext()
-    from margo_gitops.agent.service.health import listening
+@contextlib.contextmanager
+def _listening(configuration: AgentConfiguration, watch: HealthWatch | None, record: Record) -> Iterator[None]:
+    """Answer about health while the context lasts; an event says if that is not possible (HEALTH-6)."""
+    with contextlib.ExitStack() as ending:
+        if watch is not None and configuration.health is not None and configuration.health.listen is not None:
+            from margo_gitops.agent.service.health import listening
 
-    return listening(configuration.health.listen, watch)
+            try:
+                ending.enter_context(listening(configuration.health.listen, watch))
+            except AgentMisconfigured as error:
+                record(Event.of(Reason.HEALTH_UNSAID, error))
+        yield
 
 
 def _started(configuration: AgentConfiguration) -> Event:
@@ -280,6 +286,8 @@ def working_agent(
                     journal.facts,
                     journal.set_facts,
                     device=configuration.device,
+                    doubt=timetable.doubt,
+                    heartbeat=heartbeat,
                     lock_settings=configuration.locks,
                     hook_settings=configuration.hooks,
                 ),

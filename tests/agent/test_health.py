@@ -11,6 +11,7 @@ import pytest
 from device_world import World, deployment_bytes
 from prometheus_client.parser import text_string_to_metric_families
 
+from margo_gitops.agent import agent
 from margo_gitops.agent.agent import Parts, working_agent
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, Reason
@@ -198,6 +199,14 @@ def test_slow_clients_keep_no_other_from_its_answer(watched: Watched) -> None:
         slow[0].settimeout(5)
         with contextlib.suppress(ConnectionResetError):
             assert slow[0].recv(1) == b""  # the oldest of too many
+
+
+def test_an_agent_works_where_another_program_listens_in_its_place(watched: Watched) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        watched.world.configure(health={"listen": f"127.0.0.1:{taken.getsockname()[1]}"})
+        settings = load_configuration(watched.world.config, read_environment({}))
+        with agent._listening(settings, watched.watch, watched.events.append):
+            assert [(event.reason, event.code) for event in watched.events] == [(Reason.HEALTH_UNSAID, "MG1701")]
 
 
 def test_a_socket_of_a_killed_agent_is_replaced_and_nothing_else(tmp_path: Path, watched: Watched) -> None:

@@ -1,4 +1,4 @@
-"""Plans, and how they are carried out: rules STEP-1 to STEP-9 of agent.apply.steps; convergence after any kill."""
+"""Plans, and how they are carried out: STEP-1 to STEP-9, STEP-14 of agent.apply.steps; convergence after any kill."""
 
 import contextlib
 import tempfile
@@ -22,7 +22,7 @@ from margo_gitops.agent.memory.events import Event, Reason
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.recorded import RecordedWorkload, deployment_status
 from margo_gitops.agent.settings.configuration import HookSettings, LockSettings
-from margo_gitops.appliers.applier import Observed, WorkloadKey
+from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
 from margo_gitops.digests import Digest
 from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge
 
@@ -132,6 +132,18 @@ def test_everything_is_prepared_before_anything_is_installed_and_removal_comes_l
         "install app-2/web",
         f"remove {deployment_id(3)}/web",
     ]
+
+
+def test_after_an_hour_the_device_polls_and_takes_up_the_rest_then(device: Device) -> None:
+    class Slow(EngineDouble):
+        def install(self, workload: Workload) -> None:
+            super().install(workload)
+            device.now += 2000
+
+    trusted = state({number: deployment_bytes(number) for number in range(1, 5)})
+    first = device.reconcile(trusted, Slow(device.engine), patient=True)
+    assert (first.cut, first.complete, len(device.engine.running)) == (True, False, 2)
+    assert device.reconcile(trusted, Slow(device.engine), patient=True).complete
 
 
 def test_nothing_is_done_when_nothing_changed(device: Device) -> None:

@@ -1,4 +1,4 @@
-"""The agent as a service: the rules SERVICE-1 to SERVICE-3 of agent.service.loop, its signals, its log, and systemd."""
+"""The agent as a service: the rules SERVICE-1 to SERVICE-9 of agent.service.loop, its signals, its log, and systemd."""
 
 import io
 import json
@@ -15,8 +15,11 @@ import pytest
 
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, read_by_journald
+from margo_gitops.agent.memory.journal import Journal
+from margo_gitops.agent.memory.poll_record import note_poll, note_start
 from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
+from margo_gitops.documents.calendars import Opening
 from margo_gitops.errors import MargoGitopsError, SourceBusy, SourceUnreachable, StorageFull
 
 SCHEDULE = Schedule("press-07", 60, 0)
@@ -36,6 +39,9 @@ class Life:
     events: list[Event] = field(default_factory=list)
     asked: bool = False
     schedule: Schedule = SCHEDULE
+    hours: Callable[[float], Opening | None] = lambda _now: None
+    polls_first: bool = False
+    began: list[float] = field(default_factory=list)
 
     def run(self, *, poll: bool = True, wait: int = 0, patient: bool = False, retry: bool = False) -> Outcome:
         assert not wait
@@ -43,11 +49,11 @@ class Life:
         self.cycles_at.append(self.now)
         if not poll:
             assert patient
-            return Outcome("none", None, None, None)
+            return Outcome("none", None, None, None, contact=self.hours(self.now))
         self.patient.append((patient, retry))
         self.polled_at.append(self.now)
         error = self.cycle(len(self.polled_at))
-        return Outcome("failed" if error else "unchanged", None, error, None)
+        return Outcome("failed" if error else "unchanged", None, error, None, contact=self.hours(self.now))
 
     def stopping(self) -> bool:
         return len(self.polled_at) >= self.polls
@@ -68,6 +74,8 @@ class Life:
             record=self.events.append,
             clock=lambda: self.now,
             timer=lambda: self.now,
+            polls_first=self.polls_first,
+            polled=lambda: self.began.append(self.now),
         ).run()
 
     @property
@@ -79,6 +87,23 @@ def test_the_held_state_is_applied_before_the_source_is_asked() -> None:
     life = Life(lambda _: None, 2)
     life.live()
     assert life.kinds == [False, True, True]
+
+
+def test_an_agent_that_did_not_live_until_its_first_poll_polls_first(tmp_path: Path) -> None:
+    life = Life(lambda _: None, 3, polls_first=True)
+    life.live()
+    assert life.kinds == [True, True, True]
+    assert len(life.began) == 1
+    with Journal.open(tmp_path / "journal.sqlite3", 0.0) as journal:
+        assert [note_start(journal) for _ in range(3)] == [False, True, True]
+        note_poll(journal)
+        assert not note_start(journal)
+
+
+def test_a_poll_that_waits_for_its_hours_comes_when_the_clock_is_set() -> None:
+    life = Life(lambda _: None, 2, hours=lambda now: Opening(2e6, 3e6) if now < 6000 else None)
+    life.live()
+    assert 6000 <= life.polled_at[1] < 6200
 
 
 def test_polls_keep_their_pace() -> None:

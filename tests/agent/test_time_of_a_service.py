@@ -229,17 +229,19 @@ def test_a_person_polls_at_any_time(plant: Plant) -> None:
 
 
 @pytest.mark.parametrize("contact", [{**EVENINGS, "timeZone": "Mars/Olympus"}, {**EVENINGS, "blackouts": [
-    {"from": "2026-01-01", "until": "2030-01-01"}]}])  # fmt: skip
-def test_hours_that_never_come_cut_no_device_off(plant: Plant, contact: dict) -> None:
+    {"from": "2026-01-01", "until": "2030-01-01"}]}, {**CHRISTMAS, "blackouts": [
+    {"from": "2026-12-01", "until": "2027-01-02"}]}])  # fmt: skip
+def test_hours_that_never_come_or_in_more_than_a_month_cut_no_device_off(plant: Plant, contact: dict) -> None:
     plant.publish("hello", 1, contact=contact)
     plant.live(60)
     plant.live(1200)
     assert len(plant.polled) > 3
 
 
-def test_f19_a_clock_that_is_not_set_opens_no_window_and_polls_at_any_time(plant: Plant) -> None:
+@pytest.mark.parametrize("shown", [0.0, 4_102_444_800.0, 253_402_200_000.0])
+def test_f19_a_clock_that_is_not_set_opens_no_window_and_polls_at_any_time(plant: Plant, shown: float) -> None:
     plant.publish("hello", 1, maintenance=[NIGHTS], contact=EVENINGS)
-    plant.now = 0.0
+    plant.now = shown
     plant.live(1200)
     assert plant.component.state == "pending"
     assert "the clock of this device is not set, and site north needs the time" in plant.component.message

@@ -45,6 +45,7 @@ class Execution:
         stopping: asked between steps; once true, the rest is left for the next start.
         heartbeat: called before each step.
         timer: seconds since some moment; never jumps.
+        until: when no other step begins, so that the device polls.
         failures: what went wrong, in order.
         failed: deployments of which a step failed or rests, or that wait for another.
         prepared: whether all that is wanted can be prepared, and was.
@@ -67,6 +68,7 @@ class Execution:
     stopping: Callable[[], bool]
     heartbeat: Callable[[], None]
     timer: Callable[[], float]
+    until: float
     failures: list[ApplyError] = field(init=False)
     failed: set[str] = field(init=False)
     prepared: bool = field(init=False)
@@ -84,8 +86,8 @@ class Execution:
 
     def prepare(self, change: Change) -> None:
         """Let an applier fetch what a component needs."""
-        if self.stopping():
-            self.left, self.prepared = True, False
+        if self._is_over():
+            self.prepared = False
             return
         deployment_id = change.workload.key.deployment_id
         if change.rests or (deployment_id in self.plan.unprepared and deployment_id not in self.plan.separate):
@@ -107,8 +109,7 @@ class Execution:
     def install(self, change: Change) -> ApplyError | None:
         """Install a component, and return why that failed; None where it did not, or was not tried."""
         workload, deployment_id = change.workload, change.workload.key.deployment_id
-        if self.stopping():
-            self.left = True
+        if self._is_over():
             return None
         if change.rests or workload.key in self.unready:
             self.failed.add(deployment_id)
@@ -211,6 +212,12 @@ class Execution:
             self.appliers[change.applier].install(workload)
             check_installed(self.appliers[change.applier], workload, change.reason, self.stopping)
 
+    def _is_over(self) -> bool:
+        """Whether no other step begins now; what is left then is cut off."""
+        is_over = self.stopping() or self.timer() > self.until
+        self.left, self.cut = self.left or is_over, self.cut or is_over
+        return is_over
+
     def _begin(self, change: Change) -> Change:
         """Return a change with why it may not begin now, at its turn (OPEN-6)."""
         if not change.is_switch:
@@ -253,7 +260,7 @@ class Execution:
         """Remove what is gone, if everything new was prepared, and what it belongs to is installed (STEP-3)."""
         moved = {change.workload.key for change in self.plan.changes} | {workload.key for _, workload in self.plan.kept}
         for removal in self.plan.removals:
-            if not self.prepared or self.stopping():
+            if self._is_over() or not self.prepared:
                 self.left = True
                 return
             if removal.rests or removal.key.deployment_id in self.failed:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _STOPPED: Final = "stopped"
 """The fact of `Stages`, which is loaded where there is one, or a deployment stops another."""
+LONGEST_PASS: Final = 3600.0
+"""Seconds after which a cycle begins no other step (STEP-14)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,7 @@ class Reconciler:
     timer: Callable[[], float] = time.monotonic
     causes: Causes = field(default_factory=Causes)
     _told: set[str] = field(default_factory=set, init=False)
+    _until: float = field(default=0.0, init=False)
 
     def __post_init__(self) -> None:
         timetable = self.timetable or Timetable(self.clock)
@@ -114,6 +117,7 @@ class Reconciler:
             StorageFull: a step could not be recorded, so it was not begun.
             StateFolderUnusable: the journal cannot be written.
         """
+        self._until = self.timer() + LONGEST_PASS
         asked = desired_deployments(state.deployments, self.limits)
         done = self._pass(state, asked, patient=patient, retry=retry, at_once=at_once)
         if done.goes_back:
@@ -194,6 +198,7 @@ class Reconciler:
             stopping=self.stopping,
             heartbeat=self.heartbeat,
             timer=self.timer,
+            until=self._until,
         )
 
     def _goes_back(self, desired: Iterable[DesiredDeployment], change: Change, error: ApplyError) -> bool:

@@ -28,6 +28,8 @@ STEP-12 What was installed well and is not there as it was has drifted: it was r
 STEP-13 What does not run while another deployment is updated (margo_gitops/agent/apply/stages.py) has not drifted. An
         update waits also until all that it stops may change (STEP-10), and is refused while the engine of that is
         silent.
+STEP-14 After an hour no other step begins: the device polls, since a newer state may be what helps it. The next cycle
+        takes up what is left.
 """
 
 from __future__ import annotations

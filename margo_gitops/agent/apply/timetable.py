@@ -1,14 +1,14 @@
 """What the device's clock says about calendars: whether it can be trusted, what is open, and when to use the network.
 
-TIME-1  A clock that shows a time before this program was written is not set.
+TIME-1  A clock that shows a time before this program was written, or after 2099, is not set.
 TIME-2  A clock that shows a time before a signed time that it had reached (CLOCK-1), more than a day before the held
         state was signed, or more than an hour before the last time that counted here, was set back.
 TIME-3  A clock that its time service has not set since the machine started may show anything. With `clock: trust` it is
         trusted all the same, and so is one that was set back to before the last time that counted.
 TIME-4  A device polls and reports only while its calendar of contact is open. `agent once --now`, `--retry` and SIGHUP
         poll at any time: a person asked.
-TIME-5  A device polls at any time if its clock is not trusted, if it does not know the time zone, or if the calendar
-        never opens: it could not be repaired otherwise.
+TIME-5  A device polls at any time if its clock is not trusted, if it does not know the time zone, or while its next
+        hours are more than 31 days away: it could not be repaired otherwise.
 """
 
 from __future__ import annotations
@@ -27,9 +27,13 @@ from margo_gitops.values import dataclass, field
 if TYPE_CHECKING:
     from margo_gitops.documents.calendars import Opening
 
-_MOST_OPENINGS: Final = 100
+_MOST_OPENINGS: Final = 1000
+LONGEST_SILENCE: Final = 31 * 86_400.0
+"""How long hours of contact may keep a device from polling (TIME-5)."""
 WRITTEN: Final = 1_790_000_000.0
 """September 2026: a clock that shows less is not set."""
+_LATEST: Final = 4_102_444_800.0
+"""2100: calendars name no day after it."""
 _TOLERANCE: Final = 3600.0
 _SIGNERS_TOLERANCE: Final = 86_400.0
 """How far the clock of who signed may be ahead."""
@@ -68,7 +72,7 @@ class Timetable:
     def doubt(self) -> str:
         """Return why the clock is not trusted; empty where it is (TIME-1 to TIME-3)."""
         now = self.clock()
-        if now < WRITTEN:
+        if not WRITTEN <= now < _LATEST:
             return "the clock of this device is not set"
         signed = self._signed()
         if now < signed:
@@ -96,9 +100,10 @@ class Timetable:
         if self._contact is None or self.doubt():
             return None
         try:
-            return self.opening((self._contact,))
+            opening = self.opening((self._contact,))
         except (LookupError, ValueError, OSError):
             return None
+        return opening if opening and opening.start - self.clock() <= LONGEST_SILENCE else None
 
     def opening(self, calendars: tuple[Calendar, ...], least: float = 0.0) -> Opening | None:
         """Return the opening that counts now: the one that is, or the next; None if it does not come.

@@ -4,6 +4,7 @@ POLL-1  A poll that ended otherwise than the one before is kept at once.
 POLL-2  Of polls that end alike one is kept every five minutes: a device polls for years, and flash wears.
 POLL-3  What is not kept yet is kept when the agent ends in order.
 POLL-4  A full disk keeps no poll from being followed by its cycle.
+POLL-5  A start is noted until its first poll has ended, so that the next start knows of one that did not live so long.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ PollResult = Literal["new", "unchanged", "failed", "refused", "none"]
 KEPT_EVERY: Final = 300.0
 """Seconds between two polls that end alike and are kept (POLL-2)."""
 
+_UNPOLLED: Final = "start.unpolled"
 _OUTCOME: Final = ("poll.result", "poll.code", "poll.error")
 
 
@@ -80,3 +82,20 @@ class PollRecord:
         if self._last != self._kept:
             self._journal.set_facts(self._last)
             self._kept = dict(self._last)
+
+
+def note_start(journal: Journal) -> bool:
+    """Note that an agent starts; return whether the last one did not live until its first poll (POLL-5)."""
+    is_unpolled = bool(journal.facts().get(_UNPOLLED))
+    _keep(journal, "1")
+    return is_unpolled
+
+
+def note_poll(journal: Journal) -> None:
+    """Note that the first poll of an agent has ended (POLL-5)."""
+    _keep(journal, "")
+
+
+def _keep(journal: Journal, text: str) -> None:
+    with contextlib.suppress(MargoGitopsError):  # a full disk keeps no device from its agent
+        journal.set_facts({_UNPOLLED: text})

@@ -9,6 +9,8 @@ SERVICE-5  Between polls the held state is applied every minute, or every interv
 SERVICE-6  Who asks for a poll (SIGHUP) is not made to wait: the running step is finished, or left where it only waits,
            the poll comes next, and what rests or is quarantined is tried as well.
 SERVICE-7  What an engine tells by itself makes the held state be applied at once (agent/service/wakes.py).
+SERVICE-8  An agent that did not live until its first poll the last time polls first: what it holds may be what ends it.
+SERVICE-9  A poll that waits for its hours comes as soon as the clock is set to them, or other hours count.
 """
 
 from __future__ import annotations
@@ -200,6 +202,8 @@ class Service:
         always_report: whether it reports after a poll that failed, too.
         longest_wait: the most seconds that a source may keep a poll waiting for a change.
         wakes: hears what engines tell; its timer is the same one.
+        polls_first: whether the first cycle polls (SERVICE-8).
+        polled: called after the first cycle that polls.
     """
 
     cycles: Cycles
@@ -214,6 +218,8 @@ class Service:
     longest_wait: float = 0.0
     watch: Watch | None = None
     wakes: Wakes = field(default_factory=Wakes)
+    polls_first: bool = False
+    polled: Callable[[], None] = lambda: None
     _contact: Opening | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -223,12 +229,15 @@ class Service:
     def run(self) -> None:
         """Run cycles until a signal asks to stop."""
         self.manager.ready()
-        self._cycle(poll=False)
+        self._cycle(poll=self.polls_first)
         failures = 0
+        polled = self.polled
         delay = self.schedule.first_delay()
         self._due(delay)
         while (call := self._wait(delay)) != "end":
             ended = self._cycle(poll=True, asked=call == "asked")
+            polled()
+            polled = _nothing
             failures = failures + 1 if isinstance(ended, MargoGitopsError) else 0
             delay = self._delay(ended, failures)
             self._due(delay)
@@ -285,7 +294,7 @@ class Service:
         """Wait for the next poll, repairing what runs (SERVICE-5), with signs of life; return why the wait is over."""
         pause = min(self.schedule.interval, LONGEST_UNREPAIRED_SECONDS)
         begin = self.timer()
-        end, repair = begin + seconds, begin + pause
+        end, repair, contact = begin + seconds, begin + pause, self._contact
         while not self.waiting.stopping():
             # A poll that comes soon repairs as well.
             due = repair if end - repair > pause / 2 else end
@@ -302,7 +311,15 @@ class Service:
             else:
                 self._cycle(poll=False)
                 repair = self.timer() + pause
+                if contact is not None and contact != self._contact:
+                    contact = self._contact
+                    end = min(end, self.timer() + self.schedule.delay(self.clock(), opening=contact))
+                    self._due(end - self.timer())
         return "end"
+
+
+def _nothing() -> None:
+    """Do nothing: it was done."""
 
 
 def _places(error: Exception) -> list[str]:
