@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from types import MappingProxyType
+from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 
 from margo_gitops.digests import DIGEST_PATTERN, Digest
 from margo_gitops.documents.components import APPLICATION_ID_PATTERN, Component, ParameterValue, ProfileType, Target
@@ -145,6 +146,28 @@ class DeploymentExtension:
     stop: Annotated[
         tuple[str, ...], About("Ids of the deployments of this device that do not run while it is updated.")
     ] = ()
+
+
+FIRST_AGENTS: Final[Mapping[str, str]] = MappingProxyType(
+    {
+        "deployment": "0.1.0",
+        "applicationVersion": "0.1.0",
+        "profile": "0.1.0",
+        "after": "0.1.0",
+        "artifacts": "0.1.0",
+        "device": "0.1.0",
+        "maintenance": "0.1.0",
+        "contact": "0.1.0",
+        "secrets": "0.1.0",
+        "locks": "0.1.0",
+        "hooks": "0.1.0",
+        "onFailure": "0.1.0",
+        "onDrift": "0.1.0",
+        "health": "0.1.0",
+        "stop": "0.1.0",
+    }
+)
+"""The first agent that obeys each member of the extension; older ones refuse a deployment that has it."""
 
 
 def fleet_device(document: ApplicationDeployment) -> str:

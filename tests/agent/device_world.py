@@ -102,6 +102,7 @@ def snapshot_of(
     device: str = DEVICE,
     fleet: str = "plant",
     trust: str | None = None,
+    rendered_by: str | None = None,
 ) -> Snapshot:
     """Return what a renderer writes for one version."""
     files = {deployment_id(number): content for number, content in deployments.items()}
@@ -121,6 +122,7 @@ def snapshot_of(
     who = Ident("Renderer", "renderer@example.com", 1_790_000_000 + version % 1000, 0)
     trailers = {
         "Fleet": fleet,
+        **({"Rendered-By": rendered_by} if rendered_by else {}),
         "Manifest-Digest": sha256(manifest),
         "Device": device,
         "Manifest-Version": str(version),

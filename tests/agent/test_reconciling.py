@@ -15,6 +15,7 @@ from engine_double import Engine, EngineDouble, Killed
 from hypothesis import given
 from hypothesis import strategies as st
 
+from margo_gitops import __version__
 from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
 from margo_gitops.agent.apply.switches import Switches
 from margo_gitops.agent.apply.workloads import DeviceLimits, Eligibility, desired_deployments
@@ -664,3 +665,24 @@ def test_failures_never_wear_a_device_out_and_what_is_mended_comes_up(
         device.now += 3600
         assert device.reconcile(trusted, retry=True).complete
         assert device.engine.running == wanted(trusted)
+
+
+@pytest.mark.parametrize(
+    ("renderer", "remedy"),
+    [
+        ("margo-gitops 99.1.0", f"this agent is {__version__}; update it to 99.1.0, which rendered the state"),
+        (f"margo-gitops {__version__}", "render with a version that this agent knows, or update the agent"),
+        ("another program", "render with a version that this agent knows, or update the agent"),
+        (None, "render with a version that this agent knows, or update the agent"),
+    ],
+    ids=["a newer one", "the same", "another", "not known"],
+)
+def test_what_this_agent_does_not_know_is_refused_with_the_agent_that_does(
+    device: Device, renderer: str | None, remedy: str
+) -> None:
+    newer = {1: deployment_bytes(1, extension={"teleport": True}), 2: deployment_bytes(2)}
+    snapshot = snapshot_of(1, newer, key=None, rendered_by=renderer)
+    outcome = device.reconcile(judge(snapshot, TrustPolicy(DEVICE, None), None))
+    assert [error.remedy for error in outcome.failures] == [remedy]
+    assert "teleport" in str(outcome.failures[0])
+    assert device.steps == ["prepare app-2/web", "install app-2/web"]

@@ -3,9 +3,11 @@
 import pytest
 from documents.document_text import changed, check, example, findings
 
-from margo_gitops.documents.deployment import OWN_EXTENSION, DeploymentExtension
+from margo_gitops import __version__
+from margo_gitops.documents.deployment import FIRST_AGENTS, OWN_EXTENSION, DeploymentExtension
 from margo_gitops.documents.nodes import Node, SourceText
-from margo_gitops.documents.records import find, write
+from margo_gitops.documents.records import find, iterate_fields, write
+from margo_gitops.documents.versions import version_key
 from margo_gitops.documents.yaml_text import write_yaml
 
 LINE_VISION = example("ApplicationDeployment/line-vision.yaml")
@@ -87,3 +89,9 @@ def test_an_artifact_needs_a_file_or_https_url_and_a_digest():
     }
     _, found = find(DeploymentExtension, SourceText("x", Node.of(plain)))
     assert [finding.path for finding in found] == ["artifacts[0].url", "artifacts[0].digest"]
+
+
+def test_every_member_of_the_extension_has_the_first_agent_that_obeys_it():
+    assert [wire for wire, _, _ in iterate_fields(DeploymentExtension)] == list(FIRST_AGENTS)
+    newest = max(FIRST_AGENTS.values(), key=version_key)
+    assert version_key(newest) <= version_key(__version__), "a new member comes with the version that obeys it"

@@ -24,6 +24,8 @@ from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.orders import Orders
 from margo_gitops.appliers.applier import Applier, WorkloadKey
 from margo_gitops.errors import ApplyError, Drifted, RolledBack, StateFolderUnusable, StorageFull
+from margo_gitops.trust.git_commit import parse_commit
+from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.trust.trusted_state import TrustedState
 from margo_gitops.values import KW_ONLY, dataclass, field, replace
 
@@ -118,7 +120,7 @@ class Reconciler:
             StateFolderUnusable: the journal cannot be written.
         """
         self._until = self.timer() + LONGEST_PASS
-        asked = desired_deployments(state.deployments, self.limits)
+        asked = desired_deployments(state.deployments, self.limits, lambda: _rendered_by(state))
         done = self._pass(state, asked, patient=patient, retry=retry, at_once=at_once)
         if done.goes_back:
             # What failed a moment ago rests: only the way back is gone now.
@@ -261,3 +263,9 @@ class Reconciler:
             repair=ordered,
             ours=ours,
         )
+
+
+def _rendered_by(state: TrustedState) -> str:
+    """Return the renderer and its version, as the commit names them; empty where there is no commit."""
+    commit = state.snapshot.commit
+    return (StateCommit.of(parse_commit(commit)).rendered_by or "") if commit else ""

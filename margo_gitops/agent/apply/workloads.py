@@ -18,9 +18,12 @@ ELIGIBLE-3  A deployment for a child device is held against that child's capabil
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
+from margo_gitops import __version__
 from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
 from margo_gitops.appliers.applier import LONGEST_TIMEOUT_SECONDS, Workload, WorkloadKey, no_secrets
 from margo_gitops.digests import Digest
@@ -44,6 +47,8 @@ from margo_gitops.errors import (
     SecretUnavailable,
 )
 from margo_gitops.values import dataclass, field, replace
+
+_RENDERER: Final = re.compile(r"margo-gitops ([0-9][0-9A-Za-z.+-]{0,40})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,16 +198,19 @@ def read_eligibility(device: str, files: Iterable[Path]) -> Eligibility:
 
 
 def desired_deployments(
-    documents: Sequence[ApplicationDeployment], limits: DeviceLimits | None = None
+    documents: Sequence[ApplicationDeployment],
+    limits: DeviceLimits | None = None,
+    rendered_by: Callable[[], str] = str,
 ) -> tuple[DesiredDeployment, ...]:
     """Return the deployments in the order they are installed in (ORDER-1 to ORDER-5).
 
     Args:
         documents: the trusted deployments, in the manifest's order.
         limits: what the device allows; None: the device says nothing about itself.
+        rendered_by: returns the renderer and its version, as the state has it; empty where that is not known.
     """
     limits = limits or DeviceLimits()
-    return _in_order([desired_deployment(document, limits) for document in documents])
+    return _in_order([desired_deployment(document, limits, rendered_by) for document in documents])
 
 
 def stopped_for(
@@ -222,13 +230,21 @@ def stopped_for(
     return {item.id: [each for each in found if each[1].deployment_id in item.stops] for item in stopping}
 
 
-def desired_deployment(document: ApplicationDeployment, limits: DeviceLimits) -> DesiredDeployment:
+def desired_deployment(
+    document: ApplicationDeployment, limits: DeviceLimits, rendered_by: Callable[[], str] = str
+) -> DesiredDeployment:
     """Return a deployment by itself, as this device may run it."""
     objection = limits.eligibility.objection(document)
     if objection is not None:
         return DesiredDeployment(document, (), (), objection)
     try:
         extension = own_extension(document)
+    except DeploymentUnusable as error:
+        renderer = _RENDERER.fullmatch(rendered_by())
+        if renderer is not None and renderer[1] != __version__:
+            error.remedy = f"this agent is {__version__}; update it to {renderer[1]}, which rendered the state"
+        return DesiredDeployment(document, (), (), error)
+    try:
         workloads = tuple(
             Workload(
                 document,
