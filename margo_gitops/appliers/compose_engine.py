@@ -220,7 +220,11 @@ class ComposeEngine:
         except OSError as error:
             why = [f"{arguments[0]}: {error.strerror or error}"]
             if error.errno in _NO_CLIENT:
-                raise _unavailable(self._client, why) from error
+                raise EngineUnavailable(
+                    f"there is no {Path(self._client).name} client that this user may start",
+                    why=why,
+                    remedy="install Docker's client with Compose v2; docs/appliers.md names the packages",
+                ) from error
             if error.errno == errno.E2BIG:
                 raise WorkloadUnsupported(
                     "the parameters are too long for the engine's client",

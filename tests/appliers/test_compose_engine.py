@@ -411,8 +411,9 @@ def test_an_engine_that_does_not_run_is_named(site, monkeypatch):
 
 def test_a_missing_client_is_told(site, monkeypatch):
     monkeypatch.setenv("PATH", str(site.folder))
-    with pytest.raises(EngineUnavailable, match="docker engine does not answer"):
-        site.applier().observe()
+    with pytest.raises(EngineUnavailable, match="there is no docker client") as caught:
+        site.applier().install(site.workload(compose()))
+    assert "Compose v2" in caught.value.remedy
     monkeypatch.setenv("PATH", site.environment["PATH"])
 
 

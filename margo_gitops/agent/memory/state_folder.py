@@ -45,10 +45,14 @@ def refuse_other_user(folder: Path, error: type[MargoGitopsError] = StateFolderU
     with folder_errors(folder):
         owner = folder.stat().st_uid if folder.exists() else os.geteuid()
     if os.geteuid() == 0 != owner:
+        try:
+            remedy = f"run the command as the owner: runuser -u {folder.owner()} -- margo-gitops …"
+        except KeyError:
+            remedy = f"run the command as the user with the id {owner}, or give the folder to root: chown -R"
         raise error(
             "this is root, and the folder belongs to another user, who could not read what root writes",
             where=Location(str(folder)),
-            remedy=f"run the command as the owner: runuser -u $(stat -c %U {folder}) -- margo-gitops …",
+            remedy=remedy,
         )
 
 
