@@ -282,9 +282,7 @@ class FilesApplier:
         if self.hook is None:
             return []
         environment = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-        # A hook can read them, and may print them when it fails: those of each revision that is there.
-        files = (self.folder / _REVISIONS / folder.parent.name / folder.name).glob(f"*/{_SECRETS}/*")
-        secrets = {f"{path.name} {at}": Secret(path.read_text(errors="replace")) for at, path in enumerate(files)}
+        secrets = self._secrets_of(folder)
         started = time.monotonic()
         try:
             done = run_program([*self.hook, event, str(folder)], environment, seconds=self.hook_seconds)
@@ -293,6 +291,16 @@ class FilesApplier:
         if done.status is None:
             return [f"it did not end within {time.monotonic() - started:.0f} s", *done.last_lines(secrets)]
         return [*dict.fromkeys([how_it_ended(done.status), *done.last_lines(secrets)])] if done.status else []
+
+    def _secrets_of(self, link: Path) -> dict[str, str]:
+        """Return what a hook can read and may print when it fails: the secrets of all revisions that are there."""
+        secrets: dict[str, str] = {}
+        for path in (self.folder / _REVISIONS / link.parent.name / link.name).glob(f"*/{_SECRETS}/*"):
+            name, value = path.name, Secret(path.read_text(errors="replace"))
+            while secrets.get(name, value) != value:
+                name += "'"
+            secrets[name] = value
+        return secrets
 
     def _tidy(self, workload: Workload, place: Path) -> None:
         kept = self._place(workload.key, workload.keeps) if workload.keeps else place

@@ -222,7 +222,7 @@ def test_no_canary_is_left_anywhere_by_the_commands_and_the_agent(tmp_path: Path
     assert search.looked > 100
     lines = [line.split() for line in log.read_text().splitlines() if line.startswith("Max core file size")]
     assert lines
-    assert all(line[4:6] == ["0", "0"] for line in lines)
+    assert all(line[4:6] == ["1", "1"] for line in lines)
 
 
 def test_the_search_finds_each_form():
