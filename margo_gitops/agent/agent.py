@@ -290,6 +290,7 @@ def working_agent(
                     heartbeat=heartbeat,
                     lock_settings=configuration.locks,
                     hook_settings=configuration.hooks,
+                    secrets=secrets.open if secrets else no_secrets,
                 ),
                 orders=Orders(configuration.state_folder, journal.facts, journal.set_facts, record, clock),
             )

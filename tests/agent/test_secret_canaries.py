@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from device_world import World, deployment_bytes
 from support.command_line import margo_gitops
 from support.fleet import FleetFolder, parameter
+from test_locks import HOOK_USER, hooks
 from testbed.docker_engine import DockerEngine
 from testbed.test_image import TEST_IMAGE
 
@@ -29,6 +30,7 @@ from margo_gitops.digests import folder_digest, sha256
 from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.trust.sealing import seal
 
+__all__ = ["hooks"]
 SOURCES = ("environment", "command", "folder", "credential", "sealed")
 
 
@@ -113,7 +115,7 @@ for path in pathlib.Path('/proc').glob('[0-9]*/cmdline'):
         pass  # it ended
 log.write_text(log.read_text() + '\\n'.join(lines) if log.exists() else '\\n'.join(lines))
 if {fails!r} in open(here / 'values.json').read():
-    for path in here.glob('secrets/*'):
+    for path in sorted(here.glob('secrets/*')):
         value = path.read_text()
         raw = value.encode()
         print(value, json.dumps(value), raw.hex(), base64.b64encode(raw).decode(), file=sys.stderr)
@@ -123,7 +125,7 @@ if {fails!r} in open(here / 'values.json').read():
 """
 
 
-def test_no_canary_is_left_anywhere_by_the_commands_and_the_agent(tmp_path: Path):
+def test_no_canary_is_left_anywhere_by_the_commands_and_the_agent(tmp_path: Path, hooks: Path):
     values = {source: canary(source) for source in SOURCES}
     search = Search(values)
     device = tmp_path / "device"
@@ -183,6 +185,7 @@ def test_no_canary_is_left_anywhere_by_the_commands_and_the_agent(tmp_path: Path
             "credentials": True,
             "keys": ["device-key"],
         },
+        "hooks": {"folder": str(hooks), **({"user": HOOK_USER} if HOOK_USER else {})},
     }
     config = device / "agent.yaml"
     config.write_bytes(write_yaml(configuration))
@@ -202,7 +205,20 @@ def test_no_canary_is_left_anywhere_by_the_commands_and_the_agent(tmp_path: Path
     run("render")
     refused = agent("once", code=5)
     assert "the hook refused component app" in refused
-    assert "<SEALED>" in refused
+    assert "<SEALED" in refused
+    shown = "\n".join(f"echo {base64.b64encode(value.encode()).decode()} {value!r}" for value in values.values())
+    drain = hooks / "drain"
+    drain.write_text(f"#!/bin/sh\ncat <<'END'\n{shown}\n{values['sealed']}\nEND\nexit 3\n")
+    drain.chmod(0o755)
+    parameters = {"greeting": "drained"}
+    fleet.deployment(
+        "web", secretRefs={each: {} for each in SOURCES}, parameters=parameters, hooks={"before": ["drain"]}
+    )
+    fleet.commit()
+    run("render")
+    drained = agent("once", code=5)
+    assert "the hook drain of the deployment web failed" in drained
+    assert "<sealed>" in drained
     (device / "for-command").write_text(f"fails {values['command']}")
     assert "what it said is not shown" in agent("once", code=5)
     for arguments in (["status"], ["status", "--output", "json"], ["verify"], ["once"]):

@@ -5,7 +5,8 @@ HOOK-1  A deployment names a program; the device decides where it is and what it
         all folders above, or another user could replace the folder; a sticky one (/tmp) may be written by others.
 HOOK-2  It never runs as root: an agent that is root runs it as `hooks.user`, with that user's own group alone.
 HOOK-3  Its environment has what is listed here alone; its working folder is `/`.
-HOOK-4  When its time is over, it is ended with all it started. Of its output, the last lines are kept.
+HOOK-4  When its time is over, it is ended with all it started. Of its output, the last lines are kept, without the
+        values of the deployment's secrets; if one cannot be read then, nothing of it is kept.
 HOOK-5  `before` runs in order when the locks are free, before anything changes. 21: the deployment waits, as for a
         lock. Another status than 0: it fails, and nothing was changed.
 HOOK-6  `after` runs in order when the last component that changed runs. Another status than 0 is a failure of it: the
@@ -24,9 +25,11 @@ from pathlib import Path
 from typing import Final
 
 from margo_gitops.agent.settings.configuration import HookSettings
-from margo_gitops.appliers.programs import Finished, run_program
-from margo_gitops.errors import HookFailed, LockHeld
-from margo_gitops.values import dataclass
+from margo_gitops.appliers.applier import OpenSecrets, no_secrets
+from margo_gitops.appliers.programs import Finished, Secret, run_program
+from margo_gitops.documents.secrets import WantedSecret
+from margo_gitops.errors import ApplyError, HookFailed, LockHeld
+from margo_gitops.values import dataclass, field
 from margo_gitops.wording import how_it_ended
 
 TRY_LATER: Final = 21
@@ -47,6 +50,7 @@ class Occasion:
         previous: what it was; empty where nothing is there, or it is not known; `PREVIOUS_VERSION`.
         reason: install, update or remove; `REASON`.
         result: done or failed; empty before the change; `RESULT`.
+        secrets: those of the deployment, by name; the hook does not get them.
     """
 
     deployment: str
@@ -56,6 +60,7 @@ class Occasion:
     previous: str
     reason: str
     result: str = ""
+    secrets: Mapping[str, WantedSecret] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +70,13 @@ class HookRunner:
     Attributes:
         settings: None where the device has no hooks.
         heartbeat: called before each hook.
+        secrets: returns the values of secrets, so that messages do not have them.
     """
 
     settings: HookSettings | None
     device: str
     heartbeat: Callable[[], None] = lambda: None
+    secrets: OpenSecrets = no_secrets
 
     def before(self, names: Sequence[str], occasion: Occasion) -> LockHeld | None:
         """Run hooks in order; return why the deployment waits, if one wants that.
@@ -82,7 +89,7 @@ class HookRunner:
             if done.status == TRY_LATER:
                 return LockHeld(
                     f"the deployment {occasion.deployment} waits: the hook {name} asks to try later",
-                    why=done.last_lines(),
+                    why=self._said(done, occasion),
                     remedy="wait, or run `margo-gitops agent once --now` on the device",
                 )
             self._check("before", name, occasion, done)
@@ -127,7 +134,15 @@ class HookRunner:
     def _check(self, when: str, name: str, occasion: Occasion, done: Finished) -> None:
         if done.status != 0:
             then = "; nothing was changed" if when == "before" else ""
-            raise _failed(name, occasion, [*dict.fromkeys([f"{_ended(done)}{then}", *done.last_lines()])])
+            raise _failed(name, occasion, [*dict.fromkeys([f"{_ended(done)}{then}", *self._said(done, occasion)])])
+
+    def _said(self, done: Finished, occasion: Occasion) -> list[str]:
+        """Return the last lines of a hook (HOOK-4)."""
+        try:
+            values = self.secrets(occasion.secrets)
+        except ApplyError:
+            return ["what it said is not shown, because a secret of the deployment cannot be read now"]
+        return done.last_lines({name: Secret(value.decode(errors="replace")) for name, value in values.items()})
 
     def _variables(self, when: str, occasion: Occasion) -> Mapping[str, str]:
         values = {

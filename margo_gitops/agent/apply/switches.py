@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.apply.steps import Change, Plan, Removal
 from margo_gitops.agent.apply.workloads import DesiredDeployment
-from margo_gitops.appliers.applier import Applier, Workload, WorkloadKey
+from margo_gitops.appliers.applier import Applier, OpenSecrets, Workload, WorkloadKey, no_secrets
 from margo_gitops.documents.deployment import DeploymentExtension
 from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.records import read, write
+from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.documents.switching import DeviceLock, Hooks
 from margo_gitops.errors import HookFailed, InstallFailed, LockHeld, MargoGitopsError
 from margo_gitops.values import KW_ONLY, dataclass, field, replace
@@ -66,6 +67,7 @@ class Switches:
         keep: keeps facts in the journal.
         doubt: returns why the clock cannot be trusted; empty where it can.
         heartbeat: called before what may take a while.
+        secrets: returns the values of secrets.
     """
 
     clock: Callable[[], float]
@@ -77,6 +79,7 @@ class Switches:
     heartbeat: Callable[[], None] = lambda: None
     lock_settings: LockSettings | None = None
     hook_settings: HookSettings | None = None
+    secrets: OpenSecrets = no_secrets
 
     def begin(
         self,
@@ -108,7 +111,11 @@ class Switches:
         self.remember(known, rules)
         said = {name: item.extension for name, item in wanted.items() if item.extension}
         halted = {key.deployment_id for key in stopped}
-        return Switching(self, plan, rules, said, at_once=at_once, stopped=halted)
+        secrets = {
+            name: {secret.name: secret for each in item.workloads for secret in each.secrets.values()}
+            for name, item in wanted.items()
+        }
+        return Switching(self, plan, rules, said, at_once=at_once, stopped=halted, secrets=secrets)
 
     def remember(self, known: Mapping[str, _Rules], rules: Mapping[str, _Rules]) -> None:
         """Write down rules, where they are not known."""
@@ -133,7 +140,7 @@ class Switches:
         """Return what runs hooks; loaded where there is one."""
         from margo_gitops.agent.apply.hooks import HookRunner
 
-        return HookRunner(self.hook_settings, self.device, self.heartbeat)
+        return HookRunner(self.hook_settings, self.device, self.heartbeat, self.secrets)
 
 
 @dataclass(eq=False)
@@ -144,6 +151,7 @@ class Switching:
         rules: of deployments that have some, by id.
         wanted: what the renderer says of each wanted deployment, by id.
         stopped: deployments that an earlier cycle stopped, by id.
+        secrets: of each wanted deployment, by its id and their names.
     """
 
     makes: Switches
@@ -153,6 +161,7 @@ class Switching:
     _: KW_ONLY
     at_once: bool
     stopped: Collection[str]
+    secrets: Mapping[str, Mapping[str, WantedSecret]]
     _asked: dict[str, LockHeld | HookFailed | None] = field(default_factory=dict, init=False)
     _open: set[str] = field(default_factory=set, init=False)
 
@@ -283,7 +292,16 @@ class Switching:
         components = dict.fromkeys(key.component for key in keys)
         reason = "update" if changes else "remove" if removals else "stop"
         reason = reason if identity in self.plan.there else "install"
-        return Occasion(rules.name, identity, tuple(components), self._version(identity), rules.version, reason, result)
+        return Occasion(
+            rules.name,
+            identity,
+            tuple(components),
+            self._version(identity),
+            rules.version,
+            reason,
+            result,
+            self.secrets.get(identity, {}),
+        )
 
 
 def _key(step: Change | Removal) -> WorkloadKey:
