@@ -386,21 +386,3 @@ def iterate_fields(cls: type) -> Iterator[tuple[str, str, bool]]:
     """Yield (wire name, description, required) of a record's fields, for the reference documentation."""
     for item in record_shape(cls).slots.fields:
         yield item.wire, item.about.text if item.about else "", item.required
-
-
-def json_schema(cls: type, *, schema_id: str, title: str, examples: tuple[Json, ...] = ()) -> dict[str, Json]:
-    """Return the JSON Schema (2020-12) of a document."""
-    definitions: dict[str, Json] = {}
-    record_shape(cls).schema(definitions)
-    root = cast("dict[str, Json]", definitions.pop(cls.__name__))
-    schema: dict[str, Json] = {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": schema_id,
-        **root,
-        "title": title,
-    }
-    if examples:
-        schema["examples"] = list(examples)
-    if definitions:
-        schema["$defs"] = definitions
-    return schema

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import cast
 
 from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.capabilities import DeviceCapabilities
@@ -16,7 +17,7 @@ from margo_gitops.documents.fleet_kinds import ApplicationsLock, Deployment, Dev
 from margo_gitops.documents.json_text import pretty_json
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import Json
-from margo_gitops.documents.records import json_schema
+from margo_gitops.documents.records import record_shape
 from margo_gitops.documents.status import DeploymentStatus
 from margo_gitops.values import dataclass
 
@@ -81,3 +82,21 @@ def schema_files(kinds: Sequence[SchemaKind], examples: Mapping[str, Sequence[Js
         kinds: which; `DOCUMENT_SCHEMAS` and those of higher layers.
     """
     return {kind.file: pretty_json(kind.schema(examples.get(kind.name, ()))).encode() for kind in kinds}
+
+
+def json_schema(cls: type, *, schema_id: str, title: str, examples: tuple[Json, ...] = ()) -> dict[str, Json]:
+    """Return the JSON Schema (2020-12) of a document."""
+    definitions: dict[str, Json] = {}
+    record_shape(cls).schema(definitions)
+    root = cast("dict[str, Json]", definitions.pop(cls.__name__))
+    schema: dict[str, Json] = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$id": schema_id,
+        **root,
+        "title": title,
+    }
+    if examples:
+        schema["examples"] = list(examples)
+    if definitions:
+        schema["$defs"] = definitions
+    return schema

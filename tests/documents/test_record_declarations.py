@@ -21,7 +21,8 @@ from margo_gitops.documents.declarations import (
 )
 from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.nodes import Node, SourceText, dotted, exact
-from margo_gitops.documents.records import camel_case, find, iterate_fields, json_schema, read, read_ours, write
+from margo_gitops.documents.records import camel_case, find, iterate_fields, read, read_ours, write
+from margo_gitops.documents.schemas import json_schema
 from margo_gitops.errors import InvalidDocument, UnreadableDocument
 from margo_gitops.settings import Duration, FilePath
 from margo_gitops.values import dataclass, field

@@ -16,7 +16,8 @@ from margo_gitops.agent.apply.steps import make_plan as make_steps
 from margo_gitops.agent.apply.workloads import DesiredDeployment, desired_deployments
 from margo_gitops.agent.memory.recorded import RecordedWorkload
 from margo_gitops.appliers.applier import Observed
-from margo_gitops.documents.records import json_schema, write
+from margo_gitops.documents.records import write
+from margo_gitops.documents.schemas import json_schema
 from margo_gitops.rendering.changes import DeploymentChange, DeviceChange, Plan, make_plan
 from margo_gitops.rendering.desired_state import DesiredState
 from margo_gitops.rendering.difference import difference, rendered_fleet

@@ -13,7 +13,7 @@ from margo_gitops.documents.freshness import FreshnessProof
 from margo_gitops.documents.manifest import StateManifest
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.receipt import ReceiptFile
-from margo_gitops.documents.records import json_schema
+from margo_gitops.documents.schemas import json_schema
 from margo_gitops.documents.status import DeploymentStatus
 from margo_gitops.server.contracts.current import ROUTES, Parts
 from margo_gitops.server.problems import PROBLEM_MEDIA_TYPE, RETRYABLE
