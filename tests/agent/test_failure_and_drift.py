@@ -83,6 +83,7 @@ def test_f9_a_rollback_takes_the_whole_deployment_back_and_is_no_success(device:
     assert message.startswith("the deployment app-1 is rolled back to 1.0.0, which ran last")
     assert "component web: " in message
     assert "does not start" in message
+    assert message.count("remedy: ") == 1
     assert device.statuses() == {deployment_id(1): (2, "failed")}
     assert len(texts(device, Reason.ROLLED_BACK)) == 1
 

@@ -174,6 +174,16 @@ def test_the_agent_asks_where_the_applier_does_not(device: Device):
     assert device.reconcile(state({1: app(1, "new", health=ready)}, 3)).complete  # asked after a change alone
 
 
+@pytest.mark.parametrize("applier", [EngineDouble, Asking])
+def test_what_ran_before_comes_back_by_its_own_health(device: Device, applier: type[EngineDouble]):
+    assert device.reconcile(state({1: app(1, onFailure="rollback")}, 2)).complete
+    before = dict(device.engine.running)
+    newer = state({1: app(1, "new", onFailure="rollback", health=HEALTH)}, 3)
+    done = device.reconcile(newer, applier(device.engine))
+    assert (device.engine.running, [error.code for error in done.failures]) == (before, ["MG1604", "MG1623"])
+    assert device.recorded(WEB_1).code == "MG1623"
+
+
 def test_what_comes_after_it_waits_until_it_is_ready(device: Device):
     after = {1: app(1, "new", health=HEALTH), 2: app(2, after=[deployment_id(1)])}
     device.reconcile(state(after, 2))

@@ -108,7 +108,7 @@ def test_the_command_tells_it(plant: Plant) -> None:
     assert "  ran           manifest 2, not 4 from 2027-01-11T08:00:00Z until 2027-01-12T08:00:00Z" in text
     assert f"receipt 2 signed with {DEVICE_KEY.public.fingerprint}, a key of the device, as the fleet repo says" in text
     assert f"      image registry.example.com/app:1  {IMAGE.digest}" in text
-    assert "  approved by   " in text
+    assert "  asked for by  " in text
     ran = json.loads(margo_gitops(*arguments, "--output", "json", cwd=plant.world.folder).stdout)["ran"]
     assert (ran["sequence"], ran["version"], ran["doubts"]) == (2, 2, [])
 

@@ -95,7 +95,8 @@ class Rollbacks:
             way.good.spec.deployment_profile.components
         ):
             return False  # it is the last good one itself that does not come up
-        why = abridged(f"component {failed.component.name}: {error}", _LONGEST_REASON)
+        said = str(error).partition("\n  remedy: ")[0]  # the way back has a remedy of its own
+        why = abridged(f"component {failed.component.name}: {said}", _LONGEST_REASON)
         self._remember({**self._ways, item.id: replace(way, failed=_content(item), why=why)})
         return True
 
@@ -135,8 +136,9 @@ def _with_way(item: DesiredDeployment, way: _Way, good: DesiredDeployment) -> De
     if wanted is item:
         return replace(item, workloads=workloads)
     version = good.extension.application_version if good.extension else "what was before"
-    # Its calendars, locks and hooks are those of today.
-    extension = replace(item.extension, application_version=version) if item.extension else None
+    health = good.extension.health if good.extension else None
+    # Its calendars, locks and hooks are those of today. When it is ready, only its own document knows.
+    extension = replace(item.extension, application_version=version, health=health) if item.extension else None
     fallback = RolledBack(
         f"the deployment {way.good.metadata.name} is rolled back to {version}, which ran last",
         why=way.why.splitlines(),

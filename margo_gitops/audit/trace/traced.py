@@ -208,7 +208,7 @@ def _ran(run: TracedRun, version: int | None) -> Iterator[str]:
             yield from (f"      image {image.image}  {image.digest or image.id}" for image in each.images)
     if run.approved is not None:
         by = run.approved
-        yield f"  approved by   {by.commit[:12]}  {by.author}  {by.date}  {by.subject}"
+        yield f"  asked for by  {by.commit[:12]}  {by.author}  {by.date}  {by.subject}"
         yield from (f"                {line}" for line in _answered(by))
     yield from (f"  doubt: {doubt}" for doubt in run.doubts)
 
