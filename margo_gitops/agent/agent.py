@@ -33,7 +33,6 @@ from margo_gitops.agent.pull.held import (
     read_policy,
     trust_keeper,
     trusted_store,
-    verify_held,
 )
 from margo_gitops.agent.report.wiring import REPORTS_CLIENT_ID_FILE, receipt_store, reporter_of, witness_of
 from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
@@ -43,7 +42,7 @@ from margo_gitops.agent.settings.configuration import MARK_KEY_FILE, RECEIPTS_FO
 from margo_gitops.appliers.applier import Applier, ApplierContext, no_secrets
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
-from margo_gitops.errors import AgentMisconfigured, MargoGitopsError, NothingHeld
+from margo_gitops.errors import AgentMisconfigured, MargoGitopsError
 from margo_gitops.settings import spell_duration
 from margo_gitops.values import dataclass
 
@@ -124,7 +123,7 @@ def run_service(configuration: AgentConfiguration, log_format: LogFormat) -> Non
         ) as parts,
         _listening(configuration, watch, parts.record),
     ):
-        parts.record(_started(configuration))
+        parts.record(_started(configuration, parts.cycle))
         Service(
             cycles=parts.cycle,
             report=parts.report,
@@ -166,14 +165,14 @@ def _listening(configuration: AgentConfiguration, watch: HealthWatch | None, rec
         yield
 
 
-def _started(configuration: AgentConfiguration) -> Event:
+def _started(configuration: AgentConfiguration, cycle: Cycle) -> Event:
     """Return what the agent is, for a person who reads the log: version, device, source, interval, held state."""
     source = configuration.source.git or configuration.source.http
     try:
-        state = verify_held(configuration)
-        held = f"version {state.manifest.manifest_version} at {state.snapshot.revision}".replace('"', "")
-    except NothingHeld:
+        state = cycle.held()
         held = "nothing yet"
+        if state is not None:
+            held = f"version {state.manifest.manifest_version} at {state.snapshot.revision}".replace('"', "")
     except MargoGitopsError as error:
         held = f"a state that is not trusted now ({error.code})"
     every = spell_duration(configuration.poll.interval)

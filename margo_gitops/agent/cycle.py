@@ -229,19 +229,32 @@ class Cycle:
             self._keep(self.floors.remember(changed))
         return changed
 
+    def held(self) -> TrustedState | None:
+        """Return what is held, as a cycle verifies it, before the first one.
+
+        Raises:
+            MargoGitopsError: it is damaged or not trusted now, or it cannot be read who may sign.
+        """
+        return self._verified(self.policy(), self.floors.read().remembered)
+
+    def _verified(self, policy: TrustPolicy, memory: Remembered) -> TrustedState | None:
+        snapshot = self.store.load()
+        if snapshot is None:
+            return None
+        floor = memory.left if memory.is_left(snapshot.manifest) else memory.floor
+        return self._judge(judge_held, snapshot, policy, floor)
+
     def _load_held(self, policy: TrustPolicy, memory: Remembered) -> TrustedState | None:
         """Return what is held, verified again from the first byte (CYCLE-6), with the floor raised to it (CYCLE-3)."""
         try:
-            snapshot = self.store.load()
-            if snapshot is None:
-                return None
-            is_left = memory.is_left(snapshot.manifest)
-            floor = memory.left if is_left else memory.floor
-            held = self._judge(judge_held, snapshot, policy, floor)
+            held = self._verified(policy, memory)
         except (StoredStateDamaged, TrustRefused) as error:
             self._tell(Event.of(Reason.STATE_DAMAGED, error))
             return None
-        if floor is None and memory.left is None:
+        if held is None:
+            return None
+        is_left = memory.is_left(held.snapshot.manifest)
+        if memory.floor is None and memory.left is None:
             text = f"the trust floor was gone; it starts again at the held version {held.floor.version}"
             self.record(Event(Reason.FIRST_CONTACT, text))
         if held.objection:

@@ -20,6 +20,7 @@ from device_world import (
 )
 from engine_double import Engine, EngineDouble, Killed
 
+from margo_gitops.agent import cycle as agent_cycle
 from margo_gitops.agent.apply.reconciler import Reconciler
 from margo_gitops.agent.cycle import Cycle, Outcome
 from margo_gitops.agent.memory.events import Event, Reason
@@ -33,7 +34,7 @@ from margo_gitops.transport.transport import Answer
 from margo_gitops.trust.allowed_signers import AnySigner, parse_allowed_signers
 from margo_gitops.trust.floor import Floor
 from margo_gitops.trust.snapshot import Snapshot
-from margo_gitops.trust.trusted_state import TrustPolicy, judge
+from margo_gitops.trust.trusted_state import TrustedState, TrustPolicy, judge, judge_held
 from margo_gitops.web.metering import Cost
 
 
@@ -129,6 +130,22 @@ def test_a_new_state_is_trusted_stored_applied_and_then_unchanged(device: Device
     assert (second.poll, second.version, second.exit_code) == ("unchanged", 1, ExitCode.OK)
     assert device.source.asked_with == [None, ONE.revision]
     assert device.reasons == []
+
+
+def test_what_is_held_at_the_start_is_judged_once(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    device.source.snapshot = ONE
+    device.cycle()
+    judged: list[Snapshot] = []
+
+    def judging(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
+        judged.append(snapshot)
+        return judge_held(snapshot, policy, floor)
+
+    monkeypatch.setattr(agent_cycle, "judge_held", judging)
+    with device.agent() as cycle:
+        held = cycle.held()
+        assert cycle.run().version == (held and held.manifest.manifest_version)
+    assert len(judged) == 1
 
 
 def test_offline_what_is_held_is_applied(device: Device) -> None:
