@@ -8,7 +8,7 @@ site, and a deployment of an unknown application is not placed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.device_id import client_of
@@ -139,7 +139,7 @@ def _follows(error: MargoGitopsError, intent: Intent, blamed: set[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a deployment asks of a device around a change: a lock, hooks, a health, onFailure or onDrift.
+    """What a deployment asks of a device around a change: a lock, hooks, a health, a policy, or what it stops.
 
     Attributes:
         value: as a device gets it.
@@ -210,11 +210,11 @@ def explain(intent: Intent, device: str, deployment: str, previous: PreviousStat
         rejected,
         tuple((each, places[each.of].at("spec", "maintenance")) for each in ruling),
         urgent,
-        tuple(_settings(intent, resolved)),
+        tuple(_settings(intent, resolved, placements)),
     )
 
 
-def _settings(intent: Intent, resolved: Resolved) -> Iterator[Setting]:
+def _settings(intent: Intent, resolved: Resolved, here: Collection[str]) -> Iterator[Setting]:
     deployment = resolved.deployment.value
     origins = DocumentOrigins(intent, resolved, ())
     for index, lock in enumerate(locks(deployment, resolved.target)):
@@ -223,3 +223,6 @@ def _settings(intent: Intent, resolved: Resolved) -> Iterator[Setting]:
     for name in ("hooks", "health", "onFailure", "onDrift"):
         if name in said:
             yield Setting(name, said[name], origins.of(("spec", OWN_EXTENSION, name)).place)
+    for index, other in enumerate(deployment.spec.stop):
+        if other in here:
+            yield Setting("stop", other, resolved.deployment.at("spec", "stop", index))

@@ -94,8 +94,11 @@ def test_plan_and_explain_show_what_a_device_does_around_a_change(fleet: FleetFo
         "locks": [{"name": "batch", "file": "batch.lock"}],
         "hooks": {"before": ["drain", "park"], "after": ["resume"]},
         "health": {"exec": ["pg_isready", "-q"], "within": "2m"},
+        "stop": ["elsewhere", "monitor"],
     }
     fleet.deployment("web", **settings)
+    fleet.deployment("monitor")
+    fleet.deployment("elsewhere", on=["south-1"])
     plan = plan_fleet(PlanRequest(fleet.root, None, None, state, folder / "cache", at=NOON))
     shown = {each.what.partition(" ")[0] for each in causes(plan)}
     assert {
@@ -115,6 +118,7 @@ def test_plan_and_explain_show_what_a_device_does_around_a_change(fleet: FleetFo
         "  health       exec pg_isready -q; within 2m",
         "  onFailure    rollback",
         "  onDrift      respect",
+        "  stop         monitor",
     ]
     places = [line.rpartition("  ")[2].split(":")[1] for line in lines]
     assert len(set(places)) == len(lines), "each has a line of its own"
