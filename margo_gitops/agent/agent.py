@@ -170,9 +170,7 @@ def _started(configuration: AgentConfiguration, cycle: Cycle) -> Event:
     source = configuration.source.git or configuration.source.http
     try:
         state = cycle.held()
-        held = "nothing yet"
-        if state is not None:
-            held = f"version {state.manifest.manifest_version} at {state.snapshot.revision}".replace('"', "")
+        held = state.title if state is not None else "nothing yet"
     except MargoGitopsError as error:
         held = f"a state that is not trusted now ({error.code})"
     every = spell_duration(configuration.poll.interval)

@@ -327,8 +327,7 @@ class Cycle:
         by = f", signed by {state.signer}" if state.signer else ", unsigned"
         if self.trust is not None:
             by += f", trusted by {self.trust.current().name}"
-        revision = state.snapshot.revision.strip('"')  # of an ETag
-        self.record(Event(Reason.STATE_TRUSTED, f"version {state.floor.version} at {revision}{by}"))
+        self.record(Event(Reason.STATE_TRUSTED, f"{state.title}{by}"))
         return _Poll("new", state, None, hints)
 
     def _judge_new(

@@ -182,7 +182,7 @@ def verify(config: Path | None) -> None:
     """
     state = verify_held(load_configuration(config))
     signer = state.signer or "no one (unsigned state is accepted here)"
-    say(f"version {state.manifest.manifest_version} at {state.snapshot.revision}: verified")
+    say(f"{state.title}: verified")
     say(f"  {len(state.deployments)} deployments; signed by {signer}")
 
 

@@ -142,6 +142,12 @@ class TrustedState:
     fleet: str | None = None
     objection: str = ""
 
+    @property
+    def title(self) -> str:
+        """Version and revision, for people; an ETag without its quotes."""
+        revision = self.snapshot.revision.strip('"')
+        return f"version {self.manifest.manifest_version} at {revision}"
+
 
 def judge(snapshot: Snapshot, policy: TrustPolicy, floor: Floor | None) -> TrustedState:
     """Return the snapshot as a state that this device may apply.
