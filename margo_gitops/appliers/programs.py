@@ -172,6 +172,7 @@ def _spellings(value: str) -> Iterator[str]:
         yield from (text, *in_json, *(each.translate(_GO_JSON) for each in in_json), repr(text)[1:-1])
         yield from (text.replace("$", "$$"), *(text.replace("'", each) for each in ("'\\''", "'\"'\"'")))
         yield from (quote(raw), quote(raw, safe=""), quote_plus(raw), raw.hex(), raw.hex().upper())
+        yield "".join(_BYTES[each] for each in raw)
         for place in range(3):  # in base64, a value looks different after one, two or three other bytes
             encoded = base64.b64encode(bytes(place) + raw).decode().rstrip("=")[place + (place > 0) :]
             whole = encoded if not (place + len(raw)) % 3 else encoded[:-1]  # its end depends on what follows
@@ -179,6 +180,8 @@ def _spellings(value: str) -> Iterator[str]:
 
 
 _URL_SAFE = str.maketrans("+/", "-_")
+_BYTES = [f"\\x{each:02x}" if not 32 <= each < 127 else chr(each) for each in range(256)]
+_BYTES[ord('"')], _BYTES[ord("\\")] = '\\"', "\\\\"
 _GO_JSON = {ord(each): f"\\u{ord(each):04x}" for each in "&<>"}
 _PORT = re.compile(r"[1-9][0-9]{3,4}")
 _SHORTEST_REDACTED = 4
