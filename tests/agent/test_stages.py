@@ -355,3 +355,11 @@ def test_a_full_disk_at_any_step_leaves_nothing_stopped(tmp_path: Path):
         if done:
             break
     assert 10 < moment < MOMENTS - 1
+
+
+@pytest.mark.parametrize("asked", range(0, 12, 2))
+def test_an_agent_that_is_asked_to_end_between_two_steps_leaves_nothing_stopped(device: Device, asked: int):
+    newer = plant(2, "new", "new")
+    device.reconcile(newer, stop_after=asked)
+    assert (device.engine.halted, facts(device)) == (set(), "")
+    assert device.reconcile(newer, patient=True).complete
