@@ -3,7 +3,8 @@
 SWITCH-1  A deployment switches once in a cycle: its locks are asked and its `before` hooks run when its first component
           is about to change or to go; what they say counts for the whole cycle.
 SWITCH-2  `after` hooks run when its last component has changed; also at the end of a cycle in which `before` hooks ran,
-          and the change did not come to its end.
+          and the change did not come to its end. That they are due is written down before the first `before` hook runs,
+          so a line that was drained is resumed after a power cut too, whatever the state asks for by then.
 SWITCH-3  What is gone from the state is removed by the locks and hooks that came with it last: they are remembered.
 SWITCH-4  A person who asks for a change at once waits for no lock, nor does a deployment that goes back to what ran
           before (BACK-2); hooks run, and cannot put it off.
@@ -50,11 +51,20 @@ class _Rules:
     hooks: Hooks = field(default_factory=Hooks)
 
 
+_NOTHING: Final[Mapping[str, _Rules]] = {}
+
+
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """Rules by the id of their deployment."""
+    """What is remembered of deployments, by their id.
+
+    Attributes:
+        deployments: their rules.
+        due: the rules of those whose `before` hooks may have run, and no `after` hooks since.
+    """
 
     deployments: Mapping[str, _Rules] = field(default_factory=dict)
+    due: Mapping[str, _Rules] = field(default_factory=dict)
 
 
 @dataclass(eq=False)
@@ -80,6 +90,9 @@ class Switches:
     lock_settings: LockSettings | None = None
     hook_settings: HookSettings | None = None
     secrets: OpenSecrets = no_secrets
+    put_off: set[str] = field(default_factory=set, init=False)
+    """Deployments whose first `before` hook wanted none of it, so that no `after` hooks are due: an idle cycle that
+    asks it again writes nothing."""
 
     def begin(
         self,
@@ -98,7 +111,8 @@ class Switches:
         Raises:
             StorageFull, StateFolderUnusable: what must be remembered cannot be written.
         """
-        known = self._known()
+        memory = self._known()
+        known = memory.deployments
         wanted = {item.id: item for item in desired}
         rules = {
             name: each for name, each in known.items() if name not in wanted and (name in plan.there or plan.silent)
@@ -108,26 +122,30 @@ class Switches:
             if own is not None and (own.locks or own.hooks or own.health):
                 version = known[name].version if name in known else ""
                 rules[name] = _Rules(item.document.metadata.name, version, own.locks, own.hooks or Hooks())
-        self.remember(known, rules)
+        steps: list[Change | Removal] = [*plan.changes, *plan.removals]
+        begins = {_identity(step) for step in steps if step.is_switch}
+        due = {name: each for name, each in memory.due.items() if name in begins or name not in self.put_off}
+        self.put_off &= begins
+        self.remember(memory, _Memory(rules, due))
         said = {name: item.extension for name, item in wanted.items() if item.extension}
         halted = {key.deployment_id for key in stopped}
         secrets = {
             name: {secret.name: secret for each in item.workloads for secret in each.secrets.values()}
             for name, item in wanted.items()
         }
-        return Switching(self, plan, rules, said, at_once=at_once, stopped=halted, secrets=secrets)
+        return Switching(self, plan, rules, said, due, at_once=at_once, stopped=halted, secrets=secrets)
 
-    def remember(self, known: Mapping[str, _Rules], rules: Mapping[str, _Rules]) -> None:
-        """Write down rules, where they are not known."""
-        if rules != known:
-            self.keep({_REMEMBERED: write_json(write(_Memory(rules))).decode()})
+    def remember(self, known: _Memory, memory: _Memory) -> None:
+        """Write down what is not known."""
+        if memory != known:
+            self.keep({_REMEMBERED: write_json(write(memory)).decode()})
 
-    def _known(self) -> Mapping[str, _Rules]:
+    def _known(self) -> _Memory:
         text = self.recall().get(_REMEMBERED, "")
         try:
-            return read(_Memory, read_json(text.encode(), _REMEMBERED)).deployments if text else {}
+            return read(_Memory, read_json(text.encode(), _REMEMBERED)) if text else _Memory()
         except MargoGitopsError:
-            return {}
+            return _Memory()
 
     def locks(self) -> Locks:
         """Return what asks locks; loaded where there is one."""
@@ -152,12 +170,14 @@ class Switching:
         wanted: what the renderer says of each wanted deployment, by id.
         stopped: deployments that an earlier cycle stopped, by id.
         secrets: of each wanted deployment, by its id and their names.
+        due: the rules of deployments whose `after` hooks may be due, by id.
     """
 
     makes: Switches
     plan: Plan
     rules: dict[str, _Rules]
     wanted: Mapping[str, DeploymentExtension]
+    due: dict[str, _Rules]
     _: KW_ONLY
     at_once: bool
     stopped: Collection[str]
@@ -166,6 +186,9 @@ class Switching:
     _open: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
+        # Hooks that failed after a change run again with it, after its pause.
+        resting = {change.workload.key.deployment_id for change in self.plan.changes if change.rests}
+        self._open = self.due.keys() - self.makes.put_off - resting
         if any(rules.locks for rules in self.rules.values()):
             waiting = {each.workload.key.deployment_id for each in self.plan.changes if each.is_switch}
             waiting |= {key.deployment_id for name in waiting for _, key in self.plan.stops.get(name, ())}
@@ -207,13 +230,12 @@ class Switching:
         if rules is None or not self._is_last(step):
             return
         is_begun = isinstance(step, Change) and step.reason in ("new", "changed", "unconfirmed")
-        if identity in self._asked or is_begun:
+        may = identity in self._asked and self._asked[identity] is None
+        if may or is_begun or identity in self._open:
             self._open.discard(identity)
             if rules.hooks.after:
                 self.makes.hooks().after(rules.hooks.after, self._occasion(identity, rules, "done"))
-            rules = replace(rules, version=self._version(identity))
-            self.makes.remember(self.rules, {**self.rules, identity: rules})
-            self.rules[identity] = rules
+            self._note({identity: replace(rules, version=self._version(identity))}, over=identity)
 
     def prepared(self, change: Change) -> Workload:
         """Return the workload of a change, with what must hold when it is installed, if it is the last one."""
@@ -236,15 +258,25 @@ class Switching:
         self._open.discard(identity)
         if rules is not None and rules.hooks.after:
             self.makes.hooks().after(rules.hooks.after, self._occasion(identity, rules, "done"))
+            self._note({}, over=identity)
 
     def end(self) -> Iterator[HookFailed]:
         """Run the hooks that follow what began and did not come to its end; yield what went wrong with them."""
-        for identity in sorted(self._open):
-            rules = self.rules[identity]
+        for identity in sorted(self._open & self.due.keys()):
+            rules = self.due[identity]
             try:
                 self.makes.hooks().after(rules.hooks.after, self._occasion(identity, rules, "failed"))
             except HookFailed as error:
                 yield error
+            self._note({}, over=identity)
+
+    def _note(self, rules: Mapping[str, _Rules], *, due: Mapping[str, _Rules] = _NOTHING, over: str = "") -> None:
+        """Write down other rules of deployments, and which `after` hooks are due now, or no longer."""
+        known = _Memory({**self.rules}, {**self.due})
+        self.rules.update(rules)
+        self.due.update(due)
+        self.due.pop(over, None)
+        self.makes.remember(known, _Memory(self.rules, self.due))
 
     def _version(self, identity: str) -> str:
         return self.wanted[identity].application_version if identity in self.wanted else ""
@@ -260,15 +292,18 @@ class Switching:
 
     def _drained(self, identity: str) -> LockHeld | HookFailed | None:
         rules = self.rules[identity]
-        if not rules.hooks.before:
-            return None
+        if rules.hooks.before and rules.hooks.after:
+            self._note({}, due={identity: rules})
         try:
-            later = self.makes.hooks().before(rules.hooks.before, self._occasion(identity, rules))
+            for name in rules.hooks.before:
+                later = self.makes.hooks().before([name], self._occasion(identity, rules))
+                if later is not None and self._is_patient(identity):
+                    return later
+                self._open.add(identity)
         except HookFailed as error:
             return error
-        if later is not None and self._is_patient(identity):
-            return later
-        self._open.add(identity)
+        finally:
+            (self.makes.put_off.discard if identity in self._open else self.makes.put_off.add)(identity)
         return None
 
     def _is_last(self, step: Change | Removal) -> bool:
@@ -290,8 +325,9 @@ class Switching:
             *(workload.key for _, workload in self.plan.kept if workload.key.deployment_id == identity),
         ]
         components = dict.fromkeys(key.component for key in keys)
-        reason = "update" if changes else "remove" if removals else "stop"
-        reason = reason if identity in self.plan.there else "install"
+        is_gone = not changes and identity not in self.wanted
+        reason = "update" if changes else "remove" if removals or is_gone else "stop"
+        reason = reason if is_gone or identity in self.plan.there else "install"
         return Occasion(
             rules.name,
             identity,
