@@ -17,7 +17,15 @@ from margo_gitops.appliers.applier import Workload, WorkloadKey
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.status import State
-from margo_gitops.errors import ApplyError, MargoGitopsError, RolledBack, Suspended
+from margo_gitops.errors import (
+    ApplyError,
+    Drifted,
+    InstallFailed,
+    LeftByPerson,
+    MargoGitopsError,
+    RolledBack,
+    Suspended,
+)
 from margo_gitops.values import dataclass, replace
 
 _QUARANTINED: Final = (
@@ -69,10 +77,11 @@ class Bookkeeping:
                 blank = RecordedWorkload(key, "", None, None, "pending", changed_at=self.clock())
                 held = replace(known.get(key) or blank, position=position)
                 if deployment.refusal is not None:
-                    rows.append(replace(self._now(held, "failed", deployment.refusal), attempts=0, failure=""))
+                    rows.append(self._as_failed(held, deployment.refusal))
                 elif refusal is not None:
-                    # An engine that falls silent for a while must not hide what failed on it before.
-                    rows.append(held if held.failure else self._now(held, "failed", refusal))
+                    # An engine that falls silent for a while must not hide what failed on it before, or was left.
+                    known_well = held.failure or held.code in (Drifted.code, LeftByPerson.code)
+                    rows.append(held if known_well else self._now(held, "failed", refusal))
                 elif key in kept:
                     rows.append(self._as_installed(held, *kept[key]))
                 elif key in left:
@@ -149,8 +158,8 @@ class Bookkeeping:
             self.post([key.deployment_id])
 
     def removing(self, removal: Removal) -> None:
-        """Record that a removal begins: from this version on, the component must be gone."""
-        begun = replace(self._now(self._of(removal), "removing"), wanted=None)
+        """Record that a removal begins: from this version on, the component must be gone, and is not known to run."""
+        begun = replace(self._now(self._of(removal), "removing"), wanted=None, installed=None)
         self.journal.record([begun], self._adopted(removal.key.deployment_id))
         self.post([removal.key.deployment_id])
 
@@ -167,7 +176,9 @@ class Bookkeeping:
         """Tell that a component is removed, then forget it."""
         held = self.known().get(key) or RecordedWorkload(key, "", None, None, "removed")
         removed = replace(self._now(held, "removed"), wanted=None, installed=None, failure="")
-        self.journal.record([removed], self._adopted(key.deployment_id))
+        adopted = self._adopted(key.deployment_id)
+        if removed != held or any(item not in self.journal.deployments() for item in adopted):
+            self.journal.record([removed], adopted)
         self.post([key.deployment_id])
         rest = [item for item in self.journal.workloads() if item.key.deployment_id == key.deployment_id]
         # The status names all components, so those that are removed stay until the last one is.
@@ -204,12 +215,21 @@ class Bookkeeping:
         """Return the record of what has drifted; what was seen first stays: an engine's words hold a time."""
         if held.code == left.error.code:
             return held
-        return replace(self._now(held, "failed", left.error), attempts=0, failure="")
+        return self._as_failed(held, left.error)
+
+    def _as_failed(self, held: RecordedWorkload, error: ApplyError) -> RecordedWorkload:
+        """Return the record of what is not tried; content in quarantine stays there (STEP-9)."""
+        failed = self._now(held, "failed", error)
+        return failed if held.failure == "quarantined" else replace(failed, attempts=0, failure="")
 
     def _as_pending(self, held: RecordedWorkload, change: Change) -> RecordedWorkload:
         """Return the record of a component that is about to change; what failed before stays known."""
-        if held.wanted == change.workload.digest and held.state in ("failed", "installing", "pending"):
-            return held
+        if held.wanted == change.workload.digest:
+            if held.failure == "quarantined" and held.code != InstallFailed.code:
+                again = InstallFailed("this content did not come up when it was tried")
+                return self._now(held, "failed", again, message=f"{again}{_QUARANTINED}")
+            if held.failure or held.state in ("installing", "pending"):
+                return held
         fresh = replace(self._now(held, "pending"), applier=change.applier, wanted=change.workload.digest)
         return replace(fresh, attempts=0, failure="")
 

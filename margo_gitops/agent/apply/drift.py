@@ -8,26 +8,41 @@ HAND-2  What a person did once is known from the journal, also after a restart o
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Final
 
 from margo_gitops.agent.apply.workloads import DesiredDeployment
 from margo_gitops.agent.memory.recorded import RecordedWorkload
 from margo_gitops.appliers.applier import Observed, Workload
 from margo_gitops.errors import Drifted, LeftByPerson
 
+_OTHER_CONTENT: Final = "other content of it runs"
+
 
 def drift_of(workload: Workload, reason: str, holding: Observed | None, memory: RecordedWorkload | None) -> str:
     """Return what became of a workload on the device; empty where it was not installed well, or is only starting.
 
+    Of an update in quarantine it is what became of what ran before.
+
     Args:
         reason: why the plan would install it.
     """
-    if memory is None or memory.installed != workload.digest or reason in ("starting", "unconfirmed", "stopped"):
+    if memory is None or reason in ("starting", "unconfirmed", "stopped"):
+        return ""
+    is_replaced = is_quarantined(workload, memory)
+    if memory.installed != workload.digest and not is_replaced:
         return ""
     if holding is None:
         return "it was removed"
-    if reason == "changed":
-        return "other content of it runs"
+    if is_replaced and holding.condition != "degraded":
+        return ""  # what ran before runs
+    if reason == "changed" and not is_replaced:
+        return _OTHER_CONTENT
     return holding.by_hand or f"it does not run well ({holding.detail})"
+
+
+def is_quarantined(workload: Workload, memory: RecordedWorkload | None) -> bool:
+    """Return whether an update failed, so that what ran before is what should run (STEP-9)."""
+    return memory is not None and memory.failure == "quarantined" and memory.wanted == workload.digest
 
 
 def left_as_is(
@@ -51,7 +66,7 @@ def left_as_is(
     if deployment.on_drift == "report":
         return Drifted(f"the {name} is not as it was installed: {drift}", remedy=f"put it right; or {ways}")
     is_known = memory is not None and memory.code == LeftByPerson.code
-    is_seen = holding is None or holding.by_hand or holding.digest not in (None, workload.digest)
+    is_seen = holding is None or holding.by_hand or drift == _OTHER_CONTENT
     what = drift if is_known or is_seen else stopped()
     if not what:
         return None

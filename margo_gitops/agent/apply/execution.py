@@ -23,6 +23,7 @@ from margo_gitops.errors import (
     HookFailed,
     InstallFailed,
     LockHeld,
+    RolledBack,
     StepInterrupted,
 )
 from margo_gitops.values import KW_ONLY, dataclass, field, replace
@@ -42,6 +43,8 @@ class Execution:
         windows: learn how long a switch took.
         causes: learn why a step failed.
         stages: stop what must not run meanwhile; None: nothing is stopped.
+        leave: called with an installation that failed, and why, before that is recorded: writes down that its
+            deployment goes back, and returns whether it does (BACK-2).
         stopping: asked between steps; once true, the rest is left for the next start.
         heartbeat: called before each step.
         timer: seconds since some moment; never jumps.
@@ -54,6 +57,7 @@ class Execution:
         unready: what could not be prepared.
         held: whether a lock keeps something from changing.
         cut: whether the work was cut off.
+        going_back: ids of deployments of which an update failed, and that go back to what ran before.
     """
 
     plan: Plan
@@ -65,6 +69,7 @@ class Execution:
     record: Record
     _: KW_ONLY
     stages: Stages | None
+    leave: Callable[[Change, ApplyError], bool]
     stopping: Callable[[], bool]
     heartbeat: Callable[[], None]
     timer: Callable[[], float]
@@ -77,6 +82,7 @@ class Execution:
     unready: set[WorkloadKey] = field(default_factory=set, init=False)
     held: bool = field(default=False, init=False)
     cut: bool = field(default=False, init=False)
+    going_back: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
         self.failures = self.plan.obstacles
@@ -90,7 +96,8 @@ class Execution:
             self.prepared = False
             return
         deployment_id = change.workload.key.deployment_id
-        if change.rests or (deployment_id in self.plan.unprepared and deployment_id not in self.plan.separate):
+        is_left = deployment_id in self.plan.unprepared and deployment_id not in self.plan.separate
+        if change.rests or (is_left and not change.drift):
             return
         self.heartbeat()
         try:
@@ -106,32 +113,45 @@ class Execution:
             self.unready.add(change.workload.key)
             self._fail(change, error, "preparing")
 
-    def install(self, change: Change) -> ApplyError | None:
-        """Install a component, and return why that failed; None where it did not, or was not tried."""
-        workload, deployment_id = change.workload, change.workload.key.deployment_id
+    def install(self, change: Change) -> None:
+        """Install a component, if nothing keeps it waiting."""
+        deployment_id = change.workload.key.deployment_id
         if self._is_over():
-            return None
-        if change.rests or workload.key in self.unready:
+            return
+        if change.rests or change.workload.key in self.unready:
             self.failed.add(deployment_id)
-            return None
-        obstacle = self.plan.obstacle(deployment_id, self.failed)
-        if obstacle is None and change.waits is None:
-            change = self._begin(change)
+        elif self._may_begin(change):
+            self._install(change)
+
+    def _may_begin(self, change: Change) -> bool:
+        """Return whether a component is installed now; record why not."""
+        deployment_id = change.workload.key.deployment_id
+        # What ran well is started again, whatever became of an update beside or before it.
+        obstacle = None if change.drift else self.plan.obstacle(deployment_id, self.failed)
+        switching = self._switching_keys(deployment_id) if change.is_switch else []
+        if obstacle is None and change.waits is None and switching:
+            change = replace(change, waits=self.windows.too_short(deployment_id, switching))
         if obstacle is not None or change.waits is not None:
             self._wait(change, obstacle)
-            return None
+            return False
         try:
             held = self._before(change)
         except StepInterrupted:
             self._cut_off(deployment_id)
-            return None
+            return False
         except ApplyError as error:
             self._fail(change, error, "installing")
-            return None  # nothing was changed
+            return False  # nothing was changed
         if held is not None:
             self.held = True
             self._wait(replace(change, waits=held), None)
-            return None
+            return False
+        if switching:
+            self.windows.begins(deployment_id, switching)
+        return True
+
+    def _install(self, change: Change) -> None:
+        deployment_id = change.workload.key.deployment_id
         workload = self.switching.prepared(change)
         self.books.begin(change)
         self.heartbeat()
@@ -141,19 +161,23 @@ class Execution:
             self.switching.after(change)
         except StepInterrupted:
             self._cut_off(deployment_id)
-            return None
+            return
         except ApplyError as error:
             broken_update = isinstance(error, InstallFailed) and error.reinstated and change.replaces
             failure: Failure = "quarantined" if broken_update else "installing"
+            goes_back = self.leave(change, error)
             self._fail(change, error, failure)
-            return error
+            if goes_back:
+                self.going_back.add(deployment_id)
+                text = f"{name_of(workload)} failed: the whole deployment goes back to what ran before"
+                self.record(Event(Reason.ROLLED_BACK, text, RolledBack.code, deployment_id))
+            return
         self.books.installed(change)
         if self.stages is not None:
             self._runs(workload.key, is_resumed=change.reason == "stopped")
         if change.is_switch:
             self.windows.took(workload.key, self.timer() - begin)
         self.record(Event(Reason.WORKLOAD_INSTALLED, f"{name_of(workload)} ({change.reason})", "", str(workload.key)))
-        return None
 
     def resume(self, updating: Collection[str] = (), changing: Collection[WorkloadKey] = ()) -> None:
         """Start again what was stopped and waits for no update any more (STAGE-3).
@@ -218,17 +242,10 @@ class Execution:
         self.left, self.cut = self.left or is_over, self.cut or is_over
         return is_over
 
-    def _begin(self, change: Change) -> Change:
-        """Return a change with why it may not begin now, at its turn (OPEN-6)."""
-        if not change.is_switch:
-            return change
-        name = change.workload.key.deployment_id
-        keys = [
-            each.workload.key
-            for each in self.plan.changes
-            if each.is_switch and each.workload.key.deployment_id == name
-        ]
-        return replace(change, waits=self.windows.begin(name, keys))
+    def _switching_keys(self, deployment_id: str) -> list[WorkloadKey]:
+        """Return the components of a deployment that begin something."""
+        keys = [each.workload.key for each in self.plan.changes if each.is_switch]
+        return [key for key in keys if key.deployment_id == deployment_id]
 
     def _fail(self, change: Change, error: ApplyError, failure: Failure) -> None:
         message = self.books.failed(change, error, failure)
@@ -286,7 +303,7 @@ class Execution:
                 with contract_of(removal.applier):
                     self.appliers[removal.applier].remove(removal.key)
             except StepInterrupted:
-                self.left = True
+                self.left = self.cut = True
                 return
             except ApplyError as error:
                 self._not_removed(removal, error, is_gone=is_gone)

@@ -23,7 +23,7 @@ from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.orders import Orders
 from margo_gitops.appliers.applier import Applier, WorkloadKey
-from margo_gitops.errors import ApplyError, Drifted, RolledBack, StateFolderUnusable, StorageFull
+from margo_gitops.errors import ApplyError, Drifted, StateFolderUnusable, StorageFull
 from margo_gitops.trust.git_commit import parse_commit
 from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.trust.trusted_state import TrustedState
@@ -121,6 +121,7 @@ class Reconciler:
         """
         self._until = self.timer() + LONGEST_PASS
         asked = desired_deployments(state.deployments, self.limits, lambda: _rendered_by(state))
+        self._windows.started()
         done = self._pass(state, asked, patient=patient, retry=retry, at_once=at_once)
         if done.goes_back:
             # What failed a moment ago rests: only the way back is gone now.
@@ -142,10 +143,15 @@ class Reconciler:
         version = state.manifest.manifest_version
         suspension = self.orders.suspension if self.orders is not None else None
         books = Bookkeeping(self.journal, version, self.clock, self.tell, plan.rolled_back, suspension)
-        done = self._execution(plan, books, switching, stages)
+        items = {item.id: item for item in desired}
+
+        def leave(change: Change, error: ApplyError) -> bool:
+            return self._rollbacks.leave(items[change.workload.key.deployment_id], error, change.workload)
+
+        done = self._execution(plan, books, switching, stages, leave)
         self._tell(plan.obstacles)
         try:
-            goes_back = self._carry_out(desired, done)
+            self._carry_out(desired, done)
         except (StorageFull, StateFolderUnusable):
             if stages is not None:
                 stages.release()
@@ -153,31 +159,27 @@ class Reconciler:
         drifted = [each.error for each in plan.left if isinstance(each.error, Drifted)]
         failures = (*done.failures, *drifted, *plan.rolled_back.values())
         complete = not (failures or done.failed or done.left or plan.left)
-        return Reconciliation(plan, failures, complete, done.waits, goes_back, held=done.held, cut=done.cut)
+        return Reconciliation(plan, failures, complete, done.waits, bool(done.going_back), held=done.held, cut=done.cut)
 
-    def _carry_out(self, desired: Sequence[DesiredDeployment], done: Execution) -> bool:
-        """Let a plan be carried out; return whether a deployment goes back."""
+    def _carry_out(self, desired: Sequence[DesiredDeployment], done: Execution) -> None:
+        """Let a plan be carried out."""
         plan, books = done.plan, done.books
         self._tell_drift(plan, books)
         books.start(desired, plan)
         for change in plan.changes:
             done.prepare(change)
-        going_back: set[str] = set()
         for place, change in enumerate(plan.changes, start=1):
-            error = done.install(change)
-            if error is not None and self._goes_back(desired, change, error):
-                going_back.add(change.workload.key.deployment_id)
+            done.install(change)
             later = [each.workload.key for each in plan.changes[place:]] if done.stages is not None else []
-            updating = {*going_back, *(key.deployment_id for key in later)}
+            updating = {*done.going_back, *(key.deployment_id for key in later)}
             done.resume(updating, {*later, *(each.key for each in plan.removals)})
         done.remove()
-        done.resume(going_back)
+        done.resume(done.going_back)
         if not self.stopping():
             for failed in done.switching.end():
                 self.record(Event.of(Reason.WORKLOAD_FAILED, failed))
         self._rollbacks.ended(desired, books.known())
         books.post()
-        return bool(going_back)
 
     def _stages(self, desired: Iterable[DesiredDeployment]) -> Stages | None:
         """Return what stops and starts deployments in a cycle; None where there is nothing for it."""
@@ -187,7 +189,14 @@ class Reconciler:
 
         return Stages(self.appliers, self.journal.facts, self.journal.set_facts, self.heartbeat)
 
-    def _execution(self, plan: Plan, books: Bookkeeping, switching: Switching, stages: Stages | None) -> Execution:
+    def _execution(
+        self,
+        plan: Plan,
+        books: Bookkeeping,
+        switching: Switching,
+        stages: Stages | None,
+        leave: Callable[[Change, ApplyError], bool],
+    ) -> Execution:
         return Execution(
             plan,
             books,
@@ -197,20 +206,12 @@ class Reconciler:
             self.causes,
             self.record,
             stages=stages,
+            leave=leave,
             stopping=self.stopping,
             heartbeat=self.heartbeat,
             timer=self.timer,
             until=self._until,
         )
-
-    def _goes_back(self, desired: Iterable[DesiredDeployment], change: Change, error: ApplyError) -> bool:
-        """Let a deployment go back, where a component of it failed and there is a way (BACK-2)."""
-        item = next(item for item in desired if item.id == change.workload.key.deployment_id)
-        if not self._rollbacks.leave(item, error, change.workload):
-            return False
-        text = f"{name_of(change.workload)} failed: the whole deployment goes back to what ran before"
-        self.record(Event(Reason.ROLLED_BACK, text, RolledBack.code, item.id))
-        return True
 
     def _tell(self, obstacles: Iterable[ApplyError]) -> None:
         """Record what blocks the whole cycle, unless it did so in the cycle before."""

@@ -76,8 +76,10 @@ class Rollbacks:
             return tuple(desired)
         ways, found = {}, []
         for item in desired:
-            way = self._ways.get(item.id) if item.on_failure == "rollback" else None
-            if way is not None:
+            way = self._ways.get(item.id) if item.refusal is not None or item.on_failure == "rollback" else None
+            if way is not None and item.refusal is not None:
+                ways[item.id] = way  # what is refused for a while says nothing about its content
+            elif way is not None:
                 way = way if way.failed == _content(item) and not retry else replace(way, failed=None, why="")
                 ways[item.id] = way
                 item = _with_way(item, way, desired_deployment(way.good, limits))

@@ -37,7 +37,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
-from margo_gitops.agent.apply.drift import drift_of, left_as_is
+from margo_gitops.agent.apply.drift import drift_of, is_quarantined, left_as_is
 from margo_gitops.agent.apply.workloads import DesiredDeployment, stopped_for
 from margo_gitops.agent.memory.recorded import RecordedWorkload, retry_pause
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
@@ -239,7 +239,7 @@ def make_plan(
             drift = drift_of(workload, reason, holding, remembered) if reason else ""
             as_is = (
                 None
-                if deployment.id in repair
+                if deployment.id in repair or (retry and is_quarantined(workload, remembered))
                 else left_as_is(
                     deployment, workload, drift, holding, remembered, partial(stopped, applier, workload.key)
                 )

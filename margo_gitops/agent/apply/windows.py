@@ -124,8 +124,8 @@ class Windows:
         found = {name: self._outside(*ruling) for name, ruling in self._ruling.items()}
         return {name: error for name, error in found.items() if error is not None}
 
-    def begin(self, deployment: str, components: Collection[WorkloadKey]) -> OutsideWindow | None:
-        """Note that a deployment begins to change; return why it may not, because time is short (OPEN-6).
+    def too_short(self, deployment: str, components: Collection[WorkloadKey]) -> OutsideWindow | None:
+        """Return why a deployment may not begin to change, because time is short (OPEN-6).
 
         Args:
             components: all of it that change.
@@ -135,12 +135,15 @@ class Windows:
         last = self._recalled(_Durations).components
         seconds = sum(max(last.get(str(key), (0,))) for key in components)
         whole_minutes = -(-seconds // 60) * 60 if seconds > 60 else seconds
-        if error := self._outside(*self._ruling[deployment], whole_minutes):
-            return error
+        return self._outside(*self._ruling[deployment], whole_minutes)
+
+    def begins(self, deployment: str, components: Collection[WorkloadKey]) -> None:
+        """Note that a deployment begins to change, right before it does (OPEN-7)."""
+        if deployment in self._begun:
+            return
         self._begun.add(deployment)
         if len(components) > 1:
             self._keep(_Begun({**self._recalled(_Begun).deployments, deployment: self._wanted[deployment]}))
-        return None
 
     def took(self, key: WorkloadKey, seconds: float) -> None:
         """Remember how long an installation took, where that matters (OPEN-6)."""
@@ -152,13 +155,16 @@ class Windows:
             }
             self._keep(_Durations({**last, str(key): (*last.get(str(key), ()), round(seconds))[-_LAST:]}))
 
+    def started(self) -> None:
+        """Forget what a cycle began that came to no end: what of it is still wanted is kept by the journal."""
+        self._begun.clear()
+
     def ended(self, *, held: bool) -> None:
         """Note that a cycle was not cut off: what has begun is done, or has failed (OPEN-7, ORDERED-3).
 
         Args:
             held: whether a lock keeps something from changing: an order to apply counts until it does not.
         """
-        self._begun.clear()
         self._keep(_Begun())
         if self.orders is not None and not held:
             self.orders.carried_out()

@@ -171,7 +171,9 @@ def deployment_status(
         ComponentStatus(item.key.component, item.state, _error(item, item.key.component)) for item in workloads
     )
     state = most_severe(item.state for item in workloads)
-    suspended = StatusError(suspension.code, deployment.name, suspension.what) if suspension is not None else None
+    suspended = None
+    if suspension is not None and state != "removed":  # what is gone has its last status
+        suspended = StatusError(suspension.code, deployment.name, suspension.what)
     worst = next((item for item in workloads if item.state == state), None)
     return DeploymentStatus(
         deployment_id=deployment.id,
