@@ -8,7 +8,8 @@ STEP-3  What is gone from the state is removed last, and only when everything ne
         nothing is refused, no engine that is needed is silent, nothing failed to be fetched. Of a deployment that is
         wanted still nothing is removed before all of it is installed: a renamed component goes when its successor runs.
 STEP-4  After a failure the rest of that deployment, and the deployments that wait for it, are left as they are;
-        independent deployments continue. What ran before keeps running (APPLIER-3).
+        independent deployments continue. What ran before keeps running (APPLIER-3), and what was installed well and
+        stopped is started again.
 STEP-5  Where wanted and observed agree, nothing is done. An installation that was begun, and of which the journal knows
         no good end, is done again (APPLIER-5).
 STEP-6  A workload that moved to another applier is installed there first, then removed where it was.
@@ -16,7 +17,8 @@ STEP-7  Content that could not be prepared, installed or removed is not tried ag
         content is, at once, and so is what has come to run by itself.
 STEP-8  What an applier holds whose engine does not answer is left alone, and so is what runs of a refused deployment.
 STEP-9  An update that failed, and after which what ran before runs again, is quarantined: each attempt would take a
-        running line down. It is tried again when a person asks, its content changes, or what ran before stops.
+        running line down. It is tried again when a person asks, its content changes, or what ran before stops and is
+        not left so (STEP-12).
 STEP-10 A deployment that may not change now (margo_gitops/agent/apply/windows.py) is prepared, and then waits: nothing
         of it is installed, updated or removed. What was begun is finished, and what ran and stopped is started again.
         The plan does not know its locks: they are asked right before the step (agent/apply/locks.py).
