@@ -173,7 +173,7 @@ class WatchedEngine(EngineDouble):
 class _Hooks(HookRunner):
     """Hooks that the model answers for: it comes as their settings."""
 
-    def _run(self, when: str, name: str, occasion: Occasion) -> Finished:
+    def _run(self, when: str, name: str, occasion: Occasion) -> Finished:  # noqa: ARG002
         world: World = self.settings  # type: ignore[assignment]
         return Finished(world.hook(when, _NUMBERS[occasion.deployment_id]), "", "")
 

@@ -126,7 +126,7 @@ class Execution:
     def _may_begin(self, change: Change) -> bool:
         """Return whether a component is installed now; record why not."""
         deployment_id = change.workload.key.deployment_id
-        # What ran well is started again, whatever became of an update beside or before it.
+        # What ran well is started again, also if an update next to it or before it waits or failed.
         obstacle = None if change.drift else self.plan.obstacle(deployment_id, self.failed)
         switching = self._switching_keys(deployment_id) if change.is_switch else []
         if obstacle is None and change.waits is None and switching:

@@ -4,7 +4,7 @@ SWITCH-1  A deployment switches once in a cycle: its locks are asked and its `be
           is about to change or to go; what they say counts for the whole cycle.
 SWITCH-2  `after` hooks run when its last component has changed; also at the end of a cycle in which `before` hooks ran,
           and the change did not come to its end. That they are due is written down before the first `before` hook runs,
-          so a line that was drained is resumed after a power cut too, whatever the state asks for by then.
+          so a line that was drained is resumed after a power cut too, also if the state changed meanwhile.
 SWITCH-3  What is gone from the state is removed by the locks and hooks that came with it last: they are remembered.
 SWITCH-4  A person who asks for a change at once waits for no lock, nor does a deployment that goes back to what ran
           before (BACK-2); hooks run, and cannot put it off.
