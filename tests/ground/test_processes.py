@@ -21,15 +21,25 @@ def doubled(part: Sequence[int]) -> Iterator[tuple[int, bytes]]:
     return ((2 * item, bytes(item)) for item in part)
 
 
-def assert_no_child() -> None:
-    with pytest.raises(ChildProcessError):
-        os.waitpid(-1, os.WNOHANG)
+@pytest.fixture(autouse=True)
+def forks(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+    """Let no fork of a test stay."""
+    fork, started = os.fork, []
+
+    def noted() -> int:
+        started.append(fork())
+        return started[-1]
+
+    monkeypatch.setattr(os, "fork", noted)
+    yield started
+    for process in started:
+        with pytest.raises(ProcessLookupError):
+            os.kill(process, 0)
 
 
 @pytest.mark.parametrize(("items", "count"), [(1, 1), (2, 2), (3, 2), (1000, 3), (5, 4)])
 def test_results_are_in_the_order_of_the_items(items: int, count: int) -> None:
     assert divided("", range(items), count, doubled) == [*doubled(range(items))]
-    assert_no_child()
 
 
 def test_results_larger_than_a_pipe_arrive_whole() -> None:
@@ -51,7 +61,6 @@ def test_where_one_part_fails_there_is_no_result(error: type[BaseException]) -> 
             raise error
 
     assert divided("", [1, 2, 3, 4], 2, fails) is None
-    assert_no_child()
 
 
 def test_a_value_that_cannot_be_sent_is_no_result() -> None:
@@ -68,7 +77,6 @@ def test_a_process_that_was_killed_is_an_error(number: int) -> None:
 
     with pytest.raises(ProcessEnded, match="--jobs 1"):
         divided("", [1, 2, 3, 4], 2, killed)
-    assert_no_child()
 
 
 def test_an_interrupt_ends_all_of_them() -> None:
@@ -79,7 +87,6 @@ def test_an_interrupt_ends_all_of_them() -> None:
 
     with heard_by(lambda *_: signal.raise_signal(signal.SIGINT)), pytest.raises(KeyboardInterrupt):
         divided("", [1, 2], 2, waits)
-    assert_no_child()
 
 
 def test_without_another_process_it_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
