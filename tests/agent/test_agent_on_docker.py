@@ -264,20 +264,22 @@ def test_each_policy_of_a_failing_update_and_of_what_a_person_changes(site: Site
     digest = folder_digest({"compose.yaml": sha256(POLICED.encode())})
     first = int(site.device.removeprefix("press-"))
 
-    def deployments(which: str, *policies: tuple[str, dict[str, str]]) -> dict[int, bytes]:
+    policies = (("continue", "repair"), ("hold", "report"), ("rollback", "respect"))
+
+    def deployments(*greetings: dict[str, str]) -> dict[int, bytes]:
         """Return a deployment for each policy, with the greetings of its components in order."""
         found = {}
-        for number, (policy, greetings) in enumerate(policies, start=first):
-            artifacts: Json = [{"component": name, "url": folder.as_uri(), "digest": digest} for name in greetings]
+        for number, (on_failure, on_drift), each in zip(range(first, first + 3), policies, greetings, strict=True):
+            artifacts: Json = [{"component": name, "url": folder.as_uri(), "digest": digest} for name in each]
             parameters: dict[str, Json] = {
                 name: {"value": greeting, "targets": [{"pointer": "GREETING", "components": [name]}]}
-                for name, greeting in greetings.items()
+                for name, greeting in each.items()
             }
             found[number] = deployment_bytes(
                 number,
                 values={"OTHER": "value"},
-                components=tuple(greetings),
-                extension={"artifacts": artifacts, which: policy},
+                components=tuple(each),
+                extension={"artifacts": artifacts, "onFailure": on_failure, "onDrift": on_drift},
                 parameters=parameters,
                 device=site.device,
             )
@@ -298,21 +300,17 @@ def test_each_policy_of_a_failing_update_and_of_what_a_person_changes(site: Site
         return site.agent("once", *options, **site.engine).returncode
 
     old, fails = {"db": "old", "web": "old"}, {"db": "new", "web": "broken"}
-    site.publish(deployments("onFailure", ("continue", old), ("hold", old), ("rollback", old)))
+    site.publish(deployments(old, old, old))
     assert (once(), seen()) == (0, ["db old; web old"] * 3)
-    fails_first = {"web": "broken", "db": "new"}
-    site.publish(deployments("onFailure", ("continue", fails_first), ("hold", fails), ("rollback", fails)))
+    names = [[f"{name}-{deployment_id(first + at)}-app-1" for at in range(3)] for name in ("db", "web")]
+    site.docker("stop", "--time", "0", *names[0])
+    site.docker("rm", "--force", *names[1])
+    assert (once(), seen()) == (5, ["db old; web old", "db old exited", "db old exited"])
+    assert (once("--now"), seen()) == (0, ["db old; web old"] * 3)
+
+    site.publish(deployments({"web": "broken", "db": "new"}, fails, fails))
     after = ["db new; web old", "db new; web old", "db old; web old"]
     assert (once(), seen()) == (5, after)
     listed = site.containers()
     assert (once(), seen()) == (5, after), "the same state changes nothing more"
     assert site.containers() == listed
-
-    site.publish(deployments("onDrift", ("repair", old), ("report", old), ("respect", old)))
-    assert (once(), seen()) == (0, ["db old; web old"] * 3)
-    for at in range(3):
-        db, web = (f"{name}-{deployment_id(first + at)}-app-1" for name in ("db", "web"))
-        site.docker("stop", "--time", "0", db)
-        site.docker("rm", "--force", web)
-    assert (once(), seen()) == (5, ["db old; web old", "db old exited", "db old exited"])
-    assert (once("--now"), seen()) == (0, ["db old; web old"] * 3)
