@@ -254,6 +254,7 @@ services:
     command: [sh, -c, "[ $$GREETING != broken ] || exit 3; trap 'exit 0' TERM; sleep 3600 & wait $$!"]
     environment: [GREETING]
     restart: unless-stopped
+    network_mode: none
 """
 
 
