@@ -25,6 +25,7 @@ from margo_gitops.agent.service.loop import Interruptions
 from margo_gitops.agent.settings.environment import Environment
 from margo_gitops.agent.settings.loading import load_configuration
 from margo_gitops.digests import sha256
+from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.receipt import RECEIPT_NAMESPACE, Receipt, SignedReceipt
 from margo_gitops.trust.receipts import ReceiptChain, not_yet_held, read_receipt, read_receipts
 from margo_gitops.trust.ssh_signature import sign
@@ -238,6 +239,22 @@ def test_what_comes_and_goes_is_signed_every_ten_minutes_at_most(plant: Plant) -
     broken = plant.cycle(timedelta(minutes=11))
     assert broken is not None
     assert {each.state for each in broken.deployments} == {"failed"}
+
+
+def test_what_waited_is_signed_as_soon_as_it_runs(plant: Plant) -> None:
+    plant.now = datetime(2026, 12, 1, 12, tzinfo=UTC)
+    assert plant.cycle() is not None
+    closed: Json = {"timeZone": "UTC", "of": "site north", "windows": [], "blackouts": []}
+    nights = closed | {"windows": [{"days": "FREQ=DAILY", "start": "12:04", "duration": "1h"}]}
+    late = {"extension": {"maintenance": [nights]}, "values": {"GREETING": "late"}}
+    plant.world.publish({1: deployment_bytes(1, **late), 2: deployment_bytes(2)})
+    waiting = plant.cycle(timedelta(minutes=1))
+    assert waiting is not None
+    assert {each.state for each in waiting.deployments} == {"pending", "installed"}
+    done = plant.cycle(timedelta(minutes=4))
+    assert done is not None
+    assert {each.state for each in done.deployments} == {"installed"}
+    assert plant.cycle(timedelta(minutes=1)) is None
 
 
 def test_a_clock_that_is_wrong_is_seen(plant: Plant) -> None:

@@ -2,8 +2,9 @@
 
 MADE-1  A receipt says what the engines say now: each component's condition and content, and the images of its
         containers where the applier can tell. What the device asked for is only in the digests of the manifest.
-MADE-2  One is made where something else runs than the newest one says. While the manifest stays, two changes are ten
-        minutes apart at least: a component that comes and goes does not fill the disk.
+MADE-2  One is made where something else runs than the newest one says. While no other content is installed and the
+        manifest stays, two changes are ten minutes apart at least: a component that comes and goes does not fill the
+        disk.
 MADE-3  The day of a device begins at a time that follows from its id, so that a fleet does not send at once.
 MADE-4  An idle cycle asks no engine and writes nothing.
 MADE-5  A receipt that cannot be made stops nothing: an event says why.
@@ -14,7 +15,7 @@ MADE-6  Of a component with secrets, the digest is that of the document, without
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal
@@ -92,7 +93,8 @@ class ReceiptMaker:
     def _look(self, held: TrustedState) -> None:
         now = self.clock.shown()
         today = self._day(now.timestamp())
-        seen = (held.snapshot.manifest, today, *map(_marks, self.journal.workloads()))
+        recorded = self.journal.workloads()
+        seen = (held.snapshot.manifest, today, *map(_marks, recorded))
         if seen == self._seen:
             return
         newest = self.store.newest
@@ -103,7 +105,8 @@ class ReceiptMaker:
         if last is not None and last.boot.id == boot:
             made = parse_moment(last.at).timestamp()
             reason = "change" if self._day(made) == today else "daily"
-            if reason == "change" and last.manifest == manifest and 0 <= now.timestamp() - made < _PAUSE:
+            is_soon = last.manifest == manifest and 0 <= now.timestamp() - made < _PAUSE
+            if reason == "change" and is_soon and not _has_new_content(recorded, last, dict(_with_secrets(held))):
                 return
         count = (last.boot.count + (last.boot.id != boot)) if last else 1
         floor = self.clock.floor
@@ -230,6 +233,22 @@ def _marks(item: RecordedWorkload) -> tuple[object, ...]:
     """Return what tells that a component may run otherwise than before; a failure that comes again does not."""
     changed = None if item.state == "failed" else item.changed_at
     return item.key, item.applier, item.wanted, item.installed, item.state, item.failure, changed
+
+
+def _has_new_content(recorded: Iterable[RecordedWorkload], last: Receipt, marked: Mapping[WorkloadKey, Digest]) -> bool:
+    """Whether something is installed now that was not when a receipt was made: what came and went alone is not new.
+
+    Args:
+        marked: components of which a receipt does not say the installed digest (MADE-6).
+    """
+    said = {WorkloadKey(each.id, part.name): part.digest for each in last.deployments for part in each.components}
+    waited = {each.id for each in last.deployments if each.state in ("pending", "installing")}
+    return any(
+        item.key.deployment_id in waited
+        or (item.key not in marked and said.get(item.key) not in (None, item.installed))
+        for item in recorded
+        if item.state == "installed"
+    )
 
 
 def _what(receipt: Receipt) -> tuple[object, ...]:
