@@ -68,6 +68,7 @@ class Change:
         waits: why it waits for a time at which it may change; None where it need not (STEP-10).
         is_switch: whether it begins something, and does not finish it or start again what stopped (STEP-10).
         updates: whether it brings other content than was installed well last; then its stages count (STEP-13).
+        failed: code of the last try's failure; empty where it did not fail.
     """
 
     applier: str
@@ -79,6 +80,7 @@ class Change:
     drift: str = ""
     waits: ChangeWaits | None = None
     is_switch: bool = False
+    failed: str = ""
     updates: bool = False
 
 
@@ -356,7 +358,7 @@ def _change(
         rests = False
     elif failure == "quarantined" and holding is not None and holding.condition != "degraded":
         rests = not retry
-    return Change(applier, workload, reason, rests, failure == "preparing", replaces)
+    return Change(applier, workload, reason, rests, failure == "preparing", replaces, failed=memory.code)
 
 
 def _is_switch(change: Change, memory: RecordedWorkload | None) -> bool:

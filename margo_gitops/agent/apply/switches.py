@@ -187,8 +187,8 @@ class Switching:
 
     def __post_init__(self) -> None:
         # Hooks that failed after a change run again with it, after its pause.
-        resting = {change.workload.key.deployment_id for change in self.plan.changes if change.rests}
-        self._open = self.due.keys() - self.makes.put_off - resting
+        rests = [each for each in self.plan.changes if each.rests and each.failed == HookFailed.code]
+        self._open = self.due.keys() - self.makes.put_off - {each.workload.key.deployment_id for each in rests}
         if any(rules.locks for rules in self.rules.values()):
             waiting = {each.workload.key.deployment_id for each in self.plan.changes if each.is_switch}
             waiting |= {key.deployment_id for name in waiting for _, key in self.plan.stops.get(name, ())}
