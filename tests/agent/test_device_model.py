@@ -245,6 +245,13 @@ def test_a_line_that_was_drained_is_resumed_after_a_power_cut_whatever_is_asked_
         world.cycle()  # checks that nothing is left drained
 
 
+def test_a_line_that_was_drained_is_resumed_though_what_failed_before_a_power_cut_rests(world: World) -> None:
+    newer = replace(TWO, hooks=True, greeting="b")
+    world.break_content(1, newer, "db")
+    for _ in each_power_cut(world, replace(TWO, hooks=True), {1: newer}, first=20):
+        world.cycle()  # checks that nothing is left drained
+
+
 def test_the_hooks_after_a_change_that_failed_run_again_though_it_crashed_meanwhile(world: World) -> None:
     runs(world, replace(TWO, hooks=True))
     world.statuses["after"] = 1
