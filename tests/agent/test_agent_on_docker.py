@@ -7,6 +7,7 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from test_locks import HOOK_USER, hooks
 from testbed.docker_engine import DockerEngine
 from testbed.test_image import TEST_IMAGE
 
+from margo_gitops.agent.agent import working_agent
+from margo_gitops.agent.service.loop import Interruptions
+from margo_gitops.agent.settings.environment import Environment
+from margo_gitops.agent.settings.loading import load_configuration
 from margo_gitops.digests import folder_digest, sha256
 from margo_gitops.documents.nodes import Json
 
@@ -315,3 +320,28 @@ def test_each_policy_of_a_failing_update_and_of_what_a_person_changes(site: Site
     listed = site.containers()
     assert (once(), seen()) == (5, after), "the same state changes nothing more"
     assert site.containers() == listed
+
+
+def test_a_window_opens_and_the_container_changes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime(2026, 12, 1, 12, tzinfo=UTC)
+    for name, value in site.engine.items():
+        monkeypatch.setenv(name, value)
+    site.configure(appliers={"compose": {}}, clock="trust")
+
+    def once() -> list[str]:
+        """Do one cycle at this time; return what runs."""
+        configuration = load_configuration(site.config, Environment())
+        with Interruptions() as calls, working_agent(configuration, "text", calls, now.timestamp) as parts:
+            parts.cycle.run()
+        return site.greetings()
+
+    nights: Json = {"days": "FREQ=DAILY", "start": "02:00", "duration": "1h"}
+    calendar: Json = {"timeZone": "Europe/Berlin", "of": "site north", "windows": [nights]}
+    site.publish(site.application("day"))
+    assert once() == ["day"]
+    site.publish(site.application("night", maintenance=[calendar]))
+    assert once() == ["day"]
+    now = datetime(2026, 12, 2, 0, 59, tzinfo=UTC)
+    assert once() == ["day"]
+    now = datetime(2026, 12, 2, 1, 0, tzinfo=UTC)
+    assert once() == ["night"]
