@@ -22,6 +22,10 @@ class Killed(BaseException):
     """The process is gone: nothing of the agent runs after this."""
 
 
+class PromiseBroken(BaseException):
+    """The agent asked for what it must not ask for; no `Exception`, which the agent takes for the applier's defect."""
+
+
 @dataclass
 class Engine:
     """What survives the agent: what is prepared, what runs, whether each is whole.
@@ -83,7 +87,8 @@ class EngineDouble:
 
     def install(self, workload: Workload) -> None:
         self.alive()
-        assert workload.digest in self.engine.prepared, "installed before it was prepared"
+        if workload.digest not in self.engine.prepared:
+            raise PromiseBroken(f"{name(workload)} was installed before it was prepared")
         before = self.engine.running.get(workload.key)
         if before == workload.digest and workload.key not in self.engine.half and not self._degraded(workload.key):
             if workload.key in self.engine.conditions:
