@@ -24,6 +24,9 @@
 #        After a refused state, the next version is asked for, and the state judged again if there is one.
 #   P-10 A floor of the trust document counts once for its id: it takes back the held version. What runs stays, until a
 #        state comes whose version counts.
+#   P-11 With --freshness, a statement that is signed and expires says what the newest state is (FRESH-1 to FRESH-7 of
+#        docs/freshness.md; what is not byte for byte RFC 8785 is refused as well). It is asked for after half of the life of
+#        the held one. A poll that ends without proof says so, whatever it took; with hold, it takes no new state.
 
 set -u
 LC_ALL=C
@@ -40,6 +43,9 @@ COMMIT_TYPE=application/vnd.margo-gitops.commit.v1
 COMMIT_LIMIT=65536
 TRUST_LIMIT=65536
 TRUST_FOLLOWED=64
+PROOF_LIMIT=1048576
+FRESHNESS=margo-gitops-freshness
+CLOCK_TOLERANCE=300
 
 usage() {
     cat <<'END'
@@ -57,6 +63,8 @@ Each option is an environment variable too: --url is MARGO_PULL_URL, --token-fil
   --trust-document FILE  the fleet's trust document, keys/<version>.json; later versions are followed; needs --device
   --allowed-signers FILE  instead: keys that may sign this device's state (ssh-keygen's format); needs --device
   --device ID          this device's id in the fleet
+  --freshness no|report|hold  report: exit 4 where no signed statement proves that the state is the newest; hold: and
+                       take no new state then (default no)
   --unsigned yes|no    yes: take unsigned state; who answers as the server then controls the device (default no)
   --every SECONDS      go on, one poll each SECONDS; without it: one poll, then exit
   --status yes|no      report each changed deployment to the server (default no)
@@ -88,6 +96,7 @@ read_settings() {
             MARGO_PULL_CERT_FILE | MARGO_PULL_KEY_FILE | MARGO_PULL_EVERY | MARGO_PULL_STATUS) ;;
             MARGO_PULL_TIMEOUT | MARGO_PULL_MAX_BYTES) ;;
             MARGO_PULL_TRUST_DOCUMENT | MARGO_PULL_ALLOWED_SIGNERS | MARGO_PULL_DEVICE | MARGO_PULL_UNSIGNED) ;;
+            MARGO_PULL_FRESHNESS) ;;
             *) fail "$USAGE" "$name means nothing here; margo-pull.sh --help lists what does" ;;
         esac
     done
@@ -95,7 +104,7 @@ read_settings() {
     token_file=${MARGO_PULL_TOKEN_FILE:-} ca_file=${MARGO_PULL_CA_FILE:-}
     cert_file=${MARGO_PULL_CERT_FILE:-} key_file=${MARGO_PULL_KEY_FILE:-}
     trust_document=${MARGO_PULL_TRUST_DOCUMENT:-} allowed_signers=${MARGO_PULL_ALLOWED_SIGNERS:-}
-    device=${MARGO_PULL_DEVICE:-} unsigned=${MARGO_PULL_UNSIGNED:-no}
+    device=${MARGO_PULL_DEVICE:-} unsigned=${MARGO_PULL_UNSIGNED:-no} freshness=${MARGO_PULL_FRESHNESS:-no}
     every=${MARGO_PULL_EVERY:-} report=${MARGO_PULL_STATUS:-no}
     timeout=${MARGO_PULL_TIMEOUT:-300} max_bytes=${MARGO_PULL_MAX_BYTES:-67108864}
     while [ $# -gt 0 ]; do
@@ -115,6 +124,7 @@ read_settings() {
             --allowed-signers) allowed_signers=$2 ;;
             --device) device=$2 ;;
             --unsigned) unsigned=$2 ;;
+            --freshness) freshness=$2 ;;
             --every) every=$2 ;;
             --status) report=$2 ;;
             --timeout) timeout=$2 ;;
@@ -161,6 +171,11 @@ check_settings() {
         yes) [ -z "$keys" ] || fail "$USAGE" "$keys and --unsigned yes contradict each other" ;;
         no) check_signers ;;
         *) fail "$USAGE" "--unsigned is yes or no" ;;
+    esac
+    case $freshness in
+        no) ;;
+        report | hold) [ -n "$keys" ] || fail "$USAGE" "--freshness needs --trust-document or --allowed-signers" ;;
+        *) fail "$USAGE" "--freshness is no, report or hold" ;;
     esac
     case $state in
         /*) ;;
@@ -465,6 +480,132 @@ read_manifest() { # FILE: prints "version N", "bundle DIGEST", "deployment ID DI
         END { print (wrong ? "bad " wrong : NR ? "end" : "bad empty") }' type="$BUNDLE_TYPE" "$1"
 }
 
+# ---- documents of our own: trust documents, proofs of freshness, and the signatures in them
+
+read_own='
+    function above(a, b) { return length(a) != length(b) ? length(a) > length(b) : (a "") > (b "") }
+    function hex(base64, i, j, value, out) { # empty where it is not base64 in its one spelling
+        if (length(base64) % 4 || base64 !~ /^[A-Za-z0-9+\/]+=?=?$/) return ""
+        for (i = 1; i <= length(base64); i += 4) {
+            for (j = value = 0; j < 4; j++) value = value * 64 + digit[substr(base64, i + j, 1)]
+            out = out sprintf("%06x", value)
+        }
+        i = 2 * gsub(/=/, "", base64)
+        if (i && substr(out, length(out) - i + 1) !~ /^0+$/) return ""
+        return substr(out, 1, length(out) - i)
+    }
+    function number_of(code, i, value) {
+        for (i = 1; i <= length(code); i++) value = value * 16 + index("0123456789abcdef", substr(code, i, 1)) - 1
+        return value + 0
+    }
+    function name_of(code, i, out) { # the printable ASCII that this is
+        if (code !~ /^([2-6][0-9a-f]|7[0-9a-e])*$/) return "\n"
+        for (i = 1; i < length(code); i += 2) out = out sprintf("%c", number_of(substr(code, i, 2)))
+        return out
+    }
+    function take(bytes, taken) { # the next bytes of the wire, in hex
+        taken = substr(wire, 1, 2 * bytes)
+        if (length(taken) < 2 * bytes) torn = 1
+        wire = substr(wire, 2 * bytes + 1)
+        return taken
+    }
+    function field() { return take(number_of(take(4))) }
+    function bits(number) { # of a whole number on the wire; 0 for one that is not in its shortest form
+        if (number !~ /^(00[89a-f]|0[1-9a-f]|[1-7])/) return 0
+        sub(/^0+/, "", number)
+        return 4 * length(number) - (number ~ /^1/ ? 3 : number ~ /^[23]/ ? 2 : number ~ /^[4-7]/)
+    }
+    function is_key(blob, type, inner, number, ok) { # whether it is a key of this type that can be used
+        wire = blob
+        torn = 0
+        if (name_of(field()) != type) return 0
+        inner = type
+        if (sub(/^sk-/, "", inner)) sub(/@openssh[.]com$/, "", inner)
+        if (inner == "ssh-ed25519") ok = length(field()) == 64
+        else if (type == "ssh-rsa") {
+            number = field()
+            ok = number ~ /[13579bdf]$/ && number != "01" && bits(number) && bits(number) <= 64
+            number = field()
+            ok = ok && number ~ /[13579bdf]$/ && bits(number) >= 3072 && bits(number) <= 16384
+        } else if (inner in point) {
+            number = name_of(field())
+            ok = "ecdsa-sha2-" number == inner
+            number = field()
+            ok = ok && length(number) == 2 * point[inner] && number ~ /^04/
+        }
+        if (inner != type) { ok = ok && type in token_type; field() }
+        return ok && !torn && wire == ""
+    }
+    function here(path, kind) { # whether something of this kind is there
+        known[path] = 1
+        if (!(path in found)) return 0
+        if (found[path] "" != kind) bad("what is not " kind)
+        return 1
+    }
+    function text(path, form, most, value) {
+        known[path] = 1
+        value = string(path)
+        if (value !~ form || length(value) > most) bad("a text that is not as it should be: " substr(value, 1, 60))
+        return value
+    }
+    function whole(path, most, value) {
+        known[path] = 1
+        value = found[path] ""
+        if (value !~ /^[1-9][0-9]*$/ || above(value, most)) bad("a number that is not from 1 to " most)
+        return value
+    }
+    function moment(path, value, year, month, day) {
+        value = text(path, "^[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z$", 20)
+        gsub(/[^0-9]/, "", value)
+        year = substr(value, 1, 4) + 0
+        month = substr(value, 5, 2) + 0
+        day = substr(value, 7, 2) + 0
+        if (!year || month < 1 || month > 12 || !day || substr(value, 9, 2) > 23) bad("a time that is none")
+        if (day > (month == 2 ? 28 + (year % 4 == 0 && (year % 100 || year % 400 == 0)) : 30 + (month + int(month / 8)) % 2))
+            bad("a time that is none")
+        return value
+    }
+    function key(path, value, part) {
+        value = text(path, "^[a-z0-9@.-]+ [A-Za-z0-9+/]+=?=?$", 4096)
+        split(value, part, " ")
+        if (!(value in blob)) blob[value] = hex(part[2])
+        if (!is_key(blob[value], part[1])) bad("a key that cannot be used: " substr(value, 1, 60))
+        return value
+    }
+    function signature(armor, body, rest, type, touched) {
+        if (index(armor, "~") || length(armor) > 2 * 16384) return bad("a signature that is not one")
+        gsub(/\\n|\023/, "~", armor)
+        if (length(armor) > 16384 || armor !~ /^-----BEGIN SSH SIGNATURE-----~.+~-----END SSH SIGNATURE-----~?$/)
+            return bad("a signature that is not one")
+        body = substr(armor, 31)
+        sub(/~-----END SSH SIGNATURE-----~?$/, "", body)
+        gsub(/~/, "", body)
+        wire = hex(body)
+        torn = 0
+        if (take(10) != "53534853494700000001") return bad("a signature that is not one") # SSHSIG, version 1
+        body = field()
+        rest = wire
+        wire = body
+        type = name_of(field())
+        if (!is_key(body, type)) return bad("a signature of a key that cannot be used")
+        wire = rest
+        torn = 0
+        if (name_of(field()) == "\n" || field() != "" || name_of(field()) !~ /^sha(256|512)$/) torn = 1
+        rest = field()
+        if (torn || wire != "") return bad("a signature that is not one")
+        touched = !(type in token_type) || substr(rest, length(rest) - 9, 2) ~ /[13579bdf]$/
+        print "signature", body, (touched ? "yes" : "no"), armor
+    }
+    BEGIN {
+        for (i = 1; i <= 64; i++)
+            digit[substr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", i, 1)] = i - 1
+        point["ecdsa-sha2-nistp256"] = 65
+        point["ecdsa-sha2-nistp384"] = 97
+        point["ecdsa-sha2-nistp521"] = 133
+        token_type["sk-ssh-ed25519@openssh.com"] = token_type["sk-ecdsa-sha2-nistp256@openssh.com"] = 1
+    }
+'
+
 # ---- the trust document (P-9)
 
 # read_trust FILE: prints what it says, "fleet NAME", "version N", "issued TIME", "expires TIME", "threshold N",
@@ -480,96 +621,7 @@ read_trust() {
         echo "bad control characters, or more than $TRUST_LIMIT bytes"
         return
     }
-    tr '\200-\277' '\001' <"$1" | tr '\300-\377' '\002' | awk "$read_json"'
-        function above(a, b) { return length(a) != length(b) ? length(a) > length(b) : (a "") > (b "") }
-        function hex(base64, i, j, value, out) { # empty where it is not base64 in its one spelling
-            if (length(base64) % 4 || base64 !~ /^[A-Za-z0-9+\/]+=?=?$/) return ""
-            for (i = 1; i <= length(base64); i += 4) {
-                for (j = value = 0; j < 4; j++) value = value * 64 + digit[substr(base64, i + j, 1)]
-                out = out sprintf("%06x", value)
-            }
-            i = 2 * gsub(/=/, "", base64)
-            if (i && substr(out, length(out) - i + 1) !~ /^0+$/) return ""
-            return substr(out, 1, length(out) - i)
-        }
-        function number_of(code, i, value) {
-            for (i = 1; i <= length(code); i++) value = value * 16 + index("0123456789abcdef", substr(code, i, 1)) - 1
-            return value + 0
-        }
-        function name_of(code, i, out) { # the printable ASCII that this is
-            if (code !~ /^([2-6][0-9a-f]|7[0-9a-e])*$/) return "\n"
-            for (i = 1; i < length(code); i += 2) out = out sprintf("%c", number_of(substr(code, i, 2)))
-            return out
-        }
-        function take(bytes, taken) { # the next bytes of the wire, in hex
-            taken = substr(wire, 1, 2 * bytes)
-            if (length(taken) < 2 * bytes) torn = 1
-            wire = substr(wire, 2 * bytes + 1)
-            return taken
-        }
-        function field() { return take(number_of(take(4))) }
-        function bits(number) { # of a whole number on the wire; 0 for one that is not in its shortest form
-            if (number !~ /^(00[89a-f]|0[1-9a-f]|[1-7])/) return 0
-            sub(/^0+/, "", number)
-            return 4 * length(number) - (number ~ /^1/ ? 3 : number ~ /^[23]/ ? 2 : number ~ /^[4-7]/)
-        }
-        function is_key(blob, type, inner, number, ok) { # whether it is a key of this type that can be used
-            wire = blob
-            torn = 0
-            if (name_of(field()) != type) return 0
-            inner = type
-            if (sub(/^sk-/, "", inner)) sub(/@openssh[.]com$/, "", inner)
-            if (inner == "ssh-ed25519") ok = length(field()) == 64
-            else if (type == "ssh-rsa") {
-                number = field()
-                ok = number ~ /[13579bdf]$/ && number != "01" && bits(number) && bits(number) <= 64
-                number = field()
-                ok = ok && number ~ /[13579bdf]$/ && bits(number) >= 3072 && bits(number) <= 16384
-            } else if (inner in point) {
-                number = name_of(field())
-                ok = "ecdsa-sha2-" number == inner
-                number = field()
-                ok = ok && length(number) == 2 * point[inner] && number ~ /^04/
-            }
-            if (inner != type) { ok = ok && type in token_type; field() }
-            return ok && !torn && wire == ""
-        }
-        function here(path, kind) { # whether something of this kind is there
-            known[path] = 1
-            if (!(path in found)) return 0
-            if (found[path] "" != kind) bad("what is not " kind)
-            return 1
-        }
-        function text(path, form, most, value) {
-            known[path] = 1
-            value = string(path)
-            if (value !~ form || length(value) > most) bad("a text that is not as it should be: " substr(value, 1, 60))
-            return value
-        }
-        function whole(path, most, value) {
-            known[path] = 1
-            value = found[path] ""
-            if (value !~ /^[1-9][0-9]*$/ || above(value, most)) bad("a number that is not from 1 to " most)
-            return value
-        }
-        function moment(path, value, year, month, day) {
-            value = text(path, "^[0-9][0-9][0-9][0-9]-[01][0-9]-[0-3][0-9]T[0-2][0-9]:[0-5][0-9]:[0-5][0-9]Z$", 20)
-            gsub(/[^0-9]/, "", value)
-            year = substr(value, 1, 4) + 0
-            month = substr(value, 5, 2) + 0
-            day = substr(value, 7, 2) + 0
-            if (!year || month < 1 || month > 12 || !day || substr(value, 9, 2) > 23) bad("a time that is none")
-            if (day > (month == 2 ? 28 + (year % 4 == 0 && (year % 100 || year % 400 == 0)) : 30 + (month + int(month / 8)) % 2))
-                bad("a time that is none")
-            return value
-        }
-        function key(path, value, part) {
-            value = text(path, "^[a-z0-9@.-]+ [A-Za-z0-9+/]+=?=?$", 4096)
-            split(value, part, " ")
-            if (!(value in blob)) blob[value] = hex(part[2])
-            if (!is_key(blob[value], part[1])) bad("a key that cannot be used: " substr(value, 1, 60))
-            return value
-        }
+    tr '\200-\277' '\001' <"$1" | tr '\300-\377' '\002' | awk "$read_json$read_own"'
         function keys(role, each, i, count, name, public) {
             each = SUBSEP "roles" SUBSEP role
             if (!here(each, "{")) return 0
@@ -582,7 +634,7 @@ read_trust() {
                 if (((role, name) in seen) || ((role, public) in seen)) bad("a name or a key twice in a role")
                 seen[role, name] = seen[role, public] = 1
                 if ((public in reason) && reason[public] == "compromised") bad("a role of a compromised key")
-                if (role == "render") print role, name, (public in reason ? since[public] : "-"), public
+                if (role != "root") print role, name, (public in reason ? since[public] : "-"), public
                 if (role != "root" || (public in reason)) continue
                 print role, name, blob[public], public
                 count++
@@ -609,38 +661,6 @@ read_trust() {
                 }
                 if (mine) print "floor", id, highest, next_
             }
-        }
-        function signature(armor, body, rest, type, touched) {
-            if (index(armor, "~") || length(armor) > 2 * 16384) return bad("a signature that is not one")
-            gsub(/\\n/, "~", armor)
-            if (length(armor) > 16384 || armor !~ /^-----BEGIN SSH SIGNATURE-----~.+~-----END SSH SIGNATURE-----~?$/)
-                return bad("a signature that is not one")
-            body = substr(armor, 31)
-            sub(/~-----END SSH SIGNATURE-----~?$/, "", body)
-            gsub(/~/, "", body)
-            wire = hex(body)
-            torn = 0
-            if (take(10) != "53534853494700000001") return bad("a signature that is not one") # SSHSIG, version 1
-            body = field()
-            rest = wire
-            wire = body
-            type = name_of(field())
-            if (!is_key(body, type)) return bad("a signature of a key that cannot be used")
-            wire = rest
-            torn = 0
-            if (name_of(field()) == "\n" || field() != "" || name_of(field()) !~ /^sha(256|512)$/) torn = 1
-            rest = field()
-            if (torn || wire != "") return bad("a signature that is not one")
-            touched = !(type in token_type) || substr(rest, length(rest) - 9, 2) ~ /[13579bdf]$/
-            print "signature", body, (touched ? "yes" : "no"), armor
-        }
-        BEGIN {
-            for (i = 1; i <= 64; i++)
-                digit[substr("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/", i, 1)] = i - 1
-            point["ecdsa-sha2-nistp256"] = 65
-            point["ecdsa-sha2-nistp384"] = 97
-            point["ecdsa-sha2-nistp521"] = 133
-            token_type["sk-ssh-ed25519@openssh.com"] = token_type["sk-ecdsa-sha2-nistp256@openssh.com"] = 1
         }
         {
             # The envelope: its strings are the document, in which quotes and backslashes are escaped, and signatures.
@@ -800,6 +820,14 @@ change_floors() { # P-10
     [ -z "$manifest_digest" ] || [ "$changes" = "$(field changes)" ] || write_held "$applied" "$etag"
 }
 
+use_signers() { # ROLE NAMESPACE: with a trust document, the keys that have the role count
+    [ -n "$trust_document" ] || return 0
+    awk '$1 == role && $3 !~ /^(0|1[0-8]|19[0-6])/ {
+        until = $3 == "-" ? "" : ",valid-before=\"" $3 "\""
+        print $2, "namespaces=\"" namespace "\"" until, $4, $5 }' role="$1" namespace="$2" "$work/trust" >"$work/signers"
+    allowed_signers=$work/signers
+}
+
 check_expiry() {
     now=$(date -u +%Y%m%d%H%M%S) expires=$(said expires "$work/trust") issued=$(said issued "$work/trust")
     # A clock that is set back revives nothing.
@@ -843,10 +871,8 @@ fetch_commit() {
         *) follow "$named" ;;
     esac
     change_floors
-    awk '$1 == "render" && $3 !~ /^(0|1[0-8]|19[0-6])/ {
-        until = $3 == "-" ? "" : ",valid-before=\"" $3 "\""
-        print $2, "namespaces=\"git\"" until, $4, $5 }' "$work/trust" >"$work/signers"
-    allowed_signers=$work/signers fleet=$trust_fleet
+    use_signers render git
+    fleet=$trust_fleet
 }
 
 # check_signature: the commit in work/signed; sets new_fleet.
@@ -882,6 +908,256 @@ trailer() { # NAME: its value in the last paragraph of the signed commit; nothin
 check_history() { # the version right after the held one has the held commit among its parents
     has_floor && [ -n "$commit" ] && ! greater "$version" 9223372036854775806 && [ "$new_version" = $((version + 1)) ] || return 0
     sed '/^$/q' "$work/signed" | grep -qx "parent $commit" || refuse "version $new_version does not descend from the held one"
+}
+
+# ---- freshness (P-11)
+
+# read_proof FILE: prints what it says, "text STATEMENT", "signature HEX TOUCHED ARMOR", "fleet NAME", "issued TIME", "from
+# SECONDS", "until SECONDS", "trust VERSION", "root HASH", "name HEX" and "place HEX" of the shard, "leaf HEX"..., "path HASH"..., "version N" and
+# "manifest DIGEST" of this device, "end"; or "bad WHY". In its strings, awk sees \023 for a line end and \022 for a quote.
+read_proof() {
+    [ "$(tr -cd ' -~' <"$1" | wc -c)" -eq "$(wc -c <"$1")" ] || {
+        echo 'bad not printable ASCII without line ends'
+        return
+    }
+    awk "$read_json$read_own"'
+        function kind(path, name) {
+            here(path, "{")
+            if (text(path SUBSEP "apiVersion", ".", 99) != "margo-gitops/v1" || text(path SUBSEP "kind", ".", 99) != name)
+                bad("another kind of document")
+        }
+        function hash(path, value) {
+            value = text(path, "^[0-9a-f]*$", 64)
+            if (length(value) != 64) bad("a hash that is not one")
+            return value
+        }
+        function seconds(when, year, month, days) { # since 1970
+            year = substr(when, 1, 4) + 0
+            month = substr(when, 5, 2) + 0
+            if (month < 3) { year--; month += 12 }
+            days = 365 * year + int(year / 4) - int(year / 100) + int(year / 400) + int((153 * month - 457) / 5)
+            days += substr(when, 7, 2) - 719469
+            return sprintf("%.0f", ((days * 24 + substr(when, 9, 2)) * 60 + substr(when, 11, 2)) * 60 + substr(when, 13, 2))
+        }
+        function wide(number, i, j, rest, quotient, out) { # 64 bits in hex, of a number too large for awk
+            for (i = 0; i < 4; i++) {
+                rest = 0
+                quotient = ""
+                for (j = 1; j <= length(number); j++) {
+                    rest = rest * 10 + substr(number, j, 1)
+                    quotient = quotient int(rest / 65536)
+                    rest %= 65536
+                }
+                out = sprintf("%04x", rest) out
+                number = quotient
+            }
+            return out
+        }
+        {
+            gsub(/\\"/, "\022")
+            gsub(/\\n/, "\023")
+            read_tokens()
+            if (!wrong) read_value("", 0)
+            if (at != tokens) bad("something after the end")
+            kind("", "FreshnessProof")
+            known[SUBSEP "signature"] = known[SUBSEP "statement"] = 1
+            signature(string(SUBSEP "signature"))
+            $0 = string(SUBSEP "statement")
+            gsub(/\022/, "\"")
+            if (length($0) > 4096) bad("a statement that is too long")
+            print "text", $0
+            read_tokens()
+            if (!wrong) read_value("signed", 0)
+            if (at != tokens) bad("something after the end of the statement")
+            kind("signed", "FreshnessStatement")
+            print "fleet", text("signed" SUBSEP "fleet", "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$", 63)
+            issued = moment("signed" SUBSEP "issued")
+            from = seconds(issued)
+            until = seconds(moment("signed" SUBSEP "expires"))
+            if (until - from <= 0 || until - from > 366 * 86400) bad("a life that is not above 0 and at most 366 days")
+            print "issued " issued "\nfrom " from "\nuntil " until
+            if (length(text("signed" SUBSEP "stateCommit", "^[0-9a-f]*$", 40)) != 40) bad("a commit that is not one")
+            print "root", hash("signed" SUBSEP "root")
+            if (("signed" SUBSEP "trustVersion") in found) print "trust", whole("signed" SUBSEP "trustVersion", "2147483647")
+            shard = text(SUBSEP "shard", "^(all|[123]-[0-9a-f]*)$", 5)
+            depth = shard == "all" ? 0 : substr(shard, 1, 1) + 0
+            if (shard != (depth ? depth "-" substr(mine, 1, depth) : "all")) bad("another shard than that of this device")
+            for (i = 1; i <= length(shard); i++) {
+                name = substr(shard, i, 1)
+                code = code (name ~ /[0-9]/ ? "3" name : name == "-" ? "2d" : name == "l" ? "6c" : "6" index("abcdef", name))
+            }
+            print "name " code "\nplace " (depth ? substr(shard, 3) : 0)
+            here(SUBSEP "path", "[")
+            if (whole("signed" SUBSEP "shards", "4096") != substr("1   16  256 4096", 4 * depth + 1, 4) + 0 || items[SUBSEP "path"] != 4 * depth)
+                bad("another number of shards than the name of this one says")
+            for (i = 1; i <= items[SUBSEP "path"]; i++) print "path", hash(SUBSEP "path" SUBSEP i)
+            here(SUBSEP "leaves", "[")
+            for (i = 1; i <= items[SUBSEP "leaves"] && !wrong; i++) {
+                leaf = SUBSEP "leaves" SUBSEP i
+                here(leaf, "{")
+                name = hash(leaf SUBSEP "device") ""
+                if (name <= last "" || substr(name, 1, depth) != substr(mine, 1, depth)) bad("devices that are out of order")
+                last = name
+                version = whole(leaf SUBSEP "version", "18446744073709551615")
+                digest = text(leaf SUBSEP "manifest", "^sha256:[0-9a-f]*$", 71)
+                if (length(digest) != 71) bad("a digest that is not a sha256 digest")
+                print "leaf", "00" name wide(version) substr(digest, 8)
+                if (name == mine "") print "version " version "\nmanifest " digest
+            }
+            if (!(SUBSEP "path" in found) || !(SUBSEP "leaves" in found)) bad("a member that is missing")
+            for (path in found) if (!(path in known)) bad("a member that means nothing here")
+        }
+        END { print (wrong ? "bad " wrong : NR == 1 ? "end" : "bad empty") }' mine="$(device_key)" "$1"
+}
+
+device_key() { printf '%s' "${device%%/*}" | sha256sum | sed 's/ .*//'; }
+
+hash_each() { # of each line, bytes in hex: their sha256
+    rm -rf "$work/nodes"
+    mkdir "$work/nodes"
+    awk '{
+        out = ""
+        for (i = 1; i < length($0); i += 2)
+            out = out sprintf("\\%03o", 16 * index(digits, substr($0, i, 1)) + index(digits, substr($0, i + 1, 1)) - 17)
+        print 100000 + NR, out }' digits=0123456789abcdef | while read -r number bytes; do
+        # shellcheck disable=SC2059  # octal escapes and nothing else
+        printf "$bytes" >"$work/nodes/$number"
+    done
+    (cd "$work/nodes" && sha256sum -- *) | sed 's/ .*//'
+}
+
+# tree_root: of the proof in work/proof, up to the root over all shards (RFC 9162, 2.1; MERKLE-1 to MERKLE-4).
+tree_root() {
+    said leaf "$work/proof" >"$work/level"
+    [ -s "$work/level" ] || echo >"$work/level"
+    hash_each <"$work/level" >"$work/above"
+    while count=$(wc -l <"$work/above") && [ "$count" -gt 1 ]; do
+        mv "$work/above" "$work/level"
+        awk 'NR % 2 { left = $0; next } { print "01" left $0 }' "$work/level" | hash_each >"$work/above"
+        [ $((count % 2)) -eq 0 ] || tail -n 1 "$work/level" >>"$work/above"
+    done
+    place=$((0x$(said place "$work/proof")))
+    node=$(echo "00$(said name "$work/proof")00$(cat "$work/above")" | hash_each)
+    for beside in $(said path "$work/proof"); do
+        if [ $((place % 2)) -eq 1 ]; then node=$beside$node; else node=$node$beside; fi
+        node=$(echo "01$node" | hash_each) place=$((place / 2))
+    done
+    echo "$node"
+}
+
+# check_proof FILE: refuse it unless it follows FRESH-1 to FRESH-5; work/proof has what it says.
+check_proof() {
+    read_proof "$1" >"$work/proof"
+    why=$(tail -n 1 "$work/proof")
+    [ "$why" = end ] || refuse "the proof of freshness is not of the expected form: ${why#bad }"
+    named=$(said trust "$work/proof")
+    [ -z "$trust_document" ] || [ -z "$named" ] || follow "$named"
+    use_signers freshness "$FRESHNESS"
+    said text "$work/proof" | tr -d '\n' >"$work/text"
+    said signature "$work/proof" | sed 's/^[^ ]* yes //' | tr '~' '\n' >"$work/signature"
+    at=$(said issued "$work/proof")
+    who=$(signing find-principals "$work/text" | sed 's/,.*//; 1q')
+    [ -n "$who" ] || refuse "the statement of freshness is signed by a key that may not sign it"
+    signing verify "$work/text" -n "$FRESHNESS" -I "$who" >/dev/null ||
+        refuse "the signature of the statement of freshness is not right"
+    known_fleet=${new_fleet:-$fleet}
+    [ -z "$known_fleet" ] || [ "$(said fleet "$work/proof")" = "$known_fleet" ] ||
+        refuse "the statement of freshness is that of another fleet than $known_fleet"
+    [ "$(tree_root)" = "$(said root "$work/proof")" ] || refuse "the statement of freshness was signed over other devices"
+}
+
+# read_kept: the held proof. It is verified again only where it, or the list of keys, is not the one that was verified.
+read_kept() {
+    kept=$state/freshness.json from='' until='' leaf='' proof_etag='' reached=0 now=$(date -u +%s)
+    [ ! -s "$state/reached" ] || reached=$(sed 's/[^0-9]//g; s/^0*\(.\)/\1/' "$state/reached")
+    [ -z "$trust_document" ] || read_documents
+    use_signers freshness "$FRESHNESS"
+    [ -f "$kept" ] || return 0
+    [ "$(said verified "$state/freshness" 2>/dev/null)" = "$(verified)" ] || (check_proof "$kept" && note_proof '') || return 0
+    from=$(said from "$state/freshness") until=$(said until "$state/freshness") proof_etag=$(said etag "$state/freshness")
+    leaf=$(said version "$state/freshness") leaf_digest=$(said manifest "$state/freshness")
+    case ${from:-x}${until:-x} in *[!0-9]*) from='' ;; esac
+}
+
+verified() { printf '%s %s %s' "$(sha256 "$kept")" "$(sha256 "$allowed_signers")" "$device"; }
+
+note_proof() { # ETAG
+    store "$state/freshness" "verified $(verified)
+$(sed -n '/^\(from\|until\|version\|manifest\) /p' "$work/proof")
+etag $1"
+}
+
+fetch_proof() {
+    request /api/v1/freshness "$PROOF_LIMIT" "$proof_etag" --header 'Accept: application/json'
+    case $http in
+        200) ;;
+        304 | 404) return 0 ;;
+        *) fail "$TRANSPORT" "the proof of freshness answers with HTTP $http" ;;
+    esac
+    proof_etag=$(header etag)
+    mv "$work/body" "$work/freshness.json"
+    check_proof "$work/freshness.json"
+    # A held statement from the future was made with a wrong clock (FRESH-6).
+    offered=$(said from "$work/proof") past=$(($(latest) + CLOCK_TOLERANCE))
+    [ -z "$from" ] || [ "$offered" -ge "$from" ] || { [ "$from" -gt "$past" ] && [ "$past" -ge "$offered" ]; } ||
+        refuse "the statement of freshness is older than the one that is held"
+    { sync "$work/freshness.json" 2>/dev/null || sync; } && mv -f "$work/freshness.json" "$kept" ||
+        fail "$USAGE" "$kept cannot be written: is the disk full?"
+    note_proof "$proof_etag"
+}
+
+latest() { [ "$reached" -gt "$now" ] && echo "$reached" || echo "$now"; } # a clock that is set back revives nothing
+
+ask() { # for a newer proof, once in a poll; what is wrong with it is said, and the held one stays
+    [ -z "$asked" ] || return 0
+    before=$from
+    (fetch_proof)
+    asked=$?
+}
+
+prove() { # VERSION DIGEST: whether the held proof says that this is the newest state; else $verdict says why not
+    read_kept
+    verdict=''
+    if [ -z "$from" ]; then
+        verdict='not-yet-known: no statement of freshness has come yet'
+    elif [ "$leaf" = "$1" ] && [ "$leaf_digest" != "$2" ]; then
+        verdict="contradicted: version $1 is not the fleet's version $1"
+    elif [ "$(latest)" -ge "$until" ]; then
+        verdict='expired: the statement of freshness expired'
+    elif [ $((now + CLOCK_TOLERANCE)) -lt "$from" ]; then
+        verdict="clock-suspect: this device's clock is before the time when the statement was issued"
+    elif [ -z "$leaf" ]; then
+        verdict='not-yet-known: the statement of freshness does not list this device'
+    elif greater "$leaf" "$1"; then
+        verdict="behind: the statement of freshness lists version $leaf, this device is given version $1"
+    fi
+    [ -z "$verdict" ]
+}
+
+is_due() { # between half and three quarters of its life, each device at its own time
+    share=$((0x$(device_key | tail -c 5)))
+    [ "$now" -ge $((from + (until - from) / 2 + (until - from) / 4 * share / 65536)) ] || [ "$from" -gt "$now" ]
+}
+
+admit() { # whether the new state may be taken
+    prove "$new_version" "$new_digest" || { ask && prove "$new_version" "$new_digest"; } && return 0
+    case "$freshness $verdict" in
+        hold* | *contradicted*) refuse "version $new_version is not taken: nothing proves that it is the newest; $verdict" ;;
+    esac
+}
+
+look() { # after what the poll took: renew the proof, and say where nothing proves that the held state is the newest
+    prove "$version" "$manifest_digest" && ! is_due || { ask && prove "$version" "$manifest_digest"; }
+    for moment in $from $until; do
+        [ "$moment" -gt "$now" ] || [ "$moment" -le "$reached" ] || { store "$state/reached" "$moment" && reached=$moment; }
+    done
+    [ "$asked" != "$TRUST" ] || exit "$TRUST"
+    # A render may come between the poll and the statement: that is counted at the next poll.
+    case $verdict in
+        '') return 0 ;;
+        behind:*) [ -z "$asked" ] || [ "$from" = "$before" ] || return 0 ;;
+    esac
+    refuse "FreshnessLost: $verdict"
 }
 
 # ---- building a state (P-3)
@@ -990,6 +1266,7 @@ poll_once() {
     prepare
     [ -z "$folder" ] || [ ! -d "$folder" ] || point_current
 
+    asked='' new_fleet=''
     request /api/v1/deployments "$MANIFEST_LIMIT" "$etag" --header "Accept: $MANIFEST_TYPE"
     case $http in
         200) take ;;
@@ -998,6 +1275,7 @@ poll_once() {
         *) fail "$TRANSPORT" "the server answers with HTTP $http" ;;
     esac
     send_reports
+    [ "$freshness" = no ] || look
 }
 
 take() { # the manifest in work/body
@@ -1020,6 +1298,7 @@ take() { # the manifest in work/body
         fi
     fi
 
+    [ "$freshness" = no ] || [ "$new_digest" = "$manifest_digest" ] || admit
     listed >"$work/wanted"
     if [ "$new_digest" != "$manifest_digest" ] || ! intact; then
         build

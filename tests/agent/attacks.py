@@ -194,7 +194,7 @@ ATTACKS: Final = {
     "older-statement": Attack(
         "rollback",
         "an older statement of freshness",
-        at(AGENT, "MG1522"),
+        at(WAYS, "MG1522"),
         replace(HONEST, proof=proof(TWO, NOW - DAY, version=2)),
         later=6 * DAY,
     ),
@@ -213,14 +213,14 @@ ATTACKS: Final = {
     "future-statement": Attack(
         "fast-forward",
         "a statement of next century, signed by a stranger",
-        at(AGENT, "MG1503"),
+        at(WAYS, "MG1503"),
         replace(HONEST, proof=proof(TWO, NOW + 36500 * DAY, version=HIGHEST, key=STRANGER)),
         later=6 * DAY,
     ),
     "nothing-new": Attack(
         "freeze",
         "nothing new, for longer than a statement is valid",
-        at(AGENT, "FreshnessLost"),
+        at(WAYS, "FreshnessLost"),
         later=8 * DAY,
     ),
     "hidden-keys": Attack(
@@ -258,7 +258,7 @@ ATTACKS: Final = {
     "other-statement": Attack(
         "mix-and-match",
         "a statement with the devices of another one",
-        at(AGENT, "MG1520"),
+        at(WAYS, "MG1520"),
         replace(HONEST, proof=proof(TWO, NOW + DAY, version=2).replace(b'"version":2', b'"version":9')),
         later=6 * DAY,
     ),
@@ -357,7 +357,7 @@ ATTACKS: Final = {
     "freshness-key": Attack(
         "key compromise",
         "the stolen freshness key says that the next version is another one",
-        at(AGENT, "FreshnessLost"),
+        at(WAYS, "FreshnessLost"),
         replace(HONEST, proof=proof(EVIL, NOW + 5 * DAY, version=3)),
         later=6 * DAY,
     ),

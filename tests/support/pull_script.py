@@ -116,7 +116,7 @@ class Device:
         if today is not None:
             date, real = self.folder / "bin" / "date", require_program("date", "coreutils")
             date.unlink()
-            shown = f'[ "$*" != "-u +%Y%m%d%H%M%S" ] || set -- -u -d @{int(today.timestamp())} +%Y%m%d%H%M%S\n'
+            shown = f'case $* in "-u +%Y%m%d%H%M%S" | "-u +%s") set -- -u -d @{int(today.timestamp())} "$2" ;; esac\n'
             date.write_text(f'#!/bin/sh\n{shown}exec {real} "$@"\n')
             date.chmod(0o755)
 
