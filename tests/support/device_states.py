@@ -36,8 +36,8 @@ RENDERS = (
 
 
 def files(folder: Path) -> dict[str, bytes]:
-    """Return every file in a folder with its content, by its path in it."""
-    found = sorted(path for path in folder.rglob("*") if path.is_file())
+    """Return every file in a folder with its content, by its path in it, but what applies to one disk alone."""
+    found = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != ".written")
     return {str(path.relative_to(folder)): path.read_bytes() for path in found}
 
 
