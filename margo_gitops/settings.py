@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Final, TypeAlias, TypeVar
 
 from margo_gitops.disk.files import read_small_file
-from margo_gitops.documents.declarations import Range, Spelled, Text
+from margo_gitops.documents.declarations import UNIT_SECONDS, Range, Spelled, Text
 from margo_gitops.documents.nodes import Bounds, Json, SourceText
 from margo_gitops.documents.records import find
 from margo_gitops.documents.yaml_text import read_yaml
@@ -21,7 +21,6 @@ DURATION_PATTERN: Final = r"^[0-9]+(\.[0-9]+)?(s|m|h|d)$"
 MOST_BYTES: Final = 64 * 1024
 """Of a configuration."""
 _BOUNDS: Final = Bounds(size=MOST_BYTES, depth=12, nodes=2_000)
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
 def seconds(duration: float | str) -> float:
@@ -30,12 +29,12 @@ def seconds(duration: float | str) -> float:
         return float(duration)
     if not re.fullmatch(DURATION_PATTERN[1:-1], duration):
         raise ValueError(f"{duration!r} is not a duration")
-    return float(duration[:-1]) * _UNITS[duration[-1]]
+    return float(duration[:-1]) * UNIT_SECONDS[duration[-1]]
 
 
 def spell_duration(duration: float) -> Json:
     """Return a duration as people write it: in the largest unit of which it holds two or more."""
-    for unit, length in reversed(_UNITS.items()):
+    for unit, length in reversed(UNIT_SECONDS.items()):
         if duration >= 2 * length and not duration % length:
             return f"{duration / length:.0f}{unit}"
     return f"{duration:g}s" if duration else 0

@@ -15,7 +15,8 @@ from typing import Final
 
 from margo_gitops.appliers.applier import Applier, Workload
 from margo_gitops.appliers.probes import http_status, tcp_answers
-from margo_gitops.documents.switching import Health, address_of, span_seconds
+from margo_gitops.documents.declarations import span_seconds
+from margo_gitops.documents.switching import Health, address_of
 from margo_gitops.errors import InstallFailed, StepInterrupted
 from margo_gitops.values import dataclass
 

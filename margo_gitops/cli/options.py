@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from margo_gitops.agent.settings.environment import KNOWN, OF_OTHER_COMMANDS
+from margo_gitops.documents.declarations import UNIT_SECONDS
 from margo_gitops.errors import ExtraMissing
 
 __all__ = ["CACHE", "FRESHNESS_KEY", "KNOWN", "SIGNING_KEY"]
@@ -19,7 +20,7 @@ __all__ = ["CACHE", "FRESHNESS_KEY", "KNOWN", "SIGNING_KEY"]
 SIGNING_KEY, CACHE, FRESHNESS_KEY = OF_OTHER_COMMANDS
 
 
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "y": 365 * 86_400}
+_UNITS = {**UNIT_SECONDS, "y": 365 * UNIT_SECONDS["d"]}
 
 
 class Duration(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases of click only

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta, tzinfo
 from typing import Final, NamedTuple, TypeAlias
 
-from margo_gitops.documents.maintenance import LONGEST_DAYS, Maintenance
+from margo_gitops.documents.maintenance import LONGEST_DAYS, Calendar, Maintenance
 from margo_gitops.values import dataclass
 
 HORIZON_DAYS: Final = 800
@@ -186,6 +186,17 @@ def next_opening(calendars: Sequence[Maintenance], now: float, zones: Zones, lea
     for calendar in calendars:
         common = list(_both(common, _openings(calendar, now, zones(calendar.time_zone))))
     return next((each for each in common if each.end > now and each.end - max(each.start, now) >= least), None)
+
+
+def spoken(moment: float, zone: tzinfo) -> str:
+    """Return a time in words, as the clocks of a place show it: "Sunday 2026-12-06 02:00 CET"."""
+    return f"{datetime.fromtimestamp(moment, zone):%A %Y-%m-%d %H:%M %Z}"
+
+
+def never_open(calendars: Sequence[Calendar]) -> str:
+    """Return that calendars without a `next_opening` do not open, in words."""
+    whose = " and ".join(calendar.of for calendar in calendars)
+    return f"{whose} {'are not open at once' if len(calendars) > 1 else 'does not open within two years'}"
 
 
 def _openings(calendar: Maintenance, now: float, zone: tzinfo) -> list[Opening]:

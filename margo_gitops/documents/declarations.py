@@ -18,6 +18,13 @@ else:  # Json is recursive, which annotations read at run time cannot follow
 API_VERSION: Final = "margo-gitops/v1"
 EXTENSION_PATTERN = r"^x-[a-z][a-z0-9-]*-extensions$"
 EXTENSION_KEY = re.compile(EXTENSION_PATTERN[1:-1])
+UNIT_SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+"""The units of durations."""
+
+
+def span_seconds(text: str) -> int:
+    """Return a span that a document has, a whole number and a unit such as `90m`, in seconds."""
+    return int(text[:-1]) * UNIT_SECONDS[text[-1]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,11 @@ from collections.abc import Iterator
 from datetime import date
 from typing import Annotated, Final
 
-from margo_gitops.documents.declarations import About, Items, Problem, Text, Wire
+from margo_gitops.documents.declarations import About, Items, Problem, Text, Wire, span_seconds
 from margo_gitops.values import dataclass
 
 LONGEST_DAYS: Final = 31
 """How long a window may be."""
-_UNITS: Final = {"m": 60, "h": 3600, "d": 86_400}
 _DATE: Final = Text(pattern=r"^20[0-9]{2}-[0-9]{2}-[0-9]{2}$", what="a date, from 2000 to 2099, in quotes")
 
 
@@ -71,7 +70,7 @@ class Window:
     @property
     def seconds(self) -> int:
         """How long it is open."""
-        return int(self.duration[:-1]) * _UNITS[self.duration[-1]]
+        return span_seconds(self.duration)
 
 
 @dataclass(frozen=True, slots=True)

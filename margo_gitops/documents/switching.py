@@ -15,13 +15,12 @@ from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
 from margo_gitops.documents.constraints import Name
-from margo_gitops.documents.declarations import About, Items, Problem, Text
+from margo_gitops.documents.declarations import About, Items, Problem, Text, span_seconds
 from margo_gitops.values import dataclass, fields
 
 LONGEST_PROBE: Final = 30.0
 """Seconds that one question may take."""
 _LAST_PORT: Final = 65_535
-_UNITS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _SPAN: Final = Text(pattern=r"^[1-9][0-9]{0,4}[smhd]$", what="30s, 90m, 8h or 2d")
 _PLACE: Final = Text(
     pattern=r"^[A-Za-z0-9_-][A-Za-z0-9._-]*(/[A-Za-z0-9_-][A-Za-z0-9._-]*)*$",
@@ -33,11 +32,6 @@ _LOOPBACK_URL: Final = Text(
     what="a URL of the device itself, such as http://127.0.0.1:8080/busy",
     max_length=500,
 )
-
-
-def span_seconds(text: str) -> int:
-    """Return a span that a document of this module has, such as `90m`, in seconds."""
-    return int(text[:-1]) * _UNITS[text[-1]]
 
 
 @dataclass(frozen=True, slots=True)

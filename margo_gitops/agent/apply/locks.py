@@ -23,9 +23,10 @@ from typing import Final
 
 from margo_gitops.agent.apply.timetable import WRITTEN
 from margo_gitops.appliers.probes import http_status
+from margo_gitops.documents.declarations import span_seconds
 from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.records import read, write
-from margo_gitops.documents.switching import DeviceLock, address_of, span_seconds
+from margo_gitops.documents.switching import DeviceLock, address_of
 from margo_gitops.errors import LockHeld, MargoGitopsError
 from margo_gitops.values import dataclass, field
 

@@ -138,7 +138,9 @@ def zone(name: str) -> tzinfo:
 
 def spoken(moment: float, calendars: Sequence[Calendar]) -> str:
     """Return a time in words, as the clocks of the first calendar show it: "Sunday 2026-12-06 02:00 CET"."""
-    return f"{datetime.fromtimestamp(moment, zone(calendars[0].time_zone)):%A %Y-%m-%d %H:%M %Z}"
+    from margo_gitops.documents import calendars as words  # loaded where there is a calendar
+
+    return words.spoken(moment, zone(calendars[0].time_zone))
 
 
 def _contact(held: TrustedState | None) -> Calendar | None:

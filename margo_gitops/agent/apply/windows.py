@@ -186,9 +186,10 @@ class Windows:
                 remedy="install the time zones (tzdata), or name one that the device knows",
             )
         if any_opening is None:
-            never = "are not open at once" if len(calendars) > 1 else "does not open within two years"
+            from margo_gitops.documents.calendars import never_open  # loaded where there is a calendar
+
             return OutsideWindow(
-                f"the deployment {name} waits for a time that never comes: {whose} {never}",
+                f"the deployment {name} waits for a time that never comes: {never_open(calendars)}",
                 remedy="correct spec.maintenance in the fleet repo, and render again",
             )
         if opening is None:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from datetime import datetime
 from zoneinfo import ZoneInfo
 
-from margo_gitops.documents.calendars import next_opening
+from margo_gitops.documents.calendars import never_open, next_opening, spoken
 from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.rendering.changes import DeviceChange
 from margo_gitops.rendering.intent import Intent
@@ -50,8 +49,7 @@ def opening_text(ruling: tuple[Calendar, ...], now: float) -> str:
     except (LookupError, ValueError, OSError):
         return f"the time zone of {whose} is not known here"
     if opening is None:
-        never = "are not open at once" if len(ruling) > 1 else "does not open within two years"
-        return f"can never change: {whose} {never}"
+        return f"can never change: {never_open(ruling)}"
     if opening.start <= now:
-        return f"can change now, until {datetime.fromtimestamp(opening.end, zone):%A %Y-%m-%d %H:%M %Z}, by {whose}"
-    return f"can change from {datetime.fromtimestamp(opening.start, zone):%A %Y-%m-%d %H:%M %Z} on, by {whose}"
+        return f"can change now, until {spoken(opening.end, zone)}, by {whose}"
+    return f"can change from {spoken(opening.start, zone)} on, by {whose}"
