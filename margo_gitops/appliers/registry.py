@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from margo_gitops.appliers.applier import ENTRY_POINT_GROUP, Applier, ApplierContext
@@ -11,7 +13,7 @@ from margo_gitops.errors import ApplierUnusable, MargoGitopsError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-OURS: Final = ("compose", "files")
+OURS: Final[Mapping[str, str]] = MappingProxyType({"compose": "compose.applier", "files": "files"})
 """The modules of this package; no plug-in takes their place. Most devices need no other, nor what looks for others."""
 
 
@@ -30,7 +32,7 @@ def create_applier(name: str, context: ApplierContext) -> Applier:
             not a factory or fails, or its settings cannot work.
     """
     if name in OURS:
-        ours: Applier = import_module(f"margo_gitops.appliers.{name}").create(context)
+        ours: Applier = import_module(f"margo_gitops.appliers.{OURS[name]}").create(context)
         return ours
     entry = _entry_point(name)
     try:

@@ -16,11 +16,11 @@ from pathlib import Path
 import pytest
 from workload_making import artifact_of, compose_archive, entry, leftovers, tar_gz, tree, workload
 
-from margo_gitops.appliers import compose_running
 from margo_gitops.appliers.applier import ApplierContext, Workload
-from margo_gitops.appliers.compose import ComposeApplier, create
-from margo_gitops.appliers.compose_engine import ComposeEngine
-from margo_gitops.appliers.compose_project import project_name
+from margo_gitops.appliers.compose import running as compose_running
+from margo_gitops.appliers.compose.applier import ComposeApplier, create
+from margo_gitops.appliers.compose.engine import ComposeEngine
+from margo_gitops.appliers.compose.project import project_name
 from margo_gitops.appliers.contract_kit import DEVICE, OTHER_DEVICE, ApplierContract, make_workload
 from margo_gitops.errors import (
     ArtifactRefused,

@@ -9,10 +9,10 @@ from workload_making import artifact_of, compose_archive, leftovers, workload
 
 from margo_gitops.appliers.applier import ApplierContext
 from margo_gitops.appliers.artifacts import create_artifact_cache
-from margo_gitops.appliers.compose import ComposeApplier, create
-from margo_gitops.appliers.compose_engine import ComposeEngine
-from margo_gitops.appliers.compose_policing import ComposePolicy
-from margo_gitops.appliers.compose_revision import OVERRIDE
+from margo_gitops.appliers.compose.applier import ComposeApplier, create
+from margo_gitops.appliers.compose.engine import ComposeEngine
+from margo_gitops.appliers.compose.policing import ComposePolicy
+from margo_gitops.appliers.compose.revision import OVERRIDE
 from margo_gitops.appliers.programs import Finished
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.documents.compose_yaml import read_compose

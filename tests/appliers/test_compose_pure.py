@@ -11,12 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from workload_making import artifact_of, compose_archive, workload
 
-from margo_gitops.appliers import compose_running, programs
+from margo_gitops.appliers import programs
 from margo_gitops.appliers.applier import ApplierContext, WorkloadKey
 from margo_gitops.appliers.artifacts import create_artifact_cache
-from margo_gitops.appliers.compose import ComposeApplier
-from margo_gitops.appliers.compose_engine import ComposeEngine, History
-from margo_gitops.appliers.compose_project import (
+from margo_gitops.appliers.compose import running as compose_running
+from margo_gitops.appliers.compose.applier import ComposeApplier
+from margo_gitops.appliers.compose.engine import ComposeEngine, History
+from margo_gitops.appliers.compose.project import (
     COMPONENT,
     DEPLOYMENT,
     DEVICE,
@@ -32,9 +33,9 @@ from margo_gitops.appliers.compose_project import (
     project_name,
     secret_variable,
 )
-from margo_gitops.appliers.compose_revision import Revision, RevisionRecord
-from margo_gitops.appliers.compose_running import RunningProject
-from margo_gitops.appliers.compose_source import read_model
+from margo_gitops.appliers.compose.revision import Revision, RevisionRecord
+from margo_gitops.appliers.compose.running import RunningProject
+from margo_gitops.appliers.compose.source import read_model
 from margo_gitops.appliers.programs import Finished, Secret, redacted
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.documents.compose_variables import parameter_text

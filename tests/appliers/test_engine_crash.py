@@ -11,9 +11,9 @@ from testbed.docker_engine import crash_engine, start_engine, stop_engine
 from testbed.places import state_folder
 from workload_making import artifact_of, compose_archive, workload
 
-from margo_gitops.appliers import compose_running
 from margo_gitops.appliers.applier import ApplierContext
-from margo_gitops.appliers.compose import create
+from margo_gitops.appliers.compose import running as compose_running
+from margo_gitops.appliers.compose.applier import create
 from margo_gitops.errors import EngineUnavailable
 
 pytestmark = pytest.mark.real

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from margo_gitops.appliers import engine_socket as module
 from margo_gitops.appliers import probes
-from margo_gitops.appliers.compose_engine import _LABELS, ComposeEngine
-from margo_gitops.appliers.engine_socket import EngineSocket, engine_socket
+from margo_gitops.appliers.compose import engine_socket as module
+from margo_gitops.appliers.compose.engine import _LABELS, ComposeEngine
+from margo_gitops.appliers.compose.engine_socket import EngineSocket, engine_socket
 
 LISTED = (
     b'[{"Id": "abc", "State": "Running", "Status": "Up 2 minutes", "Labels": {"com.docker.compose.service": "web"}}]'

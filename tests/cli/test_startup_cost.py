@@ -59,7 +59,14 @@ NEVER_WHILE_IT_WAITS = {
     "uuid",
     "yaml",
 }
-ONCE_AT_WORK = {"cryptography", "http.client", "ssl", "subprocess", "dulwich.repo", "margo_gitops.appliers.compose"}
+ONCE_AT_WORK = {
+    "cryptography",
+    "http.client",
+    "ssl",
+    "subprocess",
+    "dulwich.repo",
+    "margo_gitops.appliers.compose.applier",
+}
 
 CONFIGURATION = """\
 apiVersion: margo-gitops/v1
@@ -138,7 +145,7 @@ def test_an_agent_with_a_local_source_loads_neither_the_operators_side_nor_a_net
         assert "margo_gitops.transport.git.local_repository" in loaded
         assert loaded & (OPERATORS | NEVER) == set(), poll
         assert loaded & OF_OTHER_SOURCES["file"] == set(), poll
-        assert "margo_gitops.appliers.compose" not in loaded, "only the configured appliers are loaded"
+        assert "margo_gitops.appliers.compose.applier" not in loaded, "only the configured appliers are loaded"
 
 
 def test_a_running_agent_keeps_nothing_in_memory_that_only_a_change_or_a_person_needs(

@@ -23,7 +23,7 @@ from typing import Any
 
 _IMPORTED_LATE = (
     "jsonschema",
-    "margo_gitops.appliers.compose",
+    "margo_gitops.appliers.compose.applier",
     "margo_gitops.appliers.files",
     "margo_gitops.server.service.run",
     "margo_gitops.transport.http.http_transport",

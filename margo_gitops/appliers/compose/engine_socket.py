@@ -18,7 +18,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from margo_gitops.appliers.applier import Told
-from margo_gitops.appliers.compose_source import plain, text
+from margo_gitops.appliers.compose.source import plain, text
 from margo_gitops.appliers.probes import asked, http_answer, status_of
 from margo_gitops.disk.files import read_bounded
 from margo_gitops.documents.nodes import Json

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from margo_gitops.appliers.applier import RunningImage, WorkloadKey
-from margo_gitops.appliers.compose_project import (
+from margo_gitops.appliers.compose.engine_socket import EngineEvents, EngineSocket
+from margo_gitops.appliers.compose.project import (
     COMPONENT,
     CONFIG,
     DEPLOYMENT,
@@ -22,8 +23,7 @@ from margo_gitops.appliers.compose_project import (
     SERVICES,
     Container,
 )
-from margo_gitops.appliers.compose_source import plain, text
-from margo_gitops.appliers.engine_socket import EngineEvents, EngineSocket
+from margo_gitops.appliers.compose.source import plain, text
 from margo_gitops.appliers.programs import Finished, run_program
 from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.documents.nodes import Json

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from margo_gitops.appliers.applier import Workload, WorkloadKey, never
-from margo_gitops.appliers.compose_engine import ComposeEngine, History
-from margo_gitops.appliers.compose_project import DEVICE, PROJECT, Container, observed, project_name
-from margo_gitops.appliers.compose_revision import Revision
+from margo_gitops.appliers.compose.engine import ComposeEngine, History
+from margo_gitops.appliers.compose.project import DEVICE, PROJECT, Container, observed, project_name
+from margo_gitops.appliers.compose.revision import Revision
 from margo_gitops.appliers.programs import Finished, redacted
 from margo_gitops.errors import (
     ApplyError,

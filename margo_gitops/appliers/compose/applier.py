@@ -30,7 +30,7 @@ from margo_gitops.appliers.applier import (
     storing,
 )
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
-from margo_gitops.appliers.compose_drift import (
+from margo_gitops.appliers.compose.drift import (
     added_by_hand,
     as_asked,
     changed_by_hand,
@@ -38,9 +38,10 @@ from margo_gitops.appliers.compose_drift import (
     stopped_by_hand,
     told,
 )
-from margo_gitops.appliers.compose_engine import ComposeEngine
-from margo_gitops.appliers.compose_policing import NO_REMOTE_FILES, ComposePolicy
-from margo_gitops.appliers.compose_project import (
+from margo_gitops.appliers.compose.engine import ComposeEngine
+from margo_gitops.appliers.compose.engine_socket import EngineEvents, EngineSocket, engine_socket
+from margo_gitops.appliers.compose.policing import NO_REMOTE_FILES, ComposePolicy
+from margo_gitops.appliers.compose.project import (
     DEVICE,
     Container,
     environment_of,
@@ -48,10 +49,9 @@ from margo_gitops.appliers.compose_project import (
     project_name,
     secret_variable,
 )
-from margo_gitops.appliers.compose_revision import CONTENT, OVERRIDE, Revision, RevisionRecord, Revisions
-from margo_gitops.appliers.compose_running import REMOVE_SECONDS, RunningProject, install_failed
-from margo_gitops.appliers.compose_source import ComposeModel, compose_file_in, read_model
-from margo_gitops.appliers.engine_socket import EngineEvents, EngineSocket, engine_socket
+from margo_gitops.appliers.compose.revision import CONTENT, OVERRIDE, Revision, RevisionRecord, Revisions
+from margo_gitops.appliers.compose.running import REMOVE_SECONDS, RunningProject, install_failed
+from margo_gitops.appliers.compose.source import ComposeModel, compose_file_in, read_model
 from margo_gitops.appliers.programs import hiding
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.appliers.written import edited, note_written

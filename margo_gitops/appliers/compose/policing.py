@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Final
 
 from margo_gitops.appliers.applier import Workload
-from margo_gitops.appliers.compose_project import project_name
-from margo_gitops.appliers.compose_source import ComposeModel
+from margo_gitops.appliers.compose.project import project_name
+from margo_gitops.appliers.compose.source import ComposeModel
 from margo_gitops.appliers.programs import redacted
 from margo_gitops.disk.files import read_bounded
 from margo_gitops.documents.compose_policy import refused_by

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Final
 
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
-from margo_gitops.appliers.compose_engine import ComposeEngine
-from margo_gitops.appliers.compose_project import CONFIG, PROJECT, SERVICES, Container, observed, project_name
+from margo_gitops.appliers.compose.engine import ComposeEngine
+from margo_gitops.appliers.compose.project import CONFIG, PROJECT, SERVICES, Container, observed, project_name
 from margo_gitops.appliers.written import edited
 from margo_gitops.disk.files import read_bounded, replace_file
 from margo_gitops.values import replace
