@@ -18,6 +18,7 @@ from margo_gitops.agent.apply.timetable import Timetable
 from margo_gitops.agent.apply.workloads import DeviceLimits, read_eligibility, without_secrets
 from margo_gitops.agent.cycle import Cycle, Outcome
 from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record, read_by_journald
+from margo_gitops.agent.memory.facts import Facts
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.orders import APPLY_FILE, SUSPENDED_FILE, Orders
 from margo_gitops.agent.memory.poll_record import PollRecord, note_poll, note_start
@@ -280,8 +281,7 @@ def working_agent(
                 causes=Causes(lambda: free_bytes(_written_folders(configuration, appliers))),
                 switches=Switches(
                     clock,
-                    journal.facts,
-                    journal.set_facts,
+                    Facts(journal.facts, journal.set_facts),
                     device=configuration.device,
                     doubt=timetable.doubt,
                     heartbeat=heartbeat,

@@ -24,6 +24,7 @@ from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
 from margo_gitops.agent.apply.switches import Switches
 from margo_gitops.agent.apply.workloads import desired_deployments
 from margo_gitops.agent.memory.events import Event
+from margo_gitops.agent.memory.facts import Facts
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.orders import ApplyOrder, Orders, order_to_apply, resume, suspend
 from margo_gitops.agent.memory.recorded import RecordedWorkload
@@ -243,8 +244,7 @@ class World:
             clock = lambda: self.now  # noqa: E731
             switches = _Switches(
                 clock,
-                journal.facts,
-                journal.set_facts,
+                Facts(journal.facts, journal.set_facts),
                 device=DEVICE,
                 lock_settings=LockSettings(self.folder / "locks"),
             )

@@ -19,6 +19,7 @@ from test_windows import NIGHT, NIGHTS
 from margo_gitops.agent.apply.hooks import HookRunner, Occasion
 from margo_gitops.agent.apply.locks import Locks
 from margo_gitops.agent.memory.events import Reason
+from margo_gitops.agent.memory.facts import Facts
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.settings.configuration import HookSettings, LockSettings
 from margo_gitops.appliers.applier import Workload
@@ -206,7 +207,7 @@ def test_a_clock_that_is_not_set_or_went_back_ends_no_wait(device: Device, now: 
 def test_a_clock_that_cannot_be_trusted_ends_no_wait(tmp_path: Path):
     facts: dict[str, str] = {}
     doubts, now = ["", "its time service has not set it"], [NIGHT]
-    locks = Locks(tmp_path, lambda: now[0], lambda: facts, facts.update, lambda: doubts[0])
+    locks = Locks(tmp_path, lambda: now[0], Facts(lambda: facts, facts.update), lambda: doubts[0])
     (tmp_path / "batch").touch()
     lock = [Lock("it", file="batch", at_most="8h").as_of("device press-07")]
     doubts.reverse()
@@ -251,7 +252,7 @@ def test_the_agent_ends_with_try_later_and_says_who_holds_it_up(tmp_path: Path):
 
 @pytest.fixture
 def locks(tmp_path: Path) -> Locks:
-    return Locks(tmp_path, lambda: NIGHT, dict, lambda _facts: None)
+    return Locks(tmp_path, lambda: NIGHT, Facts(dict, lambda _facts: None))
 
 
 def why(locks: Locks, **lock: str) -> str | None:

@@ -20,6 +20,7 @@ from margo_gitops.agent.apply.reconciler import Reconciler, Reconciliation
 from margo_gitops.agent.apply.switches import Switches
 from margo_gitops.agent.apply.workloads import DeviceLimits, Eligibility, desired_deployments
 from margo_gitops.agent.memory.events import Event, Reason
+from margo_gitops.agent.memory.facts import Facts
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.recorded import RecordedWorkload, deployment_status
 from margo_gitops.agent.settings.configuration import HookSettings, LockSettings
@@ -62,8 +63,7 @@ class Device:
                 lambda: stop_after is not None and next(asked) >= stop_after,
                 switches=Switches(
                     lambda: self.now,
-                    journal.facts,
-                    journal.set_facts,
+                    Facts(journal.facts, journal.set_facts),
                     device=DEVICE,
                     lock_settings=self.lock_settings,
                     hook_settings=self.hook_settings,

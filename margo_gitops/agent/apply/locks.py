@@ -19,19 +19,16 @@ import stat
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from margo_gitops.agent.apply.timetable import WRITTEN
+from margo_gitops.agent.memory.facts import Facts
 from margo_gitops.appliers.probes import http_status
 from margo_gitops.documents.declarations import span_seconds
-from margo_gitops.documents.json_text import read_json, write_json
-from margo_gitops.documents.records import read, write
 from margo_gitops.documents.switching import DeviceLock, address_of
-from margo_gitops.errors import LockHeld, MargoGitopsError
+from margo_gitops.errors import LockHeld
 from margo_gitops.values import dataclass, field
 
-_REMEMBERED: Final = "locks"
-"""The fact that holds since when locks hold deployments up."""
 _FREE: Final = (200,)
 _HELD: Final = (409, 423)
 
@@ -40,6 +37,7 @@ _HELD: Final = (409, 423)
 class _Waiting:
     """Since when locks hold deployments up: seconds since the epoch, by deployment and lock."""
 
+    FACT: ClassVar[str] = "locks"
     since: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -50,16 +48,14 @@ class Locks:
     Attributes:
         folder: below which files and sockets of locks are; None where the device has none.
         clock: the time, seconds since the epoch.
-        recall: returns the facts of the journal.
-        keep: keeps facts in the journal.
+        facts: keeps records.
         doubt: returns why the clock cannot be trusted; empty where it can.
         heartbeat: called before each lock, because its answer may take a while.
     """
 
     folder: Path | None
     clock: Callable[[], float]
-    recall: Callable[[], Mapping[str, str]]
-    keep: Callable[[dict[str, str]], None]
+    facts: Facts
     doubt: Callable[[], str] = lambda: ""
     heartbeat: Callable[[], None] = lambda: None
 
@@ -73,7 +69,7 @@ class Locks:
         Raises:
             StorageFull, StateFolderUnusable: since when it waits cannot be written.
         """
-        known = self._known()
+        known = self.facts.get(_Waiting).since
         now = self.clock()
         is_trusted = not (any(lock.at_most for lock in locks) and self.doubt())
         waited = {}
@@ -89,15 +85,15 @@ class Locks:
                 continue
             why = self._held(lock)
             if why is not None:
-                self._remember(known, {**known, identity: {**known.get(identity, {}), **waited}})
+                self.facts.put(_Waiting({**known, identity: {**known.get(identity, {}), **waited}}))
                 return _error(name, lock, since, why)
-        self._remember(known, {each: of for each, of in known.items() if each != identity})
+        self.facts.put(_Waiting({each: of for each, of in known.items() if each != identity}))
         return None
 
     def forget(self, waiting: Collection[str]) -> None:
         """Forget since when other deployments than these wait."""
-        known = self._known()
-        self._remember(known, {each: of for each, of in known.items() if each in waiting})
+        known = self.facts.get(_Waiting).since
+        self.facts.put(_Waiting({each: of for each, of in known.items() if each in waiting}))
 
     def _held(self, lock: DeviceLock) -> str | None:
         """Return why a lock counts as held; None where it does not."""
@@ -131,17 +127,6 @@ class Locks:
         if not place.resolve().is_relative_to(folder):
             raise ValueError(f"{name} leads out of the folder of locks")
         return place
-
-    def _known(self) -> Mapping[str, Mapping[str, float]]:
-        text = self.recall().get(_REMEMBERED, "")
-        try:
-            return read(_Waiting, read_json(text.encode(), _REMEMBERED)).since if text else {}
-        except MargoGitopsError:
-            return {}
-
-    def _remember(self, known: Mapping[str, Mapping[str, float]], now: Mapping[str, Mapping[str, float]]) -> None:
-        if now != known:
-            self.keep({_REMEMBERED: write_json(write(_Waiting(now))).decode()})
 
 
 def _exists(path: Path) -> bool:

@@ -20,6 +20,7 @@ from margo_gitops.agent.apply.timetable import Timetable
 from margo_gitops.agent.apply.windows import Windows
 from margo_gitops.agent.apply.workloads import DesiredDeployment, DeviceLimits, desired_deployments
 from margo_gitops.agent.memory.events import Event, Reason, Record
+from margo_gitops.agent.memory.facts import Facts
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.orders import Orders
 from margo_gitops.appliers.applier import Applier, WorkloadKey
@@ -102,8 +103,9 @@ class Reconciler:
     def __post_init__(self) -> None:
         timetable = self.timetable or Timetable(self.clock)
         self._engines = Engines(self.appliers)
-        self._rollbacks = Rollbacks(self.journal.facts, self.journal.set_facts)
-        self._windows = Windows(timetable, self.journal.facts, self.journal.set_facts, self.orders)
+        self._facts = Facts(self.journal.facts, self.journal.set_facts)
+        self._rollbacks = Rollbacks(self._facts)
+        self._windows = Windows(timetable, self._facts, self.orders)
 
     def reconcile(
         self, state: TrustedState, *, patient: bool, retry: bool = False, at_once: bool = False
@@ -138,7 +140,7 @@ class Reconciler:
         stages = self._stages(desired)
         ours = stages.keys if stages is not None else frozenset()
         plan = self._plan(desired, ours, patient=patient, retry=retry, at_once=at_once)
-        switches = self.switches or Switches(self.clock, self.journal.facts, self.journal.set_facts)
+        switches = self.switches or Switches(self.clock, self._facts)
         switching = switches.begin(desired, plan, at_once=at_once, stopped=ours)
         version = state.manifest.manifest_version
         suspension = self.orders.suspension if self.orders is not None else None
@@ -187,7 +189,7 @@ class Reconciler:
             return None
         from margo_gitops.agent.apply.stages import Stages
 
-        return Stages(self.appliers, self.journal.facts, self.journal.set_facts, self.heartbeat)
+        return Stages(self.appliers, self._facts, self.heartbeat)
 
     def _execution(
         self,

@@ -13,23 +13,21 @@ BACK-6  A disk, a network or an engine that failed says nothing about an update:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import ClassVar, Final
 
 from margo_gitops.agent.apply.workloads import DesiredDeployment, DeviceLimits, desired_deployment
+from margo_gitops.agent.memory.facts import Facts
 from margo_gitops.agent.memory.recorded import RecordedWorkload
 from margo_gitops.appliers.applier import Workload, WorkloadKey
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.declarations import DigestText
 from margo_gitops.documents.deployment import ApplicationDeployment
-from margo_gitops.documents.json_text import read_json, write_json
-from margo_gitops.documents.records import read, write
-from margo_gitops.errors import ApplyError, HookFailed, InstallFailed, MargoGitopsError, RolledBack
+from margo_gitops.documents.json_text import write_json
+from margo_gitops.errors import ApplyError, HookFailed, InstallFailed, RolledBack
 from margo_gitops.values import dataclass, field, replace
 from margo_gitops.wording import abridged
 
-_REMEMBERED: Final = "last-good"
-"""The fact that holds the ways back of all deployments that have one, by id."""
 _LONGEST_REASON: Final = 1000
 
 
@@ -50,6 +48,9 @@ class _Way:
 
 @dataclass(frozen=True, slots=True)
 class _Ways:
+    """The ways back of all deployments that have one, by id."""
+
+    FACT: ClassVar[str] = "last-good"
     deployments: Mapping[str, _Way] = field(default_factory=dict)
 
 
@@ -58,25 +59,21 @@ class Rollbacks:
     """Remembers ways back, and takes them.
 
     Attributes:
-        recall: returns the facts of the journal.
-        keep: keeps facts in the journal; raises StorageFull and StateFolderUnusable.
+        facts: keeps records; raises StorageFull and StateFolderUnusable.
     """
 
-    recall: Callable[[], Mapping[str, str]]
-    keep: Callable[[dict[str, str]], None]
-    _ways: Mapping[str, _Way] = field(default_factory=dict, init=False)
-    _text: str = field(default="", init=False)
+    facts: Facts
 
     def wanted(
         self, desired: Sequence[DesiredDeployment], limits: DeviceLimits, *, retry: bool
     ) -> tuple[DesiredDeployment, ...]:
         """Return what to apply: the last good one where what the state asks for failed (BACK-2, BACK-3)."""
-        self._read()
-        if not self._ways:
+        known = self._known()
+        if not known:
             return tuple(desired)
         ways, found = {}, []
         for item in desired:
-            way = self._ways.get(item.id) if item.refusal is not None or item.on_failure == "rollback" else None
+            way = known.get(item.id) if item.refusal is not None or item.on_failure == "rollback" else None
             if way is not None and item.refusal is not None:
                 ways[item.id] = way  # what is refused for a while says nothing about its content
             elif way is not None:
@@ -84,12 +81,12 @@ class Rollbacks:
                 ways[item.id] = way
                 item = _with_way(item, way, desired_deployment(way.good, limits))
             found.append(item)
-        self._remember(ways)
+        self.facts.put(_Ways(ways))
         return tuple(found)
 
     def leave(self, item: DesiredDeployment, error: ApplyError, failed: Workload) -> bool:
         """Write down that a component did not come up; return whether the deployment goes back now."""
-        way = self._ways.get(item.id)
+        way = self._known().get(item.id)
         if way is None or item.fallback is not None or not isinstance(error, (InstallFailed, HookFailed)):
             return False
         good = {workload.component.name: workload.keeps for workload in item.workloads}
@@ -99,7 +96,7 @@ class Rollbacks:
             return False  # it is the last good one itself that does not come up
         said = str(error).partition("\n  remedy: ")[0]  # the way back has a remedy of its own
         why = abridged(f"component {failed.component.name}: {said}", _LONGEST_REASON)
-        self._remember({**self._ways, item.id: replace(way, failed=_content(item), why=why)})
+        self.facts.put(_Ways({**self._known(), item.id: replace(way, failed=_content(item), why=why)}))
         return True
 
     def ended(self, desired: Iterable[DesiredDeployment], known: Mapping[WorkloadKey, RecordedWorkload]) -> None:
@@ -112,23 +109,10 @@ class Rollbacks:
             and item.workloads
             and all(_is_installed(known.get(workload.key), workload) for workload in item.workloads)
         }
-        self._remember({**self._ways, **good})
+        self.facts.put(_Ways({**self._known(), **good}))
 
-    def _read(self) -> None:
-        text = self.recall().get(_REMEMBERED, "")
-        if text == self._text:
-            return
-        self._text = text
-        try:
-            self._ways = dict(read(_Ways, read_json(text.encode(), "last good")).deployments)
-        except MargoGitopsError:
-            self._ways = {}  # this agent did not write it: there is no way back
-
-    def _remember(self, ways: Mapping[str, _Way]) -> None:
-        if ways != self._ways:
-            text = write_json(write(_Ways(ways))).decode()
-            self.keep({_REMEMBERED: text})
-            self._ways, self._text = ways, text
+    def _known(self) -> Mapping[str, _Way]:
+        return self.facts.get(_Ways).deployments
 
 
 def _with_way(item: DesiredDeployment, way: _Way, good: DesiredDeployment) -> DesiredDeployment:

@@ -17,19 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
-from typing import Final
+from typing import ClassVar
 
 from margo_gitops.agent.apply.bookkeeping import Bookkeeping
 from margo_gitops.agent.apply.engines import contract_of
 from margo_gitops.agent.apply.steps import Change, Plan
+from margo_gitops.agent.memory.facts import Facts
 from margo_gitops.appliers.applier import Applier, CanStop, WorkloadKey
-from margo_gitops.documents.json_text import read_json, write_json
-from margo_gitops.documents.records import read, write
-from margo_gitops.errors import ApplyError, MargoGitopsError, StepInterrupted, WorkloadUnsupported
+from margo_gitops.errors import ApplyError, StepInterrupted, WorkloadUnsupported
 from margo_gitops.values import dataclass, field
-
-STOPPED: Final = "stopped"
-"""The fact that holds what is stopped now, and by which update; empty where nothing is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +49,9 @@ class Stopped:
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
+    """What is stopped now, and by which update."""
+
+    FACT: ClassVar[str] = "stopped"  # `Reconciler` loads this module where there is something under this name
     workloads: tuple[Stopped, ...] = ()
 
 
@@ -62,23 +61,19 @@ class Stages:
 
     Attributes:
         appliers: by name.
-        recall: returns the facts of the journal.
-        keep: keeps facts in the journal; raises StorageFull and StateFolderUnusable, as all methods here do.
+        facts: keeps records; raises StorageFull and StateFolderUnusable, as all methods here do.
         heartbeat: called before each step.
     """
 
     appliers: Mapping[str, Applier]
-    recall: Callable[[], Mapping[str, str]]
-    keep: Callable[[dict[str, str]], None]
+    facts: Facts
     heartbeat: Callable[[], None]
     _stopped: tuple[Stopped, ...] = field(default=(), init=False)
     _now: set[WorkloadKey] = field(default_factory=set, init=False)
     _tried: set[WorkloadKey] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
-        text = self.recall().get(STOPPED, "")
-        with suppress(MargoGitopsError):
-            self._stopped = read(_Memory, read_json(text.encode(), STOPPED)).workloads if text else ()
+        self._stopped = self.facts.get(_Memory).workloads
 
     @property
     def keys(self) -> frozenset[WorkloadKey]:
@@ -181,7 +176,7 @@ class Stages:
         return None
 
     def _remember(self, stopped: tuple[Stopped, ...]) -> None:
-        self.keep({STOPPED: write_json(write(_Memory(stopped))).decode() if stopped else ""})
+        self.facts.put(_Memory(stopped))
         self._stopped = stopped
 
 

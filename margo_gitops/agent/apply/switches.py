@@ -15,26 +15,22 @@ SWITCH-5  What is stopped for the update of another deployment (STAGE-1) switche
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from margo_gitops.agent.apply.steps import Change, Plan, Removal
 from margo_gitops.agent.apply.workloads import DesiredDeployment
+from margo_gitops.agent.memory.facts import Facts
 from margo_gitops.appliers.applier import Applier, OpenSecrets, Workload, WorkloadKey, no_secrets
 from margo_gitops.documents.deployment import DeploymentExtension
-from margo_gitops.documents.json_text import read_json, write_json
-from margo_gitops.documents.records import read, write
 from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.documents.switching import DeviceLock, Hooks
-from margo_gitops.errors import HookFailed, InstallFailed, LockHeld, MargoGitopsError
+from margo_gitops.errors import HookFailed, InstallFailed, LockHeld
 from margo_gitops.values import KW_ONLY, dataclass, field, replace
 
 if TYPE_CHECKING:
     from margo_gitops.agent.apply.hooks import HookRunner, Occasion
     from margo_gitops.agent.apply.locks import Locks
     from margo_gitops.agent.settings.configuration import HookSettings, LockSettings
-
-_REMEMBERED: Final = "switches"
-"""The fact that holds the locks and hooks of deployments that have some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,13 +52,14 @@ _NOTHING: Final[Mapping[str, _Rules]] = {}
 
 @dataclass(frozen=True, slots=True)
 class _Memory:
-    """What is remembered of deployments, by their id.
+    """What is remembered of deployments that have locks or hooks, by their id.
 
     Attributes:
         deployments: their rules.
         due: the rules of those whose `before` hooks may have run, and no `after` hooks since.
     """
 
+    FACT: ClassVar[str] = "switches"
     deployments: Mapping[str, _Rules] = field(default_factory=dict)
     due: Mapping[str, _Rules] = field(default_factory=dict)
 
@@ -73,16 +70,14 @@ class Switches:
 
     Attributes:
         clock: the time, seconds since the epoch.
-        recall: returns the facts of the journal.
-        keep: keeps facts in the journal.
+        facts: keeps records.
         doubt: returns why the clock cannot be trusted; empty where it can.
         heartbeat: called before what may take a while.
         secrets: returns the values of secrets.
     """
 
     clock: Callable[[], float]
-    recall: Callable[[], Mapping[str, str]]
-    keep: Callable[[dict[str, str]], None]
+    facts: Facts
     _: KW_ONLY
     device: str = ""
     doubt: Callable[[], str] = lambda: ""
@@ -111,7 +106,7 @@ class Switches:
         Raises:
             StorageFull, StateFolderUnusable: what must be remembered cannot be written.
         """
-        memory = self._known()
+        memory = self.facts.get(_Memory)
         known = memory.deployments
         wanted = {item.id: item for item in desired}
         rules = {
@@ -126,7 +121,7 @@ class Switches:
         begins = {_identity(step) for step in steps if step.is_switch}
         due = {name: each for name, each in memory.due.items() if name in begins or name not in self.put_off}
         self.put_off &= begins
-        self.remember(memory, _Memory(rules, due))
+        self.facts.put(_Memory(rules, due))
         said = {name: item.extension for name, item in wanted.items() if item.extension}
         halted = {key.deployment_id for key in stopped}
         secrets = {
@@ -135,24 +130,12 @@ class Switches:
         }
         return Switching(self, plan, rules, said, due, at_once=at_once, stopped=halted, secrets=secrets)
 
-    def remember(self, known: _Memory, memory: _Memory) -> None:
-        """Write down what is not known."""
-        if memory != known:
-            self.keep({_REMEMBERED: write_json(write(memory)).decode()})
-
-    def _known(self) -> _Memory:
-        text = self.recall().get(_REMEMBERED, "")
-        try:
-            return read(_Memory, read_json(text.encode(), _REMEMBERED)) if text else _Memory()
-        except MargoGitopsError:
-            return _Memory()
-
     def locks(self) -> Locks:
         """Return what asks locks; loaded where there is one."""
         from margo_gitops.agent.apply.locks import Locks
 
         folder = self.lock_settings.folder if self.lock_settings else None
-        return Locks(folder, self.clock, self.recall, self.keep, self.doubt, self.heartbeat)
+        return Locks(folder, self.clock, self.facts, self.doubt, self.heartbeat)
 
     def hooks(self) -> HookRunner:
         """Return what runs hooks; loaded where there is one."""
@@ -272,11 +255,10 @@ class Switching:
 
     def _note(self, rules: Mapping[str, _Rules], *, due: Mapping[str, _Rules] = _NOTHING, over: str = "") -> None:
         """Write down other rules of deployments, and which `after` hooks are due now, or no longer."""
-        known = _Memory({**self.rules}, {**self.due})
         self.rules.update(rules)
         self.due.update(due)
         self.due.pop(over, None)
-        self.makes.remember(known, _Memory(self.rules, self.due))
+        self.makes.facts.put(_Memory(self.rules, self.due))
 
     def _version(self, identity: str) -> str:
         return self.wanted[identity].application_version if identity in self.wanted else ""

@@ -15,54 +15,45 @@ OPEN-8  Nothing begins while changes are suspended (agent/memory/orders.py). An 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Final, TypeVar, cast
+from collections.abc import Collection, Iterable, Mapping
+from typing import ClassVar, Final
 
 from margo_gitops.agent.apply.timetable import Timetable, spoken
 from margo_gitops.agent.apply.workloads import DesiredDeployment
+from margo_gitops.agent.memory.facts import Facts
 from margo_gitops.agent.memory.orders import Orders
 from margo_gitops.appliers.applier import WorkloadKey
-from margo_gitops.documents.json_text import read_json, write_json
 from margo_gitops.documents.maintenance import Calendar
-from margo_gitops.documents.records import read, write
-from margo_gitops.errors import ChangeWaits, MargoGitopsError, OutsideWindow
+from margo_gitops.errors import ChangeWaits, OutsideWindow
 from margo_gitops.settings import spell_duration
 from margo_gitops.values import dataclass, field
 
-_CALENDARS: Final = "calendars"
-"""The fact that holds the calendars of all deployments that have some, by id."""
-_DURATIONS: Final = "durations"
-"""The fact that holds how long the last installations of components took that have calendars."""
-_BEGUN: Final = "begun"
-"""The fact that holds what the deployments are to become that have begun to change, and are not done."""
 _LAST: Final = 3
-_MOST_KNOWN: Final = 8
-"""Facts that are not read again: a cycle asks for the same ones several times."""
 _REMEDY: Final = "wait, or run `margo-gitops agent apply-now` on the device"
 
 
 @dataclass(frozen=True, slots=True)
 class _Calendars:
-    """Calendars by the id of their deployment."""
+    """Calendars by the id of their deployment, of all that have some."""
 
+    FACT: ClassVar[str] = "calendars"
     deployments: Mapping[str, tuple[Calendar, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Durations:
-    """Seconds that the last installations of a component took, by its key."""
+    """Seconds that the last installations of components took that have calendars, by key."""
 
+    FACT: ClassVar[str] = "durations"
     components: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class _Begun:
-    """Digests of the components that a deployment gets, by its id."""
+    """Digests of the components that deployments get which have begun to change and are not done, by id."""
 
+    FACT: ClassVar[str] = "begun"
     deployments: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-
-
-_Fact = TypeVar("_Fact", _Calendars, _Durations, _Begun)
 
 
 @dataclass(eq=False)
@@ -71,19 +62,16 @@ class Windows:
 
     Attributes:
         timetable: what the clock says.
-        recall: returns the facts of the journal.
-        keep: keeps facts in the journal; raises StorageFull and StateFolderUnusable, as all methods here do.
+        facts: keeps records; raises StorageFull and StateFolderUnusable, as all methods here do.
         orders: what a person at the device orders; None: nothing.
     """
 
     timetable: Timetable
-    recall: Callable[[], Mapping[str, str]]
-    keep: Callable[[dict[str, str]], None]
+    facts: Facts
     orders: Orders | None = None
     _ruling: dict[str, tuple[str, tuple[Calendar, ...]]] = field(default_factory=dict, init=False)
     _wanted: dict[str, tuple[str, ...]] = field(default_factory=dict, init=False)
     _begun: set[str] = field(default_factory=set, init=False)
-    _known: dict[tuple[type, str], object] = field(default_factory=dict, init=False)
 
     def closed(
         self, desired: Iterable[DesiredDeployment], there: Mapping[str, str], *, at_once: bool = False
@@ -97,17 +85,19 @@ class Windows:
         wanted = {item.id: item for item in desired}
         calendars = {
             name: each
-            for name, each in self._recalled(_Calendars).deployments.items()
+            for name, each in self.facts.get(_Calendars).deployments.items()
             if name not in wanted and name in there
         }
         calendars |= {name: item.calendars for name, item in wanted.items() if item.calendars}
-        self._keep(_Calendars(calendars))
+        self.facts.put(_Calendars(calendars))
         self._wanted = {name: tuple(each.digest for each in item.workloads) for name, item in wanted.items()}
         self._ruling = {}
-        kept = self._recalled(_Begun).deployments
+        kept = self.facts.get(_Begun).deployments
         begun = self._begun | {name for name, digests in kept.items() if digests == self._wanted.get(name)}
         # One that goes back is to become something else.
-        self._keep(_Begun({name: self._wanted.get(name, ()) if name in self._begun else kept[name] for name in kept}))
+        self.facts.put(
+            _Begun({name: self._wanted.get(name, ()) if name in self._begun else kept[name] for name in kept})
+        )
         if self.orders is not None:
             self.orders.look()
             if self.orders.suspension is not None:
@@ -132,7 +122,7 @@ class Windows:
         """
         if deployment not in self._ruling or deployment in self._begun:
             return None
-        last = self._recalled(_Durations).components
+        last = self.facts.get(_Durations).components
         seconds = sum(max(last.get(str(key), (0,))) for key in components)
         whole_minutes = -(-seconds // 60) * 60 if seconds > 60 else seconds
         return self._outside(*self._ruling[deployment], whole_minutes)
@@ -143,17 +133,17 @@ class Windows:
             return
         self._begun.add(deployment)
         if len(components) > 1:
-            self._keep(_Begun({**self._recalled(_Begun).deployments, deployment: self._wanted[deployment]}))
+            self.facts.put(_Begun({**self.facts.get(_Begun).deployments, deployment: self._wanted[deployment]}))
 
     def took(self, key: WorkloadKey, seconds: float) -> None:
         """Remember how long an installation took, where that matters (OPEN-6)."""
         if key.deployment_id in self._ruling and seconds >= 0:
             last = {
                 name: each
-                for name, each in self._recalled(_Durations).components.items()
+                for name, each in self.facts.get(_Durations).components.items()
                 if name.partition("/")[0] in self._wanted
             }
-            self._keep(_Durations({**last, str(key): (*last.get(str(key), ()), round(seconds))[-_LAST:]}))
+            self.facts.put(_Durations({**last, str(key): (*last.get(str(key), ()), round(seconds))[-_LAST:]}))
 
     def started(self) -> None:
         """Forget what a cycle began that came to no end: what of it is still wanted is kept by the journal."""
@@ -165,7 +155,7 @@ class Windows:
         Args:
             held: whether a lock keeps something from changing: an order to apply counts until it does not.
         """
-        self._keep(_Begun())
+        self.facts.put(_Begun())
         if self.orders is not None and not held:
             self.orders.carried_out()
 
@@ -206,24 +196,3 @@ class Windows:
             why=short if any_opening.start <= self.timetable.clock() else (),
             remedy=_REMEDY,
         )
-
-    def _recalled(self, kind: type[_Fact]) -> _Fact:
-        """Return what a fact says; nothing where this agent did not write it."""
-        text = self.recall().get(_FACTS[kind], "")
-        if (kind, text) not in self._known:
-            try:
-                found = read(kind, read_json(text.encode(), _FACTS[kind])) if text else kind()
-            except MargoGitopsError:
-                found = kind()
-            if len(self._known) >= _MOST_KNOWN:
-                self._known.clear()
-            self._known[kind, text] = found
-        return cast("_Fact", self._known[kind, text])
-
-    def _keep(self, fact: _Fact) -> None:
-        """Keep a fact, if it is new."""
-        if fact != self._recalled(type(fact)):
-            self.keep({_FACTS[type(fact)]: write_json(write(fact)).decode()})
-
-
-_FACTS: Final[Mapping[type, str]] = {_Calendars: _CALENDARS, _Durations: _DURATIONS, _Begun: _BEGUN}
