@@ -1,6 +1,8 @@
 """Fixtures of all tests: the real parts, each started once for all workers of a run and stopped by the last."""
 
+import secrets
 import signal
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -14,7 +16,8 @@ from support.real import unavailable
 from testbed.docker_engine import DockerEngine
 from testbed.errors import UnavailableError
 from testbed.git_server import GitServer
-from testbed.parts import DOCKER, GIT, POSTGRESQL, SSH, Part, Running, using
+from testbed.kubernetes_cluster import KubernetesCluster, kubernetes_program, start_cluster, stop_cluster
+from testbed.parts import DOCKER, GIT, KUBERNETES, POSTGRESQL, SSH, Part, Running, using
 from testbed.places import state_folder
 from testbed.postgresql_server import PostgresqlServer
 from testbed.ssh_server import SshServer
@@ -29,7 +32,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 QUICK = ("documents", "rendering", "trust", "catalog", "editing", "transport", "appliers", "state_repo", "agent")
 """Folders whose tests need little but this process: they run first, and alone in `scripts/test quick`."""
 
-_REAL = frozenset({"docker_engine", "git_server", "ssh_server", "postgresql_server", "bucket_store"})
+_BUILT = frozenset({"kubernetes_cluster", "own_kubernetes_cluster"})
+"""Parts that are built first, for minutes, where nothing is built yet."""
+_REAL = frozenset({"docker_engine", "git_server", "ssh_server", "postgresql_server", "bucket_store"}) | _BUILT
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -49,16 +54,21 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what needs a real part, and let quick tests run first: a mistake shows in seconds."""
     root = Path(__file__).parent
-    quick, slow, real = [], [], []
+    quick, slow, real, built = [], [], [], []
     for item in items:
-        if _REAL & set(getattr(item, "fixturenames", ())):
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if _REAL & fixtures:
             item.add_marker("real")
-        if item.get_closest_marker("real"):
+        if _BUILT & fixtures:
+            # Last, and the wait for the build does not count.
+            item.add_marker(pytest.mark.timeout(item.config.getini("timeout"), func_only=True))
+            built.append(item)
+        elif item.get_closest_marker("real"):
             real.append(item)
         else:
             (quick if item.path.relative_to(root).parts[0] in QUICK else slow).append(item)
-    chosen = {(True, False): quick, (False, True): slow + real}.get(
-        (config.getoption("--quick"), config.getoption("--slow")), quick + slow + real
+    chosen = {(True, False): quick, (False, True): slow + real + built}.get(
+        (config.getoption("--quick"), config.getoption("--slow")), quick + slow + real + built
     )
     left = set(items) - set(chosen)
     config.hook.pytest_deselected(items=[item for item in items if item in left])
@@ -100,6 +110,35 @@ def ssh_server() -> Iterator[SshServer]:
 def postgresql_server() -> Iterator[PostgresqlServer]:
     """A PostgreSQL server; each test makes its own database."""
     yield from _part(POSTGRESQL)
+
+
+@pytest.fixture(scope="session")
+def kubernetes_cluster() -> Iterator[KubernetesCluster]:
+    """A Kubernetes cluster whose node only says that it runs pods: see `kubernetes_namespace`."""
+    yield from _part(KUBERNETES)
+
+
+@pytest.fixture
+def kubernetes_namespace(kubernetes_cluster: KubernetesCluster) -> Iterator[str]:
+    """The name of a namespace of the test's own, deleted at its end with all that is in it."""
+    name = f"test-{secrets.token_hex(4)}"
+    kubernetes_cluster.kubectl("create", "namespace", name)
+    yield name
+    kubernetes_cluster.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+
+
+@pytest.fixture
+def own_kubernetes_cluster() -> Iterator[KubernetesCluster]:
+    """A cluster of the test's own, four seconds and half a gigabyte: for those that stop or kill its API server."""
+    with tempfile.TemporaryDirectory(prefix="kubernetes-") as folder:
+        try:
+            cluster = start_cluster(Path(folder, "cluster"), kubernetes_program(state_folder()))
+        except UnavailableError as error:
+            unavailable(f"kubernetes: {error}")
+        try:
+            yield cluster
+        finally:
+            stop_cluster(cluster.folder)
 
 
 @pytest.fixture

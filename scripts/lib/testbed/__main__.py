@@ -19,14 +19,14 @@ from testbed.places import state_folder
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 1 (a part is not as asked) or 2 (usage)."""
     parser = argparse.ArgumentParser(prog="scripts/testbed", description=__doc__)
-    parser.add_argument("command", choices=["up", "down", "status", "env"])
+    parser.add_argument("command", choices=["up", "down", "status", "env", "fetch"])
     parser.add_argument("parts", nargs="*", metavar="part", help=f"any of {', '.join(PARTS)}; all of them by default")
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.parts) - set(PARTS))
     if unknown:
         parser.error(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
 
-    action = {"up": _up, "down": _down, "status": _status, "env": _env}[options.command]
+    action = {"up": _up, "down": _down, "status": _status, "env": _env, "fetch": _fetch}[options.command]
     done = True
     for name in options.parts or PARTS:
         try:
@@ -41,6 +41,12 @@ def _up(part: Part[Any], state: Path) -> bool:
     os.environ[INSTALL] = "1"
     bring_up(part, state)
     print(f"{part.name}: up")
+    return True
+
+
+def _fetch(part: Part[Any], state: Path) -> bool:
+    os.environ[INSTALL] = "1"
+    part.fetch(state)
     return True
 
 

@@ -10,6 +10,13 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from testbed.docker_engine import DockerEngine, find_engine, start_engine, stop_engine
 from testbed.git_server import GitServer, find_git_server, start_git_server, stop_git_server
+from testbed.kubernetes_cluster import (
+    KubernetesCluster,
+    find_kubernetes,
+    kubernetes_program,
+    start_kubernetes,
+    stop_kubernetes,
+)
 from testbed.places import in_use, locked
 from testbed.postgresql_server import (
     PostgresqlServer,
@@ -41,12 +48,14 @@ class Part(Generic[R]):
         start: starts it, or finds it started; raises UnavailableError.
         find: returns it if it runs.
         stop: stops it, with all it left; does nothing where nothing is left.
+        fetch: gets what takes minutes the first time, and starts nothing.
     """
 
     name: str
     start: Callable[[Path], R]
     find: Callable[[Path], R | None]
     stop: Callable[[Path], None]
+    fetch: Callable[[Path], object] = lambda _: None
 
 
 DOCKER: Part[DockerEngine] = Part("docker", start_engine, find_engine, stop_engine)
@@ -55,7 +64,10 @@ SSH: Part[SshServer] = Part("ssh", start_ssh_server, find_ssh_server, stop_ssh_s
 POSTGRESQL: Part[PostgresqlServer] = Part(
     "postgresql", start_postgresql_server, find_postgresql_server, stop_postgresql_server
 )
-PARTS: Mapping[str, Part[Any]] = {part.name: part for part in (DOCKER, GIT, SSH, POSTGRESQL)}
+KUBERNETES: Part[KubernetesCluster] = Part(
+    "kubernetes", start_kubernetes, find_kubernetes, stop_kubernetes, kubernetes_program
+)
+PARTS: Mapping[str, Part[Any]] = {part.name: part for part in (DOCKER, GIT, SSH, POSTGRESQL, KUBERNETES)}
 
 
 def bring_up(part: Part[R], state: Path) -> R:

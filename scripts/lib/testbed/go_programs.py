@@ -1,0 +1,105 @@
+"""Programs built from published Go modules: once per version, into the testbed's folder of downloads.
+
+The caches that only a build needs (gigabytes) are deleted after it. A build takes minutes: as packages, it begins only
+by `scripts/testbed up` or `fetch`, or where real parts are required (CI).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from testbed.errors import UnavailableError
+from testbed.packages import may_install, program
+from testbed.places import locked
+from testbed.processes import run
+
+KUBERNETES = "1.36.3"
+_KUBERNETES_SOURCE = Path(__file__).with_name("kubernetes")
+_OLDEST = (1, 21)  # fetches the Go that a module asks for
+_SECONDS = 3000.0
+_USUAL_PLACE = Path("/usr/local/go/bin/go")
+
+
+class Go:
+    """The go command, with caches of its own below `work`, in the module `work`/module."""
+
+    def __init__(self, command: Path, work: Path) -> None:
+        self._command = command
+        self.module = work / "module"
+        self.module.mkdir()
+        caches = {name: str(work / name.lower()) for name in ("GOCACHE", "GOMODCACHE", "GOTMPDIR", "GOBIN")}
+        for folder in caches.values():
+            Path(folder).mkdir()
+        # A cache of modules is read-only unless one asks for it, and could not be deleted.
+        flags = f"{os.environ.get('GOFLAGS', '')} -mod=mod -modcacherw"
+        self._environment = {**os.environ, **caches, "GOFLAGS": flags.strip(), "CGO_ENABLED": "0", "GOWORK": "off"}
+
+    def run(self, *arguments: str | Path) -> str:
+        """Return what a go command prints (UnavailableError: it fails)."""
+        return run([self._command, *arguments], environment=self._environment, folder=self.module, seconds=_SECONDS)
+
+
+def go_program(name: str, folder: Path, build: Callable[[Go, Path], None], *, minutes: int) -> Path:
+    """Return the path of a program, which is built the first time.
+
+    Args:
+        name: of the program.
+        folder: where it stays; its name has the version.
+        build: builds it into the path that it gets.
+        minutes: how long that takes, for people.
+
+    Raises:
+        UnavailableError: no Go here, a build that nobody asked for, or one that fails.
+    """
+    built = folder / name
+    if built.exists():
+        return built
+    if not may_install():
+        raise UnavailableError(f"{name} is not built yet", f"scripts/testbed fetch ({minutes} minutes, once)")
+    command = _go()
+    with locked(folder):
+        if not built.exists():
+            with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as work:
+                build(Go(command, Path(work)), Path(work, name))
+                Path(work, name).rename(built)
+    return built
+
+
+def build_kubernetes(go: Go, program: Path, *, tags: str = "") -> None:
+    """Build the parts of Kubernetes into one program; with the tag `node` also those of a node."""
+    module = f"k8s.io/kubernetes@v{KUBERNETES}"
+    described = Path(json.loads(go.run("mod", "download", "-json", module))["GoMod"]).read_text(encoding="utf-8")
+    # Kubernetes requires its libraries as v0.0.0: they are in its repository. As modules they have their own version.
+    libraries = sorted(set(re.findall(r"(k8s\.io/[a-z-]+) v0\.0\.0$", described, flags=re.MULTILINE)))
+    version = f"v0.{KUBERNETES.partition('.')[2]}"
+    lines = ["module testbed/kube", f"require k8s.io/kubernetes v{KUBERNETES}"]
+    lines += [f"replace {library} => {library} {version}" for library in libraries]
+    asked_for = re.search(r"^go [\d.]+$", described, flags=re.MULTILINE)
+    lines += [asked_for[0]] if asked_for else []
+    (go.module / "go.mod").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for file in _KUBERNETES_SOURCE.glob("*.go"):
+        shutil.copy(file, go.module)
+
+    # Helm and kubectl refuse a server that does not say its version.
+    major, minor, _ = KUBERNETES.split(".")
+    known = {"gitVersion": f"v{KUBERNETES}", "gitMajor": major, "gitMinor": minor}
+    stamped = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in known.items())
+    go.run("build", "-trimpath", f"-tags={tags}", f"-ldflags=-s -w {stamped}", "-o", program, ".")
+
+
+def _go() -> Path:
+    command = program("go") or (_USUAL_PLACE if _USUAL_PLACE.exists() else None)
+    remedy = f"install Go {_OLDEST[0]}.{_OLDEST[1]} or newer (go.dev, or golang-go of Debian 13)"
+    if command is None:
+        raise UnavailableError("the command go is missing", remedy)
+    said = run([command, "version"], environment=dict(os.environ))
+    version = re.search(r"go(\d+)\.(\d+)", said)
+    if version is None or (int(version[1]), int(version[2])) < _OLDEST:
+        raise UnavailableError(f"Go is too old: {said.strip()}", remedy)
+    return command
