@@ -16,6 +16,7 @@ from support.real import unavailable
 from testbed.docker_engine import DockerEngine
 from testbed.errors import UnavailableError
 from testbed.git_server import GitServer
+from testbed.helm import helm_program as downloaded_helm
 from testbed.kubernetes_cluster import KubernetesCluster, kubernetes_program, start_cluster, stop_cluster
 from testbed.parts import DOCKER, GIT, KUBERNETES, POSTGRESQL, SSH, Part, Running, using
 from testbed.places import state_folder
@@ -34,7 +35,10 @@ QUICK = ("documents", "rendering", "trust", "catalog", "editing", "transport", "
 
 _BUILT = frozenset({"kubernetes_cluster", "own_kubernetes_cluster"})
 """Parts that are built first, for minutes, where nothing is built yet."""
-_REAL = frozenset({"docker_engine", "git_server", "ssh_server", "postgresql_server", "bucket_store"}) | _BUILT
+_REAL = (
+    frozenset({"docker_engine", "git_server", "ssh_server", "postgresql_server", "bucket_store", "helm_program"})
+    | _BUILT
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -139,6 +143,15 @@ def own_kubernetes_cluster() -> Iterator[KubernetesCluster]:
             yield cluster
         finally:
             stop_cluster(cluster.folder)
+
+
+@pytest.fixture(scope="session")
+def helm_program(request: pytest.FixtureRequest) -> Path:
+    """The path of helm 4; `@pytest.mark.parametrize("helm_program", [3, 4], indirect=True)` tests with 3.17 also."""
+    try:
+        return downloaded_helm(state_folder(), getattr(request, "param", 4))
+    except UnavailableError as error:
+        return unavailable(f"helm: {error}")
 
 
 @pytest.fixture

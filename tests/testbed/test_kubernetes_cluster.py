@@ -113,3 +113,19 @@ def test_an_api_server_that_was_killed_starts_again_with_what_it_knew(own_kubern
     assert cluster.kubectl("get", "configmap", "known", "-o", "name") == "configmap/known\n"
     cluster.kubectl("apply", "-f", "-", given=WEB.replace("IMAGE", "web:1"))
     cluster.kubectl("rollout", "status", "deployment/web", "--timeout=30s")
+
+
+@pytest.mark.parametrize(("helm_program", "line"), [(3, "v3.17"), (4, "v4.")], indirect=["helm_program"])
+def test_helm_installs_a_chart(helm_program, line, kubernetes_cluster, kubernetes_namespace, tmp_path):
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text("apiVersion: v2\nname: web\nversion: 1.0.0\n")
+    (tmp_path / "templates/web.yaml").write_text(WEB.replace("IMAGE", "web:1"))
+    environment = {**kubernetes_cluster.environment, "HOME": str(tmp_path)}
+
+    def helm(*arguments):
+        command = [helm_program, "-n", kubernetes_namespace, *arguments]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+
+    assert helm("version", "--short").startswith(line)
+    helm("install", "web", tmp_path, "--wait", "--timeout=30s")
+    assert "deployed" in helm("list")

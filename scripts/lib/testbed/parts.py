@@ -10,6 +10,7 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from testbed.docker_engine import DockerEngine, find_engine, start_engine, stop_engine
 from testbed.git_server import GitServer, find_git_server, start_git_server, stop_git_server
+from testbed.helm import Helm, fetch_helm, find_helm, start_helm
 from testbed.kubernetes_cluster import (
     KubernetesCluster,
     find_kubernetes,
@@ -67,7 +68,8 @@ POSTGRESQL: Part[PostgresqlServer] = Part(
 KUBERNETES: Part[KubernetesCluster] = Part(
     "kubernetes", start_kubernetes, find_kubernetes, stop_kubernetes, kubernetes_program
 )
-PARTS: Mapping[str, Part[Any]] = {part.name: part for part in (DOCKER, GIT, SSH, POSTGRESQL, KUBERNETES)}
+HELM: Part[Helm] = Part("helm", start_helm, find_helm, lambda _: None, fetch_helm)
+PARTS: Mapping[str, Part[Any]] = {part.name: part for part in (DOCKER, GIT, SSH, POSTGRESQL, KUBERNETES, HELM)}
 
 
 def bring_up(part: Part[R], state: Path) -> R:
