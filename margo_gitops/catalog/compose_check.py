@@ -90,8 +90,8 @@ def compose_findings(tree: FileTree, application: Application, file_prefix: str)
             for component in here:
                 given[component].setdefault(variable_name(target.pointer), where)
     package = package_folder(description.value)
-    for component, content in sorted(application.contents.items()):
-        if component not in components or "://" in content.location:
+    for (kind, component), content in sorted(application.contents.items()):
+        if kind != "compose" or "://" in content.location:
             continue
         path = content.location.removeprefix(f"{package}/")
         try:

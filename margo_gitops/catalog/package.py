@@ -8,17 +8,19 @@ A component may name where its content is, in its `x-margo-gitops-extensions`:
         x-margo-gitops-extensions:
           artifact: {path: components/press-hmi}        # a folder or a tar.gz of the package, or
           artifact: {url: https://…/hmi.tar.gz, digest: sha256:…}
+          format: kubernetes                            # in a profile of type custom: it is a folder of manifests
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, cast
 
 from margo_gitops.catalog.file_tree import MAX_FILE_BYTES, FileTree, TreeFile, plain_files
 from margo_gitops.digests import DIGEST_PATTERN, Digest, folder_digest, sha256
 from margo_gitops.documents.application import ApplicationDescription
+from margo_gitops.documents.components import ContentFormat, ProfileType
 from margo_gitops.documents.declarations import About, Problem, Range, Text
 from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.fleet_kinds import ApplicationsLock, LockedApplication
@@ -170,20 +172,27 @@ class ComponentArtifact:
 class ComponentExtension:
     """What this project reads in a component's `x-margo-gitops-extensions`."""
 
-    artifact: ComponentArtifact
+    artifact: Annotated[ComponentArtifact | None, About("Where its content is.")] = None
+    format: Annotated[ContentFormat | None, About("What the content is, in a profile of type custom.")] = None
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield that nothing is said."""
+        if self.artifact is None and self.format is None:
+            yield Problem((), "names no artifact", "add where the content is: artifact: {path: …}")
 
 
 def component_contents(
     source: SourceText, files: dict[str, TreeFile], folder: str
-) -> tuple[dict[str, ComponentContent], list[Finding]]:
+) -> tuple[dict[tuple[ProfileType, str], ComponentContent], list[Finding]]:
     """Return the content of every component that the package brings along, and what is wrong with it.
 
     Args:
         folder: of the package, relative to `applications/`.
     """
-    contents: dict[str, ComponentContent] = {}
+    contents: dict[tuple[ProfileType, str], ComponentContent] = {}
     findings: list[Finding] = []
     for profile in source.root.items("deploymentProfiles"):
+        kind = cast("ProfileType", profile.text("type"))
         for component in profile.items("components"):
             node = component.get(OWN_EXTENSION)
             name = component.text("name")
@@ -193,14 +202,26 @@ def component_contents(
             findings += found
             if extension is None:
                 continue
-            content = _content(extension.artifact, files, folder, profile.text("type"))
+            if extension.format is not None and kind != "custom":
+                where = Location(source.file, node.line, node.column)
+                remedy = "remove it, or make the profile's type custom"
+                message = f"the profile's type is {kind}, which says what the content is"
+                findings.append(Finding(message, where, f"component {name}.format", remedy))
+            if extension.artifact is None:
+                continue
+            content = _content(extension.artifact, files, folder, kind)
             if isinstance(content, tuple):
                 message, remedy = content
                 where = Location(source.file, node.line, node.column)
                 findings.append(Finding(message, where, f"component {name}", remedy))
-            elif contents.setdefault(name, content) != content:
-                message = "profiles that share a component must name the same content"
+            elif contents.setdefault((kind, name), content) != content:
+                message = f"profiles of type {kind} that share a component must name the same content"
                 findings.append(Finding(message, Location(source.file, node.line, node.column), f"component {name}"))
+    named = {name: content for (_, name), content in reversed(contents.items())}
+    for profile in source.root.items("deploymentProfiles"):
+        for name in (component.text("name") for component in profile.items("components")):
+            if name in named:
+                contents.setdefault((cast("ProfileType", profile.text("type")), name), named[name])
     return contents, findings
 
 

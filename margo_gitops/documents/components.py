@@ -22,6 +22,9 @@ ParameterValue: TypeAlias = str | int | float | bool | tuple[str | int | float |
 
 ProfileType: TypeAlias = Literal["helm", "compose", "custom"]
 
+ContentFormat: TypeAlias = Literal["kubernetes"]
+"""What the content of a component of a custom profile is: Kubernetes manifests."""
+
 
 @dataclass(frozen=True, slots=True)
 class ComponentProperties:

@@ -170,6 +170,13 @@ FIRST_AGENTS: Final[Mapping[str, str]] = MappingProxyType(
 """The first agent that obeys each member of the extension; older ones refuse a deployment that has it."""
 
 
+def component_format(component: Component) -> str | None:
+    """Return what the content of a component of a custom profile is, "kubernetes"; None where it does not say."""
+    own = component.extensions.get(OWN_EXTENSION)
+    named = own.get("format") if isinstance(own, dict) else None
+    return named if isinstance(named, str) else None
+
+
 def fleet_device(document: ApplicationDeployment) -> str:
     """Return which device a deployment is for, by its id in the fleet repo; empty where it names none."""
     own = document.spec.extensions.get(OWN_EXTENSION)

@@ -125,7 +125,7 @@ def sources(every: Iterable[Placed], images: Images) -> list[Source]:
 def _of_component(
     each: Placed, component: Component, images: Images, seen: set[Hashable], *, fixed: bool
 ) -> Iterator[Source]:
-    content = each.application.contents.get(component.name)
+    content = each.application.contents.get((each.profile.type, component.name))
     what = f"component {component.name}"
     if content is None:
         if fixed:

@@ -8,6 +8,7 @@ from typing import Generic, TypeVar
 
 from margo_gitops.digests import Digest
 from margo_gitops.documents.application import ApplicationDescription
+from margo_gitops.documents.components import ProfileType
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment, Device, Fleet, Site
 from margo_gitops.documents.kinds import read_source
@@ -76,12 +77,13 @@ class Application:
     Attributes:
         description: in the current shape.
         digest: of the package folder's file list.
-        contents: the content of components, by component name; components fetched by OCI reference have none.
+        contents: the content of components, by type of profile and component name; those fetched by OCI reference have
+            none.
     """
 
     description: Located[ApplicationDescription]
     digest: Digest
-    contents: Mapping[str, ComponentContent]
+    contents: Mapping[tuple[ProfileType, str], ComponentContent]
 
 
 @dataclass(frozen=True, slots=True)

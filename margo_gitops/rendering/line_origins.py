@@ -122,15 +122,16 @@ class DocumentOrigins:
 
     def _contents(self) -> list[int]:
         """Return the indexes of the profile's components with content, in the order of the document's artifacts."""
-        components = self.resolved.profile.components
-        return [at for at, each in enumerate(components) if each.name in self.resolved.application.contents]
+        profile, contents = self.resolved.profile, self.resolved.application.contents
+        return [at for at, each in enumerate(profile.components) if (profile.type, each.name) in contents]
 
     def _is_vendored(self, index: int) -> bool:
         found = self._contents()
         if index >= len(found):
             return False
-        component = self.resolved.profile.components[found[index]]
-        return "://" not in self.resolved.application.contents[component.name].location
+        profile = self.resolved.profile
+        name = profile.components[found[index]].name
+        return "://" not in self.resolved.application.contents[profile.type, name].location
 
     def _artifact(self, index: int) -> LineOrigin:
         found = self._contents()

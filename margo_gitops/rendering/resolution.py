@@ -18,6 +18,7 @@ from margo_gitops.documents.deployment import (
     DeploymentExtension,
     DeploymentMetadata,
     DeploymentSpec,
+    component_format,
 )
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment, DeviceSpec
@@ -243,8 +244,10 @@ def _deployed_profile(profile: ById[DeploymentProfile]) -> DeployedProfile:
 
 
 def _without_own(component: Component) -> Component:
-    """Return a component without our own extension: the deployment's has the resolved values."""
+    """Return a component without our own extension: the deployment's has the resolved values. Its format stays."""
     kept = {key: value for key, value in component.extensions.items() if key != OWN_EXTENSION}
+    if (content := component_format(component)) is not None:
+        kept[OWN_EXTENSION] = {"format": content}
     return Component(component.name, component.properties, kept)
 
 
@@ -252,7 +255,7 @@ def _artifacts(resolved: Resolved, intent: Intent) -> tuple[Artifact, ...]:
     policy = intent.fleet.value.spec.artifacts
     artifacts = []
     for component in resolved.profile.components:
-        content = resolved.application.contents.get(component.name)
+        content = resolved.application.contents.get((resolved.profile.type, component.name))
         if content is None:
             continue
         if "://" in content.location:

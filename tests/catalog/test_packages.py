@@ -108,7 +108,7 @@ def test_a_package_has_bounds(supplier: FleetFolder, monkeypatch: pytest.MonkeyP
 def test_a_component_may_bring_its_content_as_a_folder(supplier: FleetFolder):
     supplier.put("applications/app/1.0.0/files/compose.yaml", "services: {}\n")
     supplier.application(pin=False, deploymentProfiles=with_artifact({"path": "files"}))
-    content = read(supplier).application.contents["compose"]
+    content = read(supplier).application.contents["compose", "compose"]
     assert (content.location, content.is_folder) == ("app/1.0.0/files", True)
     assert content.digest == folder_digest({"compose.yaml": sha256(b"services: {}\n")})
 
@@ -118,14 +118,14 @@ def test_a_component_may_bring_its_content_as_an_archive(supplier: FleetFolder):
     with tarfile.open(place, "w:gz"):
         pass
     supplier.application(pin=False, deploymentProfiles=with_artifact({"path": "files.tar.gz"}))
-    content = read(supplier).application.contents["compose"]
+    content = read(supplier).application.contents["compose", "compose"]
     assert (content.digest, content.is_folder) == (sha256(place.read_bytes()), False)
 
 
 def test_a_component_may_name_its_content_by_url_and_digest(supplier: FleetFolder):
     artifact = {"url": "https://files.example.com/a.tar.gz", "digest": "sha256:" + "0" * 64}
     supplier.application(pin=False, deploymentProfiles=with_artifact(artifact))
-    assert read(supplier).application.contents["compose"].location == artifact["url"]
+    assert read(supplier).application.contents["compose", "compose"].location == artifact["url"]
 
 
 @pytest.mark.parametrize(
@@ -162,6 +162,31 @@ def test_profiles_that_share_a_component_name_the_same_content(supplier: FleetFo
     profiles[1]["id"] = "second"
     supplier.application(pin=False, deploymentProfiles=profiles)
     assert "must name the same content" in refusal(supplier)
+    profiles[1]["type"] = "helm"
+    supplier.application(pin=False, deploymentProfiles=profiles)
+    contents = read(supplier).application.contents
+    assert {kind: each.location for (kind, _), each in contents.items()} == {
+        "compose": "app/1.0.0/one",
+        "helm": "app/1.0.0/two",
+    }
+    del profiles[1]["components"][0]["x-margo-gitops-extensions"]
+    supplier.application(pin=False, deploymentProfiles=profiles)
+    assert {each.location for each in read(supplier).application.contents.values()} == {"app/1.0.0/one"}
+
+
+def test_only_a_component_of_a_custom_profile_has_a_format(supplier: FleetFolder):
+    supplier.put("applications/app/1.0.0/web/web.yaml", "{}\n")
+    profiles = with_artifact({"path": "web"})
+    profiles[0] |= {"type": "custom"}
+    profiles[0]["components"][0]["x-margo-gitops-extensions"]["format"] = "kubernetes"
+    supplier.application(pin=False, deploymentProfiles=profiles)
+    assert read(supplier).findings == ()
+    profiles[0] |= {"type": "helm"}
+    supplier.application(pin=False, deploymentProfiles=profiles)
+    assert "the profile's type is helm, which says what the content is" in refusal(supplier)
+    profiles[0]["components"][0]["x-margo-gitops-extensions"] = {}
+    supplier.application(pin=False, deploymentProfiles=profiles)
+    assert "names no artifact" in refusal(supplier)
 
 
 # app add

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.fleet import FleetFolder, Held, documents, parameter, values
+from support.fleet import FleetFolder, Held, documents, parameter, profile, values
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.deployment import OWN_EXTENSION
+from margo_gitops.documents.deployment import OWN_EXTENSION, component_format
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION, write_bundle, write_manifest
 from margo_gitops.documents.workload_identity import own_extension, workload_contents
 from margo_gitops.errors import StateTampered
@@ -314,3 +314,31 @@ def test_another_calendar_changes_no_workload(small: FleetFolder):
     assert [each.digest for each in workload_contents(before, own_extension(before))] == [
         each.digest for each in workload_contents(after, own_extension(after))
     ]
+
+
+def test_one_description_has_a_profile_for_each_kind_of_device(fleet: FleetFolder):
+    """The same parameters, each at its place in the profile that the device gets, with the content of that profile."""
+    fleet.fleet(artifacts={"baseUrl": "file:///srv/"})
+    types = {"press": "compose", "cell": "helm", "cluster": "custom"}
+    for name, kind in types.items():
+        fleet.device(name, properties={"supportedDeploymentTypes": [kind]}, port=8080 if kind == "helm" else 80)
+    profiles = [profile("web", kind) | {"id": f"web-{kind}"} for kind in types.values()]
+    chart = profiles[1]["components"][0]
+    chart["name"] = "web-chart"
+    for kind, each in zip(types.values(), profiles, strict=True):
+        each["components"][0][OWN_EXTENSION] = {"artifact": {"path": kind}}
+    profiles[2]["components"][0][OWN_EXTENSION]["format"] = "kubernetes"
+    places = [{"pointer": "PORT", "components": ["web"]}, {"pointer": "service.port", "components": ["web-chart"]}]
+    fleet.put("applications/app/1.0.0/compose/compose.yaml", "services: {web: {image: web}}\n")
+    fleet.put("applications/app/1.0.0/helm/Chart.yaml", "apiVersion: v2\nname: web-chart\nversion: 1.0.0\n")
+    fleet.put("applications/app/1.0.0/custom/web.yaml", "{}\n")
+    fleet.application(deploymentProfiles=profiles, parameters={"port": {"value": 1, "targets": places}})
+    fleet.deployment("web")
+    for name, state in fleet.render().items():
+        document = documents(state)[f"{name} web"]
+        (content,) = workload_contents(document, own_extension(document))
+        assert content.artifact is not None
+        assert content.artifact.url == f"file:///srv/app/1.0.0/{types[name]}"
+        assert content.values == ({"service.port": 8080} if name == "cell" else {"PORT": 80})
+        assert component_format(content.component) == ("kubernetes" if name == "cluster" else None)
+        assert content.component.extensions.keys() <= {OWN_EXTENSION}

@@ -38,7 +38,7 @@ def refused_by_devices(tree: FileTree, intent: Intent, every: Iterable[Placed]) 
         device = intent.devices[each.deployed.device]
         policy = device.value.spec.workloads
         for component in each.profile.components:
-            content = each.application.contents.get(component.name)
+            content = each.application.contents.get((each.profile.type, component.name))
             if content is None or "://" in content.location:
                 continue
             if content.location not in files:

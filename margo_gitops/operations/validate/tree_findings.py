@@ -178,13 +178,14 @@ def _application_images(
     tree: RootTree, application: Application, variable: dict[tuple[int, str], list[ServiceImage]]
 ) -> Iterator[RuleFinding]:
     description = application.description
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     for index, profile in enumerate(description.value.deployment_profiles):
         for at, component in enumerate(profile.components):
-            if component.name in seen:
+            key = (profile.type, component.name)
+            if key in seen:
                 continue
-            seen.add(component.name)
-            content = application.contents.get(component.name)
+            seen.add(key)
+            content = application.contents.get(key)
             if content is None:
                 where = description.at("deploymentProfiles", index, "components", at, "properties")
                 yield _of_registry(component, where)
