@@ -35,11 +35,16 @@ from margo_gitops.agent.pull.held import (
     trust_keeper,
     trusted_store,
 )
-from margo_gitops.agent.report.wiring import REPORTS_CLIENT_ID_FILE, receipt_store, reporter_of, witness_of
+from margo_gitops.agent.report import wiring
 from margo_gitops.agent.service.loop import Interruptions, Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
 from margo_gitops.agent.service.wakes import Wakes
-from margo_gitops.agent.settings.configuration import MARK_KEY_FILE, RECEIPTS_FOLDER, AgentConfiguration
+from margo_gitops.agent.settings.configuration import (
+    CAPABILITIES_FILE,
+    MARK_KEY_FILE,
+    RECEIPTS_FOLDER,
+    AgentConfiguration,
+)
 from margo_gitops.appliers.applier import Applier, ApplierContext, no_secrets
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
@@ -56,6 +61,10 @@ if TYPE_CHECKING:
 LOCK_FILE: Final = "lock"
 CLIENT_ID_FILE: Final = "client-id.json"
 APPLIERS_FOLDER: Final = "appliers"
+_FILES: Final = (
+    *(LOCK_FILE, FLOOR_FILE, CLOCK_FILE, CLIENT_ID_FILE, wiring.REPORTS_CLIENT_ID_FILE, FRESHNESS_FILE),
+    *(MARK_KEY_FILE, SUSPENDED_FILE, APPLY_FILE, CAPABILITIES_FILE),
+)
 
 Clock = Callable[[], float]
 
@@ -216,17 +225,7 @@ def working_agent(
     make_folder(configuration.state_folder)
     aside = clear_way(
         configuration.state_folder,
-        files=(
-            LOCK_FILE,
-            FLOOR_FILE,
-            CLOCK_FILE,
-            CLIENT_ID_FILE,
-            REPORTS_CLIENT_ID_FILE,
-            FRESHNESS_FILE,
-            MARK_KEY_FILE,
-            SUSPENDED_FILE,
-            APPLY_FILE,
-        ),
+        files=_FILES,
         folders=(
             STORE_FOLDER,
             RECEIPTS_FOLDER,
@@ -252,8 +251,10 @@ def working_agent(
                 record(Event(Reason.JOURNAL_REBUILT, f"the journal could not be used and is at {journal.set_aside}"))
             for place in aside:
                 record(Event(Reason.STATE_DAMAGED, f"this was not what an agent wrote, and was set aside: {place}"))
-            receipts = receipt_store(configuration)
-            reporter = reporter_of(transport, configuration, journal, record, clock, interruptions.abortable, receipts)
+            receipts = wiring.receipt_store(configuration)
+            reporter = wiring.reporter_of(
+                transport, configuration, journal, record, clock, interruptions.abortable, receipts
+            )
             if reporter is not None:
                 ending.callback(reporter.transport.close)
             time_here = device_clock(configuration, clock)
@@ -291,7 +292,9 @@ def working_agent(
                 ),
                 orders=Orders(configuration.state_folder, journal.facts, journal.set_facts, record, clock),
             )
+            look, back = wiring.discovery_of(configuration, appliers, record, reconciler)
             cycle = Cycle(
+                begin=look,
                 policy=lambda: read_policy(configuration, trust),
                 fallback=read_policy(configuration, signed=False),
                 transport=transport,
@@ -304,10 +307,10 @@ def working_agent(
                 trust=trust,
                 abortable=interruptions.abortable,
                 greet=reporter.greet if reporter else _nothing,
-                witness=witness_of(configuration, receipts, appliers, journal, time_here, record),
+                witness=wiring.witness_of(configuration, receipts, appliers, journal, time_here, record),
                 timetable=timetable,
             )
-            wakes = Wakes(appliers.values(), reconciler.causes.reached)
+            wakes = Wakes(appliers.values(), reconciler.causes.reached, back=back)
             ending.callback(wakes.close)
             yield Parts(cycle, reporter.send if reporter else _nothing, journal, record, wakes)
 

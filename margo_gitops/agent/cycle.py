@@ -129,6 +129,7 @@ class Cycle:
     """Runs cycles of one device.
 
     Attributes:
+        begin: called first.
         policy: asked at the start of each cycle, so that a changed list of signers counts at once.
         fallback: what the held state must obey while the list of signers cannot be read (CYCLE-8).
         abortable: a signal to stop may cut off what is done inside.
@@ -148,6 +149,7 @@ class Cycle:
     freshness: FreshnessKeeper | None = None
     trust: TrustKeeper | None = None
     abortable: Callable[[], AbstractContextManager[None]] = nullcontext
+    begin: Callable[[], None] = lambda: None
     greet: Callable[[], None] = lambda: None
     witness: Callable[[TrustedState], None] = lambda _held: None
     timetable: Timetable = field(default_factory=lambda: Timetable(time.time))
@@ -178,6 +180,7 @@ class Cycle:
             StateFolderUnusable: the floor, the held state or the journal cannot be read or written.
             StorageFull: the journal cannot be written; what runs keeps running.
         """
+        self.begin()
         self._told, self._telling = self._telling, set()
         memory = self._read_floor()
         if self.trust is not None:

@@ -284,6 +284,20 @@ class CanStop(Protocol):
         """
 
 
+@runtime_checkable
+class TellsFacts(Protocol):
+    """An applier that also tells what its engine is and offers; one that cannot is without this method."""
+
+    def facts(self) -> Mapping[str, Json]:
+        """Return a part of a Margo capabilities document: some of `properties`, and `labels`.
+
+        It holds only what stays the same while nothing is changed: amounts in all, not what is free.
+
+        Raises:
+            ApplyError: the engine does not answer.
+        """
+
+
 class EngineEvents(Protocol):
     """A connection over which an engine tells what changes."""
 

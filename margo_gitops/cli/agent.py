@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from dataclasses import asdict
@@ -18,6 +19,7 @@ from margo_gitops.agent.pull.held import freshness_keeper, read_policy, trust_ke
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION
+from margo_gitops.appliers.applier import never
 from margo_gitops.cli.device_orders import apply_now, config_option, load_configuration, resume, suspend
 from margo_gitops.cli.options import Duration
 from margo_gitops.cli.output import note, output_option, say, show
@@ -146,6 +148,30 @@ def status(config: Path | None, output: str) -> None:
 
     found = report(load_configuration(config))
     show(output, as_json(found), as_text(found).split("\n"))
+
+
+@agent.command()
+@config_option
+@output_option()
+def capabilities(config: Path | None, output: str) -> None:
+    """Show what this device is and offers, as a Margo capabilities document.
+
+    It asks the machine and the engines of the appliers now. What the first document of `capabilities` in the
+    configuration says counts before that. With `discover: true`, a running agent does the same by itself.
+
+    Exit status: 0 all is known, 5 an engine does not answer: the document is without it.
+    """
+    from margo_gitops.agent.agent import create_appliers
+    from margo_gitops.agent.report.discovery import find_capabilities
+    from margo_gitops.documents.yaml_text import write_yaml
+
+    configuration = _load_to_write(config)
+    found = find_capabilities(configuration, create_appliers(configuration, never))
+    document = json.loads(found.document)
+    show(output, document, write_yaml(document).decode().rstrip("\n").split("\n"))
+    for name, error in found.silent.items():
+        note(f"{name}: {error.what}")
+    sys.exit(ExitCode.APPLY if found.silent else ExitCode.OK)
 
 
 @agent.command()

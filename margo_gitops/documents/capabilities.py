@@ -18,6 +18,10 @@ LabelValue: TypeAlias = str | int | float | bool | tuple[str | int | float, ...]
 """What a label may hold: a string, number or boolean, or a list of strings or numbers."""
 
 
+FOUND_LABELS = "org.margo-gitops."
+"""Starts the names of the labels that an agent finds out by itself (docs/capabilities.md)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cpu:
     """One CPU of the device."""

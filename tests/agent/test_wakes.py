@@ -57,9 +57,10 @@ class Engine:
     streams: list[Stream] = field(default_factory=list)
     connected_at: list[float] = field(default_factory=list)
     came: int = 0
+    backs: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.wakes = Wakes([object(), self], self._image, lambda: self.now)
+        self.wakes = Wakes([object(), self], self._image, lambda: self.now, lambda: self.backs.append(self.now))
 
     def _image(self) -> None:
         self.came += 1
@@ -157,7 +158,7 @@ def test_an_engine_that_comes_back_is_a_change(engine):
     engine.live(60)
     assert engine.live(60) == [], "it is back only when it says something"
     engine.tell(b"x")
-    assert len(engine.live(60)) == 1
+    assert len(engine.live(60)) == len(engine.backs) == 1
 
 
 def test_an_engine_that_is_not_there_at_first_is_a_change_when_it_comes():

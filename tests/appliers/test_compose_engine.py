@@ -20,8 +20,10 @@ from margo_gitops.appliers.applier import ApplierContext, Workload
 from margo_gitops.appliers.compose import running as compose_running
 from margo_gitops.appliers.compose.applier import ComposeApplier, create
 from margo_gitops.appliers.compose.engine import ComposeEngine
+from margo_gitops.appliers.compose.engine_socket import EngineSocket
 from margo_gitops.appliers.compose.project import project_name
 from margo_gitops.appliers.contract_kit import DEVICE, OTHER_DEVICE, ApplierContract, make_workload
+from margo_gitops.documents.capabilities import parse_quantity
 from margo_gitops.errors import (
     ArtifactRefused,
     ArtifactUnavailable,
@@ -104,6 +106,21 @@ def site(docker_engine, tmp_path, monkeypatch) -> Iterator[Site]:
     networks = site.docker("network", "ls", "-q", "--filter", f"name={site.identity}").split()
     if networks:
         site.docker("network", "rm", *networks)
+
+
+@pytest.mark.parametrize("by", ["socket", "client"])
+def test_the_engine_tells_what_it_is_and_offers(site, by, monkeypatch):
+    if by == "client":
+        monkeypatch.setattr(EngineSocket, "ask", lambda *_: None)
+    applier = create(ApplierContext(site.device, site.folder, {}))
+    asked = "{{.ServerVersion}} {{.NCPU}} {{.MemTotal}}"
+    version, cores, memory = site.docker("info", "--format", asked).split()
+    told = applier.facts()
+    assert told["labels"]["org.margo-gitops.engine-version"] == version
+    assert told["labels"]["org.margo-gitops.compose-version"] == site.docker("compose", "version", "--short").strip()
+    properties = told["properties"]
+    assert properties["cpus"][0]["cores"] == int(cores)
+    assert 0 <= int(memory) - parse_quantity(properties["memory"]) < 1024**2
 
 
 class TestContract(ApplierContract):

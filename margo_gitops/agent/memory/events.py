@@ -68,6 +68,8 @@ class Reason(Enum):
     REPORT_REFUSED = "ReportRefused", _FAILURE
     REPORT_REPLACED = "ReportReplaced", _SECURITY
     REPORT_RECOVERED = "ReportRecovered"
+    CAPABILITIES_CHANGED = "CapabilitiesChanged"
+    CAPABILITIES_UNKNOWN = "CapabilitiesUnknown", _FAILURE
     RECEIPT_FAILED = "ReceiptFailed", _FAILURE
     STORAGE_FAILED = "StorageFailed", _FAILURE
     HEALTH_UNSAID = "HealthUnsaid", _FAILURE

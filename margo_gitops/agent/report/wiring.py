@@ -17,6 +17,7 @@ from margo_gitops.documents.state_layout import device_reports_ref
 from margo_gitops.values import replace
 
 if TYPE_CHECKING:
+    from margo_gitops.agent.apply.reconciler import Reconciler
     from margo_gitops.agent.memory.receipt_store import ReceiptStore
     from margo_gitops.agent.pull.device_clock import DeviceClock
     from margo_gitops.agent.report.git_reporter import GitReporter
@@ -53,7 +54,7 @@ def reporter_of(
         return GitReporter(
             transport=GitPush(GitSource.of(branch, configuration.device)),
             device=configuration.device,
-            capabilities=configuration.capabilities,
+            capabilities=configuration.capability_files,
             journal=journal,
             record=record,
             timer=time.monotonic,
@@ -76,7 +77,7 @@ def reporter_of(
     return Reporter(
         transport=transport,
         device=configuration.device,
-        capabilities=configuration.capabilities,
+        capabilities=configuration.capability_files,
         statuses=settings.report_status,
         journal=journal,
         record=record,
@@ -85,6 +86,26 @@ def reporter_of(
         origin=origin,
         receipts=receipts,
     )
+
+
+def discovery_of(
+    configuration: AgentConfiguration, appliers: Mapping[str, Applier], record: Record, reconciler: Reconciler
+) -> tuple[Callable[[], None], Callable[[], None]]:
+    """Return what looks for what the device offers, and what learns that an engine is back.
+
+    The reconciler gets what was found. Both do nothing where a person says it all.
+    """
+    if not configuration.discover:
+        return _nothing, _nothing
+    from margo_gitops.agent.apply.workloads import read_eligibility
+    from margo_gitops.agent.report.discovery import Discovery
+
+    def changed() -> None:
+        known = read_eligibility(configuration.device, configuration.capability_files)
+        reconciler.limits = replace(reconciler.limits, eligibility=known)
+
+    found = Discovery(configuration, appliers, record, changed)
+    return found.look, found.back
 
 
 def receipt_store(configuration: AgentConfiguration) -> ReceiptStore | None:
@@ -107,12 +128,12 @@ def witness_of(
 ) -> Callable[[TrustedState], None]:
     """Return what signs what runs; what does nothing where the configuration wants no receipts."""
     if store is None or configuration.receipts is None:
-        return _sign_nothing
+        return _nothing
     from margo_gitops.agent.report.receipt_maker import ReceiptMaker
 
     key = configuration.receipts.key
     return ReceiptMaker(configuration.device, store, key, appliers, journal, clock, record).look
 
 
-def _sign_nothing(_held: TrustedState) -> None:
-    """Do nothing: the configuration wants no receipts."""
+def _nothing(*_: object) -> None:
+    """Do nothing: the configuration does not want it."""

@@ -78,6 +78,7 @@ class Wakes:
         appliers: those that are `TellsEvents` are listened to.
         came: called when an image came (WAKE-5).
         timer: seconds since some moment; never jumps.
+        back: called when an engine is back (WAKE-4).
     """
 
     def __init__(
@@ -85,9 +86,11 @@ class Wakes:
         appliers: Iterable[object] = (),
         came: Callable[[], None] = _nothing,
         timer: Callable[[], float] = time.monotonic,
+        back: Callable[[], None] = _nothing,
     ) -> None:
         self._sources = [_Source(each) for each in appliers if isinstance(each, TellsEvents)]
         self._came = came
+        self._back = back
         self._timer = timer
         self._rest = self._last = -math.inf
         self._pause = _SHORTEST_SECONDS
@@ -152,6 +155,7 @@ class Wakes:
                 continue
             if source.is_back:
                 source.is_back = False
+                self._back()
                 told.add("changed")
         return told
 

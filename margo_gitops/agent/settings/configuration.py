@@ -38,6 +38,8 @@ _LONGEST_COMMAND: Final = 60.0
 _LONGEST_HOOK: Final = 3600.0
 MARK_KEY_FILE: Final = "secrets.key"
 """In the state folder: the key of the marks of secrets."""
+CAPABILITIES_FILE: Final = "capabilities.json"
+"""In the state folder: what the agent found out, and what a person's document says before that."""
 RECEIPTS_FOLDER: Final = "receipts"
 """In the state folder."""
 
@@ -338,6 +340,10 @@ class AgentConfiguration(OwnKind):
             ("capabilities.yaml",),
         ),
     ] = ()
+    discover: Annotated[
+        bool,
+        About("Find out what this device is and offers; what the first of `capabilities` says, counts before it."),
+    ] = False
     workloads: Annotated[
         WorkloadPolicy, About("What a workload may do to this device; everything that is not named is refused.")
     ] = field(default_factory=WorkloadPolicy)
@@ -362,6 +368,13 @@ class AgentConfiguration(OwnKind):
             yield Problem(("receipts",), "the older contract takes no receipts", "remove it")
         if not _SHORTEST_TIMEOUT <= self.longest_timeout <= _LONGEST_TIMEOUT:
             yield Problem(("longestTimeout",), f"must be 1s to 1d, is {spell_duration(self.longest_timeout)}")
+
+    @property
+    def capability_files(self) -> tuple[Path, ...]:
+        """The capabilities documents that count: of this device first, then of its children."""
+        if not self.discover:
+            return self.capabilities
+        return (self.state_folder / CAPABILITIES_FILE, *self.capabilities[1:])
 
     @property
     def jitter(self) -> float:

@@ -59,6 +59,7 @@ from margo_gitops.disk.folders import new_folder
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
 from margo_gitops.documents.compose_variables import variable_name
 from margo_gitops.documents.deployment import Artifact
+from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.errors import (
     ApplyError,
@@ -225,6 +226,10 @@ class ComposeApplier:
         """Connect to what the engine tells of this device's containers, and of images."""
         return self.engine.events(DEVICE, self.device)
 
+    def facts(self) -> Mapping[str, Json]:
+        """Return what the engine is and offers."""
+        return self.engine.facts()
+
     def _ours(self, key: WorkloadKey) -> list[Container]:
         return [each for each in self.engine.containers(DEVICE, self.device) if each.key == key]
 
@@ -364,9 +369,7 @@ class ComposeApplier:
         """Let run what ran before; return whether it does."""
         try:
             if current is None or current.folder == failed.folder:
-                if not before:
-                    return not project.down(failed, lock)
-                return False
+                return not before and not project.down(failed, lock)
             deadline = time.monotonic() + current.record.timeout_seconds
             current = replace(current, secrets=self._opened(current.record.secrets))
             if project.start(current, deadline, lock, project.containers()):

@@ -26,6 +26,7 @@ from margo_gitops.appliers.compose.project import (
 from margo_gitops.appliers.compose.source import plain, text
 from margo_gitops.appliers.programs import Finished, run_program
 from margo_gitops.digests import Digest, parse_digest
+from margo_gitops.documents.capabilities import FOUND_LABELS
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import EngineUnavailable, StorageFailed, WorkloadUnsupported
 from margo_gitops.values import dataclass, replace
@@ -177,6 +178,39 @@ class ComposeEngine:
     def events(self, label: str, value: str) -> EngineEvents | None:
         """Connect to what the engine tells; None where only its client can be asked (OSError: it does not answer)."""
         return self._api.events(label, value) if self._api else None
+
+    def facts(self) -> dict[str, Json]:
+        """Return what the engine is and offers, as a part of a Margo capabilities document.
+
+        Raises:
+            EngineUnavailable: the engine does not answer.
+        """
+        from margo_gitops.appliers.machine import amount, cpu, disk_size, gpus  # loaded where facts are asked for
+
+        told = plain(self._api.ask("/info") if self._api else None)
+        told = told or plain(_read(self.query("info", "--format", "{{json .}}")))
+        if not text(told, "ServerVersion"):
+            raise _unavailable(self._client, ["it does not tell its version"])
+        cores, memory = told.get("NCPU"), told.get("MemTotal")
+        properties: dict[str, Json] = {"supportedRuntimes": ["oci"]}
+        if isinstance(cores, int) and cores > 0:
+            properties["cpus"] = [cpu(cores, text(told, "Architecture"))]
+        if isinstance(memory, int) and memory > 0:
+            properties["memory"] = amount(memory)
+        if size := disk_size(Path(text(told, "DockerRootDir") or "/")):
+            properties["storage"] = size
+        if "nvidia" in plain(told.get("Runtimes")) and not gpus():
+            properties["peripherals"] = [{"type": "gpu", "manufacturer": "NVIDIA"}]
+        done = self._run([*self._compose, "version", "--short"], self._environment, _QUERY_SECONDS, None, None)
+        labels = {
+            "engine": Path(self._client).name,
+            "engine-version": text(told, "ServerVersion"),
+            "compose-version": done.output.strip() if done.status == 0 else "",
+        }
+        return {
+            "properties": properties,
+            "labels": {f"{FOUND_LABELS}{name}": each for name, each in labels.items() if each},
+        }
 
     def query(self, *arguments: str) -> str:
         """Return what a quick question to the engine answers."""
