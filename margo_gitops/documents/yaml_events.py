@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import yaml
 
-from margo_gitops.documents.nodes import Bounds, Node
+from margo_gitops.documents.nodes import Bounds, Node, Scalar
 from margo_gitops.documents.yaml_mistakes import not_yaml
 from margo_gitops.documents.yaml_scalars import AmbiguousScalarError, read_plain
 from margo_gitops.errors import Location, UnreadableDocument
@@ -18,14 +19,32 @@ if TYPE_CHECKING:
 else:
     Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+T = TypeVar("T")
+
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def read_events(content: bytes, file: str, bounds: Bounds, *, foreign: bool) -> Node:
     """Return the one document of a YAML file as nodes (UnreadableDocument: the broken rule, with line and column)."""
+    return _read(content, file, bounds, lambda text: read_plain(text, foreign=foreign), _EventReader.document)
+
+
+def read_stream(content: bytes, file: str, bounds: Bounds, plain: Callable[[str], Scalar]) -> list[Node]:
+    """Return all documents of a YAML file as nodes, without those that are empty (UnreadableDocument: as above).
+
+    Args:
+        bounds: of all of them.
+        plain: returns the value of a plain scalar (AmbiguousScalarError: it is refused).
+    """
+    return _read(content, file, bounds, plain, _EventReader.documents)
+
+
+def _read(
+    content: bytes, file: str, bounds: Bounds, plain: Callable[[str], Scalar], read: Callable[[_EventReader], T]
+) -> T:
     loader = Loader(content)
     try:
-        return _EventReader(loader, file, bounds, foreign=foreign).document()
+        return read(_EventReader(loader, file, bounds, plain))
     except (yaml.YAMLError, ValueError, OverflowError) as error:
         raise not_yaml(error, content, file) from error
     finally:
@@ -35,12 +54,21 @@ def read_events(content: bytes, file: str, bounds: Bounds, *, foreign: bool) -> 
 class _EventReader:
     """Turns parser events into nodes; recursion is bounded by `Bounds.depth`."""
 
-    def __init__(self, loader: Any, file: str, bounds: Bounds, *, foreign: bool) -> None:  # noqa: ANN401  # PyYAML's two loaders share no base
+    def __init__(self, loader: Any, file: str, bounds: Bounds, plain: Callable[[str], Scalar]) -> None:  # noqa: ANN401  # PyYAML's two loaders share no base
         self._next = loader.get_event
         self._file = file
         self._bounds = bounds
-        self._foreign = foreign
+        self._plain = plain
         self._nodes = 0
+
+    def documents(self) -> list[Node]:
+        self._next()  # stream start
+        found: list[Node] = []
+        while not isinstance(start := self._next(), yaml.StreamEndEvent):
+            self._check_start(start)
+            found.append(self._node(self._next(), 0))
+            self._next()  # document end
+        return [each for each in found if each.value is not None]
 
     def document(self) -> Node:
         self._next()  # stream start
@@ -49,14 +77,17 @@ class _EventReader:
             raise UnreadableDocument(
                 "is empty", where=Location(self._file), remedy="write the document, or delete the file"
             )
-        if start.version or start.tags:
-            self._refuse(start, "directives (%YAML, %TAG) are not allowed", "remove the line")
+        self._check_start(start)
         root = self._node(self._next(), 0)
         self._next()  # document end
         rest = self._next()
         if not isinstance(rest, yaml.StreamEndEvent):
             self._refuse(rest, "a second document starts here", "one document a file: move it to a file of its own")
         return root
+
+    def _check_start(self, start: Any) -> None:  # noqa: ANN401
+        if start.version or start.tags:
+            self._refuse(start, "directives (%YAML, %TAG) are not allowed", "remove the line")
 
     def _node(self, event: Any, depth: int) -> Node:  # noqa: ANN401
         self._nodes += 1
@@ -107,7 +138,7 @@ class _EventReader:
             )
         self._refuse(event, "a key must be text", "quote the key")
 
-    def _scalar(self, event: Any) -> str | int | float | bool | None:  # noqa: ANN401
+    def _scalar(self, event: Any) -> Scalar:  # noqa: ANN401
         if event.tag is not None:
             self._refuse(
                 event, f"the tag {event.tag} is not allowed", "remove the tag; quote the value to make it text"
@@ -118,7 +149,7 @@ class _EventReader:
                 self._refuse(event, "the text holds a lone surrogate", "write the character itself")
             return text
         try:
-            return read_plain(text, foreign=self._foreign)
+            return self._plain(text)
         except AmbiguousScalarError as error:
             self._refuse(event, f"{shortened(text, 40)} {error.why}", error.remedy)
 
