@@ -1,4 +1,4 @@
-"""Kubernetes manifests as objects: read from files, told apart, compared. Pure.
+"""Kubernetes manifests as objects: read from files, named, compared. Pure.
 
 OBJECT-1  A file has any number of YAML documents, or is one JSON value. Its size, depth and number of values are
           bounded; anchors, aliases and tags are refused. A v1 List counts as its items; other lists are refused.
@@ -65,7 +65,7 @@ class ObjectId:
 
     Attributes:
         group: of its API; empty for the core.
-        namespace: empty where it has none, or none is written.
+        namespace: empty where it has none, or the manifest names none.
     """
 
     group: str
@@ -144,7 +144,7 @@ class FieldDifference:
 
     Attributes:
         path: as people write it, `spec.template.spec.containers[name=web].image`.
-        before, after: the value as JSON, shortened; None where there is none.
+        before, after: the value as JSON, shortened; None where it is missing.
     """
 
     path: str
@@ -209,7 +209,7 @@ def plain_scalar(text: str) -> Scalar:
 
 def _objects(file: str, node: Node) -> Iterator[KubernetesObject]:
     if not isinstance(node.value, dict):
-        raise _wrong(file, node, "is no object", "a manifest is a mapping with apiVersion, kind and metadata")
+        raise _wrong(file, node, "is not an object", "a manifest is a mapping with apiVersion, kind and metadata")
     kind, version = node.text("kind") or "", node.text("apiVersion") or ""
     if kind == "List" and version == "v1":
         for item in node.items("items"):
@@ -228,7 +228,7 @@ def _objects(file: str, node: Node) -> Iterator[KubernetesObject]:
     if not _NAME.fullmatch(node.text("metadata", "name") or ""):
         raise _wrong(file, node, f"this {kind} has no name that can be used", "add metadata.name")
     if "namespace" in metadata and not _NAMESPACE.fullmatch(node.text("metadata", "namespace") or ""):
-        raise _wrong(file, metadata["namespace"], f"the namespace of this {kind} is no name", "correct it")
+        raise _wrong(file, metadata["namespace"], f"this {kind} has no namespace that can be used", "correct it")
     body = node.plain()
     yield KubernetesObject(body if isinstance(body, dict) else {}, file, node.line)
 
@@ -281,19 +281,19 @@ def _entries(value: object) -> Mapping[str, object] | None:
 
 
 def mapping_at(value: Json, *path: str) -> Fields:
-    """Return the mapping at a path; an empty one where there is none."""
+    """Return the mapping at a path; an empty one where it is missing."""
     for step in path:
         value = value.get(step) if isinstance(value, dict) else None
     return value if isinstance(value, dict) else {}
 
 
 def list_at(value: Json, *path: str) -> list[Json]:
-    """Return the list at a path; an empty one where there is none."""
+    """Return the list at a path; an empty one where it is missing."""
     found = mapping_at(value, *path[:-1]).get(path[-1])
     return found if isinstance(found, list) else []
 
 
 def text_at(value: Json, *path: str) -> str:
-    """Return the text at a path; empty where there is none."""
+    """Return the text at a path; empty where it is missing."""
     found = mapping_at(value, *path[:-1]).get(path[-1])
     return found if isinstance(found, str) else ""

@@ -1,13 +1,13 @@
 """Where a parameter goes in Kubernetes manifests: `Deployment/web:spec.template.spec.containers[name=web].image`. Pure.
 
-PLACE-1  Before the colon: kind and name, or kind, namespace and name, `ConfigMap/plant/settings`. One object has it.
-PLACE-2  After it: keys with dots between them, in brackets and quotes where they hold dots, `["example.com/line"]`; an
+POINT-1  Before the colon: kind and name, or kind, namespace and name, `ConfigMap/plant/settings`. One object has it.
+POINT-2  After it: keys with dots between them, in brackets and quotes where they hold dots, `["example.com/line"]`; an
          item of a list by a member, `[name=web]`, or by its number, `[0]`.
-PLACE-3  Keys that are missing are made, and so is the last item that is named by a member. An item that is missing
+POINT-3  Keys that are missing are made, and so is the last item that is named by a member. An item that is missing
          before that is a mistake: nothing would come of it.
-PLACE-4  Values keep their types. Where Kubernetes takes texts only (data of ConfigMaps and Secrets, labels,
+POINT-4  Values keep their types. Where Kubernetes takes texts only (data of ConfigMaps and Secrets, labels,
          annotations, `value` of a variable), they become texts as everywhere else; in `data` of a Secret also base64.
-PLACE-5  A secret goes into a Secret only, which is made where it is missing.
+POINT-5  A secret goes into a Secret only, which is made where it is missing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class ObjectPointer:
 
 
 def parse_pointer(pointer: str) -> ObjectPointer:
-    """Return what a pointer names (ManifestInvalid: it is none; PLACE-1, PLACE-2)."""
+    """Return what a pointer names (ManifestInvalid: it names no field; POINT-1, POINT-2)."""
     head = _HEAD.fullmatch(pointer)
     steps: list[Step] = []
     at = 0
@@ -64,7 +64,7 @@ def parse_pointer(pointer: str) -> ObjectPointer:
 def with_values(
     objects: Sequence[KubernetesObject], values: Mapping[str, ParameterValue]
 ) -> tuple[KubernetesObject, ...]:
-    """Return objects with values by pointer; the given ones stay as they are (ManifestInvalid: PLACE-1 to PLACE-3)."""
+    """Return objects with values by pointer; the given ones stay as they are (ManifestInvalid: POINT-1 to POINT-3)."""
     found = list(objects)
     for pointer, value in values.items():
         wanted = parse_pointer(pointer)
@@ -74,7 +74,7 @@ def with_values(
 
 
 def with_secrets(objects: Sequence[KubernetesObject], secrets: Mapping[str, bytes]) -> tuple[KubernetesObject, ...]:
-    """Return objects with values of secrets by pointer (ManifestInvalid: one is not for a Secret, PLACE-5)."""
+    """Return objects with values of secrets by pointer (ManifestInvalid: one is not for a Secret, POINT-5)."""
     found = list(objects)
     for pointer, value in secrets.items():
         wanted = secret_pointer(pointer)
@@ -88,7 +88,7 @@ def with_secrets(objects: Sequence[KubernetesObject], secrets: Mapping[str, byte
 
 
 def secret_pointer(pointer: str) -> ObjectPointer:
-    """Return where a secret goes (ManifestInvalid: not into the data of a Secret, PLACE-5)."""
+    """Return where a secret goes (ManifestInvalid: not into the data of a Secret, POINT-5)."""
     wanted = parse_pointer(pointer)
     if wanted.kind != "Secret" or len(wanted.path) != 2 or wanted.path[0] not in ("data", "stringData"):
         raise ManifestInvalid(
@@ -128,7 +128,7 @@ def _matches(obj: KubernetesObject, wanted: ObjectPointer) -> bool:
 
 
 def _placed(wanted: ObjectPointer, value: ParameterValue) -> Json:
-    """Return a value as its place takes it (PLACE-4)."""
+    """Return a value as its place takes it (POINT-4)."""
     path = wanted.path
     if wanted.kind == "Secret" and path[0] == "data":
         return _base64(parameter_text(value))
@@ -159,7 +159,7 @@ def _with_value(obj: KubernetesObject, wanted: ObjectPointer, pointer: str, valu
 
 
 def _step(holder: Json, step: Step, made: Json, pointer: str, *, may_add: bool) -> Json:
-    """Return what a step leads to, and make it where it is missing (PLACE-3)."""
+    """Return what a step leads to, and make it where it is missing (POINT-3)."""
     if isinstance(holder, dict) and isinstance(step, str):
         if holder.get(step) is None:
             holder[step] = made

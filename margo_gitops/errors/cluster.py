@@ -19,8 +19,8 @@ class ClusterRefusesAgent(ApplyError):
 class ManifestInvalid(ApplyError):
     """A Kubernetes manifest cannot be used.
 
-    Its file is not YAML or JSON, an object has no name or appears twice, a parameter names a field that is not there,
-    or the API server finds a mistake in it. The message names file and line, and what the server says. Nothing was
+    Its file is not YAML or JSON, or an object has no name or appears twice. Or a parameter names a field that is not
+    there, or the API server finds a mistake. The message names file and line, and what the server says. Nothing was
     changed.
     """
 

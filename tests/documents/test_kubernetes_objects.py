@@ -96,7 +96,7 @@ def test_any_json_object_is_read_as_it_is_also_in_a_list(members, name):
         ("apiVersion: v1\nmetadata: {name: a}\n", 1, "kind"),
         ("apiVersion: v1\nkind: PodList\nitems: []\n", 1, "is a list"),
         ("apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n", 1, "kustomize"),
-        ("- a\n", 1, "is no object"),
+        ("- a\n", 1, "is not an object"),
         ("apiVersion: v1\nkind: Pod\nmetadata: &a {name: a}\n", 3, "anchor"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {a: .nan}\n", 4, "not every reader"),
         ("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: [\n", 4, ""),

@@ -31,7 +31,7 @@ _LONGEST: Final = 600
 
 
 class NotFoundError(ApplyError):
-    """What was asked for is not there; whoever asked knows what that means."""
+    """What was asked for is not there; the caller knows what that means."""
 
     code = ClusterRefusesObject.code
 
@@ -51,7 +51,7 @@ def refusal(status: int, answer: Json, request: str, about: str = "") -> ApplyEr
 
     Args:
         status: of the answer, 300 or more.
-        answer: a `Status`, or whatever a proxy answers.
+        answer: a `Status`, or any answer of a proxy.
         request: its method and path.
         about: what it was about, for people.
     """
