@@ -140,7 +140,8 @@ class WorkingTree(DiskTree):
         places = {*(each / ".gitattributes" for each in above), Path(self._repository.path, "info", "attributes")}
         places |= {self.root / path for path in self._tracked if path.endswith(".gitattributes")}
         config, name = self._repository.config, "core.attributesFile"
-        places.add(Path(str(config[name]) if name in config else "~/.config/git/attributes").expanduser())
+        attributes = str(config[name]) if name in config else "~/.config/git/attributes"
+        places.add(Path(os.path.expanduser(attributes)))  # noqa: PTH111 - Path fails for a user without a home
         text = " ".join(place.read_text(errors="replace") for place in places if place.is_file())
         return {word.removeprefix("filter=") for word in text.split() if word.startswith("filter=")}
 

@@ -118,7 +118,12 @@ def _end(now: datetime, seconds: int | None, until: str | None) -> datetime:
 
 def _user() -> str:
     """Return who gives an order, as this machine knows it."""
-    return os.environ.get("SUDO_USER") or pwd.getpwuid(os.getuid()).pw_name
+    if by := os.environ.get("SUDO_USER"):
+        return by
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # as in many containers
+        return f"user {os.getuid()}"
 
 
 def _call(configuration: AgentConfiguration) -> str:

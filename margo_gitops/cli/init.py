@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -199,7 +200,10 @@ def _print_scaffolded(folder: Path, made: Scaffold, answers: Answers, wanted: _W
         if answers.ci != "none":
             say("GitHub and GitLab read pipelines in the root of a repository: move them there, and name the folder")
     elif made.commit is None:
-        say("git does not know who you are yet, so nothing is committed:")
+        if shutil.which("git") is None:
+            say("git is missing, so nothing is committed; install it (on Debian and Ubuntu: apt-get install git):")
+        else:
+            say("git does not know who you are yet, so nothing is committed:")
         say("  git config --global user.name NAME && git config --global user.email ADDRESS")
         say(f"  git -C {place} commit -m 'Scaffold the fleet'")
     say("next:")

@@ -55,6 +55,7 @@ class Unexpected:
 def main() -> NoReturn:
     """Run the command line and exit with the command's code; only `--debug` shows a traceback."""
     _open_missing_streams()
+    os.umask(os.umask(0o077) | 0o002)  # a shell or a container with umask 000 makes nothing that all users may write
     if COMPLETION_VARIABLE in os.environ:
         from margo_gitops.cli.commands import complete
 

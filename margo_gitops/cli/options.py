@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import stat
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -107,12 +109,25 @@ def date_of_files(at: str | None, revision: str | None) -> int:
 
 
 def cache_folder() -> Path:
-    """Return where mirrors of remote state repos are kept (XDG base directory specification)."""
+    """Return where mirrors of remote state repos are kept (XDG base directory specification).
+
+    A user without a home, as in many containers of pipelines, has a folder of their own beside other temporary files.
+    """
     named = os.environ.get(CACHE)
     if named:
         return Path(named)
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "margo-gitops" / "state"
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")  # noqa: PTH111 - Path needs a home
+    return (_temporary_folder() if base.startswith("~") else Path(base) / "margo-gitops") / "state"
+
+
+def _temporary_folder() -> Path:
+    folder = Path(tempfile.gettempdir(), f"margo-gitops-{os.getuid()}")
+    with suppress(FileExistsError):
+        folder.mkdir(mode=0o700)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+        raise click.UsageError(f"{folder} belongs to another user: name a folder for mirrors in {CACHE}")
+    return folder
 
 
 @contextmanager

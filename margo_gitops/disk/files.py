@@ -158,6 +158,13 @@ def write_synced(path: Path, content: bytes, *, mode: int, time: int | None = No
         os.close(descriptor)
 
 
+def umask() -> int:
+    """Return what new files and folders of this process do not allow."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
 def sync_folder(folder: Path) -> None:
     """Make what was renamed, made or removed in a folder durable (OSError: the disk refuses)."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -17,6 +17,7 @@ from pygit2.enums import FileMode
 
 from margo_gitops.catalog.fleet_repo import FleetRepo
 from margo_gitops.catalog.working_tree import WorkingTree
+from margo_gitops.disk.files import umask
 from margo_gitops.editing.edit import Base, Edit, EditedTree, FileChange
 from margo_gitops.errors import CommitNotMade, EditRefused, FilesNotWritten, Location
 from margo_gitops.git_program import last_lines, run_git
@@ -117,17 +118,11 @@ def _put(place: Path, content: bytes | None) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
-        Path(name).chmod(mode if mode is not None else 0o666 & ~_umask())
+        Path(name).chmod(mode if mode is not None else 0o666 & ~umask())
         Path(name).replace(place)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-
-
-def _umask() -> int:
-    mask = os.umask(0o077)
-    os.umask(mask)
-    return mask
 
 
 def _put_back(place: Path, content: bytes | None) -> None:

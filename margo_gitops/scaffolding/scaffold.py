@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Literal
 from urllib.parse import quote
 
 import pygit2
@@ -155,9 +157,20 @@ def _commit(folder: Path, files: Iterable[str]) -> str | None:
     repository.index.write()
     if around is not None:  # other things of the person may be staged there
         return None
-    try:
-        author = repository.default_signature
-    except KeyError:
+    author, committer = _person(repository, "AUTHOR"), _person(repository, "COMMITTER")
+    if author is None or committer is None:
         return None
     tree = repository.index.write_tree()
-    return str(repository.create_commit("HEAD", author, author, "Scaffold the fleet\n", tree, []))
+    return str(repository.create_commit("HEAD", author, committer, "Scaffold the fleet\n", tree, []))
+
+
+def _person(repository: pygit2.Repository, role: Literal["AUTHOR", "COMMITTER"]) -> pygit2.Signature | None:
+    """Return who commits, as git finds it: its environment, then its configuration; None where neither says it."""
+    name, email = (os.environ.get(f"GIT_{role}_{each}") for each in ("NAME", "EMAIL"))
+    if not (name and email):
+        try:
+            known = repository.default_signature
+        except KeyError:
+            return None
+        name, email = name or known.name, email or known.email
+    return pygit2.Signature(name, email)

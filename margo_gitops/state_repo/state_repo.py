@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pygit2
 
+from margo_gitops.disk.files import umask
 from margo_gitops.documents.device_id import decode_device_id
 from margo_gitops.documents.state_layout import BRANCHES, DEVICE_REFS, FLEET_REF, LEFT_FOLDER, device_ref
 from margo_gitops.errors import SignatureInvalid, StateRepoUnusable, StateTampered
@@ -41,19 +42,13 @@ def _create(folder: Path) -> None:
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         pygit2.init_repository(str(fresh), bare=True, initial_head=FLEET_REF.removeprefix(BRANCHES))
-        fresh.chmod(0o777 & ~_umask())
+        fresh.chmod(0o777 & ~umask())
         fresh.replace(folder)
     except BaseException as error:
         shutil.rmtree(fresh, ignore_errors=True)
         # Another renderer may have made it in the meantime.
         if not (isinstance(error, OSError) and (folder / "HEAD").exists()):
             raise
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 class StateRepo:
