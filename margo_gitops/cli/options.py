@@ -111,7 +111,7 @@ def date_of_files(at: str | None, revision: str | None) -> int:
 def cache_folder() -> Path:
     """Return where mirrors of remote state repos are kept (XDG base directory specification).
 
-    A user without a home, as in many containers of pipelines, has a folder of their own beside other temporary files.
+    A user without a home, as in many containers of pipelines, has a folder of their own among the temporary files.
     """
     named = os.environ.get(CACHE)
     if named:
