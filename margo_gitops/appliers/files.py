@@ -7,6 +7,7 @@
         values.env          the same for shells and systemd (EnvironmentFile), where every pointer is a variable's name
         workload.json       deployment id, component, digest, device
         content/            the unpacked content, where the deployment names any
+        handover.yaml       documents for another controller, where the setting `format` names one
 
 `<component>` is a symbolic link that moves from one revision to the next in one step. The hook is called as
 `<hook> <event> <folder>` with the event `installed` or `removed`; when it fails, the previous revision is put back.
@@ -18,9 +19,9 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, TypeAlias
 
 from margo_gitops.appliers.applier import (
     ApplierContext,
@@ -49,6 +50,9 @@ from margo_gitops.errors import ApplierUnusable, InstallFailed, RemoveFailed, St
 from margo_gitops.values import KW_ONLY, dataclass
 from margo_gitops.wording import how_it_ended
 
+HandOver: TypeAlias = Callable[[Workload, Path], Mapping[str, bytes]]
+"""Gets a workload and its unpacked content, and returns files (WorkloadUnsupported: it cannot be handed over)."""
+
 _INHERITED = ("PATH", "HOME")
 _REVISIONS = ".revisions"
 _RECORD = "workload.json"
@@ -74,7 +78,7 @@ class _Record:
 
 
 def create(context: ApplierContext) -> FilesApplier:
-    """Return the applier, from the settings folder, hook, hookTimeoutSeconds, caFile and maxArtifactBytes.
+    """Return the applier, from its settings (docs/appliers.md).
 
     Raises:
         ApplierUnusable: unknown or wrong settings, or no folder.
@@ -83,13 +87,27 @@ def create(context: ApplierContext) -> FilesApplier:
     folder = settings.path("folder")
     hook = settings.arguments("hook")
     hook_seconds = settings.number("hookTimeoutSeconds", _HOOK_SECONDS)
+    name = settings.text("format")
+    hand_over = _hand_over(name, context.device, settings) if name else None
     artifacts = create_artifact_cache(context, settings)
     settings.finish()
     if folder is None:
         raise ApplierUnusable("the applier files has no folder", remedy="set folder to the path where it writes")
     return FilesApplier(
-        context.device, folder, artifacts, hook=hook, hook_seconds=hook_seconds, secrets=context.secrets
+        context.device,
+        folder,
+        artifacts,
+        hook=hook,
+        hook_seconds=hook_seconds,
+        secrets=context.secrets,
+        hand_over=hand_over,
     )
+
+
+def _hand_over(name: str, device: str, settings: Settings) -> HandOver:
+    from margo_gitops.appliers.handover.formats import files_for  # loaded where it is configured
+
+    return files_for(name, device, settings)
 
 
 @dataclass(eq=False)
@@ -99,6 +117,7 @@ class FilesApplier:
     Attributes:
         folder: where to write; several devices never share one.
         hook: program and arguments to run after a change; event and folder are added.
+        hand_over: returns what another controller gets, by path in the component's folder; None: nothing.
     """
 
     profile_types: ClassVar[Sequence[str]] = ("helm", "compose", "custom")
@@ -110,6 +129,7 @@ class FilesApplier:
     hook: Sequence[str] | None = None
     hook_seconds: float = _HOOK_SECONDS
     secrets: OpenSecrets = no_secrets
+    hand_over: HandOver | None = None
 
     def prepare(self, workload: Workload) -> None:
         """Write the new revision next to the one in place."""
@@ -241,6 +261,9 @@ class FilesApplier:
             content = folder / "content"
             content.mkdir()
             self.artifacts.place(workload.artifact, content, seconds=workload.timeout_seconds)
+        for name, text in self.hand_over(workload, folder / "content").items() if self.hand_over else ():
+            (folder / name).parent.mkdir(exist_ok=True)
+            write_synced(folder / name, text, mode=0o600)
         # All three hold the parameters' values, which may be secrets.
         write_synced(folder / "deployment.yaml", write_yaml(records.write(workload.deployment)), mode=0o600)
         write_synced(folder / "values.json", write_json(values), mode=0o600)
