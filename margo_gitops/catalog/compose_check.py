@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from margo_gitops.catalog.compose_images import compose_file
-from margo_gitops.catalog.file_tree import FileTree, SubTree
-from margo_gitops.catalog.package import Package, package_folder, package_invalid, read_package
+from margo_gitops.catalog.file_tree import FileTree
+from margo_gitops.catalog.package import package_folder
 from margo_gitops.documents.compose_variables import pointer_problem, variable_name
 from margo_gitops.documents.compose_yaml import ComposeText, Value, mapping, plain, read_compose
 from margo_gitops.errors import Finding, Location, UnreadableDocument
@@ -45,21 +45,6 @@ _REFERENCES = (
     ("secrets", "secret"),
     ("configs", "config"),
 )
-
-
-def check_package(tree: FileTree, file_prefix: str = "") -> Package:
-    """Return the package in a folder, with its compose files checked too (PackageInvalid: with every finding)."""
-    package = read_package(tree, file_prefix)
-    findings = (*package.findings, *compose_findings(tree, package.application, file_prefix))
-    if any(each.severity == "error" for each in findings):
-        raise package_invalid(package.application.description.file, list(findings))
-    return replace(package, findings=findings)
-
-
-def fleet_compose_findings(tree: FileTree, application: Application) -> Iterator[Finding]:
-    """Yield what is wrong with the compose files and pointers of a vendored application."""
-    folder = f"applications/{package_folder(application.description.value)}"
-    return compose_findings(SubTree(tree, folder), application, f"{folder}/")
 
 
 def compose_findings(tree: FileTree, application: Application, file_prefix: str) -> Iterator[Finding]:

@@ -15,7 +15,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from margo_gitops.catalog.compose_check import check_package
 from margo_gitops.catalog.file_tree import DiskTree, FileTree, HeldTree, SubTree, plain_files
 from margo_gitops.catalog.fleet_repo import FLEET_FILE, FleetRepo
 from margo_gitops.catalog.package import (
@@ -31,6 +30,7 @@ from margo_gitops.catalog.package import (
     read_package,
     write_lock,
 )
+from margo_gitops.catalog.package_check import check_package
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import disk_errors, replace_file
 from margo_gitops.documents.deployment import OWN_EXTENSION

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from support.fleet import FleetFolder, parameter, profile
 
-from margo_gitops.catalog.compose_check import check_package
 from margo_gitops.catalog.file_tree import DiskTree
+from margo_gitops.catalog.package_check import check_package
 from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.errors import Finding, PackageInvalid
 

@@ -14,9 +14,9 @@ from support.fleet import FleetFolder
 from support.git_cli import Git
 
 from margo_gitops import __version__
-from margo_gitops.catalog.compose_check import fleet_compose_findings
 from margo_gitops.catalog.file_tree import DiskTree, HeldTree
 from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.catalog.package_check import fleet_content_findings
 from margo_gitops.editing.edit import read_base
 from margo_gitops.editing.landing import write_edit
 from margo_gitops.editing.places import add_site
@@ -110,7 +110,7 @@ def test_its_content_is_what_devices_can_fetch(url: str) -> None:
     intent = read_fleet(tree)
     kinds = {content.is_folder for each in intent.applications.values() for content in each.contents.values()}
     assert kinds == {url.startswith("file:")}
-    assert [each for app in intent.applications.values() for each in fleet_compose_findings(tree, app)] == []
+    assert [each for app in intent.applications.values() for each in fleet_content_findings(tree, app)] == []
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ VALIDATE-3  The fleet's policy applies (docs/policy.md): always to applications 
             freezes, signatures and reviews of a change where its first commit is named.
 VALIDATE-4  `--since REV` shows a finding if its file changed since REV, or if REV did not have it: what the change
             causes elsewhere is shown, older findings elsewhere are not.
-VALIDATE-5  A compose file that cannot run is an error here and for `app add`, and not for `render`: what the Compose
-            specification says grows, and a commit that was rendered once must render again to be proved.
+VALIDATE-5  A compose file or a chart that cannot run is an error here and for `app add`, and not for `render`: what the
+            Compose specification says grows, and a commit that was rendered once must render again to be proved.
 VALIDATE-6  What a device will refuse by its policy is an error here, and not for `render`; what the default policy
             refuses is a warning for a device whose document says nothing (docs/workload-policy.md).
 """

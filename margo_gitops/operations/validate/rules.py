@@ -164,9 +164,9 @@ _OWN = (
     Rule(
         "R207",
         "note",
-        "A compose file is at a URL, so its images are not checked.",
-        "The archive has a digest, so it cannot change. But no one checked whether its images are pinned. Put the"
-        " content into the package to have it checked.",
+        "A compose file or a chart is at a URL, so it is not checked.",
+        "The archive has a digest, so it cannot change. But no one checked whether its images are pinned, or whether"
+        " the chart can run. Put the content into the package to have it checked.",
     ),
     Rule(
         "R208",
@@ -205,6 +205,65 @@ _OWN = (
         "A device replaces the package at each update, so what a service wrote into a folder of it would be lost."
         " Mount the folder read-only (`./conf:/etc/app:ro`), and keep data in a named volume. Devices refuse such a"
         " file, too.",
+    ),
+    Rule(
+        "R213",
+        "error",
+        "A Helm chart cannot be read.",
+        "The content of a helm component is a chart: a folder with `Chart.yaml`, or a tar.gz with the chart as its"
+        " one top-level folder, as `helm package` makes it. Its YAML must be correct, and the chart must not be too"
+        " large.",
+    ),
+    Rule(
+        "R214",
+        "error",
+        "A Chart.yaml does not fit its component.",
+        "Margo takes charts of chart API v2. The chart has the name of the component, and the component's revision as"
+        " its version. A library chart has nothing to install, nor has one without templates.",
+    ),
+    Rule(
+        "R215",
+        "error",
+        "A parameter's pointer cannot be set in a chart.",
+        "A pointer is a path of values.yaml, as `helm --set` reads it: `image.tag`, `hosts[0].name`. Two pointers"
+        " cannot write one place, and none can write into what another one writes.",
+    ),
+    Rule(
+        "R216",
+        "warning",
+        "A parameter sets a value that the chart does not have.",
+        "values.yaml of the chart has no such value, so no template may use it. Helm accepts it, and the parameter"
+        " has no effect. The same if it replaces a mapping by one value. Correct the pointer; the message has the"
+        " nearest name.",
+    ),
+    Rule(
+        "R217",
+        "error",
+        "Values do not follow the chart's schema.",
+        "Helm refuses values that do not follow `values.schema.json` of the chart. Defaults of parameters are checked"
+        " together with values.yaml. What values.yaml alone does wrong is a warning: a deployment may give the value.",
+    ),
+    Rule(
+        "R218",
+        "error",
+        "A chart needs what only Helm does.",
+        "Margo's charts must not depend on hooks, on `lookup`, or on what is in `crds/`, because a device may"
+        " template a chart and apply the result. In a subchart it is a warning, because values decide whether it is"
+        " used; so is a hook for `helm test`.",
+    ),
+    Rule(
+        "R219",
+        "error",
+        "A dependency of a chart is missing.",
+        "Devices and `plan` fetch nothing, so `charts/` must have each dependency that Chart.yaml names. Run `helm"
+        " dependency build` before you add the package.",
+    ),
+    Rule(
+        "R220",
+        "warning",
+        "A chart gives another result each time.",
+        "A template uses chance or the time, such as `randAlphaNum` or `now`. So each update changes these objects,"
+        " and restarts what uses them. `plan` cannot say what they will be. Make it a value; a password is a secret.",
     ),
     Rule(
         "R301",

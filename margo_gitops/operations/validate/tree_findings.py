@@ -6,13 +6,13 @@ from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, 
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from margo_gitops.catalog.compose_check import fleet_compose_findings
 from margo_gitops.catalog.compose_images import ServiceImage, pinning_rule, service_images
 from margo_gitops.catalog.file_tree import RootTree
 from margo_gitops.catalog.fleet import find_fleet
 from margo_gitops.catalog.fleet_part import find_part
 from margo_gitops.catalog.fleet_trust import read_chain
 from margo_gitops.catalog.package import LOCK_FILE
+from margo_gitops.catalog.package_check import fleet_content_findings
 from margo_gitops.documents.components import Component
 from margo_gitops.errors import Finding, Location, TrustRefused, UnreadableDocument
 from margo_gitops.operations.content_sources import Placed, image_name, placed_of
@@ -58,7 +58,7 @@ def judged(
     """Return what is wrong with a fleet, or with a part of it, and what was found when it was read.
 
     Args:
-        known: the applications whose compose files are not checked.
+        known: the applications whose content is not checked.
         unread: kinds of which there may be more documents that cannot be read.
     """
     told = list(map(of_finding, found))
@@ -66,7 +66,7 @@ def judged(
     told += map(of_error, checked.errors)
     for key, application in intent.applications.items():
         if key not in known:
-            told += map(of_finding, fleet_compose_findings(tree, application))
+            told += map(of_finding, fleet_content_findings(tree, application))
     told += _of_keys(tree, intent)
     told += _unknown_zones(intent)
     told += likely_secrets(intent)
@@ -189,9 +189,10 @@ def _application_images(
             if content is None:
                 where = description.at("deploymentProfiles", index, "components", at, "properties")
                 yield _of_registry(component, where)
-            elif profile.type == "compose" and "://" in content.location:
+            elif profile.type in ("compose", "helm") and "://" in content.location:
                 where = description.at("deploymentProfiles", index, "components", at)
-                message = f"component {component.name} is at {content.location}: its images are not checked"
+                what = "its images are" if profile.type == "compose" else "the chart is"
+                message = f"component {component.name} is at {content.location}: {what} not checked"
                 yield of_rule("R207", message, where, "bring the content along in the package")
             elif profile.type == "compose":
                 try:
