@@ -3,12 +3,13 @@
 import secrets
 import signal
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 from support.bucket_store import BUCKET, empty_store, environment, running_store, store_client
+from support.collecting import no_search_for_garbage, rewrite_share
 from support.git_cli import Git
 from support.preloaded import AS_INSTALLED
 from support.properties import register_profiles
@@ -47,6 +48,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--quick", action="store_true", help=f"run only what needs no engine and no server, of: {', '.join(QUICK)}"
     )
     parser.addoption("--slow", action="store_true", help="run only what --quick leaves out")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Let the workers of a run divide what each of them would do."""
+    config = session.config
+    with no_search_for_garbage():
+        rewrite_share(config, lambda folder: pytest_ignore_collect(folder, config) is True)
+        return (yield)
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
