@@ -1,4 +1,4 @@
-"""Appliers make workloads run, each with one engine: `compose` and `files`, and those of other packages.
+"""Appliers make workloads run, each with one engine; other packages bring more.
 
 Other packages may import the names in `__all__`; each is loaded when it is asked for. `applier` is the contract with
 its promises, and `contract_kit` tests them.

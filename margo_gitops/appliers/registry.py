@@ -13,7 +13,9 @@ from margo_gitops.errors import ApplierUnusable, MargoGitopsError
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-OURS: Final[Mapping[str, str]] = MappingProxyType({"compose": "compose.applier", "files": "files"})
+OURS: Final[Mapping[str, str]] = MappingProxyType(
+    {"compose": "compose.applier", "files": "files", "handover": "handover.applier"}
+)
 """The modules of this package; no plug-in takes their place. Most devices need no other, nor what looks for others."""
 
 

@@ -11,26 +11,27 @@ from typing import Final
 from margo_gitops.appliers.applier import Workload
 from margo_gitops.appliers.handover.forms import (
     Answer,
-    Document,
     Target,
     chart_values,
     document,
     is_chart,
     line_of,
-    mapping_at,
     object_name,
     refuse_values,
     registry_place,
 )
+from margo_gitops.documents.kubernetes_objects import Fields, list_at, mapping_at
 from margo_gitops.documents.nodes import Json
 
 NAMESPACE: Final = "argocd"
+READERS: Final = (("argoproj.io/v1alpha1", "Application"),)
+SOURCES: Final = ()
 _FINALIZER: Final = "resources-finalizer.argocd.argoproj.io"
 _SERVER: Final = "https://kubernetes.default.svc"
 _FAILED: Final = ("Failed", "Error")
 
 
-def build(workload: Workload, target: Target) -> list[Document]:
+def build(workload: Workload, target: Target) -> list[Fields]:
     """Return a component's `Application`.
 
     Raises:
@@ -53,21 +54,21 @@ def build(workload: Workload, target: Target) -> list[Document]:
             "syncOptions": ["CreateNamespace=true", "ServerSideApply=true"],
         },
     }
-    found = document(("argoproj.io/v1alpha1", "Application"), workload, target, name, spec)
+    found = document(READERS[0], workload, target, name, spec)
     # Without it, Argo CD forgets the application and leaves what it made.
     found["metadata"] = {**mapping_at(found, "metadata"), "finalizers": [_FINALIZER]}
     return [found]
 
 
-def judge(found: Document) -> Answer:
+def judge(found: Fields, _job: Fields | None = None) -> Answer:
     """Return what Argo CD says of an `Application`, as the API server has it."""
     status, source = mapping_at(found, "status"), mapping_at(found, "spec", "source")
     health, sync = mapping_at(status, "health"), mapping_at(status, "sync")
     operation = mapping_at(status, "operationState")
-    conditions = status.get("conditions")
-    wrong = [line_of(each.get("message")) for each in _mappings(conditions) if _is_error(each.get("type"))]
+    conditions = [mapping_at(each) for each in list_at(status, "conditions")]
+    wrong = [line_of(each.get("message")) for each in conditions if _is_error(each.get("type"))]
     detail = wrong[0] if wrong else f"sync: {sync.get('status', 'Unknown')}, health: {health.get('status', 'Unknown')}"
-    if any(each.get("type") == "InvalidSpecError" for each in _mappings(conditions)):
+    if any(each.get("type") == "InvalidSpecError" for each in conditions):
         return Answer("degraded", detail, is_final=True)
     if operation.get("phase") in _FAILED and mapping_at(operation, "syncResult", "source") == source:
         return Answer("degraded", line_of(operation.get("message")) or detail, is_final=True)
@@ -77,10 +78,6 @@ def judge(found: Document) -> Answer:
         return Answer("degraded", line_of(health.get("message")) or detail, is_final=sync.get("status") == "Synced")
     is_done = (sync.get("status"), health.get("status")) == ("Synced", "Healthy")
     return Answer("running" if is_done else "starting", detail)
-
-
-def _mappings(value: Json) -> list[dict[str, Json]]:
-    return [each for each in value if isinstance(each, dict)] if isinstance(value, list) else []
 
 
 def _is_error(kind: Json) -> bool:

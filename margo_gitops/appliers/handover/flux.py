@@ -1,4 +1,4 @@
-"""Documents for Flux, and what its controllers say of them. Pure.
+"""Fieldss for Flux, and what its controllers say of them. Pure.
 
 A Helm chart is a `HelmRelease`, a folder of manifests a `Kustomization`. Both read a source. Content that the
 deployment names by https and digest is an `ExternalArtifact`: Flux fetches it and checks the digest. Only the status
@@ -15,7 +15,6 @@ from typing import Final
 from margo_gitops.appliers.applier import Workload
 from margo_gitops.appliers.handover.forms import (
     Answer,
-    Document,
     Target,
     chart_values,
     condition_of,
@@ -23,16 +22,17 @@ from margo_gitops.appliers.handover.forms import (
     document,
     is_chart,
     line_of,
-    mapping_at,
     object_name,
     refuse_values,
     registry_place,
     unsupported,
 )
+from margo_gitops.documents.kubernetes_objects import Fields, mapping_at
 from margo_gitops.documents.nodes import Json
 
 NAMESPACE: Final = "flux-system"
-_SOURCES: Final = "source.toolkit.fluxcd.io/v1"
+READERS: Final = (("kustomize.toolkit.fluxcd.io/v1", "Kustomization"), ("helm.toolkit.fluxcd.io/v2", "HelmRelease"))
+SOURCES: Final = (("source.toolkit.fluxcd.io/v1", "OCIRepository"), ("source.toolkit.fluxcd.io/v1", "ExternalArtifact"))
 _CHART_LAYER: Final = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
 _INTERVAL: Final = "10m"
 _RETRY: Final = "30s"
@@ -41,7 +41,7 @@ _FINAL_AFTER: Final = frozenset({"RollbackSucceeded", "RollbackFailed", "Uninsta
 """Both: reasons that no wait changes. Flux has others, for a source or a dependency that is not there yet."""
 
 
-def build(workload: Workload, target: Target) -> list[Document]:
+def build(workload: Workload, target: Target) -> list[Fields]:
     """Return a component's documents: its source, then what reads the source.
 
     Raises:
@@ -57,7 +57,7 @@ def build(workload: Workload, target: Target) -> list[Document]:
         refuse_values(workload, "Flux")
         spec |= {"path": "./", "prune": True, "wait": workload.component.properties.wait, "retryInterval": _RETRY}
         spec |= {"sourceRef": reference, "targetNamespace": namespace}
-        return [source, document(("kustomize.toolkit.fluxcd.io/v1", "Kustomization"), workload, target, name, spec)]
+        return [source, document(READERS[0], workload, target, name, spec)]
     waits: dict[str, Json] = {} if workload.component.properties.wait else {"disableWait": True}
     # Helm goes back at once, and Flux tries no second time: the agent decides what happens next.
     back: Json = {"retries": 0, "remediateLastFailure": True, "strategy": "rollback"}
@@ -71,10 +71,10 @@ def build(workload: Workload, target: Target) -> list[Document]:
         "upgrade": {"remediation": back, **waits},
         "values": chart_values(workload),
     }
-    return [source, document(("helm.toolkit.fluxcd.io/v2", "HelmRelease"), workload, target, name, spec)]
+    return [source, document(READERS[1], workload, target, name, spec)]
 
 
-def judge(found: Document) -> Answer:
+def judge(found: Fields, _job: Fields | None = None) -> Answer:
     """Return what Flux says of a `Kustomization` or a `HelmRelease`, as the API server has it."""
     status, ready, stalled = mapping_at(found, "status"), condition_of(found, "Ready"), condition_of(found, "Stalled")
     generation = mapping_at(found, "metadata").get("generation")
@@ -90,14 +90,12 @@ def judge(found: Document) -> Answer:
     return Answer("degraded" if is_final else "starting", message, is_final=is_final)
 
 
-def _source(workload: Workload, target: Target, name: str, *, is_chart: bool) -> Document:
+def _source(workload: Workload, target: Target, name: str, *, is_chart: bool) -> Fields:
     artifact = workload.artifact
     if artifact is not None and target.has_server:
         if not artifact.url.startswith("https://"):
             raise unsupported(workload, "Flux fetches no files of this device", "publish its content by https")
-        found = document(
-            (_SOURCES, "ExternalArtifact"), workload, target, content_name(name, {"digest": artifact.digest}), {}
-        )
+        found = document(SOURCES[1], workload, target, content_name(name, {"digest": artifact.digest}), {})
         revision = f"{workload.component.properties.revision or 'content'}@{artifact.digest}"
         place: dict[str, Json] = {"url": artifact.url, "path": "", "digest": artifact.digest, "revision": revision}
         # Flux wants a time; the digest alone says what the content is (HANDOVER-4).
@@ -106,4 +104,4 @@ def _source(workload: Workload, target: Target, name: str, *, is_chart: bool) ->
     spec: dict[str, Json] = {"interval": _INTERVAL, "url": repository, "ref": {"tag": tag}}
     if is_chart:
         spec["layerSelector"] = {"mediaType": _CHART_LAYER, "operation": "copy"}
-    return document((_SOURCES, "OCIRepository"), workload, target, content_name(name, spec), spec)
+    return document(SOURCES[0], workload, target, content_name(name, spec), spec)

@@ -2,42 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Protocol
 
 from margo_gitops.appliers.applier import Workload
-from margo_gitops.appliers.handover.forms import Document, Target, unsupported
+from margo_gitops.appliers.handover.forms import Answer, Target, unsupported
 from margo_gitops.appliers.settings import Settings
+from margo_gitops.documents.kubernetes_objects import Fields
 from margo_gitops.documents.yaml_text import write_yaml
 
 CONTROLLERS: Final = ("flux", "argocd", "k3s")
-"""Each is a module with `NAMESPACE`, `build` and `judge`."""
-
-Build: TypeAlias = Callable[[Workload, Target], list[Document]]
 
 
-def controller(settings: Settings, name: str, device: str, *, has_server: bool) -> tuple[Build, Target]:
-    """Return what builds a controller's documents, and where they go, from the setting namespace (ApplierUnusable)."""
+class Controller(Protocol):
+    """The module of a controller."""
+
+    NAMESPACE: str
+    READERS: Sequence[tuple[str, str]]
+    """`apiVersion` and `kind` of what tells the status; a component has one of these."""
+    SOURCES: Sequence[tuple[str, str]]
+    """The same of what they read."""
+
+    def build(self, workload: Workload, target: Target) -> list[Fields]:
+        """Return a component's documents, what tells the status last (WorkloadUnsupported)."""
+
+    def judge(self, found: Fields, _job: Fields | None = None) -> Answer:
+        """Return what the controller says of a component."""
+
+
+def controller_of(name: str | None, settings: Settings) -> Controller:
+    """Return the controller of a format (ApplierUnusable: an unknown format)."""
     if name not in CONTROLLERS:
         raise settings.wrong("format", f"must be one of {', '.join(CONTROLLERS)}")
-    module = import_module(f"margo_gitops.appliers.handover.{name}")
-    namespace = settings.text("controllerNamespace") or module.NAMESPACE
-    build: Build = module.build
-    return build, Target(device, namespace, has_server)
+    found: Controller = import_module(f"margo_gitops.appliers.handover.{name}")
+    return found
 
 
 def files_for(name: str, device: str, settings: Settings) -> Callable[[Workload, Path], Mapping[str, bytes]]:
     """Return what writes a format into files (ApplierUnusable: a setting is wrong)."""
-    build, target = controller(settings, name, device, has_server=False)
+    controller = controller_of(name, settings)
+    target = Target(device, settings.text("controllerNamespace") or controller.NAMESPACE)
 
     def files(workload: Workload, _content: Path) -> Mapping[str, bytes]:
         if workload.secrets:
             names = ", ".join(workload.secrets)
             raise unsupported(
-                workload, f"its secrets ({names}) would be in plain files for {name}", "use the applier handover"
+                workload, f"its secrets ({names}) would be in plain files for {name}", "use the applier helm"
             )
-        return {"handover.yaml": b"---\n".join(write_yaml(dict(each)) for each in build(workload, target))}
+        return {"handover.yaml": b"---\n".join(write_yaml(dict(each)) for each in controller.build(workload, target))}
 
     return files

@@ -3,7 +3,7 @@
 HANDOVER-1  A name has at most 53 characters, what Helm accepts for a release. All controllers accept it as a label too.
 HANDOVER-2  Names of different components differ: 80 bits of a digest over deployment and component are part of them.
 HANDOVER-3  A component keeps its name when its content changes, so that its controller updates what is there.
-HANDOVER-4  Documents depend on the workload and the settings alone: the same input gives the same bytes.
+HANDOVER-4  Fieldss depend on the workload and the settings alone: the same input gives the same bytes.
 HANDOVER-5  A component counts as installed only when its controller says so of the newest document.
 """
 
@@ -12,19 +12,22 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from hashlib import sha256
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal
 
 from margo_gitops.appliers.applier import Workload, WorkloadKey
 from margo_gitops.documents.deployment import component_format
 from margo_gitops.documents.helm_values import PointerMistake, values_of
 from margo_gitops.documents.json_text import write_json
+from margo_gitops.documents.kubernetes_objects import Fields, list_at, mapping_at
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import WorkloadUnsupported
 from margo_gitops.values import dataclass
 
-Document: TypeAlias = dict[str, Json]
-"""A Kubernetes object as plain values."""
-
+DEVICE: Final = "org.margo-gitops.device"
+DEPLOYMENT: Final = "org.margo-gitops.deployment-id"
+COMPONENT: Final = "org.margo-gitops.component"
+DIGEST: Final = "org.margo-gitops.digest"
+MANAGED: Final[Mapping[str, Json]] = {"app.kubernetes.io/managed-by": "margo-gitops"}
 LONGEST_NAME: Final = 53
 MANIFESTS: Final = "kubernetes"
 """The format of a component whose content is a folder of manifests."""
@@ -73,23 +76,21 @@ def content_name(name: str, spec: Mapping[str, Json]) -> str:
     return f"{name}-{_short(write_json(dict(spec)), 8)}"
 
 
-def document(
-    kind: tuple[str, str], workload: Workload, target: Target, name: str, spec: Mapping[str, Json]
-) -> Document:
+def document(kind: tuple[str, str], workload: Workload, target: Target, name: str, spec: Mapping[str, Json]) -> Fields:
     """Return a document; its labels and annotations tell people what it belongs to.
 
     Args:
         kind: `apiVersion` and `kind`.
     """
     annotations: dict[str, Json] = {
-        "org.margo-gitops.device": target.device,
-        "org.margo-gitops.component": workload.key.component,
-        "org.margo-gitops.digest": workload.digest,
+        DEVICE: target.device,
+        COMPONENT: workload.key.component,
+        DIGEST: workload.digest,
     }
     labels: dict[str, Json] = {
-        "app.kubernetes.io/managed-by": "margo-gitops",
-        "org.margo-gitops.deployment-id": workload.key.deployment_id,
-        "org.margo-gitops.component": workload.key.component[:_LONGEST_LABEL].rstrip("-"),
+        **MANAGED,
+        DEPLOYMENT: workload.key.deployment_id,
+        COMPONENT: workload.key.component[:_LONGEST_LABEL].rstrip("-"),
     }
     metadata: dict[str, Json] = {
         "name": name,
@@ -135,18 +136,19 @@ def refuse_values(workload: Workload, controller: str) -> None:
         raise unsupported(workload, reason, "make it a Helm chart, or use the applier kubernetes")
 
 
-def condition_of(found: Document, name: str) -> dict[str, Json]:
+def condition_of(found: Fields, name: str) -> dict[str, Json]:
     """Return a condition of an object's status; an empty one where it has none."""
-    conditions = mapping_at(found, "status").get("conditions")
-    each = [item for item in conditions if isinstance(item, dict)] if isinstance(conditions, list) else []
+    each = map(mapping_at, list_at(found, "status", "conditions"))
     return next((item for item in each if item.get("type") == name), {})
 
 
-def mapping_at(value: Json, *path: str) -> dict[str, Json]:
-    """Return what is below some keys; an empty mapping where there is nothing."""
-    for key in path:
-        value = value.get(key) if isinstance(value, dict) else None
-    return value if isinstance(value, dict) else {}
+def covers(found: Json, wanted: Json) -> bool:
+    """Return whether an object of the server has all that was written; it also has defaults and a status."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        return all(name in found and covers(found[name], value) for name, value in wanted.items())
+    if isinstance(found, list) and isinstance(wanted, list):
+        return len(found) == len(wanted) and all(map(covers, found, wanted))
+    return found == wanted
 
 
 def line_of(message: Json) -> str:

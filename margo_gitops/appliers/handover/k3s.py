@@ -11,27 +11,29 @@ from typing import Final
 from margo_gitops.appliers.applier import Workload
 from margo_gitops.appliers.handover.forms import (
     Answer,
-    Document,
     Target,
     chart_values,
     condition_of,
+    covers,
     document,
     is_chart,
     line_of,
-    mapping_at,
     object_name,
     registry_place,
     unsupported,
 )
+from margo_gitops.documents.kubernetes_objects import Fields, mapping_at
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_text import write_yaml
 
 NAMESPACE: Final = "kube-system"
+READERS: Final = (("helm.cattle.io/v1", "HelmChart"),)
+SOURCES: Final = ()
 JOB_BEFORE: Final = "org.margo-gitops.job-before"
 """Annotation: the uid of the job that the `HelmChart` had before it changed."""
 
 
-def build(workload: Workload, target: Target) -> list[Document]:
+def build(workload: Workload, target: Target) -> list[Fields]:
     """Return a component's `HelmChart` (WorkloadUnsupported: not a chart, or the controller cannot get it)."""
     if not is_chart(workload, "k3s"):
         raise unsupported(workload, "its Helm controller takes charts only", "use the applier kubernetes for manifests")
@@ -45,10 +47,10 @@ def build(workload: Workload, target: Target) -> list[Document]:
         "failurePolicy": "abort",  # the other choice uninstalls what ran
         "valuesContent": write_yaml(chart_values(workload)).decode(),
     }
-    return [document(("helm.cattle.io/v1", "HelmChart"), workload, target, object_name(workload.key), spec)]
+    return [document(READERS[0], workload, target, object_name(workload.key), spec)]
 
 
-def judge(found: Document, job: Document | None = None) -> Answer:
+def judge(found: Fields, job: Fields | None = None) -> Answer:
     """Return what the controller says of a `HelmChart`.
 
     Args:
@@ -68,3 +70,13 @@ def judge(found: Document, job: Document | None = None) -> Answer:
     if failed.get("status") == "True":
         return Answer("degraded", line_of(failed.get("message")), is_final=True)
     return Answer("running", "the Helm controller has installed it")
+
+
+def noting_job(wanted: Fields, found: Fields | None, job: Fields | None) -> Fields:
+    """Return a `HelmChart` to write, with a note of the job that was there before it changes."""
+    before = mapping_at(found, "metadata", "annotations").get(JOB_BEFORE)
+    if found and not covers(found.get("spec"), wanted["spec"]):
+        before = mapping_at(job, "metadata").get("uid")
+    metadata = mapping_at(wanted, "metadata")
+    noted: Fields = {**mapping_at(metadata, "annotations"), JOB_BEFORE: before}
+    return {**wanted, "metadata": {**metadata, "annotations": noted}} if before else wanted
