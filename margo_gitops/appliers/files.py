@@ -8,6 +8,7 @@
         workload.json       deployment id, component, digest, device
         content/            the unpacked content, where the deployment names any
         handover.yaml       documents for another controller, where the setting `format` names one
+        quadlet/            units for Podman, with the format `quadlet`
 
 `<component>` is a symbolic link that moves from one revision to the next in one step. The hook is called as
 `<hook> <event> <folder>` with the event `installed` or `removed`; when it fails, the previous revision is put back.

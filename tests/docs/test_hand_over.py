@@ -64,3 +64,25 @@ def test_the_hook_for_k3s(tmp_path, hook):
         call("removed", folder)
     assert not file.exists()
     assert (tmp_path / "calls").read_text() == f"kubectl delete --ignore-not-found --filename {file}\n"
+
+
+def test_the_hook_for_quadlet(tmp_path, hook):
+    systemd = tmp_path / "systemd"
+    systemd.mkdir()
+    tool = tmp_path / "systemctl"
+    tool.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
+    tool.chmod(0o755)
+    call = hook("quadlet", _etc_containers_systemd=systemd, systemctl=tool)
+    folder = component(tmp_path)
+    (folder / "quadlet").mkdir()
+    for name in ("a.db.container", "a.web.container", "a.network"):
+        (folder / "quadlet" / name).touch()
+    call("installed", folder)
+    (folder / "quadlet" / "a.web.container").unlink()
+    for event in ("installed", "stopped", "started", "removed", "removed"):
+        call(event, folder)
+    both, one = "a.db.service a.web.service", "a.db.service"
+    expected = ["daemon-reload", f"start {both}", f"stop {both}", "daemon-reload", f"start {one}", f"stop {one}"]
+    expected += [f"start {one}", f"stop {one}", "daemon-reload", "daemon-reload"]
+    assert (tmp_path / "calls").read_text().splitlines() == expected
+    assert not list(systemd.iterdir())

@@ -10,10 +10,15 @@ from typing import Final, Protocol
 from margo_gitops.appliers.applier import Workload
 from margo_gitops.appliers.handover.forms import Answer, Target, unsupported
 from margo_gitops.appliers.settings import Settings
+from margo_gitops.disk.files import read_bounded
 from margo_gitops.documents.kubernetes_objects import Fields
 from margo_gitops.documents.yaml_text import write_yaml
 
 CONTROLLERS: Final = ("flux", "argocd", "k3s")
+QUADLET: Final = "quadlet"
+"""Of `files` alone: Podman's units have no API server."""
+
+_LARGEST_COMPOSE: Final = 1024 * 1024
 
 
 class Controller(Protocol):
@@ -42,6 +47,8 @@ def controller_of(name: str | None, settings: Settings) -> Controller:
 
 def files_for(name: str, device: str, settings: Settings) -> Callable[[Workload, Path], Mapping[str, bytes]]:
     """Return what writes a format into files (ApplierUnusable: a setting is wrong)."""
+    if name == QUADLET:
+        return _units
     controller = controller_of(name, settings)
     target = Target(device, settings.text("controllerNamespace") or controller.NAMESPACE)
 
@@ -54,3 +61,16 @@ def files_for(name: str, device: str, settings: Settings) -> Callable[[Workload,
         return {"handover.yaml": b"---\n".join(write_yaml(dict(each)) for each in controller.build(workload, target))}
 
     return files
+
+
+def _units(workload: Workload, content: Path) -> Mapping[str, bytes]:
+    from margo_gitops.appliers.compose.source import compose_file_in
+    from margo_gitops.appliers.handover.quadlet import build
+
+    if workload.deployment.spec.deployment_profile.type != "compose" or workload.artifact is None:
+        raise unsupported(workload, "it has no Compose file", "hand over compose profiles with content")
+    if workload.secrets:
+        raise unsupported(workload, "a unit would show its secrets", "use the applier compose")
+    path = compose_file_in(content, workload.component.name)
+    found = build(workload, path.name, read_bounded(path, _LARGEST_COMPOSE))
+    return {f"{QUADLET}/{name}": text for name, text in found.items()}
