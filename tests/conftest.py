@@ -95,7 +95,7 @@ def _part(part: Part[R]) -> Iterator[R]:
         context = using(part, state_folder())
         running = context.__enter__()
     except UnavailableError as error:
-        unavailable(f"{part.name}: {error}")
+        unavailable(f"{part.name}: {error}", extra=part.extra)
     try:
         yield running
     finally:

@@ -1,21 +1,21 @@
 """The rule for real parts that a machine lacks: a person's run skips, CI installs them or fails."""
 
-import os
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 from testbed.errors import UnavailableError
-from testbed.packages import program, require
+from testbed.packages import are_required, program, require
 
 
-def unavailable(reason: str) -> NoReturn:
+def unavailable(reason: str, *, extra: bool = False) -> NoReturn:
     """Skip the test, or fail it where MARGO_GITOPS_REQUIRE_REAL is set.
 
     Args:
         reason: what is missing and what to do about it.
+        extra: fail it only where the variable is `all`.
     """
-    if os.environ.get("MARGO_GITOPS_REQUIRE_REAL", "0") not in {"", "0"}:
+    if are_required(extra=extra):
         pytest.fail(f"needed, as MARGO_GITOPS_REQUIRE_REAL is set: {reason}", pytrace=False)
     pytest.skip(reason)
 

@@ -11,8 +11,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from testbed.go_programs import Go, go_program
 
 _MODULES = {
@@ -31,13 +29,15 @@ def controller_definitions(state: Path) -> Path:
     Raises:
         UnavailableError: no Go here, a download that nobody asked for, or one that fails.
     """
-    return go_program("definitions", state / "packages" / f"controllers-{_VERSION}", _fetch, minutes=1)
+    return go_program("definitions", state / "packages" / f"controllers-{_VERSION}", _fetch, 1)
 
 
 def controller_schema(state: Path, api_version: str, kind: str) -> dict[str, Any]:
     """Return the JSON Schema of a kind, which refuses what the schema does not name (UnavailableError)."""
     if kind == "HelmRelease":
         return _strict(json.loads(Path(__file__).with_name("helmrelease.schema.json").read_text(encoding="utf-8")))
+    import yaml  # not there where a person runs the testbed
+
     group, _, version = api_version.partition("/")
     for file in sorted(controller_definitions(state).glob("*.yaml")):
         definition = yaml.load(file.read_bytes(), yaml.CSafeLoader)
@@ -50,12 +50,11 @@ def controller_schema(state: Path, api_version: str, kind: str) -> dict[str, Any
 
 
 def _fetch(go: Go, folder: Path) -> None:
-    folder.mkdir()
+    (folder / "definitions").mkdir()
     for module, place in _MODULES.items():
-        unpacked = Path(json.loads(go.run("mod", "download", "-json", module))["Dir"])
-        for file in (unpacked / place).glob("*.yaml"):
+        for file in (go.download(module)[1] / place).glob("*.yaml"):
             if file.name != "kustomization.yaml":
-                shutil.copyfile(file, folder / file.name)
+                shutil.copyfile(file, folder / "definitions" / file.name)
 
 
 def _strict(schema: Any) -> Any:  # noqa: ANN401

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import platform
 import ssl
 import sys
 import threading
@@ -24,10 +23,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from testbed.kubernetes_cluster import NODE
+from testbed.processes import ARCHITECTURE
+
 Object = Mapping[str, Any]
 
-NODE = "testbed"
-_ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 _CAPACITY = {"cpu": "8", "memory": "16Gi", "pods": "110", "ephemeral-storage": "100Gi"}
 _PATIENCE = 0.2  # seconds, until it asks again a server that is away
 _WATCH = 240  # seconds
@@ -198,9 +198,9 @@ def follow(kubeconfig: Path, path: str, act: Callable[[Server, str, Object], Non
 def main(kubeconfig: Path) -> None:
     """Be the node of a cluster."""
     server = Server(kubeconfig)
-    server.send("POST", "/api/v1/nodes", {"metadata": {"name": NODE, "labels": {"kubernetes.io/arch": _ARCHITECTURE}}})
+    server.send("POST", "/api/v1/nodes", {"metadata": {"name": NODE, "labels": {"kubernetes.io/arch": ARCHITECTURE}}})
     condition = {"type": "Ready", "status": "True", "reason": "Testbed", "lastTransitionTime": _now()}
-    information = {"architecture": _ARCHITECTURE, "operatingSystem": "linux", "kubeletVersion": "v0.0.0-testbed"}
+    information = {"architecture": ARCHITECTURE, "operatingSystem": "linux", "kubeletVersion": "v0.0.0-testbed"}
     status = {"conditions": [condition], "capacity": _CAPACITY, "allocatable": _CAPACITY, "nodeInfo": information}
     server.send("PATCH", f"/api/v1/nodes/{NODE}/status", {"status": status})
     followed = {"pods": run_pod, "persistentvolumeclaims": give_volume, "services": give_address}

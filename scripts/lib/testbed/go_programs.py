@@ -20,6 +20,7 @@ from testbed.places import locked
 from testbed.processes import run
 
 KUBERNETES = "1.36.3"
+FLUX = "1.7.3"
 _KUBERNETES_SOURCE = Path(__file__).with_name("kubernetes")
 _OLDEST = (1, 21)  # fetches the Go that a module asks for
 _SECONDS = 3000.0
@@ -44,37 +45,47 @@ class Go:
         """Return what a go command prints (UnavailableError: it fails)."""
         return run([self._command, *arguments], environment=self._environment, folder=self.module, seconds=_SECONDS)
 
+    def download(self, module: str) -> tuple[Path, Path]:
+        """Return the go.mod and the folder of a module of this version, as `k8s.io/api@v0.36.3`."""
+        known = json.loads(self.run("mod", "download", "-json", module))
+        return Path(known["GoMod"]), Path(known["Dir"])
 
-def go_program(name: str, folder: Path, build: Callable[[Go, Path], None], *, minutes: int) -> Path:
+
+def go_program(
+    name: str, folder: Path, build: Callable[[Go, Path], None], minutes: int, *, extra: bool = False
+) -> Path:
     """Return the path of a program, which is built the first time.
 
     Args:
         name: of the program.
-        folder: where it stays; its name has the version.
-        build: builds it into the path that it gets.
+        folder: where it stays, with all else that `build` leaves there; its name has the version.
+        build: builds the program NAME into the folder that it gets.
         minutes: how long that takes, for people.
+        extra: whether CI asks for it only with all that there is.
 
     Raises:
-        UnavailableError: no Go here, a build that nobody asked for, or one that fails.
+        UnavailableError: no Go here, a build that no person and no CI asked for, or one that fails.
     """
-    built = folder / name
-    if built.exists():
-        return built
-    if not may_install():
-        raise UnavailableError(f"{name} is not built yet", f"scripts/testbed fetch ({minutes} minutes, once)")
+    if folder.exists():
+        return folder / name
+    if not may_install(extra=extra):
+        part = folder.name.partition("-")[0]
+        raise UnavailableError(f"{name} is not built yet", f"scripts/testbed fetch {part} ({minutes} minutes, once)")
     command = _go()
-    with locked(folder):
-        if not built.exists():
-            with tempfile.TemporaryDirectory(dir=folder, prefix="build-") as work:
-                build(Go(command, Path(work)), Path(work, name))
-                Path(work, name).rename(built)
-    return built
+    builds = folder.parent / "builds" / folder.name
+    with locked(builds):
+        if not folder.exists():
+            with tempfile.TemporaryDirectory(dir=builds) as work:
+                built = Path(work, "built")
+                built.mkdir()
+                build(Go(command, Path(work)), built)
+                built.rename(folder)
+    return folder / name
 
 
-def build_kubernetes(go: Go, program: Path, *, tags: str = "") -> None:
+def build_kubernetes(go: Go, folder: Path, *, tags: str = "") -> None:
     """Build the parts of Kubernetes into one program; with the tag `node` also those of a node."""
-    module = f"k8s.io/kubernetes@v{KUBERNETES}"
-    described = Path(json.loads(go.run("mod", "download", "-json", module))["GoMod"]).read_text(encoding="utf-8")
+    described = go.download(f"k8s.io/kubernetes@v{KUBERNETES}")[0].read_text(encoding="utf-8")
     # Kubernetes requires its libraries as v0.0.0: they are in its repository. As modules they have their own version.
     libraries = sorted(set(re.findall(r"(k8s\.io/[a-z-]+) v0\.0\.0$", described, flags=re.MULTILINE)))
     version = f"v0.{KUBERNETES.partition('.')[2]}"
@@ -90,7 +101,15 @@ def build_kubernetes(go: Go, program: Path, *, tags: str = "") -> None:
     major, minor, _ = KUBERNETES.split(".")
     known = {"gitVersion": f"v{KUBERNETES}", "gitMajor": major, "gitMinor": minor}
     stamped = " ".join(f"-X k8s.io/component-base/version.{name}={value}" for name, value in known.items())
-    go.run("build", "-trimpath", f"-tags={tags}", f"-ldflags=-s -w {stamped}", "-o", program, ".")
+    go.run("build", "-trimpath", f"-tags={tags}", f"-ldflags=-s -w {stamped}", "-o", folder / "kube", ".")
+
+
+def build_flux(go: Go, folder: Path) -> None:
+    """Build Flux's kustomize-controller."""
+    _, module = go.download(f"github.com/fluxcd/kustomize-controller@v{FLUX}")
+    shutil.copytree(module, go.module, dirs_exist_ok=True)
+    go.run("mod", "edit", "-dropreplace=github.com/fluxcd/kustomize-controller/api")  # a folder of its repository
+    go.run("build", "-trimpath", "-ldflags=-s -w", "-o", folder / "kustomize-controller", ".")
 
 
 def _go() -> Path:

@@ -15,9 +15,10 @@ import ssl
 import sys
 import time
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from testbed import processes
 from testbed.certificates import make_certificates
@@ -27,10 +28,11 @@ from testbed.go_programs import KUBERNETES, build_kubernetes, go_program
 from testbed.packages import require
 from testbed.processes import SEARCH_PATH, run
 
+NODE = "testbed"
 _SERVER = "kube-apiserver"
 _CONTROLLERS = "kube-controller-manager"
-_NODE = "fake-node"
-_PROCESSES = (_NODE, _CONTROLLERS, _SERVER, "etcd")
+_FAKE_NODE = "fake-node"
+_PROCESSES = (_CONTROLLERS, _SERVER, "etcd")
 _ISSUER = "https://kubernetes.default.svc"
 _ATTEMPTS = 5
 # Those that a cloud, or a node that could be lost, would need.
@@ -115,6 +117,26 @@ class KubernetesCluster:
         """Write a kubeconfig for the owner of a token, and return it."""
         return _write_kubeconfig(self, token, file, namespace=namespace)
 
+    def start(
+        self,
+        name: str,
+        settings: Mapping[str, object],
+        *,
+        before: Sequence[str | Path] = (),
+        environment: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
+        """Start a part of Kubernetes for this cluster.
+
+        Args:
+            name: of the part, and of its log and pid file.
+            settings: its options.
+            before: a command that runs the command after it.
+            environment: in addition.
+        """
+        arguments = [*before, self.program, name, *(f"--{key}={value}" for key, value in settings.items())]
+        known = {"PATH": SEARCH_PATH, "HOME": str(self.folder), **environment}
+        processes.start(name, arguments, self.folder, known)
+
     def start_server(self) -> None:
         """Start the API server again, on its port, and wait until it is ready (UnavailableError: it is not)."""
         _start_server(self)
@@ -133,14 +155,7 @@ class KubernetesCluster:
 
 def find_kubernetes(state: Path) -> KubernetesCluster | None:
     """Return the testbed's cluster if it runs."""
-    folder = state / "kubernetes"
-    if not all(processes.find(name, folder) for name in _PROCESSES):
-        return None
-    try:
-        port, *store = json.loads((folder / "ports.json").read_text(encoding="ascii"))
-        return KubernetesCluster(folder, kubernetes_program(state), port, (store[0], store[1]))
-    except FileNotFoundError:
-        return None
+    return find_cluster(state / "kubernetes", (_FAKE_NODE,))
 
 
 def start_kubernetes(state: Path) -> KubernetesCluster:
@@ -164,11 +179,29 @@ def stop_kubernetes(state: Path) -> None:
 def kubernetes_program(state: Path) -> Path:
     """Return the parts of Kubernetes as one program, built if need be (UnavailableError: it cannot be)."""
     folder = state / "packages" / f"kubernetes-{KUBERNETES}"
-    return go_program("kube", folder, build_kubernetes, minutes=6)
+    return go_program("kube", folder, build_kubernetes, 6)
 
 
-def start_cluster(folder: Path, program: Path) -> KubernetesCluster:
+def find_cluster(folder: Path, node: Sequence[str]) -> KubernetesCluster | None:
+    """Return the cluster of a folder if it runs, with these processes of its node."""
+    if not all(processes.find(name, folder) for name in (*_PROCESSES, *node)):
+        return None
+    try:
+        known = json.loads((folder / "cluster.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    return KubernetesCluster(folder, Path(known["program"]), known["port"], tuple(known["store_ports"]))
+
+
+def start_cluster(
+    folder: Path, program: Path, start_node: Callable[[KubernetesCluster], None] | None = None
+) -> KubernetesCluster:
     """Start a cluster with its state in a folder that is not there yet.
+
+    Args:
+        folder: the folder.
+        program: the parts of Kubernetes.
+        start_node: starts its node, which is called NODE; by default, one that only says that it runs pods.
 
     Raises:
         UnavailableError: it does not start.
@@ -180,7 +213,7 @@ def start_cluster(folder: Path, program: Path) -> KubernetesCluster:
         run(["openssl", "genrsa", "-out", folder / "accounts.key", "2048"])
         (folder / "bin").mkdir()
         _write_secret(folder / "bin/kubectl", f'#!/bin/sh\nexec "{program}" kubectl "$@"\n', mode=0o755)
-        return _serve(folder, program)
+        return _serve(folder, program, start_node or _start_fake_node)
     except UnavailableError:
         stop_cluster(folder)
         raise
@@ -189,12 +222,17 @@ def start_cluster(folder: Path, program: Path) -> KubernetesCluster:
 def stop_cluster(folder: Path) -> None:
     """Stop a cluster, with what it left, and remove its folder; does nothing where nothing is left."""
     if folder.exists():
-        for name in _PROCESSES:
-            processes.stop(name, folder, patience=2)  # the API server waits for those who watch
+        _stop_processes(folder)
         shutil.rmtree(folder)
 
 
-def _serve(folder: Path, program: Path) -> KubernetesCluster:
+def _stop_processes(folder: Path) -> None:
+    of_node = {file.stem for file in folder.glob("*.pid")} - set(_PROCESSES)
+    for name in (*of_node, *_PROCESSES):
+        processes.stop(name, folder, patience=2)  # the API server waits for those who watch
+
+
+def _serve(folder: Path, program: Path, start_node: Callable[[KubernetesCluster], None]) -> KubernetesCluster:
     problem = ""
     for _ in range(_ATTEMPTS):
         port, *store = free_ports(3)
@@ -206,17 +244,21 @@ def _serve(folder: Path, program: Path) -> KubernetesCluster:
         _start_server(cluster)
         if _is_ready(cluster, 60):
             _start_controllers(cluster)
-            arguments = [sys.executable, "-m", "testbed.fake_node", cluster.kubeconfig]
-            environment = {"PATH": SEARCH_PATH, "PYTHONPATH": str(Path(__file__).parents[1])}
-            processes.start(_NODE, arguments, folder, environment)
-            if processes.wait_until(lambda c=cluster: _has_node(c), 30):  # type: ignore[misc]
-                (folder / "ports.json").write_text(json.dumps([port, *store]), encoding="ascii")
+            start_node(cluster)
+            if processes.wait_until(lambda c=cluster: _has_node(c), 60):  # type: ignore[misc]
+                known = {"program": str(program), "port": port, "store_ports": store}
+                (folder / "cluster.json").write_text(json.dumps(known), encoding="utf-8")
                 return cluster
-        problem = "\n    ".join(_said(cluster, name) for name in _PROCESSES)
-        for name in _PROCESSES:
-            processes.stop(name, folder, patience=2)
+        problem = "\n    ".join(_said(cluster, file.stem) for file in folder.glob("*.log"))
+        _stop_processes(folder)
         shutil.rmtree(folder / "etcd", ignore_errors=True)
     raise UnavailableError(f"Kubernetes does not start:\n    {problem}", "run it by hand to see why")
+
+
+def _start_fake_node(cluster: KubernetesCluster) -> None:
+    arguments = [sys.executable, "-m", "testbed.fake_node", cluster.kubeconfig]
+    environment = {"PATH": SEARCH_PATH, "PYTHONPATH": str(Path(__file__).parents[1])}
+    processes.start(_FAKE_NODE, arguments, cluster.folder, environment)
 
 
 def _start_store(cluster: KubernetesCluster) -> None:
@@ -231,7 +273,7 @@ def _start_store(cluster: KubernetesCluster) -> None:
         "unsafe-no-fsync": "true",
         "log-level": "error",
     }
-    _start(cluster, "etcd", settings)
+    cluster.start("etcd", settings)
 
 
 def _start_server(cluster: KubernetesCluster) -> None:
@@ -253,7 +295,7 @@ def _start_server(cluster: KubernetesCluster) -> None:
         "allow-privileged": "true",
         "enable-priority-and-fairness": "false",
     }
-    _start(cluster, _SERVER, settings)
+    cluster.start(_SERVER, settings)
 
 
 def _start_controllers(cluster: KubernetesCluster) -> None:
@@ -268,12 +310,7 @@ def _start_controllers(cluster: KubernetesCluster) -> None:
         "root-ca-file": cluster.ca_file,
         "controllers": ",".join(["*", *(f"-{name}-controller" for name in _LEFT_OUT)]),
     }
-    _start(cluster, _CONTROLLERS, settings)
-
-
-def _start(cluster: KubernetesCluster, name: str, settings: Mapping[str, object]) -> None:
-    arguments: Sequence[str | Path] = [cluster.program, name, *(f"--{key}={value}" for key, value in settings.items())]
-    processes.start(name, arguments, cluster.folder, {"PATH": SEARCH_PATH, "HOME": str(cluster.folder)})
+    cluster.start(_CONTROLLERS, settings)
 
 
 def _is_ready(cluster: KubernetesCluster, seconds: float) -> bool:
@@ -294,10 +331,11 @@ def _is_ready(cluster: KubernetesCluster, seconds: float) -> bool:
 def _has_node(cluster: KubernetesCluster) -> bool:
     # The account `default` is what the controllers make when they work: a pod could not be made before it.
     try:
-        cluster.kubectl("get", "node/testbed", "serviceaccount/default", "-o", "name")
+        cluster.kubectl("get", "serviceaccount/default")
+        ready = "jsonpath={.status.conditions[?(@.type=='Ready')].status}"
+        return cluster.kubectl("get", "node", NODE, "-o", ready) == "True"
     except UnavailableError:
         return False
-    return True
 
 
 def _write_kubeconfig(cluster: KubernetesCluster, token: str, file: Path, *, namespace: str = "default") -> Path:

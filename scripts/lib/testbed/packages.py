@@ -34,9 +34,15 @@ def program(name: str) -> Path | None:
     return Path(found) if found else None
 
 
-def may_install() -> bool:
+def are_required(*, extra: bool = False) -> bool:
+    """Say whether tests without their real part fail; `extra`: those that only the value `all` requires."""
+    asked = os.environ.get(REQUIRE_REAL, "0")
+    return asked == "all" if extra else asked not in {"", "0"}
+
+
+def may_install(*, extra: bool = False) -> bool:
     """Say whether a person, or CI, asked for what is missing here."""
-    return any(os.environ.get(name, "0") not in {"", "0"} for name in (INSTALL, REQUIRE_REAL))
+    return os.environ.get(INSTALL, "0") not in {"", "0"} or are_required(extra=extra)
 
 
 def require(programs: Mapping[str, str]) -> None:

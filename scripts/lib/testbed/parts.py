@@ -50,6 +50,7 @@ class Part(Generic[R]):
         find: returns it if it runs.
         stop: stops it, with all it left; does nothing where nothing is left.
         fetch: gets what takes minutes the first time, and starts nothing.
+        extra: whether it costs too much for those who do not ask for it by name.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Part(Generic[R]):
     find: Callable[[Path], R | None]
     stop: Callable[[Path], None]
     fetch: Callable[[Path], object] = lambda _: None
+    extra: bool = False
 
 
 DOCKER: Part[DockerEngine] = Part("docker", start_engine, find_engine, stop_engine)
