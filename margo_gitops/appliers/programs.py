@@ -37,8 +37,8 @@ class Finished:
 
     Attributes:
         status: its exit status; None where it ran out of time and was killed.
-        output: its standard output, at most 4 MiB.
-        complaint: its standard error, at most 4 MiB.
+        output: its standard output, as much of it as was asked for.
+        complaint: its standard error, as much of it.
     """
 
     status: int | None
@@ -69,6 +69,7 @@ def run_program(
     keep_open: int | None = None,
     reads: IO[bytes] | None = None,
     run_as: tuple[int, int] | None = None,
+    most: int = _LONGEST_OUTPUT,
 ) -> Finished:
     """Run a program in a session of its own, and stop it with all it started when its time is over.
 
@@ -77,6 +78,7 @@ def run_program(
         keep_open: a descriptor that it, and what it starts, hold while they live.
         reads: the file that is its standard input; None: an empty one.
         run_as: user and group that it runs as, with no other groups; None: those of this process.
+        most: bytes of its output that are kept, and of its complaint.
 
     Raises:
         OSError: there is no such program, or it cannot be started.
@@ -97,7 +99,7 @@ def run_program(
     in_time = False
     streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
     try:
-        output, complaint, in_time = _communicate(process, streams, time.monotonic() + seconds)
+        output, complaint, in_time = _communicate(process, streams, time.monotonic() + seconds, most)
     finally:
         _stop(process)
         if not in_time:  # what it started may outlive it, and ignore SIGTERM
@@ -109,7 +111,7 @@ def run_program(
 
 
 def _communicate(
-    process: subprocess.Popen[bytes], streams: Sequence[IO[bytes]], deadline: float
+    process: subprocess.Popen[bytes], streams: Sequence[IO[bytes]], deadline: float, most: int
 ) -> tuple[str, str, bool]:
     collected: dict[int, bytearray] = {stream.fileno(): bytearray() for stream in streams}
     numbers = list(collected)
@@ -127,7 +129,7 @@ def _communicate(
                 chunk = os.read(key.fd, _CHUNK)
                 if not chunk:
                     selector.unregister(key.fileobj)
-                elif len(collected[key.fd]) < _LONGEST_OUTPUT:
+                elif len(collected[key.fd]) < most:
                     collected[key.fd] += chunk
     if in_time:
         try:

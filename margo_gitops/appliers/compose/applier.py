@@ -50,13 +50,14 @@ from margo_gitops.appliers.compose.project import (
     secret_variable,
 )
 from margo_gitops.appliers.compose.revision import CONTENT, OVERRIDE, Revision, RevisionRecord, Revisions
-from margo_gitops.appliers.compose.running import REMOVE_SECONDS, RunningProject, install_failed
+from margo_gitops.appliers.compose.running import REMOVE_SECONDS, RunningProject
 from margo_gitops.appliers.compose.source import ComposeModel, compose_file_in, read_model
 from margo_gitops.appliers.programs import hiding
 from margo_gitops.appliers.settings import Settings
+from margo_gitops.appliers.steps import install_failed, locked
 from margo_gitops.appliers.written import edited, note_written
 from margo_gitops.disk.folders import new_folder
-from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
+from margo_gitops.disk.locks import HeldLock
 from margo_gitops.documents.compose_variables import variable_name
 from margo_gitops.documents.deployment import Artifact
 from margo_gitops.documents.nodes import Json
@@ -65,7 +66,6 @@ from margo_gitops.errors import (
     ApplyError,
     ArtifactUnavailable,
     ComposeInvalid,
-    EngineUnavailable,
     RemoveFailed,
     StepInterrupted,
     StorageFailed,
@@ -74,7 +74,6 @@ from margo_gitops.errors import (
 from margo_gitops.values import KW_ONLY, dataclass, field, replace
 
 _INHERITED = ("PATH", "HOME", "DOCKER_HOST", "DOCKER_CONFIG", "XDG_RUNTIME_DIR")
-_POLL_SECONDS = 0.25
 
 
 def create(context: ApplierContext) -> ComposeApplier:
@@ -384,17 +383,4 @@ class ComposeApplier:
         return True
 
     def _locked(self, deadline: float) -> HeldLock:
-        """Return the applier's lock; a Compose client that an earlier agent left behind may still hold it."""
-        while True:
-            try:
-                with storing(self.folder):
-                    self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-                    return take_lock(self.folder / "lock")
-            except LockTaken:
-                if time.monotonic() > deadline:
-                    raise EngineUnavailable(
-                        "an earlier step still runs", remedy="wait for it, or stop its docker process"
-                    ) from None
-                if self.interrupted():
-                    raise StepInterrupted("an earlier step still runs") from None
-                time.sleep(_POLL_SECONDS)
+        return locked(self.folder, deadline, self.interrupted, "docker")

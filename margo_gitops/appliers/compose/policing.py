@@ -6,21 +6,20 @@ GUARD-1 to GUARD-4 and READS-1 to READS-4 are in `margo_gitops.documents`; this 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from margo_gitops.appliers.applier import Workload
 from margo_gitops.appliers.compose.project import project_name
 from margo_gitops.appliers.compose.source import ComposeModel
-from margo_gitops.appliers.programs import redacted
+from margo_gitops.appliers.steps import refuse
 from margo_gitops.disk.files import read_bounded
 from margo_gitops.documents.compose_policy import refused_by
 from margo_gitops.documents.compose_reads import refused_reads
-from margo_gitops.documents.workload_judge import ENGINE_SOCKETS, Refused, Surroundings, settings_for
+from margo_gitops.documents.workload_judge import ENGINE_SOCKETS, Surroundings
 from margo_gitops.documents.workload_policy import WorkloadPolicy
-from margo_gitops.errors import ComposeInvalid, Location, UnreadableDocument, WorkloadForbidden
-from margo_gitops.errors.base import listed
+from margo_gitops.errors import ComposeInvalid, Location, UnreadableDocument
 from margo_gitops.values import dataclass, field
 
 NO_REMOTE_FILES: Final[Mapping[str, str]] = {
@@ -70,13 +69,14 @@ class ComposePolicy:
                 why=str(error).splitlines(),
                 remedy="write plain YAML: one document, no tags but !reset and !override",
             ) from error
-        _check(workload, refused, {})
+        refuse(workload, refused, {}, "the compose file")
 
     def check_model(
         self, workload: Workload, content: Path, model: ComposeModel, environment: Mapping[str, str]
     ) -> None:
         """Refuse what this device does not allow (WorkloadForbidden: each reason, without values of parameters)."""
-        _check(workload, refused_by(self.workloads, model.whole, self._surroundings(workload, content)), environment)
+        refused = refused_by(self.workloads, model.whole, self._surroundings(workload, content))
+        refuse(workload, refused, environment, "the compose file")
 
     def _surroundings(self, workload: Workload, content: Path) -> Surroundings:
         sockets = (*ENGINE_SOCKETS, *self.sockets)
@@ -85,15 +85,3 @@ class ComposePolicy:
 
 def _real(path: str) -> str:
     return path if "\0" in path else os.path.realpath(path)
-
-
-def _check(workload: Workload, refused: Iterable[Refused], environment: Mapping[str, str]) -> None:
-    if found := list(refused):
-        reasons = [redacted(str(each), environment) for each in found]
-        raise WorkloadForbidden(
-            f"this device does not allow what component {workload.component.name} of "
-            f"{workload.deployment.metadata.name} asks for",
-            why=listed(reasons),
-            remedy="change the compose file, or allow it in the agent's configuration, next to what is there already: "
-            + redacted(settings_for(found), environment),
-        )

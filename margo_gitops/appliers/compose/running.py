@@ -9,14 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from margo_gitops.appliers.applier import Workload, WorkloadKey, never
+from margo_gitops.appliers.applier import WorkloadKey, never
 from margo_gitops.appliers.compose.engine import ComposeEngine, History
 from margo_gitops.appliers.compose.project import DEVICE, PROJECT, Container, observed, project_name
 from margo_gitops.appliers.compose.revision import Revision
 from margo_gitops.appliers.programs import Finished, redacted
 from margo_gitops.errors import (
     ApplyError,
-    InstallFailed,
     RemoveFailed,
     StepInterrupted,
     StopFailed,
@@ -309,23 +308,3 @@ def _restarted(
 
 def _restarts(told: Mapping[str, History], container: Container) -> int:
     return told.get(container.identity, History()).restarts
-
-
-def install_failed(workload: Workload, why: Sequence[str], *, reinstated: bool, first: bool) -> InstallFailed:
-    """Return the error of an installation that failed.
-
-    Args:
-        reinstated: whether what ran before runs again.
-        first: whether nothing ran before.
-    """
-    after = "what ran before runs again" if reinstated else "what ran before does not run"
-    if first and reinstated:
-        after = "nothing ran before, and nothing does now"
-    name = f"component {workload.component.name} of {workload.deployment.metadata.name}"
-    error = InstallFailed(
-        f"{name} does not run as asked for; {after}",
-        why=why,
-        remedy="correct the application or its parameters, and deploy again",
-    )
-    error.reinstated = reinstated
-    return error

@@ -1,0 +1,337 @@
+"""The helm applier with real Helm, on a real API server."""
+
+import json
+import subprocess
+import time
+import uuid
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import kubernetes.client  # noqa: F401  # before the contract kit counts the calls of a step
+import pytest
+from workload_making import artifact_of, entry, tar_gz
+
+from margo_gitops.appliers.applier import ApplierContext, WorkloadKey
+from margo_gitops.appliers.contract_kit import ApplierContract, make_workload
+from margo_gitops.appliers.helm.applier import HelmApplier, create
+from margo_gitops.appliers.helm.releases import release_labels, release_name
+from margo_gitops.documents.secrets import WantedSecret
+from margo_gitops.errors import (
+    ApplierUnusable,
+    ClusterRefusesObject,
+    EngineUnavailable,
+    InstallFailed,
+    ManifestInvalid,
+    WorkloadForbidden,
+    WorkloadUnsupported,
+)
+
+both_helms = pytest.mark.parametrize("helm_program", [3, 4], indirect=True, ids=["helm3", "helm4"])
+
+CHART = b"apiVersion: v2\nname: part\nversion: 1.0.0\n"
+VALUES = b"image: app:1\nreplicas: 1\ngreeting: hello\npassword: ''\n"
+TEMPLATE = b"""apiVersion: apps/v1
+kind: Deployment
+metadata: {name: "{{ .Release.Name }}"}
+spec:
+  replicas: {{ .Values.replicas }}
+  selector: {matchLabels: {app: "{{ .Release.Name }}"}}
+  template:
+    metadata: {labels: {app: "{{ .Release.Name }}"}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      containers: [{name: web, image: {{ .Values.image | quote }}, resources: {limits: {cpu: 1000m}}}]
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: "{{ .Release.Name }}"}
+data: {greeting: {{ .Values.greeting | quote }}, number: "{{ .Values.number }} {{ kindOf .Values.number }}"}
+"""
+
+
+def chart(*more: tuple[str, bytes], template: bytes = TEMPLATE) -> bytes:
+    files = [("Chart.yaml", CHART), ("values.yaml", VALUES), ("templates/all.yaml", template), *more]
+    return tar_gz(*(entry(f"part/{name}", content) for name, content in files))
+
+
+@dataclass
+class Site:
+    """An applier for a device of its own, and what a person at the cluster sees."""
+
+    folder: Path
+    cluster: object
+    namespace: str
+    helm: Path
+    settings: dict = field(default_factory=dict)
+    device: str = field(default_factory=lambda: f"press-{uuid.uuid4().hex[:12]}")
+    key: WorkloadKey = field(default_factory=lambda: WorkloadKey(str(uuid.uuid4()), "part"))
+
+    def applier(self, device: str = "", **context) -> HelmApplier:
+        state = self.folder / (device or self.device)
+        state.mkdir(exist_ok=True)
+        settings = {"command": [str(self.helm)], "kubeconfig": str(self.cluster.kubeconfig), **self.settings}
+        return create(ApplierContext(device or self.device, state, settings, **context))
+
+    def workload(self, values=None, content=None, key=None, **more):
+        artifact = artifact_of(content or chart(), self.folder, "part")
+        made = make_workload(key or self.key, values or {}, artifact, profile_type="helm", **more)
+        metadata = replace(made.deployment.metadata, namespace=self.namespace)
+        return replace(made, deployment=replace(made.deployment, metadata=metadata))
+
+    def installed(self, *values, **more) -> HelmApplier:
+        applier = self.applier()
+        for each in values or ({},):
+            applier.install(self.workload(each, **more))
+        return applier
+
+    def kubectl(self, *arguments: str) -> str:
+        return self.cluster.kubectl("-n", self.namespace, *arguments)
+
+    def objects(self):
+        """What is there, and what changes when it is changed."""
+        listed = json.loads(self.kubectl("get", "deployments,configmaps,secrets,jobs", "-o", "json"))["items"]
+        return {
+            (each["kind"], each["metadata"]["name"]): (
+                each["metadata"]["uid"],
+                each["metadata"].get("generation") or each["metadata"]["resourceVersion"],
+            )
+            for each in listed
+            if each["metadata"]["name"] != "kube-root-ca.crt"
+        }
+
+    @property
+    def name(self) -> str:
+        return release_name(self.key)
+
+
+@pytest.fixture
+def site(kubernetes_cluster, kubernetes_namespace, helm_program, tmp_path) -> Site:
+    return Site(tmp_path, kubernetes_cluster, kubernetes_namespace, helm_program)
+
+
+class TestContract(ApplierContract):
+    """The promises, each test in a namespace of its own."""
+
+    cuts = 3
+
+    @pytest.fixture(autouse=True)
+    def _site(self, kubernetes_cluster, kubernetes_namespace, helm_program, tmp_path):
+        self.site = Site(tmp_path, kubernetes_cluster, kubernetes_namespace, helm_program)
+        # The kit's names of devices are used by tests that run beside this one.
+        self.names = {}
+
+    def create(self, device):
+        return self.site.applier(self.names.setdefault(device, f"{device}-{self.site.namespace}"))
+
+    def workload(self, key, kind):
+        values = {"first": {"greeting": "one"}, "second": {"greeting": "two"}, "broken": {"image": "bad:1"}}[kind]
+        timeout = "0m3s" if kind == "broken" else "0m40s"
+        return self.site.workload(values, key=key, timeout=timeout)
+
+    def running(self):
+        return self.site.objects()
+
+    def stop(self, key):
+        self.site.kubectl("delete", "deployment", release_name(key))
+
+
+def killed(site, values, status):
+    """Let helm do what the applier would, and kill it while the release has this status."""
+    folder = site.folder / "killed"
+    for name, content in [("Chart.yaml", CHART), ("values.yaml", VALUES), ("templates/all.yaml", TEMPLATE)]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    labels = ",".join(f"{name}={value}" for name, value in release_labels(site.workload(values), site.device).items())
+    given = [f"--set={name}={value}" for name, value in values.items()]
+    arguments = ["upgrade", "--install", site.name, folder, "-n", site.namespace, "--wait", "--labels", labels, *given]
+    environment = {**site.cluster.environment, "HOME": str(site.folder)}
+    with subprocess.Popen([site.helm, *arguments], env=environment, stderr=subprocess.PIPE) as helm:
+        deadline = time.monotonic() + 30
+        while status not in site.kubectl("get", "secrets", "--show-labels") or "app=" not in site.kubectl(
+            "get", "pods", "--show-labels"
+        ):
+            assert time.monotonic() < deadline
+        helm.kill()
+
+
+@both_helms
+def test_a_release_from_its_first_version_to_its_end(site):
+    """Types are kept, a failed update returns and says why, and nothing is left at the end."""
+    applier = site.installed({"greeting": "80", "number": 10_000_000})
+    data = json.loads(site.kubectl("get", "configmap", site.name, "-o", "json"))["data"]
+    assert data == {"greeting": "80", "number": "10000000 int64"}
+    (found,) = applier.observe()
+    assert (found.condition, found.by_hand) == ("running", "")
+    with pytest.raises(InstallFailed) as caught:
+        applier.install(site.workload({"image": "bad:1"}, timeout="0m2s"))
+    assert caught.value.reinstated
+    assert "ImagePullBackOff" in "".join(caught.value.why)
+    assert [each.digest for each in applier.observe()] == [found.digest]
+    assert site.kubectl("get", "deployment", site.name, "-o", "jsonpath={..image}") == "app:1"
+    applier.remove(site.key)
+    assert site.objects() == {}
+
+
+@both_helms
+def test_a_first_installation_that_fails_leaves_nothing(site):
+    applier = site.applier()
+    with pytest.raises(InstallFailed, match="nothing does now"):
+        applier.install(site.workload({"image": "bad:1"}, timeout="0m2s"))
+    assert site.objects() == {}
+
+
+@both_helms
+def test_what_a_killed_helm_left_pending_is_taken_up(site):
+    """APPLIER-5: before anything ran, and over what ran."""
+    killed(site, {"image": "unready:1"}, "pending-install")
+    applier = site.applier()
+    (found,) = applier.observe()
+    assert (found.digest, found.condition) == (None, "degraded")
+    applier.install(site.workload())
+    killed(site, {"image": "unready:1"}, "pending-upgrade")
+    applier.install(site.workload({"greeting": "two"}))
+    assert [(each.digest, each.condition) for each in applier.observe()] == [
+        (site.workload({"greeting": "two"}).digest, "running")
+    ]
+
+
+@both_helms
+def test_what_a_person_changed_is_seen_and_repaired(site):
+    """Drift: a field, an object, helm's own record."""
+    applier = site.installed()
+    site.kubectl("set", "image", f"deployment/{site.name}", "web=evil:2")
+    site.kubectl("delete", "configmap", site.name)
+    (found,) = applier.observe()
+    assert found.condition == "degraded"
+    assert f"ConfigMap {site.name} is missing" in found.by_hand
+    assert 'spec.template.spec.containers[name=web].image: "evil:2" instead of "app:1"' in found.by_hand
+    applier.install(site.workload())
+    assert [each.by_hand for each in applier.observe()] == [""]
+    site.kubectl("delete", "secret", "-l", "owner=helm")
+    assert applier.observe() == []
+    applier.install(site.workload())
+    assert [each.condition for each in applier.observe()] == ["running"]
+
+
+def test_a_release_of_somebody_else_is_left_alone(site):
+    Site(site.folder, site.cluster, site.namespace, site.helm, key=site.key).installed()
+    before = site.objects()
+    applier = site.applier()
+    for step in (applier.prepare, applier.install):
+        with pytest.raises(WorkloadUnsupported, match="did not install"):
+            step(site.workload())
+    applier.remove(site.key)
+    assert applier.observe() == []
+    assert site.objects() == before
+
+
+OLD_API = b"""apiVersion: batch/v1beta1
+kind: CronJob
+metadata: {name: old}
+"""
+PRIVILEGED = TEMPLATE.replace(b"name: web,", b"name: web, securityContext: {privileged: true},")
+BROKEN = {
+    "old-api": (chart(template=OLD_API), ManifestInvalid, "batch/v1beta1"),
+    "template": (chart(template=b"{{ .Values.image.tag.x }}"), ManifestInvalid, "templates/all.yaml"),
+    "immutable": (chart(template=TEMPLATE.replace(b"{app:", b"{other:")), ManifestInvalid, "immutable"),
+    "privileged": (chart(template=PRIVILEGED), WorkloadForbidden, "workloads.privileged: true"),
+    "no-chart": (tar_gz(entry("part/compose.yaml")), ManifestInvalid, "holds no Helm chart"),
+}
+
+
+@pytest.mark.parametrize(("content", "kind", "why"), BROKEN.values(), ids=BROKEN.keys())
+def test_what_cannot_be_installed_is_found_before_anything_changes(site, content, kind, why):
+    """APPLIER-1."""
+    applier = site.installed()
+    before = site.objects()
+    with pytest.raises(kind) as caught:
+        applier.prepare(site.workload(content=content))
+    assert why in str(caught.value)
+    assert site.objects() == before
+
+
+def test_a_namespace_that_ends_is_said_and_one_that_is_missing_is_made(site):
+    site.kubectl("create", "configmap", "held")
+    site.kubectl("patch", "configmap", "held", "-p", '{"metadata":{"finalizers":["example.com/held"]}}')
+    site.kubectl("delete", "namespace", site.namespace, "--wait=false")
+    try:
+        with pytest.raises(ClusterRefusesObject, match="is being deleted"):
+            site.applier().prepare(site.workload())
+    finally:
+        site.kubectl("patch", "configmap", "held", "-p", '{"metadata":{"finalizers":null}}')
+    site.namespace += "-new"
+    applier = site.applier()
+    applier.prepare(site.workload())
+    site.installed()
+    applier.remove(site.key)
+    site.cluster.kubectl("delete", "namespace", site.namespace, "--wait=false")
+
+
+def test_a_server_that_is_away_is_no_failure_of_the_chart(site):
+    away = site.folder / "away"
+    away.write_text(site.cluster.kubeconfig.read_text().replace(f":{site.cluster.port}", ":1"))
+    site.settings["kubeconfig"] = str(away)
+    applier = site.applier()
+    for step in (lambda: applier.prepare(site.workload()), lambda: applier.remove(site.key), applier.observe):
+        with pytest.raises(EngineUnavailable):
+            step()
+    with pytest.raises(EngineUnavailable, match="does not answer"):
+        applier.helm.run("list", namespace=site.namespace, seconds=5)
+
+
+@pytest.mark.parametrize("says", ["v3.10.2", "v5.0.0", "nothing"])
+def test_a_helm_that_is_not_known_is_refused(site, says):
+    helm = site.folder / "helm"
+    helm.write_text(f"#!/bin/sh\necho {says}\n")
+    helm.chmod(0o755)
+    site.settings["command"] = [str(helm)]
+    with pytest.raises(ApplierUnusable, match=r"is not Helm 3\.17"):
+        site.applier().prepare(site.workload())
+    site.settings["command"] = ["no-such-helm"]
+    with pytest.raises(ApplierUnusable, match="there is no program helm"):
+        site.applier().prepare(site.workload())
+
+
+def test_a_secret_reaches_the_chart_and_nobody_else(site):
+    """APPLIER-7: not in arguments, files, labels or errors."""
+    told = site.folder / "told"
+    helm = site.folder / "helm"
+    helm.write_text(f'#!/bin/sh\necho "$@" >> {told}; env >> {told}\nexec {site.helm} "$@"\n')
+    helm.chmod(0o755)
+    site.settings["command"] = [str(helm)]
+    template = (
+        TEMPLATE
+        + b"""---
+apiVersion: v1
+kind: Secret
+metadata: {name: "{{ .Release.Name }}"}
+stringData: {password: {{ .Values.password | quote }}}
+"""
+    )
+    value = "s3cr3t-of-the-plant"
+    wanted = {"password": WantedSecret(site.device, "password")}
+    applier = site.applier(secrets=lambda names: dict.fromkeys(names, value.encode() + b"\n"))
+    applier.install(replace(site.workload(content=chart(template=template)), secrets=wanted))
+    found = site.kubectl("get", "secret", site.name, "-o", "go-template={{.data.password | base64decode}}")
+    assert found == value
+    failing = chart(template=template + b"---\n{{ fail .Values.password }}\n")
+    with pytest.raises(ManifestInvalid) as caught:
+        applier.prepare(replace(site.workload(content=failing), secrets=wanted))
+    assert "<password>" in str(caught.value)
+    files = b"".join(path.read_bytes() for path in site.folder.rglob("*") if path.is_file())
+    assert value.encode() not in files
+    assert value not in str(caught.value)
+    site.kubectl("patch", "secret", site.name, "-p", '{"stringData":{"password":"another-one"}}')
+    (drifted,) = applier.observe()
+    assert "data.password: (hidden) instead of (hidden)" in drifted.by_hand
+
+
+def test_a_deployment_that_moves_to_another_namespace_leaves_the_first(site, kubernetes_cluster):
+    applier = site.installed()
+    first = site.namespace
+    site.namespace = f"{first}-b"
+    site.installed()
+    assert [each.condition for each in applier.observe()] == ["running"]
+    assert site.name not in kubernetes_cluster.kubectl("-n", first, "get", "deployments,secrets")
+    applier.remove(site.key)
+    site.cluster.kubectl("delete", "namespace", site.namespace, "--wait=false")
