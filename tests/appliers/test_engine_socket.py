@@ -77,6 +77,20 @@ def test_a_look_is_a_request_and_no_process(serve, tmp_path):
     assert (found.identity, found.state, found.status, found.service) == ("abc", "running", "Up 2 minutes", "web")
 
 
+def test_an_image_that_is_there_is_seen_without_a_process(serve, tmp_path):
+    serve(answer(b'{"Id": "sha256:abc"}'))
+    engine = ComposeEngine(("/nowhere/docker", "compose"), {}, EngineSocket(tmp_path / "s"))
+    assert engine.has_image("registry.example.com:5000/plant/hmi@sha256:abc")
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_the_client_has_the_last_word_about_an_image(serve, tmp_path, known):
+    serve(answer(b'{"message": "No such image"}', "404 Not Found"))
+    engine = client(tmp_path)
+    (tmp_path / "docker").write_text(f"#!/bin/sh\nexit {int(not known)}\n")
+    assert engine.has_image("hmi") is known
+
+
 @pytest.mark.parametrize(
     "says",
     [

@@ -321,7 +321,7 @@ class ComposeApplier:
 
     def _pull(self, workload: Workload, model: ComposeModel, deadline: float) -> None:
         for image, platform, policy in model.images:
-            there = self.engine.client("image", "inspect", "--format", "{{.Id}}", image, seconds=20.0).status == 0
+            there = self.engine.has_image(image)
             if there and policy != "always":
                 continue
             run = self.engine.run_name()

@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from margo_gitops.appliers.applier import RunningImage, WorkloadKey
 from margo_gitops.appliers.compose.engine_socket import EngineEvents, EngineSocket
@@ -154,6 +155,12 @@ class ComposeEngine:
             if each.key is not None and (image := images.get(each.identity)) is not None:
                 found.setdefault(each.key, []).append(replace(image, part=each.service))
         return found
+
+    def has_image(self, name: str) -> bool:
+        """Return whether the engine has an image of this name."""
+        answer = plain(self._api.ask(f"/images/{quote(name, safe='/:@')}/json") if self._api else None)
+        # A missing image and an engine that does not answer look alike here: then its client is asked.
+        return bool(text(answer, "Id")) or self.client("image", "inspect", name, seconds=_QUERY_SECONDS).status == 0
 
     def images(self, containers: Sequence[Container]) -> dict[str, RunningImage]:
         """Return the image of each container, by the container's id; what vanished meanwhile is left out."""
