@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import io
-import os
+import multiprocessing
 import pkgutil
-import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import Any
 
 from device_world import World, deployment_bytes
+from fault_points import FINE, NOT_REACHED, Points
 from testbed.docker_engine import crash_engine, start_engine, stop_engine
 from testbed.test_image import TEST_IMAGE
+from traced_agent import Ended, Failed, run
 
 import margo_gitops as package
-from margo_gitops.cli.main import main as margo_gitops
 from margo_gitops.digests import folder_digest, sha256
+from margo_gitops.documents.nodes import Json
 
 WRITES = ("write", "pwrite64", "ftruncate", "fsync", "fdatasync")
 NAMES = ("rename", "renameat", "renameat2", "link", "linkat", "unlink", "unlinkat", "mkdir", "mkdirat", "rmdir")
@@ -45,7 +46,8 @@ FAULTS = {
     "engine": ("signal=STOP:when={}", PROGRAMS),
 }
 ENGINE_FAULTS = ("power", "engine")
-LONGEST_SECONDS = 120
+TRIES = 3
+"""How often a point is tried that the update did not come to."""
 EXIT_CODES = {0, 1, 2, 3, 4, 5, 75, -signal.SIGKILL}
 COMPOSE = f"""
 services:
@@ -54,7 +56,9 @@ services:
     restart: always
     command: [sh, -c, "trap 'exit 0' TERM; sleep 3600 & wait $$!"]
     environment: {{GREETING: "${{GREETING}}"}}
+    labels: {{greeting: "${{GREETING}}"}}
 """
+NO_NETWORK = "    network_mode: none\n"
 
 
 @dataclass(frozen=True)
@@ -73,116 +77,11 @@ class Point:
     def __str__(self) -> str:
         return f"{self.fault} at {self.call} {self.number}"
 
-
-@dataclass
-class Ended:
-    """How a run of the agent ended; `calls` are strace's lines."""
-
-    code: int
-    said: str
-    calls: list[str]
-
-
-class Voice(io.RawIOBase):
-    """Standard output and error as a socket: a fault in write() must not take the agent's voice."""
-
-    def __init__(self, end: socket.socket) -> None:
-        self._end = end
-
-    def writable(self) -> bool:
-        """Say that it is."""
-        return True
-
-    def write(self, content: object) -> int:
-        """Send it."""
-        return self._end.send(bytes(content))  # type: ignore[call-overload]
-
-
-def run(
-    command: Sequence[str],
-    variables: Mapping[str, str],
-    folder: Path,
-    injection: str = "",
-    *,
-    trace: bool = True,
-    stopped: Callable[[], None] | None = None,
-) -> Ended:
-    """Run the command in a process forked from this one: its start has no calls that count.
-
-    Args:
-        stopped: what to do where a fault stops the process; then it goes on.
-    """
-    ours, theirs = socket.socketpair()
-    log = folder / "strace"
-    log.unlink(missing_ok=True)
-    child = os.fork()
-    if not child:
-        _be(command, variables, theirs)
-    theirs.close()
-    os.waitpid(child, os.WUNTRACED)
-    tracer = None
-    if trace:
-        calls = ",".join(sorted({call for _, calls in FAULTS.values() for call in calls}))
-        options = [f"-einject={injection}"] if injection else []
-        tracer = subprocess.Popen(
-            ["strace", "-qq", "-o", log, f"-etrace={calls}", "-esignal=none", *options, "-p", str(child)],
-            stderr=subprocess.PIPE,
-        )
-        while b"TracerPid:\t0\n" in Path(f"/proc/{child}/status").read_bytes():
-            if tracer.poll() is not None:
-                os.kill(child, signal.SIGKILL)
-                print(f"scripts/faults: {tracer.stderr.read().decode().strip()}", file=sys.stderr)
-                sys.exit(2)
-            os.sched_yield()
-    os.kill(child, signal.SIGCONT)
-    if stopped:
-        ended = os.waitid(os.P_PID, child, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-        if ended and ended.si_code == os.CLD_STOPPED:
-            stopped()
-            os.kill(child, signal.SIGCONT)
-    said = _heard(ours, child)
-    _, status = os.waitpid(child, 0)
-    if tracer:
-        tracer.communicate()
-    return Ended(os.waitstatus_to_exitcode(status), said, log.read_text(errors="replace").splitlines() if trace else [])
-
-
-def _heard(end: socket.socket, child: int) -> str:
-    """Return all that a process says until its end closes; kill it where it takes too long."""
-    end.settimeout(LONGEST_SECONDS)
-    said = b""
-    try:
-        while part := end.recv(65_536):
-            said += part
-    except TimeoutError:
-        os.kill(child, signal.SIGKILL)
-        said += b"\nTraceback: it hangs"
-    end.close()
-    return said.decode(errors="replace")
-
-
-def _be(command: Sequence[str], variables: Mapping[str, str], end: socket.socket) -> None:
-    """Become the command, once the tracer is there."""
-    code = 70
-    try:
-        os.environ.clear()
-        os.environ.update(variables)
-        nothing = os.open(os.devnull, os.O_RDWR)
-        for stream in (0, 1, 2):
-            os.dup2(nothing, stream)
-        sys.stdout = sys.stderr = io.TextIOWrapper(io.BufferedWriter(Voice(end)), errors="replace", write_through=True)
-        sys.argv = ["margo-gitops", *command]
-        os.kill(os.getpid(), signal.SIGSTOP)
-        margo_gitops()
-        code = 0
-    except SystemExit as ended:
-        code = ended.code if isinstance(ended.code, int) else 1
-    except BaseException:  # noqa: BLE001 - what a person would see as a traceback
-        import traceback
-
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+    @classmethod
+    def named(cls, name: str) -> Point:
+        """Return the point of this name."""
+        fault, _, call, number = name.split()
+        return cls(fault, call, int(number))
 
 
 class Device:
@@ -197,10 +96,7 @@ class Device:
         self.applier = applier
         self.world.configure(appliers={applier: {"folder": "output"} if applier == "files" else {}})
         self.number = 0
-        self.content = folder / "application"
-        self.content.mkdir()
-        (self.content / "compose.yaml").write_text(COMPOSE)
-        self.digest = folder_digest({"compose.yaml": sha256(COMPOSE.encode())})
+        self.folder = folder
 
     def wanted(self, number: int) -> dict[int, dict[str, str]]:
         """Return what runs after an update: values by component, by application."""
@@ -213,8 +109,7 @@ class Device:
         self.number += 1
         documents = {}
         for app, parts in self.wanted(self.number).items():
-            artifacts = [{"component": part, "url": self.content.as_uri(), "digest": self.digest} for part in parts]
-            extension = {"artifacts": artifacts} if self.applier == "compose" else {}
+            extension = {"artifacts": [self.artifact(app)]} if self.applier == "compose" else {}
             documents[app] = deployment_bytes(
                 app,
                 values={"GREETING": f"{self.number}"},
@@ -225,12 +120,30 @@ class Device:
             )
         self.world.publish(documents)
 
+    def artifact(self, app: int) -> dict[str, Json]:
+        """Return the content of an application; those that come and go have a network."""
+        content = COMPOSE if app > 2 else COMPOSE + NO_NETWORK
+        folder = self.folder / f"application-{app}"
+        folder.mkdir(exist_ok=True)
+        (folder / "compose.yaml").write_text(content)
+        digest = folder_digest({"compose.yaml": sha256(content.encode())})
+        return {"component": "web", "url": folder.as_uri(), "digest": str(digest)}
+
     def once(self, injection: str = "", *, trace: bool = True) -> Ended:
         """Run one cycle of the agent."""
         variables = {**self.world.environment(), **self.variables}
+        calls = sorted({call for _, calls in FAULTS.values() for call in calls}) if trace else ()
         command = ["agent", "once", "--config", str(self.world.config), "--retry"]
         stopped = self.crash if "STOP" in injection else None
-        return run(command, variables, self.world.folder, injection, trace=trace, stopped=stopped)
+        return run(command, variables, self.world.folder, injection, trace=calls, stopped=stopped)
+
+    def fine(self) -> list[str]:
+        """Make an update without a fault; return its calls (Failed: it does not work)."""
+        self.publish()
+        done = self.once()
+        if done.code or self.there() != self.wanted(self.number):
+            raise Failed(f"an update without a fault does not work: exit {done.code}\n{done.said}")
+        return done.calls
 
     def crash(self) -> None:
         """Kill the engine, and start it again."""
@@ -253,22 +166,18 @@ class Device:
 
     def _containers(self) -> Iterator[tuple[int, str, str]]:
         mine = f"label=org.margo-gitops.device={self.world.device}"
-        form = '{{.Label "org.margo-gitops.deployment-id"}} {{.Label "org.margo-gitops.component"}} {{.ID}}'
-        for line in self._docker("ps", "--filter", mine, "--format", form).splitlines():
-            deployment, part, container = line.split()
-            variables = self._docker("inspect", "-f", "{{range .Config.Env}}{{println .}}{{end}}", container)
-            yield int(deployment.partition("-")[0]), part, re.findall(r"GREETING=(\d+)", variables)[0]
+        labels = ("org.margo-gitops.deployment-id", "org.margo-gitops.component", "greeting")
+        form = " ".join(f'{{{{.Label "{label}"}}}}' for label in labels)
+        command = ["docker", "ps", "--filter", mine, "--format", form]
+        done = subprocess.run(command, env=self.variables, capture_output=True, check=True, timeout=60, text=True)
+        for deployment, part, value in map(str.split, done.stdout.splitlines()):
+            yield int(deployment.partition("-")[0]), part, value
 
     def names(self) -> Counter[str]:
         """Return how many files of each kind the agent keeps: what a broken update leaves must not add up."""
         folders = [self.world.state, self.world.output]
         paths = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
         return Counter(re.sub(r"[0-9a-f]{6,}|\d+", "#", str(path.relative_to(self.world.folder))) for path in paths)
-
-    def _docker(self, *arguments: str) -> str:
-        command = ["docker", *arguments]
-        done = subprocess.run(command, env=self.variables, capture_output=True, check=True, timeout=60, text=True)
-        return done.stdout
 
 
 def points(calls: Sequence[str], wanted: Sequence[str]) -> list[Point]:
@@ -291,7 +200,7 @@ def points(calls: Sequence[str], wanted: Sequence[str]) -> list[Point]:
 
 
 def trouble(device: Device, point: Point) -> str:
-    """Run the next update with a fault, and the one after it without; return what is wrong, or nothing."""
+    """Run the next update with a fault, and then once without; return what is wrong, or that it came through."""
     old = device.wanted(device.number)
     device.publish()
     new = device.wanted(device.number)
@@ -315,7 +224,7 @@ def trouble(device: Device, point: Point) -> str:
         return f"half done: {half} {lost}"
     if again.code or device.there() != new:
         return f"did not recover: exit {again.code}, {device.there()}\n{again.said}\nbefore:\n{broken.said}"
-    return ""
+    return FINE if broken.reached else NOT_REACHED
 
 
 def _allowed(old: Mapping[int, Mapping[str, str]], new: Mapping[int, Mapping[str, str]], app: int) -> set[str]:
@@ -331,40 +240,76 @@ def main(arguments: argparse.Namespace) -> int:
     for module in pkgutil.walk_packages(package.__path__, "margo_gitops."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    fork = multiprocessing.get_context("fork")
+    todo, told = fork.SimpleQueue(), fork.SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="margo-gitops-faults-") as folder:
-        device = Device(Path(folder) / "device", arguments.applier)
+        workers = [
+            fork.Process(target=_work, args=(Path(folder) / f"{number}", arguments.applier, todo, told))
+            for number in range(arguments.devices)
+        ]
         try:
-            return _attempt(device, arguments)
+            for worker in workers:
+                worker.start()
+            return _attempt(len(workers), arguments, todo, told)
         finally:
-            stop_engine(device.engine)
+            for worker in workers:
+                worker.terminate()
+            for worker in workers:
+                worker.join()
 
 
-def _attempt(device: Device, arguments: argparse.Namespace) -> int:
-    """Try all points on one device; returns the exit code."""
-    for _ in range(2):  # the second has something to change and to remove
-        device.publish()
-        fine = device.once()
-        if fine.code or device.there() != device.wanted(device.number):
-            raise SystemExit(f"an update without a fault does not work: exit {fine.code}\n{fine.said}")
-    before = device.names()
-    possible = [fault for fault in FAULTS if device.variables or fault not in ENGINE_FAULTS]
-    every = points(fine.calls, arguments.fault or possible)
-    chosen = random.Random(arguments.seed).sample(every, min(arguments.sample or len(every), len(every)))
-    chosen.sort(key=every.index)
-    tried: Counter[str] = Counter()
-    wrong: Counter[str] = Counter()
-    for point in chosen:
-        found = trouble(device, point)
-        tried[point.fault] += 1
-        wrong[point.fault] += bool(found)
-        if found or arguments.verbose:
-            print(f"{point}: {found or 'came through'}", flush=True)
-        if found and device.once(trace=False).code:
-            raise SystemExit("the device does not recover at all")
-    left = {name: count for name, count in (device.names() - before).items() if count > 2}
+def _attempt(devices: int, arguments: argparse.Namespace, todo: SimpleQueue[Any], told: SimpleQueue[Any]) -> int:
+    """Hand out the points to the devices; returns the exit code."""
+    starts = [told.get() for _ in range(devices)]
+    for calls in starts:
+        if isinstance(calls, Failed):
+            print(calls.why, file=sys.stderr)
+            return calls.code
+    possible = [fault for fault in FAULTS if arguments.applier == "compose" or fault not in ENGINE_FAULTS]
+    every = [str(point) for point in points(starts[0], arguments.fault or possible)]
+    tried = Points(every, arguments.resume, sample=arguments.sample, seed=arguments.seed, verbose=arguments.verbose)
+    waiting = tried.left()
+    for _ in starts:
+        todo.put(next(waiting, None))
+    left: Counter[str] = Counter()
+    while devices:
+        came = told.get()
+        if isinstance(came, Failed):
+            print(came.why, file=sys.stderr)
+            return came.code
+        if isinstance(came, Counter):
+            left += came
+            devices -= 1
+            continue
+        tried.note(*came)
+        todo.put(next(waiting, None))
     if left:
         print(f"left behind: {left}")
-    for fault in tried:
-        print(f"{fault:12} {tried[fault]:5} points, {wrong[fault]} not come through")
-    print(f"{'all':12} {tried.total():5} points of {len(every)}, {wrong.total()} not come through")
-    return 1 if wrong.total() or left else 0
+    return 0 if tried.show() and not left else 1
+
+
+def _work(folder: Path, applier: str, todo: SimpleQueue[Any], told: SimpleQueue[Any]) -> None:
+    """Be one device, which tries the points that it is handed."""
+    folder.mkdir()
+    try:
+        device = Device(folder / "device", applier)
+        device.fine()
+        told.put(device.fine())  # the second update has something to change and to remove
+        before = device.names()
+        for name in iter(todo.get, None):
+            found = NOT_REACHED
+            for _ in range(TRIES):
+                if found == NOT_REACHED:
+                    found = trouble(device, Point.named(name))
+            told.put((name, found))
+            if found not in (FINE, NOT_REACHED):
+                device.fine()
+        told.put(Counter({kind: count for kind, count in (device.names() - before).items() if count > 2}))
+    except Failed as error:
+        told.put(error)
+    except Exception as error:
+        told.put(Failed(f"{type(error).__name__}: {error}"))
+        raise
+    finally:
+        stop_engine(folder / "engine")

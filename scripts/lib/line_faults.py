@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import random
 import socket
 import struct
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from device_world import RENDERER, World
+from fault_points import FINE, Points
 from server.serving import ServedFleet, served_fleet, until
 from support.device_states import DEVICE, content
 
@@ -168,7 +167,7 @@ class Site:
         return dict.fromkeys(("hmi", "mes" if number % 2 else "opc"), f"{number}")
 
     def trouble(self, fault: str, place: int) -> str:
-        """Break the line in the next update, then run once more without; return what is wrong, or nothing."""
+        """Break the line in the next update, then run once without; return what is wrong, or that it came through."""
         self.update()
         self.line.set(fault, place)
         broken = self.world.agent("once")
@@ -185,7 +184,7 @@ class Site:
             return f"runs what was never asked for: {there}"
         if again.returncode or self.there() != self.wanted(self.number):
             return f"did not recover: exit {again.returncode}, {self.there()}\n{again.stderr}\nbefore:\n{said}"
-        return ""
+        return FINE
 
     def reported(self) -> bool:
         """Return whether the server has committed that the newest update runs."""
@@ -214,7 +213,7 @@ def main(arguments: argparse.Namespace) -> int:
 def _attempt(site: Site, arguments: argparse.Namespace) -> int:
     for _ in range(3):
         site.line.set()
-        if said := site.trouble("", 0):
+        if (said := site.trouble("", 0)) != FINE:
             raise SystemExit(f"an update without a fault does not work: {said}")
     site.update()
     site.line.set()
@@ -222,25 +221,17 @@ def _attempt(site: Site, arguments: argparse.Namespace) -> int:
     down, up, requests = site.line.down, site.line.up, site.line.requests
     wanted = arguments.fault or [*FAULTS, "status"]
     every = [
-        (fault, place)
+        f"{fault} at {place}"
         for fault, step in FAULTS.items()
         if fault in wanted
         for place in range(1, up if fault == "unsent" else down, step)
     ]
-    every += [(f"{status}", place) for status in STATUSES for place in range(1, requests + 1) if "status" in wanted]
-    chosen = random.Random(arguments.seed).sample(every, min(arguments.sample or len(every), len(every)))
+    answers = range(1, requests + 1) if "status" in wanted else ()
+    every += [f"status {status} at {place}" for status in STATUSES for place in answers]
     print(f"an update: {requests} requests, {up} bytes up, {down} down")
-    tried: Counter[str] = Counter()
-    wrong: Counter[str] = Counter()
-    for fault, place in sorted(chosen, key=every.index):
-        found = site.trouble(fault, place)
-        kind = "status" if fault.isdecimal() else fault
-        tried[kind] += 1
-        wrong[kind] += bool(found)
-        if found or arguments.verbose:
-            print(f"{fault} at {place}: {found or 'came through'}", flush=True)
+    tried = Points(every, arguments.resume, sample=arguments.sample, seed=arguments.seed, verbose=arguments.verbose)
+    for name in tried.left():
+        fault, place = name.removeprefix("status ").split(" at ")
+        tried.note(name, site.trouble(fault, int(place)))
     until(site.reported)
-    for kind in tried:
-        print(f"{kind:12} {tried[kind]:5} points, {wrong[kind]} not come through")
-    print(f"{'all':12} {tried.total():5} points of {len(every)}, {wrong.total()} not come through")
-    return 1 if wrong.total() else 0
+    return 0 if tried.show() else 1

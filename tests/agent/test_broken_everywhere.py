@@ -8,13 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from fault_points import FINE, NOT_REACHED, Points
 from support.real import require_program, unavailable
-
-pytestmark = pytest.mark.real
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "faults"
 
 
+@pytest.mark.real
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -37,3 +37,19 @@ def test_an_update_comes_through_wherever_it_breaks(arguments: tuple[str, ...]) 
     tried, of = map(int, re.findall(r"^all +(\d+) points of (\d+), 0 not", done.stdout, re.MULTILINE)[0])
     assert tried == int(arguments[-1])
     assert of > 300
+
+
+def test_a_run_that_was_cut_goes_on_where_it_ended(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "results"
+    first = Points(["kill at write 1", "kill at write 2", "full at write 1"], file, sample=0, seed=1, verbose=False)
+    first.note("kill at write 1", FINE)
+    first.note("full at write 1", "half done")
+
+    again = Points(["kill at write 1"], file, sample=0, seed=1, verbose=False)
+    assert list(again.left()) == ["kill at write 2"]
+    again.note("kill at write 2", NOT_REACHED)
+    assert not again.show()
+    said = capsys.readouterr().out
+    assert "full at write 1: half done" in said
+    assert "kill             2 points, 0 not come through, 1 not reached" in said
+    assert "all              3 points of 3, 1 not come through, 1 not reached" in said
