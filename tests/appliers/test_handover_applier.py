@@ -11,14 +11,14 @@ from testbed.controller_schemas import controller_definitions
 from testbed.errors import UnavailableError
 from testbed.places import state_folder
 
-from margo_gitops.appliers.applier import ApplierContext, WorkloadKey
+from margo_gitops.appliers.applier import ApplierContext, WorkloadKey, never
 from margo_gitops.appliers.contract_kit import ApplierContract, make_workload
 from margo_gitops.appliers.handover.applier import create
 from margo_gitops.appliers.kubernetes.client import ClusterClient
 from margo_gitops.digests import sha256
 from margo_gitops.documents.deployment import OWN_EXTENSION, Artifact
 from margo_gitops.documents.kubernetes_objects import list_at, mapping_at, text_at
-from margo_gitops.errors import EngineUnavailable, InstallFailed, KindMissing
+from margo_gitops.errors import EngineUnavailable, InstallFailed, KindMissing, StepInterrupted
 
 MERGE = "application/merge-patch+json"
 KUSTOMIZATIONS = "/apis/kustomize.toolkit.fluxcd.io/v1/namespaces/{}/kustomizations"
@@ -145,3 +145,22 @@ def test_a_plant_without_the_controller(kubernetes_cluster, kubernetes_namespace
         prepare(chart(), kubernetes_namespace)
     with pytest.raises(EngineUnavailable, match="controllerNamespace"):
         prepare(manifests(WorkloadKey("an-id", "part"), "first"), "nowhere")
+
+
+@pytest.mark.usefixtures("definitions")
+def test_a_controller_that_says_nothing(kubernetes_cluster, kubernetes_namespace, tmp_path):
+    """HANDOVER-5: what no controller has seen is not installed; nothing of it is left."""
+    settings = {"format": "flux", "controllerNamespace": kubernetes_namespace}
+    settings["kubeconfig"] = str(kubernetes_cluster.kubeconfig)
+    applier = create(ApplierContext("press-07", tmp_path, settings))
+    silent = manifests(WorkloadKey("an-id", "part"), "first")
+    applier.interrupted = lambda: True
+    with pytest.raises(StepInterrupted):
+        applier.install(silent)
+    assert [found.condition for found in applier.observe()] == ["starting"]
+    applier.interrupted = never
+    with pytest.raises(InstallFailed) as failed:
+        applier.install(replace(silent, longest_seconds=0))
+    assert failed.value.why == ("Flux has not seen it yet",)
+    assert failed.value.reinstated
+    assert not applier.observe()

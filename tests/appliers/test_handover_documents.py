@@ -233,6 +233,18 @@ def test_what_k3s_says(uid, job, chart, condition):
     assert k3s.judge(found).condition == "starting"
 
 
+def test_a_helm_chart_notes_the_job_that_it_had():
+    """HANDOVER-5: the job of the chart before says nothing of this one."""
+    (wanted,) = k3s.build(chart(), target(k3s))
+    old, job = k3s.build(chart({"a": 1}), target(k3s))[0], {"metadata": {"uid": "old"}}
+    assert k3s.noting_job(wanted, None, None) == wanted
+    changed = k3s.noting_job(wanted, old, job)
+    assert changed["metadata"]["annotations"][k3s.JOB_BEFORE] == "old"
+    with_defaults = {**changed, "spec": {**changed["spec"], "driver": "secret"}}
+    again = k3s.noting_job(wanted, with_defaults, {"metadata": {"uid": "new"}})
+    assert again == changed, "written again as it is, no other job comes"
+
+
 def conditions(name):
     return [{"type": name, "status": "True", "message": "why"}] if name else []
 
