@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from testbed.kubernetes_cluster import KubernetesCluster
 
-from margo_gitops.appliers.kubernetes.client import ClusterClient
+from margo_gitops.appliers.applier import TellsFacts
+from margo_gitops.appliers.helm.applier import HelmApplier
+from margo_gitops.appliers.kubernetes.client import ClusterClient, OnCluster
 from margo_gitops.appliers.kubernetes.facts import cluster_facts, facts_of
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import ClusterRefusesAgent
@@ -93,3 +95,8 @@ def test_a_real_server_tells_it_and_an_agent_without_the_right_says_nothing_of_t
     expired = kubernetes_cluster.token("default", kubernetes_namespace, seconds=-120)
     with pytest.raises(ClusterRefusesAgent):
         cluster_facts(ClusterClient(kubernetes_cluster.kubeconfig_with(expired, tmp_path / "expired")))
+
+
+def test_the_appliers_for_clusters_tell_it() -> None:
+    assert issubclass(HelmApplier, OnCluster)
+    assert isinstance(OnCluster(), TellsFacts)

@@ -42,7 +42,7 @@ from margo_gitops.appliers.helm.releases import (
     release_name,
     rendered,
 )
-from margo_gitops.appliers.kubernetes.client import ClusterClient, connect
+from margo_gitops.appliers.kubernetes.client import ClusterClient, OnCluster, connect
 from margo_gitops.appliers.programs import Finished, hiding
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.appliers.steps import install_failed, locked, refuse
@@ -99,7 +99,7 @@ def create(context: ApplierContext) -> HelmApplier:
 
 
 @dataclass(eq=False)
-class HelmApplier:
+class HelmApplier(OnCluster):
     """Runs components as releases of helm.
 
     Attributes:
