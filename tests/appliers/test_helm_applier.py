@@ -1,6 +1,7 @@
 """The helm applier with real Helm, on a real API server."""
 
 import json
+import shutil
 import subprocess
 import time
 import uuid
@@ -18,6 +19,7 @@ from margo_gitops.appliers.helm.releases import release_labels, release_name
 from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.errors import (
     ApplierUnusable,
+    ArtifactRefused,
     ClusterRefusesObject,
     EngineUnavailable,
     InstallFailed,
@@ -335,3 +337,36 @@ def test_a_deployment_that_moves_to_another_namespace_leaves_the_first(site, kub
     assert site.name not in kubernetes_cluster.kubectl("-n", first, "get", "deployments,secrets")
     applier.remove(site.key)
     site.cluster.kubectl("delete", "namespace", site.namespace, "--wait=false")
+
+
+@pytest.mark.skipif(shutil.which("gpg") is None, reason="GnuPG makes the keys")
+def test_a_chart_must_be_signed_by_a_key_of_the_keyring(site):
+    home = site.folder / "gnupg"
+    home.mkdir(mode=0o700)
+    gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]
+
+    def made(*arguments):
+        return subprocess.run([*gpg, *arguments], check=True, capture_output=True).stdout
+
+    made("--quick-gen-key", "plant@example.com", "rsa2048", "sign", "never")
+    (site.folder / "secret.gpg").write_bytes(made("--export-secret-keys"))
+    (site.folder / "public.gpg").write_bytes(made("--export"))
+    subprocess.run(["gpgconf", "--homedir", home, "--kill", "all"], check=True)
+    source = site.folder / "source"
+    for name, content in [("Chart.yaml", CHART), ("values.yaml", VALUES), ("templates/all.yaml", TEMPLATE)]:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(content)
+    signing = ["--sign", "--key", "plant@example.com", "--keyring", site.folder / "secret.gpg", "-d", site.folder]
+    subprocess.run([site.helm, "package", *signing, source], check=True, capture_output=True)
+    package = site.folder / "part-1.0.0.tgz"
+    content = {path.name: path.read_bytes() for path in (package, package.with_name("part-1.0.0.tgz.prov"))}
+    site.settings["keyring"] = str(site.folder / "public.gpg")
+    applier = site.applier()
+    with pytest.raises(ArtifactRefused, match="no signature"):
+        applier.prepare(site.workload())
+    content["part-1.0.0.tgz"] += b"x"
+    with pytest.raises(ArtifactRefused, match="does not hold"):
+        applier.prepare(site.workload(content=tar_gz(*(entry(f"part/{name}", each) for name, each in content.items()))))
+    content["part-1.0.0.tgz"] = package.read_bytes()
+    applier.install(site.workload(content=tar_gz(*(entry(f"part/{name}", each) for name, each in content.items()))))
+    assert [each.condition for each in applier.observe()] == ["running"]

@@ -30,7 +30,7 @@ from margo_gitops.appliers.applier import (
     storing,
 )
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
-from margo_gitops.appliers.helm.charts import Notes, chart_in
+from margo_gitops.appliers.helm.charts import Notes, chart_in, check_signature
 from margo_gitops.appliers.helm.objects import ReleaseObjects, observed
 from margo_gitops.appliers.helm.program import HelmProgram, secret_values
 from margo_gitops.appliers.helm.releases import (
@@ -314,9 +314,8 @@ class HelmApplier(OnCluster):
 
     def _run(self, release: _Wanted, deadline: float, command: Sequence[str], keep_open: int | None = None) -> Finished:
         labels = ",".join(f"{name}={value}" for name, value in release.labels.items())
-        verify = ["--verify", "--keyring", str(self.keyring)] if self.keyring else []
         return self.helm.run(
-            *(*command, release.name, str(release.chart), "--labels", labels, *verify),
+            *(*command, release.name, str(release.chart), "--labels", labels),
             namespace=release.namespace,
             seconds=max(deadline - time.monotonic(), 1.0),
             values=release.values,
@@ -346,6 +345,8 @@ class HelmApplier(OnCluster):
         with folder as content, hiding(secrets):
             self.artifacts.place(workload.artifact, Path(content), seconds=deadline - time.monotonic())
             chart = chart_in(Path(content), workload.component.name, signed=self.keyring is not None)
+            if self.keyring:
+                check_signature(self.helm, chart, self.keyring, workload.component.name)
             yield _Wanted(workload, history, chart, release_labels(workload, self.device), values, secrets)
 
     def _history(self, workload: Workload) -> list[Release]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from margo_gitops.appliers.applier import Workload, WorkloadKey, read_record, storing
+from margo_gitops.appliers.helm.program import HelmProgram
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import replace_file
 from margo_gitops.documents.declarations import DigestText
@@ -15,6 +16,7 @@ from margo_gitops.documents.records import write
 from margo_gitops.errors import ArtifactRefused, ManifestInvalid
 from margo_gitops.values import dataclass
 
+_VERIFY_SECONDS: Final = 30.0
 _LARGEST_NOTE: Final = 64 * 1024
 
 
@@ -48,6 +50,17 @@ def chart_in(content: Path, component: str, *, signed: bool) -> Path:
         f"the chart of component {component} has no signature, and this device wants one (`keyring`)",
         remedy="make the content of the component the package and its .prov file: `helm package --sign`",
     )
+
+
+def check_signature(helm: HelmProgram, chart: Path, keyring: Path, component: str) -> None:
+    """Refuse a package that no key of a keyring signed (ArtifactRefused)."""
+    done = helm.run("verify", str(chart), "--keyring", str(keyring), namespace="default", seconds=_VERIFY_SECONDS)
+    if done.status != 0:
+        raise ArtifactRefused(
+            f"the signature of the chart of component {component} does not hold on this device (`keyring`)",
+            why=done.last_lines(),
+            remedy="sign the package with a key that this device trusts, or add the key to its keyring",
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,7 +83,7 @@ def label_value(text: str) -> str:
     """Return a text as the value of a label; one that is too long or has other characters is shortened to a digest."""
     if _LABEL.fullmatch(text):
         return text
-    return re.sub(r"[^A-Za-z0-9]", "", text)[:40] + "-" + sha256(text.encode()).hexdigest()[:16]
+    return (re.sub(r"[^A-Za-z0-9]", "", text)[:40] or "x") + "-" + sha256(text.encode()).hexdigest()[:16]
 
 
 def applyset_id(name: str, namespace: str, kind: str, group: str) -> str:

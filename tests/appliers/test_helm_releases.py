@@ -1,0 +1,97 @@
+"""Names, labels and manifests of releases, without a cluster: RELEASE-1 to RELEASE-3."""
+
+import base64
+import gzip
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from margo_gitops.appliers.applier import WorkloadKey
+from margo_gitops.appliers.contract_kit import make_workload
+from margo_gitops.appliers.helm.releases import ReleaseStore, last_good, release_labels, release_name
+from margo_gitops.documents.components import COMPONENT_NAME_PATTERN
+from margo_gitops.errors import ClusterRefusesAgent, ManifestInvalid, WorkloadUnsupported
+
+COMPONENTS = st.from_regex(COMPONENT_NAME_PATTERN, fullmatch=True).filter(lambda name: len(name) <= 63)
+KEYS = st.builds(WorkloadKey, st.uuids().map(str), COMPONENTS)
+LABEL = re.compile(r"([A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?)?")
+
+
+@given(KEYS, KEYS)
+def test_no_two_workloads_have_one_release(one, other):
+    """RELEASE-1: helm takes the name, and it is another one for each workload."""
+    for key in (one, other):
+        assert len(release_name(key)) <= 53
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", release_name(key))
+    assert (release_name(one) == release_name(other)) == (one == other)
+
+
+class Cluster:
+    """Answers for an API server that has Secrets."""
+
+    def __init__(self, *secrets, allowed=("",)):
+        self.secrets, self.allowed = secrets, allowed
+
+    def list_objects(self, _resource, namespace="", *, selector="", metadata_only=False):
+        assert metadata_only
+        if namespace not in self.allowed:
+            raise ClusterRefusesAgent("no")
+        wanted = dict(each.split("=") for each in selector.split(","))
+        return [each for each in self.secrets if wanted.items() <= each["metadata"]["labels"].items()]
+
+    def ask(self, path):
+        return next(each for each in self.secrets if path.endswith("/" + each["metadata"]["name"]))
+
+
+def secret(key, number=1, status="deployed", device="press-07", manifest=""):
+    labels = release_labels(make_workload(key, profile_type="helm"), device)
+    content = base64.b64encode(gzip.compress(json.dumps({"manifest": manifest, "config": {"pin": "1"}}).encode()))
+    name = f"sh.helm.release.v1.{release_name(key)}.v{number}"
+    helms = {"owner": "helm", "name": release_name(key), "version": str(number), "status": status}
+    metadata = {"name": name, "namespace": "line", "resourceVersion": "7", "labels": {**labels, **helms}}
+    return {"metadata": metadata, "data": {"release": base64.b64encode(content).decode()}}
+
+
+@given(KEYS, st.text(st.sampled_from("ab/~.-_"), min_size=1, max_size=90))
+def test_labels_bring_back_what_they_were_made_of(key, device):
+    """RELEASE-2: whatever the device is called."""
+    workload = make_workload(key, profile_type="helm")
+    assert all(LABEL.fullmatch(value) for value in release_labels(workload, device).values())
+    (found,) = ReleaseStore(Cluster(secret(key, device=device)), device).latest([])
+    assert (found.key, found.digest, found.is_of(device)) == (key, workload.digest, True)
+    assert not found.is_of(f"{device}x")
+
+
+KEY = WorkloadKey("8b0f9f1e-95d1-4f6c-9d6b-2f0d1b0f3a11", "web")
+
+
+def test_the_last_revision_of_each_release_counts():
+    store = ReleaseStore(Cluster(secret(KEY, 1, "superseded"), secret(KEY, 3, "failed"), secret(KEY, 2)), "press-07")
+    assert [(each.number, each.status) for each in store.latest([])] == [(3, "failed")]
+    history = store.history("", release_name(KEY))
+    assert last_good(history).number == 2
+    assert last_good(history[:1]) is None
+
+
+def test_where_all_namespaces_cannot_be_listed_those_of_its_deployments_are():
+    cluster = Cluster(secret(KEY), allowed=("line",))
+    assert len(ReleaseStore(cluster, "press-07").latest(["line"])) == 1
+    with pytest.raises(ClusterRefusesAgent):
+        ReleaseStore(cluster, "press-07").latest([])
+
+
+@pytest.mark.parametrize("data", ["", "!", base64.b64encode(b"eA==").decode()], ids=["empty", "not-base64", "not-json"])
+def test_a_damaged_record_is_said(data):
+    """RELEASE-3."""
+    damaged = {**secret(KEY), "data": {"release": data}}
+    store = ReleaseStore(Cluster(damaged), "press-07")
+    with pytest.raises(ManifestInvalid, match="is not a release of helm"):
+        store.objects(store.latest([])[0])
+
+
+def test_a_name_that_no_label_holds_is_refused():
+    with pytest.raises(WorkloadUnsupported, match="more than 63"):
+        release_labels(make_workload(WorkloadKey(KEY.deployment_id, "a" * 64), profile_type="helm"), "press-07")
