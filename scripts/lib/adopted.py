@@ -1,4 +1,4 @@
-"""Say by the exit status whether `margo-gitops agent status --output json` shows that a version is wholly installed."""
+"""Say by the exit status whether what `margo-gitops agent status --output json` shows is a version in a state."""
 
 from __future__ import annotations
 
@@ -6,9 +6,7 @@ import json
 import sys
 
 status = json.load(sys.stdin)
-version = int(sys.argv[1])
+version, state = int(sys.argv[1]), sys.argv[2]
 deployments = [each["status"] for each in status["deployments"]]
-adopted = all(
-    each["adoptedManifestVersion"] == version and each["status"]["state"] == "installed" for each in deployments
-)
+adopted = all(each["adoptedManifestVersion"] == version and each["status"]["state"] == state for each in deployments)
 sys.exit(not (deployments and adopted))

@@ -63,6 +63,7 @@ make_signing_key() {
 start_agent() {
     applier="files: {folder: $work/$1.workloads}"
     [ "$engine" != docker ] || applier="compose: {}"
+    [ "$engine" != kubernetes ] || applier="helm: {kubeconfig: $KUBECONFIG}"
     cat >"$work/$1.yaml" <<CONFIG
 apiVersion: margo-gitops/v1
 kind: AgentConfiguration
@@ -83,16 +84,16 @@ CONFIG
     agents="$agents $!"
 }
 
-# await DEVICE VERSION: until every deployment of this manifest version is installed.
+# await DEVICE VERSION [STATE]: until every deployment of this manifest version is installed, or in another state.
 await() {
     tries=0
     until margo-gitops agent status --config "$work/$1.yaml" --output json >"$work/$1.status" &&
-        python3 scripts/lib/adopted.py "$2" <"$work/$1.status"; do
+        python3 scripts/lib/adopted.py "$2" "${3:-installed}" <"$work/$1.status"; do
         tries=$((tries + 1))
-        [ "$tries" -lt 60 ] || { echo "error: $1 did not adopt version $2:" >&2; tail -20 "$work/$1.log" >&2; exit 1; }
+        [ "$tries" -lt 150 ] || { echo "error: $1 did not adopt version $2:" >&2; tail -20 "$work/$1.log" >&2; exit 1; }
         sleep 0.2
     done
-    say "$1 has adopted version $2"
+    say "$1 has adopted version $2${3:+: $3}"
 }
 
 show_workloads() {
@@ -122,6 +123,7 @@ clean_up() {
         say "Kept: $work"
         return
     fi
+    [ "$engine" != kubernetes ] || remove_releases
     if [ "$engine" = docker ]; then
         containers=$(docker ps --all --quiet --filter "ancestor=$image")
         # shellcheck disable=SC2086  # one word per container

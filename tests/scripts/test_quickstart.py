@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -10,14 +11,15 @@ from pathlib import Path
 
 import pytest
 from testbed.docker_engine import DockerEngine
+from testbed.kubernetes_cluster import KubernetesCluster
 
 CHECKOUT = Path(__file__).parents[2]
 
 
-def quickstart(environment: Mapping[str, str]) -> str:
+def quickstart(environment: Mapping[str, str], *arguments: str) -> str:
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DOCKER_", "COV_", "COVERAGE_"))}
     done = subprocess.run(
-        [CHECKOUT / "scripts/quickstart"],
+        [CHECKOUT / "scripts/quickstart", *arguments],
         env={**kept, "MARGO_GITOPS_VENV": sys.prefix, "NO_COLOR": "1", **environment},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -56,3 +58,19 @@ def test_with_an_engine_the_container_runs_with_the_new_environment(docker_engin
         check=False,
     )
     assert left.stdout == ""
+
+
+def test_on_a_cluster_a_chart_is_installed_updated_rolled_back_and_removed(
+    kubernetes_cluster: KubernetesCluster, helm_program: Path, tmp_path: Path
+):
+    path = f"{helm_program.parent}:{kubernetes_cluster.environment['PATH']}:{os.environ['PATH']}"
+    said = quickstart({**kubernetes_cluster.environment, "PATH": path, "TMPDIR": str(tmp_path)}, "--kubernetes")
+    greetings = re.findall(r"^greeting-chart-\S+ +Running +(.*)$", said, re.MULTILINE)
+    hello, morning = "Hello from cell-01 on line 2", "Good morning from cell-01 on line 2"
+    assert greetings == [hello, morning, morning, morning]
+    assert "cell-01 has adopted version 3: failed" in said
+    assert list(tmp_path.iterdir()) == []
+    left = kubernetes_cluster.kubectl(
+        "get", "namespaces", "-o", "jsonpath={.items[?(@.status.phase=='Active')].metadata.name}"
+    )
+    assert "quickstart-" not in left
