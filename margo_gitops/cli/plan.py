@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,11 @@ from margo_gitops.wording import json_text
 @at_option
 @before_merge_option
 @policy_command_option
+@click.option(
+    "--helm",
+    metavar="FILE|no",
+    help="The helm program that shows Kubernetes objects of charts; `no`: run none. Default: helm in PATH.",
+)
 @click.option("--details", is_flag=True, help="Show every device with each changed value and where it is written.")
 @output_option(
     "text",
@@ -68,6 +74,7 @@ def plan(
     at: str | None,
     before_merge: bool,
     allow_policy_command: bool,
+    helm: str | None,
     details: bool,
     output: str,
 ) -> None:
@@ -94,6 +101,7 @@ def plan(
             at=date,
             before_merge=before_merge,
             policy_command=allow_policy_command,
+            helm=_helm_program(helm),
         )
         made = plan_fleet(request)
     lines = as_text(made, details=details or device is not None)
@@ -111,6 +119,14 @@ def explain(device: str, deployment: str, fleet: Path, rev: str | None, output: 
     """Show why DEVICE gets DEPLOYMENT in this form: the profile, and each parameter's value, layer, file and line."""
     explanation = explain_deployment(read_for_device(fleet, rev, device), device, deployment)
     show(output, _as_json(explanation), _lines(explanation))
+
+
+def _helm_program(named: str | None) -> Path | None:
+    """Return the helm program, with its whole path; None if there is no such program, or the user wants no program."""
+    found = None if named == "no" else shutil.which(named or "helm")
+    if found is None and named not in (None, "no"):
+        raise click.BadParameter(f"there is no program {named}", param_hint="--helm")
+    return Path(found).resolve() if found else None
 
 
 def _lines(explanation: Explanation) -> Iterator[str]:

@@ -69,6 +69,33 @@ class WorkloadChange:
 
 
 @dataclass(frozen=True, slots=True)
+class ObjectFieldChange:
+    """A field of a Kubernetes object that changes."""
+
+    path: Annotated[str, About("In the object.", ("spec.template.spec.containers[name=web].image",))]
+    before: Annotated[str | None, About("As JSON, shortened; null for no value. Values of Secrets are hidden.")]
+    after: Annotated[str | None, About("As `before`.")]
+    origin: Annotated[ValueOrigin | None, About("Where the value is written that it comes from, if that is known.")]
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectChange:
+    """A Kubernetes object that a chart or manifests add, change or remove."""
+
+    component: Annotated[str, About("Of the profile.")]
+    kind: Annotated[str, About("Of the object.", ("Deployment",))]
+    namespace: Annotated[str, About("Empty where the manifest names none.")]
+    name: Annotated[str, About("Of the object, in a release with the name of the component.")]
+    change: Annotated[ChangeKind, About("What happens to it.")]
+    fields: Annotated[tuple[ObjectFieldChange, ...], About("That change, sorted.")]
+
+    @property
+    def title(self) -> str:
+        """What it is called, in words."""
+        return f"{self.kind} {self.namespace}/{self.name}" if self.namespace else f"{self.kind} {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
 class DeploymentChange:
     """A deployment on a device that is added, removed or changed."""
 
@@ -79,6 +106,10 @@ class DeploymentChange:
     fields: Annotated[tuple[FieldChange, ...], About("What changes in addition to parameters, sorted.")]
     parameters: Annotated[tuple[ParameterChange, ...], About("Sorted by name.")]
     workloads: Annotated[tuple[WorkloadChange, ...], About("Components that start, restart or stop.")]
+    objects: Annotated[
+        tuple[ObjectChange, ...],
+        About("Kubernetes objects that change, as far as that is known (docs/review-and-ci.md)."),
+    ] = ()
 
     @property
     def file(self) -> str:

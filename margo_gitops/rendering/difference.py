@@ -141,7 +141,8 @@ def _read_manifest(device: str, content: bytes) -> StateManifest:
 
 
 @lru_cache(maxsize=16_384)
-def _document(identity: str, content: bytes, device: str) -> ApplicationDeployment:
+def deployment_document(identity: str, content: bytes, device: str) -> ApplicationDeployment:
+    """Return a rendered deployment document (StateTampered: it cannot be read)."""
     try:
         return read_as(ApplicationDeployment, read_source(content, f"{identity}.yaml"))
     except (UnreadableDocument, InvalidDocument) as error:
@@ -165,8 +166,8 @@ def _pairs(state: DesiredState, held: PreviousState | None) -> Iterator[_Pair]:
         old = held.deployment(identity) if held and identity in names else None
         new = state.deployments.get(identity)
         if old != new:
-            before = _document(identity, old, device) if old is not None else None
-            after = _document(identity, new, device) if new is not None else None
+            before = deployment_document(identity, old, device) if old is not None else None
+            after = deployment_document(identity, new, device) if new is not None else None
             yield _Pair(identity, before, after)
 
 
@@ -188,7 +189,7 @@ def _download(device: str, held: PreviousState | None, pairs: Sequence[_Pair], f
         # Only now the documents that stay are read: most changes need nothing new.
         stays = set(_names(device, held)) - {each.identity for each in pairs}
         contents = ((name, held.deployment(name)) for name in sorted(stays))
-        kept = (_document(name, content, device) for name, content in contents if content is not None)
+        kept = (deployment_document(name, content, device) for name, content in contents if content is not None)
         fetched = fetched.without(needed(kept, facts))
     return download(fetched, facts) if not fetched.empty else NOTHING_TO_DOWNLOAD
 

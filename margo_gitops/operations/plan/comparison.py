@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 
 from margo_gitops.catalog.file_tree import FileTree, RootTree
 from margo_gitops.digests import Digest
+from margo_gitops.documents.deployment import ApplicationDeployment
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.records import write
 from margo_gitops.errors import (
@@ -18,13 +20,15 @@ from margo_gitops.errors import (
     UnreadableDocument,
 )
 from margo_gitops.operations.content_sources import Images, content_by_digest
+from margo_gitops.operations.plan.chart_templates import ChartTemplates
+from margo_gitops.operations.plan.object_changes import ObjectChanges
 from margo_gitops.operations.policies.policy_command import judge_by_command
 from margo_gitops.operations.policies.policy_history import PolicyHistory, Span
 from margo_gitops.operations.policies.policy_judging import Change, judge_change
 from margo_gitops.operations.validate.rule_findings import of_error, of_finding
 from margo_gitops.rendering.changes import Plan, PolicyVerdict, Refusal, SiteRefusal, make_plan
 from margo_gitops.rendering.desired_state import DesiredState
-from margo_gitops.rendering.difference import FleetState, difference
+from margo_gitops.rendering.difference import FleetState, deployment_document, difference
 from margo_gitops.rendering.intent import ComponentContent, Intent
 from margo_gitops.rendering.policies.facts import Verdict
 from margo_gitops.values import dataclass, field, fields, replace
@@ -75,10 +79,24 @@ class Sides:
     tree: RootTree
 
 
-def planned(sides: Sides, notes: Iterable[str] = ()) -> Plan:
-    """Return what a render would change; the policy is not asked (StateTampered: what is there cannot be read)."""
+def planned(sides: Sides, notes: Iterable[str] = (), helm: Path | None = None) -> Plan:
+    """Return what a render would change; the policy is not asked (StateTampered: what is there cannot be read).
+
+    Args:
+        helm: the program that templates charts; None: no helm program.
+    """
     facts = VendoredContent(sides.intent, sides.tree)
-    changes = tuple(difference(sides.before, sides.states, sides.intent, facts))
+    states = {state.device: state for state in sides.states}
+
+    def documents(client: str, identity: str) -> tuple[ApplicationDeployment | None, ApplicationDeployment | None]:
+        held, state = sides.before.previous(client), states.get(client)
+        contents = held.deployment(identity) if held else None, state.deployments.get(identity) if state else None
+        before, after = (deployment_document(identity, each, client) if each else None for each in contents)
+        return before, after
+
+    objects = ObjectChanges(sides.intent, sides.tree, ChartTemplates(helm), documents)
+    changes = objects.of(tuple(difference(sides.before, sides.states, sides.intent, facts)))
+    notes = (*notes, *objects.told())
     here = sum(change.change != "removed" for change in changes)
     unchanged = sides.before.kept + len(sides.states) - here
     return make_plan(sides.subject, sides.base, changes, unchanged=unchanged, notes=notes)

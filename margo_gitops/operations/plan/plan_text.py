@@ -15,6 +15,7 @@ from margo_gitops.rendering.changes import (
     DeploymentChange,
     DeviceChange,
     Download,
+    ObjectFieldChange,
     Plan,
     PolicyVerdict,
     Refusal,
@@ -91,6 +92,12 @@ def _elements(deployment: DeploymentChange) -> Iterator[tuple[str, str, str, str
             else ""
         )
         yield "parameter", f"parameter {parameter.name}", arrow(parameter.before, parameter.after), place
+    for found in deployment.objects:
+        if found.change != "changed":
+            yield "object", found.title, found.change, ""
+        for changed in found.fields:
+            place = _place(changed.origin.file, changed.origin.line) if changed.origin else ""
+            yield "object", f"{found.title}: {changed.path}", _object_arrow(changed), place
 
 
 def arrow(before: ParameterValue | None, after: ParameterValue | None) -> str:
@@ -297,6 +304,18 @@ def deployment_details(deployment: DeploymentChange) -> Iterator[str]:
         yield f"{parameter.name} = {_changed(deployment, parameter.before, parameter.after)}{place}"
     for workload in deployment.workloads:
         yield f"{workload.component} {workload.effect}"
+    for found in deployment.objects:
+        yield f"{_SIGNS[found.change]} {found.title}"
+        for changed in found.fields:
+            place = f"  from {_place(changed.origin.file, changed.origin.line)}" if changed.origin else ""
+            yield f"    {changed.path}: {_object_arrow(changed)}{place}"
+
+
+def _object_arrow(changed: ObjectFieldChange) -> str:
+    before, after = (
+        shortened(each, _LONGEST) if each is not None else "nothing" for each in (changed.before, changed.after)
+    )
+    return before if before == after else f"{before} -> {after}"
 
 
 def _changed(deployment: DeploymentChange, before: ParameterValue | None, after: ParameterValue | None) -> str:

@@ -93,6 +93,7 @@ class PlanRequest:
         before_merge: whether reviews, and the merge with its signature, are still to come.
         commits: whether the policy looks at commits: signatures and reviews.
         policy_command: whether the policy's command may be run.
+        helm: the program that templates charts; None: no helm program.
     """
 
     fleet: Path
@@ -107,6 +108,7 @@ class PlanRequest:
     before_merge: bool = False
     commits: bool = True
     policy_command: bool = False
+    helm: Path | None = None
 
 
 def plan_fleet(request: PlanRequest, renders: Render | None = None) -> Plan:
@@ -195,7 +197,7 @@ class _Planning:
         at = self._head_date() if request.at is None else request.at
         span = Span(self.repo, revision, base_commit, named=request.base is not None, at=at)
         with without_collections():
-            made = planned(sides, notes)
+            made = planned(sides, notes, request.helm)
             switched = switching_times(made.devices, sides.intent, at if request.at is not None else time.time())
             made = replace(made, notes=(*made.notes, *listed(_refused_by_devices(sides, made)), *listed(switched)))
             verdicts = judgement(
