@@ -14,7 +14,13 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 OURS: Final[Mapping[str, str]] = MappingProxyType(
-    {"compose": "compose.applier", "files": "files", "handover": "handover.applier", "helm": "helm.applier"}
+    {
+        "compose": "compose.applier",
+        "files": "files",
+        "handover": "handover.applier",
+        "helm": "helm.applier",
+        "kubernetes": "kubernetes.applier",
+    }
 )
 """The modules of this package; no plug-in takes their place. Most devices need no other, nor what looks for others."""
 

@@ -16,7 +16,7 @@ from margo_gitops.appliers.kubernetes.manifests import (
     parent_body,
     without_scaled_replicas,
 )
-from margo_gitops.appliers.kubernetes.refusals import ImmutableError, ListExpiredError, NotFoundError, refusal
+from margo_gitops.appliers.kubernetes.refusals import refusal
 from margo_gitops.documents.kubernetes_objects import KubernetesObject, ObjectId
 from margo_gitops.errors import (
     ApplyError,
@@ -24,7 +24,10 @@ from margo_gitops.errors import (
     ClusterRefusesObject,
     EngineUnavailable,
     FieldConflict,
+    FieldImmutable,
+    ListExpired,
     ManifestInvalid,
+    ObjectMissing,
 )
 
 OWNER = SetOwner("press-07", "0b5a3f0e-2f0c-4a51-9d2d-7c4f7d1d3a11", "web")
@@ -232,12 +235,12 @@ TYPED = (
         (403, said('"a" is forbidden: exceeded quota: small'), ClusterRefusesObject, "raise the quota"),
         (403, said("a is being terminated"), ClusterRefusesObject, "wait until the namespace is gone"),
         (400, said('admission webhook "x" denied the request: no'), ClusterRefusesObject, "who runs the webhook"),
-        (404, said("not found"), NotFoundError, "is not there"),
+        (404, said("not found"), ObjectMissing, "is not there"),
         (409, said("Apply failed", CONFLICT), FieldConflict, "spec.replicas: kubectl-edit"),
         (409, said("the object has been modified"), EngineUnavailable, "at the same time"),
-        (410, said("too old resource version"), ListExpiredError, "read again"),
+        (410, said("too old resource version"), ListExpired, "read again"),
         (422, said("spec.port: Invalid value: 99999"), ManifestInvalid, "99999"),
-        (422, said("spec.template: Invalid value: field is immutable"), ImmutableError, "immutable"),
+        (422, said("spec.template: Invalid value: field is immutable"), FieldImmutable, "immutable"),
         (429, said("too many requests"), EngineUnavailable, "cannot answer now (429)"),
         (500, said("failed calling webhook"), EngineUnavailable, "start the webhook"),
         (500, said("etcdserver: timeout"), EngineUnavailable, "cannot answer now (500)"),

@@ -28,14 +28,21 @@ from margo_gitops.appliers.handover.forms import (
 )
 from margo_gitops.appliers.kubernetes.client import ClusterClient, connect
 from margo_gitops.appliers.kubernetes.manifests import FIELD_MANAGER
-from margo_gitops.appliers.kubernetes.refusals import NotFoundError
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import read_bounded, replace_file
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.kubernetes_objects import Fields, mapping_at, text_at
 from margo_gitops.documents.nodes import Json
-from margo_gitops.errors import ApplyError, EngineUnavailable, InstallFailed, KindMissing, RemoveFailed, StepInterrupted
+from margo_gitops.errors import (
+    ApplyError,
+    EngineUnavailable,
+    InstallFailed,
+    KindMissing,
+    ObjectMissing,
+    RemoveFailed,
+    StepInterrupted,
+)
 from margo_gitops.values import dataclass
 
 _APPLY: Final = "application/apply-patch+yaml"
@@ -189,7 +196,7 @@ class HandoverApplier:
         options = {"fieldManager": FIELD_MANAGER, "force": "true", **query}
         try:
             self.client.request("PATCH", path, body=_written(document), query=options, content_type=_APPLY, about=about)
-        except NotFoundError as error:
+        except ObjectMissing as error:
             raise EngineUnavailable(
                 f"the controller has no namespace {self.target.namespace}",
                 why=error.why,
@@ -225,7 +232,7 @@ class HandoverApplier:
     def _forget(self, found: Fields) -> None:
         try:
             self.client.request("DELETE", self._path(found), about=f"{found['kind']}")
-        except NotFoundError:
+        except ObjectMissing:
             return
 
     def _own(self, kinds: Sequence[tuple[str, str]], key: WorkloadKey | None = None) -> Iterator[Fields]:

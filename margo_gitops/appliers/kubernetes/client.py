@@ -13,18 +13,26 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urlencode
 
 from margo_gitops.appliers.applier import ApplierContext
-from margo_gitops.appliers.kubernetes.refusals import ListExpiredError, NotFoundError, refusal
+from margo_gitops.appliers.kubernetes.refusals import refusal
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.documents.kubernetes_objects import KubernetesObject, ObjectId, list_at, mapping_at, text_at
 from margo_gitops.documents.nodes import Json
-from margo_gitops.errors import ApplierUnusable, ApplyError, ClusterRefusesAgent, EngineUnavailable, KindMissing
+from margo_gitops.errors import (
+    ApplierUnusable,
+    ApplyError,
+    ClusterRefusesAgent,
+    EngineUnavailable,
+    KindMissing,
+    ListExpired,
+    ObjectMissing,
+)
 from margo_gitops.values import dataclass
 
 if TYPE_CHECKING:
@@ -117,6 +125,7 @@ class ClusterClient:
         self._use_proxy = use_proxy
         self._api: ApiClient | None = None
         self._resources: dict[str, dict[str, Resource]] = {}
+        self._versions: dict[str, tuple[str, ...]] = {}
 
     def request(
         self,
@@ -139,8 +148,8 @@ class ClusterClient:
 
         Raises:
             EngineUnavailable: the server does not answer, or says to try later (429, 5xx).
-            NotFoundError: what is asked is not there (404).
-            ListExpiredError: a list must be read from its start again (410).
+            ObjectMissing: what is asked is not there (404).
+            ListExpired: a list must be read from its start again (410).
             ApplyError: the server refuses it; the class says why.
         """
         target = f"{path}?{urlencode(query)}" if query else path
@@ -167,7 +176,7 @@ class ClusterClient:
         """Return what is at a path; None where nothing is there."""
         try:
             return self.request("GET", path, query=query, accept=accept)[1]
-        except NotFoundError:
+        except ObjectMissing:
             return None
 
     def list_objects(
@@ -177,9 +186,9 @@ class ClusterClient:
         for _ in range(3):
             try:
                 return list(self._pages(resource, namespace, selector, METADATA_LIST if metadata_only else JSON))
-            except ListExpiredError:
+            except ListExpired:
                 continue
-            except NotFoundError:
+            except ObjectMissing:
                 return []  # its CRD is gone
         raise EngineUnavailable(
             f"the list of {resource.plural} ends before it is read", remedy="wait: the agent tries again after a pause"
@@ -205,9 +214,7 @@ class ClusterClient:
             if found := self._resources[api_version].get(kind):
                 return found
         group = api_version.rpartition("/")[0]
-        versions = (
-            [text_at(each, "version") for each in list_at(self.ask(f"/apis/{group}"), "versions")] if group else []
-        )
+        versions = [each.rpartition("/")[2] for each in self.versions(group)] if group else []
         if self._resources[api_version] or api_version.rpartition("/")[2] in versions:
             why = f"{api_version} has no such kind"
         else:
@@ -228,22 +235,45 @@ class ClusterClient:
 
     def resource_for(self, identity: ObjectId) -> Resource | None:
         """Return a kind by its group, in the version that the server prefers; None where it has none."""
-        if not identity.group:
-            versions = ["v1"]
-        else:
-            answer = self.ask(f"/apis/{identity.group}")
-            found = [mapping_at(answer, "preferredVersion"), *map(mapping_at, list_at(answer, "versions"))]
-            versions = list(dict.fromkeys(text for each in found if (text := text_at(each, "groupVersion"))))
-        for version in versions:
+        for version in self.versions(identity.group):
             try:
                 return self.resource(version, identity.kind)
             except KindMissing:
                 continue
         return None
 
+    def versions(self, group: str) -> tuple[str, ...]:
+        """Return the API versions of a group, the preferred one first; nothing where the server has no such group."""
+        if not group:
+            return ("v1",)
+        if not self._versions.get(group):
+            answer = self.ask(f"/apis/{group}")
+            found = [mapping_at(answer, "preferredVersion"), *map(mapping_at, list_at(answer, "versions"))]
+            self._versions[group] = tuple(
+                dict.fromkeys(text for each in found if (text := text_at(each, "groupVersion")))
+            )
+        return self._versions[group]
+
+    def every_resource(self) -> Iterator[Resource]:
+        """Yield each kind that the server has, in its preferred version."""
+        groups = [text_at(each, "name") for each in list_at(self.ask("/apis"), "groups")]
+        for group in ("", *groups):
+            for version in self.versions(group)[:1]:
+                if version not in self._resources:
+                    self._resources[version] = self._discover(version)
+                yield from self._resources[version].values()
+
+    def first(self, resource: Resource, namespace: str = "", own: Collection[str] = ()) -> str:
+        """Return the name of an object of a kind, other than some; empty where there is no such object."""
+        query = {"limit": str(len(own) + 1)}
+        answer = self.request("GET", resource.path(namespace), query=query, accept=METADATA_LIST)[1]
+        names = [text_at(each, "metadata", "name") for each in list_at(answer, "items")]
+        return next((name for name in names if name not in own), "")
+
     def forget_kinds(self) -> None:
         """Ask the server for its kinds again when one is needed: CRDs have come or gone."""
         self._resources.clear()
+        self._versions.clear()
 
     def _discover(self, api_version: str) -> dict[str, Resource]:
         prefix = "/apis/" if "/" in api_version else "/api/"

@@ -16,7 +16,10 @@ from margo_gitops.errors import (
     ClusterRefusesObject,
     EngineUnavailable,
     FieldConflict,
+    FieldImmutable,
+    ListExpired,
     ManifestInvalid,
+    ObjectMissing,
 )
 from margo_gitops.errors.base import listed
 from margo_gitops.wording import shortened
@@ -28,22 +31,6 @@ _TYPED: Final = re.compile(r"failed to create typed patch object|failed to creat
 _VALUE: Final = re.compile(r"&value\.\S+\{.*?\}")
 _MANAGER: Final = re.compile(r'conflict with "([^"]*)"')
 _LONGEST: Final = 600
-
-
-class NotFoundError(ApplyError):
-    """What was asked for is not there; the caller knows what that means."""
-
-    code = ClusterRefusesObject.code
-
-
-class ListExpiredError(ApplyError):
-    """A list must be read from its start again (410)."""
-
-    code = EngineUnavailable.code
-
-
-class ImmutableError(ManifestInvalid):
-    """A manifest changes a field that cannot be changed."""
 
 
 def refusal(status: int, answer: Json, request: str, about: str = "") -> ApplyError:
@@ -66,11 +53,11 @@ def refusal(status: int, answer: Json, request: str, about: str = "") -> ApplyEr
                 remedy="renew the token or certificate of the kubeconfig; the agent reads it again at its next cycle",
             )
         case 404:
-            return NotFoundError(f"{what} is not there", why=[said])
+            return ObjectMissing(f"{what} is not there", why=[said])
         case 409:
             return _conflict(what, said, causes)
         case 410:
-            return ListExpiredError(f"{what} must be read again", why=[said])
+            return ListExpired(f"{what} must be read again", why=[said])
         case 500 if _TYPED.search(said):
             return ManifestInvalid(
                 f"the API server finds a mistake in {what}",
@@ -118,8 +105,13 @@ def _refused(status: int, what: str, said: str, causes: list[dict[str, Json]]) -
             remedy="give the agent's user this right with a Role; `kubectl auth can-i --list` shows what it has",
         )
     if status in (400, 422) and not _DENIED.search(said):
-        kind = ImmutableError if "immutable" in said or "updates to" in said else ManifestInvalid
-        return kind(f"the API server finds a mistake in {what}", why=[said], remedy="correct the manifest")
+        if "immutable" in said or "updates to" in said:
+            return FieldImmutable(
+                f"the update changes a field of {what} that cannot be changed",
+                why=[said],
+                remedy="give the object another name in the manifest",
+            )
+        return ManifestInvalid(f"the API server finds a mistake in {what}", why=[said], remedy="correct the manifest")
     if any(each.get("reason") == "NamespaceTerminating" for each in causes) or "being terminated" in said:
         remedy = "wait until the namespace is gone; `kubectl get namespace NAME -o yaml` shows what keeps it"
     elif "exceeded quota" in said:
