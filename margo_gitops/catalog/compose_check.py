@@ -9,7 +9,6 @@ COMPOSE-4  No service writes into the package: each update replaces it, and what
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -101,11 +100,13 @@ def compose_findings(tree: FileTree, application: Application, file_prefix: str)
 @lru_cache(maxsize=1)
 def _specification() -> jsonschema.protocols.Validator:
     """Return a validator for the schema that compose-spec publishes, from the package that keeps a copy up to date."""
-    # Imported where a compose file is read: with its optional packages it takes seconds, and most commands read none.
+    # Imported where a compose file is checked: with optional packages they take seconds, and most commands check none.
+    from importlib.metadata import distribution
+
     import jsonschema
 
     # Found without an import, which would load all of that program.
-    path = Path(str(importlib.metadata.distribution("check-jsonschema").locate_file(_SCHEMA)))
+    path = Path(str(distribution("check-jsonschema").locate_file(_SCHEMA)))
     schema = json.loads(path.read_bytes())
     return jsonschema.validators.validator_for(schema)(schema)
 
