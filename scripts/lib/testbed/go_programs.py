@@ -75,6 +75,8 @@ def go_program(
     builds = folder.parent / "builds" / folder.name
     with locked(builds):
         if not folder.exists():
+            for left in builds.iterdir():  # of a build that was killed
+                shutil.rmtree(left)
             with tempfile.TemporaryDirectory(dir=builds) as work:
                 built = Path(work, "built")
                 built.mkdir()
