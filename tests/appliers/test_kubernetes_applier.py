@@ -1,15 +1,17 @@
 """The applier `kubernetes` against a real API server."""
 
+import re
 from dataclasses import replace
 
 import pytest
 from workload_making import folder_artifact
 
-from margo_gitops.appliers.applier import ApplierContext
+from margo_gitops.appliers.applier import ApplierContext, WorkloadKey
 from margo_gitops.appliers.contract_kit import DEVICE, OTHER_DEVICE, ApplierContract, make_workload
 from margo_gitops.appliers.kubernetes.applier import create
 from margo_gitops.appliers.kubernetes.client import ClusterClient
 from margo_gitops.documents.deployment import OWN_EXTENSION
+from margo_gitops.errors import FieldConflict, KindMissing, ObjectOfOthers
 
 DEPLOYMENT = """\
 apiVersion: apps/v1
@@ -80,3 +82,64 @@ class TestKubernetes(ApplierContract):
     def stop(self, key):
         path = self.client.resource("apps/v1", "Deployment").path(self.namespace, f"a{key.deployment_id[:8]}")
         self.client.request("DELETE", path)
+
+
+KEY = WorkloadKey("0b5a3f0e-2f0c-4a51-9d2d-7c4f7d1d3a11", "web")
+
+
+@pytest.fixture
+def applier(tmp_path, kubernetes_cluster, kubernetes_namespace):
+    settings = {"kubeconfig": str(kubernetes_cluster.kubeconfig), "namespace": kubernetes_namespace}
+    made = create(ApplierContext(DEVICE, tmp_path, settings))
+    yield made
+    made.remove(KEY)
+
+
+def install(applier, workload):
+    applier.prepare(workload)
+    applier.install(workload)
+
+
+def test_what_a_person_did_is_seen_and_taken_back(applier, tmp_path, kubernetes_cluster, kubernetes_namespace):
+    def kubectl(*words):
+        return kubernetes_cluster.kubectl("-n", kubernetes_namespace, *words)
+
+    first = workload_of(tmp_path, KEY, kubernetes_namespace, DEPLOYMENT.format(name="web", image="web:1"))
+    install(applier, first)
+    for words, told in (
+        (("scale", "deployment", "web", "--replicas=3"), "Deployment.apps .*/web was changed by kubectl"),
+        (("delete", "configmap", "web"), "ConfigMap .*/web was removed"),
+        (("patch", "configmap", "web", "-p", '{"data": {"image": "x"}}'), "ConfigMap .*/web was changed by kubectl"),
+    ):
+        kubectl(*words)
+        [found] = applier.observe()
+        assert found.condition == "degraded"
+        assert re.match(told, found.by_hand)
+        install(applier, first)
+        assert [(each.condition, each.by_hand) for each in applier.observe()] == [("running", "")]
+    assert kubectl("get", "deployment", "web", "-o", "jsonpath={.spec.replicas}") == "1"
+
+
+def test_what_others_made_and_what_the_server_lacks_is_refused_before_a_change(
+    applier, tmp_path, kubernetes_cluster, kubernetes_namespace
+):
+    kubernetes_cluster.kubectl("-n", kubernetes_namespace, "create", "configmap", "web", "--from-literal=a=b")
+    good = DEPLOYMENT.format(name="web", image="web:1")
+    job = "---\napiVersion: batch/v1beta1\nkind: CronJob\nmetadata: {name: nightly}\n"
+    for manifest, error in ((good, ObjectOfOthers), (good.replace("name: web}", "name: other}") + job, KindMissing)):
+        with pytest.raises(error):
+            install(applier, workload_of(tmp_path, KEY, kubernetes_namespace, manifest))
+        assert list(applier.observe()) == []
+    assert kubernetes_cluster.kubectl("-n", kubernetes_namespace, "get", "deployments", "-o", "name") == ""
+
+
+def test_an_update_takes_no_field_from_another_manager(applier, tmp_path, kubernetes_cluster, kubernetes_namespace):
+    first = workload_of(tmp_path, KEY, kubernetes_namespace, DEPLOYMENT.format(name="web", image="web:1"))
+    install(applier, first)
+    added = ["patch", "configmap", "web", "--field-manager=tuner", "-p", '{"data": {"speed": "fast"}}']
+    kubernetes_cluster.kubectl("-n", kubernetes_namespace, *added)
+    manifest = DEPLOYMENT.format(name="web", image="web:1") + "  speed: slow\n"
+    manifest = manifest.replace('data: {image: "web:1"}\n  speed', "data:\n  speed")
+    with pytest.raises(FieldConflict, match=r"data\.speed: tuner"):
+        install(applier, workload_of(tmp_path, KEY, kubernetes_namespace, manifest))
+    assert [(each.digest, each.condition) for each in applier.observe()] == [(first.digest, "running")]
