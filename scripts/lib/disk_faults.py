@@ -244,10 +244,8 @@ def main(arguments: argparse.Namespace) -> int:
     fork = multiprocessing.get_context("fork")
     todo, told = fork.SimpleQueue(), fork.SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="margo-gitops-faults-") as folder:
-        workers = [
-            fork.Process(target=_work, args=(Path(folder) / f"{number}", arguments.applier, todo, told))
-            for number in range(arguments.devices)
-        ]
+        places = [Path(folder) / f"{number}" for number in range(arguments.devices)]
+        workers = [fork.Process(target=_work, args=(place, arguments.applier, todo, told)) for place in places]
         try:
             for worker in workers:
                 worker.start()
@@ -255,8 +253,9 @@ def main(arguments: argparse.Namespace) -> int:
         finally:
             for worker in workers:
                 worker.terminate()
-            for worker in workers:
+            for worker, place in zip(workers, places, strict=True):
                 worker.join()
+                stop_engine(place / "engine")
 
 
 def _attempt(devices: int, arguments: argparse.Namespace, todo: SimpleQueue[Any], told: SimpleQueue[Any]) -> int:
@@ -311,5 +310,3 @@ def _work(folder: Path, applier: str, todo: SimpleQueue[Any], told: SimpleQueue[
     except Exception as error:
         told.put(Failed(f"{type(error).__name__}: {error}"))
         raise
-    finally:
-        stop_engine(folder / "engine")

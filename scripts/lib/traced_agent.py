@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
@@ -73,12 +74,27 @@ def run(
         stopped: what to do where a fault stops the process; then it goes on.
     """
     ours, theirs = socket.socketpair()
-    log = folder / "strace"
-    log.unlink(missing_ok=True)
     child = os.fork()
     if not child:
         _be(command, variables, theirs)
     theirs.close()
+    try:
+        return _watched(child, ours, folder / "strace", injection, trace, stopped)
+    except BaseException:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        raise
+
+
+def _watched(
+    child: int,
+    ours: socket.socket,
+    log: Path,
+    injection: str,
+    trace: Sequence[str],
+    stopped: Callable[[], None] | None,
+) -> Ended:
+    log.unlink(missing_ok=True)
     os.waitpid(child, os.WUNTRACED)
     tracer = None
     if trace:
@@ -89,7 +105,6 @@ def run(
         )
         while b"TracerPid:\t0\n" in Path(f"/proc/{child}/status").read_bytes():
             if tracer.poll() is not None:
-                os.kill(child, signal.SIGKILL)
                 raise Failed(f"scripts/faults: {tracer.stderr.read().decode().strip()}", 2)
             os.sched_yield()
     os.kill(child, signal.SIGCONT)
