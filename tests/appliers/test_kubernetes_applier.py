@@ -11,7 +11,7 @@ from margo_gitops.appliers.contract_kit import DEVICE, OTHER_DEVICE, ApplierCont
 from margo_gitops.appliers.kubernetes.applier import create
 from margo_gitops.appliers.kubernetes.client import ClusterClient
 from margo_gitops.documents.deployment import OWN_EXTENSION
-from margo_gitops.errors import FieldConflict, KindMissing, ObjectOfOthers
+from margo_gitops.errors import ClusterRefusesAgent, ClusterRefusesObject, FieldConflict, KindMissing, ObjectOfOthers
 
 DEPLOYMENT = """\
 apiVersion: apps/v1
@@ -141,5 +141,30 @@ def test_an_update_takes_no_field_from_another_manager(applier, tmp_path, kubern
     manifest = DEPLOYMENT.format(name="web", image="web:1") + "  speed: slow\n"
     manifest = manifest.replace('data: {image: "web:1"}\n  speed', "data:\n  speed")
     with pytest.raises(FieldConflict, match=r"data\.speed: tuner"):
+        install(applier, workload_of(tmp_path, KEY, kubernetes_namespace, manifest))
+    assert [(each.digest, each.condition) for each in applier.observe()] == [(first.digest, "running")]
+
+
+def test_a_cluster_that_refuses_says_why(tmp_path, kubernetes_cluster, kubernetes_namespace):
+    kubectl, folder = kubernetes_cluster.kubectl, tmp_path / "agent"
+    folder.mkdir()
+    kubectl("-n", kubernetes_namespace, "create", "serviceaccount", "agent")
+    workload = workload_of(tmp_path, KEY, kubernetes_namespace, DEPLOYMENT.format(name="web", image="web:1"))
+    for seconds, error, told in ((-120, ClusterRefusesAgent, "renew"), (600, ClusterRefusesAgent, "with a Role")):
+        token = kubernetes_cluster.token("agent", kubernetes_namespace, seconds=seconds)
+        kubernetes_cluster.kubeconfig_with(token, tmp_path / "kubeconfig")
+        settings = {"kubeconfig": str(tmp_path / "kubeconfig"), "namespace": kubernetes_namespace}
+        with pytest.raises(error, match=told):
+            create(ApplierContext(DEVICE, folder, settings)).prepare(workload)
+
+
+def test_a_quota_that_is_used_up_leaves_what_ran_before(applier, tmp_path, kubernetes_cluster, kubernetes_namespace):
+    first = workload_of(tmp_path, KEY, kubernetes_namespace, DEPLOYMENT.format(name="web", image="web:1"))
+    install(applier, first)
+    kubernetes_cluster.kubectl("-n", kubernetes_namespace, "create", "quota", "small", "--hard=count/configmaps=0")
+    manifest = DEPLOYMENT.format(name="web", image="web:1") + DEPLOYMENT.format(name="more", image="web:1").replace(
+        "apiVersion: apps", "---\napiVersion: apps"
+    )
+    with pytest.raises(ClusterRefusesObject, match="raise the quota"):
         install(applier, workload_of(tmp_path, KEY, kubernetes_namespace, manifest))
     assert [(each.digest, each.condition) for each in applier.observe()] == [(first.digest, "running")]
