@@ -20,6 +20,7 @@ from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.errors import (
     ApplierUnusable,
     ArtifactRefused,
+    ClusterRefusesAgent,
     ClusterRefusesObject,
     EngineUnavailable,
     InstallFailed,
@@ -370,3 +371,30 @@ def test_a_chart_must_be_signed_by_a_key_of_the_keyring(site):
     content["part-1.0.0.tgz"] = package.read_bytes()
     applier.install(site.workload(content=tar_gz(*(entry(f"part/{name}", each) for name, each in content.items()))))
     assert [each.condition for each in applier.observe()] == ["running"]
+
+
+def test_the_role_of_the_manifests_is_enough_and_ends_at_its_namespace(site):
+    role = Path(__file__).parents[2] / "docs/deploy/kubernetes/workloads/role.yaml"
+    changes = {"namespace: margo-gitops": "namespace: default", "name: margo-gitops-agent": "name: agent"}
+    changes |= {
+        "namespace: margo\n": f"namespace: {site.namespace}\n",
+        "namespace: default": f"namespace: {site.namespace}",
+    }
+    content = role.read_text()
+    for before, after in changes.items():
+        content = content.replace(before, after)
+    site.kubectl("create", "serviceaccount", "agent")
+    site.cluster.kubectl("apply", "-f", "-", given=content)
+    token = site.cluster.token("agent", site.namespace)
+    site.settings["kubeconfig"] = str(
+        site.cluster.kubeconfig_with(token, site.folder / "role", namespace=site.namespace)
+    )
+    site.settings["namespace"] = site.namespace
+    assert site.applier().observe() == [], "what it has never seen, it looks for where it may"
+    applier = site.installed({"greeting": "one"}, {"greeting": "two"})
+    assert [(each.key, each.condition) for each in applier.observe()] == [(site.key, "running")]
+    applier.remove(site.key)
+    assert applier.observe() == []
+    site.namespace = "kube-public"
+    with pytest.raises(ClusterRefusesAgent):
+        applier.install(site.workload())

@@ -238,7 +238,7 @@ class HelmApplier(OnCluster):
         """Install or upgrade, and return why it does not run; nothing if it does."""
         left = max(deadline - time.monotonic(), 1.0)
         arguments = [
-            "--create-namespace",
+            *([] if self._check_namespace(release) else ["--create-namespace"]),  # it would patch one that is there
             "--history-max",
             _KEPT_REVISIONS,
             *(self.helm.force_arguments() if touched else []),

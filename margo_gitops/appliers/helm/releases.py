@@ -132,9 +132,7 @@ class ReleaseStore:
         try:
             found = self._list([""], selector)
         except ClusterRefusesAgent:
-            if not namespaces:
-                raise
-            found = self._list(namespaces, selector)
+            found = self._list(namespaces or [self.client.home], selector)
         last: dict[tuple[str, str], Release] = {}
         for each in found:
             if each.is_of(self.device):
