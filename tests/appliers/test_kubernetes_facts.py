@@ -9,6 +9,7 @@ from testbed.kubernetes_cluster import KubernetesCluster
 
 from margo_gitops.appliers.applier import TellsFacts
 from margo_gitops.appliers.helm.applier import HelmApplier
+from margo_gitops.appliers.kubernetes.applier import KubernetesApplier
 from margo_gitops.appliers.kubernetes.client import ClusterClient, OnCluster
 from margo_gitops.appliers.kubernetes.facts import cluster_facts, facts_of
 from margo_gitops.documents.nodes import Json
@@ -98,5 +99,5 @@ def test_a_real_server_tells_it_and_an_agent_without_the_right_says_nothing_of_t
 
 
 def test_the_appliers_for_clusters_tell_it() -> None:
-    assert issubclass(HelmApplier, OnCluster)
+    assert all(issubclass(each, OnCluster) for each in (HelmApplier, KubernetesApplier))
     assert isinstance(OnCluster(), TellsFacts)

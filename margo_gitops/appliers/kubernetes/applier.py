@@ -32,7 +32,7 @@ from margo_gitops.appliers.applier import (
     storing,
 )
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
-from margo_gitops.appliers.kubernetes.client import ClusterClient, connect
+from margo_gitops.appliers.kubernetes.client import ClusterClient, OnCluster, connect
 from margo_gitops.appliers.kubernetes.kstatus import status_of
 from margo_gitops.appliers.kubernetes.looking import observe, running_images, touched
 from margo_gitops.appliers.kubernetes.manifests import SetOwner, SetRecord
@@ -120,7 +120,7 @@ class _Revision:
 
 
 @dataclass(eq=False)
-class KubernetesApplier:
+class KubernetesApplier(OnCluster):
     """Runs components as sets of Kubernetes objects.
 
     Attributes:
