@@ -178,7 +178,12 @@ class ApplierContext:
 
 
 class Applier(Protocol):
-    """Makes components run with one engine. See the module's promises APPLIER-1 to APPLIER-6."""
+    """Makes components run with one engine. See the module's promises APPLIER-1 to APPLIER-6.
+
+    Attributes:
+        profile_types: what it serves: profile types, and `custom/FORMAT` for custom components whose content has that
+            format. The first applier of the configuration that serves a format has it, then the first for the type.
+    """
 
     profile_types: Sequence[str]
 

@@ -177,6 +177,13 @@ def component_format(component: Component) -> str | None:
     return named if isinstance(named, str) else None
 
 
+def served_kind(profile: DeployedProfile) -> str:
+    """Return what an applier must serve: the profile's type, or `custom/FORMAT` if all components have one format."""
+    formats = {component_format(component) for component in profile.components}
+    named = formats.pop() if len(formats) == 1 and profile.type == "custom" else None
+    return f"{profile.type}/{named}" if named else profile.type
+
+
 def fleet_device(document: ApplicationDeployment) -> str:
     """Return which device a deployment is for, by its id in the fleet repo; empty where it names none."""
     own = document.spec.extensions.get(OWN_EXTENSION)

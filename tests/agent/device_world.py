@@ -15,7 +15,7 @@ from support.command_line import forked
 from support.git_cli import Git
 
 from margo_gitops.digests import sha256
-from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.deployment import OWN_EXTENSION, ApplicationDeployment
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.kinds import read_as, read_source
 from margo_gitops.documents.manifest import write_bundle
@@ -54,8 +54,13 @@ def deployment_bytes(
     extension: Mapping[str, Json] | None = None,
     parameters: Mapping[str, Json] | None = None,
     device: str = DEVICE,
+    content: str | None = None,
 ) -> bytes:
-    """Return a deployment document; `values` go to all components, under the pointer of their own name."""
+    """Return a deployment document; `values` go to all components, under the pointer of their own name.
+
+    Args:
+        content: the format of all components.
+    """
     targeted: dict[str, Json] = {
         name.lower(): {"value": value, "targets": [{"pointer": name, "components": list(components)}]}
         for name, value in (values or {"GREETING": "hello"}).items()
@@ -78,6 +83,7 @@ def deployment_bytes(
                         {
                             "name": name,
                             "properties": {"repository": "oci://registry.example.com/app", "revision": "1.0.0"},
+                            **({OWN_EXTENSION: {"format": content}} if content else {}),
                         }
                         for name in components
                     ],

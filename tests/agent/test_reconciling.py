@@ -278,6 +278,16 @@ def test_a_profile_type_is_served_by_the_first_applier_that_names_it(device: Dev
     assert [str(key) for key in second.engine.running] == [f"{deployment_id(2)}/web"]
 
 
+def test_an_applier_for_the_format_of_the_content_comes_before_one_for_the_type(device: Device) -> None:
+    files, cluster = (EngineDouble(Engine(), profile_types=(kind,)) for kind in ("custom", "custom/kubernetes"))
+    recipe, manifests = deployment_bytes(1, kind="custom"), deployment_bytes(2, kind="custom", content="kubernetes")
+    device.reconcile(state({1: recipe, 2: manifests}), files, cluster)
+    assert [str(key) for key in files.engine.running] == [f"{deployment_id(1)}/web"]
+    assert [str(key) for key in cluster.engine.running] == [f"{deployment_id(2)}/web"]
+    assert device.reconcile(state({2: manifests}, 2), files).complete, "one for the type serves every format"
+    assert [error.code for error in device.reconcile(state({1: recipe}, 3), cluster).failures] == ["MG1606"]
+
+
 def test_a_workload_that_moves_to_another_applier_is_installed_there_before_it_goes_here(device: Device) -> None:
     trusted = state({1: deployment_bytes(1)})
     device.reconcile(trusted)

@@ -43,6 +43,7 @@ from margo_gitops.agent.apply.drift import drift_of, is_quarantined, left_as_is
 from margo_gitops.agent.apply.workloads import DesiredDeployment, stopped_for
 from margo_gitops.agent.memory.recorded import RecordedWorkload, retry_pause
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
+from margo_gitops.documents.deployment import served_kind
 from margo_gitops.errors import (
     ApplyError,
     ChangeWaits,
@@ -202,7 +203,7 @@ def make_plan(
     Args:
         desired: the deployments, in the order of installation.
         observed: what each applier's engine holds, by the applier's name.
-        serving: the applier for each profile type.
+        serving: the applier for each profile type, and for `custom/FORMAT`.
         silent: appliers whose engine did not answer, with the reason (STEP-8).
         now: the time, where pauses after failures count (STEP-7); None to try everything that is not quarantined.
         retry: whether to try what is quarantined as well (STEP-9).
@@ -223,7 +224,7 @@ def make_plan(
     kept: list[tuple[str, Workload]] = []
     refused: dict[str, ApplyError] = {}
     wanted: dict[WorkloadKey, str] = {}
-    serves = {item.id: serving.get(item.document.spec.deployment_profile.type) for item in desired}
+    serves = {item.id: _server(item, serving) for item in desired}
     there = frozenset(key.deployment_id for _, key in holdings)
     halted = {key.deployment_id for key in ours}
     for deployment in desired:
@@ -383,8 +384,14 @@ def _pauses(memory: RecordedWorkload, now: float | None) -> bool:
     return now is not None and 0 <= now - memory.changed_at < retry_pause(memory.attempts)
 
 
+def _server(deployment: DesiredDeployment, serving: Mapping[str, str]) -> str | None:
+    """Return the applier of a deployment: one for the format of its content comes before one for the whole type."""
+    kind = served_kind(deployment.document.spec.deployment_profile)
+    return serving.get(kind) or serving.get(kind.partition("/")[0])
+
+
 def _unserved(deployment: DesiredDeployment, serving: Mapping[str, str]) -> WorkloadUnsupported:
-    kind = deployment.document.spec.deployment_profile.type
+    kind = served_kind(deployment.document.spec.deployment_profile)
     return WorkloadUnsupported(
         f"the deployment {deployment.document.metadata.name} has a profile of type {kind}, which no applier serves",
         why=[f"served here: {', '.join(sorted(serving)) or 'nothing'}"],

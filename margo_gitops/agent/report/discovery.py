@@ -67,7 +67,7 @@ def find_capabilities(configuration: AgentConfiguration, appliers: Mapping[str, 
     silent: dict[str, ApplyError] = {}
     types: set[str] = set()
     for name, applier in appliers.items():
-        types.update(applier.profile_types)
+        types.update(kind.partition("/")[0] for kind in applier.profile_types)
         if isinstance(applier, TellsFacts):
             try:
                 with contract_of(name):

@@ -70,7 +70,7 @@ class HandoverApplier:
         folder: where the last good documents of each component are.
     """
 
-    profile_types: ClassVar[Sequence[str]] = ("helm", "custom")
+    profile_types: ClassVar[Sequence[str]] = ("helm", "custom/kubernetes")
     client: ClusterClient
     controller: Controller
     target: Target

@@ -130,7 +130,7 @@ class KubernetesApplier(OnCluster):
         policy: what a workload may do to this device.
     """
 
-    profile_types: ClassVar[Sequence[str]] = ("custom",)
+    profile_types: ClassVar[Sequence[str]] = ("custom/kubernetes",)
     delivers_secrets: ClassVar[bool] = True
     device: str
     folder: Path
