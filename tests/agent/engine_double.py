@@ -138,6 +138,8 @@ class EngineDouble:
             raise StopFailed(f"{key} does not {event}")
         if key in self.engine.running:
             (self.engine.halted.add if event == "stop" else self.engine.halted.discard)(key)
+            if event == "start" and self.engine.conditions.get(key) == "degraded":
+                del self.engine.conditions[key]
             self.engine.log.append((event, str(key)))
         self.alive()
 

@@ -1,4 +1,4 @@
-"""What may change when: rules OPEN-1 to OPEN-7 of agent.apply.windows, and STEP-10 of agent.apply.steps."""
+"""What may change when: rules OPEN-1 to OPEN-7 of agent.apply.windows, and STEP-10, STEP-15 of agent.apply.steps."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -10,6 +10,8 @@ from engine_double import EngineDouble, Killed
 from test_reconciling import Device, state
 
 from margo_gitops.agent.memory.events import Reason
+from margo_gitops.agent.settings.configuration import LockSettings
+from margo_gitops.appliers.applier import WorkloadKey
 from margo_gitops.documents import calendars
 from margo_gitops.documents.maintenance import Maintenance
 
@@ -112,6 +114,53 @@ def test_a_calendar_that_is_taken_away_no_longer_counts(device: Device):
 def test_what_ran_and_stopped_is_started_again_at_any_time(device: Device):
     device.engine.running.clear()
     assert device.reconcile(state({1: app(1, "hello", NIGHTS)}), patient=True).complete
+
+
+@pytest.mark.parametrize("why", ["window", "lock", "content", "order"])
+def test_what_an_update_replaces_runs_until_then(tmp_path: Path, why: str):
+    """It crashes while its update waits, or cannot be made: it is started again as it is (STEP-15)."""
+    device = Device(tmp_path, now=MORNING)
+    (tmp_path / "locks").mkdir()
+    device.lock_settings = LockSettings(tmp_path / "locks")
+    lock = {"name": "batch", "file": "batch.lock", "of": "deployment app-1", "atMost": "8h"}
+    own = {"maintenance": [NIGHTS]} if why == "window" else {"locks": [lock]} if why == "lock" else {}
+    documents = {2: deployment_bytes(2, values={"GREETING": "a"})}
+    documents[1] = deployment_bytes(1, extension=own)
+    assert device.reconcile(state(documents), at_once=True).complete
+    running, key = dict(device.engine.running), WorkloadKey(deployment_id(1), "web")
+    (tmp_path / "locks/batch.lock").touch()
+    device.engine.log.clear()
+
+    after = [2] if why == "order" else []
+    newer = {1: deployment_bytes(1, values={"GREETING": "b"}, extension=own, after=after), 2: documents[2]}
+    newer[2] = deployment_bytes(2, values={"GREETING": "b"}) if why == "order" else documents[2]
+    double = device.double()
+    double.broken |= {("prepare", "app-1/web")} if why == "content" else {("install", "app-2/web")}
+    for _ in range(2):
+        device.engine.conditions[key] = "degraded"
+        device.reconcile(state(newer, 2), double, patient=True)
+        assert device.engine.running == running
+        assert device.engine.conditions == {}
+    assert [step for step in device.steps if "app-1" in step or "start" in step].count(f"start {WEB_1}") == 2
+    assert [event.reason for event in device.events].count(Reason.WORKLOAD_STARTED) == 2
+    device.events.clear()
+    device.reconcile(state(newer, 2), double, patient=True)
+    assert Reason.WORKLOAD_STARTED not in [event.reason for event in device.events]
+
+
+@pytest.mark.parametrize(("on_drift", "by_hand"), [("report", False), ("respect", True), ("repair", True)])
+def test_what_waits_and_was_stopped_by_a_person_is_left_as_the_policy_says(
+    device: Device, on_drift: str, by_hand: bool
+):
+    document = deployment_bytes(1, values={"GREETING": "new"}, extension={"maintenance": [NIGHTS], "onDrift": on_drift})
+    newer = state({1: document}, 2)
+    key = WorkloadKey(deployment_id(1), "web")
+    if by_hand:
+        device.engine.halted.add(key)
+    else:
+        device.engine.conditions[key] = "degraded"
+    device.reconcile(newer, patient=True)
+    assert (f"start {WEB_1}" in device.steps) is (on_drift == "repair")
 
 
 def test_what_was_begun_is_finished_after_the_window(device: Device):

@@ -1,4 +1,4 @@
-"""What became of a workload that was installed well, and whether it is left so (STEP-12 of the plan). Pure.
+"""What became of a workload that was installed well, and whether it is left so (STEP-12, STEP-15 of the plan). Pure.
 
 HAND-1  Only a person removes, pauses or edits. Of what has stopped, the applier says whether a person did it
         (`TellsStops`); where it cannot tell, it counts as a crash.
@@ -43,6 +43,25 @@ def drift_of(workload: Workload, reason: str, holding: Observed | None, memory: 
 def is_quarantined(workload: Workload, memory: RecordedWorkload | None) -> bool:
     """Return whether an update failed, so that what ran before is what should run (STEP-9)."""
     return memory is not None and memory.failure == "quarantined" and memory.wanted == workload.digest
+
+
+def has_fallen(
+    deployment: DesiredDeployment,
+    workload: Workload,
+    holding: Observed | None,
+    memory: RecordedWorkload | None,
+    stopped: Callable[[], str],
+) -> bool:
+    """Return whether what was installed well before an update has stopped, and no person wants that (STEP-15).
+
+    Args:
+        stopped: returns what a person stopped of it; empty where no person did.
+    """
+    if memory is None or holding is None or holding.condition != "degraded" or holding.by_hand:
+        return False
+    if memory.installed in (None, workload.digest) or holding.digest not in (None, memory.installed):
+        return False
+    return deployment.on_drift == "repair" or (deployment.on_drift == "respect" and not stopped())
 
 
 def left_as_is(

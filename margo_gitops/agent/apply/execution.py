@@ -16,7 +16,7 @@ from margo_gitops.agent.apply.switches import Switching, check_installed
 from margo_gitops.agent.apply.windows import Windows
 from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.recorded import Failure
-from margo_gitops.appliers.applier import Applier, Workload, WorkloadKey, check_secrets
+from margo_gitops.appliers.applier import Applier, CanStop, Workload, WorkloadKey, check_secrets
 from margo_gitops.errors import (
     ApplyError,
     DependencyNotInstalled,
@@ -114,14 +114,34 @@ class Execution:
             self._fail(change, error, "preparing")
 
     def install(self, change: Change) -> None:
-        """Install a component, if nothing keeps it waiting."""
-        deployment_id = change.workload.key.deployment_id
+        """Install a component, if nothing keeps it waiting; else let run what it replaces (STEP-15)."""
         if self._is_over():
             return
         if change.rests or change.workload.key in self.unready:
-            self.failed.add(deployment_id)
+            self.failed.add(change.workload.key.deployment_id)
         elif self._may_begin(change):
             self._install(change)
+            return
+        if change.fallen and not self.cut:
+            self._start_again(change)
+
+    def _start_again(self, change: Change) -> None:
+        key, engine = change.workload.key, self.appliers[change.applier]
+        if not isinstance(engine, CanStop):
+            return
+        self.heartbeat()
+        try:
+            with contract_of(change.applier):
+                engine.start(key)
+                runs = any(each.key == key and each.condition != "degraded" for each in engine.observe())
+        except StepInterrupted:
+            self.left = self.cut = True
+        except ApplyError as error:
+            self._note(error, key)
+        else:
+            if runs:
+                text = f"{key} had stopped, and runs again as it was: its update waits"
+                self.record(Event(Reason.WORKLOAD_STARTED, text, "", str(key)))
 
     def _may_begin(self, change: Change) -> bool:
         """Return whether a component is installed now; record why not."""

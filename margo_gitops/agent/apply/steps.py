@@ -32,6 +32,8 @@ STEP-13 What does not run while another deployment is updated (margo_gitops/agen
         silent.
 STEP-14 After an hour no other step begins: the device polls, since a newer state may be what helps it. The next cycle
         takes up what is left.
+STEP-15 What an update replaces runs until then. If it stops by itself while the update waits, rests or cannot be made,
+        it is started again as it is, by appliers that can (`CanStop`). What a person stopped is left as STEP-12 says.
 """
 
 from __future__ import annotations
@@ -39,7 +41,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
-from margo_gitops.agent.apply.drift import drift_of, is_quarantined, left_as_is
+from margo_gitops.agent.apply.drift import drift_of, has_fallen, is_quarantined, left_as_is
 from margo_gitops.agent.apply.workloads import DesiredDeployment, stopped_for
 from margo_gitops.agent.memory.recorded import RecordedWorkload, retry_pause
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
@@ -70,6 +72,7 @@ class Change:
         is_switch: whether it begins something, and does not finish it or start again what stopped (STEP-10).
         updates: whether it brings other content than was installed well last; then its stages count (STEP-13).
         failed: code of the last try's failure; empty where it did not fail.
+        fallen: whether what it replaces has stopped, and is started again while it is not replaced (STEP-15).
     """
 
     applier: str
@@ -83,6 +86,7 @@ class Change:
     is_switch: bool = False
     failed: str = ""
     updates: bool = False
+    fallen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +245,7 @@ def make_plan(
             reason = _reason(workload, applier, holding, remembered)
             if workload.key in ours and reason in ("degraded", "starting"):
                 reason = "stopped"
+            asks = partial(stopped, applier, workload.key)
             drift = drift_of(workload, reason, holding, remembered) if reason else ""
             as_is = (
                 None
@@ -263,6 +268,7 @@ def make_plan(
                         or (deployment.others_wait(closed, there - halted) if updates else None),
                         is_switch=switches,
                         updates=updates,
+                        fallen=workload.key not in ours and has_fallen(deployment, workload, holding, remembered, asks),
                     )
                 )
             else:
