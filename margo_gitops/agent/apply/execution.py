@@ -114,7 +114,7 @@ class Execution:
             self._fail(change, error, "preparing")
 
     def install(self, change: Change) -> None:
-        """Install a component, if nothing keeps it waiting; else let run what it replaces (STEP-15)."""
+        """Install a component, if nothing keeps it waiting; otherwise, let run what it replaces (STEP-15)."""
         if self._is_over():
             return
         if change.rests or change.workload.key in self.unready:
