@@ -20,6 +20,7 @@ from margo_gitops.agent.memory.orders import (
     order_to_apply,
     read_apply_order,
     read_suspension,
+    suspended,
 )
 from margo_gitops.agent.memory.orders import resume as resume_changes
 from margo_gitops.agent.memory.orders import suspend as suspend_changes
@@ -79,13 +80,12 @@ def apply_now(deployments: tuple[str, ...], config: Path | None) -> None:
     """Change what waits for a maintenance window, once: the named deployments, or all.
 
     The running agent polls and does it. If no agent runs now, the next one does it when it starts. Each order is
-    recorded.
+    recorded. Exits 75 while changes are suspended: then nothing is ordered.
     """
     configuration = load_configuration(config)
     folder = configuration.state_folder
-    suspension = read_suspension(folder)
-    if suspension is not None and not suspension.is_over(datetime.now(UTC).timestamp()):
-        raise click.UsageError(f"{suspension}; end it first: margo-gitops agent resume")
+    if suspension := suspended(folder, datetime.now(UTC).timestamp()):
+        raise suspension
     known: frozenset[str] = frozenset()
     waiting = read_apply_order(folder)
     journal = Journal.peek(folder / JOURNAL_FILE)

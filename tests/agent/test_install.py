@@ -116,6 +116,12 @@ def test_a_configuration_is_checked_with_the_files_that_it_names(tmp_path: Path)
     assert world.agent("config", "check").returncode == 0
     world.configure(capabilities=["nowhere.yaml"])
     assert world.agent("config", "check").returncode == 2
+    for name in ("locks", "hooks"):
+        world.configure(**{name: {"folder": "nowhere"}})
+        refused = world.agent("config", "check")
+        assert (refused.returncode, f"`{name}.folder`" in refused.stderr) == (2, True)
+        world.configure(**{name: {"folder": str(tmp_path)}})
+        assert world.agent("config", "check").returncode == 0
     world.configure(trust={"allowedSigners": "nowhere"})
     assert world.agent("config", "check").returncode == 2
     world.configure(pol={"interval": "1s"})

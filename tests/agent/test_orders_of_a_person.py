@@ -37,8 +37,10 @@ def test_a_person_suspends_resumes_and_applies(world: World) -> None:
     assert (said.returncode, said.stdout.count("by ada: the line is measured; no agent runs here now")) == (0, 1)
     assert (world.state / "suspended.json").stat().st_mode & 0o777 == 0o644
     refused = world.agent("apply-now")
-    assert refused.returncode == 2
-    assert "end it first: margo-gitops agent resume" in refused.stderr
+    assert refused.returncode == 75
+    assert "by ada: the line is measured [MG1614]" in refused.stderr
+    assert "remedy: wait, or run `margo-gitops agent resume` on the device" in refused.stderr
+    assert status(world)["applyNow"] is None
     assert status(world)["suspended"]["reason"] == "the line is measured"
     assert world.agent("once", "--now").returncode == 75, "a suspension comes before a person's --now"
     assert "held up  changes are suspended until" in world.agent("status").stdout

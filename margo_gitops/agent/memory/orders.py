@@ -98,18 +98,12 @@ class Orders:
 
     def look(self) -> None:
         """Find which orders count in this cycle: `suspension` and `applied` (ORDERED-2 to ORDERED-4)."""
-        found = read_suspension(self.folder)
-        if found is not None and found.is_over(self.clock()):
-            found = None
-        told, text = self.recall().get(_TOLD, ""), str(found) if found is not None else ""
+        self.suspension = suspended(self.folder, self.clock())
+        told, text = self.recall().get(_TOLD, ""), self.suspension.what if self.suspension else ""
         if text != told:
             self.record(Event(Reason.SUSPENDED, text) if text else Event(Reason.RESUMED, "changes are made again"))
             self.keep({_TOLD: text})
-        self.suspension = None
-        if found is not None:
-            remedy = "wait, or run `margo-gitops agent resume` on the device"
-            self.suspension = Suspended(text, why=[f"since {found.at}"], remedy=remedy)
-        order = None if found is not None else read_apply_order(self.folder)
+        order = None if self.suspension else read_apply_order(self.folder)
         self.applied = order if order is not None and order.id != self.recall().get(_CARRIED_OUT) else None
 
     def carried_out(self) -> None:
@@ -129,6 +123,15 @@ def read_suspension(folder: Path) -> Suspension | None:
         return read(Suspension, read_json(content or b"", SUSPENDED_FILE))
     except MargoGitopsError:
         return _UNREADABLE
+
+
+def suspended(folder: Path, now: float) -> Suspended | None:
+    """Return why nothing changes now; None where nothing is suspended."""
+    found = read_suspension(folder)
+    if found is None or found.is_over(now):
+        return None
+    remedy = "wait, or run `margo-gitops agent resume` on the device"
+    return Suspended(str(found), why=[f"since {found.at}"], remedy=remedy)
 
 
 def read_apply_order(folder: Path) -> ApplyOrder | None:

@@ -73,6 +73,18 @@ def read_capabilities(path: Path) -> DeviceCapabilities:
         raise capabilities_unusable(path, *str(error).splitlines()) from error
 
 
+def check_folders(configuration: AgentConfiguration) -> None:
+    """Refuse a configuration whose folder of locks or hooks is not there (AgentMisconfigured)."""
+    named = (("locks", configuration.locks), ("hooks", configuration.hooks))
+    for name, settings in named:
+        if settings is not None and not settings.folder.is_dir():
+            raise AgentMisconfigured(
+                f"{settings.folder} is not a folder",
+                why=[f"`{name}.folder` in the agent's configuration names it"],
+                remedy=f"make the folder, or correct `{name}.folder`: its locks count as held, and no hook of it runs",
+            )
+
+
 def capabilities_unusable(path: Path, *why: str) -> AgentMisconfigured:
     """Return the error for a file that cannot be used."""
     return AgentMisconfigured(_UNUSABLE, where=Location(str(path)), why=why, remedy=_CORRECT)
