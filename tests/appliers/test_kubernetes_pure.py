@@ -225,6 +225,7 @@ CONFLICT = {
 TYPED = (
     "failed to create typed patch object (a/b; /v1, Kind=Secret): .data.a: expected string, got &value.value{Value:7}"
 )
+DENIED = 'admission webhook "guard.example.com" denied the request: not in this plant'
 
 
 @pytest.mark.parametrize(
@@ -246,7 +247,14 @@ TYPED = (
         (500, said("etcdserver: timeout"), EngineUnavailable, "cannot answer now (500)"),
         (500, said(TYPED), ManifestInvalid, "got another type"),
         (503, None, EngineUnavailable, "the server answers 503 to GET /x"),
-        (302, None, ClusterRefusesObject, "302"),
+        (302, None, EngineUnavailable, "something other than the API server"),
+        (404, {"message": "404 page not found"}, ObjectMissing, "is not there"),
+        (404, {"message": "<html>"}, EngineUnavailable, "something other than the API server"),
+        (403, {"message": "<html>"}, EngineUnavailable, "check the address in the kubeconfig"),
+        (400, {"message": "Client sent an HTTP request"}, EngineUnavailable, "Client sent an HTTP request"),
+        (422, said("spec: pod updates may not change fields other than"), FieldImmutable, "another name"),
+        *((status, said(DENIED), ClusterRefusesObject, "who runs the webhook") for status in (401, 404, 409, 410, 429)),
+        *((status, said(DENIED), ClusterRefusesObject, "who runs the webhook") for status in (500, 503)),
     ],
     ids=lambda value: str(value) if isinstance(value, int) else "",
 )

@@ -4,14 +4,16 @@ CLUSTER-1  The package reads the kubeconfig or the service account, runs exec pl
            not used: bodies and answers are plain values.
 CLUSTER-2  An answer is read up to `MOST_BYTES`, a request ends after its seconds, and no redirect is followed. A proxy
            of the environment is used only where the agent may use it; `proxy-url` of the kubeconfig counts.
-CLUSTER-3  After 401, the credentials are read again, once. After 429 and 503 the request is sent again when the server
-           says so (Retry-After), as long as its seconds last.
+           What is no answer of an API server (a portal's page, half of an answer) counts as no answer.
+CLUSTER-3  After 401, the credentials are read again, once. After 429 and 503 the request is sent again where the server
+           says when (Retry-After), after twice the pause each time, as long as its seconds last.
 CLUSTER-4  What the server has is asked once for each API version (discovery), and again when a kind is missing.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Collection, Iterator, Mapping
 from importlib.util import find_spec
@@ -52,7 +54,8 @@ _MOST_PAGES = 100
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _HOME = "margo-gitops"
 _AGAIN = (429, 503)
-_PAUSE_SECONDS = 1.0
+_SECONDS = re.compile(r"[0-9]{1,6}")
+_CHUNK = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,21 +158,25 @@ class ClusterClient:
         target = f"{path}?{urlencode(query)}" if query else path
         content = None if body is None else json.dumps(body, ensure_ascii=False).encode()
         deadline = time.monotonic() + seconds
-        renewed = False
+        renewed, pause = False, 0.5
         while True:
             response, answer = self._send(
                 method, target, content, {"Content-Type": content_type, "Accept": accept}, deadline
             )
             status = response.status
             if status < 300:
+                if path != "/version" and not text_at(answer, "kind"):
+                    raise _silent(f"what answers {method} {path} is not an API server")
                 return status, answer
             if status == 401 and not renewed:
                 renewed, self._api = True, None
                 continue
-            pause = _pause(response.headers.get("Retry-After"))
-            if status in _AGAIN and time.monotonic() + pause < deadline:
-                time.sleep(pause)
-                continue
+            told = response.headers.get("Retry-After", "")
+            if status in _AGAIN and _SECONDS.fullmatch(told):
+                pause = max(2 * pause, float(told))
+                if time.monotonic() + pause < deadline:
+                    time.sleep(pause)
+                    continue
             raise refusal(status, answer, f"{method} {path}", about)
 
     def ask(self, path: str, *, query: Mapping[str, str] | None = None, accept: str = JSON) -> Json:
@@ -188,8 +195,12 @@ class ClusterClient:
                 return list(self._pages(resource, namespace, selector, METADATA_LIST if metadata_only else JSON))
             except ListExpired:
                 continue
-            except ObjectMissing:
-                return []  # its CRD is gone
+            except ObjectMissing:  # its CRD is gone, or has other versions now
+                self.forget_kinds()
+                found = self.resource_for(ObjectId(resource.api_version.rpartition("/")[0], resource.kind, "", ""))
+                if found is None or found == resource:
+                    return []
+                resource = found
         raise EngineUnavailable(
             f"the list of {resource.plural} ends before it is read", remedy="wait: the agent tries again after a pause"
         )
@@ -198,6 +209,8 @@ class ClusterClient:
         query = {"limit": str(_PAGE), **({"labelSelector": selector} if selector else {})}
         for _ in range(_MOST_PAGES):
             answer = self.request("GET", resource.path(namespace), query=query, accept=accept, about=resource.plural)[1]
+            if not text_at(answer, "kind").endswith("List"):
+                raise _silent(f"what it gives is no list of {resource.plural}")
             for each in list_at(answer, "items"):
                 if isinstance(each, dict):  # items of a list do not say what they are
                     yield {**each, "apiVersion": resource.api_version, "kind": resource.kind}
@@ -292,7 +305,10 @@ class ClusterClient:
         from urllib3.exceptions import HTTPError
 
         api = self._connected()
-        api.update_params_for_auth(headers, [], ["BearerToken"], target, method, content)
+        try:
+            api.update_params_for_auth(headers, [], ["BearerToken"], target, method, content)
+        except Exception as error:  # as in _connected: it may read a token, or run a plug-in, again
+            raise _no_way(self.kubeconfig, error) from error
         left = max(deadline - time.monotonic(), 0.1)
         self.requests += 1
         try:
@@ -306,7 +322,7 @@ class ClusterClient:
                 redirect=False,
                 retries=False,
             )
-            data = response.read(MOST_BYTES + 1, decode_content=True)
+            data = _body(response, deadline)
             response.release_conn() if len(data) <= MOST_BYTES else response.close()
         except (HTTPError, OSError, ValueError) as error:
             raise _silent(str(error)) from error
@@ -316,7 +332,7 @@ class ClusterClient:
         try:
             return response, json.loads(data) if data else None
         except (ValueError, RecursionError):
-            return response, {"message": data[:200].decode(errors="replace")}
+            return response, {"message": data[:200].decode(errors="replace").strip()}
 
     def _connected(self) -> ApiClient:
         if self._api is None:
@@ -352,8 +368,15 @@ class OnCluster:
         return cluster_facts(self.client)
 
 
-def _pause(told: str | None) -> float:
-    return min(float(told), REQUEST_SECONDS) if told and told.isdigit() else _PAUSE_SECONDS
+def _body(response: BaseHTTPResponse, deadline: float) -> bytes:
+    """Return the body of an answer, cut off after `MOST_BYTES` and a chunk (TimeoutError: it does not end in time)."""
+    found = bytearray()
+    while len(found) <= MOST_BYTES and (part := response.read1(_CHUNK, decode_content=True)):
+        found += part
+        if time.monotonic() > deadline:
+            response.close()
+            raise TimeoutError("its answer does not end in time")
+    return bytes(found)
 
 
 def _silent(why: str) -> EngineUnavailable:

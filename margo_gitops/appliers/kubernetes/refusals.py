@@ -30,6 +30,10 @@ _DENIED: Final = re.compile(r"denied (the )?request|denied request|ValidatingAdm
 _TYPED: Final = re.compile(r"failed to create typed patch object|failed to create manager for existing fields")
 _VALUE: Final = re.compile(r"&value\.\S+\{.*?\}")
 _MANAGER: Final = re.compile(r'conflict with "([^"]*)"')
+_FIXED: Final = re.compile(r"immutable|updates to|may not change|cannot change|can not change")
+_PLAIN: Final = (401, 408, 429, 500, 502, 503, 504)
+"""Of these, an answer without a `Status` means the same."""
+_NO_PATH: Final = "404 page not found"
 _LONGEST: Final = 600
 
 
@@ -45,6 +49,15 @@ def refusal(status: int, answer: Json, request: str, about: str = "") -> ApplyEr
     said = shortened(text_at(answer, "message") or f"the server answers {status} to {request}", _LONGEST)
     what = about or request
     causes = [mapping_at(each) for each in list_at(answer, "details", "causes")]
+    if _DENIED.search(said):  # a webhook chooses the status itself
+        return _refused(status, what, said, causes)
+    is_servers = text_at(answer, "kind") == "Status" or status in _PLAIN or (status == 404 and said == _NO_PATH)
+    if status < 400 or not is_servers:
+        return EngineUnavailable(
+            "something other than the API server of the cluster answers",
+            why=[f"it answers {status} to {request}", *([said] if text_at(answer, "message") else [])],
+            remedy="check the address in the kubeconfig, and what is between it and the device",
+        )
     match status:
         case 401:
             return ClusterRefusesAgent(
@@ -70,7 +83,7 @@ def refusal(status: int, answer: Json, request: str, about: str = "") -> ApplyEr
                 why=[said],
                 remedy="start the webhook's service, or delete its configuration; the agent tries again",
             )
-        case 429 | 500 | 502 | 503 | 504:
+        case 408 | 429 | 500 | 502 | 503 | 504:
             return EngineUnavailable(
                 f"the API server cannot answer now ({status})", why=[said], remedy="wait: the agent tries again"
             )
@@ -105,7 +118,7 @@ def _refused(status: int, what: str, said: str, causes: list[dict[str, Json]]) -
             remedy="give the agent's user this right with a Role; `kubectl auth can-i --list` shows what it has",
         )
     if status in (400, 422) and not _DENIED.search(said):
-        if "immutable" in said or "updates to" in said:
+        if _FIXED.search(said):
             return FieldImmutable(
                 f"the update changes a field of {what} that cannot be changed",
                 why=[said],
