@@ -20,7 +20,7 @@ from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
-from device_world import World, deployment_bytes
+from device_world import World, deployment_bytes, deployment_id
 from fault_points import FINE, NOT_REACHED, Points
 from testbed.docker_engine import crash_engine, start_engine, stop_engine
 from testbed.test_image import TEST_IMAGE
@@ -45,6 +45,8 @@ FAULTS = {
     "power": ("signal=KILL:when={}", PROGRAMS),
     "engine": ("signal=STOP:when={}", PROGRAMS),
 }
+STOPPED = ".stopped"
+"""The files applier's mark of what an update stopped."""
 ENGINE_FAULTS = ("power", "engine")
 TRIES = 3
 """How often a point is tried that the update did not come to."""
@@ -85,7 +87,7 @@ class Point:
 
 
 class Device:
-    """A device with three applications, of which the next update changes two and swaps the third."""
+    """A device with three applications: the next update changes two, one of which stops first, and swaps one."""
 
     def __init__(self, folder: Path, applier: str) -> None:
         self.engine = folder.parent / "engine"
@@ -109,7 +111,9 @@ class Device:
         self.number += 1
         documents = {}
         for app, parts in self.wanted(self.number).items():
-            extension = {"artifacts": [self.artifact(app)]} if self.applier == "compose" else {}
+            extension: dict[str, Json] = {"stop": [deployment_id(2)]} if app == 1 else {}
+            if self.applier == "compose":
+                extension["artifacts"] = [self.artifact(app)]
             documents[app] = deployment_bytes(
                 app,
                 values={"GREETING": f"{self.number}"},
@@ -222,7 +226,7 @@ def trouble(device: Device, point: Point) -> str:
         return f"ended with {broken.code} and did not say why:\n{broken.said}"
     if half or lost:
         return f"half done: {half} {lost}"
-    if again.code or device.there() != new:
+    if again.code or device.there() != new or any(device.world.output.rglob(STOPPED)):
         return f"did not recover: exit {again.code}, {device.there()}\n{again.said}\nbefore:\n{broken.said}"
     return FINE if broken.reached else NOT_REACHED
 
