@@ -5,7 +5,7 @@ script=$1
 if [ "${2:-}" = unsigned ]; then
     set -- --unsigned yes
 elif [ -n "$CONFORMANCE_TRUST_DOCUMENT" ]; then
-    set -- --trust-document "$CONFORMANCE_TRUST_DOCUMENT" --device "$CONFORMANCE_DEVICE"
+    set -- --trust-document "$CONFORMANCE_TRUST_DOCUMENT" --device "$CONFORMANCE_DEVICE" --freshness report
 else
     set -- --allowed-signers "$CONFORMANCE_ALLOWED_SIGNERS" --device "$CONFORMANCE_DEVICE"
 fi
