@@ -169,6 +169,7 @@ def test_a_release_from_its_first_version_to_its_end(site):
         applier.install(site.workload({"image": "bad:1"}, timeout="0m2s"))
     assert caught.value.reinstated
     assert "ImagePullBackOff" in "".join(caught.value.why)
+    assert "level=" not in "".join(caught.value.why)
     assert [each.digest for each in applier.observe()] == [found.digest]
     assert site.kubectl("get", "deployment", site.name, "-o", "jsonpath={..image}") == "app:1"
     applier.remove(site.key)

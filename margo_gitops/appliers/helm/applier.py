@@ -396,4 +396,5 @@ class _Wanted:
 
 
 def _why(done: Finished, release: _Wanted) -> list[str]:
-    return ["it did not end in time"] if done.status is None else done.last_lines(release.secrets)
+    lines = done.last_lines(release.secrets) if done.status is not None else ["it did not end in time"]
+    return [line for line in lines if not line.startswith("level=")]  # helm 4 logs what it then says as its error
