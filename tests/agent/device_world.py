@@ -55,11 +55,14 @@ def deployment_bytes(
     parameters: Mapping[str, Json] | None = None,
     device: str = DEVICE,
     content: str | None = None,
+    namespace: str = "margo",
+    properties: Mapping[str, Json] | None = None,
 ) -> bytes:
     """Return a deployment document; `values` go to all components, under the pointer of their own name.
 
     Args:
         content: the format of all components.
+        properties: of all components, in addition.
     """
     targeted: dict[str, Json] = {
         name.lower(): {"value": value, "targets": [{"pointer": name, "components": list(components)}]}
@@ -74,7 +77,7 @@ def deployment_bytes(
     return write_yaml(
         {
             "id": deployment_id(number),
-            "metadata": {"name": f"app-{number}", "namespace": "margo", "deviceId": device},
+            "metadata": {"name": f"app-{number}", "namespace": namespace, "deviceId": device},
             "spec": {
                 "applicationId": "com-example-app",
                 "deploymentProfile": {
@@ -82,14 +85,18 @@ def deployment_bytes(
                     "components": [
                         {
                             "name": name,
-                            "properties": {"repository": "oci://registry.example.com/app", "revision": "1.0.0"},
+                            "properties": {
+                                "repository": "oci://registry.example.com/app",
+                                "revision": "1.0.0",
+                                **(properties or {}),
+                            },
                             **({OWN_EXTENSION: {"format": content}} if content else {}),
                         }
                         for name in components
                     ],
                 },
                 "parameters": {**targeted, **(parameters or {})},
-                "x-margo-gitops-extensions": {**own, **(extension or {})},
+                OWN_EXTENSION: {**own, **(extension or {})},
             },
         }
     )
