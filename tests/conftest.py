@@ -16,10 +16,11 @@ from support.properties import register_profiles
 from support.real import unavailable
 from testbed.docker_engine import DockerEngine
 from testbed.errors import UnavailableError
+from testbed.flux import Flux
 from testbed.git_server import GitServer
 from testbed.helm import helm_program as downloaded_helm
 from testbed.kubernetes_cluster import KubernetesCluster, kubernetes_program, start_cluster, stop_cluster
-from testbed.parts import DOCKER, GIT, KUBERNETES, POSTGRESQL, SSH, Part, Running, using
+from testbed.parts import DOCKER, FLUX, GIT, KUBERNETES, NODE, POSTGRESQL, SSH, Part, Running, using
 from testbed.places import state_folder
 from testbed.postgresql_server import PostgresqlServer
 from testbed.ssh_server import SshServer
@@ -34,7 +35,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 QUICK = ("documents", "rendering", "trust", "catalog", "editing", "transport", "appliers", "state_repo", "agent")
 """Folders whose tests need little but this process: they run first, and alone in `scripts/test quick`."""
 
-_BUILT = frozenset({"kubernetes_cluster", "own_kubernetes_cluster"})
+_BUILT = frozenset({"kubernetes_cluster", "own_kubernetes_cluster", "flux", "kubernetes_node"})
 """Parts that are built first, for minutes, where nothing is built yet."""
 _REAL = (
     frozenset({"docker_engine", "git_server", "ssh_server", "postgresql_server", "bucket_store", "helm_program"})
@@ -153,6 +154,18 @@ def own_kubernetes_cluster() -> Iterator[KubernetesCluster]:
             yield cluster
         finally:
             stop_cluster(cluster.folder)
+
+
+@pytest.fixture(scope="session")
+def flux(kubernetes_cluster: KubernetesCluster) -> Iterator[Flux]:
+    """Flux's kustomize-controller at work in that cluster; a test gives its sources what they would have fetched."""
+    yield from _part(FLUX)
+
+
+@pytest.fixture(scope="session")
+def kubernetes_node() -> Iterator[KubernetesCluster]:
+    """A cluster whose node runs pods of margo-gitops-test/busybox:1 and :2."""
+    yield from _part(NODE)
 
 
 @pytest.fixture(scope="session")

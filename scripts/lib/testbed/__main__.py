@@ -18,9 +18,11 @@ from testbed.places import state_folder
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; return 0, 1 (a part is not as asked) or 2 (usage)."""
+    extra = [name for name, part in PARTS.items() if part.extra]
     parser = argparse.ArgumentParser(prog="scripts/testbed", description=__doc__)
     parser.add_argument("command", choices=["up", "down", "status", "env", "fetch"])
-    parser.add_argument("parts", nargs="*", metavar="part", help=f"any of {', '.join(PARTS)}; all of them by default")
+    known = f"any of {', '.join(PARTS)}; by default all but {', '.join(extra)}"
+    parser.add_argument("parts", nargs="*", metavar="part", help=known)
     options = parser.parse_args(arguments)
     unknown = sorted(set(options.parts) - set(PARTS))
     if unknown:
@@ -28,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     action = {"up": _up, "down": _down, "status": _status, "env": _env, "fetch": _fetch}[options.command]
     done = True
-    for name in options.parts or PARTS:
+    usual = [name for name in PARTS if name not in extra or options.command == "down"]
+    for name in options.parts or usual:
         try:
             done &= action(PARTS[name], state_folder())
         except UnavailableError as error:

@@ -294,6 +294,9 @@ def _start_server(cluster: KubernetesCluster) -> None:
         "service-cluster-ip-range": "10.0.0.0/24",
         "allow-privileged": "true",
         "enable-priority-and-fairness": "false",
+        "kubelet-preferred-address-types": "InternalIP",  # no name server knows the node
+        # It keeps pods from a new node until the controller of nodes, which is left out, says that the node is ready.
+        "disable-admission-plugins": "TaintNodesByCondition",
     }
     cluster.start(_SERVER, settings)
 

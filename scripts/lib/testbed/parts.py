@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from testbed.docker_engine import DockerEngine, find_engine, start_engine, stop_engine
+from testbed.flux import Flux, find_flux, flux_program, start_flux, stop_flux
 from testbed.git_server import GitServer, find_git_server, start_git_server, stop_git_server
 from testbed.helm import Helm, fetch_helm, find_helm, start_helm
 from testbed.kubernetes_cluster import (
@@ -18,6 +19,7 @@ from testbed.kubernetes_cluster import (
     start_kubernetes,
     stop_kubernetes,
 )
+from testbed.kubernetes_node import find_node, node_program, start_node, stop_node
 from testbed.places import in_use, locked
 from testbed.postgresql_server import (
     PostgresqlServer,
@@ -71,7 +73,11 @@ KUBERNETES: Part[KubernetesCluster] = Part(
     "kubernetes", start_kubernetes, find_kubernetes, stop_kubernetes, kubernetes_program
 )
 HELM: Part[Helm] = Part("helm", start_helm, find_helm, lambda _: None, fetch_helm)
-PARTS: Mapping[str, Part[Any]] = {part.name: part for part in (DOCKER, GIT, SSH, POSTGRESQL, KUBERNETES, HELM)}
+FLUX: Part[Flux] = Part("flux", start_flux, find_flux, stop_flux, flux_program, extra=True)
+NODE: Part[KubernetesCluster] = Part("node", start_node, find_node, stop_node, node_program, extra=True)
+PARTS: Mapping[str, Part[Any]] = {
+    part.name: part for part in (DOCKER, GIT, SSH, POSTGRESQL, KUBERNETES, HELM, FLUX, NODE)
+}
 
 
 def bring_up(part: Part[R], state: Path) -> R:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import tarfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from testbed.errors import UnavailableError
 from testbed.packages import unpack
-from testbed.processes import run
+from testbed.processes import ARCHITECTURE, run
 
 TEST_IMAGE = "margo-gitops-test/busybox:1"
 TEST_IMAGE_NEXT = "margo-gitops-test/busybox:2"
@@ -37,6 +39,29 @@ def load_images(environment: Mapping[str, str], cache: Path) -> None:
             archive = archive or _archive(unpack("busybox-static", "busybox", cache))
             changes = ["--change", f"ENV IMAGE_VERSION={image[-1]}", "--change", 'CMD ["sh"]']
             run(["docker", "import", *changes, "-", image], environment=environment, content=archive, seconds=60)
+
+
+def image_archive(busybox: Path, images: Mapping[str, list[str]]) -> bytes:
+    """Return images (name to command) in the form of `docker save`; IMAGE_VERSION is what the name ends with."""
+    layer = _archive(busybox)
+    digest = hashlib.sha256(layer).hexdigest()
+    content, manifest = {"layer.tar": layer}, []
+    for name, command in images.items():
+        version = name.rpartition(":")[2]
+        settings = {"Env": ["PATH=/bin", f"IMAGE_VERSION={version}"], "Cmd": command}
+        image = {"architecture": ARCHITECTURE, "os": "linux", "config": settings}
+        image |= {"rootfs": {"type": "layers", "diff_ids": [f"sha256:{digest}"]}, "history": [{"comment": name}]}
+        file = json.dumps(image).encode()
+        content[f"{hashlib.sha256(file).hexdigest()}.json"] = file
+        manifest.append({"Config": [*content][-1], "RepoTags": [name], "Layers": ["layer.tar"]})
+    content["manifest.json"] = json.dumps(manifest).encode()
+    archive = io.BytesIO()
+    with tarfile.open(fileobj=archive, mode="w") as tar:
+        for name, file in content.items():
+            entry = _entry(name, tarfile.REGTYPE, 0o644)
+            entry.size = len(file)
+            tar.addfile(entry, io.BytesIO(file))
+    return archive.getvalue()
 
 
 def _archive(busybox: Path) -> bytes:
