@@ -4,7 +4,7 @@ CLUSTER-1  The package reads the kubeconfig or the service account, runs exec pl
            not used: bodies and answers are plain values.
 CLUSTER-2  An answer is read up to `MOST_BYTES`, a request ends after its seconds, and no redirect is followed. A proxy
            of the environment is used only where the agent may use it; `proxy-url` of the kubeconfig counts.
-           What is no answer of an API server (a portal's page, half of an answer) counts as no answer.
+           What does not come from an API server (a portal's page, half of an answer) counts as no answer.
 CLUSTER-3  After 401, the credentials are read again, once. After 429 and 503 the request is sent again where the server
            says when (Retry-After), after twice the pause each time, as long as its seconds last.
 CLUSTER-4  What the server has is asked once for each API version (discovery), and again when a kind is missing.
@@ -210,7 +210,7 @@ class ClusterClient:
         for _ in range(_MOST_PAGES):
             answer = self.request("GET", resource.path(namespace), query=query, accept=accept, about=resource.plural)[1]
             if not text_at(answer, "kind").endswith("List"):
-                raise _silent(f"what it gives is no list of {resource.plural}")
+                raise _silent(f"it does not give a list of {resource.plural}")
             for each in list_at(answer, "items"):
                 if isinstance(each, dict):  # items of a list do not say what they are
                     yield {**each, "apiVersion": resource.api_version, "kind": resource.kind}
