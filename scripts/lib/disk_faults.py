@@ -244,7 +244,6 @@ def main(arguments: argparse.Namespace) -> int:
     for module in pkgutil.walk_packages(package.__path__, "margo_gitops."):
         if not module.name.endswith("__main__"):
             importlib.import_module(module.name)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     fork = multiprocessing.get_context("fork")
     todo, told = fork.SimpleQueue(), fork.SimpleQueue()
     with tempfile.TemporaryDirectory(prefix="margo-gitops-faults-") as folder:
