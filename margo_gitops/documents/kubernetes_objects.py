@@ -211,11 +211,13 @@ def _objects(file: str, node: Node) -> Iterator[KubernetesObject]:
     if not isinstance(node.value, dict):
         raise _wrong(file, node, "is not an object", "a manifest is a mapping with apiVersion, kind and metadata")
     kind, version = node.text("kind") or "", node.text("apiVersion") or ""
-    if kind == "List" and version == "v1":
+    # Programs for Kubernetes take whatever has items for a list, and make an object of each of them.
+    listed = [key for key in node.value if str(key).lower() == "items"]
+    if kind == "List" and version == "v1" and listed in ([], ["items"]):
         for item in node.items("items"):
             yield from _objects(file, item)
         return
-    if kind.endswith("List") and node.get("items") is not None and node.get("metadata", "name") is None:
+    if listed:
         raise _wrong(file, node, f"{kind} is a list", "write its objects one by one, or as a v1 List")
     if "kustomize.config.k8s.io" in version:
         raise _wrong(file, node, "is for kustomize", "put what `kustomize build` prints into the content")

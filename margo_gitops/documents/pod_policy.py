@@ -5,6 +5,8 @@ GUARD-1 to GUARD-4 of `compose_policy` hold here too. In addition:
 GUARD-5  Rights in the cluster can start any pod, so they count as the engine's socket: cluster roles, webhooks and
          admission policies, and roles that do more than read, or change configuration, leases and events.
 GUARD-6  Pods of other kinds, which an operator makes, are not seen here: the cluster's own admission judges them.
+GUARD-7  What is in a namespace of the cluster itself (`kube-…`), whose accounts may do anything, counts like GUARD-5.
+         So does what looks like a record of helm or of the agent: both run and delete what their records say.
 
 Source: Kubernetes API, PodSpec and Container; the Pod Security Standards.
 """
@@ -75,18 +77,23 @@ _OWNERS: Final = frozenset(
     }
 )
 _ADMISSION: Final = "admissionregistration.k8s.io"
+_CLUSTERS_OWN: Final = "kube-"
+_RECORDS: Final = ("org.margo-gitops.", "applyset.kubernetes.io/")
 _READS: Final = _names("get list watch")
 _HARMLESS_KINDS: Final = _names("configmaps events leases")
 
 
-def refused_by(
-    policy: WorkloadPolicy, objects: Iterable[KubernetesObject], surroundings: Surroundings | None = None
-) -> Iterator[Refused]:
-    """Yield each part of objects that a policy refuses; nothing where it allows them."""
+def refused_by(policy: WorkloadPolicy, objects: Iterable[KubernetesObject], namespace: str = "") -> Iterator[Refused]:
+    """Yield each part of objects that a policy refuses; nothing where it allows them.
+
+    Args:
+        namespace: of objects that name none.
+    """
     if not policy.unrestricted:
-        judge = _Judge(policy, surroundings or Surroundings(sockets=SOCKETS))
+        judge = _Judge(policy, Surroundings(sockets=SOCKETS))
         for each in objects:
             yield from judge.object((each.kind, each.name), each)
+            yield from judge.place((each.kind, each.name), each, each.namespace or namespace)
 
 
 class _Judge(Judge):
@@ -112,6 +119,17 @@ class _Judge(Judge):
                 if kind in spec:
                     source = text_of(mapping_at(spec, kind).get("path"))
                     yield from self.host_path((*path, "spec", kind), source, writable=True)
+
+    def place(self, path: Path, obj: KubernetesObject, namespace: str) -> Iterator[Refused]:
+        """Judge where an object is, and for whose it is taken (GUARD-7)."""
+        if namespace.startswith(_CLUSTERS_OWN):
+            yield from self.switch((*path, "namespace"), namespace, "engineSocket")
+        labels = mapping_at(obj.body, "metadata", "labels")
+        if (labels.get("owner") == "helm" and obj.kind in ("Secret", "ConfigMap")) or obj.name.startswith("sh.helm."):
+            yield from self.switch(path, "a release of helm", "engineSocket")
+        for name in labels:
+            if name.startswith(_RECORDS):
+                yield from self.switch((*path, "labels", name), labels[name], "engineSocket")
 
     def pod(self, path: Path, spec: Mapping[str, Json]) -> Iterator[Refused]:
         for key, value in spec.items():

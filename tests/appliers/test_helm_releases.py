@@ -33,7 +33,7 @@ class Cluster:
     """Answers for an API server that has Secrets."""
 
     def __init__(self, *secrets, allowed=("",)):
-        self.secrets, self.allowed = secrets, allowed
+        self.secrets, self.allowed, self.home = secrets, allowed, "home"
 
     def list_objects(self, _resource, namespace="", *, selector="", metadata_only=False):
         assert metadata_only

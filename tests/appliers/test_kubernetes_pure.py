@@ -155,6 +155,7 @@ def test_the_id_of_a_set_is_that_of_kep_3659():
 def test_labels_are_valid_and_tell_texts_apart(first, second):
     for text in (first, second):
         assert len(label_value(text)) <= 63
+        assert label_value(label_value(first + "/")) != label_value(first + "/")  # no other id has that label
         assert set(label_value(text)) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.")
     assert (label_value(first) == label_value(second)) == (first == second)
 

@@ -1,4 +1,4 @@
-"""What of Kubernetes objects a device's policy refuses: GUARD-1 to GUARD-6."""
+"""What of Kubernetes objects a device's policy refuses: GUARD-1 to GUARD-7."""
 
 import json
 
@@ -81,9 +81,22 @@ REFUSED = {
 }
 
 
+TAKEN_FOR_OTHERS = {
+    "namespace-of-the-cluster": {"namespace": "kube-system"},
+    "release-of-helm": {"labels": {"owner": "helm", "name": "other", "status": "deployed"}},
+    "revision-of-helm": {"name": "sh.helm.release.v1.other.v7"},
+    "device": {"labels": {"org.margo-gitops.device": "press-07"}},
+    "set": {"labels": {"applyset.kubernetes.io/id": "applyset-x-v1"}},
+}
+REFUSED |= {
+    name: ({"apiVersion": "v1", "kind": "Secret", "metadata": metadata}, "engineSocket: true")
+    for name, metadata in TAKEN_FOR_OTHERS.items()
+}
+
+
 @pytest.mark.parametrize(("body", "line"), REFUSED.values(), ids=REFUSED.keys())
 def test_what_is_the_devices_needs_its_line(body, line):
-    """GUARD-1, GUARD-2, GUARD-5."""
+    """GUARD-1, GUARD-2, GUARD-5, GUARD-7."""
     found = lines(WorkloadPolicy(), body)
     assert f"workloads.{line}" in found
     assert lines(WorkloadPolicy(unrestricted=True), body) == []
@@ -104,6 +117,13 @@ def test_what_is_the_devices_needs_its_line(body, line):
 )
 def test_the_line_allows_it(policy, name):
     assert lines(policy, REFUSED[name][0]) == []
+
+
+def test_a_namespace_of_the_cluster_counts_where_an_object_names_none():
+    """GUARD-7."""
+    objects = read_objects([("a.yaml", b"{apiVersion: v1, kind: ConfigMap, metadata: {name: a}}")])
+    assert list(refused_by(WorkloadPolicy(), objects, "kube-system"))
+    assert not list(refused_by(WorkloadPolicy(), objects, "line-3"))
 
 
 def test_what_most_charts_need_is_allowed():

@@ -30,7 +30,7 @@ from margo_gitops.appliers.applier import (
     storing,
 )
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
-from margo_gitops.appliers.helm.charts import Notes, chart_in, check_signature
+from margo_gitops.appliers.helm.charts import Notes, chart_in, check_signature, first_objects
 from margo_gitops.appliers.helm.objects import ReleaseObjects, observed
 from margo_gitops.appliers.helm.program import HelmProgram, secret_values
 from margo_gitops.appliers.helm.releases import (
@@ -55,6 +55,7 @@ from margo_gitops.documents.pod_policy import refused_by
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.errors import (
     ApplyError,
+    ClusterRefusesAgent,
     ClusterRefusesObject,
     ManifestInvalid,
     RemoveFailed,
@@ -65,7 +66,6 @@ from margo_gitops.values import KW_ONLY, dataclass, field
 _REMOVE_SECONDS: Final = 120.0
 _RETURN_SECONDS: Final = 120
 _KEPT_REVISIONS: Final = "5"
-_GONE: Final = ("uninstalling", "uninstalled")
 
 
 def create(context: ApplierContext) -> HelmApplier:
@@ -171,11 +171,10 @@ class HelmApplier(OnCluster):
                 found[release.key] = Observed(release.key, None, "degraded", "it is in two namespaces")
                 continue
             try:
-                looks = self._objects.look(self._store.objects(release), release.namespace)
-            except ManifestInvalid as error:
+                made = self._store.objects(release)
+                found[release.key] = observed(release, self._objects.look(made, release.namespace))
+            except (ManifestInvalid, ClusterRefusesAgent) as error:  # its Secret, or a kind that the agent may not read
                 found[release.key] = Observed(release.key, None, "degraded", error.what)
-            else:
-                found[release.key] = observed(release, looks)
         return list(found.values())
 
     def _prepare(self, release: _Wanted, deadline: float) -> None:
@@ -192,7 +191,9 @@ class HelmApplier(OnCluster):
                 remedy="correct the chart or the parameters; `helm upgrade --install --dry-run=server` shows the same",
             )
         objects, hooks = rendered(done.output, release.workload.component.name)
-        refuse(release.workload, refused_by(self.policy, [*objects, *hooks]), release.secrets, "the chart")
+        firsts = first_objects(self.helm, release.chart, release.workload.component.name, self.policy)
+        refused = refused_by(self.policy, [*objects, *hooks, *firsts], release.namespace)
+        refuse(release.workload, refused, release.secrets, "the chart")
         if is_there:
             self._objects.try_out(objects, release.namespace)
 
@@ -261,7 +262,7 @@ class HelmApplier(OnCluster):
     def _settle(self, release: _Wanted, history: Sequence[Release], held: HeldLock) -> None:
         """Bring what a killed helm or a failed step left halfway to what ran before, or to nothing."""
         good = last_good(history)
-        if good is None or history[0].status in _GONE:
+        if good is None or history[0].status in ("uninstalling", "uninstalled"):
             self._uninstall(history[0], held)
         else:
             self._roll_back(release, good, held, wait=False)

@@ -8,15 +8,19 @@ from typing import Final
 
 from margo_gitops.appliers.applier import Workload, WorkloadKey, read_record, storing
 from margo_gitops.appliers.helm.program import HelmProgram
+from margo_gitops.appliers.helm.releases import manifest_objects
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import replace_file
 from margo_gitops.documents.declarations import DigestText
 from margo_gitops.documents.json_text import write_json
+from margo_gitops.documents.kubernetes_objects import KubernetesObject
 from margo_gitops.documents.records import write
-from margo_gitops.errors import ArtifactRefused, ManifestInvalid
+from margo_gitops.documents.workload_policy import WorkloadPolicy
+from margo_gitops.errors import ArtifactRefused, ManifestInvalid, WorkloadUnsupported
 from margo_gitops.values import dataclass
 
-_VERIFY_SECONDS: Final = 30.0
+_CHECK_SECONDS: Final = 30.0
+_SEPARATES_CRDS: Final = 4
 _LARGEST_NOTE: Final = 64 * 1024
 
 
@@ -54,13 +58,35 @@ def chart_in(content: Path, component: str, *, signed: bool) -> Path:
 
 def check_signature(helm: HelmProgram, chart: Path, keyring: Path, component: str) -> None:
     """Refuse a package that no key of a keyring signed (ArtifactRefused)."""
-    done = helm.run("verify", str(chart), "--keyring", str(keyring), namespace="default", seconds=_VERIFY_SECONDS)
+    done = helm.run("verify", str(chart), "--keyring", str(keyring), namespace="default", seconds=_CHECK_SECONDS)
     if done.status != 0:
         raise ArtifactRefused(
             f"the signature of the chart of component {component} does not hold on this device (`keyring`)",
             why=done.last_lines(),
             remedy="sign the package with a key that this device trusts, or add the key to its keyring",
         )
+
+
+def first_objects(
+    helm: HelmProgram, chart: Path, component: str, policy: WorkloadPolicy
+) -> tuple[KubernetesObject, ...]:
+    """Return what a policy must judge in `crds/`: helm installs all of it first, and a dry run does not show it.
+
+    Raises:
+        ManifestInvalid: it cannot be read.
+        WorkloadUnsupported: there is something, and Helm 3 prints the files without a line between them.
+    """
+    if policy.unrestricted or policy.engine_socket:
+        return ()  # a workload that may start any pod needs no CRDs for that
+    done = helm.run("show", "crds", str(chart), namespace="default", seconds=_CHECK_SECONDS)
+    if done.status != 0:
+        raise ManifestInvalid(f"helm cannot show the CRDs of component {component}", why=done.last_lines())
+    if done.output.strip() and helm.version() < _SEPARATES_CRDS:
+        raise WorkloadUnsupported(
+            f"the chart of component {component} has a folder crds, and Helm 3 does not show what is in it",
+            remedy="install Helm 4 on the device, or allow `engineSocket: true` in the agent's configuration",
+        )
+    return manifest_objects(done.output, f"{component} (crds)")
 
 
 @dataclass(frozen=True, slots=True)

@@ -270,7 +270,7 @@ class KubernetesApplier(OnCluster):
                 path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 self._forget(workload.key, workload.keeps)
                 found.write(path)
-        refuse(workload, refused_by(self.policy, found.objects), {}, "the manifests")
+        refuse(workload, refused_by(self.policy, found.objects, found.namespace), {}, "the manifests")
         return found
 
     def _made(self, workload: Workload) -> _Revision:

@@ -78,7 +78,7 @@ class Resource:
         """Return the path of an object, or of the list of them; without a namespace in all of them."""
         parts = ["api" if "/" not in self.api_version else "apis", *self.api_version.split("/")]
         if namespace and self.namespaced:
-            parts += ["namespaces", namespace]
+            parts += ["namespaces", quote(namespace, safe="")]
         return "/" + "/".join([*parts, self.plural, *([quote(name, safe="")] if name else [])])
 
 
@@ -207,6 +207,7 @@ class ClusterClient:
 
     def _pages(self, resource: Resource, namespace: str, selector: str, accept: str) -> Iterator[dict[str, Json]]:
         query = {"limit": str(_PAGE), **({"labelSelector": selector} if selector else {})}
+        most = self.received + 2 * MOST_BYTES
         for _ in range(_MOST_PAGES):
             answer = self.request("GET", resource.path(namespace), query=query, accept=accept, about=resource.plural)[1]
             if not text_at(answer, "kind").endswith("List"):
@@ -217,6 +218,8 @@ class ClusterClient:
             query["continue"] = text_at(answer, "metadata", "continue")
             if not query["continue"]:
                 return
+            if self.received > most:
+                break
         raise EngineUnavailable(f"there are too many {resource.plural}", remedy="delete what is not needed")
 
     def resource(self, api_version: str, kind: str) -> Resource:

@@ -48,7 +48,8 @@ _PASSING: Final = ("Event", "Endpoints", "EndpointSlice", "PodMetrics")
 def records_of(client: ClusterClient, device: str) -> list[SetRecord]:
     """Return what the parents of a device's sets say."""
     selector = f"{DEVICE}={label_value(device)},{SET_ID}"
-    found = [SetRecord.of(each) for each in client.list_objects(PARENT, client.home, selector=selector)]
+    told = [(each, SetRecord.of(each)) for each in client.list_objects(PARENT, client.home, selector=selector)]
+    found = [record for body, record in told if record.owner.is_parent(body)]
     return [each for each in found if each.owner.device == device]
 
 

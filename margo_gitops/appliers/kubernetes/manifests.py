@@ -43,7 +43,8 @@ _ORDER: Final = re.split(
     "ClusterRoleBinding Role RoleBinding Service DaemonSet Pod ReplicationController ReplicaSet Deployment "
     "HorizontalPodAutoscaler StatefulSet Job CronJob IngressClass Ingress APIService",
 )
-_LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+_LABEL = re.compile(r"(?!.*-[0-9a-f]{16}$)[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+"""Of a text that stays as it is; one that looks like a shortened one could be taken for another."""
 _SYSTEM_NAMESPACE = re.compile(r"default|kube-.*")
 
 
@@ -77,6 +78,10 @@ class SetOwner:
         """Return whether an object has these labels."""
         labels = mapping_at(body, "metadata", "labels")
         return all(labels.get(name) == value for name, value in self.labels.items())
+
+    def is_parent(self, body: Fields) -> bool:
+        """Return whether an object can be its sets' parent: a copy, or one that others wrote, has another name."""
+        return text_at(body, "metadata", "name") == self.parent and self.owns(body)
 
 
 def label_value(text: str) -> str:

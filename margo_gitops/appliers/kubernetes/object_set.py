@@ -100,9 +100,14 @@ class ObjectSet:
         return SetRecord.of(found) if found else None
 
     def live(self, record: SetRecord | None) -> dict[ObjectId, Fields]:
-        """Return the objects of this set that are in the cluster, those without a status as metadata only."""
-        wanted = {(each.group, each.kind, each.namespace) for each in (record.members if record else ())}
-        return live_objects(self.client, wanted, f"{PART_OF}={self.set_id}")
+        """Return the objects of this set that are in the cluster, those without a status as metadata only.
+
+        What only has their label is not of the set: a person copied one of them, or a controller its labels.
+        """
+        members = record.members if record else {}
+        wanted = {(each.group, each.kind, each.namespace) for each in members}
+        found = live_objects(self.client, wanted, f"{PART_OF}={self.set_id}")
+        return {each: body for each, body in found.items() if each in members}
 
     def planned(self, objects: Iterable[KubernetesObject], digest: str = "") -> list[tuple[KubernetesObject, Resource]]:
         """Return objects as they are applied, in order (KindMissing, ManifestInvalid: one cannot be applied)."""
