@@ -50,7 +50,7 @@ MOST_BYTES: Final = 32 * 1024 * 1024
 REQUEST_SECONDS: Final = 30.0
 
 _PAGE = 500
-_MOST_PAGES = 100
+_MOST_PAGES = 20
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _HOME = "margo-gitops"
 _AGAIN = (429, 503)
@@ -207,7 +207,6 @@ class ClusterClient:
 
     def _pages(self, resource: Resource, namespace: str, selector: str, accept: str) -> Iterator[dict[str, Json]]:
         query = {"limit": str(_PAGE), **({"labelSelector": selector} if selector else {})}
-        most = self.received + 2 * MOST_BYTES
         for _ in range(_MOST_PAGES):
             answer = self.request("GET", resource.path(namespace), query=query, accept=accept, about=resource.plural)[1]
             if not text_at(answer, "kind").endswith("List"):
@@ -218,8 +217,6 @@ class ClusterClient:
             query["continue"] = text_at(answer, "metadata", "continue")
             if not query["continue"]:
                 return
-            if self.received > most:
-                break
         raise EngineUnavailable(f"there are too many {resource.plural}", remedy="delete what is not needed")
 
     def resource(self, api_version: str, kind: str) -> Resource:
