@@ -6,7 +6,7 @@ from testbed.go_programs import go_program
 
 @pytest.fixture(autouse=True)
 def any_go(monkeypatch, tmp_path):
-    monkeypatch.setattr(go_programs, "_go", lambda: tmp_path / "go")
+    monkeypatch.setattr(go_programs, "_go", lambda _work: tmp_path / "go")
 
 
 def build(go, folder):

