@@ -1,4 +1,7 @@
-"""A Helm chart that a package brings along: its files, from a folder or a tar.gz, within bounds. No link is read."""
+"""The content of a component that a package brings along, and a Helm chart of it: from a folder or a tar.gz, bounded.
+
+No link is read.
+"""
 
 from __future__ import annotations
 
@@ -68,31 +71,39 @@ def read_chart(tree: FileTree, path: str, *, is_folder: bool) -> Chart | None:
     Raises:
         UnreadableDocument: it cannot be looked into.
     """
-    left = _Left(path)
-    if is_folder:
-        plain = [each for each in tree.files(path) if each.kind == "file"]
-        for each in plain:
-            left.take(each.size)
-        files = {each.path[len(path) + 1 :]: each.read() for each in plain}
-    else:
-        file = tree.file(path)
-        if file is None or file.kind != "file":
-            return None
-        files = _without_top(dict(_unpacked(file.read(), left)))
+    left = _Left(path, MAX_BYTES)
+    files = _files(tree, path, left, is_folder=is_folder)
+    if not is_folder:
+        files = _without_top(files)
     return Chart(dict(_with_subcharts(files, left, _DEEPEST)), path, not is_folder) if CHART_FILE in files else None
 
 
-class _Left:
-    """What one chart may still have."""
+def content_files(tree: FileTree, path: str, *, is_folder: bool, most_bytes: int) -> dict[str, bytes]:
+    """Return the files of a component's content by their path in it; of a folder or a tar.gz, as in `read_chart`."""
+    return _files(tree, path, _Left(path, most_bytes), is_folder=is_folder)
 
-    def __init__(self, path: str) -> None:
-        self.path, self._files, self._bytes = path, MAX_FILES, MAX_BYTES
+
+def _files(tree: FileTree, path: str, left: _Left, *, is_folder: bool) -> dict[str, bytes]:
+    if not is_folder:
+        file = tree.file(path)
+        return dict(_unpacked(file.read(), left)) if file is not None and file.kind == "file" else {}
+    plain = [each for each in tree.files(path) if each.kind == "file"]
+    for each in plain:
+        left.take(each.size)
+    return {each.path[len(path) + 1 :]: each.read() for each in plain}
+
+
+class _Left:
+    """What one component's content may still have."""
+
+    def __init__(self, path: str, most_bytes: int) -> None:
+        self.path, self._files, self._bytes, self._most = path, MAX_FILES, most_bytes, most_bytes
 
     def take(self, size: int) -> None:
         self._files -= 1
         self._bytes -= size
         if self._files < 0 or self._bytes < 0:
-            message = f"a chart may have {MAX_FILES} files with {MAX_BYTES} bytes together"
+            message = f"a component may have {MAX_FILES} files with {self._most} bytes together"
             raise UnreadableDocument(message, where=Location(self.path))
 
 

@@ -1,4 +1,4 @@
-"""A package checked with its content: compose files and Helm charts, without the programs that run them."""
+"""A package checked with its content: compose files, Helm charts and manifests, without the programs that run them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from margo_gitops.catalog.chart_check import chart_findings
 from margo_gitops.catalog.compose_check import compose_findings
 from margo_gitops.catalog.file_tree import FileTree, SubTree
+from margo_gitops.catalog.manifests import manifest_findings
 from margo_gitops.catalog.package import Package, package_folder, package_invalid, read_package
 from margo_gitops.errors import Finding
 from margo_gitops.rendering.intent import Application
@@ -38,3 +39,4 @@ def content_findings(tree: FileTree, application: Application, file_prefix: str)
     """
     yield from compose_findings(tree, application, file_prefix)
     yield from chart_findings(tree, application, file_prefix)
+    yield from manifest_findings(tree, application, file_prefix)

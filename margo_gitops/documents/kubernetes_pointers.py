@@ -3,8 +3,8 @@
 POINT-1  Before the colon: kind and name, or kind, namespace and name, `ConfigMap/plant/settings`. One object has it.
 POINT-2  After it: keys with dots between them, in brackets and quotes where they hold dots, `["example.com/line"]`; an
          item of a list by a member, `[name=web]`, or by its number, `[0]`.
-POINT-3  Keys that are missing are made, and so is the last item that is named by a member. An item that is missing
-         before that is a mistake: nothing would come of it.
+POINT-3  Keys that are missing are made, and so is the last item that is named by a member, unless it is a container. An
+         item that is missing before that is a mistake: nothing would come of it.
 POINT-4  Values keep their types. Where Kubernetes takes texts only (data of ConfigMaps and Secrets, labels,
          annotations, `value` of a variable), they become texts as everywhere else; in `data` of a Secret also base64.
 POINT-5  A secret goes into a Secret only, which is made where it is missing.
@@ -27,6 +27,8 @@ from margo_gitops.values import dataclass, replace
 
 _HEAD = re.compile(r"([A-Z][A-Za-z0-9]*)/(?:([a-z0-9-]+)/)?([A-Za-z0-9._-]+):(.+)", re.DOTALL)
 _STEP = re.compile(r'\.?([A-Za-z0-9_-]+)|\["([^"\]]+)"\]|\[([A-Za-z0-9_]+)=([^\]]+)\]|\[([0-9]{1,4})\]')
+
+_CONTAINERS = ("containers", "initContainers", "ephemeralContainers")
 
 Step: TypeAlias = str | int | tuple[str, str]
 """A key, the number of an item, or the member and value that an item has."""
@@ -146,9 +148,8 @@ def _with_value(obj: KubernetesObject, wanted: ObjectPointer, pointer: str, valu
     *steps, last = wanted.path
     for at, step in enumerate(steps):
         made: Json = [] if not isinstance(wanted.path[at + 1], str) else {}
-        holder = _step(
-            holder, step, made, pointer, may_add=not any(isinstance(s, tuple) for s in wanted.path[at + 1 :])
-        )
+        is_last = not any(isinstance(each, tuple) for each in wanted.path[at + 1 :])
+        holder = _step(holder, step, made, pointer, may_add=is_last and steps[at - 1] not in _CONTAINERS)
     if isinstance(holder, dict) and isinstance(last, str):
         holder[last] = value
         return replace(obj, body=body)

@@ -3,6 +3,7 @@
 import json
 import shlex
 import subprocess
+from pathlib import Path
 
 import pytest
 from support.real import unavailable
@@ -17,6 +18,7 @@ from margo_gitops.appliers.handover.forms import object_name
 from margo_gitops.appliers.handover.quadlet import build
 from margo_gitops.errors import WorkloadUnsupported
 
+ROOT = Path(__file__).parents[2]
 ID = "9f0c8a1e-56c5-4f0e-9d5a-0c6f6c3f0a11"
 ODD = "a \"b\" 'c' \\d $HOME ${HOME} 100% %n"
 COMPOSE = r"""
@@ -89,6 +91,9 @@ def test_podman_reads_the_units(tmp_path):
     ("services", "line"),
     [
         ("  a:\n    image: a\n    privileged: true\n", 4),
+        ("  a:\n    image: a\n    network_mode: host\n", 4),
+        ("  a:\n    image: a\n    cap_add: [NET_ADMIN]\n", 4),
+        ("  a:\n    image: a\n    cap_drop: ['A b']\n", 4),
         ("  a:\n    image: a\n    volumes: ['/:/host']\n", 4),
         ("  a:\n    image: a\n    volumes: ['./conf:/etc']\n", 4),
         ("  a:\n    image: a\n    ports: ['80:${PORT?}']\n", 4),
@@ -97,7 +102,19 @@ def test_podman_reads_the_units(tmp_path):
         ("  a.b:\n    image: a\n", 2),
         ('  a:\n    image: "a\\n[Service]"\n', 3),
     ],
-    ids=["privileged", "host", "content", "variable", "conditions", "restart", "name", "line-end"],
+    ids=[
+        "privileged",
+        "host-network",
+        "added-right",
+        "odd-right",
+        "host",
+        "content",
+        "variable",
+        "conditions",
+        "restart",
+        "name",
+        "line-end",
+    ],
 )
 def test_what_has_no_unit_is_refused_with_its_line(services, line):
     """QUADLET-1, QUADLET-4."""
@@ -105,6 +122,19 @@ def test_what_has_no_unit_is_refused_with_its_line(services, line):
         build(item(), "compose.yaml", f"services:\n{services}".encode())
     assert refused.value.where is not None
     assert abs(refused.value.where.line - line) <= 1
+
+
+def test_the_application_of_the_scaffold_has_units():
+    compose = (
+        ROOT / "repo-template/applications/com-example-greeting/1.0.0/components/greeting/compose.yaml"
+    ).read_bytes()
+    values = {"IMAGE": "docker.io/library/busybox:1.36", "GREETING": "Hello"}
+    unit = next(
+        text for name, text in build(item(values), "compose.yaml", compose).items() if name.endswith(".container")
+    )
+    lines = unit.decode().splitlines()
+    assert {"Network=none", "ReadOnly=true", "DropCapability=ALL", "Restart=always"} <= set(lines)
+    assert not [line for line in lines if line.startswith("NetworkAlias")]
 
 
 def test_no_value_adds_a_setting():

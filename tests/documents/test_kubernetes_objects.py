@@ -165,6 +165,8 @@ def test_pointers_set_fields_and_keep_types():
         "ConfigMap/settings:data.a.b",
         "Deployment/web:spec.template.spec.containers[name=no].env[name=A].value",
         "Deployment/web:spec.template.spec.containers[7].image",
+        "Deployment/web:spec.template.spec.containers[name=no].image",
+        "Deployment/web:spec.template.spec.initContainers[name=no].image",
     ],
 )
 def test_a_pointer_that_leads_nowhere_is_refused(pointer):

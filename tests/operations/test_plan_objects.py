@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -166,11 +168,19 @@ def test_a_plan_says_why_it_shows_no_objects(fleet: FleetFolder):
     assert [each.name for each in made.devices[0].deployments[0].parameters] == ["text"]
 
 
-def test_a_plan_compares_manifests_without_a_program(tmp_path: Path):
+@pytest.mark.parametrize("archive", [False, True], ids=["folder", "archive"])
+def test_a_plan_compares_manifests_without_a_program(tmp_path: Path, *, archive: bool):
     fleet = FleetFolder.empty(tmp_path / "fleet", artifacts={"baseUrl": "file:///srv/"})
     fleet.device("cell", properties={"supportedDeploymentTypes": ["custom"]}, text="Hello")
     manifest = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: web}\ndata: {text: none}\n"
     application(fleet, "custom", {"web.yaml": manifest}, format="kubernetes")
+    if archive:
+        package = fleet.root / "applications/app/1.0.0"
+        with tarfile.open(package / "content.tar.gz", "w:gz") as tar:
+            tar.add(package / "content", ".")
+        shutil.rmtree(package / "content")
+        fleet.change("applications/app/1.0.0/margo.yaml", '"content"', '"content.tar.gz"')
+        fleet.pin()
     fleet.deployment("web")
     fleet.commit()
     fleet.device("cell", properties={"supportedDeploymentTypes": ["custom"]}, text="Servus")

@@ -89,4 +89,4 @@ def left_as_is(
     what = drift if is_known or is_seen else stopped()
     if not what:
         return None
-    return LeftByPerson(f"the {name} is left as a person left it: {what}", remedy=f"start it again; or {ways}")
+    return LeftByPerson(f"the {name} is left as a person left it: {what}", remedy=f"undo it; or {ways}")

@@ -139,7 +139,7 @@ class Eligibility:
                 return None
             return DeviceIneligible(
                 f"the deployment {name} has eligibility rules, and this agent has no capabilities of {device or 'it'}",
-                remedy="name the device's capabilities document at `capabilities` in the agent's configuration",
+                remedy="write `discover: true` into the agent's configuration, or name a document at `capabilities`",
             )
         reasons = unmet(constraints, facts)
         if not reasons:

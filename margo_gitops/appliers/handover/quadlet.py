@@ -28,7 +28,9 @@ _VARIABLE: Final = re.compile(
 _RESTARTS: Final = {"no": "no", "always": "always", "unless-stopped": "always", "on-failure": "on-failure"}
 _PORT: Final = re.compile(r"[0-9.:\[\]a-f-]+(/(tcp|udp))?")
 _CONTENT_KEYS: Final = ("image", "command", "entrypoint", "environment", "ports", "volumes", "depends_on")
-_SERVICE: Final = frozenset((*_CONTENT_KEYS, "restart", "user", "read_only", "healthcheck", "hostname"))
+_CAPABILITY: Final = re.compile(r"[A-Za-z_]{1,40}")
+_OTHER_KEYS: Final = ("restart", "user", "read_only", "healthcheck", "hostname", "network_mode", "cap_drop")
+_SERVICE: Final = frozenset((*_CONTENT_KEYS, *_OTHER_KEYS))
 _HEALTH: Final = {
     "interval": "HealthInterval",
     "timeout": "HealthTimeout",
@@ -77,8 +79,11 @@ class _Units:
         unit = [f"Description={_plain(self._workload.key.component)} {service}"]
         for other in self._list((*path, "depends_on"), settings.get("depends_on")):
             unit += [f"Requires={self._name}.{other}.service", f"After={self._name}.{other}.service"]
-        lines = [f"ContainerName={self._name}.{service}", f"Image={_plain(image)}", f"Network={self._name}.network"]
-        lines += [f"NetworkAlias={service}"]
+        lines = [f"ContainerName={self._name}.{service}", f"Image={_plain(image)}"]
+        mode = settings.get("network_mode")
+        if mode not in (None, "none"):
+            raise self._refused((*path, "network_mode"), f"network_mode: {mode}")
+        lines += ["Network=none"] if mode else [f"Network={self._name}.network", f"NetworkAlias={service}"]
         lines += [f"Label={_quoted(f'{name}={value}')}" for name, value in self._labels().items()]
         for key, name in (
             ("entrypoint", "Entrypoint"),
@@ -93,6 +98,10 @@ class _Units:
         lines += [f"Volume={each}" for each in self._mounts((*path, "volumes"), settings.get("volumes"))]
         lines += ["ReadOnly=true"] if settings.get("read_only") is True else []
         lines += self._health((*path, "healthcheck"), plain(settings.get("healthcheck")))
+        for each in self._list((*path, "cap_drop"), settings.get("cap_drop")):
+            if not _CAPABILITY.fullmatch(each):
+                raise self._refused((*path, "cap_drop"), f"the capability {each}")
+            lines.append(f"DropCapability={each}")
         restart = self._text((*path, "restart"), settings.get("restart", "no"))
         if restart not in _RESTARTS:
             raise self._refused((*path, "restart"), f"restart: {restart}")

@@ -12,6 +12,7 @@ from typing import Final, Literal, TypeAlias
 from margo_gitops.documents.kubernetes_objects import Fields, list_at, mapping_at, text_at
 from margo_gitops.documents.nodes import Json
 from margo_gitops.values import dataclass
+from margo_gitops.wording import counted
 
 State: TypeAlias = Literal["ready", "progressing", "failed"]
 
@@ -68,7 +69,7 @@ def _replicas(body: Fields, wanted: int, updated: str, available: str) -> Object
         if _count(status, name) < wanted:
             return _progressing(f"{_count(status, name)} of {wanted} replicas are {what}")
     if _count(status, "replicas") > wanted:
-        return _progressing(f"{_count(status, 'replicas') - wanted} old replicas still run")
+        return _progressing(f"{counted(_count(status, 'replicas') - wanted, 'old replica')} still running")
     return READY
 
 

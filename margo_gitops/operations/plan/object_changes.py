@@ -14,6 +14,7 @@ from typing import TypeAlias
 from margo_gitops.catalog.chart_check import changing_functions
 from margo_gitops.catalog.charts import Chart, read_chart
 from margo_gitops.catalog.file_tree import FileTree
+from margo_gitops.catalog.manifests import read_manifests
 from margo_gitops.documents.application import DeploymentProfile
 from margo_gitops.documents.capabilities import LabelValue
 from margo_gitops.documents.components import ParameterValue
@@ -23,7 +24,6 @@ from margo_gitops.documents.kubernetes_objects import (
     KubernetesObject,
     ObjectId,
     field_differences,
-    read_objects,
 )
 from margo_gitops.documents.kubernetes_pointers import with_secrets, with_values
 from margo_gitops.documents.nodes import Json
@@ -166,11 +166,8 @@ class ObjectChanges:
 
     def _manifests(self, side: WorkloadContent) -> tuple[KubernetesObject, ...]:
         content = self._content(side)
-        if not content.is_folder:
-            raise NotTemplatedError("their manifests are in an archive")
-        files = self.tree.files(f"applications/{content.location}")
-        plain = [each for each in files if each.kind == "file" and each.path.endswith((".yaml", ".yml", ".json"))]
-        objects = with_values(read_objects((each.path, each.read()) for each in plain), side.values)
+        made = read_manifests(self.tree, f"applications/{content.location}", is_folder=content.is_folder)
+        objects = with_values(made, side.values)
         return with_secrets(objects, dict.fromkeys(side.secrets, b"(secret)"))
 
 

@@ -266,6 +266,21 @@ _OWN = (
         " and restarts what uses them. `plan` cannot say what they will be. Make it a value; a password is a secret.",
     ),
     Rule(
+        "R221",
+        "error",
+        "Kubernetes manifests cannot be used.",
+        "The content of a component with `format: kubernetes` is a folder or a tar.gz with manifests. Each object has"
+        " apiVersion, kind and a name, and appears once. Anchors, tags, `generateName`, and files of kustomize are"
+        " refused (docs/kubernetes.md).",
+    ),
+    Rule(
+        "R222",
+        "error",
+        "A parameter's pointer leads nowhere in the manifests.",
+        "A pointer names an object and a field in it, such as `Deployment/web:spec.replicas`. The message has the"
+        " objects that are there. A Secret that only secrets fill need not be there.",
+    ),
+    Rule(
         "R301",
         "note",
         "A freeze is over.",
