@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from margo_gitops.appliers.applier import WorkloadKey
 from margo_gitops.appliers.contract_kit import make_workload
+from margo_gitops.appliers.helm.objects import changed_text
 from margo_gitops.appliers.helm.releases import ReleaseStore, last_good, release_labels, release_name
 from margo_gitops.documents.components import COMPONENT_NAME_PATTERN
+from margo_gitops.documents.kubernetes_objects import field_differences
 from margo_gitops.errors import ClusterRefusesAgent, ManifestInvalid, WorkloadUnsupported
 
 COMPONENTS = st.from_regex(COMPONENT_NAME_PATTERN, fullmatch=True).filter(lambda name: len(name) <= 63)
@@ -95,3 +97,15 @@ def test_a_damaged_record_is_said(data):
 def test_a_name_that_no_label_holds_is_refused():
     with pytest.raises(WorkloadUnsupported, match="more than 63"):
         release_labels(make_workload(WorkloadKey(KEY.deployment_id, "a" * 64), profile_type="helm"), "press-07")
+
+
+def test_what_a_person_changed_shows_no_value_that_may_be_a_secret():
+    """DRIFT-4: a chart may write a secret into a variable or a ConfigMap."""
+    chart, there = ({"env": {"pin": pin}, "spec": {"image": pin, "replicas": at}} for at, pin in enumerate(("a", "b")))
+    assert list(map(changed_text, field_differences(there, chart))) == [
+        "env.pin has another value",
+        'spec.image: "b" instead of "a"',
+        "spec.replicas: 1 instead of 0",
+    ]
+    added = field_differences({"data": {"pin": {"is": "7"}}}, {})
+    assert list(map(changed_text, added)) == ["data has another value"]

@@ -244,10 +244,8 @@ class HelmApplier(OnCluster):
             _KEPT_REVISIONS,
             *(self.helm.force_arguments() if touched else []),
         ]
-        if release.workload.component.properties.wait:
-            arguments += self.helm.wait_arguments(left)
-        else:
-            arguments += self.helm.time_arguments(left)
+        waits = release.workload.component.properties.wait
+        arguments += self.helm.wait_arguments(left) if waits else self.helm.time_arguments(left)
         done = self._run(release, deadline, ["upgrade", "--install", *arguments], held.descriptor)
         return [] if done.status == 0 else [*self._failed(release), *_why(done, release)]
 

@@ -4,6 +4,8 @@ DRIFT-1  The server itself compares: it lays the manifest over what is there in 
          Only fields that the manifest names count; what others add stays unseen.
 DRIFT-2  An object that was found as asked for is compared again only when its generation, or its version, is another.
 DRIFT-3  Where an autoscaler of the release decides on replicas, their number does not count.
+DRIFT-4  Charts write secrets into other objects than Secrets, and a look does not know them: of texts, only images are
+         shown.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from margo_gitops.appliers.kubernetes.client import ClusterClient
 from margo_gitops.appliers.kubernetes.kstatus import State, pod_problem, status_of
 from margo_gitops.appliers.kubernetes.manifests import FIELD_MANAGER, without_scaled_replicas
 from margo_gitops.documents.kubernetes_objects import (
+    FieldDifference,
     Fields,
     KubernetesObject,
     ObjectId,
@@ -112,7 +115,7 @@ class ReleaseObjects:
         if not found:
             self._clean[place] = version
             return ""
-        shown = [f"{each.path}: {each.before} instead of {each.after}" for each in found[:_MOST_SHOWN]]
+        shown = [changed_text(each) for each in found[:_MOST_SHOWN]]
         return "; ".join([*shown, *(["…"] if len(found) > _MOST_SHOWN else [])])
 
     def _laid_over(self, obj: KubernetesObject, namespace: str) -> Fields:
@@ -144,6 +147,13 @@ class ReleaseObjects:
             f"pod {text_at(each, 'metadata', 'name')}: {pod_problem(each)}" for each in pods if pod_problem(each)
         )
         return next(problems, "")
+
+
+def changed_text(field: FieldDifference) -> str:
+    """Return how a field differs from what the chart made of it, for people (DRIFT-4)."""
+    if field.path.endswith(".image") or not any(set(value or "") & set('"[{') for value in (field.before, field.after)):
+        return f"{field.path}: {field.before} instead of {field.after}"
+    return f"{field.path} has another value"
 
 
 def _comparable(body: Fields) -> Fields:
