@@ -4,7 +4,6 @@ import http.server
 import json
 import ssl
 import threading
-import time
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -64,22 +63,20 @@ def plant(flux, kubernetes_namespace):
         return {each["metadata"]["name"]: each["data"]["a"] for each in listed if "a" in each["data"]}
 
     yield SimpleNamespace(
-        item=item, kubectl=kubectl, running=running, namespace=kubernetes_namespace, kubeconfig=flux.cluster.kubeconfig
+        item=item, kubectl=kubectl, running=running, namespace=kubernetes_namespace, cluster=flux.cluster
     )
     server.shutdown()
     server.server_close()
 
 
 def test_flux_applies_prunes_and_removes_what_the_applier_hands_over(plant, tmp_path):
-    told = {"format": "flux", "controllerNamespace": plant.namespace, "kubeconfig": str(plant.kubeconfig)}
+    told = {"format": "flux", "controllerNamespace": plant.namespace, "kubeconfig": str(plant.cluster.kubeconfig)}
     applier = create(ApplierContext("press-07", tmp_path, told))
     broken = "apiVersion: example.com/v1\nkind: Unknown\nmetadata: {name: x}\n"
 
     def deliver(item):
-        began = time.monotonic()
         applier.prepare(item)
         applier.install(item)
-        print(f"{time.monotonic() - began:.1f} s")
 
     deliver(plant.item(one=settings("one", 1), two=settings("two", 1)))
     assert plant.running() == {"one": "1", "two": "1"}
@@ -100,12 +97,13 @@ def test_flux_applies_prunes_and_removes_what_the_applier_hands_over(plant, tmp_
 
 def test_flux_applies_what_the_files_applier_writes_and_prunes_what_it_takes_away(plant, tmp_path):
     told = {"format": "flux", "controllerNamespace": plant.namespace, "folder": str(tmp_path / "out")}
-    applier = create_files(ApplierContext("press-07", tmp_path, told))
+    applier = create_files(ApplierContext("press-07", tmp_path, {**told, "caFile": str(plant.cluster.ca_file)}))
+
+    written = tmp_path / "out" / ID / "hmi/handover.yaml"
 
     def hand_over(item):
         """Apply the documents, as a hook does, and fetch the content, as Flux's source-controller would."""
         applier.install(item)
-        (written,) = (tmp_path / "out").rglob("handover.yaml")
         plant.kubectl("apply", "-f", written)
         (source,) = plant.kubectl("get", "ocirepositories", "-o", "name").split()
         now = "2026-01-01T00:00:00Z"
@@ -114,13 +112,12 @@ def test_flux_applies_what_the_files_applier_writes_and_prunes_what_it_takes_awa
         artifact["revision"] = f"1.0.0@{item.artifact.digest}"
         status = json.dumps({"status": {"artifact": artifact, "conditions": [ready]}})
         plant.kubectl("patch", source, "--subresource=status", "--type=merge", "--patch", status)
-        return written
 
-    first = hand_over(plant.item(one=settings("one", 1), two=settings("two", 1)))
+    hand_over(plant.item(one=settings("one", 1), two=settings("two", 1)))
     plant.kubectl("wait", "configmap/two", "--for=create", "--timeout=30s")
     hand_over(plant.item(one=settings("one", 2)))
     plant.kubectl("wait", "configmap/two", "--for=delete", "--timeout=30s")
     plant.kubectl("wait", "kustomizations", "--all", "--for=condition=Ready", "--timeout=30s")
     assert plant.running() == {"one": "2"}
-    plant.kubectl("delete", "-f", first, "--timeout=30s")
+    plant.kubectl("delete", "-f", written, "--timeout=30s")
     assert plant.running() == {}

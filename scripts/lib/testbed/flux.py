@@ -107,4 +107,4 @@ def stop_flux(state: Path) -> None:
 
 def flux_program(state: Path) -> Path:
     """Return the controller's program, built if need be (UnavailableError: it cannot be)."""
-    return go_program(_PROGRAM, state / "packages" / f"flux-{FLUX}", build_flux, 3, extra=True)
+    return go_program(_PROGRAM, state / "packages" / f"flux-{FLUX}", build_flux, 5, extra=True)

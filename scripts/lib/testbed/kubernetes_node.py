@@ -108,7 +108,7 @@ def stop_node(state: Path) -> None:
 def node_program(state: Path) -> Path:
     """Return the parts of Kubernetes with those of a node, built if need be (UnavailableError: it cannot be)."""
     folder = state / "packages" / f"node-{KUBERNETES}"
-    return go_program("kube", folder, functools.partial(build_kubernetes, tags="node"), 9, extra=True)
+    return go_program("kube", folder, functools.partial(build_kubernetes, tags="node"), 8, extra=True)
 
 
 def _start(plugins: Path, busybox: Path, cluster: KubernetesCluster) -> None:
