@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,6 +17,7 @@ from margo_gitops.agent.settings.environment import Environment
 from margo_gitops.agent.settings.loading import load_configuration
 
 FOLDER = Path(__file__).parents[2] / "docs" / "deploy" / "kubernetes"
+PAGE = FOLDER.parents[1] / "cluster.md"
 AGENT = "system:serviceaccount:margo-gitops:margo-gitops-agent"
 OBJECTS = {
     (each["kind"], each["metadata"]["name"]): each
@@ -90,7 +92,9 @@ def may(cluster: KubernetesCluster, *asked: str) -> bool:
     return answer.stdout.strip() == "yes"
 
 
-def test_the_api_server_takes_all_and_keeps_the_agent_within_its_bounds(cluster: KubernetesCluster) -> None:
+def test_the_api_server_takes_all_and_keeps_the_agent_within_its_bounds(
+    cluster: KubernetesCluster, tmp_path: Path
+) -> None:
     kubectl = cluster.kubectl
     # Pod Security lets it run, its claim is bound, configuration and keys are there.
     kubectl("-n", "margo-gitops", "rollout", "status", "deployment/margo-gitops-agent", "--timeout=40s")
@@ -114,6 +118,17 @@ def test_the_api_server_takes_all_and_keeps_the_agent_within_its_bounds(cluster:
     ):
         with pytest.raises(UnavailableError, match="the agent changes"):
             kubectl(*refused, agent)
+
+    # From outside: a kubeconfig as the page makes it.
+    block = re.search(r"<!-- cluster: outside -->\n```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    script = "set -e\n" + block[1].replace("docs/deploy/kubernetes", "copy")  # type: ignore[index]
+    environment = {
+        **cluster.environment,
+        "HOME": str(cluster.folder),
+        "PATH": f"{cluster.folder}/bin:{os.environ['PATH']}",
+    }
+    subprocess.run(["sh", "-c", script], cwd=tmp_path, env=environment, check=True, capture_output=True)
+    kubectl("--kubeconfig", tmp_path / "kubeconfig", "-n", "margo", "get", "deployments")
 
     # One namespace: what is left without the components.
     kubectl("delete", "clusterrolebinding", *(f"margo-gitops-agent-{each}" for each in COMPONENTS))
