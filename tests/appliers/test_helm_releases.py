@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 
 from margo_gitops.appliers.applier import WorkloadKey
 from margo_gitops.appliers.contract_kit import make_workload
+from margo_gitops.appliers.helm import program
 from margo_gitops.appliers.helm.objects import changed_text
+from margo_gitops.appliers.helm.program import HelmProgram
 from margo_gitops.appliers.helm.releases import ReleaseStore, last_good, release_labels, release_name
 from margo_gitops.documents.components import COMPONENT_NAME_PATTERN
 from margo_gitops.documents.kubernetes_objects import field_differences
-from margo_gitops.errors import ClusterRefusesAgent, ManifestInvalid, WorkloadUnsupported
+from margo_gitops.errors import ClusterRefusesAgent, EngineUnavailable, ManifestInvalid, WorkloadUnsupported
 
 COMPONENTS = st.from_regex(COMPONENT_NAME_PATTERN, fullmatch=True).filter(lambda name: len(name) <= 63)
 KEYS = st.builds(WorkloadKey, st.uuids().map(str), COMPONENTS)
@@ -109,3 +111,32 @@ def test_what_a_person_changed_shows_no_value_that_may_be_a_secret():
     ]
     added = field_differences({"data": {"pin": {"is": "7"}}}, {})
     assert list(map(changed_text, added)) == ["data has another value"]
+
+
+AWAY = (
+    "Kubernetes cluster unreachable: Get https://a: dial tcp: connect: connection refused",
+    'an error on the server ("<html>") has prevented the request from succeeding',
+    "the server was unable to return a response in the time allotted",
+    "the server has received too many requests and has asked us to try again later",
+    "another operation (install/upgrade/rollback) is in progress",
+    "invalid character '<' looking for beginning of value",
+)
+
+
+@pytest.mark.parametrize("said", AWAY, ids=[str(each) for each in range(len(AWAY))])
+def test_what_says_nothing_about_the_chart_is_tried_again(tmp_path, said):
+    helm = tmp_path / "helm"
+    (tmp_path / "said").write_text(said)
+    helm.write_text(f"#!/bin/sh\n[ $1 = version ] && echo v4.1.0 && exit\ncat {tmp_path}/said >&2\nexit 1\n")
+    helm.chmod(0o755)
+    with pytest.raises(EngineUnavailable):
+        HelmProgram(str(helm), tmp_path).run("upgrade", namespace="plant", seconds=5)
+
+
+def test_a_dry_run_that_does_not_end_says_nothing_about_the_chart(tmp_path, monkeypatch):
+    monkeypatch.setattr(program, "_SLACK_SECONDS", 0.2)
+    helm = tmp_path / "helm"
+    helm.write_text("#!/bin/sh\n[ $1 = version ] && echo v4.1.0 && exit\nexec sleep 60\n")
+    helm.chmod(0o755)
+    with pytest.raises(EngineUnavailable, match="too slowly"):
+        HelmProgram(str(helm), tmp_path).run("upgrade", "--dry-run=server", namespace="plant", seconds=0.1)

@@ -35,7 +35,9 @@ _AWAY: Final = re.compile(
     r"cluster unreachable|connection refused|connection reset|no such host|no route to host|i/o timeout|"
     r"TLS handshake timeout|unexpected EOF|: EOF|server is currently unable|etcdserver|Client\.Timeout|"
     r"client connection lost|http2: |network is unreachable|failed calling webhook|too many requests|"
-    r"ServiceUnavailable",
+    r"ServiceUnavailable|has prevented the request from succeeding|was unable to return a response|"
+    r"the object has been modified|another operation \(install/upgrade/rollback\) is in progress|"
+    r"invalid character .{1,9} looking for beginning of value|unexpected end of JSON",
     re.IGNORECASE,
 )
 _REFUSED: Final = re.compile(r"Unauthorized|provide credentials|is forbidden: User ")
@@ -93,6 +95,12 @@ class HelmProgram:
                 reads.seek(0)
                 done = self._start(words, seconds + _SLACK_SECONDS, keep_open=keep_open, reads=reads)
         self._check(done, arguments[0])
+        if done.status is None and "--dry-run=server" in arguments:
+            raise EngineUnavailable(
+                "the API server of the cluster answers too slowly",
+                why=["helm's dry run did not end in time"],
+                remedy="wait: the agent tries again after a pause; a longer timeout of the component gives helm more",
+            )
         return done
 
     def version(self) -> int:

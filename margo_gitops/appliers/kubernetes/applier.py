@@ -55,6 +55,7 @@ from margo_gitops.errors import (
     ApplyError,
     EngineUnavailable,
     ManifestInvalid,
+    RemoveFailed,
     StepInterrupted,
     WorkloadUnsupported,
 )
@@ -144,9 +145,9 @@ class KubernetesApplier(OnCluster):
 
     def prepare(self, workload: Workload) -> None:
         """Read the manifests, judge them, and try them on the server, which changes nothing."""
+        objects_set = self._set(workload.key, workload.deployment.metadata.namespace)
+        record = self._record(objects_set, workload.key)
         with self._opened(self._revision(workload)) as objects:
-            objects_set = self._set(workload.key, workload.deployment.metadata.namespace)
-            record = objects_set.record()
             objects_set.check(objects, force=_takes_back(objects_set, record, workload))
 
     def install(self, workload: Workload) -> None:
@@ -158,7 +159,7 @@ class KubernetesApplier(OnCluster):
         """
         deadline = time.monotonic() + workload.timeout_seconds
         objects_set = self._set(workload.key, workload.deployment.metadata.namespace)
-        record = objects_set.record()
+        record = self._record(objects_set, workload.key)
         if workload.ready is None and _is_as_asked(objects_set, record, workload):
             self._made_current(workload)
             return
@@ -167,8 +168,8 @@ class KubernetesApplier(OnCluster):
             objects_set.check(objects, force=_takes_back(objects_set, record, workload))
             try:
                 problem = self._install(objects_set, objects, workload, record, deadline)
-            except (EngineUnavailable, StepInterrupted) as error:
-                error.reinstated = False  # it is not known what runs
+            except (EngineUnavailable, RemoveFailed, StepInterrupted) as error:
+                error.reinstated = False  # it is not known what runs, or it is the new one, and an old object stays
                 raise
             except ApplyError as error:
                 error.reinstated = self._reinstate(objects_set, workload)
@@ -262,7 +263,7 @@ class KubernetesApplier(OnCluster):
 
     def _revision(self, workload: Workload) -> _Revision:
         """Return what to apply, and keep it on disk."""
-        path = self._place(workload.key) / f"{workload.digest.removeprefix('sha256:')}.json"
+        path = self._place(workload.key) / _file_name(workload.digest)
         found = _Revision.read(path)
         if found is None or found.digest != workload.digest:
             found = self._made(workload)
@@ -319,8 +320,18 @@ class KubernetesApplier(OnCluster):
     def _current(self, key: WorkloadKey) -> _Revision | None:
         return _Revision.read(self._place(key) / "current")
 
+    def _record(self, objects_set: ObjectSet, key: WorkloadKey) -> SetRecord | None:
+        """Return what the parent says; what it says that runs is current, also where a kill came before the link."""
+        record, current = objects_set.record(), self._current(key)
+        if record and record.digest and (current is None or current.digest != record.digest):
+            name = _file_name(record.digest)
+            with storing(self.folder):
+                if (self._place(key) / name).exists():
+                    point_link(self._place(key) / "current", name)
+        return record
+
     def _made_current(self, workload: Workload) -> None:
-        place, name = self._place(workload.key), f"{workload.digest.removeprefix('sha256:')}.json"
+        place, name = self._place(workload.key), _file_name(workload.digest)
         with storing(self.folder):
             if (place / name).exists():
                 point_link(place / "current", name)
@@ -332,10 +343,14 @@ class KubernetesApplier(OnCluster):
         place = self._place(key)
         with suppress(OSError):
             kept = {(place / "current").readlink().name}
-            kept |= {f"{keeps.removeprefix('sha256:')}.json"} if keeps else set()
+            kept |= {_file_name(keeps)} if keeps else set()
             for path in place.glob("*.json"):
                 if path.name not in kept:
                     path.unlink()
+
+
+def _file_name(digest: str) -> str:
+    return f"{digest.removeprefix('sha256:')}.json"
 
 
 def _files(content: Path) -> Iterable[tuple[str, bytes]]:

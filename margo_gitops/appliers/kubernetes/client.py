@@ -160,9 +160,8 @@ class ClusterClient:
         deadline = time.monotonic() + seconds
         renewed, pause = False, 0.5
         while True:
-            response, answer = self._send(
-                method, target, content, {"Content-Type": content_type, "Accept": accept}, deadline
-            )
+            headers = {"Content-Type": content_type, "Accept": accept}
+            response, answer = self._send(method, target, content, headers, deadline)
             status = response.status
             if status < 300:
                 if path != "/version" and not text_at(answer, "kind"):
@@ -305,9 +304,9 @@ class ClusterClient:
         from urllib3.exceptions import HTTPError
 
         api = self._connected()
-        try:
+        try:  # it may read a token, or run a plug-in, again
             api.update_params_for_auth(headers, [], ["BearerToken"], target, method, content)
-        except Exception as error:  # as in _connected: it may read a token, or run a plug-in, again
+        except Exception as error:
             raise _no_way(self.kubeconfig, error) from error
         left = max(deadline - time.monotonic(), 0.1)
         self.requests += 1

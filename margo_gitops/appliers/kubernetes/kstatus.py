@@ -52,7 +52,10 @@ def _other(body: Fields) -> ObjectStatus:
 def _deployment(body: Fields) -> ObjectStatus:
     if text_at(_conditions(body).get("Progressing", {}), "reason") == "ProgressDeadlineExceeded":
         return _failed(_why(body, "Progressing"))
-    return _replicas(body, _wanted(body), "updatedReplicas", "availableReplicas")
+    told = _replicas(body, _wanted(body), "updatedReplicas", "availableReplicas")
+    if told.state != "ready" and _condition(body, "ReplicaFailure") == "True":
+        return _progressing(_why(body, "ReplicaFailure"))  # such as a quota: there is no pod that could say so
+    return told
 
 
 def _replica_set(body: Fields) -> ObjectStatus:

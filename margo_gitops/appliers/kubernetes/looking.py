@@ -9,6 +9,7 @@ LOOK-2  An object that is missing was removed. One of which the agent owns other
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Final, Literal
 
 from margo_gitops.appliers.applier import Observed, RunningImage, WorkloadKey
@@ -144,6 +145,20 @@ def live_objects(
         for body in client.list_objects(resource, space, selector=selector, metadata_only=plain):
             found[KubernetesObject(body).identity] = body
     return found
+
+
+def refused_pods(client: ClusterClient, members: Collection[ObjectId]) -> list[str]:
+    """Return why the cluster lets objects make no pods (a quota, a policy), as far as its events may be read."""
+    found: dict[ObjectId, str] = {}
+    for space in sorted({each.namespace for each in members if each.namespace}):
+        query = {"fieldSelector": "type=Warning,reason=FailedCreate", "limit": "100"}
+        with suppress(ApplyError):
+            answer = client.request("GET", f"/api/v1/namespaces/{space}/events", query=query)[1]
+            for each in list_at(answer, "items"):
+                about = mapping_at(each, "involvedObject")
+                group = text_at(about, "apiVersion").rpartition("/")[0]
+                found[ObjectId(group, text_at(about, "kind"), space, text_at(about, "name"))] = text_at(each, "message")
+    return [f"{each}: {why}" for each, why in sorted(found.items()) if each in members]
 
 
 def is_empty(client: ClusterClient, namespace: str) -> bool:

@@ -24,7 +24,7 @@ from margo_gitops import __version__
 from margo_gitops.appliers.applier import never
 from margo_gitops.appliers.kubernetes.client import METADATA, ClusterClient, Resource
 from margo_gitops.appliers.kubernetes.kstatus import PLAIN_KINDS, pod_problem, status_of
-from margo_gitops.appliers.kubernetes.looking import MAY_GO, PARENT, PODS, is_empty, live_objects
+from margo_gitops.appliers.kubernetes.looking import MAY_GO, PARENT, PODS, is_empty, live_objects, refused_pods
 from margo_gitops.appliers.kubernetes.manifests import (
     DEVICE,
     DIGEST,
@@ -202,12 +202,16 @@ class ObjectSet:
             found = live_objects(self.client, wanted, selector) if wanted else {}
             status = {each: status_of(body) for each, body in found.items() if each in members}
             failed = [f"{each}: {told.reason}" for each, told in sorted(status.items()) if told.state == "failed"]
-            waiting = [f"{each}: {told.reason}" for each, told in sorted(status.items()) if told.state != "ready"]
+            there = {*found, *(each for each in members if each.group_kind in (*PLAIN_KINDS, "Job.batch"))}
+            waiting = [f"{each}: was removed" for each in sorted(members) if each not in there]
+            waiting += [f"{each}: {told.reason}" for each, told in sorted(status.items()) if told.state != "ready"]
             if not waiting:
                 return []
             if failed or time.monotonic() > deadline:
                 late = [] if failed else ["it did not become ready in time"]
-                return listed([*late, *(failed or waiting), *self._pod_problems(members)])
+                return listed(
+                    [*late, *(failed or waiting), *self._pod_problems(members), *refused_pods(self.client, members)]
+                )
             self._check_interrupted()
             time.sleep(_POLL_SECONDS)
 
@@ -225,9 +229,9 @@ class ObjectSet:
         record = self.record()
         if record is None:
             return
+        self._write_parent(record.members, "")
         self._delete(self.live(record), deadline)
         spaces = {each.namespace for each in record.members} | {self.namespace}
-        self._write_parent({}, "")
         for space in sorted(spaces - {"", self.client.home}):
             self._drop_namespace(space)
         self._send("DELETE", PARENT.path(self.client.home, self.owner.parent))
@@ -262,6 +266,9 @@ class ObjectSet:
             )[1]
         except ApplyError as error:
             error.where = error.where or obj.place
+            if isinstance(error, ObjectMissing):
+                self.client.forget_kinds()
+                self.client.resource_of(obj)  # KindMissing: its CRD was removed
             raise
         return mapping_at(answer)
 
