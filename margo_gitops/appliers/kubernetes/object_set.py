@@ -202,16 +202,15 @@ class ObjectSet:
             found = live_objects(self.client, wanted, selector) if wanted else {}
             status = {each: status_of(body) for each, body in found.items() if each in members}
             failed = [f"{each}: {told.reason}" for each, told in sorted(status.items()) if told.state == "failed"]
-            there = {*found, *(each for each in members if each.group_kind in (*PLAIN_KINDS, "Job.batch"))}
-            waiting = [f"{each}: was removed" for each in sorted(members) if each not in there]
+            needed = (each for each in sorted(members) if each.group_kind not in {*PLAIN_KINDS, "Job.batch"})
+            waiting = [f"{each}: was removed" for each in needed if each not in found]
             waiting += [f"{each}: {told.reason}" for each, told in sorted(status.items()) if told.state != "ready"]
             if not waiting:
                 return []
             if failed or time.monotonic() > deadline:
                 late = [] if failed else ["it did not become ready in time"]
-                return listed(
-                    [*late, *(failed or waiting), *self._pod_problems(members), *refused_pods(self.client, members)]
-                )
+                pods = [*self._pod_problems(members), *refused_pods(self.client, members)]
+                return listed([*late, *(failed or waiting), *pods])
             self._check_interrupted()
             time.sleep(_POLL_SECONDS)
 
@@ -266,9 +265,9 @@ class ObjectSet:
             )[1]
         except ApplyError as error:
             error.where = error.where or obj.place
-            if isinstance(error, ObjectMissing):
+            if isinstance(error, ObjectMissing):  # or KindMissing: its CRD was removed
                 self.client.forget_kinds()
-                self.client.resource_of(obj)  # KindMissing: its CRD was removed
+                self.client.resource_of(obj)
             raise
         return mapping_at(answer)
 
