@@ -23,6 +23,7 @@ from typing import Any
 from device_world import World, deployment_bytes, deployment_id
 from fault_points import FINE, NOT_REACHED, Points
 from testbed.docker_engine import crash_engine, start_engine, stop_engine
+from testbed.places import state_folder
 from testbed.test_image import TEST_IMAGE
 from traced_agent import Ended, Failed, run
 
@@ -93,6 +94,10 @@ class Device:
         self.engine = folder.parent / "engine"
         self.variables: Mapping[str, str] = {}
         if applier == "compose":
+            packages = state_folder() / "packages"
+            for made in (packages, self.engine):
+                made.mkdir(parents=True, exist_ok=True)
+            (self.engine / "packages").symlink_to(packages)  # downloaded once
             self.variables = start_engine(self.engine, {}).environment
         self.world = World(folder, device=f"press-{uuid.uuid4().int % 10**6}")
         self.applier = applier

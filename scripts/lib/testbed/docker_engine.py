@@ -26,6 +26,8 @@ from testbed.test_image import TEST_IMAGE, TEST_IMAGE_NEXT, load_images
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _STORAGE_DRIVERS = ("overlay2", "vfs")
+_PATIENCE_SECONDS = 300.0
+"""How long an engine that was killed may take to start again: it looks at all that it ran, on a busy machine too."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,7 @@ def crash_engine(state: Path) -> None:
     processes.kill([process] if process else [])
     for file in (folder / "docker.pid", folder / "exec/containerd/containerd.pid"):
         file.unlink(missing_ok=True)
-    if not _run_daemon(folder):
+    if not _run_daemon(folder, _PATIENCE_SECONDS):
         raise UnavailableError(f"dockerd does not start again:\n    {processes.tail(folder / 'dockerd.log')}", "")
 
 
@@ -151,7 +153,7 @@ def _launch(folder: Path, driver: str, settings: Mapping[str, object]) -> bool:
     return _run_daemon(folder)
 
 
-def _run_daemon(folder: Path) -> bool:
+def _run_daemon(folder: Path, seconds: float = 60) -> bool:
     processes.start(
         "dockerd",
         [program("dockerd") or "dockerd", "--config-file", folder / "daemon.json"],
@@ -159,9 +161,9 @@ def _run_daemon(folder: Path) -> bool:
         {"PATH": SEARCH_PATH, "HOME": str(folder), "TMPDIR": str(folder)},
     )
     environment = _own_environment(folder)
-    return processes.wait_until(lambda: _answers(environment) or not processes.find("dockerd", folder), 60) and bool(
-        processes.find("dockerd", folder)
-    )
+    return processes.wait_until(
+        lambda: _answers(environment) or not processes.find("dockerd", folder), seconds
+    ) and bool(processes.find("dockerd", folder))
 
 
 def _configuration(folder: Path, driver: str) -> dict[str, object]:
