@@ -14,20 +14,21 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import IO
 from urllib.parse import quote, quote_plus
 
-from margo_gitops.errors import MargoGitopsError
+from margo_gitops.errors import MargoGitopsError, StepInterrupted
 from margo_gitops.values import dataclass
 from margo_gitops.wording import abridged, how_it_ended
 
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 _PATIENCE_SECONDS = 5.0
 _LONGEST_OUTPUT = 4 * 1024 * 1024
+_LOOK_SECONDS = 0.5
 _CHUNK = 64 * 1024
 
 
@@ -70,6 +71,7 @@ def run_program(
     reads: IO[bytes] | None = None,
     run_as: tuple[int, int] | None = None,
     most: int = _LONGEST_OUTPUT,
+    interrupted: Callable[[], bool] | None = None,
 ) -> Finished:
     """Run a program in a session of its own, and stop it with all it started when its time is over.
 
@@ -79,9 +81,11 @@ def run_program(
         reads: the file that is its standard input; None: an empty one.
         run_as: user and group that it runs as, with no other groups; None: those of this process.
         most: bytes of its output that are kept, and of its complaint.
+        interrupted: whether the agent was asked to stop, which stops the program as the end of its time does.
 
     Raises:
         OSError: there is no such program, or it cannot be started.
+        StepInterrupted: the agent was asked to stop.
     """
     process = subprocess.Popen(
         arguments,
@@ -99,7 +103,7 @@ def run_program(
     in_time = False
     streams = [stream for stream in (process.stdout, process.stderr) if stream is not None]
     try:
-        output, complaint, in_time = _communicate(process, streams, time.monotonic() + seconds, most)
+        output, complaint, in_time = _communicate(process, streams, time.monotonic() + seconds, most, interrupted)
     finally:
         _stop(process)
         if not in_time:  # what it started may outlive it, and ignore SIGTERM
@@ -111,7 +115,11 @@ def run_program(
 
 
 def _communicate(
-    process: subprocess.Popen[bytes], streams: Sequence[IO[bytes]], deadline: float, most: int
+    process: subprocess.Popen[bytes],
+    streams: Sequence[IO[bytes]],
+    deadline: float,
+    most: int,
+    interrupted: Callable[[], bool] | None,
 ) -> tuple[str, str, bool]:
     collected: dict[int, bytearray] = {stream.fileno(): bytearray() for stream in streams}
     numbers = list(collected)
@@ -121,10 +129,12 @@ def _communicate(
             selector.register(stream, selectors.EVENT_READ)
         while selector.get_map():
             left = deadline - time.monotonic()
-            ready = selector.select(left) if left > 0 else []
-            if not ready:
+            if left <= 0:
                 in_time = False
                 break
+            ready = selector.select(left if interrupted is None else min(left, _LOOK_SECONDS))
+            if interrupted is not None and interrupted():
+                raise StepInterrupted("a program still ran, and was stopped")
             for key, _ in ready:
                 chunk = os.read(key.fd, _CHUNK)
                 if not chunk:

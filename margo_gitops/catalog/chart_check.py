@@ -17,10 +17,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Literal, TypeAlias
 
 from margo_gitops.catalog.chart_schema import schema_mistakes
-from margo_gitops.catalog.charts import CHART_FILE, Chart, read_chart
-from margo_gitops.catalog.file_tree import FileTree
+from margo_gitops.catalog.file_tree import FileTree, content_at
 from margo_gitops.catalog.package import package_folder
 from margo_gitops.documents.application import ApplicationDescription
+from margo_gitops.documents.charts import ASK, CHART_FILE, Chart, calls, is_template, own_path, read_chart
 from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.compose_yaml import ComposeText, Value, plain
 from margo_gitops.documents.helm_values import PointerMistake, ValuePath, pointer_path, values_of
@@ -37,14 +37,7 @@ _SEMVER = re.compile(
     r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?(\+[0-9A-Za-z-]+(\.[0-9A-Za-z-]+)*)?",
     re.ASCII,
 )
-_ACTION = re.compile(r"\{\{.*?\}\}", re.DOTALL)
-_TEXT = re.compile(r"/\*.*?\*/|\"(\\.|[^\"\\])*\"|`[^`]*`", re.DOTALL)
-_FUNCTION = re.compile(
-    r"(?<![\w.$])(lookup|rand(AlphaNum|Alpha|Numeric|Ascii|Bytes|Int)|gen(CA|SelfSignedCert|SignedCert)(WithKey)?"
-    r"|genPrivateKey|uuidv4|now|ago|shuffle|bcrypt|htpasswd|encryptAES|getHostByName)\b"
-)
 _HOOK = re.compile(r"^\s*[\"']?helm\.sh/hook[\"']?\s*:\s*(.*)$", re.MULTILINE)
-_SUBCHARTS = re.compile(r"(charts/[^/]+/)*")
 _MOST = 20
 
 
@@ -74,7 +67,7 @@ def chart_findings(tree: FileTree, application: Application, file_prefix: str) -
             path = content.location.removeprefix(f"{folder}/")
             where = description.at("deploymentProfiles", index, "components", at)
             try:
-                chart = read_chart(tree, path, is_folder=content.is_folder)
+                chart = packaged_chart(tree, path, is_folder=content.is_folder)
                 if chart is None:
                     remedy = f"put {CHART_FILE} into the folder, or into the one top-level folder of the archive"
                     yield Finding(f"{path} holds no {CHART_FILE}", where, rule="R213", remedy=remedy)
@@ -155,7 +148,7 @@ class ChartCheck:
             mistakes.append(("version", told, "write the same version in both"))
         if given.get("type", "application") != "application":
             mistakes.append(("type", "a library chart cannot be installed", "name a chart of type application"))
-        if not any(_is_template(path) for path in self.chart.files) and not _dependencies(about):
+        if not any(is_template(path) for path in self.chart.files) and not _dependencies(about):
             mistakes.append(("", "the chart has no templates", "add them in templates/"))
         for key, message, remedy in mistakes:
             yield Finding(message, about.at((key,) if key else ()), remedy=remedy, rule="R214")
@@ -210,14 +203,14 @@ class ChartCheck:
         yield from found[:_MOST]
 
     def _of_file(self, path: str) -> Iterator[Finding]:
-        own = _SUBCHARTS.sub("", path, count=1)
+        own = own_path(path)
         # Whether a subchart is used depends on values.
         level: Level = "error" if own == path else "warning"
         if own.startswith("crds/"):
             message = "Helm alone installs what is in crds/"
             remedy = "put the definition into templates/, or let the cluster have it beforehand"
             yield Finding(message, self.chart.at(path), remedy=remedy, severity=level, rule="R218")
-        if not _is_template(own) or own == "templates/NOTES.txt":
+        if not is_template(own) or own == "templates/NOTES.txt":
             return
         text = self.chart.files[path].decode(errors="replace")
         for hook in _HOOK.finditer(text):
@@ -228,18 +221,13 @@ class ChartCheck:
                 "remove it: a device may apply what the templates make" if is_test else "use a Job or init container"
             )
             yield self._finding(path, text, hook.start(1), message, remedy, "warning" if is_test else level, "R218")
-        for action in _ACTION.finditer(text):
-            code = _TEXT.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), action[0])
-            for function in _FUNCTION.finditer(code):
-                at = action.start() + function.start()
-                if function[0] in ("lookup", "getHostByName"):
-                    message = (
-                        f"{function[0]} asks the cluster or the network, and finds nothing where a chart is templated"
-                    )
-                    yield self._finding(path, text, at, message, "make it a value", level, "R218")
-                else:
-                    message = f"{function[0]} gives another result each time the chart is templated"
-                    yield self._finding(path, text, at, message, "make it a value, or a secret", "warning", "R220")
+        for at, function in calls(text):
+            if function in ASK:
+                message = f"{function} asks the cluster or the network, and finds nothing where a chart is templated"
+                yield self._finding(path, text, at, message, "make it a value", level, "R218")
+            else:
+                message = f"{function} gives another result each time the chart is templated"
+                yield self._finding(path, text, at, message, "make it a value, or a secret", "warning", "R220")
 
     def _finding(self, path: str, text: str, at: int, message: str, remedy: str, level: Level, rule: str) -> Finding:
         line = text.count("\n", 0, at) + 1
@@ -247,6 +235,19 @@ class ChartCheck:
         if self.chart.in_archive:
             message = f"{path}:{line}: {message}"
         return Finding(message, self.chart.at(path, line, column), remedy=remedy, severity=level, rule=rule)
+
+
+def packaged_chart(tree: FileTree, path: str, *, is_folder: bool) -> Chart | None:
+    """Return the chart of a component that a package brings along; None if there is no Chart.yaml. No link is read.
+
+    Args:
+        tree: where the content is.
+        path: of the content in it, a folder or a tar.gz (`read_chart`).
+
+    Raises:
+        UnreadableDocument: it cannot be looked into.
+    """
+    return read_chart(content_at(tree, path, is_folder=is_folder), path)
 
 
 def coalesced(defaults: Value, given: object) -> Value:
@@ -263,20 +264,14 @@ def changing_functions(chart: Chart) -> dict[str, list[str]]:
     """Return the templates that give another result each time, with the functions that do it (CHART-5)."""
     found: dict[str, list[str]] = {}
     for path, content in chart.files.items():
-        if _is_template(_SUBCHARTS.sub("", path, count=1)):
-            for action in _ACTION.finditer(content.decode(errors="replace")):
-                names = [each[0] for each in _FUNCTION.finditer(_TEXT.sub("", action[0])) if each[0] != "lookup"]
-                found.setdefault(path, []).extend(names)
+        if is_template(own_path(path)):
+            found[path] = [name for _, name in calls(content.decode(errors="replace")) if name != "lookup"]
     return {path: sorted(set(names)) for path, names in found.items() if names}
 
 
 def _dependencies(about: ComposeText) -> list[dict[str, Value]]:
     found = plain(about.value).get("dependencies")
     return [plain(each) for each in found] if isinstance(found, list) else []
-
-
-def _is_template(path: str) -> bool:
-    return path.startswith("templates/")
 
 
 def _dotted(path: Iterable[str | int]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
-from margo_gitops.catalog.charts import Chart
+from margo_gitops.documents.charts import Chart
 from margo_gitops.documents.compose_yaml import Value
 from margo_gitops.documents.helm_values import ValuePath
 from margo_gitops.documents.json_text import read_json

@@ -6,11 +6,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from margo_gitops.disk.files import read_bounded
 from margo_gitops.errors import Location, PackageInvalid, UnreadableDocument
 from margo_gitops.values import dataclass, replace
+
+if TYPE_CHECKING:  # it loads what reads archives
+    from margo_gitops.documents.charts import Content
 
 FileKind = Literal["file", "link", "special"]
 
@@ -237,3 +240,11 @@ def plain_files(tree: FileTree, *, most: int, largest: int, file_prefix: str = "
                 remedy="ship large content as an image or an artifact by URL",
             )
     return found
+
+
+def content_at(tree: FileTree, path: str, *, is_folder: bool) -> Content:
+    """Return the content of a component at a path, a folder or a tar.gz; nothing if it is missing. No link is read."""
+    if not is_folder:
+        file = tree.file(path)
+        return file.read() if file is not None and file.kind == "file" else ()
+    return [(each.path[len(path) + 1 :], each.size, each.read) for each in tree.files(path) if each.kind == "file"]

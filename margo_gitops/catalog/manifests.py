@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from margo_gitops.catalog.charts import content_files
-from margo_gitops.catalog.file_tree import FileTree
+from margo_gitops.catalog.file_tree import FileTree, content_at
 from margo_gitops.catalog.package import package_folder
 from margo_gitops.documents.application import ApplicationDescription
+from margo_gitops.documents.charts import content_files
 from margo_gitops.documents.deployment import component_format
 from margo_gitops.documents.kubernetes_objects import MOST_BYTES, KubernetesObject, read_objects
 from margo_gitops.documents.kubernetes_pointers import parse_pointer, with_secrets, with_values
@@ -35,7 +35,7 @@ def read_manifests(tree: FileTree, path: str, *, is_folder: bool) -> tuple[Kuber
         ManifestInvalid: a manifest has a mistake.
         UnreadableDocument: it cannot be looked into.
     """
-    files = content_files(tree, path, is_folder=is_folder, most_bytes=MOST_BYTES)
+    files = content_files(content_at(tree, path, is_folder=is_folder), path, MOST_BYTES)
     return read_objects((f"{path}/{name}", files[name]) for name in sorted(files) if name.endswith(SUFFIXES))
 
 

@@ -45,6 +45,7 @@ from margo_gitops.errors import (
     ComposeInvalid,
     EngineUnavailable,
     InstallFailed,
+    StepInterrupted,
     WorkloadUnsupported,
 )
 
@@ -407,6 +408,14 @@ def test_a_program_that_cannot_be_ended_is_left_and_not_waited_for(monkeypatch):
     done = programs.run_program(["sh", "-c", "echo $$; exec sleep 60"], {"PATH": os.environ["PATH"]}, seconds=0.3)
     assert done.status is None
     os.kill(int(done.output), signal.SIGKILL)
+
+
+def test_a_program_ends_when_the_agent_is_asked_to_stop(tmp_path):
+    told = tmp_path / "told"
+    words = ["sh", "-c", f"trap 'echo end > {told}; exit 1' TERM; echo begin > {told}; while :; do sleep 0.05; done"]
+    with pytest.raises(StepInterrupted):
+        programs.run_program(words, {"PATH": os.environ["PATH"]}, seconds=60, interrupted=told.exists)
+    assert told.read_text() == "end\n"
 
 
 def test_a_revision_that_is_not_open_has_a_word_for_each_secret(tmp_path):

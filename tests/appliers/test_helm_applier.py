@@ -4,17 +4,15 @@ import json
 import shutil
 import subprocess
 import time
-import uuid
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import kubernetes.client  # noqa: F401  # before the contract kit counts the calls of a step
 import pytest
-from workload_making import artifact_of, entry, tar_gz
+from helm_site import CHART, TEMPLATE, VALUES, Site, chart
+from workload_making import entry, tar_gz
 
-from margo_gitops.appliers.applier import ApplierContext, WorkloadKey
-from margo_gitops.appliers.contract_kit import ApplierContract, make_workload
-from margo_gitops.appliers.helm.applier import HelmApplier, create
+from margo_gitops.appliers.contract_kit import ApplierContract
 from margo_gitops.appliers.helm.releases import release_labels, release_name
 from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.errors import (
@@ -25,86 +23,12 @@ from margo_gitops.errors import (
     EngineUnavailable,
     InstallFailed,
     ManifestInvalid,
+    StepInterrupted,
     WorkloadForbidden,
     WorkloadUnsupported,
 )
 
 both_helms = pytest.mark.parametrize("helm_program", [3, 4], indirect=True, ids=["helm3", "helm4"])
-
-CHART = b"apiVersion: v2\nname: part\nversion: 1.0.0\n"
-VALUES = b"image: app:1\nreplicas: 1\ngreeting: hello\npassword: ''\n"
-TEMPLATE = b"""apiVersion: apps/v1
-kind: Deployment
-metadata: {name: "{{ .Release.Name }}"}
-spec:
-  replicas: {{ .Values.replicas }}
-  selector: {matchLabels: {app: "{{ .Release.Name }}"}}
-  template:
-    metadata: {labels: {app: "{{ .Release.Name }}"}}
-    spec:
-      terminationGracePeriodSeconds: 0
-      containers: [{name: web, image: {{ .Values.image | quote }}, resources: {limits: {cpu: 1000m}}}]
----
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: "{{ .Release.Name }}"}
-data: {greeting: {{ .Values.greeting | quote }}, number: "{{ .Values.number }} {{ kindOf .Values.number }}"}
-"""
-
-
-def chart(*more: tuple[str, bytes], template: bytes = TEMPLATE) -> bytes:
-    files = [("Chart.yaml", CHART), ("values.yaml", VALUES), ("templates/all.yaml", template), *more]
-    return tar_gz(*(entry(f"part/{name}", content) for name, content in files))
-
-
-@dataclass
-class Site:
-    """An applier for a device of its own, and what a person at the cluster sees."""
-
-    folder: Path
-    cluster: object
-    namespace: str
-    helm: Path
-    settings: dict = field(default_factory=dict)
-    device: str = field(default_factory=lambda: f"press-{uuid.uuid4().hex[:12]}")
-    key: WorkloadKey = field(default_factory=lambda: WorkloadKey(str(uuid.uuid4()), "part"))
-
-    def applier(self, device: str = "", **context) -> HelmApplier:
-        state = self.folder / (device or self.device)
-        state.mkdir(exist_ok=True)
-        settings = {"command": [str(self.helm)], "kubeconfig": str(self.cluster.kubeconfig), **self.settings}
-        return create(ApplierContext(device or self.device, state, settings, **context))
-
-    def workload(self, values=None, content=None, key=None, **more):
-        artifact = artifact_of(content or chart(), self.folder, "part")
-        made = make_workload(key or self.key, values or {}, artifact, profile_type="helm", **more)
-        metadata = replace(made.deployment.metadata, namespace=self.namespace)
-        return replace(made, deployment=replace(made.deployment, metadata=metadata))
-
-    def installed(self, *values, **more) -> HelmApplier:
-        applier = self.applier()
-        for each in values or ({},):
-            applier.install(self.workload(each, **more))
-        return applier
-
-    def kubectl(self, *arguments: str) -> str:
-        return self.cluster.kubectl("-n", self.namespace, *arguments)
-
-    def objects(self):
-        """What is there, and what changes when it is changed."""
-        listed = json.loads(self.kubectl("get", "deployments,configmaps,secrets,jobs", "-o", "json"))["items"]
-        return {
-            (each["kind"], each["metadata"]["name"]): (
-                each["metadata"]["uid"],
-                each["metadata"].get("generation") or each["metadata"]["resourceVersion"],
-            )
-            for each in listed
-            if each["metadata"]["name"] != "kube-root-ca.crt"
-        }
-
-    @property
-    def name(self) -> str:
-        return release_name(self.key)
 
 
 @pytest.fixture
@@ -268,7 +192,38 @@ def test_a_namespace_that_ends_is_said_and_one_that_is_missing_is_made(site):
     applier.prepare(site.workload())
     site.installed()
     applier.remove(site.key)
+    assert is_gone(site)
+
+
+def is_gone(site):
+    return site.cluster.kubectl(
+        "get", "namespace", site.namespace, "--ignore-not-found", "-o", "jsonpath={.status.phase}"
+    ) in ("", "Terminating")
+
+
+def test_a_namespace_that_was_made_stays_while_others_use_it(site):
+    site.namespace += "-shared"
+    applier = site.installed()
+    site.kubectl("create", "configmap", "of-others")
+    applier.remove(site.key)
+    assert not is_gone(site)
     site.cluster.kubectl("delete", "namespace", site.namespace, "--wait=false")
+
+
+def test_a_stop_of_the_agent_ends_helm_and_the_next_start_takes_it_up(site):
+    """HELM-4: while helm waits for pods that are not ready, over what ran."""
+    first = site.installed().observe()
+    update = site.workload({"image": "unready:1"}, timeout="1m0s")
+
+    def asked():
+        return "unready:1" in site.kubectl("get", "pods", "-o", "jsonpath={..image}")
+
+    with pytest.raises(StepInterrupted):
+        site.applier(interrupted=asked).install(update)
+    applier = site.applier()
+    assert [each.digest for each in applier.observe()] == [None]
+    applier.install(site.workload())
+    assert applier.observe() == first
 
 
 def test_a_server_that_is_away_is_no_failure_of_the_chart(site):
@@ -338,7 +293,7 @@ def test_a_deployment_that_moves_to_another_namespace_leaves_the_first(site, kub
     assert [each.condition for each in applier.observe()] == ["running"]
     assert site.name not in kubernetes_cluster.kubectl("-n", first, "get", "deployments,secrets")
     applier.remove(site.key)
-    site.cluster.kubectl("delete", "namespace", site.namespace, "--wait=false")
+    assert is_gone(site)
 
 
 @pytest.mark.skipif(shutil.which("gpg") is None, reason="GnuPG makes the keys")

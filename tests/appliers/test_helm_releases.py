@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from margo_gitops.appliers.applier import WorkloadKey
+from margo_gitops.appliers.applier import RunningImage, WorkloadKey
 from margo_gitops.appliers.contract_kit import make_workload
 from margo_gitops.appliers.helm import program
-from margo_gitops.appliers.helm.objects import changed_text
+from margo_gitops.appliers.helm.objects import ReleaseObjects, changed_text
 from margo_gitops.appliers.helm.program import HelmProgram
-from margo_gitops.appliers.helm.releases import ReleaseStore, last_good, release_labels, release_name
+from margo_gitops.appliers.helm.releases import ReleaseStore, last_good, manifest_objects, release_labels, release_name
 from margo_gitops.documents.components import COMPONENT_NAME_PATTERN
 from margo_gitops.documents.kubernetes_objects import field_differences
 from margo_gitops.errors import ClusterRefusesAgent, EngineUnavailable, ManifestInvalid, WorkloadUnsupported
@@ -35,6 +35,8 @@ def test_no_two_workloads_have_one_release(one, other):
 
 class Cluster:
     """Answers for an API server that has Secrets."""
+
+    home = "margo-gitops"
 
     def __init__(self, *secrets, allowed=("",)):
         self.secrets, self.allowed, self.home = secrets, allowed, "home"
@@ -140,3 +142,46 @@ def test_a_dry_run_that_does_not_end_says_nothing_about_the_chart(tmp_path, monk
     helm.chmod(0o755)
     with pytest.raises(EngineUnavailable, match="too slowly"):
         HelmProgram(str(helm), tmp_path).run("upgrade", "--dry-run=server", namespace="plant", seconds=0.1)
+
+
+class Pods:
+    """A cluster of pods: it answers with one for each question, and keeps the selectors."""
+
+    def __init__(self, image_id):
+        self.asked = []
+        self.image_id = image_id
+
+    def list_objects(self, resource, namespace, *, selector):
+        self.asked.append((resource.kind, namespace, selector))
+        status = {"name": "web", "image": "app:1", "imageID": self.image_id, "state": {"running": {"startedAt": "x"}}}
+        stopped = {**status, "name": "old", "state": {"terminated": {}}}
+        return [{"metadata": {"name": f"a-{len(self.asked)}"}, "status": {"containerStatuses": [status, stopped]}}]
+
+
+def test_the_images_of_a_release_are_those_of_the_pods_that_it_selects():
+    digest = "sha256:" + "a" * 64
+    pods = Pods(f"example.com/app@{digest}")
+    objects = manifest_objects(
+        """
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web, namespace: other}
+spec: {selector: {matchLabels: {app: web, tier: a}}}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: once}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}}
+""",
+        "a",
+    )
+    found = ReleaseObjects(pods).images(objects, "plant")
+    assert found == [RunningImage(f"a-{each}/web", "app:1", digest, digest) for each in (1, 2)]
+    assert pods.asked == [
+        ("Pod", "other", "app=web,tier=a"),
+        ("Pod", "plant", "batch.kubernetes.io/job-name=once"),
+    ]

@@ -14,6 +14,8 @@ from margo_gitops.appliers.kubernetes.manifests import (
     labelled,
     own_fields,
     parent_body,
+    with_autoscalers,
+    without_pods,
     without_scaled_replicas,
 )
 from margo_gitops.appliers.kubernetes.refusals import refusal
@@ -268,3 +270,28 @@ def test_each_refusal_says_what_to_do(status, answer, error, text):
 @given(st.integers(300, 599), JSON)
 def test_any_answer_is_a_refusal(status, answer):
     assert isinstance(refusal(status, answer, "GET /x"), ApplyError)
+
+
+def made(kind, version, **spec):
+    return KubernetesObject({"apiVersion": version, "kind": kind, "metadata": {"name": "a"}, "spec": spec})
+
+
+def test_what_is_stopped_keeps_no_pods_and_all_else_of_it():
+    pods = {"template": {"spec": {"nodeSelector": {"zone": "a"}, "containers": []}}}
+    scaled, cron = made("StatefulSet", "apps/v1", replicas=3, **pods), made("CronJob", "batch/v1", schedule="0 1 * * *")
+    daemon, scaler = made("DaemonSet", "apps/v1", **pods), made("HorizontalPodAutoscaler", "autoscaling/v2")
+    every = [scaled, cron, daemon, scaler, made("Job", "batch/v1"), made("Deployment", "example.com/v1", replicas=3)]
+    stopped = without_pods(every)
+    assert [each.body["spec"] for each in stopped] == [
+        {"replicas": 0, **pods},
+        {"schedule": "0 1 * * *", "suspend": True},
+        {"template": {"spec": {"nodeSelector": {"org.margo-gitops.stopped": "true"}, "containers": []}}},
+    ]
+    assert with_autoscalers(every, {each.identity for each in stopped}) == [scaled, cron, daemon, scaler]
+
+
+def test_the_sets_of_two_sources_never_meet():
+    chart = SetOwner(OWNER.device, OWNER.deployment_id, OWNER.component, "helm")
+    body = parent_body(chart, "margo-gitops", {}, tool="t", digest="d")
+    assert SetRecord.of(body).owner == chart
+    assert chart.set_id("margo-gitops") != OWNER.set_id("margo-gitops")

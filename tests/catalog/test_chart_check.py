@@ -130,7 +130,7 @@ def test_a_subchart_is_checked_too_and_may_be_an_archive(tmp_path: Path):
 
 
 def test_a_chart_that_is_too_large_is_not_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("margo_gitops.catalog.charts.MAX_BYTES", 100_000)
+    monkeypatch.setattr("margo_gitops.documents.charts.MAX_BYTES", 100_000)
     bomb = packed({"db/Chart.yaml": b"a" * 200_000})
     (found,) = findings(tmp_path, {**FILES, "charts/db.tgz": bomb})
     assert (found.rule, "100000 bytes" in found.message) == ("R213", True)

@@ -1,5 +1,5 @@
 """The applier for the profile type `helm`: charts as releases of the program `helm`.
 
 `applier` is the applier; `releases` reads what helm keeps in the cluster, `objects` what became of it; `program` runs
-helm.
+helm. `templating` is the mode without releases.
 """

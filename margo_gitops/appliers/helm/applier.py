@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import ClassVar, Final
@@ -23,6 +23,7 @@ from margo_gitops.appliers.applier import (
     ApplierContext,
     Observed,
     OpenSecrets,
+    RunningImage,
     Workload,
     WorkloadKey,
     never,
@@ -30,33 +31,34 @@ from margo_gitops.appliers.applier import (
     storing,
 )
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
-from margo_gitops.appliers.helm.charts import Notes, chart_in, check_signature, first_objects
+from margo_gitops.appliers.helm.charts import Notes, chart_content, chart_in, check_signature, first_objects
 from margo_gitops.appliers.helm.objects import ReleaseObjects, observed
-from margo_gitops.appliers.helm.program import HelmProgram, secret_values
+from margo_gitops.appliers.helm.program import HelmProgram, chart_values, secret_values
 from margo_gitops.appliers.helm.releases import (
     DEPLOYED,
     Release,
     ReleaseStore,
+    WantedRelease,
     last_good,
     release_labels,
     release_name,
     rendered,
 )
+from margo_gitops.appliers.helm.templating import templating_applier
+from margo_gitops.appliers.kubernetes.applier import KubernetesApplier
 from margo_gitops.appliers.kubernetes.client import ClusterClient, OnCluster, connect
+from margo_gitops.appliers.kubernetes.namespaces import drop_namespaces, has_namespace, make_namespace
 from margo_gitops.appliers.programs import Finished, hiding
 from margo_gitops.appliers.settings import Settings
 from margo_gitops.appliers.steps import install_failed, locked, refuse
 from margo_gitops.disk.files import TEMPORARY_PREFIX
 from margo_gitops.disk.folders import sweep
 from margo_gitops.disk.locks import HeldLock
-from margo_gitops.documents.helm_values import PointerMistake, values_of
-from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.pod_policy import refused_by
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.errors import (
     ApplyError,
     ClusterRefusesAgent,
-    ClusterRefusesObject,
     ManifestInvalid,
     RemoveFailed,
     WorkloadUnsupported,
@@ -68,23 +70,36 @@ _RETURN_SECONDS: Final = 120
 _KEPT_REVISIONS: Final = "5"
 
 
-def create(context: ApplierContext) -> HelmApplier:
-    """Return the applier, from the settings command, keyring, kubeconfig, context, caFile and maxArtifactBytes.
+def create(context: ApplierContext) -> HelmApplier | KubernetesApplier:
+    """Return the applier, from the settings mode, command, keyring, kubeconfig, context, caFile and maxArtifactBytes.
+
+    With the mode `template` there are also the settings namespace and removeVolumes of the applier kubernetes.
 
     Raises:
         ApplierUnusable: unknown or wrong settings, or the package `kubernetes` is missing.
     """
     settings = Settings("helm", context.settings, context.base)
+    mode = settings.text("mode") or "release"
     command = settings.arguments("command") or ("helm",)
     keyring = settings.path("keyring")
     client = connect(context, settings)
     artifacts = create_artifact_cache(context, settings)
+    remove_volumes = mode == "template" and settings.flag("removeVolumes")
     settings.finish()
+    if mode not in ("release", "template"):
+        raise settings.wrong("mode", "must be release or template")
     if len(command) != 1:
         raise settings.wrong("command", 'must be one program: ["helm"]')
     helm = HelmProgram(
-        command[0], context.folder / "helm", client.kubeconfig, client.context, use_proxy=context.proxy_from_environment
+        command[0],
+        context.folder / "helm",
+        client.kubeconfig,
+        client.context,
+        use_proxy=context.proxy_from_environment,
+        interrupted=context.interrupted,
     )
+    if mode == "template":
+        return templating_applier(context, helm, client, artifacts, keyring=keyring, remove_volumes=remove_volumes)
     return HelmApplier(
         context.device,
         context.folder,
@@ -156,10 +171,13 @@ class HelmApplier(OnCluster):
             self._tidy(workload, held)
 
     def remove(self, key: WorkloadKey) -> None:
-        """Uninstall a workload's release."""
+        """Uninstall a workload's release, and delete its namespace if this device made it and nothing is left in it."""
         with self._locked(time.monotonic() + _REMOVE_SECONDS) as held:
+            spaces = self._notes.namespaces(key)
             for release in self._of(key):
+                spaces.add(release.namespace)
                 self._uninstall(release, held)
+            drop_namespaces(self.client, spaces, self.device)
             self._notes.remove(key)
             self.artifacts.prune(self._notes.artifacts())
 
@@ -177,9 +195,17 @@ class HelmApplier(OnCluster):
                 found[release.key] = Observed(release.key, None, "degraded", error.what)
         return list(found.values())
 
-    def _prepare(self, release: _Wanted, deadline: float) -> None:
+    def images(self) -> Mapping[WorkloadKey, Sequence[RunningImage]]:
+        """Return the images of the containers, as the cluster has them."""
+        found: dict[WorkloadKey, Sequence[RunningImage]] = {}
+        for release in self._store.latest(self._notes.namespaces()):
+            with suppress(ManifestInvalid):  # it cannot be read: `observe` says so
+                found[release.key] = self._objects.images(self._store.objects(release), release.namespace)
+        return found
+
+    def _prepare(self, release: WantedRelease, deadline: float) -> None:
         """Check all that can be checked without a change (APPLIER-1)."""
-        is_there = self._check_namespace(release)
+        is_there = has_namespace(self.client, release.namespace)
         # Helm tries out no upgrade of a release that is pending, and any installation.
         pending = bool(release.history) and release.history[0].status != DEPLOYED
         command = ["install"] if pending else ["upgrade", "--install"]
@@ -197,19 +223,9 @@ class HelmApplier(OnCluster):
         if is_there:
             self._objects.try_out(objects, release.namespace)
 
-    def _check_namespace(self, release: _Wanted) -> bool:
-        """Return whether the namespace is there (ClusterRefusesObject: it is being deleted)."""
-        there = self.client.ask(f"/api/v1/namespaces/{release.namespace}")
-        if isinstance(there, dict) and "deletionTimestamp" in str(there.get("metadata")):
-            raise ClusterRefusesObject(
-                f"the namespace {release.namespace} is being deleted",
-                remedy="wait until it is gone; `kubectl get namespace NAME -o yaml` shows what keeps it",
-            )
-        return there is not None
-
     def _install(
         self,
-        release: _Wanted,
+        release: WantedRelease,
         deadline: float,
         held: HeldLock,
         *,
@@ -235,11 +251,11 @@ class HelmApplier(OnCluster):
             raise
         raise install_failed(workload, problem, reinstated=reinstated, first=ran is None)
 
-    def _changed(self, release: _Wanted, deadline: float, held: HeldLock, touched: str) -> list[str]:
+    def _changed(self, release: WantedRelease, deadline: float, held: HeldLock, touched: str) -> list[str]:
         """Install or upgrade, and return why it does not run; nothing if it does."""
+        make_namespace(self.client, release.namespace, self.device)
         left = max(deadline - time.monotonic(), 1.0)
         arguments = [
-            *([] if self._check_namespace(release) else ["--create-namespace"]),  # it would patch one that is there
             "--history-max",
             _KEPT_REVISIONS,
             *(self.helm.force_arguments() if touched else []),
@@ -249,7 +265,7 @@ class HelmApplier(OnCluster):
         done = self._run(release, deadline, ["upgrade", "--install", *arguments], held.descriptor)
         return [] if done.status == 0 else [*self._failed(release), *_why(done, release)]
 
-    def _failed(self, release: _Wanted) -> list[str]:
+    def _failed(self, release: WantedRelease) -> list[str]:
         """Return what is not ready of what is there now, with the cause as far as the cluster knows it."""
         history = self._store.history(release.namespace, release.name)
         if not history:
@@ -257,7 +273,7 @@ class HelmApplier(OnCluster):
         looks = self._objects.look(self._store.objects(history[0]), release.namespace)
         return [f"{each.what}: {each.reason}" for each in looks if each.state in ("failed", "missing", "progressing")]
 
-    def _settle(self, release: _Wanted, history: Sequence[Release], held: HeldLock) -> None:
+    def _settle(self, release: WantedRelease, history: Sequence[Release], held: HeldLock) -> None:
         """Bring what a killed helm or a failed step left halfway to what ran before, or to nothing."""
         good = last_good(history)
         if good is None or history[0].status in ("uninstalling", "uninstalled"):
@@ -265,7 +281,7 @@ class HelmApplier(OnCluster):
         else:
             self._roll_back(release, good, held, wait=False)
 
-    def _reinstate(self, release: _Wanted, ran: Release | None, held: HeldLock) -> bool:
+    def _reinstate(self, release: WantedRelease, ran: Release | None, held: HeldLock) -> bool:
         """Let run what ran before; return whether it does."""
         history = self._store.history(release.namespace, release.name)
         if ran is None:
@@ -277,7 +293,7 @@ class HelmApplier(OnCluster):
         good = last_good(history, other_than=None if history[0].status != DEPLOYED else release.workload.digest)
         return good is not None and self._roll_back(release, good, held, wait=True)
 
-    def _roll_back(self, release: _Wanted, good: Release, held: HeldLock, *, wait: bool) -> bool:
+    def _roll_back(self, release: WantedRelease, good: Release, held: HeldLock, *, wait: bool) -> bool:
         workload = release.workload  # whose time may be short for what ran before
         seconds = float(max(workload.timeout_seconds, min(_RETURN_SECONDS, workload.longest_seconds)))
         done = self.helm.run(
@@ -299,6 +315,7 @@ class HelmApplier(OnCluster):
             "uninstall",
             release.name,
             *self.helm.wait_arguments(_REMOVE_SECONDS)[:1],
+            *("--cascade", "foreground"),  # until its pods are gone
             *self.helm.time_arguments(_REMOVE_SECONDS),
             namespace=release.namespace,
             seconds=_REMOVE_SECONDS,
@@ -311,7 +328,9 @@ class HelmApplier(OnCluster):
                 remedy="see what keeps its objects: `helm status` and `kubectl get` show them",
             )
 
-    def _run(self, release: _Wanted, deadline: float, command: Sequence[str], keep_open: int | None = None) -> Finished:
+    def _run(
+        self, release: WantedRelease, deadline: float, command: Sequence[str], keep_open: int | None = None
+    ) -> Finished:
         labels = ",".join(f"{name}={value}" for name, value in release.labels.items())
         return self.helm.run(
             *(*command, release.name, str(release.chart), "--labels", labels),
@@ -322,31 +341,20 @@ class HelmApplier(OnCluster):
         )
 
     @contextmanager
-    def _release(self, workload: Workload, deadline: float) -> Iterator[_Wanted]:
+    def _release(self, workload: Workload, deadline: float) -> Iterator[WantedRelease]:
         """Yield what is wanted, with its chart unpacked and its secrets open; errors inside show no secret."""
-        if workload.artifact is None:
-            raise WorkloadUnsupported(
-                f"the deployment names no content for component {workload.component.name}",
-                remedy="give the component an artifact in the fleet repo; OCI registries are not read by this agent",
-            )
-        history = self._history(workload)
+        artifact, history = chart_content(workload), self._history(workload)
         secrets = secret_values(self.secrets(workload.secrets))
-        try:
-            values = values_of([*workload.values.items(), *secrets.items()])
-        except PointerMistake as error:
-            raise WorkloadUnsupported(
-                f"a pointer of component {workload.component.name} cannot be used: {error}",
-                remedy="choose another pointer in the application description",
-            ) from error
+        values = chart_values(workload.component.name, workload.values, secrets)
         with storing(self.folder):
             sweep(self.folder)
             folder = TemporaryDirectory(prefix=TEMPORARY_PREFIX, dir=self.folder)
         with folder as content, hiding(secrets):
-            self.artifacts.place(workload.artifact, Path(content), seconds=deadline - time.monotonic())
+            self.artifacts.place(artifact, Path(content), seconds=deadline - time.monotonic())
             chart = chart_in(Path(content), workload.component.name, signed=self.keyring is not None)
             if self.keyring:
                 check_signature(self.helm, chart, self.keyring, workload.component.name)
-            yield _Wanted(workload, history, chart, release_labels(workload, self.device), values, secrets)
+            yield WantedRelease(workload, history, chart, release_labels(workload, self.device), values, secrets)
 
     def _history(self, workload: Workload) -> list[Release]:
         """Return the revisions of a workload's release (WorkloadUnsupported: somebody else has one of this name)."""
@@ -367,6 +375,7 @@ class HelmApplier(OnCluster):
         for each in self._of(workload.key):
             if each.namespace != workload.deployment.metadata.namespace:
                 self._uninstall(each, held)
+                drop_namespaces(self.client, [each.namespace], self.device)
         self._notes.keep(workload)
         self.artifacts.prune(self._notes.artifacts())
 
@@ -374,26 +383,6 @@ class HelmApplier(OnCluster):
         return locked(self.folder, deadline, self.interrupted, "helm")
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A release as a workload asks for it."""
-
-    workload: Workload
-    history: Sequence[Release]
-    chart: Path
-    labels: Mapping[str, str]
-    values: Mapping[str, Json]
-    secrets: Mapping[str, str]
-
-    @property
-    def name(self) -> str:
-        return release_name(self.workload.key)
-
-    @property
-    def namespace(self) -> str:
-        return self.workload.deployment.metadata.namespace
-
-
-def _why(done: Finished, release: _Wanted) -> list[str]:
+def _why(done: Finished, release: WantedRelease) -> list[str]:
     lines = done.last_lines(release.secrets) if done.status is not None else ["it did not end in time"]
     return [line for line in lines if not line.startswith("level=")]  # helm 4 logs what it then says as its error

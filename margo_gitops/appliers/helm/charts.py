@@ -12,6 +12,7 @@ from margo_gitops.appliers.helm.releases import manifest_objects
 from margo_gitops.digests import Digest
 from margo_gitops.disk.files import replace_file
 from margo_gitops.documents.declarations import DigestText
+from margo_gitops.documents.deployment import Artifact
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.kubernetes_objects import KubernetesObject
 from margo_gitops.documents.records import write
@@ -22,6 +23,16 @@ from margo_gitops.values import dataclass
 _CHECK_SECONDS: Final = 30.0
 _SEPARATES_CRDS: Final = 4
 _LARGEST_NOTE: Final = 64 * 1024
+
+
+def chart_content(workload: Workload) -> Artifact:
+    """Return the content of a workload (WorkloadUnsupported: the deployment names none)."""
+    if workload.artifact is None:
+        raise WorkloadUnsupported(
+            f"the deployment names no content for component {workload.component.name}",
+            remedy="give the component an artifact in the fleet repo; OCI registries are not read by this agent",
+        )
+    return workload.artifact
 
 
 def chart_in(content: Path, component: str, *, signed: bool) -> Path:
@@ -125,9 +136,10 @@ class Notes:
         """Return the digests of the content that is in use."""
         return {Digest(each) for note in self._notes() for each in note.artifacts.values()}
 
-    def namespaces(self) -> set[str]:
-        """Return the namespaces of all workloads."""
-        return {note.namespace for note in self._notes()}
+    def namespaces(self, key: WorkloadKey | None = None) -> set[str]:
+        """Return the namespaces of all workloads, or of one."""
+        notes = self._notes() if key is None else [self._read(self._path(key))]
+        return {note.namespace for note in notes if note}
 
     def _notes(self) -> Iterator[_Note]:
         return (note for path in sorted(self.folder.glob("*.json")) if (note := self._read(path)))

@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
-from margo_gitops.appliers.applier import Observed
+from margo_gitops.appliers.applier import Observed, RunningImage
 from margo_gitops.appliers.helm.releases import DEPLOYED, Release
 from margo_gitops.appliers.kubernetes.client import ClusterClient
 from margo_gitops.appliers.kubernetes.kstatus import State, pod_problem, status_of
+from margo_gitops.appliers.kubernetes.looking import PODS, images_of
 from margo_gitops.appliers.kubernetes.manifests import FIELD_MANAGER, without_scaled_replicas
 from margo_gitops.documents.kubernetes_objects import (
     FieldDifference,
@@ -25,6 +26,7 @@ from margo_gitops.documents.kubernetes_objects import (
     ObjectId,
     field_differences,
     mapping_at,
+    pod_path,
     text_at,
 )
 from margo_gitops.errors import ApplyError, EngineUnavailable, KindMissing
@@ -93,10 +95,11 @@ class ReleaseObjects:
         there = self.client.ask(resource.path(obj.namespace or namespace, obj.name))
         if not isinstance(there, dict):
             return Found(what, "missing", "is missing")
-        status = status_of({**there, "apiVersion": obj.api_version, "kind": obj.kind})
+        there = {**there, "apiVersion": obj.api_version, "kind": obj.kind}
+        status = status_of(there)
         reason = status.reason
         if status.state != "ready":
-            reason = self._pods(there, text_at(there, "metadata", "namespace")) or reason
+            reason = self._problem(there, text_at(there, "metadata", "namespace")) or reason
         return Found(what, status.state, reason, self._changed(obj, namespace, there))
 
     def _changed(self, obj: KubernetesObject, namespace: str, there: Fields) -> str:
@@ -131,14 +134,20 @@ class ReleaseObjects:
         )[1]
         return answer if isinstance(answer, dict) else {}
 
-    def _pods(self, there: Fields, namespace: str) -> str:
+    def images(self, objects: Iterable[KubernetesObject], namespace: str) -> list[RunningImage]:
+        """Return the images that the pods of objects run, sorted by part (ApplyError: the server does not say)."""
+        found = (
+            image
+            for each in objects
+            for pod in self._pods(each.body, each.namespace or namespace)
+            for image in images_of(pod)
+        )
+        return sorted(found, key=lambda each: each.part)
+
+    def _problem(self, there: Fields, namespace: str) -> str:
         """Return why a pod of an object does not run; empty where no pod says so."""
-        labels = mapping_at(there, "spec", "selector", "matchLabels")
-        if not labels:
-            return ""
-        selector = ",".join(f"{key}={value}" for key, value in labels.items())
         try:
-            pods = self.client.list_objects(self.client.resource("v1", "Pod"), namespace, selector=selector)
+            pods = self._pods(there, namespace)
         except EngineUnavailable:
             raise
         except ApplyError:
@@ -147,6 +156,19 @@ class ReleaseObjects:
             f"pod {text_at(each, 'metadata', 'name')}: {pod_problem(each)}" for each in pods if pod_problem(each)
         )
         return next(problems, "")
+
+    def _pods(self, obj: Fields, namespace: str) -> list[Fields]:
+        """Return the pods that an object selects, or itself."""
+        if text_at(obj, "kind") == "Pod":
+            pod = self.client.ask(PODS.path(namespace, text_at(obj, "metadata", "name")))
+            return [mapping_at(pod)] if pod else []
+        labels = mapping_at(obj, "spec", "selector", "matchLabels")
+        if text_at(obj, "kind") == "Job":
+            labels = {"batch.kubernetes.io/job-name": text_at(obj, "metadata", "name")}
+        if not labels or pod_path(KubernetesObject(obj)) is None:
+            return []
+        selector = ",".join(f"{key}={value}" for key, value in labels.items())
+        return list(self.client.list_objects(PODS, namespace, selector=selector))
 
 
 def changed_text(field: FieldDifference) -> str:

@@ -4,7 +4,9 @@ HELM-1  It runs with folders of its own below the applier's folder, and reads no
 HELM-2  Values of parameters and secrets reach it on standard input, out of memory: they are in no argument and in no
         file. Large whole numbers are arguments (HELM-VALUE-5); a secret is a text.
 HELM-3  Helm 3 from 3.17 on and Helm 4; the version is asked once.
-HELM-4  A server that does not answer, or a helm that was killed, says nothing about the chart.
+HELM-4  When the agent is asked to stop, helm is ended and may tidy up; the release is pending or failed then, and the
+        next step takes it up.
+HELM-5  A server that does not answer, or a helm that was killed, says nothing about the chart.
 """
 
 from __future__ import annotations
@@ -12,12 +14,14 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Final
 
+from margo_gitops.appliers.applier import never
 from margo_gitops.appliers.programs import Finished, Secret, run_program
-from margo_gitops.documents.helm_values import large_numbers
+from margo_gitops.documents.components import ParameterValue
+from margo_gitops.documents.helm_values import PointerMistake, large_numbers, values_of
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import ApplierUnusable, ClusterRefusesAgent, EngineUnavailable, WorkloadUnsupported
 from margo_gitops.values import dataclass, field
@@ -52,6 +56,7 @@ class HelmProgram:
         folder: for helm's own files.
         kubeconfig, context: the cluster; None: this process runs inside it.
         use_proxy: whether the proxy that the environment names may be used.
+        interrupted: whether the agent was asked to stop; then helm is stopped too.
     """
 
     command: str
@@ -59,6 +64,7 @@ class HelmProgram:
     kubeconfig: Path | None = None
     context: str | None = None
     use_proxy: bool = False
+    interrupted: Callable[[], bool] = never
     _major: int = field(default=0, init=False)
 
     def run(
@@ -82,6 +88,7 @@ class HelmProgram:
             ApplierUnusable: there is no helm of a version that this applier knows.
             EngineUnavailable: the API server does not answer, or helm was killed.
             ClusterRefusesAgent: the API server does not let it.
+            StepInterrupted: the agent was asked to stop.
         """
         self.version()
         words = [*arguments, "--namespace", namespace]
@@ -154,6 +161,7 @@ class HelmProgram:
                 keep_open=keep_open,
                 reads=reads,
                 most=_MOST_OUTPUT,
+                interrupted=self.interrupted,
             )
         except OSError as error:
             raise ApplierUnusable(
@@ -183,6 +191,17 @@ class HelmProgram:
                 why=done.last_lines(),
                 remedy="renew the token, or give its user the right with a Role (`kubectl auth can-i --list`)",
             )
+
+
+def chart_values(component: str, values: Mapping[str, ParameterValue], secrets: Mapping[str, str]) -> dict[str, Json]:
+    """Return the values of a chart (WorkloadUnsupported: a pointer to one cannot be used)."""
+    try:
+        return values_of([*values.items(), *secrets.items()])
+    except PointerMistake as error:
+        raise WorkloadUnsupported(
+            f"a pointer of component {component} cannot be used: {error}",
+            remedy="choose another pointer in the application description",
+        ) from error
 
 
 def secret_values(opened: Mapping[str, bytes]) -> dict[str, str]:

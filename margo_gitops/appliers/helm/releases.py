@@ -16,8 +16,9 @@ import base64
 import json
 import re
 import zlib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from hashlib import sha256
+from pathlib import Path
 from typing import Final
 
 from margo_gitops.appliers.applier import Workload, WorkloadKey
@@ -106,6 +107,33 @@ class Release:
     def is_of(self, device: str) -> bool:
         """Return whether a device installed it (RELEASE-2)."""
         return all(self.labels) and self.labels[0] == label_value(device)
+
+
+@dataclass(frozen=True, slots=True)
+class WantedRelease:
+    """A release as a workload asks for it.
+
+    Attributes:
+        history: its revisions, the last one first.
+        secrets: values that no message shows, by pointer.
+    """
+
+    workload: Workload
+    history: Sequence[Release]
+    chart: Path
+    labels: Mapping[str, str]
+    values: Mapping[str, Json]
+    secrets: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return release_name(self.workload.key)
+
+    @property
+    def namespace(self) -> str:
+        """Its namespace, the deployment's."""
+        return self.workload.deployment.metadata.namespace
 
 
 @dataclass(eq=False)

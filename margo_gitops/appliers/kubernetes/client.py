@@ -266,11 +266,11 @@ class ClusterClient:
             )
         return self._versions[group]
 
-    def every_resource(self) -> Iterator[Resource]:
-        """Yield each kind that the server has, in its preferred version."""
+    def every_resource(self, *, all_versions: bool = False) -> Iterator[Resource]:
+        """Yield each kind that the server has, in its preferred version or in all."""
         groups = [text_at(each, "name") for each in list_at(self.ask("/apis"), "groups")]
         for group in ("", *groups):
-            for version in self.versions(group)[:1]:
+            for version in self.versions(group)[: None if all_versions else 1]:
                 if version not in self._resources:
                     self._resources[version] = self._discover(version)
                 yield from self._resources[version].values()

@@ -1,4 +1,4 @@
-"""What is in a cluster: the objects of sets, whole namespaces, what runs, and what a person changed.
+"""What is in a cluster: the objects of sets, what runs, and what a person changed.
 
 LOOK-1  A look asks for the parents of this device's sets, and then once for each kind and namespace in use, by label.
         Of kinds without a status it reads the metadata only, so values of Secrets are not read.
@@ -42,21 +42,18 @@ PODS: Final = Resource("v1", "Pod", "pods", namespaced=True, verbs=())
 MAY_GO: Final = "may go"
 """Instead of a digest of fields: the object deletes itself when it is done."""
 
-_CLUSTERS_OWN: Final = {"ConfigMap": ("kube-root-ca.crt",), "ServiceAccount": ("default",)}
-_PASSING: Final = ("Event", "Endpoints", "EndpointSlice", "PodMetrics")
 
-
-def records_of(client: ClusterClient, device: str) -> list[SetRecord]:
-    """Return what the parents of a device's sets say."""
+def records_of(client: ClusterClient, device: str, source: str) -> list[SetRecord]:
+    """Return what the parents of a device's sets say, of one source of objects."""
     selector = f"{DEVICE}={label_value(device)},{SET_ID}"
     told = [(each, SetRecord.of(each)) for each in client.list_objects(PARENT, client.home, selector=selector)]
     found = [record for body, record in told if record.owner.is_parent(body)]
-    return [each for each in found if each.owner.device == device]
+    return [each for each in found if (each.owner.device, each.owner.source) == (device, source)]
 
 
-def observe(client: ClusterClient, device: str) -> list[Observed]:
+def observe(client: ClusterClient, device: str, source: str = "") -> list[Observed]:
     """Return what a cluster holds of a device, sorted by key (LOOK-1, LOOK-2)."""
-    records = records_of(client, device)
+    records = records_of(client, device, source)
     wanted = {(each.group, each.kind, each.namespace) for record in records for each in record.members}
     found = live_objects(client, wanted, f"{DEVICE}={label_value(device)}")
     return sorted((_observed(record, client.home, found) for record in records), key=lambda each: each.key)
@@ -100,23 +97,24 @@ def _part_of(body: Fields) -> str:
     return text_at(body, "metadata", "labels", PART_OF)
 
 
-def running_images(client: ClusterClient, device: str) -> dict[WorkloadKey, list[RunningImage]]:
+def running_images(client: ClusterClient, device: str, source: str = "") -> dict[WorkloadKey, list[RunningImage]]:
     """Return the images that containers of a device's pods run, by component, sorted by part."""
     found: dict[WorkloadKey, list[RunningImage]] = {}
-    for record in records_of(client, device):
+    for record in records_of(client, device, source):
         owner = record.owner
         selector = ",".join(f"{name}={owner.labels[name]}" for name in (DEVICE, DEPLOYMENT, COMPONENT))
         images = [
             image
             for space in sorted({each.namespace for each in record.members if each.namespace})
             for pod in client.list_objects(PODS, space, selector=selector)
-            for image in _images(pod)
+            for image in images_of(pod)
         ]
         found[WorkloadKey(owner.deployment_id, owner.component)] = sorted(images, key=lambda each: each.part)
     return found
 
 
-def _images(pod: Fields) -> list[RunningImage]:
+def images_of(pod: Fields) -> list[RunningImage]:
+    """Return the images that the containers of a pod run."""
     found = []
     for each in list_at(pod, "status", "containerStatuses"):
         if mapping_at(each, "state", "running"):
@@ -159,15 +157,3 @@ def refused_pods(client: ClusterClient, members: Collection[ObjectId]) -> list[s
                 group = text_at(about, "apiVersion").rpartition("/")[0]
                 found[ObjectId(group, text_at(about, "kind"), space, text_at(about, "name"))] = text_at(each, "message")
     return [f"{each}: {why}" for each, why in sorted(found.items()) if each in members]
-
-
-def is_empty(client: ClusterClient, namespace: str) -> bool:
-    """Return whether nothing is in a namespace but what the cluster puts into each; False where that cannot be seen."""
-    try:
-        return not any(
-            client.first(resource, namespace, own=_CLUSTERS_OWN.get(resource.kind, ()))
-            for resource in client.every_resource()
-            if resource.namespaced and "list" in resource.verbs and resource.kind not in _PASSING
-        )
-    except ApplyError:
-        return False

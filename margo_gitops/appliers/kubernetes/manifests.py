@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from hashlib import sha256
 from typing import Final
 
@@ -29,6 +29,7 @@ DEVICE: Final = "org.margo-gitops.device"
 DEPLOYMENT: Final = "org.margo-gitops.deployment-id"
 COMPONENT: Final = "org.margo-gitops.component"
 DIGEST: Final = "org.margo-gitops.digest"
+SOURCE: Final = "org.margo-gitops.source"
 PART_OF: Final = "applyset.kubernetes.io/part-of"
 SET_ID: Final = "applyset.kubernetes.io/id"
 TOOLING: Final = "applyset.kubernetes.io/tooling"
@@ -36,6 +37,15 @@ GROUP_KINDS: Final = "applyset.kubernetes.io/contains-group-kinds"
 NAMESPACES: Final = "applyset.kubernetes.io/additional-namespaces"
 FIELD_MANAGER: Final = "margo-gitops"
 
+STOPPED: Final = "org.margo-gitops.stopped"
+"""A label that no node has."""
+
+_SCALED: Final = (
+    ("apps", "Deployment"),
+    ("apps", "StatefulSet"),
+    ("apps", "ReplicaSet"),
+    ("", "ReplicationController"),
+)
 _ORDER: Final = re.split(
     r"\s+",
     "Namespace CustomResourceDefinition PriorityClass NetworkPolicy ResourceQuota LimitRange PodDisruptionBudget "
@@ -50,11 +60,16 @@ _SYSTEM_NAMESPACE = re.compile(r"default|kube-.*")
 
 @dataclass(frozen=True, slots=True)
 class SetOwner:
-    """Whose objects they are: a component of a deployment of a device."""
+    """Whose objects they are: a component of a deployment of a device.
+
+    Attributes:
+        source: what made the objects; the sets of two sources never meet. Empty: manifests.
+    """
 
     device: str
     deployment_id: str
     component: str
+    source: str = ""
 
     @property
     def labels(self) -> dict[str, Json]:
@@ -68,7 +83,7 @@ class SetOwner:
     @property
     def parent(self) -> str:
         """Name of the ApplySet's parent object, a ConfigMap."""
-        return f"{self.component}-{self.deployment_id}"
+        return f"{self.component}-{self.deployment_id}" + (f"-{self.source}" if self.source else "")
 
     def set_id(self, namespace: str) -> str:
         """The ApplySet's id, of which its parent's name, namespace and kind are part."""
@@ -144,6 +159,31 @@ def without_scaled_replicas(objects: Iterable[KubernetesObject]) -> list[Kuberne
     ]
 
 
+def without_pods(objects: Iterable[KubernetesObject]) -> list[KubernetesObject]:
+    """Return those of objects that keep pods running, as they keep none; what ends by itself is left to its end."""
+    found = []
+    for each in objects:
+        if (each.group, each.kind) in _SCALED:
+            found.append(_with_spec(each, ("spec",), {"replicas": 0}))
+        elif (each.group, each.kind) == ("apps", "DaemonSet"):
+            found.append(_with_spec(each, ("spec", "template", "spec"), {"nodeSelector": {STOPPED: "true"}}))
+        elif (each.group, each.kind) == ("batch", "CronJob"):
+            found.append(_with_spec(each, ("spec",), {"suspend": True}))
+    return found
+
+
+def with_autoscalers(objects: Iterable[KubernetesObject], chosen: Collection[ObjectId]) -> list[KubernetesObject]:
+    """Return some of objects, and the autoscalers, without which a number of replicas would be ours."""
+    return [each for each in objects if each.identity in chosen or each.kind == "HorizontalPodAutoscaler"]
+
+
+def _with_spec(obj: KubernetesObject, path: tuple[str, ...], members: Fields) -> KubernetesObject:
+    def changed(body: Fields, left: tuple[str, ...]) -> Fields:
+        return {**body, left[0]: changed(mapping_at(body, left[0]), left[1:])} if left else {**body, **members}
+
+    return replace(obj, body=changed(obj.body, path))
+
+
 def parent_body(
     owner: SetOwner,
     namespace: str,
@@ -168,6 +208,7 @@ def parent_body(
         DEVICE: owner.device,
         DEPLOYMENT: owner.deployment_id,
         COMPONENT: owner.component,
+        **({SOURCE: owner.source} if owner.source else {}),
         **({DIGEST: digest} if digest else {}),
     }
     listed: list[Json] = [
@@ -203,7 +244,7 @@ class SetRecord:
     def of(body: Fields) -> SetRecord:
         """Read a parent object; what a person damaged counts as missing."""
         told = mapping_at(body, "metadata", "annotations")
-        owner = SetOwner(text_at(told, DEVICE), text_at(told, DEPLOYMENT), text_at(told, COMPONENT))
+        owner = SetOwner(*(text_at(told, name) for name in (DEVICE, DEPLOYMENT, COMPONENT, SOURCE)))
         members: dict[ObjectId, str] = {}
         try:
             listed = json.loads(text_at(body, "data", "members"))

@@ -24,7 +24,7 @@ from margo_gitops import __version__
 from margo_gitops.appliers.applier import never
 from margo_gitops.appliers.kubernetes.client import METADATA, ClusterClient, Resource
 from margo_gitops.appliers.kubernetes.kstatus import PLAIN_KINDS, pod_problem, status_of
-from margo_gitops.appliers.kubernetes.looking import MAY_GO, PARENT, PODS, is_empty, live_objects, refused_pods
+from margo_gitops.appliers.kubernetes.looking import MAY_GO, PARENT, PODS, live_objects, refused_pods
 from margo_gitops.appliers.kubernetes.manifests import (
     DEVICE,
     DIGEST,
@@ -39,6 +39,13 @@ from margo_gitops.appliers.kubernetes.manifests import (
     own_fields,
     parent_body,
     without_scaled_replicas,
+)
+from margo_gitops.appliers.kubernetes.namespaces import (
+    delete_options,
+    drop_namespaces,
+    find_namespace,
+    is_empty,
+    make_namespace,
 )
 from margo_gitops.documents.kubernetes_objects import (
     Fields,
@@ -63,9 +70,9 @@ from margo_gitops.values import KW_ONLY, dataclass, field
 
 APPLY_PATCH: Final = "application/apply-patch+yaml"
 MERGE_PATCH: Final = "application/merge-patch+json"
-NAMESPACE: Final = Resource("v1", "Namespace", "namespaces", namespaced=False, verbs=())
 
 _CRD = "CustomResourceDefinition.apiextensions.k8s.io"
+_RUNS = ("Pending", "Running", "Unknown")
 _POLL_SECONDS = 0.5
 _ESTABLISH_SECONDS = 60.0
 
@@ -141,7 +148,7 @@ class ObjectSet:
         for each, resource in self.planned(objects):
             space = each.namespace
             if space and space not in spaces:
-                spaces[space] = self._namespace(space) is not None
+                spaces[space] = find_namespace(self.client, space) is not None
             if (each.api_version, each.kind) in brought and brought[each.api_version, each.kind] is resource:
                 continue
             if not space or spaces[space]:
@@ -170,7 +177,7 @@ class ObjectSet:
         members = {each.identity: "" for each, _ in planned}
         for space in sorted({self.client.home, *(each.namespace for each in members if each.namespace)}):
             if not any(each.kind == "Namespace" and each.name == space for each, _ in planned):
-                self._make_namespace(space)
+                make_namespace(self.client, space, self.owner.device)
         self._write_parent({**(known.members if known else {}), **members}, "")
         there = self.live(known)
         is_established = True
@@ -231,8 +238,7 @@ class ObjectSet:
         self._write_parent(record.members, "")
         self._delete(self.live(record), deadline)
         spaces = {each.namespace for each in record.members} | {self.namespace}
-        for space in sorted(spaces - {"", self.client.home}):
-            self._drop_namespace(space)
+        drop_namespaces(self.client, spaces, self.owner.device)
         self._send("DELETE", PARENT.path(self.client.home, self.owner.parent))
 
     def _write_parent(self, members: Mapping[ObjectId, str], digest: str) -> None:
@@ -282,23 +288,6 @@ class ObjectSet:
             raise ClusterRefusesObject("CRDs are not established", why=problem, remedy="correct the CRDs")
         self.client.forget_kinds()
 
-    def _namespace(self, name: str) -> Fields | None:
-        found = self.client.ask(NAMESPACE.path(name=name))
-        return mapping_at(found) if found is not None else None
-
-    def _make_namespace(self, name: str) -> None:
-        if self._namespace(name) is None:
-            metadata: Fields = {"name": name, "labels": {DEVICE: self.owner.labels[DEVICE]}}
-            body: Fields = {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
-            self.client.request("POST", NAMESPACE.path(), body=body, about=f"Namespace {name}")
-
-    def _drop_namespace(self, name: str) -> None:
-        """Delete a namespace that is empty, and was made by this device (SET-5)."""
-        found = self._namespace(name)
-        made = found and mapping_at(found, "metadata", "labels").get(DEVICE) == self.owner.labels[DEVICE]
-        if found and made and not is_system_namespace(name) and is_empty(self.client, name):
-            self._send("DELETE", NAMESPACE.path(name=name), _only(found))
-
     def _delete(self, objects: Mapping[ObjectId, Fields], deadline: float) -> None:
         left = dict(objects)
         order = sorted(objects, key=lambda each: apply_order(KubernetesObject(objects[each])), reverse=True)
@@ -310,7 +299,7 @@ class ObjectSet:
                 self._send("PATCH", path, {"metadata": {"labels": {PART_OF: None}}}, MERGE_PATCH)
                 del left[each]
             else:
-                self._send("DELETE", path, _only(body))
+                self._send("DELETE", path, delete_options(body))
         uids = {each: text_at(body, "metadata", "uid") for each, body in left.items()}
         while left:
             there = live_objects(
@@ -347,14 +336,26 @@ class ObjectSet:
         except ObjectMissing:
             return
 
+    def wait_for_no_pods(self, members: Collection[ObjectId], deadline: float) -> list[str]:
+        """Wait until no pod of this component runs; return those that run still (StepInterrupted)."""
+        while True:
+            running = [each for each in self._pods(members) if text_at(each, "status", "phase") in _RUNS]
+            if not running or time.monotonic() > deadline:
+                return [f"pod {text_at(each, 'metadata', 'name')}" for each in running]
+            self._check_interrupted()
+            time.sleep(_POLL_SECONDS)
+
     def _pod_problems(self, members: Collection[ObjectId]) -> list[str]:
+        pods = self._pods(members)
+        return [f"pod {text_at(each, 'metadata', 'name')}: {why}" for each in pods if (why := pod_problem(each))]
+
+    def _pods(self, members: Collection[ObjectId]) -> list[Fields]:
         selector = ",".join(f"{name}={value}" for name, value in self.owner.labels.items())
-        pods = [
+        return [
             pod
             for space in sorted({each.namespace for each in members if each.namespace})
             for pod in self.client.list_objects(PODS, space, selector=selector)
         ]
-        return [f"pod {text_at(each, 'metadata', 'name')}: {why}" for each in pods if (why := pod_problem(each))]
 
     def _check_interrupted(self) -> None:
         if self.interrupted():
@@ -375,12 +376,6 @@ def _brought(objects: Iterable[KubernetesObject]) -> dict[tuple[str, str], Resou
                 kind = text_at(names, "kind")
                 found[api, kind] = Resource(api, kind, text_at(names, "plural"), space, ())
     return found
-
-
-def _only(body: Fields) -> Fields:
-    """Return the options to delete an object with what it made, if it is still this one."""
-    uid: Fields = {"uid": text_at(body, "metadata", "uid")}
-    return {"preconditions": uid, "propagationPolicy": "Foreground"}
 
 
 def _held(body: Fields) -> str:

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from margo_gitops.appliers.programs import run_program
-from margo_gitops.catalog.charts import Chart
+from margo_gitops.documents.charts import Chart
 from margo_gitops.documents.helm_values import large_numbers
 from margo_gitops.documents.kubernetes_objects import KubernetesObject, read_objects
 from margo_gitops.documents.nodes import Json

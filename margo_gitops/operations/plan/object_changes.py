@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
-from margo_gitops.catalog.chart_check import changing_functions
-from margo_gitops.catalog.charts import Chart, read_chart
+from margo_gitops.catalog.chart_check import changing_functions, packaged_chart
 from margo_gitops.catalog.file_tree import FileTree
 from margo_gitops.catalog.manifests import read_manifests
 from margo_gitops.documents.application import DeploymentProfile
 from margo_gitops.documents.capabilities import LabelValue
+from margo_gitops.documents.charts import Chart
 from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.deployment import ApplicationDeployment, DeployedProfile, component_format
 from margo_gitops.documents.helm_values import PointerMistake, values_of
@@ -158,7 +158,7 @@ class ObjectChanges:
         content = self._content(side)
         if content.location not in self._charts:
             path = f"applications/{content.location}"
-            self._charts[content.location] = read_chart(self.tree, path, is_folder=content.is_folder)
+            self._charts[content.location] = packaged_chart(self.tree, path, is_folder=content.is_folder)
         chart = self._charts[content.location]
         if chart is None:
             raise NotTemplatedError("their content is not a chart")

@@ -1,27 +1,37 @@
-"""The content of a component that a package brings along, and a Helm chart of it: from a folder or a tar.gz, bounded.
-
-No link is read.
-"""
+"""The content of a component, from a folder or a tar.gz, within bounds; a Helm chart in it, and its calls. Pure."""
 
 from __future__ import annotations
 
 import io
 import posixpath
+import re
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, TypeAlias
 
-from margo_gitops.catalog.file_tree import FileTree
 from margo_gitops.documents.compose_yaml import ComposeText, read_compose
 from margo_gitops.errors import Location, UnreadableDocument
 from margo_gitops.values import dataclass
+
+Content: TypeAlias = bytes | Iterable[tuple[str, int, Callable[[], bytes]]]
+"""A tar.gz; or path, size and reader of each file of a folder."""
 
 CHART_FILE: Final = "Chart.yaml"
 MAX_FILES: Final = 2_000
 MAX_BYTES: Final = 8 * 1024 * 1024
 """Of all files of a chart, its subcharts and what archives unpack to; Helm's charts are far smaller."""
 _DEEPEST = 4
+ASK: Final = ("lookup", "getHostByName")
+"""Functions that ask the cluster or the network, and find nothing where a chart is templated."""
+
+_ACTION = re.compile(r"\{\{.*?\}\}", re.DOTALL)
+_TEXT = re.compile(r"/\*.*?\*/|\"(\\.|[^\"\\])*\"|`[^`]*`", re.DOTALL)
+_FUNCTION = re.compile(
+    r"(?<![\w.$])(lookup|rand(AlphaNum|Alpha|Numeric|Ascii|Bytes|Int)|gen(CA|SelfSignedCert|SignedCert)(WithKey)?"
+    r"|genPrivateKey|uuidv4|now|ago|shuffle|bcrypt|htpasswd|encryptAES|getHostByName)\b"
+)
+_SUBCHARTS = re.compile(r"(charts/[^/]+/)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,37 +70,55 @@ class Chart:
         }
 
 
-def read_chart(tree: FileTree, path: str, *, is_folder: bool) -> Chart | None:
-    """Return the chart of a component that the package brings along; None if there is no Chart.yaml.
+def read_chart(content: Content, place: str) -> Chart | None:
+    """Return the chart in some content; None if there is no Chart.yaml.
 
     Args:
-        tree: where the content is.
-        path: of the content in it, a folder or a tar.gz with the chart itself, or with the chart as its one folder.
-        is_folder: which of the two.
+        content: the chart itself, or a tar.gz with the chart as its one folder.
+        place: of the content, for messages.
 
     Raises:
         UnreadableDocument: it cannot be looked into.
     """
-    left = _Left(path, MAX_BYTES)
-    files = _files(tree, path, left, is_folder=is_folder)
-    if not is_folder:
+    left = _Left(place, MAX_BYTES)
+    files = _files(content, left)
+    if isinstance(content, bytes):
         files = _without_top(files)
-    return Chart(dict(_with_subcharts(files, left, _DEEPEST)), path, not is_folder) if CHART_FILE in files else None
+    made = Chart(dict(_with_subcharts(files, left, _DEEPEST)), place, isinstance(content, bytes))
+    return made if CHART_FILE in files else None
 
 
-def content_files(tree: FileTree, path: str, *, is_folder: bool, most_bytes: int) -> dict[str, bytes]:
-    """Return the files of a component's content by their path in it; of a folder or a tar.gz, as in `read_chart`."""
-    return _files(tree, path, _Left(path, most_bytes), is_folder=is_folder)
+def own_path(path: str) -> str:
+    """Return a path in the chart or subchart that a file is part of."""
+    return _SUBCHARTS.sub("", path, count=1)
 
 
-def _files(tree: FileTree, path: str, left: _Left, *, is_folder: bool) -> dict[str, bytes]:
-    if not is_folder:
-        file = tree.file(path)
-        return dict(_unpacked(file.read(), left)) if file is not None and file.kind == "file" else {}
-    plain = [each for each in tree.files(path) if each.kind == "file"]
-    for each in plain:
-        left.take(each.size)
-    return {each.path[len(path) + 1 :]: each.read() for each in plain}
+def is_template(path: str) -> bool:
+    """Return whether helm executes a file, by its own path."""
+    return path.startswith("templates/")
+
+
+def calls(text: str) -> Iterator[tuple[int, str]]:
+    """Yield where a template calls a function whose result depends on more than values, and which one."""
+    for action in _ACTION.finditer(text):
+        code = _TEXT.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), action[0])
+        for function in _FUNCTION.finditer(code):
+            yield action.start() + function.start(), function[0]
+
+
+def content_files(content: Content, place: str, most_bytes: int) -> dict[str, bytes]:
+    """Return the files of a component's content by their path in it (UnreadableDocument: as `read_chart`)."""
+    return _files(content, _Left(place, most_bytes))
+
+
+def _files(content: Content, left: _Left) -> dict[str, bytes]:
+    if isinstance(content, bytes):
+        return dict(_unpacked(content, left))
+    files = {}
+    for path, size, read in content:
+        left.take(size)
+        files[path] = read()
+    return files
 
 
 class _Left:
