@@ -163,6 +163,19 @@ def test_what_waits_and_was_stopped_by_a_person_is_left_as_the_policy_says(
     assert (f"start {WEB_1}" in device.steps) is (on_drift == "repair")
 
 
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_what_is_to_be_removed_runs_until_then(device: Device, by_hand: bool):
+    key = WorkloadKey(deployment_id(1), "web")
+    device.engine.conditions[key] = "degraded"
+    if by_hand:
+        device.engine.halted.add(key)
+    device.reconcile(state({}, 2), patient=True)
+    assert device.steps == ([] if by_hand else [f"start {WEB_1}"])
+    device.now = NIGHT
+    assert device.reconcile(state({}, 2), patient=True).complete
+    assert device.engine.running == {}
+
+
 def test_what_was_begun_is_finished_after_the_window(device: Device):
     device.now = NIGHT
     newer = state({1: app(1, "new", NIGHTS)}, 2)

@@ -7,12 +7,12 @@ HAND-2  What a person did once is known from the journal, also after a restart o
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from margo_gitops.agent.apply.workloads import DesiredDeployment
 from margo_gitops.agent.memory.recorded import RecordedWorkload
-from margo_gitops.appliers.applier import Observed, Workload
+from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
 from margo_gitops.errors import Drifted, LeftByPerson
 
 _OTHER_CONTENT: Final = "other content of it runs"
@@ -45,23 +45,32 @@ def is_quarantined(workload: Workload, memory: RecordedWorkload | None) -> bool:
     return memory is not None and memory.failure == "quarantined" and memory.wanted == workload.digest
 
 
-def has_fallen(
-    deployment: DesiredDeployment,
-    workload: Workload,
-    holding: Observed | None,
-    memory: RecordedWorkload | None,
-    stopped: Callable[[], str],
-) -> bool:
-    """Return whether what was installed well before an update has stopped, and no person wants that (STEP-15).
+def fallen(
+    desired: Iterable[DesiredDeployment],
+    observed: Mapping[str, Sequence[Observed]],
+    recorded: Iterable[RecordedWorkload],
+    ours: Collection[WorkloadKey],
+    stopped: Callable[[str, WorkloadKey], str],
+) -> frozenset[WorkloadKey]:
+    """Return what was installed well and must go, or get other content, but has stopped, and no person wants that.
 
     Args:
-        stopped: returns what a person stopped of it; empty where no person did.
+        observed: what each applier's engine holds, by the applier's name.
+        ours: what this agent stopped for an update and has not started again.
+        stopped: returns what a person stopped of a workload; empty where no person did.
     """
-    if memory is None or holding is None or holding.condition != "degraded" or holding.by_hand:
-        return False
-    if memory.installed in (None, workload.digest) or holding.digest not in (None, memory.installed):
-        return False
-    return deployment.on_drift == "repair" or (deployment.on_drift == "respect" and not stopped())
+    wanted = {workload.key: (workload.digest, item.on_drift) for item in desired for workload in item.workloads}
+    installed = {(item.applier, item.key): item.installed for item in recorded if item.key not in ours}
+    found = set()
+    for applier, holding in ((applier, each) for applier, items in observed.items() for each in items):
+        digest, on_drift = wanted.get(holding.key, (None, "respect"))
+        before = installed.get((applier, holding.key))
+        is_whole = before not in (None, digest) and holding.digest in (None, before)
+        if holding.condition != "degraded" or holding.by_hand or not is_whole:
+            continue
+        if on_drift == "repair" or (on_drift == "respect" and not stopped(applier, holding.key)):
+            found.add(holding.key)
+    return frozenset(found)
 
 
 def left_as_is(

@@ -122,16 +122,16 @@ class Execution:
         elif self._may_begin(change):
             self._install(change)
             return
-        if change.fallen and not self.cut:
-            self._start_again(change)
+        if change.workload.key in self.plan.fallen and not self.cut:
+            self._start_again(change.applier, change.workload.key)
 
-    def _start_again(self, change: Change) -> None:
-        key, engine = change.workload.key, self.appliers[change.applier]
+    def _start_again(self, applier: str, key: WorkloadKey) -> None:
+        engine = self.appliers[applier]
         if not isinstance(engine, CanStop):
             return
         self.heartbeat()
         try:
-            with contract_of(change.applier):
+            with contract_of(applier):
                 engine.start(key)
                 runs = any(each.key == key and each.condition != "degraded" for each in engine.observe())
         except StepInterrupted:
@@ -140,7 +140,7 @@ class Execution:
             self._note(error, key)
         else:
             if runs:
-                text = f"{key} had stopped, and runs again as it was: its update waits"
+                text = f"{key} had stopped, and runs again as it was: its change waits"
                 self.record(Event(Reason.WORKLOAD_STARTED, text, "", str(key)))
 
     def _may_begin(self, change: Change) -> bool:
@@ -315,6 +315,8 @@ class Execution:
                 self.held = self.held or removal.waits is None
                 if is_gone:
                     self._await(removal.key, waits)
+                if removal.key in self.plan.fallen:
+                    self._start_again(removal.applier, removal.key)
                 continue
             if is_gone:
                 self.books.removing(removal)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from margo_gitops.agent.apply.bookkeeping import Bookkeeping
 from margo_gitops.agent.apply.causes import Causes
+from margo_gitops.agent.apply.drift import fallen
 from margo_gitops.agent.apply.engines import Engines, name_of
 from margo_gitops.agent.apply.execution import Execution
 from margo_gitops.agent.apply.rollback import Rollbacks
@@ -252,7 +253,7 @@ class Reconciler:
         order = self.orders.applied if self.orders is not None else None
         covered = [at_once or (order is not None and order.covers(item.id, item.name)) for item in desired]
         ordered = {item.id for item, is_covered in zip(desired, covered, strict=True) if is_covered}
-        return make_plan(
+        plan = make_plan(
             desired,
             observed,
             recorded,
@@ -266,6 +267,7 @@ class Reconciler:
             repair=ordered,
             ours=ours,
         )
+        return replace(plan, fallen=fallen(desired, observed, recorded, ours, self._engines.stopped))
 
 
 def _rendered_by(state: TrustedState) -> str:

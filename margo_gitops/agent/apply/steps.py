@@ -32,8 +32,8 @@ STEP-13 What does not run while another deployment is updated (margo_gitops/agen
         silent.
 STEP-14 After an hour no other step begins: the device polls, since a newer state may be what helps it. The next cycle
         takes up what is left.
-STEP-15 What an update replaces runs until then. If it stops by itself while the update waits, rests or cannot be made,
-        it is started again as it is, by appliers that can (`CanStop`). What a person stopped is left as STEP-12 says.
+STEP-15 What an update replaces, or a removal ends, runs until then. If it stops by itself while the change waits,
+        rests or cannot be made, it is started again as it is, by appliers that can (`CanStop`).
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 
-from margo_gitops.agent.apply.drift import drift_of, has_fallen, is_quarantined, left_as_is
+from margo_gitops.agent.apply.drift import drift_of, is_quarantined, left_as_is
 from margo_gitops.agent.apply.workloads import DesiredDeployment, stopped_for
 from margo_gitops.agent.memory.recorded import RecordedWorkload, retry_pause
 from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
@@ -72,7 +72,6 @@ class Change:
         is_switch: whether it begins something, and does not finish it or start again what stopped (STEP-10).
         updates: whether it brings other content than was installed well last; then its stages count (STEP-13).
         failed: code of the last try's failure; empty where it did not fail.
-        fallen: whether what it replaces has stopped, and is started again while it is not replaced (STEP-15).
     """
 
     applier: str
@@ -86,7 +85,6 @@ class Change:
     is_switch: bool = False
     failed: str = ""
     updates: bool = False
-    fallen: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +133,7 @@ class Plan:
         separate: deployments whose components continue alone (STEP-11).
         rolled_back: deployments that run what ran before, in place of what the state asks for, by id.
         stops: what does not run while a deployment is updated, with its applier, in the order of installation; by id.
+        fallen: what has stopped and runs until it is changed (STEP-15).
     """
 
     changes: tuple[Change, ...]
@@ -149,6 +148,7 @@ class Plan:
     separate: frozenset[str] = frozenset()
     rolled_back: Mapping[str, RolledBack] = field(default_factory=dict)
     stops: Mapping[str, Sequence[tuple[str, WorkloadKey]]] = field(default_factory=dict)
+    fallen: frozenset[WorkloadKey] = frozenset()
 
     @property
     def empty(self) -> bool:
@@ -245,15 +245,11 @@ def make_plan(
             reason = _reason(workload, applier, holding, remembered)
             if workload.key in ours and reason in ("degraded", "starting"):
                 reason = "stopped"
-            asks = partial(stopped, applier, workload.key)
             drift = drift_of(workload, reason, holding, remembered) if reason else ""
-            as_is = (
-                None
-                if deployment.id in repair or (retry and is_quarantined(workload, remembered))
-                else left_as_is(
-                    deployment, workload, drift, holding, remembered, partial(stopped, applier, workload.key)
-                )
-            )
+            as_is = None
+            if not (deployment.id in repair or (retry and is_quarantined(workload, remembered))):
+                asks = partial(stopped, applier, workload.key)
+                as_is = left_as_is(deployment, workload, drift, holding, remembered, asks)
             if as_is is not None:
                 left.append(Left(applier, workload, as_is))
             elif reason:
@@ -268,7 +264,6 @@ def make_plan(
                         or (deployment.others_wait(closed, there - halted) if updates else None),
                         is_switch=switches,
                         updates=updates,
-                        fallen=workload.key not in ours and has_fallen(deployment, workload, holding, remembered, asks),
                     )
                 )
             else:
