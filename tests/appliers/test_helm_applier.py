@@ -21,6 +21,7 @@ from margo_gitops.errors import (
     ClusterRefusesAgent,
     ClusterRefusesObject,
     EngineUnavailable,
+    FieldImmutable,
     InstallFailed,
     ManifestInvalid,
     StepInterrupted,
@@ -161,7 +162,7 @@ PRIVILEGED = TEMPLATE.replace(b"name: web,", b"name: web, securityContext: {priv
 BROKEN = {
     "old-api": (chart(template=OLD_API), ManifestInvalid, "batch/v1beta1"),
     "template": (chart(template=b"{{ .Values.image.tag.x }}"), ManifestInvalid, "templates/all.yaml"),
-    "immutable": (chart(template=TEMPLATE.replace(b"{app:", b"{other:")), ManifestInvalid, "immutable"),
+    "immutable": (chart(template=TEMPLATE.replace(b"{app:", b"{other:")), FieldImmutable, "immutable"),
     "privileged": (chart(template=PRIVILEGED), WorkloadForbidden, "workloads.privileged: true"),
     "no-chart": (tar_gz(entry("part/compose.yaml")), ManifestInvalid, "holds no Helm chart"),
 }

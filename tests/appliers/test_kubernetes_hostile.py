@@ -53,7 +53,7 @@ def test_a_parent_that_others_wrote_is_not_one():
     copy["metadata"]["name"] = "copy"
     elsewhere = parent(SetOwner("press-07", "../../..", "web"))
     elsewhere["metadata"]["name"] = "web"
-    assert [each.owner for each in records_of(Cluster(real, copy, elsewhere), "press-07")] == [OWNER]
+    assert [each.owner for each in records_of(Cluster(real, copy, elsewhere), "press-07", "")] == [OWNER]
 
 
 def test_what_a_person_copied_with_its_labels_is_not_pruned():

@@ -42,7 +42,7 @@ def test_a_package_is_added_listed_shown_and_used(fleet: FleetFolder, package: F
     assert listed[1]["digest"] in added.stdout
     shown = margo_gitops("app", "show", "com-example-greeting", "1.1.0", cwd=fleet.root)
     assert "profile greeting-compose (compose): greeting" in shown.stdout
-    assert 'parameter greeting = "Hello"  -> GREETING  [string] Greeting' in shown.stdout
+    assert 'parameter greeting = "Hello"  -> GREETING, greeting  [string] Greeting' in shown.stdout
     assert (
         len(json.loads(margo_gitops("app", "show", "com-example-greeting", "--output", "json", cwd=fleet.root).stdout))
         == 2
@@ -64,7 +64,7 @@ def test_a_version_with_other_content_is_refused_unless_it_is_replaced(fleet: Fl
 def test_a_package_is_validated_without_a_fleet(package: FleetFolder, tmp_path: Path):
     sound = margo_gitops("app", "validate", package.root, cwd=tmp_path)
     assert sound.code == 0, sound
-    assert "com-example-greeting 1.1.0 is valid: 3 files" in sound.stdout
+    assert "com-example-greeting 1.1.0 is valid: 6 files" in sound.stdout
     package.remove("resources/description.md")
     broken = margo_gitops("app", "validate", package.root, cwd=tmp_path)
     assert broken.code == 1, broken

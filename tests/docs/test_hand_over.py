@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "hand-over.md"
 @pytest.fixture
 def hook(tmp_path):
     def written(name, **replaced):
-        block = re.search(rf"<!-- hand-over: {name} -->\n```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+        block = re.search(rf"<!-- hand-over: {name} -->\n```console\n(.*?)```", PAGE.read_text(), re.DOTALL)
         text = block[1]
         for old, new in replaced.items():
             assert old.replace("_", "/") in text

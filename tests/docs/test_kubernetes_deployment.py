@@ -120,7 +120,7 @@ def test_the_api_server_takes_all_and_keeps_the_agent_within_its_bounds(
             kubectl(*refused, agent)
 
     # From outside: a kubeconfig as the page makes it.
-    block = re.search(r"<!-- cluster: outside -->\n```sh\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    block = re.search(r"<!-- cluster: outside -->\n```console\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
     script = "set -e\n" + block[1].replace("docs/deploy/kubernetes", "copy")  # type: ignore[index]
     environment = {
         **cluster.environment,

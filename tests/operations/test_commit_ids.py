@@ -19,12 +19,12 @@ from margo_gitops.operations.render.fleet_render import RenderRequest, render_fl
 
 IDS = {
     "unsigned": [
-        "4285ba60586bcb8f6bc862381567b83ec712adc04f7bcb8af2a5ffeb9365003f",
-        "d27188cee4b1e3e1028ba62f64a5d1831f60d1fb34362026c00dadcee5547a14",
+        "13a6e0f4564045fa1992be771affc38be1074c691fc73a964abd47fc3d85c36f",
+        "f521ef3269cb4f8b4da463921f836858101821812221c1cf7b9f49ccae1c0b97",
     ],
     "signed": [
-        "e249aa40e140e69690ee4f97d0369867a74a5aec21c6990bd19d52329a3f32ec",
-        "390e9ddf70dd71b64eb4b1a4a4f97eaec377830a21e9a8cf04b63ec2215cff44",
+        "019dda63675670846c632d41a3ce367c009493d1107806fd4d05c1d64df47513",
+        "d814712543ca3ec820f28a69536eef5a23225773f0e6aed39e164a40e7075572",
     ],
 }
 """SHA-256 over all refs, after the first render and after a change of one site."""
