@@ -14,13 +14,11 @@ from margo_gitops.catalog.package import package_folder
 from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.charts import content_files
 from margo_gitops.documents.deployment import component_format
-from margo_gitops.documents.kubernetes_objects import MOST_BYTES, KubernetesObject, read_objects
+from margo_gitops.documents.kubernetes_objects import MANIFEST_SUFFIXES, MOST_BYTES, KubernetesObject, read_objects
 from margo_gitops.documents.kubernetes_pointers import parse_pointer, with_secrets, with_values
 from margo_gitops.errors import Finding, ManifestInvalid, UnreadableDocument
 from margo_gitops.rendering.intent import Application, Located
 from margo_gitops.values import replace
-
-SUFFIXES = (".yaml", ".yml", ".json")
 
 
 def read_manifests(tree: FileTree, path: str, *, is_folder: bool) -> tuple[KubernetesObject, ...]:
@@ -36,7 +34,7 @@ def read_manifests(tree: FileTree, path: str, *, is_folder: bool) -> tuple[Kuber
         UnreadableDocument: it cannot be looked into.
     """
     files = content_files(content_at(tree, path, is_folder=is_folder), path, MOST_BYTES)
-    return read_objects((f"{path}/{name}", files[name]) for name in sorted(files) if name.endswith(SUFFIXES))
+    return read_objects((f"{path}/{name}", files[name]) for name in sorted(files) if name.endswith(MANIFEST_SUFFIXES))
 
 
 def manifest_findings(tree: FileTree, application: Application, file_prefix: str) -> Iterator[Finding]:
@@ -68,7 +66,7 @@ def manifest_findings(tree: FileTree, application: Application, file_prefix: str
                 yield Finding("; ".join([error.what, *error.why]), where, remedy=error.remedy, rule="R221")
                 continue
             if not objects:
-                remedy = f"put files into it that end with {', '.join(SUFFIXES)}"
+                remedy = f"put files into it that end with {', '.join(MANIFEST_SUFFIXES)}"
                 yield Finding(f"{path} has no manifests", where, remedy=remedy, rule="R221")
                 continue
             yield from _of_pointers(description, component.name, objects)

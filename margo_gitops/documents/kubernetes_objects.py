@@ -32,6 +32,8 @@ BOUNDS: Final = Bounds(size=8 * 1024 * 1024, depth=100, nodes=400_000)
 MOST_OBJECTS: Final = 2000
 MOST_BYTES: Final = 32 * 1024 * 1024
 """Of all files of a component together."""
+MANIFEST_SUFFIXES: Final = (".yaml", ".yml", ".json")
+"""Files of a component that are manifests."""
 
 _API_VERSION = re.compile(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?/)?v[a-z0-9]{1,62}")
 _KIND = re.compile(r"[A-Z][A-Za-z0-9]{0,62}")

@@ -44,8 +44,8 @@ from margo_gitops.appliers.helm.releases import (
     release_name,
     rendered,
 )
-from margo_gitops.appliers.helm.templating import templating_applier
-from margo_gitops.appliers.kubernetes.applier import KubernetesApplier
+from margo_gitops.appliers.helm.templating import ChartSource
+from margo_gitops.appliers.kubernetes.applier import KubernetesApplier, applier_of
 from margo_gitops.appliers.kubernetes.client import ClusterClient, OnCluster, connect
 from margo_gitops.appliers.kubernetes.namespaces import drop_namespaces, has_namespace, make_namespace
 from margo_gitops.appliers.programs import Finished, hiding
@@ -99,7 +99,8 @@ def create(context: ApplierContext) -> HelmApplier | KubernetesApplier:
         interrupted=context.interrupted,
     )
     if mode == "template":
-        return templating_applier(context, helm, client, artifacts, keyring=keyring, remove_volumes=remove_volumes)
+        source = ChartSource(helm, client, keyring)
+        return applier_of(context, client, artifacts, source, remove_volumes=remove_volumes)
     return HelmApplier(
         context.device,
         context.folder,

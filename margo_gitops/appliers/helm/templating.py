@@ -16,12 +16,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.appliers.applier import ApplierContext, Workload, WorkloadKey
-from margo_gitops.appliers.artifacts import ArtifactCache
+from margo_gitops.appliers.applier import Workload, WorkloadKey
 from margo_gitops.appliers.helm.charts import chart_content, chart_in, check_signature
 from margo_gitops.appliers.helm.program import HelmProgram, chart_values, secret_values
 from margo_gitops.appliers.helm.releases import release_name
-from margo_gitops.appliers.kubernetes.applier import KubernetesApplier
 from margo_gitops.appliers.kubernetes.client import ClusterClient
 from margo_gitops.appliers.kubernetes.revisions import Revision
 from margo_gitops.documents.charts import ASK, calls, is_template, own_path, read_chart
@@ -33,29 +31,6 @@ from margo_gitops.values import dataclass
 _SECONDS: Final = 60.0
 _PLACE: Final = re.compile(r"^---\n# Source: (.+)\n", re.MULTILINE)
 _USE_RELEASES: Final = "or let this device use `mode: release` of the applier helm"
-
-
-def templating_applier(
-    context: ApplierContext,
-    helm: HelmProgram,
-    client: ClusterClient,
-    artifacts: ArtifactCache,
-    *,
-    keyring: Path | None,
-    remove_volumes: bool,
-) -> KubernetesApplier:
-    """Return the applier that runs charts as sets of objects."""
-    return KubernetesApplier(
-        context.device,
-        context.folder,
-        client,
-        artifacts,
-        source=ChartSource(helm, client, keyring),
-        remove_volumes=remove_volumes,
-        interrupted=context.interrupted,
-        policy=context.workloads,
-        secrets=context.secrets,
-    )
 
 
 @dataclass(eq=False)

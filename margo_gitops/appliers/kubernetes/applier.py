@@ -74,11 +74,24 @@ def create(context: ApplierContext) -> KubernetesApplier:
     remove_volumes = settings.flag("removeVolumes")
     artifacts = create_artifact_cache(context, settings)
     settings.finish()
+    return applier_of(context, client, artifacts, ManifestSource(), remove_volumes=remove_volumes)
+
+
+def applier_of(
+    context: ApplierContext,
+    client: ClusterClient,
+    artifacts: ArtifactCache,
+    source: ObjectSource,
+    *,
+    remove_volumes: bool,
+) -> KubernetesApplier:
+    """Return the applier for what a source makes objects of."""
     return KubernetesApplier(
         context.device,
         context.folder,
         client,
         artifacts,
+        source=source,
         remove_volumes=remove_volumes,
         interrupted=context.interrupted,
         policy=context.workloads,

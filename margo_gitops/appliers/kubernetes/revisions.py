@@ -9,20 +9,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 from margo_gitops.appliers.applier import Workload, WorkloadKey
 from margo_gitops.disk.files import read_bounded, write_synced
 from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.deployment import Artifact, component_format
-from margo_gitops.documents.kubernetes_objects import BOUNDS, MOST_BYTES, KubernetesObject, read_objects
+from margo_gitops.documents.kubernetes_objects import (
+    BOUNDS,
+    MANIFEST_SUFFIXES,
+    MOST_BYTES,
+    KubernetesObject,
+    read_objects,
+)
 from margo_gitops.documents.kubernetes_pointers import with_secrets, with_values
 from margo_gitops.documents.records import write
 from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.errors import ManifestInvalid, WorkloadUnsupported
 from margo_gitops.values import dataclass
-
-_SUFFIXES: Final = (".yaml", ".yml", ".json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,5 +130,5 @@ class ManifestSource:
 
 def _files(content: Path) -> Iterable[tuple[str, bytes]]:
     for path in sorted(content.rglob("*")):
-        if path.suffix in _SUFFIXES and path.is_file() and not path.is_symlink():
+        if path.suffix in MANIFEST_SUFFIXES and path.is_file() and not path.is_symlink():
             yield path.relative_to(content).as_posix(), read_bounded(path, BOUNDS.size)
