@@ -18,13 +18,13 @@ from typing import Final, Literal, TypeAlias
 
 from margo_gitops.catalog.chart_schema import schema_mistakes
 from margo_gitops.catalog.file_tree import FileTree, content_at
-from margo_gitops.catalog.package import package_folder
+from margo_gitops.catalog.package import packaged_path, place_of
 from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.charts import ASK, CHART_FILE, Chart, calls, is_template, own_path, read_chart
 from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.compose_yaml import ComposeText, Value, plain
 from margo_gitops.documents.helm_values import PointerMistake, ValuePath, pointer_path, values_of
-from margo_gitops.errors import Finding, Location, UnreadableDocument
+from margo_gitops.errors import Finding, UnreadableDocument
 from margo_gitops.rendering.intent import Application, Located
 from margo_gitops.values import dataclass, replace
 from margo_gitops.wording import did_you_mean, few
@@ -50,7 +50,6 @@ def chart_findings(tree: FileTree, application: Application, file_prefix: str) -
         file_prefix: what precedes file names in messages.
     """
     description = application.description
-    folder = package_folder(description.value)
     elsewhere = {content for (kind, _), content in application.contents.items() if kind == "compose"}
     seen: set[str] = set()
     for index, profile in enumerate(description.value.deployment_profiles):
@@ -62,9 +61,9 @@ def chart_findings(tree: FileTree, application: Application, file_prefix: str) -
             yield from _of_pointers(description, given)
             content = application.contents.get(("helm", component.name))
             # What a compose profile names is inherited by a component of the same name; it is no chart.
-            if content is None or "://" in content.location or content in elsewhere:
+            path = packaged_path(content, description.value)
+            if content is None or path is None or content in elsewhere:
                 continue
-            path = content.location.removeprefix(f"{folder}/")
             where = description.at("deploymentProfiles", index, "components", at)
             try:
                 chart = packaged_chart(tree, path, is_folder=content.is_folder)
@@ -76,10 +75,8 @@ def chart_findings(tree: FileTree, application: Application, file_prefix: str) -
                 check = ChartCheck(chart, component.name, component.properties.revision, description, given)
                 yield from check.findings()
             except UnreadableDocument as error:
-                told = error.where or Location(path)
-                place = replace(told, file=f"{file_prefix}{told.file.removeprefix(file_prefix)}")
                 message = "; ".join([f"the chart {error.what}", *error.why])
-                yield Finding(message, place, rule="R213", remedy="correct the file")
+                yield Finding(message, place_of(error, path, file_prefix), rule="R213", remedy="correct the file")
 
 
 def _pointers(description: ApplicationDescription, component: str) -> Iterator[tuple[str, tuple[str, int]]]:

@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Final
 
 from margo_gitops.catalog.compose_images import compose_file
 from margo_gitops.catalog.file_tree import FileTree
-from margo_gitops.catalog.package import package_folder
+from margo_gitops.catalog.package import packaged_path, place_of
 from margo_gitops.documents.compose_variables import pointer_problem, variable_name
 from margo_gitops.documents.compose_yaml import ComposeText, Value, mapping, plain, read_compose
 from margo_gitops.errors import Finding, Location, UnreadableDocument
 from margo_gitops.rendering.intent import Application
-from margo_gitops.values import dataclass, replace
+from margo_gitops.values import dataclass
 from margo_gitops.wording import shortened
 
 if TYPE_CHECKING:
@@ -73,11 +73,10 @@ def compose_findings(tree: FileTree, application: Application, file_prefix: str)
                 continue
             for component in here:
                 given[component].setdefault(variable_name(target.pointer), where)
-    package = package_folder(description.value)
     for (kind, component), content in sorted(application.contents.items()):
-        if kind != "compose" or "://" in content.location:
+        path = packaged_path(content, description.value)
+        if kind != "compose" or path is None:
             continue
-        path = content.location.removeprefix(f"{package}/")
         try:
             found = compose_file(tree, path, is_folder=content.is_folder)
             if found is None:
@@ -87,8 +86,7 @@ def compose_findings(tree: FileTree, application: Application, file_prefix: str)
                 continue
             text = read_compose(found.content, f"{file_prefix}{found.path}", in_archive=found.in_archive)
         except UnreadableDocument as error:
-            told = error.where or Location(path)
-            where = replace(told, file=f"{file_prefix}{told.file.removeprefix(file_prefix)}")
+            where = place_of(error, path, file_prefix)
             message = "; ".join([f"the compose file {error.what}", *error.why])
             yield Finding(message, where, remedy="correct the file", rule="R204")
             continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from margo_gitops.catalog.file_tree import FileTree, content_at
-from margo_gitops.catalog.package import package_folder
+from margo_gitops.catalog.package import packaged_path
 from margo_gitops.documents.application import ApplicationDescription
 from margo_gitops.documents.charts import content_files
 from margo_gitops.documents.deployment import component_format
@@ -46,7 +46,6 @@ def manifest_findings(tree: FileTree, application: Application, file_prefix: str
         file_prefix: what precedes file names in messages.
     """
     description = application.description
-    folder = package_folder(description.value)
     seen: set[str] = set()
     for index, profile in enumerate(description.value.deployment_profiles):
         for at, component in enumerate(profile.components if profile.type == "custom" else ()):
@@ -54,9 +53,9 @@ def manifest_findings(tree: FileTree, application: Application, file_prefix: str
             if component_format(component) != "kubernetes" or component.name in seen:
                 continue
             seen.add(component.name)
-            if content is None or "://" in content.location:
+            path = packaged_path(content, description.value)
+            if content is None or path is None:
                 continue
-            path = content.location.removeprefix(f"{folder}/")
             where = description.at("deploymentProfiles", index, "components", at)
             try:
                 objects = read_manifests(tree, path, is_folder=content.is_folder)

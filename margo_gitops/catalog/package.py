@@ -28,9 +28,9 @@ from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.nodes import Node, SourceText
 from margo_gitops.documents.records import find, read, write
 from margo_gitops.documents.yaml_text import read_yaml, write_yaml
-from margo_gitops.errors import Finding, Location, PackageInvalid
+from margo_gitops.errors import Finding, Location, PackageInvalid, UnreadableDocument
 from margo_gitops.rendering.intent import Application, ComponentContent, Located
-from margo_gitops.values import dataclass
+from margo_gitops.values import dataclass, replace
 
 DESCRIPTION_FILE = "margo.yaml"
 MAX_FILES = 2_000
@@ -87,6 +87,24 @@ def read_package(tree: FileTree, file_prefix: str = "") -> Package:
         raise package_invalid(name, findings)
     application = Application(Located(description, name, content), package_digest(files), contents)
     return Package(application, files, tuple(findings))
+
+
+def packaged_path(content: ComponentContent | None, description: ApplicationDescription) -> str | None:
+    """Return where in its package a component's content is; None where it is not in there."""
+    if content is None or "://" in content.location:
+        return None
+    return content.location.removeprefix(f"{package_folder(description)}/")
+
+
+def place_of(error: UnreadableDocument, path: str, file_prefix: str) -> Location:
+    """Return where a file of a package cannot be read, as people know the place.
+
+    Args:
+        path: of the content in the package.
+        file_prefix: what precedes file names in messages.
+    """
+    told = error.where or Location(path)
+    return replace(told, file=f"{file_prefix}{told.file.removeprefix(file_prefix)}")
 
 
 def package_folder(description: ApplicationDescription) -> str:
