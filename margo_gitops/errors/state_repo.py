@@ -86,14 +86,27 @@ class SigningKeyUnusable(MargoGitopsError):
 
 
 class StateUnreachable(MargoGitopsError):
-    """The remote state repo cannot be fetched or pushed.
+    """The remote state repo cannot be fetched or pushed now.
 
-    Possible causes: network, credentials or permissions. The message shows the last lines that git printed, and whether
+    The network, the server or its disk may be the cause. The message shows what the server and git printed, and whether
     anything was changed there. Check that `git ls-remote URL` works for the same user, then render again.
     """
 
     code = "MG1306"
     exit_code = ExitCode.TRANSPORT
+
+
+class StateDeclined(MargoGitopsError):
+    """The git host does not let this render read or write the state repo.
+
+    A hook, a protected branch, a key that may only read, a missing signature, or credentials that are wrong or expired:
+    the message shows the host's own words. A person must change something, there or in the pipeline's secrets; to
+    render again without that does not help. `fleet` and every device branch need pushes without force; only
+    `freshness/*` needs force pushes and deletions (docs/state-repo.md, Protect the branches).
+    """
+
+    code = "MG1312"
+    exit_code = ExitCode.USAGE
 
 
 class FleetCommitUnknown(MargoGitopsError):

@@ -20,7 +20,7 @@ import pygit2
 
 from margo_gitops.documents.state_layout import FLEET_REF, FRESHNESS_REFS, REPORTS_REF
 from margo_gitops.errors import MargoGitopsError, StateMoved, StateRepoUnusable
-from margo_gitops.git_program import last_lines
+from margo_gitops.state_repo.host_answers import failed_fetch, failed_push
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.state_repo.remote import TRACKED, TRACKED_REPORTS, RemoteState, checked_url
 from margo_gitops.state_repo.report_branch import Committed, ReportBranch, ReportKey
@@ -60,7 +60,7 @@ class FollowedState(RemoteState):
         """Return whether the state moved; then the mirror has it (FOLLOW-1).
 
         Raises:
-            StateUnreachable: the remote does not answer, or refuses.
+            StateDeclined, StateUnreachable: the remote refuses, or does not answer.
             StateTampered: the remote's history was rewritten since this mirror saw it last.
             StateMoved, StateRepoUnusable: the mirror cannot be used.
         """
@@ -104,7 +104,7 @@ class FollowedState(RemoteState):
 
         Raises:
             StateMoved: another server was faster; nothing was changed.
-            StateUnreachable: the remote does not answer, or refuses.
+            StateDeclined, StateUnreachable: the remote refuses, or does not answer.
             StateRepoUnusable: the mirror cannot be written.
         """
         with self._using:
@@ -123,7 +123,7 @@ class FollowedState(RemoteState):
     def _fetch_reports(self) -> None:
         result = self._fetch_only(self._reports_url, _REPORTS)
         if result.returncode:
-            raise self._unreachable(self._reports_url, result.stderr)
+            raise failed_fetch(self._reports_url, result.stderr)
         try:
             repository = pygit2.Repository(str(self.mirror))
             tracked = repository.references.get(TRACKED_REPORTS)
@@ -137,11 +137,8 @@ class FollowedState(RemoteState):
     def _push_reports(self) -> None:
         result = self._git("push", "--porcelain", "state", f"{REPORTS_REF}:{REPORTS_REF}", url=self._reports_url)
         said = result.stdout + result.stderr
-        if result.returncode and ("fetch first" in said or "non-fast-forward" in said or "cannot lock ref" in said):
-            raise StateMoved(
-                f"another server moved {REPORTS_REF} of {self._reports_url}",
-                why=last_lines(result.stdout),
-                remedy="nothing is lost: the reports are in the journal and are tried again",
-            )
         if result.returncode:
-            raise self._unreachable(self._reports_url, result.stderr)
+            error = failed_push(self._reports_url, said, "the reports stay in the journal", str(self.mirror))
+            if isinstance(error, StateMoved):
+                error.remedy = "nothing is lost: the reports are tried again"
+            raise error

@@ -23,6 +23,7 @@ from margo_gitops.documents.state_layout import (
 )
 from margo_gitops.errors import MargoGitopsError, StateRepoUnusable, StateTampered
 from margo_gitops.git_program import last_lines
+from margo_gitops.state_repo.host_answers import failed_fetch
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.state_repo.remote import LOST_REPORTS, OFFERED, RemoteState
 from margo_gitops.state_repo.state_repo import StateRepo
@@ -83,7 +84,7 @@ class LostState(RemoteState):
             )
         listed = self._git("ls-remote", "--heads", "state")
         if listed.returncode:
-            raise self._unreachable(self.url, listed.stderr)
+            raise failed_fetch(self.url, listed.stderr)
         there = {name: value for value, _, name in (line.partition("\t") for line in listed.stdout.splitlines())}
         reported = state_refs(ours, lambda branch: branch.reported)
         lost = {name: value for name, value in ours.items() if name not in reported and there.get(name) != value}

@@ -52,6 +52,7 @@ from margo_gitops.documents.state_layout import (
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable, TrustRefused
 from margo_gitops.git_program import last_lines, run_git
 from margo_gitops.progress import is_heard
+from margo_gitops.state_repo.host_answers import failed_fetch, failed_push
 from margo_gitops.state_repo.objects import StateObjects
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.state_repo.state_repo import StateRepo
@@ -127,7 +128,8 @@ class RemoteState:
 
         Raises:
             StateMoved: another process uses the mirror.
-            StateUnreachable: the remote does not answer, or refuses.
+            StateDeclined: the host does not let these credentials, or this push, in.
+            StateUnreachable: the remote does not answer.
             StateTampered: the remote's history was rewritten since this machine saw it last.
         """
         self._take()
@@ -170,7 +172,7 @@ class RemoteState:
             return
         if not self._run(["-C", str(self.mirror.parent), "ls-remote", url, FLEET_REF]).returncode:
             raise MirrorSuspect(result.stderr)  # without the mirror, the remote can be read
-        raise self._unreachable(self.url, result.stderr)
+        raise failed_fetch(self.url, result.stderr)
 
     def _take_named_loss(self, url: str) -> bool:
         """Return whether root keys named the loss of what the mirror has; then that is kept aside (MIRROR-4)."""
@@ -227,7 +229,7 @@ class RemoteState:
                 raise
             remove_tree(self._aside)
         except MirrorSuspect as error:
-            raise self._unreachable(self.url, str(error)) from None
+            raise failed_fetch(self.url, str(error)) from None
         except OSError as error:
             raise self._unusable(error) from error
         return repo
@@ -245,13 +247,6 @@ class RemoteState:
     @property
     def _aside(self) -> Path:
         return self.mirror.with_suffix(".aside")
-
-    def _unreachable(self, url: str, said: str) -> StateUnreachable:
-        return StateUnreachable(
-            f"{url} cannot be fetched",
-            why=last_lines(said),
-            remedy="see that the URL is right and that git can reach it: git ls-remote URL",
-        )
 
     def _unusable(self, error: OSError) -> StateRepoUnusable:
         return StateRepoUnusable(f"the mirror of {self.url} cannot be used", why=[str(error)])
@@ -290,7 +285,8 @@ class RemoteState:
 
         Raises:
             StateMoved: somebody moved a ref of the remote since it was fetched.
-            StateUnreachable: the remote does not answer, or refuses.
+            StateDeclined: the host does not let these credentials, or this push, in.
+            StateUnreachable: the remote does not answer.
         """
         fleet, lease = f"{FLEET_REF}:{FLEET_REF}", "--force-with-lease"
         rest = [f"{DEVICE_REFS}*:{DEVICE_REFS}*", *self._freshness_refspecs(), *self._other_refspecs()]
@@ -322,7 +318,7 @@ class RemoteState:
         """Push; return False where the server cannot move many refs as one.
 
         Raises:
-            StateMoved, StateUnreachable: as `push`.
+            StateMoved, StateDeclined, StateUnreachable: as `push`.
         """
         result = self._git("push", *options, "--porcelain", "state", *refspecs)
         if not result.returncode:
@@ -330,23 +326,7 @@ class RemoteState:
         if "does not support --atomic" in result.stderr:
             return False
         so_far = "the next render finishes the push" if self.is_unfinished else "nothing was pushed"
-        said = result.stdout + result.stderr
-        if re.search(rf"{FRESHNESS_REFS}.*\[remote rejected\] \((non-fast-forward|deletion prohibited)", said):
-            raise StateUnreachable(
-                f"{self.url} does not let you replace {FRESHNESS_REFS}*: nothing was changed there",
-                why=last_lines(said),
-                remedy="allow force pushes and deletions there, and only there (docs/freshness.md, On a git server)",
-            )
-        if "stale info" in said or "fetch first" in said or "non-fast-forward" in said or "cannot lock ref" in said:
-            raise StateMoved(
-                f"somebody moved a ref of {self.url} while this render was running: {so_far}",
-                why=last_lines(result.stdout),
-                remedy="render again: it starts from the new state",
-            )
-        remedy = "see that you may push there, then render again"
-        if "shallow update not allowed" in said:
-            remedy = f"history ends at a checkpoint here: copy it there whole: git clone --bare {self.mirror}"
-        raise StateUnreachable(f"{self.url} did not take the push: {so_far}", why=last_lines(said), remedy=remedy)
+        raise failed_push(self.url, result.stdout + result.stderr, so_far, str(self.mirror))
 
     def _other_refspecs(self) -> list[str]:
         values = Refs(self.mirror).read()

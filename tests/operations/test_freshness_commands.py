@@ -223,7 +223,7 @@ class TestOnAGitServer:
         plant.state.run("config", "receive.denyNonFastForwards", "true")
         before = plant.refs()
         done = plant.renew("--valid-for", "36h")
-        assert done.code == 3, done
+        assert done.code == 2, done
         assert "does not let you replace refs/heads/freshness/*" in done.stderr
         assert plant.refs() == before
 

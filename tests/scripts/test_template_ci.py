@@ -499,6 +499,16 @@ def test_a_host_with_another_key_is_not_trusted(plant: Plant, ssh_server: SshSer
     assert plant.refs() == {}
 
 
+def test_what_the_host_declines_is_not_tried_again(plant: Plant) -> None:
+    hook = plant.state.path / "hooks" / "update"
+    hook.write_text("#!/bin/sh\necho fleet is protected\nexit 1\n")
+    hook.chmod(0o755)
+    ran = script(plant, *RENDER, FLEET_SIGNING_KEY=str(plant.key))
+    assert ran.failed
+    assert "remote: fleet is protected" in ran.log
+    assert "trying again" not in ran.log
+
+
 class Elsewhere(BaseHTTPRequestHandler):
     """Two hosts in one: `/there/…` redirects to the other, which asks for credentials and is not the state repo's."""
 
