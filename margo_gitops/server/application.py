@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from margo_gitops.server.access_log import AccessLog, CountedSend
 from margo_gitops.server.identity.callers import seen
-from margo_gitops.server.problems import DEFECT, NOT_FOUND, RequestRefused
+from margo_gitops.server.problems import DEFECT, ENDING, NOT_FOUND, RequestRefused
 from margo_gitops.server.reports.commits import ReportCommits
 from margo_gitops.values import dataclass, field
 
@@ -58,6 +58,8 @@ class WorkloadManagementApi:
         except RequestRefused as refusal:
             said.reason = said.reason or refusal.problem.reason
             response = refusal.problem.response()
+        except asyncio.CancelledError:  # the server ends, and has waited for this one as long as it may
+            response = ENDING.response()
         except Exception:  # noqa: BLE001  # every request gets an answer, and a time to come back
             _LOG.exception("a request ended with a defect")
             response = DEFECT.response()

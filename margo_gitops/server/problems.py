@@ -113,6 +113,7 @@ TOO_LARGE: Final = Problem(413, "Content too large", headers=(("Connection", "cl
 ENCODED_BODY: Final = Problem(415, "Unsupported content coding", headers=(("Accept-Encoding", "identity"),))
 TOO_MANY: Final = Problem(429, "Too many requests", retry_after=5)
 DEFECT: Final = Problem(500, "Internal server error", retry_after=30)
+ENDING: Final = Problem(503, "The server ends", detail="It starts again, or another one answers.", retry_after=5)
 OVERLOADED: Final = Problem(503, "Overloaded", retry_after=5)
 NOT_STORED: Final = Problem(503, "Reports cannot be stored", retry_after=30)
 NO_STATE: Final = Problem(

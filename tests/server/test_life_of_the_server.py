@@ -1,19 +1,24 @@
 """The server as a process: what survives a kill, what it refuses to start with, what it does when things go back."""
 
+import asyncio
 import contextlib
 import signal
 import socket
 import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import cast
 
 import httpx
 import pytest
 from server.git_requests import command, post
 from server.serving import FLEET, ServedFleet, capabilities, status, until
+from starlette.types import Message, Receive, Scope
 from support.command_line import margo_gitops
 from support.fleet import write_signing_key
 
+from margo_gitops.server.application import WorkloadManagementApi
+from margo_gitops.server.reports.commits import ReportCommits
 from margo_gitops.trust.ssh_key import parse_signing_key
 
 MANY = {"requestsPerMinute": 10_000_000, "burst": 10_000_000}
@@ -309,3 +314,35 @@ def test_a_base_path_is_in_front_of_every_resource(fleet: ServedFleet) -> None:
     with fleet.client("press-01") as client:
         assert client.get("/v1alpha2/margo/api/v1/deployments").status_code == 200
         assert client.get("/api/v1/deployments").status_code == 404
+
+
+def test_a_request_that_takes_longer_than_the_end_of_the_server_hears_when_to_come_back() -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        raise AssertionError
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async def endless(_scope: Scope, _receive: Receive) -> None:
+        await asyncio.Event().wait()
+
+    async def end() -> None:
+        api = WorkloadManagementApi([endless], commits=cast("ReportCommits", None))
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/",
+            "raw_path": b"/",
+            "headers": [],
+            "client": ("127.0.0.1", 1),
+        }
+        request = asyncio.create_task(api(scope, receive, send))
+        await asyncio.sleep(0)
+        request.cancel()
+        await request
+
+    asyncio.run(end())
+    assert sent[0]["status"] == 503
+    assert (b"retry-after", b"5") in sent[0]["headers"]
