@@ -13,11 +13,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from margo_gitops.appliers.applier import Applier, Workload
 from margo_gitops.appliers.probes import http_status, tcp_answers
 from margo_gitops.documents.declarations import span_seconds
 from margo_gitops.documents.switching import Health, address_of
-from margo_gitops.errors import InstallFailed, StepInterrupted
+from margo_gitops.errors import StepInterrupted
 from margo_gitops.values import dataclass
 
 _POLL_SECONDS: Final = 1.0
@@ -99,25 +98,3 @@ class Readiness:
                 yield inside(health.service, health.exec, _PROBE_SECONDS)
         if health.hook is not None:
             yield self.hook(health.hook)
-
-
-def await_ready(applier: Applier, workload: Workload, interrupted: Callable[[], bool]) -> None:
-    """Wait until an installed workload is ready, where its applier did not (READY-3).
-
-    Raises:
-        InstallFailed: it is not ready in time; it runs.
-        StepInterrupted: the agent was asked to stop.
-        ApplyError: the engine does not answer.
-    """
-    ready = workload.ready
-    if ready is None:
-        return
-
-    def failed() -> Sequence[str]:
-        return [each.detail for each in applier.observe() if (each.key, each.condition) == (workload.key, "degraded")]
-
-    if problem := ready.wait(failed, interrupted):
-        name = f"{workload.deployment.metadata.name}/{workload.component.name}"
-        error = InstallFailed(f"{name} is installed, but not ready", why=problem)
-        error.reinstated = False
-        raise error

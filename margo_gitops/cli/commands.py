@@ -16,7 +16,6 @@ from click.shell_completion import CompletionItem
 
 from margo_gitops import __version__
 from margo_gitops.cli.completion import answer
-from margo_gitops.cli.main import Unexpected
 from margo_gitops.cli.output import say_text, shown_progress
 from margo_gitops.errors import ExitCode, ExtraMissing
 from margo_gitops.wording import did_you_mean
@@ -140,16 +139,15 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="margo-gitops")
-@click.option("--debug", is_flag=True, help="Show where in the program an unexpected error comes from.")
-@click.pass_obj
-def cli(unexpected: Unexpected | None, debug: bool) -> None:
+@click.option(
+    "--debug", is_flag=True, expose_value=False, help="Show where in the program an unexpected error comes from."
+)
+def cli() -> None:
     """Run a factory's Margo edge applications from git.
 
     Exit codes: 0 done, 1 findings or differences, 2 usage or configuration, 3 transport (you can retry), 4 trust
     refused (find out why before you retry), 5 apply failed, 70 a defect of this program, 75 try later.
     """
-    if unexpected is not None:
-        unexpected.shown = debug
 
 
 def complete() -> NoReturn:
@@ -157,7 +155,7 @@ def complete() -> NoReturn:
     answer(cli)
 
 
-def run_command(unexpected: Unexpected) -> int:
+def run_command() -> int:
     """Run the command that the command line names, and return what to end with.
 
     Raises:
@@ -167,7 +165,7 @@ def run_command(unexpected: Unexpected) -> int:
     """
     try:
         with shown_progress():
-            code = cli.main(prog_name="margo-gitops", standalone_mode=False, obj=unexpected)
+            code = cli.main(prog_name="margo-gitops", standalone_mode=False)
         return code if isinstance(code, int) else ExitCode.OK
     except click.exceptions.Exit as error:
         return error.exit_code

@@ -17,7 +17,7 @@ from typing import NoReturn
 import click
 from click.shell_completion import get_completion_class
 
-from margo_gitops.cli.main import COMPLETION_VARIABLE
+from margo_gitops.cli import COMPLETION_VARIABLE
 from margo_gitops.documents.device_id import decode_device_id
 
 PROGRAM = "margo-gitops"

@@ -15,41 +15,9 @@ from typing import NoReturn
 
 from margo_gitops import __version__
 from margo_gitops.agent.settings.environment import unknown_variables
+from margo_gitops.cli import COMPLETION_VARIABLE
 from margo_gitops.errors import EnvironmentInvalid, ExitCode, MargoGitopsError
 from margo_gitops.wording import printable
-
-COMPLETION_VARIABLE = "_MARGO_GITOPS_COMPLETE"
-"""Set by the script when the shell asks for words; click reads it."""
-
-
-class Unexpected:
-    """What to do with an error that no command expects: a defect, or a machine without memory.
-
-    Attributes:
-        shown: whether `--debug` asks for the traceback.
-    """
-
-    shown = False
-
-    def end(self, error: Exception) -> NoReturn:
-        """Say what happened and how to report it, and end with 70."""
-        if self.shown:
-            import traceback
-
-            traceback.print_exception(error)
-        if isinstance(error, MemoryError):
-            what, remedy = "this machine has not enough free memory for the command", "free memory"
-            _say_error(f"{what}\n  remedy: {remedy}, or run the command on a larger machine")
-            sys.exit(ExitCode.DEFECT)
-        kind, said = type(error).__name__, " ".join(str(error).split())
-        again = (
-            "report the lines above" if self.shown else "run `margo-gitops --debug …` again and report what it prints"
-        )
-        _say_error(
-            f"margo-gitops {__version__} has a defect: {kind}{f': {said}' if said else ''}\n"
-            f"  remedy: {again}, with the command and the version, to the maintainers"
-        )
-        sys.exit(ExitCode.DEFECT)
 
 
 def main() -> NoReturn:
@@ -61,7 +29,7 @@ def main() -> NoReturn:
 
         complete()
     try:
-        _run(Unexpected())
+        _run()
     except BrokenPipeError:
         # The shell's own commands end so when `| head` has read enough; Python would complain when it flushes.
         nowhere = os.open(os.devnull, os.O_WRONLY)
@@ -70,14 +38,14 @@ def main() -> NoReturn:
         sys.exit(141)
 
 
-def _run(unexpected: Unexpected) -> NoReturn:
+def _run() -> NoReturn:
     try:
         _check_environment(os.environ)
         options = plain_service(sys.argv[1:])
         if options is None:
             from margo_gitops.cli.commands import run_command
 
-            sys.exit(run_command(unexpected))
+            sys.exit(run_command())
         _serve_device(options)
         sys.exit(ExitCode.OK)
     except MargoGitopsError as error:
@@ -94,7 +62,26 @@ def _run(unexpected: Unexpected) -> NoReturn:
         _say_error(printable(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}"))
         sys.exit(ExitCode.USAGE)
     except Exception as error:  # noqa: BLE001 - Python would end with 1, which means differences
-        unexpected.end(error)
+        _end_with_defect(error, shown="--debug" in sys.argv)
+
+
+def _end_with_defect(error: Exception, *, shown: bool) -> NoReturn:
+    """Say what happened and how to report it, and end with 70: a defect, or a machine without memory."""
+    if shown:
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, MemoryError):
+        what, remedy = "this machine has not enough free memory for the command", "free memory"
+        _say_error(f"{what}\n  remedy: {remedy}, or run the command on a larger machine")
+        sys.exit(ExitCode.DEFECT)
+    kind, said = type(error).__name__, " ".join(str(error).split())
+    again = "report the lines above" if shown else "run `margo-gitops --debug …` again and report what it prints"
+    _say_error(
+        f"margo-gitops {__version__} has a defect: {kind}{f': {said}' if said else ''}\n"
+        f"  remedy: {again}, with the command and the version, to the maintainers"
+    )
+    sys.exit(ExitCode.DEFECT)
 
 
 def plain_service(arguments: Sequence[str]) -> Mapping[str, str] | None:

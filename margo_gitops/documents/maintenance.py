@@ -55,7 +55,7 @@ class Window:
 
     def problems(self) -> Iterator[Problem]:
         """Yield a rule, a date and a duration that have no meaning."""
-        from margo_gitops.documents.calendars import DayRule  # loaded where there is a window
+        from margo_gitops.documents.day_rules import DayRule  # loaded where there is a window
 
         try:
             rule = DayRule.parse(self.days, date.fromisoformat(self.first))

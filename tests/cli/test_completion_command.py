@@ -18,9 +18,9 @@ from support.fleet import FleetFolder
 from support.git_cli import GIT_ENVIRONMENT
 from support.real import require_program
 
+from margo_gitops.cli import COMPLETION_VARIABLE
 from margo_gitops.cli.commands import cli
 from margo_gitops.cli.completion import PROGRAM
-from margo_gitops.cli.main import COMPLETION_VARIABLE
 
 DEADLINE_SECONDS = 40
 

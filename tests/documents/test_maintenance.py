@@ -8,7 +8,8 @@ from dateutil.rrule import rrulestr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from margo_gitops.documents.calendars import DayRule, Opening, next_opening
+from margo_gitops.documents.calendars import Opening, next_opening
+from margo_gitops.documents.day_rules import DayRule
 from margo_gitops.documents.maintenance import Blackout, Maintenance, Window
 from margo_gitops.documents.records import find
 from margo_gitops.documents.yaml_text import read_yaml

@@ -331,19 +331,22 @@ def _identity(step: Change | Removal) -> str:
 
 
 def check_installed(applier: Applier, workload: Workload, reason: str, interrupted: Callable[[], bool]) -> None:
-    """Look whether an installed workload is ready, or stays up, where its applier did not.
+    """Look whether an installed workload is ready (READY-3), or stays up, where its applier did not.
 
     Raises:
         InstallFailed: it does not; it is left as it is.
         StepInterrupted: the agent was asked to stop.
         ApplyError: the engine does not answer.
     """
-    if workload.ready is not None and not workload.ready.asked:
-        from margo_gitops.appliers.readiness import await_ready
 
-        await_ready(applier, workload, interrupted)
-    if reason == "degraded":  # with `wait: false`, nothing else looks
-        for found in applier.observe():
-            if found.key == workload.key and found.condition == "degraded":
-                name = f"{workload.deployment.metadata.name}/{workload.component.name}"
-                raise InstallFailed(f"{name} was started again and does not stay up", why=[found.detail])
+    def degraded() -> list[str]:
+        return [each.detail for each in applier.observe() if (each.key, each.condition) == (workload.key, "degraded")]
+
+    name = f"{workload.deployment.metadata.name}/{workload.component.name}"
+    ready = workload.ready
+    if ready is not None and not ready.asked and (problem := ready.wait(degraded, interrupted)):
+        error = InstallFailed(f"{name} is installed, but not ready", why=problem)
+        error.reinstated = False
+        raise error
+    if reason == "degraded" and (problem := degraded()):  # with `wait: false`, nothing else looks
+        raise InstallFailed(f"{name} was started again and does not stay up", why=problem)

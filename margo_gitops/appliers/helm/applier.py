@@ -46,7 +46,8 @@ from margo_gitops.appliers.helm.releases import (
 )
 from margo_gitops.appliers.helm.templating import ChartSource
 from margo_gitops.appliers.kubernetes.applier import KubernetesApplier, applier_of
-from margo_gitops.appliers.kubernetes.client import ClusterClient, OnCluster, connect
+from margo_gitops.appliers.kubernetes.client import ClusterClient, connect
+from margo_gitops.appliers.kubernetes.facts import OnCluster
 from margo_gitops.appliers.kubernetes.namespaces import drop_namespaces, has_namespace, make_namespace
 from margo_gitops.appliers.programs import Finished, hiding
 from margo_gitops.appliers.settings import Settings

@@ -34,7 +34,8 @@ from margo_gitops.appliers.applier import (
     storing,
 )
 from margo_gitops.appliers.artifacts import ArtifactCache, create_artifact_cache
-from margo_gitops.appliers.kubernetes.client import ClusterClient, OnCluster, connect
+from margo_gitops.appliers.kubernetes.client import ClusterClient, connect
+from margo_gitops.appliers.kubernetes.facts import OnCluster
 from margo_gitops.appliers.kubernetes.kstatus import status_of
 from margo_gitops.appliers.kubernetes.looking import observe, running_images, touched
 from margo_gitops.appliers.kubernetes.manifests import SetOwner, SetRecord, with_autoscalers, without_pods

@@ -355,18 +355,6 @@ class ClusterClient:
         return self._api
 
 
-class OnCluster:
-    """An applier for a cluster: it tells what the cluster is and offers."""
-
-    client: ClusterClient
-
-    def facts(self) -> Mapping[str, Json]:
-        """Return that, as a part of a capabilities document (ApplyError: the API server does not answer)."""
-        from margo_gitops.appliers.kubernetes.facts import cluster_facts  # loaded where facts are asked for
-
-        return cluster_facts(self.client)
-
-
 def _body(response: BaseHTTPResponse, deadline: float) -> bytes:
     """Return the body of an answer, cut off after `MOST_BYTES` and a chunk (TimeoutError: it does not end in time)."""
     found = bytearray()

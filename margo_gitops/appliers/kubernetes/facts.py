@@ -11,16 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from margo_gitops.appliers.kubernetes.client import ClusterClient
 from margo_gitops.appliers.machine import amount, cpu
 from margo_gitops.documents.capabilities import FOUND_LABELS
 from margo_gitops.documents.kubernetes_objects import list_at, mapping_at, text_at
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import ClusterRefusesAgent
-
-if TYPE_CHECKING:
-    from margo_gitops.appliers.kubernetes.client import ClusterClient
 
 _UNITS: Final = {"m": Decimal("0.001"), "": Decimal(1)} | {
     f"{prefix}{binary}": Decimal(1024 if binary else 1000) ** power
@@ -30,6 +28,16 @@ _UNITS: Final = {"m": Decimal("0.001"), "": Decimal(1)} | {
 _QUANTITY: Final = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,9})?)([mkKMGTPE]?i?)")
 _GPUS: Final = {"nvidia.com": "NVIDIA", "amd.com": "AMD", "gpu.intel.com": "Intel"}
 _ROLE: Final = "node-role.kubernetes.io/"
+
+
+class OnCluster:
+    """An applier for a cluster: it tells what the cluster is and offers."""
+
+    client: ClusterClient
+
+    def facts(self) -> Mapping[str, Json]:
+        """Return that, as a part of a capabilities document (ApplyError: the API server does not answer)."""
+        return cluster_facts(self.client)
 
 
 def cluster_facts(client: ClusterClient) -> dict[str, Json]:

@@ -7,6 +7,7 @@ errors and retry). A body is decoded, and never longer than was asked for (Margo
 from __future__ import annotations
 
 import http.client
+import time
 import zlib
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -14,12 +15,12 @@ from typing import Final
 
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds, Node
-from margo_gitops.documents.state_layout import RECEIPTS_PATH
+from margo_gitops.documents.state_layout import BOOT_HEADER, RECEIPTS_PATH
 from margo_gitops.errors import SourceBusy, SourceMisbehaved, SourceRefused, TransportError, UnreadableDocument
-from margo_gitops.transport.http.contract import MANIFEST, Contract, Submission
+from margo_gitops.transport.http.contract import MANIFEST, Contract, Submission, boot_id
 from margo_gitops.transport.http.source import HttpLimits, HttpSource
 from margo_gitops.values import dataclass, field
-from margo_gitops.web.connection import WebAnswer, WebConnection
+from margo_gitops.web.connection import Seal, WebAnswer, WebConnection
 from margo_gitops.web.metering import Deadline
 from margo_gitops.web.refusal import LONGEST_RETRY_AFTER, Read, Wording, refusal, retry_after, shown
 from margo_gitops.web.source import WebSource
@@ -236,3 +237,30 @@ def _read(read: Read, limit: int) -> bytes:
             raise SourceMisbehaved("the answer is longer than an answer of this kind may be")
         parts.append(part)
     return b"".join(parts)
+
+
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """One version of the contract.
+
+    Attributes:
+        seal: what signs each request; None for nothing.
+    """
+
+    contract: Contract
+    seal: Seal | None = None
+
+
+def speak(source: HttpSource) -> Spoken:
+    """Return the version that a source is set to; nothing is read or sent yet."""
+    if source.contract == "g2" or not (source.signing_certificate and source.signing_key and source.device):
+        boot = {BOOT_HEADER: boot_id()} if source.send_boot else {}
+        return Spoken(Contract(source.prefix), (lambda *_: boot) if boot else None)
+    # A device that speaks the current version does not load what the older one needs.
+    from margo_gitops.transport.http.older_contract import ClientIdFile, SignedContract
+    from margo_gitops.transport.http.signing import DeviceKeyFiles, RequestSigner
+
+    key = DeviceKeyFiles(source.signing_certificate, source.signing_key, source.signature_algorithm)
+    ids = ClientIdFile(source.client_id_file, source.url)
+    contract = SignedContract(source.prefix, source.device, key, ids, source.client_id)
+    return Spoken(contract, RequestSigner(key, source.url, time.time).headers)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import quote
 
-from margo_gitops.documents.state_layout import BOOT_HEADER
 from margo_gitops.errors import SourceMisbehaved
-from margo_gitops.transport.http.source import HttpSource
 from margo_gitops.trust.snapshot import Snapshot
 from margo_gitops.values import dataclass
-from margo_gitops.web.connection import Seal
 
 ROOT: Final = "/api/v1/"
 MANIFEST: Final = "deployments"
@@ -106,30 +102,3 @@ def local_path(url: str, prefix: str) -> str:
     if not url.isascii() or not url.isprintable() or " " in url or "#" in url or not url.startswith("/"):
         raise SourceMisbehaved("the manifest names a path that is not valid")
     return url.removeprefix(prefix) if url.startswith(prefix + ROOT) else url
-
-
-@dataclass(frozen=True, slots=True)
-class Spoken:
-    """One version of the contract.
-
-    Attributes:
-        seal: what signs each request; None for nothing.
-    """
-
-    contract: Contract
-    seal: Seal | None = None
-
-
-def speak(source: HttpSource) -> Spoken:
-    """Return the version that a source is set to; nothing is read or sent yet."""
-    if source.contract == "g2" or not (source.signing_certificate and source.signing_key and source.device):
-        boot = {BOOT_HEADER: boot_id()} if source.send_boot else {}
-        return Spoken(Contract(source.prefix), (lambda *_: boot) if boot else None)
-    # A device that speaks the current version does not load what the older one needs.
-    from margo_gitops.transport.http.older_contract import ClientIdFile, SignedContract
-    from margo_gitops.transport.http.signing import DeviceKeyFiles, RequestSigner
-
-    key = DeviceKeyFiles(source.signing_certificate, source.signing_key, source.signature_algorithm)
-    ids = ClientIdFile(source.client_id_file, source.url)
-    contract = SignedContract(source.prefix, source.device, key, ids, source.client_id)
-    return Spoken(contract, RequestSigner(key, source.url, time.time).headers)

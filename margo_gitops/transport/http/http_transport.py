@@ -55,9 +55,8 @@ from margo_gitops.errors import (
     TransportError,
     UnreadableDocument,
 )
-from margo_gitops.transport.http.api import DeviceApi, Reply, error_of
+from margo_gitops.transport.http.api import DeviceApi, Reply, error_of, speak
 from margo_gitops.transport.http.bundle import bundle_is_cheaper, read_bundle
-from margo_gitops.transport.http.contract import speak
 from margo_gitops.transport.http.source import HttpLimits, HttpSource
 from margo_gitops.transport.transport import Answer, PollHints
 from margo_gitops.trust.floor import Floor, raise_floor
