@@ -16,6 +16,7 @@ from margo_gitops.errors.documents import *
 from margo_gitops.errors.editing import *
 from margo_gitops.errors.fleet_repo import *
 from margo_gitops.errors.publishing import *
+from margo_gitops.errors.registry import *
 from margo_gitops.errors.rendering import *
 from margo_gitops.errors.server import *
 from margo_gitops.errors.state_repo import *

@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import base64
 import http.client
+import os
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeAlias, cast
+from typing import BinaryIO, TypeAlias, cast
 from urllib.parse import unquote, urlsplit
 
 from margo_gitops import __version__
@@ -31,12 +32,18 @@ from margo_gitops.web.metering import Deadline, Meter
 from margo_gitops.web.refusal import Read
 from margo_gitops.web.source import WebSource, is_loopback
 
+Body: TypeAlias = bytes | BinaryIO
+"""What a request sends: bytes, or a file that can be read again from its start."""
+
 Seal: TypeAlias = Callable[[str, str, bytes], Mapping[str, str]]
 """Returns more headers for method, target and body of a request; asked again for each sending."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # Status line, headers and the framing of chunks, on top of what an answer may hold.
 _FRAMING_BYTES = 256 * 1024
+_PIECE = 256 * 1024
+_SENDING = frozenset({"POST", "PUT", "PATCH"})
+"""Methods whose request says its length also where it has no body (RFC 9110, 8.6)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +102,20 @@ class WebConnection:
         method: str,
         target: str,
         headers: Mapping[str, str],
-        body: bytes,
+        body: Body,
         limit: int,
         deadline: Deadline,
+        *,
+        whole: bool = True,
     ) -> Iterator[WebAnswer]:
         """Send a request and yield the answer, of at most `limit` bytes; its end is checked when the block ends.
 
         Args:
             target: path and query, absolute.
             headers: of this request alone; lengths, host and credentials come by themselves.
-            body: what is sent; empty for none.
+            body: what is sent; empty for none. A source whose requests are sealed takes bytes.
             limit: bytes of the body of the answer, as sent.
+            whole: whether the block must read all of it. Otherwise what it leaves costs the connection.
 
         Raises:
             TransportError: no usable answer came, or bytes follow what the block read.
@@ -113,20 +123,23 @@ class WebConnection:
         finished = False
         try:
             make = partial(self._request, method, target, headers, body)
+            file = None if isinstance(body, bytes) else body
             with _connection_errors():
-                response = self._respond(method, make, limit, deadline)
+                response = self._respond(method, make, file, limit, deadline)
             with response:
                 read = _reader(response)
                 yield WebAnswer(response, read)
-                if read(1):
+                rest = read(1)
+                if rest and whole:
                     raise SourceMisbehaved("bytes follow the end of the answer")
-                finished = not response.will_close
+                finished = not rest and not response.will_close
         finally:
             if not finished:
                 self.close()
 
-    def _request(self, method: str, target: str, headers: Mapping[str, str], body: bytes) -> bytes:
-        if self._seal is not None:
+    def _request(self, method: str, target: str, headers: Mapping[str, str], body: Body) -> bytes:
+        """Return the head of a request, with its body where that is bytes."""
+        if self._seal is not None and isinstance(body, bytes):
             headers = {**headers, **self._seal(method, target, body)}
         if self._proxy is not None and self._tls is None:
             target = f"http://{self._authority}{target}"
@@ -140,12 +153,14 @@ class WebConnection:
         if self._proxy is not None and self._proxy.authorization and self._tls is None:
             lines.append(f"Proxy-Authorization: {self._proxy.authorization}")
         lines += [f"{name}: {value}" for name, value in headers.items()]
-        if body:
-            lines.append(f"Content-Length: {len(body)}")
-        return "\r\n".join([*lines, "", ""]).encode() + body
+        size = len(body) if isinstance(body, bytes) else body.seek(0, os.SEEK_END)
+        if size or method in _SENDING:
+            lines.append(f"Content-Length: {size}")
+        head = "\r\n".join([*lines, "", ""]).encode()
+        return head + body if isinstance(body, bytes) else head
 
     def _respond(
-        self, method: str, make: Callable[[], bytes], limit: int, deadline: Deadline
+        self, method: str, make: Callable[[], bytes], file: BinaryIO | None, limit: int, deadline: Deadline
     ) -> http.client.HTTPResponse:
         if self._tls is not None and self._tls.changed():
             self.close()
@@ -153,7 +168,7 @@ class WebConnection:
         kept = self._socket
         if kept is not None:
             try:
-                return self._send(kept, method, make(), limit, deadline)
+                return self._send(kept, method, make(), file, limit, deadline)
             except TransportError:
                 raise
             except OSError:
@@ -162,14 +177,24 @@ class WebConnection:
                 self.close()
         request = make()  # before anything is opened: a token or a key that cannot be read opens nothing
         self._socket = opened = self._open(deadline)
-        return self._send(opened, method, request, limit, deadline)
+        return self._send(opened, method, request, file, limit, deadline)
 
     def _send(
-        self, connection: MeteredSocket, method: str, request: bytes, limit: int, deadline: Deadline
+        self,
+        connection: MeteredSocket,
+        method: str,
+        request: bytes,
+        file: BinaryIO | None,
+        limit: int,
+        deadline: Deadline,
     ) -> http.client.HTTPResponse:
         connection.expect(limit + _FRAMING_BYTES, deadline)
         self._meter.requests += 1
         connection.sendall(request)
+        if file is not None:
+            file.seek(0)
+            while piece := file.read(_PIECE):
+                connection.sendall(piece)
         response = http.client.HTTPResponse(cast("socket.socket", connection), method=method)
         try:
             response.begin()

@@ -135,6 +135,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self._serve()
 
+    def do_HEAD(self) -> None:
+        self._serve()
+
     def do_PUT(self) -> None:
         self._serve()
 
@@ -162,6 +165,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not answer.repeat:
             self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
+        if self.command == "HEAD":
+            return
         while answer.repeat and not self.served.stopping.is_set():
             self.wfile.write(answer.repeat)
         body = answer.body if answer.cut is None else answer.body[: answer.cut]
