@@ -18,7 +18,7 @@ from margo_gitops.agent.memory.state_folder import refuse_other_user
 from margo_gitops.agent.pull.held import freshness_keeper, read_policy, trust_keeper, verify_held
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import read_environment
-from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, check_folders
+from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, check_certificates, check_folders
 from margo_gitops.appliers.applier import never
 from margo_gitops.cli.device_orders import apply_now, config_option, load_configuration, resume, suspend
 from margo_gitops.cli.options import Duration
@@ -258,6 +258,8 @@ def check(config: Path | None) -> None:
     check_folders(found)
     if trust_keeper(found) is None:
         read_policy(found)
+    for each in check_certificates(found):
+        note(each)
     say(f"the configuration of {found.device} can be used")
 
 

@@ -9,6 +9,7 @@ import click
 from margo_gitops.cli.options import extra_packages
 from margo_gitops.cli.output import say
 from margo_gitops.server.service.configuration import load_server_configuration
+from margo_gitops.server.service.run import certificate_notes
 from margo_gitops.server.service.run import check as check_server
 from margo_gitops.server.service.run import serve as run_server
 
@@ -32,6 +33,8 @@ def serve(config: Path, check: bool) -> None:
     if check:
         check_server(configuration)
         say(f"{config}: ok")
+        for each in certificate_notes(configuration):
+            say(f"note: {each}")
         if configuration.reports.folder is None and configuration.reports.postgresql is None:
             say("note: the journal of reports is in the state repo, and lost with it: name a folder at reports.folder")
         return

@@ -39,6 +39,17 @@ Seal: TypeAlias = Callable[[str, str, bytes], Mapping[str, str]]
 """Returns more headers for method, target and body of a request; asked again for each sending."""
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+_OTHER_AUTHORITY = "name the authority that signed the server's certificate as the CA file of the source"
+_OTHER_HOST = "check the host name in the URL, or let the server's certificate name it (subjectAltName)"
+_OTHER_TIME = "check the device's clock, and the dates of the server's certificate and of its authority"
+_REMEDIES = {
+    0: "check the host name, the device's clock, and the CA file of the source",
+    **dict.fromkeys((2, 18, 19, 20, 21), _OTHER_AUTHORITY),
+    **dict.fromkeys((62, 64), _OTHER_HOST),
+    **dict.fromkeys((9, 10), _OTHER_TIME),
+    79: "make the authority's certificate again, with the extension basicConstraints = critical, CA:TRUE",
+}
+"""By what OpenSSL found (X509_V_ERR_…)."""
 # Status line, headers and the framing of chunks, on top of what an answer may hold.
 _FRAMING_BYTES = 256 * 1024
 _PIECE = 256 * 1024
@@ -247,7 +258,7 @@ def _tls_refusal(error: ssl.SSLError) -> TransportError:
     if isinstance(error, ssl.SSLCertVerificationError):
         return SourceUnreachable(
             f"the server's certificate is not trusted: {error.verify_message}",
-            remedy="check the host name, the device's clock, and the CA file of the source",
+            remedy=_REMEDIES.get(error.verify_code, _REMEDIES[0]),
         )
     reason = (error.reason or type(error).__name__).lower().replace("_", " ")
     if "alert" in reason:

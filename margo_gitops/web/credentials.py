@@ -13,6 +13,7 @@ from margo_gitops.disk.stamps import FileWatch
 from margo_gitops.errors import SourceMisconfigured, SourceUnreachable
 from margo_gitops.web.refusal import shown
 from margo_gitops.web.source import WebSource
+from margo_gitops.web.tls import client_context
 
 _LONGEST_TOKEN = 16 * 1024
 
@@ -126,7 +127,7 @@ class TlsSettings:
     def _make(self) -> ssl.SSLContext:
         ca_file, certificate, key = self._source.ca_file, self._source.client_certificate, self._source.client_key
         try:
-            context = ssl.create_default_context(cafile=ca_file)
+            context = client_context(ca_file)
         except OSError as error:
             raise _unusable("the CA file", ca_file, error, "it should hold certificates in PEM form") from error
         # The chain is verified either way.

@@ -45,8 +45,9 @@ class Issued:
 class Authority:
     """Signs certificates."""
 
-    def __init__(self, name: str = "plant authority") -> None:
-        self.issued = _issue(name, None, [x509.BasicConstraints(ca=True, path_length=0)], usage={"key_cert_sign": True})
+    def __init__(self, name: str = "plant authority", issuer: Issued | None = None, *, ca: bool = True) -> None:
+        constraints = x509.BasicConstraints(ca=ca, path_length=(0 if issuer else 1) if ca else None)
+        self.issued = _issue(name, issuer, [constraints], usage={"key_cert_sign": ca})
 
     def client(
         self,
@@ -62,7 +63,7 @@ class Authority:
             extensions.append(x509.SubjectAlternativeName(names))
         return _issue("", self.issued, extensions, usage=usage or {}, begins=begins, ends=ends)
 
-    def server(self, *hosts: str) -> Issued:
+    def server(self, *hosts: str, ends: timedelta = DAY) -> Issued:
         """Issue a server's certificate for the loopback, by address, and by these names."""
         names = x509.SubjectAlternativeName(
             [
@@ -71,7 +72,8 @@ class Authority:
                 x509.UniformResourceIdentifier("spiffe://plant.example/margo/wfm/main"),
             ]
         )
-        return _issue("server", self.issued, [names, x509.BasicConstraints(ca=False, path_length=None)], usage={})
+        extensions = [names, x509.BasicConstraints(ca=False, path_length=None)]
+        return _issue("server", self.issued, extensions, usage={}, ends=ends)
 
 
 def _issue(
@@ -103,6 +105,14 @@ def _issue(
         .not_valid_after(now + ends)
         .add_extension(x509.KeyUsage(**{**flags, **usage}), critical=True)
     )
+    # All that strict checks want (RFC 5280, 4.2.1); names are critical where there is no subject.
+    critical = (x509.BasicConstraints, *(() if name else (x509.SubjectAlternativeName,)))
+    signer = (issuer.key if issuer else key).public_key()
+    extensions = [
+        *extensions,
+        x509.SubjectKeyIdentifier.from_public_key(key.public_key()),
+        x509.AuthorityKeyIdentifier.from_issuer_public_key(signer),
+    ]
     for extension in extensions:
-        builder = builder.add_extension(extension, critical=isinstance(extension, x509.BasicConstraints))
+        builder = builder.add_extension(extension, critical=isinstance(extension, critical))
     return Issued(builder.sign(issuer.key if issuer else key, hashes.SHA256()), key)

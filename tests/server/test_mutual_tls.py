@@ -10,6 +10,8 @@ import httpx
 import pytest
 from server.certificates import DAY, Authority, Issued, spiffe_id
 from server.serving import FLEET, ServedFleet, served_fleet
+from support.command_line import margo_gitops
+from support.real import require_program
 
 MANIFEST = "/api/v1/deployments"
 
@@ -123,6 +125,19 @@ def test_a_client_is_revoked_on_the_connection_that_it_has(mutual: MutualFleet) 
         assert client.get(MANIFEST).status_code == 403
         mutual.accept(spiffe_id("*"))
         assert client.get(MANIFEST).status_code == 200
+
+
+def test_the_check_names_what_strict_clients_refuse(mutual: MutualFleet) -> None:
+    def checked() -> str:
+        return margo_gitops("serve", "--check", "--config", "server.yaml", cwd=mutual.fleet.folder).stdout
+
+    assert "certificate" not in checked()
+    require_program("openssl", "openssl")
+    made = (
+        "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -noenc -keyout x -out bundle.pem -subj /CN=plain"
+    )
+    subprocess.run(made.split(), cwd=mutual.fleet.folder, check=True, capture_output=True)
+    assert "bundle.pem: the certificate 'CN=plain' lacks keyUsage" in checked()
 
 
 def test_tls_below_1_3_is_refused(mutual: MutualFleet) -> None:

@@ -85,6 +85,24 @@ def check_folders(configuration: AgentConfiguration) -> None:
             )
 
 
+def check_certificates(configuration: AgentConfiguration) -> list[str]:
+    """Return notes on certificates that strict programs refuse (SourceMisconfigured: TLS cannot use a file)."""
+    # Loaded where a configuration is checked.
+    from margo_gitops.web.credentials import TlsSettings
+    from margo_gitops.web.tls import not_strict
+
+    source, reports = configuration.source, configuration.reports
+    named = (source.git, source.http, *((reports.git, reports.http) if reports else ()))
+    sources = [each for each in named if each and each.url.startswith("https:")]
+    files = {
+        each.folder / str(each.values["caFile"]) for each in configuration.appliers.values() if "caFile" in each.values
+    }
+    for each in sources:
+        TlsSettings(each).context()
+        files |= {file for file in (each.ca_file, each.client_certificate) if file}
+    return [note for file in sorted(files) if file.exists() for note in not_strict(file)]
+
+
 def capabilities_unusable(path: Path, *why: str) -> AgentMisconfigured:
     """Return the error for a file that cannot be used."""
     return AgentMisconfigured(_UNUSABLE, where=Location(str(path)), why=why, remedy=_CORRECT)

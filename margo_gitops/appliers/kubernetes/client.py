@@ -36,6 +36,7 @@ from margo_gitops.errors import (
     ObjectMissing,
 )
 from margo_gitops.values import dataclass
+from margo_gitops.web.tls import alike
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -49,13 +50,11 @@ MOST_BYTES: Final = 32 * 1024 * 1024
 """Of an answer."""
 REQUEST_SECONDS: Final = 30.0
 
-_PAGE = 500
-_MOST_PAGES = 20
+_PAGE, _MOST_PAGES, _CHUNK = 500, 20, 65536
 _SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _HOME = "margo-gitops"
 _AGAIN = (429, 503)
 _SECONDS = re.compile(r"[0-9]{1,6}")
-_CHUNK = 65536
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +87,7 @@ def connect(context: ApplierContext, settings: Settings) -> ClusterClient:
     Raises:
         ApplierUnusable: wrong settings, or the package `kubernetes` is missing.
     """
-    kubeconfig, chosen = settings.path("kubeconfig"), settings.text("context")
-    home = settings.text("namespace")
+    kubeconfig, chosen, home = settings.path("kubeconfig"), settings.text("context"), settings.text("namespace")
     if chosen and kubeconfig is None:
         raise settings.wrong("context", "needs kubeconfig")
     if find_spec("kubernetes") is None:
@@ -337,10 +335,10 @@ class ClusterClient:
         if self._api is None:
             from kubernetes.client import ApiClient, Configuration
             from kubernetes.config import load_incluster_config, load_kube_config
+            from urllib3.util.ssl_ import create_urllib3_context
 
             settings = Configuration()
-            if not self._use_proxy:
-                settings.proxy = None
+            settings.proxy = settings.proxy if self._use_proxy else None
             try:
                 if self.kubeconfig is None:
                     load_incluster_config(settings)  # type: ignore[no-untyped-call]
@@ -352,6 +350,8 @@ class ClusterClient:
             except Exception as error:
                 raise _no_way(self.kubeconfig, error) from error
             self._api = ApiClient(settings)
+            pool = self._api.rest_client.pool_manager.connection_pool_kw
+            pool["ssl_context"] = alike(create_urllib3_context(cert_reqs=pool.get("cert_reqs")))
         return self._api
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import contextlib
 import http.client
-import ssl
 import time
 import zlib
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from margo_gitops.conformance.report import shown
 from margo_gitops.documents.device_id import is_device_id
 from margo_gitops.errors import ServerNotCheckable, ServerNotReached
 from margo_gitops.values import dataclass, field
+from margo_gitops.web.tls import client_context
 
 _LONGEST_TOKEN: Final = 16 * 1024
 
@@ -245,7 +245,7 @@ class RawClient:
         if address.scheme == "http":
             return http.client.HTTPConnection(host, address.port, timeout=self.target.seconds)
         try:
-            context = ssl.create_default_context(cafile=self.target.ca_file)
+            context = client_context(self.target.ca_file)
             if self.target.certificate is not None:
                 context.load_cert_chain(self.target.certificate)
         except OSError as error:

@@ -61,6 +61,7 @@ from margo_gitops.state_repo.served_state import ServedState
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.trust.allowed_signers import AllowedSigners, parse_allowed_signers
 from margo_gitops.values import replace
+from margo_gitops.web.tls import not_strict
 
 _LOG = logging.getLogger("margo_gitops.server")
 LOOK_SECONDS: Final = 0.1
@@ -98,6 +99,18 @@ def check(configuration: ServerConfiguration) -> None:
             where=Location(str(place)),
             remedy="give this user the folder, or name another one at reports.folder",
         )
+
+
+def certificate_notes(configuration: ServerConfiguration) -> list[str]:
+    """Return notes on certificates, of this server and for devices, that strict programs refuse."""
+    tls, enrolment = configuration.tls, configuration.enrolment
+    signed = configuration.identity.signatures
+    files = [
+        *((tls.certificate, tls.client_trust) if tls else ()),
+        enrolment.ca_file if enrolment else None,
+        signed.root_certificate if signed else None,
+    ]
+    return [note for file in files if file is not None for note in not_strict(file)]
 
 
 def serve(configuration: ServerConfiguration) -> None:
