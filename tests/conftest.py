@@ -18,9 +18,11 @@ from testbed.docker_engine import DockerEngine
 from testbed.errors import UnavailableError
 from testbed.flux import Flux
 from testbed.git_server import GitServer
+from testbed.gitolite import Gitolite
 from testbed.helm import helm_program as downloaded_helm
+from testbed.jgit_server import JgitServer
 from testbed.kubernetes_cluster import KubernetesCluster, kubernetes_program, start_cluster, stop_cluster
-from testbed.parts import DOCKER, FLUX, GIT, KUBERNETES, NODE, POSTGRESQL, SSH, Part, Running, using
+from testbed.parts import DOCKER, FLUX, GIT, GITOLITE, JGIT, KUBERNETES, NODE, POSTGRESQL, SSH, Part, Running, using
 from testbed.places import state_folder
 from testbed.postgresql_server import PostgresqlServer
 from testbed.ssh_server import SshServer
@@ -38,7 +40,18 @@ QUICK = ("documents", "rendering", "trust", "catalog", "editing", "transport", "
 _BUILT = frozenset({"kubernetes_cluster", "own_kubernetes_cluster", "flux", "kubernetes_node"})
 """Parts that are built first, for minutes, where nothing is built yet."""
 _REAL = (
-    frozenset({"docker_engine", "git_server", "ssh_server", "postgresql_server", "bucket_store", "helm_program"})
+    frozenset(
+        {
+            "docker_engine",
+            "git_server",
+            "gitolite",
+            "jgit_server",
+            "ssh_server",
+            "postgresql_server",
+            "bucket_store",
+            "helm_program",
+        }
+    )
     | _BUILT
 )
 
@@ -119,6 +132,18 @@ def git_server() -> Iterator[GitServer]:
 def ssh_server() -> Iterator[SshServer]:
     """An ssh server that serves the repositories of this machine to git."""
     yield from _part(SSH)
+
+
+@pytest.fixture(scope="session")
+def gitolite() -> Iterator[Gitolite]:
+    """gitolite over ssh, with a rule that declines."""
+    yield from _part(GITOLITE)
+
+
+@pytest.fixture(scope="session")
+def jgit_server() -> Iterator[JgitServer]:
+    """JGit's HTTP server, the library inside Gerrit."""
+    yield from _part(JGIT)
 
 
 @pytest.fixture(scope="session")

@@ -108,7 +108,10 @@ def test_an_unknown_part_is_named_with_those_there_are(testbed):
     done = testbed("up", "bus")
 
     assert done.returncode == 2
-    assert "no such part: bus; there are docker, git, ssh, postgresql, kubernetes, helm, flux, node" in done.stderr
+    assert (
+        "no such part: bus; there are docker, git, ssh, gitolite, jgit, postgresql, kubernetes, helm, flux, node"
+        in done.stderr
+    )
 
 
 @pytest.mark.parametrize("killed", [False, True], ids=["stopped", "killed"])

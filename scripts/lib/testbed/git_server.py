@@ -233,12 +233,13 @@ def _start_nginx(folder: Path, ports: Mapping[str, int], access: Access) -> bool
     arguments = [program("nginx") or "nginx", "-c", written, "-p", folder, "-e", folder / "error.log"]
     processes.start("nginx", arguments, folder, {"PATH": SEARCH_PATH})
     address = f"http://127.0.0.1:{ports['http']}/broken/"
-    return processes.wait_until(lambda: _answers(address) or not processes.find("nginx", folder), 20) and bool(
+    return processes.wait_until(lambda: answers(address, 500) or not processes.find("nginx", folder), 20) and bool(
         processes.find("nginx", folder)
     )
 
 
-def _answers(address: str) -> bool:
+def answers(address: str, status: int) -> bool:
+    """Return whether a server answers with this status, or with success."""
     # Proxies of the environment do not lead to the loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
@@ -246,7 +247,7 @@ def _answers(address: str) -> bool:
             return True
     except urllib.error.HTTPError as error:
         error.close()
-        return error.code == 500
+        return error.code == status
     except OSError:
         return False
 

@@ -11,7 +11,9 @@ from typing import Any, Generic, Protocol, TypeVar
 from testbed.docker_engine import DockerEngine, find_engine, start_engine, stop_engine
 from testbed.flux import Flux, find_flux, flux_program, start_flux, stop_flux
 from testbed.git_server import GitServer, find_git_server, start_git_server, stop_git_server
+from testbed.gitolite import Gitolite, find_gitolite, start_gitolite, stop_gitolite
 from testbed.helm import Helm, fetch_helm, find_helm, start_helm
+from testbed.jgit_server import JgitServer, fetch_jgit, find_jgit_server, start_jgit_server, stop_jgit_server
 from testbed.kubernetes_cluster import (
     KubernetesCluster,
     find_kubernetes,
@@ -66,6 +68,8 @@ class Part(Generic[R]):
 DOCKER: Part[DockerEngine] = Part("docker", start_engine, find_engine, stop_engine)
 GIT: Part[GitServer] = Part("git", start_git_server, find_git_server, stop_git_server)
 SSH: Part[SshServer] = Part("ssh", start_ssh_server, find_ssh_server, stop_ssh_server)
+GITOLITE: Part[Gitolite] = Part("gitolite", start_gitolite, find_gitolite, stop_gitolite)
+JGIT: Part[JgitServer] = Part("jgit", start_jgit_server, find_jgit_server, stop_jgit_server, fetch_jgit)
 POSTGRESQL: Part[PostgresqlServer] = Part(
     "postgresql", start_postgresql_server, find_postgresql_server, stop_postgresql_server
 )
@@ -76,7 +80,7 @@ HELM: Part[Helm] = Part("helm", start_helm, find_helm, lambda _: None, fetch_hel
 FLUX: Part[Flux] = Part("flux", start_flux, find_flux, stop_flux, flux_program, extra=True)
 NODE: Part[KubernetesCluster] = Part("node", start_node, find_node, stop_node, node_program, extra=True)
 PARTS: Mapping[str, Part[Any]] = {
-    part.name: part for part in (DOCKER, GIT, SSH, POSTGRESQL, KUBERNETES, HELM, FLUX, NODE)
+    part.name: part for part in (DOCKER, GIT, SSH, GITOLITE, JGIT, POSTGRESQL, KUBERNETES, HELM, FLUX, NODE)
 }
 
 

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from testbed import processes
 from testbed.errors import UnavailableError
@@ -17,7 +18,7 @@ from testbed.git_server import free_ports
 from testbed.packages import program, require
 from testbed.processes import SEARCH_PATH, run
 
-_PROGRAMS = {"sshd": "openssh-server", "ssh": "openssh-client", "ssh-keygen": "openssh-client", "git": "git"}
+PROGRAMS = {"sshd": "openssh-server", "ssh": "openssh-client", "ssh-keygen": "openssh-client", "git": "git"}
 _ATTEMPTS = 5
 _GIT_SETTINGS = (
     "GIT_CONFIG_NOSYSTEM=1",
@@ -67,10 +68,7 @@ class SshServer:
     @property
     def command(self) -> str:
         """Return a GIT_SSH_COMMAND that reaches it, with nothing of the person's own ssh configuration."""
-        return (
-            f"ssh -F none -i {self.identity_file} -o IdentitiesOnly=yes -o BatchMode=yes"
-            f" -o StrictHostKeyChecking=yes -o UserKnownHostsFile={self.known_hosts_file}"
-        )
+        return ssh_command(self.identity_file, self.known_hosts_file)
 
     @property
     def environment(self) -> Mapping[str, str]:
@@ -108,31 +106,18 @@ def start_ssh_server(state: Path) -> SshServer:
     if running:
         return running
     stop_ssh_server(state)
-    require(_PROGRAMS)
+    require(PROGRAMS)
 
     folder = state / "ssh"
     folder.mkdir(parents=True, mode=0o700)
-    for name in ("host_key", "identity", "other-host_key", "other-identity"):
-        run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", folder / name])
+    for name in ("identity", "other-identity"):
+        make_key(folder / name)
     shutil.copy(folder / "identity.pub", folder / "authorized_keys")
-    if os.geteuid() == 0:
-        _SEPARATION.mkdir(mode=0o755, exist_ok=True)
-
-    user = pwd.getpwuid(os.geteuid()).pw_name
-    problem = ""
-    for _ in range(_ATTEMPTS):
-        (port,) = free_ports(1)
-        if _start(folder, port):
-            for name in ("", "other-"):
-                kind, key = (folder / f"{name}host_key.pub").read_text(encoding="ascii").split()[:2]
-                known = folder / f"{name.replace('-', '_')}known_hosts"
-                known.write_text(f"[127.0.0.1]:{port} {kind} {key}\n", encoding="ascii")
-            (folder / "server.json").write_text(json.dumps({"port": port, "user": user}), encoding="ascii")
-            return SshServer(folder, port, user)
-        problem = processes.tail(folder / "sshd.log")
-        processes.stop("sshd", folder)
-    stop_ssh_server(state)
-    raise UnavailableError(f"sshd does not start:\n    {problem}", "run it by hand to see why")
+    try:
+        return SshServer(folder, **serve(folder, f'ForceCommand {program("git")} shell -c "$SSH_ORIGINAL_COMMAND"'))
+    except UnavailableError:
+        stop_ssh_server(state)
+        raise
 
 
 def stop_ssh_server(state: Path) -> None:
@@ -143,7 +128,49 @@ def stop_ssh_server(state: Path) -> None:
         shutil.rmtree(folder)
 
 
-def _start(folder: Path, port: int) -> bool:
+def ssh_command(identity: Path, known_hosts: Path) -> str:
+    """Return a GIT_SSH_COMMAND with nothing of the person's own ssh configuration."""
+    return (
+        f"ssh -F none -i {identity} -o IdentitiesOnly=yes -o BatchMode=yes"
+        f" -o StrictHostKeyChecking=yes -o UserKnownHostsFile={known_hosts}"
+    )
+
+
+def make_key(path: Path) -> None:
+    """Make a key without a passphrase."""
+    run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", path])
+
+
+def serve(folder: Path, setting: str) -> dict[str, Any]:
+    """Start sshd on a free port; `server.json` in the folder gets the port and the user, which are returned.
+
+    Args:
+        folder: has `authorized_keys`; gets `known_hosts`, and `other_known_hosts` with another key for the same host.
+        setting: a line of its configuration.
+
+    Raises:
+        UnavailableError: it does not start.
+    """
+    if os.geteuid() == 0:
+        _SEPARATION.mkdir(mode=0o755, exist_ok=True)
+    for name in ("host_key", "other-host_key"):
+        make_key(folder / name)
+    for _ in range(_ATTEMPTS):
+        (port,) = free_ports(1)
+        if _start(folder, port, setting):
+            for name in ("", "other-"):
+                kind, key = (folder / f"{name}host_key.pub").read_text(encoding="ascii").split()[:2]
+                known = folder / f"{name.replace('-', '_')}known_hosts"
+                known.write_text(f"[127.0.0.1]:{port} {kind} {key}\n", encoding="ascii")
+            found = {"port": port, "user": pwd.getpwuid(os.geteuid()).pw_name}
+            (folder / "server.json").write_text(json.dumps(found), encoding="ascii")
+            return found
+        problem = processes.tail(folder / "sshd.log")
+        processes.stop("sshd", folder)
+    raise UnavailableError(f"sshd does not start:\n    {problem}", "run it by hand to see why")
+
+
+def _start(folder: Path, port: int, setting: str) -> bool:
     settings = f"""\
 ListenAddress 127.0.0.1
 Port {port}
@@ -164,7 +191,7 @@ PrintMotd no
 MaxStartups 100
 AcceptEnv GIT_PROTOCOL
 SetEnv {" ".join(_GIT_SETTINGS)}
-ForceCommand {program("git")} shell -c "$SSH_ORIGINAL_COMMAND"
+{setting}
 """
     written = folder / "sshd_config"
     written.write_text(settings, encoding="utf-8")
