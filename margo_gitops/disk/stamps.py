@@ -16,6 +16,15 @@ Stamp: TypeAlias = tuple[int, int, int, int]
 """Times of change of content and of attributes (nanoseconds), size (bytes), inode."""
 
 _SETTLED_NANOSECONDS: Final = 50_000_000
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
+
+
+def boot_id() -> str:
+    """Return the kernel's id of this boot of the machine; empty where it has none."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        return ""
 
 
 def stamp(path: str | Path) -> Stamp | None:

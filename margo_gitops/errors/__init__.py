@@ -12,6 +12,7 @@ from margo_gitops.errors.audit import *
 from margo_gitops.errors.base import *
 from margo_gitops.errors.cluster import *
 from margo_gitops.errors.conformance import *
+from margo_gitops.errors.content import *
 from margo_gitops.errors.documents import *
 from margo_gitops.errors.editing import *
 from margo_gitops.errors.fleet_repo import *

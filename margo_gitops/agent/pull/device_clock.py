@@ -97,7 +97,7 @@ class ClockMemory:
 
     def synchronized(self) -> bool | None:
         """Return whether a time service has set the clock since the machine started; None: not known."""
-        from margo_gitops.transport.http.contract import boot_id  # loaded where there is a calendar
+        from margo_gitops.disk.stamps import boot_id  # loaded where there is a calendar
 
         boot = boot_id()
         if boot and self.journal.facts().get(_SYNCHRONIZED) == boot:

@@ -13,12 +13,12 @@ from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.recorded import retry_pause
 from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
+from margo_gitops.disk.stamps import boot_id
 from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.json_text import write_json
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError
-from margo_gitops.transport.http.contract import boot_id
 from margo_gitops.trust.git_commit import parse_commit
 from margo_gitops.trust.git_objects import COMMIT, object_id
 from margo_gitops.trust.ssh_signature import parse_signature

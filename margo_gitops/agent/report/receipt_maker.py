@@ -32,6 +32,7 @@ from margo_gitops.agent.pull.signature_check import answer_apart
 from margo_gitops.appliers.applier import Applier, Observed, RunningImage, TellsImages, WorkloadKey
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.disk.files import read_small_file
+from margo_gitops.disk.stamps import boot_id
 from margo_gitops.documents.deployment import OWN_EXTENSION
 from margo_gitops.documents.freshness import format_moment, parse_moment
 from margo_gitops.documents.receipt import (
@@ -47,7 +48,6 @@ from margo_gitops.documents.receipt import (
 )
 from margo_gitops.documents.workload_identity import own_extension, workload_contents
 from margo_gitops.errors import AgentMisconfigured, ApplyError, DeploymentUnusable, Location, MargoGitopsError
-from margo_gitops.transport.http.contract import boot_id
 from margo_gitops.trust.git_objects import COMMIT, object_id
 from margo_gitops.trust.ssh_key import MAX_KEY_FILE_BYTES, parse_signing_key
 from margo_gitops.trust.ssh_signature import sign

@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
+from margo_gitops.disk.stamps import boot_id
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.nodes import Bounds, Node
 from margo_gitops.documents.state_layout import BOOT_HEADER, RECEIPTS_PATH
 from margo_gitops.errors import SourceBusy, SourceMisbehaved, SourceRefused, TransportError, UnreadableDocument
-from margo_gitops.transport.http.contract import MANIFEST, Contract, Submission, boot_id
+from margo_gitops.transport.http.contract import MANIFEST, Contract, Submission
 from margo_gitops.transport.http.source import HttpLimits, HttpSource
 from margo_gitops.values import dataclass, field
 from margo_gitops.web.connection import Seal, WebAnswer, WebConnection

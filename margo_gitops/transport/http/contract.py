@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Final, TypeAlias
 from urllib.parse import quote
 
@@ -14,15 +13,6 @@ from margo_gitops.values import dataclass
 ROOT: Final = "/api/v1/"
 MANIFEST: Final = "deployments"
 MANIFEST_PATH: Final = ROOT + MANIFEST
-_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
-
-
-def boot_id() -> str:
-    """Return the kernel's id of this boot; empty where it has none."""
-    try:
-        return _BOOT_ID.read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
-        return ""
 
 
 @dataclass(frozen=True, slots=True)
