@@ -22,7 +22,23 @@ from testbed.gitolite import Gitolite
 from testbed.helm import helm_program as downloaded_helm
 from testbed.jgit_server import JgitServer
 from testbed.kubernetes_cluster import KubernetesCluster, kubernetes_program, start_cluster, stop_cluster
-from testbed.parts import DOCKER, FLUX, GIT, GITOLITE, JGIT, KUBERNETES, NODE, POSTGRESQL, SSH, Part, Running, using
+from testbed.oci_registry import OciRegistry
+from testbed.parts import (
+    DOCKER,
+    FLUX,
+    GIT,
+    GITOLITE,
+    JGIT,
+    KUBERNETES,
+    NODE,
+    POSTGRESQL,
+    REFERRERS,
+    REGISTRY,
+    SSH,
+    Part,
+    Running,
+    using,
+)
 from testbed.places import state_folder
 from testbed.postgresql_server import PostgresqlServer
 from testbed.ssh_server import SshServer
@@ -49,6 +65,8 @@ _REAL = (
             "ssh_server",
             "postgresql_server",
             "bucket_store",
+            "oci_registry",
+            "referrers_registry",
             "helm_program",
         }
     )
@@ -150,6 +168,18 @@ def jgit_server() -> Iterator[JgitServer]:
 def postgresql_server() -> Iterator[PostgresqlServer]:
     """A PostgreSQL server; each test makes its own database."""
     yield from _part(POSTGRESQL)
+
+
+@pytest.fixture(scope="session")
+def oci_registry() -> Iterator[OciRegistry]:
+    """Debian's registry; each test has repositories of its own."""
+    yield from _part(REGISTRY)
+
+
+@pytest.fixture(scope="session")
+def referrers_registry() -> Iterator[OciRegistry]:
+    """A registry that knows what refers to a manifest."""
+    yield from _part(REFERRERS)
 
 
 @pytest.fixture(scope="session")

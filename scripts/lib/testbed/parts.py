@@ -22,6 +22,16 @@ from testbed.kubernetes_cluster import (
     stop_kubernetes,
 )
 from testbed.kubernetes_node import find_node, node_program, start_node, stop_node
+from testbed.oci_registry import (
+    OciRegistry,
+    find_referrers_registry,
+    find_registry,
+    referrers_program,
+    start_referrers_registry,
+    start_registry,
+    stop_referrers_registry,
+    stop_registry,
+)
 from testbed.places import in_use, locked
 from testbed.postgresql_server import (
     PostgresqlServer,
@@ -73,14 +83,24 @@ JGIT: Part[JgitServer] = Part("jgit", start_jgit_server, find_jgit_server, stop_
 POSTGRESQL: Part[PostgresqlServer] = Part(
     "postgresql", start_postgresql_server, find_postgresql_server, stop_postgresql_server
 )
+REGISTRY: Part[OciRegistry] = Part("registry", start_registry, find_registry, stop_registry)
 KUBERNETES: Part[KubernetesCluster] = Part(
     "kubernetes", start_kubernetes, find_kubernetes, stop_kubernetes, kubernetes_program
 )
 HELM: Part[Helm] = Part("helm", start_helm, find_helm, lambda _: None, fetch_helm)
 FLUX: Part[Flux] = Part("flux", start_flux, find_flux, stop_flux, flux_program, extra=True)
 NODE: Part[KubernetesCluster] = Part("node", start_node, find_node, stop_node, node_program, extra=True)
+REFERRERS: Part[OciRegistry] = Part(
+    "registry-referrers",
+    start_referrers_registry,
+    find_referrers_registry,
+    stop_referrers_registry,
+    referrers_program,
+    extra=True,
+)
 PARTS: Mapping[str, Part[Any]] = {
-    part.name: part for part in (DOCKER, GIT, SSH, GITOLITE, JGIT, POSTGRESQL, KUBERNETES, HELM, FLUX, NODE)
+    part.name: part
+    for part in (DOCKER, GIT, SSH, GITOLITE, JGIT, POSTGRESQL, REGISTRY, KUBERNETES, HELM, FLUX, NODE, REFERRERS)
 }
 
 
