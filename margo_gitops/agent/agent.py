@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from margo_gitops.agent.service.health import HealthWatch
     from margo_gitops.transport.git.git_transport import GitTransport
     from margo_gitops.transport.http.http_transport import HttpTransport
+    from margo_gitops.transport.stick.stick_transport import StickTransport
 
 LOCK_FILE: Final = "lock"
 CLIENT_ID_FILE: Final = "client-id.json"
@@ -177,14 +178,13 @@ def _listening(configuration: AgentConfiguration, watch: HealthWatch | None, rec
 
 def _started(configuration: AgentConfiguration, cycle: Cycle) -> Event:
     """Return what the agent is, for a person who reads the log: version, device, source, interval, held state."""
-    source = configuration.source.git or configuration.source.http
     try:
         state = cycle.held()
         held = state.title if state is not None else "nothing yet"
     except MargoGitopsError as error:
         held = f"a state that is not trusted now ({error.code})"
     every = spell_duration(configuration.poll.interval)
-    text = f"margo-gitops {__version__} for {configuration.device} polls {source.url if source else '?'} every {every}"
+    text = f"margo-gitops {__version__} for {configuration.device} polls {configuration.source.place} every {every}"
     return Event(Reason.STARTED, f"{text}; it holds {held}")
 
 
@@ -328,7 +328,7 @@ def _nothing(*_: object) -> None:
     """Do nothing: no server takes reports, no receipts are wanted."""
 
 
-def _transport(configuration: AgentConfiguration) -> GitTransport | HttpTransport:
+def _transport(configuration: AgentConfiguration) -> GitTransport | HttpTransport | StickTransport:
     """Return the transport of the source, nothing opened yet."""
     source, device = configuration.source, configuration.device
     # A device loads what speaks with its own source.
@@ -337,6 +337,10 @@ def _transport(configuration: AgentConfiguration) -> GitTransport | HttpTranspor
         from margo_gitops.transport.git.source import GitSource
 
         return GitTransport(GitSource.of(source.git, device))
+    if source.stick is not None:
+        from margo_gitops.transport.stick.stick_transport import StickTransport
+
+        return StickTransport(source.stick.path, device)
     if source.http is None:
         raise TypeError("a configuration has one source")
     from margo_gitops.transport.http.http_transport import HttpTransport
@@ -364,7 +368,7 @@ def create_appliers(
         ApplierUnusable: one is not installed, or its settings cannot work.
     """
     appliers = {}
-    source = configuration.source.git or configuration.source.http
+    source = configuration.source.web
     proxy = source is not None and source.proxy_from_environment
     for name, settings in configuration.appliers.items():
         folder = configuration.state_folder / APPLIERS_FOLDER / name

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from margo_gitops.agent.agent import run_once, run_service
+from margo_gitops.agent.agent import run_service
 from margo_gitops.agent.memory.events import LogFormat
 from margo_gitops.agent.memory.state_folder import refuse_other_user
 from margo_gitops.agent.pull.held import freshness_keeper, read_policy, trust_keeper, verify_held
@@ -20,6 +20,7 @@ from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, check_certificates, check_folders
 from margo_gitops.appliers.applier import never
+from margo_gitops.cli.device_bundle import bundle, log_format, once
 from margo_gitops.cli.device_orders import apply_now, config_option, load_configuration, resume, suspend
 from margo_gitops.cli.options import Duration
 from margo_gitops.cli.output import note, output_option, say, show
@@ -29,15 +30,6 @@ from margo_gitops.errors import AgentMisconfigured, EnrolmentUnusable, ExitCode,
 
 if TYPE_CHECKING:
     from margo_gitops.agent.pull.proof_keeper import FreshnessKeeper
-
-_log_format = click.option(
-    "--log-format",
-    type=click.Choice(["text", "json"]),
-    default="text",
-    show_default=True,
-    help="Format of the log on standard error.",
-)
-
 
 _FILE = click.Path(path_type=Path, dir_okay=False, allow_dash=True)
 _FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -51,20 +43,6 @@ def agent() -> None:
     Exit status: 0 ok, 2 usage or configuration, 3 transport (try again), 4 trust refused, 5 apply failed, 75 another
     agent uses the state folder, or all that is missing waits: for a maintenance window, a lock or `agent resume`.
     """
-
-
-@agent.command()
-@config_option
-@_log_format
-@click.option("--retry", is_flag=True, help="Retry failed updates that are in quarantine.")
-@click.option("--now", "at_once", is_flag=True, help="Change also what waits for a maintenance window or a lock.")
-def once(config: Path | None, log_format: LogFormat, *, retry: bool, at_once: bool) -> None:
-    """Poll once, apply, and exit."""
-    outcome = run_once(load_configuration(config), log_format, retry=retry, at_once=at_once)
-    version = f"version {outcome.version}" if outcome.version is not None else "nothing"
-    waits = "; what is missing waits: margo-gitops agent status" if outcome.exit_code is ExitCode.TRY_LATER else ""
-    say(f"poll: {outcome.poll}; holds {version}{waits}")
-    sys.exit(outcome.exit_code)
 
 
 @agent.command()
@@ -133,7 +111,7 @@ def _code(file: Path | None) -> str:
 
 @agent.command()
 @config_option
-@_log_format
+@log_format
 def run(config: Path | None, log_format: LogFormat) -> None:
     """Poll and apply until SIGTERM or SIGINT. SIGHUP polls now and retries what failed."""
     run_service(load_configuration(config), log_format)
@@ -365,5 +343,5 @@ def import_documents(files: tuple[Path, ...], config: Path | None) -> None:
     say(f"trust document {newest.version} is {taken}; it counts until {newest.document.expires}")
 
 
-for _command in (suspend, resume, apply_now):
+for _command in (once, bundle, suspend, resume, apply_now):
     agent.add_command(_command)

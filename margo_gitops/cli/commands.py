@@ -25,6 +25,7 @@ COMMANDS = {
     "app": "margo_gitops.cli.applications:app",
     "audit": "margo_gitops.cli.audit:audit",
     "budget": "margo_gitops.cli.budget:show_budget",
+    "bundle": "margo_gitops.cli.bundle:bundle",
     "catalog": "margo_gitops.cli.applications:catalog",
     "conformance": "margo_gitops.cli.conformance:conformance",
     "completion": "margo_gitops.cli.completion:completion",

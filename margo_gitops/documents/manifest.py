@@ -17,6 +17,7 @@ from margo_gitops.documents.declarations import About, Items, Problem, Range, Te
 from margo_gitops.documents.deployment import UUID_PATTERN
 from margo_gitops.documents.json_text import write_sorted_json
 from margo_gitops.documents.nodes import Json
+from margo_gitops.documents.tar import TAR_END, padding, tar_header
 from margo_gitops.values import dataclass
 
 MANIFEST_MEDIA_TYPE = "application/vnd.margo.manifest.v1+json"
@@ -78,7 +79,6 @@ class StateManifest:
 
 _BLOCK = 65_535
 _GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no name, no time, no level, unknown system
-_TAR_BLOCK = 512
 
 
 def write_bundle(deployments: Mapping[str, bytes]) -> bytes:
@@ -95,30 +95,9 @@ def write_bundle(deployments: Mapping[str, bytes]) -> bytes:
     parts = []
     for deployment_id in sorted(deployments):
         content = deployments[deployment_id]
-        parts += [_tar_header(f"{deployment_id}.yaml", len(content)), content, b"\0" * (-len(content) % _TAR_BLOCK)]
-    parts.append(b"\0" * (2 * _TAR_BLOCK))
+        parts += [tar_header(f"{deployment_id}.yaml", len(content)), content, padding(len(content))]
+    parts.append(TAR_END)
     return gzip_stored(b"".join(parts))
-
-
-def _tar_header(name: str, size: int) -> bytes:
-    """Return a POSIX ustar header: regular file, mode 0644, owner 0, time 0."""
-    encoded = name.encode("ascii")
-    if len(encoded) > 100:
-        raise ValueError(f"{name!r} is too long for a tar header")
-    checksum_blank = b" " * 8
-    fields = (
-        encoded,
-        b"0000644\0",
-        b"0000000\0",
-        b"0000000\0",
-        b"%011o\0" % size,
-        b"00000000000\0",
-        checksum_blank,
-        b"0",
-    )
-    header = struct.pack("100s8s8s8s12s12s8ss100s6s2s247x", *fields, b"", b"ustar\0", b"00")
-    checksum = b"%06o\0 " % sum(header)
-    return header[:148] + checksum + header[156:]
 
 
 def gzip_stored(content: bytes) -> bytes:

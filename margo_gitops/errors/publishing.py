@@ -45,3 +45,14 @@ class PublishGoesBack(MargoGitopsError):
 
     code = "MG1904"
     exit_code = ExitCode.TRUST
+
+
+class BundleNotMade(MargoGitopsError):
+    """A bundle for a site cannot be made (`bundle create`).
+
+    Possible causes: the state repo has no such site, device or commit, the folder holds other files, or the stick is
+    full or write-protected. A bundle that was there before can still be used.
+    """
+
+    code = "MG1905"
+    exit_code = ExitCode.USAGE

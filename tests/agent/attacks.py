@@ -31,10 +31,10 @@ SECOND: Final = key(11)
 """The render key after a rotation."""
 
 NETWORK: Final = ("git", "http", "files")
-AGENT: Final = (*NETWORK, "folder")
+AGENT: Final = (*NETWORK, "folder", "stick")
 WAYS: Final = (*AGENT, "script")
-"""How a state reaches a device: by git or the Margo API from a server, as plain files from one, in a folder that was
-carried by hand; and by scripts/margo-pull.sh, from plain files."""
+"""How a state reaches a device: by git or the Margo API from a server, as plain files from one, in a repository that
+was carried by hand; in a bundle on a stick; and by scripts/margo-pull.sh, from plain files."""
 
 
 def state(version: int, greeting: str, *parents: Snapshot, key: SigningKey | None = RENDERER, **said: str) -> Snapshot:
@@ -234,13 +234,13 @@ ATTACKS: Final = {
     "other-documents": Attack(
         "mix-and-match",
         "a manifest with documents of another version",
-        {"git": "MG1403", "folder": "MG1403", "http": "MG1507", "files": "MG1507", "script": "exit 4"},
+        {**at(("git", "folder"), "MG1403"), **at(("http", "files", "stick", "script"), "MG1507")},
         shows(FOREIGN_FREIGHT),
     ),
     "other-commit": Attack(
         "mix-and-match",
         "a state with the commit of another one",
-        {"git": "MG1403", "folder": "MG1403", "http": "MG1507", "files": "MG1507", "script": "exit 4"},
+        {**at(("git", "folder"), "MG1403"), **at(("http", "files", "stick", "script"), "MG1507")},
         shows(OTHER_COMMIT),
     ),
     "same-version": Attack(
@@ -308,7 +308,7 @@ ATTACKS: Final = {
     "large-file": Attack(
         "endless data",
         "a manifest of more than 1 MiB",
-        {"git": "MG1510", "folder": "MG1510", "http": "MG1403", "files": "MG1403", "script": "exit 4"},
+        {**at(("git", "folder"), "MG1510"), **at(("http", "files", "stick", "script"), "MG1403")},
         shows(huge()),
     ),
     "further-file": Attack(
@@ -320,7 +320,7 @@ ATTACKS: Final = {
     "further-document": Attack(
         "extraneous",
         "a document more than were signed, with the manifest that lists it",
-        {"git": "MG1403", "folder": "MG1403", "http": "MG1507", "files": "MG1507", "script": "exit 4"},
+        {**at(("git", "folder"), "MG1403"), **at(("http", "files", "stick", "script"), "MG1507")},
         shows(replace(MORE, commit=THREE.commit, revision=THREE.revision)),
     ),
     "further-keys": Attack(
@@ -395,7 +395,7 @@ ATTACKS: Final = {
 
 def table() -> str:
     """Return the attacks as a table of Markdown."""
-    lines = ["| Kind | What the origin shows | git | HTTP | files | folder | script | Then |", "|" + "---|" * 8]
+    lines = ["| Kind | What the origin shows | git | HTTP | files | folder | stick | script | Then |", "|" + "---|" * 9]
     for attack in ATTACKS.values():
         then = "follows" if attack.believes == "two" else "root" if attack.by_hand is None else "by hand"
         found = (attack.found.get(way, "-") for way in WAYS)

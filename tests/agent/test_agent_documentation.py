@@ -13,6 +13,7 @@ from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import CONFIG_VARIABLE, OVERRIDES, TOKEN_VARIABLE
 from margo_gitops.documents.records import iterate_fields, read
 from margo_gitops.documents.yaml_text import read_yaml
+from margo_gitops.transport.stick.source import StickSettings
 from margo_gitops.web.source import WebSource
 
 PAGE = Path(__file__).parents[2] / "docs" / "agent.md"
@@ -21,7 +22,9 @@ ROWS = {row.group(1): row.group(0) for row in re.finditer(r"^\| `([^`]+)` \|.*$"
 
 def records() -> list[type]:
     named = [value for value in vars(configuration).values() if isinstance(value, type) and is_dataclass(value)]
-    return [cls for cls in named if cls.__module__ == configuration.__name__ or issubclass(cls, WebSource)]
+    return [
+        cls for cls in named if cls.__module__ == configuration.__name__ or issubclass(cls, WebSource | StickSettings)
+    ]
 
 
 KEYS = sorted(
@@ -29,7 +32,7 @@ KEYS = sorted(
         key
         for cls in records()
         for key, *_ in iterate_fields(cls)
-        if (cls.__name__, key) not in {("SourceSettings", "git"), ("SourceSettings", "http")}
+        if (cls.__name__, key) not in {("SourceSettings", kind) for kind in ("git", "http", "stick")}
     }
 )
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from attacks import AGENT, ATTACKS, DAY, FIRST_DOCUMENT, HONEST, NOW, Attack, table
 from device_world import DEVICE, deployment_id
-from support.hostile_origin import HostileServer, Shown, hostile_server, write_folder
+from support.hostile_origin import HostileServer, Shown, hostile_server, write_folder, write_stick
 from support.pull_script import small_device
 
 from margo_gitops.agent.agent import Parts, working_agent
@@ -23,6 +23,7 @@ from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.service.loop import Interruptions
 from margo_gitops.agent.settings.environment import Environment
 from margo_gitops.agent.settings.loading import load_configuration
+from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_text import write_yaml
 from margo_gitops.transport.http.http_transport import HttpTransport
 
@@ -43,13 +44,20 @@ class Victim:
         self.server.shown = shown
         if self.way == "folder":
             write_folder(self.folder / "state.git", shown, DEVICE)
+        if self.way == "stick":
+            write_stick(self.folder / "bundle", shown, DEVICE)
 
     @contextlib.contextmanager
     def agent(self) -> Iterator[None]:
-        url = f"file://{self.folder}/state.git" if self.way == "folder" else self.server.url(PATHS[self.way])
-        source = (
-            {"git": {"url": url}} if self.way in ("git", "folder") else {"http": {"url": url, "reportStatus": False}}
-        )
+        source: dict[str, Json]
+        if self.way == "stick":
+            source = {"stick": {"path": "bundle"}}
+        elif self.way == "folder":
+            source = {"git": {"url": f"file://{self.folder}/state.git"}}
+        elif self.way == "git":
+            source = {"git": {"url": self.server.url(PATHS[self.way])}}
+        else:
+            source = {"http": {"url": self.server.url(PATHS[self.way]), "reportStatus": False}}
         (self.folder / "root.json").write_bytes(FIRST_DOCUMENT)
         (self.folder / "agent.yaml").write_bytes(
             write_yaml(

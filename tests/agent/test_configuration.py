@@ -71,7 +71,7 @@ def test_defaults(world: World) -> None:
         ({"appliers": {"Compose": {}}}, "an applier's name"),
         ({"source": {"oci": {}}}, "unknown key 'oci'"),
         ({"source": {"http": {}}}, "url is missing"),
-        ({"source": {}}, "exactly one of git and http"),
+        ({"source": {}}, "exactly one of git, http and stick"),
         ({"source": {"git": {"url": "file:///s.git"}, "http": {"url": "https://x.example"}}}, "exactly one of git"),
         ({"source": {"http": {"url": "https://x.example", "wait": "1h"}}}, "must be at most 5m"),
         ({"kind": "Agent"}, "is not one of AgentConfiguration"),

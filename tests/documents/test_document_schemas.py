@@ -38,7 +38,7 @@ CROSS_FIELD_RULES = re.compile(
     r"|the capabilities are those of|characters encoded"
     r"|selects no device|all goes with no other condition"
     r"|says nothing about signatures|unsigned can only be true|contradict each other"
-    r"|must name exactly one of git and http"
+    r"|must name exactly one of git(, http)? and (http|stick)"
     r"|names [0-9] ways|is not a client|is not an IP address|nobody is asked|would travel in clear text|needs tls with"
     r"|people cannot review|is not a date and time(?! with its)|ends before it begins|is not in a fleet repo"
     r"|holds a NUL|is not a comparison|is not a SemVer version;|an alternative is empty"

@@ -118,6 +118,24 @@ def write_folder(folder: Path, shown: Shown, device: str) -> None:
         (folder / ref).write_text(f"{[*objects][-1]}\n")
 
 
+def write_stick(folder: Path, shown: Shown, device: str) -> None:
+    """Write what is shown as a bundle: what a person carries on a stick, lies too."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    files = {f"trust/{version}.json": content for version, content in shown.documents.items()}
+    if shown.state is not None:
+        files[f"devices/{device}/manifest.json"] = shown.state.manifest
+        if shown.state.commit is not None:
+            files[f"devices/{device}/commit"] = shown.state.commit
+        for listed in _LISTED.finditer(shown.state.manifest.decode()):
+            files[f"blobs/sha256/{listed[0][-64:]}"] = shown.state.deployments.get(listed[1], b"")
+    if shown.proof is not None:
+        files["freshness/all.json"] = shown.proof
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+
+
 @dataclass(kw_only=True)
 class HostileServer(FaultyServer):
     """Answers as a git server (`/state.git`), as a server of the Margo API, and below `/static` as plain files.

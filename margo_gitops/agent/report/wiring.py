@@ -24,13 +24,14 @@ if TYPE_CHECKING:
     from margo_gitops.agent.report.reporter import Reporter
     from margo_gitops.transport.git.git_transport import GitTransport
     from margo_gitops.transport.http.http_transport import HttpTransport
+    from margo_gitops.transport.stick.stick_transport import StickTransport
     from margo_gitops.trust.trusted_state import TrustedState
 
 REPORTS_CLIENT_ID_FILE: Final = "reports-client-id.json"
 
 
 def reporter_of(
-    transport: GitTransport | HttpTransport,
+    transport: GitTransport | HttpTransport | StickTransport,
     configuration: AgentConfiguration,
     journal: Journal,
     record: Record,

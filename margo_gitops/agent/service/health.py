@@ -72,7 +72,7 @@ class HealthWatch:
     @classmethod
     def of(cls, configuration: AgentConfiguration, clock: Callable[[], float], *, counters: bool) -> HealthWatch:
         """Return what watches an agent with this configuration."""
-        source = configuration.source.git or configuration.source.http
+        source = configuration.source.web
         pull = source.pull_seconds if source else 0.0
         wait = configuration.source.http.wait if configuration.source.http else 0.0
         return cls(

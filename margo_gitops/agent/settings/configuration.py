@@ -26,7 +26,9 @@ from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.settings import Duration, FilePath, spell_duration
 from margo_gitops.transport.git.source import GitSettings
 from margo_gitops.transport.http.source import HttpSettings
+from margo_gitops.transport.stick.source import StickSettings
 from margo_gitops.values import dataclass, field
+from margo_gitops.web.source import WebSource
 
 _SHORTEST_INTERVAL: Final = 1.0
 _LONGEST_INTERVAL: Final = 30 * 86400.0
@@ -46,17 +48,28 @@ RECEIPTS_FOLDER: Final = "receipts"
 
 @dataclass(frozen=True, slots=True)
 class SourceSettings:
-    """Where the desired state comes from: exactly one of the two is given."""
+    """Where the desired state comes from: exactly one of them is given."""
 
     git: Annotated[GitSettings | None, About("Pull by git.")] = None
     http: Annotated[HttpSettings | None, About("Pull over HTTP, from a server of the Margo API or static files.")] = (
         None
     )
+    stick: Annotated[StickSettings | None, About("Take it from a bundle that a person brings.")] = None
 
     def problems(self) -> Iterator[Problem]:
         """Yield a choice that was not made, or was made twice."""
-        if (self.git is None) == (self.http is None):
-            yield Problem((), "must name exactly one of git and http", "keep the one that the state comes from")
+        if sum(each is not None for each in (self.git, self.http, self.stick)) != 1:
+            yield Problem((), "must name exactly one of git, http and stick", "keep the one that the state comes from")
+
+    @property
+    def web(self) -> WebSource | None:
+        """The source on a network; None for a stick."""
+        return self.git or self.http
+
+    @property
+    def place(self) -> str:
+        """Where it is, for people."""
+        return self.web.url if self.web else str(self.stick.path) if self.stick else "?"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from typing import Final
 
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.documents.manifest import StateManifest
+from margo_gitops.documents.tar import BLOCK, read_header
 from margo_gitops.transport.http.api import gunzip
 
 REQUEST_COST: Final = 8 * 1024
@@ -42,12 +43,6 @@ def bundle_is_cheaper(manifest: StateManifest, missing: Collection[Digest], larg
     return len(missing) > 1 and REQUEST_COST + whole < single
 
 
-_BLOCK: Final = 512
-_REGULAR: Final = frozenset(b"0\0007")
-_CHECKSUM: Final = slice(148, 156)
-_SIZE: Final = slice(124, 136)
-
-
 def read_bundle(packed: bytes, wanted: Collection[Digest], limit: int) -> dict[Digest, bytes]:
     """Return the wanted files that are in a bundle, by digest.
 
@@ -68,26 +63,15 @@ def read_bundle(packed: bytes, wanted: Collection[Digest], limit: int) -> dict[D
 
 def _regular_files(archive: bytes) -> Iterator[bytes]:
     at = 0
-    while at + _BLOCK <= len(archive):
-        header = archive[at : at + _BLOCK]
-        if not any(header):
+    while at + BLOCK <= len(archive):
+        entry = read_header(archive[at : at + BLOCK])
+        if entry is None:
             return
-        if _number(header[_CHECKSUM]) != sum(header) - sum(header[_CHECKSUM]) + 8 * ord(" "):
-            raise ValueError("a header of the archive is damaged")
-        size = _number(header[_SIZE])
-        begin = at + _BLOCK
-        if begin + size > len(archive):
+        begin, end = at + BLOCK, at + BLOCK + entry.size
+        if end > len(archive):
             raise ValueError("the archive is cut off")
-        if header[156] in _REGULAR:
-            yield archive[begin : begin + size]
-        at = begin + -(-size // _BLOCK) * _BLOCK
+        if entry.is_file:
+            yield archive[begin:end]
+        at = end + -end % BLOCK
     if at < len(archive):
         raise ValueError("the archive is cut off")
-
-
-def _number(field: bytes) -> int:
-    """Return an octal number; the binary form is for files larger than any bound here."""
-    digits = field.strip(b" \0")
-    if not digits or not set(digits) <= set(b"01234567"):
-        raise ValueError("a header of the archive is damaged")
-    return int(digits, 8)

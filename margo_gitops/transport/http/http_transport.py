@@ -35,7 +35,6 @@ from margo_gitops.documents.manifest import (
     DeploymentReference,
     StateManifest,
 )
-from margo_gitops.documents.nodes import DEFAULT_BOUNDS, Bounds
 from margo_gitops.documents.state_layout import (
     COMMIT_HEADER,
     COMMIT_MEDIA_TYPE,
@@ -46,18 +45,14 @@ from margo_gitops.documents.state_layout import (
     trust_file,
 )
 from margo_gitops.errors import (
-    DigestMismatch,
-    InvalidDocument,
-    Location,
     SourceMisbehaved,
     SourceRefused,
-    StateDocumentInvalid,
     TransportError,
-    UnreadableDocument,
 )
 from margo_gitops.transport.http.api import DeviceApi, Reply, error_of, speak
 from margo_gitops.transport.http.bundle import bundle_is_cheaper, read_bundle
 from margo_gitops.transport.http.source import HttpLimits, HttpSource
+from margo_gitops.transport.received import check_digest, read_manifest
 from margo_gitops.transport.transport import Answer, PollHints
 from margo_gitops.trust.floor import Floor, raise_floor
 from margo_gitops.trust.git_commit import MAX_COMMIT_BYTES
@@ -106,9 +101,7 @@ POLL_INTERVAL_HEADER: Final = "X-Poll-Interval"
 
 _MANIFEST_TYPES: Final = frozenset({MANIFEST_MEDIA_TYPE, "application/json", "application/octet-stream", ""})
 _DEPLOYMENT_TYPE: Final = "application/yaml"
-_NODES_PER_REFERENCE: Final = 16
 _EARLY: Final = 2.0  # seconds by which a wait may end early
-_TAMPERED: Final = "fetch again; if it stays, find out who or what changed the state between renderer and device"
 
 
 class HttpTransport:
@@ -282,23 +275,7 @@ class HttpTransport:
                 f"the server answers with {shown(content_type.encode())} instead of {MANIFEST_MEDIA_TYPE}",
                 remedy="check that the URL is the base of the API, the part before /api/v1/deployments",
             )
-        nodes = max(DEFAULT_BOUNDS.nodes, _NODES_PER_REFERENCE * self._limits.deployments)
-        bounds = Bounds(size=self._limits.manifest_bytes, nodes=nodes)
-        try:
-            manifest = read_as(StateManifest, read_source(reply.body, MANIFEST_FILE, bounds, foreign=True))
-        except (InvalidDocument, UnreadableDocument) as error:
-            raise StateDocumentInvalid(
-                error.what if error.where else f"{MANIFEST_FILE}: {error.what}",
-                where=error.where,
-                why=error.why,
-                remedy="find out what serves this manifest: the renderer writes none of this kind",
-            ) from error
-        if len(manifest.deployments) > self._limits.deployments:
-            raise SourceMisbehaved(
-                f"the manifest lists {len(manifest.deployments)} deployments; "
-                f"this device takes {self._limits.deployments}",
-            )
-        return manifest
+        return read_manifest(reply.body, self._limits)
 
     def _fetch_bundle(
         self, bundle: BundleReference, missing: Mapping[Digest, DeploymentReference], deadline: Deadline
@@ -311,7 +288,7 @@ class HttpTransport:
                 raise error_of(reply, self.source)
         except (SourceRefused, SourceMisbehaved):
             return {}
-        _check_digest(reply.body, bundle.digest, "the bundle is not the one that the manifest names", MANIFEST_FILE)
+        check_digest(reply.body, bundle.digest, "the bundle is not the one that the manifest names", MANIFEST_FILE)
         try:
             return read_bundle(reply.body, missing, self._limits.archive_bytes)
         except ValueError:
@@ -323,7 +300,7 @@ class HttpTransport:
         if reply.status != HTTPStatus.OK:
             raise self._not_had(reference, reply)
         what = "a deployment is not the one that the manifest lists"
-        _check_digest(reply.body, reference.digest, what, deployment_path(reference.deployment_id))
+        check_digest(reply.body, reference.digest, what, deployment_path(reference.deployment_id))
         return reply.body
 
     def _not_had(self, reference: DeploymentReference, reply: Reply) -> TransportError:
@@ -335,13 +312,6 @@ class HttpTransport:
             f"the server lists deployment {reference.deployment_id}, but does not have it: {error.what}",
             remedy="see the log of the server. What runs keeps running: nothing is removed because of this",
         )
-
-
-def _check_digest(content: bytes, stated: Digest, what: str, where: str) -> None:
-    """Rule 5."""
-    if (found := sha256(content)) != stated:
-        why = [f"it has {found}, the manifest states {stated}"]
-        raise DigestMismatch(what, where=Location(where), why=why, remedy=_TAMPERED)
 
 
 def _hints(reply: Reply, wait: int, unchanged_after: float | None) -> PollHints:
