@@ -3,7 +3,6 @@
 import json
 import shutil
 import subprocess
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from helm_site import CHART, TEMPLATE, VALUES, Site, chart
 from workload_making import entry, tar_gz
 
 from margo_gitops.appliers.contract_kit import ApplierContract
-from margo_gitops.appliers.helm.releases import release_labels, release_name
+from margo_gitops.appliers.helm.releases import release_name
 from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.errors import (
     ApplierUnusable,
@@ -63,25 +62,6 @@ class TestContract(ApplierContract):
         self.site.kubectl("delete", "deployment", release_name(key))
 
 
-def killed(site, values, status):
-    """Let helm do what the applier would, and kill it while the release has this status."""
-    folder = site.folder / "killed"
-    for name, content in [("Chart.yaml", CHART), ("values.yaml", VALUES), ("templates/all.yaml", TEMPLATE)]:
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    labels = ",".join(f"{name}={value}" for name, value in release_labels(site.workload(values), site.device).items())
-    given = [f"--set={name}={value}" for name, value in values.items()]
-    arguments = ["upgrade", "--install", site.name, folder, "-n", site.namespace, "--wait", "--labels", labels, *given]
-    environment = {**site.cluster.environment, "HOME": str(site.folder)}
-    with subprocess.Popen([site.helm, *arguments], env=environment, stderr=subprocess.PIPE) as helm:
-        deadline = time.monotonic() + 30
-        while status not in site.kubectl("get", "secrets", "--show-labels") or "app=" not in site.kubectl(
-            "get", "pods", "--show-labels"
-        ):
-            assert time.monotonic() < deadline
-        helm.kill()
-
-
 @both_helms
 def test_a_release_from_its_first_version_to_its_end(site):
     """Types are kept, a failed update returns and says why, and nothing is left at the end."""
@@ -107,21 +87,6 @@ def test_a_first_installation_that_fails_leaves_nothing(site):
     with pytest.raises(InstallFailed, match="nothing does now"):
         applier.install(site.workload({"image": "bad:1"}, timeout="0m2s"))
     assert site.objects() == {}
-
-
-@both_helms
-def test_what_a_killed_helm_left_pending_is_taken_up(site):
-    """APPLIER-5: before anything ran, and over what ran."""
-    killed(site, {"image": "unready:1"}, "pending-install")
-    applier = site.applier()
-    (found,) = applier.observe()
-    assert (found.digest, found.condition) == (None, "degraded")
-    applier.install(site.workload())
-    killed(site, {"image": "unready:1"}, "pending-upgrade")
-    applier.install(site.workload({"greeting": "two"}))
-    assert [(each.digest, each.condition) for each in applier.observe()] == [
-        (site.workload({"greeting": "two"}).digest, "running")
-    ]
 
 
 @both_helms

@@ -135,6 +135,15 @@ def test_what_says_nothing_about_the_chart_is_tried_again(tmp_path, said):
         HelmProgram(str(helm), tmp_path).run("upgrade", namespace="plant", seconds=5)
 
 
+@pytest.mark.parametrize("killed", ["version", "show"])
+def test_a_helm_that_was_killed_says_nothing_about_itself_or_the_chart(tmp_path, killed):
+    helm = tmp_path / "helm"
+    helm.write_text(f"#!/bin/sh\n[ $1 = {killed} ] && kill -9 $$\necho v4.1.0\n")
+    helm.chmod(0o755)
+    with pytest.raises(EngineUnavailable, match=f"helm {killed} was ended"):
+        HelmProgram(str(helm), tmp_path).run("show", "crds", namespace="plant", seconds=5)
+
+
 def test_a_dry_run_that_does_not_end_says_nothing_about_the_chart(tmp_path, monkeypatch):
     monkeypatch.setattr(program, "_SLACK_SECONDS", 0.2)
     helm = tmp_path / "helm"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import re
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ _PASSED = ("authorization", "content-type", "accept")
 
 @dataclass(kw_only=True)
 class KubernetesProxy(FaultyServer):
-    """Answers what a cluster answers, without watches.
+    """Answers what a cluster answers; a watch ends after a second.
 
     Attributes:
         early: answer instead of the cluster, or return None to let the request through; `faults` come after it.
@@ -34,11 +35,12 @@ class KubernetesProxy(FaultyServer):
         for early in self.early:
             if answer := early(request):
                 return answer
+        path = re.sub(r"timeoutSeconds=\d+", "timeoutSeconds=1", request.path)
         context = ssl.create_default_context(cafile=str(self.cluster.ca_file))
         connection = http.client.HTTPSConnection("127.0.0.1", self.cluster.port, context=context, timeout=30)
         try:
             headers = {name: request.headers[name] for name in _PASSED if name in request.headers}
-            connection.request(request.method, request.path, request.body or None, headers)
+            connection.request(request.method, path, request.body or None, headers)
             got = connection.getresponse()
             self.reached.append(request)
             kept = [(name, value) for name, value in got.getheaders() if name in ("Content-Type", "Retry-After")]
@@ -50,7 +52,9 @@ class KubernetesProxy(FaultyServer):
 @contextmanager
 def kubernetes_proxy(cluster: KubernetesCluster, folder: Path) -> Iterator[KubernetesProxy]:
     """Yield a proxy, with a kubeconfig that leads to it."""
-    proxy = KubernetesProxy(cluster=cluster, kubeconfig=folder / "kubeconfig-of-proxy")
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(cluster.folder / "server.pem", cluster.folder / "server.key")
+    proxy = KubernetesProxy(cluster=cluster, kubeconfig=folder / "kubeconfig-of-proxy", tls=tls)
     with listening(proxy):
         text = cluster.kubeconfig.read_text(encoding="utf-8")
         proxy.kubeconfig.write_text(text.replace(cluster.url, proxy.url("").rstrip("/")), encoding="utf-8")

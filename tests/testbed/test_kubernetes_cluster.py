@@ -2,7 +2,6 @@ import json
 import subprocess
 
 import pytest
-from testbed.errors import UnavailableError
 
 WEB = """\
 apiVersion: apps/v1
@@ -99,20 +98,6 @@ def test_a_token_gives_what_its_account_may_and_an_old_one_gives_nothing(
     assert may(kubernetes_cluster, valid, "get", "configmaps") == "yes"
     assert may(kubernetes_cluster, valid, "get", "secrets") == "no"
     assert "logged in" in may(kubernetes_cluster, old, "get", "configmaps")
-
-
-def test_an_api_server_that_was_killed_starts_again_with_what_it_knew(own_kubernetes_cluster):
-    cluster = own_kubernetes_cluster
-    cluster.kubectl("create", "configmap", "known")
-
-    cluster.kill_server()
-    with pytest.raises(UnavailableError, match="refused"):
-        cluster.kubectl("get", "configmap", "known")
-    cluster.start_server()
-
-    assert cluster.kubectl("get", "configmap", "known", "-o", "name") == "configmap/known\n"
-    cluster.kubectl("apply", "-f", "-", given=WEB.replace("IMAGE", "web:1"))
-    cluster.kubectl("rollout", "status", "deployment/web", "--timeout=30s")
 
 
 @pytest.mark.parametrize(("helm_program", "line"), [(3, "v3.17"), (4, "v4.")], indirect=["helm_program"])

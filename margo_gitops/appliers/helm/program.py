@@ -111,10 +111,16 @@ class HelmProgram:
         return done
 
     def version(self) -> int:
-        """Return which major version it is (ApplierUnusable: not there, or not Helm 3.17 or newer or 4)."""
+        """Return which major version it is.
+
+        Raises:
+            ApplierUnusable: not there, or not Helm 3.17 or newer or 4.
+            EngineUnavailable: it was killed.
+        """
         if self._major:
             return self._major
         done = self._start(["version", "--template", "{{.Version}}"], _VERSION_SECONDS)
+        self._check(done, "version")
         match = _VERSION.match(done.output.strip())
         if match is None or not _OLDEST <= (found := (int(match[1]), int(match[2]))) < (_NEWEST + 1, 0):
             said = done.output.strip()[:60] if match else None
