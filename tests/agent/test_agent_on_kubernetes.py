@@ -4,15 +4,21 @@ import json
 import subprocess
 import urllib.request
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from device_world import World, deployment_bytes, deployment_id
+from device_world import DEVICE, World, deployment_bytes, deployment_id, snapshot_of
+from support.faulty_http import Answer
+from support.kubernetes_proxy import kubernetes_proxy
+from test_time_of_a_service import Plant
 from testbed.kubernetes_cluster import KubernetesCluster
 from testbed.test_image import TEST_IMAGE, TEST_IMAGE_NEXT
 
-from margo_gitops.appliers.applier import WorkloadKey
+from margo_gitops.agent.memory.events import Reason
+from margo_gitops.appliers.applier import Applier, ApplierContext, WorkloadKey
 from margo_gitops.appliers.helm.releases import release_name
+from margo_gitops.appliers.kubernetes.applier import create as kubernetes_applier
 from margo_gitops.digests import folder_digest, sha256
 from margo_gitops.documents.nodes import Json
 
@@ -270,6 +276,50 @@ def test_the_tools_of_a_person_show_what_the_agent_did(cell: Cell) -> None:
         changed = cell.person(*kubectl, "diff", "-f", file)
         assert changed.returncode == 1
         assert "value: evil\n+" in changed.stdout
+
+
+@dataclass
+class ClusterPlant(Plant):
+    """A service in a time of its own, whose engine is a cluster."""
+
+    kubeconfig: Path = Path()
+    namespace: str = ""
+
+    def appliers(self) -> dict[str, Applier]:
+        settings: dict[str, Json] = {"kubeconfig": str(self.kubeconfig), "namespace": self.namespace}
+        (self.folder / "applier").mkdir(exist_ok=True)
+        return {"kubernetes": kubernetes_applier(ApplierContext(DEVICE, self.folder / "applier", settings))}
+
+
+def test_a_cluster_that_is_away_for_an_hour_is_asked_once_a_look_and_then_updated(
+    kubernetes_cluster: KubernetesCluster, kubernetes_namespace: str, tmp_path: Path
+) -> None:
+    cell = Cell(tmp_path / "cell")
+    cell.namespace = kubernetes_namespace
+    cell.cluster = kubernetes_cluster
+    with kubernetes_proxy(kubernetes_cluster, tmp_path) as proxy:
+        plant = ClusterPlant(tmp_path, kubeconfig=proxy.kubeconfig, namespace=kubernetes_namespace)
+
+        def publish(version: int, greeting: str) -> None:
+            parents = (plant.snapshot.revision,) if plant.snapshot else ()
+            plant.snapshot = snapshot_of(version, cell.panel(1, greeting), key=None, parents=parents)
+
+        publish(1, "hello")
+        plant.live(60)
+        publish(2, "welcome")
+        proxy.early.append(lambda _: Answer(0, [], b"", raw=b""))
+        begin, away = len(proxy.requests), plant.now
+        plant.live(3600)
+        assert 55 <= len(proxy.requests) - begin <= 65, "one a minute"
+        assert plant.count(Reason.WORKLOAD_FAILED) == 1
+        assert (plant.component.state, plant.component.code) == ("failed", "MG1601")
+        assert plant.component.changed_at == pytest.approx(away, abs=60), "it says since when"
+        assert cell.greetings() == {"panel-1": "hello"}
+
+        proxy.early.clear()
+        plant.live(120)
+        assert plant.component.state == "installed"
+        assert cell.greetings() == {"panel-1": "welcome"}
 
 
 def test_a_chart_with_probes_in_real_pods(

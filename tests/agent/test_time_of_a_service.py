@@ -25,6 +25,7 @@ from margo_gitops.agent.pull.floor_files import FloorFiles
 from margo_gitops.agent.pull.trusted_store import TrustedStore
 from margo_gitops.agent.service.loop import Service, ServiceManager
 from margo_gitops.agent.service.schedule import Schedule
+from margo_gitops.appliers.applier import Applier
 from margo_gitops.documents.json_text import read_json
 from margo_gitops.documents.kinds import read_as
 from margo_gitops.documents.status import DeploymentStatus
@@ -87,6 +88,10 @@ class Plant:
             commit = self.snapshot.commit.replace(f" {1_790_000_000 + version} ".encode(), f" {at:.0f} ".encode())
             self.snapshot = replace(self.snapshot, commit=commit, revision=object_id(COMMIT, commit))
 
+    def appliers(self) -> dict[str, Applier]:
+        """Return the appliers of an agent."""
+        return {"engine": EngineDouble(self.engine, alive=self.step)}
+
     def pull(self, held: Snapshot | None, patience: int = 0) -> Answer:
         del patience
         self.polled.append(self.now)
@@ -116,7 +121,7 @@ class Plant:
             )
             policy = TrustPolicy(DEVICE, None)
             reconciler = Reconciler(
-                {"engine": EngineDouble(self.engine, alive=self.step)},
+                self.appliers(),
                 journal,
                 self.events.append,
                 lambda: self.now,
@@ -156,7 +161,7 @@ class Plant:
     @property
     def component(self) -> RecordedWorkload:
         with Journal.open(self.folder / "journal.sqlite3", self.now) as journal:
-            return next(each for each in journal.workloads() if str(each.key) == f"{deployment_id(1)}/web")
+            return next(each for each in journal.workloads() if each.key.deployment_id == deployment_id(1))
 
     def count(self, reason: Reason) -> int:
         return sum(event.reason is reason for event in self.events)
