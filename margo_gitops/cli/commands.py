@@ -50,6 +50,7 @@ COMMANDS = {
 }
 _EXTRAS = {
     "check_jsonschema": "operator",
+    "dulwich": "operator",  # a newer one: the kit needs more of it than a device
     "jinja2": "operator",
     "jsonschema": "operator",
     "pygit2": "operator",

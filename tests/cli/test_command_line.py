@@ -150,6 +150,13 @@ def test_a_machine_without_memory_is_no_defect(tmp_path: Path):
     assert "defect" not in outcome.stderr
 
 
+def test_the_kit_asks_for_a_newer_dulwich_than_devices_need(tmp_path: Path):
+    older = "import sys; sys.modules['dulwich.object_format'] = None"  # as in Debian 12 and 13
+    outcome = margo_gitops("conformance", "--help", cwd=tmp_path, prelude=older)
+    assert outcome.code == 2
+    assert "[operator]" in outcome.stderr
+
+
 def test_another_missing_module_is_a_defect(tmp_path: Path):
     outcome = margo_gitops("render", cwd=tmp_path, prelude=WITHOUT.format(missing=("yaml",)))
     assert outcome.code == 70

@@ -95,10 +95,14 @@ def test_no_folder_and_no_repository_are_told_apart(tmp_path: Path) -> None:
         GitTransport(GitSource(tmp_path.as_uri(), device=DEVICE)).pull(None)
 
 
-def test_sha256_objects_are_refused(tmp_path: Path) -> None:
+def test_sha256_objects_and_other_extensions_are_refused(tmp_path: Path) -> None:
     git(tmp_path, "init", "--quiet", "--bare", "--object-format=sha256", "new.git")
-    with pytest.raises(SourceRefused, match="sha256"):
-        GitTransport(GitSource((tmp_path / "new.git").as_uri(), device=DEVICE)).pull(None)
+    git(tmp_path, "init", "--quiet", "--bare", "other.git")
+    git(tmp_path / "other.git", "config", "core.repositoryFormatVersion", "1")
+    git(tmp_path / "other.git", "config", "extensions.unheardOf", "true")
+    for name in ("new.git", "other.git"):
+        with pytest.raises(SourceRefused, match="sha256 objects, or an extension"):
+            GitTransport(GitSource((tmp_path / name).as_uri(), device=DEVICE)).pull(None)
 
 
 def test_the_rules_of_the_tree_hold_here_too(repository: DeviceRepository, transport: GitTransport) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 import zlib
@@ -15,7 +16,7 @@ from dulwich.object_store import DiskObjectStore
 from dulwich.objects import ObjectID as StoredId
 from dulwich.pack import Pack
 from dulwich.refs import Ref, SymrefLoop
-from dulwich.repo import Repo
+from dulwich.repo import Repo, UnsupportedExtension, UnsupportedVersion
 
 from margo_gitops.errors import SourceMisbehaved, SourceRefused, SourceUnreachable
 from margo_gitops.transport.git.device_tree import HeldState
@@ -96,17 +97,25 @@ class LocalRepository:
                 raise SourceUnreachable(f"there is no folder {self._path}", remedy="check the URL, and what is mounted")
             try:
                 self._repo = Repo(self._path)
+                _check_format(self._repo)
+            except (UnsupportedExtension, UnsupportedVersion) as error:
+                self.close()
+                raise SourceRefused(
+                    "the repository has a form that this client does not read: sha256 objects, or an extension of git",
+                    remedy="make the state repository with sha1 objects, and without extensions",
+                ) from error
             except (NotGitRepository, OSError, ValueError) as error:
                 raise SourceRefused(
                     f"{self._path} is not a git repository", remedy="check the URL of the source"
                 ) from error
-            if self._repo.object_format.name != "sha1":
-                self.close()
-                raise SourceRefused(
-                    "the repository keeps sha256 objects, which this client does not read yet",
-                    remedy="make the state repository with the sha1 object format",
-                )
         return self._repo
+
+
+def _check_format(repo: Repo) -> None:
+    """Refuse sha256 objects, which only dulwich 1.0 and newer opens (UnsupportedExtension)."""
+    with contextlib.suppress(KeyError):
+        if repo.get_config().get((b"extensions",), b"objectformat") != b"sha1":
+            raise UnsupportedExtension("objectformat")
 
 
 class _StoredObjects:
