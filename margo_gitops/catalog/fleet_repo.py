@@ -7,9 +7,11 @@ are relative to that folder, and a commit that changes nothing in it does not co
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Collection, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Final
 
 import pygit2
 from pygit2.enums import DiffOption, FileMode
@@ -24,6 +26,9 @@ from margo_gitops.values import dataclass
 
 FLEET_FILE = "margo-gitops.yaml"
 
+_ENTRY: Final = re.compile(rb"([0-7]+) ([^\0]+)\0(.{20})", re.DOTALL)
+_NAME: Final = re.compile(rb"[0-7]+ ([^\0]+)\0.{20}", re.DOTALL)
+_FOLDER_MODE: Final = b"40000"
 _KINDS: dict[int, FileKind] = {FileMode.BLOB: "file", FileMode.BLOB_EXECUTABLE: "file", FileMode.LINK: "link"}
 
 
@@ -70,6 +75,29 @@ class GitTree:
             else:
                 yield f"{prefix}{entry.name}", entry
 
+    def named(self, folder: str, names: Collection[str]) -> Iterator[str]:
+        """Yield the paths below a folder in which a part has one of these names, or an escape, and some others.
+
+        All names of a folder are looked at together, as bytes: that takes a third of the time of `paths`.
+        """
+        wanted = {os.fsencode(f"{name}{ending}") for name in names for ending in ("", ".yaml")}
+        odb = self._repository.odb
+
+        def walk(tree: pygit2.Oid, prefix: str, *, every: bool) -> Iterator[str]:
+            content = odb.read(tree)[1]
+            held = _NAME.findall(content)
+            here = every or not wanted.isdisjoint(held) or b"_" in b"".join(held)
+            for mode, name, raw in _ENTRY.findall(content) if here or _FOLDER_MODE in content else ():
+                path = f"{prefix}{os.fsdecode(name)}"
+                if mode == _FOLDER_MODE:
+                    check_depth(path)
+                    yield from walk(pygit2.Oid(raw=raw), f"{path}/", every=every or name in wanted or b"_" in name)
+                elif here:
+                    yield path
+
+        tree = subtree(self._tree, folder)
+        return walk(tree.id, f"{folder}/", every=False) if tree is not None else iter(())
+
     def names(self) -> list[str]:
         """Return the names in the root."""
         return [str(entry.name) for entry in self._tree or ()]
@@ -92,6 +120,22 @@ class GitTree:
             self._complete()
             _, size = odb.read_header(entry.id)
         return TreeFile(path, _KINDS.get(entry.filemode or 0, "special"), size, lambda: odb.read(entry.id)[1])
+
+
+def _differences(before: pygit2.Tree | None, after: pygit2.Tree | None) -> Iterator[str]:
+    """Yield the paths that differ between two trees; libgit2 would read the folders that are the same too."""
+    folders: list[tuple[str, list[pygit2.Tree | None]]] = [("", [before, after])]
+    while folders:
+        prefix, sides = folders.pop()
+        one, other = ({(entry.name, entry.filemode, entry.id): entry for entry in side or ()} for side in sides)
+        below: dict[str, list[pygit2.Tree | None]] = {}
+        for key in one.keys() ^ other.keys():
+            entry, path = other[key] if key in other else one[key], f"{prefix}{key[0]}"
+            if isinstance(entry, pygit2.Tree):
+                below.setdefault(f"{path}/", [None, None])[key in other] = entry
+            else:
+                yield path
+        folders += below.items()
 
 
 def _paths(diff: pygit2.Diff) -> frozenset[str]:
@@ -285,13 +329,7 @@ class FleetRepo:
         if revision is None:
             found = None if before is None or self.folder else self._changed_in_index(before)
             return self._changed_by_git(since) if found is None else found
-        after = self.subtree(self._commit(revision))
-        if before is not None and after is not None and before.id == after.id:
-            return frozenset()
-        one, other = (before, after) if before is not None else (after, None)
-        if one is None:
-            return frozenset()
-        return _paths(one.diff_to_tree(other) if other is not None else one.diff_to_tree())
+        return frozenset(_differences(before, self.subtree(self._commit(revision))))
 
     def _changed_in_index(self, before: pygit2.Tree) -> frozenset[str] | None:
         """Return the paths of files that differ from a tree, by git's index: it knows which files are as they were.
@@ -311,13 +349,9 @@ class FleetRepo:
         """Return the paths that differ from HEAD, which a render of HEAD does not see; none where git cannot tell."""
         if self.is_bare:
             return []
-        with suppress(pygit2.GitError, OSError):  # a sparse or split index
-            if not self.folder:
-                return sorted(self.repository.status(untracked_files="normal"))
-        try:
-            said = ask_git(
-                self.root, "status", "--porcelain", "-z", "--no-renames", "--untracked-files=normal", "--", "."
-            )
+        how = ("--porcelain", "-z", "--no-renames", "--untracked-files=normal", "--", ".")
+        try:  # it takes half the time of libgit2
+            said = ask_git(self.root, "--no-optional-locks", "status", *how)
         except NoFleetRepo:
             return []
         return sorted(below(self.path(""), (line[3:] for line in said.split("\0") if line)))

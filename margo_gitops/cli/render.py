@@ -20,8 +20,6 @@ from margo_gitops.cli.output import CHANGES, note, output_option, say, say_error
 from margo_gitops.documents.records import write
 from margo_gitops.errors import MargoGitopsError, StateDiffers, listed
 from margo_gitops.operations.fleet_input import other_signer_note, read_signing_key
-from margo_gitops.operations.plan.plan_text import as_text
-from margo_gitops.operations.plan.planning import PlanRequest
 from margo_gitops.operations.render.fleet_render import Checked, Rendered, RenderRequest, check_fleet, render_fleet
 from margo_gitops.state_repo.publication import Publication, PublishedDevice
 from margo_gitops.wording import counted, few
@@ -76,9 +74,7 @@ def render(
     All branches move, or none. The same commit always renders to the same bytes.
     """
     if watch:
-        # Commits do not change while somebody edits, and looking at them takes longer than a save should.
-        date = date_of_files(None, None)
-        _watch(PlanRequest(fleet, None, None, state, cache_folder(), at=date, commits=False), output)
+        _watch(fleet, state, output)
         return
     key = read_signing_key(signing_key) if signing_key else None
     fresh = read_signing_key(freshness_key) if freshness_key and not check else None
@@ -102,10 +98,15 @@ def render(
         _print_rendered(render_fleet(request), output)
 
 
-def _watch(request: PlanRequest, output: str) -> None:
-    # Only this option needs the package that watches files.
+def _watch(fleet: Path, state: str | None, output: str) -> None:
+    # Only this option needs plans, and the package that watches files.
+    from margo_gitops.operations.plan.plan_text import as_text
+    from margo_gitops.operations.plan.planning import PlanRequest
     from margo_gitops.operations.plan.watching import watch_fleet
 
+    # Commits do not change while somebody edits, and looking at them takes longer than a save should.
+    date = date_of_files(None, None)
+    request = PlanRequest(fleet, None, None, state, cache_folder(), at=date, commits=False)
     for saved in watch_fleet(request):
         if output == "json":
             plan = {"error": str(saved.plan)} if isinstance(saved.plan, MargoGitopsError) else write(saved.plan)

@@ -11,180 +11,32 @@ EXPR-5  Results are bounded, and so are operators and filters that could make th
 from __future__ import annotations
 
 import math
-import re
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NoReturn
-
-from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError, UndefinedError, nodes
-from jinja2.exceptions import SecurityError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from typing import TYPE_CHECKING
 
 from margo_gitops.documents.components import ParameterValue
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.yaml_scalars import MAX_INTEGER, MIN_INTEGER
 from margo_gitops.errors import TemplateInvalid
 
+if TYPE_CHECKING:
+    from margo_gitops.rendering.sandbox import Expression
+
 MAX_SOURCE = 4096
 MAX_RESULT = 65_536
 """Characters."""
-MAX_MADE = 16 * MAX_RESULT
-"""Characters that all filters of one expression may make together."""
-
-# Functions of their input that cannot make much out of little; `join` and `replace` are bounded below.
-_FILTERS = frozenset({
-    "abs", "capitalize", "count", "d", "default", "first", "float", "int", "items", "last", "length", "list", "lower",
-    "map", "max", "min", "reject", "rejectattr", "reverse", "round", "select", "selectattr", "sort", "string", "sum",
-    "title", "trim", "unique", "upper",
-})  # fmt: skip
-_FORMAT = re.compile(r"%[-+ 0]?[0-9]{0,2}(\.[0-9]{1,2})?[sdxXfeg%]")
 
 
-class _Environment(ImmutableSandboxedEnvironment):
-    """A sandbox without globals and calls, whose operators are bounded."""
-
-    intercepted_binops = frozenset({"*", "**", "%"})
-
-    def call(self, context: Any, called: Any, /, *args: Any, **keywords: Any) -> Any:  # noqa: ANN401, ARG002
-        """Refuse every call: methods of text (`ljust`, `format`) could make huge results (EXPR-5)."""
-        raise SecurityError("calls are not possible, use filters")
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:  # noqa: ANN401
-        """Refuse operations whose result could be huge (EXPR-5)."""
-        numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
-        if operator == "**" and not (numbers and abs(left) <= MAX_RESULT and abs(right) <= 64):
-            raise SecurityError("the power is too large")
-        if not numbers:
-            raise SecurityError(f"the operator {operator} takes numbers; use the filters join and format for text")
-        return super().call_binop(context, operator, left, right)
-
-
-def _bounded_join(items: object, separator: str = "") -> str:
-    texts = [str(item) for item in items] if isinstance(items, (list, tuple, Iterator)) else [str(items)]
-    _bound(sum(map(len, texts)) + len(separator) * len(texts))
-    return separator.join(texts)
-
-
-def _bounded_replace(text: object, old: str, new: str) -> str:
-    source = str(text)
-    _bound(len(source) + source.count(old) * len(new))
-    return source.replace(old, new)
-
-
-def _bounded_format(template: str, *values: object) -> str:
-    if _FORMAT.sub("", template).count("%"):
-        raise SecurityError("format takes %s, %d, %x, %f, %e, %g with at most two digits of width and precision")
-    if not all(isinstance(value, (str, int, float)) for value in values):
-        raise SecurityError("format takes text and numbers")
-    # The widest field of a number is that of a float's 309 digits before, and 99 after the point.
-    _bound(len(template) + sum(len(value) if isinstance(value, str) else 512 for value in values))
-    return template % values
-
-
-class _Made(threading.local):
-    """How much text the filters of the current expression made."""
-
-    characters = 0
-
-
-_MADE = _Made()
-
-
-def _bound(size: int) -> None:
-    _MADE.characters += size
-    if size > MAX_RESULT:
-        raise SecurityError(f"the text would have {size} characters, {MAX_RESULT} are possible")
-    if _MADE.characters > MAX_MADE:
-        raise SecurityError(f"the filters make more than {MAX_MADE} characters together")
-
-
-def _in_text(value: object) -> object:
-    """Return a value as it is written within text: true and false as YAML and JSON write them."""
-    if isinstance(value, bool):
-        return str(value).lower()
-    if value is None:
-        raise SecurityError("an expression within text gives nothing; use the filter default")
-    if isinstance(value, (list, tuple, dict)):
-        raise SecurityError("an expression within text gives a list or mapping; use join, or choose one field")
-    return value
-
-
-def _environment() -> _Environment:
-    environment = _Environment(
-        undefined=StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_in_text
-    )
-    environment.globals.clear()
-    environment.filters = {name: rule for name, rule in environment.filters.items() if name in _FILTERS}
-    environment.filters |= {"join": _bounded_join, "replace": _bounded_replace, "format": _bounded_format}
-    return environment
-
-
-_ENVIRONMENT = _environment()
-
-
-class Expression:
-    """A parsed value: text with expressions in it, or exactly one expression."""
-
-    def __init__(self, source: str) -> None:
-        if len(source) > MAX_SOURCE:
-            _refuse(source, f"it has {len(source)} characters, {MAX_SOURCE} are possible")
-        if "{%" in source or "{#" in source:
-            _refuse(source, "statements and comments are not possible, only {{ expressions }}")
-        _MADE.characters = 0  # constant expressions are evaluated while they are parsed
-        try:
-            tree = _ENVIRONMENT.parse(source)
-            self.names = frozenset(name.name for name in tree.find_all(nodes.Name))
-            if "self" in self.names:
-                _refuse(source, "self is not defined")  # Jinja2 defines it in every template, by no global
-            body = tree.body[0].nodes if tree.body and isinstance(tree.body[0], nodes.Output) else []
-            self._single = len(body) == 1 and not isinstance(body[0], nodes.TemplateData)
-            if self._single:
-                self._expression = _ENVIRONMENT.compile_expression(
-                    source.strip()[2:-2].strip("-+"), undefined_to_none=False
-                )
-            else:
-                self._template = _ENVIRONMENT.from_string(source)
-        except TemplateSyntaxError as error:
-            _refuse(source, error.message or "syntax error")
-        except TemplateError as error:
-            _refuse(source, str(error))
-        except (RecursionError, MemoryError, SyntaxError):
-            _refuse(source, "it is nested too deeply")
-
-    def evaluate(self, names: Mapping[str, Json]) -> object:
-        """Return the value for one device.
-
-        Raises:
-            jinja2.TemplateError, ArithmeticError, TypeError, ValueError, LookupError: what the expression did wrong.
-        """
-        _MADE.characters = 0
-        if self._single:
-            value = self._expression(**names)
-            if isinstance(value, StrictUndefined):
-                str(value)  # raises UndefinedError with jinja2's own text
-            return value
-        return self._template.render(**names)
-
-
-def _refuse(source: str, reason: str) -> NoReturn:
-    remedy = f"see docs/fleet-repo.md, Expressions; {_literally(source)}"
-    raise TemplateInvalid(f"{_short(source)} is not a valid expression", why=[reason], remedy=remedy)
-
-
-def _literally(source: str) -> str:
-    """Return how to write what begins an expression where it is meant as text."""
-    begun = min(("{{", "{%", "{#"), key=lambda each: source.find(each) % (len(source) + 1))
-    written = "{{ '{{' }}" if begun == "{{" else "{{ '{' }}" + begun[1]
-    return f"if {begun} is plain text, write {written}"
-
-
-def _short(source: str) -> str:
+def short(source: str) -> str:
+    """Return the beginning of an expression, as errors name it."""
     return repr(source if len(source) <= 80 else source[:77] + "...")
 
 
 @lru_cache(maxsize=4096)
 def _parse(source: str) -> Expression:
+    from margo_gitops.rendering.sandbox import Expression  # loads Jinja2
+
     return Expression(source)
 
 
@@ -197,13 +49,6 @@ def names_in(value: ParameterValue) -> frozenset[str]:
     """Return the names that a value's expressions use (TemplateInvalid: they cannot be parsed)."""
     items = value if isinstance(value, tuple) else (value,)
     return frozenset().union(*(_parse(item).names for item in items if isinstance(item, str) and is_template(item)))
-
-
-_FAILURES = (
-    TemplateError, ArithmeticError, TypeError, ValueError, LookupError, AttributeError,
-    NameError,  # 1e400: Jinja2 writes the constant as `inf` into its code
-    RecursionError, MemoryError,
-)  # fmt: skip
 
 
 def evaluate(value: ParameterValue, names: Mapping[str, Json]) -> ParameterValue:
@@ -220,20 +65,7 @@ def evaluate(value: ParameterValue, names: Mapping[str, Json]) -> ParameterValue
         return tuple(_scalar(evaluate(item, names), item) for item in value)
     if not isinstance(value, str) or not is_template(value):
         return value
-    expression = _parse(value)
-    try:
-        result = expression.evaluate(names)
-    except UndefinedError as error:
-        known = ", ".join(sorted(names))
-        raise TemplateInvalid(
-            f"{_short(value)} uses a name that is not defined",
-            why=[str(error.message)],
-            remedy=f"known names: {known}; give the label, or use the filter default; {_literally(value)}",
-        ) from error
-    except _FAILURES as error:
-        reason = str(error) or type(error).__name__
-        raise TemplateInvalid(f"{_short(value)} cannot be evaluated", why=[reason]) from error
-    return _parameter(result, value)
+    return _parameter(_parse(value).evaluate(names), value)
 
 
 def _parameter(result: object, source: str) -> ParameterValue:
@@ -244,15 +76,15 @@ def _parameter(result: object, source: str) -> ParameterValue:
 
 def _scalar(result: object, source: object) -> str | int | float | bool:
     if isinstance(result, str) and len(result) > MAX_RESULT:
-        raise TemplateInvalid(f"the result of {_short(str(source))} has more than {MAX_RESULT} characters")
+        raise TemplateInvalid(f"the result of {short(str(source))} has more than {MAX_RESULT} characters")
     if isinstance(result, int) and not MIN_INTEGER <= result <= MAX_INTEGER:
-        raise TemplateInvalid(f"the result of {_short(str(source))} needs more than 64 bits")
+        raise TemplateInvalid(f"the result of {short(str(source))} needs more than 64 bits")
     if isinstance(result, float) and not math.isfinite(result):
-        raise TemplateInvalid(f"the result of {_short(str(source))} is {result}")
+        raise TemplateInvalid(f"the result of {short(str(source))} is {result}")
     # Exact types: a subclass could be written in another way by some future library.
     if type(result) in (str, int, float, bool):
         return result  # type: ignore[return-value]
     raise TemplateInvalid(
-        f"the result of {_short(str(source))} is {type(result).__name__}, no text, number, boolean or list of these",
+        f"the result of {short(str(source))} is {type(result).__name__}, no text, number, boolean or list of these",
         remedy="choose one field of it, or turn it into text with the filter string",
     )

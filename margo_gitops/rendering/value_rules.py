@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from functools import lru_cache
-from typing import Final
-
-import re2
+from typing import TYPE_CHECKING, Final
 
 from margo_gitops.documents.application import ValueSchema
 from margo_gitops.documents.components import ParameterValue
 from margo_gitops.wording import shortened
+
+if TYPE_CHECKING:
+    import re2
 
 
 class RuleUnusableError(ValueError):
@@ -147,6 +148,8 @@ def compiled(pattern: str) -> re2._Regexp:
     Raises:
         RuleUnusableError: the engine does not take it; `documents.patterns` finds all that is not a matter of size.
     """
+    import re2  # only where a schema has regexMatch
+
     options = re2.Options()
     options.log_errors = False
     options.max_mem = _ENGINE_BYTES

@@ -148,11 +148,13 @@ class StateObjects(GitStore):
         found: dict[str, DevicePlace] = {}
 
         def add(folder: str, name: str) -> None:
-            for _, raw, held in raw_entries(name, self.read(name, TREE)):
-                encoded = raw.decode("utf-8", "backslashreplace")
-                if encoded in found:
-                    raise bad_object(tree, f"{encoded} is in {found[encoded].folder} and in {folder}")
-                found[encoded] = DevicePlace(folder, held.hex())
+            entries = raw_entries(name, self.read(name, TREE))
+            names = [raw.decode("utf-8", "backslashreplace") for _, raw, _ in entries]
+            here = dict(zip(names, (DevicePlace(folder, held.hex()) for _, _, held in entries), strict=True))
+            if len(here) < len(names) or found.keys() & here:
+                twice = next(each for each in names if each in found or names.count(each) > 1)
+                raise bad_object(tree, f"{twice} is in {found.get(twice, here[twice]).folder} and in {folder}")
+            found.update(here)
 
         for top in self.tree(tree):
             if top.mode == FOLDER_MODE and top.name == DEVICES_FOLDER.encode():

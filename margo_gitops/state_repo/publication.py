@@ -149,7 +149,9 @@ def write_render(
     here = {encode_device_id(device) for device in trees}
     kept: dict[str, DevicePlace] = {}
     if only is not None:
-        kept = {name: place for name, place in known.items() if name not in only and place.folder != LEFT_FOLDER}
+        kept = dict(known)
+        for name in (*only, *(name for name, place in known.items() if place.folder == LEFT_FOLDER)):
+            kept.pop(name, None)
     gone = {name: place for name, place in known.items() if name not in here and name not in kept}
     left = tuple(sorted(device_of(name) for name, place in gone.items() if not place.left))
     parent = values.get(FLEET_REF)

@@ -136,6 +136,13 @@ def test_the_agents_help_loads_only_what_describes_it(tmp_path: Path) -> None:
     assert loaded & (OPERATORS | NEVER | ONCE_AT_WORK) == set()
 
 
+def test_a_render_of_nothing_new_loads_no_templates_and_no_plans(tmp_path: Path, state: Path) -> None:
+    loaded = loaded_by("render", cwd=tmp_path / "fleet")
+    assert "margo_gitops.operations.render.fleet_render" in loaded
+    unused = {"jinja2", "re2", "margo_gitops.operations.plan.planning", "margo_gitops.operations.plan.chart_templates"}
+    assert loaded & (unused | NEVER) == set()
+
+
 def test_an_agent_with_a_local_source_loads_neither_the_operators_side_nor_a_network(
     tmp_path: Path, state: Path
 ) -> None:

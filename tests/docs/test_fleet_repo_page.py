@@ -16,7 +16,7 @@ from margo_gitops.documents.fleet_kinds import ApplicationsLock, Deployment, Dev
 from margo_gitops.documents.kinds import check_document, read_source
 from margo_gitops.documents.records import iterate_fields
 from margo_gitops.errors import RenderingRefused, TemplateInvalid
-from margo_gitops.rendering import templates
+from margo_gitops.rendering import sandbox, templates
 from margo_gitops.rendering.templates import MAX_RESULT, MAX_SOURCE, evaluate
 
 PAGE = (Path(__file__).parents[2] / "docs" / "fleet-repo.md").read_text(encoding="utf-8")
@@ -57,7 +57,7 @@ def test_every_kind_has_a_section_with_a_valid_example(kind: type) -> None:
 
 def test_the_filters_are_the_ones_of_the_sandbox() -> None:
     listed = PAGE[PAGE.index("<!-- filters -->") : PAGE.index("<!-- /filters -->")]
-    assert re.findall(r"`(\w+)`", listed) == sorted(templates._ENVIRONMENT.filters)
+    assert re.findall(r"`(\w+)`", listed) == sorted(sandbox._ENVIRONMENT.filters)
 
 
 def test_every_name_that_expressions_may_use_is_listed_and_has_a_value(tmp_path: Path) -> None:

@@ -268,3 +268,14 @@ def test_a_seal_that_the_key_did_not_sign_says_nothing(tmp_path: Path, monkeypat
     monkeypatch.setattr(fleet_render, "rendered_states", None)
     with pytest.raises(TypeError):
         render(fleet, key=ours)
+
+
+def test_a_seal_of_another_library_says_nothing(fleet: FleetFolder, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(changed_part, "_LIBRARIES", ("yaml",))
+    changed_part._others_part.cache_clear()
+    monkeypatch.setattr(fleet_render, "rendered_states", None)
+    try:
+        with pytest.raises(TypeError):
+            render(fleet)
+    finally:
+        changed_part._others_part.cache_clear()

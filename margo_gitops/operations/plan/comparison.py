@@ -20,8 +20,6 @@ from margo_gitops.errors import (
     UnreadableDocument,
 )
 from margo_gitops.operations.content_sources import Images, content_by_digest
-from margo_gitops.operations.plan.chart_templates import ChartTemplates
-from margo_gitops.operations.plan.object_changes import ObjectChanges
 from margo_gitops.operations.policies.policy_command import judge_by_command
 from margo_gitops.operations.policies.policy_history import PolicyHistory, Span
 from margo_gitops.operations.policies.policy_judging import Change, judge_change
@@ -85,6 +83,9 @@ def planned(sides: Sides, notes: Iterable[str] = (), helm: Path | None = None) -
     Args:
         helm: the program that templates charts; None: no helm program.
     """
+    from margo_gitops.operations.plan.chart_templates import ChartTemplates
+    from margo_gitops.operations.plan.object_changes import ObjectChanges
+
     facts = VendoredContent(sides.intent, sides.tree)
     states = {state.device: state for state in sides.states}
 

@@ -18,12 +18,11 @@ from __future__ import annotations
 import hashlib
 import platform
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
-
-import jinja2
-import yaml
 
 from margo_gitops.catalog.file_tree import MAX_DEPTH
 from margo_gitops.catalog.fleet import read_devices, read_fleet
@@ -49,9 +48,9 @@ from margo_gitops.trust.ssh_signature import MAX_ARMOR_BYTES, parse_signature, s
 from margo_gitops.trust.state_commit import StateCommit
 from margo_gitops.values import dataclass, replace
 
-_VERSIONS: Final = (RENDERED_BY, platform.python_version(), jinja2.__version__, yaml.__version__)
-"""What takes part in a render; with another one, everything is rendered again."""
 _SEAL_NAMESPACE: Final = "margo-gitops-rendered"
+_LIBRARIES: Final = ("jinja2", "yaml")
+"""That take part in a render."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +113,18 @@ _OTHER_REFS: Final = re.compile(
 """What moves without a render: the end of such a ref's line."""
 
 
+@cache
+def _others_part() -> bytes:
+    """Return what others do in a render: with another Python or library, everything is rendered again."""
+    specs = map(find_spec, _LIBRARIES)  # to load them for a version takes longer than to read them
+    folders = (Path(folder) for spec in specs if spec for folder in spec.submodule_search_locations or ())
+    files = (file.read_bytes() for folder in folders for file in sorted(folder.glob("*.py")))
+    return platform.python_version().encode() + b"".join(hashlib.sha256(content).digest() for content in files)
+
+
 def _sealed(values: RefValues, moves: Mapping[str, str]) -> bytes:
     refs = changed_refs(values.packed, {**values.loose, **moves})
-    digest, at = hashlib.sha256("\n".join([*_VERSIONS, ""]).encode()), 0
+    digest, at = hashlib.sha256(b"%b\n%b\n" % (RENDERED_BY.encode(), _others_part())), 0
     for other in _OTHER_REFS.finditer(refs):
         digest.update(refs[at : other.start() - 40])  # without the id
         at = other.end()
@@ -128,7 +136,7 @@ def changed_part(fleet: FleetInput, base: str, held: Callable[[], Mapping[str, D
     """Return the part of a fleet that can differ from a commit which can be rendered; None: it is all of it.
 
     Args:
-        fleet: without devices.
+        fleet: of which `margo-gitops.yaml` is read.
         base: the commit that can be rendered.
         held: returns where the state repo holds the devices of `base`.
 
@@ -136,10 +144,12 @@ def changed_part(fleet: FleetInput, base: str, held: Callable[[], Mapping[str, D
         FleetInvalid: a file that differs has findings.
     """
     changed = fleet.repo.changed_files(base, fleet.commit.id or None)
+    if not changed and fleet.commit.id in (base, ""):
+        return fleet.intent
     files = sorted(path for path in changed if path.startswith("devices/"))
     if any(path.count("/") > MAX_DEPTH for path in files):
         return None
-    before, after, shared = fleet.repo.tree(base), fleet.tree, fleet.intent
+    before, after, shared = fleet.repo.tree(base), fleet.tree, read_fleet(fleet.tree, ())
     old = read_fleet(before, ()) if any(map(_is_shared, changed)) else shared
     clients = {client_of(name) for tree in (before, after) for name in read_devices(tree, files)}
     sites = {stem(path).rpartition("/")[2] for path in changed if path.startswith("sites/")}
@@ -151,18 +161,22 @@ def changed_part(fleet: FleetInput, base: str, held: Callable[[], Mapping[str, D
         sites.update(deployment.spec.placement.sites)
     if not clients and not sites:
         return replace(shared, clients=frozenset())
-    listed = sorted({*files, *before.paths("devices")})  # those that are gone are not read
+
+    def listed(found: Iterable[str]) -> list[str]:
+        return sorted({*files, *found})  # those that are gone are not read
+
     if sites:
         places = held()
         clients |= {device_of(name) for name, place in places.items() if place.site in sites}
-        children = read_devices(after, [path for path in listed if _may_be_child(path, places)])
+        paths = listed(before.paths("devices"))
+        children = read_devices(after, [path for path in paths if _may_be_child(path, places)])
         clients |= {client_of(name) for name, each in children.items() if each.value.spec.site in sites}
-    wanted = files_of(listed, clients)
+    wanted = files_of(listed(before.named("devices", clients)), clients)
     devices = {name: each for name, each in read_devices(after, wanted).items() if client_of(name) in clients}
     part = replace(shared, devices=devices, clients=frozenset(clients))
     names = {deployment.metadata.name for deployment in deployments}
     lost = lost_placements(part, lambda: read_fleet(before, sorted({*wanted, *files})), names)
-    for path in listed:
+    for path in listed(before.paths("devices")) if lost else ():
         if not lost:
             break
         one = targets(replace(part, devices=read_devices(after, [path])))

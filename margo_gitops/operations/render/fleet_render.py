@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from margo_gitops.catalog.file_tree import RootTree
-from margo_gitops.catalog.fleet import read_fleet
+from margo_gitops.catalog.fleet import read_fleet, read_fleet_document
 from margo_gitops.catalog.fleet_repo import FleetCommit, FleetRepo
 from margo_gitops.catalog.fleet_trust import TrustChain, read_chain, refuse_untrusted
 from margo_gitops.documents.device_id import encode_device_id
@@ -166,7 +166,7 @@ def render_fleet(request: RenderRequest) -> Rendered:
                 ),
             )
         before = None if chain is not None or request.resign else other_signer(target, values, request.key)
-        publication = _publish(fleet, target, request, seal, chain)
+        publication = _publish(fleet, target, values, request, seal, chain)
     unattested = fleet.intent.fleet.value.spec.freshness is not None and _renewal(fleet, request) is None
     version, cloned = len(chain.versions) if chain else None, fleet.repo.remote() is not None
     if publication.fleet_commit is None:
@@ -188,9 +188,13 @@ def refuse_keys(fleet: FleetInput, request: RenderRequest) -> TrustChain | None:
 
 
 def _publish(
-    fleet: FleetInput, target: StateTarget, request: RenderRequest, seal: Seal, chain: TrustChain | None
+    fleet: FleetInput,
+    target: StateTarget,
+    values: RefValues,
+    request: RenderRequest,
+    seal: Seal,
+    chain: TrustChain | None,
 ) -> Publication:
-    values = target.repo.refs.read()
     refuse_foreign(fleet, target, values)
     if not request.allow_older:
         refuse_older(fleet, target, values)
@@ -220,18 +224,22 @@ def _publish(
 
 
 def begun(repo: FleetRepo, tree: RootTree, revision: str | None) -> FleetInput:
-    """Return a fleet without its devices, as a part of it in which nothing changed (FleetInvalid: with every finding).
+    """Return `margo-gitops.yaml` alone, as a part of the fleet in which nothing changed.
 
     Args:
         tree: its files.
         revision: their commit; None: they are as they are now.
+
+    Raises:
+        NoFleetRepo: there is no `margo-gitops.yaml`.
+        FleetInvalid: it cannot be read; with every finding of the fleet.
     """
     commit = repo.last_change(revision) if revision is not None else NO_COMMIT
     try:
-        shared = read_fleet(tree, ())
+        fleet = read_fleet_document(tree)
     except FleetInvalid:
-        shared = read_fleet(tree)
-    return FleetInput(repo, commit, tree, replace(shared, clients=frozenset()))
+        fleet = read_fleet(tree).fleet
+    return FleetInput(repo, commit, tree, Intent(fleet, {}, {}, {}, {}, clients=frozenset()))
 
 
 def whole(fleet: FleetInput) -> FleetInput:
@@ -314,9 +322,10 @@ def held_fleet(target: StateTarget, values: RefValues, intent: Intent) -> FleetS
     if only is not None and not only:
         return FleetState({}, lambda device: target.repo.held(device, values), target.repo.device_count(values))
     places = target.repo.places(values)
-    here = {name: place for name, place in places.items() if not place.left and (only is None or name in only)}
+    shown = places if only is None else places.keys() & only
+    here = {name: place for name in shown if not (place := places[name]).left}
     sites = {device_of(name): place.site for name, place in here.items()}
-    kept = 0 if only is None else sum(not place.left for place in places.values()) - len(here)
+    kept = 0 if only is None else target.repo.device_count(values) - len(here)
     return FleetState(sites, lambda device: target.repo.held(device, values), kept)
 
 
