@@ -379,6 +379,7 @@ def create_appliers(
             settings.values,
             interrupted,
             proxy_from_environment=proxy,
+            registries=configuration.registries.settings(proxy_from_environment=proxy),
             base=settings.folder,
             workloads=configuration.workloads,
             secrets=secrets.open if secrets else no_secrets,

@@ -33,6 +33,7 @@ from margo_gitops.documents.records import find
 from margo_gitops.documents.secrets import WantedSecret
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.errors import SecretUnavailable, StorageFailed, UnreadableDocument, WorkloadUnsupported
+from margo_gitops.registry.settings import RegistrySettings
 from margo_gitops.values import dataclass, field
 
 if TYPE_CHECKING:  # loaded where a deployment has a health of its own
@@ -160,6 +161,7 @@ class ApplierContext:
         interrupted: whether the agent was asked to stop; asked in loops that wait, which then raise `StepInterrupted`
             and leave everything as it is: the step is started again later (APPLIER-5).
         proxy_from_environment: whether downloads may use the proxy that the environment names (https_proxy, no_proxy).
+        registries: how OCI registries are reached.
         base: what relative paths in the settings are relative to: the folder of the configuration file.
         workloads: what a workload may do to this device; the applier refuses the rest with `WorkloadForbidden`, before
             anything is touched.
@@ -172,6 +174,7 @@ class ApplierContext:
     settings: Mapping[str, Json]
     interrupted: Callable[[], bool] = never
     proxy_from_environment: bool = False
+    registries: RegistrySettings = field(default_factory=RegistrySettings)
     base: Path = Path()
     workloads: WorkloadPolicy = field(default_factory=WorkloadPolicy)
     secrets: OpenSecrets = no_secrets

@@ -25,10 +25,12 @@ from margo_gitops.errors import (
     ApplierUnusable,
     ArtifactRefused,
     ArtifactUnavailable,
+    ReferenceInvalid,
     SourceMisconfigured,
     TransportError,
 )
-from margo_gitops.values import KW_ONLY, dataclass
+from margo_gitops.registry.settings import RegistrySettings
+from margo_gitops.values import KW_ONLY, dataclass, field
 from margo_gitops.web.metering import Deadline
 
 _CHUNK = 256 * 1024
@@ -43,6 +45,7 @@ class ArtifactCache:
         folder: where entries are, one per digest; made when needed.
         ca_file: PEM file of the authorities to trust for https; None trusts the system's.
         proxy_from_environment: whether downloads honour https_proxy and no_proxy.
+        registries: how OCI registries are reached.
         bounds: what one component's content may need.
     """
 
@@ -50,6 +53,7 @@ class ArtifactCache:
     _: KW_ONLY
     ca_file: Path | None = None
     proxy_from_environment: bool = False
+    registries: RegistrySettings = field(default_factory=RegistrySettings)
     bounds: ArchiveBounds = DEFAULT_ARCHIVE_BOUNDS
 
     def place(self, artifact: Artifact, folder: Path, *, seconds: float) -> None:
@@ -108,6 +112,11 @@ class ArtifactCache:
                 self._download(artifact, target, deadline)
             return
 
+        if url.scheme == "oci":
+            with new_file(entry) as path, path.open("wb") as target:
+                self._pull(artifact, target, deadline)
+            return
+
         source = _local_path(artifact)
         if source.is_dir():
             with new_folder(entry) as folder:
@@ -153,6 +162,27 @@ class ArtifactCache:
             raise ApplierUnusable(error.what, why=error.why, remedy=error.remedy) from error
         _check(artifact, found)
 
+    def _pull(self, artifact: Artifact, target: BinaryIO, deadline: Deadline) -> None:
+        """Read the blob from a mirror or its registry; one that has other bytes is passed over."""
+        from margo_gitops.registry.client import RegistryClient
+        from margo_gitops.registry.references import parse_reference
+
+        avoid: set[str] = set()
+        try:
+            reference = parse_reference(artifact.url)
+        except ReferenceInvalid as error:
+            raise _unavailable(artifact, error.what) from error
+        with RegistryClient(self.registries) as client:
+            while True:
+                limit = self.bounds.packed + 2 * _CHUNK
+                with client.blob(reference, artifact.digest, limit=limit, deadline=deadline, avoid=avoid) as stream:
+                    target.seek(0)
+                    target.truncate()
+                    found = self._copy(artifact, stream.read, target, deadline)
+                if found == artifact.digest or stream.host == reference.host:
+                    return _check(artifact, found)
+                avoid.add(stream.host)
+
     def _copy(self, artifact: Artifact, read: Callable[[int], bytes], target: BinaryIO, deadline: Deadline) -> Digest:
         state = sha256_of()
         done = 0
@@ -172,6 +202,7 @@ def create_artifact_cache(context: ApplierContext, settings: Settings) -> Artifa
         context.folder / "artifacts",
         ca_file=settings.path("caFile"),
         proxy_from_environment=context.proxy_from_environment,
+        registries=context.registries,
         bounds=ArchiveBounds(packed=settings.number("maxArtifactBytes", ArchiveBounds().packed)),
     )
 
@@ -179,7 +210,7 @@ def create_artifact_cache(context: ApplierContext, settings: Settings) -> Artifa
 def _local_path(artifact: Artifact) -> Path:
     url = urlsplit(artifact.url)
     if url.scheme != "file" or url.netloc not in ("", "localhost") or not url.path.startswith("/"):
-        raise _unavailable(artifact, "only https://..., and file:///... on this device, can be fetched")
+        raise _unavailable(artifact, "only https://..., oci://..., and file:///... on this device, can be fetched")
     if "\0" in (path := unquote(url.path)):
         raise _unavailable(artifact, "the path holds a NUL")
     return Path(path)

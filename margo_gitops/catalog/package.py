@@ -166,8 +166,11 @@ class ComponentArtifact:
     ] = None
     url: Annotated[
         str | None,
-        About("The URL of a tar.gz.", ("https://files.example.com/hmi-1.4.2.tar.gz",)),
-        Text(pattern=r"^(file:///|https://[^/]).+", what="a file:// or https:// URL"),
+        About(
+            "The URL of a tar.gz, or with oci://, the repository that has it.",
+            ("https://files.example.com/hmi-1.4.2.tar.gz", "oci://registry.example.com/acme/hmi:1.4.2"),
+        ),
+        Text(pattern=r"^(file:///|(https|oci)://[^/]).+", what="a file://, https:// or oci:// URL"),
     ] = None
     digest: Annotated[
         Digest | None, About("Of the tar.gz at `url`."), Text(pattern=DIGEST_PATTERN, what="a digest, sha256:<64 hex>")

@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from margo_gitops.digests import Digest
 from margo_gitops.errors import SourceMisbehaved, SourceRefused
+from margo_gitops.registry.settings import RegistrySettings
 from margo_gitops.values import dataclass, field
 from margo_gitops.web.metering import Deadline, Meter
 from margo_gitops.web.refusal import Read
@@ -63,12 +64,14 @@ class Reach:
         ca_file: authorities (PEM) to trust instead of the system's.
         proxy_from_environment: whether https_proxy and no_proxy count.
         meter: counts what was transferred.
+        registries: how OCI registries are reached.
     """
 
     mirrors: Sequence[str] = ()
     ca_file: Path | None = None
     proxy_from_environment: bool = False
     meter: Meter = field(default_factory=Meter)
+    registries: RegistrySettings = field(default_factory=RegistrySettings)
 
     def sources(self, digest: Digest, size: int, urls: Sequence[str]) -> list[Source]:
         """Return the places of a content, best first (REACH-2).
@@ -79,9 +82,11 @@ class Reach:
         """
         name = digest.removeprefix("sha256:")
         mirrors = [self._web(f"{mirror}{name}", size, plain=True) for mirror in self.mirrors]
-        return [*mirrors, *(self._source(url, size) for url in urls)]
+        return [*mirrors, *(self._source(url, digest, size) for url in urls)]
 
-    def _source(self, url: str, size: int) -> Source:
+    def _source(self, url: str, digest: Digest, size: int) -> Source:
+        if url.startswith("oci://"):
+            return OciPlace(url, digest, size, self.registries)
         return FileSource(url) if urlsplit(url).scheme == "file" else self._web(url, size)
 
     def _web(self, url: str, size: int, *, plain: bool = False) -> WebPlace:
@@ -118,6 +123,34 @@ class WebPlace:
     def close(self) -> None:
         """Close the connection."""
         self._file.close()
+
+
+@dataclass(eq=False)
+class OciPlace:
+    """A blob of an OCI registry, or of its mirrors."""
+
+    url: str
+    digest: Digest
+    size: int
+    registries: RegistrySettings
+
+    def __post_init__(self) -> None:
+        from margo_gitops.registry.client import RegistryClient
+        from margo_gitops.registry.references import parse_reference
+
+        self.name = self.url
+        self._reference = parse_reference(self.url)
+        self._client = RegistryClient(self.registries)
+
+    @contextmanager
+    def open(self, start: int, end: int, deadline: Deadline) -> Iterator[Incoming]:
+        """Yield the rest of the blob from `start`, or all of it."""
+        with self._client.blob(self._reference, self.digest, start=start, limit=max(end, self.size), deadline=deadline) as stream:
+            yield Incoming(stream.start, stream.read)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
 
 
 @dataclass(eq=False)

@@ -102,8 +102,11 @@ class Artifact:
     component: str
     url: Annotated[
         str,
-        About("Its URL: a tar.gz by https or file, or a folder by file.", ("https://files.example.com/hmi.tar.gz",)),
-        Text(pattern=r"^(file|https)://.+", what="a file:// or https:// URL"),
+        About(
+            "Its URL: a tar.gz by https, file or oci (the repository that has it), or a folder by file.",
+            ("https://files.example.com/hmi.tar.gz",),
+        ),
+        Text(pattern=r"^(file|https|oci)://.+", what="a file://, https:// or oci:// URL"),
     ]
     digest: Annotated[
         Digest,

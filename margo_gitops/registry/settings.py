@@ -45,6 +45,25 @@ class RegistryAccess:
 
 
 @dataclass(frozen=True, slots=True)
+class Registries:
+    """What a configuration says of OCI registries."""
+
+    hosts: Annotated[
+        tuple[RegistryAccess, ...],
+        Items(maximum=32, unique="host", noun="registry"),
+        About("Registries that need settings; the others are reached over https, without mirrors."),
+    ] = ()
+    credentials_file: Annotated[
+        FilePath | None,
+        About("Credentials in the form of Docker's config.json; its helpers are run.", ("registries.json",)),
+    ] = None
+
+    def settings(self, *, proxy_from_environment: bool) -> RegistrySettings:
+        """Return them with what else says how registries are reached."""
+        return RegistrySettings(self.hosts, self.credentials_file, proxy_from_environment)
+
+
+@dataclass(frozen=True, slots=True)
 class RegistrySettings:
     """How all registries are reached.
 

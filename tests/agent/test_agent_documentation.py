@@ -13,6 +13,7 @@ from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import CONFIG_VARIABLE, OVERRIDES, TOKEN_VARIABLE
 from margo_gitops.documents.records import iterate_fields, read
 from margo_gitops.documents.yaml_text import read_yaml
+from margo_gitops.registry.settings import Registries, RegistryAccess
 from margo_gitops.transport.stick.source import StickSettings
 from margo_gitops.web.source import WebSource
 
@@ -22,9 +23,9 @@ ROWS = {row.group(1): row.group(0) for row in re.finditer(r"^\| `([^`]+)` \|.*$"
 
 def records() -> list[type]:
     named = [value for value in vars(configuration).values() if isinstance(value, type) and is_dataclass(value)]
-    return [
-        cls for cls in named if cls.__module__ == configuration.__name__ or issubclass(cls, WebSource | StickSettings)
-    ]
+    ours = (WebSource, StickSettings, Registries)
+    own = [cls for cls in named if cls.__module__ == configuration.__name__ or issubclass(cls, ours)]
+    return [*own, RegistryAccess]
 
 
 KEYS = sorted(

@@ -23,6 +23,7 @@ from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PAT
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.secrets import SECRET_NAME_PATTERN
 from margo_gitops.documents.workload_policy import WorkloadPolicy
+from margo_gitops.registry.settings import Registries
 from margo_gitops.settings import Duration, FilePath, spell_duration
 from margo_gitops.transport.git.source import GitSettings
 from margo_gitops.transport.http.source import HttpSettings
@@ -364,6 +365,9 @@ class AgentConfiguration(OwnKind):
         Duration,
         About("The longest that one step of a component may take, even if its document asks for more.", ("15m",)),
     ] = DEFAULT_LONGEST_TIMEOUT
+    registries: Annotated[
+        Registries, About("How OCI registries are reached, whose content deployments name by `oci://`.")
+    ] = field(default_factory=Registries)
     locks: Annotated[LockSettings | None, About("Where locks are held; absent: nothing can hold one by a file.")] = None
     hooks: Annotated[
         HookSettings | None, About("Programs that deployments may name; absent: they may name no program.")
