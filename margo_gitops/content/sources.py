@@ -145,7 +145,9 @@ class OciPlace:
     @contextmanager
     def open(self, start: int, end: int, deadline: Deadline) -> Iterator[Incoming]:
         """Yield the rest of the blob from `start`, or all of it."""
-        with self._client.blob(self._reference, self.digest, start=start, limit=max(end, self.size), deadline=deadline) as stream:
+        with self._client.blob(
+            self._reference, self.digest, start=start, limit=max(end, self.size), deadline=deadline
+        ) as stream:
             yield Incoming(stream.start, stream.read)
 
     def close(self) -> None:
