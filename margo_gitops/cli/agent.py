@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from margo_gitops.agent.agent import run_service
 from margo_gitops.agent.memory.events import LogFormat
 from margo_gitops.agent.memory.state_folder import refuse_other_user
 from margo_gitops.agent.pull.held import freshness_keeper, read_policy, trust_keeper, verify_held
+from margo_gitops.agent.run import run_service
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import read_environment
 from margo_gitops.agent.settings.loading import DEFAULT_CONFIGURATION, check_certificates, check_folders

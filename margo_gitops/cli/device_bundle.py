@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
-from margo_gitops.agent.agent import run_once
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import LogFormat
+from margo_gitops.agent.run import run_once
 from margo_gitops.agent.settings.configuration import SourceSettings
 from margo_gitops.cli.device_orders import config_option, load_configuration
 from margo_gitops.cli.output import say

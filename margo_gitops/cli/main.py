@@ -99,7 +99,7 @@ def plain_service(arguments: Sequence[str]) -> Mapping[str, str] | None:
 
 def _serve_device(options: Mapping[str, str]) -> None:
     gc.disable()  # what a start loads is not garbage
-    from margo_gitops.agent.agent import run_service
+    from margo_gitops.agent.run import run_service
     from margo_gitops.agent.settings.loading import configuration_in_force
 
     named = options.get("--config")
