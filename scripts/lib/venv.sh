@@ -9,10 +9,12 @@ make_venv() {
         exit 2
     }
     if ! [ -x "$venv/bin/pip" ]; then
-        "$python" -m venv "$venv" || {
-            echo "error: cannot make a virtual environment; on Debian and Ubuntu: apt-get install python3-venv" >&2
+        if ! said=$("$python" -m venv "$venv" 2>&1); then
+            remedy="see above: a full disk, or a folder that this user cannot write?"
+            "$python" -c 'import ensurepip' 2>/dev/null || remedy="on Debian and Ubuntu: apt-get install python3-venv"
+            printf '%s\nerror: no virtual environment can be made in %s\n  remedy: %s\n' "$said" "$venv" "$remedy" >&2
             exit 2
-        }
+        fi
     fi
     # Installing again costs seconds; the stamp says for which inputs it was done.
     stamp=$(cat pyproject.toml constraints.txt | cksum)

@@ -11,6 +11,7 @@ import pytest
 from audited_world import World
 from support.command_line import Outcome, margo_gitops
 from support.fleet import FleetFolder
+from support.real import require_program
 from support.reporting import Reporter
 
 from margo_gitops.documents.yaml_text import read_yaml
@@ -123,6 +124,7 @@ def test_a_line_is_traced_to_the_merge_that_brought_it_and_to_those_who_answer_f
 
 
 def test_who_signed_a_line_is_told_with_and_without_a_list(signed: World):
+    require_program("ssh-keygen", "openssh-client")
     key = signed.folder / "key-1"
     signed.signers(1)
     git = signed.fleet.git

@@ -12,6 +12,7 @@ import pytest
 from support.command_line import margo_gitops
 from support.fleet import FleetFolder, write_signing_key
 from support.git_cli import Git
+from support.real import require_program
 
 STATE = "my-fleet-state.git"
 
@@ -265,6 +266,7 @@ def test_whatever_the_fleet_commit_says_can_be_its_subject(fleet: FleetFolder, m
 
 
 def test_signed_commits_are_verified_by_git(fleet: FleetFolder, tmp_path: Path):
+    require_program("ssh-keygen", "openssh-client")
     key = write_signing_key(tmp_path / "key")
     assert margo_gitops("render", "--signing-key", key, cwd=fleet.root).code == 0
     shown = Git(tmp_path / STATE).run(
@@ -301,7 +303,8 @@ def test_a_key_that_cannot_be_used_is_refused_and_never_shown(fleet: FleetFolder
         key.unlink()
         key.mkdir()
     else:
-        subprocess.run(["ssh-keygen", "-q", "-p", "-N", "secret", "-f", key], check=True, capture_output=True)
+        keygen = require_program("ssh-keygen", "openssh-client")
+        subprocess.run([keygen, "-q", "-p", "-N", "secret", "-f", key], check=True, capture_output=True)
     outcome = margo_gitops("render", "--signing-key", key, cwd=fleet.root)
     assert outcome.code == 2, outcome
     assert secret not in outcome.stderr

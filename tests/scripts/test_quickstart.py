@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from support.real import require_program
 from testbed.docker_engine import DockerEngine
 from testbed.kubernetes_cluster import KubernetesCluster
 
@@ -31,7 +32,29 @@ def quickstart(environment: Mapping[str, str], *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.parametrize(
+    ("missing", "remedy"), [("nothing", "a full disk, or a folder that"), ("import ensurepip", "install python3-venv")]
+)
+def test_a_virtual_environment_that_cannot_be_made_says_why(tmp_path: Path, missing: str, remedy: str):
+    python = tmp_path / "python"
+    python.write_text(
+        '#!/bin/sh\ncase $2 in venv) echo "No space left on device" >&2; exit 1 ;; '
+        f'"{missing}") exit 1 ;; *) exec {sys.executable} "$@" ;; esac\n'
+    )
+    python.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "-c", ". scripts/lib/venv.sh && make_venv"],
+        cwd=CHECKOUT,
+        env={**os.environ, "PYTHON": str(python), "MARGO_GITOPS_VENV": str(tmp_path / "none")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "No space left" in done.stderr, remedy in done.stderr) == (2, True, True), done.stderr
+
+
 def test_without_an_engine_it_applies_files_and_shows_the_device_converge(tmp_path: Path):
+    require_program("ssh-keygen", "openssh-client")
     said = quickstart({"DOCKER_HOST": f"unix://{tmp_path}/none.sock", "TMPDIR": str(tmp_path)})
     assert "get their applications as files" in said
     assert 'press-01 ran:  GREETING="Grüezi from press-01"' in said

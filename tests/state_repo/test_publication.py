@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.fleet import write_signing_key
 from support.git_cli import Git, GitFailedError
+from support.real import require_program
 from support.state_publishing import Renderer
 
 from margo_gitops.digests import sha256
@@ -89,6 +90,7 @@ def test_a_subject_can_fake_no_trailer(renderer: Renderer, subject: str):
 
 
 def test_g_m_4_signed_commits_are_verified_by_git(renderer: Renderer, key: SigningKey, tmp_path: Path):
+    require_program("ssh-keygen", "openssh-client")
     renderer.publish(DEVICES, key=key)
     options = ("-c", f"gpg.ssh.allowedSignersFile={tmp_path / 'key.allowed'}")
     for ref in ("fleet", "devices/a", "devices/b", "devices/c"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from support.command_line import Outcome, margo_gitops
 from support.fleet import FleetFolder
 from support.git_cli import Git
+from support.real import require_program
 
 
 @dataclass
@@ -22,7 +23,8 @@ class Plant:
         path = self.keys / name
         if not path.exists():
             self.keys.mkdir(exist_ok=True)
-            subprocess.run(["ssh-keygen", "-q", "-t", kind, "-N", "", "-C", name, "-f", path], check=True)
+            program = require_program("ssh-keygen", "openssh-client")
+            subprocess.run([program, "-q", "-t", kind, "-N", "", "-C", name, "-f", path], check=True)
         return path
 
     def pub(self, name: str, kind: str = "ed25519") -> Path:

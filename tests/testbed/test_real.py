@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from support.real import require_program, unavailable
+from testbed.packages import unpack
 
 
 @pytest.mark.parametrize("value", ["", "0"])
@@ -28,3 +29,9 @@ def test_a_missing_program_is_named_with_its_package(monkeypatch):
     assert require_program(python.name, "python3") == python
     with pytest.raises(pytest.fail.Exception, match="no lathe; on Debian: apt-get install lathe-tools"):
         require_program("lathe", "lathe-tools")
+
+
+def test_what_is_installed_is_not_downloaded(tmp_path):
+    require_program("dpkg-query", "dpkg")
+    assert unpack("dash", "dash", tmp_path / "cache") in (Path("/bin/dash"), Path("/usr/bin/dash"))
+    assert not (tmp_path / "cache").exists()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.real import require_program
 from support.receipts import DEVICE_KEY, OTHER_KEY, altered, chain, longer, receipt, signed
 
 from margo_gitops.digests import Digest, sha256
@@ -180,11 +180,11 @@ def test_a_file_holds_what_was_signed() -> None:
     assert read_receipts(write_receipts(tuple(GOOD)), "receipts") == tuple(GOOD)
 
 
-@pytest.mark.skipif(shutil.which("ssh-keygen") is None, reason="needs ssh-keygen")
 def test_ssh_keygen_verifies_a_receipt(tmp_path: Path) -> None:
     (tmp_path / "allowed").write_text(f'press-07 namespaces="margo-gitops-receipt" {DEVICE_KEY.public}\n')
     (tmp_path / "receipt.sig").write_text(GOOD[2].signature)
-    command = ["ssh-keygen", "-Y", "verify", "-f", "allowed", "-I", "press-07", "-n", "margo-gitops-receipt"]
+    keygen = require_program("ssh-keygen", "openssh-client")
+    command = [keygen, "-Y", "verify", "-f", "allowed", "-I", "press-07", "-n", "margo-gitops-receipt"]
     done = subprocess.run(
         [*command, "-s", "receipt.sig"], cwd=tmp_path, input=GOOD[2].receipt.encode(), capture_output=True, check=False
     )

