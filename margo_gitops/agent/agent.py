@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from margo_gitops.agent.apply.artifacts import CONTENT_FOLDER, Artifacts
 from margo_gitops.agent.apply.causes import Causes, free_bytes
 from margo_gitops.agent.apply.reconciler import Reconciler
 from margo_gitops.agent.apply.switches import Switches
 from margo_gitops.agent.apply.timetable import Timetable
 from margo_gitops.agent.apply.workloads import DeviceLimits, read_eligibility, without_secrets
 from margo_gitops.agent.cycle import Cycle
-from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record, read_by_journald
+from margo_gitops.agent.memory.events import EventLog, LogFormat, Record, read_by_journald, recorder
 from margo_gitops.agent.memory.facts import Facts
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.orders import APPLY_FILE, SUSPENDED_FILE, Orders
@@ -114,7 +115,9 @@ def working_agent(
         read_eligibility(configuration.device, configuration.capabilities),
         round(configuration.longest_timeout),
         secrets.digest if secrets else without_secrets,
+        configuration.state_folder / CONTENT_FOLDER,
     )
+    once = interrupted is None
     interrupted = interrupted or interruptions.stopping
     log = EventLog(log_format, clock, journald=read_by_journald(os.environ, sys.stderr))
     make_folder(configuration.state_folder)
@@ -124,6 +127,7 @@ def working_agent(
         folders=(
             STORE_FOLDER,
             RECEIPTS_FOLDER,
+            CONTENT_FOLDER,
             APPLIERS_FOLDER,
             *(f"{APPLIERS_FOLDER}/{name}" for name in configuration.appliers),
         ),
@@ -139,7 +143,7 @@ def working_agent(
             Journal.open(configuration.state_folder / JOURNAL_FILE, clock()) as journal,
             contextlib.closing(PollRecord(journal, clock)) as polls,
         ):
-            record = _recorder(journal, log, clock, watch.metrics.noted if watch else _nothing)
+            record = recorder(journal.note, log, clock, watch.metrics.noted if watch else _nothing)
             if watch is not None:
                 watch.attach(journal, lambda: transport.cost, record)
             if journal.set_aside:
@@ -186,6 +190,7 @@ def working_agent(
                     secrets=secrets.open if secrets else no_secrets,
                 ),
                 orders=Orders(configuration.state_folder, journal.facts, journal.set_facts, record, clock),
+                artifacts=Artifacts.of(configuration, record, interrupted, heartbeat, once=once),
             )
             look, back = wiring.discovery_of(configuration, appliers, record, reconciler)
             cycle = Cycle(
@@ -263,8 +268,6 @@ def create_appliers(
         ApplierUnusable: one is not installed, or its settings cannot work.
     """
     appliers = {}
-    source = configuration.source.web
-    proxy = source is not None and source.proxy_from_environment
     for name, settings in configuration.appliers.items():
         folder = configuration.state_folder / APPLIERS_FOLDER / name
         make_folder(folder)
@@ -273,24 +276,11 @@ def create_appliers(
             folder,
             settings.values,
             interrupted,
-            proxy_from_environment=proxy,
-            registries=configuration.registries.settings(proxy_from_environment=proxy),
+            proxy_from_environment=configuration.uses_proxy,
+            registries=configuration.registries.settings(proxy_from_environment=configuration.uses_proxy),
             base=settings.folder,
             workloads=configuration.workloads,
             secrets=secrets.open if secrets else no_secrets,
         )
         appliers[name] = create_applier(name, context)
     return appliers
-
-
-def _recorder(journal: Journal, log: EventLog, clock: Clock, noted: Record) -> Record:
-    def record(event: Event) -> None:
-        log.write(event)
-        noted(event)
-        try:
-            journal.note(event, clock())
-        except MargoGitopsError as error:
-            # The log has the event; what it is about goes on.
-            log.write(Event.of(Reason.STORAGE_FAILED, error))
-
-    return record

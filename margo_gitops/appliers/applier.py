@@ -11,6 +11,8 @@ APPLIER-5  Any step may be cut off at any moment; the same step started again en
 APPLIER-6  `observe` reads the engine, never the applier's memory.
 APPLIER-7  One that has `delivers_secrets = True` gives a workload its secrets, and shows their values to no one else.
 APPLIER-8  One that can stop (`CanStop`) keeps all that belongs to what it stops, and starts it as it was.
+APPLIER-9  One that has `delivers_artifacts = True` gives a workload its large artifacts, and lets it only read them.
+           The agent has brought them to the device before it calls `prepare`.
 
 Plug-ins register a factory under the entry point group `margo_gitops.appliers`; see `docs/appliers.md`.
 """
@@ -28,6 +30,7 @@ from margo_gitops.documents.capabilities import parse_timeout
 from margo_gitops.documents.components import Component, ParameterValue
 from margo_gitops.documents.deployment import ApplicationDeployment, Artifact
 from margo_gitops.documents.json_text import read_json
+from margo_gitops.documents.large_artifacts import LargeArtifact
 from margo_gitops.documents.nodes import Bounds, Json
 from margo_gitops.documents.records import find
 from margo_gitops.documents.secrets import WantedSecret
@@ -51,6 +54,23 @@ LONGEST_TIMEOUT_SECONDS = 900
 
 
 @dataclass(frozen=True, slots=True)
+class HeldArtifact:
+    """A large artifact of a workload, and where it is on this device: a file that never changes.
+
+    Attributes:
+        wanted: name, digest and size.
+    """
+
+    wanted: LargeArtifact
+    path: Path
+
+    @property
+    def digest(self) -> Digest:
+        """The file's digest."""
+        return self.wanted.digest
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """One component of one deployment, with everything an applier needs to make it run.
 
@@ -66,6 +86,7 @@ class Workload:
             there is no way back.
         ready: what must hold before the installation counts; None: nothing. `install` waits for it, and lets run again
             what ran before where it does not hold. An applier may leave that out.
+        artifacts: large files that it gets (APPLIER-9).
     """
 
     deployment: ApplicationDeployment
@@ -77,6 +98,7 @@ class Workload:
     secrets: Mapping[str, WantedSecret] = field(default_factory=dict)
     keeps: Digest | None = None
     ready: Readiness | None = None
+    artifacts: tuple[HeldArtifact, ...] = ()
 
     @property
     def key(self) -> WorkloadKey:

@@ -7,6 +7,7 @@
         values.env          the same for shells and systemd (EnvironmentFile), where every pointer is a variable's name
         workload.json       deployment id, component, digest, device
         content/            the unpacked content, where the deployment names any
+        artifacts/          large artifacts, by name: files that no one may change
         handover.yaml       documents for another controller, where the setting `format` names one
         quadlet/            units for Podman, with the format `quadlet`
 
@@ -60,6 +61,7 @@ _RECORD = "workload.json"
 _DONE = ".installed"
 _STOPPED = ".stopped"
 _SECRETS = "secrets"  # a folder's name
+_ARTIFACTS = "artifacts"
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,200}")
 _LARGEST_RECORD = 64 * 1024
 _HOOK_SECONDS = 60
@@ -123,6 +125,7 @@ class FilesApplier:
 
     profile_types: ClassVar[Sequence[str]] = ("helm", "compose", "custom")
     delivers_secrets: ClassVar[bool] = True
+    delivers_artifacts: ClassVar[bool] = True
     device: str
     folder: Path
     artifacts: ArtifactCache
@@ -273,7 +276,18 @@ class FilesApplier:
             write_synced(folder / "values.env", "".join(lines).encode(), mode=0o600)
         self._write_secrets(workload, folder / _SECRETS)
         (folder / _RECORD).write_bytes(write_json(records.write(record)))
-        note_written(folder, folder / _SECRETS)
+        self._link_artifacts(workload, folder / _ARTIFACTS)
+        note_written(folder, folder / _SECRETS, folder / _ARTIFACTS)
+
+    def _link_artifacts(self, workload: Workload, folder: Path) -> None:
+        if workload.artifacts:
+            folder.mkdir(mode=0o755)
+        for each in workload.artifacts:
+            place = folder / each.wanted.name
+            try:
+                place.hardlink_to(each.path)
+            except OSError:
+                place.symlink_to(each.path)  # another disk: who reads it needs the agent's folder
 
     def _write_secrets(self, workload: Workload, folder: Path) -> None:
         if not workload.secrets:

@@ -22,15 +22,15 @@ _LIST: Final = ".written"
 _LARGEST_LIST: Final = 8 * 1024 * 1024
 
 
-def note_written(folder: Path, secret: Path | None = None) -> None:
+def note_written(folder: Path, *unread: Path) -> None:
     """Write the list of all files in a folder into it (OSError: the disk refuses).
 
     Args:
-        secret: a folder in it, of whose files no digest is kept (WRITTEN-4).
+        unread: folders in it, of whose files no digest is kept: of secrets (WRITTEN-4), and of large artifacts.
     """
     lines = []
     for path in sorted(_files(folder)):
-        digest = "" if path.parent == secret else _digest(path)
+        digest = "" if path.parent in unread else _digest(path)
         lines.append([str(path.relative_to(folder)), digest, (found := path.stat()).st_size, found.st_mtime_ns])
     (folder / _LIST).touch(mode=0o600)
     (folder / _LIST).write_text(json.dumps(lines), encoding="ascii")

@@ -11,6 +11,7 @@ from margo_gitops.documents.components import APPLICATION_ID_PATTERN, Component,
 from margo_gitops.documents.constraints import DeviceConstraints
 from margo_gitops.documents.declarations import About, Extensions, Items, OtherKeys, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_TARGET_PATTERN
+from margo_gitops.documents.large_artifacts import LargeArtifact
 from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.secrets import DeployedSecret
 from margo_gitops.documents.switching import DeviceLock, Health, Hooks
@@ -149,6 +150,11 @@ class DeploymentExtension:
     stop: Annotated[
         tuple[str, ...], About("Ids of the deployments of this device that do not run while it is updated.")
     ] = ()
+    large_artifacts: Annotated[
+        tuple[LargeArtifact, ...],
+        Items(unique="name", noun="artifact", any_case=True, maximum=32),
+        About("Large files that its components get, read-only."),
+    ] = ()
 
 
 FIRST_AGENTS: Final[Mapping[str, str]] = MappingProxyType(
@@ -168,6 +174,7 @@ FIRST_AGENTS: Final[Mapping[str, str]] = MappingProxyType(
         "onDrift": "0.1.0",
         "health": "0.1.0",
         "stop": "0.1.0",
+        "largeArtifacts": "0.1.0",
     }
 )
 """The first agent that obeys each member of the extension; older ones refuse a deployment that has it."""

@@ -12,6 +12,7 @@ from margo_gitops.documents.declarations import About, DigestText, Items, Keys, 
 from margo_gitops.documents.deployment import OnDrift, OnFailure
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, encode_device_id
 from margo_gitops.documents.fleet_policy import Policy
+from margo_gitops.documents.large_artifacts import LargeArtifacts, same_variables
 from margo_gitops.documents.maintenance import Maintenance, PlaceMaintenance
 from margo_gitops.documents.secrets import SealedSecrets, SecretRefs, unnamed_secrets
 from margo_gitops.documents.switching import Health, Hooks, Lock
@@ -319,10 +320,12 @@ class DeploymentIntentSpec:
     health: Annotated[
         Health | None, About("When it counts as installed, after a change ([readiness](readiness.md)).")
     ] = None
+    artifacts: LargeArtifacts = ()
 
     def problems(self) -> Iterator[Problem]:
-        """Yield secrets that have no name, and hooks without a program."""
+        """Yield secrets that have no name, artifacts that share a variable, and hooks without a program."""
         yield from unnamed_secrets(self.secret_refs)
+        yield from same_variables(self.artifacts)
         if self.hooks is not None and not (self.hooks.before or self.hooks.after):
             yield Problem(("hooks",), "names no program", "name one in before or after, or remove it")
 

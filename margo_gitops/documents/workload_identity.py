@@ -3,9 +3,10 @@
 The agent restarts a workload when this digest changes, and a plan announces a restart when it changes: both ask here.
 
 IDENTITY-1  The digest covers what makes a workload run, and nothing else: profile type; the component's name,
-            repository, revision, packageLocation and extensions; artifact digest; values. Where the artifact is, how
-            long installing may take, the order of components, and names for people do not count. Of a secret its name
-            counts, and the encrypted value; the device adds a mark of values that it has from elsewhere.
+            repository, revision, packageLocation and extensions; artifact digest; values; large artifacts by name and
+            digest. Where an artifact is, how long installing may take, the order of components, and names for people do
+            not count. Of a secret its name counts, and the encrypted value; the device adds a mark of values that it
+            has from elsewhere.
 IDENTITY-2  A field that the standard gains counts only once it is listed here: a new agent must not restart what runs.
 IDENTITY-3  A component gets the parameters whose targets name it. Two parameters that write one place with different
             values are refused: the last one never wins.
@@ -27,6 +28,7 @@ from margo_gitops.documents.deployment import (
     fleet_device,
 )
 from margo_gitops.documents.json_text import write_json
+from margo_gitops.documents.large_artifacts import LargeArtifact
 from margo_gitops.documents.nodes import Json, Node, SourceText
 from margo_gitops.documents.records import read
 from margo_gitops.documents.secrets import DeployedSecret, WantedSecret
@@ -44,6 +46,7 @@ class WorkloadContent:
         values: parameter values by the place they go to.
         secrets: those that it gets, by the place they go to.
         digest: changes if and only if the workload must restart.
+        large: large artifacts that it gets.
     """
 
     component: Component
@@ -51,6 +54,7 @@ class WorkloadContent:
     values: Mapping[str, ParameterValue]
     digest: Digest
     secrets: Mapping[str, WantedSecret]
+    large: tuple[LargeArtifact, ...] = ()
 
 
 def workload_contents(
@@ -71,7 +75,17 @@ def workload_contents(
     if unknown:
         raise deployment_unusable(document, f"it has an artifact for {unknown[0]}, which is not a component of it")
     secrets = extension.secrets if extension else ()
-    return tuple(_content(document, component, artifacts.get(component.name), secrets) for component in components)
+    large = extension.large_artifacts if extension else ()
+    return tuple(
+        _content(
+            document,
+            component,
+            artifacts.get(component.name),
+            secrets,
+            tuple(each for each in large if component.name in (each.components or (component.name,))),
+        )
+        for component in components
+    )
 
 
 def own_extension(document: ApplicationDeployment) -> DeploymentExtension | None:
@@ -106,6 +120,7 @@ def _content(
     component: Component,
     artifact: Artifact | None,
     secrets: Sequence[DeployedSecret],
+    large: tuple[LargeArtifact, ...],
 ) -> WorkloadContent:
     values: dict[str, ParameterValue] = {}
     secret: dict[str, DeployedSecret] = {}
@@ -136,9 +151,11 @@ def _content(
     }
     if secret:
         content["secrets"] = {pointer: [each.name, each.sealed] for pointer, each in secret.items()}
+    if large:
+        content["largeArtifacts"] = {each.name: each.digest for each in large}
     device = fleet_device(document)
     wanted = {pointer: WantedSecret(device, each.name, each.sealed) for pointer, each in secret.items()}
-    return WorkloadContent(component, artifact, values, sha256(write_json(content)), wanted)
+    return WorkloadContent(component, artifact, values, sha256(write_json(content)), wanted, large)
 
 
 def _tagged(value: Json | ParameterValue) -> Json:

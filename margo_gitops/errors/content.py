@@ -64,3 +64,14 @@ class ArtifactUnknown(MargoGitopsError):
 
     code = "MG2024"
     exit_code = ExitCode.USAGE
+
+
+class ArtifactsUndeliverable(MargoGitopsError):
+    """A deployment has large artifacts that its components cannot get.
+
+    Compose and custom profiles get artifacts: a container reads them below `/run/artifacts`. A profile that runs in a
+    cluster does not, because a pod may run on another machine than the agent. An artifact can also name a component
+    that the profile does not have. See docs/artifacts.md.
+    """
+
+    code = "MG2025"

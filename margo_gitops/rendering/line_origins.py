@@ -102,6 +102,8 @@ class DocumentOrigins:
                 return self._deployment("spec", "secretRefs", secrets[index].parameter)
             case ("locks", int(index), *_):
                 return self._lock(index)
+            case ("largeArtifacts", *parts):
+                return self._deployment("spec", "artifacts", *parts)
             case ("hooks" | "health" | "onFailure" | "onDrift" as name, *parts):
                 return self._deployment("spec", name, *parts)
             case _:

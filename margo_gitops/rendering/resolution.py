@@ -22,16 +22,24 @@ from margo_gitops.documents.deployment import (
 )
 from margo_gitops.documents.device_id import client_of
 from margo_gitops.documents.fleet_kinds import Deployment, DeviceSpec
+from margo_gitops.documents.large_artifacts import LargeArtifact
 from margo_gitops.documents.maintenance import Calendar, Maintenance, PlaceMaintenance
 from margo_gitops.documents.nodes import Json
 from margo_gitops.documents.records import write
 from margo_gitops.documents.secrets import DeployedSecret
 from margo_gitops.documents.switching import DeviceLock
-from margo_gitops.errors import AmbiguousProfile, MargoGitopsError, NotPlaceable, ReferenceUnknown
+from margo_gitops.errors import (
+    AmbiguousProfile,
+    ArtifactsUndeliverable,
+    MargoGitopsError,
+    NotPlaceable,
+    ReferenceUnknown,
+)
 from margo_gitops.rendering.intent import Application, ById, ComponentContent, Intent, Located
 from margo_gitops.rendering.parameters import Effective, effective_parameters, layers, secret_targets
 from margo_gitops.rendering.placement import TargetDevice, choose_profile
 from margo_gitops.values import dataclass
+from margo_gitops.wording import did_you_mean
 
 _DEPLOYMENT_IDS = uuid.UUID("8a2d2b0e-3f0a-5c39-9f2c-6f0d4be0a6a1").bytes
 """The name space of deployment ids. Never changes: every id in every fleet depends on it."""
@@ -164,6 +172,7 @@ def application_deployment(
         on_drift=resolved.deployment.value.spec.on_drift,
         health=resolved.deployment.value.spec.health,
         stop=tuple(stop),
+        large_artifacts=_large_artifacts(resolved),
     )
     return ApplicationDeployment(
         id=resolved.id,
@@ -271,6 +280,33 @@ def _artifacts(resolved: Resolved, intent: Intent) -> tuple[Artifact, ...]:
             url = policy.base_url + content.location
         artifacts.append(Artifact(component.name, url, content.digest))
     return tuple(artifacts)
+
+
+def _large_artifacts(resolved: Resolved) -> tuple[LargeArtifact, ...]:
+    """Return the large artifacts of a deployment (ArtifactsUndeliverable: its components cannot get them)."""
+    deployment = resolved.deployment
+    artifacts = deployment.value.spec.artifacts
+    names = {component.name for component in resolved.profile.components}
+    for place, each in enumerate(artifacts):
+        for at, name in enumerate(each.components):
+            if name not in names:
+                raise ArtifactsUndeliverable(
+                    f"the artifact {each.name} is for {name}, which is not a component of {resolved.profile.id}",
+                    where=deployment.at("spec", "artifacts", place, "components", at),
+                    device=resolved.target.id,
+                    remedy=did_you_mean(name, names),
+                )
+    if artifacts and (
+        resolved.profile.type == "helm" or "kubernetes" in map(component_format, resolved.profile.components)
+    ):
+        raise ArtifactsUndeliverable(
+            f"the profile {resolved.profile.id} runs in a cluster, and artifacts are files of one machine",
+            where=deployment.at("spec", "artifacts"),
+            device=resolved.target.id,
+            why=["a pod may run on another node than the agent, and a volume of the host is what clusters forbid"],
+            remedy="put the file into an image or a volume of the cluster, or place a compose profile",
+        )
+    return artifacts
 
 
 def _unreachable(

@@ -14,7 +14,7 @@ from test_windows import NIGHTS
 
 from margo_gitops.agent.apply.engines import contract_of
 from margo_gitops.agent.apply.secrets import SecretSources
-from margo_gitops.agent.settings.configuration import SecretCommand, SecretSettings
+from margo_gitops.agent.settings.secret_sources import SecretCommand, SecretSettings
 from margo_gitops.appliers.applier import check_secrets
 from margo_gitops.appliers.written import edited
 from margo_gitops.digests import sha256

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from margo_gitops.agent.apply.reconciler import Reconciliation
+from margo_gitops.agent.apply.steps import Plan
 from margo_gitops.agent.cycle import Outcome
 from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, read_by_journald
 from margo_gitops.agent.memory.journal import Journal
@@ -42,6 +44,7 @@ class Life:
     hours: Callable[[float], Opening | None] = lambda _now: None
     polls_first: bool = False
     began: list[float] = field(default_factory=list)
+    coming: int = 0
 
     def run(self, *, poll: bool = True, wait: int = 0, patient: bool = False, retry: bool = False) -> Outcome:
         assert not wait
@@ -49,11 +52,19 @@ class Life:
         self.cycles_at.append(self.now)
         if not poll:
             assert patient
-            return Outcome("none", None, None, None, contact=self.hours(self.now))
+            return Outcome("none", None, None, self.fetched(), contact=self.hours(self.now))
         self.patient.append((patient, retry))
         self.polled_at.append(self.now)
         error = self.cycle(len(self.polled_at))
         return Outcome("failed" if error else "unchanged", None, error, None, contact=self.hours(self.now))
+
+    def fetched(self) -> Reconciliation | None:
+        """Fetch a part of an artifact, which takes 20 seconds."""
+        if not self.coming:
+            return None
+        self.coming -= 1
+        self.now += 20
+        return Reconciliation(Plan((), ()), (), complete=False, coming=self.coming > 0)
 
     def stopping(self) -> bool:
         return len(self.polled_at) >= self.polls
@@ -104,6 +115,13 @@ def test_a_poll_that_waits_for_its_hours_comes_when_the_clock_is_set() -> None:
     life = Life(lambda _: None, 2, hours=lambda now: Opening(2e6, 3e6) if now < 6000 else None)
     life.live()
     assert 6000 <= life.polled_at[1] < 6200
+
+
+def test_what_is_still_coming_is_fetched_at_once_and_polls_keep_their_pace() -> None:
+    life = Life(lambda _: None, 3, coming=4)
+    life.live()
+    assert life.kinds == [False, False, False, True, False, True, True]
+    assert life.pauses[1:] == [1]
 
 
 def test_polls_keep_their_pace() -> None:

@@ -10,20 +10,22 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 from workload_making import artifact_of, compose_archive, entry, leftovers, tar_gz, tree, workload
 
-from margo_gitops.appliers.applier import ApplierContext, Workload
+from margo_gitops.appliers.applier import ApplierContext, HeldArtifact, Workload
 from margo_gitops.appliers.compose import running as compose_running
 from margo_gitops.appliers.compose.applier import ComposeApplier, create
 from margo_gitops.appliers.compose.engine import ComposeEngine
 from margo_gitops.appliers.compose.engine_socket import EngineSocket
 from margo_gitops.appliers.compose.project import project_name
 from margo_gitops.appliers.contract_kit import DEVICE, OTHER_DEVICE, ApplierContract, make_workload
+from margo_gitops.digests import sha256
 from margo_gitops.documents.capabilities import parse_quantity
+from margo_gitops.documents.large_artifacts import LargeArtifact
 from margo_gitops.errors import (
     ArtifactRefused,
     ArtifactUnavailable,
@@ -728,3 +730,23 @@ def test_what_a_person_changes_is_told_from_a_crash_and_repaired(site, monkeypat
                 "--file", str(site.folder / "by-hand.yaml"), "up", "--detach", "web")  # fmt: skip
     assert found()[:2] == ("degraded", "web was started with other settings")
     repaired()
+
+
+def test_each_container_reads_its_artifacts_and_cannot_change_them(site):
+    model = site.folder / "model"
+    model.write_bytes(b"weights")
+    wanted = LargeArtifact("model.onnx", ("https://x.example/m",), sha256(b"weights"), 7)
+    command = 'cat "$$ARTIFACT_MODEL_ONNX"; echo x > "$$ARTIFACT_MODEL_ONNX"; sleep 3600'
+    asked = replace(site.workload(compose(command=command, extra=DB)), artifacts=(HeldArtifact(wanted, model),))
+    applier = site.applier()
+    applier.prepare(asked)
+    applier.prepare(asked)
+    applier.install(asked)
+    mounted = [
+        (mount["Destination"], mount["RW"])
+        for container in json.loads(site.docker("inspect", *site.containers()))
+        for mount in container["Mounts"]
+    ]
+    assert mounted == [("/run/artifacts/model.onnx", False)] * 2
+    assert [each.condition for each in applier.observe()] == ["running"]
+    assert model.read_bytes() == b"weights"

@@ -9,10 +9,12 @@ import pytest
 import yaml
 from workload_making import artifact_of, compose_archive, leftovers, tree, workload
 
-from margo_gitops.appliers.applier import ApplierContext, WorkloadKey
+from margo_gitops.appliers.applier import ApplierContext, HeldArtifact, WorkloadKey
 from margo_gitops.appliers.contract_kit import ApplierContract, make_workload
 from margo_gitops.appliers.files import create
+from margo_gitops.digests import sha256
 from margo_gitops.documents.deployment import ApplicationDeployment
+from margo_gitops.documents.large_artifacts import LargeArtifact
 from margo_gitops.documents.records import read
 from margo_gitops.documents.yaml_text import read_yaml
 from margo_gitops.errors import ArtifactRefused, InstallFailed, RemoveFailed, StopFailed
@@ -335,3 +337,18 @@ def test_what_the_hook_does_not_stop_counts_as_stopped_until_it_is_started(tmp_p
     (tmp_path / "refuse").unlink()
     applier.start(wanted.key)
     assert [found.condition for found in applier.observe()] == ["unknown"]
+
+
+def test_a_workload_gets_its_artifacts_without_a_copy(tmp_path, make, out):
+    model = tmp_path / "model"
+    model.write_bytes(b"weights")
+    model.chmod(0o444)
+    wanted = LargeArtifact("model.onnx", ("https://x.example/m",), sha256(b"weights"), 7)
+    asked = replace(workload(None), artifacts=(HeldArtifact(wanted, model),))
+    make().install(asked)
+    place = out / asked.key.deployment_id / "hmi/artifacts/model.onnx"
+    assert place.stat().st_ino == model.stat().st_ino
+    assert make().observe()[0].condition == "unknown"
+    place.unlink()
+    place.write_bytes(b"edited")
+    assert make().observe()[0].by_hand == "artifacts/model.onnx was edited"

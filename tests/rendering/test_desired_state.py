@@ -15,7 +15,7 @@ from margo_gitops.digests import sha256
 from margo_gitops.documents.deployment import OWN_EXTENSION, component_format
 from margo_gitops.documents.manifest import MAX_MANIFEST_VERSION, write_bundle, write_manifest
 from margo_gitops.documents.workload_identity import own_extension, workload_contents
-from margo_gitops.errors import StateTampered
+from margo_gitops.errors import RenderingRefused, StateTampered
 from margo_gitops.rendering.desired_state import desired_state
 from margo_gitops.rendering.line_origins import DocumentOrigins
 from margo_gitops.rendering.render import place
@@ -342,3 +342,34 @@ def test_one_description_has_a_profile_for_each_kind_of_device(fleet: FleetFolde
         assert content.values == ({"service.port": 8080} if name == "cell" else {"PORT": 80})
         assert component_format(content.component) == ("kubernetes" if name == "cluster" else None)
         assert content.component.extensions.keys() <= {OWN_EXTENSION}
+
+
+MODEL = {"name": "model.onnx", "urls": ["https://x.example/m"], "digest": f"sha256:{5:064x}", "sizeBytes": 5}
+
+
+def test_large_artifacts_reach_the_device_and_are_traced_to_their_deployment(small: FleetFolder):
+    before = documents(small.render()["a"])["a web"]
+    small.deployment("web", artifacts=[MODEL])
+    after = documents(small.render()["a"])["a web"]
+    assert after.spec.extensions[OWN_EXTENSION]["largeArtifacts"] == [MODEL]
+    old, new = (workload_contents(each, own_extension(each))[0] for each in (before, after))
+    assert (old.digest != new.digest, [each.name for each in new.large]) == (True, ["model.onnx"])
+    intent = small.read()
+    resolved, _ = resolve(intent, place(intent)["a"]["web"])
+    origin = DocumentOrigins(intent, resolved, ["web"]).of(("spec", OWN_EXTENSION, "largeArtifacts", 0, "digest"))
+    assert (origin.place.file, origin.place.line is not None) == ("deployments/web.yaml", True)
+
+
+def test_artifacts_that_no_component_can_get_are_refused_with_their_line(small: FleetFolder):
+    small.deployment("web", artifacts=[{**MODEL, "components": ["compos"]}])
+    with pytest.raises(RenderingRefused) as caught:
+        small.render()
+    assert "[MG2025]" in str(caught.value)
+    assert "did you mean compose?" in str(caught.value)
+    small.deployment("web", artifacts=[MODEL])
+    small.device("a", properties={"supportedDeploymentTypes": ["helm"]})
+    small.device("b", properties={"supportedDeploymentTypes": ["helm"]})
+    small.application(profiles=[profile("web", "helm")])
+    with pytest.raises(RenderingRefused, match="runs in a cluster") as caught:
+        small.render()
+    assert "deployments/web.yaml:" in str(caught.value)

@@ -14,7 +14,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
-from margo_gitops.errors import ApplyError, ArtifactUnavailable, EngineUnavailable, StorageFailed
+from margo_gitops.errors import (
+    ApplyError,
+    ArtifactUnavailable,
+    ContentNoRoom,
+    ContentUnavailable,
+    EngineUnavailable,
+    StorageFailed,
+)
 from margo_gitops.values import dataclass, field
 
 _CLEARLY: Final = 16 * 1024 * 1024
@@ -62,11 +69,11 @@ class Causes:
         """
         codes = set()
         if self._reached:
-            codes.add(ArtifactUnavailable.code)
+            codes |= {ArtifactUnavailable.code, ContentUnavailable.code}
         if self._silent and not silent:
             codes.add(EngineUnavailable.code)
         if self._free is not None and self.free() >= self._free + _CLEARLY:
-            codes.add(StorageFailed.code)
+            codes |= {StorageFailed.code, ContentNoRoom.code}
             self._free = None
         self._reached, self._silent = False, silent
         return codes

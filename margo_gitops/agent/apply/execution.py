@@ -19,6 +19,7 @@ from margo_gitops.agent.memory.recorded import Failure
 from margo_gitops.appliers.applier import Applier, CanStop, Workload, WorkloadKey, check_secrets
 from margo_gitops.errors import (
     ApplyError,
+    ContentComing,
     DependencyNotInstalled,
     HookFailed,
     InstallFailed,
@@ -29,9 +30,14 @@ from margo_gitops.errors import (
 from margo_gitops.values import KW_ONLY, dataclass, field, replace
 
 if TYPE_CHECKING:  # loaded where a deployment stops another
+    from margo_gitops.agent.apply.artifacts import Artifacts
     from margo_gitops.agent.apply.stages import Stages
 
-_AWAITED: Final = {DependencyNotInstalled: Reason.DEPLOYMENT_WAITS, LockHeld: Reason.LOCK_AWAITED}
+_AWAITED: Final = {
+    DependencyNotInstalled: Reason.DEPLOYMENT_WAITS,
+    LockHeld: Reason.LOCK_AWAITED,
+    ContentComing: Reason.ARTIFACT_AWAITED,
+}
 """The events of what keeps a deployment waiting, other than a window."""
 
 
@@ -43,6 +49,7 @@ class Execution:
         windows: learn how long a switch took.
         causes: learn why a step failed.
         stages: stop what must not run meanwhile; None: nothing is stopped.
+        artifacts: bring large artifacts; None: there are none.
         leave: called with an installation that failed, and why, before that is recorded: writes down that its
             deployment goes back, and returns whether it does (BACK-2).
         stopping: asked between steps; once true, the rest is left for the next start.
@@ -57,6 +64,7 @@ class Execution:
         unready: what could not be prepared.
         held: whether a lock keeps something from changing.
         cut: whether the work was cut off.
+        coming: whether more of an artifact can be fetched at once.
         going_back: ids of deployments of which an update failed, and that go back to what ran before.
     """
 
@@ -69,6 +77,7 @@ class Execution:
     record: Record
     _: KW_ONLY
     stages: Stages | None
+    artifacts: Artifacts | None
     leave: Callable[[Change, ApplyError], bool]
     stopping: Callable[[], bool]
     heartbeat: Callable[[], None]
@@ -82,6 +91,7 @@ class Execution:
     unready: set[WorkloadKey] = field(default_factory=set, init=False)
     held: bool = field(default=False, init=False)
     cut: bool = field(default=False, init=False)
+    coming: bool = field(default=False, init=False)
     going_back: set[str] = field(default_factory=set, init=False)
 
     def __post_init__(self) -> None:
@@ -105,9 +115,16 @@ class Execution:
                 check_secrets(change.applier, self.appliers[change.applier], change.workload)
                 if self.stages is not None:
                     self.stages.check(change, self.plan)
+                if self.artifacts is not None:
+                    self.artifacts.fetch(self.appliers[change.applier], change.applier, change.workload)
                 self.appliers[change.applier].prepare(change.workload)
         except StepInterrupted:
             self.left, self.prepared = True, False
+        except ContentComing as coming:
+            self.prepared = False
+            self.coming = self.coming or not coming.later
+            self.unready.add(change.workload.key)
+            self._wait(replace(change, waits=coming), None)
         except ApplyError as error:
             self.prepared = False
             self.unready.add(change.workload.key)

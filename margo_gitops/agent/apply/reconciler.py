@@ -24,7 +24,7 @@ from margo_gitops.agent.memory.events import Event, Reason, Record
 from margo_gitops.agent.memory.facts import Facts
 from margo_gitops.agent.memory.journal import Journal
 from margo_gitops.agent.memory.orders import Orders
-from margo_gitops.appliers.applier import Applier, WorkloadKey
+from margo_gitops.appliers.applier import Applier, Observed, WorkloadKey
 from margo_gitops.errors import ApplyError, Drifted, StateFolderUnusable, StorageFull
 from margo_gitops.trust.git_commit import parse_commit
 from margo_gitops.trust.state_commit import StateCommit
@@ -32,6 +32,7 @@ from margo_gitops.trust.trusted_state import TrustedState
 from margo_gitops.values import KW_ONLY, dataclass, field, replace
 
 if TYPE_CHECKING:
+    from margo_gitops.agent.apply.artifacts import Artifacts
     from margo_gitops.agent.apply.stages import Stages
 
 _STOPPED: Final = "stopped"
@@ -51,6 +52,7 @@ class Reconciliation:
         goes_back: whether an update failed whose deployment goes back to what ran before.
         held: whether a lock keeps something from changing.
         cut: whether the work was cut off.
+        coming: whether more of an artifact can be fetched at once.
     """
 
     plan: Plan
@@ -60,6 +62,7 @@ class Reconciliation:
     goes_back: bool = False
     held: bool = False
     cut: bool = False
+    coming: bool = False
 
     @property
     def only_waits(self) -> bool:
@@ -81,6 +84,7 @@ class Reconciler:
         timetable: what the clock says of calendars; None: the clock is trusted once it is set.
         switches: what happens around the switch of a deployment; None: as on a device without locks and hooks.
         orders: what a person at the device orders; None: nothing.
+        artifacts: bring and keep large artifacts; None: there are none.
         timer: seconds since some moment; never jumps.
     """
 
@@ -96,10 +100,12 @@ class Reconciler:
     timetable: Timetable | None = None
     switches: Switches | None = None
     orders: Orders | None = None
+    artifacts: Artifacts | None = None
     timer: Callable[[], float] = time.monotonic
     causes: Causes = field(default_factory=Causes)
     _told: set[str] = field(default_factory=set, init=False)
     _until: float = field(default=0.0, init=False)
+    _observed: Sequence[Observed] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         timetable = self.timetable or Timetable(self.clock)
@@ -125,6 +131,8 @@ class Reconciler:
         self._until = self.timer() + LONGEST_PASS
         asked = desired_deployments(state.deployments, self.limits, lambda: _rendered_by(state))
         self._windows.started()
+        if self.artifacts is not None:
+            self.artifacts.begin()
         done = self._pass(state, asked, patient=patient, retry=retry, at_once=at_once)
         if done.goes_back:
             # What failed a moment ago rests: only the way back is gone now.
@@ -162,7 +170,16 @@ class Reconciler:
         drifted = [each.error for each in plan.left if isinstance(each.error, Drifted)]
         failures = (*done.failures, *drifted, *plan.rolled_back.values())
         complete = not (failures or done.failed or done.left or plan.left)
-        return Reconciliation(plan, failures, complete, done.waits, bool(done.going_back), held=done.held, cut=done.cut)
+        return Reconciliation(
+            plan,
+            failures,
+            complete,
+            done.waits,
+            bool(done.going_back),
+            held=done.held,
+            cut=done.cut,
+            coming=done.coming,
+        )
 
     def _carry_out(self, desired: Sequence[DesiredDeployment], done: Execution) -> None:
         """Let a plan be carried out."""
@@ -183,6 +200,9 @@ class Reconciler:
                 self.record(Event.of(Reason.WORKLOAD_FAILED, failed))
         self._rollbacks.ended(desired, books.known())
         books.post()
+        if self.artifacts is not None and not plan.silent and not done.cut:
+            installed = [(row.key, row.installed) for row in books.known().values()]
+            self.artifacts.collect((each for item in desired for each in item.workloads), self._observed, installed)
 
     def _stages(self, desired: Iterable[DesiredDeployment]) -> Stages | None:
         """Return what stops and starts deployments in a cycle; None where there is nothing for it."""
@@ -209,6 +229,7 @@ class Reconciler:
             self.causes,
             self.record,
             stages=stages,
+            artifacts=self.artifacts,
             leave=leave,
             stopping=self.stopping,
             heartbeat=self.heartbeat,
@@ -245,6 +266,7 @@ class Reconciler:
         at_once: bool,
     ) -> Plan:
         observed, silent = self._engines.observe()
+        self._observed = [each for held in observed.values() for each in held]
         now = self.clock() if patient else None
         recorded = self.journal.workloads()
         names = {item.id: item.name for item in self.journal.deployments()}

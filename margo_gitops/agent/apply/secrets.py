@@ -23,7 +23,8 @@ from typing import Final
 
 from margo_gitops.agent.apply.engines import hand_out
 from margo_gitops.agent.memory.state_folder import folder_errors, keep_file
-from margo_gitops.agent.settings.configuration import MARK_KEY_FILE, SecretSettings
+from margo_gitops.agent.settings.configuration import MARK_KEY_FILE
+from margo_gitops.agent.settings.secret_sources import SecretSettings
 from margo_gitops.appliers.programs import run_program
 from margo_gitops.digests import Digest, sha256
 from margo_gitops.disk.files import read_bounded, reason

@@ -25,7 +25,7 @@ from typing import Final
 
 from margo_gitops import __version__
 from margo_gitops.agent.settings.loading import capabilities_unusable, read_capabilities
-from margo_gitops.appliers.applier import LONGEST_TIMEOUT_SECONDS, Workload, WorkloadKey, no_secrets
+from margo_gitops.appliers.applier import LONGEST_TIMEOUT_SECONDS, HeldArtifact, Workload, WorkloadKey, no_secrets
 from margo_gitops.digests import Digest
 from margo_gitops.documents.deployment import (
     ApplicationDeployment,
@@ -34,6 +34,7 @@ from margo_gitops.documents.deployment import (
     OnFailure,
     fleet_device,
 )
+from margo_gitops.documents.large_artifacts import LargeArtifact
 from margo_gitops.documents.maintenance import Calendar
 from margo_gitops.documents.matching import DeviceFacts, unmet
 from margo_gitops.documents.secrets import WantedSecret
@@ -165,11 +166,22 @@ class DeviceLimits:
         longest_seconds: how long one step of a component may take; its document cannot raise this.
         digest: returns the digest of a workload with secrets, from these and the digest without them
             (SecretUnavailable: one has no value).
+        content: where large artifacts are.
     """
 
     eligibility: Eligibility = field(default_factory=Eligibility)
     longest_seconds: int = LONGEST_TIMEOUT_SECONDS
     digest: Callable[[Mapping[str, WantedSecret], Digest], Digest] = without_secrets
+    content: Path = Path("content")
+
+    def held(self, artifacts: Iterable[LargeArtifact]) -> tuple[HeldArtifact, ...]:
+        """Return where large artifacts are once they are on the device."""
+        if not artifacts:
+            return ()
+        from margo_gitops.content.store import ContentStore  # loaded where a deployment has artifacts
+
+        place = ContentStore(self.content).place
+        return tuple(HeldArtifact(each, place(each.digest)) for each in artifacts)
 
 
 def read_eligibility(device: str, files: Iterable[Path]) -> Eligibility:
@@ -254,6 +266,7 @@ def desired_deployment(
                 limits.digest(item.secrets, item.digest) if item.secrets else item.digest,
                 limits.longest_seconds,
                 item.secrets,
+                artifacts=limits.held(item.large),
             )
             for item in workload_contents(document, extension)
         )

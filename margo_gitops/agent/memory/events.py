@@ -59,6 +59,9 @@ class Reason(Enum):
     DEPLOYMENT_WAITS = "DeploymentWaits", _FAILURE
     WINDOW_AWAITED = "WindowAwaited"
     LOCK_AWAITED = "LockAwaited"
+    ARTIFACT_AWAITED = "ArtifactAwaited"
+    ARTIFACT_FETCHED = "ArtifactFetched"
+    ARTIFACT_DELETED = "ArtifactDeleted"
     DRIFT_FOUND = "DriftFound", _FAILURE
     ROLLED_BACK = "RolledBack", _FAILURE
     SUSPENDED = "Suspended"
@@ -166,3 +169,22 @@ def read_by_journald(variables: Mapping[str, str], stream: TextIO) -> bool:
 def one_line(text: str) -> str:
     """Return text as one line without control characters."""
     return printable("; ".join(part.strip() for part in text.splitlines() if part.strip()))
+
+
+def recorder(note: Callable[[Event, float], None], log: EventLog, clock: Callable[[], float], noted: Record) -> Record:
+    """Return what tells an event to the log, to `noted` and to the journal.
+
+    Args:
+        note: puts an event into the journal.
+    """
+
+    def record(event: Event) -> None:
+        log.write(event)
+        noted(event)
+        try:
+            note(event, clock())
+        except MargoGitopsError as error:
+            # The log has the event; what it is about goes on.
+            log.write(Event.of(Reason.STORAGE_FAILED, error))
+
+    return record

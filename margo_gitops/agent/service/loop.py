@@ -221,6 +221,7 @@ class Service:
     polls_first: bool = False
     polled: Callable[[], None] = lambda: None
     _contact: Opening | None = field(default=None, init=False)
+    _coming: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         # A wait gives no signs of life, and jitter may double it.
@@ -277,6 +278,7 @@ class Service:
             wait = self.schedule.patience(self.clock(), self._longest_wait()) if poll else 0
             outcome = self.cycles.run(poll=poll, wait=wait, patient=not asked, retry=asked)
             self._contact = outcome.contact
+            self._coming = outcome.reconciliation is not None and outcome.reconciliation.coming
             if not outcome.quiet and (outcome.answered or (self.always_report and poll)):
                 self.report()
         except MargoGitopsError as error:
@@ -294,7 +296,7 @@ class Service:
         """Wait for the next poll, repairing what runs (SERVICE-5), with signs of life; return why the wait is over."""
         pause = min(self.schedule.interval, LONGEST_UNREPAIRED_SECONDS)
         begin = self.timer()
-        end, repair, contact = begin + seconds, begin + pause, self._contact
+        end, repair, contact = begin + seconds, begin + (0 if self._coming else pause), self._contact
         while not self.waiting.stopping():
             # A poll that comes soon repairs as well.
             due = repair if end - repair > pause / 2 else end
@@ -310,7 +312,7 @@ class Service:
                 return "due"
             else:
                 self._cycle(poll=False)
-                repair = self.timer() + pause
+                repair = self.timer() + (0 if self._coming else pause)
                 if contact is not None and contact != self._contact:
                     contact = self._contact
                     end = min(end, self.timer() + self.schedule.delay(self.clock(), opening=contact))

@@ -18,10 +18,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, NamedTuple
 
-from margo_gitops.documents.declarations import About, Items, Keys, OwnKind, Problem, Range, Spelled, Text
+from margo_gitops.agent.settings.artifacts import ArtifactSettings
+from margo_gitops.agent.settings.secret_sources import SecretSettings
+from margo_gitops.documents.declarations import About, Keys, OwnKind, Problem, Range, Spelled, Text
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, DEVICE_ID_PATTERN
 from margo_gitops.documents.nodes import Json
-from margo_gitops.documents.secrets import SECRET_NAME_PATTERN
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.registry.settings import Registries
 from margo_gitops.settings import Duration, FilePath, spell_duration
@@ -37,7 +38,6 @@ _SHORTEST_TIMEOUT: Final = 1.0
 _LONGEST_TIMEOUT: Final = 86400.0
 DEFAULT_LONGEST_TIMEOUT: Final = 900
 _LAST_PORT: Final = 65535
-_LONGEST_COMMAND: Final = 60.0
 _LONGEST_HOOK: Final = 3600.0
 MARK_KEY_FILE: Final = "secrets.key"
 """In the state folder: the key of the marks of secrets."""
@@ -239,52 +239,6 @@ class PollSettings:
             yield Problem(("jitter",), "must be less than the interval")
 
 
-@dataclass(frozen=True, slots=True)
-class SecretCommand:
-    """A program that prints a secret."""
-
-    command: Annotated[
-        tuple[str, ...],
-        About("The program and its arguments. It gets PATH and HOME, and no input.", (["/usr/local/bin/get", "x"],)),
-        Items(minimum=1, maximum=64),
-    ]
-    timeout: Annotated[Duration, About("How long it may take; at most 60s.")] = 10
-
-    def problems(self) -> Iterator[Problem]:
-        """Yield a program that is not named by its path, and a time that is too long."""
-        if not self.command[0].startswith("/"):
-            yield Problem(("command", 0), "must be the absolute path of a program")
-        if not _SHORTEST_TIMEOUT <= self.timeout <= _LONGEST_COMMAND:
-            yield Problem(("timeout",), f"must be 1s to 60s, is {spell_duration(self.timeout)}")
-
-
-_BySecret = Keys(SECRET_NAME_PATTERN, "a secret's name")
-
-
-@dataclass(frozen=True, slots=True)
-class SecretSettings:
-    """Where the values of secrets are (docs/secrets.md). The first source that has one gives it, in this order."""
-
-    environment: Annotated[
-        Mapping[str, str],
-        About("Variables of the agent, by the secret's name.", ({"brokerPassword": "BROKER_PASSWORD"},)),
-        _BySecret,
-    ] = field(default_factory=dict)
-    commands: Annotated[Mapping[str, SecretCommand], About("Programs, by the secret's name."), _BySecret] = field(
-        default_factory=dict
-    )
-    folder: Annotated[
-        FilePath | None, About("A folder with a file for each secret, readable for the agent's user alone (0600).")
-    ] = None
-    credentials: Annotated[bool, About("Take systemd's credentials (LoadCredential=), by their names.")] = False
-    keys: Annotated[
-        tuple[FilePath, ...],
-        About(
-            "Private keys that open what is encrypted for this device: age's, or OpenSSH ed25519.", (["device-key"],)
-        ),
-    ] = ()
-
-
 class ApplierSettings(NamedTuple):
     """Settings of one applier; which keys it knows is its own matter (docs/appliers.md).
 
@@ -369,6 +323,9 @@ class AgentConfiguration(OwnKind):
         Registries, About("How OCI registries are reached, whose content deployments name by `oci://`.")
     ] = field(default_factory=Registries)
     locks: Annotated[LockSettings | None, About("Where locks are held; absent: nothing can hold one by a file.")] = None
+    artifacts: Annotated[ArtifactSettings, About("How large artifacts are fetched ([artifacts](artifacts.md)).")] = (
+        field(default_factory=ArtifactSettings)
+    )
     hooks: Annotated[
         HookSettings | None, About("Programs that deployments may name; absent: they may name no program.")
     ] = None
@@ -385,6 +342,12 @@ class AgentConfiguration(OwnKind):
             yield Problem(("receipts",), "the older contract takes no receipts", "remove it")
         if not _SHORTEST_TIMEOUT <= self.longest_timeout <= _LONGEST_TIMEOUT:
             yield Problem(("longestTimeout",), f"must be 1s to 1d, is {spell_duration(self.longest_timeout)}")
+
+    @property
+    def uses_proxy(self) -> bool:
+        """Whether the source honours the environment's proxy: then downloads do as well."""
+        source = self.source.web
+        return source is not None and source.proxy_from_environment
 
     @property
     def capability_files(self) -> tuple[Path, ...]:

@@ -44,12 +44,13 @@ from margo_gitops.appliers.compose.policing import NO_REMOTE_FILES, ComposePolic
 from margo_gitops.appliers.compose.project import (
     DEVICE,
     Container,
+    artifacts_file,
     environment_of,
     override_file,
     project_name,
     secret_variable,
 )
-from margo_gitops.appliers.compose.revision import CONTENT, OVERRIDE, Revision, RevisionRecord, Revisions
+from margo_gitops.appliers.compose.revision import ARTIFACTS, CONTENT, OVERRIDE, Revision, RevisionRecord, Revisions
 from margo_gitops.appliers.compose.running import REMOVE_SECONDS, RunningProject
 from margo_gitops.appliers.compose.source import ComposeModel, compose_file_in, read_model
 from margo_gitops.appliers.programs import hiding
@@ -122,6 +123,7 @@ class ComposeApplier:
 
     profile_types: ClassVar[Sequence[str]] = ("compose",)
     delivers_secrets: ClassVar[bool] = True
+    delivers_artifacts: ClassVar[bool] = True
     device: str
     folder: Path
     engine: ComposeEngine
@@ -275,6 +277,8 @@ class ComposeApplier:
                     workload, content, compose_file, ["--file", str(compose_file)], environment, deadline
                 )
                 (folder / OVERRIDE).write_bytes(override_file(workload, self.device, model.services))
+                if workload.artifacts:
+                    (folder / ARTIFACTS).write_bytes(artifacts_file(workload.artifacts, model.services))
                 RevisionRecord(
                     workload.digest,
                     artifact.digest,
@@ -289,7 +293,7 @@ class ComposeApplier:
                 raise StorageFailed(f"the revision of {key} cannot be read back", remedy="check the disk")
         else:
             content, compose_file = revision.folder / CONTENT, revision.folder / revision.record.compose_file
-            model = self._model(workload, content, compose_file, revision.files, environment, deadline)
+            model = self._model(workload, content, compose_file, revision.own_files, environment, deadline)
         model.check_images(workload.component.name, secrets)
         self._pull(workload, model, deadline)
         return revision

@@ -13,10 +13,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
-from margo_gitops.appliers.applier import Observed, Workload, WorkloadKey
+from margo_gitops.appliers.applier import HeldArtifact, Observed, Workload, WorkloadKey
 from margo_gitops.appliers.programs import Secret
 from margo_gitops.digests import Digest, parse_digest
 from margo_gitops.documents.compose_variables import parameter_text, pointer_problem, value_problem, variable_name
+from margo_gitops.documents.large_artifacts import ARTIFACT_FOLDER
 from margo_gitops.documents.nodes import Json
 from margo_gitops.errors import WorkloadUnsupported
 from margo_gitops.values import dataclass
@@ -119,6 +120,30 @@ def override_file(workload: Workload, device: str, services: Mapping[str, Json])
         if "build" not in settings:
             additions[name] = {"labels": labels, "pull_policy": "missing"}
     return json.dumps({"services": additions}, indent=2).encode()
+
+
+def artifacts_file(artifacts: Sequence[HeldArtifact], services: Mapping[str, Json]) -> bytes:
+    """Return the compose file that gives each container the artifacts, read-only, and their paths (APPLIER-9)."""
+    paths = {each.wanted.variable: f"{ARTIFACT_FOLDER}/{each.wanted.name}" for each in artifacts}
+    mounts: list[Json] = [
+        {
+            "type": "bind",
+            "source": _unquoted(str(each.path)),
+            "target": f"{ARTIFACT_FOLDER}/{each.wanted.name}",
+            "read_only": True,
+            "bind": {"create_host_path": False},
+        }
+        for each in artifacts
+    ]
+    added: Json = {"environment": {**paths}, "volumes": mounts}
+    given = {
+        name: added for name, each in sorted(services.items()) if isinstance(each, dict) and "provider" not in each
+    }
+    return json.dumps({"services": given}, indent=2).encode()
+
+
+def _unquoted(path: str) -> str:
+    return path.replace("$", "$$")
 
 
 def _has_containers(service: Json) -> bool:

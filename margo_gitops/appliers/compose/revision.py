@@ -3,6 +3,7 @@
     <folder>/<deployment id>/<component>/
         revisions/<digest>/content/...      the unpacked artifact, this workload's own copy
         revisions/<digest>/override.yaml    labels
+        revisions/<digest>/artifacts.yaml   mounts of large artifacts, where it has some
         revisions/<digest>/revision.json    compose file, parameters, time-out (mode 0600)
         current -> revisions/<digest>       the last one that ran as asked for
 
@@ -26,6 +27,7 @@ from margo_gitops.values import dataclass, field
 
 CONTENT = "content"
 OVERRIDE = "override.yaml"
+ARTIFACTS = "artifacts.yaml"
 _RECORD = "revision.json"
 _LARGEST_RECORD = 4 * 1024 * 1024
 
@@ -77,9 +79,15 @@ class Revision:
         return {**self.record.environment, **dict.fromkeys(self.record.secrets, "not-open"), **self.secrets}
 
     @property
+    def own_files(self) -> list[str]:
+        """The arguments that name its compose files, without what mounts artifacts: the policy judges these."""
+        return ["--file", str(self.folder / self.record.compose_file), "--file", str(self.folder / OVERRIDE)]
+
+    @property
     def files(self) -> list[str]:
         """The arguments that name its compose files."""
-        return ["--file", str(self.folder / self.record.compose_file), "--file", str(self.folder / OVERRIDE)]
+        mounts = self.folder / ARTIFACTS
+        return [*self.own_files, *(["--file", str(mounts)] if mounts.exists() else [])]
 
     @property
     def working_folder(self) -> Path:
