@@ -286,7 +286,7 @@ class _Run:
         digest, size = wanted.index
         if size > LARGEST_INDEX:
             return None
-        for source in self.fetcher.reach.sources(digest, size, [f"{url}{INDEX_SUFFIX}" for url in wanted.urls]):
+        for source in self.fetcher.reach.sources(digest, size, list(map(index_url, wanted.urls))):
             try:
                 with source.open(0, size, self.deadline) as incoming:
                     content = incoming.read(size)
@@ -309,6 +309,11 @@ class _Run:
 
     def _why(self) -> list[str]:
         return [f"{name}: {why}" for name, why in self.problems.items()] or ["it has no place"]
+
+
+def index_url(url: str) -> str:
+    """Return where the index of the file at a URL is: next to it; in a registry, it is another blob of the repository."""
+    return url if url.startswith("oci:") else f"{url}{INDEX_SUFFIX}"
 
 
 def _is_passing(error: TransportError) -> bool:

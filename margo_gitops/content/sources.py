@@ -15,7 +15,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 from margo_gitops.digests import Digest
-from margo_gitops.errors import SourceMisbehaved, SourceRefused
+from margo_gitops.errors import ReferenceInvalid, SourceMisbehaved, SourceRefused
 from margo_gitops.registry.settings import RegistrySettings
 from margo_gitops.values import dataclass, field
 from margo_gitops.web.metering import Deadline, Meter
@@ -136,17 +136,21 @@ class OciPlace:
 
     def __post_init__(self) -> None:
         from margo_gitops.registry.client import RegistryClient
-        from margo_gitops.registry.references import parse_reference
 
         self.name = self.url
-        self._reference = parse_reference(self.url)
         self._client = RegistryClient(self.registries)
 
     @contextmanager
     def open(self, start: int, end: int, deadline: Deadline) -> Iterator[Incoming]:
         """Yield the rest of the blob from `start`, or all of it."""
+        from margo_gitops.registry.references import parse_reference
+
+        try:
+            reference = parse_reference(self.url)
+        except ReferenceInvalid as error:
+            raise SourceRefused(error.what) from error
         with self._client.blob(
-            self._reference, self.digest, start=start, limit=max(end, self.size), deadline=deadline
+            reference, self.digest, start=start, limit=max(end, self.size), deadline=deadline
         ) as stream:
             yield Incoming(stream.start, stream.read)
 

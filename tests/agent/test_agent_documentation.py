@@ -8,7 +8,7 @@ from typing import get_type_hints
 import pytest
 
 from margo_gitops.agent.memory.events import Reason
-from margo_gitops.agent.settings import configuration
+from margo_gitops.agent.settings import configuration, secret_sources
 from margo_gitops.agent.settings.configuration import AgentConfiguration
 from margo_gitops.agent.settings.environment import CONFIG_VARIABLE, OVERRIDES, TOKEN_VARIABLE
 from margo_gitops.documents.records import iterate_fields, read
@@ -22,10 +22,11 @@ ROWS = {row.group(1): row.group(0) for row in re.finditer(r"^\| `([^`]+)` \|.*$"
 
 
 def records() -> list[type]:
-    named = [value for value in vars(configuration).values() if isinstance(value, type) and is_dataclass(value)]
-    ours = (WebSource, StickSettings, Registries)
-    own = [cls for cls in named if cls.__module__ == configuration.__name__ or issubclass(cls, ours)]
-    return [*own, RegistryAccess]
+    modules = (configuration, secret_sources)
+    found = (each for module in modules for each in vars(module).values())
+    named = [each for each in found if isinstance(each, type) and is_dataclass(each)]
+    places, ours = {module.__name__ for module in modules}, (WebSource, StickSettings, Registries)
+    return [*(cls for cls in named if cls.__module__ in places or issubclass(cls, ours)), RegistryAccess]
 
 
 KEYS = sorted(

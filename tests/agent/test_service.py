@@ -56,7 +56,8 @@ class Life:
         self.patient.append((patient, retry))
         self.polled_at.append(self.now)
         error = self.cycle(len(self.polled_at))
-        return Outcome("failed" if error else "unchanged", None, error, None, contact=self.hours(self.now))
+        ended = "failed" if error else "unchanged"
+        return Outcome(ended, None, error, self.fetched(), contact=self.hours(self.now))
 
     def fetched(self) -> Reconciliation | None:
         """Fetch a part of an artifact, which takes 20 seconds."""
@@ -64,7 +65,7 @@ class Life:
             return None
         self.coming -= 1
         self.now += 20
-        return Reconciliation(Plan((), ()), (), complete=False, coming=self.coming > 0)
+        return Reconciliation(Plan((), (), (), (), {}, {}, {}), (), complete=False, coming=self.coming > 0)
 
     def stopping(self) -> bool:
         return len(self.polled_at) >= self.polls
@@ -118,10 +119,11 @@ def test_a_poll_that_waits_for_its_hours_comes_when_the_clock_is_set() -> None:
 
 
 def test_what_is_still_coming_is_fetched_at_once_and_polls_keep_their_pace() -> None:
-    life = Life(lambda _: None, 3, coming=4)
+    life = Life(lambda _: None, 4, coming=6)
     life.live()
-    assert life.kinds == [False, False, False, True, False, True, True]
-    assert life.pauses[1:] == [1]
+    assert [round(at) for at in life.cycles_at[:6]] == [0, 20, 40, 60, 80, 100]
+    assert life.kinds[:6].count(True) == 2
+    assert life.pauses[-1] == 1
 
 
 def test_polls_keep_their_pace() -> None:

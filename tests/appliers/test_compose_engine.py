@@ -736,7 +736,7 @@ def test_each_container_reads_its_artifacts_and_cannot_change_them(site):
     model = site.folder / "model"
     model.write_bytes(b"weights")
     wanted = LargeArtifact("model.onnx", ("https://x.example/m",), sha256(b"weights"), 7)
-    command = 'cat "$$ARTIFACT_MODEL_ONNX"; echo x > "$$ARTIFACT_MODEL_ONNX"; sleep 3600'
+    command = "cat $$ARTIFACT_MODEL_ONNX; echo x > $$ARTIFACT_MODEL_ONNX; sleep 3600"
     asked = replace(site.workload(compose(command=command, extra=DB)), artifacts=(HeldArtifact(wanted, model),))
     applier = site.applier()
     applier.prepare(asked)

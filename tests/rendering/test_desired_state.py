@@ -369,7 +369,7 @@ def test_artifacts_that_no_component_can_get_are_refused_with_their_line(small: 
     small.deployment("web", artifacts=[MODEL])
     small.device("a", properties={"supportedDeploymentTypes": ["helm"]})
     small.device("b", properties={"supportedDeploymentTypes": ["helm"]})
-    small.application(profiles=[profile("web", "helm")])
+    small.application(deploymentProfiles=[profile("web", "helm")])
     with pytest.raises(RenderingRefused, match="runs in a cluster") as caught:
         small.render()
     assert "deployments/web.yaml:" in str(caught.value)

@@ -20,6 +20,7 @@ from margo_gitops.agent.settings.artifacts import ArtifactSettings
 from margo_gitops.appliers.applier import Applier, Observed, Workload, WorkloadKey
 from margo_gitops.digests import Digest
 from margo_gitops.errors import WorkloadUnsupported
+from margo_gitops.registry.settings import RegistrySettings
 from margo_gitops.values import KW_ONLY, dataclass, field
 from margo_gitops.wording import byte_count
 
@@ -44,6 +45,7 @@ class Artifacts:
     Attributes:
         folder: the content store.
         alive: called while something is fetched.
+        registries: how OCI registries are reached.
         share: seconds of a cycle in which it fetches.
     """
 
@@ -54,6 +56,7 @@ class Artifacts:
     interrupted: Callable[[], bool] = lambda: False
     alive: Callable[[], None] = lambda: None
     proxy_from_environment: bool = False
+    registries: RegistrySettings = field(default_factory=RegistrySettings)
     share: float = SLICE_SECONDS
     clock: Callable[[], float] = time.time
     timer: Callable[[], float] = time.monotonic
@@ -83,6 +86,7 @@ class Artifacts:
             interrupted=interrupted,
             alive=alive,
             proxy_from_environment=configuration.uses_proxy,
+            registries=configuration.registries.settings(proxy_from_environment=configuration.uses_proxy),
             share=_WHOLE if once else min(SLICE_SECONDS, configuration.poll.interval),
         )
 
@@ -182,7 +186,12 @@ class Artifacts:
             from margo_gitops.content.sources import Reach
             from margo_gitops.content.store import ContentStore
 
-            reach = Reach(self.settings.mirrors, self.settings.ca_file, self.proxy_from_environment)
+            reach = Reach(
+                self.settings.mirrors,
+                self.settings.ca_file,
+                self.proxy_from_environment,
+                registries=self.registries,
+            )
             pace = Pace(Limit(self.settings, self.clock, self.timer), self.timer)
             self._known = Fetcher(
                 ContentStore(self.folder, self.settings.keep_free_bytes),

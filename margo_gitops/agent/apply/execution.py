@@ -49,7 +49,7 @@ class Execution:
         windows: learn how long a switch took.
         causes: learn why a step failed.
         stages: stop what must not run meanwhile; None: nothing is stopped.
-        artifacts: bring large artifacts; None: there are none.
+        artifacts: bring large artifacts; None: nothing does.
         leave: called with an installation that failed, and why, before that is recorded: writes down that its
             deployment goes back, and returns whether it does (BACK-2).
         stopping: asked between steps; once true, the rest is left for the next start.

@@ -84,7 +84,7 @@ class Reconciler:
         timetable: what the clock says of calendars; None: the clock is trusted once it is set.
         switches: what happens around the switch of a deployment; None: as on a device without locks and hooks.
         orders: what a person at the device orders; None: nothing.
-        artifacts: bring and keep large artifacts; None: there are none.
+        artifacts: bring and keep large artifacts; None: nothing does.
         timer: seconds since some moment; never jumps.
     """
 

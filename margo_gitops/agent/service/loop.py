@@ -244,6 +244,11 @@ class Service:
             self._due(delay)
         self.manager.stopping()
 
+    @property
+    def _pause(self) -> float:
+        """Seconds between two cycles that do not poll: none while an artifact is coming."""
+        return 0.0 if self._coming else min(self.schedule.interval, LONGEST_UNREPAIRED_SECONDS)
+
     def _due(self, delay: float) -> None:
         if self.watch is not None:
             self.watch.due(delay)
@@ -294,12 +299,11 @@ class Service:
 
     def _wait(self, seconds: float) -> _Call:
         """Wait for the next poll, repairing what runs (SERVICE-5), with signs of life; return why the wait is over."""
-        pause = min(self.schedule.interval, LONGEST_UNREPAIRED_SECONDS)
         begin = self.timer()
-        end, repair, contact = begin + seconds, begin + (0 if self._coming else pause), self._contact
+        end, repair, contact = begin + seconds, begin + self._pause, self._contact
         while not self.waiting.stopping():
             # A poll that comes soon repairs as well.
-            due = repair if end - repair > pause / 2 else end
+            due = repair if end - repair > self._pause / 2 else end
             now = self.timer()
             if self.waiting.take_poll():
                 return "asked"
@@ -312,7 +316,7 @@ class Service:
                 return "due"
             else:
                 self._cycle(poll=False)
-                repair = self.timer() + (0 if self._coming else pause)
+                repair = self.timer() + self._pause
                 if contact is not None and contact != self._contact:
                     contact = self._contact
                     end = min(end, self.timer() + self.schedule.delay(self.clock(), opening=contact))
