@@ -17,7 +17,7 @@ from margo_gitops.agent.apply.switches import Switches
 from margo_gitops.agent.apply.timetable import Timetable
 from margo_gitops.agent.apply.workloads import DeviceLimits, read_eligibility, without_secrets
 from margo_gitops.agent.cycle import Cycle
-from margo_gitops.agent.memory.events import EventLog, LogFormat, Record, read_by_journald, recorder
+from margo_gitops.agent.memory.events import Event, EventLog, LogFormat, Reason, Record, read_by_journald, recorder
 from margo_gitops.agent.memory.facts import Facts
 from margo_gitops.agent.memory.journal import JOURNAL_FILE, Journal
 from margo_gitops.agent.memory.orders import APPLY_FILE, SUSPENDED_FILE, Orders
@@ -47,7 +47,6 @@ from margo_gitops.agent.settings.configuration import (
 from margo_gitops.appliers.applier import Applier, ApplierContext, no_secrets
 from margo_gitops.appliers.registry import create_applier
 from margo_gitops.documents.state_layout import FRESHNESS_FILE
-from margo_gitops.errors import MargoGitopsError
 from margo_gitops.values import dataclass
 
 if TYPE_CHECKING:

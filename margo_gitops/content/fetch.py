@@ -312,7 +312,7 @@ class _Run:
 
 
 def index_url(url: str) -> str:
-    """Return where the index of the file at a URL is: next to it; in a registry, it is another blob of the repository."""
+    """Return where the index of the file at a URL is: next to it, or another blob of the repository."""
     return url if url.startswith("oci:") else f"{url}{INDEX_SUFFIX}"
 
 
