@@ -4,6 +4,7 @@ import secrets
 import signal
 import tempfile
 from collections.abc import Callable, Generator, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -191,10 +192,14 @@ def kubernetes_cluster() -> Iterator[KubernetesCluster]:
 @pytest.fixture
 def kubernetes_namespace(kubernetes_cluster: KubernetesCluster) -> Iterator[str]:
     """The name of a namespace of the test's own, deleted at its end with all that is in it."""
-    name = f"test-{secrets.token_hex(4)}"
-    kubernetes_cluster.kubectl("create", "namespace", name)
+    from margo_gitops.appliers.kubernetes.client import ClusterClient  # loads a large package
+    from margo_gitops.errors import ApplyError
+
+    name, client = f"test-{secrets.token_hex(4)}", ClusterClient(kubernetes_cluster.kubeconfig)
+    client.request("POST", "/api/v1/namespaces", body={"metadata": {"name": name}})
     yield name
-    kubernetes_cluster.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
+    with suppress(ApplyError):  # a test may have deleted it
+        client.request("DELETE", f"/api/v1/namespaces/{name}")
 
 
 @pytest.fixture

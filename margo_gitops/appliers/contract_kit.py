@@ -251,7 +251,7 @@ class ApplierContract:
     def _cuts(self, step: Callable[[], object]) -> Sequence[int]:
         """Return numbers of Python calls, spread over the step."""
         length = max(_cut_off(step, sys.maxsize), 1)
-        return sorted({1 + length * part // self.cuts for part in range(self.cuts)})
+        return sorted({1 + length * (2 * part + 1) // (2 * self.cuts) for part in range(self.cuts)})
 
 
 def _check(kept: bool, otherwise: str) -> None:

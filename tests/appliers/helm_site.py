@@ -1,6 +1,5 @@
 """A device that installs charts with real Helm, on a real API server, for tests."""
 
-import json
 import uuid
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +10,8 @@ from margo_gitops.appliers.applier import Applier, ApplierContext, WorkloadKey
 from margo_gitops.appliers.contract_kit import make_workload
 from margo_gitops.appliers.helm.applier import create
 from margo_gitops.appliers.helm.releases import release_name
+from margo_gitops.appliers.kubernetes.client import ClusterClient, Resource
+from margo_gitops.appliers.kubernetes.looking import PODS
 
 CHART = b"apiVersion: v2\nname: part\nversion: 1.0.0\n"
 VALUES = b"image: app:1\nreplicas: 1\ngreeting: hello\npassword: ''\n"
@@ -33,6 +34,12 @@ data: {greeting: {{ .Values.greeting | quote }}, number: "{{ .Values.number }} {
 """
 
 
+READ = {
+    kind: Resource(version, kind, f"{kind.lower()}s", namespaced=True, verbs=())
+    for version, kind in [("apps/v1", "Deployment"), ("v1", "ConfigMap"), ("v1", "Secret"), ("batch/v1", "Job")]
+}
+
+
 def chart(*more: tuple[str, bytes], template: bytes = TEMPLATE) -> bytes:
     files = [("Chart.yaml", CHART), ("values.yaml", VALUES), ("templates/all.yaml", template), *more]
     return tar_gz(*(entry(f"part/{name}", content) for name, content in files))
@@ -49,6 +56,9 @@ class Site:
     settings: dict = field(default_factory=dict)
     device: str = field(default_factory=lambda: f"press-{uuid.uuid4().hex[:12]}")
     key: WorkloadKey = field(default_factory=lambda: WorkloadKey(str(uuid.uuid4()), "part"))
+
+    def __post_init__(self) -> None:
+        self.admin = ClusterClient(self.cluster.kubeconfig)
 
     def applier(self, device: str = "", **context) -> Applier:
         state = self.folder / (device or self.device)
@@ -73,15 +83,19 @@ class Site:
 
     def objects(self):
         """What is there, and what changes when it is changed."""
-        listed = json.loads(self.kubectl("get", "deployments,configmaps,secrets,jobs", "-o", "json"))["items"]
         return {
-            (each["kind"], each["metadata"]["name"]): (
+            (kind, each["metadata"]["name"]): (
                 each["metadata"]["uid"],
                 each["metadata"].get("generation") or each["metadata"]["resourceVersion"],
             )
-            for each in listed
+            for kind in READ
+            for each in self.listed(kind)
             if each["metadata"]["name"] != "kube-root-ca.crt"
         }
+
+    def listed(self, kind: str):
+        """Return the objects of a kind as the API server has them; kubectl would take 0.2 CPU seconds."""
+        return self.admin.list_objects(READ.get(kind, PODS), self.namespace)
 
     @property
     def name(self) -> str:

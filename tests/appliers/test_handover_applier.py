@@ -86,7 +86,7 @@ def manifests(key, kind):
 class TestContract(ApplierContract):
     """The promises, with documents of Flux."""
 
-    cuts = 3
+    cuts = 2
 
     @pytest.fixture(autouse=True)
     def _place(self, kubernetes_cluster, kubernetes_namespace, tmp_path):

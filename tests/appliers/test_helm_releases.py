@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+import time
 
 import pytest
 from hypothesis import given
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 
 from margo_gitops.appliers.applier import RunningImage, WorkloadKey
 from margo_gitops.appliers.contract_kit import make_workload
-from margo_gitops.appliers.helm import program
+from margo_gitops.appliers.helm import objects, program
 from margo_gitops.appliers.helm.objects import ReleaseObjects, changed_text
 from margo_gitops.appliers.helm.program import HelmProgram
 from margo_gitops.appliers.helm.releases import ReleaseStore, last_good, manifest_objects, release_labels, release_name
+from margo_gitops.appliers.kubernetes.client import Resource
 from margo_gitops.documents.components import COMPONENT_NAME_PATTERN
 from margo_gitops.documents.kubernetes_objects import field_differences
 from margo_gitops.errors import ClusterRefusesAgent, EngineUnavailable, ManifestInvalid, WorkloadUnsupported
@@ -170,7 +172,7 @@ class Pods:
 def test_the_images_of_a_release_are_those_of_the_pods_that_it_selects():
     digest = "sha256:" + "a" * 64
     pods = Pods(f"example.com/app@{digest}")
-    objects = manifest_objects(
+    made = manifest_objects(
         """
 apiVersion: apps/v1
 kind: Deployment
@@ -188,9 +190,38 @@ spec: {selector: {app: web}}
 """,
         "a",
     )
-    found = ReleaseObjects(pods).images(objects, "plant")
+    found = ReleaseObjects(pods).images(made, "plant")
     assert found == [RunningImage(f"a-{each}/web", "app:1", digest, digest) for each in (1, 2)]
     assert pods.asked == [
         ("Pod", "other", "app=web,tier=a"),
         ("Pod", "plant", "batch.kubernetes.io/job-name=once"),
     ]
+
+
+class Ending:
+    """A cluster whose objects end one look after the other."""
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+
+    def resource_of(self, _obj):
+        return Resource("v1", "Pod", "pods", namespaced=True, verbs=())
+
+    def ask(self, _path):
+        return self.answers.pop(0) if self.answers else None
+
+
+def test_a_removal_lasts_until_what_is_being_deleted_is_gone(monkeypatch):
+    """Helm 4 may end before; what a chart keeps has no date of its end."""
+    monkeypatch.setattr(objects, "_LOOK_SECONDS", 0)
+    ending = {"metadata": {"deletionTimestamp": "2026-11-30T18:00:00Z"}}
+    made = manifest_objects("apiVersion: v1\nkind: Pod\nmetadata: {name: web}\n", "a")
+
+    def waited(*answers, seconds=60.0):
+        cluster = Ending(*answers)
+        left = ReleaseObjects(cluster).wait_until_gone(made, "plant", time.monotonic() + seconds, lambda: False)
+        return left, len(cluster.answers)
+
+    assert waited(ending, ending, None) == ([], 0)
+    assert waited({"metadata": {}}, ending) == ([], 1)
+    assert waited(ending, ending, seconds=-1.0) == (["Pod web is being deleted"], 1)

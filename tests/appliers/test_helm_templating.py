@@ -22,7 +22,7 @@ def site(kubernetes_cluster, kubernetes_namespace, helm_program, tmp_path) -> Si
 class TestContract(ApplierContract):
     """The promises, each test in a namespace of its own."""
 
-    cuts = 3
+    cuts = 1
 
     @pytest.fixture(autouse=True)
     def _site(self, site):
@@ -38,7 +38,7 @@ class TestContract(ApplierContract):
 
     def workload(self, key, kind):
         values = {"first": {"greeting": "one"}, "second": {"greeting": "two"}, "broken": {"image": "bad:1"}}[kind]
-        return self.site.workload(values, key=key, timeout="0m3s" if kind == "broken" else "0m40s")
+        return self.site.workload(values, key=key, timeout="0m1s" if kind == "broken" else "0m40s")
 
     def running(self):
         return self.site.objects()

@@ -44,7 +44,7 @@ def workload_of(folder, key, namespace, manifest, **more):
 
 
 class TestKubernetes(ApplierContract):
-    cuts = 3
+    cuts = 1  # test_kubernetes_faults has the other places
 
     @pytest.fixture(autouse=True)
     def _folder_and_end(self, tmp_path, kubernetes_cluster, kubernetes_namespace):

@@ -53,15 +53,18 @@ def test_why_the_cluster_makes_no_pods_is_said(device):
     big = deployment("db").replace("Deployment", "StatefulSet")
     big = big.replace('image: "web:2"', 'image: "web:2", resources: {limits: {cpu: 2}}')
     plain = deployment("plain").partition("    spec:")[0] + "    spec:\n" + COMPLIANT
-    with pytest.raises(InstallFailed) as caught:
-        device.step(device.workload("web:2", big + plain, timeout="0m4s"))
-    told = "\n".join(caught.value.why)
-    for each in (
+    causes = (
         "Deployment.apps .*/web.*violates PodSecurity",
         "StatefulSet.apps .*/db.*maximum cpu usage per Container is 1",
         "Deployment.apps .*/plain.*exceeded quota: none",
-    ):
-        assert re.search(each, told), told
+    )
+    for seconds in (3, 30):  # the controllers of a busy machine take longer
+        with pytest.raises(InstallFailed) as caught:
+            device.step(device.workload("web:2", big + plain, timeout=f"0m{seconds}s"))
+        told = "\n".join(caught.value.why)
+        if found := all(re.search(each, told) for each in causes):
+            break
+    assert found, told
     assert caught.value.reinstated
     assert device.image() == "web:1"
 

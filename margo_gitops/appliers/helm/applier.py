@@ -55,6 +55,7 @@ from margo_gitops.appliers.steps import install_failed, locked, refuse
 from margo_gitops.disk.files import TEMPORARY_PREFIX
 from margo_gitops.disk.folders import sweep
 from margo_gitops.disk.locks import HeldLock
+from margo_gitops.documents.kubernetes_objects import KubernetesObject
 from margo_gitops.documents.pod_policy import refused_by
 from margo_gitops.documents.workload_policy import WorkloadPolicy
 from margo_gitops.errors import (
@@ -313,6 +314,10 @@ class HelmApplier(OnCluster):
         return done.status == 0
 
     def _uninstall(self, release: Release, held: HeldLock) -> None:
+        deadline = time.monotonic() + _REMOVE_SECONDS
+        made: Sequence[KubernetesObject] = ()
+        with suppress(ManifestInvalid):  # it cannot be read: helm says what it leaves
+            made = self._store.objects(release)
         done = self.helm.run(
             "uninstall",
             release.name,
@@ -324,9 +329,13 @@ class HelmApplier(OnCluster):
             keep_open=held.descriptor,
         )
         if self._store.history(release.namespace, release.name):
+            left = done.last_lines() if done.status is not None else ["helm did not end in time"]
+        else:
+            left = self._objects.wait_until_gone(made, release.namespace, deadline, self.interrupted)
+        if left:
             raise RemoveFailed(
                 f"the release {release.name} in {release.namespace} is still there",
-                why=done.last_lines() if done.status is not None else ["helm did not end in time"],
+                why=left,
                 remedy="see what keeps its objects: `helm status` and `kubectl get` show them",
             )
 

@@ -10,7 +10,8 @@ DRIFT-4  Charts write secrets into other objects than Secrets, and a look does n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal
 
 from margo_gitops.appliers.applier import Observed, RunningImage
@@ -29,13 +30,15 @@ from margo_gitops.documents.kubernetes_objects import (
     pod_path,
     text_at,
 )
-from margo_gitops.errors import ApplyError, EngineUnavailable, KindMissing
+from margo_gitops.errors import ApplyError, EngineUnavailable, KindMissing, StepInterrupted
+from margo_gitops.errors.base import listed
 from margo_gitops.values import dataclass
 
 APPLY_PATCH: Final = "application/apply-patch+yaml"
 _SERVERS: Final = ("managedFields", "resourceVersion", "generation", "creationTimestamp", "uid")
 _MOST_SHOWN: Final = 3
 _LONGEST: Final = 500
+_LOOK_SECONDS: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,30 @@ class ReleaseObjects:
         for each in objects:
             if (each.group, each.kind) not in brought and each.namespace not in spaces:
                 self._laid_over(each, namespace)
+
+    def wait_until_gone(
+        self, objects: Iterable[KubernetesObject], namespace: str, deadline: float, interrupted: Callable[[], bool]
+    ) -> list[str]:
+        """Wait for objects that are being deleted; return those that still are (ApplyError: the server does not say).
+
+        Helm 4 waits too, and ends early if one object is gone before it has seen the others.
+        """
+        left = list(objects)
+        while left := [each for each in left if self._is_ending(each, namespace)]:
+            if time.monotonic() > deadline:
+                break
+            if interrupted():
+                raise StepInterrupted("not all objects of the release were gone")
+            time.sleep(_LOOK_SECONDS)
+        return listed(f"{each.kind} {each.name} is being deleted" for each in left)
+
+    def _is_ending(self, obj: KubernetesObject, namespace: str) -> bool:
+        try:
+            resource = self.client.resource_of(obj)
+        except KindMissing:
+            return False
+        there = self.client.ask(resource.path(obj.namespace or namespace, obj.name))
+        return "deletionTimestamp" in mapping_at(there, "metadata")
 
     def _found(self, obj: KubernetesObject, namespace: str) -> Found:
         what = f"{obj.kind} {obj.name}"
