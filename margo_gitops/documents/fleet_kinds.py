@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from margo_gitops.documents.capabilities import DeviceCapabilities, LabelValue
 from margo_gitops.documents.components import APPLICATION_ID_PATTERN, ParameterValue
 from margo_gitops.documents.constraints import DeviceName, DeviceSelector, Name
-from margo_gitops.documents.declarations import About, DigestText, Items, Keys, OwnKind, Problem, Text
+from margo_gitops.documents.declarations import About, DigestText, Items, Keys, OwnKind, Problem, Range, Text
 from margo_gitops.documents.deployment import OnDrift, OnFailure
 from margo_gitops.documents.device_id import DEVICE_ID_MAX_LENGTH, client_of, encode_device_id
 from margo_gitops.documents.fleet_policy import Policy
@@ -129,6 +129,22 @@ class LostReports:
 
 
 @dataclass(frozen=True, slots=True)
+class PushPolicy:
+    """How a render pushes to a git host."""
+
+    limit: Annotated[
+        str | None,
+        About("How long one push may take. Default: 15 minutes, and half a second for each branch.", ("2h",)),
+        Text(pattern=r"^[1-9][0-9]{0,3}[mh]$", what="90m or 2h"),
+    ] = None
+    batch: Annotated[
+        int | None,
+        About("Move so many device branches at a time, `fleet` last; absent: all at once, if the host can.", (500,)),
+        Range(minimum=1, maximum=10_000),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
 class FleetSpec:
     """What holds for the whole fleet."""
 
@@ -160,6 +176,9 @@ class FleetSpec:
         FreshnessPolicy | None, About("Let devices know when they are shown nothing new for too long.")
     ] = None
     policy: Policy | None = None
+    push: Annotated[
+        PushPolicy, About("How a render pushes to a git host ([large fleets](git-host.md#large-fleets)).")
+    ] = field(default_factory=PushPolicy)
     shards: Annotated[
         Mapping[Name, Shard],
         About("Repositories that devices read, where one for all is too large ([shards](shards.md))."),

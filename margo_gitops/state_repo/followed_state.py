@@ -21,8 +21,9 @@ import pygit2
 from margo_gitops.documents.state_layout import FLEET_REF, FRESHNESS_REFS, REPORTS_REF
 from margo_gitops.errors import MargoGitopsError, StateMoved, StateRepoUnusable
 from margo_gitops.state_repo.host_answers import failed_fetch, failed_push
+from margo_gitops.state_repo.pushing import TRACKED
 from margo_gitops.state_repo.refs import Refs
-from margo_gitops.state_repo.remote import TRACKED, TRACKED_REPORTS, RemoteState, checked_url
+from margo_gitops.state_repo.remote import TRACKED_REPORTS, RemoteState, checked_url
 from margo_gitops.state_repo.report_branch import Committed, ReportBranch, ReportKey
 
 _LOG = logging.getLogger("margo_gitops.server")

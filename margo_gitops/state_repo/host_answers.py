@@ -31,6 +31,7 @@ _CLOSED: Final = re.compile(
     re.IGNORECASE,
 )
 """How git, ssh, GitHub, GitLab, Gitea, Forgejo, gitolite and Gerrit say that these credentials may not."""
+_NOT_REACHED: Final = re.compile(r"unable to access|^ssh: |Host key verification|not appear to be a git", re.MULTILINE)
 _CREDENTIALS: Final = "see that the credentials are right and may do this there"
 
 
@@ -52,6 +53,16 @@ def failed_fetch(url: str, said: str) -> MargoGitopsError:
     return StateUnreachable(
         what, why=why, remedy="see that the URL is right and that git can reach it: git ls-remote URL"
     )
+
+
+def was_answered(said: str) -> bool:
+    """Return whether the host said of each ref what became of it."""
+    return re.search(r"^!\t", said, re.MULTILINE) is not None
+
+
+def was_sent(said: str) -> bool:
+    """Return whether the host may be at work with a push that broke: it was reached at all."""
+    return _NOT_REACHED.search(said) is None
 
 
 def is_moved(said: str) -> bool:

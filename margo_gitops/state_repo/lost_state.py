@@ -13,12 +13,15 @@ from collections.abc import Iterator, Mapping
 
 import pygit2
 
+from margo_gitops.documents.fleet_kinds import PushPolicy
 from margo_gitops.documents.state_layout import (
     BRANCHES,
+    CHECKPOINTS_REF,
     DEVICE_REFS,
     DEVICE_REPORTS_REFS,
     FLEET_REF,
     REPORTS_REF,
+    TRUST_REF,
     state_refs,
 )
 from margo_gitops.errors import MargoGitopsError, StateRepoUnusable, StateTampered
@@ -99,10 +102,11 @@ class LostState(RemoteState):
                 remedy="find out who wrote them; another machine may have rendered since: run this there",
             )
         devices = f"{DEVICE_REFS}*:{DEVICE_REFS}*"
-        first = [devices, *self._other_refspecs()]
-        if lost and not self._pushed("--atomic", refspecs=[*first, FLEET_REF]):
-            self._pushed(refspecs=first)
-            self._pushed(refspecs=[FLEET_REF])
+        first = [devices, *(name for name in (TRUST_REF, CHECKPOINTS_REF) if name in ours)]
+        push = self.pusher(PushPolicy())
+        if lost and not push.pushed("--atomic", refspecs=[*first, FLEET_REF], moved=lost):
+            push.pushed(refspecs=first, moved={name: value for name, value in lost.items() if name != FLEET_REF})
+            push.pushed(refspecs=[FLEET_REF], moved={FLEET_REF: ours[FLEET_REF]})
         return self._restore_reports(Restored(lost), reported, there, named=not reports_only)
 
     def _restore_reports(
@@ -127,7 +131,8 @@ class LostState(RemoteState):
                 )
         for some in _parts(moves):
             try:
-                self._pushed(refspecs=[f"{value}:{name}" for name, value in some.items()])
+                push = self.pusher(PushPolicy())
+                push.pushed(refspecs=[f"{value}:{name}" for name, value in some.items()], moved=some)
                 restored.refs.update(some)
             except MargoGitopsError as error:
                 restored.missing.update(dict.fromkeys(some, error.what))

@@ -1,17 +1,8 @@
 """A state repo on a git server: fetched into a local mirror, rendered there, pushed back whole or not at all.
 
 The git program does the talking, because operators have taught it their servers: ssh configuration, credential helpers,
-proxies, certificates. `--atomic` moves all refs or none, and `--force-with-lease` compares each with what was fetched;
-a lock on the mirror keeps every other process from fetching in between.
-
-A server without `--atomic` gets the refs in steps, which a render on any machine can finish:
-
-PUSH-1  The branch `pending` gets a commit whose parents are the new commits of `fleet` and of the devices, and the last
-        one of `pending`. So the server has everything, or nothing; of two renders one is refused here.
-PUSH-2  The devices' branches move. Each holds a complete state at any moment: a device reads no other branch.
-PUSH-3  `fleet` moves last. Until then the push is not finished.
-PUSH-4  A mirror has the refs that an unfinished push leads to, so that plans and audits see the state which the next
-        render finishes. A ref that another program moved meanwhile stays as it is, and is found as such.
+proxies, certificates. A lock on the mirror keeps every other process from fetching in between. How it is pushed back is
+in `pushing`.
 
 MIRROR-1  The mirror is a cache: a damaged one is made again, and kept aside until the new one is whole.
 MIRROR-2  What this machine saw of the remote survives that: history that was rewritten since is refused.
@@ -36,24 +27,23 @@ import pygit2
 
 from margo_gitops.disk.folders import remove_tree
 from margo_gitops.disk.locks import HeldLock, LockTaken, take_lock
+from margo_gitops.documents.fleet_kinds import PushPolicy
 from margo_gitops.documents.state_layout import (
     BRANCHES,
-    CHECKPOINTS_REF,
     DEVICE_REFS,
     FLEET_REF,
-    FRESHNESS_REFS,
     REPORTS_REF,
     STATE_BRANCHES,
     TRUST_REF,
-    carried_refs,
     device_ref,
     state_refs,
 )
 from margo_gitops.errors import StateMoved, StateRepoUnusable, StateTampered, StateUnreachable, TrustRefused
 from margo_gitops.git_program import last_lines, run_git
 from margo_gitops.progress import is_heard
-from margo_gitops.state_repo.host_answers import failed_fetch, failed_push
+from margo_gitops.state_repo.host_answers import failed_fetch
 from margo_gitops.state_repo.objects import StateObjects
+from margo_gitops.state_repo.pushing import PENDING_REF, TRACKED, Push, tracked
 from margo_gitops.state_repo.refs import Refs
 from margo_gitops.state_repo.state_repo import StateRepo
 from margo_gitops.state_repo.trust_branch import held_chain
@@ -61,14 +51,11 @@ from margo_gitops.trust.signer import commit_signer
 from margo_gitops.trust.state_commit import StateCommit
 
 TIMEOUT_SECONDS = 900
-TRACKED = "refs/remotes/state/"
 TRACKED_REPORTS = f"{TRACKED}reports"
 OFFERED: Final = "refs/remotes/offered/"
 LOST_REPORTS: Final = "refs/lost/reports"
 """The reports that the mirror had when the remote had none any more."""
 _TRACKED_FLEET = f"{TRACKED}fleet"
-_PENDING_REF: Final = "refs/heads/pending"
-"""A push in steps that is not finished: a commit whose parents are where it moves branches to (PUSH-4)."""
 _TRACKED_PENDING = f"{TRACKED}pending"
 _SCP_LIKE = re.compile(r"[^/:\s]+@?[^/:\s]*:(?!//).+")
 
@@ -141,7 +128,7 @@ class RemoteState:
     def _fetched(self) -> StateRepo:
         repo = StateRepo.open_or_create(self.mirror)
         known = repo.refs.read().get(_TRACKED_FLEET)
-        self._fetch_tracked()
+        self._fetchtracked()
         values = repo.refs.read()
         if known is not None and _TRACKED_FLEET not in values:
             repo.refs.move({_TRACKED_FLEET: known}, {})  # remembered, so that the next render refuses too
@@ -156,7 +143,7 @@ class RemoteState:
         repo.refs.reset(BRANCHES, {**remote, **unfinished})
         return repo
 
-    def _fetch_tracked(self) -> None:
+    def _fetchtracked(self) -> None:
         """Bring the refs that track the remote to where its refs are."""
         self._fetch_from(self.url, "--prune")
 
@@ -183,7 +170,7 @@ class RemoteState:
         refs, objects = Refs(self.mirror), StateObjects(self.mirror)
         values = refs.read()
         try:
-            held = held_chain(objects, {TRUST_REF: values[_tracked(TRUST_REF)]})
+            held = held_chain(objects, {TRUST_REF: values[tracked(TRUST_REF)]})
             chain = held_chain(objects, {TRUST_REF: values[f"{OFFERED}trust"]})
             tip = objects.commit(values[f"{OFFERED}fleet"])
             by = chain[StateCommit.of(tip).trust_number - 1]
@@ -280,68 +267,28 @@ class RemoteState:
             ),
         )
 
-    def push(self) -> None:
-        """Push what was rendered into the mirror: all refs or none, or in steps (PUSH-1 to PUSH-4).
+    def push(self, policy: PushPolicy | None = None) -> None:
+        """Push what was rendered into the mirror: all refs or none, or in steps (PUSH-1 to PUSH-6).
 
         Raises:
             StateMoved: somebody moved a ref of the remote since it was fetched.
             StateDeclined: the host does not let these credentials, or this push, in.
             StateUnreachable: the remote does not answer.
         """
-        fleet, lease = f"{FLEET_REF}:{FLEET_REF}", "--force-with-lease"
-        rest = [f"{DEVICE_REFS}*:{DEVICE_REFS}*", *self._freshness_refspecs(), *self._other_refspecs()]
-        if self._pushed("--atomic", lease, refspecs=[fleet, *rest]):
-            return
-        values = Refs(self.mirror).read()
-        others = [name for name in carried_refs(values) if name != FLEET_REF]
-        moved = [name for name in others if values[name] != values.get(_tracked(name))]
-        devices = [name for name in moved if name.startswith(DEVICE_REFS)]
-        rendered = values.get(_TRACKED_FLEET) != values[FLEET_REF]
-        # A program without --atomic may not complete a thin pack, nor take a push that moves no ref (go-git).
-        if devices or rendered:
-            parents = [values[FLEET_REF], *(values[name] for name in devices)]
-            parents += [values[_TRACKED_PENDING]] if _TRACKED_PENDING in values else []
-            self._pushed("--no-thin", refspecs=[f"{self._pending_commit(parents)}:{_PENDING_REF}"])
-            self.is_unfinished = True
-        if moved or any(each.startswith(":") for each in rest):
-            self._pushed("--no-thin", lease, refspecs=rest)
-        if rendered:
-            self._pushed("--no-thin", lease, refspecs=[fleet])
+        push = self.pusher(policy or PushPolicy())
+        try:
+            push.all()
+        finally:
+            self.is_unfinished = push.is_unfinished
 
-    def _pending_commit(self, parents: list[str]) -> str:
-        repository = pygit2.Repository(str(self.mirror))
-        fleet = repository[parents[0]].peel(pygit2.Commit)
-        who, message = fleet.committer, "Push in steps\n"
-        return str(repository.create_commit(None, who, who, message, fleet.tree_id, parents))
+    def pusher(self, policy: PushPolicy) -> Push:
+        """Return what pushes the mirror."""
+        return Push(self._git, self.url, self.mirror, policy, is_unfinished=self.is_unfinished)
 
-    def _pushed(self, *options: str, refspecs: list[str]) -> bool:
-        """Push; return False where the server cannot move many refs as one.
-
-        Raises:
-            StateMoved, StateDeclined, StateUnreachable: as `push`.
-        """
-        result = self._git("push", *options, "--porcelain", "state", *refspecs)
-        if not result.returncode:
-            return True
-        if "does not support --atomic" in result.stderr:
-            return False
-        so_far = "the next render finishes the push" if self.is_unfinished else "nothing was pushed"
-        raise failed_push(self.url, result.stdout + result.stderr, so_far, str(self.mirror))
-
-    def _other_refspecs(self) -> list[str]:
-        values = Refs(self.mirror).read()
-        return [f"{name}:{name}" for name in (TRUST_REF, CHECKPOINTS_REF) if name in values]
-
-    def _freshness_refspecs(self) -> list[str]:
-        """Return what to push of the statements: all there are, and the removal of shards that no longer exist."""
-        values = Refs(self.mirror).read()
-        shards = {name.removeprefix(FRESHNESS_REFS) for name in values if name.startswith(FRESHNESS_REFS)}
-        tracked = f"{TRACKED}freshness/"
-        known = {name.removeprefix(tracked) for name in values if name.startswith(tracked)}
-        gone = [f":{FRESHNESS_REFS}{shard}" for shard in sorted(known - shards)]
-        return [*([f"{FRESHNESS_REFS}*:{FRESHNESS_REFS}*"] if shards else []), *gone]
-
-    def _git(self, *arguments: str, url: str | None = None, force: str = "") -> subprocess.CompletedProcess[str]:
+    def _git(
+        self, *arguments: str, url: str | None = None, force: str = "", seconds: float | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run git in the mirror (subprocess.TimeoutExpired: only where `seconds` says how long it may take)."""
         settings = {"remote.state.url": url or self.url, **_OURS}
         options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         for branch in STATE_BRANCHES:
@@ -349,23 +296,25 @@ class RemoteState:
                 # Branches only ever grow; those of devices follow the fleet branch, and `tampered` compares the two.
                 replaces = "+" if branch.name == DEVICE_REFS or branch.replaced else force
                 options += _fetching(branch.name, replaces)
-        options += _fetching(_PENDING_REF, "+")
-        told = ["--progress"] if is_heard() else []
-        return self._run(["--git-dir", str(self.mirror), *options, arguments[0], *told, *arguments[1:]])
+        options += _fetching(PENDING_REF, "+")
+        told = ["--progress"] if is_heard() and arguments[0] != "ls-remote" else []
+        return self._run(["--git-dir", str(self.mirror), *options, arguments[0], *told, *arguments[1:]], seconds)
 
-    def _run(self, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    def _run(self, arguments: Sequence[str], seconds: float | None = None) -> subprocess.CompletedProcess[str]:
         try:
-            return run_git(arguments, seconds=TIMEOUT_SECONDS, variables={"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"})
+            return run_git(
+                arguments,
+                seconds=seconds or TIMEOUT_SECONDS,
+                variables={"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C"},
+            )
         except FileNotFoundError:
             raise StateUnreachable("the git program is missing", remedy="install git, or render into a path") from None
         except subprocess.TimeoutExpired:
+            if seconds is not None:
+                raise
             raise StateUnreachable(f"{self.url} did not finish within {TIMEOUT_SECONDS} s") from None
-
-
-def _tracked(ref: str) -> str:
-    return TRACKED + ref.removeprefix(BRANCHES)
 
 
 def _fetching(name: str, force: str) -> list[str]:
     # A pattern, because git fails where a remote has no ref of an exact name, as an empty one has none.
-    return ["-c", f"remote.state.fetch={force}{name}*:{_tracked(name)}*"]
+    return ["-c", f"remote.state.fetch={force}{name}*:{tracked(name)}*"]

@@ -152,7 +152,7 @@ def test_a_server_that_refuses_reports_gets_the_state(machine: Machine) -> None:
     hook.chmod(0o755)
     restored = machine.restore()
     assert "refs/heads/fleet" in restored.refs
-    assert "did not take the push" in restored.missing[REPORTS_REF]
+    assert "declined the push" in restored.missing[REPORTS_REF]
 
 
 @pytest.mark.parametrize("form", ["folder", "bundle"])

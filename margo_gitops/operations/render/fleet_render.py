@@ -219,7 +219,7 @@ def _publish(
         seal.write(values, moves, request.key)
     changed = publication.fleet_commit is not None or publication.freshness is not None or publication.trust
     if target.remote is not None and (changed or target.remote.is_unfinished):
-        target.remote.push()
+        target.remote.push(fleet.intent.fleet.value.spec.push)
     return publication
 
 
