@@ -50,7 +50,7 @@ class ComponentProperties:
     timeout: Annotated[
         str | None,
         About("Not installed within this time means failed.", ("8m30s",)),
-        Text(pattern=TIMEOUT_PATTERN, what="a time-out of the form 8m30s"),
+        Text(pattern=TIMEOUT_PATTERN, what="a time-out of the form 8m30s, or 0m30s for 30 seconds"),
     ] = None
 
     def problems(self) -> Iterator[Problem]:

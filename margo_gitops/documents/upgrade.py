@@ -208,11 +208,18 @@ def _complete_profile(profile: Node, version: str | None, used: dict[str, int]) 
             entries["revision"] = _at(properties, version)
         if repository and "://" not in repository:
             entries["repository"].value = f"oci://{repository}"
-        found = _TIMEOUT.fullmatch(timeout or "")
-        if found and found[0]:
-            hours, minutes, seconds = (int(part or 0) for part in found.groups())
-            whole = hours * 3600 + minutes * 60 + seconds
-            entries["timeout"].value = f"{whole // 60}m{whole % 60}s"
+        if meant := _timeout(timeout or ""):
+            entries["timeout"].value = meant
+
+
+def _timeout(text: str) -> str:
+    """Return a time-out of an older form, such as `30s`, as Margo writes it; empty where it is something else."""
+    found = _TIMEOUT.fullmatch(text)
+    if not found or not found[0]:
+        return ""
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    whole = hours * 3600 + minutes * 60 + seconds
+    return f"{whole // 60}m{whole % 60}s"
 
 
 def _leave_out_profiles(root: Node) -> None:
@@ -267,7 +274,7 @@ def older_doubts(source: SourceText) -> Iterator[tuple[Node, str, str, str]]:
                 yield (
                     timeout,
                     f"component {name}: {text!r} is not a time-out of the form 8m30s",
-                    "write 8m30s",
+                    f"write {_timeout(text) or '8m30s'}",
                     "warning",
                 )
     roles = source.root.get("properties", "roles")

@@ -1,6 +1,7 @@
 """A device that applies manifests to a real API server, through a proxy with faults, for tests."""
 
 from contextlib import contextmanager
+from pathlib import Path
 
 from support.kubernetes_proxy import kubernetes_proxy
 from test_kubernetes_applier import DEPLOYMENT, KEY, workload_of
@@ -75,3 +76,14 @@ def cluster_device(folder, cluster, namespace):
         yield made
         proxy.faults.clear()
         made.applier().remove(KEY)
+
+
+def kubeconfig_of_role(cluster, namespace, folder):
+    """Return a kubeconfig for an account that has the Role of docs/deploy/kubernetes in a namespace."""
+    role = Path(__file__).parents[2] / "docs/deploy/kubernetes/workloads/role.yaml"
+    content = role.read_text().replace("name: margo-gitops-agent", "name: agent")
+    for space in ("margo-gitops", "margo"):
+        content = content.replace(f"namespace: {space}\n", f"namespace: {namespace}\n")
+    cluster.kubectl("-n", namespace, "create", "serviceaccount", "agent")
+    cluster.kubectl("apply", "-f", "-", given=content)
+    return cluster.kubeconfig_with(cluster.token("agent", namespace), folder / "role", namespace=namespace)

@@ -4,10 +4,10 @@ import json
 import shutil
 import subprocess
 from dataclasses import replace
-from pathlib import Path
 
 import kubernetes.client  # noqa: F401  # before the contract kit counts the calls of a step
 import pytest
+from cluster_device import kubeconfig_of_role
 from helm_site import CHART, TEMPLATE, VALUES, Site, chart
 from workload_making import entry, tar_gz
 
@@ -296,21 +296,7 @@ def test_a_chart_must_be_signed_by_a_key_of_the_keyring(site):
 
 
 def test_the_role_of_the_manifests_is_enough_and_ends_at_its_namespace(site):
-    role = Path(__file__).parents[2] / "docs/deploy/kubernetes/workloads/role.yaml"
-    changes = {"namespace: margo-gitops": "namespace: default", "name: margo-gitops-agent": "name: agent"}
-    changes |= {
-        "namespace: margo\n": f"namespace: {site.namespace}\n",
-        "namespace: default": f"namespace: {site.namespace}",
-    }
-    content = role.read_text()
-    for before, after in changes.items():
-        content = content.replace(before, after)
-    site.kubectl("create", "serviceaccount", "agent")
-    site.cluster.kubectl("apply", "-f", "-", given=content)
-    token = site.cluster.token("agent", site.namespace)
-    site.settings["kubeconfig"] = str(
-        site.cluster.kubeconfig_with(token, site.folder / "role", namespace=site.namespace)
-    )
+    site.settings["kubeconfig"] = str(kubeconfig_of_role(site.cluster, site.namespace, site.folder))
     site.settings["namespace"] = site.namespace
     assert site.applier().observe() == [], "what it has never seen, it looks for where it may"
     applier = site.installed({"greeting": "one"}, {"greeting": "two"})

@@ -107,9 +107,15 @@ def test_what_a_person_did_is_seen_and_taken_back(applier, tmp_path, kubernetes_
     first = workload_of(tmp_path, KEY, kubernetes_namespace, DEPLOYMENT.format(name="web", image="web:1"))
     install(applier, first)
     for words, told in (
-        (("scale", "deployment", "web", "--replicas=3"), "Deployment.apps .*/web was changed by kubectl"),
+        (
+            ("scale", "deployment", "web", "--replicas=3"),
+            "Deployment.apps .*/web was changed by kubectl: spec.replicas$",
+        ),
         (("delete", "configmap", "web"), "ConfigMap .*/web was removed"),
-        (("patch", "configmap", "web", "-p", '{"data": {"image": "x"}}'), "ConfigMap .*/web was changed by kubectl"),
+        (
+            ("patch", "configmap", "web", "-p", '{"data": {"image": "x"}}'),
+            "ConfigMap .*/web was changed by kubectl-patch: data.image$",
+        ),
     ):
         kubectl(*words)
         [found] = applier.observe()

@@ -12,6 +12,7 @@ from margo_gitops.appliers.kubernetes.manifests import (
     applyset_id,
     label_value,
     labelled,
+    last_change,
     own_fields,
     parent_body,
     with_autoscalers,
@@ -214,6 +215,24 @@ def test_a_field_that_somebody_takes_is_noticed():
     ours = own_fields({"metadata": {"managedFields": [entry]}})
     assert own_fields({"metadata": {"managedFields": [other, entry]}}) == ours
     assert own_fields({"metadata": {"managedFields": [{**entry, "fieldsV1": {"f:spec": {}}}]}}) != ours
+
+
+def test_what_others_changed_is_named_without_values():
+    inside = {"f:image": {}, ".": {}, "f:args": {'v:"s3cr3t"': {}}}
+    fields = {"f:spec": {"f:replicas": {}, "f:containers": {'k:{"name":"web"}': inside}}}
+    deep = {"f:a": {}}
+    for _ in range(500):
+        deep = {"f:a": deep}
+    entries = [
+        {"manager": "kubectl-edit", "time": "2026-11-30T18:00:00Z", "fieldsV1": fields},
+        {"manager": "tuner", "time": "2026-11-30T17:00:00Z", "fieldsV1": {"f:data": {}}},
+        {"manager": "controller", "time": "2026-11-30T19:00:00Z", "subresource": "status", "fieldsV1": {}},
+    ]
+    who, paths = last_change({"metadata": {"managedFields": entries}})
+    assert who == "kubectl-edit"
+    assert paths == ["spec.containers[name=web].args[…]", "spec.containers[name=web].image", "spec.replicas"]
+    assert len(last_change({"metadata": {"managedFields": [{"manager": "x", "fieldsV1": deep}]}})[1]) == 1
+    assert last_change({}) == ("", [])
 
 
 def said(message, *causes, **details):

@@ -8,11 +8,21 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import pytest
-from cluster_device import cluster_device
+from cluster_device import cluster_device, kubeconfig_of_role
 from support.faulty_http import Answer, FaultyServer, Request, listening
 from test_kubernetes_applier import DEPLOYMENT, KEY
 
-from margo_gitops.errors import ApplyError, ClusterRefusesObject, EngineUnavailable, InstallFailed, KindMissing
+from margo_gitops.appliers.applier import ApplierContext
+from margo_gitops.appliers.contract_kit import DEVICE
+from margo_gitops.appliers.kubernetes.applier import create
+from margo_gitops.errors import (
+    ApplyError,
+    ClusterRefusesAgent,
+    ClusterRefusesObject,
+    EngineUnavailable,
+    InstallFailed,
+    KindMissing,
+)
 
 
 @pytest.fixture
@@ -181,6 +191,30 @@ def test_a_policy_refuses_and_a_webhook_refuses_hangs_or_is_away(device):
             assert device.image() == "web:1"
             webhook.does = "allows"
             device.install(second)
+
+
+def test_the_role_of_the_manifests_is_enough_and_ends_at_its_namespace(device):
+    kubeconfig = kubeconfig_of_role(device.cluster, device.namespace, device.folder)
+    settings = {"kubeconfig": str(kubeconfig), "namespace": device.namespace}
+    applier = create(ApplierContext(DEVICE, device.folder / "agent", settings))
+    assert applier.observe() == []
+    device.replicas = 1
+    for image in ("web:1", "web:2"):
+        workload = device.workload(image)
+        applier.prepare(workload)
+        applier.install(workload)
+    with pytest.raises(InstallFailed) as caught:
+        applier.install(device.workload("bad:1", timeout="0m1s"))
+    assert caught.value.reinstated
+    assert KEY in applier.images()
+    applier.stop(KEY)
+    applier.start(KEY)
+    assert [(each.digest, each.by_hand) for each in applier.observe()] == [(workload.digest, "")]
+    device.namespace = "default"
+    with pytest.raises(ClusterRefusesAgent, match="with a Role"):
+        applier.prepare(device.workload("web:1"))
+    applier.remove(KEY)
+    assert applier.observe() == []
 
 
 HELD = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: held, finalizers: [example.com/keeps]}\n"

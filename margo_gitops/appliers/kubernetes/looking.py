@@ -3,7 +3,7 @@
 LOOK-1  A look asks for the parents of this device's sets, and then once for each kind and namespace in use, by label.
         Of kinds without a status it reads the metadata only, so values of Secrets are not read.
 LOOK-2  An object that is missing was removed. One of which the agent owns other fields than it applied was changed by
-        another manager: the server notes who owns each field.
+        another manager: the server notes who owns each field. Drift names these fields, without values.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from margo_gitops.appliers.kubernetes.manifests import (
     SET_ID,
     SetRecord,
     label_value,
-    other_managers,
+    last_change,
     own_fields,
 )
 from margo_gitops.digests import Digest, parse_digest
@@ -36,9 +36,12 @@ from margo_gitops.documents.kubernetes_objects import (
     text_at,
 )
 from margo_gitops.errors import ApplyError
+from margo_gitops.wording import shortened
 
 PARENT: Final = Resource("v1", "ConfigMap", "configmaps", namespaced=True, verbs=())
 PODS: Final = Resource("v1", "Pod", "pods", namespaced=True, verbs=())
+_MOST_FIELDS: Final = 3
+_LONGEST: Final = 500
 MAY_GO: Final = "may go"
 """Instead of a digest of fields: the object deletes itself when it is done."""
 
@@ -88,8 +91,10 @@ def touched(record: SetRecord, live: Mapping[ObjectId, Fields]) -> str:
             if fields != MAY_GO:
                 return f"{each} was removed"
         elif fields not in ("", MAY_GO, own_fields(body)):
-            who = next(iter(other_managers(body)), "")
-            return f"{each} was changed by {who or 'an unknown manager'}"
+            who, paths = last_change(body)
+            shown = [*paths[:_MOST_FIELDS], *(["…"] if len(paths) > _MOST_FIELDS else [])]
+            told = f"{each} was changed by {who or 'an unknown manager'}"
+            return shortened(f"{told}: {', '.join(shown)}" if shown else told, _LONGEST)
     return ""
 
 

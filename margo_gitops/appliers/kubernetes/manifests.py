@@ -8,7 +8,8 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from typing import Final
 
@@ -55,6 +56,7 @@ _ORDER: Final = re.split(
 )
 _LABEL = re.compile(r"(?!.*-[0-9a-f]{16}$)[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 """Of a text that stays as it is; one that looks like a shortened one could be taken for another."""
+_DEEPEST: Final = 20
 _SYSTEM_NAMESPACE = re.compile(r"default|kube-.*")
 
 
@@ -266,11 +268,31 @@ def own_fields(body: Fields) -> str:
     return sha256(json.dumps(owned, sort_keys=True).encode()).hexdigest()[:16] if owned else "none"
 
 
-def other_managers(body: Fields) -> list[str]:
-    """Return who else changed fields of an object, other than its status; the last one first."""
+def last_change(body: Fields) -> tuple[str, list[str]]:
+    """Return who else changed fields of an object last, other than its status, and these fields without values."""
     found = [
-        (text_at(each, "time"), text_at(each, "manager"))
+        (text_at(each, "time"), text_at(each, "manager"), mapping_at(each, "fieldsV1"))
         for each in list_at(body, "metadata", "managedFields")
         if text_at(each, "manager") != FIELD_MANAGER and text_at(each, "subresource") != "status"
     ]
-    return [name for _, name in sorted(found, reverse=True)]
+    _, name, fields = max(found, key=lambda each: each[:2], default=("", "", {}))
+    return name, list(_paths(fields, "", 0))
+
+
+def _paths(fields: Fields, place: str, depth: int) -> Iterator[str]:
+    """Yield the fields of a set of fields, as `spec.containers[name=web].image`."""
+    for name, inner in sorted(fields.items()):
+        kind, _, step = name.partition(":")
+        if kind == "v":
+            step = "…"  # a value, of a list that is a set
+        if kind == "k":
+            with suppress(ValueError):
+                step = ",".join(f"{key}={value}" for key, value in mapping_at(json.loads(step)).items())
+        path = f"{place}.{step}".removeprefix(".") if kind == "f" else f"{place}[{step}]"
+        below = {key: value for key, value in mapping_at(inner).items() if key != "."}
+        if name == ".":
+            continue
+        if below and depth < _DEEPEST:
+            yield from _paths(below, path, depth + 1)
+        else:
+            yield path
